@@ -1,1 +1,30 @@
+//! qherd manages QEMU virtual machines directly over QMP, without libvirt, behind a REST API.
+//!
+//! The way of a request through the code, always in this direction:
+//!
+//! ```text
+//!  api/http   one route table, body decoding, accept loop
+//!  api/kvm    the KVM dialect: translation only
+//!     │
+//!  service    the one core: create, list, route to a VM, recover
+//!     │
+//!  vm         one task per VM: decide, launch, stop, adopt
+//!     │
+//!  qemu  qmp  host  store     arguments · monitor · processes and images · records
+//!     │
+//!  model      plain types without I/O
+//! ```
+//!
+//! Reads do not travel at all: they take the last `VmView` that a VM's task published. Nothing
+//! points upwards; `tests/layers.rs` holds the tree to that.
 
+pub mod api;
+pub mod config;
+pub mod host;
+pub mod model;
+pub mod profile;
+pub mod qemu;
+pub mod qmp;
+pub mod service;
+pub mod store;
+pub mod vm;

@@ -1,1 +1,95 @@
-fn main(){}
+//! The `qherd` program: reads the settings, opens the core, serves the API until a signal, and says in one line why it
+//! could not.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use qherd::{
+    api::{
+        http::{Limits, dispatch, serve},
+        kvm,
+    },
+    config::Settings,
+    service::Service,
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tracing_subscriber::EnvFilter;
+
+/// How long requests under way may take after a signal; a launch takes a fraction of a second.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Manages QEMU/KVM virtual machines directly over QMP, without libvirt, behind a REST API.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon
+    Serve {
+        /// Configuration file [default: ./qherd.toml, if there]
+        #[arg(long, env = "QHERD_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        settings: Box<Settings>,
+    },
+}
+
+fn main() -> ExitCode {
+    let Cli { command: Command::Serve { config, settings } } = Cli::parse();
+    let filter = EnvFilter::try_from_env("QHERD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Two threads carry thousands of VMs, because nothing here waits for one; more would only cost memory.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let served = runtime.context("cannot start the runtime").and_then(|runtime| {
+        let served = runtime.block_on(run(*settings, config));
+        // QEMUs stay; what else is still under way is finished or unwound by the next start.
+        runtime.shutdown_timeout(Duration::from_secs(5));
+        served
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("qherd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
+    let config = settings.resolve(file.as_deref())?;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let listen = config.listen;
+    let stop_vms = config.stop_vms_on_exit;
+    // The address first: a port that is taken is told before any VM is touched.
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let address = listener.local_addr()?;
+    let service = Service::open(config, None).await?;
+    let caps = &service.context().caps;
+    tracing::info!(qemu = caps.version, accelerator = caps.accelerator.as_str(), why = caps.accelerator_reason, "ready");
+    if caps.accelerator_reason.starts_with("KVM does not work") {
+        tracing::warn!("guests are emulated (TCG), which is many times slower than KVM");
+    }
+    let mounts = vec![("", kvm::table(service.clone()))];
+    println!("listening on http://{address}");
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM"),
+            _ = interrupt.recv() => tracing::info!("SIGINT"),
+        }
+    };
+    let limits = Limits { drain: DRAIN, ..Limits::default() };
+    let report = serve(listener, warp::service(dispatch::filter(mounts)), stop, limits).await;
+    tracing::info!(?report, "no longer listening");
+    if stop_vms {
+        service.stop_all().await;
+    }
+    Ok(())
+}

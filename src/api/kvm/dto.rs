@@ -1,0 +1,383 @@
+//! The bodies of this dialect. Numbers of requests are as wide as JSON's: their range is the domain's to judge.
+
+use std::{collections::BTreeMap, path::PathBuf, time::{Duration, UNIX_EPOCH}};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{self, CloneMode, CreateVm, Error, ImageFormat, IoLimits, Sample, Status, VmId, VmView, now_ms};
+use crate::service::Base;
+
+/// Which cores the vCPUs run on: one each where there are as many cores as vCPUs, else any of the set.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CpuPinning {
+    pub cores: Vec<i64>,
+}
+
+impl CpuPinning {
+    fn of(pinning: &model::CpuPinning) -> Self {
+        Self { cores: pinning.cores.iter().map(|&core| core.into()).collect() }
+    }
+
+    fn into_model(self) -> Result<model::CpuPinning, Error> {
+        let core = |core: i64| {
+            u32::try_from(core)
+                .map_err(|_| Error::invalid("cpu_pinning.cores", format!("name cores of this host; there is no core {core}")))
+        };
+        Ok(model::CpuPinning { cores: self.cores.into_iter().map(core).collect::<Result<_, _>>()? })
+    }
+}
+
+/// A VM to be created.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateBody {
+    /// 1 to 255.
+    vcpus: i64,
+    /// MiB, 16 to the host's memory.
+    memory: i64,
+    /// GiB, 1 to 65,536; not below the base image's virtual size.
+    disk_size: i64,
+    /// A raw or qcow2 image in an image directory; a relative path is looked for in each of them.
+    base_image: String,
+    cpu_pinning: Option<CpuPinning>,
+    io_limits: Option<IoLimits>,
+    /// 1 to 64 letters, digits, '.', '_', '-', spaces; need not be unique.
+    name: Option<String>,
+    /// Machine profile: `q35` (default), `pc`, or one of the templates folder.
+    profile: Option<String>,
+    /// Also start it, all or nothing.
+    #[serde(default)]
+    start: bool,
+    /// `linked` (default): an overlay that needs the base image; `full`: a copy.
+    #[serde(default)]
+    clone: CloneMode,
+    /// vCPUs that it can grow to; default 16.
+    max_vcpus: Option<i64>,
+    /// MiB that it can grow to; default the host's memory.
+    max_memory: Option<i64>,
+}
+
+impl CreateBody {
+    pub fn into_model(self) -> Result<CreateVm, Error> {
+        Ok(CreateVm {
+            name: self.name,
+            profile: self.profile,
+            vcpus: self.vcpus,
+            max_vcpus: self.max_vcpus,
+            memory: self.memory,
+            max_memory: self.max_memory,
+            disk_size: self.disk_size,
+            base_image: self.base_image.into(),
+            clone: self.clone,
+            cpu_pinning: self.cpu_pinning.map(CpuPinning::into_model).transpose()?,
+            io_limits: self.io_limits,
+            start: self.start,
+        })
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct Created {
+    /// Always `uuid`, as the document has it.
+    r#type: &'static str,
+    id: String,
+    name: String,
+    /// Always `created`.
+    status: &'static str,
+    vcpus: u32,
+    memory: u64,
+    disk_size: Option<u64>,
+    disk_file: Option<PathBuf>,
+    mac_address: Option<String>,
+    message: &'static str,
+}
+
+impl Created {
+    pub fn of(view: &VmView) -> Self {
+        let spec = &view.spec;
+        Self {
+            r#type: "uuid",
+            id: spec.id.to_string(),
+            name: spec.name.clone(),
+            status: "created",
+            vcpus: spec.vcpus,
+            memory: spec.memory,
+            disk_size: spec.root().map(|disk| disk.size),
+            disk_file: spec.root().map(|disk| disk.file.clone()),
+            mac_address: spec.nics.first().map(|nic| nic.mac.to_string()),
+            message: "VM successfully created and storage cloned.",
+        }
+    }
+}
+
+/// One line of the list.
+#[derive(Serialize, JsonSchema)]
+pub struct Listed {
+    id: String,
+    name: String,
+    status: Status,
+}
+
+impl Listed {
+    pub fn of(view: &VmView) -> Self {
+        Self { id: view.spec.id.to_string(), name: view.spec.name.clone(), status: view.status }
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct StatusBody {
+    id: String,
+    name: String,
+    status: Status,
+    message: String,
+    /// Why it is paused, crashed or unresponsive.
+    reason: Option<String>,
+}
+
+impl StatusBody {
+    pub fn of(view: &VmView) -> Self {
+        Self {
+            id: view.spec.id.to_string(),
+            name: view.spec.name.clone(),
+            status: view.status,
+            message: format!("VM is {}", view.status.as_str()),
+            reason: view.reason.clone(),
+        }
+    }
+}
+
+/// The definition.
+#[derive(Serialize, JsonSchema)]
+pub struct Config {
+    id: String,
+    name: String,
+    vcpus: u32,
+    max_vcpus: u32,
+    /// MiB.
+    memory: u64,
+    /// MiB.
+    max_memory: u64,
+    /// GiB.
+    disk_size: Option<u64>,
+    cpu_pinning: Option<CpuPinning>,
+    io_limits: Option<IoLimits>,
+    disk_file: Option<PathBuf>,
+    base_image: Option<PathBuf>,
+    clone: Option<CloneMode>,
+    mac_address: Option<String>,
+    profile: String,
+    machine_type: String,
+    created_at: String,
+    /// What is configured but not in effect yet.
+    pending: BTreeMap<String, Pending>,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct Pending {
+    configured: serde_json::Value,
+    in_effect: serde_json::Value,
+}
+
+impl Config {
+    pub fn of(view: &VmView) -> Self {
+        let spec = &view.spec;
+        let root = spec.root();
+        Self {
+            id: spec.id.to_string(),
+            name: spec.name.clone(),
+            vcpus: spec.vcpus,
+            max_vcpus: spec.max_vcpus,
+            memory: spec.memory,
+            max_memory: spec.max_memory,
+            disk_size: root.map(|disk| disk.size),
+            cpu_pinning: spec.cpu_pinning.as_ref().map(CpuPinning::of),
+            io_limits: root.and_then(|disk| disk.io_limits),
+            disk_file: root.map(|disk| disk.file.clone()),
+            base_image: root.map(|disk| disk.base.path.clone()),
+            clone: root.map(|disk| disk.clone),
+            mac_address: spec.nics.first().map(|nic| nic.mac.to_string()),
+            profile: spec.machine.profile.clone(),
+            machine_type: spec.machine.machine_type.clone(),
+            created_at: time(spec.created_at),
+            pending: BTreeMap::new(),
+        }
+    }
+}
+
+/// All about one VM: its definition, its status and its run.
+#[derive(Serialize, JsonSchema)]
+pub struct Details {
+    #[serde(flatten)]
+    config: Config,
+    status: Status,
+    message: String,
+    reason: Option<String>,
+    /// QEMU's process.
+    pid: Option<i32>,
+    started_at: Option<String>,
+    /// Seconds since it was started.
+    uptime: Option<u64>,
+    /// `kvm` or `tcg`: what it runs under, or would if it were started now.
+    accelerator: &'static str,
+}
+
+impl Details {
+    pub fn of(view: &VmView, accelerator: &'static str) -> Self {
+        let StatusBody { status, message, reason, .. } = StatusBody::of(view);
+        Self {
+            config: Config::of(view),
+            status,
+            message,
+            reason,
+            pid: view.pid,
+            started_at: view.started_at.map(time),
+            uptime: view.started_at.map(|since| now_ms().saturating_sub(since) / 1000),
+            accelerator,
+        }
+    }
+}
+
+/// What became of a start, stop or reboot.
+#[derive(Serialize, JsonSchema)]
+pub struct Done {
+    id: String,
+    status: Status,
+    message: &'static str,
+    /// Of a stop: the guest did not power off by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forced: Option<bool>,
+}
+
+impl Done {
+    pub fn new(id: VmId, status: Status, message: &'static str, forced: Option<bool>) -> Self {
+        Self { id: id.to_string(), status, message, forced }
+    }
+}
+
+/// How to stop. Query and body may both say it, as long as they agree.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StopBody {
+    /// Cut the power at once.
+    pub force: Option<bool>,
+    /// Seconds that the guest is given, 1 to 86,400; default 60.
+    pub timeout: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RebootBody {
+    /// Seconds that the guest is given, 1 to 86,400; default 60.
+    pub timeout: Option<i64>,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct Deleted {
+    vm_id: String,
+    id: String,
+    /// Always `deleted`.
+    status: &'static str,
+    message: &'static str,
+    disk_file: Option<PathBuf>,
+}
+
+impl Deleted {
+    pub fn of(view: &VmView) -> Self {
+        Self {
+            vm_id: view.spec.id.to_string(),
+            id: view.spec.id.to_string(),
+            status: "deleted",
+            message: "VM successfully deleted.",
+            disk_file: view.spec.root().map(|disk| disk.file.clone()),
+        }
+    }
+}
+
+/// Figures of the last sampling. What cannot be measured is null.
+#[derive(Default, Serialize, JsonSchema)]
+pub struct Performance {
+    /// Percent of the VM's whole vCPU capacity.
+    cpu_usage: Option<f64>,
+    /// MiB.
+    memory_usage: Option<u64>,
+    /// `guest` (its balloon driver reports) or `process` (resident memory of QEMU).
+    memory_source: Option<&'static str>,
+    disk_read_bytes: Option<u64>,
+    disk_write_bytes: Option<u64>,
+    /// Per second.
+    disk_read_iops: Option<u64>,
+    disk_write_iops: Option<u64>,
+    network_in_bytes: Option<u64>,
+    network_out_bytes: Option<u64>,
+    network_in_packets: Option<u64>,
+    network_out_packets: Option<u64>,
+    /// Resident memory of QEMU, MiB.
+    resident_memory: Option<u64>,
+    /// Seconds since start.
+    uptime: Option<u64>,
+}
+
+impl Performance {
+    pub fn of(sample: Option<&Sample>) -> Self {
+        let Some(sample) = sample else { return Self::default() };
+        let disk = sample.disk.as_ref();
+        let (memory_usage, memory_source) = match (sample.guest_used, sample.resident) {
+            (Some(used), _) => (Some(used), Some("guest")),
+            (None, Some(resident)) => (Some(resident), Some("process")),
+            (None, None) => (None, None),
+        };
+        Self {
+            cpu_usage: sample.cpu_usage.map(|usage| (usage * 10.0).round() / 10.0),
+            memory_usage,
+            memory_source,
+            disk_read_bytes: disk.map(|d| d.read_bytes),
+            disk_write_bytes: disk.map(|d| d.write_bytes),
+            disk_read_iops: disk.and_then(|d| d.read_iops),
+            disk_write_iops: disk.and_then(|d| d.write_iops),
+            resident_memory: sample.resident,
+            uptime: Some(sample.uptime),
+            // User-mode networking keeps no counters.
+            ..Self::default()
+        }
+    }
+}
+
+/// A base image and the VMs that were cloned from it.
+#[derive(Serialize, JsonSchema)]
+pub struct BaseBody {
+    path: PathBuf,
+    format: ImageFormat,
+    vms: Vec<BaseUserBody>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct BaseUserBody {
+    id: String,
+    name: String,
+    clone: CloneMode,
+}
+
+impl From<Base> for BaseBody {
+    fn from(base: Base) -> Self {
+        let user = |user: crate::service::BaseUser| BaseUserBody { id: user.id.to_string(), name: user.name, clone: user.clone };
+        Self { path: base.path, format: base.format, vms: base.vms.into_iter().map(user).collect() }
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct Health {
+    /// `ok`.
+    pub status: &'static str,
+    pub version: &'static str,
+    pub qemu_version: String,
+    /// `kvm` or `tcg`.
+    pub accelerator: &'static str,
+    /// Why this one.
+    pub accelerator_reason: String,
+}
+
+fn time(ms: u64) -> String {
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
+}

@@ -1,0 +1,142 @@
+//! How this dialect tells what went wrong. The document words the same failure differently from section to section
+//! (ruling 13), so each endpoint carries its own sentences, and one exhaustive match puts them to use.
+
+use std::{future::Future, pin::Pin};
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use warp::http::StatusCode;
+
+use super::Shared;
+use crate::{
+    api::http::{HttpError, Reply, Request, Response},
+    model::{Error, Operation, VmId},
+};
+
+/// The body of every error.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ErrorBody {
+    error: ErrorFields,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct ErrorFields {
+    /// The HTTP status.
+    code: u16,
+    /// What to know and what to change, for people.
+    message: String,
+    /// The cause, where the host failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+/// Why a handler does not answer as asked.
+#[derive(Debug)]
+pub enum Problem {
+    /// The path holds no UUID.
+    BadId,
+    Http(HttpError),
+    Domain(Error),
+    /// `performance` of a VM without a live process (ruling 23).
+    NoProcess,
+}
+
+impl From<HttpError> for Problem {
+    fn from(error: HttpError) -> Self {
+        Self::Http(error)
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        Self::Domain(error)
+    }
+}
+
+/// The sentences of one section of the document.
+pub struct Endpoint {
+    pub bad_id: &'static str,
+    pub not_found: NotFound,
+    /// The message of its 500.
+    pub failed: &'static str,
+}
+
+/// How a section words that there is no such VM.
+pub enum NotFound {
+    /// `VM not found: <id>.`
+    Colon,
+    /// `VM with ID <id> not found.`
+    WithId,
+    /// `VM not found`
+    Short,
+}
+
+impl NotFound {
+    fn text(&self, id: VmId) -> String {
+        match self {
+            Self::Colon => format!("VM not found: {id}."),
+            Self::WithId => format!("VM with ID {id} not found."),
+            Self::Short => "VM not found".to_owned(),
+        }
+    }
+}
+
+/// A handler whose problems are told in the words of `endpoint`.
+pub fn told<F, Fut>(
+    endpoint: &'static Endpoint,
+    handler: F,
+) -> impl Fn(Shared, Request) -> Pin<Box<dyn Future<Output = Response> + Send>> + Send + Sync + 'static
+where
+    F: Fn(Shared, Request) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Reply, Problem>> + Send + 'static,
+{
+    move |shared, request| {
+        let answer = handler(shared, request);
+        Box::pin(async move {
+            match answer.await {
+                Ok(reply) => reply.build(),
+                Err(problem) => problem.render(endpoint),
+            }
+        })
+    }
+}
+
+impl Problem {
+    fn render(self, endpoint: &Endpoint) -> Response {
+        let (status, message, detail) = match self {
+            Self::BadId => (StatusCode::BAD_REQUEST, endpoint.bad_id.to_owned(), None),
+            Self::NoProcess => (StatusCode::NOT_FOUND, "VM is not running".to_owned(), None),
+            Self::Http(error) => return http_error(error),
+            Self::Domain(error) => {
+                let message = error.to_string();
+                match error {
+                    Error::Invalid { .. } => (StatusCode::BAD_REQUEST, message, None),
+                    Error::VmNotFound(id) => (StatusCode::NOT_FOUND, endpoint.not_found.text(id), None),
+                    Error::BaseImageNotFound { .. } => (StatusCode::NOT_FOUND, message, None),
+                    Error::Conflict(_) => (StatusCode::CONFLICT, message, None),
+                    Error::Unresponsive(_) | Error::Busy(_) | Error::ShuttingDown => {
+                        (StatusCode::SERVICE_UNAVAILABLE, message, None)
+                    }
+                    Error::Failed { operation: Operation::Clone { base }, why } => {
+                        let message = format!("Failed to clone base image: {}", base.display());
+                        (StatusCode::INTERNAL_SERVER_ERROR, message, Some(why))
+                    }
+                    Error::Failed { operation, why } => {
+                        tracing::warn!(%operation, why, "failed");
+                        (StatusCode::INTERNAL_SERVER_ERROR, endpoint.failed.to_owned(), Some(why))
+                    }
+                }
+            }
+        };
+        body(status, message, detail)
+    }
+}
+
+/// How this dialect writes the objections of the plumbing.
+pub fn http_error(error: HttpError) -> Response {
+    body(error.status(), error.message(), error.detail().map(str::to_owned))
+}
+
+fn body(status: StatusCode, message: String, detail: Option<String>) -> Response {
+    Reply::json(status, &ErrorBody { error: ErrorFields { code: status.as_u16(), message, detail } }).build()
+}

@@ -1,0 +1,109 @@
+//! Handlers that read.
+
+use serde::Deserialize;
+use warp::http::StatusCode;
+
+use super::{Shared, dto, error::Problem, vm_id};
+use crate::{
+    api::http::{HttpError, Reply, Request},
+    model::{Status, VmId},
+    service::Filter,
+};
+
+/// Lines of a console log when the request does not say.
+const DEFAULT_TAIL: i64 = 1000;
+const MAX_PAGE: i64 = 10_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    status: Option<Status>,
+    name: Option<String>,
+    limit: Option<i64>,
+    page_token: Option<String>,
+}
+
+pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let query: ListQuery = request.query()?;
+    let limit = query.limit.map(|limit| ranged("limit", limit, MAX_PAGE)).transpose()?;
+    let after = query.page_token.as_deref().map(read_token).transpose()?;
+    let filter = Filter { status: query.status, name: query.name.clone() };
+    let page = shared.service.list(&filter, after, limit.map(|limit| limit as usize));
+    let reply = Reply::json(StatusCode::OK, &page.vms.iter().map(dto::Listed::of).collect::<Vec<_>>());
+    let Some((created_at, id)) = page.next else { return Ok(reply) };
+    let mut next = form_urlencoded::Serializer::new(String::new());
+    next.append_pair("page_token", &format!("{created_at}.{id}"));
+    next.extend_pairs(query.limit.map(|limit| ("limit", limit.to_string())));
+    next.extend_pairs(query.status.map(|status| ("status", status.as_str())));
+    next.extend_pairs(query.name.map(|name| ("name", name)));
+    Ok(reply.next_page(&format!("/vms?{}", next.finish())))
+}
+
+fn read_token(token: &str) -> Result<(u64, VmId), HttpError> {
+    let parts = token.split_once('.').and_then(|(age, id)| Some((age.parse().ok()?, VmId::parse(id)?)));
+    parts.ok_or_else(|| HttpError::invalid("page_token", "be one that a list gave in its Link header"))
+}
+
+fn ranged(name: &'static str, value: i64, max: i64) -> Result<u64, HttpError> {
+    match value {
+        ..=0 => Err(HttpError::invalid(name, "be greater than 0")),
+        _ if value > max => Err(HttpError::invalid(name, format!("be at most {max}"))),
+        _ => Ok(value as u64),
+    }
+}
+
+pub async fn details(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let view = shared.service.view(vm_id(&request)?)?;
+    Ok(Reply::json(StatusCode::OK, &dto::Details::of(&view, shared.service.context().caps.accelerator.as_str())))
+}
+
+pub async fn config(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let view = shared.service.view(vm_id(&request)?)?;
+    Ok(Reply::json(StatusCode::OK, &dto::Config::of(&view)))
+}
+
+pub async fn status(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let view = shared.service.view(vm_id(&request)?)?;
+    Ok(Reply::json(StatusCode::OK, &dto::StatusBody::of(&view)))
+}
+
+pub async fn performance(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let sample = shared.service.sample(vm_id(&request)?)?.ok_or(Problem::NoProcess)?;
+    Ok(Reply::json(StatusCode::OK, &dto::Performance::of(Some(&sample))))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TailQuery {
+    tail: Option<i64>,
+}
+
+pub async fn console_log(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let id = vm_id(&request)?;
+    shared.service.view(id)?;
+    let query: TailQuery = request.query()?;
+    let lines = ranged("tail", query.tail.unwrap_or(DEFAULT_TAIL), i64::MAX)?;
+    let text = shared.service.console_log(id, lines as usize).await?;
+    Ok(Reply::text(StatusCode::OK, String::from_utf8_lossy(&text)))
+}
+
+pub async fn base_images(shared: Shared, _: Request) -> Result<Reply, Problem> {
+    let bases: Vec<dto::BaseBody> = shared.service.bases().into_iter().map(Into::into).collect();
+    Ok(Reply::json(StatusCode::OK, &bases))
+}
+
+pub async fn health(shared: Shared, _: Request) -> Result<Reply, Problem> {
+    let caps = &shared.service.context().caps;
+    let health = dto::Health {
+        status: "ok",
+        version: env!("CARGO_PKG_VERSION"),
+        qemu_version: caps.version.clone(),
+        accelerator: caps.accelerator.as_str(),
+        accelerator_reason: caps.accelerator_reason.clone(),
+    };
+    Ok(Reply::json(StatusCode::OK, &health))
+}
+
+pub async fn openapi(shared: Shared, _: Request) -> Result<Reply, Problem> {
+    Ok(Reply::json(StatusCode::OK, &*shared.openapi))
+}

@@ -1,0 +1,29 @@
+//! The KVM dialect: snake_case, errors as `{"error":{"code","message"}}`, mounted at `/` (shared/contract). Only
+//! translation: what a request means is decided in `service` and `vm`.
+
+mod dto;
+mod error;
+mod info;
+mod power;
+mod routes;
+
+pub use routes::{openapi, table};
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::{api::http::Request, model::VmId, service::Service};
+use error::Problem;
+
+/// What a handler of this dialect has at hand.
+#[derive(Clone)]
+pub struct Shared {
+    service: Arc<Service>,
+    openapi: Arc<Value>,
+}
+
+/// The VM that a path names. Its syntax is the first thing that is checked (ruling 6).
+fn vm_id(request: &Request) -> Result<VmId, Problem> {
+    VmId::parse(request.param("id")).ok_or(Problem::BadId)
+}

@@ -1,0 +1,150 @@
+//! The route table of this dialect: what there is, in which words it fails, and what OpenAPI says of it.
+
+use std::sync::Arc;
+
+use schemars::SchemaGenerator;
+use serde_json::Value;
+
+use super::{
+    Shared, dto,
+    error::{Endpoint, ErrorBody, NotFound, http_error, told},
+    info, power,
+};
+use crate::{
+    api::http::{
+        QueryParam, Route, Table,
+        openapi::{About, PathParam, document},
+    },
+    service::Service,
+};
+
+const UUID: &str = "Invalid UUID format.";
+
+const fn endpoint(not_found: NotFound, failed: &'static str) -> Endpoint {
+    Endpoint { bad_id: UUID, not_found, failed }
+}
+
+const CREATE: Endpoint = endpoint(NotFound::Colon, "Internal error during VM creation.");
+const LIST: Endpoint = endpoint(NotFound::Short, "Internal server error while retrieving VMs.");
+const DETAILS: Endpoint = endpoint(NotFound::Colon, "Internal server error while retrieving the VM.");
+const CONFIG: Endpoint =
+    endpoint(NotFound::WithId, "Internal server error while retrieving VM configuration details.");
+const STATUS: Endpoint =
+    Endpoint { bad_id: "Invalid UUID format", not_found: NotFound::Short, failed: "Internal server error" };
+const PERFORMANCE: Endpoint = endpoint(NotFound::Short, "Internal error during performance metrics retrieval.");
+const CONSOLE_LOG: Endpoint = endpoint(NotFound::Colon, "Internal error while reading the console log.");
+const START: Endpoint = endpoint(NotFound::Colon, "Internal error during VM start operation.");
+const STOP: Endpoint = endpoint(NotFound::Colon, "Internal error during VM stop operation.");
+const REBOOT: Endpoint = endpoint(NotFound::Colon, "Internal error during VM reboot operation.");
+const DELETE: Endpoint = endpoint(NotFound::WithId, "Internal error during VM deletion.");
+const GENERAL: Endpoint = endpoint(NotFound::Short, "Internal server error");
+
+const PROVISIONING: &str = "VM Provisioning";
+const LIFECYCLE: &str = "Lifecycle Management";
+const INFORMATION: &str = "VM Information";
+const MONITORING: &str = "Monitoring";
+const SERVICE: &str = "Service";
+
+const TIMEOUT: QueryParam = QueryParam::integer("timeout", "Seconds that the guest is given; default 60.");
+const LIST_QUERY: &[QueryParam] = &[
+    QueryParam::text("status", "Only VMs with this status."),
+    QueryParam::text("name", "Only VMs with exactly this name."),
+    QueryParam::integer("limit", "At most so many; the Link header leads to the next page."),
+    QueryParam::text("page_token", "Where the page begins, as a Link header gave it."),
+];
+const STOP_QUERY: &[QueryParam] = &[QueryParam::boolean("force", "Cut the power at once."), TIMEOUT];
+const DELETE_QUERY: &[QueryParam] =
+    &[QueryParam::boolean("graceful", "Ask the guest to power off first; default false.")];
+const TAIL_QUERY: &[QueryParam] = &[QueryParam::integer("tail", "The last so many lines; default 1000.")];
+
+fn routes() -> Vec<Route<Shared>> {
+    vec![
+        Route::post("/vms", "createVM", told(&CREATE, power::create))
+            .tag(PROVISIONING)
+            .summary("Create a VM by cloning a base image.")
+            .input::<dto::CreateBody>()
+            .output::<dto::Created>(201, "The VM, stopped (or started, with `start`).")
+            .error(404, "The base image does not exist."),
+        Route::get("/vms", "listVMs", told(&LIST, info::list))
+            .tag(INFORMATION)
+            .summary("List all VMs, oldest first.")
+            .query(LIST_QUERY)
+            .output::<Vec<dto::Listed>>(200, "The VMs."),
+        Route::get("/vms/{id}", "getVM", told(&DETAILS, info::details))
+            .tag(INFORMATION)
+            .summary("All about one VM.")
+            .output::<dto::Details>(200, "Definition, status and run."),
+        Route::delete("/vms/{id}", "deleteVM", told(&DELETE, power::delete))
+            .tag(LIFECYCLE)
+            .summary("Power a VM off and remove it with every disk that qherd made for it.")
+            .query(DELETE_QUERY)
+            .output::<dto::Deleted>(200, "It is gone."),
+        Route::get("/vms/{id}/config", "getVMConfig", told(&CONFIG, info::config))
+            .tag(INFORMATION)
+            .summary("The definition of a VM.")
+            .output::<dto::Config>(200, "The definition."),
+        Route::get("/vms/{id}/status", "getVMStatus", told(&STATUS, info::status))
+            .tag(INFORMATION)
+            .summary("The status of a VM.")
+            .output::<dto::StatusBody>(200, "The status."),
+        Route::post("/vms/{id}/start", "startVM", told(&START, power::start))
+            .tag(LIFECYCLE)
+            .summary("Start a VM, or resume a paused one.")
+            .optional_input::<crate::api::http::NoFields>()
+            .output::<dto::Done>(200, "It runs.")
+            .error(409, "It stops or reboots, or the start was overtaken by a forced stop."),
+        Route::post("/vms/{id}/stop", "stopVM", told(&STOP, power::stop))
+            .tag(LIFECYCLE)
+            .summary("Stop a VM: by its agent or the power button, and by force when the timeout has passed.")
+            .query(STOP_QUERY)
+            .optional_input::<dto::StopBody>()
+            .output::<dto::Done>(200, "It is stopped."),
+        Route::post("/vms/{id}/reboot", "rebootVM", told(&REBOOT, power::reboot))
+            .tag(LIFECYCLE)
+            .summary("Reboot a VM; answers as soon as the reboot is under way.")
+            .query(&[TIMEOUT])
+            .optional_input::<dto::RebootBody>()
+            .output::<dto::Done>(200, "The reboot is under way.")
+            .error(409, "It does not run."),
+        Route::get("/vms/{id}/performance", "getVMPerformanceMetrics", told(&PERFORMANCE, info::performance))
+            .tag(MONITORING)
+            .summary("Figures of a running VM.")
+            .output::<dto::Performance>(200, "The last sampling.")
+            .error(404, "There is no such VM, or it does not run."),
+        Route::get("/vms/{id}/console/log", "getVMConsoleLog", told(&CONSOLE_LOG, info::console_log))
+            .tag(MONITORING)
+            .summary("The last lines of the guest's serial output.")
+            .query(TAIL_QUERY)
+            .output_text(200, "Plain text, over all runs of the VM; at most 16 MiB are kept."),
+        Route::get("/base-images", "listBaseImages", told(&GENERAL, info::base_images))
+            .tag(INFORMATION)
+            .summary("Base images in use, and the VMs that were cloned from each.")
+            .output::<Vec<dto::BaseBody>>(200, "The images."),
+        Route::get("/health", "getHealth", told(&GENERAL, info::health))
+            .tag(SERVICE)
+            .summary("Whether the service answers, and what it runs on.")
+            .output::<dto::Health>(200, "It answers."),
+        Route::get("/openapi.json", "getOpenAPI", told(&GENERAL, info::openapi))
+            .tag(SERVICE)
+            .summary("This document.")
+            .output::<Value>(200, "OpenAPI 3.1."),
+    ]
+}
+
+/// The OpenAPI document of this dialect.
+pub fn openapi() -> Value {
+    let about = About {
+        title: "qherd, KVM dialect",
+        version: env!("CARGO_PKG_VERSION"),
+        description: "Manages QEMU virtual machines directly over QMP.",
+        server: "/",
+        error: |generator: &mut SchemaGenerator| generator.subschema_for::<ErrorBody>(),
+        path_params: &[PathParam { name: "id", description: "The UUID of the VM.", format: Some("uuid") }],
+    };
+    document(&about, routes().iter().map(|route| &route.info))
+}
+
+/// The table over a service.
+pub fn table(service: Arc<Service>) -> Table {
+    Table::new(Shared { service, openapi: Arc::new(openapi()) }, routes()).errors(http_error)
+}

@@ -1,0 +1,203 @@
+//! Settings of the daemon: flags over `QHERD_*` variables over `qherd.toml` over defaults. Nothing is opened here.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+/// The file that is read without `--config` when it is there.
+const DEFAULT_FILE: &str = "qherd.toml";
+
+/// Which accelerator QEMU is to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// KVM where a probe guest boots under it, else TCG with a warning.
+    #[default]
+    Auto,
+    Kvm,
+    Tcg,
+}
+
+/// `FROM=TO`: a client's path prefix and the host's folder that stands for it (ruling 7).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct PathMap {
+    pub from: String,
+    pub to: PathBuf,
+}
+
+impl TryFrom<String> for PathMap {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl std::str::FromStr for PathMap {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((from, to)) if !from.is_empty() && Path::new(to).is_absolute() => {
+                Ok(Self { from: from.trim_end_matches('/').to_owned(), to: to.into() })
+            }
+            _ => Err(format!("{text:?} must read FROM=TO with an absolute TO, such as D:/HyperV=/srv/vms")),
+        }
+    }
+}
+
+impl PathMap {
+    /// The host's path for `path`, where this map covers it.
+    pub fn apply(&self, path: &str) -> Option<PathBuf> {
+        let rest = path.strip_prefix(&self.from)?;
+        if rest.is_empty() {
+            return Some(self.to.clone());
+        }
+        rest.strip_prefix('/').map(|rest| self.to.join(rest.trim_start_matches('/')))
+    }
+}
+
+/// The settings as a flag, a variable or a line of the file gives them; what is not given is `None` or empty.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    /// Address of the API; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, env = "QHERD_LISTEN", value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Where everything that qherd owns is kept [default: ./state]
+    #[arg(long, env = "QHERD_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Where base images may lie; repeatable [default: STATE_DIR/bases]
+    #[arg(long = "image-dir", env = "QHERD_IMAGE_DIR", value_name = "DIR", value_delimiter = ':')]
+    #[serde(rename = "image-dirs")]
+    pub image_dirs: Vec<PathBuf>,
+    /// Where disks may be made, beside STATE_DIR/images; repeatable
+    #[arg(long = "storage-dir", env = "QHERD_STORAGE_DIR", value_name = "DIR", value_delimiter = ':')]
+    #[serde(rename = "storage-dirs")]
+    pub storage_dirs: Vec<PathBuf>,
+    /// A client's path prefix and the host's folder for it; repeatable
+    #[arg(long = "path-map", env = "QHERD_PATH_MAP", value_name = "FROM=TO", value_delimiter = ';')]
+    #[serde(rename = "path-maps")]
+    pub path_maps: Vec<PathMap>,
+    /// Machine profiles that replace or join the built-in ones
+    #[arg(long, env = "QHERD_TEMPLATES_DIR", value_name = "DIR")]
+    pub templates_dir: Option<PathBuf>,
+    /// Accelerator [default: auto]
+    #[arg(long, env = "QHERD_ACCEL")]
+    pub accel: Option<Accel>,
+    /// The QEMU program [default: qemu-system-x86_64 from PATH]
+    #[arg(long, env = "QHERD_QEMU", value_name = "PATH")]
+    pub qemu: Option<PathBuf>,
+    /// Power off every VM when the daemon ends; without it they go on running
+    #[arg(long, env = "QHERD_STOP_VMS_ON_EXIT", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub stop_vms_on_exit: Option<bool>,
+    /// Seconds that a guest is given to stop or reboot by itself [default: 60]
+    #[arg(long, env = "QHERD_STOP_TIMEOUT", value_name = "SECONDS")]
+    pub stop_timeout: Option<u32>,
+}
+
+/// The settings in force.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub listen: SocketAddr,
+    /// Absolute.
+    pub state_dir: PathBuf,
+    pub image_dirs: Vec<PathBuf>,
+    pub storage_dirs: Vec<PathBuf>,
+    pub path_maps: Vec<PathMap>,
+    pub templates_dir: Option<PathBuf>,
+    pub accel: Accel,
+    pub qemu: PathBuf,
+    pub qemu_img: PathBuf,
+    pub stop_vms_on_exit: bool,
+    /// Seconds.
+    pub stop_timeout: u32,
+}
+
+impl Settings {
+    /// Joins flags and variables with the file (`file`, or `qherd.toml` if it is there) and the defaults.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that holds a setting that does not exist or has the wrong type.
+    pub fn resolve(self, file: Option<&Path>) -> anyhow::Result<Config> {
+        let from_file = match file {
+            Some(path) => read(path)?,
+            None if Path::new(DEFAULT_FILE).exists() => read(Path::new(DEFAULT_FILE))?,
+            None => Settings::default(),
+        };
+        let list = |mine: Vec<PathBuf>, theirs: Vec<PathBuf>| if mine.is_empty() { theirs } else { mine };
+        let state_dir = self.state_dir.or(from_file.state_dir).unwrap_or_else(|| "state".into());
+        let state_dir = std::path::absolute(&state_dir).with_context(|| format!("state directory {}", state_dir.display()))?;
+        let mut image_dirs = list(self.image_dirs, from_file.image_dirs);
+        if image_dirs.is_empty() {
+            image_dirs.push(state_dir.join("bases"));
+        }
+        let mut storage_dirs = list(self.storage_dirs, from_file.storage_dirs);
+        storage_dirs.insert(0, state_dir.join("images"));
+        Ok(Config {
+            listen: self.listen.or(from_file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
+            image_dirs,
+            storage_dirs,
+            path_maps: if self.path_maps.is_empty() { from_file.path_maps } else { self.path_maps },
+            templates_dir: self.templates_dir.or(from_file.templates_dir),
+            accel: self.accel.or(from_file.accel).unwrap_or_default(),
+            qemu: self.qemu.or(from_file.qemu).unwrap_or_else(|| "qemu-system-x86_64".into()),
+            qemu_img: "qemu-img".into(),
+            stop_vms_on_exit: self.stop_vms_on_exit.or(from_file.stop_vms_on_exit).unwrap_or(false),
+            stop_timeout: self.stop_timeout.or(from_file.stop_timeout).unwrap_or(60),
+            state_dir,
+        })
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Settings> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("in the configuration {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("qherd.toml");
+        std::fs::write(&file, "listen = \"127.0.0.1:1\"\naccel = \"tcg\"\npath-maps = [\"D:/HyperV=/srv/vms\"]\n").unwrap();
+        let flags = Settings { listen: Some("127.0.0.1:2".parse().unwrap()), ..Settings::default() };
+        let config = flags.resolve(Some(&file)).unwrap();
+        assert_eq!(config.listen.port(), 2);
+        assert_eq!(config.accel, Accel::Tcg);
+        assert_eq!(config.stop_timeout, 60);
+        assert_eq!(config.image_dirs, [config.state_dir.join("bases")]);
+        assert_eq!(config.path_maps[0].apply("D:/HyperV/a"), Some("/srv/vms/a".into()));
+        assert_eq!(config.path_maps[0].apply("D:/HyperVx"), None);
+    }
+
+    #[test]
+    fn a_misspelt_setting_is_refused_with_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("qherd.toml");
+        std::fs::write(&file, "listne = \"127.0.0.1:1\"\n").unwrap();
+        let error = format!("{:#}", Settings::default().resolve(Some(&file)).unwrap_err());
+        assert!(error.contains("listne"), "{error}");
+    }
+
+    #[test]
+    fn the_example_configuration_is_valid() {
+        let text = include_str!("../templates/qherd.toml");
+        toml::from_str::<Settings>(text).unwrap();
+        // Also with every example line switched on.
+        let all: String = text.lines().map(|l| l.strip_prefix("# ").filter(|l| l.contains(" = ")).unwrap_or(l)).fold(
+            String::new(),
+            |all, line| all + line + "\n",
+        );
+        toml::from_str::<Settings>(&all).unwrap();
+    }
+}

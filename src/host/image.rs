@@ -1,0 +1,197 @@
+//! Disk images through qemu-img, each run bounded in time and dying with the daemon. Which paths are allowed is
+//! decided in `service`.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use serde::Deserialize;
+use tokio::process::Command;
+
+use crate::model::{BaseImage, CloneMode, ImageFormat};
+
+/// Reading a header and creating an overlay take milliseconds; a hung file server must not hold a request for ever.
+const QUICK: Duration = Duration::from_secs(60);
+/// Copying an image.
+const COPY: Duration = Duration::from_secs(3600);
+
+/// What qemu-img tells of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    pub format: ImageFormat,
+    /// Bytes that a guest sees.
+    pub virtual_size: u64,
+}
+
+/// Why a file cannot be a base image, or why it could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The file is not what it must be; completes "must …".
+    #[error("{0}")]
+    Unsuitable(String),
+    /// The host failed.
+    #[error("{0}")]
+    Host(String),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct RawInfo {
+    format: String,
+    virtual_size: u64,
+    backing_filename: Option<String>,
+    #[serde(default)]
+    encrypted: bool,
+    format_specific: Option<FormatSpecific>,
+}
+
+#[derive(Deserialize)]
+struct FormatSpecific {
+    #[serde(default)]
+    data: FormatData,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+struct FormatData {
+    corrupt: bool,
+    data_file: Option<String>,
+}
+
+/// The qemu-img program.
+#[derive(Clone, Debug)]
+pub struct QemuImg(PathBuf);
+
+impl QemuImg {
+    /// # Errors
+    /// When the program cannot be run; the text names the package.
+    pub async fn find(program: &Path) -> Result<Self, String> {
+        let this = Self(program.to_owned());
+        this.run(&["--version"], QUICK).await.map_err(|why| {
+            format!("qemu-img cannot be run ({why}); install it, on Debian and Ubuntu with: apt-get install qemu-utils")
+        })?;
+        Ok(this)
+    }
+
+    /// Detects and checks a file that is to be a base image: raw or qcow2, standing alone, undamaged.
+    ///
+    /// # Errors
+    /// [`ImageError::Unsuitable`] says what it must be instead.
+    pub async fn inspect(&self, path: &Path) -> Result<Info, ImageError> {
+        let unsuitable = |must: String| Err(ImageError::Unsuitable(must));
+        let text = self
+            .run_on(&["info", "--output=json"], path, QUICK)
+            .await
+            .map_err(|why| ImageError::Unsuitable(format!("be an intact raw or qcow2 image: {why}")))?;
+        let info: RawInfo = serde_json::from_str(&text).map_err(|e| ImageError::Host(format!("qemu-img info: {e}")))?;
+        let format = match info.format.as_str() {
+            "raw" => ImageFormat::Raw,
+            "qcow2" => ImageFormat::Qcow2,
+            other => {
+                return unsuitable(format!(
+                    "be a raw or qcow2 image, not {other}; convert it with qemu-img convert -O qcow2"
+                ));
+            }
+        };
+        if let Some(backing) = info.backing_filename {
+            return unsuitable(format!("stand alone, but it has the backing file {backing}; flatten it with qemu-img convert"));
+        }
+        let data = info.format_specific.map(|f| f.data).unwrap_or_default();
+        if let Some(file) = data.data_file {
+            return unsuitable(format!("stand alone, but it keeps its data in {file}; flatten it with qemu-img convert"));
+        }
+        if info.encrypted {
+            return unsuitable("not be encrypted".into());
+        }
+        if format == ImageFormat::Raw && path.extension().is_some_and(|e| e == "qcow2") {
+            return unsuitable("be intact: its name says qcow2, but it has no qcow2 header".into());
+        }
+        if format == ImageFormat::Qcow2 && (data.corrupt || !self.is_consistent(path).await?) {
+            return unsuitable("be intact, but qemu-img check finds it damaged".into());
+        }
+        Ok(Info { format, virtual_size: info.virtual_size })
+    }
+
+    /// `qemu-img check`: 2 means corrupt; 3, leaked clusters, does no harm.
+    async fn is_consistent(&self, path: &Path) -> Result<bool, ImageError> {
+        let mut command = self.command(&["check", "-q", "-f", "qcow2"]);
+        command.arg(path).stderr(Stdio::null());
+        match tokio::time::timeout(QUICK, command.status()).await {
+            Ok(Ok(status)) => Ok(matches!(status.code(), Some(0 | 3))),
+            Ok(Err(error)) => Err(ImageError::Host(format!("qemu-img check: {error}"))),
+            Err(_) => Err(ImageError::Host(format!("qemu-img check did not end within {} s", QUICK.as_secs()))),
+        }
+    }
+
+    /// Makes `file` of `size` GiB from `base`, as an overlay or a copy, and has it on stable storage.
+    ///
+    /// # Errors
+    /// qemu-img's own words. A half-made file may be left; the caller removes its folder.
+    pub async fn clone(&self, base: &BaseImage, mode: CloneMode, file: &Path, size: u64) -> Result<(), String> {
+        let size = format!("{size}G");
+        let format = base.format.driver();
+        match mode {
+            CloneMode::Linked => {
+                let mut command = self.command(&["create", "-q", "-f", "qcow2", "-F", format, "-b"]);
+                command.arg(&base.path).arg(file).arg(&size);
+                finish(command, QUICK).await?;
+            }
+            CloneMode::Full => {
+                let mut command = self.command(&["convert", "-q", "-f", format, "-O", "qcow2"]);
+                command.arg(&base.path).arg(file);
+                finish(command, COPY).await?;
+                let mut command = self.command(&["resize", "-q", "-f", "qcow2"]);
+                command.arg(file).arg(&size);
+                finish(command, QUICK).await?;
+            }
+        }
+        sync(file).map_err(|e| format!("cannot write {} to stable storage: {e}", file.display()))
+    }
+
+    async fn run(&self, args: &[&str], deadline: Duration) -> Result<String, String> {
+        finish(self.command(args), deadline).await
+    }
+
+    async fn run_on(&self, args: &[&str], path: &Path, deadline: Duration) -> Result<String, String> {
+        let mut command = self.command(args);
+        command.arg(path);
+        finish(command, deadline).await
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.0);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        // SAFETY: one async-signal-safe system call. A copy that nobody waits for any more ends with the daemon.
+        unsafe {
+            command.pre_exec(|| {
+                Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
+            });
+        }
+        command
+    }
+}
+
+async fn finish(mut command: Command, deadline: Duration) -> Result<String, String> {
+    let output = match tokio::time::timeout(deadline, command.output()).await {
+        Ok(output) => output.map_err(|e| e.to_string())?,
+        Err(_) => return Err(format!("qemu-img did not end within {} s", deadline.as_secs())),
+    };
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    let words = words.trim().trim_start_matches("qemu-img: ");
+    Err(if words.is_empty() { format!("qemu-img ended with {}", output.status) } else { words.to_owned() })
+}
+
+/// The file, its folder and the folder's own entry: an acknowledged disk is there after a power cut.
+fn sync(file: &Path) -> io::Result<()> {
+    std::fs::File::open(file)?.sync_all()?;
+    for folder in file.ancestors().skip(1).take(2) {
+        std::fs::File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,222 @@
+//! A process that outlives the daemon: spawned into its own session, held by a pidfd, found again after a restart.
+//! The pidfd decides death, nothing else (design.md, decision 2); there is no kill on drop.
+
+use std::{
+    fs, io,
+    os::{
+        fd::{AsRawFd, OwnedFd, RawFd},
+        unix::process::CommandExt,
+    },
+    path::Path,
+    process::{Command, Stdio},
+    sync::OnceLock,
+};
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use crate::model::ProcessId;
+
+/// A live process, or one that has just ended.
+#[derive(Debug)]
+pub struct Process {
+    id: ProcessId,
+    pidfd: AsyncFd<OwnedFd>,
+    exit: OnceLock<Exit>,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+    /// It was not our child (adopted after a restart), so the kernel does not tell.
+    Unknown,
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "QEMU ended with exit status {code}"),
+            Self::Signal(signal) => match nix::sys::signal::Signal::try_from(*signal) {
+                Ok(name) => write!(f, "QEMU was ended by {name}"),
+                Err(_) => write!(f, "QEMU was ended by signal {signal}"),
+            },
+            Self::Unknown => write!(f, "QEMU ended"),
+        }
+    }
+}
+
+impl Process {
+    /// Starts `program` in a session of its own, with `inherit` open under the same numbers, standard input and
+    /// output closed off, and standard error in `stderr`.
+    ///
+    /// # Errors
+    /// When the program cannot be executed, or the kernel has no process or descriptor left.
+    pub fn spawn(program: &Path, args: &[String], inherit: &[RawFd], stderr: fs::File) -> io::Result<Self> {
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        let inherit = inherit.to_vec();
+        // SAFETY: between fork and exec only async-signal-safe system calls are made, and nothing is allocated.
+        unsafe {
+            command.pre_exec(move || {
+                // A session of its own: a Ctrl-C or a hang-up at the daemon's terminal does not reach the guests.
+                rustix::process::setsid()?;
+                for &fd in &inherit {
+                    let fd = std::os::fd::BorrowedFd::borrow_raw(fd);
+                    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+                }
+                Ok(())
+            });
+        }
+        let child = command.spawn()?;
+        // The child is not reaped yet, so its pid cannot mean another process.
+        let pid = child.id() as i32;
+        let identity = start_time(pid).and_then(|starttime| Ok(ProcessId { pid, starttime, boot_id: boot_id()? }));
+        identity.and_then(|id| Self::open(id)).inspect_err(|_| {
+            let mut child = child;
+            let _ = child.kill();
+            let _ = child.wait();
+        })
+    }
+
+    /// Takes over a process that an earlier daemon started, or says `None` when it is gone. `marker` must stand in
+    /// its command line: a pid alone proves nothing.
+    pub fn adopt(id: &ProcessId, marker: &str) -> Option<Self> {
+        if boot_id().ok()? != id.boot_id {
+            return None;
+        }
+        // First the handle, then the checks: what was checked is what is held.
+        let process = Self::open(id.clone()).ok()?;
+        (start_time(id.pid).ok()? == id.starttime && command_line(id.pid).is_some_and(|c| c.iter().any(|a| a == marker)))
+            .then_some(process)
+    }
+
+    fn open(id: ProcessId) -> io::Result<Self> {
+        let pid = Pid::from_raw(id.pid).ok_or_else(|| io::Error::other("pid 0"))?;
+        let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+        // SAFETY: the descriptor is owned by the AsyncFd and stays the same open file for as long as it lives.
+        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+        Ok(Self { id, pidfd, exit: OnceLock::new() })
+    }
+
+    pub fn id(&self) -> &ProcessId {
+        &self.id
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.id.pid
+    }
+
+    /// Returns when the process has ended, reaped where it was our child. May be dropped and called again.
+    pub async fn exited(&self) -> Exit {
+        // A pidfd becomes readable when the process ends and stays so.
+        if let Err(error) = self.pidfd.readable().await {
+            // Only at the end of the runtime: no more events will come, and nobody is left to act on one.
+            tracing::debug!(%error, "pidfd");
+            std::future::pending::<()>().await;
+        }
+        *self.exit.get_or_init(|| self.reap())
+    }
+
+    fn reap(&self) -> Exit {
+        match waitid(WaitId::PidFd(std::os::fd::AsFd::as_fd(self.pidfd.get_ref())), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (_, Some(signal)) => Exit::Signal(signal),
+                _ => Exit::Unknown,
+            },
+            _ => Exit::Unknown,
+        }
+    }
+
+    /// SIGKILL; a process that is gone already is no error.
+    pub fn kill(&self) {
+        if let Err(error) = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL)
+            && error != rustix::io::Errno::SRCH
+        {
+            tracing::warn!(pid = self.id.pid, %error, "cannot kill");
+        }
+    }
+}
+
+/// The processes whose command line holds both words.
+pub fn find(first: &str, second: &str) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|&pid| {
+        command_line(pid).is_some_and(|c| c.iter().any(|a| a == first) && c.iter().any(|a| a == second))
+    })
+    .collect()
+}
+
+/// Takes over a process by its pid alone, for one that [`find`] has just found.
+///
+/// # Errors
+/// When it is gone.
+pub fn open(pid: i32) -> io::Result<Process> {
+    Process::open(ProcessId { pid, starttime: start_time(pid)?, boot_id: boot_id()? })
+}
+
+fn command_line(pid: i32) -> Option<Vec<String>> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    Some(bytes.split(|&b| b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect())
+}
+
+fn start_time(pid: i32) -> io::Result<u64> {
+    let stat = procfs::process::Process::new(pid).and_then(|p| p.stat()).map_err(io::Error::other)?;
+    Ok(stat.starttime)
+}
+
+/// The kernel's id of this boot.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// Raw numbers of descriptors, for a command line.
+pub fn raw(fd: &impl AsRawFd) -> RawFd {
+    fd.as_raw_fd()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn null() -> fs::File {
+        fs::File::options().write(true).open("/dev/null").unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_exit_is_seen_through_the_pidfd_with_its_status() {
+        let process = Process::spawn(Path::new("/bin/sh"), &["-c".into(), "exit 3".into()], &[], null()).unwrap();
+        assert_eq!(process.exited().await, Exit::Code(3));
+        assert_eq!(process.exited().await, Exit::Code(3));
+        assert!(!Path::new(&format!("/proc/{}", process.pid())).exists(), "reaped");
+    }
+
+    #[tokio::test]
+    async fn a_process_is_adopted_only_with_its_own_start_time_and_marker() {
+        let process = Process::spawn(Path::new("/bin/sleep"), &["1000".into()], &[], null()).unwrap();
+        // The command line is the program's own only after exec.
+        while command_line(process.pid()).is_none_or(|c| !c.contains(&"1000".to_owned())) {
+            tokio::task::yield_now().await;
+        }
+        let id = process.id().clone();
+        assert!(Process::adopt(&id, "1000").is_some());
+        assert!(Process::adopt(&id, "another").is_none());
+        assert!(Process::adopt(&ProcessId { starttime: id.starttime + 1, ..id.clone() }, "1000").is_none());
+        assert!(Process::adopt(&ProcessId { boot_id: "x".into(), ..id.clone() }, "1000").is_none());
+        process.kill();
+        assert_eq!(process.exited().await, Exit::Signal(9));
+        assert!(Process::adopt(&id, "1000").is_none());
+        process.kill();
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_not_there_is_an_error_and_leaves_no_process() {
+        assert!(Process::spawn(Path::new("/nonexistent"), &[], &[], null()).is_err());
+    }
+}

@@ -1,0 +1,26 @@
+//! The wish for a new VM, as a dialect hands it over: decoded, not yet checked.
+
+use std::path::PathBuf;
+
+use super::{CloneMode, CpuPinning, IoLimits};
+
+/// What a client asked for. Numbers are as wide as JSON's so that a negative or huge one gets a sentence, not a decode error.
+#[derive(Clone, Debug, Default)]
+pub struct CreateVm {
+    pub name: Option<String>,
+    pub profile: Option<String>,
+    pub vcpus: i64,
+    pub max_vcpus: Option<i64>,
+    /// MiB.
+    pub memory: i64,
+    /// MiB.
+    pub max_memory: Option<i64>,
+    /// GiB.
+    pub disk_size: i64,
+    pub base_image: PathBuf,
+    pub clone: CloneMode,
+    pub cpu_pinning: Option<CpuPinning>,
+    pub io_limits: Option<IoLimits>,
+    /// Start it as well, all or nothing.
+    pub start: bool,
+}

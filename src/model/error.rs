@@ -1,0 +1,89 @@
+//! What can go wrong, as one closed set. Each dialect renders it in one exhaustive match; the texts here are for
+//! people and say what was attempted, why it failed and what to do. No HTTP in here.
+
+use std::{borrow::Cow, path::PathBuf, time::Duration};
+
+use super::VmId;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The closed domain error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The caller's mistake: `param` is the KVM dialect's name of the field, `must` completes "<param> must …".
+    #[error("Invalid parameter: {param} must {must}.")]
+    Invalid { param: Cow<'static, str>, must: String },
+    #[error("VM not found: {0}.")]
+    VmNotFound(VmId),
+    #[error("Base image not found: {}.", .path.display())]
+    BaseImageNotFound { path: PathBuf },
+    /// The state of the VM does not allow it now.
+    #[error("{0}")]
+    Conflict(Conflict),
+    /// The VM's process lives but its monitor does not answer.
+    #[error("VM {0} does not answer on its monitor; try again later, or stop it with force=true")]
+    Unresponsive(VmId),
+    /// More requests wait for this VM than its queue holds.
+    #[error("VM {0} has too many requests waiting; try again later")]
+    Busy(VmId),
+    #[error("qherd is shutting down; try again when it is back")]
+    ShuttingDown,
+    /// The host failed at something.
+    #[error("{operation}: {why}")]
+    Failed { operation: Operation, why: String },
+}
+
+/// What was under way when the host failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Operation {
+    #[error("create the VM")]
+    Create,
+    #[error("clone the base image {}", .base.display())]
+    Clone { base: PathBuf },
+    #[error("start the VM")]
+    Start,
+    #[error("stop the VM")]
+    Stop,
+    #[error("reboot the VM")]
+    Reboot,
+    #[error("delete the VM")]
+    Delete,
+    #[error("read the console log")]
+    ConsoleLog,
+}
+
+/// Why a request does not fit the state that the VM is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    #[error("VM is not running, cannot reboot.")]
+    NotRunning,
+    #[error("VM is stopping; wait until it has stopped.")]
+    Stopping,
+    #[error("VM is rebooting; wait until it is running.")]
+    Rebooting,
+    #[error("VM is being deleted.")]
+    Deleting,
+    #[error("The request was overtaken by a forced stop or a delete of the VM.")]
+    Overtaken,
+}
+
+impl Error {
+    pub fn invalid(param: impl Into<Cow<'static, str>>, must: impl Into<String>) -> Self {
+        Self::Invalid { param: param.into(), must: must.into() }
+    }
+
+    pub fn failed(operation: Operation, why: impl ToString) -> Self {
+        Self::Failed { operation, why: why.to_string() }
+    }
+}
+
+impl From<Conflict> for Error {
+    fn from(conflict: Conflict) -> Self {
+        Self::Conflict(conflict)
+    }
+}
+
+/// "5 s" or "250 ms", for messages.
+pub fn human(duration: Duration) -> String {
+    if duration.subsec_millis() == 0 { format!("{} s", duration.as_secs()) } else { format!("{} ms", duration.as_millis()) }
+}

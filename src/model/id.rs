@@ -1,0 +1,59 @@
+//! The identity of a virtual machine.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// A UUID v4, written in lower case with hyphens, never reused (ruling 3).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct VmId(Uuid);
+
+impl VmId {
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+
+    /// Takes the hyphenated form only: the other notations of a UUID would give one VM two addresses.
+    pub fn parse(text: &str) -> Option<Self> {
+        (text.len() == 36).then(|| Uuid::try_parse(text).ok()).flatten().map(Self)
+    }
+
+    /// The first 12 hex digits: short enough for a socket path, long enough to be unique on a host.
+    pub fn short(&self) -> String {
+        self.0.simple().to_string()[..12].to_owned()
+    }
+
+    /// The name of a VM that was given none.
+    pub fn default_name(&self) -> String {
+        format!("vm-{}", &self.0.simple().to_string()[..8])
+    }
+}
+
+impl fmt::Display for VmId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl fmt::Debug for VmId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_hyphenated_form_is_an_id() {
+        let id = VmId::parse("123E4567-e89b-12d3-a456-426614174000").unwrap();
+        assert_eq!(id.to_string(), "123e4567-e89b-12d3-a456-426614174000");
+        assert_eq!(id.default_name(), "vm-123e4567");
+        for bad in ["", "x", "123e4567e89b12d3a456426614174000", "{123e4567-e89b-12d3-a456-426614174000}"] {
+            assert_eq!(VmId::parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The plain types that every layer speaks: what a virtual machine is, what is known of its run,
+//! what is published about it, and what can go wrong. No I/O and no knowledge of QEMU, HTTP or sled.
+
+mod create;
+mod error;
+mod id;
+mod limits;
+mod network;
+mod record;
+mod sample;
+mod spec;
+mod view;
+
+pub use create::CreateVm;
+pub use error::{Conflict, Error, Operation, Result, human};
+pub use id::VmId;
+pub use limits::{IoLimits, Rate};
+pub use network::{MacAddr, Nic, NicBackend};
+pub use record::{Ending, Intent, LiveRun, ProcessId, Run, VmRecord};
+pub use sample::{DiskSample, Sample};
+pub use spec::{
+    BaseImage, Bus, CloneMode, CpuPinning, Disk, ImageFormat, Machine, VmSpec, check_disk_size, check_max_memory,
+    check_max_vcpus, check_memory, check_name, check_vcpus,
+};
+pub use view::{Status, VmView};
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The wall clock in milliseconds since 1970, as it stands in records and views.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}

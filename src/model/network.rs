@@ -1,0 +1,84 @@
+//! Network cards of a VM and their hardware addresses.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// A MAC address with QEMU's prefix 52:54:00 (ruling 32), `52:54:00:ab:cd:ef` when written.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct MacAddr([u8; 3]);
+
+impl MacAddr {
+    /// A random address; that it is unique on this host is the registry's care.
+    pub fn random() -> Self {
+        let [a, b, c, ..] = *Uuid::new_v4().as_bytes();
+        Self([a, b, c])
+    }
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c] = self.0;
+        write!(f, "52:54:00:{a:02x}:{b:02x}:{c:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<MacAddr> for String {
+    fn from(mac: MacAddr) -> Self {
+        mac.to_string()
+    }
+}
+
+impl TryFrom<String> for MacAddr {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let parse = || {
+            let mut parts = text.strip_prefix("52:54:00:")?.split(':').map(|p| u8::from_str_radix(p, 16).ok());
+            let mac = Self([parts.next()??, parts.next()??, parts.next()??]);
+            parts.next().is_none().then_some(mac)
+        };
+        parse().ok_or_else(|| format!("{text:?} is not a MAC address that starts with 52:54:00"))
+    }
+}
+
+/// One network card.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nic {
+    /// QEMU's device id, unique within the VM and stable over its life: `net0`.
+    pub name: String,
+    pub mac: MacAddr,
+    pub backend: NicBackend,
+}
+
+/// What a card is plugged into on the host's side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NicBackend {
+    /// QEMU's user-mode network: outbound traffic through the host's sockets, no privileges.
+    User,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mac_address_survives_writing_and_reading() {
+        let mac = MacAddr::random();
+        let text = String::from(mac);
+        assert!(text.starts_with("52:54:00:") && text.len() == 17, "{text}");
+        assert_eq!(MacAddr::try_from(text).unwrap(), mac);
+        for bad in ["", "00:16:3e:2b:8a:9d", "52:54:00:1:2", "52:54:00:01:02:03:04", "52:54:00:zz:02:03"] {
+            assert!(MacAddr::try_from(bad.to_owned()).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What is stored: definitions, and the facts of a run that a daemon needs to find its VMs again.
+//! The status that a client sees is derived from these and from the process, never stored.
+
+use serde::{Deserialize, Serialize};
+
+use super::VmSpec;
+
+/// One VM on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRecord {
+    pub spec: VmSpec,
+    pub run: Run,
+}
+
+/// How far the VM's run had come when this was written. Every value is one that a crash can leave behind, and
+/// `service::recover` has an answer to each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum Run {
+    /// Its disks are being made; nobody was told that it exists.
+    Creating,
+    /// No process.
+    Down { last: Ending },
+    /// A process may have been spawned; its guest may not have run yet, and nobody was told that it does.
+    Starting { process: Option<ProcessId> },
+    Live(LiveRun),
+    /// Everything it has is being removed.
+    Deleting,
+}
+
+/// How the last run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "how")]
+pub enum Ending {
+    /// It never ran, or it stopped as asked.
+    Clean,
+    /// The process ended unasked, or the guest panicked.
+    Crashed { reason: String },
+}
+
+/// A running VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveRun {
+    pub process: ProcessId,
+    /// Milliseconds since 1970.
+    pub started_at: u64,
+    pub intent: Intent,
+}
+
+/// What the daemon is about to do with a live VM; the deadlines hold over its restart (ruling 9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "intent")]
+pub enum Intent {
+    Run,
+    /// The guest was asked to power off; at `deadline` (ms since 1970) it is cut.
+    Stop { deadline: u64 },
+    /// The guest was asked to reboot; at `deadline` (ms since 1970) it is reset.
+    Reboot { deadline: u64 },
+}
+
+/// A process that cannot be mistaken for another one, also after its pid was used again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    pub pid: i32,
+    /// Field 22 of /proc/PID/stat, in clock ticks since boot (proc(5)).
+    pub starttime: u64,
+    /// /proc/sys/kernel/random/boot_id.
+    pub boot_id: String,
+}

@@ -1,0 +1,226 @@
+//! The definition of a virtual machine, as stored: everything that was decided when it was created or updated.
+//! What depends on the host of the moment (accelerator, process, sockets) is not in here.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Error, IoLimits, Nic, Result, VmId};
+
+/// vCPUs that any machine type here takes (ruling 12).
+const MAX_VCPUS: i64 = 255;
+/// GiB (ruling 12).
+const MAX_DISK_SIZE: i64 = 65_536;
+/// MiB; less and not even the firmware comes up.
+const MIN_MEMORY: i64 = 16;
+
+/// A VM's definition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmSpec {
+    pub id: VmId,
+    pub name: String,
+    /// Milliseconds since 1970.
+    pub created_at: u64,
+    pub machine: Machine,
+    pub vcpus: u32,
+    /// Upper bound for vCPUs added live; slots for them exist from the first boot.
+    pub max_vcpus: u32,
+    /// MiB.
+    pub memory: u64,
+    /// MiB; upper bound for memory added live.
+    pub max_memory: u64,
+    pub cpu_pinning: Option<CpuPinning>,
+    /// The first one is the root disk.
+    pub disks: Vec<Disk>,
+    pub nics: Vec<Nic>,
+}
+
+impl VmSpec {
+    /// The disk that the VM boots from. Every VM of today has one; `None` only for a record made by hand.
+    pub fn root(&self) -> Option<&Disk> {
+        self.disks.first()
+    }
+}
+
+/// A machine profile, resolved once when the VM is created, so that a changed template or a newer QEMU
+/// never changes the hardware that a guest was installed on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Name of the profile it came from: `q35`.
+    pub profile: String,
+    /// QEMU's versioned machine type: `pc-q35-7.2`.
+    pub machine_type: String,
+    pub bus: Bus,
+    /// A virtio-rng fed from the host.
+    pub rng: bool,
+    /// A virtio balloon (statistics; later also memory below the boot size).
+    pub balloon: bool,
+    /// Lets a panicking guest say so.
+    pub pvpanic: bool,
+}
+
+/// Where devices are plugged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Bus {
+    /// `pcie.0` with this many spare root ports for hot-plug.
+    Pcie { hotplug_ports: u8 },
+    /// Conventional PCI: every free slot of `pci.0` takes a hot-plugged device.
+    Pci,
+}
+
+/// Which host cores the vCPUs may run on (ruling 15).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuPinning {
+    pub cores: Vec<u32>,
+}
+
+impl CpuPinning {
+    /// The cores for vCPU `index` of `vcpus`: its own one when there are as many cores as vCPUs, else the whole set.
+    pub fn cores_for(&self, index: usize, vcpus: u32) -> &[u32] {
+        if self.cores.len() == vcpus as usize { self.cores.get(index..=index).unwrap_or(&self.cores) } else { &self.cores }
+    }
+}
+
+/// A disk that qherd made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// `root`, and `disk1`… for further ones; QEMU's device and node names derive from it.
+    pub name: String,
+    pub file: PathBuf,
+    /// GiB.
+    pub size: u64,
+    pub clone: CloneMode,
+    /// What it was cloned from; the backing file where `clone` is linked.
+    pub base: BaseImage,
+    pub io_limits: Option<IoLimits>,
+}
+
+/// How a disk depends on its base image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CloneMode {
+    /// A qcow2 overlay: made in milliseconds, needs the base image for as long as it lives.
+    #[default]
+    Linked,
+    /// A copy that stands alone.
+    Full,
+}
+
+/// A base image with the format that was detected when it was cloned; QEMU is always told the format.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseImage {
+    /// Canonical path.
+    pub path: PathBuf,
+    pub format: ImageFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageFormat {
+    Raw,
+    Qcow2,
+}
+
+impl ImageFormat {
+    /// QEMU's driver name.
+    pub fn driver(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
+fn whole(param: &'static str, value: i64, min: i64, max: i64, unit: &str) -> Result<u64> {
+    if value <= 0 {
+        return Err(Error::invalid(param, "be greater than 0"));
+    }
+    if value < min {
+        return Err(Error::invalid(param, format!("be at least {min}{unit}")));
+    }
+    if value > max {
+        return Err(Error::invalid(param, format!("be at most {max}{unit}")));
+    }
+    Ok(value as u64)
+}
+
+/// 1 to 255.
+pub fn check_vcpus(value: i64) -> Result<u32> {
+    whole("vcpus", value, 1, MAX_VCPUS, "").map(|n| n as u32)
+}
+
+/// From `vcpus` to 255.
+pub fn check_max_vcpus(value: i64, vcpus: u32) -> Result<u32> {
+    whole("max_vcpus", value, 1, MAX_VCPUS, "")?;
+    if value < i64::from(vcpus) {
+        return Err(Error::invalid("max_vcpus", format!("be at least vcpus ({vcpus})")));
+    }
+    Ok(value as u32)
+}
+
+/// MiB, 16 to the host's memory.
+pub fn check_memory(value: i64, host_memory: u64) -> Result<u64> {
+    whole("memory", value, MIN_MEMORY, host_memory as i64, " MiB, the memory of this host")
+        .map_err(|e| if value < MIN_MEMORY && value > 0 { Error::invalid("memory", "be at least 16 MiB") } else { e })
+}
+
+/// MiB, from `memory` to the host's memory.
+pub fn check_max_memory(value: i64, memory: u64, host_memory: u64) -> Result<u64> {
+    whole("max_memory", value, 1, host_memory as i64, " MiB, the memory of this host")?;
+    if (value as u64) < memory {
+        return Err(Error::invalid("max_memory", format!("be at least memory ({memory} MiB)")));
+    }
+    Ok(value as u64)
+}
+
+/// GiB, 1 to 65,536.
+pub fn check_disk_size(value: i64) -> Result<u64> {
+    whole("disk_size", value, 1, MAX_DISK_SIZE, " GiB")
+}
+
+/// 1 to 64 letters, digits, `.`, `_`, `-` or spaces inside: what is safe in a process list, a file name and a log line.
+pub fn check_name(name: &str) -> Result<String> {
+    let allowed = |c: char| c.is_alphanumeric() || "._- ".contains(c);
+    if name.is_empty() || name.chars().count() > 64 {
+        return Err(Error::invalid("name", "have 1 to 64 characters"));
+    }
+    if !name.chars().all(allowed) || name.trim() != name {
+        return Err(Error::invalid(
+            "name",
+            "consist of letters, digits, '.', '_', '-' and spaces between them",
+        ));
+    }
+    Ok(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_said_in_words() {
+        let text = |e: Result<u64>| e.unwrap_err().to_string();
+        assert_eq!(check_vcpus(0).unwrap_err().to_string(), "Invalid parameter: vcpus must be greater than 0.");
+        assert_eq!(check_vcpus(256).unwrap_err().to_string(), "Invalid parameter: vcpus must be at most 255.");
+        assert_eq!(text(check_memory(-1, 100)), "Invalid parameter: memory must be greater than 0.");
+        assert_eq!(text(check_memory(15, 100)), "Invalid parameter: memory must be at least 16 MiB.");
+        assert_eq!(text(check_memory(101, 100)), "Invalid parameter: memory must be at most 100 MiB, the memory of this host.");
+        assert_eq!(text(check_disk_size(i64::MAX)), "Invalid parameter: disk_size must be at most 65536 GiB.");
+        assert_eq!(text(check_max_memory(20, 30, 100)), "Invalid parameter: max_memory must be at least memory (30 MiB).");
+        assert!(check_max_vcpus(4, 4).is_ok() && check_max_vcpus(3, 4).is_err());
+    }
+
+    #[test]
+    fn names_are_safe_in_a_process_list() {
+        assert!(["web 1", "ci_runner-3.local", "größe"].iter().all(|n| check_name(n).is_ok()));
+        assert!(["", " x", "a\nb", "a,b=c", "../etc", &"x".repeat(65)].iter().all(|n| check_name(n).is_err()));
+    }
+
+    #[test]
+    fn as_many_cores_as_vcpus_means_one_each() {
+        let pinning = CpuPinning { cores: vec![4, 7] };
+        assert_eq!(pinning.cores_for(1, 2), [7]);
+        assert_eq!(pinning.cores_for(1, 3), [4, 7]);
+    }
+}

@@ -1,0 +1,65 @@
+//! What is known of a VM right now, as its task last published it. Reads take this and never wait for a VM.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::VmSpec;
+
+/// The status of ruling 22.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    Stopped,
+    Starting,
+    Running,
+    Paused,
+    Stopping,
+    Rebooting,
+    /// The process ended unasked, or the guest panicked.
+    Crashed,
+    /// The process lives, its monitor does not answer.
+    Unresponsive,
+}
+
+impl Status {
+    pub const ALL: [Self; 8] = [
+        Self::Stopped,
+        Self::Starting,
+        Self::Running,
+        Self::Paused,
+        Self::Stopping,
+        Self::Rebooting,
+        Self::Crashed,
+        Self::Unresponsive,
+    ];
+
+    /// As it is written in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopping => "stopping",
+            Self::Rebooting => "rebooting",
+            Self::Crashed => "crashed",
+            Self::Unresponsive => "unresponsive",
+        }
+    }
+}
+
+/// One VM as published.
+#[derive(Clone, Debug)]
+pub struct VmView {
+    pub spec: Arc<VmSpec>,
+    pub status: Status,
+    /// Why it is paused, crashed or unresponsive.
+    pub reason: Option<String>,
+    /// QEMU's process, while there is one.
+    pub pid: Option<i32>,
+    /// Milliseconds since 1970, while it runs.
+    pub started_at: Option<u64>,
+    /// Deleted: the VM is gone for good, its id answers 404.
+    pub gone: bool,
+}

@@ -1,0 +1,170 @@
+//! The command line of a VM: `VmSpec` in, arguments out, no I/O. `tests/golden/` holds it to the letter, and a real
+//! QEMU is started with each golden file.
+
+use std::path::{Path, PathBuf};
+
+use super::{Accelerator, devices};
+use crate::model::{Bus, VmSpec};
+
+/// The files of one VM's run directory.
+#[derive(Clone, Debug)]
+pub struct RunPaths {
+    dir: PathBuf,
+}
+
+impl RunPaths {
+    pub fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Monitor socket.
+    pub fn qmp(&self) -> PathBuf {
+        self.dir.join("qmp.sock")
+    }
+
+    /// Guest agent socket.
+    pub fn agent(&self) -> PathBuf {
+        self.dir.join("agent.sock")
+    }
+
+    /// Serial console socket.
+    pub fn serial(&self) -> PathBuf {
+        self.dir.join("serial.sock")
+    }
+
+    /// Written by QEMU and removed by it when it ends.
+    pub fn pid(&self) -> PathBuf {
+        self.dir.join("pid")
+    }
+
+    /// QEMU's standard error, of the last run only.
+    pub fn qemu_log(&self) -> PathBuf {
+        self.dir.join("qemu.log")
+    }
+
+    /// The guest's serial output, over all runs.
+    pub fn console_log(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
+}
+
+/// The listening sockets as QEMU inherits them.
+#[derive(Clone, Copy, Debug)]
+pub struct ChardevFds {
+    pub qmp: i32,
+    pub agent: i32,
+    pub serial: i32,
+}
+
+/// Everything that the command line of one start depends on.
+pub struct CommandLine<'a> {
+    pub spec: &'a VmSpec,
+    pub paths: &'a RunPaths,
+    pub fds: ChardevFds,
+    pub accelerator: Accelerator,
+}
+
+impl CommandLine<'_> {
+    /// The arguments after the program's name.
+    pub fn render(&self) -> Vec<String> {
+        let mut args = Args(Vec::new());
+        self.identity(&mut args);
+        self.machine(&mut args);
+        self.chardevs(&mut args);
+        self.devices(&mut args);
+        args.0
+    }
+
+    /// So that a person with `ps` and `top -H` sees what runs where, and recovery finds its own.
+    fn identity(&self, args: &mut Args) {
+        args.add("-name", format!("guest={},debug-threads=on", escape(&self.spec.name)));
+        args.add("-uuid", self.spec.id.to_string());
+        args.add("-pidfile", self.paths.pid().display().to_string());
+    }
+
+    fn machine(&self, args: &mut Args) {
+        let VmSpec { machine, vcpus, max_vcpus, memory, .. } = self.spec;
+        args.flag("-no-user-config");
+        args.flag("-nodefaults");
+        args.add("-display", "none");
+        args.add("-machine", format!("{},usb=off,vmport=off,dump-guest-core=off", machine.machine_type));
+        args.add("-accel", self.accelerator.argument());
+        args.add("-cpu", self.accelerator.cpu_model());
+        args.add("-smp", format!("cpus={vcpus},maxcpus={max_vcpus},sockets=1,cores={max_vcpus},threads=1"));
+        args.add("-m", format!("size={memory}M"));
+        args.add("-rtc", "base=utc");
+        args.add("-boot", "strict=on");
+        // The guest runs nothing before it is pinned and throttled; a guest that powers off or panics stays, so that
+        // the daemon can read why (design.md, decisions 2 and 11).
+        args.flag("-S");
+        args.add("-action", "shutdown=pause,panic=pause");
+        args.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+        args.add("-msg", "timestamp=on");
+    }
+
+    /// Sockets made by the daemon: connecting cannot race with QEMU's start.
+    fn chardevs(&self, args: &mut Args) {
+        let socket = |id: &str, fd: i32| format!("socket,id={id},fd={fd},server=on,wait=off");
+        args.add("-chardev", socket("monitor", self.fds.qmp));
+        args.add("-mon", "chardev=monitor,mode=control");
+        let log = escape(&self.paths.console_log().display().to_string());
+        args.add("-chardev", format!("{},logfile={log},logappend=on", socket("serial0", self.fds.serial)));
+        args.device(devices::serial("serial0"));
+        args.add("-chardev", socket("agent0", self.fds.agent));
+        for device in devices::agent_channel("agent0", self.spec) {
+            args.device(device);
+        }
+    }
+
+    fn devices(&self, args: &mut Args) {
+        if let Bus::Pcie { hotplug_ports } = self.spec.machine.bus {
+            for port in devices::root_ports(hotplug_ports) {
+                args.device(port);
+            }
+        }
+        for (index, disk) in self.spec.disks.iter().enumerate() {
+            args.json("-blockdev", devices::blockdev(disk));
+            args.device(devices::disk(disk, index, self.spec));
+        }
+        for (index, nic) in self.spec.nics.iter().enumerate() {
+            args.json("-netdev", devices::netdev(nic));
+            args.device(devices::nic(nic, index, self.spec));
+        }
+        for object in devices::objects(self.spec) {
+            args.json("-object", object);
+        }
+        for device in devices::platform(self.spec) {
+            args.device(device);
+        }
+    }
+}
+
+struct Args(Vec<String>);
+
+impl Args {
+    fn flag(&mut self, name: &str) {
+        self.0.push(name.to_owned());
+    }
+
+    fn add(&mut self, name: &str, value: impl Into<String>) {
+        self.flag(name);
+        self.0.push(value.into());
+    }
+
+    fn json(&mut self, name: &str, value: serde_json::Value) {
+        self.add(name, value.to_string());
+    }
+
+    fn device(&mut self, value: serde_json::Value) {
+        self.json("-device", value);
+    }
+}
+
+/// A comma inside a value is doubled (qemu(1), "key=value" options).
+fn escape(value: &str) -> String {
+    value.replace(',', ",,")
+}

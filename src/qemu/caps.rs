@@ -1,0 +1,156 @@
+//! What this host's QEMU can do, asked once at the daemon's start: version, machine types, working accelerator.
+
+use std::{os::fd::AsRawFd, os::unix::net::UnixStream, path::{Path, PathBuf}, time::Duration};
+
+use super::probe;
+use crate::{
+    config::Accel,
+    host::process::Process,
+    qmp::{MachineInfo, Session},
+};
+
+/// Starting a bare QEMU takes 30 ms; this is for a host under heavy load.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// The accelerator in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accelerator {
+    Kvm,
+    Tcg,
+}
+
+impl Accelerator {
+    /// The value of `-accel`.
+    pub fn argument(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg,thread=multi",
+        }
+    }
+
+    /// The richest CPU that each offers.
+    pub fn cpu_model(self) -> &'static str {
+        match self {
+            Self::Kvm => "host",
+            Self::Tcg => "max",
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+/// The abilities of one QEMU on this host.
+#[derive(Clone, Debug)]
+pub struct Caps {
+    /// "7.2.22".
+    pub version: String,
+    pub accelerator: Accelerator,
+    /// Why this accelerator, for people.
+    pub accelerator_reason: String,
+    machines: Vec<MachineInfo>,
+}
+
+impl Caps {
+    /// Asks `qemu` and probes the accelerator; the result of the probe is kept in `cache` for this host boot.
+    ///
+    /// # Errors
+    /// In words: QEMU is missing (with the package's name) or does not start, or `accel` is KVM and KVM does not work.
+    pub async fn probe(qemu: &Path, accel: Accel, cache: &Path) -> Result<Self, String> {
+        let qemu = &locate(qemu)?;
+        let (version, machines) = interrogate(qemu).await?;
+        let (accelerator, accelerator_reason) = probe::choose(qemu, &version, accel, cache).await?;
+        Ok(Self { version, accelerator, accelerator_reason, machines })
+    }
+
+    /// The versioned type for a family ("q35") or a versioned type, where this QEMU has it.
+    pub fn versioned_machine(&self, name: &str) -> Option<&str> {
+        let by_alias = self.machines.iter().find(|m| m.alias.as_deref() == Some(name));
+        by_alias.or_else(|| self.machines.iter().find(|m| m.name == name)).map(|m| m.name.as_str())
+    }
+
+    #[cfg(test)]
+    pub fn for_tests(machines: &[(&str, Option<&str>)]) -> Self {
+        let machine = |&(name, alias): &(&str, Option<&str>)| MachineInfo {
+            name: name.into(),
+            alias: alias.map(Into::into),
+            is_default: false,
+            cpu_max: 255,
+            deprecated: false,
+        };
+        Self {
+            version: "7.2.22".into(),
+            accelerator: Accelerator::Tcg,
+            accelerator_reason: String::new(),
+            machines: machines.iter().map(machine).collect(),
+        }
+    }
+}
+
+/// Finds the program before anything is started, so that the message can name the package.
+fn locate(qemu: &Path) -> Result<PathBuf, String> {
+    let found = if qemu.components().count() > 1 {
+        Some(qemu.to_owned())
+    } else {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).map(|dir| dir.join(qemu)).find(|p| p.is_file())
+    };
+    found.filter(|p| p.is_file()).ok_or_else(|| {
+        format!(
+            "{} is not installed; on Debian and Ubuntu: apt-get install qemu-system-x86, on Fedora: dnf install qemu-system-x86",
+            qemu.display()
+        )
+    })
+}
+
+/// Starts a QEMU without a machine and asks it over QMP.
+async fn interrogate(qemu: &Path) -> Result<(String, Vec<MachineInfo>), String> {
+    let failed = |why: String| format!("{} does not answer: {why}", qemu.display());
+    let (ours, theirs) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
+    let fd = theirs.as_raw_fd();
+    let args = [
+        "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none",
+        "-chardev", &format!("socket,id=monitor,fd={fd}"), "-mon", "chardev=monitor,mode=control",
+    ]
+    .map(str::to_owned);
+    let (stderr, words) = stderr_pipe().map_err(|e| failed(e.to_string()))?;
+    let process = Process::spawn(qemu, &args, &[fd], stderr).map_err(|e| failed(e.to_string()))?;
+    drop(theirs);
+    let asked = async {
+        ours.set_nonblocking(true).map_err(|e| e.to_string())?;
+        let stream = tokio::net::UnixStream::from_std(ours).map_err(|e| e.to_string())?;
+        let (session, _events) = Session::open(stream, ANSWER).await.map_err(|e| e.to_string())?;
+        let version = session.version();
+        let version = format!("{}.{}.{}", version.major, version.minor, version.micro);
+        let machines = session.query_machines().await.map_err(|e| e.to_string())?;
+        Ok::<_, String>((version, machines))
+    }
+    .await;
+    process.kill();
+    process.exited().await;
+    asked.map_err(|why| failed(format!("{why} {}", words.read())))
+}
+
+/// Where a short-lived QEMU writes its complaints.
+pub(super) struct Words(std::fs::File);
+
+impl Words {
+    /// All that was written; the process must have ended.
+    pub(super) fn read(mut self) -> String {
+        let mut text = String::new();
+        let _ = std::io::Seek::rewind(&mut self.0);
+        let _ = std::io::Read::read_to_string(&mut std::io::Read::take(&mut self.0, 4096), &mut text);
+        text.trim().to_owned()
+    }
+}
+
+/// A nameless file for standard error.
+pub(super) fn stderr_pipe() -> std::io::Result<(std::fs::File, Words)> {
+    let fd = rustix::fs::memfd_create("qemu-stderr", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let file = std::fs::File::from(fd);
+    Ok((file.try_clone()?, Words(file)))
+}

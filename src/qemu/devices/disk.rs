@@ -1,0 +1,89 @@
+//! Disks: the block graph, the virtio-blk device on it, and its throttle.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::{address, root_bus, slot};
+use crate::model::{CloneMode, Disk, IoLimits, VmSpec};
+
+/// Name of the top block node, the one that is resized and measured.
+pub fn node_name(disk: &Disk) -> String {
+    format!("{}-node", disk.name)
+}
+
+/// QEMU's id of the disk device.
+pub fn device_id(disk: &Disk) -> String {
+    format!("disk-{}", disk.name)
+}
+
+/// What `block_set_io_throttle` calls a virtio-blk disk on a `-blockdev`: the QOM path of its backend. The plain
+/// device id answers "Device does not have a block device backend".
+pub fn throttle_id(disk: &Disk) -> String {
+    format!("/machine/peripheral/{}/virtio-backend", device_id(disk))
+}
+
+/// The block graph, every format spelt out: QEMU never probes, and a header never leads to another file.
+pub fn blockdev(disk: &Disk) -> Value {
+    let file = |path: &Path| json!({ "driver": "file", "filename": path });
+    let backing = match disk.clone {
+        CloneMode::Linked => json!({
+            "driver": disk.base.format.driver(), "node-name": format!("{}-base", disk.name),
+            "read-only": true, "file": file(&disk.base.path),
+        }),
+        CloneMode::Full => Value::Null,
+    };
+    json!({
+        "driver": "qcow2", "node-name": node_name(disk), "discard": "unmap",
+        "file": file(&disk.file), "backing": backing,
+    })
+}
+
+/// The disk device; the first disk is the one that the firmware boots.
+pub fn disk(disk: &Disk, index: usize, spec: &VmSpec) -> Value {
+    json!({
+        "driver": "virtio-blk-pci", "id": device_id(disk), "drive": node_name(disk),
+        "bootindex": index + 1, "bus": root_bus(spec), "addr": address(slot::ROOT_DISK),
+    })
+}
+
+/// Arguments of `block_set_io_throttle`: every value, so that what is no longer limited is set back to 0.
+pub fn throttle(disk: &Disk, limits: &IoLimits) -> Value {
+    let mut arguments = Map::new();
+    arguments.insert("id".into(), throttle_id(disk).into());
+    for rate in limits.rates() {
+        let name = rate.qemu_name;
+        arguments.insert(name.into(), rate.average.unwrap_or(0).into());
+        arguments.insert(format!("{name}_max"), rate.burst.unwrap_or(0).into());
+        if rate.burst.is_some() {
+            arguments.insert(format!("{name}_max_length"), rate.burst_seconds.unwrap_or(1).into());
+        }
+    }
+    Value::Object(arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{BaseImage, ImageFormat};
+
+    #[test]
+    fn a_throttle_names_every_value() {
+        let disk = Disk {
+            name: "root".into(),
+            file: "/f".into(),
+            size: 1,
+            clone: CloneMode::Full,
+            base: BaseImage { path: "/b".into(), format: ImageFormat::Raw },
+            io_limits: None,
+        };
+        let limits = IoLimits { iops: Some(100), iops_burst: Some(200), ..IoLimits::default() };
+        let arguments = throttle(&disk, &limits);
+        assert_eq!(arguments["iops"], 100);
+        assert_eq!(arguments["iops_max"], 200);
+        assert_eq!(arguments["iops_max_length"], 1);
+        assert_eq!(arguments["bps_rd"], 0);
+        assert_eq!(arguments.as_object().unwrap().len(), 14);
+        assert_eq!(blockdev(&disk)["backing"], Value::Null);
+    }
+}

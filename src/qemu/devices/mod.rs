@@ -1,0 +1,40 @@
+//! The devices of a VM, one JSON value each: the same value goes behind `-device` on the command line and into
+//! `device_add` on a running VM, so a device is described once. Addresses are fixed, because a guest names its
+//! disks and cards by them and a device that came later must not move the others.
+
+mod chardev;
+mod disk;
+mod nic;
+mod platform;
+mod ports;
+
+pub use chardev::{agent_channel, serial};
+pub use disk::{blockdev, device_id, disk, node_name, throttle, throttle_id};
+pub use nic::{netdev, nic};
+pub use platform::{BALLOON_ID, objects, platform};
+pub use ports::root_ports;
+
+use crate::model::{Bus, VmSpec};
+
+/// Slots on the root bus. 0x1 is the PIIX3 on `pc`, 0x1f the ICH9 on `q35`; 0x10 and up hold the root ports.
+mod slot {
+    pub const ROOT_DISK: u8 = 0x2;
+    pub const FIRST_NIC: u8 = 0x3;
+    pub const VIRTIO_SERIAL: u8 = 0x4;
+    pub const BALLOON: u8 = 0x5;
+    pub const RNG: u8 = 0x6;
+    pub const PVPANIC: u8 = 0x7;
+    pub const ROOT_PORTS: u8 = 0x10;
+}
+
+/// Name of the root bus.
+fn root_bus(spec: &VmSpec) -> &'static str {
+    match spec.machine.bus {
+        Bus::Pcie { .. } => "pcie.0",
+        Bus::Pci => "pci.0",
+    }
+}
+
+fn address(slot: u8) -> String {
+    format!("{slot:#x}")
+}

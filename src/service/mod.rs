@@ -1,0 +1,187 @@
+//! The one core under every dialect: knows the VMs, creates and removes them, and hands requests to their tasks.
+//! It holds no state of a single VM and speaks neither HTTP nor QMP.
+
+mod bases;
+mod create;
+mod paths;
+mod recover;
+mod registry;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::sync::Semaphore;
+
+pub use bases::{Base, BaseUser};
+pub use registry::Page;
+
+use crate::{
+    config::Config,
+    host::{cpus::Host, image::QemuImg},
+    model::{CreateVm, Error, Operation, Result, Sample, Status, VmId, VmView},
+    profile::Profiles,
+    qemu::Caps,
+    store::Store,
+    vm::{Context, SharedContext, Step, StopMode, Stopped, VmHandle},
+};
+use registry::Registry;
+
+/// Image work under way at once; more would only make the host's disks seek.
+const IMAGE_JOBS: usize = 8;
+
+/// The core. Cheap to share.
+pub struct Service {
+    ctx: SharedContext,
+    profiles: Profiles,
+    registry: Registry,
+    bases: bases::Inspector,
+    image_jobs: Semaphore,
+    /// Held for as long as the daemon lives.
+    _lock: recover::StateLock,
+}
+
+/// Which VMs a list is to hold.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub status: Option<Status>,
+    pub name: Option<String>,
+}
+
+impl Service {
+    /// Opens the state directory, asks QEMU what it can do, and takes over every VM that is recorded.
+    ///
+    /// # Errors
+    /// For the person who starts the daemon: a second daemon on the state directory, a missing program, a store that
+    /// does not open.
+    pub async fn open(config: Config, fail_launch_after: Option<Step>) -> anyhow::Result<Arc<Self>> {
+        let lock = recover::StateLock::take(&config.state_dir)?;
+        for folder in ["images", "run", "bases"] {
+            let folder = config.state_dir.join(folder);
+            std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+        let profiles = Profiles::load(config.templates_dir.as_deref())?;
+        let images = QemuImg::find(&config.qemu_img).await.map_err(anyhow::Error::msg)?;
+        let caps = Caps::probe(&config.qemu, config.accel, &config.state_dir.join("accelerator.json")).await;
+        let caps = caps.map_err(anyhow::Error::msg)?;
+        let host = Host::read().context("cannot read the host's cores and memory")?;
+        let db = config.state_dir.join("db");
+        let store = tokio::task::spawn_blocking(move || Store::open(&db)).await??;
+        let ctx = Arc::new(Context { config, host, caps, images, store, fail_launch_after });
+        let service = Self {
+            bases: bases::Inspector::default(),
+            registry: Registry::default(),
+            image_jobs: Semaphore::new(IMAGE_JOBS),
+            profiles,
+            ctx,
+            _lock: lock,
+        };
+        service.recover().await?;
+        Ok(Arc::new(service))
+    }
+
+    /// What the daemon knows of the host and of QEMU.
+    pub fn context(&self) -> &Context {
+        &self.ctx
+    }
+
+    /// A page of VMs, oldest first.
+    pub fn list(&self, filter: &Filter, after: Option<(u64, VmId)>, limit: Option<usize>) -> Page {
+        self.registry.page(filter, after, limit)
+    }
+
+    /// What is known of a VM right now.
+    ///
+    /// # Errors
+    /// [`Error::VmNotFound`].
+    pub fn view(&self, id: VmId) -> Result<VmView> {
+        Ok(self.handle(id)?.view())
+    }
+
+    /// A running VM's last figures; `None` when it has no live process.
+    ///
+    /// # Errors
+    /// [`Error::VmNotFound`].
+    pub fn sample(&self, id: VmId) -> Result<Option<Sample>> {
+        let handle = self.handle(id)?;
+        // The pid counts, not the sample: just after a start there is nothing to tell yet, and that is no 404.
+        Ok(handle.view().pid.map(|_| handle.sample().unwrap_or_default()))
+    }
+
+    /// See [`VmHandle::start`].
+    pub async fn start(&self, id: VmId) -> Result<VmView> {
+        let handle = self.handle(id)?;
+        handle.start().await?;
+        Ok(handle.view())
+    }
+
+    /// See [`VmHandle::stop`]. Without a timeout the configured one holds.
+    pub async fn stop(&self, id: VmId, mode: StopMode) -> Result<Stopped> {
+        self.handle(id)?.stop(mode).await
+    }
+
+    /// See [`VmHandle::reboot`].
+    pub async fn reboot(&self, id: VmId, timeout: Duration) -> Result<()> {
+        self.handle(id)?.reboot(timeout).await
+    }
+
+    /// Powers a VM off, asking the guest first where `graceful` gives it time, and removes everything it has.
+    /// Returns its last definition.
+    ///
+    /// # Errors
+    /// [`Error::VmNotFound`]; [`Error::Failed`] when something could not be removed, and the VM is still there then.
+    pub async fn delete(&self, id: VmId, graceful: Option<Duration>) -> Result<VmView> {
+        let handle = self.handle(id)?;
+        if let Some(patience) = graceful {
+            handle.stop(StopMode::Graceful(patience)).await?;
+        }
+        handle.delete().await?;
+        self.registry.remove(id);
+        Ok(handle.view())
+    }
+
+    /// The last `lines` lines of the guest's serial output.
+    ///
+    /// # Errors
+    /// [`Error::VmNotFound`]; [`Error::Failed`] when the log cannot be read.
+    pub async fn console_log(&self, id: VmId, lines: usize) -> Result<Vec<u8>> {
+        self.handle(id)?;
+        let paths = self.ctx.run_paths(&id);
+        let read = tokio::task::spawn_blocking(move || crate::vm::console_tail(&paths, lines)).await;
+        read.map_err(|e| e.to_string()).and_then(|r| r.map_err(|e| e.to_string())).map_err(|e| Error::failed(Operation::ConsoleLog, e))
+    }
+
+    /// The base images that VMs were cloned from, and who depends on each.
+    pub fn bases(&self) -> Vec<Base> {
+        bases::in_use(&self.registry.views())
+    }
+
+    /// Powers off every VM, each as gracefully as the configured time allows.
+    pub async fn stop_all(&self) {
+        let patience = self.default_patience();
+        let stops = self.registry.handles().into_iter().map(|handle| async move {
+            if let Err(error) = handle.stop(StopMode::Graceful(patience)).await {
+                tracing::warn!(vm = %handle.view().spec.id, %error, "cannot stop");
+            }
+        });
+        futures_util::future::join_all(stops).await;
+    }
+
+    /// How long a guest is given when a request does not say.
+    pub fn default_patience(&self) -> Duration {
+        Duration::from_secs(self.ctx.config.stop_timeout.into())
+    }
+
+    /// See `create`.
+    pub async fn create(&self, wish: CreateVm) -> Result<VmView> {
+        create::create(self, wish).await
+    }
+
+    /// A path of a client as one of this host.
+    fn host_path(&self, path: &str) -> PathBuf {
+        self.ctx.config.path_maps.iter().find_map(|map| map.apply(path)).unwrap_or_else(|| path.into())
+    }
+
+    fn handle(&self, id: VmId) -> Result<VmHandle> {
+        self.registry.get(id).ok_or(Error::VmNotFound(id))
+    }
+}

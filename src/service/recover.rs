@@ -1,0 +1,79 @@
+//! The daemon's start: one daemon per state directory, and every record met with what is really there.
+
+use std::{
+    fs::File,
+    io::{Read, Seek, Write},
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use nix::fcntl::{Flock, FlockArg};
+
+use super::Service;
+use crate::{
+    model::{Run, Status, VmRecord},
+    vm,
+};
+
+/// Adopting a VM whose monitor answers takes milliseconds; one that is mute must not hold the daemon's start.
+const ADOPTION: Duration = Duration::from_secs(1);
+
+/// The claim on a state directory; the kernel takes it back when the daemon ends, however it ends.
+pub(super) struct StateLock {
+    _file: Flock<File>,
+}
+
+impl StateLock {
+    /// # Errors
+    /// When the directory cannot be made or another daemon has it, with its pid.
+    pub fn take(state_dir: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(state_dir).with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
+        let path = state_dir.join("lock");
+        let open = File::options().create(true).read(true).write(true).truncate(false).open(&path);
+        let file = open.with_context(|| format!("cannot open {}", path.display()))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut file) => {
+                // The pid is only for the message below.
+                let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
+                Ok(Self { _file: file })
+            }
+            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+                let mut pid = String::new();
+                let _ = file.read_to_string(&mut pid);
+                bail!(
+                    "another qherd (pid {}) already uses the state directory {}; stop it, or give this one a directory of its own with --state-dir",
+                    pid.trim(),
+                    state_dir.display()
+                )
+            }
+            Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        }
+    }
+}
+
+impl Service {
+    /// Takes over every recorded VM, all at once, and waits a moment for those whose monitor answers.
+    pub(super) async fn recover(&self) -> anyhow::Result<()> {
+        let records = self.ctx.store.scan::<VmRecord>().context("cannot read the definitions of the VMs")?;
+        for (_, record) in records {
+            match record.run {
+                // Nobody was told that it exists, or its owner wanted it gone.
+                Run::Creating | Run::Deleting => {
+                    self.ctx.end_strays(&record).await;
+                    if let Err(error) = self.ctx.erase(&record).await {
+                        tracing::error!(vm = %record.spec.id, error, "cannot remove what is left of a VM");
+                    }
+                }
+                Run::Down { .. } | Run::Starting { .. } | Run::Live(_) => {
+                    self.registry.insert(vm::spawn(self.ctx.clone(), record));
+                }
+            }
+        }
+        let settled = self.registry.handles().into_iter().map(|handle| async move { handle.settled().await });
+        let _ = tokio::time::timeout(ADOPTION, futures_util::future::join_all(settled)).await;
+        let count = |status| self.registry.views().iter().filter(|view| view.status == status).count();
+        tracing::info!(running = count(Status::Running), unresponsive = count(Status::Unresponsive), "took over the recorded VMs");
+        Ok(())
+    }
+}

@@ -1,0 +1,300 @@
+//! The task of one VM: waits for whatever happens next to it, and has it dealt with. It never waits for the guest or
+//! the monitor without listening to the forced lane and the pidfd as well.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    SharedContext,
+    handle::{Command, Forced, QUEUE, Reply, Stopped, VmHandle},
+    launch::{Failure, Launch},
+    lifecycle::{Action, Decision, Refusal, Request, decide},
+    live::{Guest, Happening, Machine},
+    undo::Undo,
+};
+use crate::{
+    model::{Conflict, Ending, Error, Intent, Operation, Result, Run, Sample, Status, VmRecord, VmSpec, VmView, now_ms},
+    qmp::QmpError,
+};
+
+pub(super) struct Actor {
+    pub ctx: SharedContext,
+    pub record: VmRecord,
+    pub machine: Machine,
+    /// Stops under way that wait for the guest.
+    pub waiters: Vec<Reply<Stopped>>,
+    /// When the power button is pressed once more: a guest in its firmware does not notice the first time.
+    pub press_again: Option<Instant>,
+    /// SIGKILL was sent and the kernel still holds the process.
+    pub doomed: bool,
+    /// Came in on the forced lane while something else was under way.
+    overtaking: Option<Forced>,
+    gone: bool,
+    spec: Arc<VmSpec>,
+    commands: mpsc::Receiver<Command>,
+    forced: mpsc::Receiver<Forced>,
+    view: watch::Sender<VmView>,
+    sample: watch::Sender<Option<Sample>>,
+}
+
+/// Why an exchange with QEMU did not come to its end.
+pub(super) enum Interrupted {
+    /// A forced stop or a delete came in; it is dealt with next.
+    Overtaken,
+    /// The process ended; the pidfd tells, next.
+    Ended,
+    Qmp(QmpError),
+}
+
+enum Wake {
+    Forced(Forced),
+    Machine(Happening),
+    Deadline,
+    PressAgain,
+    Command(Command),
+    /// Nobody can reach this task any more: the daemon ends.
+    Orphaned,
+}
+
+/// Starts the task of a VM and returns its handle. The record must be stored already; one that says `Live` is taken
+/// over from the daemon before.
+pub fn spawn(ctx: SharedContext, record: VmRecord) -> VmHandle {
+    let (commands, command_queue) = mpsc::channel(QUEUE);
+    let (forced, forced_queue) = mpsc::channel(QUEUE);
+    let spec = Arc::new(record.spec.clone());
+    let first = VmView { spec: spec.clone(), status: Status::Stopped, reason: None, pid: None, started_at: None, gone: false };
+    let (view, view_reader) = watch::channel(first);
+    let (sample, sample_reader) = watch::channel(None);
+    let handle = VmHandle::new(spec.id, commands, forced, view_reader, sample_reader);
+    let actor = Actor {
+        machine: Machine::of(&ctx, &record),
+        ctx,
+        record,
+        waiters: Vec::new(),
+        press_again: None,
+        doomed: false,
+        overtaking: None,
+        gone: false,
+        spec,
+        commands: command_queue,
+        forced: forced_queue,
+        view,
+        sample,
+    };
+    actor.publish();
+    tokio::spawn(actor.run());
+    handle
+}
+
+impl Actor {
+    async fn run(mut self) {
+        self.arrive().await;
+        while !self.gone {
+            self.publish();
+            match self.next().await {
+                Wake::Forced(forced) => self.forced(forced).await,
+                Wake::Machine(happening) => self.happened(happening).await,
+                Wake::Deadline => self.deadline_passed().await,
+                Wake::PressAgain => self.press_again().await,
+                Wake::Command(command) => self.command(command).await,
+                Wake::Orphaned => return,
+            }
+        }
+        self.publish();
+    }
+
+    async fn next(&mut self) -> Wake {
+        if let Some(forced) = self.overtaking.take() {
+            return Wake::Forced(forced);
+        }
+        let deadline = self.deadline();
+        let press_again = self.press_again;
+        tokio::select! {
+            // In this order: force overtakes, and what happened to the machine is known before the next request is judged.
+            biased;
+            forced = self.forced.recv() => forced.map_or(Wake::Orphaned, Wake::Forced),
+            happening = self.machine.next() => Wake::Machine(happening),
+            () = until(deadline) => Wake::Deadline,
+            () = until(press_again) => Wake::PressAgain,
+            command = self.commands.recv() => command.map_or(Wake::Orphaned, Wake::Command),
+        }
+    }
+
+    /// Runs an exchange with QEMU, unless a forced request or the end of the process comes first.
+    pub(super) async fn guarded<T>(&mut self, work: impl Future<Output = Result<T, QmpError>>) -> Result<T, Interrupted> {
+        let process = self.machine.process();
+        let ended = async {
+            match &process {
+                Some(process) => process.exited().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(forced) = self.forced.recv(), if self.overtaking.is_none() => {
+                self.overtaking = Some(forced);
+                Err(Interrupted::Overtaken)
+            }
+            _ = ended => Err(Interrupted::Ended),
+            done = work => done.map_err(Interrupted::Qmp),
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        match command {
+            Command::Start(reply) => {
+                let result = self.start().await;
+                self.publish();
+                let _ = reply.send(result);
+            }
+            Command::Stop(timeout, reply) => self.stop(timeout, reply).await,
+            Command::Reboot(timeout, reply) => {
+                let result = self.reboot(timeout).await;
+                self.publish();
+                let _ = reply.send(result);
+            }
+        }
+    }
+
+    async fn forced(&mut self, forced: Forced) {
+        match forced {
+            Forced::Off(reply) => {
+                let result = match self.decide(Request::ForceOff) {
+                    Decision::Do(Action::Kill) => self.cut().await.map(|()| Stopped { forced: true }),
+                    Decision::Do(Action::Acknowledge) => self.acknowledge().await.map(|()| Stopped { forced: false }),
+                    Decision::Refuse(refusal) => Err(self.refused(refusal)),
+                    _ => Ok(Stopped { forced: false }),
+                };
+                self.publish();
+                let _ = reply.send(result);
+            }
+            Forced::Delete(reply) => {
+                let result = self.remove().await;
+                self.publish();
+                let _ = reply.send(result);
+            }
+        }
+    }
+
+    async fn start(&mut self) -> Result<()> {
+        match self.decide(Request::Start) {
+            Decision::Do(Action::Resume) => self.resume().await,
+            Decision::Do(_) => self.launch().await,
+            Decision::Refuse(refusal) => Err(self.refused(refusal)),
+            Decision::Already | Decision::Wait => Ok(()),
+        }
+    }
+
+    async fn launch(&mut self) -> Result<()> {
+        self.record.run = Run::Starting { process: None };
+        self.publish();
+        let mut undo = Undo::default();
+        let launch = Launch { ctx: &self.ctx, record: &mut self.record, undo: &mut undo };
+        let launched = tokio::select! {
+            biased;
+            Some(forced) = self.forced.recv() => {
+                self.overtaking = Some(forced);
+                Err(Error::Conflict(Conflict::Overtaken))
+            }
+            launched = launch.run() => launched.map_err(|Failure(why)| Error::failed(Operation::Start, why)),
+        };
+        match launched {
+            Ok(live) => {
+                self.machine = Machine::Live(Box::new(live));
+                Ok(())
+            }
+            Err(error) => {
+                undo.unwind().await;
+                // The launch's own error is the one to tell; one about the record is in the log.
+                let _ = self.ended(Ending::Clean, false).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes everything back that belongs to the VM, and ends this task.
+    async fn remove(&mut self) -> Result<()> {
+        self.cut().await?;
+        let failed = |why: String| Error::failed(Operation::Delete, why);
+        self.record.run = Run::Deleting;
+        self.ctx.persist(&self.record).await.map_err(|e| failed(e.to_string()))?;
+        self.ctx.erase(&self.record).await.map_err(failed)?;
+        self.gone = true;
+        Ok(())
+    }
+
+    pub(super) fn decide(&self, request: Request) -> Decision {
+        decide(self.status().0, request)
+    }
+
+    pub(super) fn refused(&self, refusal: Refusal) -> Error {
+        match refusal {
+            Refusal::Conflict(conflict) => conflict.into(),
+            Refusal::Unresponsive => Error::Unresponsive(self.spec.id),
+        }
+    }
+
+    pub(super) fn intent(&self) -> Intent {
+        match &self.record.run {
+            Run::Live(run) => run.intent,
+            _ => Intent::Run,
+        }
+    }
+
+    /// When the guest's time to stop or reboot is over.
+    fn deadline(&self) -> Option<Instant> {
+        match self.intent() {
+            // A process that SIGKILL did not end ends when the kernel lets go of it.
+            _ if self.doomed => None,
+            Intent::Run => None,
+            Intent::Stop { deadline } | Intent::Reboot { deadline } => {
+                Some(Instant::now() + Duration::from_millis(deadline.saturating_sub(now_ms())))
+            }
+        }
+    }
+
+    fn status(&self) -> (Status, Option<String>) {
+        match (&self.record.run, &self.machine) {
+            (Run::Deleting, _) => (Status::Stopping, None),
+            (Run::Creating | Run::Starting { .. }, _) => (Status::Starting, None),
+            (Run::Down { last: Ending::Clean }, _) => (Status::Stopped, None),
+            (Run::Down { last: Ending::Crashed { reason } }, _) => (Status::Crashed, Some(reason.clone())),
+            (Run::Live(_), _) if self.doomed => (Status::Stopping, Some("the kernel still holds the process".into())),
+            (Run::Live(_), Machine::Mute(mute)) => (Status::Unresponsive, Some(mute.reason.clone())),
+            (Run::Live(run), machine) => match (run.intent, machine) {
+                (Intent::Stop { .. }, _) => (Status::Stopping, None),
+                (Intent::Reboot { .. }, _) => (Status::Rebooting, None),
+                (Intent::Run, Machine::Live(live)) => match &live.guest {
+                    Guest::Running => (Status::Running, None),
+                    Guest::Paused { reason } => (Status::Paused, reason.clone()),
+                },
+                (Intent::Run, _) => (Status::Stopped, None),
+            },
+        }
+    }
+
+    pub(super) fn publish(&self) {
+        let (status, reason) = self.status();
+        let started_at = match &self.record.run {
+            Run::Live(run) => Some(run.started_at),
+            _ => None,
+        };
+        let pid = self.machine.process().map(|p| p.pid());
+        self.view.send_replace(VmView { spec: self.spec.clone(), status, reason, pid, started_at, gone: self.gone });
+    }
+
+    pub(super) fn publish_sample(&self, sample: Option<Sample>) {
+        self.sample.send_replace(sample);
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,137 @@
+//! How the rest of the program speaks to a VM's task: requests on a bounded queue, forced ones on a lane of their own
+//! that overtakes everything, reads from what was last published.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::model::{Error, Result, Sample, Status, VmId, VmView};
+
+/// Requests that may wait for one VM.
+pub(super) const QUEUE: usize = 64;
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// How a stop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// The guest did not power off by itself.
+    pub forced: bool,
+}
+
+/// How to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopMode {
+    /// Ask the guest; cut it after this long.
+    Graceful(Duration),
+    /// Cut at once.
+    Force,
+}
+
+/// Ordinary requests, answered one after the other.
+pub(super) enum Command {
+    Start(Reply<()>),
+    Stop(Duration, Reply<Stopped>),
+    Reboot(Duration, Reply<()>),
+}
+
+/// Requests that overtake an operation under way (ruling 8).
+pub(super) enum Forced {
+    Off(Reply<Stopped>),
+    Delete(Reply<()>),
+}
+
+/// One VM, from outside its task.
+#[derive(Clone, Debug)]
+pub struct VmHandle {
+    id: VmId,
+    commands: mpsc::Sender<Command>,
+    forced: mpsc::Sender<Forced>,
+    view: watch::Receiver<VmView>,
+    sample: watch::Receiver<Option<Sample>>,
+}
+
+impl VmHandle {
+    pub(super) fn new(
+        id: VmId,
+        commands: mpsc::Sender<Command>,
+        forced: mpsc::Sender<Forced>,
+        view: watch::Receiver<VmView>,
+        sample: watch::Receiver<Option<Sample>>,
+    ) -> Self {
+        Self { id, commands, forced, view, sample }
+    }
+
+    /// What is known of the VM right now; never waits.
+    pub fn view(&self) -> VmView {
+        self.view.borrow().clone()
+    }
+
+    /// The last reading of its counters, while it runs; never waits.
+    pub fn sample(&self) -> Option<Sample> {
+        self.sample.borrow().clone()
+    }
+
+    /// Starts it, or resumes it where it is paused.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] while it stops or reboots or when the start is overtaken, [`Error::Failed`] with QEMU's words.
+    pub async fn start(&self) -> Result<()> {
+        self.ask(Command::Start).await
+    }
+
+    /// Powers it off.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when the kernel does not let go of the process, or the outcome cannot be stored.
+    pub async fn stop(&self, mode: StopMode) -> Result<Stopped> {
+        match mode {
+            StopMode::Graceful(timeout) => self.ask(|reply| Command::Stop(timeout, reply)).await,
+            StopMode::Force => self.overtake(Forced::Off).await,
+        }
+    }
+
+    /// Has the guest reboot and returns as soon as that is under way; resets it after `timeout`.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when it does not run, [`Error::Unresponsive`].
+    pub async fn reboot(&self, timeout: Duration) -> Result<()> {
+        self.ask(|reply| Command::Reboot(timeout, reply)).await
+    }
+
+    /// Cuts it if it runs and removes everything it has; its task ends.
+    ///
+    /// # Errors
+    /// [`Error::Failed`]; the VM is still there then, and deleting may be tried again.
+    pub async fn delete(&self) -> Result<()> {
+        self.overtake(Forced::Delete).await
+    }
+
+    /// Returns when the VM has been taken over from the daemon before: at once for one that does not run.
+    pub(crate) async fn settled(&self) {
+        let mut view = self.view.clone();
+        let unsettled = |view: &VmView| matches!(view.status, Status::Starting | Status::Unresponsive);
+        // An error means that the task is gone, which is settled as well.
+        let _ = view.wait_for(|view| !unsettled(view)).await;
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.try_send(command(reply)).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => Error::Busy(self.id),
+            mpsc::error::TrySendError::Closed(_) => self.ended(),
+        })?;
+        answer.await.unwrap_or_else(|_| Err(self.ended()))
+    }
+
+    async fn overtake<T>(&self, forced: impl FnOnce(Reply<T>) -> Forced) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.forced.send(forced(reply)).await.map_err(|_| self.ended())?;
+        answer.await.unwrap_or_else(|_| Err(self.ended()))
+    }
+
+    /// A task ends only when its VM is deleted.
+    fn ended(&self) -> Error {
+        Error::VmNotFound(self.id)
+    }
+}

@@ -1,0 +1,219 @@
+//! Starts a VM: resources, QEMU stopped before its first instruction, monitor, pinning, throttles, and only then `cont`
+//! (design.md, decision 11). Every step that leaves something behind says how it is undone.
+
+use std::{fs, io, os::fd::AsRawFd, path::Path, sync::Arc, time::Duration};
+
+use super::{Context, live::Live, undo::Undo};
+use crate::{
+    host::{cpus, process::Process},
+    host::{last_lines, last_text},
+    model::{CloneMode, CpuPinning, Intent, LiveRun, Run, VmRecord, VmSpec, now_ms},
+    qemu::{ChardevFds, CommandLine, RunPaths, devices},
+    qmp::{Events, QmpError, Session, socket},
+};
+
+/// From the spawn to the greeting; QEMU needs some 30 ms, a host under load much more.
+const GREETING: Duration = Duration::from_secs(30);
+/// How often the balloon driver sends its statistics, in seconds.
+const BALLOON_POLLING: u64 = 2;
+
+/// The steps in their order, for tests that let a launch fail after each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Files,
+    Sockets,
+    Spawn,
+    Record,
+    Monitor,
+    Pin,
+    Throttle,
+    Continue,
+    Acknowledge,
+}
+
+impl Step {
+    pub const ALL: [Self; 9] = [
+        Self::Files,
+        Self::Sockets,
+        Self::Spawn,
+        Self::Record,
+        Self::Monitor,
+        Self::Pin,
+        Self::Throttle,
+        Self::Continue,
+        Self::Acknowledge,
+    ];
+}
+
+/// Why a launch failed, in words.
+pub struct Failure(pub String);
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// One start under way.
+pub struct Launch<'a> {
+    pub ctx: &'a Context,
+    pub record: &'a mut VmRecord,
+    pub undo: &'a mut Undo,
+}
+
+impl Launch<'_> {
+    /// Brings the VM up; the record says `Live` when it returns. On an error, and when the future is dropped half-way,
+    /// the caller unwinds `undo`.
+    pub async fn run(mut self) -> Result<Live, Failure> {
+        let paths = self.ctx.run_paths(&self.record.spec.id);
+        self.write(Run::Starting { process: None }).await?;
+        self.files(&paths)?;
+        self.reached(Step::Files)?;
+        let process = self.spawn(&paths)?;
+        self.write(Run::Starting { process: Some(process.id().clone()) }).await?;
+        self.reached(Step::Record)?;
+        let (session, events) = greet(&process, &paths).await?;
+        self.reached(Step::Monitor)?;
+        let spec = &self.record.spec;
+        let threads = vcpu_threads(&session).await?;
+        if let Some(pinning) = &spec.cpu_pinning {
+            pin(&threads, pinning, spec.vcpus)?;
+        }
+        self.reached(Step::Pin)?;
+        throttle(&session, spec).await?;
+        self.reached(Step::Throttle)?;
+        if spec.machine.balloon {
+            poll_balloon(&session).await?;
+        }
+        session.execute(qapi::qmp::cont {}).await?;
+        self.reached(Step::Continue)?;
+        let run = LiveRun { process: process.id().clone(), started_at: now_ms(), intent: Intent::Run };
+        self.write(Run::Live(run)).await?;
+        self.reached(Step::Acknowledge)?;
+        Ok(Live::new(process, session, events, threads))
+    }
+
+    fn reached(&self, step: Step) -> Result<(), Failure> {
+        match self.ctx.fail_launch_after {
+            Some(failing) if failing == step => Err(Failure(format!("made to fail after {step:?}"))),
+            _ => Ok(()),
+        }
+    }
+
+    async fn write(&mut self, run: Run) -> Result<(), Failure> {
+        self.record.run = run;
+        Ok(self.ctx.persist(self.record).await?)
+    }
+
+    /// The run directory, and a look at the disks whose absence QEMU would explain less well.
+    fn files(&mut self, paths: &RunPaths) -> Result<(), Failure> {
+        let dir = paths.dir();
+        fs::create_dir_all(dir).map_err(|e| Failure(format!("cannot make {}: {e}", dir.display())))?;
+        // Left by a run that nobody could clean up after; QEMU's own end would remove a successor's (facts of 7.2).
+        remove_run_files(paths);
+        for disk in &self.record.spec.disks {
+            let there = |path: &Path, what: &str| match fs::metadata(path) {
+                Ok(_) => Ok(()),
+                Err(e) => Err(Failure(format!("{what} {} cannot be used: {e}", path.display()))),
+            };
+            there(&disk.file, "the disk")?;
+            if disk.clone == CloneMode::Linked {
+                there(&disk.base.path, "the base image that the disk was cloned from,")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sockets that QEMU inherits in the listening state, so that connecting cannot race with its start.
+    fn spawn(&mut self, paths: &RunPaths) -> Result<Arc<Process>, Failure> {
+        let leftovers = paths.clone();
+        self.undo.push(|| async move { remove_run_files(&leftovers) });
+        let listen = |path: &Path| socket::listen(path).map_err(|e| Failure(format!("cannot listen on {}: {e}", path.display())));
+        let (qmp, agent, serial) = (listen(&paths.qmp())?, listen(&paths.agent())?, listen(&paths.serial())?);
+        self.reached(Step::Sockets)?;
+        let fds = ChardevFds { qmp: qmp.as_raw_fd(), agent: agent.as_raw_fd(), serial: serial.as_raw_fd() };
+        let args =
+            CommandLine { spec: &self.record.spec, paths, fds, accelerator: self.ctx.caps.accelerator }.render();
+        let log = fs::File::create(paths.qemu_log())?;
+        let process = Process::spawn(&self.ctx.config.qemu, &args, &[fds.qmp, fds.agent, fds.serial], log)
+            .map_err(|e| Failure(format!("cannot run {}: {e}", self.ctx.config.qemu.display())))?;
+        let process = Arc::new(process);
+        let spawned = process.clone();
+        self.undo.push(|| async move {
+            spawned.kill();
+            spawned.exited().await;
+        });
+        self.reached(Step::Spawn)?;
+        // Our copies of the listening sockets close here: from now on an end of QEMU is an end of its sockets.
+        Ok(process)
+    }
+}
+
+/// Connects to the monitor, or says why QEMU ended before that.
+async fn greet(process: &Process, paths: &RunPaths) -> Result<(Session, Events), Failure> {
+    let connect = async {
+        let stream = socket::connect(&paths.qmp(), GREETING).await?;
+        Session::open(stream, GREETING).await.map_err(io::Error::other)
+    };
+    let why = tokio::select! {
+        opened = connect => match opened {
+            Ok(opened) => return Ok(opened),
+            // The monitor goes first when QEMU ends; the reason is in its own words then.
+            Err(error) => match tokio::time::timeout(Duration::from_secs(1), process.exited()).await {
+                Ok(exit) => exit.to_string(),
+                Err(_) => return Err(Failure(format!("QEMU does not answer on its monitor: {error}"))),
+            },
+        },
+        exit = process.exited() => exit.to_string(),
+    };
+    Err(Failure(format!("{why}: {}", complaints(paths))))
+}
+
+/// The last lines of QEMU's standard error.
+pub(super) fn complaints(paths: &RunPaths) -> String {
+    let text = last_text(&paths.qemu_log(), 8192).unwrap_or_default();
+    let text = String::from_utf8_lossy(last_lines(&text, 3));
+    let text = text.trim();
+    if text.is_empty() { "it left no message".to_owned() } else { text.replace('\n', "; ") }
+}
+
+/// Thread ids of the vCPUs, in their order.
+pub(super) async fn vcpu_threads(session: &Session) -> Result<Vec<i32>, QmpError> {
+    let mut cpus = session.query_cpus_fast().await?;
+    cpus.sort_by_key(|cpu| cpu.cpu_index);
+    Ok(cpus.iter().map(|cpu| cpu.thread_id).collect())
+}
+
+fn pin(threads: &[i32], pinning: &CpuPinning, vcpus: u32) -> Result<(), Failure> {
+    for (index, &thread) in threads.iter().enumerate() {
+        let cores = pinning.cores_for(index, vcpus);
+        cpus::pin(thread, cores).map_err(|e| Failure(format!("cannot pin vCPU {index} to the cores {cores:?}: {e}")))?;
+    }
+    Ok(())
+}
+
+async fn throttle(session: &Session, spec: &VmSpec) -> Result<(), QmpError> {
+    for disk in &spec.disks {
+        if let Some(limits) = &disk.io_limits {
+            session.execute_raw("block_set_io_throttle", Some(devices::throttle(disk, limits))).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn poll_balloon(session: &Session) -> Result<(), QmpError> {
+    let path = format!("/machine/peripheral/{}", devices::BALLOON_ID);
+    let arguments = serde_json::json!({ "path": path, "property": "guest-stats-polling-interval", "value": BALLOON_POLLING });
+    session.execute_raw("qom-set", Some(arguments)).await.map(drop)
+}
+
+/// Removes what a run leaves in its directory; the logs stay.
+pub(super) fn remove_run_files(paths: &RunPaths) {
+    for file in [paths.qmp(), paths.agent(), paths.serial(), paths.pid()] {
+        if let Err(error) = fs::remove_file(&file)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(file = %file.display(), %error, "cannot remove");
+        }
+    }
+}

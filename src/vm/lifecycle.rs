@@ -1,0 +1,100 @@
+//! What a request means in each state, as one pure table. Both dialects' behaviour follows from it, and
+//! `tests/lifecycle_table.rs` prints it whole. Carrying a decision out is the actor's work.
+
+use crate::model::{Conflict, Status};
+
+/// What a client may ask of a VM's power.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    Start,
+    /// Ask the guest, then cut.
+    Stop,
+    /// Cut.
+    ForceOff,
+    Reboot,
+    Delete,
+}
+
+impl Request {
+    pub const ALL: [Self; 5] = [Self::Start, Self::Stop, Self::ForceOff, Self::Reboot, Self::Delete];
+}
+
+/// What follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Do(Action),
+    /// It is so already: success, nothing happens.
+    Already,
+    /// Ask again when the operation under way has ended.
+    Wait,
+    Refuse(Refusal),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Launch,
+    /// Let a paused guest go on.
+    Resume,
+    /// Ask the guest to power off (a paused one goes on first), and cut it at the deadline.
+    PowerDown,
+    /// Join the power-down that is under way.
+    AwaitPowerDown,
+    /// Nobody can be asked: cut at the deadline, or ask if the monitor comes back before.
+    AwaitMonitor,
+    /// SIGKILL.
+    Kill,
+    /// Stop a launch half-way and undo it, then go on with the request.
+    AbortLaunch,
+    /// Forget a crash.
+    Acknowledge,
+    /// Ask the guest to reboot (a paused one goes on first), and reset it at the deadline.
+    Reboot,
+    /// Cut it if it runs, then remove everything it has.
+    Remove,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// 409 in both dialects.
+    Conflict(Conflict),
+    /// 503.
+    Unresponsive,
+}
+
+/// The table (rulings 8, 19, 20).
+pub fn decide(status: Status, request: Request) -> Decision {
+    use Action::*;
+    use Decision::*;
+    use Status::*;
+    match (request, status) {
+        (Request::Start, Stopped | Crashed) => Do(Launch),
+        (Request::Start, Starting) => Wait,
+        (Request::Start, Running) => Already,
+        (Request::Start, Paused) => Do(Resume),
+        (Request::Start, Stopping) => Refuse(Refusal::Conflict(Conflict::Stopping)),
+        (Request::Start, Rebooting) => Refuse(Refusal::Conflict(Conflict::Rebooting)),
+        (Request::Start, Unresponsive) => Refuse(Refusal::Unresponsive),
+
+        (Request::Stop, Stopped) => Already,
+        (Request::Stop, Crashed) => Do(Acknowledge),
+        (Request::Stop, Starting) => Wait,
+        (Request::Stop, Running | Paused | Rebooting) => Do(PowerDown),
+        (Request::Stop, Stopping) => Do(AwaitPowerDown),
+        (Request::Stop, Unresponsive) => Do(AwaitMonitor),
+
+        (Request::ForceOff, Stopped) => Already,
+        (Request::ForceOff, Crashed) => Do(Acknowledge),
+        (Request::ForceOff, Starting) => Do(AbortLaunch),
+        (Request::ForceOff, Running | Paused | Stopping | Rebooting | Unresponsive) => Do(Kill),
+
+        (Request::Reboot, Stopped | Crashed) => Refuse(Refusal::Conflict(Conflict::NotRunning)),
+        (Request::Reboot, Starting) => Wait,
+        (Request::Reboot, Running | Paused) => Do(Reboot),
+        (Request::Reboot, Stopping) => Refuse(Refusal::Conflict(Conflict::Stopping)),
+        (Request::Reboot, Rebooting) => Already,
+        (Request::Reboot, Unresponsive) => Refuse(Refusal::Unresponsive),
+
+        (Request::Delete, Starting) => Do(AbortLaunch),
+        (Request::Delete, Stopped | Running | Paused | Stopping | Rebooting | Crashed | Unresponsive) => Do(Remove),
+    }
+}

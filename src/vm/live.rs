@@ -1,0 +1,282 @@
+//! A VM with a process: what can happen to it, and what that means. Requests for stops and reboots are `power`'s.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::{
+    Context,
+    actor::{Actor, Interrupted},
+    console,
+    launch::{complaints, vcpu_threads},
+    sampler::Sampler,
+};
+use crate::{
+    host::process::{Exit, Process},
+    model::{Ending, Intent, Run, VmRecord},
+    qmp::{CloseReason, Event, Events, QmpError, RunState, Session, socket},
+};
+
+/// How often counters are read.
+const SAMPLING: Duration = Duration::from_secs(2);
+/// A monitor that closes because its process ends is a matter of microseconds.
+const EXIT_GRACE: Duration = Duration::from_millis(200);
+/// One pending connection waits this long for QEMU to greet; then another one takes its place.
+const PATIENCE: Duration = Duration::from_secs(3600);
+const RETRY: Duration = Duration::from_millis(250);
+/// QEMU's id of the guest agent's port.
+const AGENT_PORT: &str = "agent-port";
+/// QEMU's id of the guest agent's character device.
+const AGENT_CHARDEV: &str = "agent0";
+
+/// What there is of a VM on this host. QMP on a stopped VM cannot be written: there is no session then.
+pub(super) enum Machine {
+    Down,
+    Live(Box<Live>),
+    Mute(Mute),
+}
+
+/// A process whose monitor answers.
+pub(super) struct Live {
+    pub process: Arc<Process>,
+    pub session: Session,
+    pub guest: Guest,
+    /// The guest agent has opened its port.
+    pub agent: bool,
+    events: Events,
+    sampler: Sampler,
+    sampling: Interval,
+    /// The last I/O error, which a pause that follows is explained with.
+    io_error: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Guest {
+    Running,
+    Paused { reason: Option<String> },
+}
+
+/// A process whose monitor does not answer, or has not answered yet. QEMU serves one client at a time, so one
+/// connection is kept waiting; when it is greeted the VM is live again.
+pub(super) struct Mute {
+    pub process: Arc<Process>,
+    pub reason: String,
+    reconnect: BoxFuture<'static, (Session, Events)>,
+}
+
+/// What may happen to a machine by itself.
+pub(super) enum Happening {
+    Exited(Exit),
+    Event(Event),
+    MonitorClosed(CloseReason),
+    MonitorBack(Session, Events),
+    SampleDue,
+}
+
+impl Machine {
+    /// The machine of a stored record: one that ran is looked for.
+    pub fn of(ctx: &Context, record: &VmRecord) -> Self {
+        let Run::Live(run) = &record.run else { return Self::Down };
+        match Process::adopt(&run.process, &record.spec.id.to_string()) {
+            Some(process) => {
+                let path = ctx.run_paths(&record.spec.id).qmp();
+                let reason = "qherd is connecting to its monitor".to_owned();
+                Self::Mute(Mute { process: Arc::new(process), reason, reconnect: reconnect(path, Duration::ZERO) })
+            }
+            None => Self::Down,
+        }
+    }
+
+    pub fn process(&self) -> Option<Arc<Process>> {
+        match self {
+            Self::Down => None,
+            Self::Live(live) => Some(live.process.clone()),
+            Self::Mute(mute) => Some(mute.process.clone()),
+        }
+    }
+
+    /// May be dropped and called again.
+    pub async fn next(&mut self) -> Happening {
+        match self {
+            Self::Down => std::future::pending().await,
+            Self::Live(live) => live.next().await,
+            Self::Mute(mute) => tokio::select! {
+                exit = mute.process.exited() => Happening::Exited(exit),
+                (session, events) = &mut mute.reconnect => Happening::MonitorBack(session, events),
+            },
+        }
+    }
+}
+
+impl Live {
+    pub fn new(process: Arc<Process>, session: Session, events: Events, threads: Vec<i32>) -> Self {
+        let mut sampling = interval(SAMPLING);
+        sampling.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let sampler = Sampler::new(process.pid(), threads);
+        Self { process, session, guest: Guest::Running, agent: false, events, sampler, sampling, io_error: None }
+    }
+
+    async fn next(&mut self) -> Happening {
+        tokio::select! {
+            biased;
+            exit = self.process.exited() => Happening::Exited(exit),
+            event = self.events.next() => match event {
+                Some(timed) => Happening::Event(timed.event),
+                None => Happening::MonitorClosed(self.session.closed().await),
+            },
+            _ = self.sampling.tick() => Happening::SampleDue,
+        }
+    }
+}
+
+/// Connects for as long as it takes; `pause` comes first.
+fn reconnect(path: PathBuf, pause: Duration) -> BoxFuture<'static, (Session, Events)> {
+    Box::pin(async move {
+        tokio::time::sleep(pause).await;
+        loop {
+            match socket::connect(&path, PATIENCE).await {
+                Ok(stream) => match Session::open(stream, PATIENCE).await {
+                    Ok(opened) => return opened,
+                    Err(error) => tracing::debug!(%error, "monitor"),
+                },
+                Err(error) => tracing::debug!(%error, path = %path.display(), "monitor"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    })
+}
+
+impl Actor {
+    pub(super) async fn happened(&mut self, happening: Happening) {
+        match happening {
+            Happening::Exited(exit) => self.exited(exit).await,
+            Happening::Event(event) => self.event(event).await,
+            Happening::MonitorClosed(reason) => self.monitor_closed(reason).await,
+            Happening::MonitorBack(session, events) => self.monitor_back(session, events).await,
+            Happening::SampleDue => self.sample().await,
+        }
+    }
+
+    /// The one way out for every process that ended by itself, spawned or adopted.
+    async fn exited(&mut self, exit: Exit) {
+        let asked = self.doomed || matches!(self.intent(), Intent::Stop { .. });
+        let ending = if asked {
+            Ending::Clean
+        } else {
+            let reason = format!("{exit}: {}", complaints(&self.ctx.run_paths(&self.record.spec.id)));
+            tracing::warn!(vm = %self.record.spec.id, reason, "crashed");
+            Ending::Crashed { reason }
+        };
+        let _ = self.ended(ending, asked).await;
+    }
+
+    async fn event(&mut self, event: Event) {
+        tracing::debug!(vm = %self.record.spec.id, ?event, "event");
+        let Machine::Live(live) = &mut self.machine else { return };
+        match event {
+            // A shutdown from the host's side (a signal to QEMU) ends the process; the pidfd tells.
+            Event::Shutdown { guest: true, .. } => self.guest_powered_off().await,
+            Event::GuestPanicked { .. } => self.guest_panicked().await,
+            Event::Reset { .. } => {
+                self.was_reset().await;
+                self.refresh().await;
+            }
+            Event::Stop | Event::Resume => self.refresh().await,
+            Event::VserportChange { id, open } if id == AGENT_PORT => live.agent = open,
+            Event::BlockIoError { device, node_name, nospace, .. } => {
+                let disk = node_name.unwrap_or(device);
+                let cause = if nospace { "no space left on the host" } else { "the host's storage failed" };
+                live.io_error = Some(format!("I/O error on {disk}: {cause}"));
+            }
+            _ => {}
+        }
+    }
+
+    /// Asks QEMU how the guest is.
+    async fn refresh(&mut self) {
+        let Machine::Live(live) = &self.machine else { return };
+        let session = live.session.clone();
+        // A monitor that fails here closes, and a process that ended has a pidfd: both come as happenings of their own.
+        let Ok(status) = self.guarded(session.query_status()).await else { return };
+        let Machine::Live(live) = &mut self.machine else { return };
+        let paused = |reason: Option<String>| Guest::Paused { reason };
+        live.guest = match status.status {
+            RunState::Shutdown => return self.guest_powered_off().await,
+            RunState::GuestPanicked => return self.guest_panicked().await,
+            _ if status.running => Guest::Running,
+            RunState::Paused | RunState::Prelaunch => paused(None),
+            RunState::IoError => paused(live.io_error.clone().or_else(|| Some("I/O error".to_owned()))),
+            RunState::InternalError => {
+                paused(Some(format!("internal error of the accelerator: {}", complaints(&self.ctx.run_paths(&self.record.spec.id)))))
+            }
+            RunState::Suspended => paused(Some("the guest sleeps (ACPI S3)".to_owned())),
+            other => paused(Some(format!("QEMU says {other:?}"))),
+        };
+        if live.guest == Guest::Running {
+            live.io_error = None;
+        }
+    }
+
+    async fn guest_panicked(&mut self) {
+        tracing::warn!(vm = %self.record.spec.id, "the guest panicked");
+        self.quit(Ending::Crashed { reason: "the guest panicked; its console log may say why".into() }).await;
+    }
+
+    async fn monitor_closed(&mut self, reason: CloseReason) {
+        let Some(process) = self.machine.process() else { return };
+        // An end of QEMU closes the monitor first; it is the exit that counts then.
+        if let Ok(exit) = tokio::time::timeout(EXIT_GRACE, process.exited()).await {
+            return self.exited(exit).await;
+        }
+        let reason = format!("its monitor does not answer: {reason}");
+        tracing::warn!(vm = %self.record.spec.id, reason, "unresponsive");
+        let path = self.ctx.run_paths(&self.record.spec.id).qmp();
+        self.publish_sample(None);
+        self.machine = Machine::Mute(Mute { process, reason, reconnect: reconnect(path, RETRY) });
+    }
+
+    async fn monitor_back(&mut self, session: Session, events: Events) {
+        let Some(process) = self.machine.process() else { return };
+        let asking = session.clone();
+        let facts = self.guarded(async {
+            let threads = vcpu_threads(&asking).await?;
+            let chardevs = asking.query_chardev().await?;
+            Ok::<_, QmpError>((threads, chardevs.iter().any(|c| c.label == AGENT_CHARDEV && c.frontend_open)))
+        });
+        match facts.await {
+            Ok((threads, agent)) => {
+                let mut live = Live::new(process, session, events, threads);
+                live.agent = agent;
+                self.machine = Machine::Live(Box::new(live));
+                self.refresh().await;
+                self.take_up_intent().await;
+            }
+            Err(Interrupted::Qmp(error)) => {
+                let path = self.ctx.run_paths(&self.record.spec.id).qmp();
+                let reason = format!("its monitor does not answer: {error}");
+                self.machine = Machine::Mute(Mute { process, reason, reconnect: reconnect(path, RETRY) });
+            }
+            // The session goes, the forced request or the exit comes next; until then there is a process to be looked after.
+            Err(Interrupted::Overtaken | Interrupted::Ended) => {
+                let path = self.ctx.run_paths(&self.record.spec.id).qmp();
+                let reason = "qherd is connecting to its monitor".to_owned();
+                self.machine = Machine::Mute(Mute { process, reason, reconnect: reconnect(path, RETRY) });
+            }
+        }
+    }
+
+    async fn sample(&mut self) {
+        let paths = self.ctx.run_paths(&self.record.spec.id);
+        tokio::task::spawn_blocking(move || console::bound(&paths));
+        let Run::Live(run) = &self.record.run else { return };
+        let started_at = run.started_at;
+        let spec = self.record.spec.machine.balloon;
+        let Machine::Live(live) = &self.machine else { return };
+        let session = live.session.clone();
+        let Ok(readings) = self.guarded(Sampler::ask(&session, spec)).await else { return };
+        let Machine::Live(live) = &mut self.machine else { return };
+        let sample = live.sampler.take(readings, started_at);
+        self.publish_sample(Some(sample));
+    }
+}

@@ -1,0 +1,77 @@
+//! One virtual machine is one task. It alone owns the QMP session, the process and the record of its VM; everybody
+//! else holds a [`VmHandle`] to send it requests and to read what it last published.
+//!
+//! ```text
+//!                start                       cont
+//!   Stopped ───────────────▶ Starting ───────────────▶ Running ◀──── resume ──── Paused
+//!      ▲                        │ failure: undo           │  │ stop   I/O error ──▶
+//!      │◀───────────────────────┘                         │  └──▶ Stopping ──▶ Stopped
+//!      │◀── guest powers off ─────────────────────────────┤
+//!   Crashed ◀── process ends unasked, guest panics ───────┤ reboot
+//!   Unresponsive ◀── monitor mute ── any live state       └──▶ Rebooting ── reset ──▶ Running
+//! ```
+//!
+//! `lifecycle` decides what a request means in a state, `launch` starts, `actor` is the task, `live` and `power` are its
+//! work on a running VM, `adopt` takes a VM over from an earlier daemon, `sampler` measures.
+
+mod actor;
+mod adopt;
+mod console;
+mod handle;
+mod launch;
+pub mod lifecycle;
+mod live;
+mod power;
+mod sampler;
+mod undo;
+
+use std::{path::PathBuf, sync::Arc};
+
+pub use actor::spawn;
+pub(crate) use console::tail as console_tail;
+pub use handle::{StopMode, Stopped, VmHandle};
+pub use launch::Step;
+
+use crate::{
+    config::Config,
+    host::{cpus::Host, image::QemuImg},
+    model::{VmId, VmRecord},
+    qemu::{Caps, RunPaths},
+    store::{Batch, Record, Store, StoreError},
+};
+
+impl Record for VmRecord {
+    const KIND: &'static str = "vm";
+    const VERSION: u32 = 1;
+}
+
+/// What every VM's task needs of the daemon.
+pub struct Context {
+    pub config: Config,
+    pub host: Host,
+    pub caps: Caps,
+    pub images: QemuImg,
+    pub store: Store,
+    /// For tests: every launch fails after this step.
+    pub fail_launch_after: Option<Step>,
+}
+
+impl Context {
+    /// `<state-dir>/run/<short id>`.
+    pub fn run_paths(&self, id: &VmId) -> RunPaths {
+        RunPaths::new(self.config.state_dir.join("run").join(id.short()))
+    }
+
+    /// `<state-dir>/images/<vm id>`: the disks that qherd made for a VM.
+    pub fn image_folder(&self, id: &VmId) -> PathBuf {
+        self.config.state_dir.join("images").join(id.to_string())
+    }
+
+    /// Writes a VM's record; it is on stable storage when this returns.
+    pub(crate) async fn persist(&self, record: &VmRecord) -> Result<(), StoreError> {
+        let batch = Batch::new().put(&record.spec.id.to_string(), record)?;
+        self.store.commit(batch).await
+    }
+}
+
+pub type SharedContext = Arc<Context>;

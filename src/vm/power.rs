@@ -1,0 +1,258 @@
+//! Stops, reboots, resumes, and the end of a run. The guest is asked through its agent where one answers, else by the
+//! ACPI power button; a deadline, kept in the record, decides when it is no longer asked (ruling 9).
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::{
+    actor::{Actor, Interrupted},
+    handle::{Reply, Stopped},
+    launch::remove_run_files,
+    lifecycle::{Action, Decision, Request},
+    live::{Guest, Machine},
+};
+use crate::{
+    model::{Ending, Error, Intent, Operation, Result, Run, now_ms},
+    qmp::{Agent, QmpError, Session, ShutdownMode},
+};
+
+/// For the agent's connection, its greeting and its command: a live one answers in milliseconds.
+const AGENT: Duration = Duration::from_secs(3);
+/// QEMU closes its images and ends; it needs some 10 ms.
+const QUIT: Duration = Duration::from_secs(2);
+/// SIGKILL takes 2 ms, unless the process hangs in the kernel.
+const KILL: Duration = Duration::from_millis(900);
+
+impl Actor {
+    /// A graceful stop. The reply is sent when the process has ended.
+    pub(super) async fn stop(&mut self, patience: Duration, reply: Reply<Stopped>) {
+        match self.decide(Request::Stop) {
+            Decision::Do(Action::Acknowledge) => {
+                let result = self.acknowledge().await;
+                self.publish();
+                let _ = reply.send(result.map(|()| Stopped { forced: false }));
+            }
+            Decision::Do(Action::AwaitPowerDown) => self.waiters.push(reply),
+            Decision::Do(action) => {
+                let deadline = now_ms() + patience.as_millis() as u64;
+                if let Err(error) = self.intend(Intent::Stop { deadline }, Operation::Stop).await {
+                    let _ = reply.send(Err(error));
+                    return;
+                }
+                self.waiters.push(reply);
+                self.press_again = Some(Instant::now() + patience / 2);
+                self.publish();
+                if action == Action::PowerDown {
+                    self.ask_guest(ShutdownMode::Powerdown).await;
+                }
+            }
+            Decision::Refuse(refusal) => {
+                let _ = reply.send(Err(self.refused(refusal)));
+            }
+            Decision::Already | Decision::Wait => {
+                let _ = reply.send(Ok(Stopped { forced: false }));
+            }
+        }
+    }
+
+    /// Gets a reboot under way.
+    pub(super) async fn reboot(&mut self, patience: Duration) -> Result<()> {
+        match self.decide(Request::Reboot) {
+            Decision::Do(_) => {
+                let deadline = now_ms() + patience.as_millis() as u64;
+                self.intend(Intent::Reboot { deadline }, Operation::Reboot).await?;
+                self.press_again = Some(Instant::now() + patience / 2);
+                self.publish();
+                // Whether the guest heeds is the deadline's matter: the reboot is under way.
+                self.ask_guest(ShutdownMode::Reboot).await;
+                Ok(())
+            }
+            Decision::Refuse(refusal) => Err(self.refused(refusal)),
+            Decision::Already | Decision::Wait => Ok(()),
+        }
+    }
+
+    /// Lets a paused guest go on.
+    pub(super) async fn resume(&mut self) -> Result<()> {
+        let Machine::Live(live) = &self.machine else { return Err(Error::Unresponsive(self.record.spec.id)) };
+        let session = live.session.clone();
+        match self.guarded(session.execute(qapi::qmp::cont {})).await {
+            Ok(_) => {
+                if let Machine::Live(live) = &mut self.machine {
+                    live.guest = Guest::Running;
+                }
+                Ok(())
+            }
+            Err(Interrupted::Qmp(QmpError::Refused { desc, .. })) => Err(Error::failed(Operation::Start, desc)),
+            Err(_) => Err(Error::Unresponsive(self.record.spec.id)),
+        }
+    }
+
+    /// Stores what is about to be done before anything is done.
+    async fn intend(&mut self, intent: Intent, operation: Operation) -> Result<()> {
+        let Run::Live(run) = &mut self.record.run else { return Ok(()) };
+        let before = std::mem::replace(&mut run.intent, intent);
+        if let Err(error) = self.ctx.persist(&self.record).await {
+            if let Run::Live(run) = &mut self.record.run {
+                run.intent = before;
+            }
+            return Err(Error::failed(operation, error));
+        }
+        Ok(())
+    }
+
+    /// Goes on with what an earlier daemon, or a monitor that was mute, had begun.
+    pub(super) async fn take_up_intent(&mut self) {
+        match self.intent() {
+            Intent::Run => {}
+            Intent::Stop { .. } => self.ask_guest(ShutdownMode::Powerdown).await,
+            Intent::Reboot { .. } => self.ask_guest(ShutdownMode::Reboot).await,
+        }
+    }
+
+    /// Asks the agent, else presses the power button; failures are the deadline's matter.
+    async fn ask_guest(&mut self, mode: ShutdownMode) {
+        let Machine::Live(live) = &self.machine else { return };
+        let session = live.session.clone();
+        if live.guest != Guest::Running && self.guarded(session.execute(qapi::qmp::cont {})).await.is_err() {
+            return;
+        }
+        let Machine::Live(live) = &self.machine else { return };
+        let agent = live.agent;
+        let path = self.ctx.run_paths(&self.record.spec.id).agent();
+        let asked = self.guarded(async {
+            if agent {
+                match Agent::connect(&path, AGENT).await {
+                    Ok(agent) => match agent.shutdown(mode, AGENT).await {
+                        Ok(()) => return Ok(()),
+                        Err(error) => tracing::info!(%error, "the guest agent does not do it; pressing the power button"),
+                    },
+                    Err(error) => tracing::info!(%error, "the guest agent does not answer; pressing the power button"),
+                }
+            }
+            press(&session).await
+        });
+        if let Err(Interrupted::Qmp(error)) = asked.await {
+            tracing::warn!(vm = %self.record.spec.id, %error, "cannot press the power button");
+        }
+    }
+
+    /// Half of the guest's time is over: the power button, whatever was tried before.
+    pub(super) async fn press_again(&mut self) {
+        self.press_again = None;
+        let Machine::Live(live) = &self.machine else { return };
+        let session = live.session.clone();
+        let _ = self.guarded(press(&session)).await;
+    }
+
+    pub(super) async fn deadline_passed(&mut self) {
+        self.press_again = None;
+        match self.intent() {
+            Intent::Run => {}
+            Intent::Stop { .. } => {
+                tracing::info!(vm = %self.record.spec.id, "the guest did not power off in time; forcing it off");
+                if let Err(error) = self.cut().await {
+                    tracing::warn!(vm = %self.record.spec.id, %error, "forced stop");
+                }
+            }
+            Intent::Reboot { .. } => {
+                tracing::info!(vm = %self.record.spec.id, "the guest did not reboot in time; resetting it");
+                self.reset().await;
+                self.was_reset().await;
+            }
+        }
+    }
+
+    /// The guest has powered off; QEMU waits, paused.
+    pub(super) async fn guest_powered_off(&mut self) {
+        match self.intent() {
+            Intent::Run | Intent::Stop { .. } => self.quit(Ending::Clean).await,
+            Intent::Reboot { .. } => self.reset().await,
+        }
+    }
+
+    async fn reset(&mut self) {
+        let Machine::Live(live) = &self.machine else { return };
+        let session = live.session.clone();
+        let reset = self.guarded(async {
+            session.execute(qapi::qmp::system_reset {}).await?;
+            session.execute(qapi::qmp::cont {}).await
+        });
+        if let Err(Interrupted::Qmp(error)) = reset.await {
+            tracing::warn!(vm = %self.record.spec.id, %error, "cannot reset");
+        }
+    }
+
+    /// A reset is what a reboot waits for.
+    pub(super) async fn was_reset(&mut self) {
+        if let Intent::Reboot { .. } = self.intent() {
+            self.press_again = None;
+            if let Err(error) = self.intend(Intent::Run, Operation::Reboot).await {
+                tracing::warn!(vm = %self.record.spec.id, %error, "cannot store the end of the reboot");
+            }
+        }
+    }
+
+    /// Has QEMU close its images and end.
+    pub(super) async fn quit(&mut self, ending: Ending) {
+        let Some(process) = self.machine.process() else { return };
+        if let Machine::Live(live) = &self.machine {
+            let session = live.session.clone();
+            // Whether it answers or ends without an answer is the same.
+            let _ = self.guarded(session.execute(qapi::qmp::quit {})).await;
+        }
+        if timeout(QUIT, process.exited()).await.is_err() {
+            process.kill();
+            if timeout(KILL, process.exited()).await.is_err() {
+                self.doomed = true;
+                return;
+            }
+        }
+        let _ = self.ended(ending, false).await;
+    }
+
+    /// Cuts the power, where there is a process.
+    ///
+    /// # Errors
+    /// When the kernel does not let go of it, or the outcome cannot be stored.
+    pub(super) async fn cut(&mut self) -> Result<()> {
+        let Some(process) = self.machine.process() else { return Ok(()) };
+        process.kill();
+        if timeout(KILL, process.exited()).await.is_err() {
+            self.doomed = true;
+            let why = "QEMU was killed, but the kernel still holds it, most likely in storage that hangs; \
+                       the VM counts as stopped as soon as the kernel lets go";
+            return Err(Error::failed(Operation::Stop, why));
+        }
+        self.ended(Ending::Clean, true).await
+    }
+
+    /// The process is gone: cleans up after it, stores how it ended, and answers who waits for that.
+    pub(super) async fn ended(&mut self, ending: Ending, forced: bool) -> Result<()> {
+        self.machine = Machine::Down;
+        self.doomed = false;
+        self.press_again = None;
+        remove_run_files(&self.ctx.run_paths(&self.record.spec.id));
+        self.record.run = Run::Down { last: ending };
+        let stored = self.ctx.persist(&self.record).await.map_err(|e| Error::failed(Operation::Stop, e));
+        if let Err(error) = &stored {
+            tracing::error!(vm = %self.record.spec.id, %error, "cannot store that the VM stopped");
+        }
+        self.publish_sample(None);
+        self.publish();
+        for waiter in self.waiters.drain(..) {
+            let _ = waiter.send(stored.clone().map(|()| Stopped { forced }));
+        }
+        stored
+    }
+
+    /// Forgets a crash.
+    pub(super) async fn acknowledge(&mut self) -> Result<()> {
+        self.ended(Ending::Clean, false).await
+    }
+}
+
+async fn press(session: &Session) -> Result<(), QmpError> {
+    session.execute(qapi::qmp::system_powerdown {}).await.map(drop)
+}
