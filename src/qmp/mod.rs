@@ -21,8 +21,14 @@ mod driver;
 mod error;
 mod event;
 mod session;
+pub mod socket;
+mod types;
 
 pub use deadline::deadline;
-pub use error::{CloseReason, QmpError};
+pub use error::{CloseReason, QgaError, QmpError};
 pub use event::{Event, TimedEvent};
 pub use session::{Events, Options, QemuVersion, Session};
+pub use types::{
+    BalloonInfo, BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, ChardevInfo, CpuFast,
+    GuestStats, ImageInfo, MachineInfo, RunState, StatusInfo,
+};
