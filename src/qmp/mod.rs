@@ -15,6 +15,7 @@
 //! reconnects. A session that goes wrong closes with a [`CloseReason`], and the caller decides what
 //! that means.
 
+mod agent;
 mod codec;
 mod deadline;
 mod driver;
@@ -24,6 +25,7 @@ mod session;
 pub mod socket;
 mod types;
 
+pub use agent::{Agent, ShutdownMode};
 pub use deadline::deadline;
 pub use error::{CloseReason, QgaError, QmpError};
 pub use event::{Event, TimedEvent};
