@@ -1,0 +1,234 @@
+//! The one task that owns a monitor's socket.
+//!
+//! Reading, writing, the list of unanswered commands and the clock all live here, so there is no
+//! lock and no order of locks, and a caller that gives up can neither leave half a line behind nor
+//! take somebody else's reply. The driver never waits for a consumer: replies go into one-shot
+//! channels, events into a bounded queue whose overflow ends the session. It knows no command by
+//! name.
+
+use bytes::BytesMut;
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::codec::{Incoming, Lines, decode};
+use super::error::{CloseReason, QmpError};
+use super::event::{Event, TimedEvent};
+
+/// Bytes waiting to be written beyond which no further command is taken; a peer that does not read
+/// costs no more.
+const OUTGOING_LIMIT: usize = 64 << 10;
+
+/// Longest line, in bytes, of which an event's data is kept. Honest events have some hundred bytes;
+/// a full queue of events as long as a line may be would be gigabytes.
+const EVENT_LIMIT: usize = 16 << 10;
+
+/// How long to look at what has already arrived before an overdue command counts as unanswered. The
+/// daemon itself may have been stopped for longer than the deadline, with the reply waiting in the
+/// socket.
+const LAST_LOOK: Duration = Duration::from_millis(100);
+
+/// A command on its way to the driver.
+pub(super) struct Call {
+    pub command: String,
+    pub arguments: Option<Value>,
+    pub deadline: Duration,
+    pub reply: oneshot::Sender<Result<Value, QmpError>>,
+}
+
+pub(super) struct Driver {
+    lines: Lines<OwnedReadHalf>,
+    socket: OwnedWriteHalf,
+    outgoing: BytesMut,
+    calls: mpsc::Receiver<Call>,
+    events: mpsc::Sender<TimedEvent>,
+    closed: watch::Sender<Option<CloseReason>>,
+    /// Unanswered commands, oldest first. A cancelled one stays until its reply: QEMU is still busy
+    /// with it.
+    unanswered: VecDeque<Unanswered>,
+    last_id: u64,
+    clock: Clock,
+}
+
+struct Unanswered {
+    id: u64,
+    call: Call,
+}
+
+/// When the oldest unanswered command is overdue, and whether the last look has been granted
+/// already.
+struct Clock {
+    due: Instant,
+    last_look: bool,
+}
+
+impl Driver {
+    /// The driver's ends of the channels are given; both halves of the socket belong to it from
+    /// here on.
+    pub fn new(
+        lines: Lines<OwnedReadHalf>,
+        socket: OwnedWriteHalf,
+        calls: mpsc::Receiver<Call>,
+        events: mpsc::Sender<TimedEvent>,
+        closed: watch::Sender<Option<CloseReason>>,
+    ) -> Self {
+        let clock = Clock {
+            due: Instant::now(),
+            last_look: false,
+        };
+        let (outgoing, unanswered) = (BytesMut::new(), VecDeque::new());
+        Self {
+            lines,
+            socket,
+            outgoing,
+            calls,
+            events,
+            closed,
+            unanswered,
+            last_id: 0,
+            clock,
+        }
+    }
+
+    /// Runs until the session ends. Every channel and the socket close with it.
+    pub async fn run(mut self) {
+        let reason = self.serve().await;
+        tracing::debug!(%reason, "QMP session closed");
+        // First the reason, then the ends of the channels: whoever sees an end finds its reason.
+        self.closed.send_replace(Some(reason.clone()));
+        if matches!(reason, CloseReason::Poisoned { .. })
+            && let Some(Unanswered { call, .. }) = self.unanswered.pop_front()
+        {
+            let timeout = QmpError::Timeout {
+                command: call.command,
+                after: call.deadline,
+            };
+            let _ = call.reply.send(Err(timeout));
+        }
+    }
+
+    async fn serve(&mut self) -> CloseReason {
+        loop {
+            // Each branch is cancellation-safe. The order is left to chance, so that a peer that
+            // talks without pause starves neither our commands nor the clock.
+            tokio::select! {
+                line = self.lines.next() => {
+                    if let Err(reason) = line.and_then(|line| self.receive(&line)) {
+                        return reason;
+                    }
+                }
+                // The pattern also rests this branch once every `Session` is gone and only `Events`
+                // is left.
+                Some(call) = self.calls.recv(), if self.outgoing.len() < OUTGOING_LIMIT => self.send(call),
+                written = self.socket.write_buf(&mut self.outgoing), if !self.outgoing.is_empty() => {
+                    if written.is_err() {
+                        // A peer that is going away may have left a last event: reading on finds
+                        // it, then the end.
+                        self.outgoing.clear();
+                    }
+                }
+                () = sleep_until(self.clock.due), if !self.unanswered.is_empty() => {
+                    if self.clock.last_look {
+                        let command = self.unanswered.front().map(|oldest| oldest.call.command.clone());
+                        return CloseReason::Poisoned { command: command.unwrap_or_default() };
+                    }
+                    self.clock = Clock { due: Instant::now() + LAST_LOOK, last_look: true };
+                }
+                // `Session` and `Events` hold a receiver each, so this is the end of the last of
+                // them.
+                () = self.closed.closed() => return CloseReason::Dropped,
+            }
+        }
+    }
+
+    fn send(&mut self, call: Call) {
+        if call.reply.is_closed() {
+            return; // cancelled before it was ever sent
+        }
+        self.last_id += 1;
+        let id = self.last_id;
+        let mut message = json!({ "execute": call.command, "id": id });
+        if let Some(arguments) = &call.arguments {
+            message["arguments"] = arguments.clone();
+        }
+        self.outgoing
+            .extend_from_slice(message.to_string().as_bytes());
+        self.outgoing.extend_from_slice(b"\n");
+        self.unanswered.push_back(Unanswered { id, call });
+        if self.unanswered.len() == 1 {
+            self.restart_clock();
+        }
+    }
+
+    fn receive(&mut self, line: &[u8]) -> Result<(), CloseReason> {
+        match decode(line)? {
+            Incoming::Return { id, value } => self.answer(id, Ok(value)),
+            Incoming::Error { id: None, desc, .. } => return Err(CloseReason::Rejected(desc)),
+            Incoming::Error { id, class, desc } => self.answer(id, Err((class, desc))),
+            Incoming::Event {
+                name,
+                data,
+                timestamp,
+            } => {
+                let data = if line.len() > EVENT_LIMIT {
+                    Value::Null
+                } else {
+                    data
+                };
+                let at = timestamp.unwrap_or_else(SystemTime::now);
+                let event = TimedEvent {
+                    at,
+                    event: Event::new(name, data),
+                };
+                // That nobody listens to events any more is no reason to stop.
+                if let Err(TrySendError::Full(_)) = self.events.try_send(event) {
+                    return Err(CloseReason::EventFlood);
+                }
+            }
+            Incoming::Greeting { .. } => {
+                return Err(CloseReason::Garbage("a second greeting".into()));
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, id: Option<Value>, result: Result<Value, (String, String)>) {
+        let id = id.as_ref().and_then(Value::as_u64);
+        let position = self
+            .unanswered
+            .iter()
+            .position(|waiting| Some(waiting.id) == id);
+        let Some(Unanswered { call, .. }) = position.and_then(|at| self.unanswered.remove(at))
+        else {
+            tracing::debug!(?id, "a QMP reply to nothing was ignored");
+            return;
+        };
+        let result = result.map_err(|(class, desc)| QmpError::Refused {
+            command: call.command,
+            class,
+            desc,
+        });
+        // A caller that has given up does not want it.
+        let _ = call.reply.send(result);
+        if position == Some(0) {
+            self.restart_clock();
+        }
+    }
+
+    /// QEMU works on one command at a time, so a command's time begins when all before it are
+    /// answered. Otherwise a query sent behind a slow `device_add` would declare a busy monitor
+    /// mute.
+    fn restart_clock(&mut self) {
+        if let Some(oldest) = self.unanswered.front() {
+            self.clock = Clock {
+                due: Instant::now() + oldest.call.deadline,
+                last_look: false,
+            };
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! The QMP wire: one [`Session`] per running QEMU, and a short-lived [`Agent`] for the guest agent
+//! beside it.
+//!
+//! ```text
+//!  Session (clones) ──calls──▶ ┌────────┐ ──bytes──▶ QEMU
+//!      ▲  ◀──replies, by id──  │ driver │ ◀──lines──
+//!  Events ◀──bounded queue──   └────────┘
+//! ```
+//!
+//! `codec` turns bytes into messages, `driver` is the one task that owns the socket, `session` is
+//! the handle to it, `deadline` says how long each command may take, `event` and `types` say what
+//! QEMU's JSON means.
+//!
+//! Nothing here knows what a VM is: it starts no process, keeps no state of a machine and never
+//! reconnects. A session that goes wrong closes with a [`CloseReason`], and the caller decides what
+//! that means.
+
+mod agent;
+mod codec;
+mod deadline;
+mod driver;
+mod error;
+mod event;
+mod session;
+pub mod socket;
+mod types;
+
+pub use agent::{Agent, ShutdownMode};
+pub use deadline::deadline;
+pub use error::{CloseReason, QgaError, QmpError};
+pub use event::{Event, TimedEvent};
+pub use session::{Events, Options, QemuVersion, Session};
+pub use types::{
+    BalloonInfo, BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, ChardevInfo, CpuFast,
+    GuestStats, ImageInfo, MachineInfo, RunState, StatusInfo,
+};

@@ -1,0 +1,292 @@
+//! What QEMU's queries answer, as far as qherd looks at it, and a typed method of [`Session`] for
+//! each.
+//!
+//! qapi's own types follow QEMU 9.1 and refuse several replies of 7.2, so these ask only for what
+//! is always there and let everything else default. Names are QEMU's own. Commands without a reply
+//! worth reading have no method here.
+
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
+
+use super::error::QmpError;
+use super::session::Session;
+
+/// A vCPU and the host thread that runs it (`query-cpus-fast`).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CpuFast {
+    pub cpu_index: u32,
+    /// The host's thread id, for affinity.
+    pub thread_id: i32,
+    pub qom_path: String,
+}
+
+/// Whether the guest runs, and why not (`query-status`).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct StatusInfo {
+    pub running: bool,
+    pub status: RunState,
+}
+
+/// QEMU's own run states.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    Colo,
+    Debug,
+    FinishMigrate,
+    GuestPanicked,
+    Inmigrate,
+    InternalError,
+    IoError,
+    Paused,
+    Postmigrate,
+    Prelaunch,
+    RestoreVm,
+    Running,
+    SaveVm,
+    Shutdown,
+    Suspended,
+    Watchdog,
+    /// A state of a newer QEMU.
+    #[serde(untagged)]
+    Other(String),
+}
+
+/// The counters of one block device (`query-blockstats`).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockStats {
+    pub node_name: Option<String>,
+    /// The QOM path, or id, of the device that uses the node.
+    pub qdev: Option<String>,
+    #[serde(default)]
+    pub stats: BlockDeviceStats,
+}
+
+/// Totals since QEMU started; times in nanoseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct BlockDeviceStats {
+    pub rd_bytes: u64,
+    pub wr_bytes: u64,
+    pub unmap_bytes: u64,
+    pub rd_operations: u64,
+    pub wr_operations: u64,
+    pub flush_operations: u64,
+    pub unmap_operations: u64,
+    pub rd_total_time_ns: u64,
+    pub wr_total_time_ns: u64,
+    pub flush_total_time_ns: u64,
+    pub failed_rd_operations: u64,
+    pub failed_wr_operations: u64,
+    pub failed_flush_operations: u64,
+}
+
+/// One block device (`query-block`).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct BlockInfo {
+    /// The id that `block_set_io_throttle` wants: for virtio-blk-pci a QOM path, for others the
+    /// device's id.
+    pub qdev: Option<String>,
+    /// `ok`, `failed` or `nospace`; only where QEMU watches for errors.
+    #[serde(rename = "io-status")]
+    pub io_status: Option<String>,
+    /// What is in the drive; a CD drive may be empty.
+    pub inserted: Option<BlockDeviceInfo>,
+}
+
+/// The medium in a block device.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct BlockDeviceInfo {
+    #[serde(rename = "node-name")]
+    pub node_name: Option<String>,
+    pub file: String,
+    /// The driver of the node, such as `qcow2`.
+    pub drv: String,
+    pub ro: bool,
+    pub image: ImageInfo,
+}
+
+/// Sizes of an image in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ImageInfo {
+    /// What the guest sees.
+    pub virtual_size: u64,
+    /// What the host stores.
+    pub actual_size: Option<u64>,
+}
+
+/// A machine type that this QEMU can emulate (`query-machines`).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MachineInfo {
+    pub name: String,
+    pub alias: Option<String>,
+    #[serde(default)]
+    pub is_default: bool,
+    /// The most vCPUs that it can have.
+    pub cpu_max: u32,
+    #[serde(default)]
+    pub deprecated: bool,
+}
+
+/// A character device (`query-chardev`).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ChardevInfo {
+    /// The id it was given.
+    pub label: String,
+    pub filename: String,
+    /// Whether the guest's side has it open: for the agent's port, whether an agent runs.
+    #[serde(default)]
+    pub frontend_open: bool,
+}
+
+/// The balloon (`query-balloon`).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct BalloonInfo {
+    /// The guest's memory without what the balloon holds, in bytes.
+    pub actual: u64,
+}
+
+/// What the guest's balloon driver reports, in bytes and counts; `None` is what it has not sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, from = "GuestStatsReply")]
+pub struct GuestStats {
+    /// When the guest last reported, in seconds since 1970; `None` if never.
+    pub last_update: Option<u64>,
+    pub total_memory: Option<u64>,
+    pub free_memory: Option<u64>,
+    pub available_memory: Option<u64>,
+    pub disk_caches: Option<u64>,
+    pub swap_in: Option<u64>,
+    pub swap_out: Option<u64>,
+    pub major_faults: Option<u64>,
+    pub minor_faults: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct GuestStatsReply {
+    last_update: u64,
+    stats: StatValues,
+}
+
+#[derive(Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+#[derive(Default)]
+struct StatValues {
+    stat_total_memory: Stat,
+    stat_free_memory: Stat,
+    stat_available_memory: Stat,
+    stat_disk_caches: Stat,
+    stat_swap_in: Stat,
+    stat_swap_out: Stat,
+    stat_major_faults: Stat,
+    stat_minor_faults: Stat,
+}
+
+/// A value that is 2^64 − 1 until the guest sends it.
+#[derive(Default)]
+struct Stat(Option<u64>);
+
+impl<'de> Deserialize<'de> for Stat {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        Ok(Stat(value.as_u64().filter(|&value| value != u64::MAX)))
+    }
+}
+
+impl From<GuestStatsReply> for GuestStats {
+    fn from(GuestStatsReply { last_update, stats }: GuestStatsReply) -> Self {
+        Self {
+            last_update: Some(last_update).filter(|&seconds| seconds != 0),
+            total_memory: stats.stat_total_memory.0,
+            free_memory: stats.stat_free_memory.0,
+            available_memory: stats.stat_available_memory.0,
+            disk_caches: stats.stat_disk_caches.0,
+            swap_in: stats.stat_swap_in.0,
+            swap_out: stats.stat_swap_out.0,
+            major_faults: stats.stat_major_faults.0,
+            minor_faults: stats.stat_minor_faults.0,
+        }
+    }
+}
+
+/// Typed queries. All have the 5-second deadline and the errors of [`Session::execute_as`].
+impl Session {
+    /// The vCPUs and their threads.
+    pub async fn query_cpus_fast(&self) -> Result<Vec<CpuFast>, QmpError> {
+        self.execute_as("query-cpus-fast", None).await
+    }
+
+    /// Whether the guest runs.
+    pub async fn query_status(&self) -> Result<StatusInfo, QmpError> {
+        self.execute_as("query-status", None).await
+    }
+
+    /// Counters of every block device.
+    pub async fn query_blockstats(&self) -> Result<Vec<BlockStats>, QmpError> {
+        self.execute_as("query-blockstats", None).await
+    }
+
+    /// Every block device with its medium.
+    pub async fn query_block(&self) -> Result<Vec<BlockInfo>, QmpError> {
+        self.execute_as("query-block", None).await
+    }
+
+    /// The machine types of this QEMU.
+    pub async fn query_machines(&self) -> Result<Vec<MachineInfo>, QmpError> {
+        self.execute_as("query-machines", None).await
+    }
+
+    /// Every character device.
+    pub async fn query_chardev(&self) -> Result<Vec<ChardevInfo>, QmpError> {
+        self.execute_as("query-chardev", None).await
+    }
+
+    /// The balloon's size; `Refused` with class `DeviceNotActive` if there is none.
+    pub async fn query_balloon(&self) -> Result<BalloonInfo, QmpError> {
+        self.execute_as("query-balloon", None).await
+    }
+
+    /// What the guest last told the balloon device at QOM path `path`, such as
+    /// `/machine/peripheral/balloon0`. The guest reports only while that device's
+    /// `guest-stats-polling-interval` is set.
+    pub async fn guest_stats(&self, path: &str) -> Result<GuestStats, QmpError> {
+        self.execute_as(
+            "qom-get",
+            Some(json!({ "path": path, "property": "guest-stats" })),
+        )
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_the_guest_has_not_sent_are_none() {
+        let reply = json!({"last-update": 0, "stats": {"stat-total-memory": u64::MAX, "stat-free-memory": 4096}});
+        let stats: GuestStats = serde_json::from_value(reply).unwrap();
+        assert_eq!(
+            stats,
+            GuestStats {
+                free_memory: Some(4096),
+                ..GuestStats::default()
+            }
+        );
+    }
+
+    #[test]
+    fn a_run_state_of_a_newer_qemu_is_kept() {
+        let state = |text| serde_json::from_value::<RunState>(json!(text)).unwrap();
+        assert_eq!(state("guest-panicked"), RunState::GuestPanicked);
+        assert_eq!(state("inmigrate"), RunState::Inmigrate);
+        assert_eq!(state("save-vm"), RunState::SaveVm);
+        assert_eq!(state("daydreaming"), RunState::Other("daydreaming".into()));
+    }
+}
