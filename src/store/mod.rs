@@ -65,7 +65,7 @@ impl Store {
     /// # Errors
     /// `InUse` when another process has it, `Damaged` when sled cannot make sense of it, `Io` otherwise.
     pub fn open(dir: &Path) -> Result<Store, StoreError> {
-        let mut disk = disk::Disk::open(dir)?;
+        let disk = disk::Disk::open(dir)?;
         let db = disk.db.clone();
         let health = Arc::new(Health::default());
         let (queue, jobs) = sync_channel(QUEUE);
@@ -208,8 +208,12 @@ fn gone() -> StoreError {
 /// Kinds are checked while compiling, keys when they come.
 fn check_key<R: Record>(key: &str) -> Result<(), StoreError> {
     const { assert!(is_plain(R::KIND), "a kind is not empty and has no slash") };
-    if key.is_empty() {
-        let reason = "its key is empty".into();
+    let name = record::name::<R>(key);
+    if key.is_empty() || name.len() > record::MAX_KEY_BYTES {
+        let reason = format!(
+            "its key is empty or its name longer than {} bytes",
+            record::MAX_KEY_BYTES
+        );
         return Err(StoreError::Refused {
             record: record::name::<R>(key),
             reason,

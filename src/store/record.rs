@@ -13,8 +13,10 @@ use serde_json::value::RawValue;
 
 use super::StoreError;
 
-/// Larger records are refused: they are a mistake, and sled keeps big pages in files of their own.
-pub(super) const MAX_RECORD_BYTES: usize = 256 * 1024;
+/// Larger records, envelope included, are refused: `disk` says what would come of them.
+pub(super) const MAX_RECORD_BYTES: usize = 56 * 1024;
+/// For kind and key together.
+pub(super) const MAX_KEY_BYTES: usize = 255;
 
 /// A type that can be kept in the store.
 ///

@@ -73,7 +73,10 @@ async fn what_is_committed_is_found_again_by_key_and_by_kind() {
         assert_eq!(store.get("b").unwrap(), Some(Count(7)));
         assert_eq!(store.get::<Count>("a/ü").unwrap(), None);
         let all = store.scan::<Disk>().unwrap();
-        assert_eq!(all, [("a/ü".into(), disk("a", 1)), ("b".into(), disk("b", 2))]);
+        assert_eq!(
+            all,
+            [("a/ü".into(), disk("a", 1)), ("b".into(), disk("b", 2))]
+        );
     };
     check(&store);
     check(&reopen(&dir, store));
