@@ -52,7 +52,7 @@ fn step(n: u64) -> Batch {
 
     // Like the record of a VM, or as large as they get: sled must not begin to use blob files.
     let size = if n.is_multiple_of(3) {
-        56_000
+        28_000
     } else {
         200 + (n * 37 % 2000) as usize
     };
@@ -375,10 +375,10 @@ fn a_full_disk_is_refused_in_time_and_forgotten_when_there_is_room() {
 fn disk_full(dir: &Path) {
     run(
         "mount",
-        &["-t", "tmpfs", "-o", "size=40m", "none", text(dir)],
+        &["-t", "tmpfs", "-o", "size=48m", "none", text(dir)],
     );
     let (db, ballast) = (dir.join("db"), dir.join("ballast"));
-    fs::write(&ballast, vec![1; 10 << 20]).unwrap();
+    fs::write(&ballast, vec![1; 24 << 20]).unwrap();
     let store = Store::open(&db).unwrap();
     let runtime = runtime();
     let commit = |n| runtime.block_on(store.commit(step(n)));
@@ -387,7 +387,7 @@ fn disk_full(dir: &Path) {
             &format!("fill{n}"),
             &Right {
                 n,
-                padding: "y".repeat(50_000),
+                padding: "y".repeat(25_000),
             },
         )
     };

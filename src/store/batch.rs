@@ -19,7 +19,7 @@ impl Batch {
     /// Stores `record` under `key`, in place of what is there.
     ///
     /// # Errors
-    /// `Refused` when the key is empty or too long, or the record has no JSON form or is larger than 56 KiB.
+    /// `Refused` when the key is empty or too long, or the record has no JSON form or is larger than 28 KiB.
     pub fn put<R: Record>(mut self, key: &str, record: &R) -> Result<Batch, StoreError> {
         check_key::<R>(key)?;
         self.changes

@@ -28,9 +28,9 @@ use super::record::{MAX_KEY_BYTES, MAX_RECORD_BYTES};
 use super::writer::{Job, WriteError};
 use super::{StoreError, panic_text};
 
-/// Written into `conf` at creation: a store can only be opened with the size that it was made with. The memory for
-/// one segment is resident, so it is no larger than needed.
-const SEGMENT_BYTES: usize = 4 << 20;
+/// Written into `conf` at creation: a store can only be opened with the size that it was made with. Memory grows
+/// with it (a store of 500 records, opened: 2 MiB with 512 KiB, 5 with 2 MiB, 12 with 4 MiB).
+const SEGMENT_BYTES: usize = 2 << 20;
 
 /// Above this a page would become a blob (sled's `MINIMUM_ITEMS_PER_SEGMENT`, less some room for headers).
 const MAX_PAGE_BYTES: usize = SEGMENT_BYTES / 4 - 256;
@@ -38,8 +38,8 @@ const MAX_PAGE_BYTES: usize = SEGMENT_BYTES / 4 - 256;
 const MAX_PAGE_RECORDS: usize = 18;
 const _: () = assert!(MAX_PAGE_RECORDS * (MAX_RECORD_BYTES + MAX_KEY_BYTES + 16) < MAX_PAGE_BYTES);
 
-/// sled keeps decoded pages up to this; the records of some thousand machines fit.
-const CACHE_BYTES: u64 = 8 << 20;
+/// sled keeps decoded pages up to this; the records of a thousand machines fit.
+const CACHE_BYTES: u64 = 4 << 20;
 
 /// Free space that has to remain. A real ENOSPC inside sled stops the store for good, one noticed before does not;
 /// sled allocates in segments, and this leaves room for a few.

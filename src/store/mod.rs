@@ -5,7 +5,8 @@
 //! nobody asks for are left alone.
 //!
 //! ```text
-//! commit ──queue──> writer thread: apply… → flush → fdatasync ──> answers     get, scan: straight from memory or disk
+//! commit ──queue──> writer thread: apply… → flush → fdatasync ──> answers
+//! get, scan ──> sled's memory or disk, between two groups
 //! ```
 //! The promise: when [`Store::commit`] returns `Ok`, the batch survives `kill -9` and a power cut. On `Err` it was not
 //! promised; except for `NoSpace` and `Busy` it may still turn up when the store is opened the next time.
@@ -134,8 +135,8 @@ impl Store {
     /// The future needs a tokio runtime with its timer.
     ///
     /// # Errors
-    /// `NoSpace`: nothing happened, try again when there is room. `Busy`: likewise, the queue was full. `Failed`: the store
-    /// is out of use until it is opened anew. `Stalled`: the disk does not answer, the outcome is open.
+    /// `NoSpace`: nothing happened, try again when there is room. `Busy`: likewise, the queue was full. `Failed`: the
+    /// store is out of use until it is opened anew. `Stalled`: the disk does not answer, the outcome is open.
     #[must_use = "what was committed is only known once this has been awaited"]
     pub fn commit(
         &self,
