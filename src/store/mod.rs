@@ -1,0 +1,248 @@
+//! The store: what qherd remembers across restarts. The only place that names sled.
+//!
+//! Generic over [`Record`]s; it neither knows nor cares what they mean. Desired and run facts belong in it, derived
+//! status does not. All records live in one tree under `kind/key`, so a [`Batch`] is atomic across kinds; kinds that
+//! nobody asks for are left alone.
+//!
+//! ```text
+//! commit ──queue──> writer thread: apply… → flush → fdatasync ──> answers
+//! get, scan ──> sled's memory or disk, between two groups
+//! ```
+//! The promise: when [`Store::commit`] returns `Ok`, the batch survives `kill -9` and a power cut. On `Err` it was not
+//! promised; except for `NoSpace` and `Busy` it may still turn up when the store is opened the next time.
+//!
+//! Not here: exports, and opening a damaged store in a helper process (sled may spin for ever on one).
+
+mod batch;
+mod disk;
+mod error;
+mod record;
+mod writer;
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+pub use batch::Batch;
+pub use error::StoreError;
+pub use record::Record;
+use writer::{End, Health, Job};
+
+/// Commits that may wait. Each VM has one under way at most, so a full queue means a dead disk.
+const QUEUE: usize = 4096;
+
+/// After this a commit is answered with `Stalled`, so that no request hangs for ever on a frozen disk
+/// or on a sled thread that has died.
+const STALL: Duration = Duration::from_secs(30);
+
+/// How long the last handle waits for the writer to finish.
+const CLOSE: Duration = Duration::from_secs(5);
+
+/// A handle on the open store; clones are cheap. When the last one is dropped, everything queued is written and the
+/// store is closed, which blocks for as long as that takes (5 s at most).
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    dir: PathBuf,
+    db: sled::Db,
+    health: Arc<Health>,
+    /// Taken on drop: the writer ends when it is gone.
+    queue: Option<SyncSender<Job>>,
+    /// Disconnected once the writer has ended and released its part of sled.
+    ended: std::sync::Mutex<Receiver<()>>,
+}
+
+impl Store {
+    /// Opens the store in `dir`, creating it where there is none. Blocks; meant for the start of the program.
+    ///
+    /// # Errors
+    /// `InUse` when another process has it, `Damaged` when sled cannot make sense of it, `Io` otherwise.
+    pub fn open(dir: &Path) -> Result<Store, StoreError> {
+        let disk = disk::Disk::open(dir)?;
+        let db = disk.db.clone();
+        let health = Arc::new(Health::default());
+        let (queue, jobs) = sync_channel(QUEUE);
+        let (ending, ended) = sync_channel(0);
+        let state = health.clone();
+        thread::Builder::new()
+            .name("store".into())
+            .spawn(move || {
+                let end = writer::run(&jobs, &state, |group| disk.write(group));
+                if end == End::Panicked {
+                    // Its destructor flushes, and could panic or wait for ever.
+                    std::mem::forget(disk);
+                } else {
+                    drop(disk);
+                }
+                drop(ending);
+            })
+            .map_err(|source| StoreError::Io {
+                what: "start the writer of the store",
+                dir: dir.to_path_buf(),
+                source,
+            })?;
+        let ended = std::sync::Mutex::new(ended);
+        let dir = dir.to_path_buf();
+        Ok(Store(Arc::new(Inner {
+            dir,
+            db,
+            health,
+            queue: Some(queue),
+            ended,
+        })))
+    }
+
+    /// All records of one kind, by key. Blocks; meant for the start of the program.
+    ///
+    /// # Errors
+    /// The first record that cannot be read: `BadRecord`, `Newer` or `Migrate`. `Failed` or `Damaged` as the store is.
+    pub fn scan<R: Record>(&self) -> Result<Vec<(String, R)>, StoreError> {
+        let prefix = record::name::<R>("");
+        self.read(|db| {
+            let mut found = Vec::new();
+            for entry in db.scan_prefix(&prefix) {
+                let (name, value) = entry?;
+                let key = String::from_utf8_lossy(&name[prefix.len()..]).into_owned();
+                found.push((key, value));
+            }
+            Ok(found)
+        })?
+        .into_iter()
+        .map(|(key, value)| record::decode(&key, &value).map(|r| (key, r)))
+        .collect()
+    }
+
+    /// One record, or `None`. Blocks for a disk read, or while a group is being written.
+    ///
+    /// # Errors
+    /// As [`scan`](Store::scan).
+    pub fn get<R: Record>(&self, key: &str) -> Result<Option<R>, StoreError> {
+        let value = self.read(|db| db.get(record::name::<R>(key)))?;
+        value.map(|value| record::decode(key, &value)).transpose()
+    }
+
+    /// Makes `batch` durable, all of it or nothing. It is queued before this function returns: dropping
+    /// the future does not take it back, and batches are applied in the order of the calls.
+    ///
+    /// The future needs a tokio runtime with its timer.
+    ///
+    /// # Errors
+    /// `NoSpace`: nothing happened, try again when there is room. `Busy`: likewise, the queue was full. `Failed`: the
+    /// store is out of use until it is opened anew. `Stalled`: the disk does not answer, the outcome is open.
+    #[must_use = "what was committed is only known once this has been awaited"]
+    pub fn commit(
+        &self,
+        batch: Batch,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        let queued = self.0.enqueue(batch);
+        async move {
+            match timeout(STALL, queued?).await {
+                Ok(Ok(outcome)) => outcome,
+                Ok(Err(_)) => Err(gone()),
+                Err(_) => Err(StoreError::Stalled {
+                    seconds: STALL.as_secs(),
+                }),
+            }
+        }
+    }
+
+    /// Reads what is durable. A panic of sled becomes an error.
+    fn read<T>(&self, read: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, StoreError> {
+        let damaged = |reason| StoreError::Damaged {
+            dir: self.0.dir.clone(),
+            reason,
+        };
+        self.0.health.while_good(
+            || match catch_unwind(AssertUnwindSafe(|| read(&self.0.db))) {
+                Ok(Ok(value)) => Ok(value),
+                Ok(Err(e)) => Err(damaged(e.to_string())),
+                Err(panic) => Err(damaged(panic_text(panic.as_ref()).to_owned())),
+            },
+        )
+    }
+}
+
+impl Inner {
+    fn enqueue(
+        &self,
+        batch: Batch,
+    ) -> Result<oneshot::Receiver<Result<(), StoreError>>, StoreError> {
+        let (done, answer) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or_else(gone)?;
+        match queue.try_send(Job { batch, done }) {
+            Ok(()) => Ok(answer),
+            Err(TrySendError::Full(_)) => Err(StoreError::Busy),
+            Err(TrySendError::Disconnected(_)) => Err(gone()),
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.queue = None;
+        let ended = self
+            .ended
+            .get_mut()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Disconnection is the answer. On a frozen disk it does not come, and exiting matters more.
+        if let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(CLOSE) {
+            tracing::warn!(dir = %self.dir.display(), "the store did not finish writing in time");
+        }
+    }
+}
+
+/// The writer ends only after the last handle, so this is not expected to be seen.
+fn gone() -> StoreError {
+    StoreError::Failed {
+        reason: "its writer is gone".into(),
+    }
+}
+
+/// Kinds are checked while compiling, keys when they come.
+fn check_key<R: Record>(key: &str) -> Result<(), StoreError> {
+    const { assert!(is_plain(R::KIND), "a kind is not empty and has no slash") };
+    let name = record::name::<R>(key);
+    if key.is_empty() || name.len() > record::MAX_KEY_BYTES {
+        let reason = format!(
+            "its key is empty or its name longer than {} bytes",
+            record::MAX_KEY_BYTES
+        );
+        return Err(StoreError::Refused {
+            record: record::name::<R>(key),
+            reason,
+        });
+    }
+    Ok(())
+}
+
+const fn is_plain(kind: &str) -> bool {
+    let bytes = kind.as_bytes();
+    let mut i = 0;
+    while i < bytes.len() {
+        if bytes[i] == b'/' {
+            return false;
+        }
+        i += 1;
+    }
+    !bytes.is_empty()
+}
+
+/// The message of a caught panic.
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests;

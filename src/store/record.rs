@@ -1,0 +1,213 @@
+//! How one record lies on disk: versioned, checksummed JSON. Knows nothing about where it is kept.
+//!
+//! A stored value is `{"v":N,"crc":"xxxxxxxx","data":{…}}`. The checksum (CRC-32, hexadecimal) covers the bytes of
+//! `data` exactly as they are stored. `RawValue` hands these bytes through untouched in both directions, so no
+//! canonical form is needed and a reformatted or reordered record counts as altered.
+//!
+//! An envelope, once written by a release, is readable for ever: see `tests/fixtures/store`.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::StoreError;
+
+/// Larger records, envelope included, are refused: `disk` says what would come of them.
+pub(super) const MAX_RECORD_BYTES: usize = 28 * 1024;
+/// For kind and key together.
+pub(super) const MAX_KEY_BYTES: usize = 255;
+
+/// A type that can be kept in the store.
+///
+/// To change the JSON form of a record in a way that old data does not decode into, raise `VERSION`, teach
+/// [`migrate`](Record::migrate) the way up from each older version, and add a line of old data to the fixtures.
+pub trait Record: Serialize + DeserializeOwned {
+    /// The first part of its key. Without `/`, never changed once released.
+    const KIND: &'static str;
+    /// The version that this program writes, from 1.
+    const VERSION: u32;
+
+    /// Turns the data of an older version into that of [`VERSION`](Record::VERSION).
+    /// Stored records are not rewritten by reading them, only by the next `put`.
+    ///
+    /// # Errors
+    /// A reason, in words; also the default for a type that has no older versions.
+    fn migrate(from: u32, data: Value) -> Result<Value, String> {
+        let _ = data;
+        Err(format!("nothing here knows version {from}"))
+    }
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    v: u32,
+    crc: String,
+    data: &'a RawValue,
+}
+
+/// Everything but the version is optional: a newer envelope may look different, and must still be told
+/// apart from a broken one.
+#[derive(Deserialize)]
+struct Found<'a> {
+    v: u32,
+    crc: Option<String>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+/// The full name of a record: `kind/key`.
+pub(super) fn name<R: Record>(key: &str) -> String {
+    format!("{}/{key}", R::KIND)
+}
+
+fn checksum(data: &RawValue) -> String {
+    format!("{:08x}", crc32fast::hash(data.get().as_bytes()))
+}
+
+/// # Errors
+/// `Refused` when the record has no JSON form or is too large.
+pub(super) fn encode<R: Record>(key: &str, record: &R) -> Result<Vec<u8>, StoreError> {
+    let refused = |reason: String| StoreError::Refused {
+        record: name::<R>(key),
+        reason,
+    };
+    let json = |e: serde_json::Error| refused(e.to_string());
+    let data = serde_json::value::to_raw_value(record).map_err(json)?;
+    let written = Written {
+        v: R::VERSION,
+        crc: checksum(&data),
+        data: &data,
+    };
+    let bytes = serde_json::to_vec(&written).map_err(json)?;
+    if bytes.len() > MAX_RECORD_BYTES {
+        let len = bytes.len();
+        return Err(refused(format!(
+            "{len} bytes are more than {MAX_RECORD_BYTES}"
+        )));
+    }
+    Ok(bytes)
+}
+
+/// # Errors
+/// `Newer`, `Migrate` or `BadRecord`, each naming the record.
+pub(super) fn decode<R: Record>(key: &str, bytes: &[u8]) -> Result<R, StoreError> {
+    let record = || name::<R>(key);
+    let bad = |reason: String| StoreError::BadRecord {
+        record: record(),
+        reason,
+    };
+    let undecodable = |e: serde_json::Error| bad(format!("it does not decode ({e})"));
+
+    let found: Found<'_> = serde_json::from_slice(bytes).map_err(undecodable)?;
+    // Before the checksum: a newer version may compute it in another way.
+    if found.v > R::VERSION {
+        return Err(StoreError::Newer {
+            record: record(),
+            found: found.v,
+            known: R::VERSION,
+        });
+    }
+    let (Some(crc), Some(data)) = (found.crc, found.data) else {
+        return Err(bad("its envelope is incomplete".into()));
+    };
+    let actual = checksum(data);
+    if crc != actual {
+        return Err(bad(format!("its checksum is {actual} instead of {crc}")));
+    }
+    if found.v == R::VERSION {
+        return serde_json::from_str(data.get()).map_err(undecodable);
+    }
+    let failed = |reason| StoreError::Migrate {
+        record: record(),
+        from: found.v,
+        known: R::VERSION,
+        reason,
+    };
+    let old = serde_json::from_str(data.get()).map_err(undecodable)?;
+    let new = R::migrate(found.v, old).map_err(failed)?;
+    serde_json::from_value(new).map_err(|e| failed(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Note {
+        text: String,
+    }
+    impl Record for Note {
+        const KIND: &'static str = "note";
+        const VERSION: u32 = 2;
+    }
+
+    fn error(bytes: &str) -> String {
+        decode::<Note>("a", bytes.as_bytes())
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn the_form_on_disk_is_this_one() {
+        let bytes = encode(
+            "a",
+            &Note {
+                text: "hé/\"".into(),
+            },
+        )
+        .unwrap();
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        assert_eq!(text, r#"{"v":2,"crc":"76e01f3f","data":{"text":"hé/\""}}"#);
+        assert_eq!(
+            decode::<Note>("a", &bytes).unwrap(),
+            Note {
+                text: "hé/\"".into()
+            }
+        );
+    }
+
+    #[test]
+    fn a_newer_version_is_refused_even_when_its_envelope_is_unknown() {
+        for newer in [
+            r#"{"v":3,"crc":"0","data":{}}"#,
+            r#"{"v":3,"sha":"x","body":[1]}"#,
+        ] {
+            let message = error(newer);
+            for part in ["note/a", "version 3", "up to 2", "newer qherd", "export"] {
+                assert!(message.contains(part), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_altered_byte_of_the_data_is_noticed() {
+        let good = String::from_utf8(encode("a", &Note { text: "ab".into() }).unwrap()).unwrap();
+        assert!(error(&good.replace("ab", "aB")).contains("note/a"));
+        assert!(error(&good.replace(r#""text":"#, r#""text": "#)).contains("checksum"));
+        assert!(error(&good[..good.len() - 2]).contains("does not decode"));
+        assert!(error(r#"{"v":2}"#).contains("incomplete"));
+        assert!(error("\u{0}\u{0}").contains("does not decode"));
+    }
+
+    #[test]
+    fn an_older_version_without_a_migration_is_refused() {
+        let old = format!(
+            r#"{{"v":1,"crc":"{:08x}","data":{{}}}}"#,
+            crc32fast::hash(b"{}")
+        );
+        let message = error(&old);
+        assert!(
+            message.contains("version 1") && message.contains("note/a"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn an_oversized_record_is_refused() {
+        let big = Note {
+            text: "x".repeat(MAX_RECORD_BYTES),
+        };
+        assert!(matches!(encode("a", &big), Err(StoreError::Refused { .. })));
+    }
+}

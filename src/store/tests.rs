@@ -1,0 +1,265 @@
+//! The store as its callers see it, within one process. What survives a kill, a power cut and a full disk is in
+//! `tests/store_durability.rs`.
+
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::*;
+
+/// Version 1 counted in GiB.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Disk {
+    name: String,
+    bytes: u64,
+}
+impl Record for Disk {
+    const KIND: &'static str = "disk";
+    const VERSION: u32 = 2;
+
+    fn migrate(from: u32, mut data: Value) -> Result<Value, String> {
+        match (from, data["gib"].as_u64()) {
+            (1, Some(gib)) => {
+                data["bytes"] = json!(gib << 30);
+                Ok(data)
+            }
+            (1, None) => Err("no size".into()),
+            _ => Err(format!("version {from} never existed")),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Count(u64);
+impl Record for Count {
+    const KIND: &'static str = "count";
+    const VERSION: u32 = 1;
+}
+
+fn new_store() -> (TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("db")).unwrap();
+    (dir, store)
+}
+
+fn reopen(dir: &TempDir, store: Store) -> Store {
+    drop(store);
+    Store::open(&dir.path().join("db")).unwrap()
+}
+
+fn disk(name: &str, bytes: u64) -> Disk {
+    Disk {
+        name: name.into(),
+        bytes,
+    }
+}
+
+#[tokio::test]
+async fn what_is_committed_is_found_again_by_key_and_by_kind() {
+    let (dir, store) = new_store();
+    let batch = Batch::new()
+        .put("b", &disk("b", 2))
+        .unwrap()
+        .put("a/ü", &disk("a", 1))
+        .unwrap();
+    store
+        .commit(batch.put("b", &Count(7)).unwrap())
+        .await
+        .unwrap();
+    let check = |store: &Store| {
+        assert_eq!(store.get("b").unwrap(), Some(disk("b", 2)));
+        assert_eq!(store.get("b").unwrap(), Some(Count(7)));
+        assert_eq!(store.get::<Count>("a/ü").unwrap(), None);
+        let all = store.scan::<Disk>().unwrap();
+        assert_eq!(
+            all,
+            [("a/ü".into(), disk("a", 1)), ("b".into(), disk("b", 2))]
+        );
+    };
+    check(&store);
+    check(&reopen(&dir, store));
+}
+
+#[tokio::test]
+async fn a_batch_changes_several_kinds_and_its_last_word_counts() {
+    let (_dir, store) = new_store();
+    store
+        .commit(Batch::new().put("x", &Count(1)).unwrap())
+        .await
+        .unwrap();
+    let batch = Batch::new()
+        .put("x", &disk("x", 1))
+        .unwrap()
+        .remove::<Count>("x");
+    store
+        .commit(batch.put("x", &disk("x", 2)).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(store.get::<Count>("x").unwrap(), None);
+    assert_eq!(store.get("x").unwrap(), Some(disk("x", 2)));
+}
+
+#[tokio::test]
+async fn a_batch_with_a_record_that_cannot_be_stored_never_comes_to_be() {
+    assert!(matches!(
+        Batch::new().put("", &Count(1)),
+        Err(StoreError::Refused { .. })
+    ));
+    let huge = disk(&"x".repeat(1 << 20), 1);
+    assert!(matches!(
+        Batch::new().put("a", &huge),
+        Err(StoreError::Refused { .. })
+    ));
+}
+
+/// Every envelope ever written by a release must be readable for ever.
+#[test]
+fn kept_fixtures_are_read_and_brought_up_to_date() {
+    let (_dir, store) = new_store();
+    for line in include_str!("../../tests/fixtures/store/example.jsonl").lines() {
+        #[derive(Deserialize)]
+        struct Line<'a> {
+            name: String,
+            #[serde(borrow)]
+            value: &'a serde_json::value::RawValue,
+        }
+        let line: Line<'_> = serde_json::from_str(line).unwrap();
+        store.0.db.insert(line.name, line.value.get()).unwrap();
+    }
+    let all = store.scan::<Disk>().unwrap();
+    let expected = [
+        ("new".into(), disk("new", 1536)),
+        ("root".into(), disk("root", 20 << 30)),
+        ("späte Daten".into(), disk("späte Daten", 0)),
+    ];
+    assert_eq!(all, expected);
+}
+
+#[tokio::test]
+async fn one_bad_record_is_named_and_does_not_hide_the_others() {
+    let (_dir, store) = new_store();
+    store
+        .commit(Batch::new().put("good", &Count(1)).unwrap())
+        .await
+        .unwrap();
+    store
+        .0
+        .db
+        .insert("count/bad", r#"{"v":1,"crc":"00000000","data":1}"#)
+        .unwrap();
+    store.0.db.insert("count/late", r#"{"v":9}"#).unwrap();
+    assert_eq!(store.get("good").unwrap(), Some(Count(1)));
+    let bad = store.get::<Count>("bad").unwrap_err().to_string();
+    assert!(
+        bad.contains("count/bad") && bad.contains("checksum"),
+        "{bad}"
+    );
+    assert!(matches!(
+        store.get::<Count>("late"),
+        Err(StoreError::Newer { found: 9, .. })
+    ));
+    assert!(
+        store
+            .scan::<Count>()
+            .unwrap_err()
+            .to_string()
+            .contains("count/bad")
+    );
+}
+
+#[tokio::test]
+async fn unknown_kinds_are_left_alone() {
+    let (dir, store) = new_store();
+    store.0.db.insert("future/thing", "not even JSON").unwrap();
+    store
+        .commit(Batch::new().put("a", &Count(1)).unwrap())
+        .await
+        .unwrap();
+    let store = reopen(&dir, store);
+    assert_eq!(store.scan::<Count>().unwrap().len(), 1);
+    assert_eq!(
+        store.0.db.get("future/thing").unwrap().unwrap(),
+        b"not even JSON"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_concurrent_commits_are_all_there_after_reopening() {
+    let (dir, store) = new_store();
+    let commits: Vec<_> = (0..1000u64)
+        .map(|n| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let batch = Batch::new().put(&format!("{n:04}"), &Count(n)).unwrap();
+                store.commit(batch).await
+            })
+        })
+        .collect();
+    for commit in commits {
+        commit.await.unwrap().unwrap();
+    }
+    let found = reopen(&dir, store).scan::<Count>().unwrap();
+    assert_eq!(
+        found.iter().map(|(_, c)| c.0).collect::<Vec<_>>(),
+        (0..1000).collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
+async fn a_dropped_future_is_written_all_the_same() {
+    let (dir, store) = new_store();
+    for n in 0..50 {
+        // Never polled even once.
+        drop(store.commit(Batch::new().put(&n.to_string(), &Count(n)).unwrap()));
+    }
+    assert_eq!(reopen(&dir, store).scan::<Count>().unwrap().len(), 50);
+}
+
+#[test]
+fn a_store_in_use_says_so() {
+    let (dir, store) = new_store();
+    let again = Store::open(&dir.path().join("db"));
+    assert!(matches!(again, Err(StoreError::InUse { .. })));
+    drop(store);
+    Store::open(&dir.path().join("db")).unwrap();
+}
+
+#[tokio::test]
+async fn a_half_written_snapshot_does_no_harm() {
+    let (dir, store) = new_store();
+    store
+        .commit(Batch::new().put("a", &Count(1)).unwrap())
+        .await
+        .unwrap();
+    drop(store);
+    let half = dir.path().join("db/snap.7FFFFFFFFFFFFFFF.generating");
+    fs::write(&half, "half").unwrap();
+    let store = Store::open(&dir.path().join("db")).unwrap();
+    assert_eq!(store.get("a").unwrap(), Some(Count(1)));
+    assert!(!half.exists());
+}
+
+#[tokio::test]
+async fn damage_is_reported_with_what_to_do() {
+    let (dir, store) = new_store();
+    store
+        .commit(Batch::new().put("a", &Count(1)).unwrap())
+        .await
+        .unwrap();
+    drop(reopen(&dir, store));
+    for entry in fs::read_dir(dir.path().join("db")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_string_lossy().contains("snap.") {
+            fs::write(path, "no snapshot of anything").unwrap();
+        }
+    }
+    let Err(e) = Store::open(&dir.path().join("db")) else {
+        panic!("opened")
+    };
+    assert!(matches!(e, StoreError::Damaged { .. }), "{e}");
+    for part in [".damaged", "export", "not affected"] {
+        assert!(e.to_string().contains(part), "{e}");
+    }
+}

@@ -1,0 +1,245 @@
+//! The writer: one thread through which every change goes. Decides what is written together and who is told what;
+//! how bytes reach the disk is the business of `disk`.
+//!
+//! Group commit: while one group is on its way to the disk others queue up, and they form the next group, made
+//! durable by a single sync. A lone commit never waits for company.
+//!
+//! A failed write leaves sled's memory ahead of the disk in a way nobody can undo (and after a failed fsync Linux
+//! marks the pages clean, so that a second try would lie). So the first failure, a panic of sled included, is final:
+//! it is kept in [`Health`], and everything later is refused with its reason until the store is opened anew.
+//! Health is locked for writing during the write, hence a reader never sees what is not durable yet.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::oneshot;
+
+use super::batch::Batch;
+use super::{StoreError, panic_text};
+
+/// Bounds of a group. Half a sled segment at most is then between two syncs.
+const MAX_GROUP_BYTES: usize = 256 * 1024;
+const MAX_GROUP_JOBS: usize = 256;
+
+/// One commit under way. Owned by the queue, so it does not matter whether anybody still waits for it.
+pub(super) struct Job {
+    pub batch: Batch,
+    pub done: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// How a group failed.
+#[derive(Debug, Clone)]
+pub(super) enum WriteError {
+    /// Found out before anything was touched; the store stays usable.
+    NoSpace { free: u64, needed: u64 },
+    /// Memory and disk may differ from now on.
+    Fatal(String),
+}
+
+/// Whether the store may be used, and if not, since what.
+#[derive(Default)]
+pub(super) struct Health(RwLock<Option<Arc<str>>>);
+
+impl Health {
+    /// Runs `read` while no write is under way.
+    ///
+    /// # Errors
+    /// `Failed` once a write has failed.
+    pub fn while_good<T>(
+        &self,
+        read: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        match &*state {
+            Some(reason) => Err(StoreError::Failed {
+                reason: reason.clone(),
+            }),
+            None => read(),
+        }
+    }
+}
+
+/// Why the writer came to its end.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// All handles are gone, and the queue is empty.
+    Closed,
+    /// The same, but `write` has panicked: what it uses is in an unknown state and must not be touched.
+    Panicked,
+}
+
+/// Works until the last sender is gone *and* everything queued has been dealt with.
+pub(super) fn run(
+    jobs: &Receiver<Job>,
+    health: &Health,
+    mut write: impl FnMut(&[Job]) -> Result<(), WriteError>,
+) -> End {
+    let mut end = End::Closed;
+    while let Ok(first) = jobs.recv() {
+        let group = gather(first, jobs);
+        let outcome = {
+            let mut state = health.0.write().unwrap_or_else(PoisonError::into_inner);
+            match &*state {
+                Some(reason) => Err(StoreError::Failed {
+                    reason: reason.clone(),
+                }),
+                None => match catch_unwind(AssertUnwindSafe(|| write(&group))) {
+                    Ok(Ok(())) => Ok(()),
+                    Ok(Err(WriteError::NoSpace { free, needed })) => {
+                        Err(StoreError::NoSpace { free, needed })
+                    }
+                    Ok(Err(WriteError::Fatal(reason))) => Err(fail(&mut state, reason)),
+                    Err(panic) => {
+                        end = End::Panicked;
+                        let text = panic_text(panic.as_ref());
+                        Err(fail(&mut state, format!("sled panicked: {text}")))
+                    }
+                },
+            }
+        };
+        for job in group {
+            // A committer that has gone away does not want to know.
+            let _ = job.done.send(match &outcome {
+                Ok(()) => Ok(()),
+                Err(e) => Err(same(e)),
+            });
+        }
+    }
+    end
+}
+
+/// `first` and whatever else waits, in order, up to the bounds.
+fn gather(first: Job, jobs: &Receiver<Job>) -> Vec<Job> {
+    let mut bytes = first.batch.bytes();
+    let mut group = vec![first];
+    while bytes < MAX_GROUP_BYTES && group.len() < MAX_GROUP_JOBS {
+        let Ok(next) = jobs.try_recv() else { break };
+        bytes += next.batch.bytes();
+        group.push(next);
+    }
+    group
+}
+
+fn fail(state: &mut Option<Arc<str>>, reason: String) -> StoreError {
+    tracing::error!(%reason, "the store has stopped; it accepts nothing until qherd is restarted");
+    let reason: Arc<str> = reason.into();
+    *state = Some(reason.clone());
+    StoreError::Failed { reason }
+}
+
+/// The outcome of a group for one more member. `io::Error` is not `Clone`, but never occurs here.
+fn same(error: &StoreError) -> StoreError {
+    match error {
+        StoreError::Failed { reason } => StoreError::Failed {
+            reason: reason.clone(),
+        },
+        StoreError::NoSpace { free, needed } => StoreError::NoSpace {
+            free: *free,
+            needed: *needed,
+        },
+        other => StoreError::Failed {
+            reason: other.to_string().into(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+
+    type Answer = oneshot::Receiver<Result<(), StoreError>>;
+
+    /// Queues `count` jobs, runs the writer over them, and returns its end and the answers.
+    fn drive(
+        count: usize,
+        health: &Health,
+        write: impl FnMut(&[Job]) -> Result<(), WriteError>,
+    ) -> (End, Vec<Result<(), StoreError>>) {
+        let (send, jobs) = sync_channel(count);
+        let answers: Vec<Answer> = (0..count)
+            .map(|_| {
+                let (done, answer) = oneshot::channel();
+                send.send(Job {
+                    batch: Batch::new(),
+                    done,
+                })
+                .unwrap();
+                answer
+            })
+            .collect();
+        drop(send);
+        let end = run(&jobs, health, write);
+        (
+            end,
+            answers
+                .into_iter()
+                .map(|a| a.blocking_recv().unwrap())
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn all_that_waits_is_written_as_one_group() {
+        let mut groups = Vec::new();
+        let (end, answers) = drive(MAX_GROUP_JOBS + 1, &Health::default(), |group| {
+            groups.push(group.len());
+            Ok(())
+        });
+        assert_eq!(groups, [MAX_GROUP_JOBS, 1]);
+        assert_eq!(end, End::Closed);
+        assert!(answers.iter().all(Result::is_ok));
+    }
+
+    #[test]
+    fn after_a_failed_write_nothing_is_tried_or_read_again() {
+        let health = Health::default();
+        let mut calls = 0;
+        let mut write = |_: &[Job]| {
+            calls += 1;
+            Err(WriteError::Fatal("disk on fire".into()))
+        };
+        let (_, first) = drive(3, &health, &mut write);
+        let (_, second) = drive(2, &health, &mut write);
+        assert_eq!(calls, 1);
+        for answer in first.into_iter().chain(second) {
+            let message = answer.unwrap_err().to_string();
+            assert!(
+                message.contains("disk on fire") && message.contains("restart"),
+                "{message}"
+            );
+        }
+        assert!(matches!(
+            health.while_good(|| Ok(())),
+            Err(StoreError::Failed { .. })
+        ));
+    }
+
+    #[test]
+    fn a_panic_becomes_an_error_for_this_and_all_later_commits() {
+        let health = Health::default();
+        let (end, answers) = drive(2, &health, |_| panic!("page {} is gone", 7));
+        assert_eq!(end, End::Panicked);
+        for answer in answers {
+            assert!(answer.unwrap_err().to_string().contains("page 7 is gone"));
+        }
+        let (_, later) = drive(1, &health, |_| Ok(()));
+        assert!(later[0].is_err());
+    }
+
+    #[test]
+    fn a_lack_of_space_noticed_in_time_passes() {
+        let health = Health::default();
+        let (_, full) = drive(1, &health, |_| {
+            Err(WriteError::NoSpace { free: 1, needed: 2 })
+        });
+        assert!(matches!(
+            full[0],
+            Err(StoreError::NoSpace { free: 1, needed: 2 })
+        ));
+        let (_, later) = drive(1, &health, |_| Ok(()));
+        assert!(later[0].is_ok());
+    }
+}
