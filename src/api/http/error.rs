@@ -1,0 +1,196 @@
+//! Everything the plumbing itself can object to, before or instead of a handler's own answer.
+//!
+//! Only the facts and a plain sentence are here; how an error looks on the wire is each dialect's business.
+
+use warp::http::{Method, StatusCode};
+
+/// An objection of the plumbing. Dialects convert it into their own error type (`From<HttpError>`).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HttpError {
+    #[error("Not found")]
+    NotFound,
+    #[error("Method not allowed; allowed: {}.", names(allow))]
+    MethodNotAllowed { allow: Vec<Method> },
+    #[error("The body is too large; the limit is {limit} bytes.")]
+    TooLarge { limit: usize },
+    #[error("A body must be sent with Content-Type: application/json.")]
+    UnsupportedMediaType,
+    #[error("The body did not arrive within {seconds} seconds.")]
+    BodyTimeout { seconds: u64 },
+    #[error("The body ended too early.")]
+    BodyIncomplete,
+    #[error("The body is missing: a JSON object is required.")]
+    MissingBody,
+    #[error("The body must be a JSON object, not {found}.")]
+    NotAnObject { found: String },
+    #[error("The body is not valid JSON: {why} (line {line}, column {column}).")]
+    NotJson {
+        line: usize,
+        column: usize,
+        why: String,
+    },
+    /// `must` continues the sentence: `be a whole number, not "x"`.
+    #[error("Invalid parameter: {name} must {must}.")]
+    InvalidParameter { name: String, must: String },
+    /// `known` are the names that would have been accepted at that place, `suggestion` the one that was likely meant.
+    #[error("Invalid parameter: {name} is not known{}", hint(suggestion.as_deref(), known))]
+    UnknownParameter {
+        name: String,
+        suggestion: Option<String>,
+        known: Vec<String>,
+    },
+    /// A bug of ours. `why` is for the log and for `detail`, not for decisions.
+    #[error("Internal error")]
+    Internal { why: String },
+    /// The daemon is going down.
+    #[error("The service is shutting down.")]
+    ShuttingDown,
+}
+
+impl HttpError {
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyIncomplete
+            | Self::MissingBody
+            | Self::NotAnObject { .. }
+            | Self::NotJson { .. }
+            | Self::InvalidParameter { .. }
+            | Self::UnknownParameter { .. } => StatusCode::BAD_REQUEST,
+            Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// One sentence for people.
+    pub fn message(&self) -> String {
+        self.to_string()
+    }
+
+    /// What is known beyond the sentence and may be shown to the client.
+    pub fn detail(&self) -> Option<&str> {
+        match self {
+            Self::Internal { why } => Some(why),
+            _ => None,
+        }
+    }
+
+    pub fn invalid(name: impl Into<String>, must: impl Into<String>) -> Self {
+        Self::InvalidParameter {
+            name: name.into(),
+            must: must.into(),
+        }
+    }
+
+    /// `full` is the name as the client should read it, `last` the part that is compared with the known ones.
+    pub fn unknown(full: String, last: &str, known: &[&str]) -> Self {
+        Self::UnknownParameter {
+            name: full,
+            suggestion: closest(last, known).map(str::to_owned),
+            known: known.iter().map(|k| (*k).to_owned()).collect(),
+        }
+    }
+}
+
+fn names(methods: &[Method]) -> String {
+    let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+    names.join(", ")
+}
+
+fn hint(suggestion: Option<&str>, known: &[String]) -> String {
+    match suggestion {
+        Some(meant) => format!("; did you mean {meant}?"),
+        None if known.is_empty() => "; none is expected here.".to_owned(),
+        None => format!("; known here: {}.", known.join(", ")),
+    }
+}
+
+/// The known name that `name` is a slip of, if one is near enough to be worth suggesting.
+fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    // Nobody mistypes a name of this length; and the work is quadratic.
+    if name.len() > 40 {
+        return None;
+    }
+    let folded = fold(name);
+    known
+        .iter()
+        .map(|k| (distance(&folded, &fold(k)), *k))
+        .filter(|(d, k)| *d <= (k.len() / 3).clamp(1, 3))
+        .min_by_key(|(d, _)| *d)
+        .map(|(_, k)| k)
+}
+
+/// Case and separators are the usual difference between the dialects: `memoryMB`, `memory_mb`.
+fn fold(name: &str) -> Vec<char> {
+    name.chars()
+        .filter(|c| *c != '_' && *c != '-')
+        .flat_map(char::to_lowercase)
+        .collect()
+}
+
+/// Levenshtein's distance, with one row kept.
+fn distance(a: &[char], b: &[char]) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (y, above) in b.iter().zip(row.iter_mut().skip(1)) {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = *above;
+            left = replaced.min(left + 1).min(*above + 1);
+            *above = left;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_is_answered_with_the_name_that_was_meant() {
+        let known = ["vcpus", "memory", "disk_size", "base_image"];
+        for (slip, meant) in [
+            ("vcpu", Some("vcpus")),
+            ("memroy", Some("memory")),
+            ("diskSize", Some("disk_size")),
+            ("colour", None),
+            ("", None),
+        ] {
+            assert_eq!(closest(slip, &known), meant, "{slip}");
+        }
+    }
+
+    #[test]
+    fn distance_counts_edits() {
+        let d = |a: &str, b: &str| distance(&fold(a), &fold(b));
+        assert_eq!(d("kitten", "sitting"), 3);
+        assert_eq!(d("", "abc"), 3);
+        assert_eq!(d("same", "same"), 0);
+    }
+
+    #[test]
+    fn messages_are_whole_sentences() {
+        let unknown = |n: &str, k: &[&str]| HttpError::unknown(n.into(), n, k).message();
+        assert_eq!(
+            unknown("vcpu", &["vcpus"]),
+            "Invalid parameter: vcpu is not known; did you mean vcpus?"
+        );
+        assert_eq!(
+            unknown("x", &["vcpus", "name"]),
+            "Invalid parameter: x is not known; known here: vcpus, name."
+        );
+        assert_eq!(
+            unknown("x", &[]),
+            "Invalid parameter: x is not known; none is expected here."
+        );
+    }
+}

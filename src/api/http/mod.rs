@@ -1,0 +1,51 @@
+//! The HTTP plumbing under every dialect. It knows no virtual machine and no dialect.
+//!
+//! ```text
+//! server  accepts connections, limits them, drains them
+//!   └─ dispatch  one warp filter: mount → table → query check → body → handler (in a task of its own)
+//!        ├─ table, route   which handler a path and a method mean; what OpenAPI says about it
+//!        ├─ request        what a handler is given; query, json and decode turn it into the handler's types
+//!        └─ response       what a handler gives back; error is everything the plumbing itself can object to
+//! ```
+//!
+//! A dialect writes a table and says once how an [`HttpError`] looks:
+//!
+//! ```
+//! use qherd::api::http::{HttpError, Reply, Request, Route, Table, dispatch};
+//! use warp::http::StatusCode;
+//!
+//! #[derive(serde::Deserialize, schemars::JsonSchema)]
+//! struct Greeting { name: String }
+//!
+//! async fn greet(prefix: String, req: Request) -> Result<Reply, HttpError> {
+//!     let body: Greeting = req.json()?;
+//!     Ok(Reply::json(StatusCode::OK, &format!("{prefix} {}", body.name)))
+//! }
+//!
+//! let table = Table::new("Hello".to_owned(), vec![
+//!     Route::post("/greetings", "greet", greet).tag("Greetings").input::<Greeting>().output::<String>(200, "The greeting."),
+//! ]);
+//! let filter = dispatch::filter(vec![("", table)]);
+//! # let _ = filter;
+//! ```
+
+pub mod decode;
+pub mod dispatch;
+pub mod error;
+pub mod fault;
+pub mod inflight;
+pub mod json;
+pub mod openapi;
+pub mod query;
+pub mod request;
+pub mod response;
+pub mod route;
+pub mod server;
+pub mod table;
+
+pub use error::HttpError;
+pub use request::{NoFields, Request};
+pub use response::{IntoResponse, Reply, Response};
+pub use route::{QueryParam, Route, RouteInfo};
+pub use server::{Limits, Report, serve};
+pub use table::Table;

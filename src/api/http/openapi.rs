@@ -1,0 +1,441 @@
+//! An OpenAPI 3.1 document out of a route table.
+//!
+//! OpenAPI 3.1 schemas are JSON Schema 2020-12, which is what schemars writes; so types are taken over as they are.
+//! A type can read and write differently (a default makes a field optional to read, and it is always written): then
+//! it gets two components, `Thing` as answered and `ThingInput` as sent. The order is that of the names: the same
+//! table always makes the same text.
+
+use std::collections::BTreeSet;
+
+use schemars::SchemaGenerator;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use super::route::{OutputKind, QueryKind, RouteInfo, SchemaFn};
+
+const COMPONENTS: &str = "#/components/schemas/";
+
+/// What a document says beyond its table.
+#[derive(Debug, Clone)]
+pub struct About {
+    pub title: &'static str,
+    pub version: &'static str,
+    pub description: &'static str,
+    /// Where the table is mounted: `/` or `/hyperv`.
+    pub server: &'static str,
+    /// The dialect's shape of an error.
+    pub error: SchemaFn,
+    /// Path parameters by name. Those not listed are described by their name alone.
+    pub path_params: &'static [PathParam],
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct PathParam {
+    pub name: &'static str,
+    pub description: &'static str,
+    pub format: Option<&'static str>,
+}
+
+pub fn document<'a>(about: &About, routes: impl IntoIterator<Item = &'a RouteInfo>) -> Value {
+    let mut writer = Writer {
+        about,
+        inputs: generator(SchemaSettings::draft2020_12().for_deserialize()),
+        outputs: generator(SchemaSettings::draft2020_12().for_serialize()),
+    };
+    let mut paths: Map<String, Value> = Map::new();
+    let mut tags = BTreeSet::new();
+    for route in routes {
+        let operation = writer.operation(route);
+        let path = paths.entry(route.path).or_insert_with(|| json!({}));
+        path[route.method.as_str().to_lowercase()] = operation;
+        if !route.tag.is_empty() {
+            tags.insert(route.tag);
+        }
+    }
+    let mut paths = Value::Object(paths);
+    let schemas = writer.components(&mut paths);
+    let tags: Vec<Value> = tags.into_iter().map(|name| json!({"name": name})).collect();
+    json!({
+        "openapi": "3.1.0",
+        "info": {"title": about.title, "version": about.version, "description": about.description},
+        "servers": [{"url": about.server}],
+        "tags": tags,
+        "paths": paths,
+        "components": {"schemas": schemas},
+    })
+}
+
+fn generator(settings: SchemaSettings) -> SchemaGenerator {
+    settings
+        .with(|s| s.definitions_path = "/components/schemas".into())
+        .into_generator()
+}
+
+struct Writer<'a> {
+    about: &'a About,
+    inputs: SchemaGenerator,
+    outputs: SchemaGenerator,
+}
+
+impl Writer<'_> {
+    fn operation(&mut self, route: &RouteInfo) -> Value {
+        let mut operation = json!({
+            "operationId": route.operation_id,
+            "summary": route.summary,
+            "responses": self.responses(route),
+        });
+        if !route.tag.is_empty() {
+            operation["tags"] = json!([route.tag]);
+        }
+        let params: Vec<Value> = route
+            .path_params()
+            .map(|name| self.path_param(name))
+            .chain(route.query.iter().map(query_param))
+            .collect();
+        if !params.is_empty() {
+            operation["parameters"] = Value::Array(params);
+        }
+        if let Some(input) = route.input {
+            operation["requestBody"] = json!({
+                "required": input.required,
+                "content": content("application/json", (input.schema)(&mut self.inputs).to_value()),
+            });
+        }
+        operation
+    }
+
+    fn path_param(&self, name: &str) -> Value {
+        let known = self
+            .about
+            .path_params
+            .iter()
+            .find(|param| param.name == name);
+        let mut schema = json!({"type": "string"});
+        if let Some(format) = known.and_then(|param| param.format) {
+            schema["format"] = json!(format);
+        }
+        let mut param = json!({"name": name, "in": "path", "required": true, "schema": schema});
+        if let Some(known) = known {
+            param["description"] = json!(known.description);
+        }
+        param
+    }
+
+    fn responses(&mut self, route: &RouteInfo) -> Value {
+        let error = content(
+            "application/json",
+            (self.about.error)(&mut self.outputs).to_value(),
+        );
+        let mut responses = Map::new();
+        for (range, description) in [
+            ("4XX", "The request was refused."),
+            ("5XX", "The host failed."),
+        ] {
+            responses.insert(
+                range.into(),
+                json!({"description": description, "content": error}),
+            );
+        }
+        for output in &route.outputs {
+            let mut response = json!({"description": output.description});
+            let body = match output.kind {
+                OutputKind::Json(schema) => Some(content(
+                    "application/json",
+                    schema(&mut self.outputs).to_value(),
+                )),
+                OutputKind::Error => Some(error.clone()),
+                OutputKind::Text => Some(content("text/plain", json!({"type": "string"}))),
+                OutputKind::Empty => None,
+            };
+            if let Some(body) = body {
+                response["content"] = body;
+            }
+            responses.insert(output.status.to_string(), response);
+        }
+        Value::Object(responses)
+    }
+
+    /// The types of both directions under one roof; `paths` is brought up to date with the names they get.
+    fn components(&mut self, paths: &mut Value) -> Map<String, Value> {
+        let mut inputs = self.inputs.take_definitions(true);
+        let mut schemas = self.outputs.take_definitions(true);
+        let split = differing(&inputs, &schemas);
+        for schema in inputs.values_mut() {
+            rename(schema, &split);
+        }
+        for operation in paths.as_object_mut().into_iter().flat_map(Map::values_mut) {
+            for method in operation
+                .as_object_mut()
+                .into_iter()
+                .flat_map(Map::values_mut)
+            {
+                if let Some(body) = method.get_mut("requestBody") {
+                    rename(body, &split);
+                }
+            }
+        }
+        for (name, schema) in inputs {
+            let name = if split.contains(&name) {
+                format!("{name}Input")
+            } else {
+                name
+            };
+            schemas.insert(name, schema);
+        }
+        schemas
+    }
+}
+
+/// The names that mean different things in the two directions, by themselves or by what they refer to.
+fn differing(inputs: &Map<String, Value>, outputs: &Map<String, Value>) -> BTreeSet<String> {
+    let shared = || {
+        inputs
+            .iter()
+            .filter(|(name, _)| outputs.contains_key(*name))
+    };
+    let mut split: BTreeSet<String> = shared()
+        .filter(|(name, schema)| outputs.get(*name) != Some(schema))
+        .map(|(name, _)| name.clone())
+        .collect();
+    loop {
+        let drawn: Vec<String> = shared()
+            .filter(|(name, _)| !split.contains(*name))
+            .filter(|(_, schema)| {
+                let mut copy = (*schema).clone();
+                rename(&mut copy, &split);
+                copy != **schema
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        if drawn.is_empty() {
+            return split;
+        }
+        split.extend(drawn);
+    }
+}
+
+/// Points every reference to a split name at its input half.
+fn rename(value: &mut Value, split: &BTreeSet<String>) {
+    match value {
+        Value::Object(members) => {
+            for (key, member) in members {
+                match member {
+                    Value::String(text) if key == "$ref" => {
+                        let name = text.strip_prefix(COMPONENTS).map(str::to_owned);
+                        if let Some(name) = name.filter(|name| split.contains(name)) {
+                            *text = format!("{COMPONENTS}{name}Input");
+                        }
+                    }
+                    other => rename(other, split),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| rename(item, split)),
+        _ => {}
+    }
+}
+
+fn query_param(param: &super::QueryParam) -> Value {
+    let schema = match param.kind {
+        QueryKind::Text => json!({"type": "string"}),
+        QueryKind::Integer => json!({"type": "integer"}),
+        QueryKind::Boolean => json!({"type": "boolean"}),
+        QueryKind::OneOf(values) => json!({"type": "string", "enum": values}),
+    };
+    json!({"name": param.name, "in": "query", "required": false, "description": param.description, "schema": schema})
+}
+
+fn content(media_type: &str, schema: Value) -> Value {
+    json!({media_type: {"schema": schema}})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::http::{QueryParam, Reply, Request, Route, Table};
+    use schemars::JsonSchema;
+    use serde::{Deserialize, Serialize};
+    use warp::http::StatusCode;
+
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    struct Disk {
+        #[serde(default)]
+        size: i64,
+    }
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    struct Holder {
+        disk: Disk,
+        parent: Option<Box<Holder>>,
+    }
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    struct Same {
+        name: String,
+    }
+    #[derive(Serialize, JsonSchema)]
+    struct Failure {
+        error: String,
+    }
+
+    async fn nothing(_: (), _: Request) -> Reply {
+        Reply::empty(StatusCode::OK)
+    }
+
+    fn table() -> Table {
+        const FORCE: QueryParam = QueryParam::boolean("force", "At once.");
+        const ORDER: QueryParam = QueryParam::one_of("order", &["up", "down"], "Which way.");
+        Table::new(
+            (),
+            vec![
+                Route::get("/things", "list", nothing)
+                    .tag("Things")
+                    .query(&[ORDER])
+                    .output::<Vec<Holder>>(200, "All."),
+                Route::post("/things", "make", nothing)
+                    .tag("Things")
+                    .input::<Holder>()
+                    .output::<Holder>(201, "Made."),
+                Route::put("/things/{id}", "change", nothing)
+                    .optional_input::<Same>()
+                    .output::<Same>(200, "Changed."),
+                Route::delete("/things/{id}", "remove", nothing)
+                    .query(&[FORCE])
+                    .output_empty(204, "Gone.")
+                    .error(404, "No such thing."),
+                Route::get("/metrics", "metrics", nothing).output_text(200, "Numbers."),
+            ],
+        )
+    }
+
+    fn written() -> Value {
+        let about = About {
+            title: "toy",
+            version: "1",
+            description: "A toy.",
+            server: "/",
+            error: |generator| generator.subschema_for::<Failure>(),
+            path_params: &[PathParam {
+                name: "id",
+                description: "The thing.",
+                format: Some("uuid"),
+            }],
+        };
+        document(&about, table().routes())
+    }
+
+    fn refs(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(members) => {
+                for (key, member) in members {
+                    match member {
+                        Value::String(text) if key == "$ref" => found.push(text.clone()),
+                        other => refs(other, found),
+                    }
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| refs(item, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        let doc = written();
+        let mut found = Vec::new();
+        refs(&doc, &mut found);
+        assert!(found.len() > 8);
+        for reference in found {
+            let pointer = reference.strip_prefix('#').unwrap();
+            assert!(doc.pointer(pointer).is_some(), "{reference}");
+        }
+    }
+
+    #[test]
+    fn operations_are_unique_and_declare_their_path_parameters() {
+        let doc = written();
+        let mut ids = BTreeSet::new();
+        for (path, methods) in doc["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                let id = operation["operationId"].as_str().unwrap();
+                assert!(ids.insert(id.to_owned()), "{id} twice");
+                let in_path: Vec<String> = path
+                    .split('/')
+                    .filter_map(|s| Some(s.strip_prefix('{')?.strip_suffix('}')?.to_owned()))
+                    .collect();
+                let declared: Vec<String> = operation["parameters"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter(|p| p["in"] == "path" && p["required"] == true)
+                    .map(|p| p["name"].as_str().unwrap().to_owned())
+                    .collect();
+                assert_eq!(in_path, declared, "{method} {path}");
+                assert!(
+                    operation["responses"].as_object().unwrap().len() > 2,
+                    "{method} {path}"
+                );
+            }
+        }
+        assert_eq!(ids.len(), 5);
+    }
+
+    #[test]
+    fn a_type_that_reads_and_writes_differently_is_two_components_and_so_is_what_holds_it() {
+        let doc = written();
+        let schemas = doc["components"]["schemas"].as_object().unwrap();
+        let names: Vec<&str> = schemas.keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            [
+                "Disk",
+                "DiskInput",
+                "Failure",
+                "Holder",
+                "HolderInput",
+                "Same"
+            ]
+        );
+        assert_eq!(schemas["Disk"]["required"], json!(["size"]));
+        assert_eq!(schemas["DiskInput"].get("required"), None);
+        assert_eq!(
+            schemas["HolderInput"]["properties"]["disk"]["$ref"],
+            "#/components/schemas/DiskInput"
+        );
+        let body = &doc["paths"]["/things"]["post"]["requestBody"]["content"]["application/json"]["schema"];
+        assert_eq!(body["$ref"], "#/components/schemas/HolderInput");
+    }
+
+    #[test]
+    fn the_same_table_makes_the_same_text() {
+        assert_eq!(written().to_string(), written().to_string());
+    }
+
+    #[test]
+    fn queries_bodies_and_answers_are_described() {
+        let doc = written();
+        let paths = &doc["paths"];
+        assert_eq!(
+            paths["/things"]["get"]["parameters"][0]["schema"]["enum"],
+            json!(["up", "down"])
+        );
+        assert_eq!(
+            paths["/things/{id}"]["put"]["requestBody"]["required"],
+            false
+        );
+        assert_eq!(
+            paths["/things/{id}"]["delete"]["parameters"][0]["schema"]["format"],
+            "uuid"
+        );
+        assert_eq!(
+            paths["/things/{id}"]["delete"]["parameters"][1]["schema"]["type"],
+            "boolean"
+        );
+        assert!(
+            paths["/things/{id}"]["delete"]["responses"]["204"]
+                .get("content")
+                .is_none()
+        );
+        let failure = &paths["/things/{id}"]["delete"]["responses"]["404"]["content"]["application/json"]
+            ["schema"];
+        assert_eq!(failure["$ref"], "#/components/schemas/Failure");
+    }
+}

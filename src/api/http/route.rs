@@ -1,0 +1,238 @@
+//! One line of a route table: what it answers to, what it takes and gives, and the handler.
+//!
+//! The description ([`RouteInfo`]) is apart from the handler, so that OpenAPI, authorization, metric labels and the
+//! contract tests can read a table without a service behind it. Finding a route is `table`'s task.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use warp::http::Method;
+
+use super::{HttpError, IntoResponse, Request, Response};
+
+pub type SchemaFn = fn(&mut SchemaGenerator) -> Schema;
+pub type Answer = Result<Response, HttpError>;
+pub type Handler<S> = Arc<dyn Fn(S, Request) -> BoxFuture<'static, Answer> + Send + Sync>;
+
+pub struct Route<S> {
+    pub info: RouteInfo,
+    pub handler: Handler<S>,
+}
+
+#[derive(Debug, Clone)]
+pub struct RouteInfo {
+    pub method: Method,
+    /// `/vms/{id}/start`
+    pub path: &'static str,
+    pub operation_id: &'static str,
+    pub summary: &'static str,
+    pub tag: &'static str,
+    pub query: &'static [QueryParam],
+    pub input: Option<Input>,
+    pub outputs: Vec<Output>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Input {
+    pub schema: SchemaFn,
+    pub required: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    pub status: u16,
+    pub description: &'static str,
+    pub kind: OutputKind,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum OutputKind {
+    Json(SchemaFn),
+    /// In the dialect's shape of an error.
+    Error,
+    Text,
+    Empty,
+}
+
+/// A query parameter that a route takes. Whatever is not listed is refused with 400.
+#[derive(Debug, Clone, Copy)]
+pub struct QueryParam {
+    pub name: &'static str,
+    pub description: &'static str,
+    pub kind: QueryKind,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum QueryKind {
+    Text,
+    Integer,
+    Boolean,
+    OneOf(&'static [&'static str]),
+}
+
+impl QueryParam {
+    pub const fn text(name: &'static str, description: &'static str) -> Self {
+        Self::new(name, description, QueryKind::Text)
+    }
+    pub const fn integer(name: &'static str, description: &'static str) -> Self {
+        Self::new(name, description, QueryKind::Integer)
+    }
+    pub const fn boolean(name: &'static str, description: &'static str) -> Self {
+        Self::new(name, description, QueryKind::Boolean)
+    }
+    /// The values are for the description; refusing others is the handler's enum's task.
+    pub const fn one_of(
+        name: &'static str,
+        values: &'static [&'static str],
+        description: &'static str,
+    ) -> Self {
+        Self::new(name, description, QueryKind::OneOf(values))
+    }
+    const fn new(name: &'static str, description: &'static str, kind: QueryKind) -> Self {
+        Self {
+            name,
+            description,
+            kind,
+        }
+    }
+}
+
+impl<S: 'static> Route<S> {
+    pub fn get<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Self
+    where
+        H: Fn(S, Request) -> F + Send + Sync + 'static,
+        F: Future<Output: IntoResponse> + Send + 'static,
+    {
+        Self::new(Method::GET, path, operation_id, handler)
+    }
+
+    pub fn post<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Self
+    where
+        H: Fn(S, Request) -> F + Send + Sync + 'static,
+        F: Future<Output: IntoResponse> + Send + 'static,
+    {
+        Self::new(Method::POST, path, operation_id, handler)
+    }
+
+    pub fn put<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Self
+    where
+        H: Fn(S, Request) -> F + Send + Sync + 'static,
+        F: Future<Output: IntoResponse> + Send + 'static,
+    {
+        Self::new(Method::PUT, path, operation_id, handler)
+    }
+
+    pub fn delete<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Self
+    where
+        H: Fn(S, Request) -> F + Send + Sync + 'static,
+        F: Future<Output: IntoResponse> + Send + 'static,
+    {
+        Self::new(Method::DELETE, path, operation_id, handler)
+    }
+
+    pub fn new<H, F>(
+        method: Method,
+        path: &'static str,
+        operation_id: &'static str,
+        handler: H,
+    ) -> Self
+    where
+        H: Fn(S, Request) -> F + Send + Sync + 'static,
+        F: Future<Output: IntoResponse> + Send + 'static,
+    {
+        Self {
+            info: RouteInfo {
+                method,
+                path,
+                operation_id,
+                summary: "",
+                tag: "",
+                query: &[],
+                input: None,
+                outputs: Vec::new(),
+            },
+            handler: Arc::new(move |state, request| {
+                handler(state, request)
+                    .map(IntoResponse::into_response)
+                    .boxed()
+            }),
+        }
+    }
+
+    pub fn tag(mut self, tag: &'static str) -> Self {
+        self.info.tag = tag;
+        self
+    }
+
+    pub fn summary(mut self, summary: &'static str) -> Self {
+        self.info.summary = summary;
+        self
+    }
+
+    pub fn query(mut self, query: &'static [QueryParam]) -> Self {
+        self.info.query = query;
+        self
+    }
+
+    /// The body that has to be sent; the handler reads it with [`Request::json`].
+    pub fn input<T: JsonSchema>(mut self) -> Self {
+        self.info.input = Some(Input {
+            schema: schema_of::<T>,
+            required: true,
+        });
+        self
+    }
+
+    /// A body that may be absent; the handler reads it with [`Request::json_or_default`].
+    pub fn optional_input<T: JsonSchema>(mut self) -> Self {
+        self.info.input = Some(Input {
+            schema: schema_of::<T>,
+            required: false,
+        });
+        self
+    }
+
+    pub fn output<T: JsonSchema>(self, status: u16, description: &'static str) -> Self {
+        self.outcome(status, description, OutputKind::Json(schema_of::<T>))
+    }
+
+    pub fn output_text(self, status: u16, description: &'static str) -> Self {
+        self.outcome(status, description, OutputKind::Text)
+    }
+
+    pub fn output_empty(self, status: u16, description: &'static str) -> Self {
+        self.outcome(status, description, OutputKind::Empty)
+    }
+
+    /// An error that deserves words of its own in the document; the others are there without being listed.
+    pub fn error(self, status: u16, description: &'static str) -> Self {
+        self.outcome(status, description, OutputKind::Error)
+    }
+
+    fn outcome(mut self, status: u16, description: &'static str, kind: OutputKind) -> Self {
+        self.info.outputs.push(Output {
+            status,
+            description,
+            kind,
+        });
+        self
+    }
+}
+
+impl RouteInfo {
+    /// The names in braces, in their order.
+    pub fn path_params(&self) -> impl Iterator<Item = &'static str> + use<> {
+        self.path.split('/').filter_map(param_name)
+    }
+}
+
+/// `{id}` → `id`
+pub(super) fn param_name(segment: &'static str) -> Option<&'static str> {
+    segment.strip_prefix('{')?.strip_suffix('}')
+}
+
+fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}

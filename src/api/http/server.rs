@@ -1,0 +1,312 @@
+//! The accept loop under a service: limits on connections, and an orderly end.
+//!
+//! warp's own `serve` has no header timeout, ends neither in time nor in order, and takes TCP alone; so hyper-util
+//! runs under `warp::service` here. It knows no route; what a request means is the service's task.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::Response;
+use super::inflight::InFlight;
+
+/// After an accept that failed for want of something: long enough not to spin, short enough not to be noticed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// How long requests under way may still take once the server is told to end.
+    pub drain: Duration,
+    /// How long a request's head may take to arrive; also how long a kept-alive connection may be idle.
+    pub header_timeout: Duration,
+    /// The largest head of a request; beyond it 431.
+    pub header_bytes: usize,
+    /// Beyond it clients wait in the backlog. Descriptors are needed for machines too.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            drain: Duration::from_secs(30),
+            header_timeout: Duration::from_secs(10),
+            header_bytes: 64 * 1024,
+            connections: 1024,
+        }
+    }
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// Connections accepted over the whole time.
+    pub accepted: u64,
+    /// Connections that were cut at the deadline.
+    pub cut: usize,
+    /// Operations that were still under way at the deadline. They go on as long as the runtime does.
+    pub unfinished: usize,
+}
+
+/// Where connections come from. TCP now; a Unix socket differs in its `Io` and in what it knows of its peer.
+pub trait Listener: Send + 'static {
+    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    /// Is dropped and called again at any time, so it must not lose a connection thereby.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, Peer)>> + Send;
+}
+
+/// Who is at the other end. Every request carries it as an extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    Tcp(SocketAddr),
+}
+
+impl Listener for TcpListener {
+    type Io = TcpStream;
+    async fn accept(&mut self) -> io::Result<(TcpStream, Peer)> {
+        let (stream, addr) = TcpListener::accept(self).await?;
+        // Answers are small and whole: nothing is gained by waiting for more. Failing this is no reason to refuse.
+        let _ = stream.set_nodelay(true);
+        Ok((stream, Peer::Tcp(addr)))
+    }
+}
+
+/// What answers: `warp::service(filter)` is one.
+pub trait Service:
+    tower_service::Service<
+        hyper::Request<Incoming>,
+        Response = Response,
+        Error = Infallible,
+        Future: Send,
+    > + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<T> Service for T where
+    T: tower_service::Service<
+            hyper::Request<Incoming>,
+            Response = Response,
+            Error = Infallible,
+            Future: Send,
+        > + Clone
+        + Send
+        + 'static
+{
+}
+
+/// Serves until `shutdown`, then accepts nothing more, closes idle connections, lets requests under way finish for
+/// `limits.drain`, and returns.
+pub async fn serve<L: Listener>(
+    mut listener: L,
+    service: impl Service,
+    shutdown: impl Future<Output = ()>,
+    limits: Limits,
+) -> Report {
+    let in_flight = InFlight::default();
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    let mut accepted = 0;
+
+    let http = http(&limits);
+    let room = Arc::new(Semaphore::new(limits.connections));
+    let mut complained = false;
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let next = async {
+            // Never closed, so the error cannot be; it would end the loop's turn only.
+            let permit = Arc::clone(&room)
+                .acquire_owned()
+                .await
+                .map_err(io::Error::other)?;
+            listener.accept().await.map(|(io, peer)| (io, peer, permit))
+        };
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            // Ended connections are taken out as they end, or the set would grow for ever.
+            Some(_) = connections.join_next() => {}
+            result = next => match result {
+                Ok((io, peer, permit)) => {
+                    accepted += 1;
+                    complained = false;
+                    let connection = Connection { peer, in_flight: in_flight.clone(), _permit: permit };
+                    connections.spawn(connection.run(http.clone(), io, service.clone(), graceful.watcher()));
+                }
+                Err(err) if of_one_client(&err) => tracing::debug!(%err, "a client went away before it was accepted"),
+                Err(err) => {
+                    // Out of descriptors or memory: one warning, however long it lasts.
+                    if !complained {
+                        tracing::warn!(%err, "connections cannot be accepted");
+                        complained = true;
+                    }
+                    tokio::select! {
+                        () = &mut shutdown => break,
+                        () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                    }
+                }
+            },
+        }
+    }
+    drop(listener);
+
+    let deadline = Instant::now() + limits.drain;
+    let ending = async {
+        graceful.shutdown().await;
+        in_flight.idle().await;
+    };
+    let cut = match tokio::time::timeout_at(deadline, ending).await {
+        Ok(()) => 0,
+        Err(_) => {
+            while connections.try_join_next().is_some() {}
+            connections.len()
+        }
+    };
+    let unfinished = in_flight.count();
+    connections.shutdown().await;
+    Report {
+        accepted,
+        cut,
+        unfinished,
+    }
+}
+
+fn http(limits: &Limits) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        // hyper refuses less than 8 KiB by a panic.
+        .max_buf_size(limits.header_bytes.max(8192))
+        .keep_alive(true);
+    http
+}
+
+struct Connection {
+    peer: Peer,
+    in_flight: InFlight,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    async fn run<Io>(self, http: http1::Builder, io: Io, service: impl Service, watcher: Watcher)
+    where
+        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let Self {
+            peer,
+            in_flight,
+            _permit,
+        } = self;
+        let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(in_flight.clone());
+            request.extensions_mut().insert(peer);
+            // warp's service is always ready, so `poll_ready` is not asked.
+            service.clone().call(request)
+        });
+        let connection = http.serve_connection(TokioIo::new(io), answer);
+        if let Err(err) = watcher.watch(connection).await {
+            tracing::debug!(?peer, %err, "a connection ended badly");
+        }
+    }
+}
+
+/// Errors that say something about one client and nothing about the next.
+fn of_one_client(err: &io::Error) -> bool {
+    matches!(
+        err.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::http::{Table, dispatch};
+    use std::collections::VecDeque;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    /// Fails as told, then hands out its connections, then has nothing more.
+    struct Scripted {
+        script: VecDeque<io::Result<DuplexStream>>,
+        calls: Arc<AtomicUsize>,
+    }
+
+    impl Listener for Scripted {
+        type Io = DuplexStream;
+        async fn accept(&mut self) -> io::Result<(DuplexStream, Peer)> {
+            self.calls.fetch_add(1, Ordering::SeqCst);
+            match self.script.pop_front() {
+                Some(result) => result.map(|io| (io, Peer::Tcp(([127, 0, 0, 1], 1).into()))),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn failing_to_accept_neither_ends_nor_spins_the_loop() {
+        let (mut client, server) = tokio::io::duplex(4096);
+        let calls = Arc::new(AtomicUsize::new(0));
+        let emfile = || Err(io::Error::from_raw_os_error(24));
+        let listener = Scripted {
+            script: VecDeque::from([
+                Err(io::ErrorKind::ConnectionAborted.into()),
+                emfile(),
+                emfile(),
+                emfile(),
+                Ok(server),
+            ]),
+            calls: Arc::clone(&calls),
+        };
+        let started = Instant::now();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let service = warp::service(dispatch::filter(vec![("", Table::new((), Vec::new()))]));
+        let server = tokio::spawn(serve(
+            listener,
+            service,
+            async { drop(stopped.await) },
+            Limits::default(),
+        ));
+        client
+            .write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+        assert_eq!(
+            started.elapsed().as_millis() / 100,
+            3,
+            "100 ms per failure for want of something"
+        );
+        assert!(calls.load(Ordering::SeqCst) <= 7);
+        stop.send(()).unwrap();
+        let report = server.await.unwrap();
+        assert_eq!(
+            report,
+            Report {
+                accepted: 1,
+                cut: 0,
+                unfinished: 0
+            }
+        );
+    }
+}
