@@ -296,6 +296,7 @@ fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
     fn an_encoded_slash_belongs_to_its_segment() {
@@ -326,5 +327,51 @@ mod tests {
             let segments = split_path(path);
             assert_eq!(mounts.find(&segments).unwrap().1, below, "{path}");
         }
+    }
+
+    /// A piece of a body that is counted for as long as it is kept.
+    struct Piece(Vec<u8>, Arc<AtomicUsize>);
+
+    impl AsRef<[u8]> for Piece {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    impl Drop for Piece {
+        fn drop(&mut self) {
+            self.1.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_without_end_is_neither_kept_nor_read_for_ever() {
+        let (made, kept) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (peak, counters) = (Arc::new(AtomicUsize::new(0)), (made.clone(), kept.clone()));
+        let highest = Arc::clone(&peak);
+        let endless = futures_util::stream::repeat_with(move || {
+            counters.0.fetch_add(1, Ordering::SeqCst);
+            let now = counters.1.fetch_add(1, Ordering::SeqCst) + 1;
+            highest.fetch_max(now, Ordering::SeqCst);
+            Ok::<_, ()>(Bytes::from_owner(Piece(
+                vec![0; 512 * 1024],
+                counters.1.clone(),
+            )))
+        });
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            header::TRANSFER_ENCODING,
+            HeaderValue::from_static("chunked"),
+        );
+        let read = Incoming::new(endless, &headers).read().await;
+        assert_eq!(read, Err(HttpError::TooLarge { limit: BODY_LIMIT }));
+        while kept.load(Ordering::SeqCst) > 0 || made.load(Ordering::SeqCst) < 200 {
+            tokio::task::yield_now().await;
+        }
+        assert!(made.load(Ordering::SeqCst) <= 3 + LINGER_LIMIT / (512 * 1024) + 1);
+        assert!(
+            peak.load(Ordering::SeqCst) <= 2,
+            "pieces are let go as they come"
+        );
     }
 }

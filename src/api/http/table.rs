@@ -253,10 +253,9 @@ mod tests {
         )
     }
 
-    fn find(
-        method: Method,
-        path: &'static str,
-    ) -> Result<(&'static str, Vec<(&'static str, String)>), HttpError> {
+    type Hit = (&'static str, Vec<(&'static str, String)>);
+
+    fn find(method: Method, path: &'static str) -> Result<Hit, HttpError> {
         let path: Vec<Cow<'_, str>> = path
             .trim_start_matches('/')
             .split('/')
