@@ -365,9 +365,13 @@ mod tests {
         );
         let read = Incoming::new(endless, &headers).read().await;
         assert_eq!(read, Err(HttpError::TooLarge { limit: BODY_LIMIT }));
-        while kept.load(Ordering::SeqCst) > 0 || made.load(Ordering::SeqCst) < 200 {
-            tokio::task::yield_now().await;
-        }
+        let taken = async {
+            while kept.load(Ordering::SeqCst) > 0 || made.load(Ordering::SeqCst) < 200 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let taken = tokio::time::timeout(Duration::from_secs(8), taken).await;
+        assert!(taken.is_ok(), "what is not wanted is taken off the wire");
         assert!(made.load(Ordering::SeqCst) <= 3 + LINGER_LIMIT / (512 * 1024) + 1);
         assert!(
             peak.load(Ordering::SeqCst) <= 2,
