@@ -1,0 +1,143 @@
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use qherd::api::http::{Limits, Report};
+use reqwest::Client;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::support::{Server, answer, message, read_all, read_one};
+
+const GET: &[u8] = b"GET /vms HTTP/1.1\r\nhost: a\r\n\r\n";
+const SLOW: &[u8] = b"POST /slow HTTP/1.1\r\nhost: a\r\n\r\n";
+
+fn quick() -> Limits {
+    Limits { header_timeout: Duration::from_millis(300), drain: Duration::from_millis(400), ..Limits::default() }
+}
+
+#[tokio::test]
+async fn one_connection_carries_a_thousand_requests() {
+    let server = Server::start().await;
+    let mut socket = server.connect().await;
+    for _ in 0..1000 {
+        socket.write_all(GET).await.unwrap();
+        assert!(read_one(&mut socket).await.starts_with("HTTP/1.1 200"));
+    }
+    drop(socket);
+    assert_eq!(server.stop().await, Report { accepted: 1, cut: 0, unfinished: 0 });
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() {
+    let server = Server::start().await;
+    let text = server
+        .raw("GET /vms HTTP/1.1\r\nhost: a\r\n\r\nGET /nope HTTP/1.1\r\nhost: a\r\n\r\nGET /vms HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        .await;
+    let statuses: Vec<&str> = text.split("HTTP/1.1 ").skip(1).map(|t| &t[..3]).collect();
+    assert_eq!(statuses, ["200", "404", "200"]);
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_is_not_waited_for() {
+    let server = Server::with(quick()).await;
+    for beginning in ["", "GET /vms HTTP/1.1\r\nhost:"] {
+        let started = Instant::now();
+        server.raw(beginning).await;
+        assert!(started.elapsed() < Duration::from_secs(3), "{beginning:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_431() {
+    let server = Server::start().await;
+    let text = server.raw(&format!("GET /vms HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(300_000))).await;
+    assert!(text.starts_with("HTTP/1.1 431"), "{text}");
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_costs_one_500_and_not_the_connection() {
+    let server = Server::start().await;
+    let mut socket = server.connect().await;
+    socket.write_all(b"GET /panic HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let text = read_one(&mut socket).await;
+    assert!(text.starts_with("HTTP/1.1 500"), "{text}");
+    assert!(text.contains("panic: on purpose"), "{text}");
+    socket.write_all(GET).await.unwrap();
+    assert!(read_one(&mut socket).await.starts_with("HTTP/1.1 200"));
+    let (status, body) = answer(Client::new().get(server.url("/panic"))).await;
+    assert_eq!((status, message(&body)), (500, "Internal error"));
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_does_not_cancel_its_operation() {
+    let server = Server::start().await;
+    let mut socket = server.connect().await;
+    socket.write_all(SLOW).await.unwrap();
+    server.state.entered.notified().await;
+    drop(socket);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    server.state.release.notify_one();
+    let state = server.state.clone();
+    server.stop().await;
+    assert_eq!(state.finished.load(Ordering::SeqCst), 1, "and the server waited for it");
+}
+
+#[tokio::test]
+async fn a_server_that_ends_lets_requests_under_way_finish() {
+    let mut server = Server::start().await;
+    let mut busy = server.connect().await;
+    busy.write_all(SLOW).await.unwrap();
+    server.state.entered.notified().await;
+    let mut idle = server.connect().await;
+    idle.write_all(GET).await.unwrap();
+    read_one(&mut idle).await;
+    let mut fresh = server.connect().await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+
+    server.begin_stop();
+    assert_eq!(read_all(&mut idle).await, "", "an idle connection is closed at once");
+    assert_eq!(read_all(&mut fresh).await, "", "and so is one that never asked");
+    assert!(TcpStream::connect(server.addr).await.is_err(), "nothing more is accepted");
+
+    server.state.release.notify_one();
+    let text = read_all(&mut busy).await;
+    assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("done"), "{text}");
+    assert_eq!(server.stop().await, Report { accepted: 3, cut: 0, unfinished: 0 });
+}
+
+#[tokio::test]
+async fn a_server_that_ends_does_not_wait_beyond_its_deadline() {
+    let server = Server::with(quick()).await;
+    let mut busy = server.connect().await;
+    busy.write_all(SLOW).await.unwrap();
+    server.state.entered.notified().await;
+    let started = Instant::now();
+    let state = server.state.clone();
+    assert_eq!(server.stop().await, Report { accepted: 1, cut: 1, unfinished: 1 });
+    assert!(started.elapsed() < Duration::from_secs(2));
+    assert_eq!(read_all(&mut busy).await, "");
+    state.release.notify_one();
+}
+
+#[tokio::test]
+async fn beyond_the_limit_connections_wait_for_their_turn() {
+    let server = Server::with(Limits { connections: 1, ..quick() }).await;
+    let mut first = server.connect().await;
+    first.write_all(GET).await.unwrap();
+    read_one(&mut first).await;
+    let mut second = server.connect().await;
+    second.write_all(GET).await.unwrap();
+    // The first is idle for longer than it may be, and makes room.
+    assert!(read_one(&mut second).await.starts_with("HTTP/1.1 200"));
+    assert_eq!(read_all(&mut first).await, "");
+}
+
+#[tokio::test]
+async fn many_clients_at_once_are_served() {
+    let server = Server::start().await;
+    let client = Client::new();
+    let all = (0..200).map(|_| client.get(server.url("/vms")).send());
+    for response in futures_util::future::join_all(all).await {
+        assert_eq!(response.unwrap().status(), 200);
+    }
+}

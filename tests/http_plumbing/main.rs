@@ -1,0 +1,6 @@
+//! The HTTP plumbing over a real socket: routing, bodies, and what becomes of connections.
+
+mod bodies;
+mod connections;
+mod routing;
+mod support;
