@@ -241,7 +241,9 @@ pub fn qemus_below(folder: &Path) -> Vec<i32> {
     let folder = folder.display().to_string();
     let processes = procfs::process::all_processes().unwrap().flatten();
     let ours = processes.filter(|p| {
-        p.cmdline().is_ok_and(|c| c.first().is_some_and(|a| a.contains("qemu-system")) && c.iter().any(|a| a.contains(&folder)))
+        p.cmdline().is_ok_and(|c| {
+            c.first().is_some_and(|a| a.contains("qemu-system")) && c.iter().any(|a| a.contains(&folder))
+        })
     });
     ours.map(|p| p.pid).collect()
 }
