@@ -60,6 +60,8 @@ pub struct VmView {
     pub pid: Option<i32>,
     /// Milliseconds since 1970, while it runs.
     pub started_at: Option<u64>,
+    /// Its guest agent has opened its port.
+    pub agent: bool,
     /// Deleted: the VM is gone for good, its id answers 404.
     pub gone: bool,
 }

@@ -68,8 +68,15 @@ pub fn spawn(ctx: SharedContext, record: VmRecord) -> VmHandle {
     let (commands, command_queue) = mpsc::channel(QUEUE);
     let (forced, forced_queue) = mpsc::channel(QUEUE);
     let spec = Arc::new(record.spec.clone());
-    let first =
-        VmView { spec: spec.clone(), status: Status::Stopped, reason: None, pid: None, started_at: None, gone: false };
+    let first = VmView {
+        spec: spec.clone(),
+        status: Status::Stopped,
+        reason: None,
+        pid: None,
+        started_at: None,
+        agent: false,
+        gone: false,
+    };
     let (view, view_reader) = watch::channel(first);
     let (sample, sample_reader) = watch::channel(None);
     let handle = VmHandle::new(spec.id, commands, forced, view_reader, sample_reader);
@@ -290,7 +297,9 @@ impl Actor {
             _ => None,
         };
         let pid = self.machine.process().map(|p| p.pid());
-        self.view.send_replace(VmView { spec: self.spec.clone(), status, reason, pid, started_at, gone: self.gone });
+        let agent = matches!(&self.machine, Machine::Live(live) if live.agent);
+        let (spec, gone) = (self.spec.clone(), self.gone);
+        self.view.send_replace(VmView { spec, status, reason, pid, started_at, agent, gone });
     }
 
     pub(super) fn publish_sample(&self, sample: Option<Sample>) {

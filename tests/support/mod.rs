@@ -2,6 +2,8 @@
 //! that directory, also when a test fails.
 #![allow(dead_code)] // Every test file uses its own part.
 
+pub mod guest;
+
 use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},

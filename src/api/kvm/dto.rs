@@ -224,6 +224,8 @@ pub struct Details {
     started_at: Option<String>,
     /// Seconds since it was started.
     uptime: Option<u64>,
+    /// The guest agent has opened its port.
+    guest_agent: bool,
     /// `kvm` or `tcg`: what it runs under, or would if it were started now.
     accelerator: &'static str,
 }
@@ -239,6 +241,7 @@ impl Details {
             pid: view.pid,
             started_at: view.started_at.map(time),
             uptime: view.started_at.map(|since| now_ms().saturating_sub(since) / 1000),
+            guest_agent: view.agent,
             accelerator,
         }
     }

@@ -1,0 +1,120 @@
+//! The guest that `scripts/build-guest` makes: where its image is, what its heartbeat says, and commands typed at its
+//! serial console.
+
+use std::{
+    io::Write,
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use super::{Daemon, PATIENCE};
+
+/// A daemon that may clone the guest's image.
+pub fn daemon() -> Daemon {
+    let folder = image().parent().unwrap().display().to_string();
+    Daemon::start_with(&["--accel", "tcg", "--image-dir", &folder])
+}
+
+/// The image; `scripts/test` makes it and says where it is.
+pub fn image() -> PathBuf {
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/.cache/guest/guest.qcow2");
+    let image = PathBuf::from(std::env::var("QHERD_TEST_GUEST").unwrap_or_else(|_| default.into()));
+    assert!(image.exists(), "{} is missing: run scripts/build-guest (scripts/test does it)", image.display());
+    image
+}
+
+/// A wish for a small VM that boots.
+pub fn wish() -> Value {
+    json!({ "vcpus": 1, "memory": 256, "disk_size": 1, "base_image": image() })
+}
+
+/// A client of the serial console, until it is dropped.
+pub struct Console(UnixStream);
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// One line of the guest's heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beat {
+    pub beat: u64,
+    /// Differs from boot to boot.
+    pub boot: String,
+    pub cpus: u32,
+    pub mem_mib: u64,
+    pub disk_mib: u64,
+    pub nics: u32,
+}
+
+impl Beat {
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split_once("qherd-guest: ")?.1.split_whitespace();
+        let mut field = |name: &str| fields.next()?.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
+        Some(Self {
+            beat: field("beat")?.parse().ok()?,
+            boot: field("boot")?,
+            cpus: field("cpus")?.parse().ok()?,
+            mem_mib: field("mem_mib")?.parse().ok()?,
+            disk_mib: field("disk_mib")?.parse().ok()?,
+            nics: field("nics")?.parse().ok()?,
+        })
+    }
+}
+
+impl Daemon {
+    /// All heartbeats on the console so far.
+    pub async fn beats(&self, id: &str) -> Vec<Beat> {
+        self.console(id).await.lines().filter_map(Beat::parse).collect()
+    }
+
+    /// Waits for a heartbeat that fulfils `wanted`.
+    pub async fn await_beat(&self, id: &str, wanted: impl Fn(&Beat) -> bool) -> Beat {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(beat) = self.beats(id).await.into_iter().rev().find(&wanted) {
+                return beat;
+            }
+            assert!(Instant::now() < deadline, "the heartbeat never came; the console:\n{}", self.console(id).await);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Waits until a boot other than `before` is up with its agent; returns its first heartbeat seen.
+    pub async fn await_boot(&self, id: &str, before: Option<&Beat>) -> Beat {
+        let known: Vec<String> = before.iter().map(|b| b.boot.clone()).collect();
+        let beat = self.await_beat(id, |beat| !known.contains(&beat.boot)).await;
+        let deadline = Instant::now() + PATIENCE;
+        while self.get(&format!("/vms/{id}")).await.expect(200)["guest_agent"] != true {
+            assert!(Instant::now() < deadline, "no guest agent; the console:\n{}", self.console(id).await);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        beat
+    }
+
+    /// Types a line at the guest's console; it arrives as long as the connection is kept.
+    pub fn write_line(&self, id: &str, line: &str) -> Console {
+        let mut serial = UnixStream::connect(self.run_dir(id).join("serial.sock")).unwrap();
+        writeln!(serial, "{line}").unwrap();
+        // QEMU sends byte by byte: some 280 unread bytes fill the socket and freeze the guest's console.
+        let mut unread = serial.try_clone().unwrap();
+        std::thread::spawn(move || std::io::copy(&mut unread, &mut std::io::sink()));
+        Console(serial)
+    }
+
+    /// Types a line at the guest's console and waits until the guest answers `expect`.
+    pub async fn type_line(&self, id: &str, line: &str, expect: &str) -> String {
+        let from = self.console(id).await.len();
+        // Open until the guest has answered: QEMU drops what a client sent that has hung up.
+        let _serial = self.write_line(id, line);
+        let end = self.await_console(id, expect, from).await;
+        let log = self.console(id).await;
+        let begin = log[..end].rfind('\n').map_or(0, |i| i + 1);
+        log[begin..].lines().next().unwrap_or_default().to_owned()
+    }
+}
