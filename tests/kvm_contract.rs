@@ -316,21 +316,29 @@ async fn a_start_without_its_disk_is_a_500_that_names_it() {
 
 #[tokio::test]
 async fn what_cannot_be_recorded_is_a_500_and_is_not_done() {
-    let daemon = started_with_limit(nix::libc::RLIM_INFINITY);
-    let id = running_vm(&daemon).await;
+    let mut daemon = started_with_limit(nix::libc::RLIM_INFINITY);
+    let (running, stopped) = (running_vm(&daemon).await, vm(&daemon).await);
     let pid = daemon.qemus();
+    let files = daemon.leftovers().len();
     file_size_limit(Some(daemon.pid()), 0).unwrap();
-    for section in ["stop", "reboot", "delete"] {
+    for (section, id, status) in
+        [("stop", &running, "running"), ("reboot", &running, "running"), ("delete", &stopped, "stopped")]
+    {
         let example = failing(section);
-        let answer = ask(&daemon, &example, &id).await;
-        check(&example, &id, &answer);
-        assert!(answer.body["error"]["detail"].is_string(), "{}", answer.body);
-        if section != "delete" {
-            assert_eq!((daemon.status(&id).await, daemon.qemus()), ("running".to_owned(), pid.clone()));
-        }
+        let answer = ask(&daemon, &example, id).await;
+        check(&example, id, &answer);
+        assert!(answer.body["error"]["detail"].as_str().unwrap().contains("File too large"), "{}", answer.body);
+        assert_eq!((daemon.status(id).await.as_str(), daemon.qemus()), (status, pid.clone()), "{section}");
     }
-    file_size_limit(Some(daemon.pid()), nix::libc::RLIM_INFINITY).unwrap();
-    daemon.delete(&format!("/vms/{id}")).await.expect(200);
+    assert_eq!(daemon.leftovers().len(), files);
+    // As the detail says: once the cause is corrected, qherd is restarted; machines keep running.
+    daemon.kill();
+    daemon.run();
+    daemon.await_status(&running, "running").await;
+    assert_eq!(daemon.qemus(), pid);
+    for id in [running, stopped] {
+        daemon.delete(&format!("/vms/{id}")).await.expect(200);
+    }
     assert_eq!(daemon.leftovers(), [] as [std::path::PathBuf; 0]);
 }
 
