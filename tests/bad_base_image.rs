@@ -129,7 +129,9 @@ async fn images_of_other_kinds_are_refused_with_what_to_do() {
         "create -q -f qcow2 --object secret,id=s,data=x \
          -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 encrypted.qcow2 64M",
     ] {
-        assert_eq!(qemu_img(&bases, &args.split_whitespace().collect::<Vec<_>>().join(" ")), 0, "{args}");
+        let args = args.split_whitespace().collect::<Vec<_>>().join(" ");
+        // LUKS measures the processor first, and gives up on a busy one ("Unable to get accurate CPU usage").
+        assert!((0..20).any(|_| qemu_img(&bases, &args) == 0), "{args}");
     }
     let convert = "qemu-img convert";
     refuse(

@@ -123,7 +123,12 @@ async fn wrong_types_and_texts_are_refused_with_the_expectation() {
     refuse_values(
         &daemon,
         "base_image",
-        &[("1", "must be a string"), ("null", "must be a string"), ("\"\"", "must be the path"), ("\"a\\u0000b\"", "must be the path")],
+        &[
+            ("1", "must be a string"),
+            ("null", "must be a string"),
+            ("\"\"", "must be the path"),
+            ("\"a\\u0000b\"", "must be the path"),
+        ],
     )
     .await;
     nothing_is_left(&daemon).await;
@@ -149,9 +154,18 @@ async fn missing_unknown_and_repeated_fields_are_named() {
         refused(&daemon.post("/vms", wish).await, 400, words, field);
     }
     let twice = [
-        ("vcpus", "1"), ("memory", "64"), ("disk_size", "1"), ("base_image", "\"blank.raw\""), ("name", "\"a\""),
-        ("profile", "\"pc\""), ("start", "false"), ("clone", "\"full\""), ("max_vcpus", "4"), ("max_memory", "64"),
-        ("cpu_pinning", "{\"cores\":[0]}"), ("io_limits", "{\"iops\":1}"),
+        ("vcpus", "1"),
+        ("memory", "64"),
+        ("disk_size", "1"),
+        ("base_image", "\"blank.raw\""),
+        ("name", "\"a\""),
+        ("profile", "\"pc\""),
+        ("start", "false"),
+        ("clone", "\"full\""),
+        ("max_vcpus", "4"),
+        ("max_memory", "64"),
+        ("cpu_pinning", "{\"cores\":[0]}"),
+        ("io_limits", "{\"iops\":1}"),
     ];
     for (field, value) in twice {
         let mut wish = daemon.wish();
@@ -333,7 +347,12 @@ async fn bad_actions_are_refused_and_the_vm_runs_on() {
         ("start?force=true", json!({}), "force is not known"),
         ("start", Value::Null, "must be a JSON object, not null"),
     ] {
-        refused(&daemon.post(&format!("/vms/{id}/{action}"), body.clone()).await, 400, words, &format!("{action} {body}"));
+        refused(
+            &daemon.post(&format!("/vms/{id}/{action}"), body.clone()).await,
+            400,
+            words,
+            &format!("{action} {body}"),
+        );
     }
     let plain = daemon.http().post(daemon.at(&format!("/vms/{id}/stop"))).body("{}");
     refused(&daemon.send(plain).await, 415, "application/json", "no content type");
@@ -353,7 +372,8 @@ async fn bad_actions_are_refused_and_the_vm_runs_on() {
 async fn other_notations_of_an_id_are_refused() {
     let daemon = Daemon::start();
     let id = daemon.create(daemon.wish()).await;
-    let other = ["0", "not-a-uuid", "%00", "..%2F..", &id.replace('-', ""), &format!("%7B{id}%7D"), &format!("{id}%20")];
+    let other =
+        ["0", "not-a-uuid", "%00", "..%2F..", &id.replace('-', ""), &format!("%7B{id}%7D"), &format!("{id}%20")];
     for bad in other {
         refused(&daemon.get(&format!("/vms/{bad}")).await, 400, "Invalid UUID format.", bad);
     }

@@ -41,7 +41,8 @@ fn started() -> Daemon {
 
 fn base_image(daemon: &Daemon, name: &str) {
     let file = daemon.bases().join(name);
-    let made = std::process::Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(file).arg("1G").status();
+    let made =
+        std::process::Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(file).arg("1G").status();
     assert!(made.unwrap().success());
 }
 
@@ -286,7 +287,11 @@ async fn a_clone_that_does_not_fit_is_a_500_and_leaves_nothing() {
     let daemon = started_with_limit(32 << 20);
     let base = daemon.bases().join("base-image.qcow2");
     let noise = daemon.bases().join("noise.raw");
-    std::io::copy(&mut std::io::Read::take(std::fs::File::open("/dev/urandom").unwrap(), 48 << 20), &mut std::fs::File::create(&noise).unwrap()).unwrap();
+    std::io::copy(
+        &mut std::io::Read::take(std::fs::File::open("/dev/urandom").unwrap(), 48 << 20),
+        &mut std::fs::File::create(&noise).unwrap(),
+    )
+    .unwrap();
     let made = std::process::Command::new("qemu-img").args(["convert", "-O", "qcow2"]).arg(&noise).arg(&base).status();
     assert!(made.unwrap().success());
     let mut example = failing("create");

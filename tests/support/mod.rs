@@ -119,6 +119,11 @@ impl Daemon {
     /// SIGTERM; returns the exit status.
     pub fn terminate(&mut self) -> std::process::ExitStatus {
         self.signal(nix::sys::signal::Signal::SIGTERM);
+        self.wait()
+    }
+
+    /// Waits for the daemon's end; returns the exit status.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
         self.child.take().unwrap().wait().unwrap()
     }
 
@@ -256,7 +261,9 @@ pub fn qemus_below(folder: &Path) -> Vec<i32> {
     let folder = folder.display().to_string();
     let processes = procfs::process::all_processes().unwrap().flatten();
     let ours = processes.filter(|p| {
-        p.cmdline().is_ok_and(|c| c.first().is_some_and(|a| a.contains("qemu-system")) && c.iter().any(|a| a.contains(&folder)))
+        p.cmdline().is_ok_and(|c| {
+            c.first().is_some_and(|a| a.contains("qemu-system")) && c.iter().any(|a| a.contains(&folder))
+        })
     });
     ours.map(|p| p.pid).collect()
 }
