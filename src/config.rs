@@ -133,7 +133,8 @@ impl Settings {
         };
         let list = |mine: Vec<PathBuf>, theirs: Vec<PathBuf>| if mine.is_empty() { theirs } else { mine };
         let state_dir = self.state_dir.or(from_file.state_dir).unwrap_or_else(|| "state".into());
-        let state_dir = std::path::absolute(&state_dir).with_context(|| format!("state directory {}", state_dir.display()))?;
+        let state_dir =
+            std::path::absolute(&state_dir).with_context(|| format!("state directory {}", state_dir.display()))?;
         let mut image_dirs = list(self.image_dirs, from_file.image_dirs);
         if image_dirs.is_empty() {
             image_dirs.push(state_dir.join("bases"));
@@ -157,7 +158,8 @@ impl Settings {
 }
 
 fn read(path: &Path) -> anyhow::Result<Settings> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
     toml::from_str(&text).with_context(|| format!("in the configuration {}", path.display()))
 }
 
@@ -169,7 +171,8 @@ mod tests {
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("qherd.toml");
-        std::fs::write(&file, "listen = \"127.0.0.1:1\"\naccel = \"tcg\"\npath-maps = [\"D:/HyperV=/srv/vms\"]\n").unwrap();
+        std::fs::write(&file, "listen = \"127.0.0.1:1\"\naccel = \"tcg\"\npath-maps = [\"D:/HyperV=/srv/vms\"]\n")
+            .unwrap();
         let flags = Settings { listen: Some("127.0.0.1:2".parse().unwrap()), ..Settings::default() };
         let config = flags.resolve(Some(&file)).unwrap();
         assert_eq!(config.listen.port(), 2);
@@ -194,10 +197,10 @@ mod tests {
         let text = include_str!("../templates/qherd.toml");
         toml::from_str::<Settings>(text).unwrap();
         // Also with every example line switched on.
-        let all: String = text.lines().map(|l| l.strip_prefix("# ").filter(|l| l.contains(" = ")).unwrap_or(l)).fold(
-            String::new(),
-            |all, line| all + line + "\n",
-        );
+        let all: String = text
+            .lines()
+            .map(|l| l.strip_prefix("# ").filter(|l| l.contains(" = ")).unwrap_or(l))
+            .fold(String::new(), |all, line| all + line + "\n");
         toml::from_str::<Settings>(&all).unwrap();
     }
 }

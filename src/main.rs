@@ -75,7 +75,12 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let service = Service::open(config, None).await?;
     let caps = &service.context().caps;
-    tracing::info!(qemu = caps.version, accelerator = caps.accelerator.as_str(), why = caps.accelerator_reason, "ready");
+    tracing::info!(
+        qemu = caps.version,
+        accelerator = caps.accelerator.as_str(),
+        why = caps.accelerator_reason,
+        "ready"
+    );
     if caps.accelerator_reason.starts_with("KVM does not work") {
         tracing::warn!("guests are emulated (TCG), which is many times slower than KVM");
     }

@@ -34,14 +34,10 @@ async fn say_after_command(peer: &mut Peer, reply: Value) -> Value {
 #[tokio::test]
 async fn whatever_stands_before_the_delimiter_is_skipped() {
     let (mut peer, stream) = Peer::new();
-    let leftovers =
-        b"{\"return\": \"of an earlier client\"}\nnoise\n\xFF{\"return\": 5}\n{\"return\": {\"half";
+    let leftovers = b"{\"return\": \"of an earlier client\"}\nnoise\n\xFF{\"return\": 5}\n{\"return\": {\"half";
     let (agent, ()) = tokio::join!(Agent::open(stream, LONG), answer_sync(&mut peer, leftovers));
     let mut agent = agent.unwrap();
-    let (pong, command) = tokio::join!(
-        agent.ping(LONG),
-        say_after_command(&mut peer, json!({"return": {}}))
-    );
+    let (pong, command) = tokio::join!(agent.ping(LONG), say_after_command(&mut peer, json!({"return": {}})));
     pong.unwrap();
     assert_eq!(command["execute"], "guest-ping");
 }
@@ -50,13 +46,7 @@ async fn whatever_stands_before_the_delimiter_is_skipped() {
 async fn an_absent_agent_is_a_timeout() {
     let (_peer, stream) = Peer::new();
     let error = Agent::open(stream, SHORT).await.unwrap_err();
-    assert_eq!(
-        error,
-        QgaError::Timeout {
-            command: "guest-sync-delimited".into(),
-            after: SHORT
-        }
-    );
+    assert_eq!(error, QgaError::Timeout { command: "guest-sync-delimited".into(), after: SHORT });
 }
 
 #[tokio::test]
@@ -69,32 +59,19 @@ async fn a_guest_that_only_makes_noise_is_bounded() {
         }
     };
     let (agent, ()) = tokio::join!(Agent::open(stream, LONG), noise);
-    assert_eq!(
-        agent.unwrap_err(),
-        QgaError::Closed {
-            reason: CloseReason::LineTooLong { limit: 4 << 20 }
-        }
-    );
+    assert_eq!(agent.unwrap_err(), QgaError::Closed { reason: CloseReason::LineTooLong { limit: 4 << 20 } });
 }
 
 #[tokio::test]
 async fn an_error_reply_carries_the_agents_words_and_the_agent_stays_usable() {
     let (mut agent, mut peer) = open().await;
     let refusal = json!({"error": {"class": "CommandNotFound", "desc": "disabled"}});
-    let (reply, _) = tokio::join!(
-        agent.execute("guest-exec", None, LONG),
-        say_after_command(&mut peer, refusal)
-    );
-    let expected = QgaError::Refused {
-        command: "guest-exec".into(),
-        class: "CommandNotFound".into(),
-        desc: "disabled".into(),
-    };
+    let (reply, _) = tokio::join!(agent.execute("guest-exec", None, LONG), say_after_command(&mut peer, refusal));
+    let expected =
+        QgaError::Refused { command: "guest-exec".into(), class: "CommandNotFound".into(), desc: "disabled".into() };
     assert_eq!(reply.unwrap_err(), expected);
-    let (reply, _) = tokio::join!(
-        agent.execute("guest-info", None, LONG),
-        say_after_command(&mut peer, json!({"return": 1}))
-    );
+    let (reply, _) =
+        tokio::join!(agent.execute("guest-info", None, LONG), say_after_command(&mut peer, json!({"return": 1})));
     assert_eq!(reply.unwrap(), json!(1));
 }
 
@@ -102,13 +79,7 @@ async fn an_error_reply_carries_the_agents_words_and_the_agent_stays_usable() {
 async fn after_a_call_without_an_answer_the_next_is_not_confused_with_it() {
     let (mut agent, mut peer) = open().await;
     let error = agent.ping(SHORT).await.unwrap_err();
-    assert_eq!(
-        error,
-        QgaError::Timeout {
-            command: "guest-ping".into(),
-            after: SHORT
-        }
-    );
+    assert_eq!(error, QgaError::Timeout { command: "guest-ping".into(), after: SHORT });
     peer.hear().await;
     peer.say(r#"{"return": "late"}"#).await;
     assert_eq!(agent.ping(LONG).await, Err(QgaError::OutOfSync));
@@ -121,24 +92,16 @@ async fn after_a_call_without_an_answer_the_next_is_not_confused_with_it() {
 #[tokio::test]
 async fn silence_after_a_shutdown_is_success() {
     let (agent, mut peer) = open().await;
-    let (outcome, command) =
-        tokio::join!(agent.shutdown(ShutdownMode::Powerdown, LONG), peer.hear());
+    let (outcome, command) = tokio::join!(agent.shutdown(ShutdownMode::Powerdown, LONG), peer.hear());
     outcome.unwrap();
-    assert_eq!(
-        command,
-        json!({"execute": "guest-shutdown", "arguments": {"mode": "powerdown"}})
-    );
+    assert_eq!(command, json!({"execute": "guest-shutdown", "arguments": {"mode": "powerdown"}}));
 }
 
 #[tokio::test]
 async fn a_shutdown_that_the_guest_refuses_is_an_error() {
     let (agent, mut peer) = open().await;
-    let refusal =
-        json!({"error": {"class": "GenericError", "desc": "child process has failed to shutdown"}});
-    let (outcome, _) = tokio::join!(
-        agent.shutdown(ShutdownMode::Reboot, LONG),
-        say_after_command(&mut peer, refusal)
-    );
+    let refusal = json!({"error": {"class": "GenericError", "desc": "child process has failed to shutdown"}});
+    let (outcome, _) = tokio::join!(agent.shutdown(ShutdownMode::Reboot, LONG), say_after_command(&mut peer, refusal));
     assert!(matches!(outcome, Err(QgaError::Refused { .. })));
 }
 
@@ -156,8 +119,6 @@ async fn a_shutdown_that_takes_the_agent_with_it_is_success() {
 #[tokio::test]
 async fn nobody_at_the_path_is_a_connection_error() {
     let directory = tempfile::tempdir().unwrap();
-    let error = Agent::connect(&directory.path().join("agent.sock"), LONG)
-        .await
-        .unwrap_err();
+    let error = Agent::connect(&directory.path().join("agent.sock"), LONG).await.unwrap_err();
     assert!(matches!(error, QgaError::Connect(_)), "{error}");
 }

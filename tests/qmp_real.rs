@@ -1,9 +1,7 @@
 //! `qmp::Session` against the QEMU that is installed: its replies decode, and its silence is
 //! noticed.
 
-use qherd::qmp::{
-    Agent, CloseReason, Event, Events, Options, QgaError, QmpError, RunState, Session, socket,
-};
+use qherd::qmp::{Agent, CloseReason, Event, Events, Options, QgaError, QmpError, RunState, Session, socket};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::os::fd::AsRawFd;
@@ -29,43 +27,16 @@ impl Machine {
         let fd = rustix::io::dup(&monitor).unwrap();
         let agent = directory.path().join("agent.sock");
         let qemu = Command::new("qemu-system-x86_64")
-            .args([
-                "-M",
-                "q35",
-                "-accel",
-                "tcg",
-                "-S",
-                "-display",
-                "none",
-                "-nodefaults",
-                "-m",
-                "64M",
-                "-smp",
-                "2",
-            ])
+            .args(["-M", "q35", "-accel", "tcg", "-S", "-display", "none", "-nodefaults", "-m", "64M", "-smp", "2"])
             .arg("-chardev")
-            .arg(format!(
-                "socket,id=mon,fd={},server=on,wait=off",
-                fd.as_raw_fd()
-            ))
+            .arg(format!("socket,id=mon,fd={},server=on,wait=off", fd.as_raw_fd()))
             .args(["-mon", "chardev=mon,mode=control"])
             .args(["-blockdev", "null-co,node-name=root,size=1048576"])
             .args(["-device", "virtio-blk-pci,drive=root,id=disk0"])
-            .args([
-                "-device",
-                "virtio-balloon-pci,id=balloon0",
-                "-device",
-                "virtio-serial",
-            ])
+            .args(["-device", "virtio-balloon-pci,id=balloon0", "-device", "virtio-serial"])
             .arg("-chardev")
-            .arg(format!(
-                "socket,id=agent0,path={},server=on,wait=off",
-                agent.display()
-            ))
-            .args([
-                "-device",
-                "virtserialport,chardev=agent0,name=org.qemu.guest_agent.0",
-            ])
+            .arg(format!("socket,id=agent0,path={},server=on,wait=off", agent.display()))
+            .args(["-device", "virtserialport,chardev=agent0,name=org.qemu.guest_agent.0"])
             .spawn()
             .unwrap();
         Self { qemu, directory }
@@ -76,9 +47,7 @@ impl Machine {
     }
 
     async fn open(&self, options: Options) -> (Session, Events) {
-        let stream = socket::connect(&self.path("qmp.sock"), PATIENCE)
-            .await
-            .unwrap();
+        let stream = socket::connect(&self.path("qmp.sock"), PATIENCE).await.unwrap();
         Session::open_with(stream, PATIENCE, options).await.unwrap()
     }
 
@@ -101,72 +70,36 @@ async fn every_typed_query_decodes() {
     assert!(session.version().major >= 7);
 
     let status = session.query_status().await.unwrap();
-    assert_eq!(
-        (status.running, status.status),
-        (false, RunState::Prelaunch)
-    );
+    assert_eq!((status.running, status.status), (false, RunState::Prelaunch));
 
     let cpus = session.query_cpus_fast().await.unwrap();
-    assert_eq!(
-        cpus.iter().map(|cpu| cpu.cpu_index).collect::<Vec<_>>(),
-        [0, 1]
-    );
-    assert!(
-        cpus.iter()
-            .all(|cpu| cpu.thread_id > 0 && cpu.qom_path.starts_with("/machine/"))
-    );
+    assert_eq!(cpus.iter().map(|cpu| cpu.cpu_index).collect::<Vec<_>>(), [0, 1]);
+    assert!(cpus.iter().all(|cpu| cpu.thread_id > 0 && cpu.qom_path.starts_with("/machine/")));
 
     let stats = session.query_blockstats().await.unwrap();
-    let root = stats
-        .iter()
-        .find(|stats| stats.node_name.as_deref() == Some("root"))
-        .unwrap();
+    let root = stats.iter().find(|stats| stats.node_name.as_deref() == Some("root")).unwrap();
     assert_eq!(root.stats.rd_bytes, 0);
 
     let blocks = session.query_block().await.unwrap();
-    assert_eq!(
-        blocks[0].qdev.as_deref(),
-        Some("/machine/peripheral/disk0/virtio-backend")
-    );
+    assert_eq!(blocks[0].qdev.as_deref(), Some("/machine/peripheral/disk0/virtio-backend"));
     let medium = blocks[0].inserted.as_ref().unwrap();
-    assert_eq!(
-        (medium.drv.as_str(), medium.image.virtual_size),
-        ("null-co", 1 << 20)
-    );
+    assert_eq!((medium.drv.as_str(), medium.image.virtual_size), ("null-co", 1 << 20));
 
     let machines = session.query_machines().await.unwrap();
-    let q35 = machines
-        .iter()
-        .find(|machine| machine.alias.as_deref() == Some("q35"))
-        .unwrap();
+    let q35 = machines.iter().find(|machine| machine.alias.as_deref() == Some("q35")).unwrap();
     assert!(q35.name.starts_with("pc-q35-") && q35.cpu_max >= 255);
-    assert_eq!(
-        machines.iter().filter(|machine| machine.is_default).count(),
-        1
-    );
+    assert_eq!(machines.iter().filter(|machine| machine.is_default).count(), 1);
 
     let chardevs = session.query_chardev().await.unwrap();
-    let open = |label| {
-        chardevs
-            .iter()
-            .find(|chardev| chardev.label == label)
-            .unwrap()
-            .frontend_open
-    };
+    let open = |label| chardevs.iter().find(|chardev| chardev.label == label).unwrap().frontend_open;
     assert!(open("mon") && !open("agent0"));
 
     assert_eq!(session.query_balloon().await.unwrap().actual, 64 << 20);
-    let guest = session
-        .guest_stats("/machine/peripheral/balloon0")
-        .await
-        .unwrap();
+    let guest = session.guest_stats("/machine/peripheral/balloon0").await.unwrap();
     assert_eq!((guest.last_update, guest.free_memory), (None, None));
 
     let schema = session.execute_raw("query-qmp-schema", None).await.unwrap();
-    assert!(
-        schema.as_array().unwrap().len() > 500,
-        "the longest reply there is"
-    );
+    assert!(schema.as_array().unwrap().len() > 500, "the longest reply there is");
 }
 
 #[tokio::test]
@@ -175,23 +108,14 @@ async fn a_machine_runs_stops_and_quits_and_says_so() {
     let (session, mut events) = machine.open(Options::default()).await;
     session.execute(qapi::qmp::cont {}).await.unwrap();
     session.execute(qapi::qmp::stop {}).await.unwrap();
-    let refused = session
-        .execute_raw("device_del", Some(json!({"id": "nothing"})))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(&refused, QmpError::Refused { class, .. } if class == "DeviceNotFound"),
-        "{refused}"
-    );
+    let refused = session.execute_raw("device_del", Some(json!({"id": "nothing"}))).await.unwrap_err();
+    assert!(matches!(&refused, QmpError::Refused { class, .. } if class == "DeviceNotFound"), "{refused}");
     session.execute(qapi::qmp::quit {}).await.unwrap();
     let mut seen = Vec::new();
     while let Some(event) = events.next().await {
         seen.push(event.event);
     }
-    let shutdown = Event::Shutdown {
-        guest: false,
-        reason: "host-qmp-quit".into(),
-    };
+    let shutdown = Event::Shutdown { guest: false, reason: "host-qmp-quit".into() };
     for expected in [Event::Resume, Event::Stop, shutdown] {
         assert!(seen.contains(&expected), "{expected:?} in {seen:?}");
     }
@@ -201,20 +125,14 @@ async fn a_machine_runs_stops_and_quits_and_says_so() {
 #[tokio::test]
 async fn a_stopped_qemu_is_a_timeout_and_a_new_session_works_once_it_goes_on() {
     let machine = Machine::start();
-    let options = Options {
-        deadline: |_| Duration::from_millis(500),
-        ..Options::default()
-    };
+    let options = Options { deadline: |_| Duration::from_millis(500), ..Options::default() };
     let (session, _events) = machine.open(options).await;
     machine.signal(Signal::STOP);
     let error = session.query_status().await.unwrap_err();
     assert!(matches!(error, QmpError::Timeout { .. }), "{error}");
     machine.signal(Signal::CONT);
     let (session, _events) = machine.open(Options::default()).await;
-    assert_eq!(
-        session.query_status().await.unwrap().status,
-        RunState::Prelaunch
-    );
+    assert_eq!(session.query_status().await.unwrap().status, RunState::Prelaunch);
 }
 
 #[tokio::test]
@@ -231,16 +149,9 @@ async fn a_killed_qemu_closes_the_session_at_once() {
 async fn a_second_client_waits_for_the_first() {
     let machine = Machine::start();
     let first = machine.open(Options::default()).await;
-    let stream = socket::connect(&machine.path("qmp.sock"), PATIENCE)
-        .await
-        .unwrap();
-    let error = Session::open(stream, Duration::from_millis(300))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(&error, QmpError::Timeout { command, .. } if command == "greeting"),
-        "{error}"
-    );
+    let stream = socket::connect(&machine.path("qmp.sock"), PATIENCE).await.unwrap();
+    let error = Session::open(stream, Duration::from_millis(300)).await.unwrap_err();
+    assert!(matches!(&error, QmpError::Timeout { command, .. } if command == "greeting"), "{error}");
     drop(first);
     machine.open(Options::default()).await;
 }
@@ -250,8 +161,6 @@ async fn a_guest_without_an_agent_is_a_timeout() {
     let machine = Machine::start();
     let _session = machine.open(Options::default()).await; // QEMU is up, and so is the agent's socket
     let short = Duration::from_millis(300);
-    let error = Agent::connect(&machine.path("agent.sock"), short)
-        .await
-        .unwrap_err();
+    let error = Agent::connect(&machine.path("agent.sock"), short).await.unwrap_err();
     assert!(matches!(error, QgaError::Timeout { .. }), "{error}");
 }

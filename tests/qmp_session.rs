@@ -21,28 +21,16 @@ async fn the_greeting_tells_the_version() {
 async fn a_missing_greeting_is_a_timeout_and_anything_else_in_its_place_an_error() {
     let (_peer, stream) = Peer::new();
     let error = Session::open(stream, SHORT).await.unwrap_err();
-    assert_eq!(
-        error,
-        QmpError::Timeout {
-            command: "greeting".into(),
-            after: SHORT
-        }
-    );
+    assert_eq!(error, QmpError::Timeout { command: "greeting".into(), after: SHORT });
 
     let (mut peer, stream) = Peer::new();
     peer.say(r#"{"return": {}}"#).await;
     let error = Session::open(stream, LONG).await.unwrap_err();
-    assert_eq!(
-        error,
-        closed(CloseReason::Garbage("a message before the greeting".into()))
-    );
+    assert_eq!(error, closed(CloseReason::Garbage("a message before the greeting".into())));
 
     let (peer, stream) = Peer::new();
     drop(peer);
-    assert_eq!(
-        Session::open(stream, LONG).await.unwrap_err(),
-        closed(CloseReason::Eof)
-    );
+    assert_eq!(Session::open(stream, LONG).await.unwrap_err(), closed(CloseReason::Eof));
 }
 
 #[tokio::test]
@@ -50,13 +38,7 @@ async fn a_peer_that_greets_and_falls_silent_does_not_open() {
     let (mut peer, stream) = Peer::new();
     peer.say(GREETING).await;
     let error = Session::open(stream, SHORT).await.unwrap_err();
-    assert_eq!(
-        error,
-        QmpError::Timeout {
-            command: "qmp_capabilities".into(),
-            after: SHORT
-        }
-    );
+    assert_eq!(error, QmpError::Timeout { command: "qmp_capabilities".into(), after: SHORT });
     peer.hear().await;
     peer.hear_end().await;
 }
@@ -72,11 +54,8 @@ async fn every_command_has_an_id_and_replies_find_it_in_any_order() {
         peer.answer(&second, json!("two")).await;
         peer.answer(&first, json!("one")).await;
     };
-    let (one, two, ()) = tokio::join!(
-        session.execute_raw("first", None),
-        session.execute_raw("second", Some(json!({"n": 2}))),
-        script
-    );
+    let (one, two, ()) =
+        tokio::join!(session.execute_raw("first", None), session.execute_raw("second", Some(json!({"n": 2}))), script);
     assert_eq!((one.unwrap(), two.unwrap()), (json!("one"), json!("two")));
 }
 
@@ -85,24 +64,15 @@ async fn a_refusal_carries_the_words_of_qemu_and_the_session_goes_on() {
     let (session, _events, mut peer) = open().await;
     let script = async {
         let command = peer.hear().await;
-        peer.say(
-            &json!({"error": {"class": "DeviceNotFound", "desc": "no d9"}, "id": command["id"]})
-                .to_string(),
-        )
-        .await;
+        peer.say(&json!({"error": {"class": "DeviceNotFound", "desc": "no d9"}, "id": command["id"]}).to_string())
+            .await;
         let command = peer.hear().await;
         peer.answer(&command, json!({})).await;
     };
     let commands = async {
-        let refused = session
-            .execute(qapi::qmp::device_del { id: "d9".into() })
-            .await
-            .unwrap_err();
-        let expected = QmpError::Refused {
-            command: "device_del".into(),
-            class: "DeviceNotFound".into(),
-            desc: "no d9".into(),
-        };
+        let refused = session.execute(qapi::qmp::device_del { id: "d9".into() }).await.unwrap_err();
+        let expected =
+            QmpError::Refused { command: "device_del".into(), class: "DeviceNotFound".into(), desc: "no d9".into() };
         assert_eq!(refused, expected);
         session.execute(qapi::qmp::stop {}).await.unwrap();
     };
@@ -113,19 +83,13 @@ async fn a_refusal_carries_the_words_of_qemu_and_the_session_goes_on() {
 async fn a_reply_of_another_shape_is_an_error_of_that_command_alone() {
     let (session, _events, mut peer) = open().await;
     let script = async {
-        for reply in [
-            json!(["not a status"]),
-            json!({"running": true, "status": "running"}),
-        ] {
+        for reply in [json!(["not a status"]), json!({"running": true, "status": "running"})] {
             let command = peer.hear().await;
             peer.answer(&command, reply).await;
         }
     };
     let commands = async {
-        assert!(matches!(
-            session.query_status().await,
-            Err(QmpError::Decode { .. })
-        ));
+        assert!(matches!(session.query_status().await, Err(QmpError::Decode { .. })));
         assert!(session.query_status().await.unwrap().running);
     };
     tokio::join!(commands, script);
@@ -136,28 +100,19 @@ async fn events_between_replies_arrive_in_order_known_or_not() {
     let (session, mut events, mut peer) = open().await;
     let script = async {
         let command = peer.hear().await;
-        peer.say(r#"{"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 0}}"#)
-            .await;
-        peer.say(r#"{"event": "FROM_THE_FUTURE", "data": {"x": [1]}}"#)
-            .await;
+        peer.say(r#"{"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 0}}"#).await;
+        peer.say(r#"{"event": "FROM_THE_FUTURE", "data": {"x": [1]}}"#).await;
         peer.answer(&command, json!({})).await;
-        peer.say(r#"{"event": "SHUTDOWN", "data": {"guest": "maybe"}}"#)
-            .await;
+        peer.say(r#"{"event": "SHUTDOWN", "data": {"guest": "maybe"}}"#).await;
     };
     let (reply, ()) = tokio::join!(session.execute_raw("stop", None), script);
     reply.unwrap();
     let stop = events.next().await.unwrap();
     assert_eq!(stop.event, Event::Stop);
     assert_eq!(stop.at, std::time::UNIX_EPOCH + Duration::from_secs(1));
-    let other = Event::Other {
-        name: "FROM_THE_FUTURE".into(),
-        data: json!({"x": [1]}),
-    };
+    let other = Event::Other { name: "FROM_THE_FUTURE".into(), data: json!({"x": [1]}) };
     assert_eq!(events.next().await.unwrap().event, other);
-    let shutdown = Event::Shutdown {
-        guest: false,
-        reason: String::new(),
-    };
+    let shutdown = Event::Shutdown { guest: false, reason: String::new() };
     assert_eq!(events.next().await.unwrap().event, shutdown);
 }
 
@@ -165,15 +120,8 @@ async fn events_between_replies_arrive_in_order_known_or_not() {
 async fn the_data_of_a_monstrous_event_is_not_kept() {
     let (_session, mut events, mut peer) = open().await;
     let data = "x".repeat(20_000);
-    peer.say(&json!({"event": "HUGE", "data": {"text": data}}).to_string())
-        .await;
-    assert_eq!(
-        events.next().await.unwrap().event,
-        Event::Other {
-            name: "HUGE".into(),
-            data: Value::Null
-        }
-    );
+    peer.say(&json!({"event": "HUGE", "data": {"text": data}}).to_string()).await;
+    assert_eq!(events.next().await.unwrap().event, Event::Other { name: "HUGE".into(), data: Value::Null });
 }
 
 #[tokio::test]
@@ -196,11 +144,7 @@ async fn cancelled_commands_never_leave_half_a_line() {
     let (session, _events, mut peer) = open().await;
     let bulk = json!({"text": "x".repeat(100_000)});
     for _ in 0..20 {
-        let _ = timeout(
-            Duration::from_millis(5),
-            session.execute_raw("bulk", Some(bulk.clone())),
-        )
-        .await;
+        let _ = timeout(Duration::from_millis(5), session.execute_raw("bulk", Some(bulk.clone()))).await;
     }
     let script = async {
         loop {
@@ -220,15 +164,10 @@ async fn replies_to_nothing_are_ignored() {
     let (session, _events, mut peer) = open().await;
     let script = async {
         let command = peer.hear().await;
-        for reply in [
-            json!({"return": 1}),
-            json!({"return": 1, "id": 999}),
-            json!({"return": 1, "id": "strange"}),
-        ] {
+        for reply in [json!({"return": 1}), json!({"return": 1, "id": 999}), json!({"return": 1, "id": "strange"})] {
             peer.say(&reply.to_string()).await;
         }
-        peer.say(r#"{"error": {"class": "GenericError", "desc": "to whom?"}, "id": 999}"#)
-            .await;
+        peer.say(r#"{"error": {"class": "GenericError", "desc": "to whom?"}, "id": 999}"#).await;
         peer.answer(&command, json!("mine")).await;
         peer.answer(&command, json!("twice")).await;
     };
@@ -243,8 +182,7 @@ async fn unconsumed_events_do_not_delay_replies() {
     let script = async {
         let command = peer.hear().await;
         for _ in 0..1000 {
-            peer.say(r#"{"event": "RTC_CHANGE", "data": {"offset": 1}}"#)
-                .await;
+            peer.say(r#"{"event": "RTC_CHANGE", "data": {"offset": 1}}"#).await;
         }
         peer.answer(&command, json!({})).await;
     };

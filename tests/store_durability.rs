@@ -51,20 +51,9 @@ fn step(n: u64) -> Batch {
     let slot = format!("{:02}", n % SLOTS);
 
     // Like the record of a VM, or as large as they get: sled must not begin to use blob files.
-    let size = if n.is_multiple_of(3) {
-        28_000
-    } else {
-        200 + (n * 37 % 2000) as usize
-    };
-    let right = Right {
-        n,
-        padding: "x".repeat(size),
-    };
-    let batch = Batch::new()
-        .put(&slot, &Left(n))
-        .unwrap()
-        .put(&slot, &right)
-        .unwrap();
+    let size = if n.is_multiple_of(3) { 28_000 } else { 200 + (n * 37 % 2000) as usize };
+    let right = Right { n, padding: "x".repeat(size) };
+    let batch = Batch::new().put(&slot, &Left(n)).unwrap().put(&slot, &right).unwrap();
     let batch = batch.put(&format!("{n:020}"), &Trail(n)).unwrap();
     batch.remove::<Trail>(&format!("{:020}", n.saturating_sub(TRAIL)))
 }
@@ -75,35 +64,19 @@ fn verify(dir: &Path, acknowledged: u64) -> u64 {
     let store = Store::open(dir).unwrap();
     let left: BTreeMap<_, _> = store.scan::<Left>().unwrap().into_iter().collect();
     let right: BTreeMap<_, _> = store.scan::<Right>().unwrap().into_iter().collect();
-    let trail: Vec<u64> = store
-        .scan::<Trail>()
-        .unwrap()
-        .into_iter()
-        .map(|(_, t)| t.0)
-        .collect();
+    let trail: Vec<u64> = store.scan::<Trail>().unwrap().into_iter().map(|(_, t)| t.0).collect();
     let last = left.values().map(|l| l.0).max().unwrap_or(0);
-    assert!(
-        last >= acknowledged,
-        "{acknowledged} was acknowledged, {last} is the last one there"
-    );
+    assert!(last >= acknowledged, "{acknowledged} was acknowledged, {last} is the last one there");
     assert_eq!(left.len(), right.len());
     for (slot, l) in &left {
         assert_eq!(l.0, right[slot].n, "slot {slot} is half of a batch");
     }
     for n in last.saturating_sub(SLOTS - 1).max(1)..=last {
-        assert_eq!(
-            left[&format!("{:02}", n % SLOTS)].0,
-            n,
-            "commit {n} of {last} is missing"
-        );
+        assert_eq!(left[&format!("{:02}", n % SLOTS)].0, n, "commit {n} of {last} is missing");
     }
     let expected: Vec<u64> = (last.saturating_sub(TRAIL - 1).max(1)..=last).collect();
     assert_eq!(trail, if last == 0 { vec![] } else { expected });
-    assert_eq!(
-        fs::read_dir(dir.join("blobs")).unwrap().count(),
-        0,
-        "blobs are not durable"
-    );
+    assert_eq!(fs::read_dir(dir.join("blobs")).unwrap().count(), 0, "blobs are not durable");
     last
 }
 
@@ -127,10 +100,7 @@ fn role() {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 /// One system call per line, so that what was said has been said.
@@ -162,10 +132,7 @@ fn write_until_failure(dir: &Path) {
                     assert!(matches!(first, StoreError::Failed { .. }), "{first:?}");
                     let again = store.commit(step(n)).await.unwrap_err();
                     assert_eq!(first.to_string(), again.to_string());
-                    assert!(matches!(
-                        store.get::<Left>("00"),
-                        Err(StoreError::Failed { .. })
-                    ));
+                    assert!(matches!(store.get::<Left>("00"), Err(StoreError::Failed { .. })));
                     say(&format!("refused {first}"));
                     break;
                 }
@@ -181,11 +148,7 @@ struct Role(Child);
 
 impl Role {
     fn spawn(mut command: Command, role: &str, dir: &Path) -> Role {
-        command
-            .env(ROLE, role)
-            .env(DIR, dir)
-            .env("RUST_BACKTRACE", "0")
-            .stdout(Stdio::piped());
+        command.env(ROLE, role).env(DIR, dir).env("RUST_BACKTRACE", "0").stdout(Stdio::piped());
         Role(command.spawn().unwrap())
     }
 
@@ -198,9 +161,7 @@ impl Role {
     /// Through a shell or another program that runs its arguments.
     fn start_through(program: &[&str], role: &str, dir: &Path) -> Role {
         let mut command = Command::new(program[0]);
-        command
-            .args(&program[1..])
-            .arg(std::env::current_exe().unwrap());
+        command.args(&program[1..]).arg(std::env::current_exe().unwrap());
         command.args(["--exact", "role", "--nocapture"]);
         Role::spawn(command, role, dir)
     }
@@ -231,11 +192,7 @@ fn follow(out: BufReader<ChildStdout>) -> (Arc<AtomicU64>, thread::JoinHandle<()
     let last = Arc::new(AtomicU64::new(0));
     let seen = last.clone();
     let reader = thread::spawn(move || {
-        for n in out
-            .lines()
-            .map_while(Result::ok)
-            .filter_map(|line| acknowledged(&line))
-        {
+        for n in out.lines().map_while(Result::ok).filter_map(|line| acknowledged(&line)) {
             seen.store(n, Ordering::SeqCst);
         }
     });
@@ -252,9 +209,7 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 
 /// Different on every run, as the instants are meant to be.
 fn random_millis(from: u64, to: u64) -> Duration {
-    let nanos = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap();
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     Duration::from_millis(from + u64::from(nanos.subsec_nanos()) / 1009 % (to - from))
 }
 
@@ -262,10 +217,7 @@ fn random_millis(from: u64, to: u64) -> Duration {
 /// `QHERD_TEST_UNPRIVILEGED=1` says that it is known to be.
 fn in_private_mounts(role: &str) {
     let possible = rustix::process::geteuid().is_root()
-        && Command::new("unshare")
-            .args(["-m", "true"])
-            .status()
-            .is_ok_and(|s| s.success());
+        && Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|s| s.success());
     if !possible {
         let known = std::env::var("QHERD_TEST_UNPRIVILEGED").is_ok_and(|v| v == "1");
         assert!(
@@ -281,11 +233,7 @@ fn in_private_mounts(role: &str) {
     let mut role = Role::start_through(&unshare, role, dir.path());
     let output: Vec<String> = role.stdout().lines().map_while(Result::ok).collect();
     let status = role.0.wait().unwrap();
-    assert!(
-        status.success(),
-        "in its own mount namespace:\n{}",
-        output.join("\n")
-    );
+    assert!(status.success(), "in its own mount namespace:\n{}", output.join("\n"));
 }
 
 fn run(program: &str, args: &[&str]) {
@@ -329,16 +277,10 @@ fn power_cut(dir: &Path) {
     let (copy, after) = (dir.join("copy.img"), dir.join("after"));
     fs::create_dir(&mount).unwrap();
     fs::create_dir(&after).unwrap();
-    fs::File::create(&image)
-        .unwrap()
-        .set_len(128 << 20)
-        .unwrap();
+    fs::File::create(&image).unwrap().set_len(128 << 20).unwrap();
     run("mkfs.ext4", &["-q", "-F", text(&image)]);
     // Seldom writes back on its own: nothing gets to the disk that the store has not asked for.
-    run(
-        "mount",
-        &["-o", "loop,commit=300", text(&image), text(&mount)],
-    );
+    run("mount", &["-o", "loop,commit=300", text(&image), text(&mount)]);
 
     let mut writer = Role::start("write", &mount.join("db"));
     let (seen, _reader) = follow(writer.stdout());
@@ -355,14 +297,7 @@ fn power_cut(dir: &Path) {
         run("mount", &["-o", "loop", text(&copy), text(&after)]);
         verify(&after.join("db"), before);
         // sled's threads may hold the file for a moment after the store has been closed.
-        let unmount = || {
-            Command::new("umount")
-                .arg(&after)
-                .output()
-                .unwrap()
-                .status
-                .success()
-        };
+        let unmount = || Command::new("umount").arg(&after).output().unwrap().status.success();
         wait_for("the copy to be unmounted", unmount);
     }
 }
@@ -373,24 +308,13 @@ fn a_full_disk_is_refused_in_time_and_forgotten_when_there_is_room() {
 }
 
 fn disk_full(dir: &Path) {
-    run(
-        "mount",
-        &["-t", "tmpfs", "-o", "size=48m", "none", text(dir)],
-    );
+    run("mount", &["-t", "tmpfs", "-o", "size=48m", "none", text(dir)]);
     let (db, ballast) = (dir.join("db"), dir.join("ballast"));
     fs::write(&ballast, vec![1; 24 << 20]).unwrap();
     let store = Store::open(&db).unwrap();
     let runtime = runtime();
     let commit = |n| runtime.block_on(store.commit(step(n)));
-    let fill = |n: u64| {
-        Batch::new().put(
-            &format!("fill{n}"),
-            &Right {
-                n,
-                padding: "y".repeat(25_000),
-            },
-        )
-    };
+    let fill = |n: u64| Batch::new().put(&format!("fill{n}"), &Right { n, padding: "y".repeat(25_000) });
     commit(1).unwrap();
     let mut n = 0;
     let full = loop {
@@ -424,11 +348,7 @@ fn disk_full(dir: &Path) {
 fn a_failed_write_stops_the_store_and_loses_nothing_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("db");
-    let limited = [
-        "bash",
-        "-c",
-        r#"trap "" XFSZ; ulimit -f 1500; exec "$0" "$@""#,
-    ];
+    let limited = ["bash", "-c", r#"trap "" XFSZ; ulimit -f 1500; exec "$0" "$@""#];
     let mut role = Role::start_through(&limited, "write-until-failure", &store);
     let (mut last, mut refused) = (0, false);
     for line in role.stdout().lines().map_while(Result::ok) {

@@ -34,10 +34,16 @@ impl Host {
     pub fn refuse_core(&self, core: u32) -> Option<String> {
         let list = |cores: &[u32]| cores.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
         if !self.online.contains(&core) {
-            return Some(format!("name cores of this host that are online ({}); there is no core {core}", list(&self.online)));
+            return Some(format!(
+                "name cores of this host that are online ({}); there is no core {core}",
+                list(&self.online)
+            ));
         }
         if !self.allowed.contains(&core) {
-            return Some(format!("name cores that qherd may use ({}); core {core} is not among them", list(&self.allowed)));
+            return Some(format!(
+                "name cores that qherd may use ({}); core {core} is not among them",
+                list(&self.allowed)
+            ));
         }
         None
     }

@@ -97,11 +97,15 @@ impl QemuImg {
             }
         };
         if let Some(backing) = info.backing_filename {
-            return unsuitable(format!("stand alone, but it has the backing file {backing}; flatten it with qemu-img convert"));
+            return unsuitable(format!(
+                "stand alone, but it has the backing file {backing}; flatten it with qemu-img convert"
+            ));
         }
         let data = info.format_specific.map(|f| f.data).unwrap_or_default();
         if let Some(file) = data.data_file {
-            return unsuitable(format!("stand alone, but it keeps its data in {file}; flatten it with qemu-img convert"));
+            return unsuitable(format!(
+                "stand alone, but it keeps its data in {file}; flatten it with qemu-img convert"
+            ));
         }
         if info.encrypted {
             return unsuitable("not be encrypted".into());

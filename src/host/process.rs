@@ -88,8 +88,9 @@ impl Process {
         }
         // First the handle, then the checks: what was checked is what is held.
         let process = Self::open(id.clone()).ok()?;
-        (start_time(id.pid).ok()? == id.starttime && command_line(id.pid).is_some_and(|c| c.iter().any(|a| a == marker)))
-            .then_some(process)
+        (start_time(id.pid).ok()? == id.starttime
+            && command_line(id.pid).is_some_and(|c| c.iter().any(|a| a == marker)))
+        .then_some(process)
     }
 
     fn open(id: ProcessId) -> io::Result<Self> {
@@ -120,7 +121,10 @@ impl Process {
     }
 
     fn reap(&self) -> Exit {
-        match waitid(WaitId::PidFd(std::os::fd::AsFd::as_fd(self.pidfd.get_ref())), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+        match waitid(
+            WaitId::PidFd(std::os::fd::AsFd::as_fd(self.pidfd.get_ref())),
+            WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+        ) {
             Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => Exit::Code(code),
                 (_, Some(signal)) => Exit::Signal(signal),
@@ -144,10 +148,8 @@ impl Process {
 pub fn find(first: &str, second: &str) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|&pid| {
-        command_line(pid).is_some_and(|c| c.iter().any(|a| a == first) && c.iter().any(|a| a == second))
-    })
-    .collect()
+    pids.filter(|&pid| command_line(pid).is_some_and(|c| c.iter().any(|a| a == first) && c.iter().any(|a| a == second)))
+        .collect()
 }
 
 /// Takes over a process by its pid alone, for one that [`find`] has just found.

@@ -72,7 +72,8 @@ pub struct Rate {
 impl IoLimits {
     /// Every bucket, total before read before write.
     pub fn rates(&self) -> [Rate; 6] {
-        let rate = |name, qemu_name, average, burst, burst_seconds| Rate { name, qemu_name, average, burst, burst_seconds };
+        let rate =
+            |name, qemu_name, average, burst, burst_seconds| Rate { name, qemu_name, average, burst, burst_seconds };
         [
             rate("iops", "iops", self.iops, self.iops_burst, self.iops_burst_seconds),
             rate("iops_read", "iops_rd", self.iops_read, self.iops_read_burst, self.iops_read_burst_seconds),
@@ -93,10 +94,9 @@ impl IoLimits {
             return Err(Error::invalid("io_limits", "hold at least one limit, such as iops, or be null"));
         }
         self.rates().iter().try_for_each(Rate::check)?;
-        for (name, total, read, write) in [
-            ("iops", self.iops, self.iops_read, self.iops_write),
-            ("bps", self.bps, self.bps_read, self.bps_write),
-        ] {
+        for (name, total, read, write) in
+            [("iops", self.iops, self.iops_read, self.iops_write), ("bps", self.bps, self.bps_read, self.bps_write)]
+        {
             if total.is_some() && (read.is_some() || write.is_some()) {
                 let must = format!("not be combined with {name}_read or {name}_write");
                 return Err(Error::invalid(format!("io_limits.{name}"), must));
@@ -110,9 +110,7 @@ impl Rate {
     fn check(&self) -> Result<()> {
         let name = self.name;
         let invalid = |suffix: &str, must: String| Err(Error::invalid(format!("io_limits.{name}{suffix}"), must));
-        for (suffix, value) in
-            [("", self.average), ("_burst", self.burst), ("_burst_seconds", self.burst_seconds)]
-        {
+        for (suffix, value) in [("", self.average), ("_burst", self.burst), ("_burst_seconds", self.burst_seconds)] {
             match value {
                 Some(v) if v <= 0 => return invalid(suffix, "be greater than 0".into()),
                 Some(v) if v > MAX_RATE => return invalid(suffix, format!("be at most {MAX_RATE}")),
@@ -162,14 +160,21 @@ mod tests {
             (r#"{"bps":1000000000000001}"#, "io_limits.bps must be at most 1000000000000000."),
             (r#"{"iops":10,"iops_burst":5}"#, "io_limits.iops_burst must not be lower than iops (10)."),
             (r#"{"iops_burst":5}"#, "io_limits.iops_burst must come together with iops."),
-            (r#"{"iops":5,"iops_burst_seconds":5}"#, "io_limits.iops_burst_seconds must come together with iops_burst."),
+            (
+                r#"{"iops":5,"iops_burst_seconds":5}"#,
+                "io_limits.iops_burst_seconds must come together with iops_burst.",
+            ),
             (
                 r#"{"bps":1,"bps_burst":1000000000000000,"bps_burst_seconds":2}"#,
                 "io_limits.bps_burst_seconds must be at most 1.",
             ),
             (r#"{"iops":1,"iops_write":1}"#, "io_limits.iops must not be combined with iops_read or iops_write."),
         ] {
-            assert_eq!(limits(json).check().unwrap_err().to_string(), format!("Invalid parameter: {refusal}"), "{json}");
+            assert_eq!(
+                limits(json).check().unwrap_err().to_string(),
+                format!("Invalid parameter: {refusal}"),
+                "{json}"
+            );
         }
     }
 }

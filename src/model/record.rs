@@ -20,9 +20,13 @@ pub enum Run {
     /// Its disks are being made; nobody was told that it exists.
     Creating,
     /// No process.
-    Down { last: Ending },
+    Down {
+        last: Ending,
+    },
     /// A process may have been spawned; its guest may not have run yet, and nobody was told that it does.
-    Starting { process: Option<ProcessId> },
+    Starting {
+        process: Option<ProcessId>,
+    },
     Live(LiveRun),
     /// Everything it has is being removed.
     Deleting,
@@ -53,9 +57,13 @@ pub struct LiveRun {
 pub enum Intent {
     Run,
     /// The guest was asked to power off; at `deadline` (ms since 1970) it is cut.
-    Stop { deadline: u64 },
+    Stop {
+        deadline: u64,
+    },
     /// The guest was asked to reboot; at `deadline` (ms since 1970) it is reset.
-    Reboot { deadline: u64 },
+    Reboot {
+        deadline: u64,
+    },
 }
 
 /// A process that cannot be mistaken for another one, also after its pid was used again.

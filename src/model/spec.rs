@@ -78,7 +78,11 @@ pub struct CpuPinning {
 impl CpuPinning {
     /// The cores for vCPU `index` of `vcpus`: its own one when there are as many cores as vCPUs, else the whole set.
     pub fn cores_for(&self, index: usize, vcpus: u32) -> &[u32] {
-        if self.cores.len() == vcpus as usize { self.cores.get(index..=index).unwrap_or(&self.cores) } else { &self.cores }
+        if self.cores.len() == vcpus as usize {
+            self.cores.get(index..=index).unwrap_or(&self.cores)
+        } else {
+            &self.cores
+        }
     }
 }
 
@@ -186,10 +190,7 @@ pub fn check_name(name: &str) -> Result<String> {
         return Err(Error::invalid("name", "have 1 to 64 characters"));
     }
     if !name.chars().all(allowed) || name.trim() != name {
-        return Err(Error::invalid(
-            "name",
-            "consist of letters, digits, '.', '_', '-' and spaces between them",
-        ));
+        return Err(Error::invalid("name", "consist of letters, digits, '.', '_', '-' and spaces between them"));
     }
     Ok(name.to_owned())
 }
@@ -205,9 +206,15 @@ mod tests {
         assert_eq!(check_vcpus(256).unwrap_err().to_string(), "Invalid parameter: vcpus must be at most 255.");
         assert_eq!(text(check_memory(-1, 100)), "Invalid parameter: memory must be greater than 0.");
         assert_eq!(text(check_memory(15, 100)), "Invalid parameter: memory must be at least 16 MiB.");
-        assert_eq!(text(check_memory(101, 100)), "Invalid parameter: memory must be at most 100 MiB, the memory of this host.");
+        assert_eq!(
+            text(check_memory(101, 100)),
+            "Invalid parameter: memory must be at most 100 MiB, the memory of this host."
+        );
         assert_eq!(text(check_disk_size(i64::MAX)), "Invalid parameter: disk_size must be at most 65536 GiB.");
-        assert_eq!(text(check_max_memory(20, 30, 100)), "Invalid parameter: max_memory must be at least memory (30 MiB).");
+        assert_eq!(
+            text(check_max_memory(20, 30, 100)),
+            "Invalid parameter: max_memory must be at least memory (30 MiB)."
+        );
         assert!(check_max_vcpus(4, 4).is_ok() && check_max_vcpus(3, 4).is_err());
     }
 

@@ -48,7 +48,8 @@ impl Profiles {
             profiles.insert(name.to_owned(), toml::from_str(text).with_context(|| format!("built-in profile {name}"))?);
         }
         let Some(dir) = dir else { return Ok(Self(profiles)) };
-        let entries = std::fs::read_dir(dir).with_context(|| format!("cannot read the templates folder {}", dir.display()))?;
+        let entries =
+            std::fs::read_dir(dir).with_context(|| format!("cannot read the templates folder {}", dir.display()))?;
         for entry in entries {
             let path = entry?.path();
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -56,7 +57,8 @@ impl Profiles {
                 continue;
             }
             let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let profile = toml::from_str(&text).with_context(|| format!("in the machine profile {}", path.display()))?;
+            let profile =
+                toml::from_str(&text).with_context(|| format!("in the machine profile {}", path.display()))?;
             profiles.insert(name, profile);
         }
         Ok(Self(profiles))
@@ -72,7 +74,8 @@ impl Profiles {
             return Err(Error::invalid("profile", format!("be one of {}, not {name:?}", known.join(", "))));
         };
         let Some(machine_type) = caps.versioned_machine(&profile.machine) else {
-            let must = format!("name a machine of this QEMU; {name} wants {:?}, which it does not have", profile.machine);
+            let must =
+                format!("name a machine of this QEMU; {name} wants {:?}, which it does not have", profile.machine);
             return Err(Error::invalid("profile", must));
         };
         Ok(Machine {
@@ -116,7 +119,8 @@ mod tests {
         let profiles = Profiles::load(Some(dir.path())).unwrap();
         assert_eq!(profiles.resolve("pc", &caps()).unwrap().machine_type, "pc-q35-7.2");
         assert!(!profiles.resolve("lab", &caps()).unwrap().rng);
-        std::fs::write(dir.path().join("bad.toml"), "machine = \"q35\"\nbus = { kind = \"pci\" }\nrgn = true\n").unwrap();
+        std::fs::write(dir.path().join("bad.toml"), "machine = \"q35\"\nbus = { kind = \"pci\" }\nrgn = true\n")
+            .unwrap();
         assert!(format!("{:#}", Profiles::load(Some(dir.path())).unwrap_err()).contains("bad.toml"));
     }
 }

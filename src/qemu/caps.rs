@@ -1,6 +1,11 @@
 //! What this host's QEMU can do, asked once at the daemon's start: version, machine types, working accelerator.
 
-use std::{os::fd::AsRawFd, os::unix::net::UnixStream, path::{Path, PathBuf}, time::Duration};
+use std::{
+    os::fd::AsRawFd,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::probe;
 use crate::{
@@ -113,8 +118,16 @@ async fn interrogate(qemu: &Path) -> Result<(String, Vec<MachineInfo>), String> 
     let (ours, theirs) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
     let fd = theirs.as_raw_fd();
     let args = [
-        "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none",
-        "-chardev", &format!("socket,id=monitor,fd={fd}"), "-mon", "chardev=monitor,mode=control",
+        "-machine",
+        "none",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-chardev",
+        &format!("socket,id=monitor,fd={fd}"),
+        "-mon",
+        "chardev=monitor,mode=control",
     ]
     .map(str::to_owned);
     let (stderr, words) = stderr_pipe().map_err(|e| failed(e.to_string()))?;

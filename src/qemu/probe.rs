@@ -31,7 +31,12 @@ struct Outcome {
 ///
 /// # Errors
 /// `--accel kvm` where KVM does not work, in words.
-pub(super) async fn choose(qemu: &Path, version: &str, accel: Accel, cache: &Path) -> Result<(Accelerator, String), String> {
+pub(super) async fn choose(
+    qemu: &Path,
+    version: &str,
+    accel: Accel,
+    cache: &Path,
+) -> Result<(Accelerator, String), String> {
     if accel == Accel::Tcg {
         return Ok((Accelerator::Tcg, "chosen by --accel tcg".into()));
     }
@@ -84,9 +89,23 @@ async fn boot(qemu: &Path) -> Result<(), String> {
     let firmware = rom_file().map_err(|e| format!("cannot write the probe guest: {e}"))?;
     let accelerator = Accelerator::Kvm;
     let args = [
-        "-machine", "pc", "-accel", accelerator.argument(), "-cpu", accelerator.cpu_model(), "-m", "16",
-        "-nodefaults", "-no-user-config", "-display", "none", "-action", "reboot=shutdown",
-        "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-bios",
+        "-machine",
+        "pc",
+        "-accel",
+        accelerator.argument(),
+        "-cpu",
+        accelerator.cpu_model(),
+        "-m",
+        "16",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-action",
+        "reboot=shutdown",
+        "-device",
+        "isa-debug-exit,iobase=0xf4,iosize=4",
+        "-bios",
     ];
     let mut args: Vec<String> = args.map(str::to_owned).into();
     args.push(firmware.path().display().to_string());
@@ -237,8 +256,22 @@ mod tests {
         let firmware = rom_file().unwrap();
         let path = firmware.path().display().to_string();
         let args = [
-            "-machine", "pc", "-accel", "tcg", "-cpu", "max", "-m", "16", "-nodefaults", "-no-user-config", "-display",
-            "none", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-bios", &path,
+            "-machine",
+            "pc",
+            "-accel",
+            "tcg",
+            "-cpu",
+            "max",
+            "-m",
+            "16",
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-device",
+            "isa-debug-exit,iobase=0xf4,iosize=4",
+            "-bios",
+            &path,
         ];
         let stderr = std::fs::File::options().write(true).open("/dev/null").unwrap();
         let qemu = Path::new("/usr/bin/qemu-system-x86_64");

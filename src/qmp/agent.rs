@@ -63,9 +63,7 @@ impl Agent {
     /// Connects to the agent socket at `path` and synchronises, all within `deadline`.
     pub async fn connect(path: &Path, deadline: Duration) -> Result<Agent, QgaError> {
         let began = Instant::now();
-        let stream = socket::connect(path, deadline)
-            .await
-            .map_err(|error| QgaError::Connect(error.to_string()))?;
+        let stream = socket::connect(path, deadline).await.map_err(|error| QgaError::Connect(error.to_string()))?;
         Self::open(stream, deadline.saturating_sub(began.elapsed())).await
     }
 
@@ -76,19 +74,12 @@ impl Agent {
     /// another client is connected to.
     pub async fn open(stream: UnixStream, deadline: Duration) -> Result<Agent, QgaError> {
         let (read, socket) = stream.into_split();
-        let mut agent = Agent {
-            lines: Lines::new(read, LINE_LIMIT),
-            socket,
-            unfinished: false,
-        };
+        let mut agent = Agent { lines: Lines::new(read, LINE_LIMIT), socket, unfinished: false };
         let command = "guest-sync-delimited";
         match timeout(deadline, agent.sync(command)).await {
             Ok(outcome) => outcome.map_err(|reason| QgaError::Closed { reason })?,
             Err(_) => {
-                return Err(QgaError::Timeout {
-                    command: command.into(),
-                    after: deadline,
-                });
+                return Err(QgaError::Timeout { command: command.into(), after: deadline });
             }
         }
         Ok(agent)
@@ -130,10 +121,7 @@ impl Agent {
             self.begin(name, arguments).await?;
             self.reply(name).await
         };
-        let late = |_| QgaError::Timeout {
-            command: name.into(),
-            after: deadline,
-        };
+        let late = |_| QgaError::Timeout { command: name.into(), after: deadline };
         timeout(deadline, exchange).await.map_err(late)?
     }
 
@@ -147,28 +135,17 @@ impl Agent {
     /// The agent answers only if it cannot. So the command must be written within `deadline`, and
     /// half a second without an error after that counts as success; a guest that fails later is
     /// found by whoever waits for its shutdown.
-    pub async fn shutdown(
-        mut self,
-        mode: ShutdownMode,
-        deadline: Duration,
-    ) -> Result<(), QgaError> {
+    pub async fn shutdown(mut self, mode: ShutdownMode, deadline: Duration) -> Result<(), QgaError> {
         let name = "guest-shutdown";
         let arguments = json!({ "mode": mode.name() });
-        let late = |_| QgaError::Timeout {
-            command: name.into(),
-            after: deadline,
-        };
-        timeout(deadline, self.begin(name, Some(arguments)))
-            .await
-            .map_err(late)??;
+        let late = |_| QgaError::Timeout { command: name.into(), after: deadline };
+        timeout(deadline, self.begin(name, Some(arguments))).await.map_err(late)??;
         match timeout(SHUTDOWN_GRACE, self.reply(name)).await {
             Ok(Err(refused @ QgaError::Refused { .. })) => Err(refused),
             // Silence is success, and so is the end of the connection: it has gone down already.
-            Err(_)
-            | Ok(Ok(_))
-            | Ok(Err(QgaError::Closed {
-                reason: CloseReason::Eof | CloseReason::HalfLine,
-            })) => Ok(()),
+            Err(_) | Ok(Ok(_)) | Ok(Err(QgaError::Closed { reason: CloseReason::Eof | CloseReason::HalfLine })) => {
+                Ok(())
+            }
             Ok(Err(error)) => Err(error),
         }
     }
@@ -178,20 +155,14 @@ impl Agent {
             return Err(QgaError::OutOfSync);
         }
         self.unfinished = true;
-        self.write(&line(name, arguments))
-            .await
-            .map_err(|reason| QgaError::Closed { reason })
+        self.write(&line(name, arguments)).await.map_err(|reason| QgaError::Closed { reason })
     }
 
     async fn reply(&mut self, name: &str) -> Result<Value, QgaError> {
         let message = self.lines.next().await.and_then(|line| decode(&line));
         let result = match message.map_err(|reason| QgaError::Closed { reason })? {
             Incoming::Return { value, .. } => Ok(value),
-            Incoming::Error { class, desc, .. } => Err(QgaError::Refused {
-                command: name.into(),
-                class,
-                desc,
-            }),
+            Incoming::Error { class, desc, .. } => Err(QgaError::Refused { command: name.into(), class, desc }),
             Incoming::Event { .. } | Incoming::Greeting { .. } => {
                 let reason = CloseReason::Garbage("not a reply of a guest agent".into());
                 return Err(QgaError::Closed { reason });
@@ -202,10 +173,7 @@ impl Agent {
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), CloseReason> {
-        self.socket
-            .write_all(bytes)
-            .await
-            .map_err(|error| CloseReason::Io(error.to_string()))
+        self.socket.write_all(bytes).await.map_err(|error| CloseReason::Io(error.to_string()))
     }
 }
 

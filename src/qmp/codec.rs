@@ -37,20 +37,13 @@ pub(super) struct Lines<R> {
 
 impl<R: AsyncRead + Unpin> Lines<R> {
     pub fn new(stream: R, limit: usize) -> Self {
-        Self {
-            stream,
-            buffer: BytesMut::new(),
-            searched: 0,
-            limit,
-        }
+        Self { stream, buffer: BytesMut::new(), searched: 0, limit }
     }
 
     /// The next line. Cancellation-safe: bytes read so far stay in the buffer.
     pub async fn next(&mut self) -> Result<Bytes, CloseReason> {
         loop {
-            let newline = self.buffer[self.searched..]
-                .iter()
-                .position(|&byte| byte == b'\n');
+            let newline = self.buffer[self.searched..].iter().position(|&byte| byte == b'\n');
             let length = newline.map_or(self.buffer.len(), |at| self.searched + at);
             if length > self.limit {
                 return Err(CloseReason::LineTooLong { limit: self.limit });
@@ -81,11 +74,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     }
 
     fn ended(&self) -> CloseReason {
-        if self.buffer.is_empty() {
-            CloseReason::Eof
-        } else {
-            CloseReason::HalfLine
-        }
+        if self.buffer.is_empty() { CloseReason::Eof } else { CloseReason::HalfLine }
     }
 }
 
@@ -114,36 +103,19 @@ pub(super) enum Incoming {
 
 /// Decodes one line; whatever is not a message of the protocol is [`CloseReason::Garbage`].
 pub(super) fn decode(line: &[u8]) -> Result<Incoming, CloseReason> {
-    let wire: Wire =
-        serde_json::from_slice(line).map_err(|error| garbage(&error.to_string(), line))?;
+    let wire: Wire = serde_json::from_slice(line).map_err(|error| garbage(&error.to_string(), line))?;
     if let Some(name) = wire.event {
         let timestamp = wire.timestamp.and_then(Timestamp::moment);
-        return Ok(Incoming::Event {
-            name,
-            data: wire.data,
-            timestamp,
-        });
+        return Ok(Incoming::Event { name, data: wire.data, timestamp });
     }
     if let Some(value) = wire.return_ {
         return Ok(Incoming::Return { id: wire.id, value });
     }
     if let Some(WireError { class, desc }) = wire.error {
-        return Ok(Incoming::Error {
-            id: wire.id,
-            class,
-            desc,
-        });
+        return Ok(Incoming::Error { id: wire.id, class, desc });
     }
-    if let Some(Greeting {
-        version: Version { qemu, package },
-    }) = wire.qmp
-    {
-        let version = QemuVersion {
-            major: qemu.major,
-            minor: qemu.minor,
-            micro: qemu.micro,
-            package,
-        };
+    if let Some(Greeting { version: Version { qemu, package } }) = wire.qmp {
+        let version = QemuVersion { major: qemu.major, minor: qemu.minor, micro: qemu.micro, package };
         return Ok(Incoming::Greeting { version });
     }
     Err(garbage("neither greeting, reply nor event", line))
@@ -210,9 +182,7 @@ impl Timestamp {
     fn moment(self) -> Option<SystemTime> {
         let seconds = Duration::from_secs(self.seconds.try_into().ok()?);
         let micros = Duration::from_micros(self.microseconds.try_into().ok()?);
-        SystemTime::UNIX_EPOCH
-            .checked_add(seconds)?
-            .checked_add(micros)
+        SystemTime::UNIX_EPOCH.checked_add(seconds)?.checked_add(micros)
     }
 }
 
@@ -228,80 +198,34 @@ mod tests {
     #[test]
     fn the_greeting_of_debian_12_is_understood() {
         let line = r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"}, "capabilities": ["oob"]}}"#;
-        let version = QemuVersion {
-            major: 7,
-            minor: 2,
-            micro: 22,
-            package: "Debian".into(),
-        };
+        let version = QemuVersion { major: 7, minor: 2, micro: 22, package: "Debian".into() };
         assert_eq!(message(line), Incoming::Greeting { version });
     }
 
     #[test]
     fn replies_keep_their_id_and_null_is_a_reply() {
-        assert_eq!(
-            message(r#"{"return": {}, "id": 3}"#),
-            Incoming::Return {
-                id: Some(json!(3)),
-                value: json!({})
-            }
-        );
-        assert_eq!(
-            message(r#"{"return": null}"#),
-            Incoming::Return {
-                id: None,
-                value: Value::Null
-            }
-        );
+        assert_eq!(message(r#"{"return": {}, "id": 3}"#), Incoming::Return { id: Some(json!(3)), value: json!({}) });
+        assert_eq!(message(r#"{"return": null}"#), Incoming::Return { id: None, value: Value::Null });
         assert_eq!(
             message(r#"{"error": {"class": "GenericError", "desc": "no"}, "id": 4}"#),
-            Incoming::Error {
-                id: Some(json!(4)),
-                class: "GenericError".into(),
-                desc: "no".into()
-            }
+            Incoming::Error { id: Some(json!(4)), class: "GenericError".into(), desc: "no".into() }
         );
     }
 
     #[test]
     fn an_event_without_a_usable_clock_is_still_an_event() {
         let line = r#"{"timestamp": {"seconds": -1, "microseconds": -1}, "event": "STOP"}"#;
-        assert_eq!(
-            message(line),
-            Incoming::Event {
-                name: "STOP".into(),
-                data: Value::Null,
-                timestamp: None
-            }
-        );
+        assert_eq!(message(line), Incoming::Event { name: "STOP".into(), data: Value::Null, timestamp: None });
         let line = r#"{"timestamp": {"seconds": 2, "microseconds": 500000}, "event": "STOP"}"#;
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(2500);
-        assert_eq!(
-            message(line),
-            Incoming::Event {
-                name: "STOP".into(),
-                data: Value::Null,
-                timestamp: Some(at)
-            }
-        );
+        assert_eq!(message(line), Incoming::Event { name: "STOP".into(), data: Value::Null, timestamp: Some(at) });
     }
 
     #[test]
     fn whatever_is_no_message_is_garbage_and_only_its_start_is_quoted() {
         let deep = "[".repeat(100_000);
-        for line in [
-            "",
-            "hello",
-            "{}",
-            "[]",
-            r#"{"event": 5}"#,
-            r#"{"error": "no"}"#,
-            "\u{ff}",
-            &deep,
-        ] {
-            let Err(CloseReason::Garbage(why)) = decode(line.as_bytes()) else {
-                panic!("{line:.20} was accepted")
-            };
+        for line in ["", "hello", "{}", "[]", r#"{"event": 5}"#, r#"{"error": "no"}"#, "\u{ff}", &deep] {
+            let Err(CloseReason::Garbage(why)) = decode(line.as_bytes()) else { panic!("{line:.20} was accepted") };
             assert!(why.len() < 300, "{why}");
         }
     }
@@ -312,18 +236,12 @@ mod tests {
         assert_eq!(lines.next().await.unwrap(), "four");
         assert_eq!(lines.next().await.unwrap(), "");
         assert_eq!(lines.next().await.unwrap(), "five!");
-        assert_eq!(
-            lines.next().await,
-            Err(CloseReason::LineTooLong { limit: 5 })
-        );
+        assert_eq!(lines.next().await, Err(CloseReason::LineTooLong { limit: 5 }));
     }
 
     #[tokio::test]
     async fn the_end_tells_a_finished_line_from_half_a_line() {
         assert_eq!(Lines::new(&b""[..], 9).next().await, Err(CloseReason::Eof));
-        assert_eq!(
-            Lines::new(&b"half"[..], 9).next().await,
-            Err(CloseReason::HalfLine)
-        );
+        assert_eq!(Lines::new(&b"half"[..], 9).next().await, Err(CloseReason::HalfLine));
     }
 }

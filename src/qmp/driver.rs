@@ -77,22 +77,9 @@ impl Driver {
         events: mpsc::Sender<TimedEvent>,
         closed: watch::Sender<Option<CloseReason>>,
     ) -> Self {
-        let clock = Clock {
-            due: Instant::now(),
-            last_look: false,
-        };
+        let clock = Clock { due: Instant::now(), last_look: false };
         let (outgoing, unanswered) = (BytesMut::new(), VecDeque::new());
-        Self {
-            lines,
-            socket,
-            outgoing,
-            calls,
-            events,
-            closed,
-            unanswered,
-            last_id: 0,
-            clock,
-        }
+        Self { lines, socket, outgoing, calls, events, closed, unanswered, last_id: 0, clock }
     }
 
     /// Runs until the session ends. Every channel and the socket close with it.
@@ -104,10 +91,7 @@ impl Driver {
         if matches!(reason, CloseReason::Poisoned { .. })
             && let Some(Unanswered { call, .. }) = self.unanswered.pop_front()
         {
-            let timeout = QmpError::Timeout {
-                command: call.command,
-                after: call.deadline,
-            };
+            let timeout = QmpError::Timeout { command: call.command, after: call.deadline };
             let _ = call.reply.send(Err(timeout));
         }
     }
@@ -156,8 +140,7 @@ impl Driver {
         if let Some(arguments) = &call.arguments {
             message["arguments"] = arguments.clone();
         }
-        self.outgoing
-            .extend_from_slice(message.to_string().as_bytes());
+        self.outgoing.extend_from_slice(message.to_string().as_bytes());
         self.outgoing.extend_from_slice(b"\n");
         self.unanswered.push_back(Unanswered { id, call });
         if self.unanswered.len() == 1 {
@@ -170,21 +153,10 @@ impl Driver {
             Incoming::Return { id, value } => self.answer(id, Ok(value)),
             Incoming::Error { id: None, desc, .. } => return Err(CloseReason::Rejected(desc)),
             Incoming::Error { id, class, desc } => self.answer(id, Err((class, desc))),
-            Incoming::Event {
-                name,
-                data,
-                timestamp,
-            } => {
-                let data = if line.len() > EVENT_LIMIT {
-                    Value::Null
-                } else {
-                    data
-                };
+            Incoming::Event { name, data, timestamp } => {
+                let data = if line.len() > EVENT_LIMIT { Value::Null } else { data };
                 let at = timestamp.unwrap_or_else(SystemTime::now);
-                let event = TimedEvent {
-                    at,
-                    event: Event::new(name, data),
-                };
+                let event = TimedEvent { at, event: Event::new(name, data) };
                 // That nobody listens to events any more is no reason to stop.
                 if let Err(TrySendError::Full(_)) = self.events.try_send(event) {
                     return Err(CloseReason::EventFlood);
@@ -199,20 +171,12 @@ impl Driver {
 
     fn answer(&mut self, id: Option<Value>, result: Result<Value, (String, String)>) {
         let id = id.as_ref().and_then(Value::as_u64);
-        let position = self
-            .unanswered
-            .iter()
-            .position(|waiting| Some(waiting.id) == id);
-        let Some(Unanswered { call, .. }) = position.and_then(|at| self.unanswered.remove(at))
-        else {
+        let position = self.unanswered.iter().position(|waiting| Some(waiting.id) == id);
+        let Some(Unanswered { call, .. }) = position.and_then(|at| self.unanswered.remove(at)) else {
             tracing::debug!(?id, "a QMP reply to nothing was ignored");
             return;
         };
-        let result = result.map_err(|(class, desc)| QmpError::Refused {
-            command: call.command,
-            class,
-            desc,
-        });
+        let result = result.map_err(|(class, desc)| QmpError::Refused { command: call.command, class, desc });
         // A caller that has given up does not want it.
         let _ = call.reply.send(result);
         if position == Some(0) {
@@ -225,10 +189,7 @@ impl Driver {
     /// mute.
     fn restart_clock(&mut self) {
         if let Some(oldest) = self.unanswered.front() {
-            self.clock = Clock {
-                due: Instant::now() + oldest.call.deadline,
-                last_look: false,
-            };
+            self.clock = Clock { due: Instant::now() + oldest.call.deadline, last_look: false };
         }
     }
 }

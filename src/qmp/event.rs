@@ -39,32 +39,16 @@ pub enum Event {
     GuestPanicked { action: String },
     /// `BLOCK_IO_ERROR`; `action` is `ignore`, `report` or `stop`, `operation` is `read` or
     /// `write`.
-    BlockIoError {
-        device: String,
-        node_name: Option<String>,
-        nospace: bool,
-        action: String,
-        operation: String,
-    },
+    BlockIoError { device: String, node_name: Option<String>, nospace: bool, action: String, operation: String },
     /// `DEVICE_DELETED`: comes twice for many devices; the one that ends a `device_del` carries
     /// `device`, the id.
-    DeviceDeleted {
-        device: Option<String>,
-        path: String,
-    },
+    DeviceDeleted { device: Option<String>, path: String },
     /// `DEVICE_UNPLUG_GUEST_ERROR`: the guest refused to let go.
-    DeviceUnplugGuestError {
-        device: Option<String>,
-        path: String,
-    },
+    DeviceUnplugGuestError { device: Option<String>, path: String },
     /// `ACPI_DEVICE_OST` with its `info`, as the guest's firmware reports on a plug or unplug.
     AcpiDeviceOst(Value),
     /// `MEMORY_DEVICE_SIZE_CHANGE`; `size` in bytes.
-    MemoryDeviceSizeChange {
-        id: Option<String>,
-        size: u64,
-        qom_path: String,
-    },
+    MemoryDeviceSizeChange { id: Option<String>, size: u64, qom_path: String },
     /// `BALLOON_CHANGE`; `actual` is the guest's memory in bytes.
     BalloonChange { actual: u64 },
     /// `VSERPORT_CHANGE`: the guest opened or closed the port of device `id`, so its agent came or
@@ -92,21 +76,16 @@ impl Event {
         let flag = |key| data[key].as_bool();
         let bytes = |key| data[key].as_u64();
         Some(match name {
-            "SHUTDOWN" => Self::Shutdown {
-                guest: flag("guest").unwrap_or(false),
-                reason: text("reason").unwrap_or_default(),
-            },
+            "SHUTDOWN" => {
+                Self::Shutdown { guest: flag("guest").unwrap_or(false), reason: text("reason").unwrap_or_default() }
+            }
             "POWERDOWN" => Self::PowerDown,
-            "RESET" => Self::Reset {
-                guest: flag("guest").unwrap_or(false),
-            },
+            "RESET" => Self::Reset { guest: flag("guest").unwrap_or(false) },
             "STOP" => Self::Stop,
             "RESUME" => Self::Resume,
             "SUSPEND" => Self::Suspend,
             "WAKEUP" => Self::Wakeup,
-            "GUEST_PANICKED" => Self::GuestPanicked {
-                action: text("action").unwrap_or_default(),
-            },
+            "GUEST_PANICKED" => Self::GuestPanicked { action: text("action").unwrap_or_default() },
             "BLOCK_IO_ERROR" => Self::BlockIoError {
                 device: text("device").unwrap_or_default(),
                 node_name: text("node-name"),
@@ -114,38 +93,23 @@ impl Event {
                 action: text("action").unwrap_or_default(),
                 operation: text("operation").unwrap_or_default(),
             },
-            "DEVICE_DELETED" => Self::DeviceDeleted {
-                device: text("device"),
-                path: text("path").unwrap_or_default(),
-            },
-            "DEVICE_UNPLUG_GUEST_ERROR" => Self::DeviceUnplugGuestError {
-                device: text("device"),
-                path: text("path").unwrap_or_default(),
-            },
+            "DEVICE_DELETED" => Self::DeviceDeleted { device: text("device"), path: text("path").unwrap_or_default() },
+            "DEVICE_UNPLUG_GUEST_ERROR" => {
+                Self::DeviceUnplugGuestError { device: text("device"), path: text("path").unwrap_or_default() }
+            }
             "ACPI_DEVICE_OST" => Self::AcpiDeviceOst(data.get("info")?.clone()),
             "MEMORY_DEVICE_SIZE_CHANGE" => Self::MemoryDeviceSizeChange {
                 id: text("id"),
                 size: bytes("size")?,
                 qom_path: text("qom-path").unwrap_or_default(),
             },
-            "BALLOON_CHANGE" => Self::BalloonChange {
-                actual: bytes("actual")?,
-            },
-            "VSERPORT_CHANGE" => Self::VserportChange {
-                id: text("id")?,
-                open: flag("open")?,
-            },
-            "WATCHDOG" => Self::Watchdog {
-                action: text("action").unwrap_or_default(),
-            },
-            "JOB_STATUS_CHANGE" => Self::JobStatusChange {
-                id: text("id")?,
-                status: text("status")?,
-            },
-            "NIC_RX_FILTER_CHANGED" => Self::NicRxFilterChanged {
-                name: text("name"),
-                path: text("path").unwrap_or_default(),
-            },
+            "BALLOON_CHANGE" => Self::BalloonChange { actual: bytes("actual")? },
+            "VSERPORT_CHANGE" => Self::VserportChange { id: text("id")?, open: flag("open")? },
+            "WATCHDOG" => Self::Watchdog { action: text("action").unwrap_or_default() },
+            "JOB_STATUS_CHANGE" => Self::JobStatusChange { id: text("id")?, status: text("status")? },
+            "NIC_RX_FILTER_CHANGED" => {
+                Self::NicRxFilterChanged { name: text("name"), path: text("path").unwrap_or_default() }
+            }
             _ => return None,
         })
     }
@@ -162,27 +126,12 @@ mod tests {
 
     #[test]
     fn known_events_are_read_with_their_data() {
-        let shutdown = event(
-            "SHUTDOWN",
-            json!({"guest": true, "reason": "guest-shutdown"}),
-        );
-        assert_eq!(
-            shutdown,
-            Event::Shutdown {
-                guest: true,
-                reason: "guest-shutdown".into()
-            }
-        );
-        let deleted = event(
-            "DEVICE_DELETED",
-            json!({"path": "/machine/peripheral/n0/virtio-backend"}),
-        );
+        let shutdown = event("SHUTDOWN", json!({"guest": true, "reason": "guest-shutdown"}));
+        assert_eq!(shutdown, Event::Shutdown { guest: true, reason: "guest-shutdown".into() });
+        let deleted = event("DEVICE_DELETED", json!({"path": "/machine/peripheral/n0/virtio-backend"}));
         assert_eq!(
             deleted,
-            Event::DeviceDeleted {
-                device: None,
-                path: "/machine/peripheral/n0/virtio-backend".into()
-            }
+            Event::DeviceDeleted { device: None, path: "/machine/peripheral/n0/virtio-backend".into() }
         );
         let full = json!({"device": "", "node-name": "root", "operation": "write", "action": "stop", "nospace": true,
             "reason": "No space left on device"});
@@ -194,29 +143,13 @@ mod tests {
             operation: "write".into(),
         };
         assert_eq!(event("BLOCK_IO_ERROR", full), expected);
-        let size = event(
-            "MEMORY_DEVICE_SIZE_CHANGE",
-            json!({"id": "m1", "size": 2097152, "qom-path": "/p"}),
-        );
-        assert_eq!(
-            size,
-            Event::MemoryDeviceSizeChange {
-                id: Some("m1".into()),
-                size: 2 << 20,
-                qom_path: "/p".into()
-            }
-        );
+        let size = event("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "m1", "size": 2097152, "qom-path": "/p"}));
+        assert_eq!(size, Event::MemoryDeviceSizeChange { id: Some("m1".into()), size: 2 << 20, qom_path: "/p".into() });
     }
 
     #[test]
     fn a_lifecycle_event_counts_even_without_its_details() {
-        assert_eq!(
-            event("SHUTDOWN", Value::Null),
-            Event::Shutdown {
-                guest: false,
-                reason: String::new()
-            }
-        );
+        assert_eq!(event("SHUTDOWN", Value::Null), Event::Shutdown { guest: false, reason: String::new() });
         assert_eq!(event("RESET", json!([1, 2])), Event::Reset { guest: false });
         assert_eq!(event("STOP", json!("odd")), Event::Stop);
     }
@@ -229,13 +162,7 @@ mod tests {
             ("MEMORY_DEVICE_SIZE_CHANGE", json!({"size": -1})),
             ("VSERPORT_CHANGE", json!({"id": "agent0"})),
         ] {
-            assert_eq!(
-                event(name, data.clone()),
-                Event::Other {
-                    name: name.into(),
-                    data
-                }
-            );
+            assert_eq!(event(name, data.clone()), Event::Other { name: name.into(), data });
         }
     }
 }

@@ -31,6 +31,6 @@ pub use error::{CloseReason, QgaError, QmpError};
 pub use event::{Event, TimedEvent};
 pub use session::{Events, Options, QemuVersion, Session};
 pub use types::{
-    BalloonInfo, BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, ChardevInfo, CpuFast,
-    GuestStats, ImageInfo, MachineInfo, RunState, StatusInfo,
+    BalloonInfo, BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, ChardevInfo, CpuFast, GuestStats, ImageInfo,
+    MachineInfo, RunState, StatusInfo,
 };

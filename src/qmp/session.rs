@@ -51,11 +51,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            line_limit: LINE_LIMIT,
-            event_capacity: 1024,
-            deadline: super::deadline,
-        }
+        Self { line_limit: LINE_LIMIT, event_capacity: 1024, deadline: super::deadline }
     }
 }
 
@@ -87,10 +83,7 @@ impl Session {
     /// QEMU serves one monitor client at a time, so `Timeout { command: "greeting" }` also means
     /// that another client is connected. No capability is enabled: `oob` would let replies overtake
     /// each other and serves only `migrate` recovery.
-    pub async fn open(
-        stream: UnixStream,
-        deadline: Duration,
-    ) -> Result<(Session, Events), QmpError> {
+    pub async fn open(stream: UnixStream, deadline: Duration) -> Result<(Session, Events), QmpError> {
         Self::open_with(stream, deadline, Options::default()).await
     }
 
@@ -102,12 +95,7 @@ impl Session {
     ) -> Result<(Session, Events), QmpError> {
         let mut waiting_for = "greeting";
         let opened = timeout(deadline, Self::negotiate(stream, options, &mut waiting_for)).await;
-        opened.unwrap_or_else(|_| {
-            Err(QmpError::Timeout {
-                command: waiting_for.into(),
-                after: deadline,
-            })
-        })
+        opened.unwrap_or_else(|_| Err(QmpError::Timeout { command: waiting_for.into(), after: deadline }))
     }
 
     async fn negotiate(
@@ -131,16 +119,8 @@ impl Session {
         let (outgoing_events, queue) = mpsc::channel(options.event_capacity);
         let (close, closed) = watch::channel(None);
         tokio::spawn(Driver::new(lines, write, incoming_calls, outgoing_events, close).run());
-        let events = Events {
-            queue,
-            _open: closed.clone(),
-        };
-        let session = Session {
-            calls,
-            closed,
-            version: Arc::new(version),
-            deadline: options.deadline,
-        };
+        let events = Events { queue, _open: closed.clone() };
+        let session = Session { calls, closed, version: Arc::new(version), deadline: options.deadline };
 
         // An ordinary command from here on: an event may come before its reply.
         *waiting_for = "qmp_capabilities";
@@ -158,18 +138,13 @@ impl Session {
     /// Fails as [`execute_raw`](Self::execute_raw), and with `Decode` where the reply of this QEMU
     /// is not what qapi's types, made for QEMU 9.1, expect; `types` has lenient ones for those.
     pub async fn execute<C: Command>(&self, command: C) -> Result<C::Ok, QmpError> {
-        let arguments =
-            serde_json::to_value(&command).map_err(|error| decode_error(C::NAME, &error))?;
+        let arguments = serde_json::to_value(&command).map_err(|error| decode_error(C::NAME, &error))?;
         self.execute_as(C::NAME, Some(arguments)).await
     }
 
     /// Sends any command and reads its reply as `T`. Fails as [`execute_raw`](Self::execute_raw),
     /// and with `Decode`.
-    pub async fn execute_as<T: DeserializeOwned>(
-        &self,
-        name: &str,
-        arguments: Option<Value>,
-    ) -> Result<T, QmpError> {
+    pub async fn execute_as<T: DeserializeOwned>(&self, name: &str, arguments: Option<Value>) -> Result<T, QmpError> {
         let reply = self.execute_raw(name, arguments).await?;
         serde_json::from_value(reply).map_err(|error| decode_error(name, &error))
     }
@@ -180,18 +155,9 @@ impl Session {
     /// answered all commands before. Longer is `Timeout`, which closes the session: every other
     /// command under way fails with `Closed`. `Refused` is QEMU's own error reply and leaves the
     /// session open.
-    pub async fn execute_raw(
-        &self,
-        name: &str,
-        arguments: Option<Value>,
-    ) -> Result<Value, QmpError> {
+    pub async fn execute_raw(&self, name: &str, arguments: Option<Value>) -> Result<Value, QmpError> {
         let (reply, answer) = oneshot::channel();
-        let call = Call {
-            command: name.into(),
-            arguments,
-            deadline: (self.deadline)(name),
-            reply,
-        };
+        let call = Call { command: name.into(), arguments, deadline: (self.deadline)(name), reply };
         // No clock here: while the driver takes no calls it waits for QEMU, and its own clock runs.
         match self.calls.send(call).await {
             Ok(()) => answer.await.unwrap_or_else(|_| Err(self.ended())),
@@ -208,18 +174,11 @@ impl Session {
     pub async fn closed(&self) -> CloseReason {
         let mut closed = self.closed.clone();
         // An error means that the driver went without a word, as it does with its runtime.
-        closed
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|reason| reason.clone())
-            .unwrap_or(CloseReason::Dropped)
+        closed.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone()).unwrap_or(CloseReason::Dropped)
     }
 
     fn ended(&self) -> QmpError {
-        QmpError::Closed {
-            reason: self.close_reason().unwrap_or(CloseReason::Dropped),
-        }
+        QmpError::Closed { reason: self.close_reason().unwrap_or(CloseReason::Dropped) }
     }
 }
 
@@ -232,8 +191,5 @@ impl Events {
 }
 
 fn decode_error(command: &str, error: &serde_json::Error) -> QmpError {
-    QmpError::Decode {
-        command: command.into(),
-        why: error.to_string(),
-    }
+    QmpError::Decode { command: command.into(), why: error.to_string() }
 }

@@ -32,8 +32,7 @@ const RETRY: Duration = Duration::from_millis(20);
 /// That the connection stands does not mean that the peer has seen it: QEMU, for one, may be busy
 /// with another client.
 pub async fn connect(path: &Path, deadline: Duration) -> io::Result<UnixStream> {
-    let in_context =
-        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let in_context = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let address = Address::of(path).map_err(in_context)?;
     let attempts = async {
         loop {
@@ -46,10 +45,7 @@ pub async fn connect(path: &Path, deadline: Duration) -> io::Result<UnixStream> 
     match timeout(deadline, attempts).await {
         Ok(outcome) => outcome.map_err(in_context),
         Err(_) => {
-            let words = format!(
-                "{}: the peer has accepted no connection for {deadline:?}",
-                path.display()
-            );
+            let words = format!("{}: the peer has accepted no connection for {deadline:?}", path.display());
             Err(io::Error::new(io::ErrorKind::TimedOut, words))
         }
     }
@@ -62,17 +58,11 @@ pub async fn connect(path: &Path, deadline: Duration) -> io::Result<UnixStream> 
 /// The caller makes sure that the predecessor is gone: a QEMU that exits in its own time unlinks
 /// the path, even when it is a successor's. (A path of more than 107 bytes it cannot unlink.)
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
-    let in_context =
-        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let in_context = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     remove_leftover(path).map_err(in_context)?;
     let bound = || -> io::Result<OwnedFd> {
         let address = Address::of(path)?;
-        let socket = rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         // Linux gives the file the mode that the socket has when it is bound, so there is no moment
         // of wider access.
         rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
@@ -100,29 +90,18 @@ struct Address {
 impl Address {
     fn of(path: &Path) -> io::Result<Self> {
         if path.as_os_str().len() <= PATH_LIMIT {
-            return Ok(Self {
-                path: path.into(),
-                _directory: None,
-            });
+            return Ok(Self { path: path.into(), _directory: None });
         }
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(directory, flags, Mode::empty())?;
-        let through = Path::new("/proc/self/fd")
-            .join(directory.as_raw_fd().to_string())
-            .join(name);
+        let through = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
         if through.as_os_str().as_bytes().len() > PATH_LIMIT {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the file name is too long for a socket",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file name is too long for a socket"));
         }
-        Ok(Self {
-            path: through,
-            _directory: Some(directory),
-        })
+        Ok(Self { path: through, _directory: Some(directory) })
     }
 }
 
@@ -138,10 +117,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let listener = listen(&path).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         connect(&path, SHORTLY).await.unwrap();
         listener.accept().unwrap();
     }
@@ -171,11 +147,7 @@ mod tests {
             }
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
-        assert_eq!(
-            waiting.len(),
-            BACKLOG as usize + 1,
-            "Linux lets one more wait than the backlog says"
-        );
+        assert_eq!(waiting.len(), BACKLOG as usize + 1, "Linux lets one more wait than the backlog says");
         listener.accept().unwrap();
         connect(&path, SHORTLY).await.unwrap();
     }
@@ -185,15 +157,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let hour = Duration::from_secs(3600);
-        assert_eq!(
-            connect(&path, hour).await.unwrap_err().kind(),
-            io::ErrorKind::NotFound
-        );
+        assert_eq!(connect(&path, hour).await.unwrap_err().kind(), io::ErrorKind::NotFound);
         drop(listen(&path).unwrap());
-        assert_eq!(
-            connect(&path, hour).await.unwrap_err().kind(),
-            io::ErrorKind::ConnectionRefused
-        );
+        assert_eq!(connect(&path, hour).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]

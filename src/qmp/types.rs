@@ -256,11 +256,7 @@ impl Session {
     /// `/machine/peripheral/balloon0`. The guest reports only while that device's
     /// `guest-stats-polling-interval` is set.
     pub async fn guest_stats(&self, path: &str) -> Result<GuestStats, QmpError> {
-        self.execute_as(
-            "qom-get",
-            Some(json!({ "path": path, "property": "guest-stats" })),
-        )
-        .await
+        self.execute_as("qom-get", Some(json!({ "path": path, "property": "guest-stats" }))).await
     }
 }
 
@@ -272,13 +268,7 @@ mod tests {
     fn values_that_the_guest_has_not_sent_are_none() {
         let reply = json!({"last-update": 0, "stats": {"stat-total-memory": u64::MAX, "stat-free-memory": 4096}});
         let stats: GuestStats = serde_json::from_value(reply).unwrap();
-        assert_eq!(
-            stats,
-            GuestStats {
-                free_memory: Some(4096),
-                ..GuestStats::default()
-            }
-        );
+        assert_eq!(stats, GuestStats { free_memory: Some(4096), ..GuestStats::default() });
     }
 
     #[test]

@@ -73,7 +73,12 @@ impl Fingerprint {
 }
 
 impl Inspector {
-    async fn inspect(&self, images: &QemuImg, path: &Path, fingerprint: Fingerprint) -> std::result::Result<Info, ImageError> {
+    async fn inspect(
+        &self,
+        images: &QemuImg,
+        path: &Path,
+        fingerprint: Fingerprint,
+    ) -> std::result::Result<Info, ImageError> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
         if let Some((before, info)) = known
             && before == fingerprint
@@ -101,19 +106,28 @@ pub(super) async fn resolve(service: &Service, named: &Path) -> Result<(BaseImag
     if asked.is_relative() {
         // A plain name is looked for in the image directories, in their order.
         let candidates = config.image_dirs.iter().map(|dir| dir.join(&asked));
-        asked = candidates.clone().find(|path| path.exists()).or_else(|| candidates.clone().next()).unwrap_or(asked.clone());
+        asked = candidates
+            .clone()
+            .find(|path| path.exists())
+            .or_else(|| candidates.clone().next())
+            .unwrap_or(asked.clone());
     }
     let outside = || {
         let dirs: Vec<String> = config.image_dirs.iter().map(|d| d.display().to_string()).collect();
         invalid(format!("lie in an image directory ({}); others are allowed with --image-dir", dirs.join(", ")))
     };
-    let path = paths::canonical(&asked).filter(|path| paths::is_within(path, &config.image_dirs)).ok_or_else(outside)?;
-    if paths::is_within(&path, &config.storage_dirs[..1]) || service.registry.views().iter().any(|v| v.spec.disks.iter().any(|d| d.file == path)) {
+    let path =
+        paths::canonical(&asked).filter(|path| paths::is_within(path, &config.image_dirs)).ok_or_else(outside)?;
+    if paths::is_within(&path, &config.storage_dirs[..1])
+        || service.registry.views().iter().any(|v| v.spec.disks.iter().any(|d| d.file == path))
+    {
         return Err(invalid("not be a disk that qherd made for a VM".into()));
     }
     let metadata = match std::fs::metadata(&path) {
         Ok(metadata) => metadata,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Error::BaseImageNotFound { path: named.to_owned() }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::BaseImageNotFound { path: named.to_owned() });
+        }
         Err(e) => return Err(invalid(format!("be readable by qherd: {e}"))),
     };
     // Never opened before this: opening a FIFO would wait for a writer.

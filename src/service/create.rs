@@ -6,8 +6,8 @@ use std::path::Path;
 use super::{Service, bases};
 use crate::{
     model::{
-        CpuPinning, CreateVm, Disk, Ending, Error, Nic, NicBackend, Operation, Result, Run, VmId, VmRecord, VmSpec, VmView,
-        check_disk_size, check_max_memory, check_max_vcpus, check_memory, check_name, check_vcpus, now_ms,
+        CpuPinning, CreateVm, Disk, Ending, Error, Nic, NicBackend, Operation, Result, Run, VmId, VmRecord, VmSpec,
+        VmView, check_disk_size, check_max_memory, check_max_vcpus, check_memory, check_name, check_vcpus, now_ms,
     },
     profile, vm,
 };

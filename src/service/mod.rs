@@ -147,7 +147,9 @@ impl Service {
         self.handle(id)?;
         let paths = self.ctx.run_paths(&id);
         let read = tokio::task::spawn_blocking(move || crate::vm::console_tail(&paths, lines)).await;
-        read.map_err(|e| e.to_string()).and_then(|r| r.map_err(|e| e.to_string())).map_err(|e| Error::failed(Operation::ConsoleLog, e))
+        read.map_err(|e| e.to_string())
+            .and_then(|r| r.map_err(|e| e.to_string()))
+            .map_err(|e| Error::failed(Operation::ConsoleLog, e))
     }
 
     /// The base images that VMs were cloned from, and who depends on each.

@@ -28,14 +28,16 @@ impl StateLock {
     /// # Errors
     /// When the directory cannot be made or another daemon has it, with its pid.
     pub fn take(state_dir: &Path) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(state_dir).with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
+        std::fs::create_dir_all(state_dir)
+            .with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
         let path = state_dir.join("lock");
         let open = File::options().create(true).read(true).write(true).truncate(false).open(&path);
         let file = open.with_context(|| format!("cannot open {}", path.display()))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut file) => {
                 // The pid is only for the message below.
-                let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
+                let _ =
+                    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
                 Ok(Self { _file: file })
             }
             Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
@@ -73,7 +75,11 @@ impl Service {
         let settled = self.registry.handles().into_iter().map(|handle| async move { handle.settled().await });
         let _ = tokio::time::timeout(ADOPTION, futures_util::future::join_all(settled)).await;
         let count = |status| self.registry.views().iter().filter(|view| view.status == status).count();
-        tracing::info!(running = count(Status::Running), unresponsive = count(Status::Unresponsive), "took over the recorded VMs");
+        tracing::info!(
+            running = count(Status::Running),
+            unresponsive = count(Status::Unresponsive),
+            "took over the recorded VMs"
+        );
         Ok(())
     }
 }

@@ -22,8 +22,7 @@ impl Batch {
     /// `Refused` when the key is empty or too long, or the record has no JSON form or is larger than 28 KiB.
     pub fn put<R: Record>(mut self, key: &str, record: &R) -> Result<Batch, StoreError> {
         check_key::<R>(key)?;
-        self.changes
-            .push((record::name::<R>(key), Some(record::encode(key, record)?)));
+        self.changes.push((record::name::<R>(key), Some(record::encode(key, record)?)));
         Ok(self)
     }
 
@@ -39,10 +38,7 @@ impl Batch {
 
     /// What it adds to the log, roughly.
     pub(super) fn bytes(&self) -> usize {
-        self.changes
-            .iter()
-            .map(|(name, value)| name.len() + value.as_ref().map_or(0, Vec::len))
-            .sum()
+        self.changes.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Vec::len)).sum()
     }
 
     pub(super) fn to_sled(&self) -> sled::Batch {

@@ -62,20 +62,12 @@ impl Disk {
     /// # Errors
     /// `InUse`, `Damaged`, or `Io` when the operating system refuses.
     pub fn open(dir: &Path) -> Result<Disk, StoreError> {
-        let io = |what| {
-            move |source| StoreError::Io {
-                what,
-                dir: dir.to_path_buf(),
-                source,
-            }
-        };
+        let io = |what| move |source| StoreError::Io { what, dir: dir.to_path_buf(), source };
         fs::create_dir_all(dir).map_err(io("create the store"))?;
         let deadline = Instant::now() + LOCK_PATIENCE;
         let db = loop {
             let opened = match lock_probe(dir).map_err(io("lock the store"))? {
-                Lock::Taken => Err(StoreError::InUse {
-                    dir: dir.to_path_buf(),
-                }),
+                Lock::Taken => Err(StoreError::InUse { dir: dir.to_path_buf() }),
                 Lock::Free(_held) => {
                     remove_half_snapshots(dir).map_err(io("tidy the store"))?;
                     Ok(())
@@ -89,11 +81,7 @@ impl Disk {
             }
         };
         let log = File::open(dir.join("db")).map_err(io("open the log of the store"))?;
-        let disk = Disk {
-            db,
-            dir: dir.to_path_buf(),
-            log,
-        };
+        let disk = Disk { db, dir: dir.to_path_buf(), log };
         disk.sync_everything().map_err(io("sync the store"))?;
         Ok(disk)
     }
@@ -103,8 +91,7 @@ impl Disk {
     /// # Errors
     /// `NoSpace` before anything is touched, `Fatal` after.
     pub fn write(&self, group: &[Job]) -> Result<(), WriteError> {
-        let fatal =
-            |what: &str, e: &dyn std::fmt::Display| WriteError::Fatal(format!("{what}: {e}"));
+        let fatal = |what: &str, e: &dyn std::fmt::Display| WriteError::Fatal(format!("{what}: {e}"));
         let bytes: usize = group.iter().map(|job| job.batch.bytes()).sum();
         let needed = HEADROOM_BYTES + bytes as u64;
         let free = free_bytes(&self.dir).map_err(|e| fatal("statvfs", &e))?;
@@ -112,9 +99,7 @@ impl Disk {
             return Err(WriteError::NoSpace { free, needed });
         }
         for job in group {
-            self.db
-                .apply_batch(job.batch.to_sled())
-                .map_err(|e| fatal("write", &e))?;
+            self.db.apply_batch(job.batch.to_sled()).map_err(|e| fatal("write", &e))?;
         }
         self.db.flush().map_err(|e| fatal("flush", &e))?;
         self.log.sync_data().map_err(|e| fatal("fdatasync", &e))
@@ -128,8 +113,7 @@ impl Disk {
         }
         File::open(&self.dir)?.sync_all()?;
         let full = self.dir.canonicalize()?;
-        full.parent()
-            .map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+        full.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
     }
 }
 
@@ -188,24 +172,15 @@ fn open_sled(dir: &Path) -> Result<sled::Db, StoreError> {
         .cache_capacity(CACHE_BYTES)
         // We flush after every group; a timer would only wake an idle daemon.
         .flush_every_ms(None);
-    let damaged = |reason| StoreError::Damaged {
-        dir: dir.to_path_buf(),
-        reason,
-    };
+    let damaged = |reason| StoreError::Damaged { dir: dir.to_path_buf(), reason };
     match catch_unwind(AssertUnwindSafe(|| config.open())) {
         Ok(Ok(db)) => Ok(db),
         // Somebody was faster between the probe and this.
         Ok(Err(sled::Error::Io(e))) if e.to_string().contains("could not acquire lock") => {
-            Err(StoreError::InUse {
-                dir: dir.to_path_buf(),
-            })
+            Err(StoreError::InUse { dir: dir.to_path_buf() })
         }
         Ok(Err(sled::Error::Io(e))) if e.kind() != io::ErrorKind::UnexpectedEof => {
-            Err(StoreError::Io {
-                what: "open the store",
-                dir: dir.to_path_buf(),
-                source: e,
-            })
+            Err(StoreError::Io { what: "open the store", dir: dir.to_path_buf(), source: e })
         }
         Ok(Err(e)) => Err(damaged(e.to_string())),
         Err(panic) => Err(damaged(panic_text(panic.as_ref()).to_owned())),

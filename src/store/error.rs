@@ -14,11 +14,7 @@ pub enum StoreError {
 
     /// The operating system refused something while the store was opened.
     #[error("cannot {what} in {dir}: {source}")]
-    Io {
-        what: &'static str,
-        dir: PathBuf,
-        source: io::Error,
-    },
+    Io { what: &'static str, dir: PathBuf, source: io::Error },
 
     /// The files of the store do not make sense any more.
     #[error(
@@ -33,20 +29,11 @@ pub enum StoreError {
         "record {record} has version {found}, this qherd knows versions up to {known}: \
          start the newer qherd again, or restore an export made by this one"
     )]
-    Newer {
-        record: String,
-        found: u32,
-        known: u32,
-    },
+    Newer { record: String, found: u32, known: u32 },
 
     /// An older record that its type cannot bring up to date.
     #[error("record {record} of version {from} cannot be brought to version {known}: {reason}")]
-    Migrate {
-        record: String,
-        from: u32,
-        known: u32,
-        reason: String,
-    },
+    Migrate { record: String, from: u32, known: u32, reason: String },
 
     /// One record does not decode or fails its checksum; the others can still be read.
     #[error("record {record} cannot be read: {reason}; restore it from an export")]
@@ -57,9 +44,7 @@ pub enum StoreError {
     Refused { record: String, reason: String },
 
     /// Too little free space to write safely. Nothing was written, and the store goes on once there is room.
-    #[error(
-        "no room for the store: {free} bytes free, {needed} needed; free some space and try again"
-    )]
+    #[error("no room for the store: {free} bytes free, {needed} needed; free some space and try again")]
     NoSpace { free: u64, needed: u64 },
 
     /// A write failed, so memory and disk may differ: nothing is read or written until the store is opened anew.
@@ -74,8 +59,6 @@ pub enum StoreError {
     Busy,
 
     /// No answer from the disk for a long time. The write stays queued and may still happen.
-    #[error(
-        "the store's disk has not answered for {seconds} s; whether the change was stored is not known"
-    )]
+    #[error("the store's disk has not answered for {seconds} s; whether the change was stored is not known")]
     Stalled { seconds: u64 },
 }

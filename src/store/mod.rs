@@ -91,13 +91,7 @@ impl Store {
             })?;
         let ended = std::sync::Mutex::new(ended);
         let dir = dir.to_path_buf();
-        Ok(Store(Arc::new(Inner {
-            dir,
-            db,
-            health,
-            queue: Some(queue),
-            ended,
-        })))
+        Ok(Store(Arc::new(Inner { dir, db, health, queue: Some(queue), ended })))
     }
 
     /// All records of one kind, by key. Blocks; meant for the start of the program.
@@ -138,43 +132,30 @@ impl Store {
     /// `NoSpace`: nothing happened, try again when there is room. `Busy`: likewise, the queue was full. `Failed`: the
     /// store is out of use until it is opened anew. `Stalled`: the disk does not answer, the outcome is open.
     #[must_use = "what was committed is only known once this has been awaited"]
-    pub fn commit(
-        &self,
-        batch: Batch,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+    pub fn commit(&self, batch: Batch) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         let queued = self.0.enqueue(batch);
         async move {
             match timeout(STALL, queued?).await {
                 Ok(Ok(outcome)) => outcome,
                 Ok(Err(_)) => Err(gone()),
-                Err(_) => Err(StoreError::Stalled {
-                    seconds: STALL.as_secs(),
-                }),
+                Err(_) => Err(StoreError::Stalled { seconds: STALL.as_secs() }),
             }
         }
     }
 
     /// Reads what is durable. A panic of sled becomes an error.
     fn read<T>(&self, read: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, StoreError> {
-        let damaged = |reason| StoreError::Damaged {
-            dir: self.0.dir.clone(),
-            reason,
-        };
-        self.0.health.while_good(
-            || match catch_unwind(AssertUnwindSafe(|| read(&self.0.db))) {
-                Ok(Ok(value)) => Ok(value),
-                Ok(Err(e)) => Err(damaged(e.to_string())),
-                Err(panic) => Err(damaged(panic_text(panic.as_ref()).to_owned())),
-            },
-        )
+        let damaged = |reason| StoreError::Damaged { dir: self.0.dir.clone(), reason };
+        self.0.health.while_good(|| match catch_unwind(AssertUnwindSafe(|| read(&self.0.db))) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(e)) => Err(damaged(e.to_string())),
+            Err(panic) => Err(damaged(panic_text(panic.as_ref()).to_owned())),
+        })
     }
 }
 
 impl Inner {
-    fn enqueue(
-        &self,
-        batch: Batch,
-    ) -> Result<oneshot::Receiver<Result<(), StoreError>>, StoreError> {
+    fn enqueue(&self, batch: Batch) -> Result<oneshot::Receiver<Result<(), StoreError>>, StoreError> {
         let (done, answer) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or_else(gone)?;
         match queue.try_send(Job { batch, done }) {
@@ -188,10 +169,7 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.queue = None;
-        let ended = self
-            .ended
-            .get_mut()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let ended = self.ended.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         // Disconnection is the answer. On a frozen disk it does not come, and exiting matters more.
         if let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(CLOSE) {
             tracing::warn!(dir = %self.dir.display(), "the store did not finish writing in time");
@@ -201,9 +179,7 @@ impl Drop for Inner {
 
 /// The writer ends only after the last handle, so this is not expected to be seen.
 fn gone() -> StoreError {
-    StoreError::Failed {
-        reason: "its writer is gone".into(),
-    }
+    StoreError::Failed { reason: "its writer is gone".into() }
 }
 
 /// Kinds are checked while compiling, keys when they come.
@@ -211,14 +187,8 @@ fn check_key<R: Record>(key: &str) -> Result<(), StoreError> {
     const { assert!(is_plain(R::KIND), "a kind is not empty and has no slash") };
     let name = record::name::<R>(key);
     if key.is_empty() || name.len() > record::MAX_KEY_BYTES {
-        let reason = format!(
-            "its key is empty or its name longer than {} bytes",
-            record::MAX_KEY_BYTES
-        );
-        return Err(StoreError::Refused {
-            record: record::name::<R>(key),
-            reason,
-        });
+        let reason = format!("its key is empty or its name longer than {} bytes", record::MAX_KEY_BYTES);
+        return Err(StoreError::Refused { record: record::name::<R>(key), reason });
     }
     Ok(())
 }

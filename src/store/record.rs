@@ -68,23 +68,14 @@ fn checksum(data: &RawValue) -> String {
 /// # Errors
 /// `Refused` when the record has no JSON form or is too large.
 pub(super) fn encode<R: Record>(key: &str, record: &R) -> Result<Vec<u8>, StoreError> {
-    let refused = |reason: String| StoreError::Refused {
-        record: name::<R>(key),
-        reason,
-    };
+    let refused = |reason: String| StoreError::Refused { record: name::<R>(key), reason };
     let json = |e: serde_json::Error| refused(e.to_string());
     let data = serde_json::value::to_raw_value(record).map_err(json)?;
-    let written = Written {
-        v: R::VERSION,
-        crc: checksum(&data),
-        data: &data,
-    };
+    let written = Written { v: R::VERSION, crc: checksum(&data), data: &data };
     let bytes = serde_json::to_vec(&written).map_err(json)?;
     if bytes.len() > MAX_RECORD_BYTES {
         let len = bytes.len();
-        return Err(refused(format!(
-            "{len} bytes are more than {MAX_RECORD_BYTES}"
-        )));
+        return Err(refused(format!("{len} bytes are more than {MAX_RECORD_BYTES}")));
     }
     Ok(bytes)
 }
@@ -93,20 +84,13 @@ pub(super) fn encode<R: Record>(key: &str, record: &R) -> Result<Vec<u8>, StoreE
 /// `Newer`, `Migrate` or `BadRecord`, each naming the record.
 pub(super) fn decode<R: Record>(key: &str, bytes: &[u8]) -> Result<R, StoreError> {
     let record = || name::<R>(key);
-    let bad = |reason: String| StoreError::BadRecord {
-        record: record(),
-        reason,
-    };
+    let bad = |reason: String| StoreError::BadRecord { record: record(), reason };
     let undecodable = |e: serde_json::Error| bad(format!("it does not decode ({e})"));
 
     let found: Found<'_> = serde_json::from_slice(bytes).map_err(undecodable)?;
     // Before the checksum: a newer version may compute it in another way.
     if found.v > R::VERSION {
-        return Err(StoreError::Newer {
-            record: record(),
-            found: found.v,
-            known: R::VERSION,
-        });
+        return Err(StoreError::Newer { record: record(), found: found.v, known: R::VERSION });
     }
     let (Some(crc), Some(data)) = (found.crc, found.data) else {
         return Err(bad("its envelope is incomplete".into()));
@@ -118,12 +102,7 @@ pub(super) fn decode<R: Record>(key: &str, bytes: &[u8]) -> Result<R, StoreError
     if found.v == R::VERSION {
         return serde_json::from_str(data.get()).map_err(undecodable);
     }
-    let failed = |reason| StoreError::Migrate {
-        record: record(),
-        from: found.v,
-        known: R::VERSION,
-        reason,
-    };
+    let failed = |reason| StoreError::Migrate { record: record(), from: found.v, known: R::VERSION, reason };
     let old = serde_json::from_str(data.get()).map_err(undecodable)?;
     let new = R::migrate(found.v, old).map_err(failed)?;
     serde_json::from_value(new).map_err(|e| failed(e.to_string()))
@@ -143,36 +122,20 @@ mod tests {
     }
 
     fn error(bytes: &str) -> String {
-        decode::<Note>("a", bytes.as_bytes())
-            .unwrap_err()
-            .to_string()
+        decode::<Note>("a", bytes.as_bytes()).unwrap_err().to_string()
     }
 
     #[test]
     fn the_form_on_disk_is_this_one() {
-        let bytes = encode(
-            "a",
-            &Note {
-                text: "hé/\"".into(),
-            },
-        )
-        .unwrap();
+        let bytes = encode("a", &Note { text: "hé/\"".into() }).unwrap();
         let text = String::from_utf8(bytes.clone()).unwrap();
         assert_eq!(text, r#"{"v":2,"crc":"76e01f3f","data":{"text":"hé/\""}}"#);
-        assert_eq!(
-            decode::<Note>("a", &bytes).unwrap(),
-            Note {
-                text: "hé/\"".into()
-            }
-        );
+        assert_eq!(decode::<Note>("a", &bytes).unwrap(), Note { text: "hé/\"".into() });
     }
 
     #[test]
     fn a_newer_version_is_refused_even_when_its_envelope_is_unknown() {
-        for newer in [
-            r#"{"v":3,"crc":"0","data":{}}"#,
-            r#"{"v":3,"sha":"x","body":[1]}"#,
-        ] {
+        for newer in [r#"{"v":3,"crc":"0","data":{}}"#, r#"{"v":3,"sha":"x","body":[1]}"#] {
             let message = error(newer);
             for part in ["note/a", "version 3", "up to 2", "newer qherd", "export"] {
                 assert!(message.contains(part), "{message}");
@@ -192,22 +155,14 @@ mod tests {
 
     #[test]
     fn an_older_version_without_a_migration_is_refused() {
-        let old = format!(
-            r#"{{"v":1,"crc":"{:08x}","data":{{}}}}"#,
-            crc32fast::hash(b"{}")
-        );
+        let old = format!(r#"{{"v":1,"crc":"{:08x}","data":{{}}}}"#, crc32fast::hash(b"{}"));
         let message = error(&old);
-        assert!(
-            message.contains("version 1") && message.contains("note/a"),
-            "{message}"
-        );
+        assert!(message.contains("version 1") && message.contains("note/a"), "{message}");
     }
 
     #[test]
     fn an_oversized_record_is_refused() {
-        let big = Note {
-            text: "x".repeat(MAX_RECORD_BYTES),
-        };
+        let big = Note { text: "x".repeat(MAX_RECORD_BYTES) };
         assert!(matches!(encode("a", &big), Err(StoreError::Refused { .. })));
     }
 }

@@ -50,33 +50,20 @@ fn reopen(dir: &TempDir, store: Store) -> Store {
 }
 
 fn disk(name: &str, bytes: u64) -> Disk {
-    Disk {
-        name: name.into(),
-        bytes,
-    }
+    Disk { name: name.into(), bytes }
 }
 
 #[tokio::test]
 async fn what_is_committed_is_found_again_by_key_and_by_kind() {
     let (dir, store) = new_store();
-    let batch = Batch::new()
-        .put("b", &disk("b", 2))
-        .unwrap()
-        .put("a/ü", &disk("a", 1))
-        .unwrap();
-    store
-        .commit(batch.put("b", &Count(7)).unwrap())
-        .await
-        .unwrap();
+    let batch = Batch::new().put("b", &disk("b", 2)).unwrap().put("a/ü", &disk("a", 1)).unwrap();
+    store.commit(batch.put("b", &Count(7)).unwrap()).await.unwrap();
     let check = |store: &Store| {
         assert_eq!(store.get("b").unwrap(), Some(disk("b", 2)));
         assert_eq!(store.get("b").unwrap(), Some(Count(7)));
         assert_eq!(store.get::<Count>("a/ü").unwrap(), None);
         let all = store.scan::<Disk>().unwrap();
-        assert_eq!(
-            all,
-            [("a/ü".into(), disk("a", 1)), ("b".into(), disk("b", 2))]
-        );
+        assert_eq!(all, [("a/ü".into(), disk("a", 1)), ("b".into(), disk("b", 2))]);
     };
     check(&store);
     check(&reopen(&dir, store));
@@ -85,33 +72,18 @@ async fn what_is_committed_is_found_again_by_key_and_by_kind() {
 #[tokio::test]
 async fn a_batch_changes_several_kinds_and_its_last_word_counts() {
     let (_dir, store) = new_store();
-    store
-        .commit(Batch::new().put("x", &Count(1)).unwrap())
-        .await
-        .unwrap();
-    let batch = Batch::new()
-        .put("x", &disk("x", 1))
-        .unwrap()
-        .remove::<Count>("x");
-    store
-        .commit(batch.put("x", &disk("x", 2)).unwrap())
-        .await
-        .unwrap();
+    store.commit(Batch::new().put("x", &Count(1)).unwrap()).await.unwrap();
+    let batch = Batch::new().put("x", &disk("x", 1)).unwrap().remove::<Count>("x");
+    store.commit(batch.put("x", &disk("x", 2)).unwrap()).await.unwrap();
     assert_eq!(store.get::<Count>("x").unwrap(), None);
     assert_eq!(store.get("x").unwrap(), Some(disk("x", 2)));
 }
 
 #[tokio::test]
 async fn a_batch_with_a_record_that_cannot_be_stored_never_comes_to_be() {
-    assert!(matches!(
-        Batch::new().put("", &Count(1)),
-        Err(StoreError::Refused { .. })
-    ));
+    assert!(matches!(Batch::new().put("", &Count(1)), Err(StoreError::Refused { .. })));
     let huge = disk(&"x".repeat(1 << 20), 1);
-    assert!(matches!(
-        Batch::new().put("a", &huge),
-        Err(StoreError::Refused { .. })
-    ));
+    assert!(matches!(Batch::new().put("a", &huge), Err(StoreError::Refused { .. })));
 }
 
 /// Every envelope ever written by a release must be readable for ever.
@@ -140,49 +112,24 @@ fn kept_fixtures_are_read_and_brought_up_to_date() {
 #[tokio::test]
 async fn one_bad_record_is_named_and_does_not_hide_the_others() {
     let (_dir, store) = new_store();
-    store
-        .commit(Batch::new().put("good", &Count(1)).unwrap())
-        .await
-        .unwrap();
-    store
-        .0
-        .db
-        .insert("count/bad", r#"{"v":1,"crc":"00000000","data":1}"#)
-        .unwrap();
+    store.commit(Batch::new().put("good", &Count(1)).unwrap()).await.unwrap();
+    store.0.db.insert("count/bad", r#"{"v":1,"crc":"00000000","data":1}"#).unwrap();
     store.0.db.insert("count/late", r#"{"v":9}"#).unwrap();
     assert_eq!(store.get("good").unwrap(), Some(Count(1)));
     let bad = store.get::<Count>("bad").unwrap_err().to_string();
-    assert!(
-        bad.contains("count/bad") && bad.contains("checksum"),
-        "{bad}"
-    );
-    assert!(matches!(
-        store.get::<Count>("late"),
-        Err(StoreError::Newer { found: 9, .. })
-    ));
-    assert!(
-        store
-            .scan::<Count>()
-            .unwrap_err()
-            .to_string()
-            .contains("count/bad")
-    );
+    assert!(bad.contains("count/bad") && bad.contains("checksum"), "{bad}");
+    assert!(matches!(store.get::<Count>("late"), Err(StoreError::Newer { found: 9, .. })));
+    assert!(store.scan::<Count>().unwrap_err().to_string().contains("count/bad"));
 }
 
 #[tokio::test]
 async fn unknown_kinds_are_left_alone() {
     let (dir, store) = new_store();
     store.0.db.insert("future/thing", "not even JSON").unwrap();
-    store
-        .commit(Batch::new().put("a", &Count(1)).unwrap())
-        .await
-        .unwrap();
+    store.commit(Batch::new().put("a", &Count(1)).unwrap()).await.unwrap();
     let store = reopen(&dir, store);
     assert_eq!(store.scan::<Count>().unwrap().len(), 1);
-    assert_eq!(
-        store.0.db.get("future/thing").unwrap().unwrap(),
-        b"not even JSON"
-    );
+    assert_eq!(store.0.db.get("future/thing").unwrap().unwrap(), b"not even JSON");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,10 +148,7 @@ async fn many_concurrent_commits_are_all_there_after_reopening() {
         commit.await.unwrap().unwrap();
     }
     let found = reopen(&dir, store).scan::<Count>().unwrap();
-    assert_eq!(
-        found.iter().map(|(_, c)| c.0).collect::<Vec<_>>(),
-        (0..1000).collect::<Vec<_>>()
-    );
+    assert_eq!(found.iter().map(|(_, c)| c.0).collect::<Vec<_>>(), (0..1000).collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -229,10 +173,7 @@ fn a_store_in_use_says_so() {
 #[tokio::test]
 async fn a_half_written_snapshot_does_no_harm() {
     let (dir, store) = new_store();
-    store
-        .commit(Batch::new().put("a", &Count(1)).unwrap())
-        .await
-        .unwrap();
+    store.commit(Batch::new().put("a", &Count(1)).unwrap()).await.unwrap();
     drop(store);
     let half = dir.path().join("db/snap.7FFFFFFFFFFFFFFF.generating");
     fs::write(&half, "half").unwrap();
@@ -244,10 +185,7 @@ async fn a_half_written_snapshot_does_no_harm() {
 #[tokio::test]
 async fn damage_is_reported_with_what_to_do() {
     let (dir, store) = new_store();
-    store
-        .commit(Batch::new().put("a", &Count(1)).unwrap())
-        .await
-        .unwrap();
+    store.commit(Batch::new().put("a", &Count(1)).unwrap()).await.unwrap();
     drop(reopen(&dir, store));
     for entry in fs::read_dir(dir.path().join("db")).unwrap() {
         let path = entry.unwrap().path();
@@ -255,9 +193,7 @@ async fn damage_is_reported_with_what_to_do() {
             fs::write(path, "no snapshot of anything").unwrap();
         }
     }
-    let Err(e) = Store::open(&dir.path().join("db")) else {
-        panic!("opened")
-    };
+    let Err(e) = Store::open(&dir.path().join("db")) else { panic!("opened") };
     assert!(matches!(e, StoreError::Damaged { .. }), "{e}");
     for part in [".damaged", "export", "not affected"] {
         assert!(e.to_string().contains(part), "{e}");

@@ -46,15 +46,10 @@ impl Health {
     ///
     /// # Errors
     /// `Failed` once a write has failed.
-    pub fn while_good<T>(
-        &self,
-        read: impl FnOnce() -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    pub fn while_good<T>(&self, read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
         let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
         match &*state {
-            Some(reason) => Err(StoreError::Failed {
-                reason: reason.clone(),
-            }),
+            Some(reason) => Err(StoreError::Failed { reason: reason.clone() }),
             None => read(),
         }
     }
@@ -81,14 +76,10 @@ pub(super) fn run(
         let outcome = {
             let mut state = health.0.write().unwrap_or_else(PoisonError::into_inner);
             match &*state {
-                Some(reason) => Err(StoreError::Failed {
-                    reason: reason.clone(),
-                }),
+                Some(reason) => Err(StoreError::Failed { reason: reason.clone() }),
                 None => match catch_unwind(AssertUnwindSafe(|| write(&group))) {
                     Ok(Ok(())) => Ok(()),
-                    Ok(Err(WriteError::NoSpace { free, needed })) => {
-                        Err(StoreError::NoSpace { free, needed })
-                    }
+                    Ok(Err(WriteError::NoSpace { free, needed })) => Err(StoreError::NoSpace { free, needed }),
                     Ok(Err(WriteError::Fatal(reason))) => Err(fail(&mut state, reason)),
                     Err(panic) => {
                         end = End::Panicked;
@@ -131,16 +122,9 @@ fn fail(state: &mut Option<Arc<str>>, reason: String) -> StoreError {
 /// The outcome of a group for one more member. `io::Error` is not `Clone`, but never occurs here.
 fn same(error: &StoreError) -> StoreError {
     match error {
-        StoreError::Failed { reason } => StoreError::Failed {
-            reason: reason.clone(),
-        },
-        StoreError::NoSpace { free, needed } => StoreError::NoSpace {
-            free: *free,
-            needed: *needed,
-        },
-        other => StoreError::Failed {
-            reason: other.to_string().into(),
-        },
+        StoreError::Failed { reason } => StoreError::Failed { reason: reason.clone() },
+        StoreError::NoSpace { free, needed } => StoreError::NoSpace { free: *free, needed: *needed },
+        other => StoreError::Failed { reason: other.to_string().into() },
     }
 }
 
@@ -162,23 +146,13 @@ mod tests {
         let answers: Vec<Answer> = (0..count)
             .map(|_| {
                 let (done, answer) = oneshot::channel();
-                send.send(Job {
-                    batch: Batch::new(),
-                    done,
-                })
-                .unwrap();
+                send.send(Job { batch: Batch::new(), done }).unwrap();
                 answer
             })
             .collect();
         drop(send);
         let end = run(&jobs, health, write);
-        (
-            end,
-            answers
-                .into_iter()
-                .map(|a| a.blocking_recv().unwrap())
-                .collect(),
-        )
+        (end, answers.into_iter().map(|a| a.blocking_recv().unwrap()).collect())
     }
 
     #[test]
@@ -206,15 +180,9 @@ mod tests {
         assert_eq!(calls, 1);
         for answer in first.into_iter().chain(second) {
             let message = answer.unwrap_err().to_string();
-            assert!(
-                message.contains("disk on fire") && message.contains("restart"),
-                "{message}"
-            );
+            assert!(message.contains("disk on fire") && message.contains("restart"), "{message}");
         }
-        assert!(matches!(
-            health.while_good(|| Ok(())),
-            Err(StoreError::Failed { .. })
-        ));
+        assert!(matches!(health.while_good(|| Ok(())), Err(StoreError::Failed { .. })));
     }
 
     #[test]
@@ -232,13 +200,8 @@ mod tests {
     #[test]
     fn a_lack_of_space_noticed_in_time_passes() {
         let health = Health::default();
-        let (_, full) = drive(1, &health, |_| {
-            Err(WriteError::NoSpace { free: 1, needed: 2 })
-        });
-        assert!(matches!(
-            full[0],
-            Err(StoreError::NoSpace { free: 1, needed: 2 })
-        ));
+        let (_, full) = drive(1, &health, |_| Err(WriteError::NoSpace { free: 1, needed: 2 }));
+        assert!(matches!(full[0], Err(StoreError::NoSpace { free: 1, needed: 2 })));
         let (_, later) = drive(1, &health, |_| Ok(()));
         assert!(later[0].is_ok());
     }

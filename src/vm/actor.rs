@@ -17,7 +17,9 @@ use super::{
     undo::Undo,
 };
 use crate::{
-    model::{Conflict, Ending, Error, Intent, Operation, Result, Run, Sample, Status, VmRecord, VmSpec, VmView, now_ms},
+    model::{
+        Conflict, Ending, Error, Intent, Operation, Result, Run, Sample, Status, VmRecord, VmSpec, VmView, now_ms,
+    },
     qmp::QmpError,
 };
 
@@ -66,7 +68,8 @@ pub fn spawn(ctx: SharedContext, record: VmRecord) -> VmHandle {
     let (commands, command_queue) = mpsc::channel(QUEUE);
     let (forced, forced_queue) = mpsc::channel(QUEUE);
     let spec = Arc::new(record.spec.clone());
-    let first = VmView { spec: spec.clone(), status: Status::Stopped, reason: None, pid: None, started_at: None, gone: false };
+    let first =
+        VmView { spec: spec.clone(), status: Status::Stopped, reason: None, pid: None, started_at: None, gone: false };
     let (view, view_reader) = watch::channel(first);
     let (sample, sample_reader) = watch::channel(None);
     let handle = VmHandle::new(spec.id, commands, forced, view_reader, sample_reader);
@@ -125,7 +128,10 @@ impl Actor {
     }
 
     /// Runs an exchange with QEMU, unless a forced request or the end of the process comes first.
-    pub(super) async fn guarded<T>(&mut self, work: impl Future<Output = Result<T, QmpError>>) -> Result<T, Interrupted> {
+    pub(super) async fn guarded<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, QmpError>>,
+    ) -> Result<T, Interrupted> {
         let process = self.machine.process();
         let ended = async {
             match &process {

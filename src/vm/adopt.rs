@@ -1,11 +1,7 @@
 //! What an earlier daemon left: a VM's record is met with what is really there, and what was begun is finished or
 //! unwound. Connecting to a monitor again is `live`'s work.
 
-use super::{
-    Context,
-    actor::Actor,
-    live::Machine,
-};
+use super::{Context, actor::Actor, live::Machine};
 use crate::{
     host::process,
     model::{Ending, Intent, Run, VmRecord},
@@ -27,7 +23,9 @@ impl Actor {
                     Intent::Run | Intent::Reboot { .. } if rebooted(&run.process.boot_id) => {
                         Ending::Crashed { reason: "the host was restarted while the VM was running".into() }
                     }
-                    Intent::Run | Intent::Reboot { .. } => Ending::Crashed { reason: "QEMU ended while qherd was not running".into() },
+                    Intent::Run | Intent::Reboot { .. } => {
+                        Ending::Crashed { reason: "QEMU ended while qherd was not running".into() }
+                    }
                 };
                 let _ = self.ended(ending, true).await;
             }

@@ -24,9 +24,9 @@ fn older(paths: &RunPaths) -> PathBuf {
 pub(super) fn bound(paths: &RunPaths) {
     let log = paths.console_log();
     if fs::metadata(&log).is_ok_and(|m| m.len() > HALF)
-        && let Err(error) = last_text(&log, HALF).and_then(|text| fs::write(older(paths), text)).and_then(|()| {
-            File::options().write(true).open(&log)?.set_len(0)
-        })
+        && let Err(error) = last_text(&log, HALF)
+            .and_then(|text| fs::write(older(paths), text))
+            .and_then(|()| File::options().write(true).open(&log)?.set_len(0))
     {
         tracing::warn!(log = %log.display(), %error, "cannot bound the console log");
     }

@@ -128,12 +128,13 @@ impl Launch<'_> {
     fn spawn(&mut self, paths: &RunPaths) -> Result<Arc<Process>, Failure> {
         let leftovers = paths.clone();
         self.undo.push(|| async move { remove_run_files(&leftovers) });
-        let listen = |path: &Path| socket::listen(path).map_err(|e| Failure(format!("cannot listen on {}: {e}", path.display())));
+        let listen = |path: &Path| {
+            socket::listen(path).map_err(|e| Failure(format!("cannot listen on {}: {e}", path.display())))
+        };
         let (qmp, agent, serial) = (listen(&paths.qmp())?, listen(&paths.agent())?, listen(&paths.serial())?);
         self.reached(Step::Sockets)?;
         let fds = ChardevFds { qmp: qmp.as_raw_fd(), agent: agent.as_raw_fd(), serial: serial.as_raw_fd() };
-        let args =
-            CommandLine { spec: &self.record.spec, paths, fds, accelerator: self.ctx.caps.accelerator }.render();
+        let args = CommandLine { spec: &self.record.spec, paths, fds, accelerator: self.ctx.caps.accelerator }.render();
         let log = fs::File::create(paths.qemu_log())?;
         let process = Process::spawn(&self.ctx.config.qemu, &args, &[fds.qmp, fds.agent, fds.serial], log)
             .map_err(|e| Failure(format!("cannot run {}: {e}", self.ctx.config.qemu.display())))?;
@@ -187,7 +188,8 @@ pub(super) async fn vcpu_threads(session: &Session) -> Result<Vec<i32>, QmpError
 fn pin(threads: &[i32], pinning: &CpuPinning, vcpus: u32) -> Result<(), Failure> {
     for (index, &thread) in threads.iter().enumerate() {
         let cores = pinning.cores_for(index, vcpus);
-        cpus::pin(thread, cores).map_err(|e| Failure(format!("cannot pin vCPU {index} to the cores {cores:?}: {e}")))?;
+        cpus::pin(thread, cores)
+            .map_err(|e| Failure(format!("cannot pin vCPU {index} to the cores {cores:?}: {e}")))?;
     }
     Ok(())
 }
@@ -203,7 +205,8 @@ async fn throttle(session: &Session, spec: &VmSpec) -> Result<(), QmpError> {
 
 async fn poll_balloon(session: &Session) -> Result<(), QmpError> {
     let path = format!("/machine/peripheral/{}", devices::BALLOON_ID);
-    let arguments = serde_json::json!({ "path": path, "property": "guest-stats-polling-interval", "value": BALLOON_POLLING });
+    let arguments =
+        serde_json::json!({ "path": path, "property": "guest-stats-polling-interval", "value": BALLOON_POLLING });
     session.execute_raw("qom-set", Some(arguments)).await.map(drop)
 }
 

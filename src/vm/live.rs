@@ -207,9 +207,10 @@ impl Actor {
             _ if status.running => Guest::Running,
             RunState::Paused | RunState::Prelaunch => paused(None),
             RunState::IoError => paused(live.io_error.clone().or_else(|| Some("I/O error".to_owned()))),
-            RunState::InternalError => {
-                paused(Some(format!("internal error of the accelerator: {}", complaints(&self.ctx.run_paths(&self.record.spec.id)))))
-            }
+            RunState::InternalError => paused(Some(format!(
+                "internal error of the accelerator: {}",
+                complaints(&self.ctx.run_paths(&self.record.spec.id))
+            ))),
             RunState::Suspended => paused(Some("the guest sleeps (ACPI S3)".to_owned())),
             other => paused(Some(format!("QEMU says {other:?}"))),
         };

@@ -126,7 +126,9 @@ impl Actor {
                 match Agent::connect(&path, AGENT).await {
                     Ok(agent) => match agent.shutdown(mode, AGENT).await {
                         Ok(()) => return Ok(()),
-                        Err(error) => tracing::info!(%error, "the guest agent does not do it; pressing the power button"),
+                        Err(error) => {
+                            tracing::info!(%error, "the guest agent does not do it; pressing the power button")
+                        }
                     },
                     Err(error) => tracing::info!(%error, "the guest agent does not answer; pressing the power button"),
                 }

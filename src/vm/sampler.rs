@@ -51,7 +51,12 @@ impl Sampler {
     /// The part that /proc tells, and the rates. `started_at` is in milliseconds since 1970.
     pub fn take(&mut self, readings: Readings, started_at: u64) -> Sample {
         let disk = disks(&readings.blocks);
-        let now = Counters { at: Instant::now(), ticks: self.ticks(), reads: disk.read_operations, writes: disk.write_operations };
+        let now = Counters {
+            at: Instant::now(),
+            ticks: self.ticks(),
+            reads: disk.read_operations,
+            writes: disk.write_operations,
+        };
         let since = self.before.as_ref().map(|before| (before, (now.at - before.at).as_secs_f64()));
         let rate = |now: u64, before: u64, seconds: f64| (now.saturating_sub(before) as f64 / seconds).round() as u64;
         let sample = Sample {
@@ -59,8 +64,13 @@ impl Sampler {
                 let used = now.ticks?.saturating_sub(before.ticks?) as f64 / procfs::ticks_per_second() as f64;
                 Some((100.0 * used / (seconds * self.threads.len() as f64)).clamp(0.0, 100.0))
             }),
-            resident: Process::new(self.process).and_then(|p| p.statm()).ok().map(|m| m.resident * procfs::page_size() / MIB),
-            guest_used: readings.balloon.and_then(|stats| Some(stats.total_memory?.saturating_sub(stats.free_memory?) / MIB)),
+            resident: Process::new(self.process)
+                .and_then(|p| p.statm())
+                .ok()
+                .map(|m| m.resident * procfs::page_size() / MIB),
+            guest_used: readings
+                .balloon
+                .and_then(|stats| Some(stats.total_memory?.saturating_sub(stats.free_memory?) / MIB)),
             disk: Some(DiskSample {
                 read_iops: since.map(|(before, seconds)| rate(now.reads, before.reads, seconds)),
                 write_iops: since.map(|(before, seconds)| rate(now.writes, before.writes, seconds)),

@@ -25,12 +25,7 @@ impl Peer {
     /// A peer and the socket that leads to it.
     pub fn new() -> (Peer, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (
-            Peer {
-                stream: BufReader::new(ours),
-            },
-            theirs,
-        )
+        (Peer { stream: BufReader::new(ours) }, theirs)
     }
 
     /// Plays QEMU's part of opening a session.
@@ -68,8 +63,7 @@ impl Peer {
     }
 
     pub async fn answer(&mut self, command: &Value, value: Value) {
-        self.say(&json!({ "return": value, "id": command["id"] }).to_string())
-            .await;
+        self.say(&json!({ "return": value, "id": command["id"] }).to_string()).await;
     }
 }
 
@@ -82,11 +76,7 @@ pub async fn open_with(options: Options) -> (Session, Events, Peer) {
 }
 
 pub async fn open() -> (Session, Events, Peer) {
-    open_with(Options {
-        deadline: |_| LONG,
-        ..Options::default()
-    })
-    .await
+    open_with(Options { deadline: |_| LONG, ..Options::default() }).await
 }
 
 pub fn closed(reason: CloseReason) -> QmpError {

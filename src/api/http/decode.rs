@@ -13,8 +13,7 @@
 
 use serde::de::value::{MapAccessDeserializer, StringDeserializer};
 use serde::de::{
-    self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess,
-    Unexpected, Visitor,
+    self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor,
 };
 use serde::forward_to_deserialize_any;
 
@@ -26,9 +25,7 @@ use super::json::{self, Node};
 pub fn object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, HttpError> {
     match json::parse(bytes)? {
         node @ Node::Object(_) => from_node(node),
-        other => Err(HttpError::NotAnObject {
-            found: other.kind().to_owned(),
-        }),
+        other => Err(HttpError::NotAnObject { found: other.kind().to_owned() }),
     }
 }
 
@@ -66,10 +63,7 @@ impl<'de> Deserializer<'de> for Node {
                 (.., n) => visitor.visit_f64(n.unwrap_or(f64::INFINITY)),
             },
             Node::Text(s) => visitor.visit_string(s),
-            Node::Array(items) => visitor.visit_seq(Items {
-                index: 0,
-                rest: items.into_iter(),
-            }),
+            Node::Array(items) => visitor.visit_seq(Items { index: 0, rest: items.into_iter() }),
             Node::Object(members) => visitor.visit_map(Members::new(members, None)),
         }
     }
@@ -81,11 +75,7 @@ impl<'de> Deserializer<'de> for Node {
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Fault> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Fault> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -134,18 +124,13 @@ struct Items {
 impl<'de> SeqAccess<'de> for Items {
     type Error = Fault;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(
-        &mut self,
-        seed: T,
-    ) -> Result<Option<T::Value>, Fault> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
         let Some(item) = self.rest.next() else {
             return Ok(None);
         };
         let index = self.index;
         self.index += 1;
-        seed.deserialize(item)
-            .map(Some)
-            .map_err(|fault| fault.inside_index(index))
+        seed.deserialize(item).map(Some).map_err(|fault| fault.inside_index(index))
     }
 }
 
@@ -158,21 +143,14 @@ struct Members {
 
 impl Members {
     fn new(members: Vec<(String, Node)>, fields: Option<&'static [&'static str]>) -> Self {
-        Self {
-            rest: members.into_iter(),
-            fields,
-            value: None,
-        }
+        Self { rest: members.into_iter(), fields, value: None }
     }
 }
 
 impl<'de> MapAccess<'de> for Members {
     type Error = Fault;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(
-        &mut self,
-        seed: K,
-    ) -> Result<Option<K::Value>, Fault> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
         let Some((key, node)) = self.rest.next() else {
             return Ok(None);
         };
@@ -188,12 +166,9 @@ impl<'de> MapAccess<'de> for Members {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
         // Serde's contract is key, then value; a visitor that breaks it gets an error, not a panic.
-        let (key, node) = self
-            .value
-            .take()
-            .ok_or_else(|| <Fault as de::Error>::custom("a value was asked for before its key"))?;
-        seed.deserialize(node)
-            .map_err(|fault| fault.inside_key(&key))
+        let (key, node) =
+            self.value.take().ok_or_else(|| <Fault as de::Error>::custom("a value was asked for before its key"))?;
+        seed.deserialize(node).map_err(|fault| fault.inside_key(&key))
     }
 }
 

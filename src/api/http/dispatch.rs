@@ -42,23 +42,11 @@ pub fn filter(mounts: Vec<(&'static str, Table)>) -> BoxedFilter<(Response,)> {
         .and(warp::header::headers_cloned())
         .and(warp::ext::optional::<InFlight>())
         .and(warp::body::stream())
-        .then(
-            move |method,
-                  path: warp::path::FullPath,
-                  query,
-                  headers,
-                  in_flight: Option<InFlight>,
-                  body| {
-                let mounts = Arc::clone(&mounts);
-                let head = Head {
-                    method,
-                    query,
-                    headers,
-                    in_flight: in_flight.unwrap_or_default(),
-                };
-                async move { mounts.answer(path.as_str(), head, body).await }
-            },
-        )
+        .then(move |method, path: warp::path::FullPath, query, headers, in_flight: Option<InFlight>, body| {
+            let mounts = Arc::clone(&mounts);
+            let head = Head { method, query, headers, in_flight: in_flight.unwrap_or_default() };
+            async move { mounts.answer(path.as_str(), head, body).await }
+        })
         .boxed()
 }
 
@@ -73,16 +61,8 @@ struct Mounts(Vec<(Vec<&'static str>, Table)>);
 
 impl Mounts {
     fn new(mounts: Vec<(&'static str, Table)>) -> Self {
-        let split = |prefix: &'static str| {
-            prefix
-                .split('/')
-                .filter(|s| !s.is_empty())
-                .collect::<Vec<_>>()
-        };
-        let mut mounts: Vec<_> = mounts
-            .into_iter()
-            .map(|(prefix, table)| (split(prefix), table))
-            .collect();
+        let split = |prefix: &'static str| prefix.split('/').filter(|s| !s.is_empty()).collect::<Vec<_>>();
+        let mut mounts: Vec<_> = mounts.into_iter().map(|(prefix, table)| (split(prefix), table)).collect();
         // The longest prefix first, so that it is found first.
         mounts.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
         Self(mounts)
@@ -139,11 +119,7 @@ async fn run<T>(table: &Table, found: Found<'_>, head: Head, body: Incoming<T>) 
 where
     T: Stream<Item = Result<Bytes, ()>> + Send + Unpin + 'static,
 {
-    let Found {
-        info,
-        handler,
-        params,
-    } = found;
+    let Found { info, handler, params } = found;
     let query = match query::parse(&head.query, info.query) {
         Ok(query) => query,
         Err(error) => {
@@ -158,12 +134,7 @@ where
         Err(error) => return closing(table.refuse(error)),
     };
     let too_large = body.is_err();
-    let request = Request {
-        params,
-        query,
-        headers: head.headers,
-        body,
-    };
+    let request = Request { params, query, headers: head.headers, body };
 
     let guard = head.in_flight.enter();
     let span = tracing::info_span!("request", operation = info.operation_id);
@@ -182,11 +153,7 @@ where
         // Only a runtime that shuts down cancels tasks.
         Err(_) => table.refuse(HttpError::ShuttingDown),
     };
-    if too_large {
-        closing(response)
-    } else {
-        response
-    }
+    if too_large { closing(response) } else { response }
 }
 
 /// A request's body before it is read. Nothing is asked of the client (`100 Continue`) until `read` is called.
@@ -202,20 +169,15 @@ impl Incoming<()> {
         stream: impl Stream<Item = Result<B, E>> + Send + 'static,
         headers: &HeaderMap,
     ) -> Incoming<impl Stream<Item = Result<Bytes, ()>> + Send + Unpin + 'static> {
-        let declared = headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         let stream = stream.map(|frame| {
             // `Bytes` underneath, so this shares and does not copy.
-            frame
-                .map(|mut buf| buf.copy_to_bytes(buf.remaining()))
-                .map_err(|_| ())
+            frame.map(|mut buf| buf.copy_to_bytes(buf.remaining())).map_err(|_| ())
         });
         Incoming {
             stream: Box::pin(stream),
             declared,
-            present: declared.is_some_and(|n| n > 0)
-                || headers.contains_key(header::TRANSFER_ENCODING),
+            present: declared.is_some_and(|n| n > 0) || headers.contains_key(header::TRANSFER_ENCODING),
             expects_continue: headers.contains_key(header::EXPECT),
         }
     }
@@ -237,9 +199,7 @@ impl<T: Stream<Item = Result<Bytes, ()>> + Send + Unpin + 'static> Incoming<T> {
                 Err(error)
             }
             Ok(result) => result,
-            Err(_) => Err(HttpError::BodyTimeout {
-                seconds: BODY_TIMEOUT.as_secs(),
-            }),
+            Err(_) => Err(HttpError::BodyTimeout { seconds: BODY_TIMEOUT.as_secs() }),
         }
     }
 
@@ -262,9 +222,7 @@ impl<T: Stream<Item = Result<Bytes, ()>> + Send + Unpin + 'static> Incoming<T> {
     }
 }
 
-async fn collect(
-    stream: &mut (impl Stream<Item = Result<Bytes, ()>> + Unpin),
-) -> Result<Bytes, HttpError> {
+async fn collect(stream: &mut (impl Stream<Item = Result<Bytes, ()>> + Unpin)) -> Result<Bytes, HttpError> {
     let mut stream = pin!(stream);
     let mut body = BytesMut::new();
     while let Some(chunk) = stream.next().await {
@@ -279,17 +237,12 @@ async fn collect(
 
 /// Tells the client to stop sending.
 fn closing(mut response: Response) -> Response {
-    response
-        .headers_mut()
-        .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
 fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
-    let text = payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     format!("panic: {}", text.unwrap_or("without a message"))
 }
 
@@ -311,11 +264,7 @@ mod tests {
     #[test]
     fn a_prefix_is_whole_segments_and_the_longest_wins() {
         let empty = || Table::new((), Vec::new());
-        let mounts = Mounts::new(vec![
-            ("", empty()),
-            ("/hyperv", empty()),
-            ("/hyperv/deep", empty()),
-        ]);
+        let mounts = Mounts::new(vec![("", empty()), ("/hyperv", empty()), ("/hyperv/deep", empty())]);
         for (path, below) in [
             ("/vms", vec!["vms"]),
             ("/hyperv/vms", vec!["vms"]),
@@ -353,25 +302,16 @@ mod tests {
             counters.0.fetch_add(1, Ordering::SeqCst);
             let now = counters.1.fetch_add(1, Ordering::SeqCst) + 1;
             highest.fetch_max(now, Ordering::SeqCst);
-            Ok::<_, ()>(Bytes::from_owner(Piece(
-                vec![0; 512 * 1024],
-                counters.1.clone(),
-            )))
+            Ok::<_, ()>(Bytes::from_owner(Piece(vec![0; 512 * 1024], counters.1.clone())))
         });
         let mut headers = HeaderMap::new();
-        headers.insert(
-            header::TRANSFER_ENCODING,
-            HeaderValue::from_static("chunked"),
-        );
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         let read = Incoming::new(endless, &headers).read().await;
         assert_eq!(read, Err(HttpError::TooLarge { limit: BODY_LIMIT }));
         while kept.load(Ordering::SeqCst) > 0 || made.load(Ordering::SeqCst) < 200 {
             tokio::task::yield_now().await;
         }
         assert!(made.load(Ordering::SeqCst) <= 3 + LINGER_LIMIT / (512 * 1024) + 1);
-        assert!(
-            peak.load(Ordering::SeqCst) <= 2,
-            "pieces are let go as they come"
-        );
+        assert!(peak.load(Ordering::SeqCst) <= 2, "pieces are let go as they come");
     }
 }

@@ -24,21 +24,13 @@ pub enum HttpError {
     #[error("The body must be a JSON object, not {found}.")]
     NotAnObject { found: String },
     #[error("The body is not valid JSON: {why} (line {line}, column {column}).")]
-    NotJson {
-        line: usize,
-        column: usize,
-        why: String,
-    },
+    NotJson { line: usize, column: usize, why: String },
     /// `must` continues the sentence: `be a whole number, not "x"`.
     #[error("Invalid parameter: {name} must {must}.")]
     InvalidParameter { name: String, must: String },
     /// `known` are the names that would have been accepted at that place, `suggestion` the one that was likely meant.
     #[error("Invalid parameter: {name} is not known{}", hint(suggestion.as_deref(), known))]
-    UnknownParameter {
-        name: String,
-        suggestion: Option<String>,
-        known: Vec<String>,
-    },
+    UnknownParameter { name: String, suggestion: Option<String>, known: Vec<String> },
     /// A bug of ours. `why` is for the log and for `detail`, not for decisions.
     #[error("Internal error")]
     Internal { why: String },
@@ -80,10 +72,7 @@ impl HttpError {
     }
 
     pub fn invalid(name: impl Into<String>, must: impl Into<String>) -> Self {
-        Self::InvalidParameter {
-            name: name.into(),
-            must: must.into(),
-        }
+        Self::InvalidParameter { name: name.into(), must: must.into() }
     }
 
     /// `full` is the name as the client should read it, `last` the part that is compared with the known ones.
@@ -126,10 +115,7 @@ fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 
 /// Case and separators are the usual difference between the dialects: `memoryMB`, `memory_mb`.
 fn fold(name: &str) -> Vec<char> {
-    name.chars()
-        .filter(|c| *c != '_' && *c != '-')
-        .flat_map(char::to_lowercase)
-        .collect()
+    name.chars().filter(|c| *c != '_' && *c != '-').flat_map(char::to_lowercase).collect()
 }
 
 /// Levenshtein's distance, with one row kept.
@@ -180,17 +166,8 @@ mod tests {
     #[test]
     fn messages_are_whole_sentences() {
         let unknown = |n: &str, k: &[&str]| HttpError::unknown(n.into(), n, k).message();
-        assert_eq!(
-            unknown("vcpu", &["vcpus"]),
-            "Invalid parameter: vcpu is not known; did you mean vcpus?"
-        );
-        assert_eq!(
-            unknown("x", &["vcpus", "name"]),
-            "Invalid parameter: x is not known; known here: vcpus, name."
-        );
-        assert_eq!(
-            unknown("x", &[]),
-            "Invalid parameter: x is not known; none is expected here."
-        );
+        assert_eq!(unknown("vcpu", &["vcpus"]), "Invalid parameter: vcpu is not known; did you mean vcpus?");
+        assert_eq!(unknown("x", &["vcpus", "name"]), "Invalid parameter: x is not known; known here: vcpus, name.");
+        assert_eq!(unknown("x", &[]), "Invalid parameter: x is not known; none is expected here.");
     }
 }

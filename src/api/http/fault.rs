@@ -27,18 +27,12 @@ enum Kind {
     Must(String),
     Missing(&'static str),
     Repeated(&'static str),
-    Unknown {
-        field: String,
-        known: &'static [&'static str],
-    },
+    Unknown { field: String, known: &'static [&'static str] },
 }
 
 impl Fault {
     pub fn must(must: impl Into<String>) -> Self {
-        Self {
-            path: Vec::new(),
-            kind: Kind::Must(must.into()),
-        }
+        Self { path: Vec::new(), kind: Kind::Must(must.into()) }
     }
 
     pub fn not_one_of(variants: &[&str], found: Unexpected<'_>) -> Self {
@@ -88,20 +82,12 @@ impl From<Fault> for HttpError {
         match &fault.kind {
             Kind::Must(must) => {
                 let name = fault.name(None);
-                let name = if name.is_empty() {
-                    "the body".to_owned()
-                } else {
-                    name
-                };
+                let name = if name.is_empty() { "the body".to_owned() } else { name };
                 HttpError::invalid(name, must)
             }
             Kind::Missing(field) => HttpError::invalid(fault.name(Some(field)), "be given"),
-            Kind::Repeated(field) => {
-                HttpError::invalid(fault.name(Some(field)), "be given only once")
-            }
-            Kind::Unknown { field, known } => {
-                HttpError::unknown(fault.name(Some(field)), field, known)
-            }
+            Kind::Repeated(field) => HttpError::invalid(fault.name(Some(field)), "be given only once"),
+            Kind::Unknown { field, known } => HttpError::unknown(fault.name(Some(field)), field, known),
         }
     }
 }
@@ -122,11 +108,7 @@ impl de::Error for Fault {
         if let Some((min, max)) = integer_range(&wanted) {
             return Self::must(not_that_integer(found, min, max));
         }
-        Self::must(format!(
-            "be {}, not {}",
-            wanted_words(&wanted),
-            found_words(found)
-        ))
+        Self::must(format!("be {}, not {}", wanted_words(&wanted), found_words(found)))
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
@@ -143,27 +125,15 @@ impl de::Error for Fault {
     }
 
     fn unknown_field(field: &str, known: &'static [&'static str]) -> Self {
-        Self {
-            path: Vec::new(),
-            kind: Kind::Unknown {
-                field: field.to_owned(),
-                known,
-            },
-        }
+        Self { path: Vec::new(), kind: Kind::Unknown { field: field.to_owned(), known } }
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self {
-            path: Vec::new(),
-            kind: Kind::Missing(field),
-        }
+        Self { path: Vec::new(), kind: Kind::Missing(field) }
     }
 
     fn duplicate_field(field: &'static str) -> Self {
-        Self {
-            path: Vec::new(),
-            kind: Kind::Repeated(field),
-        }
+        Self { path: Vec::new(), kind: Kind::Repeated(field) }
     }
 }
 
@@ -223,9 +193,7 @@ fn wanted_words(wanted: &str) -> String {
     match wanted {
         "f32" | "f64" => "a number",
         "a boolean" => "true or false",
-        "a string" | "a borrowed string" | "str" | "string" | "a path string" | "path string" => {
-            "a string"
-        }
+        "a string" | "a borrowed string" | "str" | "string" | "a path string" | "path string" => "a string",
         "a character" => "a string of one character",
         "unit" => "null",
         "a sequence" => "an array",
@@ -236,10 +204,7 @@ fn wanted_words(wanted: &str) -> String {
             return wanted
                 .rsplit(' ')
                 .find_map(|word| word.parse::<usize>().ok())
-                .map_or_else(
-                    || "an array".to_owned(),
-                    |n| format!("an array of {n} elements"),
-                );
+                .map_or_else(|| "an array".to_owned(), |n| format!("an array of {n} elements"));
         }
         _ if wanted.starts_with("an array of length ") => {
             return wanted.replace("an array of length ", "an array of ") + " elements";

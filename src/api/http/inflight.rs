@@ -39,9 +39,7 @@ pub struct Guard(InFlight);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.0
-            .0
-            .send_modify(|count| *count = count.saturating_sub(1));
+        self.0.0.send_modify(|count| *count = count.saturating_sub(1));
     }
 }
 

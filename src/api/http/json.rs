@@ -55,9 +55,7 @@ pub fn parse(bytes: &[u8]) -> Result<Node, HttpError> {
 /// serde_json's own words without the position, which is told apart; the few that only a programmer would
 /// understand are put differently.
 fn why(message: &str) -> String {
-    let message = message
-        .rsplit_once(" at line ")
-        .map_or(message, |(head, _)| head);
+    let message = message.rsplit_once(" at line ").map_or(message, |(head, _)| head);
     if let Some(rest) = message.strip_prefix("EOF while parsing ") {
         let what = match rest {
             "an object" | "a list" | "a string" => rest.replace("a list", "an array"),
@@ -101,9 +99,7 @@ impl<'de> Visitor<'de> for Build {
         Ok(Node::Number(v.into()))
     }
     fn visit_f64<E: de::Error>(self, v: f64) -> Result<Node, E> {
-        serde_json::Number::from_f64(v)
-            .map(Node::Number)
-            .ok_or_else(|| E::custom("number out of range"))
+        serde_json::Number::from_f64(v).map(Node::Number).ok_or_else(|| E::custom("number out of range"))
     }
     fn visit_str<E: de::Error>(self, v: &str) -> Result<Node, E> {
         Ok(Node::Text(v.to_owned()))
@@ -154,10 +150,7 @@ mod tests {
         for (text, why) in cases {
             assert_eq!(refusal(text).2, why, "{}", String::from_utf8_lossy(text));
         }
-        assert_eq!(
-            refusal(b"{\"a\":\n\"\xff\"}"),
-            (2, 2, "it is not UTF-8".into())
-        );
+        assert_eq!(refusal(b"{\"a\":\n\"\xff\"}"), (2, 2, "it is not UTF-8".into()));
     }
 
     #[test]
@@ -168,9 +161,7 @@ mod tests {
 
     #[test]
     fn a_member_given_twice_is_kept_twice() {
-        let Ok(Node::Object(members)) = parse(br#"{"a":1,"a":2}"#) else {
-            panic!("an object")
-        };
+        let Ok(Node::Object(members)) = parse(br#"{"a":1,"a":2}"#) else { panic!("an object") };
         assert_eq!(members.len(), 2);
     }
 }

@@ -66,9 +66,7 @@ pub fn document<'a>(about: &About, routes: impl IntoIterator<Item = &'a RouteInf
 }
 
 fn generator(settings: SchemaSettings) -> SchemaGenerator {
-    settings
-        .with(|s| s.definitions_path = "/components/schemas".into())
-        .into_generator()
+    settings.with(|s| s.definitions_path = "/components/schemas".into()).into_generator()
 }
 
 struct Writer<'a> {
@@ -87,11 +85,8 @@ impl Writer<'_> {
         if !route.tag.is_empty() {
             operation["tags"] = json!([route.tag]);
         }
-        let params: Vec<Value> = route
-            .path_params()
-            .map(|name| self.path_param(name))
-            .chain(route.query.iter().map(query_param))
-            .collect();
+        let params: Vec<Value> =
+            route.path_params().map(|name| self.path_param(name)).chain(route.query.iter().map(query_param)).collect();
         if !params.is_empty() {
             operation["parameters"] = Value::Array(params);
         }
@@ -105,11 +100,7 @@ impl Writer<'_> {
     }
 
     fn path_param(&self, name: &str) -> Value {
-        let known = self
-            .about
-            .path_params
-            .iter()
-            .find(|param| param.name == name);
+        let known = self.about.path_params.iter().find(|param| param.name == name);
         let mut schema = json!({"type": "string"});
         if let Some(format) = known.and_then(|param| param.format) {
             schema["format"] = json!(format);
@@ -122,27 +113,15 @@ impl Writer<'_> {
     }
 
     fn responses(&mut self, route: &RouteInfo) -> Value {
-        let error = content(
-            "application/json",
-            (self.about.error)(&mut self.outputs).to_value(),
-        );
+        let error = content("application/json", (self.about.error)(&mut self.outputs).to_value());
         let mut responses = Map::new();
-        for (range, description) in [
-            ("4XX", "The request was refused."),
-            ("5XX", "The host failed."),
-        ] {
-            responses.insert(
-                range.into(),
-                json!({"description": description, "content": error}),
-            );
+        for (range, description) in [("4XX", "The request was refused."), ("5XX", "The host failed.")] {
+            responses.insert(range.into(), json!({"description": description, "content": error}));
         }
         for output in &route.outputs {
             let mut response = json!({"description": output.description});
             let body = match output.kind {
-                OutputKind::Json(schema) => Some(content(
-                    "application/json",
-                    schema(&mut self.outputs).to_value(),
-                )),
+                OutputKind::Json(schema) => Some(content("application/json", schema(&mut self.outputs).to_value())),
                 OutputKind::Error => Some(error.clone()),
                 OutputKind::Text => Some(content("text/plain", json!({"type": "string"}))),
                 OutputKind::Empty => None,
@@ -164,22 +143,14 @@ impl Writer<'_> {
             rename(schema, &split);
         }
         for operation in paths.as_object_mut().into_iter().flat_map(Map::values_mut) {
-            for method in operation
-                .as_object_mut()
-                .into_iter()
-                .flat_map(Map::values_mut)
-            {
+            for method in operation.as_object_mut().into_iter().flat_map(Map::values_mut) {
                 if let Some(body) = method.get_mut("requestBody") {
                     rename(body, &split);
                 }
             }
         }
         for (name, schema) in inputs {
-            let name = if split.contains(&name) {
-                format!("{name}Input")
-            } else {
-                name
-            };
+            let name = if split.contains(&name) { format!("{name}Input") } else { name };
             schemas.insert(name, schema);
         }
         schemas
@@ -188,15 +159,9 @@ impl Writer<'_> {
 
 /// The names that mean different things in the two directions, by themselves or by what they refer to.
 fn differing(inputs: &Map<String, Value>, outputs: &Map<String, Value>) -> BTreeSet<String> {
-    let shared = || {
-        inputs
-            .iter()
-            .filter(|(name, _)| outputs.contains_key(*name))
-    };
-    let mut split: BTreeSet<String> = shared()
-        .filter(|(name, schema)| outputs.get(*name) != Some(schema))
-        .map(|(name, _)| name.clone())
-        .collect();
+    let shared = || inputs.iter().filter(|(name, _)| outputs.contains_key(*name));
+    let mut split: BTreeSet<String> =
+        shared().filter(|(name, schema)| outputs.get(*name) != Some(schema)).map(|(name, _)| name.clone()).collect();
     loop {
         let drawn: Vec<String> = shared()
             .filter(|(name, _)| !split.contains(*name))

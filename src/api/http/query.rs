@@ -29,15 +29,7 @@ pub fn parse(raw: &str, known: &[QueryParam]) -> Result<Vec<(String, String)>, H
 
 /// Fields that `T` does not have are passed over: what a route takes is its table line's `query` list.
 pub fn decode<T: DeserializeOwned>(params: &[(String, String)]) -> Result<T, HttpError> {
-    let pairs = params.iter().map(|(name, value)| {
-        (
-            name.clone(),
-            Text {
-                name: name.clone(),
-                value: value.clone(),
-            },
-        )
-    });
+    let pairs = params.iter().map(|(name, value)| (name.clone(), Text { name: name.clone(), value: value.clone() }));
     T::deserialize(MapDeserializer::<_, Fault>::new(pairs)).map_err(HttpError::from)
 }
 
@@ -108,10 +100,7 @@ impl<'de> Deserializer<'de> for Text {
     fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         let result = match self.value.parse::<f64>() {
             Ok(n) if n.is_finite() => visitor.visit_f64(n),
-            _ => Err(de::Error::invalid_type(
-                Unexpected::Str(&self.value),
-                &visitor,
-            )),
+            _ => Err(de::Error::invalid_type(Unexpected::Str(&self.value), &visitor)),
         };
         Self::named(&self.name, result)
     }
@@ -124,11 +113,7 @@ impl<'de> Deserializer<'de> for Text {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Fault> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Fault> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -176,29 +161,14 @@ mod tests {
     }
 
     fn read(raw: &str) -> Result<Stop, String> {
-        parse(raw, KNOWN)
-            .and_then(|params| decode(&params))
-            .map_err(|err| err.message())
+        parse(raw, KNOWN).and_then(|params| decode(&params)).map_err(|err| err.message())
     }
 
     #[test]
     fn values_are_decoded_by_the_type_of_their_field() {
-        let stop = Stop {
-            force: Some(true),
-            timeout: Some(-5),
-            name: Some("a b&c".into()),
-            order: Some(Order::Down),
-        };
-        assert_eq!(
-            read("force=true&timeout=-5&name=a+b%26c&order=down"),
-            Ok(stop)
-        );
-        let none = Stop {
-            force: None,
-            timeout: None,
-            name: None,
-            order: None,
-        };
+        let stop = Stop { force: Some(true), timeout: Some(-5), name: Some("a b&c".into()), order: Some(Order::Down) };
+        assert_eq!(read("force=true&timeout=-5&name=a+b%26c&order=down"), Ok(stop));
+        let none = Stop { force: None, timeout: None, name: None, order: None };
         assert_eq!(read(""), Ok(none));
         assert_eq!(read("name=7").unwrap().name.as_deref(), Some("7"));
     }
@@ -208,31 +178,15 @@ mod tests {
         for (raw, told) in [
             ("force=yes", "force must be true or false, not \"yes\"."),
             ("force", "force must be true or false, not \"\"."),
-            (
-                "timeout=soon",
-                "timeout must be a whole number, not \"soon\".",
-            ),
-            (
-                "timeout=1.5",
-                "timeout must be a whole number, not \"1.5\".",
-            ),
-            (
-                "timeout=99999999999999999999",
-                "timeout must be a whole number within range.",
-            ),
+            ("timeout=soon", "timeout must be a whole number, not \"soon\"."),
+            ("timeout=1.5", "timeout must be a whole number, not \"1.5\"."),
+            ("timeout=99999999999999999999", "timeout must be a whole number within range."),
             ("order=left", "order must be one of up, down, not \"left\"."),
             ("force=true&force=true", "force must be given only once."),
             ("forse=true", "forse is not known; did you mean force?"),
-            (
-                "x=1",
-                "x is not known; known here: force, timeout, name, order.",
-            ),
+            ("x=1", "x is not known; known here: force, timeout, name, order."),
         ] {
-            assert_eq!(
-                read(raw),
-                Err(format!("Invalid parameter: {told}")),
-                "{raw}"
-            );
+            assert_eq!(read(raw), Err(format!("Invalid parameter: {told}")), "{raw}");
         }
         assert_eq!(
             parse("x=1", &[]).unwrap_err().message(),

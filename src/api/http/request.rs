@@ -28,10 +28,7 @@ impl Request {
     pub fn param(&self, name: &str) -> &str {
         let found = self.params.iter().find(|(given, _)| *given == name);
         if found.is_none() {
-            tracing::error!(
-                name,
-                "a handler asked for a path parameter its route does not have"
-            );
+            tracing::error!(name, "a handler asked for a path parameter its route does not have");
         }
         found.map_or("", |(_, value)| value)
     }
@@ -107,19 +104,10 @@ mod tests {
 
     #[test]
     fn json_is_recognized_whatever_its_case_and_parameters() {
-        for good in [
-            "application/json",
-            "Application/JSON; charset=utf-8",
-            "application/json ;x=y",
-        ] {
+        for good in ["application/json", "Application/JSON; charset=utf-8", "application/json ;x=y"] {
             assert!(request(Some(good), "{}").json::<Stop>().is_ok(), "{good}");
         }
-        for bad in [
-            Some("text/plain"),
-            Some("application/jsonp"),
-            Some("application/x-www-form-urlencoded"),
-            None,
-        ] {
+        for bad in [Some("text/plain"), Some("application/jsonp"), Some("application/x-www-form-urlencoded"), None] {
             let err = request(bad, "{}").json::<Stop>().unwrap_err();
             assert_eq!(err, HttpError::UnsupportedMediaType, "{bad:?}");
         }
@@ -127,21 +115,14 @@ mod tests {
 
     #[test]
     fn an_absent_body_is_the_default_of_an_action_and_an_error_elsewhere() {
-        for absent in [
-            request(None, ""),
-            request(Some("application/x-www-form-urlencoded"), ""),
-        ] {
+        for absent in [request(None, ""), request(Some("application/x-www-form-urlencoded"), "")] {
             assert_eq!(absent.json_or_default::<Stop>(), Ok(Stop::default()));
             assert_eq!(absent.json::<Stop>(), Err(HttpError::MissingBody));
         }
         let empty = request(Some("application/json"), "{}");
         assert_eq!(empty.json_or_default::<Stop>(), Ok(Stop::default()));
         assert!(empty.json_or_default::<NoFields>().is_ok());
-        assert!(
-            request(Some("application/json"), "{\"a\":1}")
-                .json_or_default::<NoFields>()
-                .is_err()
-        );
+        assert!(request(Some("application/json"), "{\"a\":1}").json_or_default::<NoFields>().is_err());
     }
 
     #[test]

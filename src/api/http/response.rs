@@ -49,26 +49,16 @@ impl Reply {
             status,
             headers: typed("application/json"),
             // Told when the reply is turned into a response, where the dialect's 500 can be given.
-            body: serde_json::to_vec(value)
-                .map(Bytes::from)
-                .map_err(|err| err.to_string()),
+            body: serde_json::to_vec(value).map(Bytes::from).map_err(|err| err.to_string()),
         }
     }
 
     pub fn text(status: StatusCode, text: impl Into<String>) -> Self {
-        Self {
-            status,
-            headers: typed("text/plain; charset=utf-8"),
-            body: Ok(Bytes::from(text.into())),
-        }
+        Self { status, headers: typed("text/plain; charset=utf-8"), body: Ok(Bytes::from(text.into())) }
     }
 
     pub fn empty(status: StatusCode) -> Self {
-        Self {
-            status,
-            headers: HeaderMap::new(),
-            body: Ok(Bytes::new()),
-        }
+        Self { status, headers: HeaderMap::new(), body: Ok(Bytes::new()) }
     }
 
     /// Adds a header. A value that no header can carry (a line break, say) is left out and logged, for the answer as
@@ -132,21 +122,14 @@ mod tests {
 
     #[test]
     fn a_next_page_is_linked() {
-        let response = Reply::json(StatusCode::OK, &[1])
-            .next_page("/vms?page_token=a")
-            .build();
-        assert_eq!(
-            response.headers()["link"],
-            "</vms?page_token=a>; rel=\"next\""
-        );
+        let response = Reply::json(StatusCode::OK, &[1]).next_page("/vms?page_token=a").build();
+        assert_eq!(response.headers()["link"], "</vms?page_token=a>; rel=\"next\"");
         assert_eq!(response.headers()["content-type"], "application/json");
     }
 
     #[test]
     fn an_impossible_header_value_is_left_out() {
-        let response = Reply::empty(StatusCode::NO_CONTENT)
-            .next_page("a\r\nb")
-            .build();
+        let response = Reply::empty(StatusCode::NO_CONTENT).next_page("a\r\nb").build();
         assert!(response.headers().is_empty());
     }
 }

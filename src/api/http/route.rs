@@ -83,19 +83,11 @@ impl QueryParam {
         Self::new(name, description, QueryKind::Boolean)
     }
     /// The values are for the description; refusing others is the handler's enum's task.
-    pub const fn one_of(
-        name: &'static str,
-        values: &'static [&'static str],
-        description: &'static str,
-    ) -> Self {
+    pub const fn one_of(name: &'static str, values: &'static [&'static str], description: &'static str) -> Self {
         Self::new(name, description, QueryKind::OneOf(values))
     }
     const fn new(name: &'static str, description: &'static str, kind: QueryKind) -> Self {
-        Self {
-            name,
-            description,
-            kind,
-        }
+        Self { name, description, kind }
     }
 }
 
@@ -132,12 +124,7 @@ impl<S: 'static> Route<S> {
         Self::new(Method::DELETE, path, operation_id, handler)
     }
 
-    pub fn new<H, F>(
-        method: Method,
-        path: &'static str,
-        operation_id: &'static str,
-        handler: H,
-    ) -> Self
+    pub fn new<H, F>(method: Method, path: &'static str, operation_id: &'static str, handler: H) -> Self
     where
         H: Fn(S, Request) -> F + Send + Sync + 'static,
         F: Future<Output: IntoResponse> + Send + 'static,
@@ -153,11 +140,7 @@ impl<S: 'static> Route<S> {
                 input: None,
                 outputs: Vec::new(),
             },
-            handler: Arc::new(move |state, request| {
-                handler(state, request)
-                    .map(IntoResponse::into_response)
-                    .boxed()
-            }),
+            handler: Arc::new(move |state, request| handler(state, request).map(IntoResponse::into_response).boxed()),
         }
     }
 
@@ -178,19 +161,13 @@ impl<S: 'static> Route<S> {
 
     /// The body that has to be sent; the handler reads it with [`Request::json`].
     pub fn input<T: JsonSchema>(mut self) -> Self {
-        self.info.input = Some(Input {
-            schema: schema_of::<T>,
-            required: true,
-        });
+        self.info.input = Some(Input { schema: schema_of::<T>, required: true });
         self
     }
 
     /// A body that may be absent; the handler reads it with [`Request::json_or_default`].
     pub fn optional_input<T: JsonSchema>(mut self) -> Self {
-        self.info.input = Some(Input {
-            schema: schema_of::<T>,
-            required: false,
-        });
+        self.info.input = Some(Input { schema: schema_of::<T>, required: false });
         self
     }
 
@@ -212,11 +189,7 @@ impl<S: 'static> Route<S> {
     }
 
     fn outcome(mut self, status: u16, description: &'static str, kind: OutputKind) -> Self {
-        self.info.outputs.push(Output {
-            status,
-            description,
-            kind,
-        });
+        self.info.outputs.push(Output { status, description, kind });
         self
     }
 }

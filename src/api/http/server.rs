@@ -87,24 +87,16 @@ impl Listener for TcpListener {
 
 /// What answers: `warp::service(filter)` is one.
 pub trait Service:
-    tower_service::Service<
-        hyper::Request<Incoming>,
-        Response = Response,
-        Error = Infallible,
-        Future: Send,
-    > + Clone
+    tower_service::Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
+    + Clone
     + Send
     + 'static
 {
 }
 
 impl<T> Service for T where
-    T: tower_service::Service<
-            hyper::Request<Incoming>,
-            Response = Response,
-            Error = Infallible,
-            Future: Send,
-        > + Clone
+    T: tower_service::Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
+        + Clone
         + Send
         + 'static
 {
@@ -130,10 +122,7 @@ pub async fn serve<L: Listener>(
     loop {
         let next = async {
             // Never closed, so the error cannot be; it would end the loop's turn only.
-            let permit = Arc::clone(&room)
-                .acquire_owned()
-                .await
-                .map_err(io::Error::other)?;
+            let permit = Arc::clone(&room).acquire_owned().await.map_err(io::Error::other)?;
             listener.accept().await.map(|(io, peer)| (io, peer, permit))
         };
         tokio::select! {
@@ -179,11 +168,7 @@ pub async fn serve<L: Listener>(
     };
     let unfinished = in_flight.count();
     connections.shutdown().await;
-    Report {
-        accepted,
-        cut,
-        unfinished,
-    }
+    Report { accepted, cut, unfinished }
 }
 
 fn http(limits: &Limits) -> http1::Builder {
@@ -207,11 +192,7 @@ impl Connection {
     where
         Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let Self {
-            peer,
-            in_flight,
-            _permit,
-        } = self;
+        let Self { peer, in_flight, _permit } = self;
         let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(in_flight.clone());
             request.extensions_mut().insert(peer);
@@ -279,34 +260,15 @@ mod tests {
         let started = Instant::now();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let service = warp::service(dispatch::filter(vec![("", Table::new((), Vec::new()))]));
-        let server = tokio::spawn(serve(
-            listener,
-            service,
-            async { drop(stopped.await) },
-            Limits::default(),
-        ));
-        client
-            .write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-            .await
-            .unwrap();
+        let server = tokio::spawn(serve(listener, service, async { drop(stopped.await) }, Limits::default()));
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
-        assert_eq!(
-            started.elapsed().as_millis() / 100,
-            3,
-            "100 ms per failure for want of something"
-        );
+        assert_eq!(started.elapsed().as_millis() / 100, 3, "100 ms per failure for want of something");
         assert!(calls.load(Ordering::SeqCst) <= 7);
         stop.send(()).unwrap();
         let report = server.await.unwrap();
-        assert_eq!(
-            report,
-            Report {
-                accepted: 1,
-                cut: 0,
-                unfinished: 0
-            }
-        );
+        assert_eq!(report, Report { accepted: 1, cut: 0, unfinished: 0 });
     }
 }

@@ -54,29 +54,16 @@ impl Table {
         for Route { info, handler } in routes {
             let segments = segments(info.path);
             let method = (info.method.clone(), bound.len());
-            match patterns
-                .iter_mut()
-                .find(|p| same_paths(&p.segments, &segments))
-            {
+            match patterns.iter_mut().find(|p| same_paths(&p.segments, &segments)) {
                 Some(pattern) => pattern.methods.push(method),
-                None => patterns.push(Pattern {
-                    segments,
-                    methods: vec![method],
-                }),
+                None => patterns.push(Pattern { segments, methods: vec![method] }),
             }
             let state = state.clone();
-            bound.push((
-                info,
-                Arc::new(move |request| handler(state.clone(), request)),
-            ));
+            bound.push((info, Arc::new(move |request| handler(state.clone(), request))));
         }
         // `false` (a literal) sorts first, and the earlier segment decides.
         patterns.sort_by_key(|p| p.segments.iter().map(is_param).collect::<Vec<_>>());
-        Self {
-            routes: bound,
-            patterns,
-            errors: plain,
-        }
+        Self { routes: bound, patterns, errors: plain }
     }
 
     /// How this dialect writes the plumbing's own objections.
@@ -98,10 +85,7 @@ impl Table {
                 problems.push(format!("operation id {} is used twice", info.operation_id));
             }
             if !info.path.starts_with('/') || (info.path.len() > 1 && info.path.ends_with('/')) {
-                problems.push(format!(
-                    "{} must begin, and not end, with a slash",
-                    info.path
-                ));
+                problems.push(format!("{} must begin, and not end, with a slash", info.path));
             }
             let braces = info.path.matches(['{', '}']).count();
             let params: Vec<_> = info.path_params().collect();
@@ -121,32 +105,14 @@ impl Table {
         problems
     }
 
-    pub(super) fn find(
-        &self,
-        method: &Method,
-        path: &[Cow<'_, str>],
-    ) -> Result<Found<'_>, HttpError> {
-        let pattern = self
-            .patterns
-            .iter()
-            .find(|p| fits(&p.segments, path))
-            .ok_or(HttpError::NotFound)?;
+    pub(super) fn find(&self, method: &Method, path: &[Cow<'_, str>]) -> Result<Found<'_>, HttpError> {
+        let pattern = self.patterns.iter().find(|p| fits(&p.segments, path)).ok_or(HttpError::NotFound)?;
         // HEAD is GET without the body.
-        let wanted = if method == Method::HEAD {
-            &Method::GET
-        } else {
-            method
-        };
-        let index = pattern
-            .methods
-            .iter()
-            .find(|(m, _)| m == wanted)
-            .map(|(_, index)| *index);
+        let wanted = if method == Method::HEAD { &Method::GET } else { method };
+        let index = pattern.methods.iter().find(|(m, _)| m == wanted).map(|(_, index)| *index);
         let (info, handler) = index
             .and_then(|index| self.routes.get(index))
-            .ok_or_else(|| HttpError::MethodNotAllowed {
-                allow: pattern.allow(),
-            })?;
+            .ok_or_else(|| HttpError::MethodNotAllowed { allow: pattern.allow() })?;
         // Of the route itself: two routes of one pattern may name the same parameter differently.
         let params = segments(info.path)
             .into_iter()
@@ -156,11 +122,7 @@ impl Table {
                 Segment::Literal(_) => None,
             })
             .collect();
-        Ok(Found {
-            info,
-            handler: Arc::clone(handler),
-            params,
-        })
+        Ok(Found { info, handler: Arc::clone(handler), params })
     }
 
     /// An objection in the dialect's shape. `Allow` is added here, so that no dialect can forget it.
@@ -207,21 +169,15 @@ fn is_param(segment: &Segment) -> bool {
 }
 
 fn same_paths(a: &[Segment], b: &[Segment]) -> bool {
-    a.len() == b.len()
-        && a.iter()
-            .zip(b)
-            .all(|(a, b)| a == b || (is_param(a) && is_param(b)))
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || (is_param(a) && is_param(b)))
 }
 
 fn fits(pattern: &[Segment], path: &[Cow<'_, str>]) -> bool {
     pattern.len() == path.len()
-        && pattern
-            .iter()
-            .zip(path)
-            .all(|(segment, text)| match segment {
-                Segment::Literal(literal) => text == literal,
-                Segment::Param(_) => !text.is_empty(),
-            })
+        && pattern.iter().zip(path).all(|(segment, text)| match segment {
+            Segment::Literal(literal) => text == literal,
+            Segment::Param(_) => !text.is_empty(),
+        })
 }
 
 /// For tables that set no shape: tests, and a path that no dialect serves.
@@ -256,14 +212,8 @@ mod tests {
     type Hit = (&'static str, Vec<(&'static str, String)>);
 
     fn find(method: Method, path: &'static str) -> Result<Hit, HttpError> {
-        let path: Vec<Cow<'_, str>> = path
-            .trim_start_matches('/')
-            .split('/')
-            .map(Cow::from)
-            .collect();
-        table()
-            .find(&method, &path)
-            .map(|f| (f.info.operation_id, f.params))
+        let path: Vec<Cow<'_, str>> = path.trim_start_matches('/').split('/').map(Cow::from).collect();
+        table().find(&method, &path).map(|f| (f.info.operation_id, f.params))
     }
 
     #[test]
@@ -282,29 +232,19 @@ mod tests {
 
     #[test]
     fn each_route_sees_its_own_parameter_names() {
-        assert_eq!(
-            find(Method::GET, "/vms/a").unwrap().1,
-            [("id", "a".to_owned())]
-        );
-        assert_eq!(
-            find(Method::DELETE, "/vms/a").unwrap().1,
-            [("vm_id", "a".to_owned())]
-        );
+        assert_eq!(find(Method::GET, "/vms/a").unwrap().1, [("id", "a".to_owned())]);
+        assert_eq!(find(Method::DELETE, "/vms/a").unwrap().1, [("vm_id", "a".to_owned())]);
     }
 
     #[test]
     fn another_method_is_told_what_is_allowed() {
         assert_eq!(
             find(Method::PUT, "/vms/a").unwrap_err(),
-            HttpError::MethodNotAllowed {
-                allow: vec![Method::GET, Method::HEAD, Method::DELETE]
-            }
+            HttpError::MethodNotAllowed { allow: vec![Method::GET, Method::HEAD, Method::DELETE] }
         );
         assert_eq!(
             find(Method::GET, "/vms/a/start").unwrap_err(),
-            HttpError::MethodNotAllowed {
-                allow: vec![Method::POST]
-            }
+            HttpError::MethodNotAllowed { allow: vec![Method::POST] }
         );
         assert_eq!(find(Method::HEAD, "/vms/a").unwrap().0, "get");
     }

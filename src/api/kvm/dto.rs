@@ -1,6 +1,10 @@
 //! The bodies of this dialect. Numbers of requests are as wide as JSON's: their range is the domain's to judge.
 
-use std::{collections::BTreeMap, path::PathBuf, time::{Duration, UNIX_EPOCH}};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,8 +26,9 @@ impl CpuPinning {
 
     fn into_model(self) -> Result<model::CpuPinning, Error> {
         let core = |core: i64| {
-            u32::try_from(core)
-                .map_err(|_| Error::invalid("cpu_pinning.cores", format!("name cores of this host; there is no core {core}")))
+            u32::try_from(core).map_err(|_| {
+                Error::invalid("cpu_pinning.cores", format!("name cores of this host; there is no core {core}"))
+            })
         };
         Ok(model::CpuPinning { cores: self.cores.into_iter().map(core).collect::<Result<_, _>>()? })
     }
@@ -361,7 +366,11 @@ struct BaseUserBody {
 
 impl From<Base> for BaseBody {
     fn from(base: Base) -> Self {
-        let user = |user: crate::service::BaseUser| BaseUserBody { id: user.id.to_string(), name: user.name, clone: user.clone };
+        let user = |user: crate::service::BaseUser| BaseUserBody {
+            id: user.id.to_string(),
+            name: user.name,
+            clone: user.clone,
+        };
         Self { path: base.path, format: base.format, vms: base.vms.into_iter().map(user).collect() }
     }
 }

@@ -72,9 +72,15 @@ pub async fn delete(shared: Shared, request: Request) -> Result<Reply, Problem> 
 }
 
 /// A value that query and body may both give, as long as they agree (ruling 5).
-fn agreed<T: PartialEq + std::fmt::Display>(name: &str, query: Option<T>, body: Option<T>) -> Result<Option<T>, HttpError> {
+fn agreed<T: PartialEq + std::fmt::Display>(
+    name: &str,
+    query: Option<T>,
+    body: Option<T>,
+) -> Result<Option<T>, HttpError> {
     match (query, body) {
-        (Some(q), Some(b)) if q != b => Err(HttpError::invalid(name, format!("be the same in query ({q}) and body ({b})"))),
+        (Some(q), Some(b)) if q != b => {
+            Err(HttpError::invalid(name, format!("be the same in query ({q}) and body ({b})")))
+        }
         (query, body) => Ok(query.or(body)),
     }
 }
@@ -82,7 +88,9 @@ fn agreed<T: PartialEq + std::fmt::Display>(name: &str, query: Option<T>, body: 
 fn patience(shared: &Shared, timeout: Option<i64>) -> Result<Duration, HttpError> {
     match timeout {
         None => Ok(shared.service.default_patience()),
-        Some(..=0) => Err(HttpError::invalid("timeout", "be greater than 0 (seconds); force=true cuts the power at once")),
+        Some(..=0) => {
+            Err(HttpError::invalid("timeout", "be greater than 0 (seconds); force=true cuts the power at once"))
+        }
         Some(seconds @ 1..=MAX_TIMEOUT) => Ok(Duration::from_secs(seconds as u64)),
         Some(_) => Err(HttpError::invalid("timeout", format!("be at most {MAX_TIMEOUT} (seconds)"))),
     }

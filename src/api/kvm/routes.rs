@@ -27,8 +27,7 @@ const fn endpoint(not_found: NotFound, failed: &'static str) -> Endpoint {
 const CREATE: Endpoint = endpoint(NotFound::Colon, "Internal error during VM creation.");
 const LIST: Endpoint = endpoint(NotFound::Short, "Internal server error while retrieving VMs.");
 const DETAILS: Endpoint = endpoint(NotFound::Colon, "Internal server error while retrieving the VM.");
-const CONFIG: Endpoint =
-    endpoint(NotFound::WithId, "Internal server error while retrieving VM configuration details.");
+const CONFIG: Endpoint = endpoint(NotFound::WithId, "Internal server error while retrieving VM configuration details.");
 const STATUS: Endpoint =
     Endpoint { bad_id: "Invalid UUID format", not_found: NotFound::Short, failed: "Internal server error" };
 const PERFORMANCE: Endpoint = endpoint(NotFound::Short, "Internal error during performance metrics retrieval.");

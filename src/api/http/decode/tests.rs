@@ -85,24 +85,15 @@ fn a_wrong_whole_number_is_told_as_such() {
         ("-99999999999999999999", "be a whole number within range"),
         ("18446744073709551615", "be a whole number within range"),
     ] {
-        assert_eq!(
-            sentence(&format!("{{\"vcpus\":{value}}}")),
-            format!("Invalid parameter: vcpus must {must}.")
-        );
+        assert_eq!(sentence(&format!("{{\"vcpus\":{value}}}")), format!("Invalid parameter: vcpus must {must}."));
     }
 }
 
 #[test]
 fn a_narrow_whole_number_tells_its_range() {
     let s = |field: &str| sentence(&format!("{{\"vcpus\":1,{field}}}"));
-    assert_eq!(
-        s("\"small\":256"),
-        "Invalid parameter: small must be a whole number from 0 to 255."
-    );
-    assert_eq!(
-        s("\"small\":-1"),
-        "Invalid parameter: small must be a whole number of at least 0."
-    );
+    assert_eq!(s("\"small\":256"), "Invalid parameter: small must be a whole number from 0 to 255.");
+    assert_eq!(s("\"small\":-1"), "Invalid parameter: small must be a whole number of at least 0.");
     assert_eq!(
         s("\"disks\":[{\"size\":1},{\"size\":0}]"),
         "Invalid parameter: disks[1].size must be a whole number of at least 1."
@@ -112,60 +103,30 @@ fn a_narrow_whole_number_tells_its_range() {
 #[test]
 fn a_wrong_type_names_the_place_and_the_expectation() {
     for (field, told) in [
-        (
-            "\"cpu_pinning\":{\"cores\":[\"x\"]}",
-            "cpu_pinning.cores[0] must be a whole number, not \"x\"",
-        ),
-        (
-            "\"cpu_pinning\":{\"cores\":3}",
-            "cpu_pinning.cores must be an array, not 3",
-        ),
-        (
-            "\"cpu_pinning\":[[0]]",
-            "cpu_pinning must be an object, not an array",
-        ),
+        ("\"cpu_pinning\":{\"cores\":[\"x\"]}", "cpu_pinning.cores[0] must be a whole number, not \"x\""),
+        ("\"cpu_pinning\":{\"cores\":3}", "cpu_pinning.cores must be an array, not 3"),
+        ("\"cpu_pinning\":[[0]]", "cpu_pinning must be an object, not an array"),
         ("\"cpu_pinning\":7", "cpu_pinning must be an object, not 7"),
-        (
-            "\"start\":\"yes\"",
-            "start must be true or false, not \"yes\"",
-        ),
+        ("\"start\":\"yes\"", "start must be true or false, not \"yes\""),
         ("\"start\":1", "start must be true or false, not 1"),
         ("\"base_image\":1", "base_image must be a string, not 1"),
         ("\"ratio\":\"half\"", "ratio must be a number, not \"half\""),
         ("\"labels\":{\"a\":1}", "labels.a must be a string, not 1"),
         ("\"labels\":[]", "labels must be an object, not an array"),
-        (
-            "\"kind\":\"public\"",
-            "kind must be one of internal, private, sized, not \"public\"",
-        ),
-        (
-            "\"kind\":4",
-            "kind must be one of internal, private, sized, not 4",
-        ),
-        (
-            "\"kind\":{\"sized\":{\"mib\":\"a\"}}",
-            "kind.sized.mib must be a whole number, not \"a\"",
-        ),
-        (
-            "\"pair\":[1]",
-            "pair must be an array of 2 elements, not of 1 elements",
-        ),
+        ("\"kind\":\"public\"", "kind must be one of internal, private, sized, not \"public\""),
+        ("\"kind\":4", "kind must be one of internal, private, sized, not 4"),
+        ("\"kind\":{\"sized\":{\"mib\":\"a\"}}", "kind.sized.mib must be a whole number, not \"a\""),
+        ("\"pair\":[1]", "pair must be an array of 2 elements, not of 1 elements"),
         ("\"disks\":[5]", "disks[0] must be an object, not 5"),
     ] {
-        assert_eq!(
-            sentence(&format!("{{\"vcpus\":1,{field}}}")),
-            format!("Invalid parameter: {told}.")
-        );
+        assert_eq!(sentence(&format!("{{\"vcpus\":1,{field}}}")), format!("Invalid parameter: {told}."));
     }
 }
 
 #[test]
 fn a_type_may_say_itself_what_is_wrong() {
     let s = sentence(r#"{"vcpus":1,"id":"abc"}"#);
-    assert!(
-        s.starts_with("Invalid parameter: id must be valid: UUID parsing failed"),
-        "{s}"
-    );
+    assert!(s.starts_with("Invalid parameter: id must be valid: UUID parsing failed"), "{s}");
 
     #[derive(Debug, Deserialize)]
     #[serde(try_from = "i64")]
@@ -181,10 +142,7 @@ fn a_type_may_say_itself_what_is_wrong() {
         #[allow(dead_code)]
         n: Even,
     }
-    assert_eq!(
-        object::<Holder>(br#"{"n":3}"#).unwrap_err().message(),
-        "Invalid parameter: n must be even."
-    );
+    assert_eq!(object::<Holder>(br#"{"n":3}"#).unwrap_err().message(), "Invalid parameter: n must be even.");
 }
 
 #[test]
@@ -197,45 +155,26 @@ fn an_unknown_field_is_named_with_what_was_meant_or_is_known() {
         sentence(r#"{"vcpus":1,"disks":[{"colour":1}]}"#),
         "Invalid parameter: disks[0].colour is not known; known here: size."
     );
-    let Err(HttpError::UnknownParameter { known, .. }) = read(r#"{"zzz":1}"#) else {
-        panic!("zzz was taken")
-    };
+    let Err(HttpError::UnknownParameter { known, .. }) = read(r#"{"zzz":1}"#) else { panic!("zzz was taken") };
     assert!(known.contains(&"base_image".to_owned()) && known.contains(&"mem".to_owned()));
 }
 
 #[test]
 fn a_missing_field_must_be_given() {
     assert_eq!(sentence("{}"), "Invalid parameter: vcpus must be given.");
-    assert_eq!(
-        sentence(r#"{"vcpus":1,"disks":[{}]}"#),
-        "Invalid parameter: disks[0].size must be given."
-    );
+    assert_eq!(sentence(r#"{"vcpus":1,"disks":[{}]}"#), "Invalid parameter: disks[0].size must be given.");
 }
 
 #[test]
 fn a_field_given_twice_is_refused_also_under_its_other_name() {
-    assert_eq!(
-        sentence(r#"{"vcpus":1,"vcpus":2}"#),
-        "Invalid parameter: vcpus must be given only once."
-    );
-    assert_eq!(
-        sentence(r#"{"vcpus":1,"memory":1,"mem":2}"#),
-        "Invalid parameter: memory must be given only once."
-    );
+    assert_eq!(sentence(r#"{"vcpus":1,"vcpus":2}"#), "Invalid parameter: vcpus must be given only once.");
+    assert_eq!(sentence(r#"{"vcpus":1,"memory":1,"mem":2}"#), "Invalid parameter: memory must be given only once.");
 }
 
 #[test]
 fn a_body_that_is_no_object_says_what_it_is() {
-    for (body, found) in [
-        ("[1]", "an array"),
-        ("null", "null"),
-        ("3", "a number"),
-        ("\"a\"", "a string"),
-    ] {
-        assert_eq!(
-            sentence(body),
-            format!("The body must be a JSON object, not {found}.")
-        );
+    for (body, found) in [("[1]", "an array"), ("null", "null"), ("3", "a number"), ("\"a\"", "a string")] {
+        assert_eq!(sentence(body), format!("The body must be a JSON object, not {found}."));
     }
 }
 

@@ -35,17 +35,9 @@ fn table() -> Table {
     Table::new(
         (),
         vec![
-            Route::get("/things", "list", nothing)
-                .tag("Things")
-                .query(&[ORDER])
-                .output::<Vec<Holder>>(200, "All."),
-            Route::post("/things", "make", nothing)
-                .tag("Things")
-                .input::<Holder>()
-                .output::<Holder>(201, "Made."),
-            Route::put("/things/{id}", "change", nothing)
-                .optional_input::<Same>()
-                .output::<Same>(200, "Changed."),
+            Route::get("/things", "list", nothing).tag("Things").query(&[ORDER]).output::<Vec<Holder>>(200, "All."),
+            Route::post("/things", "make", nothing).tag("Things").input::<Holder>().output::<Holder>(201, "Made."),
+            Route::put("/things/{id}", "change", nothing).optional_input::<Same>().output::<Same>(200, "Changed."),
             Route::delete("/things/{id}", "remove", nothing)
                 .query(&[FORCE])
                 .output_empty(204, "Gone.")
@@ -62,11 +54,7 @@ fn written() -> Value {
         description: "A toy.",
         server: "/",
         error: |generator| generator.subschema_for::<Failure>(),
-        path_params: &[PathParam {
-            name: "id",
-            description: "The thing.",
-            format: Some("uuid"),
-        }],
+        path_params: &[PathParam { name: "id", description: "The thing.", format: Some("uuid") }],
     };
     document(&about, table().routes())
 }
@@ -106,10 +94,8 @@ fn operations_are_unique_and_declare_their_path_parameters() {
         for (method, operation) in methods.as_object().unwrap() {
             let id = operation["operationId"].as_str().unwrap();
             assert!(ids.insert(id.to_owned()), "{id} twice");
-            let in_path: Vec<String> = path
-                .split('/')
-                .filter_map(|s| Some(s.strip_prefix('{')?.strip_suffix('}')?.to_owned()))
-                .collect();
+            let in_path: Vec<String> =
+                path.split('/').filter_map(|s| Some(s.strip_prefix('{')?.strip_suffix('}')?.to_owned())).collect();
             let declared: Vec<String> = operation["parameters"]
                 .as_array()
                 .into_iter()
@@ -118,10 +104,7 @@ fn operations_are_unique_and_declare_their_path_parameters() {
                 .map(|p| p["name"].as_str().unwrap().to_owned())
                 .collect();
             assert_eq!(in_path, declared, "{method} {path}");
-            assert!(
-                operation["responses"].as_object().unwrap().len() > 2,
-                "{method} {path}"
-            );
+            assert!(operation["responses"].as_object().unwrap().len() > 2, "{method} {path}");
         }
     }
     assert_eq!(ids.len(), 5);
@@ -132,25 +115,11 @@ fn a_type_that_reads_and_writes_differently_is_two_components_and_so_is_what_hol
     let doc = written();
     let schemas = doc["components"]["schemas"].as_object().unwrap();
     let names: Vec<&str> = schemas.keys().map(String::as_str).collect();
-    assert_eq!(
-        names,
-        [
-            "Disk",
-            "DiskInput",
-            "Failure",
-            "Holder",
-            "HolderInput",
-            "Same"
-        ]
-    );
+    assert_eq!(names, ["Disk", "DiskInput", "Failure", "Holder", "HolderInput", "Same"]);
     assert_eq!(schemas["Disk"]["required"], json!(["size"]));
     assert_eq!(schemas["DiskInput"].get("required"), None);
-    assert_eq!(
-        schemas["HolderInput"]["properties"]["disk"]["$ref"],
-        "#/components/schemas/DiskInput"
-    );
-    let body =
-        &doc["paths"]["/things"]["post"]["requestBody"]["content"]["application/json"]["schema"];
+    assert_eq!(schemas["HolderInput"]["properties"]["disk"]["$ref"], "#/components/schemas/DiskInput");
+    let body = &doc["paths"]["/things"]["post"]["requestBody"]["content"]["application/json"]["schema"];
     assert_eq!(body["$ref"], "#/components/schemas/HolderInput");
 }
 
@@ -163,28 +132,11 @@ fn the_same_table_makes_the_same_text() {
 fn queries_bodies_and_answers_are_described() {
     let doc = written();
     let paths = &doc["paths"];
-    assert_eq!(
-        paths["/things"]["get"]["parameters"][0]["schema"]["enum"],
-        json!(["up", "down"])
-    );
-    assert_eq!(
-        paths["/things/{id}"]["put"]["requestBody"]["required"],
-        false
-    );
-    assert_eq!(
-        paths["/things/{id}"]["delete"]["parameters"][0]["schema"]["format"],
-        "uuid"
-    );
-    assert_eq!(
-        paths["/things/{id}"]["delete"]["parameters"][1]["schema"]["type"],
-        "boolean"
-    );
-    assert!(
-        paths["/things/{id}"]["delete"]["responses"]["204"]
-            .get("content")
-            .is_none()
-    );
-    let failure = &paths["/things/{id}"]["delete"]["responses"]["404"]["content"]["application/json"]
-        ["schema"];
+    assert_eq!(paths["/things"]["get"]["parameters"][0]["schema"]["enum"], json!(["up", "down"]));
+    assert_eq!(paths["/things/{id}"]["put"]["requestBody"]["required"], false);
+    assert_eq!(paths["/things/{id}"]["delete"]["parameters"][0]["schema"]["format"], "uuid");
+    assert_eq!(paths["/things/{id}"]["delete"]["parameters"][1]["schema"]["type"], "boolean");
+    assert!(paths["/things/{id}"]["delete"]["responses"]["204"].get("content").is_none());
+    let failure = &paths["/things/{id}"]["delete"]["responses"]["404"]["content"]["application/json"]["schema"];
     assert_eq!(failure["$ref"], "#/components/schemas/Failure");
 }
