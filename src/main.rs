@@ -45,7 +45,9 @@ enum Command {
 fn main() -> ExitCode {
     let Cli { command: Command::Serve { config, settings } } = Cli::parse();
     let filter = EnvFilter::try_from_env("QHERD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // A log that cannot be written (its disk is full) must not take a request down: the complaint would go to the same
+    // standard error, and panic there.
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false).init();
     // Two threads carry thousands of VMs, because nothing here waits for one; more would only cost memory.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let served = runtime.context("cannot start the runtime").and_then(|runtime| {

@@ -137,6 +137,9 @@ pub(super) async fn resolve(service: &Service, named: &Path) -> Result<(BaseImag
     if metadata.len() == 0 {
         return Err(invalid("not be empty".into()));
     }
+    if let Err(e) = rustix::fs::access(&path, rustix::fs::Access::READ_OK) {
+        return Err(invalid(format!("be readable by qherd: {e}")));
+    }
     match service.bases.inspect(&service.ctx.images, &path, Fingerprint::of(&metadata)).await {
         Ok(info) => Ok((BaseImage { path, format: info.format }, info.virtual_size)),
         Err(ImageError::Unsuitable(must)) => Err(invalid(must)),

@@ -1,6 +1,8 @@
 //! Creates a VM: check everything, record it, make its disk, and only then let anybody know of it. A failure at any
 //! step takes the earlier ones back; a crash leaves a record that says `Creating`, which the next start unwinds.
 
+use std::path::Path;
+
 use super::{Service, bases};
 use crate::{
     model::{
@@ -18,11 +20,11 @@ const GIB: u64 = 1 << 30;
 /// [`Error::Invalid`] and [`Error::BaseImageNotFound`] before anything is made; [`Error::Failed`] with everything taken
 /// back.
 pub(super) async fn create(service: &Service, wish: CreateVm) -> Result<VmView> {
-    let start = wish.start;
+    let (start, named) = (wish.start, wish.base_image.clone());
     let _job = service.image_jobs.acquire().await.map_err(|_| Error::ShuttingDown)?;
     let spec = resolve(service, wish).await?;
     let macs: Vec<_> = spec.nics.iter().map(|nic| nic.mac).collect();
-    let created = establish(service, VmRecord { spec, run: Run::Creating }, start).await;
+    let created = establish(service, VmRecord { spec, run: Run::Creating }, &named, start).await;
     if created.is_err() {
         macs.into_iter().for_each(|mac| service.registry.release(mac));
     }
@@ -96,11 +98,11 @@ fn check_pinning(pinning: &CpuPinning, host: &crate::host::cpus::Host) -> Result
     Ok(())
 }
 
-/// Makes it real.
-async fn establish(service: &Service, mut record: VmRecord, start: bool) -> Result<VmView> {
+/// Makes it real. `named` is the base image in the client's words.
+async fn establish(service: &Service, mut record: VmRecord, named: &Path, start: bool) -> Result<VmView> {
     let ctx = &service.ctx;
     ctx.persist(&record).await.map_err(|e| Error::failed(Operation::Create, e))?;
-    if let Err(error) = make_disks(service, &mut record).await {
+    if let Err(error) = make_disks(service, &mut record, named).await {
         undo(service, &record).await;
         return Err(error);
     }
@@ -117,14 +119,14 @@ async fn establish(service: &Service, mut record: VmRecord, start: bool) -> Resu
     Ok(handle.view())
 }
 
-async fn make_disks(service: &Service, record: &mut VmRecord) -> Result<()> {
+async fn make_disks(service: &Service, record: &mut VmRecord, named: &Path) -> Result<()> {
     let ctx = &service.ctx;
     let folder = ctx.image_folder(&record.spec.id);
     std::fs::create_dir_all(&folder)
         .map_err(|e| Error::failed(Operation::Create, format!("cannot make {}: {e}", folder.display())))?;
     for disk in &record.spec.disks {
         let cloned = ctx.images.clone(&disk.base, disk.clone, &disk.file, disk.size).await;
-        cloned.map_err(|why| Error::failed(Operation::Clone { base: disk.base.path.clone() }, why))?;
+        cloned.map_err(|why| Error::failed(Operation::Clone { base: named.to_owned() }, why))?;
     }
     record.run = Run::Down { last: Ending::Clean };
     ctx.persist(record).await.map_err(|e| Error::failed(Operation::Create, e))

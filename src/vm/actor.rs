@@ -233,8 +233,11 @@ impl Actor {
     async fn remove(&mut self) -> Result<()> {
         self.cut().await?;
         let failed = |why: String| Error::failed(Operation::Delete, why);
-        self.record.run = Run::Deleting;
-        self.ctx.persist(&self.record).await.map_err(|e| failed(e.to_string()))?;
+        let before = std::mem::replace(&mut self.record.run, Run::Deleting);
+        if let Err(error) = self.ctx.persist(&self.record).await {
+            self.record.run = before;
+            return Err(failed(error.to_string()));
+        }
         self.ctx.erase(&self.record).await.map_err(failed)?;
         self.gone = true;
         Ok(())

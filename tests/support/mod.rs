@@ -52,25 +52,40 @@ impl Daemon {
     }
 
     pub fn start_with(args: &[&str]) -> Self {
+        let mut daemon = Self::prepare(args);
+        daemon.run();
+        daemon
+    }
+
+    /// Everything but the program itself.
+    pub fn prepare(args: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("qherd-test-").tempdir().unwrap();
         std::fs::create_dir(dir.path().join("bases")).unwrap();
         let blank = std::fs::File::create(dir.path().join("bases/blank.raw")).unwrap();
         blank.set_len(64 << 20).unwrap();
         let args = args.iter().map(|a| (*a).to_owned()).collect();
         let http = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
-        let mut daemon = Self { dir, url: String::new(), args, child: None, http };
-        daemon.run();
-        daemon
+        Self { dir, url: String::new(), args, child: None, http }
+    }
+
+    /// For every start from now on.
+    pub fn add_args(&mut self, args: &[&str]) {
+        self.args.extend(args.iter().map(|a| (*a).to_owned()));
     }
 
     /// Starts the program (again) and waits for its ready line.
     pub fn run(&mut self) {
-        let mut child = self.command().stdout(Stdio::piped()).stderr(self.log()).spawn().unwrap();
+        self.run_as(self.command());
+    }
+
+    /// As `run`, by a command of the test's own.
+    pub fn run_as(&mut self, mut command: Command) {
+        let mut child = command.stdout(Stdio::piped()).stderr(self.log()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().strip_prefix("listening on ");
-        self.url = url.unwrap_or_else(|| panic!("not ready: {line:?}\n{}", self.log_text())).to_owned();
+        let url = line.trim().strip_prefix("listening on ").map(str::to_owned);
         self.child = Some(child);
+        self.url = url.unwrap_or_else(|| panic!("not ready: {line:?}\n{}", self.log_text()));
     }
 
     /// The command that starts the daemon on this state directory.
@@ -106,6 +121,11 @@ impl Daemon {
     /// SIGTERM; returns the exit status.
     pub fn terminate(&mut self) -> std::process::ExitStatus {
         self.signal(nix::sys::signal::Signal::SIGTERM);
+        self.wait()
+    }
+
+    /// Waits for the daemon's end; returns the exit status.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
         self.child.take().unwrap().wait().unwrap()
     }
 

@@ -206,7 +206,7 @@ impl<T: Stream<Item = Result<Bytes, ()>> + Send + Unpin + 'static> Incoming<T> {
     /// Answers are not held up by this: it goes on beside them. When it gives up, the connection is closed.
     fn linger(self) {
         // A client that waits for `100 Continue` has sent nothing that would have to be taken off the wire.
-        if !self.present || self.expects_continue {
+        if self.expects_continue || !self.present {
             return;
         }
         tokio::spawn(tokio::time::timeout(LINGER_TIME, async move {

@@ -91,7 +91,7 @@ fn patience(shared: &Shared, timeout: Option<i64>) -> Result<Duration, HttpError
         Some(..=0) => {
             Err(HttpError::invalid("timeout", "be greater than 0 (seconds); force=true cuts the power at once"))
         }
-        Some(MAX_TIMEOUT..) => Err(HttpError::invalid("timeout", format!("be less than {MAX_TIMEOUT} (seconds)"))),
-        Some(seconds) => Ok(Duration::from_secs(seconds as u64)),
+        Some(seconds @ 1..=MAX_TIMEOUT) => Ok(Duration::from_secs(seconds as u64)),
+        Some(_) => Err(HttpError::invalid("timeout", format!("be at most {MAX_TIMEOUT} (seconds)"))),
     }
 }
