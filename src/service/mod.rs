@@ -16,11 +16,11 @@ pub use bases::{Base, BaseUser};
 pub use registry::Page;
 
 use crate::{
-    config::Config,
+    config::{Accel, Config},
     host::{cpus::Host, image::QemuImg},
     model::{CreateVm, Error, Operation, Result, Sample, Status, VmId, VmView},
     profile::Profiles,
-    qemu::Caps,
+    qemu::{Accelerator, Caps},
     store::Store,
     vm::{Context, SharedContext, Step, StopMode, Stopped, VmHandle},
 };
@@ -61,7 +61,12 @@ impl Service {
         }
         let profiles = Profiles::load(config.templates_dir.as_deref())?;
         let images = QemuImg::find(&config.qemu_img).await.map_err(anyhow::Error::msg)?;
-        let caps = Caps::probe(&config.qemu, config.accel, &config.state_dir.join("accelerator.json")).await;
+        let wanted = match config.accel {
+            Accel::Auto => None,
+            Accel::Kvm => Some(Accelerator::Kvm),
+            Accel::Tcg => Some(Accelerator::Tcg),
+        };
+        let caps = Caps::probe(&config.qemu, wanted, &config.state_dir.join("accelerator.json")).await;
         let caps = caps.map_err(anyhow::Error::msg)?;
         let host = Host::read().context("cannot read the host's cores and memory")?;
         let db = config.state_dir.join("db");

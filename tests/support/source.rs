@@ -62,8 +62,7 @@ impl Source {
         let mut found = Vec::new();
         let line_of = |at: usize| self.code[..at].matches('\n').count() + 1;
         let root = if self.module == "main" { "qherd" } else { "crate" };
-        for (at, word, rest) in positions(&self.code).filter(|(_, word, _)| *word == root) {
-            let _ = word;
+        for (at, _, rest) in positions(&self.code).filter(|(_, word, _)| *word == root) {
             if let Some(rest) = rest.strip_prefix("::") {
                 found.extend(heads(rest).into_iter().map(|name| (line_of(at), name)));
             }
@@ -80,18 +79,28 @@ impl Source {
     }
 }
 
+impl Source {
+    /// The lines of product code on which `library` begins a path: `sled::Db`, `use http::Method;`.
+    pub fn names(&self, library: &str) -> Vec<usize> {
+        let hidden = if self.is_test { vec![(0, self.code.len())] } else { test_items(&self.code) };
+        let begins = |at: usize, rest: &str| {
+            let before = self.code[..at].trim_end();
+            let statement = before.rsplit(';').next().unwrap_or_default().trim_start();
+            // Inside the braces of another crate's or module's `use`, the word is a name of that one.
+            let import = statement.starts_with("use ") || statement.starts_with("pub use ");
+            statement.ends_with("use") || (!import && rest.starts_with("::") && !before.ends_with("::"))
+        };
+        positions(&self.code)
+            .filter(|&(at, word, rest)| word == library && begins(at, rest))
+            .filter(|(at, ..)| !hidden.iter().any(|&(from, to)| (from..to).contains(at)))
+            .map(|(at, ..)| self.code[..at].matches('\n').count() + 1)
+            .collect()
+    }
+}
+
 /// Words of a line with what follows each.
 pub fn words(line: &str) -> impl Iterator<Item = (&str, &str)> {
     positions(line).map(|(_, word, rest)| (word, rest))
-}
-
-/// Whether `library` stands at the beginning of a path: `sled::Db`, `use http;`.
-pub fn names_crate(line: &str, library: &str) -> bool {
-    positions(line).any(|(at, word, rest)| {
-        let path = !line[..at].trim_end().ends_with("::") || line[..at].trim_end() == "::";
-        let in_group = line[..at].trim_start().starts_with("use crate") || line[..at].trim_start().starts_with("use super");
-        word == library && path && !in_group && (rest.starts_with("::") || line.trim_start().starts_with("use "))
-    })
 }
 
 fn positions(text: &str) -> impl Iterator<Item = (usize, &str, &str)> {
