@@ -33,10 +33,10 @@ impl Host {
     /// Why `core` cannot be pinned to, as the end of a sentence that begins "must …".
     pub fn refuse_core(&self, core: u32) -> Option<String> {
         let list = |cores: &[u32]| cores.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
-        if !self.online.iter().any(|&c| c == core) {
+        if !self.online.contains(&core) {
             return Some(format!("name cores of this host that are online ({}); there is no core {core}", list(&self.online)));
         }
-        if !self.allowed.iter().any(|&c| c == core) {
+        if !self.allowed.contains(&core) {
             return Some(format!("name cores that qherd may use ({}); core {core} is not among them", list(&self.allowed)));
         }
         None

@@ -73,7 +73,7 @@ impl Process {
         // The child is not reaped yet, so its pid cannot mean another process.
         let pid = child.id() as i32;
         let identity = start_time(pid).and_then(|starttime| Ok(ProcessId { pid, starttime, boot_id: boot_id()? }));
-        identity.and_then(|id| Self::open(id)).inspect_err(|_| {
+        identity.and_then(Self::open).inspect_err(|_| {
             let mut child = child;
             let _ = child.kill();
             let _ = child.wait();
