@@ -130,7 +130,8 @@ fn the_arguments_are_those_of_the_golden_files() {
 fn every_golden_file_has_its_case() {
     let cases: BTreeSet<String> = cases().iter().map(|case| format!("{}.args", case.name)).collect();
     let files = std::fs::read_dir(golden::path("")).unwrap();
-    let files = files.map(|entry| entry.unwrap().file_name().into_string().unwrap()).filter(|name| name.ends_with(".args"));
+    let files =
+        files.map(|entry| entry.unwrap().file_name().into_string().unwrap()).filter(|name| name.ends_with(".args"));
     assert_eq!(files.collect::<BTreeSet<_>>(), cases);
 }
 
@@ -196,7 +197,9 @@ impl Qemu {
             })
             .map(|arg| {
                 let golden = fds.keys().find(|golden| arg.contains(&format!(",fd={golden},")));
-                golden.map_or(arg.clone(), |golden| arg.replace(&format!(",fd={golden},"), &format!(",fd={},", fds[golden])))
+                golden.map_or(arg.clone(), |golden| {
+                    arg.replace(&format!(",fd={golden},"), &format!(",fd={},", fds[golden]))
+                })
             })
             .collect();
         let log = std::fs::File::create(path("qemu.log")).unwrap();
@@ -242,14 +245,21 @@ impl Qemu {
 
     /// Each device is there under its id, and each on the root bus at its address.
     async fn examine_devices(&self, name: &str) {
-        let listed = self.session.execute_raw("qom-list", Some(json!({ "path": "/machine/peripheral" }))).await.unwrap();
-        let listed: BTreeMap<&str, &str> = listed.as_array().unwrap().iter().map(|d| (text(d, "name"), text(d, "type"))).collect();
+        let listed =
+            self.session.execute_raw("qom-list", Some(json!({ "path": "/machine/peripheral" }))).await.unwrap();
+        let listed: BTreeMap<&str, &str> =
+            listed.as_array().unwrap().iter().map(|d| (text(d, "name"), text(d, "type"))).collect();
         let pci = self.ask("query-pci").await;
         let on_bus: BTreeMap<&str, String> = pci[0]["devices"]
             .as_array()
             .unwrap()
             .iter()
-            .map(|device| (text(device, "qdev_id"), format!("{:#x}.{:#x}", device["slot"].as_u64().unwrap(), device["function"].as_u64().unwrap())))
+            .map(|device| {
+                (
+                    text(device, "qdev_id"),
+                    format!("{:#x}.{:#x}", device["slot"].as_u64().unwrap(), device["function"].as_u64().unwrap()),
+                )
+            })
             .collect();
         for device in self.devices() {
             let id = text(&device, "id");
@@ -271,7 +281,11 @@ impl Qemu {
         let blocks = self.ask("query-block").await;
         let [block] = blocks.as_array().unwrap().as_slice() else { panic!("{name}: {blocks}") };
         assert_eq!(block["qdev"], "/machine/peripheral/disk-root/virtio-backend", "{name}");
-        assert_eq!((&block["inserted"]["node-name"], &block["inserted"]["drv"]), (&json!("root-node"), &json!("qcow2")), "{name}");
+        assert_eq!(
+            (&block["inserted"]["node-name"], &block["inserted"]["drv"]),
+            (&json!("root-node"), &json!("qcow2")),
+            "{name}"
+        );
         let depth = u8::from(disk.clone == CloneMode::Linked);
         assert_eq!(block["inserted"]["backing_file_depth"], depth, "{name}");
         let nodes = self.ask("query-named-block-nodes").await;

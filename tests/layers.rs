@@ -24,8 +24,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Libraries that stay behind one module: nobody else would have to change if they went.
-const ONLY_IN: &[(&str, &str)] =
-    &[("sled", "store"), ("warp", "api"), ("http", "api"), ("hyper", "api"), ("hyper_util", "api"), ("schemars", "api model")];
+const ONLY_IN: &[(&str, &str)] = &[
+    ("sled", "store"),
+    ("warp", "api"),
+    ("http", "api"),
+    ("hyper", "api"),
+    ("hyper_util", "api"),
+    ("schemars", "api model"),
+];
 /// Outside `main`, errors have types; `service::open` and what it calls speak to the person who starts the daemon.
 const ANYHOW: &str = "main config profile service";
 const PANICS: &[&str] = &["unwrap", "expect", "unwrap_err", "expect_err", "unwrap_unchecked"];
@@ -41,12 +47,14 @@ fn nothing_points_up() {
     let mut violations = Vec::new();
     for file in Source::all() {
         let Some((_, allowed)) = MAY_USE.iter().find(|(module, _)| *module == file.module) else {
-            violations.push(format!("src/{}: the module {} is not in the table of tests/layers.rs", file.path, file.module));
+            violations
+                .push(format!("src/{}: the module {} is not in the table of tests/layers.rs", file.path, file.module));
             continue;
         };
         for (line, used) in file.uses() {
             if used != file.module && !allowed.contains(&used.as_str()) {
-                violations.push(format!("src/{}:{line}: {} uses {used}; it may use {allowed:?}", file.path, file.module));
+                violations
+                    .push(format!("src/{}:{line}: {} uses {used}; it may use {allowed:?}", file.path, file.module));
             }
         }
     }
@@ -104,4 +112,34 @@ fn every_file_is_short_and_says_what_it_is() {
         }
     }
     tell("One idea per file:", violations);
+}
+
+/// The rules above are worth what the reading of the sources is worth.
+#[test]
+fn sources_are_read_as_the_compiler_reads_them() {
+    let text = r##"//! A sample.
+use crate::{
+    model::{Error, http},
+    store::Store,
+};
+use http::Method;
+// crate::api is only mentioned, and so is x.unwrap().
+const TEXT: &str = "crate::api \" .unwrap()";
+const RAW: &str = r#"crate::api "quoted" sled::open"#;
+const QUOTE: char = '"';
+fn f<'a>(x: &'a str) -> Store { super::super::config::read(x).unwrap(); sled::open(x) }
+#[cfg(test)]
+mod tests {
+    use super::super::host;
+    fn g() { h().unwrap(); crate::qmp::connect(); }
+}
+"##;
+    let file = Source::parse("vm/deep.rs", text);
+    assert_eq!((file.module.as_str(), file.opens_with_comment, file.lines), ("vm", true, 16));
+    let uses: Vec<(usize, String)> = file.uses();
+    let uses: Vec<(usize, &str)> = uses.iter().map(|(line, name)| (*line, name.as_str())).collect();
+    assert_eq!(uses, [(2, "model"), (2, "store"), (15, "qmp"), (11, "config")]);
+    assert_eq!((file.names("http"), file.names("sled")), (vec![6], vec![11]));
+    let panics = file.product_lines().filter(|(_, line)| words(line).any(|(word, _)| word == "unwrap"));
+    assert_eq!(panics.map(|(number, _)| number).collect::<Vec<_>>(), [11]);
 }

@@ -30,8 +30,12 @@ impl Source {
 
     fn read(root: &Path, path: &Path) -> Self {
         let text = std::fs::read_to_string(path).unwrap();
-        let path = path.strip_prefix(root).unwrap();
-        let parts: Vec<&str> = path.iter().map(|part| part.to_str().unwrap()).collect();
+        Self::parse(path.strip_prefix(root).unwrap().to_str().unwrap(), &text)
+    }
+
+    /// `path` is below src/.
+    pub fn parse(path: &str, text: &str) -> Self {
+        let parts: Vec<&str> = path.split('/').collect();
         let module = parts[0].trim_end_matches(".rs").to_owned();
         let is_mod = parts.last() == Some(&"mod.rs");
         Self {
@@ -39,9 +43,9 @@ impl Source {
             lines: text.lines().count(),
             opens_with_comment: text.starts_with("//!"),
             is_test: parts.last() == Some(&"tests.rs"),
-            code: blank(&text),
+            code: blank(text),
             depth: parts.len() - 1 - usize::from(is_mod && parts.len() > 1),
-            path: path.display().to_string(),
+            path: path.to_owned(),
         }
     }
 
