@@ -93,7 +93,7 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
         }
     };
     let limits = Limits { drain: DRAIN, ..Limits::default() };
-    let report = serve(listener, warp::service(dispatch::filter(mounts)), stop, limits).await;
+    let report = serve(listener, dispatch::service(mounts), stop, limits).await;
     tracing::info!(?report, "no longer listening");
     if stop_vms {
         service.stop_all().await;

@@ -5,11 +5,12 @@ use std::{
     io,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
 use serde::Deserialize;
-use tokio::process::Command;
+use tokio::{process::Command, sync::Semaphore};
 
 use crate::model::{BaseImage, CloneMode, ImageFormat};
 
@@ -17,6 +18,9 @@ use crate::model::{BaseImage, CloneMode, ImageFormat};
 const QUICK: Duration = Duration::from_secs(60);
 /// Copying an image.
 const COPY: Duration = Duration::from_secs(3600);
+/// How many of each run at once; more would only make the host's disks seek.
+const QUICK_JOBS: usize = 8;
+const COPIES: usize = 2;
 
 /// What qemu-img tells of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,15 +65,21 @@ struct FormatData {
     data_file: Option<String>,
 }
 
-/// The qemu-img program.
+/// The qemu-img program. A thousand creates at once wait for each other here rather than exhaust the host.
 #[derive(Clone, Debug)]
-pub struct QemuImg(PathBuf);
+pub struct QemuImg {
+    program: PathBuf,
+    quick: Arc<Semaphore>,
+    /// Apart, so that nobody's overlay waits for somebody's copy.
+    copies: Arc<Semaphore>,
+}
 
 impl QemuImg {
     /// # Errors
     /// When the program cannot be run; the text names the package.
     pub async fn find(program: &Path) -> Result<Self, String> {
-        let this = Self(program.to_owned());
+        let places = |count| Arc::new(Semaphore::new(count));
+        let this = Self { program: program.to_owned(), quick: places(QUICK_JOBS), copies: places(COPIES) };
         this.run(&["--version"], QUICK).await.map_err(|why| {
             format!("qemu-img cannot be run ({why}); install it, on Debian and Ubuntu with: apt-get install qemu-utils")
         })?;
@@ -81,6 +91,7 @@ impl QemuImg {
     /// # Errors
     /// [`ImageError::Unsuitable`] says what it must be instead.
     pub async fn inspect(&self, path: &Path) -> Result<Info, ImageError> {
+        let _place = self.quick.acquire().await.map_err(|e| ImageError::Host(e.to_string()))?;
         let unsuitable = |must: String| Err(ImageError::Unsuitable(must));
         let text = self
             .run_on(&["info", "--output=json"], path, QUICK)
@@ -139,11 +150,13 @@ impl QemuImg {
         let format = base.format.driver();
         match mode {
             CloneMode::Linked => {
+                let _place = self.quick.acquire().await.map_err(|e| e.to_string())?;
                 let mut command = self.command(&["create", "-q", "-f", "qcow2", "-F", format, "-b"]);
                 command.arg(&base.path).arg(file).arg(&size);
                 finish(command, QUICK).await?;
             }
             CloneMode::Full => {
+                let _place = self.copies.acquire().await.map_err(|e| e.to_string())?;
                 let mut command = self.command(&["convert", "-q", "-f", format, "-O", "qcow2"]);
                 command.arg(&base.path).arg(file);
                 finish(command, COPY).await?;
@@ -166,7 +179,7 @@ impl QemuImg {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.0);
+        let mut command = Command::new(&self.program);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         // SAFETY: one async-signal-safe system call. A copy that nobody waits for any more ends with the daemon.
         unsafe {

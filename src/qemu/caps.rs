@@ -9,7 +9,6 @@ use std::{
 
 use super::probe;
 use crate::{
-    config::Accel,
     host::process::Process,
     qmp::{MachineInfo, Session},
 };
@@ -61,14 +60,15 @@ pub struct Caps {
 }
 
 impl Caps {
-    /// Asks `qemu` and probes the accelerator; the result of the probe is kept in `cache` for this host boot.
+    /// Asks `qemu` and probes the accelerator, unless `wanted` says TCG; the result of the probe is kept in `cache` for
+    /// this host boot.
     ///
     /// # Errors
-    /// In words: QEMU is missing (with the package's name) or does not start, or `accel` is KVM and KVM does not work.
-    pub async fn probe(qemu: &Path, accel: Accel, cache: &Path) -> Result<Self, String> {
+    /// In words: QEMU is missing (with the package's name) or does not start, or KVM is wanted and does not work.
+    pub async fn probe(qemu: &Path, wanted: Option<Accelerator>, cache: &Path) -> Result<Self, String> {
         let qemu = &locate(qemu)?;
         let (version, machines) = interrogate(qemu).await?;
-        let (accelerator, accelerator_reason) = probe::choose(qemu, &version, accel, cache).await?;
+        let (accelerator, accelerator_reason) = probe::choose(qemu, &version, wanted, cache).await?;
         Ok(Self { version, accelerator, accelerator_reason, machines })
     }
 

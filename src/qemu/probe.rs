@@ -8,10 +8,7 @@ use std::{io::Write, path::Path, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{Accelerator, caps::stderr_pipe};
-use crate::{
-    config::Accel,
-    host::process::{Exit, Process, boot_id},
-};
+use crate::host::process::{Exit, Process, boot_id};
 
 /// A KVM that needs longer for the probe than this is not worth having.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -27,25 +24,25 @@ struct Outcome {
     kvm_fault: Option<String>,
 }
 
-/// The accelerator to use and why.
+/// The accelerator to use and why: the one that is `wanted`, else KVM where it works.
 ///
 /// # Errors
 /// `--accel kvm` where KVM does not work, in words.
 pub(super) async fn choose(
     qemu: &Path,
     version: &str,
-    accel: Accel,
+    wanted: Option<Accelerator>,
     cache: &Path,
 ) -> Result<(Accelerator, String), String> {
-    if accel == Accel::Tcg {
+    if wanted == Some(Accelerator::Tcg) {
         return Ok((Accelerator::Tcg, "chosen by --accel tcg".into()));
     }
-    match (kvm_fault(qemu, version, cache).await, accel) {
+    match (kvm_fault(qemu, version, cache).await, wanted) {
         (None, _) => Ok((Accelerator::Kvm, "a probe guest boots under KVM".into())),
-        (Some(fault), Accel::Kvm) => Err(format!(
+        (Some(fault), Some(_)) => Err(format!(
             "KVM does not work on this host: {fault}. Use --accel auto or --accel tcg to run without it, more slowly"
         )),
-        (Some(fault), _) => Ok((Accelerator::Tcg, format!("KVM does not work: {fault}"))),
+        (Some(fault), None) => Ok((Accelerator::Tcg, format!("KVM does not work: {fault}"))),
     }
 }
 

@@ -21,11 +21,12 @@ const GIB: u64 = 1 << 30;
 /// back.
 pub(super) async fn create(service: &Service, wish: CreateVm) -> Result<VmView> {
     let (start, named) = (wish.start, wish.base_image.clone());
-    let _job = service.image_jobs.acquire().await.map_err(|_| Error::ShuttingDown)?;
     let spec = resolve(service, wish).await?;
+    let id = spec.id;
     let macs: Vec<_> = spec.nics.iter().map(|nic| nic.mac).collect();
     let created = establish(service, VmRecord { spec, run: Run::Creating }, &named, start).await;
-    if created.is_err() {
+    // One that could not be taken back is still there, and so is its card.
+    if created.is_err() && service.registry.get(id).is_none() {
         macs.into_iter().for_each(|mac| service.registry.release(mac));
     }
     created

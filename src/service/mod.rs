@@ -10,24 +10,20 @@ mod registry;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tokio::sync::Semaphore;
 
 pub use bases::{Base, BaseUser};
 pub use registry::Page;
 
 use crate::{
-    config::Config,
+    config::{Accel, Config},
     host::{cpus::Host, image::QemuImg},
     model::{CreateVm, Error, Operation, Result, Sample, Status, VmId, VmView},
     profile::Profiles,
-    qemu::Caps,
+    qemu::{Accelerator, Caps},
     store::Store,
     vm::{Context, SharedContext, Step, StopMode, Stopped, VmHandle},
 };
 use registry::Registry;
-
-/// Image work under way at once; more would only make the host's disks seek.
-const IMAGE_JOBS: usize = 8;
 
 /// The core. Cheap to share.
 pub struct Service {
@@ -35,7 +31,6 @@ pub struct Service {
     profiles: Profiles,
     registry: Registry,
     bases: bases::Inspector,
-    image_jobs: Semaphore,
     /// Held for as long as the daemon lives.
     _lock: recover::StateLock,
 }
@@ -61,20 +56,19 @@ impl Service {
         }
         let profiles = Profiles::load(config.templates_dir.as_deref())?;
         let images = QemuImg::find(&config.qemu_img).await.map_err(anyhow::Error::msg)?;
-        let caps = Caps::probe(&config.qemu, config.accel, &config.state_dir.join("accelerator.json")).await;
+        let wanted = match config.accel {
+            Accel::Auto => None,
+            Accel::Kvm => Some(Accelerator::Kvm),
+            Accel::Tcg => Some(Accelerator::Tcg),
+        };
+        let caps = Caps::probe(&config.qemu, wanted, &config.state_dir.join("accelerator.json")).await;
         let caps = caps.map_err(anyhow::Error::msg)?;
         let host = Host::read().context("cannot read the host's cores and memory")?;
         let db = config.state_dir.join("db");
         let store = tokio::task::spawn_blocking(move || Store::open(&db)).await??;
         let ctx = Arc::new(Context { config, host, caps, images, store, fail_launch_after });
-        let service = Self {
-            bases: bases::Inspector::default(),
-            registry: Registry::default(),
-            image_jobs: Semaphore::new(IMAGE_JOBS),
-            profiles,
-            ctx,
-            _lock: lock,
-        };
+        let service =
+            Self { bases: bases::Inspector::default(), registry: Registry::default(), profiles, ctx, _lock: lock };
         service.recover().await?;
         Ok(Arc::new(service))
     }

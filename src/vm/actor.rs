@@ -157,6 +157,11 @@ impl Actor {
         }
     }
 
+    /// Whether a forced request is the next thing to be dealt with.
+    pub(super) fn is_overtaken(&self) -> bool {
+        self.overtaking.is_some()
+    }
+
     async fn command(&mut self, command: Command) {
         match command {
             Command::Start(reply) => {

@@ -1,7 +1,13 @@
 //! Starts a VM: resources, QEMU stopped before its first instruction, monitor, pinning, throttles, and only then `cont`
 //! (design.md, decision 11). Every step that leaves something behind says how it is undone.
 
-use std::{fs, io, os::fd::AsRawFd, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{Context, live::Live, undo::Undo};
 use crate::{
@@ -128,14 +134,13 @@ impl Launch<'_> {
     fn spawn(&mut self, paths: &RunPaths) -> Result<Arc<Process>, Failure> {
         let leftovers = paths.clone();
         self.undo.push(|| async move { remove_run_files(&leftovers) });
-        let listen = |path: &Path| {
-            socket::listen(path).map_err(|e| Failure(format!("cannot listen on {}: {e}", path.display())))
-        };
-        let (qmp, agent, serial) = (listen(&paths.qmp())?, listen(&paths.agent())?, listen(&paths.serial())?);
+        let listen = |path: PathBuf| socket::listen(&path).map_err(|e| Failure(format!("cannot listen on {e}")));
+        let (qmp, agent, serial) = (listen(paths.qmp())?, listen(paths.agent())?, listen(paths.serial())?);
         self.reached(Step::Sockets)?;
         let fds = ChardevFds { qmp: qmp.as_raw_fd(), agent: agent.as_raw_fd(), serial: serial.as_raw_fd() };
         let args = CommandLine { spec: &self.record.spec, paths, fds, accelerator: self.ctx.caps.accelerator }.render();
-        let log = fs::File::create(paths.qemu_log())?;
+        let log = paths.qemu_log();
+        let log = fs::File::create(&log).map_err(|e| Failure(format!("cannot write {}: {e}", log.display())))?;
         let process = Process::spawn(&self.ctx.config.qemu, &args, &[fds.qmp, fds.agent, fds.serial], log)
             .map_err(|e| Failure(format!("cannot run {}: {e}", self.ctx.config.qemu.display())))?;
         let process = Arc::new(process);

@@ -13,7 +13,7 @@ use super::{
     live::{Guest, Machine},
 };
 use crate::{
-    model::{Ending, Error, Intent, Operation, Result, Run, now_ms},
+    model::{Conflict, Ending, Error, Intent, Operation, Result, Run, now_ms},
     qmp::{Agent, QmpError, Session, ShutdownMode},
 };
 
@@ -33,15 +33,20 @@ impl Actor {
                 self.publish();
                 let _ = reply.send(result.map(|()| Stopped { forced: false }));
             }
-            Decision::Do(Action::AwaitPowerDown) => self.waiters.push(reply),
             Decision::Do(action) => {
-                let deadline = now_ms() + patience.as_millis() as u64;
+                // Several stops share one deadline, the earliest: each was promised to be over by its own.
+                let mut deadline = now_ms() + patience.as_millis() as u64;
+                if let Intent::Stop { deadline: earlier } = self.intent() {
+                    deadline = deadline.min(earlier);
+                }
                 if let Err(error) = self.intend(Intent::Stop { deadline }, Operation::Stop).await {
                     let _ = reply.send(Err(error));
                     return;
                 }
                 self.waiters.push(reply);
-                self.press_again = Some(Instant::now() + patience / 2);
+                if action != Action::AwaitPowerDown {
+                    self.press_again = Some(Instant::now() + patience / 2);
+                }
                 self.publish();
                 if action == Action::PowerDown {
                     self.ask_guest(ShutdownMode::Powerdown).await;
@@ -66,7 +71,7 @@ impl Actor {
                 self.publish();
                 // Whether the guest heeds is the deadline's matter: the reboot is under way.
                 self.ask_guest(ShutdownMode::Reboot).await;
-                Ok(())
+                self.unless_overtaken()
             }
             Decision::Refuse(refusal) => Err(self.refused(refusal)),
             Decision::Already | Decision::Wait => Ok(()),
@@ -85,13 +90,23 @@ impl Actor {
                 Ok(())
             }
             Err(Interrupted::Qmp(QmpError::Refused { desc, .. })) => Err(Error::failed(Operation::Start, desc)),
-            Err(_) => Err(Error::Unresponsive(self.record.spec.id)),
+            Err(Interrupted::Overtaken) => self.unless_overtaken(),
+            Err(Interrupted::Ended) => Err(Error::failed(Operation::Start, "QEMU ended before the guest went on")),
+            Err(Interrupted::Qmp(_)) => Err(Error::Unresponsive(self.record.spec.id)),
         }
+    }
+
+    /// What a request is told that a forced one cut short (ruling 8).
+    fn unless_overtaken(&self) -> Result<()> {
+        if self.is_overtaken() { Err(Conflict::Overtaken.into()) } else { Ok(()) }
     }
 
     /// Stores what is about to be done before anything is done.
     async fn intend(&mut self, intent: Intent, operation: Operation) -> Result<()> {
         let Run::Live(run) = &mut self.record.run else { return Ok(()) };
+        if run.intent == intent {
+            return Ok(());
+        }
         let before = std::mem::replace(&mut run.intent, intent);
         if let Err(error) = self.ctx.persist(&self.record).await {
             if let Run::Live(run) = &mut self.record.run {

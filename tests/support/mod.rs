@@ -258,15 +258,12 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Live processes whose command line names a file below `folder`.
+/// Live QEMUs, and scripts in front of one, whose command line names a file below `folder`.
 pub fn qemus_below(folder: &Path) -> Vec<i32> {
     let folder = folder.display().to_string();
     let processes = procfs::process::all_processes().unwrap().flatten();
-    let ours = processes.filter(|p| {
-        p.cmdline().is_ok_and(|c| {
-            c.first().is_some_and(|a| a.contains("qemu-system")) && c.iter().any(|a| a.contains(&folder))
-        })
-    });
+    let ours = processes
+        .filter(|p| p.cmdline().is_ok_and(|c| c.iter().any(|a| a == "-uuid") && c.iter().any(|a| a.contains(&folder))));
     ours.map(|p| p.pid).collect()
 }
 

@@ -31,6 +31,11 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const LINGER_LIMIT: usize = 128 * 1024 * 1024;
 const LINGER_TIME: Duration = Duration::from_secs(10);
 
+/// [`filter`] as [`serve`](super::serve()) takes it.
+pub fn service(mounts: Vec<(&'static str, Table)>) -> impl super::server::Service {
+    warp::service(filter(mounts))
+}
+
 /// Tables by the path they are mounted at; `""` takes everything that no other prefix does.
 pub fn filter(mounts: Vec<(&'static str, Table)>) -> BoxedFilter<(Response,)> {
     let mounts = Arc::new(Mounts::new(mounts));

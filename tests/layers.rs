@@ -1,0 +1,145 @@
+//! The rules of the tree (docs: design.md, "The tree"): who may use whom, who alone names which library, no panics, no
+//! long files. Each violation is told with its file and line.
+
+#[path = "support/source.rs"]
+mod source;
+
+use source::{Source, words};
+
+/// What each module under src/ may use of the others. Nothing points up, and the order here is the order of the layers.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("model", &[]),
+    ("config", &[]),
+    ("qmp", &[]),
+    ("store", &[]),
+    ("host", &["model"]),
+    ("qemu", &["model", "host", "qmp"]),
+    ("profile", &["model", "qemu"]),
+    ("vm", &["model", "config", "host", "qmp", "store", "qemu"]),
+    ("service", &["model", "config", "host", "store", "qemu", "profile", "vm"]),
+    // `vm` only for `StopMode`, a part of what it asks of the service.
+    ("api", &["model", "service", "vm"]),
+    ("main", &["config", "service", "api"]),
+    ("lib", &[]),
+];
+
+/// Libraries that stay behind one module: nobody else would have to change if they went.
+const ONLY_IN: &[(&str, &str)] = &[
+    ("sled", "store"),
+    ("warp", "api"),
+    ("http", "api"),
+    ("hyper", "api"),
+    ("hyper_util", "api"),
+    ("schemars", "api model"),
+];
+/// Outside `main`, errors have types; `service::open` and what it calls speak to the person who starts the daemon.
+const ANYHOW: &str = "main config profile service";
+const PANICS: &[&str] = &["unwrap", "expect", "unwrap_err", "expect_err", "unwrap_unchecked"];
+const PANICKING_MACROS: &[&str] = &["panic", "todo", "unimplemented", "unreachable", "dbg"];
+const MOST_LINES: usize = 400;
+
+fn tell(rule: &str, violations: Vec<String>) {
+    assert!(violations.is_empty(), "{rule}\n  {}\n", violations.join("\n  "));
+}
+
+#[test]
+fn nothing_points_up() {
+    let mut violations = Vec::new();
+    for file in Source::all() {
+        let Some((_, allowed)) = MAY_USE.iter().find(|(module, _)| *module == file.module) else {
+            violations
+                .push(format!("src/{}: the module {} is not in the table of tests/layers.rs", file.path, file.module));
+            continue;
+        };
+        for (line, used) in file.uses() {
+            if used != file.module && !allowed.contains(&used.as_str()) {
+                violations
+                    .push(format!("src/{}:{line}: {} uses {used}; it may use {allowed:?}", file.path, file.module));
+            }
+        }
+    }
+    tell("Dependencies go downwards only (the table MAY_USE):", violations);
+}
+
+#[test]
+fn the_table_itself_has_no_cycle() {
+    let order = |module: &str| MAY_USE.iter().position(|(name, _)| *name == module).unwrap();
+    for (module, used) in MAY_USE {
+        assert!(used.iter().all(|used| order(used) < order(module)), "{module} uses something further down the table");
+    }
+}
+
+#[test]
+fn a_library_is_named_only_where_it_belongs() {
+    let mut violations = Vec::new();
+    for file in Source::all() {
+        for (library, home) in ONLY_IN.iter().chain(&[("anyhow", ANYHOW)]) {
+            if home.split(' ').any(|home| home == file.module) {
+                continue;
+            }
+            for line in file.names(library) {
+                violations.push(format!("src/{}:{line}: names {library}, which belongs to {home}", file.path));
+            }
+        }
+    }
+    tell("A library stays where it can be replaced (the table ONLY_IN):", violations);
+}
+
+#[test]
+fn nothing_panics_outside_tests() {
+    let mut violations = Vec::new();
+    for file in Source::all().iter().filter(|file| !file.is_test) {
+        for (number, line) in file.product_lines() {
+            let calls = words(line).filter(|(word, rest)| PANICS.contains(word) && rest.trim_start().starts_with('('));
+            let macros = words(line).filter(|(word, rest)| PANICKING_MACROS.contains(word) && rest.starts_with('!'));
+            for (word, _) in calls.chain(macros) {
+                violations.push(format!("src/{}:{number}: {word}", file.path));
+            }
+        }
+    }
+    tell("Errors are values:", violations);
+}
+
+#[test]
+fn every_file_is_short_and_says_what_it_is() {
+    let mut violations = Vec::new();
+    for file in Source::all() {
+        if file.lines > MOST_LINES {
+            violations.push(format!("src/{}: {} lines, more than {MOST_LINES}", file.path, file.lines));
+        }
+        if !file.opens_with_comment {
+            violations.push(format!("src/{}: does not begin with a //! comment", file.path));
+        }
+    }
+    tell("One idea per file:", violations);
+}
+
+/// The rules above are worth what the reading of the sources is worth.
+#[test]
+fn sources_are_read_as_the_compiler_reads_them() {
+    let text = r##"//! A sample.
+use crate::{
+    model::{Error, http},
+    store::Store,
+};
+use http::Method;
+// crate::api is only mentioned, and so is x.unwrap().
+const TEXT: &str = "crate::api \" .unwrap()";
+const RAW: &str = r#"crate::api "quoted" sled::open"#;
+const QUOTE: char = '"';
+fn f<'a>(x: &'a str) -> Store { super::super::config::read(x).unwrap(); sled::open(x) }
+#[cfg(test)]
+mod tests {
+    use super::super::host;
+    fn g() { h().unwrap(); crate::qmp::connect(); }
+}
+"##;
+    let file = Source::parse("vm/deep.rs", text);
+    assert_eq!((file.module.as_str(), file.opens_with_comment, file.lines), ("vm", true, 16));
+    let uses: Vec<(usize, String)> = file.uses();
+    let uses: Vec<(usize, &str)> = uses.iter().map(|(line, name)| (*line, name.as_str())).collect();
+    assert_eq!(uses, [(2, "model"), (2, "store"), (15, "qmp"), (11, "config")]);
+    assert_eq!((file.names("http"), file.names("sled")), (vec![6], vec![11]));
+    let panics = file.product_lines().filter(|(_, line)| words(line).any(|(word, _)| word == "unwrap"));
+    assert_eq!(panics.map(|(number, _)| number).collect::<Vec<_>>(), [11]);
+}
