@@ -168,6 +168,18 @@ impl QemuImg {
         sync(file).map_err(|e| format!("cannot write {} to stable storage: {e}", file.display()))
     }
 
+    /// Gives a qcow2 image that no QEMU has open the size of `size` GiB; one that has it already stays as it is.
+    ///
+    /// # Errors
+    /// qemu-img's own words; it never shrinks.
+    pub async fn grow(&self, file: &Path, size: u64) -> Result<(), String> {
+        let _place = self.quick.acquire().await.map_err(|e| e.to_string())?;
+        let mut command = self.command(&["resize", "-q", "-f", "qcow2"]);
+        command.arg(file).arg(format!("{size}G"));
+        finish(command, QUICK).await?;
+        sync(file).map_err(|e| format!("cannot write {} to stable storage: {e}", file.display()))
+    }
+
     async fn run(&self, args: &[&str], deadline: Duration) -> Result<String, String> {
         finish(self.command(args), deadline).await
     }

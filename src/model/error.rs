@@ -48,6 +48,8 @@ pub enum Operation {
     Reboot,
     #[error("delete the VM")]
     Delete,
+    #[error("change the VM")]
+    Change,
     #[error("read the console log")]
     ConsoleLog,
 }

@@ -1,6 +1,7 @@
 //! The plain types that every layer speaks: what a virtual machine is, what is known of its run,
 //! what is published about it, and what can go wrong. No I/O and no knowledge of QEMU, HTTP or sled.
 
+mod change;
 mod create;
 mod error;
 mod id;
@@ -11,6 +12,7 @@ mod sample;
 mod spec;
 mod view;
 
+pub use change::{Applied, Change};
 pub use create::CreateVm;
 pub use error::{Conflict, Error, Operation, Result, human};
 pub use id::VmId;

@@ -49,6 +49,10 @@ pub struct LiveRun {
     /// Milliseconds since 1970.
     pub started_at: u64,
     pub intent: Intent,
+    /// What QEMU has right now; differs from the definition by what takes effect at the next start.
+    pub in_effect: Box<VmSpec>,
+    /// MiB that QEMU was started with; what is above comes through virtio-mem, what is below through the balloon.
+    pub boot_memory: u64,
 }
 
 /// What the daemon is about to do with a live VM; the deadlines hold over its restart (ruling 9).

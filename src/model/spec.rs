@@ -23,8 +23,10 @@ pub struct VmSpec {
     pub created_at: u64,
     pub machine: Machine,
     pub vcpus: u32,
-    /// Upper bound for vCPUs added live; slots for them exist from the first boot.
+    /// Upper bound for vCPUs added live; slots for them exist from the boot on.
     pub max_vcpus: u32,
+    /// The creator set that bound: nothing goes beyond it. One that was assumed rises at the next start.
+    pub max_vcpus_given: bool,
     /// MiB.
     pub memory: u64,
     /// MiB; upper bound for memory added live.
@@ -57,6 +59,9 @@ pub struct Machine {
     pub balloon: bool,
     /// Lets a panicking guest say so.
     pub pvpanic: bool,
+    /// A virtio-mem that memory is added through live.
+    #[serde(default)]
+    pub virtio_mem: bool,
 }
 
 /// Where devices are plugged.
@@ -69,20 +74,42 @@ pub enum Bus {
     Pci,
 }
 
-/// Which host cores the vCPUs may run on (ruling 15).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Which host cores QEMU's threads may run on (ruling 15). What is empty binds nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuPinning {
+    /// For the vCPUs: one each where there are as many cores as vCPUs, else the set for all.
+    #[serde(default)]
     pub cores: Vec<u32>,
+    /// For the vCPUs, a set each; those beyond the list may run anywhere. Never together with `cores`.
+    #[serde(default)]
+    pub vcpus: Vec<Vec<u32>>,
+    /// For QEMU's other threads.
+    #[serde(default)]
+    pub emulator: Vec<u32>,
 }
 
 impl CpuPinning {
-    /// The cores for vCPU `index` of `vcpus`: its own one when there are as many cores as vCPUs, else the whole set.
+    /// The cores for vCPU `index` of `vcpus`; empty where it may run anywhere.
     pub fn cores_for(&self, index: usize, vcpus: u32) -> &[u32] {
-        if self.cores.len() == vcpus as usize {
+        if let Some(own) = self.vcpus.get(index) {
+            own
+        } else if self.cores.len() == vcpus as usize {
             self.cores.get(index..=index).unwrap_or(&self.cores)
         } else {
             &self.cores
         }
+    }
+
+    /// Every core that is named anywhere, with the field that names it.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, u32)> {
+        let each = |field, cores: &[u32]| cores.iter().map(|&core| (field, core)).collect::<Vec<_>>();
+        let vcpus = self.vcpus.iter().flat_map(move |cores| each("cpu_pinning.vcpus", cores));
+        each("cpu_pinning.cores", &self.cores)
+            .into_iter()
+            .chain(vcpus)
+            .chain(each("cpu_pinning.emulator", &self.emulator))
+            .collect::<Vec<_>>()
+            .into_iter()
     }
 }
 
@@ -226,8 +253,11 @@ mod tests {
 
     #[test]
     fn as_many_cores_as_vcpus_means_one_each() {
-        let pinning = CpuPinning { cores: vec![4, 7] };
+        let pinning = CpuPinning { cores: vec![4, 7], ..CpuPinning::default() };
         assert_eq!(pinning.cores_for(1, 2), [7]);
         assert_eq!(pinning.cores_for(1, 3), [4, 7]);
+        let each = CpuPinning { vcpus: vec![vec![1], vec![2, 3]], ..CpuPinning::default() };
+        assert_eq!(each.cores_for(1, 3), [2, 3]);
+        assert_eq!(each.cores_for(2, 3), [] as [u32; 0]);
     }
 }

@@ -53,6 +53,8 @@ impl Status {
 #[derive(Clone, Debug)]
 pub struct VmView {
     pub spec: Arc<VmSpec>,
+    /// What QEMU has, while it runs.
+    pub in_effect: Option<Arc<VmSpec>>,
     pub status: Status,
     /// Why it is paused, crashed or unresponsive.
     pub reason: Option<String>,

@@ -31,6 +31,8 @@ struct Profile {
     balloon: bool,
     #[serde(default)]
     pvpanic: bool,
+    #[serde(default)]
+    virtio_mem: bool,
 }
 
 /// All profiles by name.
@@ -85,6 +87,7 @@ impl Profiles {
             rng: profile.rng,
             balloon: profile.balloon,
             pvpanic: profile.pvpanic,
+            virtio_mem: profile.virtio_mem,
         })
     }
 }

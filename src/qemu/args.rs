@@ -87,7 +87,7 @@ impl CommandLine<'_> {
     }
 
     fn machine(&self, args: &mut Args) {
-        let VmSpec { machine, vcpus, max_vcpus, memory, .. } = self.spec;
+        let VmSpec { machine, vcpus, max_vcpus, .. } = self.spec;
         args.flag("-no-user-config");
         args.flag("-nodefaults");
         args.add("-display", "none");
@@ -95,7 +95,7 @@ impl CommandLine<'_> {
         args.add("-accel", self.accelerator.argument());
         args.add("-cpu", self.accelerator.cpu_model());
         args.add("-smp", format!("cpus={vcpus},maxcpus={max_vcpus},sockets=1,cores={max_vcpus},threads=1"));
-        args.add("-m", format!("size={memory}M"));
+        args.add("-m", devices::memory_argument(self.spec));
         args.add("-rtc", "base=utc");
         args.add("-boot", "strict=on");
         // The guest runs nothing before it is pinned and throttled; a guest that powers off or panics stays, so that
@@ -133,6 +133,10 @@ impl CommandLine<'_> {
         for (index, nic) in self.spec.nics.iter().enumerate() {
             args.json("-netdev", devices::netdev(nic));
             args.device(devices::nic(nic, index, self.spec));
+        }
+        if let Some((backend, device)) = devices::memory(self.spec) {
+            args.json("-object", backend);
+            args.device(device);
         }
         for object in devices::objects(self.spec) {
             args.json("-object", object);

@@ -74,6 +74,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<VmSpec> {
         machine,
         vcpus,
         max_vcpus,
+        max_vcpus_given: wish.max_vcpus.is_some(),
         memory,
         max_memory,
         cpu_pinning: wish.cpu_pinning,

@@ -70,6 +70,7 @@ pub fn spawn(ctx: SharedContext, record: VmRecord) -> VmHandle {
     let spec = Arc::new(record.spec.clone());
     let first = VmView {
         spec: spec.clone(),
+        in_effect: None,
         status: Status::Stopped,
         reason: None,
         pid: None,
@@ -166,6 +167,11 @@ impl Actor {
         match command {
             Command::Start(reply) => {
                 let result = self.start().await;
+                self.publish();
+                let _ = reply.send(result);
+            }
+            Command::Change(change, reply) => {
+                let result = self.change(*change).await;
                 self.publish();
                 let _ = reply.send(result);
             }
@@ -300,14 +306,14 @@ impl Actor {
 
     pub(super) fn publish(&self) {
         let (status, reason) = self.status();
-        let started_at = match &self.record.run {
-            Run::Live(run) => Some(run.started_at),
-            _ => None,
+        let (started_at, in_effect) = match &self.record.run {
+            Run::Live(run) => (Some(run.started_at), Some(Arc::new((*run.in_effect).clone()))),
+            _ => (None, None),
         };
         let pid = self.machine.process().map(|p| p.pid());
         let agent = matches!(&self.machine, Machine::Live(live) if live.agent);
         let (spec, gone) = (self.spec.clone(), self.gone);
-        self.view.send_replace(VmView { spec, status, reason, pid, started_at, agent, gone });
+        self.view.send_replace(VmView { spec, in_effect, status, reason, pid, started_at, agent, gone });
     }
 
     pub(super) fn publish_sample(&self, sample: Option<Sample>) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::model::{Error, Result, Sample, Status, VmId, VmView};
+use crate::model::{Applied, Change, Error, Result, Sample, Status, VmId, VmView};
 
 /// Requests that may wait for one VM.
 pub(super) const QUEUE: usize = 64;
@@ -33,6 +33,7 @@ pub(super) enum Command {
     Start(Reply<()>),
     Stop(Duration, Reply<Stopped>),
     Reboot(Duration, Reply<()>),
+    Change(Box<Change>, Reply<Applied>),
 }
 
 /// Requests that overtake an operation under way (ruling 8).
@@ -97,6 +98,14 @@ impl VmHandle {
     /// [`Error::Conflict`] when it does not run, [`Error::Unresponsive`].
     pub async fn reboot(&self, timeout: Duration) -> Result<()> {
         self.ask(|reply| Command::Reboot(timeout, reply)).await
+    }
+
+    /// Changes its definition, and on a running VM what QEMU and the guest allow.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] and [`Error::Failed`] with nothing changed, [`Error::Conflict`] when it is overtaken.
+    pub async fn change(&self, change: Change) -> Result<Applied> {
+        self.ask(|reply| Command::Change(Box::new(change), reply)).await
     }
 
     /// Cuts it if it runs and removes everything it has; its task ends.

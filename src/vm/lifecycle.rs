@@ -12,11 +12,14 @@ pub enum Request {
     /// Cut.
     ForceOff,
     Reboot,
+    /// Change the definition.
+    Change,
     Delete,
 }
 
 impl Request {
-    pub const ALL: [Self; 5] = [Self::Start, Self::Stop, Self::ForceOff, Self::Reboot, Self::Delete];
+    pub const ALL: [Self; 6] =
+        [Self::Start, Self::Stop, Self::ForceOff, Self::Reboot, Self::Change, Self::Delete];
 }
 
 /// What follows from it.
@@ -49,6 +52,10 @@ pub enum Action {
     Acknowledge,
     /// Ask the guest to reboot (a paused one goes on first), and reset it at the deadline.
     Reboot,
+    /// Store the change and bring it into effect.
+    Apply,
+    /// Store the change for the next start.
+    Store,
     /// Cut it if it runs, then remove everything it has.
     Remove,
 }
@@ -93,6 +100,10 @@ pub fn decide(status: Status, request: Request) -> Decision {
         (Request::Reboot, Stopping) => Refuse(Refusal::Conflict(Conflict::Stopping)),
         (Request::Reboot, Rebooting) => Already,
         (Request::Reboot, Unresponsive) => Refuse(Refusal::Unresponsive),
+
+        (Request::Change, Starting) => Wait,
+        (Request::Change, Running | Paused | Rebooting) => Do(Apply),
+        (Request::Change, Stopped | Crashed | Stopping | Unresponsive) => Do(Store),
 
         (Request::Delete, Starting) => Do(AbortLaunch),
         (Request::Delete, Stopped | Running | Paused | Stopping | Rebooting | Crashed | Unresponsive) => Do(Remove),

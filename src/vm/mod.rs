@@ -17,6 +17,7 @@
 mod actor;
 mod adopt;
 mod console;
+mod effect;
 mod handle;
 mod launch;
 pub mod lifecycle;

@@ -4,12 +4,14 @@
 
 mod chardev;
 mod disk;
+mod memory;
 mod nic;
 mod platform;
 mod ports;
 
 pub use chardev::{agent_channel, serial};
 pub use disk::{blockdev, device_id, disk, node_name, throttle, throttle_id};
+pub use memory::{VIRTIO_MEM_ID, hotplug_size, memory, memory_argument, requested_size};
 pub use nic::{netdev, nic};
 pub use platform::{BALLOON_ID, objects, platform};
 pub use ports::root_ports;
@@ -24,6 +26,7 @@ mod slot {
     pub const BALLOON: u8 = 0x5;
     pub const RNG: u8 = 0x6;
     pub const PVPANIC: u8 = 0x7;
+    pub const VIRTIO_MEM: u8 = 0x8;
     pub const ROOT_PORTS: u8 = 0x10;
 }
 

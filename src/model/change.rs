@@ -1,0 +1,95 @@
+//! Changes of a VM's definition: what a client may ask for, and the definition that follows from it. Bringing it into
+//! effect on a running VM is not done here.
+
+use super::{CpuPinning, Error, IoLimits, Result, VmSpec, check_disk_size, check_memory, check_vcpus};
+
+/// One change, as a dialect hands it over: decoded, not yet checked.
+#[derive(Clone, Debug)]
+pub enum Change {
+    Cpu {
+        vcpus: Option<i64>,
+        /// `Some(None)` removes it.
+        pinning: Option<Option<CpuPinning>>,
+    },
+    /// MiB.
+    Memory(i64),
+    /// Of the root disk.
+    Disk {
+        /// GiB.
+        size: Option<i64>,
+        /// `Some(None)` removes them.
+        io_limits: Option<Option<IoLimits>>,
+    },
+}
+
+/// When a change takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Applied {
+    /// It is in effect.
+    Live,
+    /// It is stored; wholly or in part it waits for the next start.
+    NextStart,
+}
+
+impl Change {
+    /// The definition with this change in it. What the host has is in `host_memory` (MiB).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for what is out of range, beyond a bound that the creator set, or would shrink a disk.
+    pub fn apply(self, spec: &VmSpec, host_memory: u64) -> Result<VmSpec> {
+        let mut wanted = spec.clone();
+        match self {
+            Self::Cpu { vcpus, pinning } => {
+                if let Some(vcpus) = vcpus {
+                    wanted.vcpus = bounded_vcpus(vcpus, spec)?;
+                    wanted.max_vcpus = wanted.max_vcpus.max(wanted.vcpus);
+                }
+                if let Some(pinning) = pinning {
+                    wanted.cpu_pinning = pinning;
+                }
+                if let Some(pinning) = &wanted.cpu_pinning
+                    && pinning.vcpus.len() > wanted.vcpus as usize
+                {
+                    let must = format!("have at most as many entries as there are vCPUs ({})", wanted.vcpus);
+                    return Err(Error::invalid("cpu_pinning.vcpus", must));
+                }
+            }
+            Self::Memory(memory) => {
+                wanted.memory = check_memory(memory, host_memory)?;
+                if wanted.memory > spec.max_memory {
+                    let must = format!("be at most max_memory ({} MiB) of this VM", spec.max_memory);
+                    return Err(Error::invalid("memory", must));
+                }
+            }
+            Self::Disk { size, io_limits } => {
+                let Some(root) = wanted.disks.first_mut() else {
+                    return Err(Error::invalid("disk_size", "concern a VM that has a disk"));
+                };
+                if let Some(size) = size {
+                    let size = check_disk_size(size)?;
+                    if size < root.size {
+                        let must = format!("not be less than the current size ({} GiB): a disk only grows", root.size);
+                        return Err(Error::invalid("disk_size", must));
+                    }
+                    root.size = size;
+                }
+                if let Some(limits) = io_limits {
+                    if let Some(limits) = &limits {
+                        limits.check()?;
+                    }
+                    root.io_limits = limits;
+                }
+            }
+        }
+        Ok(wanted)
+    }
+}
+
+fn bounded_vcpus(vcpus: i64, spec: &VmSpec) -> Result<u32> {
+    let vcpus = check_vcpus(vcpus)?;
+    if spec.max_vcpus_given && vcpus > spec.max_vcpus {
+        return Err(Error::invalid("vcpus", format!("be at most max_vcpus ({}) of this VM", spec.max_vcpus)));
+    }
+    Ok(vcpus)
+}

@@ -1,0 +1,84 @@
+//! Sizes and limits of disks. Growing and throttling need nothing of the guest.
+
+use serde_json::json;
+
+use super::Setback;
+use crate::{
+    model::{Disk, IoLimits, VmSpec},
+    qemu::devices,
+    qmp::{QmpError, Session},
+    vm::actor::Actor,
+};
+
+const GIB: u64 = 1 << 30;
+
+impl Actor {
+    /// `block_resize`; the guest sees the new size at once.
+    pub(super) async fn resize_disks(&mut self) -> Result<(), Setback> {
+        for index in 0..self.record.spec.disks.len() {
+            let disk = self.record.spec.disks[index].clone();
+            let Some(run) = self.run() else { return Ok(()) };
+            if run.in_effect.disks.get(index).is_some_and(|d| d.size < disk.size) {
+                let session = self.session()?;
+                self.guarded(resize(&session, devices::node_name(&disk), disk.size * GIB)).await?;
+                self.has(|spec| spec.disks[index].size = disk.size).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `block_set_io_throttle`, with zeros for what is no longer limited.
+    pub(super) async fn throttle_disks(&mut self) -> Result<(), Setback> {
+        for index in 0..self.record.spec.disks.len() {
+            let disk = self.record.spec.disks[index].clone();
+            let Some(run) = self.run() else { return Ok(()) };
+            if run.in_effect.disks.get(index).is_some_and(|d| d.io_limits != disk.io_limits) {
+                let session = self.session()?;
+                self.guarded(throttle(&session, &disk, &disk.io_limits.unwrap_or_default())).await?;
+                self.has(|spec| spec.disks[index].io_limits = disk.io_limits).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The images of a VM without a process, with qemu-img.
+    pub(super) async fn resize_offline(&self) -> Result<(), String> {
+        for disk in &self.record.spec.disks {
+            self.ctx.images.grow(&disk.file, disk.size).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Sees to it before the guest runs that its disks have their defined size: a crash may have come between the
+/// definition and the image.
+pub(in crate::vm) async fn resize_at_start(session: &Session, spec: &VmSpec) -> Result<(), QmpError> {
+    let blocks = session.query_block().await?;
+    for disk in &spec.disks {
+        let (node, size) = (devices::node_name(disk), disk.size * GIB);
+        let inserted = blocks.iter().filter_map(|b| b.inserted.as_ref());
+        let now = inserted.filter(|i| i.node_name.as_ref() == Some(&node)).map(|i| i.image.virtual_size).next();
+        if now.is_some_and(|now| now < size) {
+            resize(session, node, size).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn resize(session: &Session, node: String, size: u64) -> Result<(), QmpError> {
+    session.execute_raw("block_resize", Some(json!({ "node-name": node, "size": size }))).await.map(drop)
+}
+
+/// Sets every limited disk's throttle, before the guest runs.
+pub(in crate::vm) async fn throttle_at_start(session: &Session, spec: &VmSpec) -> Result<(), QmpError> {
+    for disk in &spec.disks {
+        if let Some(limits) = &disk.io_limits {
+            throttle(session, disk, limits).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn throttle(session: &Session, disk: &Disk, limits: &IoLimits) -> Result<(), QmpError> {
+    session.execute_raw("block_set_io_throttle", Some(devices::throttle(disk, limits))).await.map(drop)
+}

@@ -1,0 +1,122 @@
+//! The size of a running VM's memory: above what it was started with through virtio-mem, below it through the balloon.
+//! Both need a driver in the guest; one that does not follow within the deadline keeps what it has.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::Setback;
+use crate::{
+    qemu::devices::{self, VIRTIO_MEM_ID},
+    qmp::{QmpError, Session},
+    vm::actor::Actor,
+};
+
+/// For all that has to be moved; guests give back some hundred MiB a second, under emulation too.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// A guest without a driver is seen by its doing nothing at all.
+const FIRST_MOVE: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(100);
+const MIB: u64 = 1 << 20;
+/// virtio-mem may keep its last block (facts of QEMU 7.2).
+const TOLERANCE: u64 = 2;
+
+impl Actor {
+    pub(super) async fn adjust_memory(&mut self) -> Result<(), Setback> {
+        let wanted = self.record.spec.memory;
+        let Some(run) = self.run() else { return Ok(()) };
+        let (now, boot, virtio_mem) = (run.in_effect.memory, run.boot_memory, devices::hotplug_size(&run.in_effect_at_boot()));
+        if wanted == now {
+            return Ok(());
+        }
+        let session = self.session()?;
+        let above = wanted.saturating_sub(boot);
+        if above > virtio_mem {
+            return Err(Setback::NotNow(format!("{above} MiB more than it was started with can only come with a start")));
+        }
+        if virtio_mem > 0 {
+            let requested = devices::requested_size(above);
+            self.guarded(request(&session, requested)).await?;
+            self.follow(&session, Source::VirtioMem, requested / MIB).await?;
+        }
+        if wanted < boot || now < boot {
+            let target = wanted.clamp(u64::from(self.ctx.config.balloon_floor), boot);
+            self.guarded(balloon(&session, target * MIB)).await.map_err(|e| match Setback::from(e) {
+                // No balloon, or no driver in the guest for it.
+                Setback::Refused(why) => Setback::NotNow(why),
+                other => other,
+            })?;
+            self.follow(&session, Source::Balloon, target).await?;
+            if target > wanted {
+                return Err(Setback::NotNow(format!("the balloon leaves a guest at least {target} MiB")));
+            }
+        }
+        self.has(|spec| spec.memory = wanted).await
+    }
+
+    /// Waits for the guest, noting how far it has come.
+    async fn follow(&mut self, session: &Session, source: Source, target: u64) -> Result<(), Setback> {
+        let begin = Instant::now();
+        let mut first = None;
+        loop {
+            let reached = self.guarded(source.read(session)).await?;
+            let boot = self.run().map_or(0, |run| run.boot_memory);
+            let memory = source.total(reached, boot);
+            if self.run().is_some_and(|run| run.in_effect.memory != memory) {
+                self.has(|spec| spec.memory = memory).await?;
+            }
+            if reached.abs_diff(target) <= if target == 0 { TOLERANCE } else { 0 } {
+                return Ok(());
+            }
+            let still = *first.get_or_insert(reached) == reached;
+            if begin.elapsed() > DEADLINE || (still && begin.elapsed() > FIRST_MOVE) {
+                return Err(Setback::NotNow(format!("the guest has {memory} MiB and does not follow")));
+            }
+            self.guarded(async {
+                sleep(LOOK).await;
+                Ok(())
+            })
+            .await?;
+        }
+    }
+}
+
+/// What memory is moved through.
+#[derive(Clone, Copy)]
+enum Source {
+    VirtioMem,
+    Balloon,
+}
+
+impl Source {
+    /// MiB that virtio-mem gives, or that the balloon leaves.
+    async fn read(self, session: &Session) -> Result<u64, QmpError> {
+        match self {
+            Self::VirtioMem => {
+                let path = format!("/machine/peripheral/{VIRTIO_MEM_ID}");
+                let size: u64 = session.execute_as("qom-get", Some(json!({ "path": path, "property": "size" }))).await?;
+                Ok(size / MIB)
+            }
+            Self::Balloon => Ok(session.query_balloon().await?.actual / MIB),
+        }
+    }
+
+    /// MiB that the guest has in all.
+    fn total(self, reached: u64, boot: u64) -> u64 {
+        match self {
+            Self::VirtioMem => boot + reached,
+            Self::Balloon => reached,
+        }
+    }
+}
+
+async fn request(session: &Session, bytes: u64) -> Result<(), QmpError> {
+    let path = format!("/machine/peripheral/{VIRTIO_MEM_ID}");
+    let arguments = json!({ "path": path, "property": "requested-size", "value": bytes });
+    session.execute_raw("qom-set", Some(arguments)).await.map(drop)
+}
+
+async fn balloon(session: &Session, bytes: u64) -> Result<(), QmpError> {
+    session.execute_raw("balloon", Some(json!({ "value": bytes }))).await.map(drop)
+}

@@ -1,0 +1,135 @@
+//! Changes of a VM's definition, and how a running VM comes to have them. What was acknowledged is in the record; what
+//! QEMU has is in `LiveRun::in_effect`; each step towards the other is stored when it is made. So a change that was cut
+//! short, by a crash of the daemon or a guest that did not follow, is simply a difference between the two, which
+//! `GET …/config` shows as `pending` and which the next start, at the latest, makes up for.
+
+mod cpu;
+mod disk;
+mod memory;
+mod pinning;
+
+pub(super) use disk::{resize_at_start, throttle_at_start};
+pub(super) use pinning::pin;
+
+use super::{
+    actor::{Actor, Interrupted},
+    lifecycle::{Action, Decision, Request},
+    live::{Live, Machine},
+};
+use crate::{
+    model::{Applied, Change, Conflict, Error, LiveRun, Operation, Result, Run, VmSpec},
+    qmp::{QmpError, Session},
+};
+
+/// Why a step towards the definition was not made.
+enum Setback {
+    /// The guest, or QEMU in its state of the moment, does not follow: the next start will.
+    NotNow(String),
+    /// QEMU refuses what it should take: the change is taken back.
+    Refused(String),
+    Interrupted(Interrupted),
+}
+
+impl From<Interrupted> for Setback {
+    fn from(interrupted: Interrupted) -> Self {
+        match interrupted {
+            Interrupted::Qmp(QmpError::Refused { desc, .. }) => Self::Refused(desc),
+            other => Self::Interrupted(other),
+        }
+    }
+}
+
+impl Actor {
+    /// Stores a change and brings it into effect as far as that is possible now.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]; [`Error::Failed`] when QEMU refuses or the store fails, and the definition is the old one then.
+    pub(super) async fn change(&mut self, change: Change) -> Result<Applied> {
+        let before = self.record.spec.clone();
+        let wanted = change.apply(&before, self.ctx.host.memory)?;
+        let decision = self.decide(Request::Change);
+        if let Decision::Refuse(refusal) = decision {
+            return Err(self.refused(refusal));
+        }
+        self.define(wanted).await?;
+        if decision != Decision::Do(Action::Apply) {
+            if self.machine.process().is_none()
+                && let Err(why) = self.resize_offline().await
+            {
+                self.define(before).await?;
+                return Err(Error::failed(Operation::Change, why));
+            }
+            return Ok(Applied::NextStart);
+        }
+        match self.bring_into_effect().await {
+            Ok(()) => Ok(Applied::Live),
+            Err(Setback::NotNow(why)) => {
+                tracing::info!(vm = %self.record.spec.id, why, "a change waits for the next start");
+                Ok(Applied::NextStart)
+            }
+            Err(Setback::Refused(why)) => {
+                self.define(before).await?;
+                Err(Error::failed(Operation::Change, why))
+            }
+            // The definition is stored; the VM gets it when it starts again or its monitor is back.
+            Err(Setback::Interrupted(Interrupted::Overtaken)) => Err(Conflict::Overtaken.into()),
+            Err(Setback::Interrupted(_)) => Ok(Applied::NextStart),
+        }
+    }
+
+    /// Makes up for every difference between what is defined and what QEMU has. Harmless when there is none.
+    async fn bring_into_effect(&mut self) -> std::result::Result<(), Setback> {
+        self.resize_disks().await?;
+        self.throttle_disks().await?;
+        // Each of these may have to wait for the guest, and none waits for the other.
+        let vcpus = self.adjust_vcpus().await;
+        let pinned = self.pin_threads().await;
+        let memory = self.adjust_memory().await;
+        vcpus.and(pinned).and(memory)
+    }
+
+    /// Goes on with what an earlier daemon had begun, as far as that works.
+    pub(super) async fn take_up_changes(&mut self) {
+        if let Err(Setback::NotNow(why) | Setback::Refused(why)) = self.bring_into_effect().await {
+            tracing::info!(vm = %self.record.spec.id, why, "a change waits for the next start");
+        }
+    }
+
+    /// Makes `spec` the definition, on stable storage and published.
+    async fn define(&mut self, spec: VmSpec) -> Result<()> {
+        let before = std::mem::replace(&mut self.record.spec, spec);
+        if let Err(error) = self.ctx.persist(&self.record).await {
+            self.record.spec = before;
+            return Err(Error::failed(Operation::Change, error));
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// Notes a step that QEMU has made.
+    async fn has(&mut self, step: impl FnOnce(&mut VmSpec)) -> std::result::Result<(), Setback> {
+        let Some(run) = self.run() else { return Ok(()) };
+        step(&mut run.in_effect);
+        let stored = self.ctx.persist(&self.record).await;
+        self.publish();
+        stored.map_err(|e| Setback::NotNow(e.to_string()))
+    }
+
+    fn run(&mut self) -> Option<&mut LiveRun> {
+        match &mut self.record.run {
+            Run::Live(run) => Some(run),
+            _ => None,
+        }
+    }
+
+    fn live(&mut self) -> std::result::Result<&mut Live, Setback> {
+        match &mut self.machine {
+            Machine::Live(live) => Ok(live),
+            _ => Err(Setback::NotNow("its monitor does not answer".into())),
+        }
+    }
+
+    fn session(&mut self) -> std::result::Result<Session, Setback> {
+        Ok(self.live()?.session.clone())
+    }
+}
