@@ -97,6 +97,9 @@ pub struct Settings {
     /// Power off every VM when the daemon ends; without it they go on running
     #[arg(long, env = "QHERD_STOP_VMS_ON_EXIT", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub stop_vms_on_exit: Option<bool>,
+    /// MiB that the balloon leaves a guest at least [default: 64]
+    #[arg(long, env = "QHERD_BALLOON_FLOOR", value_name = "MIB")]
+    pub balloon_floor: Option<u32>,
     /// Seconds that a guest is given to stop or reboot by itself [default: 60]
     #[arg(long, env = "QHERD_STOP_TIMEOUT", value_name = "SECONDS")]
     pub stop_timeout: Option<u32>,
@@ -118,6 +121,8 @@ pub struct Config {
     pub stop_vms_on_exit: bool,
     /// Seconds.
     pub stop_timeout: u32,
+    /// MiB.
+    pub balloon_floor: u32,
 }
 
 impl Settings {
@@ -151,6 +156,7 @@ impl Settings {
             qemu: self.qemu.or(from_file.qemu).unwrap_or_else(|| "qemu-system-x86_64".into()),
             qemu_img: "qemu-img".into(),
             stop_vms_on_exit: self.stop_vms_on_exit.or(from_file.stop_vms_on_exit).unwrap_or(false),
+            balloon_floor: self.balloon_floor.or(from_file.balloon_floor).unwrap_or(64),
             stop_timeout: self.stop_timeout.or(from_file.stop_timeout).unwrap_or(60),
             state_dir,
         })

@@ -46,9 +46,11 @@ fn q35() -> VmSpec {
             rng: true,
             balloon: true,
             pvpanic: true,
+            virtio_mem: true,
         },
         vcpus: 2,
         max_vcpus: 16,
+        max_vcpus_given: false,
         memory: 128,
         max_memory: 4096,
         cpu_pinning: None,
@@ -77,7 +79,7 @@ fn raw_base(spec: &mut VmSpec) {
 }
 
 fn bare(spec: &mut VmSpec) {
-    spec.machine = Machine { rng: false, balloon: false, pvpanic: false, ..spec.machine.clone() };
+    spec.machine = Machine { rng: false, balloon: false, pvpanic: false, virtio_mem: false, ..spec.machine.clone() };
     spec.nics.clear();
 }
 
@@ -100,6 +102,7 @@ fn cases() -> Vec<Case> {
         case("q35-full-clone", q35, &|spec| spec.disks[0].clone = CloneMode::Full),
         case("q35-without-balloon", q35, &|spec| spec.machine.balloon = false),
         case("q35-without-rng", q35, &|spec| spec.machine.rng = false),
+        case("q35-without-virtio-mem", q35, &|spec| spec.machine.virtio_mem = false),
         case("q35-without-pvpanic", q35, &|spec| spec.machine.pvpanic = false),
         case("q35-without-nic", q35, &|spec| spec.nics.clear()),
         case("q35-bare", q35, &bare),

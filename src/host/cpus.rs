@@ -61,6 +61,12 @@ pub fn pin(thread: i32, cores: &[u32]) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(thread), &set)?)
 }
 
+/// The threads of a process right now.
+pub fn threads(process: i32) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    tasks.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect()
+}
+
 /// "0-3,8" as the kernel writes it in /sys.
 fn parse_cpu_list(text: &str) -> Vec<u32> {
     let range = |part: &str| {

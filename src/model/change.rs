@@ -18,7 +18,7 @@ pub enum Change {
         /// GiB.
         size: Option<i64>,
         /// `Some(None)` removes them.
-        io_limits: Option<Option<IoLimits>>,
+        io_limits: Option<Option<Box<IoLimits>>>,
     },
 }
 
@@ -78,7 +78,7 @@ impl Change {
                     if let Some(limits) = &limits {
                         limits.check()?;
                     }
-                    root.io_limits = limits;
+                    root.io_limits = limits.map(|limits| *limits);
                 }
             }
         }

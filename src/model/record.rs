@@ -53,6 +53,8 @@ pub struct LiveRun {
     pub in_effect: Box<VmSpec>,
     /// MiB that QEMU was started with; what is above comes through virtio-mem, what is below through the balloon.
     pub boot_memory: u64,
+    /// MiB that its virtio-mem can add to that.
+    pub hotplug_memory: u64,
 }
 
 /// What the daemon is about to do with a live VM; the deadlines hold over its restart (ruling 9).

@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
-use super::{Service, bases};
+use super::{Service, bases, changes};
 use crate::{
     model::{
-        CpuPinning, CreateVm, Disk, Ending, Error, Nic, NicBackend, Operation, Result, Run, VmId, VmRecord, VmSpec,
-        VmView, check_disk_size, check_max_memory, check_max_vcpus, check_memory, check_name, check_vcpus, now_ms,
+        CreateVm, Disk, Ending, Error, Nic, NicBackend, Operation, Result, Run, VmId, VmRecord, VmSpec, VmView,
+        check_disk_size, check_max_memory, check_max_vcpus, check_memory, check_name, check_vcpus, now_ms,
     },
     profile, vm,
 };
@@ -49,7 +49,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<VmSpec> {
     let size = check_disk_size(wish.disk_size)?;
     let name = wish.name.as_deref().map_or_else(|| Ok(id.default_name()), check_name)?;
     if let Some(pinning) = &wish.cpu_pinning {
-        check_pinning(pinning, host)?;
+        changes::check_pinning(pinning, host)?;
     }
     if let Some(limits) = &wish.io_limits {
         limits.check()?;
@@ -81,23 +81,6 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<VmSpec> {
         disks: vec![disk],
         nics: vec![nic],
     })
-}
-
-/// Ruling 15.
-fn check_pinning(pinning: &CpuPinning, host: &crate::host::cpus::Host) -> Result<()> {
-    let name = "cpu_pinning.cores";
-    if pinning.cores.is_empty() {
-        return Err(Error::invalid(name, "name at least one core"));
-    }
-    for (index, &core) in pinning.cores.iter().enumerate() {
-        if let Some(must) = host.refuse_core(core) {
-            return Err(Error::invalid(name, must));
-        }
-        if pinning.cores[..index].contains(&core) {
-            return Err(Error::invalid(name, format!("name every core once; {core} is repeated")));
-        }
-    }
-    Ok(())
 }
 
 /// Makes it real. `named` is the base image in the client's words.

@@ -2,6 +2,7 @@
 //! It holds no state of a single VM and speaks neither HTTP nor QMP.
 
 mod bases;
+mod changes;
 mod create;
 mod paths;
 mod recover;

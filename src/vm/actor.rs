@@ -36,7 +36,8 @@ pub(super) struct Actor {
     /// Came in on the forced lane while something else was under way.
     overtaking: Option<Forced>,
     gone: bool,
-    spec: Arc<VmSpec>,
+    /// The definition as published.
+    pub spec: Arc<VmSpec>,
     commands: mpsc::Receiver<Command>,
     forced: mpsc::Receiver<Forced>,
     view: watch::Sender<VmView>,

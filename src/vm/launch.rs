@@ -9,11 +9,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Context, live::Live, undo::Undo};
+use super::{Context, effect, live::Live, undo::Undo};
 use crate::{
-    host::{cpus, process::Process},
-    host::{last_lines, last_text},
-    model::{CloneMode, CpuPinning, Intent, LiveRun, Run, VmRecord, VmSpec, now_ms},
+    host::{last_lines, last_text, process::Process},
+    model::{CloneMode, Intent, LiveRun, Run, VmRecord, now_ms},
     qemu::{ChardevFds, CommandLine, RunPaths, devices},
     qmp::{Events, QmpError, Session, socket},
 };
@@ -82,18 +81,26 @@ impl Launch<'_> {
         self.reached(Step::Monitor)?;
         let spec = &self.record.spec;
         let threads = vcpu_threads(&session).await?;
-        if let Some(pinning) = &spec.cpu_pinning {
-            pin(&threads, pinning, spec.vcpus)?;
+        if spec.cpu_pinning.is_some() {
+            effect::pin(process.pid(), &threads, spec, &self.ctx.host).map_err(Failure)?;
         }
         self.reached(Step::Pin)?;
-        throttle(&session, spec).await?;
+        effect::resize_at_start(&session, spec).await?;
+        effect::throttle_at_start(&session, spec).await?;
         self.reached(Step::Throttle)?;
         if spec.machine.balloon {
             poll_balloon(&session).await?;
         }
         session.execute(qapi::qmp::cont {}).await?;
         self.reached(Step::Continue)?;
-        let run = LiveRun { process: process.id().clone(), started_at: now_ms(), intent: Intent::Run };
+        let run = LiveRun {
+            process: process.id().clone(),
+            started_at: now_ms(),
+            intent: Intent::Run,
+            in_effect: Box::new(spec.clone()),
+            boot_memory: spec.memory,
+            hotplug_memory: devices::hotplug_size(spec),
+        };
         self.write(Run::Live(run)).await?;
         self.reached(Step::Acknowledge)?;
         Ok(Live::new(process, session, events, threads))
@@ -188,24 +195,6 @@ pub(super) async fn vcpu_threads(session: &Session) -> Result<Vec<i32>, QmpError
     let mut cpus = session.query_cpus_fast().await?;
     cpus.sort_by_key(|cpu| cpu.cpu_index);
     Ok(cpus.iter().map(|cpu| cpu.thread_id).collect())
-}
-
-fn pin(threads: &[i32], pinning: &CpuPinning, vcpus: u32) -> Result<(), Failure> {
-    for (index, &thread) in threads.iter().enumerate() {
-        let cores = pinning.cores_for(index, vcpus);
-        cpus::pin(thread, cores)
-            .map_err(|e| Failure(format!("cannot pin vCPU {index} to the cores {cores:?}: {e}")))?;
-    }
-    Ok(())
-}
-
-async fn throttle(session: &Session, spec: &VmSpec) -> Result<(), QmpError> {
-    for disk in &spec.disks {
-        if let Some(limits) = &disk.io_limits {
-            session.execute_raw("block_set_io_throttle", Some(devices::throttle(disk, limits))).await?;
-        }
-    }
-    Ok(())
 }
 
 async fn poll_balloon(session: &Session) -> Result<(), QmpError> {

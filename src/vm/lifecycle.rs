@@ -18,8 +18,7 @@ pub enum Request {
 }
 
 impl Request {
-    pub const ALL: [Self; 6] =
-        [Self::Start, Self::Stop, Self::ForceOff, Self::Reboot, Self::Change, Self::Delete];
+    pub const ALL: [Self; 6] = [Self::Start, Self::Stop, Self::ForceOff, Self::Reboot, Self::Change, Self::Delete];
 }
 
 /// What follows from it.

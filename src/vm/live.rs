@@ -117,6 +117,11 @@ impl Live {
         Self { process, session, guest: Guest::Running, agent: false, events, sampler, sampling, io_error: None }
     }
 
+    /// vCPUs came or went.
+    pub fn set_vcpu_threads(&mut self, threads: Vec<i32>) {
+        self.sampler.set_threads(threads);
+    }
+
     async fn next(&mut self) -> Happening {
         tokio::select! {
             biased;
@@ -252,6 +257,7 @@ impl Actor {
                 self.machine = Machine::Live(Box::new(live));
                 self.refresh().await;
                 self.take_up_intent().await;
+                self.take_up_changes().await;
             }
             Err(Interrupted::Qmp(error)) => {
                 let path = self.ctx.run_paths(&self.record.spec.id).qmp();

@@ -38,6 +38,14 @@ impl Sampler {
         Self { process, threads, before: None }
     }
 
+    /// Measures these threads from now on; the next usage is that of a first reading.
+    pub fn set_threads(&mut self, threads: Vec<i32>) {
+        if self.threads != threads {
+            self.threads = threads;
+            self.before = None;
+        }
+    }
+
     /// The part that needs the monitor.
     pub async fn ask(session: &Session, balloon: bool) -> Result<Readings, QmpError> {
         let blocks = session.query_blockstats().await?;

@@ -148,6 +148,10 @@ impl Daemon {
         self.send(self.http.post(self.at(path)).json(&body)).await
     }
 
+    pub async fn put(&self, path: &str, body: Value) -> Answer {
+        self.send(self.http.put(self.at(path)).json(&body)).await
+    }
+
     pub async fn delete(&self, path: &str) -> Answer {
         self.send(self.http.delete(self.at(path))).await
     }

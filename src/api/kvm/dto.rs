@@ -9,28 +9,57 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::change::Pending;
 use crate::model::{self, CloneMode, CreateVm, Error, ImageFormat, IoLimits, Sample, Status, VmId, VmView, now_ms};
 use crate::service::Base;
 
-/// Which cores the vCPUs run on: one each where there are as many cores as vCPUs, else any of the set.
+/// Which host cores QEMU's threads run on.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CpuPinning {
-    pub cores: Vec<i64>,
+    /// For the vCPUs: one each where there are as many cores as vCPUs, else any of the set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cores: Option<Vec<i64>>,
+    /// For the vCPUs, a set each; not together with `cores`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<Vec<Vec<i64>>>,
+    /// For QEMU's other threads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emulator: Option<Vec<i64>>,
 }
 
 impl CpuPinning {
-    fn of(pinning: &model::CpuPinning) -> Self {
-        Self { cores: pinning.cores.iter().map(|&core| core.into()).collect() }
+    pub fn of(pinning: &model::CpuPinning) -> Self {
+        let list = |cores: &[u32]| cores.iter().map(|&core| core.into()).collect::<Vec<i64>>();
+        let some = |cores: &[u32]| (!cores.is_empty()).then(|| list(cores));
+        let vcpus = (!pinning.vcpus.is_empty()).then(|| pinning.vcpus.iter().map(|cores| list(cores)).collect());
+        Self { cores: some(&pinning.cores), vcpus, emulator: some(&pinning.emulator) }
     }
 
-    fn into_model(self) -> Result<model::CpuPinning, Error> {
-        let core = |core: i64| {
-            u32::try_from(core).map_err(|_| {
-                Error::invalid("cpu_pinning.cores", format!("name cores of this host; there is no core {core}"))
-            })
+    pub fn into_model(self) -> Result<model::CpuPinning, Error> {
+        let empty = |field, cores: &Option<Vec<i64>>| match cores {
+            Some(cores) if cores.is_empty() => Err(Error::invalid(field, "name at least one core")),
+            _ => Ok(()),
         };
-        Ok(model::CpuPinning { cores: self.cores.into_iter().map(core).collect::<Result<_, _>>()? })
+        empty("cpu_pinning.cores", &self.cores)?;
+        empty("cpu_pinning.emulator", &self.emulator)?;
+        let list = |field: &'static str, cores: Vec<i64>| {
+            let core = |core: i64| {
+                u32::try_from(core)
+                    .map_err(|_| Error::invalid(field, format!("name cores of this host; there is no core {core}")))
+            };
+            cores.into_iter().map(core).collect::<Result<Vec<u32>, Error>>()
+        };
+        Ok(model::CpuPinning {
+            cores: list("cpu_pinning.cores", self.cores.unwrap_or_default())?,
+            vcpus: self
+                .vcpus
+                .unwrap_or_default()
+                .into_iter()
+                .map(|cores| list("cpu_pinning.vcpus", cores))
+                .collect::<Result<_, _>>()?,
+            emulator: list("cpu_pinning.emulator", self.emulator.unwrap_or_default())?,
+        })
     }
 }
 
@@ -176,13 +205,7 @@ pub struct Config {
     machine_type: String,
     created_at: String,
     /// What is configured but not in effect yet.
-    pending: BTreeMap<String, Pending>,
-}
-
-#[derive(Serialize, JsonSchema)]
-pub struct Pending {
-    configured: serde_json::Value,
-    in_effect: serde_json::Value,
+    pending: BTreeMap<&'static str, Pending>,
 }
 
 impl Config {
@@ -206,7 +229,7 @@ impl Config {
             profile: spec.machine.profile.clone(),
             machine_type: spec.machine.machine_type.clone(),
             created_at: time(spec.created_at),
-            pending: BTreeMap::new(),
+            pending: super::change::pending(view),
         }
     }
 }

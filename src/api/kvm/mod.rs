@@ -1,6 +1,7 @@
 //! The KVM dialect: snake_case, errors as `{"error":{"code","message"}}`, mounted at `/` (shared/contract). Only
 //! translation: what a request means is decided in `service` and `vm`.
 
+mod change;
 mod dto;
 mod error;
 mod info;

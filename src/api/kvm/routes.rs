@@ -6,7 +6,7 @@ use schemars::SchemaGenerator;
 use serde_json::Value;
 
 use super::{
-    Shared, dto,
+    Shared, change, dto,
     error::{Endpoint, ErrorBody, NotFound, http_error, told},
     info, power,
 };
@@ -35,10 +35,14 @@ const CONSOLE_LOG: Endpoint = endpoint(NotFound::Colon, "Internal error while re
 const START: Endpoint = endpoint(NotFound::Colon, "Internal error during VM start operation.");
 const STOP: Endpoint = endpoint(NotFound::Colon, "Internal error during VM stop operation.");
 const REBOOT: Endpoint = endpoint(NotFound::Colon, "Internal error during VM reboot operation.");
+const CPU: Endpoint = endpoint(NotFound::Colon, "Internal error during CPU configuration update.");
+const MEMORY: Endpoint = endpoint(NotFound::Colon, "Internal error during memory configuration update.");
+const DISK: Endpoint = endpoint(NotFound::Colon, "Internal error during disk resize operation.");
 const DELETE: Endpoint = endpoint(NotFound::WithId, "Internal error during VM deletion.");
 const GENERAL: Endpoint = endpoint(NotFound::Short, "Internal server error");
 
 const PROVISIONING: &str = "VM Provisioning";
+const UPDATE: &str = "VM Configuration";
 const LIFECYCLE: &str = "Lifecycle Management";
 const INFORMATION: &str = "VM Information";
 const MONITORING: &str = "Monitoring";
@@ -86,6 +90,21 @@ fn routes() -> Vec<Route<Shared>> {
             .tag(INFORMATION)
             .summary("The status of a VM.")
             .output::<dto::StatusBody>(200, "The status."),
+        Route::put("/vms/{id}/cpu", "updateVMCpu", told(&CPU, change::cpu))
+            .tag(UPDATE)
+            .summary("Change the vCPUs and their pinning, live where QEMU and the guest allow.")
+            .input::<change::CpuBody>()
+            .output::<change::Updated<change::Cpu>>(200, "It is stored; `applied` says whether it is in effect."),
+        Route::put("/vms/{id}/memory", "updateVMMemory", told(&MEMORY, change::memory))
+            .tag(UPDATE)
+            .summary("Change the memory, live where the guest follows.")
+            .input::<change::MemoryBody>()
+            .output::<change::Updated<change::Memory>>(200, "It is stored; `applied` says whether it is in effect."),
+        Route::put("/vms/{id}/disk", "resizeVMDisk", told(&DISK, change::disk))
+            .tag(UPDATE)
+            .summary("Grow the root disk, and change its I/O limits.")
+            .input::<change::DiskBody>()
+            .output::<change::Updated<change::Disk>>(200, "It is stored; `applied` says whether it is in effect."),
         Route::post("/vms/{id}/start", "startVM", told(&START, power::start))
             .tag(LIFECYCLE)
             .summary("Start a VM, or resume a paused one.")

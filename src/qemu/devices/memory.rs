@@ -28,7 +28,8 @@ pub fn memory_argument(spec: &VmSpec) -> String {
 pub fn memory(spec: &VmSpec) -> Option<(Value, Value)> {
     let size = hotplug_size(spec);
     (size > 0).then(|| {
-        let backend = json!({ "qom-type": "memory-backend-ram", "id": "vmem0-ram", "size": size * MIB, "reserve": false });
+        let backend =
+            json!({ "qom-type": "memory-backend-ram", "id": "vmem0-ram", "size": size * MIB, "reserve": false });
         let device = json!({
             "driver": "virtio-mem-pci", "id": VIRTIO_MEM_ID, "memdev": "vmem0-ram", "requested-size": 0,
             "bus": root_bus(spec), "addr": address(slot::VIRTIO_MEM),

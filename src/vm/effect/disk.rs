@@ -17,7 +17,7 @@ impl Actor {
     pub(super) async fn resize_disks(&mut self) -> Result<(), Setback> {
         for index in 0..self.record.spec.disks.len() {
             let disk = self.record.spec.disks[index].clone();
-            let Some(run) = self.run() else { return Ok(()) };
+            let Some(run) = self.live_run() else { return Ok(()) };
             if run.in_effect.disks.get(index).is_some_and(|d| d.size < disk.size) {
                 let session = self.session()?;
                 self.guarded(resize(&session, devices::node_name(&disk), disk.size * GIB)).await?;
@@ -31,7 +31,7 @@ impl Actor {
     pub(super) async fn throttle_disks(&mut self) -> Result<(), Setback> {
         for index in 0..self.record.spec.disks.len() {
             let disk = self.record.spec.disks[index].clone();
-            let Some(run) = self.run() else { return Ok(()) };
+            let Some(run) = self.live_run() else { return Ok(()) };
             if run.in_effect.disks.get(index).is_some_and(|d| d.io_limits != disk.io_limits) {
                 let session = self.session()?;
                 self.guarded(throttle(&session, &disk, &disk.io_limits.unwrap_or_default())).await?;
@@ -42,7 +42,7 @@ impl Actor {
     }
 
     /// The images of a VM without a process, with qemu-img.
-    pub(super) async fn resize_offline(&self) -> Result<(), String> {
+    pub(super) async fn resize_offline(&mut self) -> Result<(), String> {
         for disk in &self.record.spec.disks {
             self.ctx.images.grow(&disk.file, disk.size).await?;
         }

@@ -25,15 +25,17 @@ const TOLERANCE: u64 = 2;
 impl Actor {
     pub(super) async fn adjust_memory(&mut self) -> Result<(), Setback> {
         let wanted = self.record.spec.memory;
-        let Some(run) = self.run() else { return Ok(()) };
-        let (now, boot, virtio_mem) = (run.in_effect.memory, run.boot_memory, devices::hotplug_size(&run.in_effect_at_boot()));
+        let Some(run) = self.live_run() else { return Ok(()) };
+        let (now, boot, virtio_mem) = (run.in_effect.memory, run.boot_memory, run.hotplug_memory);
         if wanted == now {
             return Ok(());
         }
         let session = self.session()?;
         let above = wanted.saturating_sub(boot);
         if above > virtio_mem {
-            return Err(Setback::NotNow(format!("{above} MiB more than it was started with can only come with a start")));
+            return Err(Setback::NotNow(format!(
+                "{above} MiB more than it was started with can only come with a start"
+            )));
         }
         if virtio_mem > 0 {
             let requested = devices::requested_size(above);
@@ -61,9 +63,9 @@ impl Actor {
         let mut first = None;
         loop {
             let reached = self.guarded(source.read(session)).await?;
-            let boot = self.run().map_or(0, |run| run.boot_memory);
+            let boot = self.live_run().map_or(0, |run| run.boot_memory);
             let memory = source.total(reached, boot);
-            if self.run().is_some_and(|run| run.in_effect.memory != memory) {
+            if self.live_run().is_some_and(|run| run.in_effect.memory != memory) {
                 self.has(|spec| spec.memory = memory).await?;
             }
             if reached.abs_diff(target) <= if target == 0 { TOLERANCE } else { 0 } {
@@ -95,7 +97,8 @@ impl Source {
         match self {
             Self::VirtioMem => {
                 let path = format!("/machine/peripheral/{VIRTIO_MEM_ID}");
-                let size: u64 = session.execute_as("qom-get", Some(json!({ "path": path, "property": "size" }))).await?;
+                let size: u64 =
+                    session.execute_as("qom-get", Some(json!({ "path": path, "property": "size" }))).await?;
                 Ok(size / MIB)
             }
             Self::Balloon => Ok(session.query_balloon().await?.actual / MIB),

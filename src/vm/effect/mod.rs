@@ -102,20 +102,21 @@ impl Actor {
             self.record.spec = before;
             return Err(Error::failed(Operation::Change, error));
         }
+        self.spec = self.record.spec.clone().into();
         self.publish();
         Ok(())
     }
 
     /// Notes a step that QEMU has made.
     async fn has(&mut self, step: impl FnOnce(&mut VmSpec)) -> std::result::Result<(), Setback> {
-        let Some(run) = self.run() else { return Ok(()) };
+        let Some(run) = self.live_run() else { return Ok(()) };
         step(&mut run.in_effect);
         let stored = self.ctx.persist(&self.record).await;
         self.publish();
         stored.map_err(|e| Setback::NotNow(e.to_string()))
     }
 
-    fn run(&mut self) -> Option<&mut LiveRun> {
+    fn live_run(&mut self) -> Option<&mut LiveRun> {
         match &mut self.record.run {
             Run::Live(run) => Some(run),
             _ => None,

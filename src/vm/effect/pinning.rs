@@ -11,7 +11,7 @@ impl Actor {
     /// Binds every thread as the definition says, the hot-added vCPUs' too, and lets go of those that are bound no more.
     pub(super) async fn pin_threads(&mut self) -> Result<(), Setback> {
         let wanted = self.record.spec.cpu_pinning.clone();
-        let Some(run) = self.run() else { return Ok(()) };
+        let Some(run) = self.live_run() else { return Ok(()) };
         let was_pinned = run.in_effect.cpu_pinning.is_some();
         if wanted.is_none() && !was_pinned {
             return Ok(());

@@ -1,0 +1,50 @@
+//! Changes of a VM: what only the host can judge is checked here, the rest by the VM's task, which alone knows the
+//! definition that the change meets.
+
+use super::Service;
+use crate::{
+    host::cpus::Host,
+    model::{Applied, Change, CpuPinning, Error, Result, VmId, VmView},
+};
+
+impl Service {
+    /// Changes a VM's definition and, where that is possible, the running VM. Returns the VM and when the change takes
+    /// effect.
+    ///
+    /// # Errors
+    /// [`Error::VmNotFound`], [`Error::Invalid`]; [`Error::Failed`] with nothing changed.
+    pub async fn change(&self, id: VmId, change: Change) -> Result<(VmView, Applied)> {
+        let handle = self.handle(id)?;
+        if let Change::Cpu { pinning: Some(Some(pinning)), .. } = &change {
+            check_pinning(pinning, &self.ctx.host)?;
+        }
+        let applied = handle.change(change).await?;
+        Ok((handle.view(), applied))
+    }
+}
+
+/// Ruling 15.
+pub(super) fn check_pinning(pinning: &CpuPinning, host: &Host) -> Result<()> {
+    if !pinning.cores.is_empty() && !pinning.vcpus.is_empty() {
+        return Err(Error::invalid("cpu_pinning.cores", "not be combined with cpu_pinning.vcpus"));
+    }
+    if *pinning == CpuPinning::default() {
+        return Err(Error::invalid("cpu_pinning.cores", "name at least one core"));
+    }
+    if pinning.vcpus.iter().any(Vec::is_empty) {
+        return Err(Error::invalid("cpu_pinning.vcpus", "name at least one core for each vCPU it lists"));
+    }
+    for (field, core) in pinning.named() {
+        if let Some(must) = host.refuse_core(core) {
+            return Err(Error::invalid(field, must));
+        }
+    }
+    let sets = [("cpu_pinning.cores", &pinning.cores), ("cpu_pinning.emulator", &pinning.emulator)];
+    let sets = sets.into_iter().chain(pinning.vcpus.iter().map(|cores| ("cpu_pinning.vcpus", cores)));
+    for (field, cores) in sets {
+        if let Some(core) = cores.iter().enumerate().find_map(|(i, core)| cores[..i].contains(core).then_some(core)) {
+            return Err(Error::invalid(field, format!("name every core once; {core} is repeated")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! The number of a running VM's vCPUs. They are added with `device_add`, one step at a time. They are removed with
+//! `device_del` under KVM; under TCG that makes QEMU 7.2 die at the next hot-plug or reset, so the guest agent takes
+//! them offline there (ruling 16).
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::Setback;
+use crate::{
+    qemu::Accelerator,
+    qmp::{Agent, QgaError, QmpError, Session},
+    vm::{actor::Actor, launch::vcpu_threads},
+};
+
+/// For one answer of the agent.
+const AGENT: Duration = Duration::from_secs(5);
+/// For the guest to bring a vCPU online, or to let go of one.
+const GUEST: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(200);
+/// What QEMU's ids of hot-added vCPUs begin with.
+const PREFIX: &str = "vcpu";
+
+/// One line of `query-hotpluggable-cpus`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Slot {
+    r#type: String,
+    props: Map<String, Value>,
+    /// There when the slot holds a vCPU.
+    qom_path: Option<String>,
+}
+
+impl Slot {
+    fn order(&self) -> Vec<u64> {
+        ["socket-id", "die-id", "core-id", "thread-id"]
+            .iter()
+            .map(|p| self.props.get(*p).and_then(Value::as_u64).unwrap_or(0))
+            .collect()
+    }
+}
+
+/// One line of the agent's `guest-get-vcpus`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct GuestCpu {
+    logical_id: u64,
+    online: bool,
+    #[serde(default)]
+    can_offline: bool,
+}
+
+impl Actor {
+    pub(super) async fn adjust_vcpus(&mut self) -> Result<(), Setback> {
+        let wanted = self.record.spec.vcpus;
+        let Some(run) = self.live_run() else { return Ok(()) };
+        let (now, most) = (run.in_effect.vcpus, run.in_effect.max_vcpus);
+        if wanted < now {
+            return self.remove_vcpus(wanted).await;
+        }
+        if wanted == now {
+            return Ok(());
+        }
+        self.add_vcpus(wanted.min(most)).await?;
+        if wanted > most {
+            return Err(Setback::NotNow(format!("QEMU was started for at most {most} vCPUs")));
+        }
+        Ok(())
+    }
+
+    /// Fills the lowest free slots first: a gap below makes QEMU 7.2 and the guest stumble at the next reset.
+    async fn add_vcpus(&mut self, wanted: u32) -> Result<(), Setback> {
+        let session = self.session()?;
+        let mut slots = self.guarded(slots(&session)).await?;
+        slots.sort_by_key(Slot::order);
+        let present = slots.iter().filter(|slot| slot.qom_path.is_some()).count() as u32;
+        // The agent holds some offline: those come back first.
+        let held = self.live_run().is_some_and(|run| run.in_effect.vcpus < present);
+        for (index, slot) in slots
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| slot.qom_path.is_none())
+            .take(wanted.saturating_sub(present) as usize)
+        {
+            let mut device = slot.props.clone();
+            device.insert("driver".into(), slot.r#type.clone().into());
+            device.insert("id".into(), format!("{PREFIX}{index}").into());
+            self.guarded(async { session.execute_raw("device_add", Some(Value::Object(device))).await }).await?;
+            let threads = self.guarded(vcpu_threads(&session)).await?;
+            let count = threads.len() as u32;
+            self.live()?.set_vcpu_threads(threads);
+            // A new thread inherits what the main thread is bound to; it runs the guest only when that brings it online.
+            self.pin_threads().await?;
+            if !held {
+                self.has(|spec| spec.vcpus = count).await?;
+            }
+        }
+        // Guests bring new ones online by themselves; with an agent that is made sure of.
+        if held || self.has_agent() {
+            self.online(wanted, Instant::now() + GUEST).await?;
+            self.has(|spec| spec.vcpus = wanted).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_vcpus(&mut self, wanted: u32) -> Result<(), Setback> {
+        if self.ctx.caps.accelerator == Accelerator::Kvm {
+            self.unplug_vcpus(wanted).await?;
+        }
+        if self.live_run().is_some_and(|run| run.in_effect.vcpus <= wanted) {
+            return Ok(());
+        }
+        self.online(wanted, Instant::now() + GUEST).await?;
+        self.has(|spec| spec.vcpus = wanted).await
+    }
+
+    /// `device_del` of hot-added vCPUs, the highest first; those of the boot stay.
+    async fn unplug_vcpus(&mut self, wanted: u32) -> Result<(), Setback> {
+        let session = self.session()?;
+        let mut slots = self.guarded(slots(&session)).await?;
+        slots.sort_by_key(Slot::order);
+        let hot = |slot: &Slot| {
+            slot.qom_path.as_deref()?.rsplit('/').next().filter(|id| id.starts_with(PREFIX)).map(str::to_owned)
+        };
+        for id in slots.iter().rev().filter_map(hot) {
+            let Some(run) = self.live_run() else { return Ok(()) };
+            let now = run.in_effect.vcpus;
+            if now <= wanted {
+                break;
+            }
+            self.guarded(async { session.execute_raw("device_del", Some(json!({ "id": id }))).await }).await?;
+            let deadline = Instant::now() + GUEST;
+            while self.guarded(vcpu_threads(&session)).await?.len() as u32 >= now {
+                if Instant::now() > deadline {
+                    return Err(Setback::NotNow(format!("the guest does not let go of {id}")));
+                }
+                self.guarded(async {
+                    sleep(LOOK).await;
+                    Ok(())
+                })
+                .await?;
+            }
+            self.has(|spec| spec.vcpus = now - 1).await?;
+        }
+        Ok(())
+    }
+
+    fn has_agent(&mut self) -> bool {
+        self.live().is_ok_and(|live| live.agent)
+    }
+
+    /// Has the agent bring the guest's number of vCPUs in use to `wanted`.
+    async fn online(&mut self, wanted: u32, deadline: Instant) -> Result<(), Setback> {
+        if !self.has_agent() {
+            return Err(Setback::NotNow("no guest agent answers that could change the number of vCPUs in use".into()));
+        }
+        let path = self.ctx.run_paths(&self.record.spec.id).agent();
+        loop {
+            let asked = self.guarded(async { Ok(set_online(&path, wanted).await) }).await?;
+            match asked {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => return Err(Setback::NotNow(error.to_string())),
+            }
+            if Instant::now() > deadline {
+                return Err(Setback::NotNow(format!("the guest does not use {wanted} vCPUs")));
+            }
+            self.guarded(async {
+                sleep(LOOK).await;
+                Ok(())
+            })
+            .await?;
+        }
+    }
+}
+
+async fn slots(session: &Session) -> Result<Vec<Slot>, QmpError> {
+    session.execute_as("query-hotpluggable-cpus", None).await
+}
+
+/// Whether the guest uses `wanted` vCPUs now; if not, it is asked to.
+async fn set_online(path: &std::path::Path, wanted: u32) -> Result<bool, QgaError> {
+    let mut agent = Agent::connect(path, AGENT).await?;
+    let answer = agent.execute("guest-get-vcpus", None, AGENT).await?;
+    let mut cpus: Vec<GuestCpu> = serde_json::from_value(answer).unwrap_or_default();
+    cpus.sort_by_key(|cpu| cpu.logical_id);
+    let online = cpus.iter().filter(|cpu| cpu.online).count();
+    let wanted = wanted as usize;
+    let change: Vec<Value> = if online < wanted {
+        let offline = cpus.iter().filter(|cpu| !cpu.online).take(wanted - online);
+        offline.map(|cpu| json!({ "logical-id": cpu.logical_id, "online": true })).collect()
+    } else {
+        let spare = cpus.iter().rev().filter(|cpu| cpu.online && cpu.can_offline).take(online - wanted);
+        spare.map(|cpu| json!({ "logical-id": cpu.logical_id, "online": false })).collect()
+    };
+    if !change.is_empty() {
+        agent.execute("guest-set-vcpus", Some(json!({ "vcpus": change })), AGENT).await?;
+    }
+    Ok(online == wanted)
+}

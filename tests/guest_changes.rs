@@ -1,0 +1,97 @@
+//! Changes of a running guest, seen from inside it: vCPUs, memory, disk and limits, and what of them waits for the next
+//! start.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::{Daemon, affinity, guest, vcpu_threads};
+
+async fn put(daemon: &Daemon, id: &str, what: &str, body: Value) -> Value {
+    daemon.put(&format!("/vms/{id}/{what}"), body).await.expect(200)
+}
+
+async fn pid(daemon: &Daemon, id: &str) -> i32 {
+    daemon.get(&format!("/vms/{id}")).await.expect(200)["pid"].as_i64().unwrap() as i32
+}
+
+async fn affinities(daemon: &Daemon, id: &str) -> Vec<Vec<u32>> {
+    vcpu_threads(pid(daemon, id).await).into_iter().map(affinity).collect()
+}
+
+/// MiB.
+async fn free_memory(daemon: &Daemon, id: &str) -> u64 {
+    let line =
+        daemon.type_line(id, "awk '/MemFree/ {print \"free-mib\", int($2/1024)}' /proc/meminfo", "free-mib ").await;
+    line.split("free-mib ").nth(1).unwrap().trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn vcpus_memory_disk_and_limits_change_while_the_guest_runs() {
+    let mut daemon = guest::daemon();
+    let mut wish = guest::wish();
+    wish["max_memory"] = json!(1024);
+    wish["max_vcpus"] = json!(4);
+    let id = daemon.create(wish).await;
+    daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
+    let first = daemon.await_boot(&id, None).await;
+
+    // vCPUs: 1, 4, 2; pinned, the new ones too.
+    let answer = put(&daemon, &id, "cpu", json!({ "vcpus": 4, "cpu_pinning": { "cores": [1] } })).await;
+    assert_eq!((&answer["applied"], &answer["vcpus"]), (&json!("live"), &json!(4)), "{answer}");
+    daemon.await_beat(&id, |beat| beat.cpus == 4).await;
+    assert_eq!(affinities(&daemon, &id).await, vec![vec![1]; 4]);
+    let answer = put(&daemon, &id, "cpu", json!({ "vcpus": 2 })).await;
+    assert_eq!(answer["applied"], "live", "{answer}");
+    daemon.await_beat(&id, |beat| beat.cpus == 2).await;
+    let answer = put(&daemon, &id, "cpu", json!({ "vcpus": 3, "cpu_pinning": null })).await;
+    assert_eq!((&answer["applied"], &answer["cpu_pinning"]), (&json!("live"), &Value::Null), "{answer}");
+    daemon.await_beat(&id, |beat| beat.cpus == 3).await;
+    assert_eq!(affinities(&daemon, &id).await, vec![vec![0, 1]; 4]);
+
+    // Memory: up by 512 MiB and down again, and below the boot size.
+    let answer = put(&daemon, &id, "memory", json!({ "memory": 768 })).await;
+    assert_eq!(answer["applied"], "live", "{answer}");
+    daemon.await_beat(&id, |beat| beat.mem_mib > first.mem_mib + 450).await;
+    let answer = put(&daemon, &id, "memory", json!({ "memory": 256 })).await;
+    assert_eq!(answer["applied"], "live", "{answer}");
+    daemon.await_beat(&id, |beat| beat.mem_mib <= first.mem_mib + 2).await;
+    // A balloon that deflates before the guest runs out takes free memory, it does not change the total.
+    let free = free_memory(&daemon, &id).await;
+    let answer = put(&daemon, &id, "memory", json!({ "memory": 192 })).await;
+    assert_eq!(answer["applied"], "live", "{answer}");
+    let ballooned = free_memory(&daemon, &id).await;
+    assert!(ballooned + 50 < free, "{ballooned} of {free} MiB");
+    let answer = put(&daemon, &id, "memory", json!({ "memory": 320 })).await;
+    assert_eq!(answer["applied"], "live", "{answer}");
+    daemon.await_beat(&id, |beat| beat.mem_mib > first.mem_mib + 50).await;
+
+    // The disk, without a reboot; and its limit.
+    let answer = put(&daemon, &id, "disk", json!({ "disk_size": 3 })).await;
+    assert_eq!((&answer["applied"], &answer["disk_size"]), (&json!("live"), &json!(3)), "{answer}");
+    daemon.await_beat(&id, |beat| beat.disk_mib == 3072).await;
+    for limit in [40, 80] {
+        let answer = put(&daemon, &id, "disk", json!({ "io_limits": { "iops": limit } })).await;
+        assert_eq!(answer["applied"], "live", "{answer}");
+        let line = daemon.type_line(&id, "io-test read 5", "qherd-io: op=read").await;
+        let iops: f64 = line.split("iops=").nth(1).unwrap().trim().parse().unwrap();
+        let limit = f64::from(limit);
+        assert!((0.85 * limit..=1.15 * limit).contains(&iops), "{line}");
+    }
+
+    // Nothing is pending, the daemon's death changes nothing, and the next boot has it all.
+    let config = format!("/vms/{id}/config");
+    let before = daemon.get(&config).await.expect(200);
+    assert_eq!(before["pending"], json!({}), "{before}");
+    daemon.kill();
+    daemon.run();
+    assert_eq!(daemon.get(&config).await.expect(200), before);
+    daemon.post(&format!("/vms/{id}/reboot"), json!({})).await.expect(200);
+    let rebooted = daemon.await_boot(&id, Some(&first)).await;
+    daemon.await_status(&id, "running").await;
+    daemon.post(&format!("/vms/{id}/stop"), json!({})).await.expect(200);
+    daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
+    let again = daemon.await_beat(&id, |beat| beat.boot != first.boot && beat.boot != rebooted.boot).await;
+    assert_eq!((again.cpus, again.disk_mib), (3, 3072));
+    assert!((220..=320).contains(&again.mem_mib), "{again:?}");
+    assert_eq!(daemon.get(&config).await.expect(200), before);
+}
