@@ -149,9 +149,10 @@ async fn a_forced_stop_overtakes_a_graceful_one_and_both_succeed() {
         force_off(&daemon, &id).await
     };
     let ((first, second), forced) = tokio::join!(both, forced);
-    for answer in [first, second, forced] {
-        assert_eq!(answer.expect(200)["forced"], true);
-    }
+    assert_eq!(first.expect(200)["forced"], true);
+    assert_eq!(forced.expect(200)["forced"], true);
+    // On a slow machine the second graceful stop may arrive when everything is over.
+    second.expect(200);
     assert_eq!((daemon.status(&id).await.as_str(), daemon.qemus()), ("stopped", vec![]));
 }
 
