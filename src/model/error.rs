@@ -50,6 +50,8 @@ pub enum Operation {
     Delete,
     #[error("read the console log")]
     ConsoleLog,
+    #[error("look at the host")]
+    Host,
 }
 
 /// Why a request does not fit the state that the VM is in.

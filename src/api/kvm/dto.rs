@@ -9,7 +9,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{self, CloneMode, CreateVm, Error, ImageFormat, IoLimits, Sample, Status, VmId, VmView, now_ms};
+use crate::model::{self, CloneMode, CreateVm, Error, ImageFormat, IoLimits, Status, VmId, VmView, now_ms};
 use crate::service::Base;
 
 /// Which cores the vCPUs run on: one each where there are as many cores as vCPUs, else any of the set.
@@ -303,55 +303,6 @@ impl Deleted {
     }
 }
 
-/// Figures of the last sampling. What cannot be measured is null.
-#[derive(Default, Serialize, JsonSchema)]
-pub struct Performance {
-    /// Percent of the VM's whole vCPU capacity.
-    cpu_usage: Option<f64>,
-    /// MiB.
-    memory_usage: Option<u64>,
-    /// `guest` (its balloon driver reports) or `process` (resident memory of QEMU).
-    memory_source: Option<&'static str>,
-    disk_read_bytes: Option<u64>,
-    disk_write_bytes: Option<u64>,
-    /// Per second.
-    disk_read_iops: Option<u64>,
-    disk_write_iops: Option<u64>,
-    network_in_bytes: Option<u64>,
-    network_out_bytes: Option<u64>,
-    network_in_packets: Option<u64>,
-    network_out_packets: Option<u64>,
-    /// Resident memory of QEMU, MiB.
-    resident_memory: Option<u64>,
-    /// Seconds since start.
-    uptime: Option<u64>,
-}
-
-impl Performance {
-    pub fn of(sample: Option<&Sample>) -> Self {
-        let Some(sample) = sample else { return Self::default() };
-        let disk = sample.disk.as_ref();
-        let (memory_usage, memory_source) = match (sample.guest_used, sample.resident) {
-            (Some(used), _) => (Some(used), Some("guest")),
-            (None, Some(resident)) => (Some(resident), Some("process")),
-            (None, None) => (None, None),
-        };
-        Self {
-            cpu_usage: sample.cpu_usage.map(|usage| (usage * 10.0).round() / 10.0),
-            memory_usage,
-            memory_source,
-            disk_read_bytes: disk.map(|d| d.read_bytes),
-            disk_write_bytes: disk.map(|d| d.write_bytes),
-            disk_read_iops: disk.and_then(|d| d.read_iops),
-            disk_write_iops: disk.and_then(|d| d.write_iops),
-            resident_memory: sample.resident,
-            uptime: Some(sample.uptime),
-            // User-mode networking keeps no counters.
-            ..Self::default()
-        }
-    }
-}
-
 /// A base image and the VMs that were cloned from it.
 #[derive(Serialize, JsonSchema)]
 pub struct BaseBody {
@@ -390,6 +341,7 @@ pub struct Health {
     pub accelerator_reason: String,
 }
 
-fn time(ms: u64) -> String {
+/// RFC 3339, from milliseconds since 1970.
+pub(super) fn time(ms: u64) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
 }

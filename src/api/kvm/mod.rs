@@ -3,7 +3,9 @@
 
 mod dto;
 mod error;
+mod host;
 mod info;
+mod performance;
 mod power;
 mod routes;
 
