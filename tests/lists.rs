@@ -9,19 +9,23 @@ use serde_json::{Value, json};
 use support::Daemon;
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 14] = [
+const ROUTES: [(&str, &str, &str); 18] = [
     ("post", "/vms", "createVM"),
     ("get", "/vms", "listVMs"),
     ("get", "/vms/{id}", "getVM"),
     ("delete", "/vms/{id}", "deleteVM"),
     ("get", "/vms/{id}/config", "getVMConfig"),
     ("get", "/vms/{id}/status", "getVMStatus"),
+    ("put", "/vms/{id}/cpu", "updateVMCpu"),
+    ("put", "/vms/{id}/memory", "updateVMMemory"),
+    ("put", "/vms/{id}/disk", "resizeVMDisk"),
     ("post", "/vms/{id}/start", "startVM"),
     ("post", "/vms/{id}/stop", "stopVM"),
     ("post", "/vms/{id}/reboot", "rebootVM"),
     ("get", "/vms/{id}/performance", "getVMPerformanceMetrics"),
     ("get", "/vms/{id}/console/log", "getVMConsoleLog"),
     ("get", "/base-images", "listBaseImages"),
+    ("get", "/host", "getHost"),
     ("get", "/health", "getHealth"),
     ("get", "/openapi.json", "getOpenAPI"),
 ];

@@ -68,7 +68,7 @@ pub fn threads(process: i32) -> Vec<i32> {
 }
 
 /// "0-3,8" as the kernel writes it in /sys.
-fn parse_cpu_list(text: &str) -> Vec<u32> {
+pub(super) fn parse_cpu_list(text: &str) -> Vec<u32> {
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         Some(first.parse::<u32>().ok()?..=last.parse::<u32>().ok()?)

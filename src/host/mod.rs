@@ -3,7 +3,9 @@
 
 pub mod cpus;
 pub mod image;
+pub mod inventory;
 pub mod process;
 mod tail;
+pub mod tasks;
 
 pub use tail::{last_lines, last_text};

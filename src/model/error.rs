@@ -52,6 +52,8 @@ pub enum Operation {
     Change,
     #[error("read the console log")]
     ConsoleLog,
+    #[error("look at the host")]
+    Host,
 }
 
 /// Why a request does not fit the state that the VM is in.

@@ -19,7 +19,7 @@ pub use id::VmId;
 pub use limits::{IoLimits, Rate};
 pub use network::{MacAddr, Nic, NicBackend};
 pub use record::{Ending, Intent, LiveRun, ProcessId, Run, VmRecord};
-pub use sample::{DiskSample, Sample};
+pub use sample::{BalloonSample, DiskSample, Sample, VcpuSample};
 pub use spec::{
     BaseImage, Bus, CloneMode, CpuPinning, Disk, ImageFormat, Machine, VmSpec, check_disk_size, check_max_memory,
     check_max_vcpus, check_memory, check_name, check_vcpus,

@@ -32,5 +32,5 @@ pub use event::{Event, TimedEvent};
 pub use session::{Events, Options, QemuVersion, Session};
 pub use types::{
     BalloonInfo, BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, ChardevInfo, CpuFast, GuestStats, ImageInfo,
-    MachineInfo, RunState, StatusInfo,
+    MachineInfo, MemorySizeSummary, RunState, StatusInfo,
 };

@@ -151,6 +151,16 @@ pub struct BalloonInfo {
     pub actual: u64,
 }
 
+/// The guest's memory as QEMU gave it, in bytes (`query-memory-size-summary`).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MemorySizeSummary {
+    /// What it was started with.
+    pub base_memory: u64,
+    /// What was plugged since; absent where the machine cannot plug memory.
+    pub plugged_memory: Option<u64>,
+}
+
 /// What the guest's balloon driver reports, in bytes and counts; `None` is what it has not sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, from = "GuestStatsReply")]
@@ -250,6 +260,11 @@ impl Session {
     /// The balloon's size; `Refused` with class `DeviceNotActive` if there is none.
     pub async fn query_balloon(&self) -> Result<BalloonInfo, QmpError> {
         self.execute_as("query-balloon", None).await
+    }
+
+    /// How much memory the guest was given.
+    pub async fn query_memory_size_summary(&self) -> Result<MemorySizeSummary, QmpError> {
+        self.execute_as("query-memory-size-summary", None).await
     }
 
     /// What the guest last told the balloon device at QOM path `path`, such as

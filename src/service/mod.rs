@@ -4,6 +4,7 @@
 mod bases;
 mod changes;
 mod create;
+mod host;
 mod paths;
 mod recover;
 mod registry;
@@ -13,6 +14,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context as _;
 
 pub use bases::{Base, BaseUser};
+pub use host::{HostView, PinnedVm};
 pub use registry::Page;
 
 use crate::{
@@ -92,14 +94,15 @@ impl Service {
         Ok(self.handle(id)?.view())
     }
 
-    /// A running VM's last figures; `None` when it has no live process.
+    /// A running VM's last figures: `None` when it has no live process, `Some(None)` when nothing was measured yet or its
+    /// monitor does not answer.
     ///
     /// # Errors
     /// [`Error::VmNotFound`].
-    pub fn sample(&self, id: VmId) -> Result<Option<Sample>> {
+    pub fn sample(&self, id: VmId) -> Result<Option<Option<Sample>>> {
         let handle = self.handle(id)?;
         // The pid counts, not the sample: just after a start there is nothing to tell yet, and that is no 404.
-        Ok(handle.view().pid.map(|_| handle.sample().unwrap_or_default()))
+        Ok(handle.view().pid.map(|_| handle.sample()))
     }
 
     /// See [`VmHandle::start`].

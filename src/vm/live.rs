@@ -3,14 +3,14 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::task::JoinHandle;
 
 use super::{
     Context,
     actor::{Actor, Interrupted},
     console,
     launch::{complaints, vcpu_threads},
-    sampler::Sampler,
+    sampler::{Circumstances, Sampler},
 };
 use crate::{
     host::process::{Exit, Process},
@@ -18,8 +18,6 @@ use crate::{
     qmp::{CloseReason, Event, Events, QmpError, RunState, Session, socket},
 };
 
-/// How often counters are read.
-const SAMPLING: Duration = Duration::from_secs(2);
 /// A monitor that closes because its process ends is a matter of microseconds.
 const EXIT_GRACE: Duration = Duration::from_millis(200);
 /// One pending connection waits this long for QEMU to greet; then another one takes its place.
@@ -46,7 +44,8 @@ pub(super) struct Live {
     pub agent: bool,
     events: Events,
     sampler: Sampler,
-    sampling: Interval,
+    /// The console log being looked after.
+    bounding: Option<JoinHandle<()>>,
     /// The last I/O error, which a pause that follows is explained with.
     io_error: Option<String>,
 }
@@ -111,10 +110,9 @@ impl Machine {
 
 impl Live {
     pub fn new(process: Arc<Process>, session: Session, events: Events, threads: Vec<i32>) -> Self {
-        let mut sampling = interval(SAMPLING);
-        sampling.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let sampler = Sampler::new(process.pid(), threads);
-        Self { process, session, guest: Guest::Running, agent: false, events, sampler, sampling, io_error: None }
+        let guest = Guest::Running;
+        Self { process, session, guest, agent: false, events, sampler, bounding: None, io_error: None }
     }
 
     /// vCPUs came or went.
@@ -130,7 +128,7 @@ impl Live {
                 Some(timed) => Happening::Event(timed.event),
                 None => Happening::MonitorClosed(self.session.closed().await),
             },
-            _ = self.sampling.tick() => Happening::SampleDue,
+            () = self.sampler.due() => Happening::SampleDue,
         }
     }
 }
@@ -189,6 +187,7 @@ impl Actor {
             }
             Event::Stop | Event::Resume => self.refresh().await,
             Event::VserportChange { id, open } if id == AGENT_PORT => live.agent = open,
+            Event::BalloonChange { .. } | Event::MemoryDeviceSizeChange { .. } => live.sampler.memory_changed(),
             Event::BlockIoError { device, node_name, nospace, .. } => {
                 let disk = node_name.unwrap_or(device);
                 let cause = if nospace { "no space left on the host" } else { "the host's storage failed" };
@@ -274,16 +273,19 @@ impl Actor {
     }
 
     async fn sample(&mut self) {
-        let paths = self.ctx.run_paths(&self.record.spec.id);
-        tokio::task::spawn_blocking(move || console::bound(&paths));
         let Run::Live(run) = &self.record.run else { return };
-        let started_at = run.started_at;
-        let spec = self.record.spec.machine.balloon;
-        let Machine::Live(live) = &self.machine else { return };
-        let session = live.session.clone();
-        let Ok(readings) = self.guarded(Sampler::ask(&session, spec)).await else { return };
+        let (started_at, balloon) = (run.started_at, self.record.spec.machine.balloon);
+        let paths = self.ctx.run_paths(&self.record.spec.id);
         let Machine::Live(live) = &mut self.machine else { return };
-        let sample = live.sampler.take(readings, started_at);
+        // Storage that hangs holds one thread of the daemon for this VM, not one more at every sampling.
+        if live.bounding.as_ref().is_none_or(JoinHandle::is_finished) {
+            live.bounding = Some(tokio::task::spawn_blocking(move || console::bound(&paths)));
+        }
+        let (session, questions) = (live.session.clone(), live.sampler.questions(balloon));
+        let Ok(readings) = self.guarded(Sampler::ask(&session, questions)).await else { return };
+        let Machine::Live(live) = &mut self.machine else { return };
+        let running = live.guest == Guest::Running;
+        let sample = live.sampler.take(readings, &Circumstances { started_at, running, balloon });
         self.publish_sample(Some(sample));
     }
 }

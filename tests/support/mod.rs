@@ -57,6 +57,15 @@ impl Daemon {
         daemon
     }
 
+    /// Under TCG, with a log as it is in use: every message is a write, which a measurement would see.
+    pub fn start_logging(level: &str) -> Self {
+        let mut daemon = Self::prepare(&["--accel", "tcg"]);
+        let mut command = daemon.command();
+        command.env("QHERD_LOG", level);
+        daemon.run_as(command);
+        daemon
+    }
+
     /// Everything but the program itself.
     pub fn prepare(args: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("qherd-test-").tempdir().unwrap();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use warp::http::StatusCode;
 
-use super::{Shared, dto::CpuPinning, error::Problem, vm_id};
+use super::{Shared, error::Problem, pinning::CpuPinning, vm_id};
 use crate::{
     api::http::{HttpError, Reply, Request},
     model::{Applied, Change, IoLimits, VmId, VmSpec, VmView},

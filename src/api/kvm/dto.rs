@@ -9,59 +9,14 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::change::Pending;
-use crate::model::{self, CloneMode, CreateVm, Error, ImageFormat, IoLimits, Sample, Status, VmId, VmView, now_ms};
-use crate::service::Base;
-
-/// Which host cores QEMU's threads run on.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CpuPinning {
-    /// For the vCPUs: one each where there are as many cores as vCPUs, else any of the set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cores: Option<Vec<i64>>,
-    /// For the vCPUs, a set each; not together with `cores`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vcpus: Option<Vec<Vec<i64>>>,
-    /// For QEMU's other threads.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub emulator: Option<Vec<i64>>,
-}
-
-impl CpuPinning {
-    pub fn of(pinning: &model::CpuPinning) -> Self {
-        let list = |cores: &[u32]| cores.iter().map(|&core| core.into()).collect::<Vec<i64>>();
-        let some = |cores: &[u32]| (!cores.is_empty()).then(|| list(cores));
-        let vcpus = (!pinning.vcpus.is_empty()).then(|| pinning.vcpus.iter().map(|cores| list(cores)).collect());
-        Self { cores: some(&pinning.cores), vcpus, emulator: some(&pinning.emulator) }
-    }
-
-    pub fn into_model(self) -> Result<model::CpuPinning, Error> {
-        let empty = |field, cores: &Option<Vec<i64>>| match cores {
-            Some(cores) if cores.is_empty() => Err(Error::invalid(field, "name at least one core")),
-            _ => Ok(()),
-        };
-        empty("cpu_pinning.cores", &self.cores)?;
-        empty("cpu_pinning.emulator", &self.emulator)?;
-        let list = |field: &'static str, cores: Vec<i64>| {
-            let core = |core: i64| {
-                u32::try_from(core)
-                    .map_err(|_| Error::invalid(field, format!("name cores of this host; there is no core {core}")))
-            };
-            cores.into_iter().map(core).collect::<Result<Vec<u32>, Error>>()
-        };
-        Ok(model::CpuPinning {
-            cores: list("cpu_pinning.cores", self.cores.unwrap_or_default())?,
-            vcpus: self
-                .vcpus
-                .unwrap_or_default()
-                .into_iter()
-                .map(|cores| list("cpu_pinning.vcpus", cores))
-                .collect::<Result<_, _>>()?,
-            emulator: list("cpu_pinning.emulator", self.emulator.unwrap_or_default())?,
-        })
-    }
-}
+use super::{
+    change::{Pending, pending},
+    pinning::CpuPinning,
+};
+use crate::{
+    model::{CloneMode, CreateVm, Error, ImageFormat, IoLimits, Status, VmId, VmView, now_ms},
+    service::Base,
+};
 
 /// A VM to be created.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -229,7 +184,7 @@ impl Config {
             profile: spec.machine.profile.clone(),
             machine_type: spec.machine.machine_type.clone(),
             created_at: time(spec.created_at),
-            pending: super::change::pending(view),
+            pending: pending(view),
         }
     }
 }
@@ -326,55 +281,6 @@ impl Deleted {
     }
 }
 
-/// Figures of the last sampling. What cannot be measured is null.
-#[derive(Default, Serialize, JsonSchema)]
-pub struct Performance {
-    /// Percent of the VM's whole vCPU capacity.
-    cpu_usage: Option<f64>,
-    /// MiB.
-    memory_usage: Option<u64>,
-    /// `guest` (its balloon driver reports) or `process` (resident memory of QEMU).
-    memory_source: Option<&'static str>,
-    disk_read_bytes: Option<u64>,
-    disk_write_bytes: Option<u64>,
-    /// Per second.
-    disk_read_iops: Option<u64>,
-    disk_write_iops: Option<u64>,
-    network_in_bytes: Option<u64>,
-    network_out_bytes: Option<u64>,
-    network_in_packets: Option<u64>,
-    network_out_packets: Option<u64>,
-    /// Resident memory of QEMU, MiB.
-    resident_memory: Option<u64>,
-    /// Seconds since start.
-    uptime: Option<u64>,
-}
-
-impl Performance {
-    pub fn of(sample: Option<&Sample>) -> Self {
-        let Some(sample) = sample else { return Self::default() };
-        let disk = sample.disk.as_ref();
-        let (memory_usage, memory_source) = match (sample.guest_used, sample.resident) {
-            (Some(used), _) => (Some(used), Some("guest")),
-            (None, Some(resident)) => (Some(resident), Some("process")),
-            (None, None) => (None, None),
-        };
-        Self {
-            cpu_usage: sample.cpu_usage.map(|usage| (usage * 10.0).round() / 10.0),
-            memory_usage,
-            memory_source,
-            disk_read_bytes: disk.map(|d| d.read_bytes),
-            disk_write_bytes: disk.map(|d| d.write_bytes),
-            disk_read_iops: disk.and_then(|d| d.read_iops),
-            disk_write_iops: disk.and_then(|d| d.write_iops),
-            resident_memory: sample.resident,
-            uptime: Some(sample.uptime),
-            // User-mode networking keeps no counters.
-            ..Self::default()
-        }
-    }
-}
-
 /// A base image and the VMs that were cloned from it.
 #[derive(Serialize, JsonSchema)]
 pub struct BaseBody {
@@ -413,6 +319,7 @@ pub struct Health {
     pub accelerator_reason: String,
 }
 
-fn time(ms: u64) -> String {
+/// RFC 3339, from milliseconds since 1970.
+pub(super) fn time(ms: u64) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
 }

@@ -67,11 +67,6 @@ pub async fn status(shared: Shared, request: Request) -> Result<Reply, Problem> 
     Ok(Reply::json(StatusCode::OK, &dto::StatusBody::of(&view)))
 }
 
-pub async fn performance(shared: Shared, request: Request) -> Result<Reply, Problem> {
-    let sample = shared.service.sample(vm_id(&request)?)?.ok_or(Problem::NoProcess)?;
-    Ok(Reply::json(StatusCode::OK, &dto::Performance::of(Some(&sample))))
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TailQuery {

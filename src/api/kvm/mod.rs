@@ -4,7 +4,10 @@
 mod change;
 mod dto;
 mod error;
+mod host;
 mod info;
+mod performance;
+mod pinning;
 mod power;
 mod routes;
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Shared, change, dto,
     error::{Endpoint, ErrorBody, NotFound, http_error, told},
-    info, power,
+    host, info, performance, power,
 };
 use crate::{
     api::http::{
@@ -39,6 +39,7 @@ const CPU: Endpoint = endpoint(NotFound::Colon, "Internal error during CPU confi
 const MEMORY: Endpoint = endpoint(NotFound::Colon, "Internal error during memory configuration update.");
 const DISK: Endpoint = endpoint(NotFound::Colon, "Internal error during disk resize operation.");
 const DELETE: Endpoint = endpoint(NotFound::WithId, "Internal error during VM deletion.");
+const HOST: Endpoint = endpoint(NotFound::Short, "Internal server error while looking at the host.");
 const GENERAL: Endpoint = endpoint(NotFound::Short, "Internal server error");
 
 const PROVISIONING: &str = "VM Provisioning";
@@ -124,10 +125,10 @@ fn routes() -> Vec<Route<Shared>> {
             .optional_input::<dto::RebootBody>()
             .output::<dto::Done>(200, "The reboot is under way.")
             .error(409, "It does not run."),
-        Route::get("/vms/{id}/performance", "getVMPerformanceMetrics", told(&PERFORMANCE, info::performance))
+        Route::get("/vms/{id}/performance", "getVMPerformanceMetrics", told(&PERFORMANCE, performance::performance))
             .tag(MONITORING)
             .summary("Figures of a running VM.")
-            .output::<dto::Performance>(200, "The last sampling.")
+            .output::<performance::Performance>(200, "The last sampling.")
             .error(404, "There is no such VM, or it does not run."),
         Route::get("/vms/{id}/console/log", "getVMConsoleLog", told(&CONSOLE_LOG, info::console_log))
             .tag(MONITORING)
@@ -138,6 +139,10 @@ fn routes() -> Vec<Route<Shared>> {
             .tag(INFORMATION)
             .summary("Base images in use, and the VMs that were cloned from each.")
             .output::<Vec<dto::BaseBody>>(200, "The images."),
+        Route::get("/host", "getHost", told(&HOST, host::host))
+            .tag(INFORMATION)
+            .summary("The host: cores, NUMA nodes, memory, QEMU, and which VM is pinned to which cores.")
+            .output::<host::HostBody>(200, "The host as it is now."),
         Route::get("/health", "getHealth", told(&GENERAL, info::health))
             .tag(SERVICE)
             .summary("Whether the service answers, and what it runs on.")

@@ -1,0 +1,114 @@
+//! `GET /host`.
+
+use std::collections::BTreeSet;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use warp::http::StatusCode;
+
+use super::{Shared, error::Problem};
+use crate::{
+    api::http::{Reply, Request},
+    host::inventory::Node,
+    model::Status,
+    qemu::Caps,
+    service::{HostView, PinnedVm},
+};
+
+/// The host: what there is to run VMs on, and which cores are spoken for.
+#[derive(Serialize, JsonSchema)]
+pub struct HostBody {
+    cores: Cores,
+    /// Empty where the kernel knows no NUMA.
+    numa_nodes: Vec<NumaNode>,
+    /// MiB.
+    memory_total: u64,
+    /// MiB that can be had without swapping.
+    memory_available: Option<u64>,
+    qemu_version: String,
+    /// `kvm` or `tcg`.
+    accelerator: &'static str,
+    /// Why this one.
+    accelerator_reason: String,
+    /// VMs whose definition pins their vCPUs, oldest first, whether they run or not.
+    pinned_by: Vec<PinnedBody>,
+}
+
+/// Cores by number, ascending.
+#[derive(Serialize, JsonSchema)]
+struct Cores {
+    online: Vec<u32>,
+    /// Kept free of other work by the boot option `isolcpus`.
+    isolated: Vec<u32>,
+    /// Online, and qherd may use them; `cpu_pinning` takes no others.
+    usable: Vec<u32>,
+    /// In the pinning of at least one VM, see `pinned_by`.
+    pinned: Vec<u32>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct NumaNode {
+    node: u32,
+    /// Those online; none on a node that has only memory.
+    cores: Vec<u32>,
+    /// MiB.
+    memory_total: Option<u64>,
+    /// MiB that nothing uses, not even a cache.
+    memory_free: Option<u64>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct PinnedBody {
+    id: String,
+    name: String,
+    status: Status,
+    vcpus: Vec<PinnedVcpu>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct PinnedVcpu {
+    vcpu: usize,
+    cores: Vec<u32>,
+}
+
+pub async fn host(shared: Shared, _: Request) -> Result<Reply, Problem> {
+    let view = shared.service.host().await?;
+    Ok(Reply::json(StatusCode::OK, &HostBody::of(view, &shared.service.context().caps)))
+}
+
+impl HostBody {
+    fn of(view: HostView, caps: &Caps) -> Self {
+        let HostView { inventory, pinned } = view;
+        let cores: BTreeSet<u32> = pinned.iter().flat_map(|vm| vm.vcpus.iter().flatten()).copied().collect();
+        Self {
+            cores: Cores {
+                online: inventory.online,
+                isolated: inventory.isolated,
+                usable: inventory.usable,
+                pinned: cores.into_iter().collect(),
+            },
+            numa_nodes: inventory.nodes.into_iter().map(NumaNode::of).collect(),
+            memory_total: inventory.memory_total,
+            memory_available: inventory.memory_available,
+            qemu_version: caps.version.clone(),
+            accelerator: caps.accelerator.as_str(),
+            accelerator_reason: caps.accelerator_reason.clone(),
+            pinned_by: pinned.into_iter().map(PinnedBody::of).collect(),
+        }
+    }
+}
+
+impl NumaNode {
+    fn of(node: Node) -> Self {
+        let Node { id, cores, memory_total, memory_free } = node;
+        Self { node: id, cores, memory_total, memory_free }
+    }
+}
+
+impl PinnedBody {
+    fn of(vm: PinnedVm) -> Self {
+        let vcpu = |(vcpu, cores)| PinnedVcpu { vcpu, cores };
+        let vcpus = vm.vcpus.into_iter().enumerate().map(vcpu).collect();
+        Self { id: vm.id.to_string(), name: vm.name, status: vm.status, vcpus }
+    }
+}

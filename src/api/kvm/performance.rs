@@ -1,0 +1,194 @@
+//! `GET /vms/{id}/performance`.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use warp::http::StatusCode;
+
+use super::{Shared, dto::time, error::Problem, vm_id};
+use crate::{
+    api::http::{Reply, Request},
+    model::{BalloonSample, Sample, VcpuSample},
+};
+
+/// Figures of the last sampling, which is some two seconds old at most. Totals are since the VM was started; rates and
+/// averages are over the interval between the last two samplings, so they come with the second one. What cannot be
+/// measured is null.
+#[derive(Default, Serialize, JsonSchema)]
+pub struct Performance {
+    /// Percent of the VM's whole vCPU capacity, 0 to 100.
+    cpu_usage: Option<f64>,
+    /// Percent of the VM's whole vCPU capacity that it wanted and did not get, because the host's cores were busy.
+    cpu_wait: Option<f64>,
+    /// One entry for each vCPU, in their order; empty before the first sampling.
+    vcpus: Vec<Vcpu>,
+    /// MiB in use: as `free` counts in the guest where its balloon driver reports, else `resident_memory`.
+    memory_usage: Option<u64>,
+    /// `guest` (its balloon driver reports) or `process` (resident memory of QEMU).
+    memory_source: Option<&'static str>,
+    /// Resident memory of QEMU, MiB.
+    resident_memory: Option<u64>,
+    /// What the guest's balloon driver reports; null for a VM without a balloon.
+    balloon: Option<Balloon>,
+    disk_read_bytes: Option<u64>,
+    disk_write_bytes: Option<u64>,
+    /// Per second.
+    disk_read_iops: Option<u64>,
+    /// Per second.
+    disk_write_iops: Option<u64>,
+    /// Milliseconds that a read took on average, as the guest sees it, so including `io_limits`; null without reads.
+    disk_read_latency_ms: Option<f64>,
+    /// The same of writes.
+    disk_write_latency_ms: Option<f64>,
+    /// The same of flushes.
+    disk_flush_latency_ms: Option<f64>,
+    /// Requests that were under way on average, by the times of those that were completed; null when none was.
+    disk_queue: Option<f64>,
+    network_in_bytes: Option<u64>,
+    network_out_bytes: Option<u64>,
+    network_in_packets: Option<u64>,
+    network_out_packets: Option<u64>,
+    /// Seconds since start.
+    uptime: Option<u64>,
+    /// When the counters were read; null before the first sampling.
+    sampled_at: Option<String>,
+    /// Seconds that the rates are over; null before the second sampling.
+    interval: Option<f64>,
+}
+
+/// One vCPU.
+#[derive(Serialize, JsonSchema)]
+struct Vcpu {
+    vcpu: usize,
+    /// Percent, 0 to 100.
+    usage: Option<f64>,
+    /// Percent of the time that it could have run but waited for a core of the host; the guest's steal time. Null where
+    /// the host's kernel does not count it.
+    wait: Option<f64>,
+    /// The host's core that it runs on, or last ran on.
+    core: Option<u32>,
+}
+
+/// Null is what the guest has not sent, has not sent for 30 seconds, or what cannot be true.
+#[derive(Serialize, JsonSchema)]
+struct Balloon {
+    /// MiB that the balloon leaves to the guest, as QEMU tells.
+    actual: Option<u64>,
+    /// MiB that the guest's kernel can use.
+    total: Option<u64>,
+    /// MiB.
+    free: Option<u64>,
+    /// MiB that the guest can use without swapping.
+    available: Option<u64>,
+    /// MiB.
+    disk_caches: Option<u64>,
+    /// Total since the guest booted.
+    swap_in_bytes: Option<u64>,
+    /// Total since the guest booted.
+    swap_out_bytes: Option<u64>,
+    /// Page faults with I/O, since the guest booted.
+    major_faults: Option<u64>,
+    minor_faults: Option<u64>,
+    /// When the guest last reported; null if never.
+    updated_at: Option<String>,
+}
+
+pub async fn performance(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let sample = shared.service.sample(vm_id(&request)?)?.ok_or(Problem::NoProcess)?;
+    Ok(Reply::json(StatusCode::OK, &Performance::of(sample.as_ref())))
+}
+
+impl Performance {
+    /// Without a sample nothing is known yet.
+    fn of(sample: Option<&Sample>) -> Self {
+        let Some(sample) = sample else { return Self::default() };
+        let disk = sample.disk.as_ref();
+        let used = sample.balloon.as_ref().and_then(BalloonSample::used);
+        let (memory_usage, memory_source) = match (used, sample.resident) {
+            (Some(used), _) => (Some(used), Some("guest")),
+            (None, Some(resident)) => (Some(resident), Some("process")),
+            (None, None) => (None, None),
+        };
+        Self {
+            cpu_usage: sample.cpu_usage.map(tenths),
+            cpu_wait: sample.cpu_wait.map(tenths),
+            vcpus: sample.vcpus.iter().enumerate().map(Vcpu::of).collect(),
+            memory_usage,
+            memory_source,
+            resident_memory: sample.resident,
+            balloon: sample.balloon.as_ref().map(Balloon::of),
+            disk_read_bytes: disk.map(|d| d.read_bytes),
+            disk_write_bytes: disk.map(|d| d.write_bytes),
+            disk_read_iops: disk.and_then(|d| d.read_iops),
+            disk_write_iops: disk.and_then(|d| d.write_iops),
+            disk_read_latency_ms: disk.and_then(|d| d.read_latency).map(thousandths),
+            disk_write_latency_ms: disk.and_then(|d| d.write_latency).map(thousandths),
+            disk_flush_latency_ms: disk.and_then(|d| d.flush_latency).map(thousandths),
+            disk_queue: disk.and_then(|d| d.queue).map(thousandths),
+            uptime: Some(sample.uptime),
+            sampled_at: Some(time(sample.at)),
+            interval: sample.interval.map(thousandths),
+            // User-mode networking keeps no counters.
+            network_in_bytes: None,
+            network_out_bytes: None,
+            network_in_packets: None,
+            network_out_packets: None,
+        }
+    }
+}
+
+impl Vcpu {
+    fn of((vcpu, sample): (usize, &VcpuSample)) -> Self {
+        Self { vcpu, usage: sample.usage.map(tenths), wait: sample.wait.map(tenths), core: sample.core }
+    }
+}
+
+impl Balloon {
+    fn of(sample: &BalloonSample) -> Self {
+        Self {
+            actual: sample.actual,
+            total: sample.total,
+            free: sample.free,
+            available: sample.available,
+            disk_caches: sample.disk_caches,
+            swap_in_bytes: sample.swap_in,
+            swap_out_bytes: sample.swap_out,
+            major_faults: sample.major_faults,
+            minor_faults: sample.minor_faults,
+            updated_at: sample.updated_at.map(|seconds| time(seconds.saturating_mul(1000))),
+        }
+    }
+}
+
+fn tenths(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+fn thousandths(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guest_is_asked_before_the_process_and_nothing_is_invented() {
+        let body = |sample: Option<&Sample>| serde_json::to_value(Performance::of(sample)).unwrap();
+        let nothing = body(None);
+        assert!(nothing.as_object().unwrap().iter().all(|(name, value)| match name.as_str() {
+            "vcpus" => value == &serde_json::json!([]),
+            _ => value.is_null(),
+        }));
+        let silent = Sample { resident: Some(70), balloon: Some(BalloonSample::default()), ..Sample::default() };
+        assert_eq!(
+            (&body(Some(&silent))["memory_usage"], &body(Some(&silent))["memory_source"]),
+            (&70.into(), &"process".into())
+        );
+        let balloon =
+            BalloonSample { total: Some(200), available: Some(150), updated_at: Some(1), ..Default::default() };
+        let told = body(Some(&Sample { balloon: Some(balloon), ..silent }));
+        assert_eq!((&told["memory_usage"], &told["memory_source"]), (&50.into(), &"guest".into()));
+        assert_eq!(told["balloon"]["updated_at"], "1970-01-01T00:00:01.000Z");
+        assert!(told["disk_read_bytes"].is_null(), "a VM without disks: {told}");
+    }
+}

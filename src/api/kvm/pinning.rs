@@ -1,0 +1,64 @@
+//! Pinning as this dialect writes it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{self, Error};
+
+/// Which host cores QEMU's threads run on.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CpuPinning {
+    /// For the vCPUs: one each where there are as many cores as vCPUs, else any of the set.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "list")]
+    #[schemars(with = "Option<Vec<i64>>")]
+    pub cores: Option<Vec<i64>>,
+    /// For the vCPUs, a set each; not together with `cores`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "list")]
+    #[schemars(with = "Option<Vec<Vec<i64>>>")]
+    pub vcpus: Option<Vec<Vec<i64>>>,
+    /// For QEMU's other threads.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "list")]
+    #[schemars(with = "Option<Vec<i64>>")]
+    pub emulator: Option<Vec<i64>>,
+}
+
+impl CpuPinning {
+    pub fn of(pinning: &model::CpuPinning) -> Self {
+        let list = |cores: &[u32]| cores.iter().map(|&core| core.into()).collect::<Vec<i64>>();
+        let some = |cores: &[u32]| (!cores.is_empty()).then(|| list(cores));
+        let vcpus = (!pinning.vcpus.is_empty()).then(|| pinning.vcpus.iter().map(|cores| list(cores)).collect());
+        Self { cores: some(&pinning.cores), vcpus, emulator: some(&pinning.emulator) }
+    }
+
+    pub fn into_model(self) -> Result<model::CpuPinning, Error> {
+        let empty = |field, cores: &Option<Vec<i64>>| match cores {
+            Some(cores) if cores.is_empty() => Err(Error::invalid(field, "name at least one core")),
+            _ => Ok(()),
+        };
+        empty("cpu_pinning.cores", &self.cores)?;
+        empty("cpu_pinning.emulator", &self.emulator)?;
+        let list = |field: &'static str, cores: Vec<i64>| {
+            let core = |core: i64| {
+                u32::try_from(core)
+                    .map_err(|_| Error::invalid(field, format!("name cores of this host; there is no core {core}")))
+            };
+            cores.into_iter().map(core).collect::<Result<Vec<u32>, Error>>()
+        };
+        Ok(model::CpuPinning {
+            cores: list("cpu_pinning.cores", self.cores.unwrap_or_default())?,
+            vcpus: self
+                .vcpus
+                .unwrap_or_default()
+                .into_iter()
+                .map(|cores| list("cpu_pinning.vcpus", cores))
+                .collect::<Result<_, _>>()?,
+            emulator: list("cpu_pinning.emulator", self.emulator.unwrap_or_default())?,
+        })
+    }
+}
+
+/// A list that is given; null is none (the whole pinning is removed with null).
+fn list<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
