@@ -193,7 +193,7 @@ async fn cores_that_cannot_be_pinned_to_are_named() {
             ("{\"cores\":[0.5]}", "cores[0] must be a whole number"),
             ("{\"cores\":0}", "must be an array"),
             ("{\"cores\":null}", "must be an array"),
-            ("{}", "cores must be given"),
+            ("{}", "name at least one core"),
             ("{\"core\":[0]}", "cpu_pinning.core is not known; did you mean cores?"),
             ("[0]", "must be an object"),
             ("\"0-1\"", "must be an object"),

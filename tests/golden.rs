@@ -14,7 +14,7 @@ use std::{
 
 use qherd::{
     host::process::Process,
-    model::{BaseImage, Bus, CloneMode, Disk, ImageFormat, Machine, Nic, NicBackend, VmId, VmSpec},
+    model::{BaseImage, Bus, CloneMode, Disk, ImageFormat, Machine, NewDisk, Nic, NicBackend, VmId, VmSpec},
     qemu::{Accelerator, ChardevFds, CommandLine, RunPaths},
     qmp::{Session, socket},
 };
@@ -59,9 +59,12 @@ fn q35() -> VmSpec {
             file: format!("{ROOT}/images/{ID}/root.qcow2").into(),
             size: 1,
             clone: CloneMode::Linked,
-            base: BaseImage { path: format!("{ROOT}/bases/base.qcow2").into(), format: ImageFormat::Qcow2 },
+            base: Some(BaseImage { path: format!("{ROOT}/bases/base.qcow2").into(), format: ImageFormat::Qcow2 }),
             io_limits: None,
+            slot: None,
+            in_making: false,
         }],
+        disks_added: 0,
         nics: vec![Nic { name: "net0".into(), mac, backend: NicBackend::User }],
     }
 }
@@ -75,7 +78,16 @@ fn pc() -> VmSpec {
 }
 
 fn raw_base(spec: &mut VmSpec) {
-    spec.disks[0].base = BaseImage { path: format!("{ROOT}/bases/base.raw").into(), format: ImageFormat::Raw };
+    spec.disks[0].base = Some(BaseImage { path: format!("{ROOT}/bases/base.raw").into(), format: ImageFormat::Raw });
+}
+
+fn further_disks(spec: &mut VmSpec) {
+    let folder = format!("{ROOT}/images/{ID}");
+    let clone = spec.disks[0].base.clone();
+    for base in [None, clone] {
+        let disk = NewDisk { size: 2, base, clone: CloneMode::Linked, io_limits: None };
+        spec.add_disk(disk, folder.as_ref()).unwrap();
+    }
 }
 
 fn bare(spec: &mut VmSpec) {
@@ -110,6 +122,8 @@ fn cases() -> Vec<Case> {
         case("q35-without-hotplug", q35, &|spec| spec.machine.bus = Bus::Pcie { hotplug_ports: 0 }),
         case("q35-hotplug-17", q35, &|spec| spec.machine.bus = Bus::Pcie { hotplug_ports: 17 }),
         case("q35-odd-name", q35, &|spec| spec.name = "größe 1,debug-threads=off,,\"x\" %s $HOME".into()),
+        case("q35-disks", q35, &further_disks),
+        case("pc-disks", pc, &further_disks),
         case("pc", pc, &nothing),
         kvm(case("pc-kvm", pc, &nothing)),
         case("pc-raw-base", pc, &raw_base),
@@ -293,7 +307,7 @@ impl Qemu {
         assert_eq!(block["inserted"]["backing_file_depth"], depth, "{name}");
         let nodes = self.ask("query-named-block-nodes").await;
         let base = nodes.as_array().unwrap().iter().find(|node| node["node-name"] == "root-base");
-        let wanted = (disk.clone == CloneMode::Linked).then(|| (json!(disk.base.format.driver()), json!(true)));
+        let wanted = disk.backing_file().map(|base| (json!(base.format.driver()), json!(true)));
         assert_eq!(base.map(|node| (node["drv"].clone(), node["ro"].clone())), wanted, "{name}");
     }
 }

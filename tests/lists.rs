@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use support::Daemon;
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 18] = [
+const ROUTES: [(&str, &str, &str); 22] = [
     ("post", "/vms", "createVM"),
     ("get", "/vms", "listVMs"),
     ("get", "/vms/{id}", "getVM"),
@@ -19,6 +19,10 @@ const ROUTES: [(&str, &str, &str); 18] = [
     ("put", "/vms/{id}/cpu", "updateVMCpu"),
     ("put", "/vms/{id}/memory", "updateVMMemory"),
     ("put", "/vms/{id}/disk", "resizeVMDisk"),
+    ("get", "/vms/{id}/disks", "listVMDisks"),
+    ("post", "/vms/{id}/disks", "addVMDisk"),
+    ("put", "/vms/{id}/disks/{disk}", "updateVMDisk"),
+    ("delete", "/vms/{id}/disks/{disk}", "removeVMDisk"),
     ("post", "/vms/{id}/start", "startVM"),
     ("post", "/vms/{id}/stop", "stopVM"),
     ("post", "/vms/{id}/reboot", "rebootVM"),

@@ -168,6 +168,18 @@ impl QemuImg {
         sync(file).map_err(|e| format!("cannot write {} to stable storage: {e}", file.display()))
     }
 
+    /// Makes an empty qcow2 image of `size` GiB, on stable storage.
+    ///
+    /// # Errors
+    /// qemu-img's own words.
+    pub async fn create(&self, file: &Path, size: u64) -> Result<(), String> {
+        let _place = self.quick.acquire().await.map_err(|e| e.to_string())?;
+        let mut command = self.command(&["create", "-q", "-f", "qcow2"]);
+        command.arg(file).arg(format!("{size}G"));
+        finish(command, QUICK).await?;
+        sync(file).map_err(|e| format!("cannot write {} to stable storage: {e}", file.display()))
+    }
+
     /// Gives a qcow2 image that no QEMU has open the size of `size` GiB; one that has it already stays as it is.
     ///
     /// # Errors

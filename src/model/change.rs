@@ -1,7 +1,9 @@
 //! Changes of a VM's definition: what a client may ask for, and the definition that follows from it. Bringing it into
 //! effect on a running VM is not done here.
 
-use super::{CpuPinning, Error, IoLimits, Result, VmSpec, check_disk_size, check_memory, check_vcpus};
+use std::path::PathBuf;
+
+use super::{CpuPinning, Error, IoLimits, NewDisk, Result, VmSpec, check_disk_size, check_memory, check_vcpus};
 
 /// One change, as a dialect hands it over: decoded, not yet checked.
 #[derive(Clone, Debug)]
@@ -13,13 +15,20 @@ pub enum Change {
     },
     /// MiB.
     Memory(i64),
-    /// Of the root disk.
     Disk {
+        name: String,
         /// GiB.
         size: Option<i64>,
         /// `Some(None)` removes them.
         io_limits: Option<Option<Box<IoLimits>>>,
     },
+    AddDisk {
+        disk: Box<NewDisk>,
+        /// Where its image is made.
+        folder: PathBuf,
+    },
+    /// By its name.
+    RemoveDisk(String),
 }
 
 /// When a change takes effect.
@@ -62,24 +71,34 @@ impl Change {
                     return Err(Error::invalid("memory", must));
                 }
             }
-            Self::Disk { size, io_limits } => {
-                let Some(root) = wanted.disks.first_mut() else {
-                    return Err(Error::invalid("disk_size", "concern a VM that has a disk"));
-                };
+            Self::Disk { name, size, io_limits } => {
+                let Some(disk) = wanted.disk_mut(&name) else { return Err(Error::DiskNotFound { name }) };
                 if let Some(size) = size {
                     let size = check_disk_size(size)?;
-                    if size < root.size {
-                        let must = format!("not be less than the current size ({} GiB): a disk only grows", root.size);
+                    if size < disk.size {
+                        let must = format!("not be less than the current size ({} GiB): a disk only grows", disk.size);
                         return Err(Error::invalid("disk_size", must));
                     }
-                    root.size = size;
+                    disk.size = size;
                 }
                 if let Some(limits) = io_limits {
                     if let Some(limits) = &limits {
                         limits.check()?;
                     }
-                    root.io_limits = limits.map(|limits| *limits);
+                    disk.io_limits = limits.map(|limits| *limits);
                 }
+            }
+            Self::AddDisk { disk, folder } => {
+                wanted.add_disk(*disk, &folder)?;
+            }
+            Self::RemoveDisk(name) => {
+                if wanted.root().is_some_and(|root| root.name == name) {
+                    return Err(Error::invalid("disk", "not be the root disk: it goes with the VM"));
+                }
+                if wanted.disk(&name).is_none() {
+                    return Err(Error::DiskNotFound { name });
+                }
+                wanted.disks.retain(|disk| disk.name != name);
             }
         }
         Ok(wanted)

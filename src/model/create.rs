@@ -21,6 +21,19 @@ pub struct CreateVm {
     pub clone: CloneMode,
     pub cpu_pinning: Option<CpuPinning>,
     pub io_limits: Option<IoLimits>,
+    /// Beside the root disk.
+    pub disks: Vec<DiskWish>,
     /// Start it as well, all or nothing.
     pub start: bool,
+}
+
+/// A disk beside the root disk.
+#[derive(Clone, Debug, Default)]
+pub struct DiskWish {
+    /// GiB.
+    pub size: i64,
+    /// Empty without one.
+    pub base_image: Option<PathBuf>,
+    pub clone: CloneMode,
+    pub io_limits: Option<IoLimits>,
 }

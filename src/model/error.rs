@@ -15,6 +15,8 @@ pub enum Error {
     Invalid { param: Cow<'static, str>, must: String },
     #[error("VM not found: {0}.")]
     VmNotFound(VmId),
+    #[error("Disk not found: {name}.")]
+    DiskNotFound { name: String },
     #[error("Base image not found: {}.", .path.display())]
     BaseImageNotFound { path: PathBuf },
     /// The state of the VM does not allow it now.
@@ -65,6 +67,12 @@ pub enum Conflict {
     Stopping,
     #[error("VM is rebooting; wait until it is running.")]
     Rebooting,
+    #[error(
+        "The VM has no free slot for another disk; remove one, or create the VM with a profile that has more hotplug_ports."
+    )]
+    NoFreeSlot,
+    #[error("The guest does not let go of the disk; unmount it there and try again, or stop the VM first.")]
+    DiskInUse,
     #[error("VM is being deleted.")]
     Deleting,
     #[error("The request was overtaken by a forced stop or a delete of the VM.")]

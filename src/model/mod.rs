@@ -13,7 +13,7 @@ mod spec;
 mod view;
 
 pub use change::{Applied, Change};
-pub use create::CreateVm;
+pub use create::{CreateVm, DiskWish};
 pub use error::{Conflict, Error, Operation, Result, human};
 pub use id::VmId;
 pub use limits::{IoLimits, Rate};
@@ -21,8 +21,8 @@ pub use network::{MacAddr, Nic, NicBackend};
 pub use record::{Ending, Intent, LiveRun, ProcessId, Run, VmRecord};
 pub use sample::{BalloonSample, DiskSample, Sample, VcpuSample};
 pub use spec::{
-    BaseImage, Bus, CloneMode, CpuPinning, Disk, ImageFormat, Machine, VmSpec, check_disk_size, check_max_memory,
-    check_max_vcpus, check_memory, check_name, check_vcpus,
+    BaseImage, Bus, CloneMode, CpuPinning, Disk, ImageFormat, Machine, NewDisk, VmSpec, check_disk_size,
+    check_max_memory, check_max_vcpus, check_memory, check_name, check_vcpus,
 };
 pub use view::{Status, VmView};
 

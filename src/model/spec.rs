@@ -1,16 +1,18 @@
 //! The definition of a virtual machine, as stored: everything that was decided when it was created or updated.
 //! What depends on the host of the moment (accelerator, process, sockets) is not in here.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, IoLimits, Nic, Result, VmId};
+use super::{Conflict, Error, IoLimits, Nic, Result, VmId};
 
 /// vCPUs that any machine type here takes (ruling 12).
 const MAX_VCPUS: i64 = 255;
 /// GiB (ruling 12).
 const MAX_DISK_SIZE: i64 = 65_536;
+/// Slots of conventional PCI that are kept for hot-plug.
+const PCI_SLOTS: u8 = 15;
 /// MiB; less and not even the firmware comes up.
 const MIN_MEMORY: i64 = 16;
 
@@ -34,10 +36,57 @@ pub struct VmSpec {
     pub cpu_pinning: Option<CpuPinning>,
     /// The first one is the root disk.
     pub disks: Vec<Disk>,
+    /// Disks added so far, the root disk not counted: names are never used again.
+    #[serde(default)]
+    pub disks_added: u32,
     pub nics: Vec<Nic>,
 }
 
+/// A disk as wished for, checked, before it has a name and a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewDisk {
+    /// GiB.
+    pub size: u64,
+    pub base: Option<BaseImage>,
+    pub clone: CloneMode,
+    pub io_limits: Option<IoLimits>,
+}
+
 impl VmSpec {
+    /// Adds a disk in the first free hot-plug slot, with its image in `folder`.
+    ///
+    /// # Errors
+    /// [`Conflict::NoFreeSlot`].
+    pub fn add_disk(&mut self, disk: NewDisk, folder: &Path) -> Result<()> {
+        let slots = match self.machine.bus {
+            Bus::Pcie { hotplug_ports } => hotplug_ports,
+            Bus::Pci => PCI_SLOTS,
+        };
+        let free = |slot: &u8| self.disks.iter().all(|d| d.slot != Some(*slot));
+        let slot = (1..=slots).find(free).ok_or(Error::Conflict(Conflict::NoFreeSlot))?;
+        self.disks_added += 1;
+        let name = format!("disk{}", self.disks_added);
+        self.disks.push(Disk {
+            file: folder.join(format!("{name}.qcow2")),
+            name,
+            size: disk.size,
+            clone: disk.clone,
+            base: disk.base,
+            io_limits: disk.io_limits,
+            slot: Some(slot),
+            in_making: true,
+        });
+        Ok(())
+    }
+
+    pub fn disk(&self, name: &str) -> Option<&Disk> {
+        self.disks.iter().find(|disk| disk.name == name)
+    }
+
+    pub fn disk_mut(&mut self, name: &str) -> Option<&mut Disk> {
+        self.disks.iter_mut().find(|disk| disk.name == name)
+    }
+
     /// The disk that the VM boots from. Every VM of today has one; `None` only for a record made by hand.
     pub fn root(&self) -> Option<&Disk> {
         self.disks.first()
@@ -122,9 +171,22 @@ pub struct Disk {
     /// GiB.
     pub size: u64,
     pub clone: CloneMode,
-    /// What it was cloned from; the backing file where `clone` is linked.
-    pub base: BaseImage,
+    /// What it was cloned from, and the backing file where `clone` is linked; none for a disk that began empty.
+    pub base: Option<BaseImage>,
     pub io_limits: Option<IoLimits>,
+    /// The hot-plug slot it sits in, from 1; none for the root disk, which has a place of its own.
+    #[serde(default)]
+    pub slot: Option<u8>,
+    /// Its image is still being made: nobody was told of it.
+    #[serde(default)]
+    pub in_making: bool,
+}
+
+impl Disk {
+    /// The image that must be there for this disk to work.
+    pub fn backing_file(&self) -> Option<&BaseImage> {
+        self.base.as_ref().filter(|_| self.clone == CloneMode::Linked)
+    }
 }
 
 /// How a disk depends on its base image.

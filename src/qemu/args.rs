@@ -126,9 +126,9 @@ impl CommandLine<'_> {
                 args.device(port);
             }
         }
-        for (index, disk) in self.spec.disks.iter().enumerate() {
+        for disk in &self.spec.disks {
             args.json("-blockdev", devices::blockdev(disk));
-            args.device(devices::disk(disk, index, self.spec));
+            args.device(devices::disk(disk, self.spec));
         }
         for (index, nic) in self.spec.nics.iter().enumerate() {
             args.json("-netdev", devices::netdev(nic));

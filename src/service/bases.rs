@@ -36,7 +36,7 @@ pub(super) fn in_use(views: &[VmView]) -> Vec<Base> {
     let mut bases: BTreeMap<PathBuf, Base> = BTreeMap::new();
     for spec in views.iter().filter(|view| !view.gone).map(|view| &view.spec) {
         for disk in &spec.disks {
-            let BaseImage { path, format } = &disk.base;
+            let Some(BaseImage { path, format }) = &disk.base else { continue };
             let base = bases.entry(path.clone());
             let base = base.or_insert_with(|| Base { path: path.clone(), format: *format, vms: Vec::new() });
             base.vms.push(BaseUser { id: spec.id, name: spec.name.clone(), clone: disk.clone });

@@ -3,18 +3,18 @@
 
 use std::path::Path;
 
-use super::{Service, bases, changes};
+use super::{Service, changes, disks};
 use crate::{
     model::{
-        CreateVm, Disk, Ending, Error, Nic, NicBackend, Operation, Result, Run, VmId, VmRecord, VmSpec, VmView,
-        check_disk_size, check_max_memory, check_max_vcpus, check_memory, check_name, check_vcpus, now_ms,
+        CreateVm, Disk, DiskWish, Ending, Error, NewDisk, Nic, NicBackend, Operation, Result, Run, VmId, VmRecord,
+        VmSpec, VmView, check_disk_size, check_max_memory, check_max_vcpus, check_memory, check_name, check_vcpus,
+        now_ms,
     },
     profile, vm,
 };
 
 /// vCPUs that a VM can grow to when its creator does not say (ruling 12).
 const DEFAULT_MAX_VCPUS: u32 = 16;
-const GIB: u64 = 1 << 30;
 
 /// # Errors
 /// [`Error::Invalid`] and [`Error::BaseImageNotFound`] before anything is made; [`Error::Failed`] with everything taken
@@ -46,7 +46,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<VmSpec> {
         Some(max) => check_max_memory(max, memory, host.memory)?,
         None => host.memory,
     };
-    let size = check_disk_size(wish.disk_size)?;
+    check_disk_size(wish.disk_size)?;
     let name = wish.name.as_deref().map_or_else(|| Ok(id.default_name()), check_name)?;
     if let Some(pinning) = &wish.cpu_pinning {
         changes::check_pinning(pinning, host)?;
@@ -56,18 +56,23 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<VmSpec> {
     }
     let profile = wish.profile.as_deref().unwrap_or(profile::DEFAULT);
     let machine = service.profiles.resolve(profile, &service.ctx.caps)?;
-    let (base, virtual_size) = bases::resolve(service, &wish.base_image).await?;
-    if virtual_size > size * GIB {
-        let must = format!(
-            "be at least {} (GiB), the size of the base image ({virtual_size} bytes), not {size}",
-            virtual_size.div_ceil(GIB)
-        );
-        return Err(Error::invalid("disk_size", must));
+    let root = DiskWish {
+        size: wish.disk_size,
+        base_image: Some(wish.base_image),
+        clone: wish.clone,
+        io_limits: wish.io_limits,
+    };
+    let NewDisk { size, base, clone, io_limits } = disks::resolve(service, root).await?;
+    let folder = service.ctx.image_folder(&id);
+    let file = folder.join("root.qcow2");
+    let disk = Disk { name: "root".into(), file, size, clone, base, io_limits, slot: None, in_making: false };
+    let mut further = Vec::new();
+    for (index, wish) in wish.disks.into_iter().enumerate() {
+        let disk = disks::resolve(service, wish).await;
+        further.push(disk.map_err(|error| disks::among(index, error))?);
     }
-    let file = service.ctx.image_folder(&id).join("root.qcow2");
-    let disk = Disk { name: "root".into(), file, size, clone: wish.clone, base, io_limits: wish.io_limits };
     let nic = Nic { name: "net0".into(), mac: service.registry.reserve_mac(), backend: NicBackend::User };
-    Ok(VmSpec {
+    let mut spec = VmSpec {
         id,
         name,
         created_at: now_ms(),
@@ -79,8 +84,16 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<VmSpec> {
         max_memory,
         cpu_pinning: wish.cpu_pinning,
         disks: vec![disk],
+        disks_added: 0,
         nics: vec![nic],
-    })
+    };
+    for disk in further {
+        if let Err(error) = spec.add_disk(disk, &folder) {
+            service.registry.release(spec.nics[0].mac);
+            return Err(error);
+        }
+    }
+    Ok(spec)
 }
 
 /// Makes it real. `named` is the base image in the client's words.
@@ -110,9 +123,13 @@ async fn make_disks(service: &Service, record: &mut VmRecord, named: &Path) -> R
     std::fs::create_dir_all(&folder)
         .map_err(|e| Error::failed(Operation::Create, format!("cannot make {}: {e}", folder.display())))?;
     for disk in &record.spec.disks {
-        let cloned = ctx.images.clone(&disk.base, disk.clone, &disk.file, disk.size).await;
-        cloned.map_err(|why| Error::failed(Operation::Clone { base: named.to_owned() }, why))?;
+        let made = match &disk.base {
+            Some(base) => ctx.images.clone(base, disk.clone, &disk.file, disk.size).await,
+            None => ctx.images.create(&disk.file, disk.size).await,
+        };
+        made.map_err(|why| Error::failed(Operation::Clone { base: named.to_owned() }, why))?;
     }
+    record.spec.disks.iter_mut().for_each(|disk| disk.in_making = false);
     record.run = Run::Down { last: Ending::Clean };
     ctx.persist(record).await.map_err(|e| Error::failed(Operation::Create, e))
 }

@@ -4,6 +4,7 @@
 mod bases;
 mod changes;
 mod create;
+mod disks;
 mod host;
 mod paths;
 mod recover;

@@ -11,6 +11,7 @@ use crate::{
 impl Actor {
     /// The first thing a VM's task does.
     pub(super) async fn arrive(&mut self) {
+        self.drop_unmade_disks().await;
         match (&self.record.run, &self.machine) {
             // Nobody was told that it runs, and its guest may never have: unwound.
             (Run::Starting { .. }, _) => {

@@ -12,7 +12,7 @@ use std::{
 use super::{Context, effect, live::Live, undo::Undo};
 use crate::{
     host::{last_lines, last_text, process::Process},
-    model::{CloneMode, Intent, LiveRun, Run, VmRecord, now_ms},
+    model::{Intent, LiveRun, Run, VmRecord, now_ms},
     qemu::{ChardevFds, CommandLine, RunPaths, devices},
     qmp::{Events, QmpError, Session, socket},
 };
@@ -130,8 +130,8 @@ impl Launch<'_> {
                 Err(e) => Err(Failure(format!("{what} {} cannot be used: {e}", path.display()))),
             };
             there(&disk.file, "the disk")?;
-            if disk.clone == CloneMode::Linked {
-                there(&disk.base.path, "the base image that the disk was cloned from,")?;
+            if let Some(base) = disk.backing_file() {
+                there(&base.path, "the base image that the disk was cloned from,")?;
             }
         }
         Ok(())

@@ -256,6 +256,7 @@ impl Actor {
         if let Err(error) = &stored {
             tracing::error!(vm = %self.record.spec.id, %error, "cannot store that the VM stopped");
         }
+        self.remove_orphans().await;
         self.publish_sample(None);
         self.publish();
         for waiter in self.waiters.drain(..) {

@@ -36,14 +36,14 @@ pub struct MemoryBody {
 /// At least one field.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct DiskBody {
+pub struct DiskUpdate {
     /// GiB; a disk only grows.
     #[serde(default)]
-    disk_size: Option<i64>,
+    pub disk_size: Option<i64>,
     /// Replaced whole; null removes them.
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<IoLimits>")]
-    io_limits: Option<Option<IoLimits>>,
+    pub io_limits: Option<Option<IoLimits>>,
 }
 
 /// A null that is there is `Some(None)`: it removes.
@@ -102,18 +102,19 @@ pub fn pending(view: &VmView) -> BTreeMap<&'static str, Pending> {
         .collect()
 }
 
-fn settings(spec: &VmSpec) -> [(&'static str, Value); 6] {
+fn settings(spec: &VmSpec) -> [(&'static str, Value); 7] {
     [
         ("vcpus", json!(spec.vcpus)),
         ("max_vcpus", json!(spec.max_vcpus)),
         ("cpu_pinning", json!(spec.cpu_pinning.as_ref().map(CpuPinning::of))),
         ("memory", json!(spec.memory)),
+        ("disks", json!(spec.disks.iter().skip(1).map(super::disks::DiskView::of).collect::<Vec<_>>())),
         ("disk_size", json!(spec.root().map(|disk| disk.size))),
         ("io_limits", json!(spec.root().and_then(|disk| disk.io_limits))),
     ]
 }
 
-async fn update<T: Serialize>(
+pub async fn update<T: Serialize>(
     shared: &Shared,
     id: VmId,
     change: Change,
@@ -127,7 +128,7 @@ async fn update<T: Serialize>(
     Ok(Reply::json(StatusCode::OK, &updated))
 }
 
-fn at_least_one(fields: &'static str) -> HttpError {
+pub fn at_least_one(fields: &'static str) -> HttpError {
     HttpError::invalid(fields, "be given, at least one of them")
 }
 
@@ -158,14 +159,16 @@ pub async fn memory(shared: Shared, request: Request) -> Result<Reply, Problem> 
 
 pub async fn disk(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let id = vm_id(&request)?;
-    shared.service.view(id)?;
-    let body: DiskBody = request.json()?;
+    let view = shared.service.view(id)?;
+    let body: DiskUpdate = request.json()?;
     if body.disk_size.is_none() && body.io_limits.is_none() {
         return Err(at_least_one("disk_size or io_limits").into());
     }
     let message =
         if body.disk_size.is_some() { "Disk resized successfully." } else { "I/O limits successfully updated." };
-    let change = Change::Disk { size: body.disk_size, io_limits: body.io_limits.map(|limits| limits.map(Box::new)) };
+    let name = view.spec.root().map(|disk| disk.name.clone()).unwrap_or_default();
+    let change =
+        Change::Disk { name, size: body.disk_size, io_limits: body.io_limits.map(|limits| limits.map(Box::new)) };
     update(&shared, id, change, message, |spec| Disk {
         disk_size: spec.root().map(|disk| disk.size),
         io_limits: spec.root().and_then(|disk| disk.io_limits),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     change::{Pending, pending},
+    disks::DiskBody,
     pinning::CpuPinning,
 };
 use crate::{
@@ -42,6 +43,9 @@ pub struct CreateBody {
     /// `linked` (default): an overlay that needs the base image; `full`: a copy.
     #[serde(default)]
     clone: CloneMode,
+    /// Disks beside the root disk.
+    #[serde(default)]
+    disks: Vec<DiskBody>,
     /// vCPUs that it can grow to; default 16.
     max_vcpus: Option<i64>,
     /// MiB that it can grow to; default the host's memory.
@@ -62,6 +66,7 @@ impl CreateBody {
             clone: self.clone,
             cpu_pinning: self.cpu_pinning.map(CpuPinning::into_model).transpose()?,
             io_limits: self.io_limits,
+            disks: self.disks.into_iter().map(DiskBody::into_model).collect(),
             start: self.start,
         })
     }
@@ -178,7 +183,7 @@ impl Config {
             cpu_pinning: spec.cpu_pinning.as_ref().map(CpuPinning::of),
             io_limits: root.and_then(|disk| disk.io_limits),
             disk_file: root.map(|disk| disk.file.clone()),
-            base_image: root.map(|disk| disk.base.path.clone()),
+            base_image: root.and_then(|disk| disk.base.as_ref()).map(|base| base.path.clone()),
             clone: root.map(|disk| disk.clone),
             mac_address: spec.nics.first().map(|nic| nic.mac.to_string()),
             profile: spec.machine.profile.clone(),

@@ -112,7 +112,9 @@ impl Problem {
                 match error {
                     Error::Invalid { .. } => (StatusCode::BAD_REQUEST, message, None),
                     Error::VmNotFound(id) => (StatusCode::NOT_FOUND, endpoint.not_found.text(id), None),
-                    Error::BaseImageNotFound { .. } => (StatusCode::NOT_FOUND, message, None),
+                    Error::BaseImageNotFound { .. } | Error::DiskNotFound { .. } => {
+                        (StatusCode::NOT_FOUND, message, None)
+                    }
                     Error::Conflict(_) => (StatusCode::CONFLICT, message, None),
                     Error::Unresponsive(_) | Error::Busy(_) | Error::ShuttingDown => {
                         (StatusCode::SERVICE_UNAVAILABLE, message, None)

@@ -2,6 +2,7 @@
 //! translation: what a request means is decided in `service` and `vm`.
 
 mod change;
+mod disks;
 mod dto;
 mod error;
 mod host;

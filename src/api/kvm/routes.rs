@@ -6,7 +6,7 @@ use schemars::SchemaGenerator;
 use serde_json::Value;
 
 use super::{
-    Shared, change, dto,
+    Shared, change, disks, dto,
     error::{Endpoint, ErrorBody, NotFound, http_error, told},
     host, info, performance, power,
 };
@@ -104,8 +104,31 @@ fn routes() -> Vec<Route<Shared>> {
         Route::put("/vms/{id}/disk", "resizeVMDisk", told(&DISK, change::disk))
             .tag(UPDATE)
             .summary("Grow the root disk, and change its I/O limits.")
-            .input::<change::DiskBody>()
+            .input::<change::DiskUpdate>()
             .output::<change::Updated<change::Disk>>(200, "It is stored; `applied` says whether it is in effect."),
+        Route::get("/vms/{id}/disks", "listVMDisks", told(&DISK, disks::list))
+            .tag(INFORMATION)
+            .summary("The disks of a VM, the root disk first.")
+            .output::<Vec<disks::DiskView>>(200, "The disks."),
+        Route::post("/vms/{id}/disks", "addVMDisk", told(&DISK, disks::add))
+            .tag(UPDATE)
+            .summary("Add a disk, empty or cloned; a running VM gets it by hot-plug.")
+            .input::<disks::DiskBody>()
+            .output::<disks::DiskDone>(201, "It is added.")
+            .error(409, "There is no free slot."),
+        Route::put("/vms/{id}/disks/{disk}", "updateVMDisk", told(&DISK, disks::change))
+            .tag(UPDATE)
+            .summary("Grow a disk, and change its I/O limits.")
+            .input::<change::DiskUpdate>()
+            .output::<change::Updated<Option<disks::DiskView>>>(
+                200,
+                "It is stored; `applied` says whether it is in effect.",
+            ),
+        Route::delete("/vms/{id}/disks/{disk}", "removeVMDisk", told(&DISK, disks::remove))
+            .tag(UPDATE)
+            .summary("Remove a disk with its image; a running guest has to let go of it.")
+            .output::<disks::DiskDone>(200, "It is gone.")
+            .error(409, "The guest does not let go of it."),
         Route::post("/vms/{id}/start", "startVM", told(&START, power::start))
             .tag(LIFECYCLE)
             .summary("Start a VM, or resume a paused one.")
@@ -162,7 +185,10 @@ pub fn openapi() -> Value {
         description: "Manages QEMU virtual machines directly over QMP.",
         server: "/",
         error: |generator: &mut SchemaGenerator| generator.subschema_for::<ErrorBody>(),
-        path_params: &[PathParam { name: "id", description: "The UUID of the VM.", format: Some("uuid") }],
+        path_params: &[
+            PathParam { name: "id", description: "The UUID of the VM.", format: Some("uuid") },
+            PathParam { name: "disk", description: "The name of the disk: root, disk1…", format: None },
+        ],
     };
     document(&about, routes().iter().map(|route| &route.info))
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{address, root_bus, slot};
-use crate::model::{CloneMode, Disk, IoLimits, VmSpec};
+use super::{address, hotplug_slot, root_bus, slot};
+use crate::model::{Disk, IoLimits, VmSpec};
 
 /// Name of the top block node, the one that is resized and measured.
 pub fn node_name(disk: &Disk) -> String {
@@ -26,12 +26,12 @@ pub fn throttle_id(disk: &Disk) -> String {
 /// The block graph, every format spelt out: QEMU never probes, and a header never leads to another file.
 pub fn blockdev(disk: &Disk) -> Value {
     let file = |path: &Path| json!({ "driver": "file", "filename": path });
-    let backing = match disk.clone {
-        CloneMode::Linked => json!({
-            "driver": disk.base.format.driver(), "node-name": format!("{}-base", disk.name),
-            "read-only": true, "file": file(&disk.base.path),
+    let backing = match disk.backing_file() {
+        Some(base) => json!({
+            "driver": base.format.driver(), "node-name": format!("{}-base", disk.name),
+            "read-only": true, "file": file(&base.path),
         }),
-        CloneMode::Full => Value::Null,
+        None => Value::Null,
     };
     json!({
         "driver": "qcow2", "node-name": node_name(disk), "discard": "unmap",
@@ -39,12 +39,20 @@ pub fn blockdev(disk: &Disk) -> Value {
     })
 }
 
-/// The disk device; the first disk is the one that the firmware boots.
-pub fn disk(disk: &Disk, index: usize, spec: &VmSpec) -> Value {
-    json!({
-        "driver": "virtio-blk-pci", "id": device_id(disk), "drive": node_name(disk),
-        "bootindex": index + 1, "bus": root_bus(spec), "addr": address(slot::ROOT_DISK),
-    })
+/// The disk device. The root disk, which the firmware boots, has a place of its own; the others sit in hot-plug slots,
+/// from the start of the VM too, so that each can be taken out.
+pub fn disk(disk: &Disk, spec: &VmSpec) -> Value {
+    let mut device = json!({ "driver": "virtio-blk-pci", "id": device_id(disk), "drive": node_name(disk) });
+    let (bus, addr) = match disk.slot {
+        None => {
+            device["bootindex"] = 1.into();
+            (root_bus(spec).to_owned(), address(slot::ROOT_DISK))
+        }
+        Some(number) => hotplug_slot(number, spec),
+    };
+    device["bus"] = bus.into();
+    device["addr"] = addr.into();
+    device
 }
 
 /// Arguments of `block_set_io_throttle`: every value, so that what is no longer limited is set back to 0.
@@ -65,7 +73,7 @@ pub fn throttle(disk: &Disk, limits: &IoLimits) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{BaseImage, ImageFormat};
+    use crate::model::{BaseImage, CloneMode, ImageFormat};
 
     #[test]
     fn a_throttle_names_every_value() {
@@ -74,8 +82,10 @@ mod tests {
             file: "/f".into(),
             size: 1,
             clone: CloneMode::Full,
-            base: BaseImage { path: "/b".into(), format: ImageFormat::Raw },
+            base: Some(BaseImage { path: "/b".into(), format: ImageFormat::Raw }),
             io_limits: None,
+            slot: None,
+            in_making: false,
         };
         let limits = IoLimits { iops: Some(100), iops_burst: Some(200), ..IoLimits::default() };
         let arguments = throttle(&disk, &limits);

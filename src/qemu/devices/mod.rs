@@ -38,6 +38,14 @@ fn root_bus(spec: &VmSpec) -> &'static str {
     }
 }
 
+/// Bus and address of a hot-plug slot, numbered from 1: a root port's only place, or a late slot of `pci.0`.
+fn hotplug_slot(number: u8, spec: &VmSpec) -> (String, String) {
+    match spec.machine.bus {
+        Bus::Pcie { .. } => (ports::port_id(number), address(0)),
+        Bus::Pci => ("pci.0".to_owned(), address(slot::ROOT_PORTS + number - 1)),
+    }
+}
+
 fn address(slot: u8) -> String {
     format!("{slot:#x}")
 }

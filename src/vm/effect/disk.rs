@@ -15,30 +15,40 @@ const GIB: u64 = 1 << 30;
 impl Actor {
     /// `block_resize`; the guest sees the new size at once.
     pub(super) async fn resize_disks(&mut self) -> Result<(), Setback> {
-        for index in 0..self.record.spec.disks.len() {
-            let disk = self.record.spec.disks[index].clone();
-            let Some(run) = self.live_run() else { return Ok(()) };
-            if run.in_effect.disks.get(index).is_some_and(|d| d.size < disk.size) {
-                let session = self.session()?;
-                self.guarded(resize(&session, devices::node_name(&disk), disk.size * GIB)).await?;
-                self.has(|spec| spec.disks[index].size = disk.size).await?;
-            }
+        for disk in self.differing(|wanted, has| wanted.size > has.size) {
+            let session = self.session()?;
+            self.guarded(resize(&session, devices::node_name(&disk), disk.size * GIB)).await?;
+            self.has_disk(&disk.name, |has| has.size = disk.size).await?;
         }
         Ok(())
     }
 
     /// `block_set_io_throttle`, with zeros for what is no longer limited.
     pub(super) async fn throttle_disks(&mut self) -> Result<(), Setback> {
-        for index in 0..self.record.spec.disks.len() {
-            let disk = self.record.spec.disks[index].clone();
-            let Some(run) = self.live_run() else { return Ok(()) };
-            if run.in_effect.disks.get(index).is_some_and(|d| d.io_limits != disk.io_limits) {
-                let session = self.session()?;
-                self.guarded(throttle(&session, &disk, &disk.io_limits.unwrap_or_default())).await?;
-                self.has(|spec| spec.disks[index].io_limits = disk.io_limits).await?;
-            }
+        for disk in self.differing(|wanted, has| wanted.io_limits != has.io_limits) {
+            let session = self.session()?;
+            self.guarded(throttle(&session, &disk, &disk.io_limits.unwrap_or_default())).await?;
+            self.has_disk(&disk.name, |has| has.io_limits = disk.io_limits).await?;
         }
         Ok(())
+    }
+
+    /// The disks that QEMU has, as they are defined, where `differ` says that it has them differently.
+    fn differing(&mut self, differ: impl Fn(&Disk, &Disk) -> bool) -> Vec<Disk> {
+        let wanted = self.record.spec.disks.clone();
+        let Some(run) = self.live_run() else { return Vec::new() };
+        let has = &run.in_effect;
+        let pairs = wanted.into_iter().filter_map(|disk| has.disk(&disk.name).cloned().map(|has| (disk, has)));
+        pairs.filter(|(wanted, has)| differ(wanted, has)).map(|(wanted, _)| wanted).collect()
+    }
+
+    async fn has_disk(&mut self, name: &str, step: impl FnOnce(&mut Disk)) -> Result<(), Setback> {
+        self.has(|spec| {
+            if let Some(disk) = spec.disk_mut(name) {
+                step(disk);
+            }
+        })
+        .await
     }
 
     /// The images of a VM without a process, with qemu-img.
@@ -79,6 +89,6 @@ pub(in crate::vm) async fn throttle_at_start(session: &Session, spec: &VmSpec) -
     Ok(())
 }
 
-async fn throttle(session: &Session, disk: &Disk, limits: &IoLimits) -> Result<(), QmpError> {
+pub(super) async fn throttle(session: &Session, disk: &Disk, limits: &IoLimits) -> Result<(), QmpError> {
     session.execute_raw("block_set_io_throttle", Some(devices::throttle(disk, limits))).await.map(drop)
 }

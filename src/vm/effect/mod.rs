@@ -5,6 +5,7 @@
 
 mod cpu;
 mod disk;
+mod hotplug;
 mod memory;
 mod pinning;
 
@@ -27,6 +28,8 @@ enum Setback {
     NotNow(String),
     /// QEMU refuses what it should take: the change is taken back.
     Refused(String),
+    /// The guest holds on to a disk: the change is taken back.
+    InUse,
     Interrupted(Interrupted),
 }
 
@@ -52,6 +55,18 @@ impl Actor {
             return Err(self.refused(refusal));
         }
         self.define(wanted).await?;
+        if let Err(why) = self.make_images().await {
+            self.define(before).await?;
+            self.remove_orphans().await;
+            return Err(Error::failed(Operation::Change, why));
+        }
+        let outcome = self.settle(before, decision).await;
+        self.remove_orphans().await;
+        outcome
+    }
+
+    /// Brings a stored change into effect, or takes it back.
+    async fn settle(&mut self, before: VmSpec, decision: Decision) -> Result<Applied> {
         if decision != Decision::Do(Action::Apply) {
             if self.machine.process().is_none()
                 && let Err(why) = self.resize_offline().await
@@ -71,6 +86,10 @@ impl Actor {
                 self.define(before).await?;
                 Err(Error::failed(Operation::Change, why))
             }
+            Err(Setback::InUse) => {
+                self.define(before).await?;
+                Err(Conflict::DiskInUse.into())
+            }
             // The definition is stored; the VM gets it when it starts again or its monitor is back.
             Err(Setback::Interrupted(Interrupted::Overtaken)) => Err(Conflict::Overtaken.into()),
             Err(Setback::Interrupted(_)) => Ok(Applied::NextStart),
@@ -79,6 +98,7 @@ impl Actor {
 
     /// Makes up for every difference between what is defined and what QEMU has. Harmless when there is none.
     async fn bring_into_effect(&mut self) -> std::result::Result<(), Setback> {
+        self.plug_disks().await?;
         self.resize_disks().await?;
         self.throttle_disks().await?;
         // Each of these may have to wait for the guest, and none waits for the other.
@@ -90,8 +110,12 @@ impl Actor {
 
     /// Goes on with what an earlier daemon had begun, as far as that works.
     pub(super) async fn take_up_changes(&mut self) {
-        if let Err(Setback::NotNow(why) | Setback::Refused(why)) = self.bring_into_effect().await {
-            tracing::info!(vm = %self.record.spec.id, why, "a change waits for the next start");
+        match self.bring_into_effect().await {
+            Err(Setback::NotNow(why) | Setback::Refused(why)) => {
+                tracing::info!(vm = %self.record.spec.id, why, "a change waits for the next start");
+            }
+            Err(Setback::InUse) => tracing::info!(vm = %self.record.spec.id, "a disk stays until the next start"),
+            Ok(()) | Err(Setback::Interrupted(_)) => {}
         }
     }
 

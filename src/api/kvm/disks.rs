@@ -1,0 +1,118 @@
+//! The disks of a VM, one by one: bodies and handlers.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use warp::http::StatusCode;
+
+use super::{
+    Shared,
+    change::{DiskUpdate, at_least_one, update},
+    error::Problem,
+    vm_id,
+};
+use crate::{
+    api::http::{Reply, Request},
+    model::{Applied, Change, CloneMode, Disk, DiskWish, Error, IoLimits, VmSpec, VmView},
+};
+
+/// A disk beside the root disk.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DiskBody {
+    /// GiB.
+    disk_size: i64,
+    /// Cloned; without one the disk is empty.
+    base_image: Option<PathBuf>,
+    /// `linked` (default) or `full`.
+    #[serde(default)]
+    clone: CloneMode,
+    io_limits: Option<IoLimits>,
+}
+
+impl DiskBody {
+    pub fn into_model(self) -> DiskWish {
+        DiskWish { size: self.disk_size, base_image: self.base_image, clone: self.clone, io_limits: self.io_limits }
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct DiskView {
+    /// `root`, `disk1`…
+    name: String,
+    /// GiB.
+    disk_size: u64,
+    disk_file: PathBuf,
+    base_image: Option<PathBuf>,
+    clone: Option<CloneMode>,
+    io_limits: Option<IoLimits>,
+}
+
+impl DiskView {
+    pub fn of(disk: &Disk) -> Self {
+        Self {
+            name: disk.name.clone(),
+            disk_size: disk.size,
+            disk_file: disk.file.clone(),
+            base_image: disk.base.as_ref().map(|base| base.path.clone()),
+            clone: disk.base.as_ref().map(|_| disk.clone),
+            io_limits: disk.io_limits,
+        }
+    }
+}
+
+/// A disk that was added, changed or removed.
+#[derive(Serialize, JsonSchema)]
+pub struct DiskDone {
+    id: String,
+    #[serde(flatten)]
+    disk: Option<DiskView>,
+    status: &'static str,
+    message: &'static str,
+    applied: Applied,
+}
+
+pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let view = shared.service.view(vm_id(&request)?)?;
+    Ok(Reply::json(StatusCode::OK, &view.spec.disks.iter().map(DiskView::of).collect::<Vec<_>>()))
+}
+
+pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let id = vm_id(&request)?;
+    shared.service.view(id)?;
+    let body: DiskBody = request.json()?;
+    let (view, applied) = shared.service.add_disk(id, body.into_model()).await?;
+    let disk = view.spec.disks.last().map(DiskView::of);
+    let done = DiskDone { id: id.to_string(), disk, status: "created", message: "Disk successfully added.", applied };
+    Ok(Reply::json(StatusCode::CREATED, &done))
+}
+
+pub async fn change(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let id = vm_id(&request)?;
+    let name = named(&shared.service.view(id)?, &request)?;
+    let body: DiskUpdate = request.json()?;
+    if body.disk_size.is_none() && body.io_limits.is_none() {
+        return Err(at_least_one("disk_size or io_limits").into());
+    }
+    let io_limits = body.io_limits.map(|limits| limits.map(Box::new));
+    let change = Change::Disk { name: name.clone(), size: body.disk_size, io_limits };
+    let of = |spec: &VmSpec| spec.disk(&name).map(DiskView::of);
+    update(&shared, id, change, "Disk configuration successfully updated.", of).await
+}
+
+pub async fn remove(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let id = vm_id(&request)?;
+    let view = shared.service.view(id)?;
+    let name = named(&view, &request)?;
+    let disk = view.spec.disk(&name).map(DiskView::of);
+    let (_, applied) = shared.service.change(id, Change::RemoveDisk(name)).await?;
+    let done = DiskDone { id: id.to_string(), disk, status: "deleted", message: "Disk successfully removed.", applied };
+    Ok(Reply::json(StatusCode::OK, &done))
+}
+
+/// The disk that the path names.
+fn named(view: &VmView, request: &Request) -> Result<String, Error> {
+    let name = request.param("disk").to_owned();
+    if view.spec.disk(&name).is_some() { Ok(name) } else { Err(Error::DiskNotFound { name }) }
+}

@@ -1,0 +1,54 @@
+//! Disks that a client wishes for: checked against the host and the base image. Making them is the VM's or `create`'s
+//! work.
+
+use super::{Service, bases};
+use crate::model::{Change, DiskWish, Error, NewDisk, Result, VmId, VmView, check_disk_size};
+
+const GIB: u64 = 1 << 30;
+
+/// Checks a wish. Makes nothing.
+///
+/// # Errors
+/// [`Error::Invalid`], [`Error::BaseImageNotFound`].
+pub(super) async fn resolve(service: &Service, wish: DiskWish) -> Result<NewDisk> {
+    let size = check_disk_size(wish.size)?;
+    if let Some(limits) = &wish.io_limits {
+        limits.check()?;
+    }
+    let base = match &wish.base_image {
+        None => None,
+        Some(named) => {
+            let (base, virtual_size) = bases::resolve(service, named).await?;
+            if virtual_size > size * GIB {
+                let must = format!(
+                    "be at least {} (GiB), the size of the base image ({virtual_size} bytes), not {size}",
+                    virtual_size.div_ceil(GIB)
+                );
+                return Err(Error::invalid("disk_size", must));
+            }
+            Some(base)
+        }
+    };
+    Ok(NewDisk { size, base, clone: wish.clone, io_limits: wish.io_limits })
+}
+
+/// The same error about the field of the `index`th further disk.
+pub(super) fn among(index: usize, error: Error) -> Error {
+    match error {
+        Error::Invalid { param, must } => Error::invalid(format!("disks[{index}].{param}"), must),
+        other => other,
+    }
+}
+
+impl Service {
+    /// Adds a disk, to a running VM by hot-plug. Returns the VM; the new disk is its last.
+    ///
+    /// # Errors
+    /// [`Error::VmNotFound`], [`Error::Invalid`], [`Error::BaseImageNotFound`];
+    /// [`Error::Conflict`] without a free slot; [`Error::Failed`] with nothing changed.
+    pub async fn add_disk(&self, id: VmId, wish: DiskWish) -> Result<(VmView, crate::model::Applied)> {
+        self.handle(id)?;
+        let disk = Box::new(resolve(self, wish).await?);
+        self.change(id, Change::AddDisk { disk, folder: self.ctx.image_folder(&id) }).await
+    }
+}

@@ -1,0 +1,142 @@
+//! Disks that come and go while the VM runs, and their images.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::{Setback, disk::throttle};
+use crate::{
+    model::{Disk, VmSpec},
+    qemu::devices,
+    qmp::Session,
+    vm::actor::Actor,
+};
+
+/// For the guest to let go of a disk. One in its firmware never does.
+const RELEASE: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(100);
+/// A guest that was just busy booting may have missed the request.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+
+impl Actor {
+    /// Makes the images of disks that have none yet.
+    ///
+    /// # Errors
+    /// qemu-img's words; a half-made image is left for [`Self::remove_orphans`].
+    pub(super) async fn make_images(&mut self) -> Result<(), String> {
+        for disk in self.record.spec.disks.clone().into_iter().filter(|disk| disk.in_making) {
+            match &disk.base {
+                Some(base) => self.ctx.images.clone(base, disk.clone, &disk.file, disk.size).await?,
+                None => self.ctx.images.create(&disk.file, disk.size).await?,
+            }
+            let mut made = self.record.spec.clone();
+            if let Some(made) = made.disk_mut(&disk.name) {
+                made.in_making = false;
+            }
+            self.define(made).await.map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Forgets disks whose image an earlier daemon did not finish: nobody was told of them.
+    pub(in crate::vm) async fn drop_unmade_disks(&mut self) {
+        if self.record.spec.disks.iter().any(|disk| disk.in_making) {
+            let mut spec = self.record.spec.clone();
+            spec.disks.retain(|disk| !disk.in_making);
+            if let Err(error) = self.define(spec).await {
+                tracing::warn!(vm = %self.record.spec.id, %error, "cannot forget a disk that was not made");
+            }
+        }
+        self.remove_orphans().await;
+    }
+
+    /// Removes images in the VM's own folder that neither its definition nor its QEMU names.
+    pub(in crate::vm) async fn remove_orphans(&mut self) {
+        let named = |spec: &VmSpec| spec.disks.iter().map(|disk| disk.file.clone()).collect::<Vec<_>>();
+        let mut kept = named(&self.record.spec);
+        if let Some(run) = self.live_run() {
+            kept.extend(named(&run.in_effect));
+        }
+        let Ok(mut entries) = tokio::fs::read_dir(self.ctx.image_folder(&self.record.spec.id)).await else { return };
+        while let Ok(Some(entry)) = entries.next_entry().await {
+            let path = entry.path();
+            if !kept.contains(&path)
+                && let Err(error) = tokio::fs::remove_file(&path).await
+            {
+                tracing::warn!(file = %path.display(), %error, "cannot remove an image that no disk uses");
+            }
+        }
+    }
+
+    /// Plugs what is defined and not there, and unplugs what is there and no longer defined.
+    pub(super) async fn plug_disks(&mut self) -> Result<(), Setback> {
+        let wanted = self.record.spec.disks.clone();
+        let Some(run) = self.live_run() else { return Ok(()) };
+        let there = run.in_effect.disks.clone();
+        let missing = |disk: &&Disk, disks: &[Disk]| disks.iter().all(|d| d.name != disk.name);
+        for disk in there.iter().filter(|disk| missing(disk, &wanted)) {
+            self.unplug(disk).await?;
+        }
+        for disk in wanted.iter().filter(|disk| missing(disk, &there) && !disk.in_making) {
+            self.plug(disk).await?;
+        }
+        Ok(())
+    }
+
+    async fn plug(&mut self, disk: &Disk) -> Result<(), Setback> {
+        let session = self.session()?;
+        let device = devices::disk(disk, &self.record.spec);
+        let node = devices::node_name(disk);
+        self.guarded(async {
+            // Raw JSON: qapi's type drops `"backing": null`, and QEMU would follow the header then.
+            session.execute_raw("blockdev-add", Some(devices::blockdev(disk))).await?;
+            let plugged = async {
+                session.execute_raw("device_add", Some(device)).await?;
+                match &disk.io_limits {
+                    Some(limits) => throttle(&session, disk, limits).await,
+                    None => Ok(()),
+                }
+            };
+            let plugged = plugged.await;
+            if plugged.is_err() {
+                // Refused while the device is there, too: it goes together with its node or the next try finds it.
+                let _ = session.execute_raw("blockdev-del", Some(json!({ "node-name": node }))).await;
+            }
+            plugged
+        })
+        .await?;
+        let disk = disk.clone();
+        self.has(|spec| spec.disks.push(disk)).await
+    }
+
+    async fn unplug(&mut self, disk: &Disk) -> Result<(), Setback> {
+        let session = self.session()?;
+        let begin = Instant::now();
+        let mut asked: Option<Instant> = None;
+        while self.guarded(async { is_plugged(&session, disk).await }).await? {
+            if begin.elapsed() > RELEASE {
+                return Err(Setback::InUse);
+            }
+            if asked.is_none_or(|at| at.elapsed() > ASK_AGAIN) {
+                asked = Some(Instant::now());
+                let arguments = json!({ "id": devices::device_id(disk) });
+                // "Already in the process of unplug" is an answer too.
+                let _ = self.guarded(async { session.execute_raw("device_del", Some(arguments)).await }).await;
+            }
+            self.guarded(async {
+                sleep(LOOK).await;
+                Ok(())
+            })
+            .await?;
+        }
+        let node = json!({ "node-name": devices::node_name(disk) });
+        self.guarded(async { session.execute_raw("blockdev-del", Some(node)).await }).await?;
+        self.has(|spec| spec.disks.retain(|d| d.name != disk.name)).await
+    }
+}
+
+async fn is_plugged(session: &Session, disk: &Disk) -> Result<bool, crate::qmp::QmpError> {
+    let id = format!("/{}/", devices::device_id(disk));
+    Ok(session.query_block().await?.iter().any(|block| block.qdev.as_ref().is_some_and(|qdev| qdev.contains(&id))))
+}

@@ -1,0 +1,71 @@
+//! Disks that come and go while a guest runs, as the guest itself sees them.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::{Daemon, guest};
+
+/// The guest's disks beside the root disk, with their sizes in MiB.
+async fn guest_disks(daemon: &Daemon, id: &str) -> String {
+    let line = "for d in /sys/block/vd[b-z]; do [ -e $d ] && s=\"$s ${d##*/}:$(($(cat $d/size)/2048))\"; done; echo guest-disks$s.; s=";
+    let line = daemon.type_line(id, line, "guest-disks").await;
+    line.split("guest-disks").nth(1).unwrap().trim().to_owned()
+}
+
+async fn names(daemon: &Daemon, id: &str) -> Vec<String> {
+    let disks = daemon.get(&format!("/vms/{id}/disks")).await.expect(200);
+    disks.as_array().unwrap().iter().map(|d| d["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn disks_are_plugged_throttled_grown_and_unplugged_under_a_running_guest() {
+    let mut daemon = guest::daemon();
+    let mut wish = guest::wish();
+    wish["disks"] = json!([{ "disk_size": 2 }]);
+    wish["start"] = json!(true);
+    let id = daemon.create(wish).await;
+    let disks = format!("/vms/{id}/disks");
+    let first = daemon.await_boot(&id, None).await;
+    assert_eq!(names(&daemon, &id).await, ["root", "disk1"]);
+    assert_eq!(guest_disks(&daemon, &id).await, "vdb:2048.");
+
+    // One more, limited from its first moment; what the guest reads of it is not above the limit.
+    let body = json!({ "disk_size": 1, "io_limits": { "iops": 40 } });
+    let added = daemon.post(&disks, body).await.expect(201);
+    assert_eq!((&added["name"], &added["applied"]), (&json!("disk2"), &json!("live")), "{added}");
+    assert_eq!(guest_disks(&daemon, &id).await, "vdb:2048 vdc:1024.");
+    let line = daemon.type_line(&id, "io-test read 4 vdc", "qherd-io: op=read").await;
+    let iops: f64 = line.split("iops=").nth(1).unwrap().trim().parse().unwrap();
+    assert!((34.0..=46.0).contains(&iops), "{line}");
+    let grown = daemon.put(&format!("{disks}/disk2"), json!({ "disk_size": 3, "io_limits": null })).await.expect(200);
+    assert_eq!((&grown["applied"], &grown["io_limits"]), (&json!("live"), &Value::Null), "{grown}");
+    assert_eq!(guest_disks(&daemon, &id).await, "vdb:2048 vdc:3072.");
+
+    // Its death changes nothing.
+    daemon.kill();
+    daemon.run();
+    assert_eq!(names(&daemon, &id).await, ["root", "disk1", "disk2"]);
+
+    // Out again, the one of the boot too, with their images.
+    for disk in ["disk1", "disk2"] {
+        let removed = daemon.delete(&format!("{disks}/{disk}")).await.expect(200);
+        assert_eq!(removed["applied"], "live", "{removed}");
+    }
+    assert_eq!(guest_disks(&daemon, &id).await, ".");
+    let images = std::fs::read_dir(daemon.state().join("images").join(&id)).unwrap().count();
+    assert_eq!(images, 1, "the root disk's");
+    let gone = daemon.delete(&format!("{disks}/disk1")).await;
+    assert_eq!((gone.status, gone.message()), (404, "Disk not found: disk1."));
+    assert_eq!(daemon.delete(&format!("{disks}/root")).await.status, 400);
+
+    // A clone as a further disk is there with its contents; a reset does not disturb it.
+    let clone = json!({ "disk_size": 1, "base_image": guest::image() });
+    assert_eq!(daemon.post(&disks, clone).await.expect(201)["name"], "disk3");
+    daemon.post(&format!("/vms/{id}/reboot"), json!({})).await.expect(200);
+    daemon.await_boot(&id, Some(&first)).await;
+    assert_eq!(guest_disks(&daemon, &id).await, "vdb:1024.");
+    daemon.type_line(&id, "cmp -n 4096 /dev/vda /dev/vdb && echo same-start", "same-start").await;
+
+    daemon.delete(&format!("/vms/{id}")).await.expect(200);
+    assert_eq!(daemon.leftovers(), Vec::<std::path::PathBuf>::new());
+}
