@@ -3,7 +3,9 @@
 
 pub mod cpus;
 pub mod image;
+mod in_time;
 pub mod process;
 mod tail;
 
+pub use in_time::{STORAGE, in_time};
 pub use tail::{last_lines, last_text};

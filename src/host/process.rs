@@ -4,7 +4,7 @@
 use std::{
     fs, io,
     os::{
-        fd::{AsRawFd, OwnedFd, RawFd},
+        fd::{OwnedFd, RawFd},
         unix::process::CommandExt,
     },
     path::Path,
@@ -176,11 +176,6 @@ fn start_time(pid: i32) -> io::Result<u64> {
 /// When /proc cannot be read.
 pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
-}
-
-/// Raw numbers of descriptors, for a command line.
-pub fn raw(fd: &impl AsRawFd) -> RawFd {
-    fd.as_raw_fd()
 }
 
 #[cfg(test)]
