@@ -73,9 +73,9 @@ impl Service {
         Ok(Arc::new(service))
     }
 
-    /// What the daemon knows of the host and of QEMU.
-    pub fn context(&self) -> &Context {
-        &self.ctx
+    /// What QEMU can do on this host.
+    pub fn caps(&self) -> &Caps {
+        &self.ctx.caps
     }
 
     /// A page of VMs, oldest first.
@@ -178,6 +178,12 @@ impl Service {
     }
 
     fn handle(&self, id: VmId) -> Result<VmHandle> {
-        self.registry.get(id).ok_or(Error::VmNotFound(id))
+        let handle = self.registry.get(id).ok_or(Error::VmNotFound(id))?;
+        // Its deletion had to wait for the kernel, longer than anybody waited for the answer.
+        if handle.view().gone {
+            self.registry.remove(id);
+            return Err(Error::VmNotFound(id));
+        }
+        Ok(handle)
     }
 }

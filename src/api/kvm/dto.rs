@@ -328,8 +328,7 @@ pub struct Performance {
 }
 
 impl Performance {
-    pub fn of(sample: Option<&Sample>) -> Self {
-        let Some(sample) = sample else { return Self::default() };
+    pub fn of(sample: &Sample) -> Self {
         let disk = sample.disk.as_ref();
         let (memory_usage, memory_source) = match (sample.guest_used, sample.resident) {
             (Some(used), _) => (Some(used), Some("guest")),
