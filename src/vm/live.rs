@@ -3,7 +3,10 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::{Interval, MissedTickBehavior, interval},
+};
 
 use super::{
     Context,
@@ -35,6 +38,8 @@ pub(super) enum Machine {
     Down,
     Live(Box<Live>),
     Mute(Mute),
+    /// SIGKILL was sent, and the kernel still holds the process.
+    Doomed(Arc<Process>),
 }
 
 /// A process whose monitor answers.
@@ -47,6 +52,8 @@ pub(super) struct Live {
     events: Events,
     sampler: Sampler,
     sampling: Interval,
+    /// The last bounding of the console log; two at once would cut what neither has kept.
+    bounding: Option<JoinHandle<()>>,
     /// The last I/O error, which a pause that follows is explained with.
     io_error: Option<String>,
 }
@@ -93,6 +100,7 @@ impl Machine {
             Self::Down => None,
             Self::Live(live) => Some(live.process.clone()),
             Self::Mute(mute) => Some(mute.process.clone()),
+            Self::Doomed(process) => Some(process.clone()),
         }
     }
 
@@ -105,6 +113,7 @@ impl Machine {
                 exit = mute.process.exited() => Happening::Exited(exit),
                 (session, events) = &mut mute.reconnect => Happening::MonitorBack(session, events),
             },
+            Self::Doomed(process) => Happening::Exited(process.exited().await),
         }
     }
 }
@@ -114,7 +123,8 @@ impl Live {
         let mut sampling = interval(SAMPLING);
         sampling.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let sampler = Sampler::new(process.pid(), threads);
-        Self { process, session, guest: Guest::Running, agent: false, events, sampler, sampling, io_error: None }
+        let guest = Guest::Running;
+        Self { process, session, guest, agent: false, events, sampler, sampling, bounding: None, io_error: None }
     }
 
     async fn next(&mut self) -> Happening {
@@ -160,7 +170,7 @@ impl Actor {
 
     /// The one way out for every process that ended by itself, spawned or adopted.
     async fn exited(&mut self, exit: Exit) {
-        let asked = self.doomed || matches!(self.intent(), Intent::Stop { .. });
+        let asked = matches!(self.machine, Machine::Doomed(_)) || matches!(self.intent(), Intent::Stop { .. });
         let ending = if asked {
             Ending::Clean
         } else {
@@ -268,14 +278,14 @@ impl Actor {
     }
 
     async fn sample(&mut self) {
-        let paths = self.ctx.run_paths(&self.record.spec.id);
-        tokio::task::spawn_blocking(move || console::bound(&paths));
-        let Run::Live(run) = &self.record.run else { return };
-        let started_at = run.started_at;
-        let spec = self.record.spec.machine.balloon;
-        let Machine::Live(live) = &self.machine else { return };
+        let (Run::Live(run), Machine::Live(live)) = (&self.record.run, &mut self.machine) else { return };
+        if live.bounding.as_ref().is_none_or(JoinHandle::is_finished) {
+            let paths = self.ctx.run_paths(&self.record.spec.id);
+            live.bounding = Some(spawn_blocking(move || console::bound(&paths)));
+        }
+        let (started_at, balloon) = (run.started_at, self.record.spec.machine.balloon);
         let session = live.session.clone();
-        let Ok(readings) = self.guarded(Sampler::ask(&session, spec)).await else { return };
+        let Ok(readings) = self.guarded(Sampler::ask(&session, balloon)).await else { return };
         let Machine::Live(live) = &mut self.machine else { return };
         let sample = live.sampler.take(readings, started_at);
         self.publish_sample(Some(sample));
