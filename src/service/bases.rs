@@ -118,6 +118,9 @@ pub(super) async fn resolve(service: &Service, named: &Path) -> Result<(BaseImag
     };
     let path =
         paths::canonical(&asked).filter(|path| paths::is_within(path, &config.image_dirs)).ok_or_else(outside)?;
+    if path.to_str().is_none() {
+        return Err(invalid(format!("have a path that is UTF-8, links resolved, unlike {}", path.display())));
+    }
     if paths::is_within(&path, &config.storage_dirs[..1])
         || service.registry.views().iter().any(|v| v.spec.disks.iter().any(|d| d.file == path))
     {

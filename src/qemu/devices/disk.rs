@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{address, root_bus, slot};
-use crate::model::{CloneMode, Disk, IoLimits, VmSpec};
+use crate::model::{CloneMode, Disk, ImageFormat, IoLimits, VmSpec};
 
 /// Name of the top block node, the one that is resized and measured.
 pub fn node_name(disk: &Disk) -> String {
@@ -27,10 +27,17 @@ pub fn throttle_id(disk: &Disk) -> String {
 pub fn blockdev(disk: &Disk) -> Value {
     let file = |path: &Path| json!({ "driver": "file", "filename": path });
     let backing = match disk.clone {
-        CloneMode::Linked => json!({
-            "driver": disk.base.format.driver(), "node-name": format!("{}-base", disk.name),
-            "read-only": true, "file": file(&disk.base.path),
-        }),
+        CloneMode::Linked => {
+            let mut base = json!({
+                "driver": disk.base.format.driver(), "node-name": format!("{}-base", disk.name),
+                "read-only": true, "file": file(&disk.base.path),
+            });
+            // It stood alone when it was cloned; one that was exchanged since must not bring in another file.
+            if disk.base.format == ImageFormat::Qcow2 {
+                base["backing"] = Value::Null;
+            }
+            base
+        }
         CloneMode::Full => Value::Null,
     };
     json!({
@@ -65,7 +72,7 @@ pub fn throttle(disk: &Disk, limits: &IoLimits) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{BaseImage, ImageFormat};
+    use crate::model::BaseImage;
 
     #[test]
     fn a_throttle_names_every_value() {
@@ -85,5 +92,21 @@ mod tests {
         assert_eq!(arguments["bps_rd"], 0);
         assert_eq!(arguments.as_object().unwrap().len(), 14);
         assert_eq!(blockdev(&disk)["backing"], Value::Null);
+    }
+
+    #[test]
+    fn a_base_image_that_was_exchanged_brings_in_no_other_file() {
+        let linked = |format| Disk {
+            name: "root".into(),
+            file: "/f".into(),
+            size: 1,
+            clone: CloneMode::Linked,
+            base: BaseImage { path: "/b".into(), format },
+            io_limits: None,
+        };
+        let backing = |format| blockdev(&linked(format))["backing"].clone();
+        assert_eq!(backing(ImageFormat::Qcow2).get("backing"), Some(&Value::Null));
+        // QEMU's raw driver knows no such option.
+        assert_eq!(backing(ImageFormat::Raw).get("backing"), None);
     }
 }
