@@ -170,6 +170,15 @@ fn start_time(pid: i32) -> io::Result<u64> {
     Ok(stat.starttime)
 }
 
+/// Every running VM holds two descriptors; the usual soft limit of 1,024 would end at some 500 VMs.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
 /// The kernel's id of this boot.
 ///
 /// # Errors

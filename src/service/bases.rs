@@ -130,6 +130,9 @@ fn find(config: &Config, views: &[VmView], named: &Path, mut asked: PathBuf) -> 
     };
     let path =
         paths::canonical(&asked).filter(|path| paths::is_within(path, &config.image_dirs)).ok_or_else(outside)?;
+    if path.to_str().is_none() {
+        return Err(invalid(format!("have a path that is UTF-8, links resolved, unlike {}", path.display())));
+    }
     if paths::is_within(&path, &config.storage_dirs[..1])
         || views.iter().any(|view| view.spec.disks.iter().any(|disk| disk.file == path))
     {

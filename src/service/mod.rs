@@ -7,7 +7,7 @@ mod paths;
 mod recover;
 mod registry;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 
@@ -16,7 +16,7 @@ pub use registry::Page;
 
 use crate::{
     config::{Accel, Config},
-    host::{cpus::Host, image::QemuImg},
+    host::{cpus::Host, image::QemuImg, process},
     model::{CreateVm, Error, Operation, Result, Sample, Status, VmId, VmView},
     profile::Profiles,
     qemu::{Accelerator, Caps},
@@ -49,10 +49,19 @@ impl Service {
     /// For the person who starts the daemon: a second daemon on the state directory, a missing program, a store that
     /// does not open.
     pub async fn open(config: Config, fail_launch_after: Option<Step>) -> anyhow::Result<Arc<Self>> {
+        // Definitions are JSON, and so are QEMU's arguments.
+        anyhow::ensure!(
+            config.state_dir.to_str().is_some(),
+            "the path of the state directory {} is not UTF-8; choose another with --state-dir",
+            config.state_dir.display()
+        );
+        process::raise_descriptor_limit();
         let lock = recover::StateLock::take(&config.state_dir)?;
-        for folder in ["images", "run", "bases"] {
+        // Disks, consoles and definitions are for nobody else, also in a state directory that others may look into.
+        for (folder, mode) in [("images", 0o700), ("run", 0o700), ("db", 0o700), ("bases", 0o777)] {
             let folder = config.state_dir.join(folder);
-            std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(&folder);
+            made.with_context(|| format!("cannot make {}", folder.display()))?;
         }
         let profiles = Profiles::load(config.templates_dir.as_deref())?;
         let images = QemuImg::find(&config.qemu_img).await.map_err(anyhow::Error::msg)?;

@@ -1,8 +1,9 @@
 //! The daemon's start: one daemon per state directory, and every record met with what is really there.
 
 use std::{
-    fs::File,
+    fs::{DirBuilder, File},
     io::{Read, Seek, Write},
+    os::unix::fs::DirBuilderExt,
     path::Path,
     time::Duration,
 };
@@ -28,7 +29,11 @@ impl StateLock {
     /// # Errors
     /// When the directory cannot be made or another daemon has it, with its pid.
     pub fn take(state_dir: &Path) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(state_dir)
+        // For nobody else: it holds the guests' disks and consoles. One that is there keeps its mode.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(state_dir)
             .with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
         let path = state_dir.join("lock");
         let open = File::options().create(true).read(true).write(true).truncate(false).open(&path);

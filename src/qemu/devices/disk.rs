@@ -32,7 +32,7 @@ pub fn blockdev(disk: &Disk) -> Value {
                 "driver": disk.base.format.driver(), "node-name": format!("{}-base", disk.name),
                 "read-only": true, "file": file(&disk.base.path),
             });
-            // It had no backing file when it was cloned; one that its header names since then is not followed.
+            // It stood alone when it was cloned; one that was exchanged since must not bring in another file.
             if disk.base.format == ImageFormat::Qcow2 {
                 base["backing"] = Value::Null;
             }
@@ -92,5 +92,21 @@ mod tests {
         assert_eq!(arguments["bps_rd"], 0);
         assert_eq!(arguments.as_object().unwrap().len(), 14);
         assert_eq!(blockdev(&disk)["backing"], Value::Null);
+    }
+
+    #[test]
+    fn a_base_image_that_was_exchanged_brings_in_no_other_file() {
+        let linked = |format| Disk {
+            name: "root".into(),
+            file: "/f".into(),
+            size: 1,
+            clone: CloneMode::Linked,
+            base: BaseImage { path: "/b".into(), format },
+            io_limits: None,
+        };
+        let backing = |format| blockdev(&linked(format))["backing"].clone();
+        assert_eq!(backing(ImageFormat::Qcow2).get("backing"), Some(&Value::Null));
+        // QEMU's raw driver knows no such option.
+        assert_eq!(backing(ImageFormat::Raw).get("backing"), None);
     }
 }
