@@ -1,7 +1,7 @@
 //! The `qherd` program: reads the settings, opens the core, serves the API until a signal, and says in one line why it
 //! could not.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -47,7 +47,9 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("QHERD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // A log that cannot be written (its disk is full) must not take a request down: the complaint would go to the same
     // standard error, and panic there.
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
+    // A journal or a file wants no colours.
+    log.with_ansi(std::io::stderr().is_terminal()).init();
     // Two threads carry thousands of VMs, because nothing here waits for one; more would only cost memory.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let served = runtime.context("cannot start the runtime").and_then(|runtime| {
@@ -74,7 +76,7 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let address = listener.local_addr()?;
     let service = Service::open(config, None).await?;
-    let caps = &service.context().caps;
+    let caps = service.caps();
     tracing::info!(
         qemu = caps.version,
         accelerator = caps.accelerator.as_str(),

@@ -269,3 +269,33 @@ async fn a_disk_that_qherd_made_is_never_a_base_image() {
     refuse(&daemon, &[(disk, own)]).await;
     nothing_is_left(&daemon).await;
 }
+
+#[tokio::test]
+async fn a_link_to_a_file_whose_name_is_not_utf_8_is_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let daemon = Daemon::start();
+    let real = daemon.bases().join(std::ffi::OsStr::from_bytes(b"bad\xff.raw"));
+    std::fs::copy(daemon.bases().join("blank.raw"), &real).unwrap();
+    symlink(&real, daemon.bases().join("link")).unwrap();
+    refuse(&daemon, &[("link", "base_image must have a path that is UTF-8")]).await;
+    nothing_is_left(&daemon).await;
+}
+
+#[tokio::test]
+async fn a_base_image_exchanged_for_an_overlay_does_not_open_the_file_behind_it() {
+    let daemon = Daemon::start();
+    assert_eq!(qemu_img(&daemon.bases(), "create -q -f qcow2 base.qcow2 64M"), 0);
+    let mut wish = daemon.wish();
+    wish["base_image"] = json!("base.qcow2");
+    let id = daemon.create(wish).await;
+    let secret = daemon.bases().parent().unwrap().join("secret.raw");
+    std::fs::write(&secret, [7; 4096]).unwrap();
+    let overlay = format!("create -q -f qcow2 -F raw -b {} base.qcow2 64M", secret.display());
+    assert_eq!(qemu_img(&daemon.bases(), &overlay), 0);
+    daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
+    let pid = daemon.get(&format!("/vms/{id}")).await.expect(200)["pid"].as_i64().unwrap();
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let open: Vec<_> = open.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok()).collect();
+    assert!(open.iter().any(|file| file.ends_with("base.qcow2")), "{open:?}");
+    assert!(!open.contains(&secret), "{open:?}");
+}

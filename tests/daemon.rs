@@ -304,3 +304,63 @@ async fn a_qemu_that_is_killed_is_a_crash_and_its_vm_starts_again() {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     await_crash(&daemon, "QEMU ended").await;
 }
+
+#[test]
+fn a_state_directory_whose_path_is_not_utf_8_is_refused_before_anything_is_made() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join(std::ffi::OsStr::from_bytes(b"st\xff"));
+    refuses(
+        bare(dir.path()).args(["--listen", "127.0.0.1:0", "--state-dir"]).arg(&state),
+        &["not UTF-8", "choose another with --state-dir"],
+    );
+    assert!(!state.exists());
+}
+
+#[tokio::test]
+async fn disks_consoles_and_definitions_are_for_the_daemons_user_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let daemon = Daemon::start();
+    assert_eq!(mode(&daemon.state()), 0o700);
+    // Also in a folder that was there before.
+    let mut daemon = Daemon::prepare(&["--accel", "tcg"]);
+    std::fs::create_dir(daemon.state()).unwrap();
+    std::fs::set_permissions(daemon.state(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    daemon.run();
+    assert_eq!(mode(&daemon.state()), 0o755);
+    for folder in ["images", "run", "db"] {
+        assert_eq!(mode(&daemon.state().join(folder)), 0o700, "{folder}");
+    }
+}
+
+#[tokio::test]
+async fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
+    let mut daemon = Daemon::prepare(&["--accel", "tcg"]);
+    let plain = daemon.command();
+    let mut limited = Command::new("prlimit");
+    limited.arg("--nofile=256:2000").arg(plain.get_program()).args(plain.get_args());
+    daemon.run_as(limited);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+    let files = limits.lines().find(|l| l.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().nth(3), Some("2000"), "{files}");
+}
+
+#[tokio::test]
+async fn a_delete_that_failed_can_be_tried_again_after_a_restart() {
+    let mut daemon = Daemon::start();
+    let id = daemon.create(daemon.wish()).await;
+    // A folder in the disk's place cannot be removed like a file, not even by root.
+    let disk = daemon.state().join("images").join(&id).join("root.qcow2");
+    std::fs::remove_file(&disk).unwrap();
+    std::fs::create_dir(&disk).unwrap();
+    daemon.delete(&format!("/vms/{id}")).await.expect(500);
+    daemon.kill();
+    daemon.run();
+    daemon.get(&format!("/vms/{id}/status")).await.expect(200);
+    daemon.delete(&format!("/vms/{id}")).await.expect(500);
+    std::fs::remove_dir(&disk).unwrap();
+    daemon.delete(&format!("/vms/{id}")).await.expect(200);
+    assert!(!disk.parent().unwrap().exists());
+    daemon.get(&format!("/vms/{id}/status")).await.expect(404);
+}

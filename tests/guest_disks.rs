@@ -7,7 +7,7 @@ use support::{Daemon, guest};
 
 /// The guest's disks beside the root disk, with their sizes in MiB.
 async fn guest_disks(daemon: &Daemon, id: &str) -> String {
-    let line = "for d in /sys/block/vd[b-z]; do [ -e $d ] && s=\"$s ${d##*/}:$(($(cat $d/size)/2048))\"; done; echo guest-disks$s.; s=";
+    let line = "for d in /sys/block/vd[b-z]; do [ -e $d ] && s=\"$s ${d##*/}:$(($(cat $d/size)/2048))\"; done; echo guest''-disks$s.; s=";
     let line = daemon.type_line(id, line, "guest-disks").await;
     line.split("guest-disks").nth(1).unwrap().trim().to_owned()
 }
@@ -64,7 +64,7 @@ async fn disks_are_plugged_throttled_grown_and_unplugged_under_a_running_guest()
     daemon.post(&format!("/vms/{id}/reboot"), json!({})).await.expect(200);
     daemon.await_boot(&id, Some(&first)).await;
     assert_eq!(guest_disks(&daemon, &id).await, "vdb:1024.");
-    daemon.type_line(&id, "cmp -n 4096 /dev/vda /dev/vdb && echo same-start", "same-start").await;
+    daemon.type_line(&id, "cmp -n 4096 /dev/vda /dev/vdb && echo same-''start", "same-start").await;
 
     daemon.delete(&format!("/vms/{id}")).await.expect(200);
     assert_eq!(daemon.leftovers(), Vec::<std::path::PathBuf>::new());

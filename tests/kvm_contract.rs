@@ -326,9 +326,12 @@ async fn what_cannot_be_recorded_is_a_500_and_is_not_done() {
     let pid = daemon.qemus();
     let files = daemon.leftovers().len();
     file_size_limit(Some(daemon.pid()), 0).unwrap();
-    for (section, id, status) in
-        [("stop", &running, "running"), ("reboot", &running, "running"), ("delete", &stopped, "stopped")]
-    {
+    for (section, id, status) in [
+        ("stop", &running, "running"),
+        ("reboot", &running, "running"),
+        ("delete", &running, "running"),
+        ("delete", &stopped, "stopped"),
+    ] {
         let example = failing(section);
         let answer = ask(&daemon, &example, id).await;
         check(&example, id, &answer);

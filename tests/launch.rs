@@ -86,6 +86,23 @@ async fn a_disk_that_is_gone_is_named() {
     assert_starts(&daemon, &id).await;
 }
 
+/// All or nothing: also the reason of the crash is what it was.
+#[tokio::test]
+async fn a_crashed_vm_that_does_not_start_stays_crashed() {
+    let daemon = Daemon::start();
+    let id = daemon.create(daemon.wish()).await;
+    daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon.qemus()[0]), nix::sys::signal::Signal::SIGKILL).unwrap();
+    daemon.await_status(&id, "crashed").await;
+    let before = daemon.get(&format!("/vms/{id}/status")).await.expect(200);
+    let (disk, away) = (overlay(&daemon, &id), daemon.dir.path().join("away"));
+    fs::rename(&disk, &away).unwrap();
+    daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(500);
+    assert_eq!(daemon.get(&format!("/vms/{id}/status")).await.expect(200), before);
+    fs::rename(&away, &disk).unwrap();
+    assert_starts(&daemon, &id).await;
+}
+
 #[tokio::test]
 async fn a_damaged_disk_fails_in_the_words_of_qemu() {
     let daemon = Daemon::start();

@@ -203,3 +203,29 @@ async fn a_deadline_that_passes_while_no_daemon_runs_is_kept_by_the_next_one() {
     daemon.await_status(&id, "stopped").await;
     assert_eq!(daemon.qemus(), [] as [i32; 0]);
 }
+
+#[tokio::test]
+async fn a_reboot_whose_deadline_passes_while_no_daemon_runs_is_made_by_the_next_one() {
+    let mut daemon = Daemon::start();
+    let id = running(&daemon).await;
+    daemon.post(&format!("/vms/{id}/reboot"), json!({ "timeout": 1 })).await.expect(200);
+    daemon.kill();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!daemon.log_text().contains("event=Reset"));
+    daemon.run();
+    daemon.await_log("event=Reset").await;
+    daemon.await_status(&id, "running").await;
+}
+
+#[tokio::test]
+async fn a_reboot_whose_deadline_passes_while_the_monitor_is_mute_is_made_when_it_answers() {
+    let daemon = Daemon::start();
+    let id = running(&daemon).await;
+    daemon.post(&format!("/vms/{id}/reboot"), json!({ "timeout": 2 })).await.expect(200);
+    let pid = silence(&daemon, &id);
+    daemon.await_status(&id, "unresponsive").await;
+    assert!(!daemon.log_text().contains("event=Reset"));
+    kill(pid, Signal::SIGCONT).unwrap();
+    daemon.await_status(&id, "running").await;
+    daemon.await_log("event=Reset").await;
+}

@@ -12,6 +12,7 @@ use std::{
 use serde::Deserialize;
 use tokio::{process::Command, sync::Semaphore};
 
+use super::in_time;
 use crate::model::{BaseImage, CloneMode, ImageFormat};
 
 /// Reading a header and creating an overlay take milliseconds; a hung file server must not hold a request for ever.
@@ -165,7 +166,11 @@ impl QemuImg {
                 finish(command, QUICK).await?;
             }
         }
-        sync(file).map_err(|e| format!("cannot write {} to stable storage: {e}", file.display()))
+        // Writing back a copy takes as long as making it.
+        let made = file.to_owned();
+        in_time(COPY, move || sync(&made))
+            .await
+            .map_err(|e| format!("cannot write {} to stable storage: {e}", file.display()))
     }
 
     /// Makes an empty qcow2 image of `size` GiB, on stable storage.
@@ -205,7 +210,8 @@ impl QemuImg {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        // SAFETY: one async-signal-safe system call. A copy that nobody waits for any more ends with the daemon.
+        // SAFETY: one async-signal-safe system call. A copy that nobody waits for any more ends with the daemon: with the
+        // thread that spawned it, to be exact, which is one of the runtime's own for as long as it lives.
         unsafe {
             command.pre_exec(|| {
                 Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)

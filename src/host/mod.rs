@@ -3,9 +3,11 @@
 
 pub mod cpus;
 pub mod image;
+mod in_time;
 pub mod inventory;
 pub mod process;
 mod tail;
 pub mod tasks;
 
+pub use in_time::{STORAGE, in_time};
 pub use tail::{last_lines, last_text};

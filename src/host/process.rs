@@ -4,7 +4,7 @@
 use std::{
     fs, io,
     os::{
-        fd::{AsRawFd, OwnedFd, RawFd},
+        fd::{OwnedFd, RawFd},
         unix::process::CommandExt,
     },
     path::Path,
@@ -170,17 +170,21 @@ fn start_time(pid: i32) -> io::Result<u64> {
     Ok(stat.starttime)
 }
 
+/// Every running VM holds two descriptors; the usual soft limit of 1,024 would end at some 500 VMs.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
 /// The kernel's id of this boot.
 ///
 /// # Errors
 /// When /proc cannot be read.
 pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
-}
-
-/// Raw numbers of descriptors, for a command line.
-pub fn raw(fd: &impl AsRawFd) -> RawFd {
-    fd.as_raw_fd()
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! What is stored: definitions, and the facts of a run that a daemon needs to find its VMs again.
 //! The status that a client sees is derived from these and from the process, never stored.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::VmSpec;
@@ -8,12 +10,13 @@ use super::VmSpec;
 /// One VM on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmRecord {
-    pub spec: VmSpec,
+    /// Shared with what is published of it.
+    pub spec: Arc<VmSpec>,
     pub run: Run,
 }
 
 /// How far the VM's run had come when this was written. Every value is one that a crash can leave behind, and
-/// `service::recover` has an answer to each.
+/// `vm::adopt` has an answer to each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum Run {
@@ -50,7 +53,7 @@ pub struct LiveRun {
     pub started_at: u64,
     pub intent: Intent,
     /// What QEMU has right now; differs from the definition by what takes effect at the next start.
-    pub in_effect: Box<VmSpec>,
+    pub in_effect: Arc<VmSpec>,
     /// MiB that QEMU was started with; what is above comes through virtio-mem, what is below through the balloon.
     pub boot_memory: u64,
     /// MiB that its virtio-mem can add to that.

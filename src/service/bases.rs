@@ -10,7 +10,12 @@ use std::{
 
 use super::{Service, paths};
 use crate::{
-    host::image::{ImageError, Info, QemuImg},
+    config::Config,
+    host::{
+        STORAGE,
+        image::{ImageError, Info, QemuImg},
+        in_time,
+    },
     model::{BaseImage, CloneMode, Error, ImageFormat, Operation, Result, VmId, VmView},
 };
 
@@ -95,22 +100,29 @@ impl Inspector {
 ///
 /// # Errors
 /// [`Error::Invalid`] outside the image directories, or for a file that cannot be a base image;
-/// [`Error::BaseImageNotFound`].
+/// [`Error::BaseImageNotFound`]; [`Error::Failed`] when its storage does not answer.
 pub(super) async fn resolve(service: &Service, named: &Path) -> Result<(BaseImage, u64)> {
-    let invalid = |must: String| Error::invalid("base_image", must);
+    let failed = |why: String| Error::failed(Operation::Clone { base: named.to_owned() }, why);
     let Some(text) = named.to_str().filter(|t| !t.is_empty() && !t.contains('\0')) else {
-        return Err(invalid("be the path of an image file".into()));
+        return Err(invalid("be the path of an image file"));
     };
-    let config = &service.ctx.config;
-    let mut asked = service.host_path(text);
+    let asked = service.host_path(text);
+    let (ctx, views, told) = (service.ctx.clone(), service.registry.views(), named.to_owned());
+    let found = in_time(STORAGE, move || Ok(find(&ctx.config, &views, &told, asked))).await;
+    let (path, metadata) = found.map_err(|e| failed(e.to_string()))??;
+    match service.bases.inspect(&service.ctx.images, &path, Fingerprint::of(&metadata)).await {
+        Ok(info) => Ok((BaseImage { path, format: info.format }, info.virtual_size)),
+        Err(ImageError::Unsuitable(must)) => Err(invalid(must)),
+        Err(ImageError::Host(why)) => Err(Error::failed(Operation::Create, why)),
+    }
+}
+
+/// The part that looks at the file system, and waits for it. `named` is the image in the client's words.
+fn find(config: &Config, views: &[VmView], named: &Path, mut asked: PathBuf) -> Result<(PathBuf, Metadata)> {
     if asked.is_relative() {
         // A plain name is looked for in the image directories, in their order.
-        let candidates = config.image_dirs.iter().map(|dir| dir.join(&asked));
-        asked = candidates
-            .clone()
-            .find(|path| path.exists())
-            .or_else(|| candidates.clone().next())
-            .unwrap_or(asked.clone());
+        let candidates = || config.image_dirs.iter().map(|dir| dir.join(&asked));
+        asked = candidates().find(|path| path.exists()).or_else(|| candidates().next()).unwrap_or(asked);
     }
     let outside = || {
         let dirs: Vec<String> = config.image_dirs.iter().map(|d| d.display().to_string()).collect();
@@ -118,10 +130,13 @@ pub(super) async fn resolve(service: &Service, named: &Path) -> Result<(BaseImag
     };
     let path =
         paths::canonical(&asked).filter(|path| paths::is_within(path, &config.image_dirs)).ok_or_else(outside)?;
+    if path.to_str().is_none() {
+        return Err(invalid(format!("have a path that is UTF-8, links resolved, unlike {}", path.display())));
+    }
     if paths::is_within(&path, &config.storage_dirs[..1])
-        || service.registry.views().iter().any(|v| v.spec.disks.iter().any(|d| d.file == path))
+        || views.iter().any(|view| view.spec.disks.iter().any(|disk| disk.file == path))
     {
-        return Err(invalid("not be a disk that qherd made for a VM".into()));
+        return Err(invalid("not be a disk that qherd made for a VM"));
     }
     let metadata = match std::fs::metadata(&path) {
         Ok(metadata) => metadata,
@@ -132,17 +147,17 @@ pub(super) async fn resolve(service: &Service, named: &Path) -> Result<(BaseImag
     };
     // Never opened before this: opening a FIFO would wait for a writer.
     if !metadata.is_file() {
-        return Err(invalid("be a regular file, not a folder, pipe or device".into()));
+        return Err(invalid("be a regular file, not a folder, pipe or device"));
     }
     if metadata.len() == 0 {
-        return Err(invalid("not be empty".into()));
+        return Err(invalid("not be empty"));
     }
     if let Err(e) = rustix::fs::access(&path, rustix::fs::Access::READ_OK) {
         return Err(invalid(format!("be readable by qherd: {e}")));
     }
-    match service.bases.inspect(&service.ctx.images, &path, Fingerprint::of(&metadata)).await {
-        Ok(info) => Ok((BaseImage { path, format: info.format }, info.virtual_size)),
-        Err(ImageError::Unsuitable(must)) => Err(invalid(must)),
-        Err(ImageError::Host(why)) => Err(Error::failed(Operation::Create, why)),
-    }
+    Ok((path, metadata))
+}
+
+fn invalid(must: impl Into<String>) -> Error {
+    Error::invalid("base_image", must)
 }

@@ -1,7 +1,7 @@
 //! Creates a VM: check everything, record it, make its disk, and only then let anybody know of it. A failure at any
 //! step takes the earlier ones back; a crash leaves a record that says `Creating`, which the next start unwinds.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use super::{Service, changes, disks};
 use crate::{
@@ -24,7 +24,7 @@ pub(super) async fn create(service: &Service, wish: CreateVm) -> Result<VmView> 
     let spec = resolve(service, wish).await?;
     let id = spec.id;
     let macs: Vec<_> = spec.nics.iter().map(|nic| nic.mac).collect();
-    let created = establish(service, VmRecord { spec, run: Run::Creating }, &named, start).await;
+    let created = establish(service, VmRecord { spec: Arc::new(spec), run: Run::Creating }, &named, start).await;
     // One that could not be taken back is still there, and so is its card.
     if created.is_err() && service.registry.get(id).is_none() {
         macs.into_iter().for_each(|mac| service.registry.release(mac));
@@ -120,7 +120,8 @@ async fn establish(service: &Service, mut record: VmRecord, named: &Path, start:
 async fn make_disks(service: &Service, record: &mut VmRecord, named: &Path) -> Result<()> {
     let ctx = &service.ctx;
     let folder = ctx.image_folder(&record.spec.id);
-    std::fs::create_dir_all(&folder)
+    tokio::fs::create_dir_all(&folder)
+        .await
         .map_err(|e| Error::failed(Operation::Create, format!("cannot make {}: {e}", folder.display())))?;
     for disk in &record.spec.disks {
         let made = match &disk.base {
@@ -129,7 +130,7 @@ async fn make_disks(service: &Service, record: &mut VmRecord, named: &Path) -> R
         };
         made.map_err(|why| Error::failed(Operation::Clone { base: named.to_owned() }, why))?;
     }
-    record.spec.disks.iter_mut().for_each(|disk| disk.in_making = false);
+    Arc::make_mut(&mut record.spec).disks.iter_mut().for_each(|disk| disk.in_making = false);
     record.run = Run::Down { last: Ending::Clean };
     ctx.persist(record).await.map_err(|e| Error::failed(Operation::Create, e))
 }

@@ -10,20 +10,21 @@ mod paths;
 mod recover;
 mod registry;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 
+pub use crate::{host::inventory::Node as NumaNode, qemu::Caps};
 pub use bases::{Base, BaseUser};
 pub use host::{HostView, PinnedVm};
 pub use registry::Page;
 
 use crate::{
     config::{Accel, Config},
-    host::{cpus::Host, image::QemuImg},
+    host::{cpus::Host, image::QemuImg, process},
     model::{CreateVm, Error, Operation, Result, Sample, Status, VmId, VmView},
     profile::Profiles,
-    qemu::{Accelerator, Caps},
+    qemu::Accelerator,
     store::Store,
     vm::{Context, SharedContext, Step, StopMode, Stopped, VmHandle},
 };
@@ -53,10 +54,19 @@ impl Service {
     /// For the person who starts the daemon: a second daemon on the state directory, a missing program, a store that
     /// does not open.
     pub async fn open(config: Config, fail_launch_after: Option<Step>) -> anyhow::Result<Arc<Self>> {
+        // Definitions are JSON, and so are QEMU's arguments.
+        anyhow::ensure!(
+            config.state_dir.to_str().is_some(),
+            "the path of the state directory {} is not UTF-8; choose another with --state-dir",
+            config.state_dir.display()
+        );
+        process::raise_descriptor_limit();
         let lock = recover::StateLock::take(&config.state_dir)?;
-        for folder in ["images", "run", "bases"] {
+        // Disks, consoles and definitions are for nobody else, also in a state directory that others may look into.
+        for (folder, mode) in [("images", 0o700), ("run", 0o700), ("db", 0o700), ("bases", 0o777)] {
             let folder = config.state_dir.join(folder);
-            std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(&folder);
+            made.with_context(|| format!("cannot make {}", folder.display()))?;
         }
         let profiles = Profiles::load(config.templates_dir.as_deref())?;
         let images = QemuImg::find(&config.qemu_img).await.map_err(anyhow::Error::msg)?;
@@ -77,9 +87,9 @@ impl Service {
         Ok(Arc::new(service))
     }
 
-    /// What the daemon knows of the host and of QEMU.
-    pub fn context(&self) -> &Context {
-        &self.ctx
+    /// What QEMU can do on this host.
+    pub fn caps(&self) -> &Caps {
+        &self.ctx.caps
     }
 
     /// A page of VMs, oldest first.
@@ -183,6 +193,12 @@ impl Service {
     }
 
     fn handle(&self, id: VmId) -> Result<VmHandle> {
-        self.registry.get(id).ok_or(Error::VmNotFound(id))
+        let handle = self.registry.get(id).ok_or(Error::VmNotFound(id))?;
+        // Its deletion had to wait for the kernel, longer than anybody waited for the answer.
+        if handle.view().gone {
+            self.registry.remove(id);
+            return Err(Error::VmNotFound(id));
+        }
+        Ok(handle)
     }
 }

@@ -1,8 +1,9 @@
 //! The daemon's start: one daemon per state directory, and every record met with what is really there.
 
 use std::{
-    fs::File,
+    fs::{DirBuilder, File},
     io::{Read, Seek, Write},
+    os::unix::fs::DirBuilderExt,
     path::Path,
     time::Duration,
 };
@@ -12,7 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::Service;
 use crate::{
-    model::{Run, Status, VmRecord},
+    model::{Status, VmRecord},
     vm,
 };
 
@@ -28,7 +29,11 @@ impl StateLock {
     /// # Errors
     /// When the directory cannot be made or another daemon has it, with its pid.
     pub fn take(state_dir: &Path) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(state_dir)
+        // For nobody else: it holds the guests' disks and consoles. One that is there keeps its mode.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(state_dir)
             .with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
         let path = state_dir.join("lock");
         let open = File::options().create(true).read(true).write(true).truncate(false).open(&path);
@@ -55,22 +60,12 @@ impl StateLock {
 }
 
 impl Service {
-    /// Takes over every recorded VM, all at once, and waits a moment for those whose monitor answers.
+    /// Has every recorded VM taken over, finished or unwound by its own task (`vm::adopt`), all at once, and waits a
+    /// moment for those whose process and storage answer.
     pub(super) async fn recover(&self) -> anyhow::Result<()> {
         let records = self.ctx.store.scan::<VmRecord>().context("cannot read the definitions of the VMs")?;
         for (_, record) in records {
-            match record.run {
-                // Nobody was told that it exists, or its owner wanted it gone.
-                Run::Creating | Run::Deleting => {
-                    self.ctx.end_strays(&record).await;
-                    if let Err(error) = self.ctx.erase(&record).await {
-                        tracing::error!(vm = %record.spec.id, error, "cannot remove what is left of a VM");
-                    }
-                }
-                Run::Down { .. } | Run::Starting { .. } | Run::Live(_) => {
-                    self.registry.insert(vm::spawn(self.ctx.clone(), record));
-                }
-            }
+            self.registry.insert(vm::spawn(self.ctx.clone(), record));
         }
         let settled = self.registry.handles().into_iter().map(|handle| async move { handle.settled().await });
         let _ = tokio::time::timeout(ADOPTION, futures_util::future::join_all(settled)).await;

@@ -32,10 +32,6 @@ impl Batch {
         self
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
-    }
-
     /// What it adds to the log, roughly.
     pub(super) fn bytes(&self) -> usize {
         self.changes.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Vec::len)).sum()

@@ -1,7 +1,7 @@
 //! The task of one VM: waits for whatever happens next to it, and has it dealt with. It never waits for the guest or
 //! the monitor without listening to the forced lane and the pidfd as well.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{future::pending, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -14,12 +14,11 @@ use super::{
     launch::{Failure, Launch},
     lifecycle::{Action, Decision, Refusal, Request, decide},
     live::{Guest, Happening, Machine},
+    power::killed,
     undo::Undo,
 };
 use crate::{
-    model::{
-        Conflict, Ending, Error, Intent, Operation, Result, Run, Sample, Status, VmRecord, VmSpec, VmView, now_ms,
-    },
+    model::{Conflict, Ending, Error, Intent, Operation, Result, Run, Sample, Status, VmRecord, VmView, now_ms},
     qmp::QmpError,
 };
 
@@ -31,13 +30,9 @@ pub(super) struct Actor {
     pub waiters: Vec<Reply<Stopped>>,
     /// When the power button is pressed once more: a guest in its firmware does not notice the first time.
     pub press_again: Option<Instant>,
-    /// SIGKILL was sent and the kernel still holds the process.
-    pub doomed: bool,
     /// Came in on the forced lane while something else was under way.
     overtaking: Option<Forced>,
     gone: bool,
-    /// The definition as published.
-    pub spec: Arc<VmSpec>,
     commands: mpsc::Receiver<Command>,
     forced: mpsc::Receiver<Forced>,
     view: watch::Sender<VmView>,
@@ -68,9 +63,8 @@ enum Wake {
 pub fn spawn(ctx: SharedContext, record: VmRecord) -> VmHandle {
     let (commands, command_queue) = mpsc::channel(QUEUE);
     let (forced, forced_queue) = mpsc::channel(QUEUE);
-    let spec = Arc::new(record.spec.clone());
     let first = VmView {
-        spec: spec.clone(),
+        spec: record.spec.clone(),
         in_effect: None,
         status: Status::Stopped,
         reason: None,
@@ -81,17 +75,15 @@ pub fn spawn(ctx: SharedContext, record: VmRecord) -> VmHandle {
     };
     let (view, view_reader) = watch::channel(first);
     let (sample, sample_reader) = watch::channel(None);
-    let handle = VmHandle::new(spec.id, commands, forced, view_reader, sample_reader);
+    let handle = VmHandle::new(record.spec.id, commands, forced, view_reader, sample_reader);
     let actor = Actor {
         machine: Machine::of(&ctx, &record),
         ctx,
         record,
         waiters: Vec::new(),
         press_again: None,
-        doomed: false,
         overtaking: None,
         gone: false,
-        spec,
         commands: command_queue,
         forced: forced_queue,
         view,
@@ -215,10 +207,10 @@ impl Actor {
     }
 
     async fn launch(&mut self) -> Result<()> {
-        self.record.run = Run::Starting { process: None };
+        let before = std::mem::replace(&mut self.record.run, Run::Starting { process: None });
         self.publish();
-        let mut undo = Undo::default();
-        let launch = Launch { ctx: &self.ctx, record: &mut self.record, undo: &mut undo };
+        let (mut undo, mut spawned) = (Undo::default(), None);
+        let launch = Launch { ctx: &self.ctx, record: &mut self.record, undo: &mut undo, spawned: &mut spawned };
         let launched = tokio::select! {
             biased;
             Some(forced) = self.forced.recv() => {
@@ -233,36 +225,66 @@ impl Actor {
                 Ok(())
             }
             Err(error) => {
+                // QEMU first: it holds what the other steps made.
+                let held = match spawned {
+                    Some(process) if !killed(&process).await => Some(process),
+                    _ => None,
+                };
                 undo.unwind().await;
-                // The launch's own error is the one to tell; one about the record is in the log.
-                let _ = self.ended(Ending::Clean, false).await;
+                // The launch's own error is the one to tell; those of its undoing are in the log.
+                if let Some(process) = held {
+                    let _ = self.doom(process);
+                } else {
+                    let last = if let Run::Down { last } = before { last } else { Ending::Clean };
+                    let _ = self.ended(last, false).await;
+                }
                 Err(error)
             }
         }
     }
 
-    /// Takes everything back that belongs to the VM, and ends this task.
+    /// Takes everything back that belongs to the VM. That it is to be gone is stored before its power is cut: from
+    /// then on it is deleted, whatever happens to the daemon in between.
     async fn remove(&mut self) -> Result<()> {
-        self.cut().await?;
-        let failed = |why: String| Error::failed(Operation::Delete, why);
         let before = std::mem::replace(&mut self.record.run, Run::Deleting);
         if let Err(error) = self.ctx.persist(&self.record).await {
             self.record.run = before;
-            return Err(failed(error.to_string()));
+            return Err(Error::failed(Operation::Delete, error));
         }
-        self.ctx.erase(&self.record).await.map_err(failed)?;
+        self.publish();
+        match self.machine {
+            Machine::Down => self.erase().await,
+            _ => self.cut().await,
+        }
+    }
+
+    /// The last step of a deletion, once there is no process; it ends this task.
+    pub(super) async fn erase(&mut self) -> Result<()> {
+        if let Err(why) = self.ctx.erase(&self.record).await {
+            tracing::error!(vm = %self.record.spec.id, why, "cannot remove all of a VM");
+            // It can be deleted again. The stored record still says `Deleting`: the next start of qherd tries again,
+            // unless the VM is started before that.
+            self.record.run = Run::Down { last: Ending::Clean };
+            return Err(Error::failed(Operation::Delete, why));
+        }
         self.gone = true;
         Ok(())
     }
 
     pub(super) fn decide(&self, request: Request) -> Decision {
-        decide(self.status().0, request)
+        match (&self.record.run, request) {
+            // It will never have stopped, and so could not be waited for.
+            (Run::Deleting, Request::Start | Request::Reboot) => {
+                Decision::Refuse(Refusal::Conflict(Conflict::Deleting))
+            }
+            _ => decide(self.status().0, request),
+        }
     }
 
     pub(super) fn refused(&self, refusal: Refusal) -> Error {
         match refusal {
             Refusal::Conflict(conflict) => conflict.into(),
-            Refusal::Unresponsive => Error::Unresponsive(self.spec.id),
+            Refusal::Unresponsive => Error::Unresponsive(self.record.spec.id),
         }
     }
 
@@ -275,11 +297,12 @@ impl Actor {
 
     /// When the guest's time to stop or reboot is over.
     fn deadline(&self) -> Option<Instant> {
-        match self.intent() {
+        match (self.intent(), &self.machine) {
             // A process that SIGKILL did not end ends when the kernel lets go of it.
-            _ if self.doomed => None,
-            Intent::Run => None,
-            Intent::Stop { deadline } | Intent::Reboot { deadline } => {
+            (_, Machine::Doomed(_)) | (Intent::Run, _) => None,
+            // Only a monitor that answers can reset the guest; when it is back the reboot is taken up again.
+            (Intent::Reboot { .. }, Machine::Mute(_)) => None,
+            (Intent::Stop { deadline } | Intent::Reboot { deadline }, _) => {
                 Some(Instant::now() + Duration::from_millis(deadline.saturating_sub(now_ms())))
             }
         }
@@ -287,11 +310,11 @@ impl Actor {
 
     fn status(&self) -> (Status, Option<String>) {
         match (&self.record.run, &self.machine) {
+            (_, Machine::Doomed(_)) => (Status::Stopping, Some("the kernel still holds the process".into())),
             (Run::Deleting, _) => (Status::Stopping, None),
             (Run::Creating | Run::Starting { .. }, _) => (Status::Starting, None),
             (Run::Down { last: Ending::Clean }, _) => (Status::Stopped, None),
             (Run::Down { last: Ending::Crashed { reason } }, _) => (Status::Crashed, Some(reason.clone())),
-            (Run::Live(_), _) if self.doomed => (Status::Stopping, Some("the kernel still holds the process".into())),
             (Run::Live(_), Machine::Mute(mute)) => (Status::Unresponsive, Some(mute.reason.clone())),
             (Run::Live(run), machine) => match (run.intent, machine) {
                 (Intent::Stop { .. }, _) => (Status::Stopping, None),
@@ -308,12 +331,12 @@ impl Actor {
     pub(super) fn publish(&self) {
         let (status, reason) = self.status();
         let (started_at, in_effect) = match &self.record.run {
-            Run::Live(run) => (Some(run.started_at), Some(Arc::new((*run.in_effect).clone()))),
+            Run::Live(run) => (Some(run.started_at), Some(run.in_effect.clone())),
             _ => (None, None),
         };
         let pid = self.machine.process().map(|p| p.pid());
         let agent = matches!(&self.machine, Machine::Live(live) if live.agent);
-        let (spec, gone) = (self.spec.clone(), self.gone);
+        let (spec, gone) = (self.record.spec.clone(), self.gone);
         self.view.send_replace(VmView { spec, in_effect, status, reason, pid, started_at, agent, gone });
     }
 

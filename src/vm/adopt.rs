@@ -1,23 +1,32 @@
 //! What an earlier daemon left: a VM's record is met with what is really there, and what was begun is finished or
 //! unwound. Connecting to a monitor again is `live`'s work.
 
-use super::{Context, actor::Actor, live::Machine};
+use std::{path::Path, sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+
+use super::{Context, actor::Actor, live::Machine, power::killed};
 use crate::{
-    host::process,
+    host::process::{self, Process},
     model::{Ending, Intent, Run, VmRecord},
     store::Batch,
 };
+
+/// Freeing the blocks of a large image takes seconds; storage that hangs must not hold the VM's task.
+const REMOVAL: Duration = Duration::from_secs(60);
 
 impl Actor {
     /// The first thing a VM's task does.
     pub(super) async fn arrive(&mut self) {
         self.drop_unmade_disks().await;
         match (&self.record.run, &self.machine) {
-            // Nobody was told that it runs, and its guest may never have: unwound.
-            (Run::Starting { .. }, _) => {
-                self.ctx.end_strays(&self.record).await;
-                let _ = self.ended(Ending::Clean, false).await;
+            // Nobody was told that it exists: it never did.
+            (Run::Creating, _) => {
+                self.record.run = Run::Deleting;
+                self.unwind().await;
             }
+            // Its owner wanted it gone; or nobody was told that it runs, and its guest may never have.
+            (Run::Deleting | Run::Starting { .. }, _) => self.unwind().await,
             (Run::Live(run), Machine::Down) => {
                 let ending = match run.intent {
                     Intent::Stop { .. } => Ending::Clean,
@@ -33,6 +42,18 @@ impl Actor {
             _ => {}
         }
     }
+
+    /// Ends what may be running, and goes on as after every end.
+    async fn unwind(&mut self) {
+        for stray in self.ctx.strays(&self.record) {
+            tracing::info!(vm = %self.record.spec.id, pid = stray.pid(), "ending a QEMU that nobody waits for");
+            if !killed(&stray).await {
+                let _ = self.doom(Arc::new(stray));
+                return;
+            }
+        }
+        let _ = self.ended(Ending::Clean, true).await;
+    }
 }
 
 fn rebooted(boot_id: &str) -> bool {
@@ -40,18 +61,12 @@ fn rebooted(boot_id: &str) -> bool {
 }
 
 impl Context {
-    /// Ends every QEMU that was started for this VM in this state directory, by command line: for a start of which it
-    /// is not known how far it came.
-    pub async fn end_strays(&self, record: &VmRecord) {
+    /// Every QEMU that was started for this VM in this state directory, by command line: for a record that does not
+    /// tell how far a start had come.
+    fn strays(&self, record: &VmRecord) -> Vec<Process> {
         let id = record.spec.id;
         let pidfile = self.run_paths(&id).pid().display().to_string();
-        for pid in process::find(&id.to_string(), &pidfile) {
-            if let Ok(stray) = process::open(pid) {
-                tracing::info!(vm = %id, pid, "ending a QEMU whose start was not completed");
-                stray.kill();
-                stray.exited().await;
-            }
-        }
+        process::find(&id.to_string(), &pidfile).into_iter().filter_map(|pid| process::open(pid).ok()).collect()
     }
 
     /// Removes the disks that qherd made for a VM, its run directory and, last, its record.
@@ -61,19 +76,20 @@ impl Context {
     pub async fn erase(&self, record: &VmRecord) -> Result<(), String> {
         let spec = &record.spec;
         for disk in &spec.disks {
-            absent(tokio::fs::remove_file(&disk.file).await, &disk.file)?;
+            absent(tokio::fs::remove_file(&disk.file), &disk.file).await?;
         }
         for folder in [self.image_folder(&spec.id), self.run_paths(&spec.id).dir().to_owned()] {
-            absent(tokio::fs::remove_dir_all(&folder).await, &folder)?;
+            absent(tokio::fs::remove_dir_all(&folder), &folder).await?;
         }
         let batch = Batch::new().remove::<VmRecord>(&spec.id.to_string());
         self.store.commit(batch).await.map_err(|e| e.to_string())
     }
 }
 
-fn absent(removed: std::io::Result<()>, path: &std::path::Path) -> Result<(), String> {
-    match removed {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(format!("cannot remove {}: {e}", path.display())),
-        _ => Ok(()),
+async fn absent(removal: impl Future<Output = std::io::Result<()>>, path: &Path) -> Result<(), String> {
+    match timeout(REMOVAL, removal).await {
+        Ok(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => Err(format!("cannot remove {}: {e}", path.display())),
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!("{} is not removed after {} s", path.display(), REMOVAL.as_secs())),
     }
 }

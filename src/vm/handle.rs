@@ -111,17 +111,19 @@ impl VmHandle {
     /// Cuts it if it runs and removes everything it has; its task ends.
     ///
     /// # Errors
-    /// [`Error::Failed`]; the VM is still there then, and deleting may be tried again.
+    /// [`Error::Failed`]; the VM is still there then, and deleting may be tried again. Where only the kernel was in the
+    /// way, the VM goes by itself as soon as its process ends.
     pub async fn delete(&self) -> Result<()> {
         self.overtake(Forced::Delete).await
     }
 
-    /// Returns when the VM has been taken over from the daemon before: at once for one that does not run.
+    /// Returns when what the daemon before left of the VM has been taken over, or removed: at once for one that does
+    /// not run.
     pub(crate) async fn settled(&self) {
         let mut view = self.view.clone();
-        let unsettled = |view: &VmView| matches!(view.status, Status::Starting | Status::Unresponsive);
+        let under_way = [Status::Starting, Status::Unresponsive, Status::Stopping];
         // An error means that the task is gone, which is settled as well.
-        let _ = view.wait_for(|view| !unsettled(view)).await;
+        let _ = view.wait_for(|view| view.gone || !under_way.contains(&view.status)).await;
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
@@ -139,8 +141,8 @@ impl VmHandle {
         answer.await.unwrap_or_else(|_| Err(self.ended()))
     }
 
-    /// A task ends only when its VM is deleted.
+    /// A task ends when its VM is deleted, else with the daemon.
     fn ended(&self) -> Error {
-        Error::VmNotFound(self.id)
+        if self.view.borrow().gone { Error::VmNotFound(self.id) } else { Error::ShuttingDown }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use super::{Context, effect, live::Live, undo::Undo};
 use crate::{
-    host::{last_lines, last_text, process::Process},
+    host::{STORAGE, in_time, last_lines, last_text, process::Process},
     model::{Intent, LiveRun, Run, VmRecord, now_ms},
     qemu::{ChardevFds, CommandLine, RunPaths, devices},
     qmp::{Events, QmpError, Session, socket},
@@ -64,15 +64,17 @@ pub struct Launch<'a> {
     pub ctx: &'a Context,
     pub record: &'a mut VmRecord,
     pub undo: &'a mut Undo,
+    /// QEMU, as soon as there is one.
+    pub spawned: &'a mut Option<Arc<Process>>,
 }
 
 impl Launch<'_> {
     /// Brings the VM up; the record says `Live` when it returns. On an error, and when the future is dropped half-way,
-    /// the caller unwinds `undo`.
+    /// the caller ends what was `spawned` and unwinds `undo`.
     pub async fn run(mut self) -> Result<Live, Failure> {
         let paths = self.ctx.run_paths(&self.record.spec.id);
         self.write(Run::Starting { process: None }).await?;
-        self.files(&paths)?;
+        self.files(&paths).await?;
         self.reached(Step::Files)?;
         let process = self.spawn(&paths)?;
         self.write(Run::Starting { process: Some(process.id().clone()) }).await?;
@@ -97,7 +99,7 @@ impl Launch<'_> {
             process: process.id().clone(),
             started_at: now_ms(),
             intent: Intent::Run,
-            in_effect: Box::new(spec.clone()),
+            in_effect: spec.clone(),
             boot_memory: spec.memory,
             hotplug_memory: devices::hotplug_size(spec),
         };
@@ -119,19 +121,15 @@ impl Launch<'_> {
     }
 
     /// The run directory, and a look at the disks whose absence QEMU would explain less well.
-    fn files(&mut self, paths: &RunPaths) -> Result<(), Failure> {
+    async fn files(&mut self, paths: &RunPaths) -> Result<(), Failure> {
         let dir = paths.dir();
         fs::create_dir_all(dir).map_err(|e| Failure(format!("cannot make {}: {e}", dir.display())))?;
         // Left by a run that nobody could clean up after; QEMU's own end would remove a successor's (facts of 7.2).
         remove_run_files(paths);
         for disk in &self.record.spec.disks {
-            let there = |path: &Path, what: &str| match fs::metadata(path) {
-                Ok(_) => Ok(()),
-                Err(e) => Err(Failure(format!("{what} {} cannot be used: {e}", path.display()))),
-            };
-            there(&disk.file, "the disk")?;
+            there(&disk.file, "the disk").await?;
             if let Some(base) = disk.backing_file() {
-                there(&base.path, "the base image that the disk was cloned from,")?;
+                there(&base.path, "the base image that the disk was cloned from,").await?;
             }
         }
         Ok(())
@@ -151,14 +149,19 @@ impl Launch<'_> {
         let process = Process::spawn(&self.ctx.config.qemu, &args, &[fds.qmp, fds.agent, fds.serial], log)
             .map_err(|e| Failure(format!("cannot run {}: {e}", self.ctx.config.qemu.display())))?;
         let process = Arc::new(process);
-        let spawned = process.clone();
-        self.undo.push(|| async move {
-            spawned.kill();
-            spawned.exited().await;
-        });
+        *self.spawned = Some(process.clone());
         self.reached(Step::Spawn)?;
         // Our copies of the listening sockets close here: from now on an end of QEMU is an end of its sockets.
         Ok(process)
+    }
+}
+
+/// QEMU would wait for storage that hangs without a word.
+async fn there(path: &Path, what: &str) -> Result<(), Failure> {
+    let looked = path.to_owned();
+    match in_time(STORAGE, move || fs::metadata(looked)).await {
+        Ok(_) => Ok(()),
+        Err(e) => Err(Failure(format!("{what} {} cannot be used: {e}", path.display()))),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{
     Context,
@@ -33,6 +33,8 @@ pub(super) enum Machine {
     Down,
     Live(Box<Live>),
     Mute(Mute),
+    /// SIGKILL was sent, and the kernel still holds the process.
+    Doomed(Arc<Process>),
 }
 
 /// A process whose monitor answers.
@@ -44,7 +46,7 @@ pub(super) struct Live {
     pub agent: bool,
     events: Events,
     sampler: Sampler,
-    /// The console log being looked after.
+    /// The last bounding of the console log; two at once would cut what neither has kept.
     bounding: Option<JoinHandle<()>>,
     /// The last I/O error, which a pause that follows is explained with.
     io_error: Option<String>,
@@ -92,6 +94,7 @@ impl Machine {
             Self::Down => None,
             Self::Live(live) => Some(live.process.clone()),
             Self::Mute(mute) => Some(mute.process.clone()),
+            Self::Doomed(process) => Some(process.clone()),
         }
     }
 
@@ -104,6 +107,7 @@ impl Machine {
                 exit = mute.process.exited() => Happening::Exited(exit),
                 (session, events) = &mut mute.reconnect => Happening::MonitorBack(session, events),
             },
+            Self::Doomed(process) => Happening::Exited(process.exited().await),
         }
     }
 }
@@ -163,7 +167,7 @@ impl Actor {
 
     /// The one way out for every process that ended by itself, spawned or adopted.
     async fn exited(&mut self, exit: Exit) {
-        let asked = self.doomed || matches!(self.intent(), Intent::Stop { .. });
+        let asked = matches!(self.machine, Machine::Doomed(_)) || matches!(self.intent(), Intent::Stop { .. });
         let ending = if asked {
             Ending::Clean
         } else {
@@ -279,7 +283,7 @@ impl Actor {
         let Machine::Live(live) = &mut self.machine else { return };
         // Storage that hangs holds one thread of the daemon for this VM, not one more at every sampling.
         if live.bounding.as_ref().is_none_or(JoinHandle::is_finished) {
-            live.bounding = Some(tokio::task::spawn_blocking(move || console::bound(&paths)));
+            live.bounding = Some(spawn_blocking(move || console::bound(&paths)));
         }
         let (session, questions) = (live.session.clone(), live.sampler.questions(balloon));
         let Ok(readings) = self.guarded(Sampler::ask(&session, questions)).await else { return };

@@ -11,6 +11,8 @@
 //!   Unresponsive ◀── monitor mute ── any live state       └──▶ Rebooting ── reset ──▶ Running
 //! ```
 //!
+//! A process that SIGKILL does not end (the kernel holds it) is `Doomed`; its VM is `Stopping` until the pidfd fires.
+//!
 //! `lifecycle` decides what a request means in a state, `launch` starts, `actor` is the task, `live` and `power` are its
 //! work on a running VM, `adopt` takes a VM over from an earlier daemon, `sampler` measures.
 

@@ -1,7 +1,7 @@
 //! Stops, reboots, resumes, and the end of a run. The guest is asked through its agent where one answers, else by the
 //! ACPI power button; a deadline, kept in the record, decides when it is no longer asked (ruling 9).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
@@ -13,6 +13,7 @@ use super::{
     live::{Guest, Machine},
 };
 use crate::{
+    host::process::Process,
     model::{Conflict, Ending, Error, Intent, Operation, Result, Run, now_ms},
     qmp::{Agent, QmpError, Session, ShutdownMode},
 };
@@ -32,6 +33,12 @@ impl Actor {
                 let result = self.acknowledge().await;
                 self.publish();
                 let _ = reply.send(result.map(|()| Stopped { forced: false }));
+            }
+            // The deadline of a stop was over before SIGKILL was sent: there is no time left to wait.
+            Decision::Do(_) if matches!(self.machine, Machine::Doomed(_)) => {
+                let result = self.cut().await;
+                self.publish();
+                let _ = reply.send(result.map(|()| Stopped { forced: true }));
             }
             Decision::Do(action) => {
                 // Several stops share one deadline, the earliest: each was promised to be over by its own.
@@ -175,8 +182,9 @@ impl Actor {
             }
             Intent::Reboot { .. } => {
                 tracing::info!(vm = %self.record.spec.id, "the guest did not reboot in time; resetting it");
-                self.reset().await;
-                self.was_reset().await;
+                if self.reset().await {
+                    self.was_reset().await;
+                }
             }
         }
     }
@@ -185,19 +193,28 @@ impl Actor {
     pub(super) async fn guest_powered_off(&mut self) {
         match self.intent() {
             Intent::Run | Intent::Stop { .. } => self.quit(Ending::Clean).await,
-            Intent::Reboot { .. } => self.reset().await,
+            // The event that QEMU sends ends the reboot.
+            Intent::Reboot { .. } => {
+                self.reset().await;
+            }
         }
     }
 
-    async fn reset(&mut self) {
-        let Machine::Live(live) = &self.machine else { return };
+    /// Whether there is nothing more to be tried; a monitor that fails is taken up again when it is back.
+    async fn reset(&mut self) -> bool {
+        let Machine::Live(live) = &self.machine else { return false };
         let session = live.session.clone();
         let reset = self.guarded(async {
             session.execute(qapi::qmp::system_reset {}).await?;
             session.execute(qapi::qmp::cont {}).await
         });
-        if let Err(Interrupted::Qmp(error)) = reset.await {
-            tracing::warn!(vm = %self.record.spec.id, %error, "cannot reset");
+        match reset.await {
+            Ok(_) => true,
+            Err(Interrupted::Qmp(error)) => {
+                tracing::warn!(vm = %self.record.spec.id, %error, "cannot reset");
+                !matches!(error, QmpError::Timeout { .. } | QmpError::Closed { .. })
+            }
+            Err(Interrupted::Overtaken | Interrupted::Ended) => false,
         }
     }
 
@@ -219,12 +236,9 @@ impl Actor {
             // Whether it answers or ends without an answer is the same.
             let _ = self.guarded(session.execute(qapi::qmp::quit {})).await;
         }
-        if timeout(QUIT, process.exited()).await.is_err() {
-            process.kill();
-            if timeout(KILL, process.exited()).await.is_err() {
-                self.doomed = true;
-                return;
-            }
+        if timeout(QUIT, process.exited()).await.is_err() && !killed(&process).await {
+            let _ = self.doom(process);
+            return;
         }
         let _ = self.ended(ending, false).await;
     }
@@ -235,32 +249,58 @@ impl Actor {
     /// When the kernel does not let go of it, or the outcome cannot be stored.
     pub(super) async fn cut(&mut self) -> Result<()> {
         let Some(process) = self.machine.process() else { return Ok(()) };
-        process.kill();
-        if timeout(KILL, process.exited()).await.is_err() {
-            self.doomed = true;
-            let why = "QEMU was killed, but the kernel still holds it, most likely in storage that hangs; \
-                       the VM counts as stopped as soon as the kernel lets go";
-            return Err(Error::failed(Operation::Stop, why));
+        if !killed(&process).await {
+            return Err(self.doom(process));
         }
         self.ended(Ending::Clean, true).await
     }
 
-    /// The process is gone: cleans up after it, stores how it ended, and answers who waits for that.
+    /// Nothing is left to be done but to wait for the kernel, which may take for ever: whoever waits is told so.
+    pub(super) fn doom(&mut self, process: Arc<Process>) -> Error {
+        let (operation, what) = match self.record.run {
+            Run::Deleting => (Operation::Delete, "is deleted"),
+            _ => (Operation::Stop, "counts as stopped"),
+        };
+        let why = format!(
+            "QEMU was killed, but the kernel still holds it, most likely in storage that hangs; \
+             the VM {what} as soon as the kernel lets go"
+        );
+        tracing::warn!(vm = %self.record.spec.id, pid = process.pid(), why);
+        let error = Error::failed(operation, why);
+        self.machine = Machine::Doomed(process);
+        self.press_again = None;
+        self.publish_sample(None);
+        self.publish();
+        for waiter in self.waiters.drain(..) {
+            let _ = waiter.send(Err(error.clone()));
+        }
+        error
+    }
+
+    /// The process is gone, which is the way that every run ends: cleans up after it, stores how it ended, answers who
+    /// waits for that, and goes on with a deletion.
     pub(super) async fn ended(&mut self, ending: Ending, forced: bool) -> Result<()> {
         self.machine = Machine::Down;
-        self.doomed = false;
         self.press_again = None;
         remove_run_files(&self.ctx.run_paths(&self.record.spec.id));
-        self.record.run = Run::Down { last: ending };
-        let stored = self.ctx.persist(&self.record).await.map_err(|e| Error::failed(Operation::Stop, e));
-        if let Err(error) = &stored {
-            tracing::error!(vm = %self.record.spec.id, %error, "cannot store that the VM stopped");
+        let deleting = matches!(self.record.run, Run::Deleting);
+        let stored = if deleting { Ok(()) } else { self.store_end(ending).await };
+        if !deleting {
+            self.remove_orphans().await;
         }
-        self.remove_orphans().await;
         self.publish_sample(None);
         self.publish();
         for waiter in self.waiters.drain(..) {
             let _ = waiter.send(stored.clone().map(|()| Stopped { forced }));
+        }
+        if deleting { self.erase().await } else { stored }
+    }
+
+    async fn store_end(&mut self, ending: Ending) -> Result<()> {
+        self.record.run = Run::Down { last: ending };
+        let stored = self.ctx.persist(&self.record).await.map_err(|e| Error::failed(Operation::Stop, e));
+        if let Err(error) = &stored {
+            tracing::error!(vm = %self.record.spec.id, %error, "cannot store that the VM stopped");
         }
         stored
     }
@@ -269,6 +309,12 @@ impl Actor {
     pub(super) async fn acknowledge(&mut self) -> Result<()> {
         self.ended(Ending::Clean, false).await
     }
+}
+
+/// Cuts the power of a process; false when the kernel does not let go of it.
+pub(super) async fn killed(process: &Process) -> bool {
+    process.kill();
+    timeout(KILL, process.exited()).await.is_ok()
 }
 
 async fn press(session: &Session) -> Result<(), QmpError> {

@@ -4,7 +4,8 @@ use futures_util::future::BoxFuture;
 
 type Step = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 
-/// A stack of what is to be undone. Dropping it undoes nothing: undoing waits for processes to end, and a drop cannot.
+/// A stack of what is to be undone. Dropping it undoes nothing: undoing may take
+/// its time, and a drop cannot.
 #[derive(Default)]
 pub struct Undo(Vec<Step>);
 

@@ -209,6 +209,15 @@ impl Daemon {
         }
     }
 
+    /// Waits until the daemon has logged `text`.
+    pub async fn await_log(&self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log_text().contains(text) {
+            assert!(Instant::now() < deadline, "never logged {text:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Waits until the console log holds `text`, at or after byte `from`; returns where it ends.
     pub async fn await_console(&self, id: &str, text: &str, from: usize) -> usize {
         let deadline = Instant::now() + PATIENCE;
@@ -278,6 +287,43 @@ pub fn qemus_below(folder: &Path) -> Vec<i32> {
     let ours = processes
         .filter(|p| p.cmdline().is_ok_and(|c| c.iter().any(|a| a == "-uuid") && c.iter().any(|a| a.contains(&folder))));
     ours.map(|p| p.pid).collect()
+}
+
+/// Keeps a process from ending, as storage that hangs does: a SIGKILL takes effect when this is dropped. A tracer holds
+/// its tracee at the last step of its end (PTRACE_O_TRACEEXIT), and lets go of it by ending itself.
+pub struct Hold {
+    release: Option<std::sync::mpsc::Sender<()>>,
+    tracer: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Hold {
+    pub fn on(pid: i32) -> Self {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (seized, seizing) = std::sync::mpsc::channel();
+        let tracer = std::thread::spawn(move || {
+            // SAFETY: a system call with numbers only.
+            let result = unsafe {
+                nix::libc::ptrace(
+                    nix::libc::PTRACE_SEIZE,
+                    pid,
+                    std::ptr::null_mut::<u8>(),
+                    nix::libc::PTRACE_O_TRACEEXIT,
+                )
+            };
+            seized.send((result, std::io::Error::last_os_error())).unwrap();
+            let _ = released.recv();
+        });
+        let (result, error) = seizing.recv().unwrap();
+        assert_eq!(result, 0, "ptrace({pid}): {error}");
+        Self { release: Some(release), tracer: Some(tracer) }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        drop(self.release.take());
+        let _ = self.tracer.take().unwrap().join();
+    }
 }
 
 /// Host cores that a thread may run on, from /proc/TID/status.

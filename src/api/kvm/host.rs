@@ -9,10 +9,8 @@ use warp::http::StatusCode;
 use super::{Shared, error::Problem};
 use crate::{
     api::http::{Reply, Request},
-    host::inventory::Node,
     model::Status,
-    qemu::Caps,
-    service::{HostView, PinnedVm},
+    service::{Caps, HostView, NumaNode as Node, PinnedVm},
 };
 
 /// The host: what there is to run VMs on, and which cores are spoken for.
@@ -73,7 +71,7 @@ struct PinnedVcpu {
 
 pub async fn host(shared: Shared, _: Request) -> Result<Reply, Problem> {
     let view = shared.service.host().await?;
-    Ok(Reply::json(StatusCode::OK, &HostBody::of(view, &shared.service.context().caps)))
+    Ok(Reply::json(StatusCode::OK, &HostBody::of(view, shared.service.caps())))
 }
 
 impl HostBody {

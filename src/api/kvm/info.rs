@@ -54,7 +54,7 @@ fn ranged(name: &'static str, value: i64, max: i64) -> Result<u64, HttpError> {
 
 pub async fn details(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let view = shared.service.view(vm_id(&request)?)?;
-    Ok(Reply::json(StatusCode::OK, &dto::Details::of(&view, shared.service.context().caps.accelerator.as_str())))
+    Ok(Reply::json(StatusCode::OK, &dto::Details::of(&view, shared.service.caps().accelerator.as_str())))
 }
 
 pub async fn config(shared: Shared, request: Request) -> Result<Reply, Problem> {
@@ -88,7 +88,7 @@ pub async fn base_images(shared: Shared, _: Request) -> Result<Reply, Problem> {
 }
 
 pub async fn health(shared: Shared, _: Request) -> Result<Reply, Problem> {
-    let caps = &shared.service.context().caps;
+    let caps = shared.service.caps();
     let health = dto::Health {
         status: "ok",
         version: env!("CARGO_PKG_VERSION"),

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{address, hotplug_slot, root_bus, slot};
-use crate::model::{Disk, IoLimits, VmSpec};
+use crate::model::{Disk, ImageFormat, IoLimits, VmSpec};
 
 /// Name of the top block node, the one that is resized and measured.
 pub fn node_name(disk: &Disk) -> String {
@@ -27,10 +27,17 @@ pub fn throttle_id(disk: &Disk) -> String {
 pub fn blockdev(disk: &Disk) -> Value {
     let file = |path: &Path| json!({ "driver": "file", "filename": path });
     let backing = match disk.backing_file() {
-        Some(base) => json!({
-            "driver": base.format.driver(), "node-name": format!("{}-base", disk.name),
-            "read-only": true, "file": file(&base.path),
-        }),
+        Some(base) => {
+            let mut node = json!({
+                "driver": base.format.driver(), "node-name": format!("{}-base", disk.name),
+                "read-only": true, "file": file(&base.path),
+            });
+            // It stood alone when it was cloned; one that was exchanged since must not bring in another file.
+            if base.format == ImageFormat::Qcow2 {
+                node["backing"] = Value::Null;
+            }
+            node
+        }
         None => Value::Null,
     };
     json!({
@@ -73,7 +80,7 @@ pub fn throttle(disk: &Disk, limits: &IoLimits) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{BaseImage, CloneMode, ImageFormat};
+    use crate::model::{BaseImage, CloneMode};
 
     #[test]
     fn a_throttle_names_every_value() {
@@ -95,5 +102,23 @@ mod tests {
         assert_eq!(arguments["bps_rd"], 0);
         assert_eq!(arguments.as_object().unwrap().len(), 14);
         assert_eq!(blockdev(&disk)["backing"], Value::Null);
+    }
+
+    #[test]
+    fn a_base_image_that_was_exchanged_brings_in_no_other_file() {
+        let linked = |format| Disk {
+            name: "root".into(),
+            file: "/f".into(),
+            size: 1,
+            clone: CloneMode::Linked,
+            base: Some(BaseImage { path: "/b".into(), format }),
+            io_limits: None,
+            slot: None,
+            in_making: false,
+        };
+        let backing = |format| blockdev(&linked(format))["backing"].clone();
+        assert_eq!(backing(ImageFormat::Qcow2).get("backing"), Some(&Value::Null));
+        // QEMU's raw driver knows no such option.
+        assert_eq!(backing(ImageFormat::Raw).get("backing"), None);
     }
 }

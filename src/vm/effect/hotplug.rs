@@ -30,7 +30,7 @@ impl Actor {
                 Some(base) => self.ctx.images.clone(base, disk.clone, &disk.file, disk.size).await?,
                 None => self.ctx.images.create(&disk.file, disk.size).await?,
             }
-            let mut made = self.record.spec.clone();
+            let mut made = (*self.record.spec).clone();
             if let Some(made) = made.disk_mut(&disk.name) {
                 made.in_making = false;
             }
@@ -42,7 +42,7 @@ impl Actor {
     /// Forgets disks whose image an earlier daemon did not finish: nobody was told of them.
     pub(in crate::vm) async fn drop_unmade_disks(&mut self) {
         if self.record.spec.disks.iter().any(|disk| disk.in_making) {
-            let mut spec = self.record.spec.clone();
+            let mut spec = (*self.record.spec).clone();
             spec.disks.retain(|disk| !disk.in_making);
             if let Err(error) = self.define(spec).await {
                 tracing::warn!(vm = %self.record.spec.id, %error, "cannot forget a disk that was not made");

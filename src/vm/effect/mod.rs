@@ -12,6 +12,8 @@ mod pinning;
 pub(super) use disk::{resize_at_start, throttle_at_start};
 pub(super) use pinning::pin;
 
+use std::sync::Arc;
+
 use super::{
     actor::{Actor, Interrupted},
     lifecycle::{Action, Decision, Request},
@@ -48,7 +50,7 @@ impl Actor {
     /// # Errors
     /// [`Error::Invalid`]; [`Error::Failed`] when QEMU refuses or the store fails, and the definition is the old one then.
     pub(super) async fn change(&mut self, change: Change) -> Result<Applied> {
-        let before = self.record.spec.clone();
+        let before = (*self.record.spec).clone();
         let wanted = change.apply(&before, self.ctx.host.memory)?;
         let decision = self.decide(Request::Change);
         if let Decision::Refuse(refusal) = decision {
@@ -121,12 +123,11 @@ impl Actor {
 
     /// Makes `spec` the definition, on stable storage and published.
     async fn define(&mut self, spec: VmSpec) -> Result<()> {
-        let before = std::mem::replace(&mut self.record.spec, spec);
+        let before = std::mem::replace(&mut self.record.spec, spec.into());
         if let Err(error) = self.ctx.persist(&self.record).await {
             self.record.spec = before;
             return Err(Error::failed(Operation::Change, error));
         }
-        self.spec = self.record.spec.clone().into();
         self.publish();
         Ok(())
     }
@@ -134,7 +135,7 @@ impl Actor {
     /// Notes a step that QEMU has made.
     async fn has(&mut self, step: impl FnOnce(&mut VmSpec)) -> std::result::Result<(), Setback> {
         let Some(run) = self.live_run() else { return Ok(()) };
-        step(&mut run.in_effect);
+        step(Arc::make_mut(&mut run.in_effect));
         let stored = self.ctx.persist(&self.record).await;
         self.publish();
         stored.map_err(|e| Setback::NotNow(e.to_string()))
