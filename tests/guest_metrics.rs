@@ -1,5 +1,5 @@
-//! Every figure of a running guest against somebody else's: the kernel's accounts of its threads, the guest's own, and the
-//! limits that the disk was given.
+//! Every figure of a running guest against somebody else's: the kernel's accounts of its threads, the guest's own, and
+//! the limits that the disk was given.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! What the kernel counts of a process and of its threads. Each reading is one small file of /proc, and reading by process
-//! *and* thread means that the number of a thread that is gone never leads to somebody else's.
+//! What the kernel counts of a process and of its threads. Each reading is one small file of /proc, and reading by
+//! process *and* thread means that the number of a thread that is gone never leads to somebody else's.
 
 use std::fs;
 
@@ -28,8 +28,9 @@ pub fn resident(process: i32) -> Option<u64> {
     Some(statm.split(' ').nth(1)?.parse::<u64>().ok()? * procfs::page_size())
 }
 
-/// Field numbers as in proc(5). Times in `stat` are clock ticks of usually 10 ms; `schedstat` has nanoseconds: on a core,
-/// waiting for one, and how often it was given one. A kernel without CONFIG_SCHED_INFO writes zeros or has no such file.
+/// Field numbers as in proc(5). Times in `stat` are clock ticks of usually 10 ms; `schedstat` has nanoseconds: on a
+/// core, waiting for one, and how often it was given one. A kernel without CONFIG_SCHED_INFO writes zeros or has no
+/// such file.
 fn parse(stat: &str, schedstat: &str, ticks_per_second: u64) -> Option<Times> {
     // The name, field 2, may hold blanks and parentheses.
     let (_, fields) = stat.rsplit_once(')')?;

@@ -1,8 +1,8 @@
 //! Reads the counters of a running VM and turns two readings into rates. What cannot be measured stays `None`.
 //!
-//! It runs for every VM every two seconds, so it is made to be cheap: all questions to QEMU go out together, what hardly
-//! ever changes is asked once, a vCPU costs two small files of /proc, and VMs take turns. `benches/sampler_cost.rs`
-//! measures it.
+//! It runs for every VM every two seconds, so it is made to be cheap: all questions to QEMU go out together, what
+//! hardly ever changes is asked once, a vCPU costs two small files of /proc, and VMs take turns.
+//! `benches/sampler_cost.rs` measures it.
 
 mod balloon;
 mod disks;

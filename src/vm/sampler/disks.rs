@@ -76,8 +76,8 @@ impl Totals {
     }
 }
 
-/// QEMU 7.2 tells no queue depth of a `-blockdev` disk, but the time that all requests took together: over the length of
-/// the interval that is how many were under way on average (Little's law). QEMU counts a request's time when it is
+/// QEMU 7.2 tells no queue depth of a `-blockdev` disk, but the time that all requests took together: over the length
+/// of the interval that is how many were under way on average (Little's law). QEMU counts a request's time when it is
 /// completed; when none was, an idle disk and one that hangs look alike, and there is nothing to say.
 fn queue(kinds: [Kind; 3], seconds: f64) -> Option<f64> {
     let completed = kinds.iter().any(|kind| kind.completed > 0);
