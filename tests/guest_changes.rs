@@ -20,8 +20,9 @@ async fn affinities(daemon: &Daemon, id: &str) -> Vec<Vec<u32>> {
 
 /// MiB.
 async fn free_memory(daemon: &Daemon, id: &str) -> u64 {
-    let line =
-        daemon.type_line(id, "awk '/MemFree/ {print \"free\" \"-mib\", int($2/1024)}' /proc/meminfo", "free-mib ").await;
+    let line = daemon
+        .type_line(id, "awk '/MemFree/ {print \"free\" \"-mib\", int($2/1024)}' /proc/meminfo", "free-mib ")
+        .await;
     line.split("free-mib ").nth(1).unwrap().trim().parse().unwrap()
 }
 
