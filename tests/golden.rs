@@ -173,7 +173,8 @@ impl Place {
             std::fs::create_dir_all(at(folder)).unwrap();
         }
         std::fs::File::create(at("bases/base.raw")).unwrap().set_len(1 << 20).unwrap();
-        for image in ["bases/base.qcow2", &format!("images/{ID}/root.qcow2")] {
+        let disks = ["root", "disk1", "disk2"].map(|disk| format!("images/{ID}/{disk}.qcow2"));
+        for image in disks.iter().map(String::as_str).chain(["bases/base.qcow2"]) {
             let made = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(at(image)).arg("1G").status();
             assert!(made.unwrap().success());
         }

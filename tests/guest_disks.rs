@@ -5,6 +5,18 @@ mod support;
 use serde_json::{Value, json};
 use support::{Daemon, guest};
 
+/// Waits until the guest has these; a driver needs a moment.
+async fn await_disks(daemon: &Daemon, id: &str, wanted: &str) {
+    let deadline = std::time::Instant::now() + support::PATIENCE;
+    loop {
+        let disks = guest_disks(daemon, id).await;
+        if disks == wanted {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "the guest has {disks:?}, not {wanted:?}");
+    }
+}
+
 /// The guest's disks beside the root disk, with their sizes in MiB.
 async fn guest_disks(daemon: &Daemon, id: &str) -> String {
     let line = "for d in /sys/block/vd[b-z]; do [ -e $d ] && s=\"$s ${d##*/}:$(($(cat $d/size)/2048))\"; done; echo guest''-disks$s.; s=";
@@ -27,19 +39,19 @@ async fn disks_are_plugged_throttled_grown_and_unplugged_under_a_running_guest()
     let disks = format!("/vms/{id}/disks");
     let first = daemon.await_boot(&id, None).await;
     assert_eq!(names(&daemon, &id).await, ["root", "disk1"]);
-    assert_eq!(guest_disks(&daemon, &id).await, "vdb:2048.");
+    await_disks(&daemon, &id, "vdb:2048.").await;
 
     // One more, limited from its first moment; what the guest reads of it is not above the limit.
     let body = json!({ "disk_size": 1, "io_limits": { "iops": 40 } });
     let added = daemon.post(&disks, body).await.expect(201);
     assert_eq!((&added["name"], &added["applied"]), (&json!("disk2"), &json!("live")), "{added}");
-    assert_eq!(guest_disks(&daemon, &id).await, "vdb:2048 vdc:1024.");
+    await_disks(&daemon, &id, "vdb:2048 vdc:1024.").await;
     let line = daemon.type_line(&id, "io-test read 4 vdc", "qherd-io: op=read").await;
     let iops: f64 = line.split("iops=").nth(1).unwrap().trim().parse().unwrap();
     assert!((34.0..=46.0).contains(&iops), "{line}");
     let grown = daemon.put(&format!("{disks}/disk2"), json!({ "disk_size": 3, "io_limits": null })).await.expect(200);
     assert_eq!((&grown["applied"], &grown["io_limits"]), (&json!("live"), &Value::Null), "{grown}");
-    assert_eq!(guest_disks(&daemon, &id).await, "vdb:2048 vdc:3072.");
+    await_disks(&daemon, &id, "vdb:2048 vdc:3072.").await;
 
     // Its death changes nothing.
     daemon.kill();
@@ -51,7 +63,7 @@ async fn disks_are_plugged_throttled_grown_and_unplugged_under_a_running_guest()
         let removed = daemon.delete(&format!("{disks}/{disk}")).await.expect(200);
         assert_eq!(removed["applied"], "live", "{removed}");
     }
-    assert_eq!(guest_disks(&daemon, &id).await, ".");
+    await_disks(&daemon, &id, ".").await;
     let images = std::fs::read_dir(daemon.state().join("images").join(&id)).unwrap().count();
     assert_eq!(images, 1, "the root disk's");
     let gone = daemon.delete(&format!("{disks}/disk1")).await;
@@ -63,7 +75,7 @@ async fn disks_are_plugged_throttled_grown_and_unplugged_under_a_running_guest()
     assert_eq!(daemon.post(&disks, clone).await.expect(201)["name"], "disk3");
     daemon.post(&format!("/vms/{id}/reboot"), json!({})).await.expect(200);
     daemon.await_boot(&id, Some(&first)).await;
-    assert_eq!(guest_disks(&daemon, &id).await, "vdb:1024.");
+    await_disks(&daemon, &id, "vdb:1024.").await;
     daemon.type_line(&id, "cmp -n 4096 /dev/vda /dev/vdb && echo same-''start", "same-start").await;
 
     daemon.delete(&format!("/vms/{id}")).await.expect(200);

@@ -67,7 +67,7 @@ impl VmSpec {
         self.disks_added += 1;
         let name = format!("disk{}", self.disks_added);
         self.disks.push(Disk {
-            file: folder.join(format!("{name}.qcow2")),
+            file: folder.join(Self::image_name(self.disks_added)),
             name,
             size: disk.size,
             clone: disk.clone,
@@ -77,6 +77,11 @@ impl VmSpec {
             in_making: true,
         });
         Ok(())
+    }
+
+    /// File name of the image of the `number`th disk that was added.
+    pub fn image_name(number: u32) -> String {
+        format!("disk{number}.qcow2")
     }
 
     pub fn disk(&self, name: &str) -> Option<&Disk> {

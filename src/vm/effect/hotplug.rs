@@ -51,20 +51,21 @@ impl Actor {
         self.remove_orphans().await;
     }
 
-    /// Removes images in the VM's own folder that neither its definition nor its QEMU names.
+    /// Removes the images of disks that were added once and that neither the definition nor QEMU has any more. Nothing
+    /// else in the VM's folder is touched.
     pub(in crate::vm) async fn remove_orphans(&mut self) {
+        let (folder, added) = (self.ctx.image_folder(&self.record.spec.id), self.record.spec.disks_added);
         let named = |spec: &VmSpec| spec.disks.iter().map(|disk| disk.file.clone()).collect::<Vec<_>>();
         let mut kept = named(&self.record.spec);
         if let Some(run) = self.live_run() {
             kept.extend(named(&run.in_effect));
         }
-        let Ok(mut entries) = tokio::fs::read_dir(self.ctx.image_folder(&self.record.spec.id)).await else { return };
-        while let Ok(Some(entry)) = entries.next_entry().await {
-            let path = entry.path();
-            if !kept.contains(&path)
-                && let Err(error) = tokio::fs::remove_file(&path).await
+        let once = (1..=added).map(|number| folder.join(VmSpec::image_name(number)));
+        for file in once.filter(|file| !kept.contains(file)) {
+            if let Err(error) = tokio::fs::remove_file(&file).await
+                && error.kind() != std::io::ErrorKind::NotFound
             {
-                tracing::warn!(file = %path.display(), %error, "cannot remove an image that no disk uses");
+                tracing::warn!(file = %file.display(), %error, "cannot remove an image that no disk uses");
             }
         }
     }

@@ -50,12 +50,14 @@ impl Actor {
     /// # Errors
     /// [`Error::Invalid`]; [`Error::Failed`] when QEMU refuses or the store fails, and the definition is the old one then.
     pub(super) async fn change(&mut self, change: Change) -> Result<Applied> {
-        let before = (*self.record.spec).clone();
+        let mut before = (*self.record.spec).clone();
         let wanted = change.apply(&before, self.ctx.host.memory)?;
         let decision = self.decide(Request::Change);
         if let Decision::Refuse(refusal) = decision {
             return Err(self.refused(refusal));
         }
+        // Taken back or not, the name of a disk that was added is used up: its image may be there.
+        before.disks_added = wanted.disks_added;
         self.define(wanted).await?;
         if let Err(why) = self.make_images().await {
             self.define(before).await?;
