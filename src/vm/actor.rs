@@ -174,7 +174,7 @@ impl Actor {
             Command::Change(change, reply) => {
                 let result = self.change(*change).await;
                 self.publish();
-                let _ = reply.send(result);
+                let _ = reply.send(result.map(|applied| (self.view.borrow().clone(), applied)));
             }
             Command::Stop(timeout, reply) => self.stop(timeout, reply).await,
             Command::Reboot(timeout, reply) => {
