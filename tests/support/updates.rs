@@ -1,6 +1,11 @@
 //! What the tests of updates ask for and look at.
 #![allow(dead_code)] // Every test file uses its own part.
 
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+};
+
 use serde_json::{Value, json};
 
 use crate::support::{Daemon, affinity, vcpu_threads};
@@ -59,4 +64,30 @@ pub fn other_affinities(daemon: &Daemon) -> Vec<Vec<u32>> {
     found.sort();
     found.dedup();
     found
+}
+
+/// Where a thread may run that nobody bound.
+pub fn everywhere() -> Vec<u32> {
+    affinity(std::process::id() as i32)
+}
+
+/// `iops` of the one disk, as QEMU itself says. No daemon may be running: QEMU serves one client at a time.
+pub fn throttle(daemon: &Daemon, id: &str) -> u64 {
+    let socket = UnixStream::connect(daemon.run_dir(id).join("qmp.sock")).unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    let mut lines = BufReader::new(socket.try_clone().unwrap()).lines();
+    let mut answer = |ask: &str| {
+        writeln!(&socket, "{ask}").unwrap();
+        loop {
+            let line: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+            if let Some(value) = line.get("return") {
+                return value.clone();
+            }
+            assert!(line.get("error").is_none(), "{line}");
+        }
+    };
+    answer(r#"{"execute":"qmp_capabilities"}"#);
+    let blocks = answer(r#"{"execute":"query-block"}"#);
+    let disk = blocks.as_array().unwrap().iter().find(|block| !block["inserted"].is_null()).unwrap();
+    disk["inserted"]["iops"].as_u64().unwrap()
 }
