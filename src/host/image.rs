@@ -146,7 +146,7 @@ impl QemuImg {
     ///
     /// # Errors
     /// qemu-img's own words. A half-made file may be left; the caller removes its folder.
-    pub async fn clone(&self, base: &BaseImage, mode: CloneMode, file: &Path, size: u64) -> Result<(), String> {
+    pub async fn clone_base(&self, base: &BaseImage, mode: CloneMode, file: &Path, size: u64) -> Result<(), String> {
         let size = format!("{size}G");
         let format = base.format.driver();
         match mode {

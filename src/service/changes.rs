@@ -18,8 +18,7 @@ impl Service {
         if let Change::Cpu { pinning: Some(Some(pinning)), .. } = &change {
             check_pinning(pinning, &self.ctx.host)?;
         }
-        let applied = handle.change(change).await?;
-        Ok((handle.view(), applied))
+        handle.change(change).await
     }
 }
 

@@ -125,7 +125,7 @@ async fn make_disks(service: &Service, record: &mut VmRecord, named: &Path) -> R
         .map_err(|e| Error::failed(Operation::Create, format!("cannot make {}: {e}", folder.display())))?;
     for disk in &record.spec.disks {
         let made = match &disk.base {
-            Some(base) => ctx.images.clone(base, disk.clone, &disk.file, disk.size).await,
+            Some(base) => ctx.images.clone_base(base, disk.clone, &disk.file, disk.size).await,
             None => ctx.images.create(&disk.file, disk.size).await,
         };
         made.map_err(|why| Error::failed(Operation::Clone { base: named.to_owned() }, why))?;

@@ -13,6 +13,7 @@ mod registry;
 use std::{os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use tokio::sync::Semaphore;
 
 pub use crate::{host::inventory::Node as NumaNode, qemu::Caps};
 pub use bases::{Base, BaseUser};
@@ -30,12 +31,16 @@ use crate::{
 };
 use registry::Registry;
 
+/// Console logs read at once.
+const LOG_READS: usize = 4;
+
 /// The core. Cheap to share.
 pub struct Service {
     ctx: SharedContext,
     profiles: Profiles,
     registry: Registry,
     bases: bases::Inspector,
+    log_reads: Semaphore,
     /// Held for as long as the daemon lives.
     _lock: recover::StateLock,
 }
@@ -81,8 +86,14 @@ impl Service {
         let db = config.state_dir.join("db");
         let store = tokio::task::spawn_blocking(move || Store::open(&db)).await??;
         let ctx = Arc::new(Context { config, host, caps, images, store, fail_launch_after });
-        let service =
-            Self { bases: bases::Inspector::default(), registry: Registry::default(), profiles, ctx, _lock: lock };
+        let service = Self {
+            bases: bases::Inspector::default(),
+            log_reads: Semaphore::new(LOG_READS),
+            registry: Registry::default(),
+            profiles,
+            ctx,
+            _lock: lock,
+        };
         service.recover().await?;
         Ok(Arc::new(service))
     }
@@ -154,6 +165,8 @@ impl Service {
     /// [`Error::VmNotFound`]; [`Error::Failed`] when the log cannot be read.
     pub async fn console_log(&self, id: VmId, lines: usize) -> Result<Vec<u8>> {
         self.handle(id)?;
+        // Each holds the text in memory, which may be 16 MiB.
+        let _place = self.log_reads.acquire().await.map_err(|_| Error::ShuttingDown)?;
         let paths = self.ctx.run_paths(&id);
         let read = tokio::task::spawn_blocking(move || crate::vm::console_tail(&paths, lines)).await;
         read.map_err(|e| e.to_string())

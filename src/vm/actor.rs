@@ -28,7 +28,7 @@ pub(super) struct Actor {
     pub machine: Machine,
     /// Stops under way that wait for the guest.
     pub waiters: Vec<Reply<Stopped>>,
-    /// When the power button is pressed once more: a guest in its firmware does not notice the first time.
+    /// When the power button is pressed once more, while the guest is to stop or reboot.
     pub press_again: Option<Instant>,
     /// Came in on the forced lane while something else was under way.
     overtaking: Option<Forced>,
@@ -45,6 +45,8 @@ pub(super) enum Interrupted {
     Overtaken,
     /// The process ended; the pidfd tells, next.
     Ended,
+    /// The guest's time to stop or reboot is over; that is dealt with next.
+    Deadline,
     Qmp(QmpError),
 }
 
@@ -128,7 +130,7 @@ impl Actor {
         }
     }
 
-    /// Runs an exchange with QEMU, unless a forced request or the end of the process comes first.
+    /// Runs an exchange with QEMU, unless a forced request, the end of the process or the guest's deadline comes first.
     pub(super) async fn guarded<T>(
         &mut self,
         work: impl Future<Output = Result<T, QmpError>>,
@@ -140,6 +142,8 @@ impl Actor {
                 None => pending().await,
             }
         };
+        // One that has passed already is being dealt with, maybe by this very exchange.
+        let deadline = self.deadline().filter(|deadline| *deadline > Instant::now());
         tokio::select! {
             biased;
             Some(forced) = self.forced.recv(), if self.overtaking.is_none() => {
@@ -147,6 +151,7 @@ impl Actor {
                 Err(Interrupted::Overtaken)
             }
             _ = ended => Err(Interrupted::Ended),
+            () = until(deadline) => Err(Interrupted::Deadline),
             done = work => done.map_err(Interrupted::Qmp),
         }
     }
@@ -166,7 +171,7 @@ impl Actor {
             Command::Change(change, reply) => {
                 let result = self.change(*change).await;
                 self.publish();
-                let _ = reply.send(result);
+                let _ = reply.send(result.map(|applied| (self.view.borrow().clone(), applied)));
             }
             Command::Stop(timeout, reply) => self.stop(timeout, reply).await,
             Command::Reboot(timeout, reply) => {

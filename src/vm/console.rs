@@ -23,12 +23,20 @@ fn older(paths: &RunPaths) -> PathBuf {
 /// cutting it is safe, renaming it would take it away.
 pub(super) fn bound(paths: &RunPaths) {
     let log = paths.console_log();
-    if fs::metadata(&log).is_ok_and(|m| m.len() > HALF)
-        && let Err(error) = last_text(&log, HALF)
-            .and_then(|text| fs::write(older(paths), text))
-            .and_then(|()| File::options().write(true).open(&log)?.set_len(0))
-    {
-        tracing::warn!(log = %log.display(), %error, "cannot bound the console log");
+    if !fs::metadata(&log).is_ok_and(|m| m.len() > HALF) {
+        return;
+    }
+    // Beside the older half, so that a disk that is full costs the new text and not the old one as well.
+    let copy = paths.dir().join("console.log.new");
+    let kept =
+        last_text(&log, HALF).and_then(|text| fs::write(&copy, text)).and_then(|()| fs::rename(&copy, older(paths)));
+    if kept.is_err() {
+        let _ = fs::remove_file(&copy);
+    }
+    // Whether it could be kept or not: a log without end would fill the disk.
+    let cut = File::options().write(true).open(&log).and_then(|log| log.set_len(0));
+    if let Err(error) = kept.and(cut) {
+        tracing::warn!(log = %log.display(), %error, "cannot keep the console log within its bounds");
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) enum Command {
     Start(Reply<()>),
     Stop(Duration, Reply<Stopped>),
     Reboot(Duration, Reply<()>),
-    Change(Box<Change>, Reply<Applied>),
+    Change(Box<Change>, Reply<(VmView, Applied)>),
 }
 
 /// Requests that overtake an operation under way (ruling 8).
@@ -100,11 +100,12 @@ impl VmHandle {
         self.ask(|reply| Command::Reboot(timeout, reply)).await
     }
 
-    /// Changes its definition, and on a running VM what QEMU and the guest allow.
+    /// Changes its definition, and on a running VM what QEMU and the guest allow. Returns the VM as this change, not one
+    /// behind it, has left it.
     ///
     /// # Errors
     /// [`Error::Invalid`] and [`Error::Failed`] with nothing changed, [`Error::Conflict`] when it is overtaken.
-    pub async fn change(&self, change: Change) -> Result<Applied> {
+    pub async fn change(&self, change: Change) -> Result<(VmView, Applied)> {
         self.ask(|reply| Command::Change(Box::new(change), reply)).await
     }
 

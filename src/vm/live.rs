@@ -190,7 +190,13 @@ impl Actor {
                 self.refresh().await;
             }
             Event::Stop | Event::Resume => self.refresh().await,
-            Event::VserportChange { id, open } if id == AGENT_PORT => live.agent = open,
+            Event::VserportChange { id, open } if id == AGENT_PORT => {
+                live.agent = open;
+                // One that comes up while the guest is to stop is the better way to ask.
+                if open {
+                    self.take_up_intent().await;
+                }
+            }
             Event::BalloonChange { .. } | Event::MemoryDeviceSizeChange { .. } => live.sampler.memory_changed(),
             Event::BlockIoError { device, node_name, nospace, .. } => {
                 let disk = node_name.unwrap_or(device);
@@ -268,7 +274,7 @@ impl Actor {
                 self.machine = Machine::Mute(Mute { process, reason, reconnect: reconnect(path, RETRY) });
             }
             // The session goes, the forced request or the exit comes next; until then there is a process to be looked after.
-            Err(Interrupted::Overtaken | Interrupted::Ended) => {
+            Err(Interrupted::Overtaken | Interrupted::Ended | Interrupted::Deadline) => {
                 let path = self.ctx.run_paths(&self.record.spec.id).qmp();
                 let reason = "qherd is connecting to its monitor".to_owned();
                 self.machine = Machine::Mute(Mute { process, reason, reconnect: reconnect(path, RETRY) });

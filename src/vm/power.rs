@@ -20,6 +20,8 @@ use crate::{
 
 /// For the agent's connection, its greeting and its command: a live one answers in milliseconds.
 const AGENT: Duration = Duration::from_secs(3);
+/// How often the power button is pressed.
+const PRESS_AGAIN: Duration = Duration::from_secs(5);
 /// QEMU closes its images and ends; it needs some 10 ms.
 const QUIT: Duration = Duration::from_secs(2);
 /// SIGKILL takes 2 ms, unless the process hangs in the kernel.
@@ -52,7 +54,7 @@ impl Actor {
                 }
                 self.waiters.push(reply);
                 if action != Action::AwaitPowerDown {
-                    self.press_again = Some(Instant::now() + patience / 2);
+                    self.press_again = Some(Instant::now() + PRESS_AGAIN);
                 }
                 self.publish();
                 if action == Action::PowerDown {
@@ -74,7 +76,7 @@ impl Actor {
             Decision::Do(_) => {
                 let deadline = now_ms() + patience.as_millis() as u64;
                 self.intend(Intent::Reboot { deadline }, Operation::Reboot).await?;
-                self.press_again = Some(Instant::now() + patience / 2);
+                self.press_again = Some(Instant::now() + PRESS_AGAIN);
                 self.publish();
                 // Whether the guest heeds is the deadline's matter: the reboot is under way.
                 self.ask_guest(ShutdownMode::Reboot).await;
@@ -99,7 +101,7 @@ impl Actor {
             Err(Interrupted::Qmp(QmpError::Refused { desc, .. })) => Err(Error::failed(Operation::Start, desc)),
             Err(Interrupted::Overtaken) => self.unless_overtaken(),
             Err(Interrupted::Ended) => Err(Error::failed(Operation::Start, "QEMU ended before the guest went on")),
-            Err(Interrupted::Qmp(_)) => Err(Error::Unresponsive(self.record.spec.id)),
+            Err(Interrupted::Qmp(_) | Interrupted::Deadline) => Err(Error::Unresponsive(self.record.spec.id)),
         }
     }
 
@@ -162,9 +164,10 @@ impl Actor {
         }
     }
 
-    /// Half of the guest's time is over: the power button, whatever was tried before.
+    /// The power button, whatever was tried before: a guest in its firmware, or one that has just begun to boot, did not
+    /// notice, and one that is on its way down does not mind.
     pub(super) async fn press_again(&mut self) {
-        self.press_again = None;
+        self.press_again = Some(Instant::now() + PRESS_AGAIN);
         let Machine::Live(live) = &self.machine else { return };
         let session = live.session.clone();
         let _ = self.guarded(press(&session)).await;
@@ -214,7 +217,7 @@ impl Actor {
                 tracing::warn!(vm = %self.record.spec.id, %error, "cannot reset");
                 !matches!(error, QmpError::Timeout { .. } | QmpError::Closed { .. })
             }
-            Err(Interrupted::Overtaken | Interrupted::Ended) => false,
+            Err(Interrupted::Overtaken | Interrupted::Ended | Interrupted::Deadline) => false,
         }
     }
 

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Setback, disk::throttle};
 use crate::{
-    model::{Disk, VmSpec},
+    model::{Conflict, Disk, Error, Operation, VmSpec},
     qemu::devices,
     qmp::Session,
     vm::actor::Actor,
@@ -23,18 +23,26 @@ impl Actor {
     /// Makes the images of disks that have none yet.
     ///
     /// # Errors
-    /// qemu-img's words; a half-made image is left for [`Self::remove_orphans`].
-    pub(super) async fn make_images(&mut self) -> Result<(), String> {
+    /// qemu-img's words, or a forced request that overtakes a long copy; a half-made image is left for
+    /// [`Self::remove_orphans`].
+    pub(super) async fn make_images(&mut self) -> crate::model::Result<()> {
+        let images = self.ctx.images.clone();
         for disk in self.record.spec.disks.clone().into_iter().filter(|disk| disk.in_making) {
-            match &disk.base {
-                Some(base) => self.ctx.images.clone(base, disk.clone, &disk.file, disk.size).await?,
-                None => self.ctx.images.create(&disk.file, disk.size).await?,
+            let made = self.guarded(async {
+                Ok(match &disk.base {
+                    Some(base) => images.clone_base(base, disk.clone, &disk.file, disk.size).await,
+                    None => images.create(&disk.file, disk.size).await,
+                })
+            });
+            match made.await {
+                Ok(made) => made.map_err(|why| Error::failed(Operation::Change, why))?,
+                Err(_) => return Err(Conflict::Overtaken.into()),
             }
             let mut made = (*self.record.spec).clone();
             if let Some(made) = made.disk_mut(&disk.name) {
                 made.in_making = false;
             }
-            self.define(made).await.map_err(|e| e.to_string())?;
+            self.define(made).await?;
         }
         Ok(())
     }

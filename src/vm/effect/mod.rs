@@ -51,7 +51,7 @@ impl Actor {
     /// [`Error::Invalid`]; [`Error::Failed`] when QEMU refuses or the store fails, and the definition is the old one then.
     pub(super) async fn change(&mut self, change: Change) -> Result<Applied> {
         let mut before = (*self.record.spec).clone();
-        let wanted = change.apply(&before, self.ctx.host.memory)?;
+        let wanted = change.clone().apply(&before, self.ctx.host.memory)?;
         let decision = self.decide(Request::Change);
         if let Decision::Refuse(refusal) = decision {
             return Err(self.refused(refusal));
@@ -59,20 +59,21 @@ impl Actor {
         // Taken back or not, the name of a disk that was added is used up: its image may be there.
         before.disks_added = wanted.disks_added;
         self.define(wanted).await?;
-        if let Err(why) = self.make_images().await {
+        if let Err(error) = self.make_images().await {
             self.define(before).await?;
             self.remove_orphans().await;
-            return Err(Error::failed(Operation::Change, why));
+            return Err(error);
         }
-        let outcome = self.settle(before, decision).await;
+        let outcome = self.settle(&change, before, decision).await;
         self.remove_orphans().await;
         outcome
     }
 
     /// Brings a stored change into effect, or takes it back.
-    async fn settle(&mut self, before: VmSpec, decision: Decision) -> Result<Applied> {
+    async fn settle(&mut self, change: &Change, before: VmSpec, decision: Decision) -> Result<Applied> {
         if decision != Decision::Do(Action::Apply) {
-            if self.machine.process().is_none()
+            if matches!(change, Change::Disk { size: Some(_), .. })
+                && self.machine.process().is_none()
                 && let Err(why) = self.resize_offline().await
             {
                 self.define(before).await?;
@@ -80,7 +81,7 @@ impl Actor {
             }
             return Ok(Applied::NextStart);
         }
-        match self.bring_into_effect().await {
+        match self.bring_into_effect(change).await {
             Ok(()) => Ok(Applied::Live),
             Err(Setback::NotNow(why)) => {
                 tracing::info!(vm = %self.record.spec.id, why, "a change waits for the next start");
@@ -100,8 +101,26 @@ impl Actor {
         }
     }
 
+    /// Brings what a change is about into effect; what waits of others does not delay it, nor does it answer for them.
+    async fn bring_into_effect(&mut self, change: &Change) -> std::result::Result<(), Setback> {
+        match change {
+            Change::Cpu { vcpus, .. } => {
+                let adjusted = if vcpus.is_some() { self.adjust_vcpus().await } else { Ok(()) };
+                // Also for those that came before the others did not.
+                let pinned = self.pin_threads().await;
+                adjusted.and(pinned)
+            }
+            Change::Memory(_) => self.adjust_memory().await,
+            Change::Disk { .. } => {
+                self.resize_disks().await?;
+                self.throttle_disks().await
+            }
+            Change::AddDisk { .. } | Change::RemoveDisk(_) => self.plug_disks().await,
+        }
+    }
+
     /// Makes up for every difference between what is defined and what QEMU has. Harmless when there is none.
-    async fn bring_into_effect(&mut self) -> std::result::Result<(), Setback> {
+    async fn make_up(&mut self) -> std::result::Result<(), Setback> {
         self.plug_disks().await?;
         self.resize_disks().await?;
         self.throttle_disks().await?;
@@ -114,7 +133,7 @@ impl Actor {
 
     /// Goes on with what an earlier daemon had begun, as far as that works.
     pub(super) async fn take_up_changes(&mut self) {
-        match self.bring_into_effect().await {
+        match self.make_up().await {
             Err(Setback::NotNow(why) | Setback::Refused(why)) => {
                 tracing::info!(vm = %self.record.spec.id, why, "a change waits for the next start");
             }
