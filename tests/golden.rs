@@ -283,7 +283,13 @@ impl Qemu {
             let id = text(&device, "id");
             let kind = format!("child<{}>", text(&device, "driver"));
             assert_eq!(listed.get(id).copied(), Some(kind.as_str()), "{name}: {id}");
-            if let Some(address) = device["addr"].as_str() {
+            let bus = text(&device, "bus");
+            if bus.starts_with("rp") {
+                // Behind a port; what is there has no address on the root bus.
+                let property = json!({ "path": format!("/machine/peripheral/{id}"), "property": "parent_bus" });
+                let parent = self.session.execute_raw("qom-get", Some(property)).await.unwrap();
+                assert_eq!(parent, format!("/machine/peripheral/{bus}/{bus}"), "{name}: {id}");
+            } else if let Some(address) = device["addr"].as_str() {
                 let whole = if address.contains('.') { address.to_owned() } else { format!("{address}.0x0") };
                 assert_eq!(on_bus.get(id), Some(&whole), "{name}: {id}");
             }
@@ -297,8 +303,8 @@ impl Qemu {
     /// The block graph is the one we drew, whatever the headers of the files say.
     async fn examine_disk(&self, name: &str, disk: &Disk) {
         let blocks = self.ask("query-block").await;
-        let [block] = blocks.as_array().unwrap().as_slice() else { panic!("{name}: {blocks}") };
-        assert_eq!(block["qdev"], "/machine/peripheral/disk-root/virtio-backend", "{name}");
+        let root = |block: &&Value| block["qdev"] == "/machine/peripheral/disk-root/virtio-backend";
+        let Some(block) = blocks.as_array().unwrap().iter().find(root) else { panic!("{name}: {blocks}") };
         assert_eq!(
             (&block["inserted"]["node-name"], &block["inserted"]["drv"]),
             (&json!("root-node"), &json!("qcow2")),
