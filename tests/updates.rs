@@ -137,12 +137,14 @@ async fn updates_of_a_mute_vm_are_stored() {
     let pid = Pid::from_raw(daemon.qemus()[0]);
     kill(pid, Signal::SIGSTOP).unwrap();
     // The first one meets a VM of which nobody knows yet that it is mute.
-    let answer = put(&daemon, &id, "disk", json!({ "disk_size": 2 })).await;
-    assert_eq!((&answer["applied"], &answer["pending"]["disk_size"]), (&json!("next_start"), &pair(2, 1)), "{answer}");
+    let pinning = json!({ "cores": [0] });
+    let answer = put(&daemon, &id, "cpu", json!({ "cpu_pinning": pinning })).await;
+    assert_eq!(answer["applied"], "next_start", "{answer}");
+    assert_eq!(answer["pending"]["cpu_pinning"], pair(pinning, Value::Null));
     daemon.await_status(&id, "unresponsive").await;
     let before = Instant::now();
     for (what, body) in [
-        ("disk", json!({ "io_limits": { "iops": 50 } })),
+        ("disk", json!({ "disk_size": 2, "io_limits": { "iops": 50 } })),
         ("cpu", json!({ "vcpus": 3, "cpu_pinning": { "cores": [1] } })),
         ("memory", json!({ "memory": 64 })),
     ] {

@@ -186,15 +186,19 @@ impl Actor {
             Event::Shutdown { guest: true, .. } => self.guest_powered_off().await,
             Event::GuestPanicked { .. } => self.guest_panicked().await,
             Event::Reset { .. } => {
+                // It went with its guest; the port's own event is held back by QEMU for up to a second.
+                live.agent = false;
                 self.was_reset().await;
                 self.refresh().await;
+                self.vcpus_are_back().await;
             }
             Event::Stop | Event::Resume => self.refresh().await,
             Event::VserportChange { id, open } if id == AGENT_PORT => {
                 live.agent = open;
-                // One that comes up while the guest is to stop is the better way to ask.
+                // One that comes up while the guest is to stop is the better way to ask; else it can finish a change.
                 if open {
                     self.take_up_intent().await;
+                    self.take_up_vcpus().await;
                 }
             }
             Event::BalloonChange { .. } | Event::MemoryDeviceSizeChange { .. } => live.sampler.memory_changed(),
