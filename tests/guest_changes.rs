@@ -80,6 +80,9 @@ async fn vcpus_memory_disk_and_limits_change_while_the_guest_runs() {
     }
 
     // Nothing is pending, the daemon's death changes nothing, and the next boot has it all.
+    // A device that is hot-plugged after vCPUs came and went is what kills a QEMU 7.2 that lost one by device_del.
+    let disk = daemon.post(&format!("/vms/{id}/disks"), json!({ "disk_size": 1 })).await.expect(201);
+    assert_eq!(disk["applied"], "live", "{disk}");
     let config = format!("/vms/{id}/config");
     let before = daemon.get(&config).await.expect(200);
     assert_eq!(before["pending"], json!({}), "{before}");
