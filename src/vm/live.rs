@@ -189,12 +189,7 @@ impl Actor {
                 self.vcpus_are_back().await;
             }
             Event::Stop | Event::Resume => self.refresh().await,
-            Event::VserportChange { id, open } if id == AGENT_PORT => {
-                live.agent = open;
-                if open {
-                    self.take_up_vcpus().await;
-                }
-            }
+            Event::VserportChange { id, open } if id == AGENT_PORT => live.agent = open,
             Event::BalloonChange { .. } | Event::MemoryDeviceSizeChange { .. } => live.sampler.memory_changed(),
             Event::BlockIoError { device, node_name, nospace, .. } => {
                 let disk = node_name.unwrap_or(device);
