@@ -195,10 +195,9 @@ impl Actor {
             Event::Stop | Event::Resume => self.refresh().await,
             Event::VserportChange { id, open } if id == AGENT_PORT => {
                 live.agent = open;
-                // One that comes up while the guest is to stop is the better way to ask; else it can finish a change.
+                // One that comes up while the guest is to stop is the better way to ask.
                 if open {
                     self.take_up_intent().await;
-                    self.take_up_vcpus().await;
                 }
             }
             Event::BalloonChange { .. } | Event::MemoryDeviceSizeChange { .. } => live.sampler.memory_changed(),

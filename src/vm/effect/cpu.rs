@@ -10,7 +10,6 @@ use tokio::time::{Instant, sleep};
 
 use super::Setback;
 use crate::{
-    model::Intent,
     qemu::Accelerator,
     qmp::{Agent, QgaError, QmpError, Session},
     vm::{actor::Actor, launch::vcpu_threads},
@@ -71,23 +70,14 @@ impl Actor {
         Ok(())
     }
 
-    /// After a reset the firmware hands every vCPU to the guest, those too that the agent had taken offline.
+    /// After a reset the firmware hands every vCPU to the guest, those too that the agent had taken offline: they
+    /// are pending again. Taking them away while the guest boots does not last, its udev brings them back.
     pub(in crate::vm) async fn vcpus_are_back(&mut self) {
         let Ok(session) = self.session() else { return };
         let Ok(threads) = self.guarded(vcpu_threads(&session)).await else { return };
         let count = threads.len() as u32;
         if self.live_run().is_some_and(|run| run.in_effect.vcpus != count) {
             let _ = self.has(|spec| spec.vcpus = count).await;
-        }
-    }
-
-    /// An agent has come that can bring the guest's vCPUs to the number that is defined.
-    pub(in crate::vm) async fn take_up_vcpus(&mut self) {
-        if self.intent() != Intent::Run {
-            return;
-        }
-        if let Err(Setback::NotNow(why) | Setback::Refused(why)) = self.adjust_vcpus().await {
-            tracing::info!(vm = %self.record.spec.id, why, "a change waits for the next start");
         }
     }
 
