@@ -9,6 +9,7 @@ use super::{
     Context,
     actor::{Actor, Interrupted},
     console,
+    effect::MemorySource,
     launch::{complaints, vcpu_threads},
     sampler::{Circumstances, Sampler},
 };
@@ -200,7 +201,14 @@ impl Actor {
                     self.take_up_intent().await;
                 }
             }
-            Event::BalloonChange { .. } | Event::MemoryDeviceSizeChange { .. } => live.sampler.memory_changed(),
+            Event::BalloonChange { .. } => {
+                live.sampler.memory_changed();
+                self.memory_moved(MemorySource::Balloon).await;
+            }
+            Event::MemoryDeviceSizeChange { .. } => {
+                live.sampler.memory_changed();
+                self.memory_moved(MemorySource::VirtioMem).await;
+            }
             Event::BlockIoError { device, node_name, nospace, .. } => {
                 let disk = node_name.unwrap_or(device);
                 let cause = if nospace { "no space left on the host" } else { "the host's storage failed" };

@@ -27,9 +27,6 @@ impl Actor {
         let wanted = self.record.spec.memory;
         let Some(run) = self.live_run() else { return Ok(()) };
         let (now, boot, virtio_mem) = (run.in_effect.memory, run.boot_memory, run.hotplug_memory);
-        if wanted == now {
-            return Ok(());
-        }
         let session = self.session()?;
         let above = wanted.saturating_sub(boot);
         if above > virtio_mem {
@@ -37,24 +34,49 @@ impl Actor {
                 "{above} MiB more than it was started with can only come with a start"
             )));
         }
+        // Also where nothing differs: what was asked for before and not followed is taken back thereby.
         if virtio_mem > 0 {
             let requested = devices::requested_size(above);
             self.guarded(request(&session, requested)).await?;
             self.follow(&session, Source::VirtioMem, requested / MIB).await?;
         }
-        if wanted < boot || now < boot {
-            let target = wanted.clamp(u64::from(self.ctx.config.balloon_floor), boot);
-            self.guarded(balloon(&session, target * MIB)).await.map_err(|e| match Setback::from(e) {
-                // No balloon, or no driver in the guest for it.
-                Setback::Refused(why) => Setback::NotNow(why),
-                other => other,
-            })?;
-            self.follow(&session, Source::Balloon, target).await?;
-            if target > wanted {
-                return Err(Setback::NotNow(format!("the balloon leaves a guest at least {target} MiB")));
-            }
+        let floor = u64::from(self.ctx.config.balloon_floor).min(boot);
+        let target = wanted.max(floor).min(boot);
+        match self.guarded(balloon(&session, target * MIB)).await.map_err(Setback::from) {
+            Ok(()) if target < boot || now < boot => self.follow(&session, Source::Balloon, target).await?,
+            Ok(()) => {}
+            // No balloon, or no driver in the guest for it; which matters only where it is needed.
+            Err(Setback::Refused(why)) if wanted < boot => return Err(Setback::NotNow(why)),
+            Err(Setback::Refused(_)) => {}
+            Err(other) => return Err(other),
         }
-        self.has(|spec| spec.memory = wanted).await
+        if target > wanted.min(boot) {
+            return Err(Setback::NotNow(format!("the balloon leaves a guest at least {target} MiB")));
+        }
+        if self.live_run().is_some_and(|run| run.in_effect.memory != wanted) {
+            self.has(|spec| spec.memory = wanted).await?;
+        }
+        Ok(())
+    }
+
+    /// The guest has moved memory by itself: late, or because it rebooted. How much is asked for anew: QEMU holds these
+    /// events back for up to a second, and what one says may be over.
+    pub(in crate::vm) async fn memory_moved(&mut self, source: Source) {
+        let wanted = self.record.spec.memory;
+        let Ok(session) = self.session() else { return };
+        let Ok(reached) = self.guarded(source.read(&session)).await else { return };
+        let Some(run) = self.live_run() else { return };
+        let (now, boot) = (run.in_effect.memory, run.boot_memory);
+        // An empty virtio-mem says nothing of a guest in its balloon, and an empty balloon nothing of virtio-mem.
+        let other_counts = match source {
+            Source::VirtioMem => reached == 0 && now < boot,
+            Source::Balloon => reached >= boot && now > boot,
+        };
+        let memory = source.total(reached, boot);
+        let memory = if memory.abs_diff(wanted) <= TOLERANCE { wanted } else { memory };
+        if !other_counts && memory != now {
+            let _ = self.has(|spec| spec.memory = memory).await;
+        }
     }
 
     /// Waits for the guest, noting how far it has come.
@@ -86,7 +108,7 @@ impl Actor {
 
 /// What memory is moved through.
 #[derive(Clone, Copy)]
-enum Source {
+pub(in crate::vm) enum Source {
     VirtioMem,
     Balloon,
 }

@@ -10,6 +10,7 @@ mod memory;
 mod pinning;
 
 pub(super) use disk::{resize_at_start, throttle_at_start};
+pub(super) use memory::Source as MemorySource;
 pub(super) use pinning::pin;
 
 use std::sync::Arc;
