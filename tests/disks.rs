@@ -122,3 +122,32 @@ async fn odd_disks_are_refused_and_leave_nothing() {
     assert_eq!(images(&daemon, &id), ["root.qcow2"]);
     assert_eq!(daemon.get("/vms").await.expect(200).as_array().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn a_daemon_that_dies_while_it_plugs_a_disk_leaves_nothing_in_the_way() {
+    let mut daemon = Daemon::start();
+    let mut wish = daemon.wish();
+    wish["start"] = json!(true);
+    let id = daemon.create(wish).await;
+    let disks = format!("/vms/{id}/disks");
+    let pid = daemon.get(&format!("/vms/{id}")).await.expect(200)["pid"].clone();
+    // Around the moment between QEMU's plug and its record, some 15 to 30 ms after the request.
+    for delay in [12, 17, 22, 27, 32] {
+        let request = daemon.http().post(daemon.at(&disks)).json(&json!({ "disk_size": 1 })).send();
+        let cut_short = tokio::spawn(request);
+        tokio::time::sleep(std::time::Duration::from_millis(delay)).await;
+        daemon.kill();
+        let _ = cut_short.await;
+        daemon.run();
+        let begin = std::time::Instant::now();
+        while daemon.get(&format!("/vms/{id}/config")).await.expect(200)["pending"] != json!({}) {
+            assert!(begin.elapsed() < support::PATIENCE, "{delay} ms: {}", daemon.log_text());
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        let listed = names(&daemon, &id).await;
+        assert_eq!(images(&daemon, &id).len(), listed.len(), "{delay} ms: {listed:?}");
+    }
+    let added = daemon.post(&disks, json!({ "disk_size": 1 })).await.expect(201);
+    assert_eq!(added["applied"], "live", "{added}");
+    assert_eq!(daemon.get(&format!("/vms/{id}")).await.expect(200)["pid"], pid);
+}

@@ -38,6 +38,7 @@ const REBOOT: Endpoint = endpoint(NotFound::Colon, "Internal error during VM reb
 const CPU: Endpoint = endpoint(NotFound::Colon, "Internal error during CPU configuration update.");
 const MEMORY: Endpoint = endpoint(NotFound::Colon, "Internal error during memory configuration update.");
 const DISK: Endpoint = endpoint(NotFound::Colon, "Internal error during disk resize operation.");
+const DISKS: Endpoint = endpoint(NotFound::Colon, "Internal error during disk operation.");
 const DELETE: Endpoint = endpoint(NotFound::WithId, "Internal error during VM deletion.");
 const HOST: Endpoint = endpoint(NotFound::Short, "Internal server error while looking at the host.");
 const GENERAL: Endpoint = endpoint(NotFound::Short, "Internal server error");
@@ -106,17 +107,17 @@ fn routes() -> Vec<Route<Shared>> {
             .summary("Grow the root disk, and change its I/O limits.")
             .input::<change::DiskUpdate>()
             .output::<change::Updated<change::Disk>>(200, "It is stored; `applied` says whether it is in effect."),
-        Route::get("/vms/{id}/disks", "listVMDisks", told(&DISK, disks::list))
+        Route::get("/vms/{id}/disks", "listVMDisks", told(&DISKS, disks::list))
             .tag(INFORMATION)
             .summary("The disks of a VM, the root disk first.")
             .output::<Vec<disks::DiskView>>(200, "The disks."),
-        Route::post("/vms/{id}/disks", "addVMDisk", told(&DISK, disks::add))
+        Route::post("/vms/{id}/disks", "addVMDisk", told(&DISKS, disks::add))
             .tag(UPDATE)
             .summary("Add a disk, empty or cloned; a running VM gets it by hot-plug.")
             .input::<disks::DiskBody>()
             .output::<disks::DiskDone>(201, "It is added.")
             .error(409, "There is no free slot."),
-        Route::put("/vms/{id}/disks/{disk}", "updateVMDisk", told(&DISK, disks::change))
+        Route::put("/vms/{id}/disks/{disk}", "updateVMDisk", told(&DISKS, disks::change))
             .tag(UPDATE)
             .summary("Grow a disk, and change its I/O limits.")
             .input::<change::DiskUpdate>()
@@ -124,7 +125,7 @@ fn routes() -> Vec<Route<Shared>> {
                 200,
                 "It is stored; `applied` says whether it is in effect.",
             ),
-        Route::delete("/vms/{id}/disks/{disk}", "removeVMDisk", told(&DISK, disks::remove))
+        Route::delete("/vms/{id}/disks/{disk}", "removeVMDisk", told(&DISKS, disks::remove))
             .tag(UPDATE)
             .summary("Remove a disk with its image; a running guest has to let go of it.")
             .output::<disks::DiskDone>(200, "It is gone.")

@@ -78,41 +78,44 @@ impl Actor {
         }
     }
 
-    /// Plugs what is defined and not there, and unplugs what is there and no longer defined.
-    pub(super) async fn plug_disks(&mut self) -> Result<(), Setback> {
+    /// Plugs what is defined and not there, and unplugs what is there and no longer defined: the disk `only`, or all of
+    /// them. What stands in the way of one does not keep the others.
+    pub(super) async fn plug_disks(&mut self, only: Option<&str>) -> Result<(), Setback> {
         let wanted = self.record.spec.disks.clone();
         let Some(run) = self.live_run() else { return Ok(()) };
         let there = run.in_effect.disks.clone();
+        let meant = |disk: &&Disk| only.is_none_or(|name| disk.name == name);
         let missing = |disk: &&Disk, disks: &[Disk]| disks.iter().all(|d| d.name != disk.name);
-        for disk in there.iter().filter(|disk| missing(disk, &wanted)) {
-            self.unplug(disk).await?;
+        let mut outcome = Ok(());
+        for disk in there.iter().filter(meant).filter(|disk| missing(disk, &wanted)) {
+            outcome = outcome.and(self.unplug(disk).await);
         }
-        for disk in wanted.iter().filter(|disk| missing(disk, &there) && !disk.in_making) {
-            self.plug(disk).await?;
+        for disk in wanted.iter().filter(meant).filter(|disk| missing(disk, &there) && !disk.in_making) {
+            outcome = outcome.and(self.plug(disk).await);
         }
-        Ok(())
+        outcome
     }
 
+    /// Asks QEMU first: a daemon may have died after it was plugged and before that was stored.
     async fn plug(&mut self, disk: &Disk) -> Result<(), Setback> {
         let session = self.session()?;
         let device = devices::disk(disk, &self.record.spec);
-        let node = devices::node_name(disk);
+        let node = json!({ "node-name": devices::node_name(disk) });
         self.guarded(async {
-            // Raw JSON: qapi's type drops `"backing": null`, and QEMU would follow the header then.
-            session.execute_raw("blockdev-add", Some(devices::blockdev(disk))).await?;
-            let plugged = async {
-                session.execute_raw("device_add", Some(device)).await?;
-                match &disk.io_limits {
-                    Some(limits) => throttle(&session, disk, limits).await,
-                    None => Ok(()),
+            if !is_plugged(&session, disk).await? {
+                // A node without its device is from a try that was cut short.
+                let _ = session.execute_raw("blockdev-del", Some(node.clone())).await;
+                // Raw JSON: qapi's type drops `"backing": null`, and QEMU would follow the header then.
+                session.execute_raw("blockdev-add", Some(devices::blockdev(disk))).await?;
+                if let Err(error) = session.execute_raw("device_add", Some(device)).await {
+                    let _ = session.execute_raw("blockdev-del", Some(node)).await;
+                    return Err(error);
                 }
-            };
-            let plugged = plugged.await;
-            if plugged.is_err() {
-                // Refused while the device is there, too: it goes together with its node or the next try finds it.
-                let _ = session.execute_raw("blockdev-del", Some(json!({ "node-name": node }))).await;
             }
-            plugged
+            match &disk.io_limits {
+                Some(limits) => throttle(&session, disk, limits).await,
+                None => Ok(()),
+            }
         })
         .await?;
         let disk = disk.clone();
@@ -140,7 +143,12 @@ impl Actor {
             .await?;
         }
         let node = json!({ "node-name": devices::node_name(disk) });
-        self.guarded(async { session.execute_raw("blockdev-del", Some(node)).await }).await?;
+        match self.guarded(async { session.execute_raw("blockdev-del", Some(node)).await }).await.map_err(Setback::from)
+        {
+            // Gone already: a daemon died after this and before it was stored.
+            Ok(_) | Err(Setback::Refused(_)) => {}
+            Err(other) => return Err(other),
+        }
         self.has(|spec| spec.disks.retain(|d| d.name != disk.name)).await
     }
 }

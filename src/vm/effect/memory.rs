@@ -34,21 +34,20 @@ impl Actor {
                 "{above} MiB more than it was started with can only come with a start"
             )));
         }
+        let floor = u64::from(self.ctx.config.balloon_floor).min(boot);
+        let target = wanted.max(floor).min(boot);
+        // A guest deep in its balloon has no memory to take in more with: out of the balloon first, into it last.
+        if wanted >= boot {
+            self.fill_balloon(&session, target, now < boot, false).await?;
+        }
         // Also where nothing differs: what was asked for before and not followed is taken back thereby.
         if virtio_mem > 0 {
             let requested = devices::requested_size(above);
             self.guarded(request(&session, requested)).await?;
             self.follow(&session, Source::VirtioMem, requested / MIB).await?;
         }
-        let floor = u64::from(self.ctx.config.balloon_floor).min(boot);
-        let target = wanted.max(floor).min(boot);
-        match self.guarded(balloon(&session, target * MIB)).await.map_err(Setback::from) {
-            Ok(()) if target < boot || now < boot => self.follow(&session, Source::Balloon, target).await?,
-            Ok(()) => {}
-            // No balloon, or no driver in the guest for it; which matters only where it is needed.
-            Err(Setback::Refused(why)) if wanted < boot => return Err(Setback::NotNow(why)),
-            Err(Setback::Refused(_)) => {}
-            Err(other) => return Err(other),
+        if wanted < boot {
+            self.fill_balloon(&session, target, true, true).await?;
         }
         if target > wanted.min(boot) {
             return Err(Setback::NotNow(format!("the balloon leaves a guest at least {target} MiB")));
@@ -57,6 +56,18 @@ impl Actor {
             self.has(|spec| spec.memory = wanted).await?;
         }
         Ok(())
+    }
+
+    /// Has the balloon leave the guest `target` MiB, and waits for it where there is something that `moves`. No balloon, or no
+    /// driver in the guest for it, matters only where it is `needed`.
+    async fn fill_balloon(&mut self, session: &Session, target: u64, moves: bool, needed: bool) -> Result<(), Setback> {
+        match self.guarded(balloon(session, target * MIB)).await.map_err(Setback::from) {
+            Ok(()) if moves => self.follow(session, Source::Balloon, target).await,
+            Ok(()) => Ok(()),
+            Err(Setback::Refused(why)) if needed => Err(Setback::NotNow(why)),
+            Err(Setback::Refused(_)) => Ok(()),
+            Err(other) => Err(other),
+        }
     }
 
     /// The guest has moved memory by itself: late, or because it rebooted. How much is asked for anew: QEMU holds these
@@ -87,7 +98,10 @@ impl Actor {
             let reached = self.guarded(source.read(session)).await?;
             let boot = self.live_run().map_or(0, |run| run.boot_memory);
             let memory = source.total(reached, boot);
-            if self.live_run().is_some_and(|run| run.in_effect.memory != memory) {
+            // An empty virtio-mem says nothing of a guest in its balloon.
+            let tells =
+                |now: u64| now != memory && !(matches!(source, Source::VirtioMem) && reached == 0 && now < boot);
+            if self.live_run().is_some_and(|run| tells(run.in_effect.memory)) {
                 self.has(|spec| spec.memory = memory).await?;
             }
             if reached.abs_diff(target) <= if target == 0 { TOLERANCE } else { 0 } {

@@ -112,24 +112,31 @@ impl Actor {
                 adjusted.and(pinned)
             }
             Change::Memory(_) => self.adjust_memory().await,
-            Change::Disk { .. } => {
+            Change::Disk { name, .. } => {
+                if self.live_run().is_some_and(|run| run.in_effect.disk(name).is_none()) {
+                    return Err(Setback::NotNow("the disk itself waits for the next start".into()));
+                }
                 self.resize_disks().await?;
                 self.throttle_disks().await
             }
-            Change::AddDisk { .. } | Change::RemoveDisk(_) => self.plug_disks().await,
+            Change::AddDisk { .. } => {
+                let added = self.record.spec.disks.last().map(|disk| disk.name.clone());
+                self.plug_disks(added.as_deref()).await
+            }
+            Change::RemoveDisk(name) => self.plug_disks(Some(name)).await,
         }
     }
 
     /// Makes up for every difference between what is defined and what QEMU has. Harmless when there is none.
     async fn make_up(&mut self) -> std::result::Result<(), Setback> {
-        self.plug_disks().await?;
-        self.resize_disks().await?;
-        self.throttle_disks().await?;
+        let plugged = self.plug_disks(None).await;
+        let resized = self.resize_disks().await;
+        let throttled = self.throttle_disks().await;
         // Each of these may have to wait for the guest, and none waits for the other.
         let vcpus = self.adjust_vcpus().await;
         let pinned = self.pin_threads().await;
         let memory = self.adjust_memory().await;
-        vcpus.and(pinned).and(memory)
+        plugged.and(resized).and(throttled).and(vcpus).and(pinned).and(memory)
     }
 
     /// Goes on with what an earlier daemon had begun, as far as that works.
