@@ -96,8 +96,12 @@ impl Actor {
                 self.define(before).await?;
                 Err(Conflict::DiskInUse.into())
             }
+            // Refused, so nothing of it may stay: a disk whose removal was refused keeps its image.
+            Err(Setback::Interrupted(Interrupted::Overtaken)) => {
+                self.define(before).await?;
+                Err(Conflict::Overtaken.into())
+            }
             // The definition is stored; the VM gets it when it starts again or its monitor is back.
-            Err(Setback::Interrupted(Interrupted::Overtaken)) => Err(Conflict::Overtaken.into()),
             Err(Setback::Interrupted(_)) => Ok(Applied::NextStart),
         }
     }
