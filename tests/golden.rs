@@ -14,7 +14,10 @@ use std::{
 
 use qherd::{
     host::process::Process,
-    model::{BaseImage, Bus, CloneMode, Disk, ImageFormat, Machine, NewDisk, Nic, NicBackend, VmId, VmSpec},
+    model::{
+        BaseImage, Bus, CloneMode, Disk, ImageFormat, Machine, NewDisk, Nic, NicBackend, OnIoError, Policy, VmId,
+        VmSpec,
+    },
     qemu::{Accelerator, ChardevFds, CommandLine, RunPaths},
     qmp::{Session, socket},
 };
@@ -66,6 +69,7 @@ fn q35() -> VmSpec {
         }],
         disks_added: 0,
         nics: vec![Nic { name: "net0".into(), mac, backend: NicBackend::User }],
+        policy: Policy::default(),
     }
 }
 
@@ -116,6 +120,7 @@ fn cases() -> Vec<Case> {
         case("q35-without-rng", q35, &|spec| spec.machine.rng = false),
         case("q35-without-virtio-mem", q35, &|spec| spec.machine.virtio_mem = false),
         case("q35-without-pvpanic", q35, &|spec| spec.machine.pvpanic = false),
+        case("q35-report-io-errors", q35, &|spec| spec.policy.on_io_error = OnIoError::Report),
         case("q35-without-nic", q35, &|spec| spec.nics.clear()),
         case("q35-bare", q35, &bare),
         case("q35-many-vcpus", q35, &many_vcpus),

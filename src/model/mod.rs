@@ -7,6 +7,7 @@ mod error;
 mod id;
 mod limits;
 mod network;
+mod policy;
 mod record;
 mod sample;
 mod spec;
@@ -18,7 +19,8 @@ pub use error::{Conflict, Error, Operation, Result, human};
 pub use id::VmId;
 pub use limits::{IoLimits, Rate};
 pub use network::{MacAddr, Nic, NicBackend};
-pub use record::{Ending, Intent, LiveRun, ProcessId, Run, VmRecord};
+pub use policy::{Autostart, AutostartWish, Due, LONGEST_WAIT, OnIoError, Policy, PolicyWish, RestartPolicy, Upkeep};
+pub use record::{Boot, Ending, Intent, LiveRun, ProcessId, Run, VmRecord};
 pub use sample::{BalloonSample, DiskSample, Sample, VcpuSample};
 pub use spec::{
     BaseImage, Bus, CloneMode, CpuPinning, Disk, ImageFormat, Machine, NewDisk, VmSpec, check_disk_size,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Conflict, Error, IoLimits, Nic, Result, VmId};
+use super::{Conflict, Error, IoLimits, Nic, Policy, Result, VmId};
 
 /// vCPUs that any machine type here takes (ruling 12).
 const MAX_VCPUS: i64 = 255;
@@ -40,6 +40,8 @@ pub struct VmSpec {
     #[serde(default)]
     pub disks_added: u32,
     pub nics: Vec<Nic>,
+    #[serde(default)]
+    pub policy: Policy,
 }
 
 /// A disk as wished for, checked, before it has a name and a place.
