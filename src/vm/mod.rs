@@ -25,6 +25,7 @@ mod io_error;
 mod launch;
 pub mod lifecycle;
 mod live;
+mod migrate;
 mod power;
 mod probe;
 mod publish;
@@ -33,6 +34,8 @@ mod undo;
 mod upkeep;
 
 use std::{path::PathBuf, sync::Arc};
+
+use serde_json::Value;
 
 pub use actor::{adopt, create};
 pub(crate) use console::tail as console_tail;
@@ -49,7 +52,11 @@ use crate::{
 
 impl Record for VmRecord {
     const KIND: &'static str = "vm";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
+
+    fn migrate(from: u32, data: Value) -> Result<Value, String> {
+        migrate::record(from, data)
+    }
 }
 
 impl Record for Boot {
