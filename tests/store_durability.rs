@@ -58,13 +58,17 @@ fn step(n: u64) -> Batch {
     batch.remove::<Trail>(&format!("{:020}", n.saturating_sub(TRAIL)))
 }
 
+fn all<R: Record>(store: &Store) -> BTreeMap<String, R> {
+    store.scan().unwrap().into_iter().map(|(key, record)| (key, record.unwrap())).collect()
+}
+
 /// Opens the store and checks that everything up to `acknowledged` is in it and every batch is whole.
 /// Returns the last commit found: at least `acknowledged`.
 fn verify(dir: &Path, acknowledged: u64) -> u64 {
     let store = Store::open(dir).unwrap();
-    let left: BTreeMap<_, _> = store.scan::<Left>().unwrap().into_iter().collect();
-    let right: BTreeMap<_, _> = store.scan::<Right>().unwrap().into_iter().collect();
-    let trail: Vec<u64> = store.scan::<Trail>().unwrap().into_iter().map(|(_, t)| t.0).collect();
+    let left: BTreeMap<_, Left> = all(&store);
+    let right: BTreeMap<_, Right> = all(&store);
+    let trail: Vec<u64> = all::<Trail>(&store).into_values().map(|t| t.0).collect();
     let last = left.values().map(|l| l.0).max().unwrap_or(0);
     assert!(last >= acknowledged, "{acknowledged} was acknowledged, {last} is the last one there");
     assert_eq!(left.len(), right.len());

@@ -32,9 +32,25 @@ pub(super) struct Job {
 #[derive(Debug, Clone)]
 pub(super) enum WriteError {
     /// Found out before anything was touched; the store stays usable.
-    NoSpace { free: u64, needed: u64 },
+    Refused(Refusal),
     /// Memory and disk may differ from now on.
     Fatal(String),
+}
+
+/// Why nothing was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    NoSpace { free: u64, needed: u64 },
+    ReadOnly,
+}
+
+impl From<Refusal> for StoreError {
+    fn from(refusal: Refusal) -> StoreError {
+        match refusal {
+            Refusal::NoSpace { free, needed } => StoreError::NoSpace { free, needed },
+            Refusal::ReadOnly => StoreError::ReadOnly,
+        }
+    }
 }
 
 /// Whether the store may be used, and if not, since what.
@@ -64,11 +80,12 @@ pub(super) enum End {
     Panicked,
 }
 
-/// Works until the last sender is gone *and* everything queued has been dealt with.
+/// Works until the last sender is gone *and* everything queued has been dealt with. `write` may leave out the jobs that
+/// must not use the reserve, and then says why.
 pub(super) fn run(
     jobs: &Receiver<Job>,
     health: &Health,
-    mut write: impl FnMut(&[Job]) -> Result<(), WriteError>,
+    mut write: impl FnMut(&[Job]) -> Result<Option<Refusal>, WriteError>,
 ) -> End {
     let mut end = End::Closed;
     while let Ok(first) = jobs.recv() {
@@ -78,8 +95,8 @@ pub(super) fn run(
             match &*state {
                 Some(reason) => Err(StoreError::Failed { reason: reason.clone() }),
                 None => match catch_unwind(AssertUnwindSafe(|| write(&group))) {
-                    Ok(Ok(())) => Ok(()),
-                    Ok(Err(WriteError::NoSpace { free, needed })) => Err(StoreError::NoSpace { free, needed }),
+                    Ok(Ok(refusal)) => Ok(refusal),
+                    Ok(Err(WriteError::Refused(refusal))) => Err(refusal.into()),
                     Ok(Err(WriteError::Fatal(reason))) => Err(fail(&mut state, reason)),
                     Err(panic) => {
                         end = End::Panicked;
@@ -92,7 +109,8 @@ pub(super) fn run(
         for job in group {
             // A committer that has gone away does not want to know.
             let _ = job.done.send(match &outcome {
-                Ok(()) => Ok(()),
+                Ok(Some(refusal)) if !job.batch.may_use_reserve => Err((*refusal).into()),
+                Ok(_) => Ok(()),
                 Err(e) => Err(same(e)),
             });
         }
@@ -124,6 +142,7 @@ fn same(error: &StoreError) -> StoreError {
     match error {
         StoreError::Failed { reason } => StoreError::Failed { reason: reason.clone() },
         StoreError::NoSpace { free, needed } => StoreError::NoSpace { free: *free, needed: *needed },
+        StoreError::ReadOnly => StoreError::ReadOnly,
         other => StoreError::Failed { reason: other.to_string().into() },
     }
 }
@@ -140,7 +159,7 @@ mod tests {
     fn drive(
         count: usize,
         health: &Health,
-        write: impl FnMut(&[Job]) -> Result<(), WriteError>,
+        write: impl FnMut(&[Job]) -> Result<Option<Refusal>, WriteError>,
     ) -> (End, Vec<Result<(), StoreError>>) {
         let (send, jobs) = sync_channel(count);
         let answers: Vec<Answer> = (0..count)
@@ -160,7 +179,7 @@ mod tests {
         let mut groups = Vec::new();
         let (end, answers) = drive(MAX_GROUP_JOBS + 1, &Health::default(), |group| {
             groups.push(group.len());
-            Ok(())
+            Ok(None)
         });
         assert_eq!(groups, [MAX_GROUP_JOBS, 1]);
         assert_eq!(end, End::Closed);
@@ -193,16 +212,33 @@ mod tests {
         for answer in answers {
             assert!(answer.unwrap_err().to_string().contains("page 7 is gone"));
         }
-        let (_, later) = drive(1, &health, |_| Ok(()));
+        let (_, later) = drive(1, &health, |_| Ok(None));
         assert!(later[0].is_err());
     }
 
     #[test]
     fn a_lack_of_space_noticed_in_time_passes() {
         let health = Health::default();
-        let (_, full) = drive(1, &health, |_| Err(WriteError::NoSpace { free: 1, needed: 2 }));
+        let no_space = || Refusal::NoSpace { free: 1, needed: 2 };
+        let (_, full) = drive(1, &health, |_| Err(WriteError::Refused(no_space())));
         assert!(matches!(full[0], Err(StoreError::NoSpace { free: 1, needed: 2 })));
-        let (_, later) = drive(1, &health, |_| Ok(()));
+        let (_, read_only) = drive(1, &health, |_| Err(WriteError::Refused(Refusal::ReadOnly)));
+        assert!(matches!(read_only[0], Err(StoreError::ReadOnly)));
+        let (_, later) = drive(1, &health, |_| Ok(None));
         assert!(later[0].is_ok());
+    }
+
+    #[test]
+    fn what_may_use_the_reserve_is_told_apart_from_what_may_not() {
+        let (send, jobs) = sync_channel(2);
+        let [new, past] = [Batch::new(), Batch::new().from_reserve()].map(|batch| {
+            let (done, answer) = oneshot::channel();
+            send.send(Job { batch, done }).unwrap();
+            answer
+        });
+        drop(send);
+        run(&jobs, &Health::default(), |_| Ok(Some(Refusal::NoSpace { free: 1, needed: 2 })));
+        assert!(matches!(new.blocking_recv().unwrap(), Err(StoreError::NoSpace { .. })));
+        past.blocking_recv().unwrap().unwrap();
     }
 }

@@ -73,7 +73,8 @@ impl Launch<'_> {
     /// the caller ends what was `spawned` and unwinds `undo`.
     pub async fn run(mut self) -> Result<Live, Failure> {
         let paths = self.ctx.run_paths(&self.record.spec.id);
-        self.write(Run::Starting { process: None }).await?;
+        self.record.run = Run::Starting { process: None };
+        self.ctx.persist_wish(self.record).await?;
         self.files(&paths).await?;
         self.reached(Step::Files)?;
         let process = self.spawn(&paths)?;
