@@ -159,7 +159,10 @@ impl Database {
             Err(StoreError::Damaged { .. }) => {}
             Err(other) => return Err(other.into()),
             Ok(()) if db.join("db").exists() => {
-                bail!("the store in {} opens; there is nothing to restore (--from FILE goes back to an export)", db.display())
+                bail!(
+                    "the store in {} opens; there is nothing to restore (--from FILE goes back to an export)",
+                    db.display()
+                )
             }
             Ok(()) => {}
         }
@@ -223,7 +226,7 @@ impl Database {
 
 fn has_record(names: &[String], id: &VmId) -> bool {
     let wanted = format!("{}/{id}", VmRecord::KIND);
-    names.iter().any(|name| *name == wanted)
+    names.contains(&wanted)
 }
 
 fn read_file(path: &Path) -> anyhow::Result<Import> {

@@ -62,9 +62,7 @@ impl StateLock {
                 let _ = file.read_to_string(&mut pid);
                 Err(Taken::By(pid.trim().to_owned()))
             }
-            Err((_, error)) => {
-                Err(error).with_context(|| format!("cannot lock {}", path.display())).map_err(failed)
-            }
+            Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())).map_err(failed),
         }
     }
 

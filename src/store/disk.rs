@@ -116,7 +116,6 @@ impl Disk {
         }
         self.db.flush().map_err(|e| fatal("flush", &e))?;
         self.log.sync_data().map_err(|e| fatal("fdatasync", &e))?;
-        self.keep_reserve();
         Ok(refusal)
     }
 
@@ -139,7 +138,7 @@ impl Disk {
     }
 
     /// Without it the store still works, as long as there is room.
-    fn keep_reserve(&self) {
+    pub fn keep_reserve(&self) {
         let kept = reserve::top_up(&self.dir, &self.log).and_then(|()| Space::look(&self.dir, &self.log));
         match kept {
             Ok(space) => reserve::keep_spare(&self.dir, space.free),

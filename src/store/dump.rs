@@ -90,7 +90,11 @@ pub(super) fn parse(text: &str) -> Result<Vec<Entry>, String> {
             }
             return whole(&tail, entries, &format!("{:08x}", crc.finalize()));
         }
-        entries.push(entry(line).map_err(|why| format!("line {}: {why}", index + 1))?);
+        match entry(line) {
+            Ok(entry) => entries.push(entry),
+            Err(_) if !line.ends_with('\n') => break,
+            Err(why) => return Err(format!("line {}: {why}", index + 1)),
+        }
         crc.update(line.as_bytes());
     }
     Err(format!("it ends after {} records without its last line, so it is not whole", entries.len()))

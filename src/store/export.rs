@@ -72,9 +72,7 @@ impl Store {
         // Numbered, because a clock can be set back.
         let number = newest.map_or(1, |(number, _)| number + 1);
         let path = folder.join(format!("{number:06}-{}.jsonl", utc(SystemTime::now()).replace(':', "-")));
-        fs::rename(&unfinished, &path)
-            .and_then(|()| File::open(folder)?.sync_all())
-            .map_err(io(&path))?;
+        fs::rename(&unfinished, &path).and_then(|()| File::open(folder)?.sync_all()).map_err(io(&path))?;
         let mut all = exports(folder);
         all.truncate(all.len().saturating_sub(keep));
         for (_, old) in all {

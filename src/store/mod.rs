@@ -86,7 +86,7 @@ impl Store {
         thread::Builder::new()
             .name("store".into())
             .spawn(move || {
-                let end = writer::run(&jobs, &state, |group| disk.write(group));
+                let end = writer::run(&jobs, &state, |group| disk.write(group), || disk.keep_reserve());
                 if end == End::Panicked {
                     // Its destructor flushes, and could panic or wait for ever.
                     std::mem::forget(disk);

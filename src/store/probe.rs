@@ -8,7 +8,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, set_parent_process_death_signal, setrlimit};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, set_parent_process_death_signal, setrlimit,
+};
 
 use super::{Store, StoreError};
 
@@ -46,7 +48,9 @@ pub fn probe(dir: &Path, helper: &Helper, deadline: Duration) -> Result<(), Stor
             tracing::warn!(dir = %dir.display(), "no space to try the store in a helper process first; opening it at once");
             Ok(())
         }
-        Err(source) => Err(StoreError::Io { what: "try the store in a helper process", dir: dir.to_path_buf(), source }),
+        Err(source) => {
+            Err(StoreError::Io { what: "try the store in a helper process", dir: dir.to_path_buf(), source })
+        }
     }
 }
 

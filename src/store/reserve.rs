@@ -15,8 +15,12 @@ use std::path::Path;
 
 use rustix::fs::{FallocateFlags, StatVfsMountFlags, fallocate};
 
-/// A guest's whole life takes some five commits of 2 KiB; sled makes a multiple of them and cleans up behind itself.
-pub(super) const RESERVE_BYTES: u64 = 16 << 20;
+/// sled writes some 10 MiB before it begins to clean up behind itself, and from then on stays about there (measured with
+/// records of 28 KiB); the rest is the room that it has to have at any time.
+pub(super) const RESERVE_BYTES: u64 = 24 << 20;
+
+/// The reserve is made whole in steps of this: not for every record.
+const STEP: u64 = 1 << 20;
 
 /// Half a megabyte holds sled's snapshot of some ten thousand pages.
 const SPARE_BYTES: u64 = 512 << 10;
@@ -51,17 +55,17 @@ impl Space {
     }
 }
 
-/// Makes the reserve whole again, where there is room: the log has grown into it, or sled has cut the log, which frees
-/// what is behind.
+/// Makes the reserve whole again, as far as there is room: the log has grown into it, or sled has cut the log, which
+/// frees all that is behind (and somebody else may be faster then).
 pub(super) fn top_up(dir: &Path, log: &File) -> io::Result<()> {
     let space = Space::look(dir, log)?;
-    let missing = RESERVE_BYTES.saturating_sub(space.held);
-    if missing == 0 || space.free < missing || space.read_only {
+    let missing = RESERVE_BYTES.saturating_sub(space.held).min(space.free / STEP * STEP);
+    if missing == 0 || space.read_only {
         return Ok(());
     }
-    let length = log.metadata()?.len() + RESERVE_BYTES;
+    let length = log.metadata()?.len() + space.held + missing;
     match fallocate(log, FallocateFlags::KEEP_SIZE, 0, length) {
-        // Somebody was faster, or the file system cannot: then there is what there is.
+        // The file system cannot, or there is less than it said: then there is what there is.
         Ok(()) | Err(rustix::io::Errno::NOSPC | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::DQUOT) => Ok(()),
         Err(e) => Err(e.into()),
     }

@@ -10,8 +10,9 @@
 //! Health is locked for writing during the write, hence a reader never sees what is not durable yet.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -21,6 +22,10 @@ use super::{StoreError, panic_text};
 /// Bounds of a group. Half a sled segment at most is then between two syncs.
 const MAX_GROUP_BYTES: usize = 256 * 1024;
 const MAX_GROUP_JOBS: usize = 256;
+
+/// sled cuts its log some milliseconds after a write, in the background.
+const TIDY_PAUSE: Duration = Duration::from_millis(5);
+const TIDIES: u32 = 40;
 
 /// One commit under way. Owned by the queue, so it does not matter whether anybody still waits for it.
 pub(super) struct Job {
@@ -81,14 +86,15 @@ pub(super) enum End {
 }
 
 /// Works until the last sender is gone *and* everything queued has been dealt with. `write` may leave out the jobs that
-/// must not use the reserve, and then says why.
+/// must not use the reserve, and then says why. `tidy` is called a few times while nothing waits after a write.
 pub(super) fn run(
     jobs: &Receiver<Job>,
     health: &Health,
     mut write: impl FnMut(&[Job]) -> Result<Option<Refusal>, WriteError>,
+    mut tidy: impl FnMut(),
 ) -> End {
-    let mut end = End::Closed;
-    while let Ok(first) = jobs.recv() {
+    let (mut end, mut tidies) = (End::Closed, 0);
+    while let Some(first) = next(jobs, &mut tidies, &mut tidy) {
         let group = gather(first, jobs);
         let outcome = {
             let mut state = health.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -114,8 +120,26 @@ pub(super) fn run(
                 Err(e) => Err(same(e)),
             });
         }
+        if outcome.is_ok() {
+            tidies = TIDIES;
+        }
     }
     end
+}
+
+/// Waits for the next job; `None` when there will be none. An idle store does not wake up.
+fn next(jobs: &Receiver<Job>, tidies: &mut u32, tidy: &mut impl FnMut()) -> Option<Job> {
+    while *tidies > 0 {
+        match jobs.recv_timeout(TIDY_PAUSE) {
+            Ok(job) => return Some(job),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => {
+                *tidies -= 1;
+                tidy();
+            }
+        }
+    }
+    jobs.recv().ok()
 }
 
 /// `first` and whatever else waits, in order, up to the bounds.
@@ -170,7 +194,7 @@ mod tests {
             })
             .collect();
         drop(send);
-        let end = run(&jobs, health, write);
+        let end = run(&jobs, health, write, || {});
         (end, answers.into_iter().map(|a| a.blocking_recv().unwrap()).collect())
     }
 
@@ -237,7 +261,7 @@ mod tests {
             answer
         });
         drop(send);
-        run(&jobs, &Health::default(), |_| Ok(Some(Refusal::NoSpace { free: 1, needed: 2 })));
+        run(&jobs, &Health::default(), |_| Ok(Some(Refusal::NoSpace { free: 1, needed: 2 })), || {});
         assert!(matches!(new.blocking_recv().unwrap(), Err(StoreError::NoSpace { .. })));
         past.blocking_recv().unwrap().unwrap();
     }
