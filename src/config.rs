@@ -123,6 +123,8 @@ pub struct Config {
     pub stop_timeout: u32,
     /// MiB.
     pub balloon_floor: u32,
+    /// This program: with it a store is opened in a helper process first, to see whether it is sound.
+    pub program: Option<PathBuf>,
 }
 
 impl Settings {
@@ -159,6 +161,7 @@ impl Settings {
             balloon_floor: self.balloon_floor.or(from_file.balloon_floor).unwrap_or(64),
             stop_timeout: self.stop_timeout.or(from_file.stop_timeout).unwrap_or(60),
             state_dir,
+            program: None,
         })
     }
 }

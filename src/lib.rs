@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  api/http   one route table, body decoding, accept loop
-//!  api/kvm    the KVM dialect: translation only
+//!  api/kvm    the KVM dialect: translation only          cli   commands on the state directory
 //!     │
 //!  service    the one core: create, list, route to a VM, recover
 //!     │
@@ -19,6 +19,7 @@
 //! points upwards; `tests/layers.rs` holds the tree to that.
 
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod host;
 pub mod model;

@@ -10,6 +10,7 @@ use qherd::{
         http::{Limits, dispatch, serve},
         kvm,
     },
+    cli,
     config::Settings,
     service::Service,
 };
@@ -32,6 +33,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Check, export, import or restore the store of VM definitions
+    #[command(subcommand)]
+    Db(cli::db::Command),
     /// Run the daemon
     Serve {
         /// Configuration file [default: ./qherd.toml, if there]
@@ -43,32 +47,36 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let Cli { command: Command::Serve { config, settings } } = Cli::parse();
+    let command = Cli::parse().command;
     let filter = EnvFilter::try_from_env("QHERD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // A log that cannot be written (its disk is full) must not take a request down: the complaint would go to the same
     // standard error, and panic there.
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     // A journal or a file wants no colours.
     log.with_ansi(std::io::stderr().is_terminal()).init();
+    let served = match command {
+        Command::Db(command) => command.run(),
+        Command::Serve { config, settings } => start(*settings, config).map(|()| ExitCode::SUCCESS),
+    };
+    served.unwrap_or_else(|error| {
+        eprintln!("qherd: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn start(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     // Two threads carry thousands of VMs, because nothing here waits for one; more would only cost memory.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let served = runtime.context("cannot start the runtime").and_then(|runtime| {
-        let served = runtime.block_on(run(*settings, config));
-        // QEMUs stay; what else is still under way is finished or unwound by the next start.
-        runtime.shutdown_timeout(Duration::from_secs(5));
-        served
-    });
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("qherd: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let runtime = runtime.context("cannot start the runtime")?;
+    let served = runtime.block_on(run(settings, file));
+    // QEMUs stay; what else is still under way is finished or unwound by the next start.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    served
 }
 
 async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
-    let config = settings.resolve(file.as_deref())?;
+    let mut config = settings.resolve(file.as_deref())?;
+    config.program = Some(cli::db::THIS_PROGRAM.into());
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let listen = config.listen;
     let stop_vms = config.stop_vms_on_exit;
@@ -105,5 +113,6 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     if stop_vms {
         service.stop_all().await;
     }
+    service.close().await;
     Ok(())
 }

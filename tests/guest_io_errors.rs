@@ -1,12 +1,12 @@
 //! The host's storage fills up, or hangs, under a guest that writes. The disks lie on a file system of the test's own.
 
-#[path = "support/mounts.rs"]
-mod mounts;
+#[path = "support/filesystem.rs"]
+mod filesystem;
 mod support;
 
 use std::{fs, time::Duration};
 
-use mounts::Mount;
+use filesystem::Mount;
 use serde_json::{Value, json};
 use support::{Daemon, PATIENCE, guest};
 

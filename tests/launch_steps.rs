@@ -130,7 +130,7 @@ impl Place {
 
     fn records(&self) -> Vec<(String, Run)> {
         let store = Store::open(&self.state().join("db")).unwrap();
-        store.scan::<VmRecord>().unwrap().into_iter().map(|(key, record)| (key, record.run)).collect()
+        store.scan::<VmRecord>().unwrap().into_iter().map(|(key, record)| (key, record.unwrap().run)).collect()
     }
 }
 

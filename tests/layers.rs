@@ -19,7 +19,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("service", &["model", "config", "host", "store", "qemu", "profile", "vm"]),
     // `vm` only for `StopMode`, a part of what it asks of the service.
     ("api", &["model", "service", "vm"]),
-    ("main", &["config", "service", "api"]),
+    ("cli", &["config", "service"]),
+    ("main", &["config", "service", "api", "cli"]),
     ("lib", &[]),
 ];
 
@@ -33,7 +34,7 @@ const ONLY_IN: &[(&str, &str)] = &[
     ("schemars", "api model"),
 ];
 /// Outside `main`, errors have types; `service::open` and what it calls speak to the person who starts the daemon.
-const ANYHOW: &str = "main config profile service";
+const ANYHOW: &str = "main cli config profile service";
 const PANICS: &[&str] = &["unwrap", "expect", "unwrap_err", "expect_err", "unwrap_unchecked"];
 const PANICKING_MACROS: &[&str] = &["panic", "todo", "unimplemented", "unreachable", "dbg"];
 const MOST_LINES: usize = 400;

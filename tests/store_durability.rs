@@ -58,13 +58,17 @@ fn step(n: u64) -> Batch {
     batch.remove::<Trail>(&format!("{:020}", n.saturating_sub(TRAIL)))
 }
 
+fn all<R: Record>(store: &Store) -> BTreeMap<String, R> {
+    store.scan().unwrap().into_iter().map(|(key, record)| (key, record.unwrap())).collect()
+}
+
 /// Opens the store and checks that everything up to `acknowledged` is in it and every batch is whole.
 /// Returns the last commit found: at least `acknowledged`.
 fn verify(dir: &Path, acknowledged: u64) -> u64 {
     let store = Store::open(dir).unwrap();
-    let left: BTreeMap<_, _> = store.scan::<Left>().unwrap().into_iter().collect();
-    let right: BTreeMap<_, _> = store.scan::<Right>().unwrap().into_iter().collect();
-    let trail: Vec<u64> = store.scan::<Trail>().unwrap().into_iter().map(|(_, t)| t.0).collect();
+    let left: BTreeMap<_, Left> = all(&store);
+    let right: BTreeMap<_, Right> = all(&store);
+    let trail: Vec<u64> = all::<Trail>(&store).into_values().map(|t| t.0).collect();
     let last = left.values().map(|l| l.0).max().unwrap_or(0);
     assert!(last >= acknowledged, "{acknowledged} was acknowledged, {last} is the last one there");
     assert_eq!(left.len(), right.len());
@@ -95,6 +99,7 @@ fn role() {
         "write-until-failure" => write_until_failure(dir),
         "power-cut" => power_cut(dir),
         "disk-full" => disk_full(dir),
+        "reserve" => reserve(dir),
         other => panic!("no role {other}"),
     }
 }
@@ -308,7 +313,7 @@ fn a_full_disk_is_refused_in_time_and_forgotten_when_there_is_room() {
 }
 
 fn disk_full(dir: &Path) {
-    run("mount", &["-t", "tmpfs", "-o", "size=48m", "none", text(dir)]);
+    run("mount", &["-t", "tmpfs", "-o", "size=72m", "none", text(dir)]);
     let (db, ballast) = (dir.join("db"), dir.join("ballast"));
     fs::write(&ballast, vec![1; 24 << 20]).unwrap();
     let store = Store::open(&db).unwrap();
@@ -341,6 +346,51 @@ fn disk_full(dir: &Path) {
     }
     drop(store);
     assert_eq!(verify(&db, 39), 39);
+}
+
+#[test]
+fn the_reserve_takes_what_has_happened_however_long_the_disk_is_full() {
+    in_private_mounts("reserve");
+}
+
+/// Others take every byte there is, again and again; thousands of commits from the reserve rewrite what sled has.
+fn reserve(dir: &Path) {
+    let image = dir.join("disk.img");
+    fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+    run("mkfs.ext4", &["-q", "-F", "-m", "0", text(&image)]);
+    let mount = dir.join("disk");
+    fs::create_dir(&mount).unwrap();
+    run("mount", &["-o", "loop", text(&image), text(&mount)]);
+    let db = mount.join("db");
+    let store = Store::open(&db).unwrap();
+    let runtime = runtime();
+    let mut others = fs::File::create(mount.join("others")).unwrap();
+    let mut take_all = || {
+        for size in [1 << 20, 1 << 16, 1 << 12] {
+            while others.write_all(&vec![7; size]).is_ok() {}
+        }
+    };
+    for n in 1..=3000 {
+        if n % 20 == 0 {
+            // sled cuts its log in the background; the store takes back at once what that frees.
+            thread::sleep(Duration::from_millis(50));
+            take_all();
+        }
+        if let Err(e) = runtime.block_on(store.commit(step(n).from_reserve())) {
+            panic!("commit {n}: {e}");
+        }
+        if n % 500 == 0 {
+            let new = runtime.block_on(store.commit(step(n + 1)));
+            assert!(matches!(new, Err(StoreError::NoSpace { .. })), "{new:?}");
+        }
+    }
+    drop(store);
+    take_all();
+    // Opened, and gone on with, on the full disk.
+    assert_eq!(verify(&db, 3000), 3000);
+    let store = Store::open(&db).unwrap();
+    take_all();
+    runtime.block_on(store.commit(step(3001).from_reserve())).unwrap();
 }
 
 /// The space may also run out between the look and the write, or the disk fail: here a file size limit does it.

@@ -56,6 +56,8 @@ pub enum Operation {
     ConsoleLog,
     #[error("look at the host")]
     Host,
+    #[error("read the VM's record")]
+    ReadRecord,
 }
 
 /// Why a request does not fit the state that the VM is in.

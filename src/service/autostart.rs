@@ -29,7 +29,7 @@ pub(super) async fn mark(store: &Store, records: &mut [VmRecord]) -> Result<(), 
         record.upkeep.due = Some(Due::Boot);
         batch = batch.put(&record.spec.id.to_string(), record)?;
     }
-    store.commit(batch).await
+    store.commit(batch.from_reserve()).await
 }
 
 /// The key of the one record.

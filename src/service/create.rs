@@ -112,7 +112,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<VmSpec> {
 /// Makes it real. `named` is the base image in the client's words.
 async fn establish(service: &Service, mut record: VmRecord, named: &Path, start: bool) -> Result<VmView> {
     let ctx = &service.ctx;
-    ctx.persist(&record).await.map_err(|e| Error::failed(Operation::Create, e))?;
+    ctx.persist_wish(&record).await.map_err(|e| Error::failed(Operation::Create, e))?;
     if let Err(error) = make_disks(service, &mut record, named, start).await {
         undo(service, &record).await;
         return Err(error);

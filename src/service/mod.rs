@@ -5,7 +5,9 @@ mod autostart;
 mod bases;
 mod changes;
 mod create;
+pub mod database;
 mod disks;
+mod exports;
 mod host;
 mod paths;
 mod recover;
@@ -68,14 +70,20 @@ impl Service {
             config.state_dir.display()
         );
         process::raise_descriptor_limit();
-        let lock = recover::StateLock::take(&config.state_dir)?;
+        let lock = recover::StateLock::for_daemon(&config.state_dir)?;
         // Disks, consoles and definitions are for nobody else, also in a state directory that others may look into.
-        for (folder, mode) in [("images", 0o700), ("run", 0o700), ("db", 0o700), ("bases", 0o777)] {
+        for (folder, mode) in [("images", 0o700), ("run", 0o700), ("db", 0o700), ("exports", 0o700), ("bases", 0o777)] {
             let folder = config.state_dir.join(folder);
             let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(&folder);
             made.with_context(|| format!("cannot make {}", folder.display()))?;
         }
         let profiles = Profiles::load(config.templates_dir.as_deref())?;
+        // What QEMU can do is found out meanwhile.
+        let db = config.state_dir.join("db");
+        let sound = config.program.clone().map(|program| {
+            let db = db.clone();
+            tokio::task::spawn_blocking(move || database::probe(&db, program))
+        });
         let images = QemuImg::find(&config.qemu_img).await.map_err(anyhow::Error::msg)?;
         let wanted = match config.accel {
             Accel::Auto => None,
@@ -85,7 +93,9 @@ impl Service {
         let caps = Caps::probe(&config.qemu, wanted, &config.state_dir.join("accelerator.json")).await;
         let caps = caps.map_err(anyhow::Error::msg)?;
         let host = Host::read().context("cannot read the host's cores and memory")?;
-        let db = config.state_dir.join("db");
+        if let Some(sound) = sound {
+            sound.await??;
+        }
         let store = tokio::task::spawn_blocking(move || Store::open(&db)).await??;
         let ctx = Arc::new(Context { config, host, caps, images, store, fail_launch_after });
         let service = Self {
@@ -97,7 +107,13 @@ impl Service {
             _lock: lock,
         };
         service.recover().await?;
+        exports::keep_daily(service.ctx.store.clone(), &service.ctx.config.state_dir);
         Ok(Arc::new(service))
+    }
+
+    /// The last thing before the daemon ends: writes an export. VMs go on running.
+    pub async fn close(&self) {
+        exports::write(self.ctx.store.clone(), exports::folder(&self.ctx.config.state_dir)).await;
     }
 
     /// What QEMU can do on this host.
@@ -208,7 +224,10 @@ impl Service {
     }
 
     fn handle(&self, id: VmId) -> Result<VmHandle> {
-        let handle = self.registry.get(id).ok_or(Error::VmNotFound(id))?;
+        let handle = self.registry.get(id).ok_or_else(|| match self.registry.unreadable(id) {
+            Some(why) => Error::failed(Operation::ReadRecord, why),
+            None => Error::VmNotFound(id),
+        })?;
         // Its deletion had to wait for the kernel, longer than anybody waited for the answer.
         if handle.view().gone {
             self.registry.remove(id);

@@ -13,7 +13,8 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::{Service, autostart};
 use crate::{
-    model::{Due, Status, VmRecord},
+    model::{Due, Status, VmId, VmRecord},
+    store::StoreError,
     vm,
 };
 
@@ -25,22 +26,33 @@ pub(super) struct StateLock {
     _file: Flock<File>,
 }
 
+/// Why a claim is not granted.
+pub(super) enum Taken {
+    /// By another process: its pid, in words.
+    By(String),
+    Failed(anyhow::Error),
+}
+
 impl StateLock {
+    /// Makes the directory where it is not there yet.
+    ///
     /// # Errors
     /// When the directory cannot be made or another daemon has it, with its pid.
-    pub fn take(state_dir: &Path) -> anyhow::Result<Self> {
+    pub fn take(state_dir: &Path) -> Result<Self, Taken> {
+        let failed = |error: anyhow::Error| Taken::Failed(error);
         // For nobody else: it holds the guests' disks and consoles. One that is there keeps its mode.
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(state_dir)
-            .with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
+            .with_context(|| format!("cannot make the state directory {}", state_dir.display()))
+            .map_err(failed)?;
         let path = state_dir.join("lock");
         let open = File::options().create(true).read(true).write(true).truncate(false).open(&path);
-        let file = open.with_context(|| format!("cannot open {}", path.display()))?;
+        let file = open.with_context(|| format!("cannot open {}", path.display())).map_err(failed)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut file) => {
-                // The pid is only for the message below.
+                // The pid is only for messages.
                 let _ =
                     file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
                 Ok(Self { _file: file })
@@ -48,14 +60,24 @@ impl StateLock {
             Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
                 let mut pid = String::new();
                 let _ = file.read_to_string(&mut pid);
-                bail!(
-                    "another qherd (pid {}) already uses the state directory {}; stop it, or give this one a directory of its own with --state-dir",
-                    pid.trim(),
-                    state_dir.display()
-                )
+                Err(Taken::By(pid.trim().to_owned()))
             }
-            Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+            Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())).map_err(failed),
         }
+    }
+
+    /// For the daemon.
+    ///
+    /// # Errors
+    /// As [`Self::take`], in words.
+    pub fn for_daemon(state_dir: &Path) -> anyhow::Result<Self> {
+        Self::take(state_dir).map_err(|taken| match taken {
+            Taken::Failed(error) => error,
+            Taken::By(pid) => anyhow::anyhow!(
+                "another qherd (pid {pid}) already uses the state directory {}; stop it, or give this one a directory of its own with --state-dir",
+                state_dir.display()
+            ),
+        })
     }
 }
 
@@ -64,7 +86,18 @@ impl Service {
     /// for a VM it shows as unresponsive, connecting.
     pub(super) async fn recover(&self) -> anyhow::Result<()> {
         let records = self.ctx.store.scan::<VmRecord>().context("cannot read the definitions of the VMs")?;
-        let mut records: Vec<VmRecord> = records.into_iter().map(|(_, record)| record).collect();
+        // Before any VM is touched: what a newer qherd has stored is not for this one.
+        if let Some(newer) = records.iter().find_map(|(_, r)| r.as_ref().err().filter(|e| e.is_newer())) {
+            bail!("cannot read the definitions of the VMs: {newer}");
+        }
+        let readable = records.into_iter().filter_map(|(key, record)| match record {
+            Ok(record) => Some(record),
+            Err(error) => {
+                self.leave_alone(&key, &error);
+                None
+            }
+        });
+        let mut records: Vec<VmRecord> = readable.collect();
         if let Err(error) = autostart::mark(&self.ctx.store, &mut records).await {
             tracing::error!(%error, "cannot store that the host has booted");
         }
@@ -89,5 +122,17 @@ impl Service {
             unresponsive = count(Status::Unresponsive),
             "took over the recorded VMs"
         );
+    }
+
+    /// One bad record does not keep the others from their VMs. It stays in the store, and what the VM has stays too.
+    fn leave_alone(&self, key: &str, error: &StoreError) {
+        tracing::error!(
+            vm = key,
+            %error,
+            "a VM cannot be managed, because its record cannot be read; its record, its disks and its process are left as they are"
+        );
+        if let Some(id) = VmId::parse(key) {
+            self.registry.set_aside(id, error.to_string());
+        }
     }
 }

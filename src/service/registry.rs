@@ -20,6 +20,8 @@ struct Inner {
     vms: BTreeMap<(u64, VmId), VmHandle>,
     ages: HashMap<VmId, u64>,
     macs: HashSet<MacAddr>,
+    /// Recorded, but their records cannot be read: why.
+    unreadable: HashMap<VmId, String>,
 }
 
 /// Some VMs, oldest first.
@@ -42,6 +44,15 @@ impl Registry {
     pub fn get(&self, id: VmId) -> Option<VmHandle> {
         let inner = self.read();
         inner.vms.get(&(*inner.ages.get(&id)?, id)).cloned()
+    }
+
+    /// A VM whose record cannot be read. It is in no list, and whatever it has stays as it is.
+    pub fn set_aside(&self, id: VmId, why: String) {
+        self.write().unreadable.insert(id, why);
+    }
+
+    pub fn unreadable(&self, id: VmId) -> Option<String> {
+        self.read().unreadable.get(&id).cloned()
     }
 
     pub fn remove(&self, id: VmId) {

@@ -9,6 +9,7 @@ use super::{StoreError, check_key};
 pub struct Batch {
     /// `kind/key` and the new value, or nothing for a removal.
     changes: Vec<(String, Option<Vec<u8>>)>,
+    pub(super) may_use_reserve: bool,
 }
 
 impl Batch {
@@ -29,6 +30,13 @@ impl Batch {
     /// Removes the record under `key`, if there is one.
     pub fn remove<R: Record>(mut self, key: &str) -> Batch {
         self.changes.push((record::name::<R>(key), None));
+        self
+    }
+
+    /// For what has happened already, or takes something back: it is also stored on a full disk, from the space that is
+    /// kept for that. What is new must not use it up.
+    pub fn from_reserve(mut self) -> Batch {
+        self.may_use_reserve = true;
         self
     }
 

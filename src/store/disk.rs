@@ -12,8 +12,8 @@
 //! - `snap.X.generating`, half a snapshot: when sled is interrupted there, it later takes the rest for the newest
 //!   snapshot and calls the store corrupt. It is never needed, and removed before opening.
 //!
-//! Some kinds of damage make sled panic while opening, which is caught here, or spin for ever, which cannot be. For
-//! the latter the store has to be opened in a helper process with a deadline first.
+//! Some kinds of damage make sled panic while opening, which is caught here, or spin for ever, which cannot be: `probe`
+//! finds out before.
 
 use std::fs::{self, File};
 use std::io;
@@ -24,8 +24,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::dump::Entry;
 use super::record::{MAX_KEY_BYTES, MAX_RECORD_BYTES};
-use super::writer::{Job, WriteError};
+use super::reserve::{self, RESERVE_BYTES, Space};
+use super::writer::{Job, Refusal, WriteError};
 use super::{StoreError, panic_text};
 
 /// Written into `conf` at creation: a store can only be opened with the size that it was made with. Memory grows
@@ -41,8 +43,8 @@ const _: () = assert!(MAX_PAGE_RECORDS * (MAX_RECORD_BYTES + MAX_KEY_BYTES + 16)
 /// sled keeps decoded pages up to this; the records of a thousand machines fit.
 const CACHE_BYTES: u64 = 4 << 20;
 
-/// Free space that has to remain. A real ENOSPC inside sled stops the store for good, one noticed before does not;
-/// sled allocates in segments, and this leaves room for a few.
+/// Room that has to remain, beside the reserve for what is new. A real ENOSPC inside sled stops the store for good,
+/// one noticed before does not; sled allocates in segments, and this leaves room for a few.
 const HEADROOM_BYTES: u64 = 3 * SEGMENT_BYTES as u64;
 
 /// How long to wait for a predecessor to let go. sled's threads hold the file for a moment after the last handle
@@ -70,6 +72,7 @@ impl Disk {
                 Lock::Taken => Err(StoreError::InUse { dir: dir.to_path_buf() }),
                 Lock::Free(_held) => {
                     remove_half_snapshots(dir).map_err(io("tidy the store"))?;
+                    reserve::give_way(dir).map_err(io("make room in the store"))?;
                     Ok(())
                 } // released here: sled takes its own
             };
@@ -80,29 +83,67 @@ impl Disk {
                 other => break other?,
             }
         };
-        let log = File::open(dir.join("db")).map_err(io("open the log of the store"))?;
-        let disk = Disk { db, dir: dir.to_path_buf(), log };
+        let log = File::options().read(true).write(true).open(dir.join("db"));
+        let disk = Disk { db, dir: dir.to_path_buf(), log: log.map_err(io("open the log of the store"))? };
+        disk.keep_reserve();
         disk.sync_everything().map_err(io("sync the store"))?;
         Ok(disk)
     }
 
-    /// Applies `group` in order and returns when all of it is durable.
+    /// Applies `group` in order and returns when it is durable: all of it, or, with a reason, only those that may use
+    /// the reserve.
     ///
     /// # Errors
-    /// `NoSpace` before anything is touched, `Fatal` after.
-    pub fn write(&self, group: &[Job]) -> Result<(), WriteError> {
+    /// `Refused` before anything is touched, `Fatal` after.
+    pub fn write(&self, group: &[Job]) -> Result<Option<Refusal>, WriteError> {
         let fatal = |what: &str, e: &dyn std::fmt::Display| WriteError::Fatal(format!("{what}: {e}"));
-        let bytes: usize = group.iter().map(|job| job.batch.bytes()).sum();
-        let needed = HEADROOM_BYTES + bytes as u64;
-        let free = free_bytes(&self.dir).map_err(|e| fatal("statvfs", &e))?;
-        if free < needed {
-            return Err(WriteError::NoSpace { free, needed });
+        let space = Space::look(&self.dir, &self.log).map_err(|e| fatal("statvfs", &e))?;
+        if space.read_only {
+            return Err(WriteError::Refused(Refusal::ReadOnly));
         }
-        for job in group {
+        let bytes: usize = group.iter().map(|job| job.batch.bytes()).sum();
+        let lacks = |needed: u64| {
+            let needed = needed + bytes as u64;
+            (space.room() < needed)
+                .then(|| Refusal::NoSpace { free: space.free, needed: needed.saturating_sub(space.held) })
+        };
+        if let Some(refusal) = lacks(HEADROOM_BYTES) {
+            return Err(WriteError::Refused(refusal));
+        }
+        let refusal = lacks(HEADROOM_BYTES + RESERVE_BYTES);
+        for job in group.iter().filter(|job| refusal.is_none() || job.batch.may_use_reserve) {
             self.db.apply_batch(job.batch.to_sled()).map_err(|e| fatal("write", &e))?;
         }
         self.db.flush().map_err(|e| fatal("flush", &e))?;
-        self.log.sync_data().map_err(|e| fatal("fdatasync", &e))
+        self.log.sync_data().map_err(|e| fatal("fdatasync", &e))?;
+        Ok(refusal)
+    }
+
+    /// Stores entries as they are, for a store that is being made. Durable when it returns.
+    ///
+    /// # Errors
+    /// `NoSpace` and `Failed`.
+    pub fn insert(&self, entries: &[Entry]) -> Result<(), StoreError> {
+        let failed = |reason: String| StoreError::Failed { reason: reason.into() };
+        let space = Space::look(&self.dir, &self.log).map_err(|e| failed(e.to_string()))?;
+        if space.room() < HEADROOM_BYTES {
+            return Err(StoreError::NoSpace { free: space.free, needed: HEADROOM_BYTES.saturating_sub(space.held) });
+        }
+        let mut batch = sled::Batch::default();
+        for (name, value) in entries {
+            batch.insert(name.as_slice(), value.as_slice());
+        }
+        self.db.apply_batch(batch).and_then(|()| self.db.flush().map(drop)).map_err(|e| failed(e.to_string()))?;
+        self.log.sync_data().map_err(|e| failed(e.to_string()))
+    }
+
+    /// Without it the store still works, as long as there is room.
+    pub fn keep_reserve(&self) {
+        let kept = reserve::top_up(&self.dir, &self.log).and_then(|()| Space::look(&self.dir, &self.log));
+        match kept {
+            Ok(space) => reserve::keep_spare(&self.dir, space.free),
+            Err(error) => tracing::debug!(%error, "no space is kept for the store"),
+        }
     }
 
     /// After opening: files, then the directories that name them, up to the one that names the store.
@@ -115,12 +156,6 @@ impl Disk {
         let full = self.dir.canonicalize()?;
         full.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
     }
-}
-
-/// Free space for everybody, not the reserve of root.
-fn free_bytes(dir: &Path) -> io::Result<u64> {
-    let stat = rustix::fs::statvfs(dir)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// sled tidies its directory in the background.

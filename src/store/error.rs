@@ -18,11 +18,15 @@ pub enum StoreError {
 
     /// The files of the store do not make sense any more.
     #[error(
-        "the store in {dir} is damaged: {reason}. Stop qherd and set the directory aside first (mv {dir} {dir}.damaged), \
-         because a further attempt to open it may alter it; then start again and import the newest export. \
-         Running machines are not affected"
+        "the store in {} is damaged: {reason}. To set it aside and go on with what can be saved of it, or with the newest \
+         export, run: qherd db restore --state-dir {}. Running machines are not affected",
+        .dir.display(), .dir.parent().unwrap_or(.dir).display()
     )]
     Damaged { dir: PathBuf, reason: String },
+
+    /// A file that is no export, or not a whole one.
+    #[error("the export cannot be used: {reason}")]
+    Export { reason: String },
 
     /// Written by a later qherd. Guessing could lose what it meant, so it is refused.
     #[error(
@@ -44,8 +48,16 @@ pub enum StoreError {
     Refused { record: String, reason: String },
 
     /// Too little free space to write safely. Nothing was written, and the store goes on once there is room.
-    #[error("no room for the store: {free} bytes free, {needed} needed; free some space and try again")]
+    #[error(
+        "no room in the state directory: {} MiB are free and {} MiB needed, the last being kept for stops and deletions; \
+         free some space, or delete a VM, and try again",
+        .free >> 20, .needed.div_ceil(1 << 20)
+    )]
     NoSpace { free: u64, needed: u64 },
+
+    /// Nothing was written, and the store goes on once it can.
+    #[error("the file system of the state directory is read-only; mount it read-write and try again")]
+    ReadOnly,
 
     /// A write failed, so memory and disk may differ: nothing is read or written until the store is opened anew.
     /// The write that met it may or may not be found then.
@@ -61,4 +73,11 @@ pub enum StoreError {
     /// No answer from the disk for a long time. The write stays queued and may still happen.
     #[error("the store's disk has not answered for {seconds} s; whether the change was stored is not known")]
     Stalled { seconds: u64 },
+}
+
+impl StoreError {
+    /// Whether a later qherd has written it, so that nothing is wrong but this program's age.
+    pub fn is_newer(&self) -> bool {
+        matches!(self, StoreError::Newer { .. })
+    }
 }

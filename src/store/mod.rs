@@ -9,14 +9,21 @@
 //! get, scan ──> sled's memory or disk, between two groups
 //! ```
 //! The promise: when [`Store::commit`] returns `Ok`, the batch survives `kill -9` and a power cut. On `Err` it was not
-//! promised; except for `NoSpace` and `Busy` it may still turn up when the store is opened the next time.
+//! promised; except for `NoSpace`, `ReadOnly` and `Busy` it may still turn up when the store is opened the next time.
 //!
-//! Not here: exports, and opening a damaged store in a helper process (sled may spin for ever on one).
+//! Around it: `check` reads everything, `export` writes it as text (`dump`), `import` makes a store of that, and `probe`
+//! finds out in a helper process whether a store can be opened at all (sled may spin for ever on a damaged one).
 
 mod batch;
+mod check;
 mod disk;
+mod dump;
 mod error;
+mod export;
+mod import;
+mod probe;
 mod record;
+mod reserve;
 mod writer;
 
 use std::any::Any;
@@ -25,13 +32,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 pub use batch::Batch;
+pub use check::{Kind, Report};
 pub use error::StoreError;
+pub use export::{ExportError, exports};
+pub use import::{Import, put_in_place};
+pub use probe::{DEADLINE, Helper, copy, help, probe, sync};
 pub use record::Record;
 use writer::{End, Health, Job};
 
@@ -75,7 +86,7 @@ impl Store {
         thread::Builder::new()
             .name("store".into())
             .spawn(move || {
-                let end = writer::run(&jobs, &state, |group| disk.write(group));
+                let end = writer::run(&jobs, &state, |group| disk.write(group), || disk.keep_reserve());
                 if end == End::Panicked {
                     // Its destructor flushes, and could panic or wait for ever.
                     std::mem::forget(disk);
@@ -94,30 +105,48 @@ impl Store {
         Ok(Store(Arc::new(Inner { dir, db, health, queue: Some(queue), ended })))
     }
 
-    /// All records of one kind, by key. Blocks; meant for the start of the program.
+    /// All records of one kind, by key, each as it could be read: one that cannot hides no other. Blocks; meant for the
+    /// start of the program.
     ///
     /// # Errors
-    /// The first record that cannot be read: `BadRecord`, `Newer` or `Migrate`. `Failed` or `Damaged` as the store is.
-    pub fn scan<R: Record>(&self) -> Result<Vec<(String, R)>, StoreError> {
+    /// `Failed` or `Damaged` as the store is; of one record `BadRecord`, `Newer` or `Migrate`.
+    #[allow(clippy::type_complexity)]
+    pub fn scan<R: Record>(&self) -> Result<Vec<(String, Result<R, StoreError>)>, StoreError> {
         let prefix = record::name::<R>("");
-        self.read(|db| {
-            let mut found = Vec::new();
-            for entry in db.scan_prefix(&prefix) {
-                let (name, value) = entry?;
-                let key = String::from_utf8_lossy(&name[prefix.len()..]).into_owned();
-                found.push((key, value));
-            }
-            Ok(found)
-        })?
-        .into_iter()
-        .map(|(key, value)| record::decode(&key, &value).map(|r| (key, r)))
-        .collect()
+        let found = self.read(|db| db.scan_prefix(&prefix).collect::<sled::Result<Vec<_>>>())?;
+        let decoded = found.into_iter().map(|(name, value)| {
+            let key = String::from_utf8_lossy(&name[prefix.len()..]).into_owned();
+            let record = record::decode(&key, &value);
+            (key, record)
+        });
+        Ok(decoded.collect())
+    }
+
+    /// Everything, as it is stored: name and value.
+    fn entries(&self) -> Result<Vec<(sled::IVec, sled::IVec)>, StoreError> {
+        self.read(|db| db.iter().collect())
+    }
+
+    /// The names of all records: `kind/key`. Blocks.
+    ///
+    /// # Errors
+    /// `Failed` or `Damaged` as the store is.
+    pub fn names(&self) -> Result<Vec<String>, StoreError> {
+        Ok(self.entries()?.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect())
+    }
+
+    /// Whether there is no record of any kind. Blocks.
+    ///
+    /// # Errors
+    /// `Failed` or `Damaged` as the store is.
+    pub fn is_empty(&self) -> Result<bool, StoreError> {
+        Ok(self.entries()?.is_empty())
     }
 
     /// One record, or `None`. Blocks for a disk read, or while a group is being written.
     ///
     /// # Errors
-    /// As [`scan`](Store::scan).
+    /// `BadRecord`, `Newer` or `Migrate`; `Failed` or `Damaged` as the store is.
     pub fn get<R: Record>(&self, key: &str) -> Result<Option<R>, StoreError> {
         let value = self.read(|db| db.get(record::name::<R>(key)))?;
         value.map(|value| record::decode(key, &value)).transpose()
@@ -129,7 +158,7 @@ impl Store {
     /// The future needs a tokio runtime with its timer.
     ///
     /// # Errors
-    /// `NoSpace`: nothing happened, try again when there is room. `Busy`: likewise, the queue was full. `Failed`: the
+    /// `NoSpace`, `ReadOnly`: nothing happened, try again when there is room. `Busy`: likewise, the queue was full. `Failed`: the
     /// store is out of use until it is opened anew. `Stalled`: the disk does not answer, the outcome is open.
     #[must_use = "what was committed is only known once this has been awaited"]
     pub fn commit(&self, batch: Batch) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
@@ -203,6 +232,11 @@ const fn is_plain(kind: &str) -> bool {
         i += 1;
     }
     !bytes.is_empty()
+}
+
+/// `2026-11-22T00:00:00Z`.
+fn utc(at: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(at).to_string()
 }
 
 /// The message of a caught panic.

@@ -108,6 +108,20 @@ pub(super) fn decode<R: Record>(key: &str, bytes: &[u8]) -> Result<R, StoreError
     serde_json::from_value(new).map_err(|e| failed(e.to_string()))
 }
 
+/// What can be told of a record whose kind is not known: that its checksum, where it has one, is right.
+///
+/// # Errors
+/// `BadRecord`.
+pub(super) fn check_envelope(name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    let Ok(Found { crc: Some(crc), data: Some(data), .. }) = serde_json::from_slice(bytes) else { return Ok(()) };
+    let actual = checksum(data);
+    if crc == actual {
+        return Ok(());
+    }
+    let reason = format!("its checksum is {actual} instead of {crc}");
+    Err(StoreError::BadRecord { record: name.to_owned(), reason })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

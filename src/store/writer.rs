@@ -10,8 +10,9 @@
 //! Health is locked for writing during the write, hence a reader never sees what is not durable yet.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -21,6 +22,10 @@ use super::{StoreError, panic_text};
 /// Bounds of a group. Half a sled segment at most is then between two syncs.
 const MAX_GROUP_BYTES: usize = 256 * 1024;
 const MAX_GROUP_JOBS: usize = 256;
+
+/// sled cuts its log some milliseconds after a write, in the background.
+const TIDY_PAUSE: Duration = Duration::from_millis(5);
+const TIDIES: u32 = 40;
 
 /// One commit under way. Owned by the queue, so it does not matter whether anybody still waits for it.
 pub(super) struct Job {
@@ -32,9 +37,25 @@ pub(super) struct Job {
 #[derive(Debug, Clone)]
 pub(super) enum WriteError {
     /// Found out before anything was touched; the store stays usable.
-    NoSpace { free: u64, needed: u64 },
+    Refused(Refusal),
     /// Memory and disk may differ from now on.
     Fatal(String),
+}
+
+/// Why nothing was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    NoSpace { free: u64, needed: u64 },
+    ReadOnly,
+}
+
+impl From<Refusal> for StoreError {
+    fn from(refusal: Refusal) -> StoreError {
+        match refusal {
+            Refusal::NoSpace { free, needed } => StoreError::NoSpace { free, needed },
+            Refusal::ReadOnly => StoreError::ReadOnly,
+        }
+    }
 }
 
 /// Whether the store may be used, and if not, since what.
@@ -64,22 +85,24 @@ pub(super) enum End {
     Panicked,
 }
 
-/// Works until the last sender is gone *and* everything queued has been dealt with.
+/// Works until the last sender is gone *and* everything queued has been dealt with. `write` may leave out the jobs that
+/// must not use the reserve, and then says why. `tidy` is called a few times while nothing waits after a write.
 pub(super) fn run(
     jobs: &Receiver<Job>,
     health: &Health,
-    mut write: impl FnMut(&[Job]) -> Result<(), WriteError>,
+    mut write: impl FnMut(&[Job]) -> Result<Option<Refusal>, WriteError>,
+    mut tidy: impl FnMut(),
 ) -> End {
-    let mut end = End::Closed;
-    while let Ok(first) = jobs.recv() {
+    let (mut end, mut tidies) = (End::Closed, 0);
+    while let Some(first) = next(jobs, &mut tidies, &mut tidy) {
         let group = gather(first, jobs);
         let outcome = {
             let mut state = health.0.write().unwrap_or_else(PoisonError::into_inner);
             match &*state {
                 Some(reason) => Err(StoreError::Failed { reason: reason.clone() }),
                 None => match catch_unwind(AssertUnwindSafe(|| write(&group))) {
-                    Ok(Ok(())) => Ok(()),
-                    Ok(Err(WriteError::NoSpace { free, needed })) => Err(StoreError::NoSpace { free, needed }),
+                    Ok(Ok(refusal)) => Ok(refusal),
+                    Ok(Err(WriteError::Refused(refusal))) => Err(refusal.into()),
                     Ok(Err(WriteError::Fatal(reason))) => Err(fail(&mut state, reason)),
                     Err(panic) => {
                         end = End::Panicked;
@@ -92,12 +115,31 @@ pub(super) fn run(
         for job in group {
             // A committer that has gone away does not want to know.
             let _ = job.done.send(match &outcome {
-                Ok(()) => Ok(()),
+                Ok(Some(refusal)) if !job.batch.may_use_reserve => Err((*refusal).into()),
+                Ok(_) => Ok(()),
                 Err(e) => Err(same(e)),
             });
         }
+        if outcome.is_ok() {
+            tidies = TIDIES;
+        }
     }
     end
+}
+
+/// Waits for the next job; `None` when there will be none. An idle store does not wake up.
+fn next(jobs: &Receiver<Job>, tidies: &mut u32, tidy: &mut impl FnMut()) -> Option<Job> {
+    while *tidies > 0 {
+        match jobs.recv_timeout(TIDY_PAUSE) {
+            Ok(job) => return Some(job),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => {
+                *tidies -= 1;
+                tidy();
+            }
+        }
+    }
+    jobs.recv().ok()
 }
 
 /// `first` and whatever else waits, in order, up to the bounds.
@@ -124,6 +166,7 @@ fn same(error: &StoreError) -> StoreError {
     match error {
         StoreError::Failed { reason } => StoreError::Failed { reason: reason.clone() },
         StoreError::NoSpace { free, needed } => StoreError::NoSpace { free: *free, needed: *needed },
+        StoreError::ReadOnly => StoreError::ReadOnly,
         other => StoreError::Failed { reason: other.to_string().into() },
     }
 }
@@ -140,7 +183,7 @@ mod tests {
     fn drive(
         count: usize,
         health: &Health,
-        write: impl FnMut(&[Job]) -> Result<(), WriteError>,
+        write: impl FnMut(&[Job]) -> Result<Option<Refusal>, WriteError>,
     ) -> (End, Vec<Result<(), StoreError>>) {
         let (send, jobs) = sync_channel(count);
         let answers: Vec<Answer> = (0..count)
@@ -151,7 +194,7 @@ mod tests {
             })
             .collect();
         drop(send);
-        let end = run(&jobs, health, write);
+        let end = run(&jobs, health, write, || {});
         (end, answers.into_iter().map(|a| a.blocking_recv().unwrap()).collect())
     }
 
@@ -160,7 +203,7 @@ mod tests {
         let mut groups = Vec::new();
         let (end, answers) = drive(MAX_GROUP_JOBS + 1, &Health::default(), |group| {
             groups.push(group.len());
-            Ok(())
+            Ok(None)
         });
         assert_eq!(groups, [MAX_GROUP_JOBS, 1]);
         assert_eq!(end, End::Closed);
@@ -193,16 +236,33 @@ mod tests {
         for answer in answers {
             assert!(answer.unwrap_err().to_string().contains("page 7 is gone"));
         }
-        let (_, later) = drive(1, &health, |_| Ok(()));
+        let (_, later) = drive(1, &health, |_| Ok(None));
         assert!(later[0].is_err());
     }
 
     #[test]
     fn a_lack_of_space_noticed_in_time_passes() {
         let health = Health::default();
-        let (_, full) = drive(1, &health, |_| Err(WriteError::NoSpace { free: 1, needed: 2 }));
+        let no_space = || Refusal::NoSpace { free: 1, needed: 2 };
+        let (_, full) = drive(1, &health, |_| Err(WriteError::Refused(no_space())));
         assert!(matches!(full[0], Err(StoreError::NoSpace { free: 1, needed: 2 })));
-        let (_, later) = drive(1, &health, |_| Ok(()));
+        let (_, read_only) = drive(1, &health, |_| Err(WriteError::Refused(Refusal::ReadOnly)));
+        assert!(matches!(read_only[0], Err(StoreError::ReadOnly)));
+        let (_, later) = drive(1, &health, |_| Ok(None));
         assert!(later[0].is_ok());
+    }
+
+    #[test]
+    fn what_may_use_the_reserve_is_told_apart_from_what_may_not() {
+        let (send, jobs) = sync_channel(2);
+        let [new, past] = [Batch::new(), Batch::new().from_reserve()].map(|batch| {
+            let (done, answer) = oneshot::channel();
+            send.send(Job { batch, done }).unwrap();
+            answer
+        });
+        drop(send);
+        run(&jobs, &Health::default(), |_| Ok(Some(Refusal::NoSpace { free: 1, needed: 2 })), || {});
+        assert!(matches!(new.blocking_recv().unwrap(), Err(StoreError::NoSpace { .. })));
+        past.blocking_recv().unwrap().unwrap();
     }
 }

@@ -95,7 +95,7 @@ impl Context {
             absent(tokio::fs::remove_dir_all(&folder), &folder).await?;
         }
         let batch = Batch::new().remove::<VmRecord>(&spec.id.to_string());
-        self.store.commit(batch).await.map_err(|e| e.to_string())
+        self.store.commit(batch.from_reserve()).await.map_err(|e| e.to_string())
     }
 }
 

@@ -10,9 +10,9 @@ use std::{
     time::Duration,
 };
 
-use super::{Context, effect, live::Live, undo::Undo};
+use super::{Context, console, effect, live::Live, undo::Undo};
 use crate::{
-    host::{STORAGE, in_time, last_lines, last_text, process::Process},
+    host::{STORAGE, in_time, process::Process},
     model::{Intent, LiveRun, Run, VmRecord, now_ms},
     qemu::{ChardevFds, CommandLine, RunPaths, devices},
     qmp::{Events, QmpError, Session, socket},
@@ -76,7 +76,8 @@ impl Launch<'_> {
     /// the caller ends what was `spawned` and unwinds `undo`.
     pub async fn run(mut self) -> Result<Live, Failure> {
         let paths = self.ctx.run_paths(&self.record.spec.id);
-        self.write(Run::Starting { process: None, new: self.new }).await?;
+        self.record.run = Run::Starting { process: None, new: self.new };
+        self.ctx.persist_wish(self.record).await?;
         self.files(&paths).await?;
         self.reached(Step::Files)?;
         let process = self.spawn(&paths)?;
@@ -156,8 +157,8 @@ impl Launch<'_> {
             accelerator: self.ctx.caps.accelerator,
         }
         .render();
-        let log = paths.qemu_log();
-        let log = fs::File::create(&log).map_err(|e| Failure(format!("cannot write {}: {e}", log.display())))?;
+        let log = console::new_qemu_log(paths)
+            .map_err(|e| Failure(format!("cannot write {}: {e}", paths.qemu_log().display())))?;
         let process = Process::spawn(&self.ctx.config.qemu, &args, &[fds.qmp, fds.agent, fds.serial], log)
             .map_err(|e| Failure(format!("cannot run {}: {e}", self.ctx.config.qemu.display())))?;
         let process = Arc::new(process);
@@ -214,8 +215,8 @@ fn is_itself(process: &Process, paths: &RunPaths) -> Result<(), Failure> {
 
 /// The last lines of QEMU's standard error.
 pub(super) fn complaints(paths: &RunPaths) -> String {
-    let text = last_text(&paths.qemu_log(), 8192).unwrap_or_default();
-    let text = String::from_utf8_lossy(last_lines(&text, 3));
+    let text = console::complaints(paths, 3);
+    let text = String::from_utf8_lossy(&text);
     let text = text.trim();
     if text.is_empty() { "it left no message".to_owned() } else { text.replace('\n', "; ") }
 }

@@ -9,8 +9,8 @@ pub(super) fn record(from: u32, mut data: Value) -> Result<Value, String> {
     if from != 1 {
         return Err(format!("nothing here knows version {from}"));
     }
-    network_cards(&mut data["spec"])?;
-    if let Some(in_effect) = data["run"].get_mut("in_effect") {
+    network_cards(data.get_mut("spec").ok_or("it has no definition")?)?;
+    if let Some(in_effect) = data.get_mut("run").and_then(|run| run.get_mut("in_effect")) {
         network_cards(in_effect)?;
     }
     Ok(data)

@@ -86,8 +86,14 @@ impl Context {
         self.config.state_dir.join("images").join(id.to_string())
     }
 
-    /// Writes a VM's record; it is on stable storage when this returns.
+    /// Writes what has become of a VM; it is on stable storage when this returns. Also possible while the disk is full.
     pub(crate) async fn persist(&self, record: &VmRecord) -> Result<(), StoreError> {
+        let batch = Batch::new().put(&record.spec.id.to_string(), record)?;
+        self.store.commit(batch.from_reserve()).await
+    }
+
+    /// As [`Self::persist`], for what a client wants anew, which a full disk refuses.
+    pub(crate) async fn persist_wish(&self, record: &VmRecord) -> Result<(), StoreError> {
         let batch = Batch::new().put(&record.spec.id.to_string(), record)?;
         self.store.commit(batch).await
     }

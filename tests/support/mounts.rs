@@ -1,58 +1,108 @@
-//! File systems of a test's own, small enough to be filled: taken away when dropped, whatever still uses them.
+//! A state directory on a file system of its own, in a mount namespace of its own: the test starts itself again in there,
+//! and everything that was mounted vanishes with its last process.
 #![allow(dead_code)] // Every test file uses its own part.
 
 use std::{
+    fs::File,
+    io::Write,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::Command,
 };
 
-pub struct Mount(PathBuf);
+const INSIDE: &str = "QHERD_TEST_IN_MOUNTS";
 
-#[track_caller]
-fn run(program: &str, args: &[&str]) {
-    let output = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}"));
-    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+/// Runs `body` as root in a mount namespace, by running the test `name` once more. Fails where that is impossible, unless
+/// `QHERD_TEST_UNPRIVILEGED=1` says that it is known to be.
+pub fn in_private_mounts<F: Future<Output = ()>>(name: &str, body: impl FnOnce() -> F) {
+    if std::env::var_os(INSIDE).is_some() {
+        return tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(body());
+    }
+    let possible = rustix::process::geteuid().is_root()
+        && Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|s| s.success());
+    if !possible {
+        let known = std::env::var("QHERD_TEST_UNPRIVILEGED").is_ok_and(|v| v == "1");
+        assert!(
+            known,
+            "{name} needs root and mount namespaces. Run it as root, or set QHERD_TEST_UNPRIVILEGED=1 to do without it"
+        );
+        eprintln!("{name} did NOT run: no root, and QHERD_TEST_UNPRIVILEGED=1 is set");
+        return;
+    }
+    let outer = tempfile::Builder::new().prefix("qherd-mounts-").tempdir().unwrap();
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(INSIDE, "1")
+        .env("TMPDIR", outer.path())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "in its own mount namespace:\n{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
-impl Mount {
-    /// In memory, with room for so many MiB.
-    pub fn tmpfs(at: &Path, mib: u64) -> Self {
-        std::fs::create_dir_all(at).unwrap();
-        run("mount", &["-t", "tmpfs", "-o", &format!("size={mib}m"), "qherd-test", at.to_str().unwrap()]);
-        Self(at.to_owned())
+pub fn run(program: &str, args: &[&str]) {
+    let output = Command::new(program).args(args).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {args:?}: {errors}");
+}
+
+/// Makes `at` an ext4 of its own of so many MiB; returns the file that holds it. Nothing in it is kept back for root.
+pub fn ext4(at: &Path, mebibytes: u64) -> PathBuf {
+    let image = at.with_extension("img");
+    File::create(&image).unwrap().set_len(mebibytes << 20).unwrap();
+    run("mkfs.ext4", &["-q", "-F", "-m", "0", image.to_str().unwrap()]);
+    std::fs::create_dir_all(at).unwrap();
+    mount(&image, at, "loop,errors=remount-ro");
+    image
+}
+
+pub fn mount(image: &Path, at: &Path, options: &str) {
+    run("mount", &["-o", options, image.to_str().unwrap(), at.to_str().unwrap()]);
+}
+
+/// A file that takes all the space there is, to the last block.
+pub struct Filler {
+    path: PathBuf,
+    file: File,
+    end: u64,
+}
+
+impl Filler {
+    pub fn new(folder: &Path) -> Self {
+        let path = folder.join("filler");
+        let file = File::create(&path).unwrap();
+        Self { path, file, end: 0 }
     }
 
-    /// ext4 on a loop device over `image`, which is made.
-    pub fn ext4(at: &Path, image: &Path, mib: u64) -> Self {
-        std::fs::create_dir_all(at).unwrap();
-        std::fs::File::create(image).unwrap().set_len(mib << 20).unwrap();
-        run("mkfs.ext4", &["-q", "-F", image.to_str().unwrap()]);
-        run("mount", &["-o", "loop", image.to_str().unwrap(), at.to_str().unwrap()]);
-        Self(at.to_owned())
+    pub fn fill(&mut self) {
+        let block = vec![0xa5; 1 << 20];
+        for size in [1 << 20, 1 << 16, 1 << 12, 1] {
+            loop {
+                match self.file.write_at(&block[..size], self.end) {
+                    Ok(written) => self.end += written as u64,
+                    Err(e) if e.kind() == std::io::ErrorKind::StorageFull => break,
+                    Err(e) => panic!("{e}"),
+                }
+            }
+        }
+        let _ = self.file.flush();
     }
 
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// Every write to it hangs, in the kernel, until the result is dropped.
-    pub fn freeze(&self) -> Frozen<'_> {
-        run("fsfreeze", &["--freeze", self.0.to_str().unwrap()]);
-        Frozen(self)
+    /// Leaves so much more space.
+    pub fn yield_bytes(&mut self, bytes: u64) {
+        self.end = self.end.saturating_sub(bytes);
+        self.file.set_len(self.end).unwrap();
     }
 }
 
-impl Drop for Mount {
+impl Drop for Filler {
     fn drop(&mut self) {
-        // Lazily: a QEMU may still have a file open there, and ends with its daemon.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
-pub struct Frozen<'a>(&'a Mount);
-
-impl Drop for Frozen<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&self.0.0).status();
+        let _ = std::fs::remove_file(&self.path);
     }
 }

@@ -22,8 +22,9 @@ use super::{
     live::{Live, Machine},
 };
 use crate::{
-    model::{Applied, Change, Conflict, Error, LiveRun, Operation, Result, Run, VmSpec},
+    model::{Applied, Change, Conflict, Error, LiveRun, Operation, Result, Run, VmRecord, VmSpec},
     qmp::{QmpError, Session},
+    store::StoreError,
 };
 
 /// Why a step towards the definition was not made.
@@ -62,7 +63,12 @@ impl Actor {
         before.disks_added = wanted.disks_added;
         let owed = self.record.upkeep;
         self.record.upkeep = owed.within(&wanted.policy);
-        if let Err(error) = self.define(wanted).await {
+        let defined = match &change {
+            // It frees space, which a full disk must not prevent.
+            Change::RemoveDisk(_) => self.define(wanted).await,
+            _ => self.define_anew(wanted).await,
+        };
+        if let Err(error) = defined {
             self.record.upkeep = owed;
             return Err(error);
         }
@@ -164,11 +170,21 @@ impl Actor {
 
     /// Makes `spec` the definition, on stable storage and published.
     async fn define(&mut self, spec: VmSpec) -> Result<()> {
-        let before = std::mem::replace(&mut self.record.spec, spec.into());
-        if let Err(error) = self.ctx.persist(&self.record).await {
-            self.record.spec = before;
-            return Err(Error::failed(Operation::Change, error));
-        }
+        let record = VmRecord { spec: spec.into(), ..self.record.clone() };
+        let stored = self.ctx.persist(&record).await;
+        self.defined(record, stored)
+    }
+
+    /// As [`Self::define`], where a full disk refuses it.
+    async fn define_anew(&mut self, spec: VmSpec) -> Result<()> {
+        let record = VmRecord { spec: spec.into(), ..self.record.clone() };
+        let stored = self.ctx.persist_wish(&record).await;
+        self.defined(record, stored)
+    }
+
+    fn defined(&mut self, record: VmRecord, stored: std::result::Result<(), StoreError>) -> Result<()> {
+        stored.map_err(|error| Error::failed(Operation::Change, error))?;
+        self.record = record;
         self.publish();
         Ok(())
     }

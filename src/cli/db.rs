@@ -1,0 +1,153 @@
+//! `qherd db`: check, export, import and restore the store.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+
+use crate::{
+    config::Settings,
+    service::database::{Database, help},
+};
+
+/// Also after an upgrade has put another one in its place.
+pub const THIS_PROGRAM: &str = "/proc/self/exe";
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Read every record and say what is wrong; exit status 1 if anything is
+    Check {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Write all records as JSON lines
+    Export {
+        /// Where to; standard output without it
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Make the store anew from an export
+    Import {
+        /// The export; `-` for standard input
+        file: PathBuf,
+        /// Also where the store holds records; it is set aside then
+        #[arg(long)]
+        replace: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Set a damaged store aside, and go on with what can be saved of it or with the newest export
+    Restore {
+        /// Go back to this export, also where the store is sound
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// The helper process that opens a copy of the store
+    #[command(hide = true)]
+    Probe { dir: PathBuf },
+}
+
+/// Which state directory.
+#[derive(Args)]
+pub struct Place {
+    /// Configuration file [default: ./qherd.toml, if there]
+    #[arg(long, env = "QHERD_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The daemon's state directory [default: ./state]
+    #[arg(long, env = "QHERD_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+impl Place {
+    fn claim(self) -> anyhow::Result<Database> {
+        let settings = Settings { state_dir: self.state_dir, ..Settings::default() };
+        Database::claim(&settings.resolve(self.config.as_deref())?.state_dir, THIS_PROGRAM.into())
+    }
+}
+
+impl Command {
+    /// # Errors
+    /// What could not be done, in words.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Check { place } => check(&place.claim()?),
+            Self::Export { file, place } => export(&place.claim()?, file.as_deref()),
+            Self::Import { file, replace, place } => import(&place.claim()?, &file, replace),
+            Self::Restore { from, place } => restore(&place.claim()?, from.as_deref()),
+            Self::Probe { dir } => Ok(ExitCode::from(u8::try_from(help(&dir)).unwrap_or(1))),
+        }
+    }
+}
+
+fn check(database: &Database) -> anyhow::Result<ExitCode> {
+    let report = database.check()?;
+    for problem in &report.problems {
+        say(&format!("bad: {problem}"))?;
+    }
+    for (kind, count) in &report.kinds {
+        let unknown = report.unknown.contains(kind);
+        say(&format!("{kind}: {count}{}", if unknown { " (this qherd does not know them)" } else { "" }))?;
+    }
+    if report.problems.is_empty() {
+        say("all records can be read")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    say(&format!("{} cannot be used; they are left as they are", report.problems.len()))?;
+    Ok(ExitCode::FAILURE)
+}
+
+fn export(database: &Database, file: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let Some(path) = file.filter(|path| *path != Path::new("-")) else {
+        database.export(io::stdout().lock(), Path::new("standard output"))?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    // Never over another one: it may be the last that is good.
+    let out = File::options().write(true).create_new(true).open(path);
+    let out = out.with_context(|| format!("cannot make {}", path.display()))?;
+    let exported = database.export(&out, path).and_then(|records| {
+        out.sync_all().with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(records)
+    });
+    let records = exported.inspect_err(|_| drop(std::fs::remove_file(path)))?;
+    say(&format!("{records} records written to {}", path.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn import(database: &Database, file: &Path, replace: bool) -> anyhow::Result<ExitCode> {
+    let (records, aside) = if file == Path::new("-") {
+        database.import(io::stdin().lock(), replace)?
+    } else {
+        let from = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
+        database.import(from, replace).with_context(|| format!("cannot import {}", file.display()))?
+    };
+    say(&format!("{records} records imported"))?;
+    if let Some(aside) = aside {
+        say(&format!("the store before is in {}", aside.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn restore(database: &Database, from: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let restored = database.restore(from)?;
+    say(&format!("restored {} records from {}", restored.records, restored.from))?;
+    if let Some(aside) = restored.aside {
+        say(&format!("the store before is in {}", aside.display()))?;
+    }
+    for id in &restored.missing {
+        say(&format!("VM {id} has disks but no record in what was restored; its disks and its QEMU are not touched"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A reader that has gone away is no panic.
+fn say(line: &str) -> anyhow::Result<()> {
+    writeln!(io::stdout().lock(), "{line}").context("cannot write to standard output")
+}

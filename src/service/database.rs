@@ -1,0 +1,241 @@
+//! Work on the store of a state directory that no daemon uses: check, export, import, restore. The form of an export is
+//! the store's business.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail, ensure};
+
+use super::{
+    exports,
+    recover::{StateLock, Taken},
+};
+use crate::{
+    model::{VmId, VmRecord},
+    store::{self, Helper, Import, Kind, Record, Report, Store, StoreError, put_in_place},
+};
+
+/// Everything that qherd stores.
+const KINDS: &[Kind] = &[Kind::of::<VmRecord>()];
+
+/// How the helper process is told what it is.
+pub const HELPER: [&str; 2] = ["db", "probe"];
+
+/// The helper's whole work; returns its exit status.
+pub fn help(dir: &Path) -> i32 {
+    store::help(dir)
+}
+
+/// Whether the store can be opened, tried by `program` as a helper.
+pub(super) fn probe(db: &Path, program: PathBuf) -> Result<(), StoreError> {
+    let helper = Helper { program, args: HELPER.map(str::to_owned).to_vec() };
+    store::probe(db, &helper, store::DEADLINE)
+}
+
+/// The store of a state directory, while this holds the claim on it.
+pub struct Database {
+    state_dir: PathBuf,
+    program: PathBuf,
+    _lock: StateLock,
+}
+
+/// What a restore did, for people.
+#[derive(Debug)]
+pub struct Restored {
+    /// Where the store now in use comes from.
+    pub from: String,
+    pub records: usize,
+    pub aside: Option<PathBuf>,
+    /// VMs that have a folder of disks and no record.
+    pub missing: Vec<VmId>,
+}
+
+impl Database {
+    /// # Errors
+    /// No such directory; a daemon that uses it, with its pid and what to do.
+    pub fn claim(state_dir: &Path, program: PathBuf) -> anyhow::Result<Self> {
+        ensure!(state_dir.is_dir(), "there is no state directory {}; name it with --state-dir", state_dir.display());
+        let lock = StateLock::take(state_dir).map_err(|taken| match taken {
+            Taken::Failed(error) => error,
+            Taken::By(pid) => anyhow::anyhow!(
+                "qherd (pid {pid}) is running on {} and has the store open. Stop it first and start it again afterwards; \
+                 VMs go on running meanwhile. {}",
+                state_dir.display(),
+                match exports::newest(state_dir) {
+                    Some(newest) => format!("Its newest export is {}", newest.display()),
+                    None => "It has not exported anything yet".to_owned(),
+                }
+            ),
+        })?;
+        Ok(Self { state_dir: state_dir.to_owned(), program, _lock: lock })
+    }
+
+    fn db(&self) -> PathBuf {
+        self.state_dir.join("db")
+    }
+
+    /// Opens the store, once a helper process has shown that this can be done.
+    fn open(&self) -> anyhow::Result<Store> {
+        let db = self.db();
+        ensure!(db.join("db").exists(), "there is no store in {}", db.display());
+        probe(&db, self.program.clone())?;
+        Ok(Store::open(&db)?)
+    }
+
+    /// Reads every record.
+    ///
+    /// # Errors
+    /// A store that does not open.
+    pub fn check(&self) -> anyhow::Result<Report> {
+        Ok(self.open()?.check(KINDS)?)
+    }
+
+    /// Writes everything to `out`, which messages call `path`; returns how many records there are.
+    ///
+    /// # Errors
+    /// A store that does not open, or what cannot be written.
+    pub fn export(&self, out: impl Write, path: &Path) -> anyhow::Result<usize> {
+        Ok(self.open()?.export(out, path)?)
+    }
+
+    /// Makes the store anew from an export. Where there are records, `replace` must say so, and the old store is set
+    /// aside: its path is returned, beside the number of records.
+    ///
+    /// # Errors
+    /// An export that is not whole, a store that is not empty; nothing has changed then.
+    pub fn import(&self, from: impl Read, replace: bool) -> anyhow::Result<(usize, Option<PathBuf>)> {
+        let import = read(from)?;
+        let exists = self.db().join("db").exists();
+        let empty = !exists || (!replace && self.open()?.is_empty()?);
+        ensure!(
+            empty || replace,
+            "the store in {} is not empty; --replace puts the import in its place and sets it aside",
+            self.db().display()
+        );
+        let aside = self.replace(&import, "replaced")?;
+        match aside {
+            // Nothing is lost with it.
+            Some(aside) if empty => {
+                let _ = fs::remove_dir_all(aside);
+                Ok((import.records(), None))
+            }
+            aside => Ok((import.records(), aside)),
+        }
+    }
+
+    fn replace(&self, import: &Import, word: &str) -> anyhow::Result<Option<PathBuf>> {
+        let new = self.new_store()?;
+        import.make(&new)?;
+        Ok(put_in_place(&new, &self.db(), word)?)
+    }
+
+    /// Where a store is made. What a crash left there was never used.
+    fn new_store(&self) -> anyhow::Result<PathBuf> {
+        let new = self.state_dir.join("db.new");
+        match fs::remove_dir_all(&new) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("cannot remove {}", new.display()))
+            }
+            _ => Ok(new),
+        }
+    }
+
+    /// Goes on with what can be saved of a damaged store, or with an export: `from`, else whichever of a copy without
+    /// sled's snapshots and the newest export knows more of the VMs whose disks are there. The damaged store is set
+    /// aside as it is.
+    ///
+    /// # Errors
+    /// A store that is sound (unless `from` is given), or nothing to restore it from; nothing has changed then.
+    pub fn restore(&self, from: Option<&Path>) -> anyhow::Result<Restored> {
+        let db = self.db();
+        if let Some(file) = from {
+            return self.restored(&read_file(file)?, file);
+        }
+        match probe(&db, self.program.clone()) {
+            Err(StoreError::Damaged { .. }) => {}
+            Err(other) => return Err(other.into()),
+            Ok(()) if db.join("db").exists() => {
+                bail!(
+                    "the store in {} opens; there is nothing to restore (--from FILE goes back to an export)",
+                    db.display()
+                )
+            }
+            Ok(()) => {}
+        }
+        let saved = self.save_copy();
+        let newest = exports::newest(&self.state_dir).map(|path| read_file(&path).map(|import| (path, import)));
+        let known = |names: &[String]| self.vms_with_disks().iter().filter(|id| has_record(names, id)).count();
+        match (saved, newest) {
+            (Ok((copy, names)), newest) => {
+                let exported = newest.and_then(Result::ok);
+                match exported {
+                    Some((path, import)) if known(&import.names().collect::<Vec<_>>()) > known(&names) => {
+                        let _ = fs::remove_dir_all(copy);
+                        self.restored(&import, &path)
+                    }
+                    _ => {
+                        let aside = put_in_place(&copy, &db, "damaged")?;
+                        let from = "the damaged store itself, without sled's snapshots".to_owned();
+                        Ok(Restored { from, records: names.len(), aside, missing: self.without_record(&names) })
+                    }
+                }
+            }
+            (Err(_), Some(Ok((path, import)))) => self.restored(&import, &path),
+            (Err(why), Some(Err(error))) => bail!("nothing can be saved of the store ({why:#}), and {error:#}"),
+            (Err(why), None) => bail!(
+                "nothing can be saved of the store ({why:#}), and there is no export in {}; name one with --from",
+                exports::folder(&self.state_dir).display()
+            ),
+        }
+    }
+
+    fn restored(&self, import: &Import, file: &Path) -> anyhow::Result<Restored> {
+        let aside = self.replace(import, "damaged")?;
+        let names: Vec<_> = import.names().collect();
+        let from = format!("the export {}", file.display());
+        Ok(Restored { from, records: names.len(), aside, missing: self.without_record(&names) })
+    }
+
+    /// A copy without snapshots, where it turns out to be sound, and the names of its records.
+    fn save_copy(&self) -> anyhow::Result<(PathBuf, Vec<String>)> {
+        let (db, copy) = (self.db(), self.new_store()?);
+        let saved = || -> anyhow::Result<Vec<String>> {
+            store::copy(&db, &copy, false).with_context(|| format!("cannot copy {}", db.display()))?;
+            probe(&copy, self.program.clone())?;
+            let names = Store::open(&copy)?.names()?;
+            store::sync(&copy).with_context(|| format!("cannot sync {}", copy.display()))?;
+            Ok(names)
+        };
+        let saved = saved().inspect_err(|_| drop(fs::remove_dir_all(&copy)));
+        saved.map(|names| (copy, names))
+    }
+
+    fn vms_with_disks(&self) -> BTreeSet<VmId> {
+        let folders = fs::read_dir(self.state_dir.join("images")).into_iter().flatten().flatten();
+        folders.filter_map(|folder| VmId::parse(folder.file_name().to_str()?)).collect()
+    }
+
+    fn without_record(&self, names: &[String]) -> Vec<VmId> {
+        self.vms_with_disks().into_iter().filter(|id| !has_record(names, id)).collect()
+    }
+}
+
+fn has_record(names: &[String], id: &VmId) -> bool {
+    let wanted = format!("{}/{id}", VmRecord::KIND);
+    names.contains(&wanted)
+}
+
+fn read_file(path: &Path) -> anyhow::Result<Import> {
+    let file = fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    read(file).with_context(|| format!("{}", path.display()))
+}
+
+fn read(mut from: impl Read) -> anyhow::Result<Import> {
+    let mut text = String::new();
+    from.read_to_string(&mut text).context("cannot read the export")?;
+    Ok(Import::parse(&text)?)
+}

@@ -1,0 +1,53 @@
+//! Exports that the daemon makes of itself: once a day, and at its end. A disk that is full costs the export, nothing
+//! else.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use crate::store::{Store, exports};
+
+/// How many are kept.
+const KEEP: usize = 7;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// How often it is looked whether one is due; a host that sleeps, or whose clock is set, gets it soon all the same.
+const LOOK: Duration = Duration::from_secs(600);
+
+/// `<state-dir>/exports`.
+pub(super) fn folder(state_dir: &Path) -> PathBuf {
+    state_dir.join("exports")
+}
+
+/// The newest export, if there is one.
+pub(super) fn newest(state_dir: &Path) -> Option<PathBuf> {
+    exports(&folder(state_dir)).pop().map(|(_, path)| path)
+}
+
+/// Writes one whenever the newest is a day old, for as long as the runtime lives.
+pub(super) fn keep_daily(store: Store, state_dir: &Path) {
+    let state_dir = state_dir.to_owned();
+    tokio::spawn(async move {
+        loop {
+            if is_due(&state_dir) {
+                write(store.clone(), folder(&state_dir)).await;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    });
+}
+
+/// A date in the future is no reason to wait for it.
+fn is_due(state_dir: &Path) -> bool {
+    let written = newest(state_dir).and_then(|path| path.metadata().ok()?.modified().ok());
+    written.and_then(|at| SystemTime::now().duration_since(at).ok()).is_none_or(|age| age >= DAY)
+}
+
+/// Writes one now.
+pub(super) async fn write(store: Store, folder: PathBuf) {
+    match tokio::task::spawn_blocking(move || store.export_into(&folder, KEEP)).await {
+        Ok(Ok(path)) => tracing::info!(file = %path.display(), "exported the definitions of the VMs"),
+        Ok(Err(error)) => tracing::warn!(%error, "no export of the definitions of the VMs"),
+        Err(error) => tracing::warn!(%error, "no export of the definitions of the VMs"),
+    }
+}

@@ -1,0 +1,143 @@
+//! Whether a store can be opened, tried by a helper process on a copy. sled panics on some kinds of damage, spins for ever
+//! on others, and changes the files while it finds out; neither the daemon nor the original is to suffer from that.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, set_parent_process_death_signal, setrlimit,
+};
+
+use super::{Store, StoreError};
+
+/// Opening a sound store takes milliseconds; a frozen disk is no damage.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Damage can make sled ask for any amount of memory.
+const MEMORY_BYTES: u64 = 4 << 30;
+
+/// What the helper's exit status says beside success.
+const UNSOUND: i32 = 3;
+
+/// How to start the helper: this program, with arguments that lead to [`help`]. The copy's path is added.
+pub struct Helper {
+    pub program: PathBuf,
+    pub args: Vec<String>,
+}
+
+/// Has a copy of the store in `dir` opened, and all of it read, in a helper process. Blocks for `deadline` at most.
+/// What is not there, or cannot be copied for want of space, is not tried.
+///
+/// # Errors
+/// `Damaged`; `Io` when it cannot be tried.
+pub fn probe(dir: &Path, helper: &Helper, deadline: Duration) -> Result<(), StoreError> {
+    if !dir.join("db").exists() {
+        return Ok(());
+    }
+    let trial = beside(dir, "trial");
+    let tried = copy(dir, &trial, true).and_then(|()| run(helper, &trial, deadline));
+    let _ = fs::remove_dir_all(&trial);
+    match tried {
+        Ok(None) => Ok(()),
+        Ok(Some(reason)) => Err(StoreError::Damaged { dir: dir.to_path_buf(), reason }),
+        Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            tracing::warn!(dir = %dir.display(), "no space to try the store in a helper process first; opening it at once");
+            Ok(())
+        }
+        Err(source) => {
+            Err(StoreError::Io { what: "try the store in a helper process", dir: dir.to_path_buf(), source })
+        }
+    }
+}
+
+/// The helper's part. Returns its exit status; the reason goes to standard error.
+pub fn help(dir: &Path) -> i32 {
+    // Not longer than whoever waits for it.
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    let _ = setrlimit(Resource::As, Rlimit { current: Some(MEMORY_BYTES), maximum: Some(MEMORY_BYTES) });
+    match Store::open(dir).and_then(|store| store.entries().map(drop)) {
+        Ok(()) => 0,
+        Err(StoreError::Damaged { reason, .. }) => {
+            eprintln!("{reason}");
+            UNSOUND
+        }
+        Err(other) => {
+            eprintln!("{other}");
+            1
+        }
+    }
+}
+
+/// `<dir>.<word>`.
+pub(super) fn beside(dir: &Path, word: &str) -> PathBuf {
+    let mut name = dir.as_os_str().to_owned();
+    name.push(format!(".{word}"));
+    name.into()
+}
+
+/// Copies a store that nobody has open, with or without what sled only keeps to open it faster (`snap.*`). What is at
+/// `to` is replaced.
+///
+/// # Errors
+/// As the file system's.
+pub fn copy(from: &Path, to: &Path, snapshots: bool) -> io::Result<()> {
+    match fs::remove_dir_all(to) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => fs::create_dir(to)?,
+    }
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_snapshot = name.to_string_lossy().starts_with("snap.");
+        if entry.file_type()?.is_file() && name != "spare" && (snapshots || !is_snapshot) {
+            fs::copy(entry.path(), to.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// The reason when the store is unsound.
+fn run(helper: &Helper, dir: &Path, deadline: Duration) -> io::Result<Option<String>> {
+    let mut command = Command::new(&helper.program);
+    command.args(&helper.args).arg(dir).env("RUST_BACKTRACE", "0");
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).map_err(io::Error::from).and_then(|pidfd| {
+        let timeout = Timespec::try_from(deadline).map_err(io::Error::other)?;
+        Ok(poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout))? > 0)
+    });
+    if !matches!(ended, Ok(true)) {
+        child.kill()?;
+    }
+    let status = child.wait()?;
+    if !ended? {
+        return Ok(Some(format!("sled has not opened it within {} s", deadline.as_secs())));
+    }
+    let mut said = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        // What it logged comes first.
+        let _ = stderr.take(1 << 20).read_to_string(&mut said);
+    }
+    let last = said.trim().lines().last().unwrap_or("it left no message").to_owned();
+    match status.code() {
+        Some(0) => Ok(None),
+        Some(1) => Err(io::Error::other(last)),
+        Some(UNSOUND) => Ok(Some(last)),
+        // Ended by a signal: an overflow of the stack, or an abort for want of memory.
+        _ => Ok(Some(format!("opening it ended with {status}: {last}"))),
+    }
+}
+
+/// Everything in a copied store becomes durable, for one that is to be used.
+///
+/// # Errors
+/// As the file system's.
+pub fn sync(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        File::open(entry?.path())?.sync_all()?;
+    }
+    File::open(dir)?.sync_all()
+}

@@ -1,0 +1,157 @@
+//! Records of every version that ever was, as kept in `tests/fixtures/store` and as they might have been: the program of
+//! today reads them and loses nothing of what they say.
+
+use std::{fs, path::PathBuf};
+
+use proptest::prelude::*;
+use qherd::{
+    model::VmRecord,
+    store::{Batch, Import, Record, Store},
+};
+use serde_json::{Map, Value, json};
+
+fn fixture(version: u32) -> Vec<Value> {
+    let file = format!("{}/tests/fixtures/store/vm-{version}.jsonl", env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(&file).unwrap_or_else(|e| {
+        panic!("{file}: {e}; a new VERSION of the record needs kept records of the one before, of every state of a run")
+    });
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.map(|line| line["value"].clone()).filter(|value| value["v"] == version).map(|v| v["data"].clone()).collect()
+}
+
+/// Any value in the place of `old`, of its kind. Words that mean something to the program stay as they are.
+fn like(key: &str, old: &Value) -> BoxedStrategy<Value> {
+    match (key, old) {
+        ("id", _) => any::<u128>().prop_map(|n| json!(uuid::Uuid::from_u128(n).to_string())).boxed(),
+        ("mac", _) => any::<[u8; 3]>().prop_map(|[a, b, c]| json!(format!("52:54:00:{a:02x}:{b:02x}:{c:02x}"))).boxed(),
+        ("name" | "reason" | "boot_id" | "file" | "path" | "profile" | "machine_type", Value::String(_)) => {
+            any::<String>().prop_map(Value::String).boxed()
+        }
+        (_, Value::Bool(_)) => any::<bool>().prop_map(Value::Bool).boxed(),
+        (_, Value::Number(n)) => (0..=n.as_u64().unwrap().saturating_mul(2).max(255)).prop_map(|n| json!(n)).boxed(),
+        (_, Value::Array(items)) if !items.is_empty() => {
+            let items: Vec<_> = items.iter().map(|item| like("", item)).collect();
+            (0usize..4)
+                .prop_flat_map(move |count| items.iter().cycle().take(count).cloned().collect::<Vec<_>>())
+                .prop_map(Value::Array)
+                .boxed()
+        }
+        (_, Value::Object(fields)) => {
+            let fields: Vec<_> = fields.iter().map(|(key, old)| (Just(key.clone()), like(key, old))).collect();
+            fields.prop_map(|fields| Value::Object(Map::from_iter(fields))).boxed()
+        }
+        _ => Just(old.clone()).boxed(),
+    }
+}
+
+fn arbitrary(version: u32) -> impl Strategy<Value = Value> {
+    let kept = fixture(version);
+    assert!(!kept.is_empty());
+    (0..kept.len()).prop_flat_map(move |which| like("", &kept[which]))
+}
+
+/// What a version said in other words than today's: the present words for the value at this path.
+fn reworded(version: u32, path: &str, old: &Value) -> Option<Value> {
+    match version {
+        1 if path.ends_with("/backend") => {
+            assert_eq!(old, "user");
+            Some(json!({ "user": { "forwards": [] } }))
+        }
+        _ => None,
+    }
+}
+
+/// Every value of the old record is in the new one.
+fn keeps(version: u32, path: &str, old: &Value, new: &Value) {
+    if let Some(expected) = reworded(version, path, old) {
+        return assert_eq!(new, &expected, "{path}");
+    }
+    match old {
+        Value::Object(fields) => fields.iter().for_each(|(key, old)| {
+            keeps(version, &format!("{path}/{key}"), old, &new[key]);
+        }),
+        Value::Array(items) => {
+            assert_eq!(new.as_array().map(Vec::len), Some(items.len()), "{path}");
+            items.iter().zip(new.as_array().unwrap()).for_each(|(old, new)| keeps(version, path, old, new));
+        }
+        _ => assert_eq!(new, old, "{path}"),
+    }
+}
+
+/// A store that holds these records as a daemon of that version wrote them.
+fn written(version: u32, records: &[Value]) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut text = String::from("{\"qherd_export\":1,\"by\":\"a test\",\"at\":\"\"}\n");
+    for (number, record) in records.iter().enumerate() {
+        let data = record.to_string();
+        let crc = crc32fast::hash(data.as_bytes());
+        let value = format!("{{\"v\":{version},\"crc\":\"{crc:08x}\",\"data\":{data}}}");
+        text += &format!("{{\"name\":\"vm/{number:04}\",\"value\":{value}}}\n");
+    }
+    text += &format!("{{\"records\":{}}}\n", records.len());
+    let db = dir.path().join("db");
+    Import::parse(&text).unwrap().make(&db).unwrap();
+    (dir, db)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_an_older_record_says_is_in_the_present_one(
+        (version, records) in (1..=VmRecord::VERSION - 1)
+            .prop_flat_map(|version| (Just(version), prop::collection::vec(arbitrary(version), 1..20)))
+    ) {
+        let (_dir, db) = written(version, &records);
+        let store = Store::open(&db).unwrap();
+        let read: Vec<VmRecord> =
+            store.scan().unwrap().into_iter().map(|(key, record)| record.unwrap_or_else(|e| panic!("{key}: {e}"))).collect();
+        for (old, new) in records.iter().zip(&read) {
+            keeps(version, "", old, &serde_json::to_value(new).unwrap());
+        }
+        // Written by this program, it reads the same.
+        let mut batch = Batch::new();
+        for (number, record) in read.iter().enumerate() {
+            batch = batch.put(&format!("{number:04}"), record).unwrap();
+        }
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(store.commit(batch)).unwrap();
+        let again: Vec<VmRecord> = store.scan().unwrap().into_iter().map(|(_, record)| record.unwrap()).collect();
+        prop_assert_eq!(again, read);
+    }
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::Bool),
+        any::<i64>().prop_map(|n| json!(n)),
+        ".{0,40}".prop_map(Value::String),
+    ];
+    let key =
+        prop_oneof![Just("spec"), Just("run"), Just("in_effect"), Just("nics"), Just("mac"), Just("id"), Just("x")];
+    leaf.prop_recursive(4, 40, 4, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+            prop::collection::vec((key.clone().prop_map(str::to_owned), inner), 0..4)
+                .prop_map(|fields| Value::Object(Map::from_iter(fields))),
+        ]
+    })
+}
+
+proptest! {
+    /// A panic would keep the daemon from starting, where an error costs one VM.
+    #[test]
+    fn what_is_no_record_of_its_version_is_an_error_and_no_panic(version in 0..VmRecord::VERSION, data in any_json()) {
+        let _ = VmRecord::migrate(version, data);
+    }
+}
+
+#[test]
+fn of_every_older_version_a_record_of_every_state_is_kept() {
+    for version in 1..VmRecord::VERSION {
+        let kept = fixture(version);
+        for state in ["creating", "down", "starting", "live", "deleting"] {
+            assert!(kept.iter().any(|record| record["run"]["state"] == state), "version {version}: no {state}");
+        }
+    }
+}
