@@ -96,6 +96,11 @@ fn a_full_disk_refuses_what_is_new_and_lets_everything_go() {
         assert!(daemon.terminate().success());
         assert!(daemon.log_text().contains("no export of the definitions"), "{}", daemon.log_text());
         assert_eq!(exports(), before);
+        for _ in 0..3 {
+            filler.fill();
+            daemon.run();
+            daemon.kill();
+        }
         daemon.run();
         drop(filler);
         act(&daemon, &stopped, "start", json!({})).await.expect(200);

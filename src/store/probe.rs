@@ -93,7 +93,7 @@ pub fn copy(from: &Path, to: &Path, snapshots: bool) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let is_snapshot = name.to_string_lossy().starts_with("snap.");
-        if entry.file_type()?.is_file() && name != "spare" && (snapshots || !is_snapshot) {
+        if entry.file_type()?.is_file() && (snapshots || !is_snapshot) {
             fs::copy(entry.path(), to.join(name))?;
         }
     }
