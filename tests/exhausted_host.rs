@@ -88,6 +88,20 @@ fn a_full_disk_refuses_what_is_new_and_lets_everything_go() {
         daemon.get(&format!("/vms/{deleted}")).await.expect(404);
         filler.fill();
         daemon.delete(&format!("/vms/{forced}")).await.expect(200);
+        // An end in good order costs the export, and nothing of the ones before.
+        let folder = daemon.state().join("exports");
+        let exports = || fs::read_dir(&folder).unwrap().count();
+        let before = exports();
+        filler.fill();
+        assert!(daemon.terminate().success());
+        assert!(daemon.log_text().contains("no export of the definitions"), "{}", daemon.log_text());
+        assert_eq!(exports(), before);
+        for _ in 0..3 {
+            filler.fill();
+            daemon.run();
+            daemon.kill();
+        }
+        daemon.run();
         drop(filler);
         act(&daemon, &stopped, "start", json!({})).await.expect(200);
         let late = running(&daemon).await;

@@ -115,6 +115,27 @@ fn every_file_is_short_and_says_what_it_is() {
     tell("One idea per file:", violations);
 }
 
+/// Else `qherd db check` would pass over what it cannot read.
+#[test]
+fn every_kind_of_record_is_checked() {
+    let kinds = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/service/database.rs")).unwrap();
+    let mut found = 0;
+    let mut violations = Vec::new();
+    for file in Source::all().iter().filter(|file| !file.is_test) {
+        for (number, line) in file.product_lines() {
+            let Some((_, record)) = line.split_once("impl Record for ") else { continue };
+            let record = record.trim_end_matches(['{', ' ']);
+            found += 1;
+            if !kinds.contains(&format!("Kind::of::<{record}>()")) {
+                violations
+                    .push(format!("src/{}:{number}: {record} is not in KINDS of src/service/database.rs", file.path));
+            }
+        }
+    }
+    assert!(found > 0);
+    tell("Every kind of record can be checked:", violations);
+}
+
 /// The rules above are worth what the reading of the sources is worth.
 #[test]
 fn sources_are_read_as_the_compiler_reads_them() {

@@ -168,7 +168,8 @@ impl Database {
         }
         let saved = self.save_copy();
         let newest = exports::newest(&self.state_dir).map(|path| read_file(&path).map(|import| (path, import)));
-        let known = |names: &[String]| self.vms_with_disks().iter().filter(|id| has_record(names, id)).count();
+        let known =
+            |names: &[String]| vms_with_disks(&self.state_dir).iter().filter(|id| has_record(names, id)).count();
         match (saved, newest) {
             (Ok((copy, names)), newest) => {
                 let exported = newest.and_then(Result::ok);
@@ -214,14 +215,15 @@ impl Database {
         saved.map(|names| (copy, names))
     }
 
-    fn vms_with_disks(&self) -> BTreeSet<VmId> {
-        let folders = fs::read_dir(self.state_dir.join("images")).into_iter().flatten().flatten();
-        folders.filter_map(|folder| VmId::parse(folder.file_name().to_str()?)).collect()
-    }
-
     fn without_record(&self, names: &[String]) -> Vec<VmId> {
-        self.vms_with_disks().into_iter().filter(|id| !has_record(names, id)).collect()
+        vms_with_disks(&self.state_dir).into_iter().filter(|id| !has_record(names, id)).collect()
     }
+}
+
+/// The VMs that have a folder of disks, whether they are recorded or not.
+pub(super) fn vms_with_disks(state_dir: &Path) -> BTreeSet<VmId> {
+    let folders = fs::read_dir(state_dir.join("images")).into_iter().flatten().flatten();
+    folders.filter_map(|folder| VmId::parse(folder.file_name().to_str()?)).collect()
 }
 
 fn has_record(names: &[String], id: &VmId) -> bool {

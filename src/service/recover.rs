@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{Service, autostart};
+use super::{Service, autostart, database};
 use crate::{
     model::{Due, Status, VmId, VmRecord},
     store::StoreError,
@@ -89,6 +89,16 @@ impl Service {
         // Before any VM is touched: what a newer qherd has stored is not for this one.
         if let Some(newer) = records.iter().find_map(|(_, r)| r.as_ref().err().filter(|e| e.is_newer())) {
             bail!("cannot read the definitions of the VMs: {newer}");
+        }
+        let names: Vec<_> = records.iter().map(|(key, _)| key.clone()).collect();
+        let unknown = database::vms_with_disks(&self.ctx.config.state_dir).into_iter().map(|id| id.to_string());
+        let unknown: Vec<_> = unknown.filter(|id| !names.contains(id)).collect();
+        if !unknown.is_empty() {
+            tracing::error!(
+                ?unknown,
+                "disks of VMs that are not recorded; they are not touched. If their records were lost, an older export \
+                 may have them: qherd db restore --from FILE"
+            );
         }
         let readable = records.into_iter().filter_map(|(key, record)| match record {
             Ok(record) => Some(record),

@@ -139,10 +139,8 @@ impl Disk {
 
     /// Without it the store still works, as long as there is room.
     pub fn keep_reserve(&self) {
-        let kept = reserve::top_up(&self.dir, &self.log).and_then(|()| Space::look(&self.dir, &self.log));
-        match kept {
-            Ok(space) => reserve::keep_spare(&self.dir, space.free),
-            Err(error) => tracing::debug!(%error, "no space is kept for the store"),
+        if let Err(error) = reserve::top_up(&self.dir, &self.log) {
+            tracing::debug!(%error, "no space is kept for the store");
         }
     }
 

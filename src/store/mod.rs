@@ -56,6 +56,9 @@ const STALL: Duration = Duration::from_secs(30);
 /// How long the last handle waits for the writer to finish.
 const CLOSE: Duration = Duration::from_secs(5);
 
+/// Records by key, each as it could be read.
+pub type Scanned<R> = Vec<(String, Result<R, StoreError>)>;
+
 /// A handle on the open store; clones are cheap. When the last one is dropped, everything queued is written and the
 /// store is closed, which blocks for as long as that takes (5 s at most).
 #[derive(Clone)]
@@ -110,8 +113,7 @@ impl Store {
     ///
     /// # Errors
     /// `Failed` or `Damaged` as the store is; of one record `BadRecord`, `Newer` or `Migrate`.
-    #[allow(clippy::type_complexity)]
-    pub fn scan<R: Record>(&self) -> Result<Vec<(String, Result<R, StoreError>)>, StoreError> {
+    pub fn scan<R: Record>(&self) -> Result<Scanned<R>, StoreError> {
         let prefix = record::name::<R>("");
         let found = self.read(|db| db.scan_prefix(&prefix).collect::<sled::Result<Vec<_>>>())?;
         let decoded = found.into_iter().map(|(name, value)| {

@@ -93,7 +93,7 @@ pub fn copy(from: &Path, to: &Path, snapshots: bool) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let is_snapshot = name.to_string_lossy().starts_with("snap.");
-        if entry.file_type()?.is_file() && name != "spare" && (snapshots || !is_snapshot) {
+        if entry.file_type()?.is_file() && (snapshots || !is_snapshot) {
             fs::copy(entry.path(), to.join(name))?;
         }
     }
@@ -140,4 +140,52 @@ pub fn sync(dir: &Path) -> io::Result<()> {
         File::open(entry?.path())?.sync_all()?;
     }
     File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A helper of the test's own in the place of this program.
+    fn tried(script: &str, deadline: Duration) -> Result<(), StoreError> {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("db");
+        drop(Store::open(&store).unwrap());
+        let args = ["-c", script, "helper"].map(str::to_owned).to_vec();
+        let result = probe(&store, &Helper { program: "/bin/sh".into(), args }, deadline);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the copy is removed");
+        result
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_helper_that_succeeds_opened_a_copy() {
+        tried(r#"test -s "$1/db" && test "${1%.trial}" != "$1""#, LONG).unwrap();
+    }
+
+    #[test]
+    fn whatever_becomes_of_the_helper_the_store_is_damaged_and_the_reason_told() {
+        let cases = [
+            ("exec sleep 1000", Duration::from_millis(200), "has not opened it within"),
+            ("echo one >&2; echo the segment is torn >&2; exit 3", LONG, "damaged: the segment is torn"),
+            ("echo out of memory >&2; kill -ABRT $$", LONG, "signal: 6 (SIGABRT)"),
+        ];
+        for (script, deadline, why) in cases {
+            let error = tried(script, deadline).unwrap_err();
+            assert!(matches!(error, StoreError::Damaged { .. }) && error.to_string().contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_helper_that_cannot_work_is_no_damage() {
+        let error = tried("echo no descriptors >&2; exit 1", LONG).unwrap_err();
+        assert!(matches!(error, StoreError::Io { .. }) && error.to_string().contains("no descriptors"), "{error}");
+    }
+
+    #[test]
+    fn where_there_is_no_store_nothing_is_tried() {
+        let helper = Helper { program: "/nonexistent".into(), args: vec![] };
+        probe(Path::new("/nonexistent/db"), &helper, LONG).unwrap();
+    }
 }

@@ -5,10 +5,8 @@
 //! them, hence nobody else (a guest's disk image, say) can be faster, as with a file that would have to be removed first.
 //! Where the file system cannot allocate ahead (NFS, ZFS) the reserve is only a higher threshold for what is new; where
 //! it writes elsewhere what it overwrites (btrfs) it covers the log's growth alone.
-//!
-//! `spare` is a small file that gives way when the store is opened on a full disk, which sled has to write some for.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -22,9 +20,8 @@ pub(super) const RESERVE_BYTES: u64 = 24 << 20;
 /// The reserve is made whole in steps of this: not for every record.
 const STEP: u64 = 1 << 20;
 
-/// Half a megabyte holds sled's snapshot of some ten thousand pages.
-const SPARE_BYTES: u64 = 512 << 10;
-const SPARE: &str = "spare";
+/// What sled writes while it opens: a snapshot, of some ten thousand pages at the most in this much.
+const OPENING_BYTES: u64 = 1 << 20;
 
 /// How much the store can still write.
 #[derive(Debug, Clone, Copy)]
@@ -71,27 +68,27 @@ pub(super) fn top_up(dir: &Path, log: &File) -> io::Result<()> {
     }
 }
 
-/// Lets go of the spare file where an opening could not do without.
+/// Lets go of a little of the reserve where sled could not open the store without: it writes a snapshot then.
 pub(super) fn give_way(dir: &Path) -> io::Result<()> {
-    let system = rustix::fs::statvfs(dir)?;
-    if system.f_bavail.saturating_mul(system.f_frsize) >= SPARE_BYTES {
+    let log = match File::options().read(true).write(true).open(dir.join("db")) {
+        Ok(log) => log,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let space = Space::look(dir, &log)?;
+    if space.free >= OPENING_BYTES || space.held < OPENING_BYTES {
         return Ok(());
     }
-    match fs::remove_file(dir.join(SPARE)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
+    let length = log.metadata()?.len();
+    let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    // What is allocated may end a little later than reckoned.
+    let punched = fallocate(&log, how, length + space.held - OPENING_BYTES, OPENING_BYTES + STEP);
+    if punched.is_err() || Space::look(dir, &log)?.free < OPENING_BYTES {
+        // ext4 does not do that behind the end, where a file can only be cut; the rest is taken back at once.
+        log.set_len(length)?;
+        if let Err(error) = fallocate(&log, FallocateFlags::KEEP_SIZE, 0, length + space.held - OPENING_BYTES) {
+            tracing::warn!(%error, "somebody else took the space that was kept for the store");
+        }
     }
-}
-
-/// Has it again for the next opening, as soon as there is room.
-pub(super) fn keep_spare(dir: &Path, free: u64) {
-    let path = dir.join(SPARE);
-    if free < 2 * SPARE_BYTES || path.exists() {
-        return;
-    }
-    let made = File::create(&path).and_then(|file| Ok(fallocate(&file, FallocateFlags::empty(), 0, SPARE_BYTES)?));
-    if let Err(error) = made {
-        let _ = fs::remove_file(&path);
-        tracing::debug!(%error, "no spare space for the next opening");
-    }
+    Ok(())
 }
