@@ -31,6 +31,13 @@ impl VmId {
     }
 }
 
+impl From<Uuid> for VmId {
+    /// For one that was made by [`Uuid::new_v4`] already.
+    fn from(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+}
+
 impl fmt::Display for VmId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.hyphenated().fmt(f)
