@@ -6,8 +6,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 use super::{Service, changes, disks};
 use crate::{
     model::{
-        CreateVm, Disk, DiskWish, Ending, Error, NewDisk, Nic, NicBackend, Operation, Result, Run, Status, VmId,
-        VmRecord, VmSpec, VmView, check_disk_size, check_max_memory, check_max_vcpus, check_memory, check_name,
+        CreateVm, Disk, DiskWish, Ending, Error, NewDisk, NewNic, NicBackend, NicId, Operation, Result, Run, Status,
+        VmId, VmRecord, VmSpec, VmView, check_disk_size, check_max_memory, check_max_vcpus, check_memory, check_name,
         check_vcpus, now_ms,
     },
     profile,
@@ -18,6 +18,9 @@ use crate::{
 const DEFAULT_MAX_VCPUS: u32 = 16;
 /// For what is left of an earlier attempt to go.
 const UNWINDING: Duration = Duration::from_secs(30);
+
+/// What a network card is called that was given no name.
+const DEFAULT_LABEL: &str = "Network Adapter";
 
 /// # Errors
 /// [`Error::Invalid`] and [`Error::BaseImageNotFound`] before anything is made; [`Error::Failed`] with everything taken
@@ -82,7 +85,6 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<VmSpec> {
         let disk = disks::resolve(service, wish).await;
         further.push(disk.map_err(|error| disks::among(index, error))?);
     }
-    let nic = Nic { name: "net0".into(), mac: service.registry.reserve_mac(), backend: NicBackend::User };
     let mut spec = VmSpec {
         id,
         name,
@@ -96,14 +98,16 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<VmSpec> {
         cpu_pinning: wish.cpu_pinning,
         disks: vec![disk],
         disks_added: 0,
-        nics: vec![nic],
+        nics: Vec::new(),
+        nics_added: 0,
     };
     for disk in further {
-        if let Err(error) = spec.add_disk(disk, &folder) {
-            service.registry.release(spec.nics[0].mac);
-            return Err(error);
-        }
+        spec.add_disk(disk, &folder)?;
     }
+    let mac = service.registry.reserve_mac();
+    let backend = NicBackend::User { forwards: Vec::new() };
+    let nic = NewNic { id: NicId::random(), label: DEFAULT_LABEL.into(), mac, queues: 1, backend };
+    spec.add_nic(nic).inspect_err(|_| service.registry.release(mac))?;
     Ok(spec)
 }
 

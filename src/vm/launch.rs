@@ -2,6 +2,7 @@
 //! (design.md, decision 11). Every step that leaves something behind says how it is undone.
 
 use std::{
+    collections::HashMap,
     fs, io,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
@@ -143,7 +144,14 @@ impl Launch<'_> {
         let (qmp, agent, serial) = (listen(paths.qmp())?, listen(paths.agent())?, listen(paths.serial())?);
         self.reached(Step::Sockets)?;
         let fds = ChardevFds { qmp: qmp.as_raw_fd(), agent: agent.as_raw_fd(), serial: serial.as_raw_fd() };
-        let args = CommandLine { spec: &self.record.spec, paths, fds, accelerator: self.ctx.caps.accelerator }.render();
+        let args = CommandLine {
+            spec: &self.record.spec,
+            paths,
+            fds,
+            taps: &HashMap::new(),
+            accelerator: self.ctx.caps.accelerator,
+        }
+        .render();
         let log = paths.qemu_log();
         let log = fs::File::create(&log).map_err(|e| Failure(format!("cannot write {}: {e}", log.display())))?;
         let process = Process::spawn(&self.ctx.config.qemu, &args, &[fds.qmp, fds.agent, fds.serial], log)

@@ -24,11 +24,14 @@ mod handle;
 mod launch;
 pub mod lifecycle;
 mod live;
+mod migrate;
 mod power;
 mod sampler;
 mod undo;
 
 use std::{path::PathBuf, sync::Arc};
+
+use serde_json::Value;
 
 pub use actor::spawn;
 pub(crate) use console::tail as console_tail;
@@ -45,7 +48,11 @@ use crate::{
 
 impl Record for VmRecord {
     const KIND: &'static str = "vm";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
+
+    fn migrate(from: u32, data: Value) -> Result<Value, String> {
+        migrate::record(from, data)
+    }
 }
 
 /// What every VM's task needs of the daemon.
