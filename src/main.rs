@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use qherd::{
     api::{
-        http::{Limits, dispatch, serve},
+        http::{Limits, Shutdown, dispatch, serve},
         kvm,
     },
     cli,
@@ -20,7 +20,7 @@ use tokio::{
 };
 use tracing_subscriber::EnvFilter;
 
-/// How long requests under way may take after a signal; a launch takes a fraction of a second.
+/// How long requests under way may take after a signal; a launch takes a fraction of a second. A second signal ends it.
 const DRAIN: Duration = Duration::from_secs(20);
 
 /// Manages QEMU/KVM virtual machines directly over QMP, without libvirt, behind a REST API.
@@ -95,14 +95,19 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
         tracing::warn!("guests are emulated (TCG), which is many times slower than KVM");
     }
     let mounts = vec![("", kvm::table(service.clone()))];
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM"),
-            _ = interrupt.recv() => tracing::info!("SIGINT"),
+    let shutdown = Shutdown::default();
+    let asked = shutdown.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => tracing::info!("SIGTERM"),
+                _ = interrupt.recv() => tracing::info!("SIGINT"),
+            }
+            asked.ask();
         }
-    };
+    });
     let limits = Limits { drain: DRAIN, ..Limits::default() };
-    let served = serve(listener, dispatch::service(mounts), stop, limits);
+    let served = serve(listener, dispatch::service(mounts, Some(service.keys())), shutdown.clone(), limits);
     // Reads are answered at once; ready is who has taken over its VMs.
     let ready = async {
         service.settled().await;
@@ -111,7 +116,10 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     let (report, ()) = tokio::join!(served, ready);
     tracing::info!(?report, "no longer listening");
     if stop_vms {
-        service.stop_all().await;
+        tokio::select! {
+            () = service.stop_all() => {}
+            () = shutdown.hurried() => tracing::warn!("asked twice to end: VMs that have not stopped go on"),
+        }
     }
     service.close().await;
     Ok(())

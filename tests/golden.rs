@@ -65,6 +65,7 @@ fn q35() -> VmSpec {
             base: Some(BaseImage { path: format!("{ROOT}/bases/base.qcow2").into(), format: ImageFormat::Qcow2 }),
             io_limits: None,
             slot: None,
+            request: None,
             in_making: false,
         }],
         disks_added: 0,
@@ -98,7 +99,7 @@ fn further_disks(spec: &mut VmSpec) {
     let folder = format!("{ROOT}/images/{ID}");
     let clone = spec.disks[0].base.clone();
     for base in [None, clone] {
-        let disk = NewDisk { size: 2, base, clone: CloneMode::Linked, io_limits: None };
+        let disk = NewDisk { request: None, size: 2, base, clone: CloneMode::Linked, io_limits: None };
         spec.add_disk(disk, folder.as_ref()).unwrap();
     }
 }

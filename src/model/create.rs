@@ -2,11 +2,15 @@
 
 use std::path::PathBuf;
 
-use super::{CloneMode, CpuPinning, IoLimits, PolicyWish};
+use uuid::Uuid;
+
+use super::{CloneMode, CpuPinning, IoLimits, PolicyWish, VmId};
 
 /// What a client asked for. Numbers are as wide as JSON's so that a negative or huge one gets a sentence, not a decode error.
 #[derive(Clone, Debug, Default)]
 pub struct CreateVm {
+    /// The id that it is to have, where the request may be one that was made before; else a new one.
+    pub id: Option<VmId>,
     pub name: Option<String>,
     pub profile: Option<String>,
     pub vcpus: i64,
@@ -31,6 +35,8 @@ pub struct CreateVm {
 /// A disk beside the root disk.
 #[derive(Clone, Debug, Default)]
 pub struct DiskWish {
+    /// What the request is known by, where it may be one that was made before.
+    pub request: Option<Uuid>,
     /// GiB.
     pub size: i64,
     /// Empty without one.

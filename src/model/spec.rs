@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{Conflict, Error, IoLimits, MacAddr, Nic, NicBackend, NicId, Policy, Result, VmId};
 
@@ -49,6 +50,7 @@ pub struct VmSpec {
 /// A disk as wished for, checked, before it has a name and a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewDisk {
+    pub request: Option<Uuid>,
     /// GiB.
     pub size: u64,
     pub base: Option<BaseImage>,
@@ -115,6 +117,7 @@ impl VmSpec {
             io_limits: disk.io_limits,
             slot: Some(slot),
             in_making: true,
+            request: disk.request,
         });
         Ok(())
     }
@@ -130,6 +133,11 @@ impl VmSpec {
 
     pub fn disk_mut(&mut self, name: &str) -> Option<&mut Disk> {
         self.disks.iter_mut().find(|disk| disk.name == name)
+    }
+
+    /// The disk that a request has made already.
+    pub fn disk_of(&self, request: Option<Uuid>) -> Option<&Disk> {
+        self.disks.iter().find(|disk| request.is_some() && disk.request == request)
     }
 
     /// The disk that the VM boots from. Every VM of today has one; `None` only for a record made by hand.
@@ -225,6 +233,9 @@ pub struct Disk {
     /// Its image is still being made: nobody was told of it.
     #[serde(default)]
     pub in_making: bool,
+    /// What the request that added it is known by, if it came with an idempotency key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Uuid>,
 }
 
 impl Disk {

@@ -1,20 +1,23 @@
 //! Creates a VM: check everything, record it, make its disk, and only then let anybody know of it. A failure at any
 //! step takes the earlier ones back; a crash leaves a record that says `Creating`, which the next start unwinds.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{Service, changes, disks};
 use crate::{
     model::{
         CreateVm, Disk, DiskWish, Ending, Error, NewDisk, NewNic, NicBackend, NicId, Operation, Policy, Result, Run,
-        Upkeep, VmId, VmRecord, VmSpec, VmView, check_disk_size, check_max_memory, check_max_vcpus, check_memory,
-        check_name, check_vcpus, now_ms,
+        Status, Upkeep, VmId, VmRecord, VmSpec, VmView, check_disk_size, check_max_memory, check_max_vcpus,
+        check_memory, check_name, check_vcpus, now_ms,
     },
-    profile, vm,
+    profile,
+    vm::{self, VmHandle},
 };
 
 /// vCPUs that a VM can grow to when its creator does not say (ruling 12).
 const DEFAULT_MAX_VCPUS: u32 = 16;
+/// For what is left of an earlier attempt to go.
+const UNWINDING: Duration = Duration::from_secs(30);
 
 /// What a network card is called that was given no name.
 const DEFAULT_LABEL: &str = "Network Adapter";
@@ -23,6 +26,9 @@ const DEFAULT_LABEL: &str = "Network Adapter";
 /// [`Error::Invalid`] and [`Error::BaseImageNotFound`] before anything is made; [`Error::Failed`] with everything taken
 /// back.
 pub(super) async fn create(service: &Service, wish: CreateVm) -> Result<VmView> {
+    if let Some(handle) = made_before(service, wish.id).await? {
+        return Ok(handle.view());
+    }
     let (start, named) = (wish.start, wish.base_image.clone());
     let spec = resolve(service, wish).await?;
     let id = spec.id;
@@ -44,7 +50,7 @@ pub(super) async fn create(service: &Service, wish: CreateVm) -> Result<VmView> 
 /// Checks the wish and fills in what it leaves open. Makes nothing.
 async fn resolve(service: &Service, wish: CreateVm) -> Result<VmSpec> {
     let host = &service.ctx.host;
-    let id = VmId::random();
+    let id = wish.id.unwrap_or_else(VmId::random);
     let vcpus = check_vcpus(wish.vcpus)?;
     let max_vcpus = match wish.max_vcpus {
         Some(max) => check_max_vcpus(max, vcpus)?,
@@ -68,15 +74,17 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<VmSpec> {
     let profile = wish.profile.as_deref().unwrap_or(profile::DEFAULT);
     let machine = service.profiles.resolve(profile, &service.ctx.caps)?;
     let root = DiskWish {
+        request: None,
         size: wish.disk_size,
         base_image: Some(wish.base_image),
         clone: wish.clone,
         io_limits: wish.io_limits,
     };
-    let NewDisk { size, base, clone, io_limits } = disks::resolve(service, root).await?;
+    let NewDisk { size, base, clone, io_limits, .. } = disks::resolve(service, root).await?;
     let folder = service.ctx.image_folder(&id);
     let file = folder.join("root.qcow2");
-    let disk = Disk { name: "root".into(), file, size, clone, base, io_limits, slot: None, in_making: false };
+    let disk =
+        Disk { name: "root".into(), file, size, clone, base, io_limits, slot: None, in_making: false, request: None };
     let mut further = Vec::new();
     for (index, wish) in wish.disks.into_iter().enumerate() {
         let disk = disks::resolve(service, wish).await;
@@ -131,6 +139,23 @@ async fn establish(service: &Service, mut record: VmRecord, named: &Path, start:
     }
     service.registry.insert(handle.clone());
     Ok(handle.view())
+}
+
+/// The VM that the same request has made, when its answer was lost: a daemon before this one may have died after it. With
+/// `start` it has been started as well, or it would not be there.
+async fn made_before(service: &Service, id: Option<VmId>) -> Result<Option<VmHandle>> {
+    let Some(handle) = id.and_then(|id| service.handle(id).ok()) else { return Ok(None) };
+    // What that daemon had not finished is being unwound.
+    let _ = tokio::time::timeout(UNWINDING, handle.settled()).await;
+    let view = handle.view();
+    if view.gone {
+        service.registry.remove(view.spec.id);
+        return Ok(None);
+    }
+    if matches!(view.status, Status::Starting | Status::Stopping) {
+        return Err(Error::Busy(view.spec.id));
+    }
+    Ok(Some(handle))
 }
 
 async fn make_disks(service: &Service, record: &mut VmRecord, named: &Path, start: bool) -> Result<()> {

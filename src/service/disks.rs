@@ -29,7 +29,7 @@ pub(super) async fn resolve(service: &Service, wish: DiskWish) -> Result<NewDisk
             Some(base)
         }
     };
-    Ok(NewDisk { size, base, clone: wish.clone, io_limits: wish.io_limits })
+    Ok(NewDisk { request: wish.request, size, base, clone: wish.clone, io_limits: wish.io_limits })
 }
 
 /// The same error about the field of the `index`th further disk.
@@ -41,7 +41,8 @@ pub(super) fn among(index: usize, error: Error) -> Error {
 }
 
 impl Service {
-    /// Adds a disk, to a running VM by hot-plug. Returns the VM; the new disk is its last.
+    /// Adds a disk, to a running VM by hot-plug. Returns the VM; the new disk is its last, unless the wish's request has
+    /// made it before.
     ///
     /// # Errors
     /// [`Error::VmNotFound`], [`Error::Invalid`], [`Error::BaseImageNotFound`];

@@ -9,6 +9,7 @@ pub mod database;
 mod disks;
 mod exports;
 mod host;
+mod keys;
 mod paths;
 mod recover;
 mod registry;
@@ -21,6 +22,7 @@ use tokio::sync::Semaphore;
 pub use crate::{host::inventory::Node as NumaNode, qemu::Caps};
 pub use bases::{Base, BaseUser};
 pub use host::{HostView, PinnedVm};
+pub use keys::{Attempt, Claim, KeptAnswer, Keys};
 pub use registry::Page;
 
 use crate::{
@@ -44,6 +46,7 @@ pub struct Service {
     registry: Registry,
     bases: bases::Inspector,
     log_reads: Semaphore,
+    keys: Arc<Keys>,
     /// Held for as long as the daemon lives.
     _lock: recover::StateLock,
 }
@@ -97,11 +100,13 @@ impl Service {
             sound.await??;
         }
         let store = tokio::task::spawn_blocking(move || Store::open(&db)).await??;
+        let keys = Keys::open(store.clone()).context("cannot read the idempotency keys")?;
         let ctx = Arc::new(Context { config, host, caps, images, store, fail_launch_after });
         let service = Self {
             bases: bases::Inspector::default(),
             log_reads: Semaphore::new(LOG_READS),
             registry: Registry::default(),
+            keys,
             profiles,
             ctx,
             _lock: lock,
@@ -119,6 +124,11 @@ impl Service {
     /// What QEMU can do on this host.
     pub fn caps(&self) -> &Caps {
         &self.ctx.caps
+    }
+
+    /// Which requests were made under which idempotency key.
+    pub fn keys(&self) -> Arc<Keys> {
+        self.keys.clone()
     }
 
     /// A page of VMs, oldest first.

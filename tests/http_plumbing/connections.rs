@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use crate::support::{Server, answer, message, read_all, read_one};
 
 const GET: &[u8] = b"GET /vms HTTP/1.1\r\nhost: a\r\n\r\n";
+const GET_AND_CLOSE: &str = "GET /vms HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
 const SLOW: &[u8] = b"POST /slow HTTP/1.1\r\nhost: a\r\n\r\n";
 
 fn quick() -> Limits {
@@ -84,7 +85,7 @@ async fn a_client_that_hangs_up_does_not_cancel_its_operation() {
 
 #[tokio::test]
 async fn a_server_that_ends_lets_requests_under_way_finish() {
-    let mut server = Server::start().await;
+    let server = Server::start().await;
     let mut busy = server.connect().await;
     busy.write_all(SLOW).await.unwrap();
     server.state.entered.notified().await;
@@ -92,31 +93,87 @@ async fn a_server_that_ends_lets_requests_under_way_finish() {
     idle.write_all(GET).await.unwrap();
     read_one(&mut idle).await;
     let mut fresh = server.connect().await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
 
-    server.begin_stop();
-    assert_eq!(read_all(&mut idle).await, "", "an idle connection is closed at once");
-    assert_eq!(read_all(&mut fresh).await, "", "and so is one that never asked");
-    assert!(TcpStream::connect(server.addr).await.is_err(), "nothing more is accepted");
+    server.shutdown.ask();
+    // The server hears of it in its own time.
+    let refused = loop {
+        let text = server.raw(GET_AND_CLOSE).await;
+        if !text.starts_with("HTTP/1.1 200") {
+            break text;
+        }
+    };
+    refuses(&refused);
+    for socket in [&mut idle, &mut fresh] {
+        socket.write_all(GET).await.unwrap();
+        refuses(&read_all(socket).await);
+    }
 
     server.state.release.notify_one();
     let text = read_all(&mut busy).await;
     assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("done"), "{text}");
-    assert_eq!(server.stop().await, Report { accepted: 3, cut: 0, unfinished: 0 });
+    assert!(text.contains("connection: close"), "{text}");
+    let (addr, report) = (server.addr, server.ended().await);
+    assert_eq!((report.cut, report.unfinished), (0, 0));
+    assert!(TcpStream::connect(addr).await.is_err(), "nothing more is accepted");
+}
+
+/// With the connection's end, and in the dialect's shape.
+fn refuses(text: &str) {
+    assert!(text.starts_with("HTTP/1.1 503"), "{text}");
+    for part in ["connection: close", "retry-after: 5", "shutting down", r#""code":503"#] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
 }
 
 #[tokio::test]
-async fn a_server_that_ends_does_not_wait_beyond_its_deadline() {
+async fn who_still_waits_at_the_end_of_the_servers_patience_is_told() {
     let server = Server::with(quick()).await;
     let mut busy = server.connect().await;
     busy.write_all(SLOW).await.unwrap();
     server.state.entered.notified().await;
-    let started = Instant::now();
+    // Its body does not come.
+    let mut halting = server.connect().await;
+    halting
+        .write_all(b"POST /slow HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(read_one(&mut halting).await.starts_with("HTTP/1.1 100"));
     let state = server.state.clone();
-    assert_eq!(server.stop().await, Report { accepted: 1, cut: 1, unfinished: 1 });
-    assert!(started.elapsed() < Duration::from_secs(2));
-    assert_eq!(read_all(&mut busy).await, "");
+    let report = server.stop().await;
+    assert_eq!((report.cut, report.unfinished), (0, 1));
+    for socket in [&mut busy, &mut halting] {
+        let text = read_all(socket).await;
+        refuses(&text);
+        assert!(text.contains("goes on after the restart"), "{text}");
+    }
     state.release.notify_one();
+}
+
+#[tokio::test]
+async fn a_server_that_is_asked_twice_waits_for_nothing() {
+    let server = Server::with(Limits { drain: Duration::from_secs(3600), ..quick() }).await;
+    let mut busy = server.connect().await;
+    busy.write_all(SLOW).await.unwrap();
+    server.state.entered.notified().await;
+    server.shutdown.ask();
+    let state = server.state.clone();
+    let report = server.stop().await;
+    assert_eq!((report.cut, report.unfinished), (0, 1));
+    refuses(&read_all(&mut busy).await);
+    state.release.notify_one();
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_is_refused_and_its_request_not_carried_out() {
+    let server = Server::start().await;
+    let asked = |origin: String| {
+        let request = Client::new().post(server.url("/vms/a/stop")).header("origin", origin);
+        answer(request)
+    };
+    let (status, body) = asked("http://evil.example".into()).await;
+    assert_eq!(status, 403, "{body}");
+    assert!(message(&body).contains("another origin"), "{body}");
+    assert_eq!(asked(server.url("")).await.0, 200);
 }
 
 #[tokio::test]

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use qherd::api::http::{
-    HttpError, Limits, QueryParam, Reply, Report, Request, Response, Route, Table, dispatch, serve,
+    HttpError, Limits, QueryParam, Reply, Report, Request, Response, Route, Shutdown, Table, dispatch, serve,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use warp::http::StatusCode;
 
@@ -91,7 +91,7 @@ fn hyperv(error: HttpError) -> Response {
 pub struct Server {
     pub addr: SocketAddr,
     pub state: S,
-    stop: Option<oneshot::Sender<()>>,
+    pub shutdown: Shutdown,
     task: JoinHandle<Report>,
 }
 
@@ -109,24 +109,22 @@ impl Server {
         assert!(tables.iter().all(|(_, table)| table.problems().is_empty()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let service = warp::service(dispatch::filter(tables));
-        let task = tokio::spawn(serve(listener, service, async { drop(stopped.await) }, limits));
-        Self { addr, state, stop: Some(stop), task }
+        let shutdown = Shutdown::default();
+        let task = tokio::spawn(serve(listener, dispatch::service(tables, None), shutdown.clone(), limits));
+        Self { addr, state, shutdown, task }
     }
 
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }
 
-    pub fn begin_stop(&mut self) {
-        if let Some(stop) = self.stop.take() {
-            stop.send(()).unwrap();
-        }
+    /// Asks the server to end and waits for that.
+    pub async fn stop(self) -> Report {
+        self.shutdown.ask();
+        self.ended().await
     }
 
-    pub async fn stop(mut self) -> Report {
-        self.begin_stop();
+    pub async fn ended(self) -> Report {
         tokio::time::timeout(Duration::from_secs(20), self.task).await.unwrap().unwrap()
     }
 

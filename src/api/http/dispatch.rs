@@ -1,7 +1,8 @@
 //! From a request on the wire to its handler and back: one warp filter for all tables.
 //!
 //! Each handler runs in a task of its own. So a client that hangs up takes its connection along but never cancels an
-//! operation under way, and a handler that panics costs one 500 and not the connection.
+//! operation under way, and a handler that panics costs one 500 and not the connection. Once the server goes down
+//! nothing new begins, and whoever still waits at the end of its patience is told so.
 //!
 //! It does not know what a path means (`table`) nor what a body says (`decode`).
 
@@ -15,12 +16,15 @@ use futures_util::{Stream, StreamExt};
 use percent_encoding::percent_decode_str;
 use tracing::Instrument;
 use warp::filters::BoxedFilter;
-use warp::http::{HeaderMap, HeaderValue, Method, header};
+use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::{Buf, Filter};
 
+use super::idempotency::Keyed;
 use super::inflight::InFlight;
+use super::route::{Answer, RouteInfo};
 use super::table::{self, Found};
-use super::{HttpError, Request, Response, Table, query};
+use super::{HttpError, Request, Response, Table, origin, query};
+use crate::service::Keys;
 
 /// The largest body that is read.
 pub const BODY_LIMIT: usize = 1024 * 1024;
@@ -31,14 +35,18 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const LINGER_LIMIT: usize = 128 * 1024 * 1024;
 const LINGER_TIME: Duration = Duration::from_secs(10);
 
+/// Seconds until a client that was refused because the server goes down may find it back.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+
 /// [`filter`] as [`serve`](super::serve()) takes it.
-pub fn service(mounts: Vec<(&'static str, Table)>) -> impl super::server::Service {
-    warp::service(filter(mounts))
+pub fn service(mounts: Vec<(&'static str, Table)>, keys: Option<Arc<Keys>>) -> impl super::server::Service {
+    warp::service(filter(mounts, keys))
 }
 
-/// Tables by the path they are mounted at; `""` takes everything that no other prefix does.
-pub fn filter(mounts: Vec<(&'static str, Table)>) -> BoxedFilter<(Response,)> {
-    let mounts = Arc::new(Mounts::new(mounts));
+/// Tables by the path they are mounted at; `""` takes everything that no other prefix does. Without `keys` a request's
+/// Idempotency-Key is not looked at.
+pub fn filter(mounts: Vec<(&'static str, Table)>, keys: Option<Arc<Keys>>) -> BoxedFilter<(Response,)> {
+    let mounts = Arc::new(Mounts::new(mounts, keys));
     let raw_query = warp::query::raw().or(warp::any().map(String::new)).unify();
     warp::any()
         .and(warp::method())
@@ -62,20 +70,23 @@ struct Head {
     in_flight: InFlight,
 }
 
-struct Mounts(Vec<(Vec<&'static str>, Table)>);
+struct Mounts {
+    tables: Vec<(Vec<&'static str>, Table)>,
+    keys: Option<Arc<Keys>>,
+}
 
 impl Mounts {
-    fn new(mounts: Vec<(&'static str, Table)>) -> Self {
+    fn new(mounts: Vec<(&'static str, Table)>, keys: Option<Arc<Keys>>) -> Self {
         let split = |prefix: &'static str| prefix.split('/').filter(|s| !s.is_empty()).collect::<Vec<_>>();
-        let mut mounts: Vec<_> = mounts.into_iter().map(|(prefix, table)| (split(prefix), table)).collect();
+        let mut tables: Vec<_> = mounts.into_iter().map(|(prefix, table)| (split(prefix), table)).collect();
         // The longest prefix first, so that it is found first.
-        mounts.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-        Self(mounts)
+        tables.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        Self { tables, keys }
     }
 
     /// The table of a path, and the rest of the path below its prefix.
     fn find<'a, 'p>(&self, path: &'a [Cow<'p, str>]) -> Option<(&Table, &'a [Cow<'p, str>])> {
-        self.0.iter().find_map(|(prefix, table)| {
+        self.tables.iter().find_map(|(prefix, table)| {
             let (head, rest) = path.split_at_checked(prefix.len())?;
             (head == prefix.as_slice()).then_some((table, rest))
         })
@@ -93,21 +104,40 @@ impl Mounts {
     {
         let segments = split_path(path);
         let body = Incoming::new(body, &head.headers);
+        let in_flight = head.in_flight.clone();
+        // Before the question whether the server drains: one that has just begun to drain waits for this request.
+        let _guard = in_flight.enter();
+        let (shape, rest) = match self.find(&segments) {
+            None => (table::plain as table::ErrorShape, None),
+            Some((table, rest)) => (table.shape(), Some((table, rest))),
+        };
+        let admitted =
+            if in_flight.is_draining() { Err(HttpError::ShuttingDown) } else { origin::check(&head.headers) };
         // An answer to HEAD is made like one to GET: hyper leaves its body out and keeps its length.
-        match self.find(&segments) {
-            None => {
+        let found = admitted.and_then(|()| {
+            let (table, rest) = rest.ok_or(HttpError::NotFound)?;
+            table.find(&head.method, rest)
+        });
+        let response = match found {
+            Err(error) => {
                 body.linger();
-                table::plain(HttpError::NotFound)
+                table::refuse(shape, error)
             }
-            Some((table, rest)) => match table.find(&head.method, rest) {
-                Err(error) => {
-                    body.linger();
-                    table.refuse(error)
-                }
-                Ok(found) => run(table, found, head, body).await,
+            Ok(found) => tokio::select! {
+                response = run(shape, self.keys.as_ref(), found, head, body) => response,
+                () = in_flight.over() => table::refuse(shape, HttpError::Unfinished),
             },
-        }
+        };
+        if in_flight.is_draining() { leaving(response) } else { response }
     }
+}
+
+/// The last answer on its connection.
+fn leaving(mut response: Response) -> Response {
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
+    closing(response)
 }
 
 /// The segments of a path, decoded one by one: an encoded slash belongs to its segment. What is not UTF-8 becomes
@@ -120,45 +150,75 @@ fn split_path(path: &str) -> Vec<Cow<'_, str>> {
         .collect()
 }
 
-async fn run<T>(table: &Table, found: Found<'_>, head: Head, body: Incoming<T>) -> Response
+async fn run<T>(
+    shape: table::ErrorShape,
+    keys: Option<&Arc<Keys>>,
+    found: Found<'_>,
+    head: Head,
+    body: Incoming<T>,
+) -> Response
 where
     T: Stream<Item = Result<Bytes, ()>> + Send + Unpin + 'static,
 {
     let Found { info, handler, params } = found;
+    let refuse = move |error| table::refuse(shape, error);
     let query = match query::parse(&head.query, info.query) {
         Ok(query) => query,
         Err(error) => {
             body.linger();
-            return table.refuse(error);
+            return refuse(error);
         }
     };
     let body = match body.read().await {
         Ok(bytes) => Ok(bytes),
         // Too large is told when the handler asks; a body that never came means that there is no request.
         Err(error @ HttpError::TooLarge { .. }) => Err(error),
-        Err(error) => return closing(table.refuse(error)),
+        Err(error) => return closing(refuse(error)),
     };
     let too_large = body.is_err();
-    let request = Request { params, query, headers: head.headers, body };
+    let mut request = Request { params, query, headers: head.headers, body, makes: None };
+    let keyed = match keys.filter(|_| info.method == Method::POST).map(|keys| keyed(keys, info, &head.query, &request))
+    {
+        Some(Err(error)) => return refuse(error),
+        Some(Ok(keyed)) => keyed,
+        None => None,
+    };
 
     let guard = head.in_flight.enter();
     let span = tracing::info_span!("request", operation = info.operation_id);
     let operation = async move {
         let _guard = guard;
-        handler(request).await
+        let told = move |answer: Answer| answer.unwrap_or_else(refuse);
+        match keyed {
+            None => told(handler(request).await),
+            Some(keyed) => {
+                let run = async move |id| {
+                    request.makes = Some(id);
+                    told(handler(request).await)
+                };
+                keyed.answer(run, refuse).await
+            }
+        }
     };
     let response = match tokio::spawn(operation.instrument(span)).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => table.refuse(error),
+        Ok(response) => response,
         Err(failed) if failed.is_panic() => {
             let why = panic_text(failed.into_panic().as_ref());
             tracing::error!(operation = info.operation_id, why, "a handler panicked");
-            table.refuse(HttpError::Internal { why })
+            refuse(HttpError::Internal { why })
         }
         // Only a runtime that shuts down cancels tasks.
-        Err(_) => table.refuse(HttpError::ShuttingDown),
+        Err(_) => refuse(HttpError::ShuttingDown),
     };
     if too_large { closing(response) } else { response }
+}
+
+/// Two requests are the same one when they mean the same: wherever the table is mounted, whatever their headers say.
+fn keyed(keys: &Arc<Keys>, info: &RouteInfo, query: &str, request: &Request) -> Result<Option<Keyed>, HttpError> {
+    let params = request.params.iter().map(|(_, value)| value.as_bytes());
+    let body = request.body.as_deref().unwrap_or_default();
+    let parts: Vec<&[u8]> = [info.operation_id.as_bytes(), query.as_bytes(), body].into_iter().chain(params).collect();
+    Keyed::new(keys.clone(), &request.headers, &parts)
 }
 
 /// A request's body before it is read. Nothing is asked of the client (`100 Continue`) until `read` is called.
@@ -269,7 +329,7 @@ mod tests {
     #[test]
     fn a_prefix_is_whole_segments_and_the_longest_wins() {
         let empty = || Table::new((), Vec::new());
-        let mounts = Mounts::new(vec![("", empty()), ("/hyperv", empty()), ("/hyperv/deep", empty())]);
+        let mounts = Mounts::new(vec![("", empty()), ("/hyperv", empty()), ("/hyperv/deep", empty())], None);
         for (path, below) in [
             ("/vms", vec!["vms"]),
             ("/hyperv/vms", vec!["vms"]),

@@ -34,9 +34,22 @@ pub enum HttpError {
     /// A bug of ours. `why` is for the log and for `detail`, not for decisions.
     #[error("Internal error")]
     Internal { why: String },
-    /// The daemon is going down.
-    #[error("The service is shutting down.")]
+    /// The daemon is going down, and did not begin.
+    #[error("qherd is shutting down; ask again when it is back.")]
     ShuttingDown,
+    /// The daemon is going down, and does not wait for the end of what it has begun.
+    #[error(
+        "qherd is shutting down before this request has finished. A graceful stop or reboot goes on after the restart; \
+         what was half made or changed is finished or taken back. Ask again when it is back."
+    )]
+    Unfinished,
+    /// By a web page that is not ours.
+    #[error("Requests by web pages of another origin are refused; remove the Origin header if this is none.")]
+    CrossOrigin,
+    #[error("The Idempotency-Key was used for another request before; each request needs a key of its own.")]
+    KeyReused,
+    #[error("The Idempotency-Key cannot be stored, so nothing was done; ask again later, or without a key.")]
+    KeyNotStored { why: String },
 }
 
 impl HttpError {
@@ -54,7 +67,9 @@ impl HttpError {
             | Self::InvalidParameter { .. }
             | Self::UnknownParameter { .. } => StatusCode::BAD_REQUEST,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::CrossOrigin => StatusCode::FORBIDDEN,
+            Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::ShuttingDown | Self::Unfinished | Self::KeyNotStored { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -66,7 +81,7 @@ impl HttpError {
     /// What is known beyond the sentence and may be shown to the client.
     pub fn detail(&self) -> Option<&str> {
         match self {
-            Self::Internal { why } => Some(why),
+            Self::Internal { why } | Self::KeyNotStored { why } => Some(why),
             _ => None,
         }
     }

@@ -1,4 +1,5 @@
-//! Counts the operations under way, so that a server that goes down can wait for them.
+//! Counts the operations under way, so that a server that goes down can wait for them, and tells them how far it has
+//! come with that.
 //!
 //! Connections are no substitute: a client that hangs up takes its connection along, but not its operation.
 
@@ -6,40 +7,73 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// A counter to be shared. The server puts it into each request's extensions; `dispatch` takes a guard per handler.
+/// How far a server has come on its way down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Serving,
+    /// What is under way may finish, nothing new begins.
+    Draining,
+    /// Nobody is waited for any longer.
+    Over,
+}
+
+/// A counter to be shared. The server puts it into each request's extensions; `dispatch` takes a guard per request
+/// and one per handler.
 #[derive(Debug, Clone)]
-pub struct InFlight(Arc<watch::Sender<usize>>);
+pub struct InFlight {
+    count: Arc<watch::Sender<usize>>,
+    phase: Arc<watch::Sender<Phase>>,
+}
 
 impl Default for InFlight {
     fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(0)))
+        Self { count: Arc::new(watch::Sender::new(0)), phase: Arc::new(watch::Sender::new(Phase::Serving)) }
     }
 }
 
 impl InFlight {
     pub fn enter(&self) -> Guard {
-        self.0.send_modify(|count| *count += 1);
+        self.count.send_modify(|count| *count += 1);
         Guard(self.clone())
     }
 
     pub fn count(&self) -> usize {
-        *self.0.borrow()
+        *self.count.borrow()
     }
 
     /// Returns when nothing is under way.
     pub async fn idle(&self) {
         // The sender lives in `self`, so the wait cannot fail.
-        let _ = self.0.subscribe().wait_for(|count| *count == 0).await;
+        let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    /// From now on requests are refused.
+    pub fn drain(&self) {
+        self.phase.send_replace(Phase::Draining);
+    }
+
+    /// From now on not even those that are under way are waited for.
+    pub fn end(&self) {
+        self.phase.send_replace(Phase::Over);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        *self.phase.borrow() >= Phase::Draining
+    }
+
+    /// Returns when whoever still waits has to be told that the server does not.
+    pub async fn over(&self) {
+        let _ = self.phase.subscribe().wait_for(|phase| *phase == Phase::Over).await;
     }
 }
 
-/// One operation under way, until dropped.
+/// One request or operation under way, until dropped.
 #[derive(Debug)]
 pub struct Guard(InFlight);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.0.0.send_modify(|count| *count = count.saturating_sub(1));
+        self.0.count.send_modify(|count| *count = count.saturating_sub(1));
     }
 }
 

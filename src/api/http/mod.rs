@@ -3,6 +3,7 @@
 //! ```text
 //! server  accepts connections, limits them, drains them
 //!   └─ dispatch  one warp filter: mount → table → query check → body → handler (in a task of its own)
+//!        ├─ origin, idempotency   web pages of others are refused; a request with a known key gets its first answer
 //!        ├─ table, route   which handler a path and a method mean; what OpenAPI says about it
 //!        ├─ request        what a handler is given; query, json and decode turn it into the handler's types
 //!        └─ response       what a handler gives back; error is everything the plumbing itself can object to
@@ -25,7 +26,7 @@
 //! let table = Table::new("Hello".to_owned(), vec![
 //!     Route::post("/greetings", "greet", greet).tag("Greetings").input::<Greeting>().output::<String>(200, "The greeting."),
 //! ]);
-//! let filter = dispatch::filter(vec![("", table)]);
+//! let filter = dispatch::filter(vec![("", table)], None);
 //! # let _ = filter;
 //! ```
 
@@ -33,14 +34,17 @@ pub mod decode;
 pub mod dispatch;
 pub mod error;
 pub mod fault;
+mod idempotency;
 pub mod inflight;
 pub mod json;
 pub mod openapi;
+mod origin;
 pub mod query;
 pub mod request;
 pub mod response;
 pub mod route;
 pub mod server;
+pub mod shutdown;
 pub mod table;
 
 pub use error::HttpError;
@@ -48,4 +52,5 @@ pub use request::{NoFields, Request};
 pub use response::{IntoResponse, Reply, Response};
 pub use route::{QueryParam, Route, RouteInfo};
 pub use server::{Limits, Report, serve};
+pub use shutdown::Shutdown;
 pub use table::Table;

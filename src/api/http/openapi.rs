@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
+use warp::http::Method;
 
 use super::route::{OutputKind, QueryKind, RouteInfo, SchemaFn};
 
@@ -85,8 +86,9 @@ impl Writer<'_> {
         if !route.tag.is_empty() {
             operation["tags"] = json!([route.tag]);
         }
-        let params: Vec<Value> =
-            route.path_params().map(|name| self.path_param(name)).chain(route.query.iter().map(query_param)).collect();
+        let path = route.path_params().map(|name| self.path_param(name));
+        let key = (route.method == Method::POST).then(idempotency_key);
+        let params: Vec<Value> = path.chain(route.query.iter().map(query_param)).chain(key).collect();
         if !params.is_empty() {
             operation["parameters"] = Value::Array(params);
         }
@@ -208,6 +210,14 @@ fn query_param(param: &super::QueryParam) -> Value {
         QueryKind::OneOf(values) => json!({"type": "string", "enum": values}),
     };
     json!({"name": param.name, "in": "query", "required": false, "description": param.description, "schema": schema})
+}
+
+fn idempotency_key() -> Value {
+    json!({
+        "name": "Idempotency-Key", "in": "header", "required": false,
+        "description": "For 24 hours the same key and request get the first answer again; nothing happens twice.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": super::idempotency::MOST_BYTES},
+    })
 }
 
 fn content(media_type: &str, schema: Value) -> Value {

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 use warp::http::{HeaderMap, header};
 
 use super::{HttpError, decode, query};
@@ -16,6 +17,9 @@ pub struct Request {
     pub query: Vec<(String, String)>,
     pub headers: HeaderMap,
     pub body: Result<Bytes, HttpError>,
+    /// With an Idempotency-Key: the id that what this request makes is to have. A handler that makes something passes it
+    /// on, so that the same request, after a crash, finds what it has made already.
+    pub makes: Option<Uuid>,
 }
 
 /// The body of an action that takes no parameters: absent or `{}`.
@@ -99,6 +103,7 @@ mod tests {
             query: Vec::new(),
             headers,
             body: Ok(Bytes::from_static(body.as_bytes())),
+            makes: None,
         }
     }
 

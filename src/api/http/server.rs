@@ -20,13 +20,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
-use super::Response;
 use super::inflight::InFlight;
+use super::{Response, Shutdown};
 
 /// After an accept that failed for want of something: long enough not to spin, short enough not to be noticed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a client sent before it could know of the end is read within this.
+const LINGER: Duration = Duration::from_millis(100);
+/// How long the last answers may take to be written.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -56,9 +60,9 @@ impl Default for Limits {
 pub struct Report {
     /// Connections accepted over the whole time.
     pub accepted: u64,
-    /// Connections that were cut at the deadline.
+    /// Connections that were cut, because they did not take their answer.
     pub cut: usize,
-    /// Operations that were still under way at the deadline. They go on as long as the runtime does.
+    /// Operations that were still under way at the end. They go on as long as the runtime does.
     pub unfinished: usize,
 }
 
@@ -102,73 +106,101 @@ impl<T> Service for T where
 {
 }
 
-/// Serves until `shutdown`, then accepts nothing more, closes idle connections, lets requests under way finish for
-/// `limits.drain`, and returns.
-pub async fn serve<L: Listener>(
-    mut listener: L,
-    service: impl Service,
-    shutdown: impl Future<Output = ()>,
-    limits: Limits,
-) -> Report {
+/// Serves until `shutdown` is asked to begin. Then requests under way may finish for `limits.drain`, and new ones, also
+/// on new connections, are refused with 503; at its end, or when `shutdown` is asked again, those that still wait are
+/// told so. Returns when all of them have their answer.
+pub async fn serve<L: Listener>(listener: L, service: impl Service, shutdown: Shutdown, limits: Limits) -> Report {
     let in_flight = InFlight::default();
-    let graceful = GracefulShutdown::new();
-    let mut connections = JoinSet::new();
-    let mut accepted = 0;
-
-    let http = http(&limits);
-    let room = Arc::new(Semaphore::new(limits.connections));
-    let mut complained = false;
-    let mut shutdown = pin!(shutdown);
-    loop {
-        let next = async {
-            // Never closed, so the error cannot be; it would end the loop's turn only.
-            let permit = Arc::clone(&room).acquire_owned().await.map_err(io::Error::other)?;
-            listener.accept().await.map(|(io, peer)| (io, peer, permit))
-        };
-        tokio::select! {
-            biased;
-            () = &mut shutdown => break,
-            // Ended connections are taken out as they end, or the set would grow for ever.
-            Some(_) = connections.join_next() => {}
-            result = next => match result {
-                Ok((io, peer, permit)) => {
-                    accepted += 1;
-                    complained = false;
-                    let connection = Connection { peer, in_flight: in_flight.clone(), _permit: permit };
-                    connections.spawn(connection.run(http.clone(), io, service.clone(), graceful.watcher()));
-                }
-                Err(err) if of_one_client(&err) => tracing::debug!(%err, "a client went away before it was accepted"),
-                Err(err) => {
-                    // Out of descriptors or memory: one warning, however long it lasts.
-                    if !complained {
-                        tracing::warn!(%err, "connections cannot be accepted");
-                        complained = true;
-                    }
-                    tokio::select! {
-                        () = &mut shutdown => break,
-                        () = tokio::time::sleep(ACCEPT_PAUSE) => {}
-                    }
-                }
-            },
-        }
-    }
-    drop(listener);
-
-    let deadline = Instant::now() + limits.drain;
-    let ending = async {
-        graceful.shutdown().await;
-        in_flight.idle().await;
+    let mut server = Acceptor {
+        listener,
+        service,
+        http: http(&limits),
+        room: Arc::new(Semaphore::new(limits.connections)),
+        in_flight: in_flight.clone(),
+        graceful: GracefulShutdown::new(),
+        connections: JoinSet::new(),
+        accepted: 0,
     };
-    let cut = match tokio::time::timeout_at(deadline, ending).await {
+    server.accept_until(shutdown.begun()).await;
+
+    in_flight.drain();
+    let patience = async {
+        tokio::select! {
+            () = in_flight.idle() => {}
+            () = tokio::time::sleep(limits.drain) => {}
+            () = shutdown.hurried() => {}
+        }
+    };
+    server.accept_until(patience).await;
+
+    in_flight.end();
+    // For what is already on its way to us: closing a socket with a request unread in it would be no answer.
+    server.accept_until(tokio::time::sleep(LINGER)).await;
+    let Acceptor { listener, graceful, mut connections, accepted, .. } = server;
+    drop(listener);
+    let cut = match tokio::time::timeout(FAREWELL, graceful.shutdown()).await {
         Ok(()) => 0,
         Err(_) => {
             while connections.try_join_next().is_some() {}
             connections.len()
         }
     };
-    let unfinished = in_flight.count();
     connections.shutdown().await;
-    Report { accepted, cut, unfinished }
+    Report { accepted, cut, unfinished: in_flight.count() }
+}
+
+struct Acceptor<L, S> {
+    listener: L,
+    service: S,
+    http: http1::Builder,
+    room: Arc<Semaphore>,
+    in_flight: InFlight,
+    graceful: GracefulShutdown,
+    connections: JoinSet<()>,
+    accepted: u64,
+}
+
+impl<L: Listener, S: Service> Acceptor<L, S> {
+    async fn accept_until(&mut self, end: impl Future<Output = ()>) {
+        let mut complained = false;
+        let mut end = pin!(end);
+        loop {
+            let next = async {
+                // Never closed, so the error cannot be; it would end the loop's turn only.
+                let permit = Arc::clone(&self.room).acquire_owned().await.map_err(io::Error::other)?;
+                self.listener.accept().await.map(|(io, peer)| (io, peer, permit))
+            };
+            tokio::select! {
+                biased;
+                () = &mut end => break,
+                // Ended connections are taken out as they end, or the set would grow for ever.
+                Some(_) = self.connections.join_next() => {}
+                result = next => match result {
+                    Ok((io, peer, permit)) => {
+                        self.accepted += 1;
+                        complained = false;
+                        let connection = Connection { peer, in_flight: self.in_flight.clone(), _permit: permit };
+                        let (http, watcher) = (self.http.clone(), self.graceful.watcher());
+                        self.connections.spawn(connection.run(http, io, self.service.clone(), watcher));
+                    }
+                    Err(err) if of_one_client(&err) => {
+                        tracing::debug!(%err, "a client went away before it was accepted");
+                    }
+                    Err(err) => {
+                        // Out of descriptors or memory: one warning, however long it lasts.
+                        if !complained {
+                            tracing::warn!(%err, "connections cannot be accepted");
+                            complained = true;
+                        }
+                        tokio::select! {
+                            () = &mut end => break,
+                            () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                        }
+                    }
+                },
+            }
+        }
+    }
 }
 
 fn http(limits: &Limits) -> http1::Builder {
@@ -257,17 +289,17 @@ mod tests {
             ]),
             calls: Arc::clone(&calls),
         };
-        let started = Instant::now();
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let service = warp::service(dispatch::filter(vec![("", Table::new((), Vec::new()))]));
-        let server = tokio::spawn(serve(listener, service, async { drop(stopped.await) }, Limits::default()));
+        let started = std::time::Instant::now();
+        let shutdown = Shutdown::default();
+        let service = dispatch::service(vec![("", Table::new((), Vec::new()))], None);
+        let server = tokio::spawn(serve(listener, service, shutdown.clone(), Limits::default()));
         client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
         assert_eq!(started.elapsed().as_millis() / 100, 3, "100 ms per failure for want of something");
         assert!(calls.load(Ordering::SeqCst) <= 7);
-        stop.send(()).unwrap();
+        shutdown.ask();
         let report = server.await.unwrap();
         assert_eq!(report, Report { accepted: 1, cut: 0, unfinished: 0 });
     }

@@ -125,18 +125,22 @@ impl Table {
         Ok(Found { info, handler: Arc::clone(handler), params })
     }
 
-    /// An objection in the dialect's shape. `Allow` is added here, so that no dialect can forget it.
-    pub(super) fn refuse(&self, error: HttpError) -> Response {
-        let allow = match &error {
-            HttpError::MethodNotAllowed { allow } => names(allow),
-            _ => None,
-        };
-        let mut response = (self.errors)(error);
-        if let Some(allow) = allow {
-            response.headers_mut().insert(header::ALLOW, allow);
-        }
-        response
+    pub(super) fn shape(&self) -> ErrorShape {
+        self.errors
     }
+}
+
+/// An objection in a dialect's shape. `Allow` is added here, so that no dialect can forget it.
+pub(super) fn refuse(shape: ErrorShape, error: HttpError) -> Response {
+    let allow = match &error {
+        HttpError::MethodNotAllowed { allow } => names(allow),
+        _ => None,
+    };
+    let mut response = shape(error);
+    if let Some(allow) = allow {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
 }
 
 fn names(methods: &[Method]) -> Option<HeaderValue> {

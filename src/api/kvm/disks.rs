@@ -33,7 +33,13 @@ pub struct DiskBody {
 
 impl DiskBody {
     pub fn into_model(self) -> DiskWish {
-        DiskWish { size: self.disk_size, base_image: self.base_image, clone: self.clone, io_limits: self.io_limits }
+        DiskWish {
+            request: None,
+            size: self.disk_size,
+            base_image: self.base_image,
+            clone: self.clone,
+            io_limits: self.io_limits,
+        }
     }
 }
 
@@ -82,8 +88,9 @@ pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let id = vm_id(&request)?;
     shared.service.view(id)?;
     let body: DiskBody = request.json()?;
-    let (view, applied) = shared.service.add_disk(id, body.into_model()).await?;
-    let disk = view.spec.disks.last().map(DiskView::of);
+    let wish = DiskWish { request: request.makes, ..body.into_model() };
+    let (view, applied) = shared.service.add_disk(id, wish).await?;
+    let disk = view.spec.disk_of(request.makes).or(view.spec.disks.last()).map(DiskView::of);
     let done = DiskDone { id: id.to_string(), disk, status: "created", message: "Disk successfully added.", applied };
     Ok(Reply::json(StatusCode::CREATED, &done))
 }

@@ -66,6 +66,7 @@ pub struct CreateBody {
 impl CreateBody {
     pub fn into_model(self) -> Result<CreateVm, Error> {
         Ok(CreateVm {
+            id: None,
             name: self.name,
             profile: self.profile,
             vcpus: self.vcpus,

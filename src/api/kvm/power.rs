@@ -8,7 +8,7 @@ use warp::http::StatusCode;
 use super::{Shared, dto, error::Problem, vm_id};
 use crate::{
     api::http::{HttpError, NoFields, Reply, Request},
-    model::Status,
+    model::{CreateVm, Status, VmId},
     vm::StopMode,
 };
 
@@ -17,7 +17,8 @@ const MAX_TIMEOUT: i64 = 86_400;
 
 pub async fn create(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let body: dto::CreateBody = request.json()?;
-    let view = shared.service.create(body.into_model()?).await?;
+    let wish = CreateVm { id: request.makes.map(VmId::from), ..body.into_model()? };
+    let view = shared.service.create(wish).await?;
     Ok(Reply::json(StatusCode::CREATED, &dto::Created::of(&view)))
 }
 

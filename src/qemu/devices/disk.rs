@@ -96,6 +96,7 @@ mod tests {
             io_limits: None,
             slot: None,
             in_making: false,
+            request: None,
         };
         let limits = IoLimits { iops: Some(100), iops_burst: Some(200), ..IoLimits::default() };
         let arguments = throttle(&disk, &limits);
@@ -118,6 +119,7 @@ mod tests {
             io_limits: None,
             slot: None,
             in_making: false,
+            request: None,
         };
         let backing = |format| blockdev(&linked(format))["backing"].clone();
         assert_eq!(backing(ImageFormat::Qcow2).get("backing"), Some(&Value::Null));

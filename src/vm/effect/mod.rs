@@ -53,6 +53,11 @@ impl Actor {
     /// # Errors
     /// [`Error::Invalid`]; [`Error::Failed`] when QEMU refuses or the store fails, and the definition is the old one then.
     pub(super) async fn change(&mut self, change: Change) -> Result<Applied> {
+        if let Change::AddDisk { disk, .. } = &change
+            && let Some(made) = self.record.spec.disk_of(disk.request)
+        {
+            return Ok(self.applied(&made.name));
+        }
         let mut before = (*self.record.spec).clone();
         let wanted = change.clone().apply(&before, self.ctx.host.memory)?;
         let decision = self.decide(Request::Change);
@@ -80,6 +85,14 @@ impl Actor {
         let outcome = self.settle(&change, before, decision).await;
         self.remove_orphans().await;
         outcome
+    }
+
+    /// Whether QEMU has a disk that was added before.
+    fn applied(&self, disk: &str) -> Applied {
+        match &self.record.run {
+            Run::Live(run) if run.in_effect.disk(disk).is_some() => Applied::Live,
+            _ => Applied::NextStart,
+        }
     }
 
     /// Brings a stored change into effect, or takes it back.

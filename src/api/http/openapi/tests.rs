@@ -111,6 +111,18 @@ fn operations_are_unique_and_declare_their_path_parameters() {
 }
 
 #[test]
+fn a_post_and_nothing_else_takes_an_idempotency_key() {
+    let doc = written();
+    for (path, methods) in doc["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            let keys = parameters.filter(|p| p["in"] == "header" && p["name"] == "Idempotency-Key").count();
+            assert_eq!(keys, usize::from(method == "post"), "{method} {path}");
+        }
+    }
+}
+
+#[test]
 fn a_type_that_reads_and_writes_differently_is_two_components_and_so_is_what_holds_it() {
     let doc = written();
     let schemas = doc["components"]["schemas"].as_object().unwrap();

@@ -1,0 +1,220 @@
+//! Idempotency keys: which requests were made under which key, and what they were answered. Durable, so that a client
+//! that lost its connection, or us, can ask again and gets the first answer instead of a second VM.
+//!
+//! A key is recorded before its request is carried out, together with the id that whatever the request makes is to
+//! have. So a daemon that died between the effect and the answer needs no more than to carry the request out again:
+//! a create finds by that id what it has made already (docs/adr/0012). What a request is, and what an answer looks
+//! like, is the HTTP plumbing's business.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::{
+    model::now_ms,
+    store::{Batch, Record, Store, StoreError},
+};
+
+/// How long a key holds, counted from its first request.
+pub const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Beyond it the oldest make room. Some hundred bytes each.
+const MOST: usize = 10_000;
+/// Old ones that one new key takes along at most, to keep its batch small.
+const SWEPT_AT_ONCE: usize = 32;
+
+/// A digest; as hexadecimal text it is the name of a record and part of one.
+pub type Digest = String;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct KeyRecord {
+    /// Of the request that the key was first used for.
+    request: Digest,
+    /// Milliseconds since 1970.
+    at: u64,
+    /// What the request makes has this id.
+    id: Uuid,
+    /// None until the request was carried out.
+    answer: Option<KeptAnswer>,
+}
+
+impl Record for KeyRecord {
+    const KIND: &'static str = "key";
+    const VERSION: u32 = 1;
+}
+
+/// What a client was answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptAnswer {
+    pub status: u16,
+    pub content_type: Option<String>,
+    pub body: String,
+}
+
+/// What is to be done with a request that came with a key.
+pub enum Claim {
+    /// Carry it out.
+    Run(Attempt),
+    /// It was carried out, with this answer.
+    Replay(KeptAnswer),
+    /// The key belongs to another request.
+    Reused,
+}
+
+/// All keys of the last 24 hours.
+pub struct Keys {
+    store: Store,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// By key; the receiver ends with the attempt.
+    under_way: HashMap<Digest, (Digest, watch::Receiver<()>)>,
+    /// What is stored, the oldest first.
+    ages: BTreeSet<(u64, Digest)>,
+}
+
+impl Keys {
+    /// Reads what is stored. Blocks; meant for the start of the program.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub(super) fn open(store: Store) -> Result<Arc<Self>, StoreError> {
+        // One that cannot be read is the first to go.
+        let age = |record: Result<KeyRecord, StoreError>| record.map_or(0, |record| record.at);
+        let ages = store.scan()?.into_iter().map(|(key, record)| (age(record), key)).collect();
+        Ok(Arc::new(Self { store, inner: Mutex::new(Inner { ages, ..Inner::default() }) }))
+    }
+
+    /// The turn of a request: `key` and `request` are digests. Waits for a request with the same key that is under way.
+    ///
+    /// # Errors
+    /// The store's: nothing was recorded, and the request must not be carried out.
+    pub async fn claim(self: &Arc<Self>, key: Digest, request: Digest) -> Result<Claim, StoreError> {
+        self.claim_at(now_ms(), key, request).await
+    }
+
+    async fn claim_at(self: &Arc<Self>, now: u64, key: Digest, request: Digest) -> Result<Claim, StoreError> {
+        let turn = loop {
+            match self.turn(&key, &request) {
+                Ok(turn) => break turn,
+                Err((theirs, _)) if theirs != request => return Ok(Claim::Reused),
+                // An error is the end of the attempt, which is what is waited for.
+                Err((_, mut attempt)) => while attempt.changed().await.is_ok() {},
+            }
+        };
+        let known = self.read(key.clone()).await?;
+        let stale = known.as_ref().map(|known| known.at).filter(|at| expired(*at, now));
+        match known {
+            Some(known) if stale.is_none() && known.request != request => Ok(Claim::Reused),
+            Some(KeyRecord { answer: Some(answer), .. }) if stale.is_none() => Ok(Claim::Replay(answer)),
+            // It was cut short, or failed.
+            Some(record) if stale.is_none() => Ok(Claim::Run(Attempt { turn, record })),
+            _ => {
+                let record = KeyRecord { request, at: now, id: Uuid::new_v4(), answer: None };
+                self.record(&key, &record, stale).await?;
+                Ok(Claim::Run(Attempt { turn, record }))
+            }
+        }
+    }
+
+    /// The exclusive right to deal with a key, or who has it.
+    fn turn(self: &Arc<Self>, key: &Digest, request: &Digest) -> Result<Turn, (Digest, watch::Receiver<()>)> {
+        let mut inner = self.lock();
+        if let Some(other) = inner.under_way.get(key) {
+            return Err(other.clone());
+        }
+        let (done, attempt) = watch::channel(());
+        inner.under_way.insert(key.clone(), (request.clone(), attempt));
+        Ok(Turn { keys: self.clone(), key: key.clone(), _done: done })
+    }
+
+    async fn read(self: &Arc<Self>, key: Digest) -> Result<Option<KeyRecord>, StoreError> {
+        let store = self.store.clone();
+        let read = tokio::task::spawn_blocking(move || store.get::<KeyRecord>(&key)).await;
+        read.unwrap_or_else(|ended| Err(StoreError::Failed { reason: ended.to_string().into() }))
+    }
+
+    /// Stores a new key, or one anew whose earlier time is over, and drops those whose time is over and those that there
+    /// is no room for.
+    async fn record(&self, key: &Digest, record: &KeyRecord, earlier: Option<u64>) -> Result<(), StoreError> {
+        let gone: Vec<(u64, Digest)> = {
+            let inner = self.lock();
+            let surplus = (inner.ages.len() + 1).saturating_sub(MOST);
+            let old = inner.ages.iter().enumerate();
+            let old = old.take_while(|(index, (at, _))| *index < surplus || expired(*at, record.at));
+            // This key itself is among those under way.
+            let free = old.filter(|(_, (_, old))| !inner.under_way.contains_key(old));
+            free.map(|(_, old)| old.clone()).take(SWEPT_AT_ONCE).collect()
+        };
+        let batch = gone.iter().fold(Batch::new(), |batch, (_, old)| batch.remove::<KeyRecord>(old));
+        self.store.commit(batch.put(key, record)?).await?;
+        let mut inner = self.lock();
+        for old in &gone {
+            inner.ages.remove(old);
+        }
+        if let Some(earlier) = earlier {
+            inner.ages.remove(&(earlier, key.clone()));
+        }
+        inner.ages.insert((record.at, key.clone()));
+        Ok(())
+    }
+
+    // A panic while the lock is held leaves single insertions and removals.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn expired(at: u64, now: u64) -> bool {
+    now.saturating_sub(at) > KEPT.as_millis() as u64
+}
+
+/// While this lives, others with the same key wait.
+struct Turn {
+    keys: Arc<Keys>,
+    key: Digest,
+    _done: watch::Sender<()>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.keys.lock().under_way.remove(&self.key);
+    }
+}
+
+/// A request that is being carried out. When it is dropped without an answer, the next one with its key runs again,
+/// for the same id.
+pub struct Attempt {
+    turn: Turn,
+    record: KeyRecord,
+}
+
+impl Attempt {
+    /// The id of what the request makes.
+    pub fn id(&self) -> Uuid {
+        self.record.id
+    }
+
+    /// Keeps the answer. One that cannot be stored is no harm: the next request with this key is carried out again, and
+    /// finds what this one has done.
+    pub async fn keep(mut self, answer: KeptAnswer) {
+        self.record.answer = Some(answer);
+        let stored = match Batch::new().put(&self.turn.key, &self.record) {
+            Ok(batch) => self.turn.keys.store.commit(batch).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = stored {
+            tracing::warn!(%error, "the answer to a request with an Idempotency-Key cannot be kept");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

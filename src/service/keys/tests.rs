@@ -1,0 +1,156 @@
+//! Keys over a real store, with a clock of the tests' own.
+
+use super::*;
+
+const NOW: u64 = 1_000_000_000_000;
+const DAY: u64 = KEPT.as_millis() as u64;
+
+fn open(dir: &tempfile::TempDir) -> Arc<Keys> {
+    Keys::open(Store::open(dir.path()).unwrap()).unwrap()
+}
+
+fn answer(body: &str) -> KeptAnswer {
+    KeptAnswer { status: 201, content_type: Some("application/json".into()), body: body.into() }
+}
+
+impl Keys {
+    async fn claim_of(self: &Arc<Self>, now: u64, key: &str, request: &str) -> Claim {
+        self.claim_at(now, key.into(), request.into()).await.unwrap()
+    }
+
+    async fn run(self: &Arc<Self>, now: u64, key: &str, request: &str) -> Attempt {
+        match self.claim_of(now, key, request).await {
+            Claim::Run(attempt) => attempt,
+            Claim::Replay(answer) => panic!("{answer:?}"),
+            Claim::Reused => panic!("reused"),
+        }
+    }
+
+    fn stored(&self) -> usize {
+        self.store.scan::<KeyRecord>().unwrap().len()
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_given_again_also_after_a_restart_until_its_time_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = open(&dir);
+    let first = keys.run(NOW, "k", "a").await;
+    let id = first.id();
+    first.keep(answer("1")).await;
+    drop(keys);
+    let keys = open(&dir);
+    assert!(matches!(keys.claim_of(NOW + DAY, "k", "a").await, Claim::Replay(again) if again == answer("1")));
+    assert!(matches!(keys.claim_of(NOW + DAY, "k", "b").await, Claim::Reused));
+    let later = keys.run(NOW + DAY + 1, "k", "b").await;
+    assert_ne!(later.id(), id, "a key whose time is over is a new one");
+}
+
+#[tokio::test]
+async fn a_request_that_was_cut_short_runs_again_for_the_same_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = open(&dir);
+    let id = keys.run(NOW, "k", "a").await.id();
+    assert!(matches!(keys.claim_of(NOW, "k", "b").await, Claim::Reused));
+    assert_eq!(keys.run(NOW, "k", "a").await.id(), id, "it failed, or panicked");
+    drop(keys);
+    let keys = open(&dir);
+    assert_eq!(keys.run(NOW, "k", "a").await.id(), id, "the daemon died");
+    assert_ne!(keys.run(NOW, "other", "a").await.id(), id);
+}
+
+#[tokio::test]
+async fn one_at_a_time_and_the_others_get_its_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = open(&dir);
+    let first = keys.run(NOW, "k", "a").await;
+    let others: Vec<_> = (0..20)
+        .map(|_| {
+            let keys = keys.clone();
+            tokio::spawn(async move { keys.claim_of(NOW, "k", "a").await })
+        })
+        .collect();
+    assert!(matches!(keys.claim_of(NOW, "k", "b").await, Claim::Reused), "nobody waits for what cannot be answered");
+    drop(keys.run(NOW, "unrelated", "a").await);
+    assert!(others.iter().all(|other| !other.is_finished()));
+    first.keep(answer("1")).await;
+    for other in others {
+        assert!(matches!(other.await.unwrap(), Claim::Replay(again) if again == answer("1")));
+    }
+}
+
+#[tokio::test]
+async fn of_many_that_wait_for_one_that_fails_one_runs_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = open(&dir);
+    let first = keys.run(NOW, "k", "a").await;
+    let others: Vec<_> = (0..20)
+        .map(|_| {
+            let keys = keys.clone();
+            tokio::spawn(async move {
+                match keys.claim_of(NOW, "k", "a").await {
+                    Claim::Run(attempt) => {
+                        attempt.keep(answer("2")).await;
+                        true
+                    }
+                    Claim::Replay(again) => {
+                        assert_eq!(again, answer("2"));
+                        false
+                    }
+                    Claim::Reused => panic!("it is the same request"),
+                }
+            })
+        })
+        .collect();
+    drop(first);
+    let mut ran = 0;
+    for other in others {
+        ran += usize::from(other.await.unwrap());
+    }
+    assert_eq!(ran, 1);
+}
+
+#[tokio::test]
+async fn keys_whose_time_is_over_and_those_without_room_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = open(&dir);
+    for n in 0..50 {
+        keys.run(NOW, &format!("old{n}"), "a").await.keep(answer("1")).await;
+    }
+    assert_eq!(keys.stored(), 50);
+    for n in 0..3 {
+        keys.run(NOW + DAY + 1, &format!("new{n}"), "a").await.keep(answer("1")).await;
+    }
+    assert_eq!((keys.stored(), keys.lock().ages.len()), (3, 3));
+
+    // As if there were many more, older by one ms each.
+    let many = |n: u64| (NOW + DAY - n, format!("many{n}"));
+    keys.lock().ages.extend((0..MOST as u64).map(many));
+    let under_way = keys.run(NOW + DAY - MOST as u64, "slow", "a").await;
+    keys.run(NOW + DAY + 2, "newest", "a").await.keep(answer("1")).await;
+    let ages = keys.lock().ages.clone();
+    assert!(ages.contains(&(NOW + DAY - MOST as u64, "slow".into())), "one under way is not forgotten");
+    assert!(ages.contains(&(NOW + DAY + 1, "new0".into())) && ages.contains(&(NOW + DAY + 2, "newest".into())));
+    assert!(ages.len() <= MOST + 1, "{}", ages.len());
+    drop(under_way);
+}
+
+#[tokio::test]
+async fn an_answer_that_no_record_holds_is_not_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = open(&dir);
+    let first = keys.run(NOW, "k", "a").await;
+    let id = first.id();
+    first.keep(answer(&"x".repeat(40_000))).await;
+    assert_eq!(keys.run(NOW, "k", "a").await.id(), id);
+}
+
+#[test]
+fn the_form_on_disk_is_this_one() {
+    let id = Uuid::nil();
+    let record = KeyRecord { request: "r".into(), at: 1, id, answer: Some(answer("{}")) };
+    assert_eq!(
+        serde_json::to_string(&record).unwrap(),
+        r#"{"request":"r","at":1,"id":"00000000-0000-0000-0000-000000000000","answer":{"status":201,"content_type":"application/json","body":"{}"}}"#
+    );
+}
