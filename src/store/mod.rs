@@ -16,6 +16,8 @@
 mod batch;
 mod disk;
 mod error;
+#[cfg(debug_assertions)]
+mod fail_point;
 mod record;
 mod writer;
 
@@ -75,7 +77,10 @@ impl Store {
         thread::Builder::new()
             .name("store".into())
             .spawn(move || {
-                let end = writer::run(&jobs, &state, |group| disk.write(group));
+                let write = |group: &[Job]| disk.write(group);
+                #[cfg(debug_assertions)]
+                let write = fail_point::around(write);
+                let end = writer::run(&jobs, &state, write);
                 if end == End::Panicked {
                     // Its destructor flushes, and could panic or wait for ever.
                     std::mem::forget(disk);
