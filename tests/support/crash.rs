@@ -33,6 +33,11 @@ impl Daemon {
         command
     }
 
+    /// Begins the log anew.
+    pub fn forget_log(&self) {
+        self.log().set_len(0).unwrap();
+    }
+
     /// Whether it has ended by itself; then it can be run again.
     pub fn has_died(&mut self) -> bool {
         let died = self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some());

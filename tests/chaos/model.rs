@@ -1,0 +1,183 @@
+//! What was acknowledged, and so must be so; and what was asked without an answer, and so may be so.
+
+use super::{
+    operation::{Definition, Operation, Power},
+    plan::Deed,
+};
+use crate::support::outside::Identity;
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Acknowledged,
+    /// A definite no.
+    Refused,
+    /// The connection broke over it.
+    Unanswered,
+}
+
+/// A VM as it may be now.
+#[derive(Clone, Debug)]
+pub struct Vm {
+    /// No other VM of the run has it.
+    pub name: String,
+    /// Unknown while its creation was not answered.
+    pub id: Option<String>,
+    pub may_be_absent: bool,
+    pub definitions: Vec<Definition>,
+    /// Statuses that it may come to rest in.
+    pub statuses: Vec<&'static str>,
+    /// The process that it must still have, if it runs.
+    pub process: Option<Identity>,
+    /// Its guest may have booted anew.
+    pub may_boot: bool,
+    /// Its QEMU was killed or stopped: requests may fail.
+    pub mistreated: bool,
+    /// Its QEMU was killed while it was asked for this and that: who was first is not known.
+    killed: bool,
+    /// The last boot that its guest told of.
+    pub boot: Option<String>,
+}
+
+impl Vm {
+    /// One whose creation is asked for.
+    pub fn asked_for(name: String) -> Self {
+        Self {
+            name,
+            id: None,
+            may_be_absent: true,
+            definitions: Vec::new(),
+            statuses: Vec::new(),
+            process: None,
+            may_boot: true,
+            mistreated: false,
+            killed: false,
+            boot: None,
+        }
+    }
+
+    /// The definition; a lane ends with the first request that is not answered, so there is one.
+    pub fn definition(&self) -> Definition {
+        self.definitions.last().cloned().unwrap_or(Definition {
+            vcpus: 0,
+            memory: 0,
+            size: 0,
+            iops: None,
+            core: None,
+            disks: Default::default(),
+        })
+    }
+
+    /// Nothing but what is seen now.
+    pub fn settle(&mut self, id: &str, definition: Definition, status: &'static str, process: Option<Identity>) {
+        self.id = Some(id.to_owned());
+        self.may_be_absent = false;
+        self.definitions = vec![definition];
+        self.statuses = vec![status];
+        self.process = process;
+        self.may_boot = false;
+        self.mistreated = false;
+        self.killed = false;
+    }
+
+    /// What an operation's outcome means.
+    pub fn learn(&mut self, operation: &Operation, outcome: Outcome) {
+        let now = self.definition();
+        let created = matches!(operation, Operation::Create { .. });
+        self.may_boot |= operation.may_boot();
+        match outcome {
+            Outcome::Refused => self.refused(operation, created),
+            Outcome::Acknowledged => {
+                self.definitions = vec![operation.defines(now)];
+                if created {
+                    self.may_be_absent = false;
+                }
+                match operation.power() {
+                    Power::AsItWas => {}
+                    Power::Running => {
+                        if self.statuses != ["running"] {
+                            self.process = None;
+                        }
+                        self.statuses = vec!["running"];
+                    }
+                    Power::Stopped => self.statuses = vec!["stopped"],
+                    Power::Gone => self.statuses = vec![],
+                }
+            }
+            Outcome::Unanswered => {
+                if created {
+                    self.definitions = vec![operation.defines(now)];
+                    // Disks first, then the start.
+                    self.statuses = vec!["stopped"];
+                } else {
+                    self.definitions.push(operation.defines(now));
+                }
+                match operation.power() {
+                    Power::AsItWas => {}
+                    Power::Running => {
+                        if self.statuses != ["running"] {
+                            self.process = None;
+                        }
+                        self.may_be("running");
+                        // A crash is forgotten when it is started.
+                        if self.statuses.contains(&"crashed") {
+                            self.may_be("stopped");
+                        }
+                    }
+                    Power::Stopped => {
+                        self.may_be("stopped");
+                        // Its process may be gone before anything is stored.
+                        if *operation == Operation::ForceOff {
+                            self.may_be("crashed");
+                        }
+                    }
+                    Power::Gone => self.may_be_absent = true,
+                }
+            }
+        }
+        if self.killed && !self.is_gone() {
+            self.may_be_anything();
+        }
+    }
+
+    fn refused(&mut self, operation: &Operation, created: bool) {
+        if created {
+            self.statuses = vec![];
+        } else if operation.power() == Power::Stopped {
+            self.may_be("stopped");
+        }
+    }
+
+    /// Its QEMU, which is there, is killed or stopped; `busy` says that it is also asked for something.
+    pub fn mistreat(&mut self, deed: Deed, busy: bool) {
+        self.mistreated = true;
+        if deed != Deed::Kill {
+            return;
+        }
+        self.may_boot = true;
+        if busy || self.killed {
+            self.killed = true;
+            self.may_be_anything();
+        } else {
+            self.statuses = vec!["crashed"];
+        }
+    }
+
+    fn may_be_anything(&mut self) {
+        for status in ["running", "stopped", "crashed"] {
+            self.may_be(status);
+        }
+        self.process = None;
+    }
+
+    fn may_be(&mut self, status: &'static str) {
+        if !self.statuses.contains(&status) {
+            self.statuses.push(status);
+        }
+    }
+
+    /// Whether it has been deleted for certain, or never came to be.
+    pub fn is_gone(&self) -> bool {
+        self.statuses.is_empty()
+    }
+}
