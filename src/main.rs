@@ -87,7 +87,6 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
         tracing::warn!("guests are emulated (TCG), which is many times slower than KVM");
     }
     let mounts = vec![("", kvm::table(service.clone()))];
-    println!("listening on http://{address}");
     let stop = async move {
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM"),
@@ -95,7 +94,13 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
         }
     };
     let limits = Limits { drain: DRAIN, ..Limits::default() };
-    let report = serve(listener, dispatch::service(mounts), stop, limits).await;
+    let served = serve(listener, dispatch::service(mounts), stop, limits);
+    // Reads are answered at once; ready is who has taken over its VMs.
+    let ready = async {
+        service.settled().await;
+        println!("listening on http://{address}");
+    };
+    let (report, ()) = tokio::join!(served, ready);
     tracing::info!(?report, "no longer listening");
     if stop_vms {
         service.stop_all().await;

@@ -5,7 +5,7 @@
 mod golden;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     os::fd::AsRawFd,
     path::Path,
     process::Command,
@@ -14,7 +14,10 @@ use std::{
 
 use qherd::{
     host::process::Process,
-    model::{BaseImage, Bus, CloneMode, Disk, ImageFormat, Machine, NewDisk, Nic, NicBackend, VmId, VmSpec},
+    model::{
+        BaseImage, Bus, CloneMode, Disk, Forward, ImageFormat, MacAddr, Machine, NewDisk, NewNic, NicBackend, NicId,
+        OnIoError, Policy, VmId, VmSpec,
+    },
     qemu::{Accelerator, ChardevFds, CommandLine, RunPaths},
     qmp::{Session, socket},
 };
@@ -35,7 +38,7 @@ struct Case {
 fn q35() -> VmSpec {
     let id = VmId::parse(ID).unwrap();
     let mac = serde_json::from_value(json!("52:54:00:ab:cd:ef")).unwrap();
-    VmSpec {
+    let mut spec = VmSpec {
         id,
         name: "web-1".into(),
         created_at: 1_700_000_000_000,
@@ -65,8 +68,18 @@ fn q35() -> VmSpec {
             in_making: false,
         }],
         disks_added: 0,
-        nics: vec![Nic { name: "net0".into(), mac, backend: NicBackend::User }],
-    }
+        nics: Vec::new(),
+        nics_added: 0,
+        policy: Policy::default(),
+    };
+    spec.add_nic(card(mac)).unwrap();
+    spec
+}
+
+fn card(mac: MacAddr) -> NewNic {
+    let id = NicId::parse("1b2c3d4e-5f60-4a6b-8c7d-8e9fa0b1c2d3").unwrap();
+    let backend = NicBackend::User { forwards: Vec::new() };
+    NewNic { id, label: "Network Adapter".into(), mac, queues: 1, backend }
 }
 
 fn pc() -> VmSpec {
@@ -88,6 +101,23 @@ fn further_disks(spec: &mut VmSpec) {
         let disk = NewDisk { size: 2, base, clone: CloneMode::Linked, io_limits: None };
         spec.add_disk(disk, folder.as_ref()).unwrap();
     }
+}
+
+fn without_hotplug(spec: &mut VmSpec) {
+    spec.machine.bus = Bus::Pcie { hotplug_ports: 0 };
+    let mac = spec.nics[0].mac;
+    (spec.nics, spec.nics_added) = (Vec::new(), 0);
+    spec.add_nic(card(mac)).unwrap();
+    assert_eq!(spec.nics[0].slot, None);
+}
+
+fn forwards(spec: &mut VmSpec) {
+    let forward = |value| serde_json::from_value::<Forward>(value).unwrap();
+    let forwards = vec![
+        forward(json!({ "host_port": 20022, "guest_port": 22 })),
+        forward(json!({ "protocol": "udp", "host_address": "127.0.0.2", "host_port": 20053, "guest_port": 53 })),
+    ];
+    spec.nics[0].backend = NicBackend::User { forwards };
 }
 
 fn bare(spec: &mut VmSpec) {
@@ -116,10 +146,12 @@ fn cases() -> Vec<Case> {
         case("q35-without-rng", q35, &|spec| spec.machine.rng = false),
         case("q35-without-virtio-mem", q35, &|spec| spec.machine.virtio_mem = false),
         case("q35-without-pvpanic", q35, &|spec| spec.machine.pvpanic = false),
+        case("q35-report-io-errors", q35, &|spec| spec.policy.on_io_error = OnIoError::Report),
         case("q35-without-nic", q35, &|spec| spec.nics.clear()),
         case("q35-bare", q35, &bare),
         case("q35-many-vcpus", q35, &many_vcpus),
-        case("q35-without-hotplug", q35, &|spec| spec.machine.bus = Bus::Pcie { hotplug_ports: 0 }),
+        case("q35-without-hotplug", q35, &without_hotplug),
+        case("q35-forwards", q35, &forwards),
         case("q35-hotplug-17", q35, &|spec| spec.machine.bus = Bus::Pcie { hotplug_ports: 17 }),
         case("q35-odd-name", q35, &|spec| spec.name = "größe 1,debug-threads=off,,\"x\" %s $HOME".into()),
         case("q35-disks", q35, &further_disks),
@@ -137,7 +169,7 @@ fn cases() -> Vec<Case> {
 fn the_arguments_are_those_of_the_golden_files() {
     let paths = RunPaths::new(format!("{ROOT}/run/0a1b2c3d4e5f").into());
     for Case { name, accelerator, spec } in cases() {
-        let args = CommandLine { spec: &spec, paths: &paths, fds: FDS, accelerator }.render();
+        let args = CommandLine { spec: &spec, paths: &paths, fds: FDS, taps: &HashMap::new(), accelerator }.render();
         assert!(args.iter().all(|argument| !argument.contains('\n')), "{name}");
         golden::compare(&format!("{name}.args"), &(args.join("\n") + "\n"));
     }

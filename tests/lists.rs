@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use support::Daemon;
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 22] = [
+const ROUTES: [(&str, &str, &str); 23] = [
     ("post", "/vms", "createVM"),
     ("get", "/vms", "listVMs"),
     ("get", "/vms/{id}", "getVM"),
@@ -19,6 +19,7 @@ const ROUTES: [(&str, &str, &str); 22] = [
     ("put", "/vms/{id}/cpu", "updateVMCpu"),
     ("put", "/vms/{id}/memory", "updateVMMemory"),
     ("put", "/vms/{id}/disk", "resizeVMDisk"),
+    ("put", "/vms/{id}/policy", "updateVMPolicy"),
     ("get", "/vms/{id}/disks", "listVMDisks"),
     ("post", "/vms/{id}/disks", "addVMDisk"),
     ("put", "/vms/{id}/disks/{disk}", "updateVMDisk"),

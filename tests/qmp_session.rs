@@ -160,20 +160,31 @@ async fn cancelled_commands_never_leave_half_a_line() {
 }
 
 #[tokio::test]
-async fn replies_to_nothing_are_ignored() {
+async fn a_reply_to_nothing_closes_the_session_with_that_reason() {
+    for reply in [json!({"return": 1}), json!({"return": 1, "id": 999}), json!({"return": 1, "id": "strange"})] {
+        let (session, _events, mut peer) = open().await;
+        let script = async {
+            let command = peer.hear().await;
+            peer.answer(&command, json!("mine")).await;
+            peer.say(&reply.to_string()).await;
+        };
+        let (answer, ()) = tokio::join!(session.execute_raw("query", None), script);
+        assert_eq!(answer.unwrap(), json!("mine"));
+        assert_eq!(session.closed().await, CloseReason::Garbage("a reply to nothing".into()), "{reply}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_reply_to_one_command_is_a_reply_to_nothing() {
     let (session, _events, mut peer) = open().await;
     let script = async {
         let command = peer.hear().await;
-        for reply in [json!({"return": 1}), json!({"return": 1, "id": 999}), json!({"return": 1, "id": "strange"})] {
-            peer.say(&reply.to_string()).await;
-        }
-        peer.say(r#"{"error": {"class": "GenericError", "desc": "to whom?"}, "id": 999}"#).await;
         peer.answer(&command, json!("mine")).await;
         peer.answer(&command, json!("twice")).await;
     };
-    let (reply, ()) = tokio::join!(session.execute_raw("query", None), script);
-    assert_eq!(reply.unwrap(), json!("mine"));
-    assert_eq!(session.close_reason(), None);
+    let (answer, ()) = tokio::join!(session.execute_raw("query", None), script);
+    assert_eq!(answer.unwrap(), json!("mine"));
+    assert!(session.closed().await.is_misconduct());
 }
 
 #[tokio::test]

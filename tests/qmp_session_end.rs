@@ -100,6 +100,25 @@ async fn more_events_than_are_consumed_close_the_session_within_bounds() {
 }
 
 #[tokio::test]
+async fn events_without_end_close_the_session_however_fast_they_are_consumed() {
+    let (session, mut events, mut peer) = open_with(Options { event_rate: 100, ..Options::default() }).await;
+    let flood = async {
+        while session.close_reason().is_none() {
+            peer.say(r#"{"event": "RTC_CHANGE", "data": {"offset": 1}}"#).await;
+        }
+    };
+    let consume = async {
+        let mut consumed = 0;
+        while events.next().await.is_some() {
+            consumed += 1;
+        }
+        consumed
+    };
+    let ((), consumed) = timeout(LONG, async { tokio::join!(flood, consume) }).await.unwrap();
+    assert_eq!((consumed, session.close_reason()), (100, Some(CloseReason::EventFlood)));
+}
+
+#[tokio::test]
 async fn each_way_to_end_has_its_reason() {
     assert_eq!(reason_after(b"").await, CloseReason::Eof);
     assert_eq!(reason_after(br#"{"return": {}, "i"#).await, CloseReason::HalfLine);

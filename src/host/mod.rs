@@ -6,8 +6,10 @@ pub mod image;
 mod in_time;
 pub mod inventory;
 pub mod process;
+mod space;
 mod tail;
 pub mod tasks;
 
 pub use in_time::{STORAGE, in_time};
+pub use space::free_space;
 pub use tail::{last_lines, last_text};

@@ -3,7 +3,9 @@
 
 use std::path::PathBuf;
 
-use super::{CpuPinning, Error, IoLimits, NewDisk, Result, VmSpec, check_disk_size, check_memory, check_vcpus};
+use super::{
+    CpuPinning, Error, IoLimits, NewDisk, PolicyWish, Result, VmSpec, check_disk_size, check_memory, check_vcpus,
+};
 
 /// One change, as a dialect hands it over: decoded, not yet checked.
 #[derive(Clone, Debug)]
@@ -29,6 +31,7 @@ pub enum Change {
     },
     /// By its name.
     RemoveDisk(String),
+    Policy(PolicyWish),
 }
 
 /// When a change takes effect.
@@ -100,6 +103,7 @@ impl Change {
                 }
                 wanted.disks.retain(|disk| disk.name != name);
             }
+            Self::Policy(wish) => wish.apply(&mut wanted.policy)?,
         }
         Ok(wanted)
     }

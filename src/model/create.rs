@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{CloneMode, CpuPinning, IoLimits};
+use super::{CloneMode, CpuPinning, IoLimits, PolicyWish};
 
 /// What a client asked for. Numbers are as wide as JSON's so that a negative or huge one gets a sentence, not a decode error.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +23,7 @@ pub struct CreateVm {
     pub io_limits: Option<IoLimits>,
     /// Beside the root disk.
     pub disks: Vec<DiskWish>,
+    pub policy: PolicyWish,
     /// Start it as well, all or nothing.
     pub start: bool,
 }

@@ -68,7 +68,7 @@ pub enum Conflict {
     #[error("VM is rebooting; wait until it is running.")]
     Rebooting,
     #[error(
-        "The VM has no free slot for another disk; remove one, or create the VM with a profile that has more hotplug_ports."
+        "The VM has no free slot for another disk or network card; remove one, or create the VM with a profile that has more hotplug_ports."
     )]
     NoFreeSlot,
     #[error("The guest does not let go of the disk; unmount it there and try again, or stop the VM first.")]

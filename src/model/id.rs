@@ -1,45 +1,61 @@
-//! The identity of a virtual machine.
+//! The identities of things that clients name: UUIDs v4, written in lower case with hyphens, never reused (ruling 3).
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// A UUID v4, written in lower case with hyphens, never reused (ruling 3).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct VmId(Uuid);
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            pub fn random() -> Self {
+                Self(Uuid::new_v4())
+            }
+
+            /// Takes the hyphenated form only: the other notations of a UUID would give one thing two addresses.
+            pub fn parse(text: &str) -> Option<Self> {
+                (text.len() == 36).then(|| Uuid::try_parse(text).ok()).flatten().map(Self)
+            }
+
+            /// The first 12 hex digits: short enough for a socket path or the name of an interface, long enough to be
+            /// unique on a host.
+            pub fn short(&self) -> String {
+                self.0.simple().to_string()[..12].to_owned()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.hyphenated().fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// A virtual machine.
+    VmId;
+    /// A network card of a virtual machine.
+    NicId;
+    /// A virtual switch.
+    SwitchId;
+}
 
 impl VmId {
-    pub fn random() -> Self {
-        Self(Uuid::new_v4())
-    }
-
-    /// Takes the hyphenated form only: the other notations of a UUID would give one VM two addresses.
-    pub fn parse(text: &str) -> Option<Self> {
-        (text.len() == 36).then(|| Uuid::try_parse(text).ok()).flatten().map(Self)
-    }
-
-    /// The first 12 hex digits: short enough for a socket path, long enough to be unique on a host.
-    pub fn short(&self) -> String {
-        self.0.simple().to_string()[..12].to_owned()
-    }
-
     /// The name of a VM that was given none.
     pub fn default_name(&self) -> String {
         format!("vm-{}", &self.0.simple().to_string()[..8])
-    }
-}
-
-impl fmt::Display for VmId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.hyphenated().fmt(f)
-    }
-}
-
-impl fmt::Debug for VmId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 

@@ -7,23 +7,27 @@ mod error;
 mod id;
 mod limits;
 mod network;
+mod policy;
 mod record;
 mod sample;
 mod spec;
+mod switch;
 mod view;
 
 pub use change::{Applied, Change};
 pub use create::{CreateVm, DiskWish};
 pub use error::{Conflict, Error, Operation, Result, human};
-pub use id::VmId;
+pub use id::{NicId, SwitchId, VmId};
 pub use limits::{IoLimits, Rate};
-pub use network::{MacAddr, Nic, NicBackend};
-pub use record::{Ending, Intent, LiveRun, ProcessId, Run, VmRecord};
+pub use network::{Forward, MacAddr, Nic, NicBackend, Protocol, TAP_PREFIX};
+pub use policy::{Autostart, AutostartWish, Due, LONGEST_WAIT, OnIoError, Policy, PolicyWish, RestartPolicy, Upkeep};
+pub use record::{Boot, Ending, Intent, LiveRun, ProcessId, Run, VmRecord};
 pub use sample::{BalloonSample, DiskSample, Sample, VcpuSample};
 pub use spec::{
-    BaseImage, Bus, CloneMode, CpuPinning, Disk, ImageFormat, Machine, NewDisk, VmSpec, check_disk_size,
+    BaseImage, Bus, CloneMode, CpuPinning, Disk, ImageFormat, Machine, NewDisk, NewNic, VmSpec, check_disk_size,
     check_max_memory, check_max_vcpus, check_memory, check_name, check_vcpus,
 };
+pub use switch::{BRIDGE_PREFIX, Subnet, Switch, SwitchKind, SwitchRecord, SwitchState};
 pub use view::{Status, VmView};
 
 use std::time::{SystemTime, UNIX_EPOCH};

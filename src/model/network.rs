@@ -1,9 +1,14 @@
-//! Network cards of a VM and their hardware addresses.
+//! Network cards of a VM, what they are plugged into, and their hardware addresses.
 
-use std::fmt;
+use std::{fmt, net::Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use super::{NicId, SwitchId};
+
+/// Tap devices whose name begins so are ours.
+pub const TAP_PREFIX: &str = "qht";
 
 /// A MAC address with QEMU's prefix 52:54:00 (ruling 32), `52:54:00:ab:cd:ef` when written.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -53,10 +58,32 @@ impl TryFrom<String> for MacAddr {
 /// One network card.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nic {
-    /// QEMU's device id, unique within the VM and stable over its life: `net0`.
+    pub id: NicId,
+    /// QEMU's device id, unique within the VM and never used again: `net0`.
     pub name: String,
+    /// What people call it; need not be unique.
+    pub label: String,
     pub mac: MacAddr,
+    /// The hot-plug slot it sits in, from 1; none for a card in a place of its own, which does not come out while the VM
+    /// runs.
+    pub slot: Option<u8>,
+    /// Pairs of queues, from 1.
+    pub queues: u8,
     pub backend: NicBackend,
+}
+
+impl Nic {
+    /// Name of the tap device of a card on a switch: recognisable as ours, and 15 characters.
+    pub fn tap(&self) -> String {
+        format!("{TAP_PREFIX}{}", self.id.short())
+    }
+
+    pub fn switch(&self) -> Option<SwitchId> {
+        match &self.backend {
+            NicBackend::User { .. } => None,
+            NicBackend::Switch { switch, .. } => Some(*switch),
+        }
+    }
 }
 
 /// What a card is plugged into on the host's side.
@@ -64,7 +91,41 @@ pub struct Nic {
 #[serde(rename_all = "snake_case")]
 pub enum NicBackend {
     /// QEMU's user-mode network: outbound traffic through the host's sockets, no privileges.
-    User,
+    User { forwards: Vec<Forward> },
+    /// A port of one of our switches.
+    Switch {
+        switch: SwitchId,
+        /// The address that the switch's DHCP gives it, where the switch has a subnet.
+        address: Option<Ipv4Addr>,
+        /// It may send from other addresses than its own.
+        allow_spoofing: bool,
+    },
+}
+
+/// A port of the host that leads into a guest on the user-mode network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Forward {
+    /// `tcp` (default) or `udp`.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Where the host listens; 127.0.0.1 unless said otherwise.
+    #[serde(default = "loopback")]
+    pub host_address: Ipv4Addr,
+    pub host_port: u16,
+    pub guest_port: u16,
+}
+
+fn loopback() -> Ipv4Addr {
+    Ipv4Addr::LOCALHOST
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    #[default]
+    Tcp,
+    Udp,
 }
 
 #[cfg(test)]

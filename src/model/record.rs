@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::VmSpec;
+use super::{Upkeep, VmSpec};
 
 /// One VM on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +13,15 @@ pub struct VmRecord {
     /// Shared with what is published of it.
     pub spec: Arc<VmSpec>,
     pub run: Run,
+    #[serde(default)]
+    pub upkeep: Upkeep,
+}
+
+/// The boot of the host that the VMs with autostart were last started after, or not: stored once, for all of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// /proc/sys/kernel/random/boot_id.
+    pub boot_id: String,
 }
 
 /// How far the VM's run had come when this was written. Every value is one that a crash can leave behind, and
@@ -29,6 +38,9 @@ pub enum Run {
     /// A process may have been spawned; its guest may not have run yet, and nobody was told that it does.
     Starting {
         process: Option<ProcessId>,
+        /// It is being created as well: nobody was told that it exists.
+        #[serde(default)]
+        new: bool,
     },
     Live(LiveRun),
     /// Everything it has is being removed.
@@ -73,6 +85,17 @@ pub enum Intent {
     Reboot {
         deadline: u64,
     },
+    /// Its process is being ended: a client cut its power (`asked`), or the guest has powered off.
+    Off {
+        asked: bool,
+    },
+}
+
+impl Intent {
+    /// A client wants it stopped.
+    pub fn is_stop(self) -> bool {
+        matches!(self, Self::Stop { .. } | Self::Off { asked: true })
+    }
 }
 
 /// A process that cannot be mistaken for another one, also after its pid was used again.

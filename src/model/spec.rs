@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Conflict, Error, IoLimits, Nic, Result, VmId};
+use super::{Conflict, Error, IoLimits, MacAddr, Nic, NicBackend, NicId, Policy, Result, VmId};
 
 /// vCPUs that any machine type here takes (ruling 12).
 const MAX_VCPUS: i64 = 255;
@@ -40,6 +40,10 @@ pub struct VmSpec {
     #[serde(default)]
     pub disks_added: u32,
     pub nics: Vec<Nic>,
+    /// Cards added so far: names are never used again.
+    pub nics_added: u32,
+    #[serde(default)]
+    pub policy: Policy,
 }
 
 /// A disk as wished for, checked, before it has a name and a place.
@@ -52,18 +56,54 @@ pub struct NewDisk {
     pub io_limits: Option<IoLimits>,
 }
 
+/// A card as wished for, checked, before it has a name and a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewNic {
+    pub id: NicId,
+    pub label: String,
+    pub mac: MacAddr,
+    pub queues: u8,
+    pub backend: NicBackend,
+}
+
 impl VmSpec {
+    /// The first hot-plug slot that no disk and no card has.
+    fn free_slot(&self) -> Result<u8> {
+        let slots = match self.machine.bus {
+            Bus::Pcie { hotplug_ports } => hotplug_ports,
+            Bus::Pci => PCI_SLOTS,
+        };
+        let taken = |slot| self.disks.iter().any(|d| d.slot == slot) || self.nics.iter().any(|n| n.slot == slot);
+        (1..=slots).find(|slot| !taken(Some(*slot))).ok_or(Error::Conflict(Conflict::NoFreeSlot))
+    }
+
+    /// Adds a card in the first free hot-plug slot; where there is none, one card can have a place of its own that it
+    /// does not come out of while the VM runs.
+    ///
+    /// # Errors
+    /// [`Conflict::NoFreeSlot`].
+    pub fn add_nic(&mut self, nic: NewNic) -> Result<()> {
+        let slot = match self.free_slot() {
+            Err(full) if self.nics.iter().any(|nic| nic.slot.is_none()) => return Err(full),
+            slot => slot.ok(),
+        };
+        let NewNic { id, label, mac, queues, backend } = nic;
+        let name = format!("net{}", self.nics_added);
+        self.nics_added += 1;
+        self.nics.push(Nic { id, name, label, mac, slot, queues, backend });
+        Ok(())
+    }
+
+    pub fn nic(&self, id: NicId) -> Option<&Nic> {
+        self.nics.iter().find(|nic| nic.id == id)
+    }
+
     /// Adds a disk in the first free hot-plug slot, with its image in `folder`.
     ///
     /// # Errors
     /// [`Conflict::NoFreeSlot`].
     pub fn add_disk(&mut self, disk: NewDisk, folder: &Path) -> Result<()> {
-        let slots = match self.machine.bus {
-            Bus::Pcie { hotplug_ports } => hotplug_ports,
-            Bus::Pci => PCI_SLOTS,
-        };
-        let free = |slot: &u8| self.disks.iter().all(|d| d.slot != Some(*slot));
-        let slot = (1..=slots).find(free).ok_or(Error::Conflict(Conflict::NoFreeSlot))?;
+        let slot = self.free_slot()?;
         self.disks_added += 1;
         let name = format!("disk{}", self.disks_added);
         self.disks.push(Disk {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::VmSpec;
+use super::{Upkeep, VmSpec};
 
 /// The status of ruling 22.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -62,6 +62,8 @@ pub struct VmView {
     pub pid: Option<i32>,
     /// Milliseconds since 1970, while it runs.
     pub started_at: Option<u64>,
+    /// Starts that it is owed.
+    pub upkeep: Upkeep,
     /// Its guest agent has opened its port.
     pub agent: bool,
     /// Deleted: the VM is gone for good, its id answers 404.

@@ -1,10 +1,13 @@
 //! The command line of a VM: `VmSpec` in, arguments out, no I/O. `tests/golden/` holds it to the letter, and a real
 //! QEMU is started with each golden file.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use super::{Accelerator, devices};
-use crate::model::{Bus, VmSpec};
+use crate::model::{Bus, NicId, VmSpec};
 
 /// The files of one VM's run directory.
 #[derive(Clone, Debug)]
@@ -65,6 +68,8 @@ pub struct CommandLine<'a> {
     pub spec: &'a VmSpec,
     pub paths: &'a RunPaths,
     pub fds: ChardevFds,
+    /// Descriptors of the tap devices of the cards that are on a switch, one for each queue.
+    pub taps: &'a HashMap<NicId, Vec<i32>>,
     pub accelerator: Accelerator,
 }
 
@@ -130,9 +135,10 @@ impl CommandLine<'_> {
             args.json("-blockdev", devices::blockdev(disk));
             args.device(devices::disk(disk, self.spec));
         }
-        for (index, nic) in self.spec.nics.iter().enumerate() {
-            args.json("-netdev", devices::netdev(nic));
-            args.device(devices::nic(nic, index, self.spec));
+        for nic in &self.spec.nics {
+            let tap: Vec<String> = self.taps.get(&nic.id).into_iter().flatten().map(i32::to_string).collect();
+            args.json("-netdev", devices::netdev(nic, &tap));
+            args.device(devices::nic(nic, self.spec));
         }
         if let Some((backend, device)) = devices::memory(self.spec) {
             args.json("-object", backend);

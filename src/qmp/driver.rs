@@ -33,6 +33,9 @@ const EVENT_LIMIT: usize = 16 << 10;
 /// socket.
 const LAST_LOOK: Duration = Duration::from_millis(100);
 
+/// Over which events are counted.
+const WINDOW: Duration = Duration::from_secs(10);
+
 /// A command on its way to the driver.
 pub(super) struct Call {
     pub command: String,
@@ -53,6 +56,14 @@ pub(super) struct Driver {
     unanswered: VecDeque<Unanswered>,
     last_id: u64,
     clock: Clock,
+    rate: Rate,
+}
+
+/// Events since the window began.
+struct Rate {
+    limit: u32,
+    count: u32,
+    began: Instant,
 }
 
 struct Unanswered {
@@ -76,10 +87,12 @@ impl Driver {
         calls: mpsc::Receiver<Call>,
         events: mpsc::Sender<TimedEvent>,
         closed: watch::Sender<Option<CloseReason>>,
+        event_rate: u32,
     ) -> Self {
         let clock = Clock { due: Instant::now(), last_look: false };
+        let rate = Rate { limit: event_rate, count: 0, began: Instant::now() };
         let (outgoing, unanswered) = (BytesMut::new(), VecDeque::new());
-        Self { lines, socket, outgoing, calls, events, closed, unanswered, last_id: 0, clock }
+        Self { lines, socket, outgoing, calls, events, closed, unanswered, last_id: 0, clock, rate }
     }
 
     /// Runs until the session ends. Every channel and the socket close with it.
@@ -150,10 +163,13 @@ impl Driver {
 
     fn receive(&mut self, line: &[u8]) -> Result<(), CloseReason> {
         match decode(line)? {
-            Incoming::Return { id, value } => self.answer(id, Ok(value)),
+            Incoming::Return { id, value } => self.answer(id, Ok(value))?,
             Incoming::Error { id: None, desc, .. } => return Err(CloseReason::Rejected(desc)),
-            Incoming::Error { id, class, desc } => self.answer(id, Err((class, desc))),
+            Incoming::Error { id, class, desc } => self.answer(id, Err((class, desc)))?,
             Incoming::Event { name, data, timestamp } => {
+                if !self.rate.allows_one_more() {
+                    return Err(CloseReason::EventFlood);
+                }
                 let data = if line.len() > EVENT_LIMIT { Value::Null } else { data };
                 let at = timestamp.unwrap_or_else(SystemTime::now);
                 let event = TimedEvent { at, event: Event::new(name, data) };
@@ -169,12 +185,12 @@ impl Driver {
         Ok(())
     }
 
-    fn answer(&mut self, id: Option<Value>, result: Result<Value, (String, String)>) {
+    fn answer(&mut self, id: Option<Value>, result: Result<Value, (String, String)>) -> Result<(), CloseReason> {
         let id = id.as_ref().and_then(Value::as_u64);
         let position = self.unanswered.iter().position(|waiting| Some(waiting.id) == id);
         let Some(Unanswered { call, .. }) = position.and_then(|at| self.unanswered.remove(at)) else {
-            tracing::debug!(?id, "a QMP reply to nothing was ignored");
-            return;
+            // A cancelled command is still waited for, and a session never sees the replies of another.
+            return Err(CloseReason::Garbage("a reply to nothing".into()));
         };
         let result = result.map_err(|(class, desc)| QmpError::Refused { command: call.command, class, desc });
         // A caller that has given up does not want it.
@@ -182,6 +198,7 @@ impl Driver {
         if position == Some(0) {
             self.restart_clock();
         }
+        Ok(())
     }
 
     /// QEMU works on one command at a time, so a command's time begins when all before it are
@@ -191,5 +208,15 @@ impl Driver {
         if let Some(oldest) = self.unanswered.front() {
             self.clock = Clock { due: Instant::now() + oldest.call.deadline, last_look: false };
         }
+    }
+}
+
+impl Rate {
+    fn allows_one_more(&mut self) -> bool {
+        if self.began.elapsed() >= WINDOW {
+            (self.count, self.began) = (0, Instant::now());
+        }
+        self.count = self.count.saturating_add(1);
+        self.count <= self.limit
     }
 }

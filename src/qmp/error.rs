@@ -27,8 +27,8 @@ pub enum CloseReason {
     /// QEMU could not parse what we sent, so its replies can no longer be told apart.
     #[error("the peer could not parse what it was sent: {0}")]
     Rejected(String),
-    /// Events came faster than they were consumed.
-    #[error("events arrived faster than they were consumed")]
+    /// Events came faster than they were consumed, or without end.
+    #[error("the peer sent more events than can be dealt with")]
     EventFlood,
     /// `command` was not answered within its deadline. It may still take effect later.
     #[error("`{command}` was not answered within its deadline")]
@@ -42,6 +42,13 @@ pub enum CloseReason {
     /// Nobody holds the session any more, or its runtime has gone.
     #[error("the session was dropped")]
     Dropped,
+}
+
+impl CloseReason {
+    /// The peer does not keep to the protocol, as opposed to one that is gone or slow.
+    pub fn is_misconduct(&self) -> bool {
+        matches!(self, Self::LineTooLong { .. } | Self::Garbage(_) | Self::Rejected(_) | Self::EventFlood)
+    }
 }
 
 /// Why a QMP command, or the opening of a session, did not succeed.

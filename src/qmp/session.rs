@@ -45,13 +45,16 @@ pub struct Options {
     pub line_limit: usize,
     /// Events that may wait for their consumer before the session closes (1,024).
     pub event_capacity: usize,
+    /// Events within ten seconds beyond which the session closes, however fast they are consumed (100,000). An honest QEMU
+    /// sends a few thousand when a guest goes on writing to a broken disk.
+    pub event_rate: u32,
     /// How long each command may take ([`deadline`](super::deadline())).
     pub deadline: fn(&str) -> Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { line_limit: LINE_LIMIT, event_capacity: 1024, deadline: super::deadline }
+        Self { line_limit: LINE_LIMIT, event_capacity: 1024, event_rate: 100_000, deadline: super::deadline }
     }
 }
 
@@ -118,7 +121,7 @@ impl Session {
         let (calls, incoming_calls) = mpsc::channel(CALL_CAPACITY);
         let (outgoing_events, queue) = mpsc::channel(options.event_capacity);
         let (close, closed) = watch::channel(None);
-        tokio::spawn(Driver::new(lines, write, incoming_calls, outgoing_events, close).run());
+        tokio::spawn(Driver::new(lines, write, incoming_calls, outgoing_events, close, options.event_rate).run());
         let events = Events { queue, _open: closed.clone() };
         let session = Session { calls, closed, version: Arc::new(version), deadline: options.deadline };
 

@@ -6,15 +6,18 @@ use std::{path::Path, sync::Arc};
 use super::{Service, changes, disks};
 use crate::{
     model::{
-        CreateVm, Disk, DiskWish, Ending, Error, NewDisk, Nic, NicBackend, Operation, Result, Run, VmId, VmRecord,
-        VmSpec, VmView, check_disk_size, check_max_memory, check_max_vcpus, check_memory, check_name, check_vcpus,
-        now_ms,
+        CreateVm, Disk, DiskWish, Ending, Error, NewDisk, NewNic, NicBackend, NicId, Operation, Policy, Result, Run,
+        Upkeep, VmId, VmRecord, VmSpec, VmView, check_disk_size, check_max_memory, check_max_vcpus, check_memory,
+        check_name, check_vcpus, now_ms,
     },
     profile, vm,
 };
 
 /// vCPUs that a VM can grow to when its creator does not say (ruling 12).
 const DEFAULT_MAX_VCPUS: u32 = 16;
+
+/// What a network card is called that was given no name.
+const DEFAULT_LABEL: &str = "Network Adapter";
 
 /// # Errors
 /// [`Error::Invalid`] and [`Error::BaseImageNotFound`] before anything is made; [`Error::Failed`] with everything taken
@@ -24,7 +27,13 @@ pub(super) async fn create(service: &Service, wish: CreateVm) -> Result<VmView> 
     let spec = resolve(service, wish).await?;
     let id = spec.id;
     let macs: Vec<_> = spec.nics.iter().map(|nic| nic.mac).collect();
-    let created = establish(service, VmRecord { spec: Arc::new(spec), run: Run::Creating }, &named, start).await;
+    let created = establish(
+        service,
+        VmRecord { spec: Arc::new(spec), run: Run::Creating, upkeep: Upkeep::default() },
+        &named,
+        start,
+    )
+    .await;
     // One that could not be taken back is still there, and so is its card.
     if created.is_err() && service.registry.get(id).is_none() {
         macs.into_iter().for_each(|mac| service.registry.release(mac));
@@ -54,6 +63,8 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<VmSpec> {
     if let Some(limits) = &wish.io_limits {
         limits.check()?;
     }
+    let mut policy = Policy::default();
+    wish.policy.apply(&mut policy)?;
     let profile = wish.profile.as_deref().unwrap_or(profile::DEFAULT);
     let machine = service.profiles.resolve(profile, &service.ctx.caps)?;
     let root = DiskWish {
@@ -71,7 +82,6 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<VmSpec> {
         let disk = disks::resolve(service, wish).await;
         further.push(disk.map_err(|error| disks::among(index, error))?);
     }
-    let nic = Nic { name: "net0".into(), mac: service.registry.reserve_mac(), backend: NicBackend::User };
     let mut spec = VmSpec {
         id,
         name,
@@ -85,14 +95,17 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<VmSpec> {
         cpu_pinning: wish.cpu_pinning,
         disks: vec![disk],
         disks_added: 0,
-        nics: vec![nic],
+        nics: Vec::new(),
+        nics_added: 0,
+        policy,
     };
     for disk in further {
-        if let Err(error) = spec.add_disk(disk, &folder) {
-            service.registry.release(spec.nics[0].mac);
-            return Err(error);
-        }
+        spec.add_disk(disk, &folder)?;
     }
+    let mac = service.registry.reserve_mac();
+    let backend = NicBackend::User { forwards: Vec::new() };
+    let nic = NewNic { id: NicId::random(), label: DEFAULT_LABEL.into(), mac, queues: 1, backend };
+    spec.add_nic(nic).inspect_err(|_| service.registry.release(mac))?;
     Ok(spec)
 }
 
@@ -100,14 +113,17 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<VmSpec> {
 async fn establish(service: &Service, mut record: VmRecord, named: &Path, start: bool) -> Result<VmView> {
     let ctx = &service.ctx;
     ctx.persist(&record).await.map_err(|e| Error::failed(Operation::Create, e))?;
-    if let Err(error) = make_disks(service, &mut record, named).await {
+    if let Err(error) = make_disks(service, &mut record, named, start).await {
         undo(service, &record).await;
         return Err(error);
     }
     let id = record.spec.id;
-    let handle = vm::spawn(ctx.clone(), record);
+    let handle = vm::create(ctx.clone(), record);
     if start && let Err(error) = handle.start().await {
-        if let Err(left) = handle.delete().await {
+        // Its task takes it back, unless the host does not let it.
+        if !handle.view().gone
+            && let Err(left) = handle.delete().await
+        {
             tracing::error!(vm = %id, error = %left, "cannot take back a VM that did not start");
             service.registry.insert(handle);
         }
@@ -117,7 +133,7 @@ async fn establish(service: &Service, mut record: VmRecord, named: &Path, start:
     Ok(handle.view())
 }
 
-async fn make_disks(service: &Service, record: &mut VmRecord, named: &Path) -> Result<()> {
+async fn make_disks(service: &Service, record: &mut VmRecord, named: &Path, start: bool) -> Result<()> {
     let ctx = &service.ctx;
     let folder = ctx.image_folder(&record.spec.id);
     tokio::fs::create_dir_all(&folder)
@@ -131,6 +147,10 @@ async fn make_disks(service: &Service, record: &mut VmRecord, named: &Path) -> R
         made.map_err(|why| Error::failed(Operation::Clone { base: named.to_owned() }, why))?;
     }
     Arc::make_mut(&mut record.spec).disks.iter_mut().for_each(|disk| disk.in_making = false);
+    if start {
+        // It exists when it runs, and not before: its task stores that.
+        return Ok(());
+    }
     record.run = Run::Down { last: Ending::Clean };
     ctx.persist(record).await.map_err(|e| Error::failed(Operation::Create, e))
 }

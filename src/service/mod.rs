@@ -1,6 +1,7 @@
 //! The one core under every dialect: knows the VMs, creates and removes them, and hands requests to their tasks.
 //! It holds no state of a single VM and speaks neither HTTP nor QMP.
 
+mod autostart;
 mod bases;
 mod changes;
 mod create;
@@ -53,7 +54,8 @@ pub struct Filter {
 }
 
 impl Service {
-    /// Opens the state directory, asks QEMU what it can do, and takes over every VM that is recorded.
+    /// Opens the state directory, asks QEMU what it can do, and begins to take over every VM that is recorded
+    /// ([`Self::settled`]).
     ///
     /// # Errors
     /// For the person who starts the daemon: a second daemon on the state directory, a missing program, a store that

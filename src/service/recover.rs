@@ -11,9 +11,9 @@ use std::{
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 
-use super::Service;
+use super::{Service, autostart};
 use crate::{
-    model::{Status, VmRecord},
+    model::{Due, Status, VmRecord},
     vm,
 };
 
@@ -60,13 +60,27 @@ impl StateLock {
 }
 
 impl Service {
-    /// Has every recorded VM taken over, finished or unwound by its own task (`vm::adopt`), all at once, and waits a
-    /// moment for those whose process and storage answer.
+    /// Has every recorded VM taken over, finished or unwound by its own task (`vm::adopt`), all at once. Until that is done
+    /// for a VM it shows as unresponsive, connecting.
     pub(super) async fn recover(&self) -> anyhow::Result<()> {
         let records = self.ctx.store.scan::<VmRecord>().context("cannot read the definitions of the VMs")?;
-        for (_, record) in records {
-            self.registry.insert(vm::spawn(self.ctx.clone(), record));
+        let mut records: Vec<VmRecord> = records.into_iter().map(|(_, record)| record).collect();
+        if let Err(error) = autostart::mark(&self.ctx.store, &mut records).await {
+            tracing::error!(%error, "cannot store that the host has booted");
         }
+        let mut owed = Vec::new();
+        for record in records {
+            let due = record.upkeep.due == Some(Due::Boot);
+            let handle = vm::adopt(self.ctx.clone(), record);
+            owed.extend(due.then(|| handle.clone()));
+            self.registry.insert(handle);
+        }
+        tokio::spawn(autostart::run(owed));
+        Ok(())
+    }
+
+    /// Waits a moment for the VMs whose process and storage answer to be taken over. Reads need not wait for it.
+    pub async fn settled(&self) {
         let settled = self.registry.handles().into_iter().map(|handle| async move { handle.settled().await });
         let _ = tokio::time::timeout(ADOPTION, futures_util::future::join_all(settled)).await;
         let count = |status| self.registry.views().iter().filter(|view| view.status == status).count();
@@ -75,6 +89,5 @@ impl Service {
             unresponsive = count(Status::Unresponsive),
             "took over the recorded VMs"
         );
-        Ok(())
     }
 }

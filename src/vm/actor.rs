@@ -13,8 +13,7 @@ use super::{
     handle::{Command, Forced, QUEUE, Reply, Stopped, VmHandle},
     launch::{Failure, Launch},
     lifecycle::{Action, Decision, Refusal, Request, decide},
-    live::{Guest, Happening, Machine},
-    power::killed,
+    live::{Happening, Machine},
     undo::Undo,
 };
 use crate::{
@@ -30,13 +29,15 @@ pub(super) struct Actor {
     pub waiters: Vec<Reply<Stopped>>,
     /// When the power button is pressed once more, while the guest is to stop or reboot.
     pub press_again: Option<Instant>,
+    /// Sessions in a row that its monitor has spoilt.
+    pub misconduct: u32,
     /// Came in on the forced lane while something else was under way.
     overtaking: Option<Forced>,
-    gone: bool,
+    pub gone: bool,
     commands: mpsc::Receiver<Command>,
     forced: mpsc::Receiver<Forced>,
-    view: watch::Sender<VmView>,
-    sample: watch::Sender<Option<Sample>>,
+    pub view: watch::Sender<VmView>,
+    pub sample: watch::Sender<Option<Sample>>,
 }
 
 /// Why an exchange with QEMU did not come to its end.
@@ -55,14 +56,25 @@ enum Wake {
     Machine(Happening),
     Deadline,
     PressAgain,
+    Restart,
     Command(Command),
     /// Nobody can reach this task any more: the daemon ends.
     Orphaned,
 }
 
-/// Starts the task of a VM and returns its handle. The record must be stored already; one that says `Live` is taken
-/// over from the daemon before.
-pub fn spawn(ctx: SharedContext, record: VmRecord) -> VmHandle {
+/// Starts the task of a VM of an earlier daemon and returns its handle. What is under way according to its record is
+/// finished or unwound; one that says `Live` is taken over.
+pub fn adopt(ctx: SharedContext, record: VmRecord) -> VmHandle {
+    spawn(ctx, record, true)
+}
+
+/// Starts the task of a VM that has just been made, and stored. One whose record still says `Creating` exists only once
+/// it has been started.
+pub fn create(ctx: SharedContext, record: VmRecord) -> VmHandle {
+    spawn(ctx, record, false)
+}
+
+fn spawn(ctx: SharedContext, record: VmRecord, adopted: bool) -> VmHandle {
     let (commands, command_queue) = mpsc::channel(QUEUE);
     let (forced, forced_queue) = mpsc::channel(QUEUE);
     let first = VmView {
@@ -72,6 +84,7 @@ pub fn spawn(ctx: SharedContext, record: VmRecord) -> VmHandle {
         reason: None,
         pid: None,
         started_at: None,
+        upkeep: record.upkeep,
         agent: false,
         gone: false,
     };
@@ -84,6 +97,7 @@ pub fn spawn(ctx: SharedContext, record: VmRecord) -> VmHandle {
         record,
         waiters: Vec::new(),
         press_again: None,
+        misconduct: 0,
         overtaking: None,
         gone: false,
         commands: command_queue,
@@ -92,13 +106,15 @@ pub fn spawn(ctx: SharedContext, record: VmRecord) -> VmHandle {
         sample,
     };
     actor.publish();
-    tokio::spawn(actor.run());
+    tokio::spawn(actor.run(adopted));
     handle
 }
 
 impl Actor {
-    async fn run(mut self) {
-        self.arrive().await;
+    async fn run(mut self, adopted: bool) {
+        if adopted {
+            self.arrive().await;
+        }
         while !self.gone {
             self.publish();
             match self.next().await {
@@ -106,6 +122,7 @@ impl Actor {
                 Wake::Machine(happening) => self.happened(happening).await,
                 Wake::Deadline => self.deadline_passed().await,
                 Wake::PressAgain => self.press_again().await,
+                Wake::Restart => self.restart().await,
                 Wake::Command(command) => self.command(command).await,
                 Wake::Orphaned => return,
             }
@@ -119,6 +136,7 @@ impl Actor {
         }
         let deadline = self.deadline();
         let press_again = self.press_again;
+        let restart = self.restart_at();
         tokio::select! {
             // In this order: force overtakes, and what happened to the machine is known before the next request is judged.
             biased;
@@ -126,6 +144,7 @@ impl Actor {
             happening = self.machine.next() => Wake::Machine(happening),
             () = until(deadline) => Wake::Deadline,
             () = until(press_again) => Wake::PressAgain,
+            () = until(restart) => Wake::Restart,
             command = self.commands.recv() => command.map_or(Wake::Orphaned, Wake::Command),
         }
     }
@@ -164,9 +183,19 @@ impl Actor {
     async fn command(&mut self, command: Command) {
         match command {
             Command::Start(reply) => {
+                // It begins anew.
+                let attempts = std::mem::take(&mut self.record.upkeep.attempts);
                 let result = self.start().await;
+                if result.is_err() {
+                    self.record.upkeep.attempts = attempts;
+                }
                 self.publish();
                 let _ = reply.send(result);
+            }
+            Command::Boot(reply) => {
+                let due = self.boot().await;
+                self.publish();
+                let _ = reply.send(Ok(due));
             }
             Command::Change(change, reply) => {
                 let result = self.change(*change).await;
@@ -195,14 +224,20 @@ impl Actor {
                 let _ = reply.send(result);
             }
             Forced::Delete(reply) => {
-                let result = self.remove().await;
+                let result = match self.decide(Request::Delete) {
+                    Decision::Refuse(refusal) => Err(self.refused(refusal)),
+                    _ => self.remove().await,
+                };
                 self.publish();
                 let _ = reply.send(result);
             }
         }
     }
 
-    async fn start(&mut self) -> Result<()> {
+    pub(super) async fn start(&mut self) -> Result<()> {
+        if let Run::Creating = self.record.run {
+            return self.launch().await;
+        }
         match self.decide(Request::Start) {
             Decision::Do(Action::Resume) => self.resume().await,
             Decision::Do(_) => self.launch().await,
@@ -211,14 +246,17 @@ impl Actor {
         }
     }
 
-    async fn launch(&mut self) -> Result<()> {
-        let before = std::mem::replace(&mut self.record.run, Run::Starting { process: None });
+    pub(super) async fn launch(&mut self) -> Result<()> {
+        let new = matches!(self.record.run, Run::Creating);
+        let before = std::mem::replace(&mut self.record.run, Run::Starting { process: None, new });
+        let owed = self.record.upkeep;
         self.publish();
         let (mut undo, mut spawned) = (Undo::default(), None);
-        let launch = Launch { ctx: &self.ctx, record: &mut self.record, undo: &mut undo, spawned: &mut spawned };
+        let launch = Launch { ctx: &self.ctx, record: &mut self.record, new, undo: &mut undo, spawned: &mut spawned };
         let launched = tokio::select! {
             biased;
             Some(forced) = self.forced.recv() => {
+                debug_assert_eq!(decide(Status::Starting, forced.request()), Decision::Do(Action::AbortLaunch));
                 self.overtaking = Some(forced);
                 Err(Error::Conflict(Conflict::Overtaken))
             }
@@ -230,12 +268,17 @@ impl Actor {
                 Ok(())
             }
             Err(error) => {
+                self.record.upkeep = owed;
                 // QEMU first: it holds what the other steps made.
                 let held = match spawned {
-                    Some(process) if !killed(&process).await => Some(process),
-                    _ => None,
+                    Some(process) => self.end_all(process).await,
+                    None => None,
                 };
                 undo.unwind().await;
+                if new {
+                    // All or nothing, as the record that is stored says as well.
+                    self.record.run = Run::Deleting;
+                }
                 // The launch's own error is the one to tell; those of its undoing are in the log.
                 if let Some(process) = held {
                     let _ = self.doom(process);
@@ -282,6 +325,10 @@ impl Actor {
             (Run::Deleting, Request::Start | Request::Reboot) => {
                 Decision::Refuse(Refusal::Conflict(Conflict::Deleting))
             }
+            // What is stopped and starts again by itself is not stopped yet.
+            (Run::Down { .. }, Request::Stop | Request::ForceOff) if self.record.upkeep.due.is_some() => {
+                Decision::Do(Action::Acknowledge)
+            }
             _ => decide(self.status().0, request),
         }
     }
@@ -307,46 +354,11 @@ impl Actor {
             (_, Machine::Doomed(_)) | (Intent::Run, _) => None,
             // Only a monitor that answers can reset the guest; when it is back the reboot is taken up again.
             (Intent::Reboot { .. }, Machine::Mute(_)) => None,
+            (Intent::Off { .. }, _) => Some(Instant::now()),
             (Intent::Stop { deadline } | Intent::Reboot { deadline }, _) => {
                 Some(Instant::now() + Duration::from_millis(deadline.saturating_sub(now_ms())))
             }
         }
-    }
-
-    fn status(&self) -> (Status, Option<String>) {
-        match (&self.record.run, &self.machine) {
-            (_, Machine::Doomed(_)) => (Status::Stopping, Some("the kernel still holds the process".into())),
-            (Run::Deleting, _) => (Status::Stopping, None),
-            (Run::Creating | Run::Starting { .. }, _) => (Status::Starting, None),
-            (Run::Down { last: Ending::Clean }, _) => (Status::Stopped, None),
-            (Run::Down { last: Ending::Crashed { reason } }, _) => (Status::Crashed, Some(reason.clone())),
-            (Run::Live(_), Machine::Mute(mute)) => (Status::Unresponsive, Some(mute.reason.clone())),
-            (Run::Live(run), machine) => match (run.intent, machine) {
-                (Intent::Stop { .. }, _) => (Status::Stopping, None),
-                (Intent::Reboot { .. }, _) => (Status::Rebooting, None),
-                (Intent::Run, Machine::Live(live)) => match &live.guest {
-                    Guest::Running => (Status::Running, None),
-                    Guest::Paused { reason } => (Status::Paused, reason.clone()),
-                },
-                (Intent::Run, _) => (Status::Stopped, None),
-            },
-        }
-    }
-
-    pub(super) fn publish(&self) {
-        let (status, reason) = self.status();
-        let (started_at, in_effect) = match &self.record.run {
-            Run::Live(run) => (Some(run.started_at), Some(run.in_effect.clone())),
-            _ => (None, None),
-        };
-        let pid = self.machine.process().map(|p| p.pid());
-        let agent = matches!(&self.machine, Machine::Live(live) if live.agent);
-        let (spec, gone) = (self.record.spec.clone(), self.gone);
-        self.view.send_replace(VmView { spec, in_effect, status, reason, pid, started_at, agent, gone });
-    }
-
-    pub(super) fn publish_sample(&self, sample: Option<Sample>) {
-        self.sample.send_replace(sample);
     }
 }
 

@@ -21,7 +21,7 @@ impl Actor {
         self.drop_unmade_disks().await;
         match (&self.record.run, &self.machine) {
             // Nobody was told that it exists: it never did.
-            (Run::Creating, _) => {
+            (Run::Creating | Run::Starting { new: true, .. }, _) => {
                 self.record.run = Run::Deleting;
                 self.unwind().await;
             }
@@ -29,7 +29,7 @@ impl Actor {
             (Run::Deleting | Run::Starting { .. }, _) => self.unwind().await,
             (Run::Live(run), Machine::Down) => {
                 let ending = match run.intent {
-                    Intent::Stop { .. } => Ending::Clean,
+                    Intent::Stop { .. } | Intent::Off { .. } => Ending::Clean,
                     Intent::Run | Intent::Reboot { .. } if rebooted(&run.process.boot_id) => {
                         Ending::Crashed { reason: "the host was restarted while the VM was running".into() }
                     }
@@ -45,14 +45,27 @@ impl Actor {
 
     /// Ends what may be running, and goes on as after every end.
     async fn unwind(&mut self) {
+        match self.end_strays().await {
+            Some(held) => drop(self.doom(held)),
+            None => drop(self.ended(Ending::Clean, true).await),
+        }
+    }
+
+    /// Ends what a launch has started: the process, and then what that may have started in its turn. Returns one that the
+    /// kernel holds.
+    pub(super) async fn end_all(&mut self, process: Arc<Process>) -> Option<Arc<Process>> {
+        if killed(&process).await { self.end_strays().await } else { Some(process) }
+    }
+
+    async fn end_strays(&mut self) -> Option<Arc<Process>> {
+        let mut held = None;
         for stray in self.ctx.strays(&self.record) {
             tracing::info!(vm = %self.record.spec.id, pid = stray.pid(), "ending a QEMU that nobody waits for");
             if !killed(&stray).await {
-                let _ = self.doom(Arc::new(stray));
-                return;
+                held = Some(Arc::new(stray));
             }
         }
-        let _ = self.ended(Ending::Clean, true).await;
+        held
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::lifecycle::Request;
 use crate::model::{Applied, Change, Error, Result, Sample, Status, VmId, VmView};
 
 /// Requests that may wait for one VM.
@@ -33,6 +34,8 @@ pub(super) enum Command {
     Start(Reply<()>),
     Stop(Duration, Reply<Stopped>),
     Reboot(Duration, Reply<()>),
+    /// Its turn after the boot of the host.
+    Boot(Reply<bool>),
     Change(Box<Change>, Reply<(VmView, Applied)>),
 }
 
@@ -40,6 +43,15 @@ pub(super) enum Command {
 pub(super) enum Forced {
     Off(Reply<Stopped>),
     Delete(Reply<()>),
+}
+
+impl Forced {
+    pub fn request(&self) -> Request {
+        match self {
+            Self::Off(_) => Request::ForceOff,
+            Self::Delete(_) => Request::Delete,
+        }
+    }
 }
 
 /// One VM, from outside its task.
@@ -98,6 +110,11 @@ impl VmHandle {
     /// [`Error::Conflict`] when it does not run, [`Error::Unresponsive`].
     pub async fn reboot(&self, timeout: Duration) -> Result<()> {
         self.ask(|reply| Command::Reboot(timeout, reply)).await
+    }
+
+    /// Starts it where the boot of the host has left that to be done. Returns whether it was.
+    pub(crate) async fn boot(&self) -> bool {
+        self.ask(Command::Boot).await.unwrap_or(false)
     }
 
     /// Changes its definition, and on a running VM what QEMU and the guest allow. Returns the VM as this change, not one

@@ -2,6 +2,7 @@
 //! (design.md, decision 11). Every step that leaves something behind says how it is undone.
 
 use std::{
+    collections::HashMap,
     fs, io,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
@@ -63,6 +64,8 @@ impl<E: std::error::Error> From<E> for Failure {
 pub struct Launch<'a> {
     pub ctx: &'a Context,
     pub record: &'a mut VmRecord,
+    /// The VM is being created as well: a crash takes it back whole.
+    pub new: bool,
     pub undo: &'a mut Undo,
     /// QEMU, as soon as there is one.
     pub spawned: &'a mut Option<Arc<Process>>,
@@ -73,13 +76,14 @@ impl Launch<'_> {
     /// the caller ends what was `spawned` and unwinds `undo`.
     pub async fn run(mut self) -> Result<Live, Failure> {
         let paths = self.ctx.run_paths(&self.record.spec.id);
-        self.write(Run::Starting { process: None }).await?;
+        self.write(Run::Starting { process: None, new: self.new }).await?;
         self.files(&paths).await?;
         self.reached(Step::Files)?;
         let process = self.spawn(&paths)?;
-        self.write(Run::Starting { process: Some(process.id().clone()) }).await?;
+        self.write(Run::Starting { process: Some(process.id().clone()), new: self.new }).await?;
         self.reached(Step::Record)?;
         let (session, events) = greet(&process, &paths).await?;
+        is_itself(&process, &paths)?;
         self.reached(Step::Monitor)?;
         let spec = &self.record.spec;
         let threads = vcpu_threads(&session).await?;
@@ -103,6 +107,7 @@ impl Launch<'_> {
             boot_memory: spec.memory,
             hotplug_memory: devices::hotplug_size(spec),
         };
+        self.record.upkeep.due = None;
         self.write(Run::Live(run)).await?;
         self.reached(Step::Acknowledge)?;
         Ok(Live::new(process, session, events, threads))
@@ -143,7 +148,14 @@ impl Launch<'_> {
         let (qmp, agent, serial) = (listen(paths.qmp())?, listen(paths.agent())?, listen(paths.serial())?);
         self.reached(Step::Sockets)?;
         let fds = ChardevFds { qmp: qmp.as_raw_fd(), agent: agent.as_raw_fd(), serial: serial.as_raw_fd() };
-        let args = CommandLine { spec: &self.record.spec, paths, fds, accelerator: self.ctx.caps.accelerator }.render();
+        let args = CommandLine {
+            spec: &self.record.spec,
+            paths,
+            fds,
+            taps: &HashMap::new(),
+            accelerator: self.ctx.caps.accelerator,
+        }
+        .render();
         let log = paths.qemu_log();
         let log = fs::File::create(&log).map_err(|e| Failure(format!("cannot write {}: {e}", log.display())))?;
         let process = Process::spawn(&self.ctx.config.qemu, &args, &[fds.qmp, fds.agent, fds.serial], log)
@@ -183,6 +195,21 @@ async fn greet(process: &Process, paths: &RunPaths) -> Result<(Session, Events),
         exit = process.exited() => exit.to_string(),
     };
     Err(Failure(format!("{why}: {}", complaints(paths))))
+}
+
+/// QEMU writes its own pid, before it greets. One behind a wrapper that did not `exec` it would outlive its VM: the
+/// daemon holds, and kills, the process that it started.
+fn is_itself(process: &Process, paths: &RunPaths) -> Result<(), Failure> {
+    let file = paths.pid();
+    let text = fs::read_to_string(&file).map_err(|e| Failure(format!("cannot read {}: {e}", file.display())))?;
+    match text.trim() {
+        pid if pid == process.pid().to_string() => Ok(()),
+        pid => Err(Failure(format!(
+            "QEMU runs as process {pid}, but process {} was started: a program that --qemu names in QEMU's place must \
+             end with `exec qemu-system-x86_64 \"$@\"`",
+            process.pid()
+        ))),
+    }
 }
 
 /// The last lines of QEMU's standard error.

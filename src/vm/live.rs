@@ -3,15 +3,20 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::Instant,
+};
 
 use super::{
     Context,
     actor::{Actor, Interrupted},
     console,
     effect::MemorySource,
+    io_error::Trouble,
     launch::{complaints, vcpu_threads},
-    sampler::{Circumstances, Sampler},
+    probe::Probe,
+    sampler::{Circumstances, Readings, Sampler},
 };
 use crate::{
     host::process::{Exit, Process},
@@ -24,6 +29,10 @@ const EXIT_GRACE: Duration = Duration::from_millis(200);
 /// One pending connection waits this long for QEMU to greet; then another one takes its place.
 const PATIENCE: Duration = Duration::from_secs(3600);
 const RETRY: Duration = Duration::from_millis(250);
+/// Between two tries at a monitor that does not keep to the protocol.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// A session that lasts so long was a good one.
+const CALM: Duration = Duration::from_secs(60);
 /// QEMU's id of the guest agent's port.
 const AGENT_PORT: &str = "agent-port";
 /// QEMU's id of the guest agent's character device.
@@ -45,12 +54,15 @@ pub(super) struct Live {
     pub guest: Guest,
     /// The guest agent has opened its port.
     pub agent: bool,
+    since: Instant,
     events: Events,
     sampler: Sampler,
+    /// The sampling under way. Nothing waits for it: a monitor that is mute delays no request.
+    sampling: Option<BoxFuture<'static, Result<Readings, QmpError>>>,
+    _probe: Probe,
     /// The last bounding of the console log; two at once would cut what neither has kept.
     bounding: Option<JoinHandle<()>>,
-    /// The last I/O error, which a pause that follows is explained with.
-    io_error: Option<String>,
+    pub trouble: Trouble,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +86,9 @@ pub(super) enum Happening {
     MonitorClosed(CloseReason),
     MonitorBack(Session, Events),
     SampleDue,
+    Sampled(Result<Readings, QmpError>),
+    /// After an I/O error.
+    MayGoOn,
 }
 
 impl Machine {
@@ -116,8 +131,20 @@ impl Machine {
 impl Live {
     pub fn new(process: Arc<Process>, session: Session, events: Events, threads: Vec<i32>) -> Self {
         let sampler = Sampler::new(process.pid(), threads);
-        let guest = Guest::Running;
-        Self { process, session, guest, agent: false, events, sampler, bounding: None, io_error: None }
+        let probe = Probe::of(session.clone(), process.pid());
+        Self {
+            process,
+            session,
+            guest: Guest::Running,
+            agent: false,
+            since: Instant::now(),
+            events,
+            sampler,
+            sampling: None,
+            _probe: probe,
+            bounding: None,
+            trouble: Trouble::default(),
+        }
     }
 
     /// vCPUs came or went.
@@ -133,24 +160,38 @@ impl Live {
                 Some(timed) => Happening::Event(timed.event),
                 None => Happening::MonitorClosed(self.session.closed().await),
             },
-            () = self.sampler.due() => Happening::SampleDue,
+            () = self.trouble.wait() => Happening::MayGoOn,
+            sampled = under_way(&mut self.sampling) => Happening::Sampled(sampled),
+            () = self.sampler.due(), if self.sampling.is_none() => Happening::SampleDue,
         }
     }
+}
+
+/// The outcome of what is under way, which is over then. May be dropped and called again.
+pub(super) async fn under_way<T>(work: &mut Option<BoxFuture<'static, T>>) -> T {
+    let Some(future) = work else { return std::future::pending().await };
+    let outcome = future.await;
+    *work = None;
+    outcome
 }
 
 /// Connects for as long as it takes; `pause` comes first.
 fn reconnect(path: PathBuf, pause: Duration) -> BoxFuture<'static, (Session, Events)> {
     Box::pin(async move {
         tokio::time::sleep(pause).await;
+        let mut pause = RETRY;
         loop {
             match socket::connect(&path, PATIENCE).await {
                 Ok(stream) => match Session::open(stream, PATIENCE).await {
                     Ok(opened) => return opened,
-                    Err(error) => tracing::debug!(%error, "monitor"),
+                    Err(error) => {
+                        tracing::debug!(%error, "monitor");
+                        pause = (2 * pause).min(LONGEST_RETRY);
+                    }
                 },
                 Err(error) => tracing::debug!(%error, path = %path.display(), "monitor"),
             }
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(pause).await;
         }
     })
 }
@@ -162,13 +203,17 @@ impl Actor {
             Happening::Event(event) => self.event(event).await,
             Happening::MonitorClosed(reason) => self.monitor_closed(reason).await,
             Happening::MonitorBack(session, events) => self.monitor_back(session, events).await,
-            Happening::SampleDue => self.sample().await,
+            Happening::MayGoOn => self.go_on().await,
+            Happening::SampleDue => self.begin_sampling(),
+            // A monitor that did not answer closes, which is a happening of its own.
+            Happening::Sampled(readings) => readings.map(|readings| self.sampled(readings)).unwrap_or_default(),
         }
     }
 
     /// The one way out for every process that ended by itself, spawned or adopted.
     async fn exited(&mut self, exit: Exit) {
-        let asked = matches!(self.machine, Machine::Doomed(_)) || matches!(self.intent(), Intent::Stop { .. });
+        let asked = matches!(self.machine, Machine::Doomed(_))
+            || matches!(self.intent(), Intent::Stop { .. } | Intent::Off { .. });
         let ending = if asked {
             Ending::Clean
         } else {
@@ -210,16 +255,15 @@ impl Actor {
                 self.memory_moved(MemorySource::VirtioMem).await;
             }
             Event::BlockIoError { device, node_name, nospace, .. } => {
-                let disk = node_name.unwrap_or(device);
-                let cause = if nospace { "no space left on the host" } else { "the host's storage failed" };
-                live.io_error = Some(format!("I/O error on {disk}: {cause}"));
+                live.trouble.note(&node_name.unwrap_or(device), nospace);
             }
+            Event::DeviceDeleted { device: Some(device), .. } => self.device_deleted(&device).await,
             _ => {}
         }
     }
 
     /// Asks QEMU how the guest is.
-    async fn refresh(&mut self) {
+    pub(super) async fn refresh(&mut self) {
         let Machine::Live(live) = &self.machine else { return };
         let session = live.session.clone();
         // A monitor that fails here closes, and a process that ended has a pidfd: both come as happenings of their own.
@@ -231,7 +275,7 @@ impl Actor {
             RunState::GuestPanicked => return self.guest_panicked().await,
             _ if status.running => Guest::Running,
             RunState::Paused | RunState::Prelaunch => paused(None),
-            RunState::IoError => paused(live.io_error.clone().or_else(|| Some("I/O error".to_owned()))),
+            RunState::IoError => return self.halted().await,
             RunState::InternalError => paused(Some(format!(
                 "internal error of the accelerator: {}",
                 complaints(&self.ctx.run_paths(&self.record.spec.id))
@@ -240,7 +284,7 @@ impl Actor {
             other => paused(Some(format!("QEMU says {other:?}"))),
         };
         if live.guest == Guest::Running {
-            live.io_error = None;
+            live.trouble.is_over();
         }
     }
 
@@ -255,11 +299,16 @@ impl Actor {
         if let Ok(exit) = tokio::time::timeout(EXIT_GRACE, process.exited()).await {
             return self.exited(exit).await;
         }
-        let reason = format!("its monitor does not answer: {reason}");
+        let misconduct = reason.is_misconduct();
+        let brief = matches!(&self.machine, Machine::Live(live) if live.since.elapsed() < CALM);
+        self.misconduct = if misconduct && brief { self.misconduct.saturating_add(1) } else { misconduct.into() };
+        let pause = RETRY.saturating_mul(1 << self.misconduct.min(8)).min(LONGEST_RETRY);
+        let what = if misconduct { "its monitor was dropped" } else { "its monitor does not answer" };
+        let reason = format!("{what}: {reason}");
         tracing::warn!(vm = %self.record.spec.id, reason, "unresponsive");
         let path = self.ctx.run_paths(&self.record.spec.id).qmp();
         self.publish_sample(None);
-        self.machine = Machine::Mute(Mute { process, reason, reconnect: reconnect(path, RETRY) });
+        self.machine = Machine::Mute(Mute { process, reason, reconnect: reconnect(path, pause) });
     }
 
     async fn monitor_back(&mut self, session: Session, events: Events) {
@@ -293,9 +342,8 @@ impl Actor {
         }
     }
 
-    async fn sample(&mut self) {
-        let Run::Live(run) = &self.record.run else { return };
-        let (started_at, balloon) = (run.started_at, self.record.spec.machine.balloon);
+    fn begin_sampling(&mut self) {
+        let balloon = self.record.spec.machine.balloon;
         let paths = self.ctx.run_paths(&self.record.spec.id);
         let Machine::Live(live) = &mut self.machine else { return };
         // Storage that hangs holds one thread of the daemon for this VM, not one more at every sampling.
@@ -303,8 +351,12 @@ impl Actor {
             live.bounding = Some(spawn_blocking(move || console::bound(&paths)));
         }
         let (session, questions) = (live.session.clone(), live.sampler.questions(balloon));
-        let Ok(readings) = self.guarded(Sampler::ask(&session, questions)).await else { return };
-        let Machine::Live(live) = &mut self.machine else { return };
+        live.sampling = Some(Box::pin(async move { Sampler::ask(&session, questions).await }));
+    }
+
+    fn sampled(&mut self, readings: Readings) {
+        let (Run::Live(run), Machine::Live(live)) = (&self.record.run, &mut self.machine) else { return };
+        let (started_at, balloon) = (run.started_at, self.record.spec.machine.balloon);
         let running = live.guest == Guest::Running;
         let sample = live.sampler.take(readings, &Circumstances { started_at, running, balloon });
         self.publish_sample(Some(sample));

@@ -14,23 +14,30 @@
 //! A process that SIGKILL does not end (the kernel holds it) is `Doomed`; its VM is `Stopping` until the pidfd fires.
 //!
 //! `lifecycle` decides what a request means in a state, `launch` starts, `actor` is the task, `live` and `power` are its
-//! work on a running VM, `adopt` takes a VM over from an earlier daemon, `sampler` measures.
+//! work on a running VM, `probe` sees that its monitor answers, `adopt` takes a VM over from an earlier daemon, `sampler` measures.
 
 mod actor;
 mod adopt;
 mod console;
 mod effect;
 mod handle;
+mod io_error;
 mod launch;
 pub mod lifecycle;
 mod live;
+mod migrate;
 mod power;
+mod probe;
+mod publish;
 mod sampler;
 mod undo;
+mod upkeep;
 
 use std::{path::PathBuf, sync::Arc};
 
-pub use actor::spawn;
+use serde_json::Value;
+
+pub use actor::{adopt, create};
 pub(crate) use console::tail as console_tail;
 pub use handle::{StopMode, Stopped, VmHandle};
 pub use launch::Step;
@@ -38,13 +45,22 @@ pub use launch::Step;
 use crate::{
     config::Config,
     host::{cpus::Host, image::QemuImg},
-    model::{VmId, VmRecord},
+    model::{Boot, VmId, VmRecord},
     qemu::{Caps, RunPaths},
     store::{Batch, Record, Store, StoreError},
 };
 
 impl Record for VmRecord {
     const KIND: &'static str = "vm";
+    const VERSION: u32 = 2;
+
+    fn migrate(from: u32, data: Value) -> Result<Value, String> {
+        migrate::record(from, data)
+    }
+}
+
+impl Record for Boot {
+    const KIND: &'static str = "host";
     const VERSION: u32 = 1;
 }
 

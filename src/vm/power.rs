@@ -25,7 +25,9 @@ const PRESS_AGAIN: Duration = Duration::from_secs(5);
 /// QEMU closes its images and ends; it needs some 10 ms.
 const QUIT: Duration = Duration::from_secs(2);
 /// SIGKILL takes 2 ms, unless the process hangs in the kernel.
-const KILL: Duration = Duration::from_millis(900);
+const KILL: Duration = Duration::from_millis(800);
+/// The store takes a fraction of a millisecond. One that hangs keeps no forced stop from being in time.
+const NOTE: Duration = Duration::from_millis(100);
 
 impl Actor {
     /// A graceful stop. The reply is sent when the process has ended.
@@ -129,7 +131,8 @@ impl Actor {
     /// Goes on with what an earlier daemon, or a monitor that was mute, had begun.
     pub(super) async fn take_up_intent(&mut self) {
         match self.intent() {
-            Intent::Run => {}
+            // A process that is to end has no time left: its deadline does the rest.
+            Intent::Run | Intent::Off { .. } => {}
             Intent::Stop { .. } => self.ask_guest(ShutdownMode::Powerdown).await,
             Intent::Reboot { .. } => self.ask_guest(ShutdownMode::Reboot).await,
         }
@@ -177,9 +180,9 @@ impl Actor {
         self.press_again = None;
         match self.intent() {
             Intent::Run => {}
-            Intent::Stop { .. } => {
-                tracing::info!(vm = %self.record.spec.id, "the guest did not power off in time; forcing it off");
-                if let Err(error) = self.cut().await {
+            Intent::Stop { .. } | Intent::Off { .. } => {
+                tracing::info!(vm = %self.record.spec.id, "the time to power off is over; forcing it off");
+                if let Err(error) = self.end_process().await {
                     tracing::warn!(vm = %self.record.spec.id, %error, "forced stop");
                 }
             }
@@ -195,7 +198,12 @@ impl Actor {
     /// The guest has powered off; QEMU waits, paused.
     pub(super) async fn guest_powered_off(&mut self) {
         match self.intent() {
-            Intent::Run | Intent::Stop { .. } => self.quit(Ending::Clean).await,
+            Intent::Run => {
+                // A daemon that is killed behind QEMU's end would take it for a crash.
+                self.note_end(false).await;
+                self.quit(Ending::Clean).await;
+            }
+            Intent::Stop { .. } | Intent::Off { .. } => self.quit(Ending::Clean).await,
             // The event that QEMU sends ends the reboot.
             Intent::Reboot { .. } => {
                 self.reset().await;
@@ -235,22 +243,53 @@ impl Actor {
     pub(super) async fn quit(&mut self, ending: Ending) {
         let Some(process) = self.machine.process() else { return };
         if let Machine::Live(live) = &self.machine {
-            let session = live.session.clone();
-            // Whether it answers or ends without an answer is the same.
-            let _ = self.guarded(session.execute(qapi::qmp::quit {})).await;
+            let (session, process) = (live.session.clone(), process.clone());
+            let ended = self.guarded(async {
+                // Whether it answers or ends without an answer is the same.
+                let _ = session.execute(qapi::qmp::quit {}).await;
+                let _ = timeout(QUIT, process.exited()).await;
+                Ok(())
+            });
+            if let Err(Interrupted::Overtaken) = ended.await {
+                // It cuts the power of what is on its way out.
+                return;
+            }
         }
-        if timeout(QUIT, process.exited()).await.is_err() && !killed(&process).await {
+        if !killed(&process).await {
             let _ = self.doom(process);
             return;
         }
         let _ = self.ended(ending, false).await;
     }
 
-    /// Cuts the power, where there is a process.
+    /// Cuts the power for a client, where there is a process.
     ///
     /// # Errors
     /// When the kernel does not let go of it, or the outcome cannot be stored.
     pub(super) async fn cut(&mut self) -> Result<()> {
+        if !self.intent().is_stop() {
+            self.note_end(true).await;
+        }
+        self.end_process().await
+    }
+
+    /// Stores that the process is being ended. Where the store fails, or hangs, it is ended all the same: what is lost
+    /// then is only that a daemon which is killed in between would call it a crash.
+    async fn note_end(&mut self, asked: bool) {
+        let intent = Intent::Off { asked };
+        match timeout(NOTE, self.intend(intent, Operation::Stop)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(vm = %self.record.spec.id, %error, "cannot store that the VM ends"),
+            Err(_) => {
+                tracing::warn!(vm = %self.record.spec.id, "the store does not answer; the VM is ended all the same")
+            }
+        }
+        if let Run::Live(run) = &mut self.record.run {
+            run.intent = intent;
+        }
+    }
+
+    async fn end_process(&mut self) -> Result<()> {
         let Some(process) = self.machine.process() else { return Ok(()) };
         if !killed(&process).await {
             return Err(self.doom(process));
@@ -300,6 +339,7 @@ impl Actor {
     }
 
     async fn store_end(&mut self, ending: Ending) -> Result<()> {
+        self.record.upkeep = self.owed_after(&ending);
         self.record.run = Run::Down { last: ending };
         let stored = self.ctx.persist(&self.record).await.map_err(|e| Error::failed(Operation::Stop, e));
         if let Err(error) = &stored {

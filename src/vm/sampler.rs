@@ -88,7 +88,7 @@ impl Ticks {
 }
 
 /// From 0 to 1; multiples of the golden ratio spread numbers that follow each other evenly.
-fn phase(process: i32) -> f64 {
+pub(super) fn phase(process: i32) -> f64 {
     (f64::from(process) * 0.618_033_988_749_895).rem_euclid(1.0)
 }
 

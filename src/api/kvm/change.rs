@@ -47,7 +47,9 @@ pub struct DiskUpdate {
 }
 
 /// A null that is there is `Some(None)`: it removes.
-fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+pub(super) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
 
@@ -102,7 +104,7 @@ pub fn pending(view: &VmView) -> BTreeMap<&'static str, Pending> {
         .collect()
 }
 
-fn settings(spec: &VmSpec) -> [(&'static str, Value); 7] {
+fn settings(spec: &VmSpec) -> [(&'static str, Value); 8] {
     [
         ("vcpus", json!(spec.vcpus)),
         ("max_vcpus", json!(spec.max_vcpus)),
@@ -110,6 +112,7 @@ fn settings(spec: &VmSpec) -> [(&'static str, Value); 7] {
         ("memory", json!(spec.memory)),
         ("disks", json!(spec.disks.iter().skip(1).map(super::disks::DiskView::of).collect::<Vec<_>>())),
         ("disk_size", json!(spec.root().map(|disk| disk.size))),
+        ("on_io_error", json!(spec.policy.on_io_error)),
         ("io_limits", json!(spec.root().and_then(|disk| disk.io_limits))),
     ]
 }

@@ -13,9 +13,12 @@ use super::{
     change::{Pending, pending},
     disks::DiskBody,
     pinning::CpuPinning,
+    policy::{self, AutostartBody, PolicyView},
 };
 use crate::{
-    model::{CloneMode, CreateVm, Error, ImageFormat, IoLimits, Status, VmId, VmView, now_ms},
+    model::{
+        CloneMode, CreateVm, Due, Error, ImageFormat, IoLimits, OnIoError, RestartPolicy, Status, VmId, VmView, now_ms,
+    },
     service::Base,
 };
 
@@ -50,6 +53,14 @@ pub struct CreateBody {
     max_vcpus: Option<i64>,
     /// MiB that it can grow to; default the host's memory.
     max_memory: Option<i64>,
+    /// Whether it starts again when it has ended: `never` (default), `on-failure`, `always`.
+    restart_policy: Option<RestartPolicy>,
+    /// Restarts in a row before it is given up; default: never.
+    max_restarts: Option<i64>,
+    /// Whether it starts after a boot of the host; default no.
+    autostart: Option<AutostartBody>,
+    /// When the host cannot read or write a disk: `pause` (default), `retry`, `report`.
+    on_io_error: Option<OnIoError>,
 }
 
 impl CreateBody {
@@ -67,6 +78,7 @@ impl CreateBody {
             cpu_pinning: self.cpu_pinning.map(CpuPinning::into_model).transpose()?,
             io_limits: self.io_limits,
             disks: self.disks.into_iter().map(DiskBody::into_model).collect(),
+            policy: policy::wish(self.restart_policy, self.max_restarts, self.autostart, self.on_io_error),
             start: self.start,
         })
     }
@@ -126,8 +138,12 @@ pub struct StatusBody {
     name: String,
     status: Status,
     message: String,
-    /// Why it is paused, crashed or unresponsive.
+    /// Why it is paused, crashed or unresponsive, and whether it starts again by itself.
     reason: Option<String>,
+    /// Restarts in a row by its policy, the next one included.
+    restarts: u32,
+    /// When it is started again by its policy.
+    next_restart: Option<String>,
 }
 
 impl StatusBody {
@@ -138,6 +154,11 @@ impl StatusBody {
             status: view.status,
             message: format!("VM is {}", view.status.as_str()),
             reason: view.reason.clone(),
+            restarts: view.upkeep.attempts,
+            next_restart: match view.upkeep.due {
+                Some(Due::Restart { at }) => Some(time(at)),
+                Some(Due::Boot) | None => None,
+            },
         }
     }
 }
@@ -163,6 +184,8 @@ pub struct Config {
     mac_address: Option<String>,
     profile: String,
     machine_type: String,
+    #[serde(flatten)]
+    policy: PolicyView,
     created_at: String,
     /// What is configured but not in effect yet.
     pending: BTreeMap<&'static str, Pending>,
@@ -188,6 +211,7 @@ impl Config {
             mac_address: spec.nics.first().map(|nic| nic.mac.to_string()),
             profile: spec.machine.profile.clone(),
             machine_type: spec.machine.machine_type.clone(),
+            policy: PolicyView::of(spec),
             created_at: time(spec.created_at),
             pending: pending(view),
         }
@@ -202,6 +226,8 @@ pub struct Details {
     status: Status,
     message: String,
     reason: Option<String>,
+    restarts: u32,
+    next_restart: Option<String>,
     /// QEMU's process.
     pid: Option<i32>,
     started_at: Option<String>,
@@ -215,12 +241,14 @@ pub struct Details {
 
 impl Details {
     pub fn of(view: &VmView, accelerator: &'static str) -> Self {
-        let StatusBody { status, message, reason, .. } = StatusBody::of(view);
+        let StatusBody { status, message, reason, restarts, next_restart, .. } = StatusBody::of(view);
         Self {
             config: Config::of(view),
             status,
             message,
             reason,
+            restarts,
+            next_restart,
             pid: view.pid,
             started_at: view.started_at.map(time),
             uptime: view.started_at.map(|since| now_ms().saturating_sub(since) / 1000),

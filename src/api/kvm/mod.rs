@@ -9,6 +9,7 @@ mod host;
 mod info;
 mod performance;
 mod pinning;
+mod policy;
 mod power;
 mod routes;
 

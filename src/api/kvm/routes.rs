@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Shared, change, disks, dto,
     error::{Endpoint, ErrorBody, NotFound, http_error, told},
-    host, info, performance, power,
+    host, info, performance, policy, power,
 };
 use crate::{
     api::http::{
@@ -38,6 +38,7 @@ const REBOOT: Endpoint = endpoint(NotFound::Colon, "Internal error during VM reb
 const CPU: Endpoint = endpoint(NotFound::Colon, "Internal error during CPU configuration update.");
 const MEMORY: Endpoint = endpoint(NotFound::Colon, "Internal error during memory configuration update.");
 const DISK: Endpoint = endpoint(NotFound::Colon, "Internal error during disk resize operation.");
+const POLICY: Endpoint = endpoint(NotFound::Colon, "Internal error during policy update.");
 const DISKS: Endpoint = endpoint(NotFound::Colon, "Internal error during disk operation.");
 const DELETE: Endpoint = endpoint(NotFound::WithId, "Internal error during VM deletion.");
 const HOST: Endpoint = endpoint(NotFound::Short, "Internal server error while looking at the host.");
@@ -107,6 +108,14 @@ fn routes() -> Vec<Route<Shared>> {
             .summary("Grow the root disk, and change its I/O limits.")
             .input::<change::DiskUpdate>()
             .output::<change::Updated<change::Disk>>(200, "It is stored; `applied` says whether it is in effect."),
+        Route::put("/vms/{id}/policy", "updateVMPolicy", told(&POLICY, policy::policy))
+            .tag(UPDATE)
+            .summary("Change what happens unasked: restarts, autostart, I/O errors.")
+            .input::<policy::PolicyBody>()
+            .output::<change::Updated<policy::PolicyView>>(
+                200,
+                "It is stored; `applied` says whether it is in effect.",
+            ),
         Route::get("/vms/{id}/disks", "listVMDisks", told(&DISKS, disks::list))
             .tag(INFORMATION)
             .summary("The disks of a VM, the root disk first.")

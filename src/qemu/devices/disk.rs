@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{address, hotplug_slot, root_bus, slot};
-use crate::model::{Disk, ImageFormat, IoLimits, VmSpec};
+use crate::model::{Disk, ImageFormat, IoLimits, OnIoError, VmSpec};
 
 /// Name of the top block node, the one that is resized and measured.
 pub fn node_name(disk: &Disk) -> String {
@@ -46,7 +46,7 @@ pub fn blockdev(disk: &Disk) -> Value {
     })
 }
 
-/// The disk device. The root disk, which the firmware boots, has a place of its own; the others sit in hot-plug slots,
+/// The disk device, halting the guest on an error of the host unless it is to be told. The root disk, which the firmware boots, has a place of its own; the others sit in hot-plug slots,
 /// from the start of the VM too, so that each can be taken out.
 pub fn disk(disk: &Disk, spec: &VmSpec) -> Value {
     let mut device = json!({ "driver": "virtio-blk-pci", "id": device_id(disk), "drive": node_name(disk) });
@@ -57,6 +57,9 @@ pub fn disk(disk: &Disk, spec: &VmSpec) -> Value {
         }
         Some(number) => hotplug_slot(number, spec),
     };
+    let on_error = if spec.policy.on_io_error == OnIoError::Report { "report" } else { "stop" };
+    device["rerror"] = on_error.into();
+    device["werror"] = on_error.into();
     device["bus"] = bus.into();
     device["addr"] = addr.into();
     device

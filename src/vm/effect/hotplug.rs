@@ -142,6 +142,29 @@ impl Actor {
             })
             .await?;
         }
+        self.unplugged(disk).await
+    }
+
+    /// The guest has let go of a device that nobody is taking out, or no longer: a removal was refused, and then the guest
+    /// came round to it. What is defined comes back.
+    pub(in crate::vm) async fn device_deleted(&mut self, device: &str) {
+        let Some(run) = self.live_run() else { return };
+        let disk = run.in_effect.disks.iter().find(|disk| devices::device_id(disk) == device).cloned();
+        let (Some(disk), Ok(session)) = (disk, self.session()) else { return };
+        // Perhaps it has been plugged again since.
+        if !matches!(self.guarded(async { is_plugged(&session, &disk).await }).await, Ok(false)) {
+            return;
+        }
+        tracing::info!(vm = %self.record.spec.id, disk = disk.name, "the guest has let go of a disk");
+        if self.unplugged(&disk).await.is_ok() && self.plug_disks(Some(&disk.name)).await.is_err() {
+            tracing::warn!(vm = %self.record.spec.id, disk = disk.name, "the disk is back at the next start");
+        }
+        self.remove_orphans().await;
+    }
+
+    /// The device is gone; its image is closed.
+    async fn unplugged(&mut self, disk: &Disk) -> Result<(), Setback> {
+        let session = self.session()?;
         let node = json!({ "node-name": devices::node_name(disk) });
         match self.guarded(async { session.execute_raw("blockdev-del", Some(node)).await }).await.map_err(Setback::from)
         {

@@ -8,6 +8,7 @@ mod disk;
 mod hotplug;
 mod memory;
 mod pinning;
+mod policy;
 
 pub(super) use disk::{resize_at_start, throttle_at_start};
 pub(super) use memory::Source as MemorySource;
@@ -59,7 +60,12 @@ impl Actor {
         }
         // Taken back or not, the name of a disk that was added is used up: its image may be there.
         before.disks_added = wanted.disks_added;
-        self.define(wanted).await?;
+        let owed = self.record.upkeep;
+        self.record.upkeep = owed.within(&wanted.policy);
+        if let Err(error) = self.define(wanted).await {
+            self.record.upkeep = owed;
+            return Err(error);
+        }
         if let Err(error) = self.make_images().await {
             self.define(before).await?;
             self.remove_orphans().await;
@@ -128,11 +134,13 @@ impl Actor {
                 self.plug_disks(added.as_deref()).await
             }
             Change::RemoveDisk(name) => self.plug_disks(Some(name)).await,
+            Change::Policy(_) => self.adjust_policy().await,
         }
     }
 
     /// Makes up for every difference between what is defined and what QEMU has. Harmless when there is none.
     async fn make_up(&mut self) -> std::result::Result<(), Setback> {
+        let ruled = self.adjust_policy().await;
         let plugged = self.plug_disks(None).await;
         let resized = self.resize_disks().await;
         let throttled = self.throttle_disks().await;
@@ -140,7 +148,7 @@ impl Actor {
         let vcpus = self.adjust_vcpus().await;
         let pinned = self.pin_threads().await;
         let memory = self.adjust_memory().await;
-        plugged.and(resized).and(throttled).and(vcpus).and(pinned).and(memory)
+        ruled.and(plugged).and(resized).and(throttled).and(vcpus).and(pinned).and(memory)
     }
 
     /// Goes on with what an earlier daemon had begun, as far as that works.

@@ -1,0 +1,121 @@
+//! Bodies and handler of the policy: restarts, autostart, I/O errors. What follows from it is decided in `vm`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Shared,
+    change::{at_least_one, given, update},
+    error::Problem,
+    vm_id,
+};
+use crate::{
+    api::http::{Reply, Request},
+    model::{AutostartWish, Change, OnIoError, PolicyWish, RestartPolicy, VmSpec},
+};
+
+/// At least one field.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyBody {
+    /// Whether a VM that has ended starts again: `never` (default), `on-failure` (it crashed), `always` (also when its guest
+    /// powered off). After 1 s, then twice as long for each in a row, up to 60 s; 10 minutes of running begin anew. One that
+    /// a client stopped stays stopped.
+    #[serde(default)]
+    restart_policy: Option<RestartPolicy>,
+    /// Restarts in a row before it is given up, 1 to 1,000,000; null (default): never.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<i64>")]
+    max_restarts: Option<Option<i64>>,
+    /// Whether it starts after a boot of the host; null: no.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<AutostartBody>")]
+    autostart: Option<Option<AutostartBody>>,
+    /// What becomes of the guest when the host cannot read or write its disk: `pause` (default), `retry` (paused, and goes on
+    /// by itself when there is space again, or after a while), `report` (the guest gets the error).
+    #[serde(default)]
+    on_io_error: Option<OnIoError>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AutostartBody {
+    enabled: bool,
+    /// Lower ones start first, 0 to 65,535; default 0.
+    #[serde(default)]
+    order: i64,
+    /// Seconds from its start to that of the next one, 0 to 3,600; default 0.
+    #[serde(default)]
+    delay: i64,
+}
+
+impl PolicyBody {
+    fn is_empty(&self) -> bool {
+        let Self { restart_policy, max_restarts, autostart, on_io_error } = self;
+        restart_policy.is_none() && max_restarts.is_none() && autostart.is_none() && on_io_error.is_none()
+    }
+
+    fn into_model(self) -> PolicyWish {
+        let autostart = |body: Option<AutostartBody>| {
+            let AutostartBody { enabled, order, delay } = body.unwrap_or_default();
+            AutostartWish { enabled, order, delay }
+        };
+        PolicyWish {
+            restart: self.restart_policy,
+            max_restarts: self.max_restarts,
+            autostart: self.autostart.map(autostart),
+            on_io_error: self.on_io_error,
+        }
+    }
+}
+
+/// The fields of [`PolicyBody`] among those of a create.
+pub fn wish(
+    restart_policy: Option<RestartPolicy>,
+    max_restarts: Option<i64>,
+    autostart: Option<AutostartBody>,
+    on_io_error: Option<OnIoError>,
+) -> PolicyWish {
+    let body = PolicyBody { restart_policy, max_restarts: Some(max_restarts), autostart: Some(autostart), on_io_error };
+    body.into_model()
+}
+
+/// As it is shown.
+#[derive(Serialize, JsonSchema)]
+pub struct PolicyView {
+    restart_policy: RestartPolicy,
+    max_restarts: Option<u32>,
+    autostart: AutostartView,
+    on_io_error: OnIoError,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct AutostartView {
+    enabled: bool,
+    order: u32,
+    /// Seconds.
+    delay: u32,
+}
+
+impl PolicyView {
+    pub fn of(spec: &VmSpec) -> Self {
+        let policy = &spec.policy;
+        let autostart = policy.autostart;
+        Self {
+            restart_policy: policy.restart,
+            max_restarts: policy.max_restarts,
+            autostart: AutostartView { enabled: autostart.enabled, order: autostart.order, delay: autostart.delay },
+            on_io_error: policy.on_io_error,
+        }
+    }
+}
+
+pub async fn policy(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let id = vm_id(&request)?;
+    shared.service.view(id)?;
+    let body: PolicyBody = request.json()?;
+    if body.is_empty() {
+        return Err(at_least_one("restart_policy, max_restarts, autostart or on_io_error").into());
+    }
+    update(&shared, id, Change::Policy(body.into_model()), "Policy successfully updated.", PolicyView::of).await
+}

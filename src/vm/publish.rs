@@ -1,0 +1,64 @@
+//! What the VM's task tells everybody else: its status, derived from the record and the process, never stored.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::{
+    actor::Actor,
+    live::{Guest, Machine},
+};
+use crate::model::{Due, Ending, Intent, Run, Sample, Status, Upkeep, VmView};
+
+impl Actor {
+    pub(super) fn status(&self) -> (Status, Option<String>) {
+        match (&self.record.run, &self.machine) {
+            (_, Machine::Doomed(_)) => (Status::Stopping, Some("the kernel still holds the process".into())),
+            (Run::Deleting, _) => (Status::Stopping, None),
+            (Run::Creating | Run::Starting { .. }, _) => (Status::Starting, None),
+            (Run::Down { last: Ending::Clean }, _) => (Status::Stopped, self.owed()),
+            (Run::Down { last: Ending::Crashed { reason } }, _) => {
+                let owed = self.owed().map(|owed| format!("; {owed}"));
+                (Status::Crashed, Some(reason.clone() + owed.as_deref().unwrap_or_default()))
+            }
+            (Run::Live(_), Machine::Mute(mute)) => (Status::Unresponsive, Some(mute.reason.clone())),
+            (Run::Live(run), machine) => match (run.intent, machine) {
+                (Intent::Stop { .. } | Intent::Off { .. }, _) => (Status::Stopping, None),
+                (Intent::Reboot { .. }, _) => (Status::Rebooting, None),
+                (Intent::Run, Machine::Live(live)) => match &live.guest {
+                    Guest::Running => (Status::Running, None),
+                    Guest::Paused { reason } => (Status::Paused, reason.clone()),
+                },
+                (Intent::Run, _) => (Status::Stopped, None),
+            },
+        }
+    }
+
+    /// The start that comes by itself, or no longer does.
+    fn owed(&self) -> Option<String> {
+        let Upkeep { attempts, due } = self.record.upkeep;
+        match due {
+            Some(Due::Restart { at }) => {
+                let at = UNIX_EPOCH + Duration::from_millis(at);
+                Some(format!("restart {attempts} follows at {}", humantime::format_rfc3339_seconds(at)))
+            }
+            Some(Due::Boot) => Some("it starts when it is its turn after the boot of the host".to_owned()),
+            None if attempts > 0 => Some(format!("given up after {attempts} restarts in a row")),
+            None => None,
+        }
+    }
+
+    pub(super) fn publish(&self) {
+        let (status, reason) = self.status();
+        let (started_at, in_effect) = match &self.record.run {
+            Run::Live(run) => (Some(run.started_at), Some(run.in_effect.clone())),
+            _ => (None, None),
+        };
+        let pid = self.machine.process().map(|p| p.pid());
+        let agent = matches!(&self.machine, Machine::Live(live) if live.agent);
+        let (spec, upkeep, gone) = (self.record.spec.clone(), self.record.upkeep, self.gone);
+        self.view.send_replace(VmView { spec, in_effect, status, reason, pid, started_at, upkeep, agent, gone });
+    }
+
+    pub(super) fn publish_sample(&self, sample: Option<Sample>) {
+        self.sample.send_replace(sample);
+    }
+}

@@ -1,0 +1,81 @@
+//! Starts that nobody asks for at that moment: after an end, by the restart policy, and after a boot of the host. What is
+//! owed stands in the record, and the very write that says that the VM runs strikes it out: no end of the daemon loses a
+//! start or makes one twice. The rules are `model::Policy`'s.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{actor::Actor, live::Machine};
+use crate::model::{Due, Ending, Error, LONGEST_WAIT, Run, Upkeep, now_ms};
+
+impl Actor {
+    /// What is owed after the end that is about to be stored.
+    pub(super) fn owed_after(&self, ending: &Ending) -> Upkeep {
+        match &self.record.run {
+            Run::Live(run) if !run.intent.is_stop() => {
+                let now = now_ms();
+                self.record.upkeep.after(&self.record.spec.policy, ending, now.saturating_sub(run.started_at), now)
+            }
+            // A start that failed, or was cut short, leaves owed what was owed.
+            Run::Starting { .. } => self.record.upkeep,
+            // A client's word counts.
+            _ => Upkeep::default(),
+        }
+    }
+
+    /// When the next restart is due.
+    pub(super) fn restart_at(&self) -> Option<Instant> {
+        match (&self.record.run, &self.machine, self.record.upkeep.due) {
+            (Run::Down { .. }, Machine::Down, Some(Due::Restart { at })) => {
+                // The host's clock may have been set back.
+                let wait = at.saturating_sub(now_ms()).min(LONGEST_WAIT);
+                Some(Instant::now() + Duration::from_millis(wait))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) async fn restart(&mut self) {
+        tracing::info!(vm = %self.record.spec.id, attempt = self.record.upkeep.attempts, "restarting");
+        if let Err(error) = self.launch().await {
+            self.not_started("it did not start again", &error).await;
+        }
+    }
+
+    /// Its turn after the boot of the host has come. Returns whether there was anything to be done.
+    pub(super) async fn boot(&mut self) -> bool {
+        if self.record.upkeep.due != Some(Due::Boot) {
+            return false;
+        }
+        tracing::info!(vm = %self.record.spec.id, "starting after the boot of the host");
+        let started = self.start().await;
+        if !matches!(self.machine, Machine::Down) && self.record.upkeep.due.take().is_some() {
+            // It ran already.
+            self.store_upkeep().await;
+        }
+        if let Err(error) = started {
+            self.not_started("it did not start after the boot of the host", &error).await;
+        }
+        true
+    }
+
+    /// A start that nobody waits for has failed: it shows as a crash, and counts as one.
+    async fn not_started(&mut self, what: &str, error: &Error) {
+        // Where a client or the kernel came in between, they have the word.
+        if self.is_overtaken() || !matches!((&self.record.run, &self.machine), (Run::Down { .. }, Machine::Down)) {
+            return;
+        }
+        let ending = Ending::Crashed { reason: format!("{what}: {error}") };
+        self.record.upkeep.due = None;
+        self.record.upkeep = self.record.upkeep.after(&self.record.spec.policy, &ending, 0, now_ms());
+        self.record.run = Run::Down { last: ending };
+        self.store_upkeep().await;
+    }
+
+    async fn store_upkeep(&mut self) {
+        if let Err(error) = self.ctx.persist(&self.record).await {
+            tracing::warn!(vm = %self.record.spec.id, %error, "cannot store what became of a start");
+        }
+    }
+}
