@@ -34,18 +34,13 @@ fn fill(mount: &Mount, spare: u64) -> std::path::PathBuf {
     let ballast = mount.path().join("ballast");
     let space = rustix::fs::statvfs(mount.path()).unwrap();
     let size = (space.f_bfree * space.f_frsize).saturating_sub(spare);
-    rustix::fs::fallocate(
-        fs::File::create(&ballast).unwrap(),
-        rustix::fs::FallocateFlags::empty(),
-        0,
-        size,
-    )
-    .unwrap();
+    rustix::fs::fallocate(fs::File::create(&ballast).unwrap(), rustix::fs::FallocateFlags::empty(), 0, size).unwrap();
     ballast
 }
 
 /// 48 MiB, direct, into what the guest does not use itself.
-const WRITE: &str = "dd if=/dev/urandom of=/dev/vda bs=1M seek=600 count=48 oflag=direct conv=notrunc; echo wri''tten-$?";
+const WRITE: &str =
+    "dd if=/dev/urandom of=/dev/vda bs=1M seek=600 count=48 oflag=direct conv=notrunc; echo wri''tten-$?";
 
 async fn paused(daemon: &Daemon, id: &str) -> Value {
     daemon.await_status(id, "paused").await;

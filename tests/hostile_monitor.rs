@@ -96,7 +96,8 @@ async fn a_monitor_that_sends_a_line_without_end_is_dropped() {
 
 #[tokio::test]
 async fn a_monitor_that_sends_replies_to_nothing_is_dropped() {
-    a_monitor_that(r#"while (print $c qq({"return": {}, "id": 999999}\n) x 1000) {} last;"#, "a reply to nothing").await;
+    a_monitor_that(r#"while (print $c qq({"return": {}, "id": 999999}\n) x 1000) {} last;"#, "a reply to nothing")
+        .await;
 }
 
 #[tokio::test]

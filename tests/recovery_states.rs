@@ -10,7 +10,7 @@ use nix::{
     unistd::Pid,
 };
 use qherd::{
-    model::{Disk, Ending, Intent, LiveRun, ProcessId, Run, VmRecord, now_ms},
+    model::{Disk, Due, Ending, Intent, LiveRun, ProcessId, Run, VmRecord, now_ms},
     store::{Batch, Store},
 };
 use serde::de::DeserializeOwned;
@@ -23,13 +23,22 @@ fn name(run: &Run) -> Vec<&'static str> {
         Run::Creating => vec!["creating"],
         Run::Down { last: Ending::Clean } => vec!["down", "clean"],
         Run::Down { last: Ending::Crashed { .. } } => vec!["down", "crashed"],
-        Run::Starting { process: None | Some(_) } => vec!["starting"],
+        Run::Starting { process: None | Some(_), new: true | false } => vec!["starting"],
         Run::Live(run) => match run.intent {
             Intent::Run => vec!["live", "run"],
             Intent::Stop { .. } => vec!["live", "stop"],
             Intent::Reboot { .. } => vec!["live", "reboot"],
+            Intent::Off { asked: true | false } => vec!["live", "off"],
         },
         Run::Deleting => vec!["deleting"],
+    }
+}
+
+/// As `name`, of a start that is owed.
+fn owed_name(due: Due) -> &'static str {
+    match due {
+        Due::Restart { .. } => "restart",
+        Due::Boot => "boot",
     }
 }
 
@@ -41,15 +50,30 @@ const SITUATIONS: &[(&str, State)] = &[
     ("half made", |_| Run::Creating),
     ("stopped", |_| Run::Down { last: Ending::Clean }),
     ("crashed", |_| Run::Down { last: Ending::Crashed { reason: "it was tired".into() } }),
-    ("about to be spawned", |_| Run::Starting { process: None }),
-    ("spawned", |vm| Run::Starting { process: Some(vm.process.clone()) }),
+    ("to be restarted", |_| Run::Down { last: Ending::Crashed { reason: "it was tired".into() } }),
+    ("to be started after the boot", |_| Run::Down { last: Ending::Clean }),
+    ("about to be spawned", |_| Run::Starting { process: None, new: false }),
+    ("spawned", |vm| Run::Starting { process: Some(vm.process.clone()), new: false }),
+    ("created and about to be spawned", |_| Run::Starting { process: None, new: true }),
+    ("created and spawned", |vm| Run::Starting { process: Some(vm.process.clone()), new: true }),
     ("running", |vm| vm.live(Intent::Run)),
     ("asked to stop", |vm| vm.live(Intent::Stop { deadline: now_ms() + 1500 })),
     ("to be cut", |vm| vm.live(Intent::Stop { deadline: now_ms() - 1 })),
+    ("being cut", |vm| vm.live(Intent::Off { asked: true })),
+    ("powered off", |vm| vm.live(Intent::Off { asked: false })),
     ("asked to reboot", |vm| vm.live(Intent::Reboot { deadline: now_ms() + 1500 })),
     ("to be reset", |vm| vm.live(Intent::Reboot { deadline: now_ms() - 1 })),
     ("being deleted", |_| Run::Deleting),
 ];
+
+/// The start that it is owed.
+fn owed(situation: &str) -> Option<Due> {
+    match situation {
+        "to be restarted" => Some(Due::Restart { at: now_ms() - 1 }),
+        "to be started after the boot" => Some(Due::Boot),
+        _ => None,
+    }
+}
 
 /// What may have become of its process meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,11 +90,12 @@ enum Process {
 fn expected(situation: &str, process: Process) -> (&'static str, &'static str) {
     use Process::*;
     match (situation, process) {
-        ("half made" | "being deleted", _) => ("gone", ""),
+        ("half made" | "created and about to be spawned" | "created and spawned" | "being deleted", _) => ("gone", ""),
+        ("to be restarted" | "to be started after the boot", _) => ("running", ""),
         ("stopped", _) => ("stopped", ""),
         ("crashed", _) => ("crashed", "it was tired"),
         ("about to be spawned" | "spawned", _) => ("stopped", ""),
-        ("asked to stop" | "to be cut", _) => ("stopped", ""),
+        ("asked to stop" | "to be cut" | "being cut" | "powered off", _) => ("stopped", ""),
         ("running" | "asked to reboot" | "to be reset", Alive) => ("running", ""),
         ("running" | "asked to reboot" | "to be reset", Gone | Another) => ("crashed", "ended while qherd was not"),
         ("running" | "asked to reboot" | "to be reset", OfAnotherBoot) => ("crashed", "the host was restarted"),
@@ -141,15 +166,21 @@ async fn every_state_with(process: Process) {
             leave_files(&vm, situation);
         }
         vm.record.run = run(&vm);
+        vm.record.upkeep.due = owed(situation);
         covered.extend(name(&vm.record.run));
+        covered.extend(vm.record.upkeep.due.map(owed_name));
         vm.write(&store).await;
         vms.push((*situation, vm));
     }
     drop(store);
-    let states = [values::<Run>("state"), values::<Intent>("intent"), values::<Ending>("how")].concat();
+    let states = [values::<Run>("state"), values::<Intent>("intent"), values::<Ending>("how"), values::<Due>("what")];
+    let states = states.concat();
     assert_eq!(covered, states.iter().map(String::as_str).collect(), "every state of the types has a situation");
 
     let deaths = daemon.recover_dying().await;
+    for (_, vm) in vms.iter().filter(|(situation, _)| owed(situation).is_some()) {
+        daemon.await_status(&vm.id, "running").await;
+    }
     daemon.assert_in_order().await;
     assert!(deaths > 4, "{deaths} deaths: the recovery was not cut short");
 
@@ -163,7 +194,7 @@ async fn every_state_with(process: Process) {
         }
         let body = daemon.get(&format!("/vms/{}/status", vm.id)).await.expect(200);
         assert!(body["reason"].as_str().unwrap_or_default().contains(reason), "{situation}: {body}");
-        if status == "running" {
+        if status == "running" && owed(situation).is_none() {
             let qemus = outside::qemus(&daemon.state());
             let own = qemus.iter().find(|qemu| qemu.vm == vm.id).unwrap();
             assert_eq!(own.process.pid, vm.process.pid, "the same process as before");

@@ -107,8 +107,6 @@ impl Vm {
             Outcome::Unanswered => {
                 if created {
                     self.definitions = vec![operation.defines(now)];
-                    // Disks first, then the start.
-                    self.statuses = vec!["stopped"];
                 } else {
                     self.definitions.push(operation.defines(now));
                 }
@@ -124,13 +122,7 @@ impl Vm {
                             self.may_be("stopped");
                         }
                     }
-                    Power::Stopped => {
-                        self.may_be("stopped");
-                        // Its process may be gone before anything is stored.
-                        if *operation == Operation::ForceOff {
-                            self.may_be("crashed");
-                        }
-                    }
+                    Power::Stopped => self.may_be("stopped"),
                     Power::Gone => self.may_be_absent = true,
                 }
             }
