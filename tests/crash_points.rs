@@ -130,9 +130,11 @@ async fn look(
     if same && operation.changes_definition && answer.is_some() {
         return Err(format!("{answer:?} was acknowledged, and it still is {definition}"));
     }
-    let pending = daemon.get(&format!("/vms/{}/config", vm.id)).await.expect(200)["pending"].clone();
-    if operation.live && pending != json!({}) {
-        return Err(format!("what was begun was not finished: {pending}"));
+    if operation.live {
+        let pending = daemon.comes_to_have_all(&vm.id).await;
+        if pending != json!({}) {
+            return Err(format!("what was begun was not finished: {pending}"));
+        }
     }
     // Whatever it was cut off in, it works.
     if status == "running" {

@@ -285,8 +285,9 @@ async fn what_a_running_vm_lacks_of_its_definition_is_made_up_for() {
     vm.write(&store).await;
     drop(store);
     daemon.recover_dying().await;
+    assert_eq!(daemon.comes_to_have_all(&vm.id).await, json!({}));
     let config = daemon.get(&format!("/vms/{}/config", vm.id)).await.expect(200);
-    assert_eq!((&config["pending"], &config["vcpus"], &config["disk_size"]), (&json!({}), &json!(2), &json!(2)));
+    assert_eq!((&config["vcpus"], &config["disk_size"]), (&json!(2), &json!(2)));
     assert_eq!(daemon.qemus(), [vm.process.pid]);
     let threads = support::vcpu_threads(vm.process.pid);
     assert_eq!(threads.iter().map(|thread| support::affinity(*thread)).collect::<Vec<_>>(), [[0], [0]]);

@@ -79,6 +79,18 @@ impl Daemon {
         }
     }
 
+    /// Waits until a VM has all that it is defined with; what it lacks when the patience is over.
+    pub async fn comes_to_have_all(&self, id: &str) -> Value {
+        let deadline = Instant::now() + PATIENCE / 4;
+        loop {
+            let config = self.get(&format!("/vms/{id}/config")).await.expect(200);
+            if config["pending"] == serde_json::json!({}) || Instant::now() > deadline {
+                return config["pending"].clone();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Starts the daemon so that it dies at a commit of its recovery, right before and right after, until it has nothing
     /// more to do, and then for good. Returns how often it died.
     pub async fn recover_dying(&mut self) -> u64 {
