@@ -173,3 +173,58 @@ impl Vm {
         self.statuses.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defined(vcpus: u64) -> Definition {
+        Definition { vcpus, memory: 16, size: 1, iops: None, core: None, disks: Default::default() }
+    }
+
+    fn running() -> Vm {
+        let mut vm = Vm::asked_for("one".into());
+        vm.settle("id", defined(1), "running", Some(Identity { pid: 7, starttime: 7 }));
+        vm
+    }
+
+    #[test]
+    fn what_was_acknowledged_must_be_so() {
+        let mut vm = running();
+        vm.learn(&Operation::Vcpus(3), Outcome::Acknowledged);
+        assert_eq!((vm.definitions.clone(), vm.statuses.clone()), (vec![defined(3)], vec!["running"]));
+        vm.learn(&Operation::Start, Outcome::Acknowledged);
+        assert!(vm.process.is_some() && !vm.may_be_absent, "it ran already");
+        vm.learn(&Operation::ForceOff, Outcome::Acknowledged);
+        assert_eq!(vm.statuses, ["stopped"]);
+        vm.learn(&Operation::Start, Outcome::Acknowledged);
+        assert_eq!((vm.statuses.clone(), vm.process), (vec!["running"], None));
+        vm.learn(&Operation::Delete, Outcome::Acknowledged);
+        assert!(vm.is_gone());
+    }
+
+    #[test]
+    fn what_was_not_answered_may_be_so_and_what_was_refused_is_not() {
+        let mut vm = running();
+        vm.learn(&Operation::Vcpus(3), Outcome::Refused);
+        assert_eq!(vm.definitions, [defined(1)]);
+        vm.learn(&Operation::Vcpus(3), Outcome::Unanswered);
+        assert_eq!(vm.definitions, [defined(1), defined(3)]);
+        let mut vm = running();
+        vm.learn(&Operation::Delete, Outcome::Unanswered);
+        assert!(vm.may_be_absent && !vm.is_gone());
+        assert!(vm.statuses == ["running"] && vm.process.is_some(), "it is there as it was, or not at all");
+    }
+
+    #[test]
+    fn a_killed_vm_that_nobody_asked_for_anything_has_crashed() {
+        let mut vm = running();
+        vm.mistreat(Deed::Hang(1), false);
+        assert!(vm.statuses == ["running"] && vm.process.is_some() && !vm.may_boot);
+        vm.mistreat(Deed::Kill, false);
+        assert_eq!(vm.statuses, ["crashed"]);
+        let mut vm = running();
+        vm.mistreat(Deed::Kill, true);
+        assert_eq!((vm.statuses, vm.process), (vec!["running", "stopped", "crashed"], None));
+    }
+}

@@ -61,10 +61,14 @@ impl Daemon {
 
     /// What is wrong on this host, as far as this daemon's VMs go; empty when all is well. Nothing may be under way.
     pub async fn complaints(&self) -> Vec<String> {
-        let known = self.known().await;
-        let mut wrong = processes(&self.state(), self.pid(), &known);
-        wrong.extend(images(&self.state().join("images"), &known));
-        wrong.extend(runs(&self.state().join("run"), &known, self));
+        self.complaints_about(&self.known().await)
+    }
+
+    /// As `complaints`, if the VMs are these.
+    pub fn complaints_about(&self, known: &[Known]) -> Vec<String> {
+        let mut wrong = processes(&self.state(), self.pid(), known);
+        wrong.extend(images(&self.state().join("images"), known));
+        wrong.extend(runs(&self.state().join("run"), known, self));
         wrong
     }
 
