@@ -81,3 +81,22 @@ async fn disks_are_plugged_throttled_grown_and_unplugged_under_a_running_guest()
     daemon.delete(&format!("/vms/{id}")).await.expect(200);
     assert_eq!(daemon.leftovers(), Vec::<std::path::PathBuf>::new());
 }
+
+#[tokio::test]
+async fn a_disk_that_the_guest_lets_go_of_by_itself_comes_back() {
+    let daemon = guest::daemon();
+    let mut wish = guest::wish();
+    wish["disks"] = json!([{ "disk_size": 2 }]);
+    wish["start"] = json!(true);
+    let id = daemon.create(wish).await;
+    daemon.await_boot(&id, None).await;
+    await_disks(&daemon, &id, "vdb:2048.").await;
+    // As its owner would from inside: every occupied slot is switched off.
+    let eject = "cd /sys/bus/pci/slots; for s in *; do ls ../devices/$(cat $s/address).0/virtio*/block && echo 0 >$s/power; done; cd /; echo slots''-off";
+    daemon.type_line(&id, eject, "slots-off").await;
+    daemon.await_log("the guest has let go of a disk").await;
+    await_disks(&daemon, &id, "vdb:2048.").await;
+    assert_eq!(names(&daemon, &id).await, ["root", "disk1"]);
+    let config = daemon.get(&format!("/vms/{id}/config")).await.expect(200);
+    assert_eq!(config["pending"], json!({}));
+}

@@ -38,9 +38,10 @@ fn fill(mount: &Mount, spare: u64) -> std::path::PathBuf {
     ballast
 }
 
-/// 48 MiB, direct, into what the guest does not use itself.
+/// 48 MiB into what the guest does not use itself. Flushed: clusters that QEMU has not yet noted as used when it is killed
+/// would be room for the next write.
 const WRITE: &str =
-    "dd if=/dev/urandom of=/dev/vda bs=1M seek=600 count=48 oflag=direct conv=notrunc; echo wri''tten-$?";
+    "dd if=/dev/urandom of=/dev/vda bs=1M seek=600 count=48 oflag=direct conv=notrunc,fsync; echo wri''tten-$?";
 
 async fn paused(daemon: &Daemon, id: &str) -> Value {
     daemon.await_status(id, "paused").await;

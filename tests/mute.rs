@@ -238,3 +238,74 @@ async fn a_reboot_whose_deadline_passes_while_the_monitor_is_mute_is_made_when_i
     daemon.await_status(&id, "running").await;
     daemon.await_log("event=Reset").await;
 }
+
+/// Ruling: within 10 s, by a probe that does not depend on anybody asking; the rest is for a busy machine.
+#[tokio::test]
+async fn a_mute_vm_shows_within_seconds_and_is_forced_off_within_one() {
+    let daemon = Daemon::start();
+    let id = running(&daemon).await;
+    silence(&daemon, &id);
+    let begun = Instant::now();
+    daemon.await_status(&id, "unresponsive").await;
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let begun = Instant::now();
+    force_off(&daemon, &id).await.expect(200);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+/// Between two samplings and in the middle of one, requests are taken at once; what needs the monitor says so in time.
+#[tokio::test]
+async fn a_graceful_stop_of_a_vm_that_has_just_turned_mute_is_taken_at_once() {
+    let daemon = Daemon::start();
+    let id = running(&daemon).await;
+    let pid = silence(&daemon, &id);
+    // By now a sampling waits for an answer.
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    let shown = async {
+        let begun = Instant::now();
+        while !["stopping", "unresponsive"].contains(&daemon.status(&id).await.as_str()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        begun.elapsed()
+    };
+    let (stopped, shown) = tokio::join!(stop(&daemon, &id, 1), shown);
+    assert!(shown < MONITOR / 2, "{shown:?}");
+    assert_eq!(stopped.expect(200)["forced"], true);
+    assert!(!daemon.qemus().contains(&pid.as_raw()));
+}
+
+#[tokio::test]
+async fn one_mute_vm_among_eleven_changes_nothing_for_the_other_ten() {
+    let daemon = Daemon::start();
+    let mut ids = Vec::new();
+    for _ in 0..11 {
+        ids.push(running(&daemon).await);
+    }
+    let mute = ids.pop().unwrap();
+    // The median of what a round over all ten takes: reads, and changes that go through each one's monitor.
+    let rounds = async || {
+        let mut times = Vec::new();
+        for round in 0..9 {
+            let begun = Instant::now();
+            for id in &ids {
+                daemon.get(&format!("/vms/{id}")).await.expect(200);
+                let limits = json!({ "io_limits": { "iops": 1000 + round } });
+                let answer = daemon.put(&format!("/vms/{id}/disk"), limits).await.expect(200);
+                assert_eq!(answer["applied"], "live");
+            }
+            times.push(begun.elapsed());
+        }
+        times.sort();
+        times[4]
+    };
+    let before = rounds().await;
+    let pid = silence(&daemon, &mute);
+    let during = rounds().await;
+    daemon.await_status(&mute, "unresponsive").await;
+    let after = rounds().await;
+    kill(pid, Signal::SIGCONT).unwrap();
+    daemon.await_status(&mute, "running").await;
+    for (what, time) in [("while it turns mute", during), ("while it is", after)] {
+        assert!(time < before * 5 + Duration::from_millis(500), "{what}: {time:?} against {before:?}");
+    }
+}

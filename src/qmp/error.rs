@@ -47,7 +47,10 @@ pub enum CloseReason {
 impl CloseReason {
     /// The peer does not keep to the protocol, as opposed to one that is gone or slow.
     pub fn is_misconduct(&self) -> bool {
-        matches!(self, Self::LineTooLong { .. } | Self::Garbage(_) | Self::Rejected(_) | Self::EventFlood)
+        matches!(
+            self,
+            Self::LineTooLong { .. } | Self::HalfLine | Self::Garbage(_) | Self::Rejected(_) | Self::EventFlood
+        )
     }
 }
 

@@ -1,9 +1,12 @@
 //! Disks that come and go while the VM runs, and their images.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{Setback, disk::throttle};
 use crate::{
@@ -15,6 +18,8 @@ use crate::{
 
 /// For the guest to let go of a disk. One in its firmware never does.
 const RELEASE: Duration = Duration::from_secs(10);
+/// How long a request waits for images to be removed; freeing the blocks of large ones may take longer.
+const REMOVAL: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(100);
 /// A guest that was just busy booting may have missed the request.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
@@ -69,13 +74,21 @@ impl Actor {
             kept.extend(named(&run.in_effect));
         }
         let once = (1..=added).map(|number| folder.join(VmSpec::image_name(number)));
-        for file in once.filter(|file| !kept.contains(file)) {
-            if let Err(error) = tokio::fs::remove_file(&file).await
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                tracing::warn!(file = %file.display(), %error, "cannot remove an image that no disk uses");
-            }
+        let orphans: Vec<PathBuf> = once.filter(|file| !kept.contains(file)).collect();
+        if orphans.is_empty() {
+            return;
         }
+        let removal = spawn_blocking(move || {
+            for file in orphans {
+                if let Err(error) = std::fs::remove_file(&file)
+                    && error.kind() != std::io::ErrorKind::NotFound
+                {
+                    tracing::warn!(file = %file.display(), %error, "cannot remove an image that no disk uses");
+                }
+            }
+        });
+        // Their names are never used again, so storage that takes its time does not hold up the VM.
+        let _ = timeout(REMOVAL, removal).await;
     }
 
     /// Plugs what is defined and not there, and unplugs what is there and no longer defined: the disk `only`, or all of
