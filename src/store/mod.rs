@@ -20,6 +20,8 @@ mod disk;
 mod dump;
 mod error;
 mod export;
+#[cfg(debug_assertions)]
+mod fail_point;
 mod import;
 mod probe;
 mod record;
@@ -89,7 +91,10 @@ impl Store {
         thread::Builder::new()
             .name("store".into())
             .spawn(move || {
-                let end = writer::run(&jobs, &state, |group| disk.write(group), || disk.keep_reserve());
+                let write = |group: &[Job]| disk.write(group);
+                #[cfg(debug_assertions)]
+                let write = fail_point::around(write);
+                let end = writer::run(&jobs, &state, write, || disk.keep_reserve());
                 if end == End::Panicked {
                     // Its destructor flushes, and could panic or wait for ever.
                     std::mem::forget(disk);

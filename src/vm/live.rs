@@ -325,6 +325,8 @@ impl Actor {
                 live.agent = agent;
                 self.machine = Machine::Live(Box::new(live));
                 self.refresh().await;
+                // What follows may wait for the guest; that the monitor answers is known now.
+                self.publish();
                 self.take_up_intent().await;
                 self.take_up_changes().await;
             }

@@ -53,7 +53,7 @@ pub struct Beat {
 }
 
 impl Beat {
-    fn parse(line: &str) -> Option<Self> {
+    pub fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split_once("qherd-guest: ")?.1.split_whitespace();
         let mut field = |name: &str| fields.next()?.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
         Some(Self {

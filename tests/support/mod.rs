@@ -2,7 +2,9 @@
 //! that directory, also when a test fails.
 #![allow(dead_code)] // Every test file uses its own part.
 
+pub mod crash;
 pub mod guest;
+pub mod outside;
 
 use std::{
     io::{BufRead, BufReader},
@@ -88,13 +90,20 @@ impl Daemon {
     }
 
     /// As `run`, by a command of the test's own.
-    pub fn run_as(&mut self, mut command: Command) {
+    pub fn run_as(&mut self, command: Command) {
+        assert!(self.try_run_as(command), "not ready:\n{}", self.log_text());
+    }
+
+    /// As `run_as`, of a program that may end before it is ready: whether it is.
+    pub fn try_run_as(&mut self, mut command: Command) -> bool {
         let mut child = command.stdout(Stdio::piped()).stderr(self.log()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().strip_prefix("listening on ").map(str::to_owned);
         self.child = Some(child);
-        self.url = url.unwrap_or_else(|| panic!("not ready: {line:?}\n{}", self.log_text()));
+        let url = line.trim().strip_prefix("listening on ").map(str::to_owned);
+        let ready = url.is_some();
+        self.url = url.unwrap_or_default();
+        ready
     }
 
     /// The command that starts the daemon on this state directory.

@@ -81,6 +81,18 @@ impl Actor {
         }
     }
 
+    /// A daemon may have died after vCPUs were added and before that was noted. They would pass for some that the agent
+    /// holds offline; where there is no agent, nobody does.
+    pub(super) async fn note_added_vcpus(&mut self) {
+        if self.has_agent() {
+            return;
+        }
+        let Ok(session) = self.session() else { return };
+        let Ok(threads) = self.guarded(vcpu_threads(&session)).await else { return };
+        let added = self.record.spec.vcpus.min(threads.len() as u32);
+        let _ = self.has(|spec| spec.vcpus = spec.vcpus.max(added)).await;
+    }
+
     /// Fills the lowest free slots first: a gap below makes QEMU 7.2 and the guest stumble at the next reset.
     async fn add_vcpus(&mut self, wanted: u32) -> Result<(), Setback> {
         let session = self.session()?;

@@ -172,6 +172,7 @@ impl Actor {
 
     /// Goes on with what an earlier daemon had begun, as far as that works.
     pub(super) async fn take_up_changes(&mut self) {
+        self.note_added_vcpus().await;
         match self.make_up().await {
             Err(Setback::NotNow(why) | Setback::Refused(why)) => {
                 tracing::info!(vm = %self.record.spec.id, why, "a change waits for the next start");
@@ -202,10 +203,14 @@ impl Actor {
         Ok(())
     }
 
-    /// Notes a step that QEMU has made.
+    /// Notes a step that QEMU has made, if it is none that is noted already.
     async fn has(&mut self, step: impl FnOnce(&mut VmSpec)) -> std::result::Result<(), Setback> {
         let Some(run) = self.live_run() else { return Ok(()) };
+        let before = run.in_effect.clone();
         step(Arc::make_mut(&mut run.in_effect));
+        if run.in_effect == before {
+            return Ok(());
+        }
         let stored = self.ctx.persist(&self.record).await;
         self.publish();
         stored.map_err(|e| Setback::NotNow(e.to_string()))

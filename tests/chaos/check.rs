@@ -1,0 +1,83 @@
+//! Looks from outside, once nothing is under way, whether all is as it was acknowledged and nothing belongs to nobody.
+
+use std::path::Path;
+
+use super::{client::Place, model::Vm, network, operation::Definition};
+use crate::support::{
+    Daemon,
+    guest::Beat,
+    outside::{self, Known, Qemu},
+};
+
+/// What is wrong; what may be this or that is settled to what it is.
+pub async fn complaints(daemon: &Daemon, places: &mut [Place]) -> Vec<String> {
+    let mut wrong = daemon.complaints().await;
+    wrong.extend(network::complaints(&[]));
+    let known = daemon.known().await;
+    let qemus = outside::qemus(&daemon.state());
+    for place in places.iter_mut() {
+        let Some(vm) = &mut place.vm else { continue };
+        // An id where there is one, else the name: nobody was told the id.
+        let found = known.iter().find(|known| match &vm.id {
+            Some(id) => known.id == *id,
+            None => known.name == vm.name,
+        });
+        match found {
+            None if vm.may_be_absent => place.vm = None,
+            None => {
+                wrong.push(format!("{} is gone, and nobody was told that it is deleted: {vm:?}", vm.name));
+                place.vm = None;
+            }
+            Some(known) => wrong.extend(one(daemon, vm, known, &qemus).await),
+        }
+    }
+    for known in &known {
+        if places.iter().all(|place| place.vm.as_ref().is_none_or(|vm| vm.id.as_ref() != Some(&known.id))) {
+            wrong.push(format!("{} {} ({}) is deleted, or was never created", known.name, known.id, known.status));
+        }
+    }
+    wrong
+}
+
+async fn one(daemon: &Daemon, vm: &mut Vm, known: &Known, qemus: &[Qemu]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut complain = |what: String| wrong.push(format!("{} {}: {what}", known.name, known.id));
+    let statuses = ["running", "stopped", "crashed"];
+    let status = statuses.into_iter().find(|status| *status == known.status).unwrap_or("in between");
+    if !vm.statuses.contains(&status) {
+        complain(format!("is {}, and should be {:?}", known.status, vm.statuses));
+    }
+    let process = qemus.iter().find(|qemu| qemu.vm == known.id).map(|qemu| qemu.process);
+    if status == "running" && vm.process.is_some() && vm.process != process {
+        complain(format!("was {:?} and is {process:?}", vm.process));
+    }
+    let config = daemon.get(&format!("/vms/{}/config", known.id)).await.expect(200);
+    let disks = daemon.get(&format!("/vms/{}/disks", known.id)).await.expect(200);
+    let definition = Definition::read(&config, &disks);
+    if !vm.definitions.contains(&definition) {
+        complain(format!("is defined as {definition:?}, and should be one of {:?}", vm.definitions));
+    }
+    let (boots, gap) = beats(&daemon.run_dir(&known.id).join("console.log"));
+    if let Some(gap) = gap {
+        complain(format!("its heartbeat has a gap: {gap}"));
+    }
+    if !vm.may_boot && vm.boot.is_some() && vm.boot.as_ref() != boots.last() {
+        complain(format!("its guest was {:?} and is {:?}, and nobody asked for that", vm.boot, boots.last()));
+    }
+    vm.boot = boots.last().cloned();
+    vm.settle(&known.id, definition, status, process);
+    wrong
+}
+
+/// The guest's boots, and a gap in the heartbeats of one of them.
+fn beats(log: &Path) -> (Vec<String>, Option<String>) {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    // The last line may be half written.
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let beats: Vec<Beat> = whole.lines().filter_map(Beat::parse).collect();
+    let mut boots: Vec<String> = beats.iter().map(|beat| beat.boot.clone()).collect();
+    boots.dedup();
+    let gap = beats.windows(2).find(|two| two[0].boot == two[1].boot && two[1].beat != two[0].beat + 1);
+    (boots, gap.map(|two| format!("{two:?}")))
+}

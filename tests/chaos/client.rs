@@ -1,0 +1,243 @@
+//! Carries a cycle of the plan out: asks, mistreats, kills, and notes what was said.
+
+use std::{cell::RefCell, time::Duration};
+
+use futures_util::future::join_all;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::{
+    Tally,
+    model::{Outcome, Vm},
+    operation::Operation,
+    plan::{BARE, Cycle, Death, Deed, Lane, Violence},
+};
+use crate::support::{Daemon, guest, outside};
+
+/// What the lanes share of a cycle.
+pub struct Client<'a> {
+    pub daemon: &'a Daemon,
+    /// What is wrong, as far as it is seen while asking.
+    pub wrong: RefCell<Vec<String>>,
+    pub tally: RefCell<&'a mut Tally>,
+}
+
+/// The place of one VM, and how many it has had.
+pub struct Place {
+    pub vm: Option<Vm>,
+    pub generation: u64,
+}
+
+impl Client<'_> {
+    /// Until the daemon is dead. Returns the processes that are to be continued when the next one is there.
+    pub async fn carry_out(&self, cycle: &Cycle, places: &mut [Place]) -> Vec<i32> {
+        let busy: Vec<usize> = cycle.lanes.iter().map(|lane| lane.place).collect();
+        let mut hanging = Vec::new();
+        let lanes = async {
+            let places = places.iter_mut().enumerate();
+            let lanes = places.map(|(number, place)| {
+                let lane = cycle.lanes.iter().find(|lane| lane.place == number);
+                let violence: Vec<Violence> =
+                    cycle.violence.iter().filter(|violence| violence.place == number).copied().collect();
+                let busy = busy.contains(&number);
+                async move { self.place(number, place, lane, &violence, busy).await }
+            });
+            hanging = join_all(lanes).await.into_iter().flatten().collect();
+        };
+        match cycle.death {
+            Death::At(after) => {
+                let death = async {
+                    sleep(Duration::from_millis(after)).await;
+                    self.daemon.signal(Signal::SIGKILL);
+                };
+                tokio::join!(lanes, death, self.read());
+            }
+            Death::Commit(..) => {
+                // A daemon that has not come to its commit by then dies all the same.
+                let end = async {
+                    tokio::select! {
+                        () = lanes => {}
+                        () = async { sleep(Duration::from_secs(4)).await; self.daemon.signal(Signal::SIGKILL); std::future::pending().await } => {}
+                    }
+                    self.daemon.signal(Signal::SIGKILL);
+                };
+                tokio::join!(end, self.read());
+            }
+        }
+        hanging
+    }
+
+    /// One place: what it is asked, and what is done to it meanwhile.
+    async fn place(
+        &self,
+        number: usize,
+        place: &mut Place,
+        lane: Option<&Lane>,
+        violence: &[Violence],
+        busy: bool,
+    ) -> Vec<i32> {
+        // The deeds first, as one that is known before a request is judged by it.
+        let id = place.vm.as_ref().and_then(|vm| vm.id.clone());
+        let done = RefCell::new(Vec::new());
+        let mut hanging = Vec::new();
+        let deeds = async {
+            for violence in violence {
+                let Some(id) = &id else { continue };
+                sleep(Duration::from_millis(violence.at)).await;
+                hanging.extend(self.mistreat(id, violence.deed, &done).await);
+            }
+        };
+        let asking = async {
+            if let Some(lane) = lane {
+                self.ask_all(number, place, lane, &done).await;
+            }
+        };
+        tokio::join!(deeds, asking);
+        if let Some(vm) = &mut place.vm
+            && vm.id == id
+            && !vm.is_gone()
+        {
+            done.take().into_iter().for_each(|deed| vm.mistreat(deed, busy));
+        }
+        hanging
+    }
+
+    async fn mistreat(&self, id: &str, deed: Deed, done: &RefCell<Vec<Deed>>) -> Option<i32> {
+        let qemu = outside::qemus(&self.daemon.state()).into_iter().find(|qemu| qemu.vm == id)?;
+        let pid = Pid::from_raw(qemu.process.pid);
+        done.borrow_mut().push(deed);
+        match deed {
+            Deed::Kill => {
+                self.tally.borrow_mut().qemus_killed += u64::from(kill(pid, Signal::SIGKILL).is_ok());
+                None
+            }
+            Deed::Hang(time) => {
+                self.tally.borrow_mut().qemus_stopped += u64::from(kill(pid, Signal::SIGSTOP).is_ok());
+                sleep(Duration::from_millis(time)).await;
+                let _ = kill(pid, Signal::SIGCONT);
+                None
+            }
+            Deed::HangOverRestart => {
+                self.tally.borrow_mut().qemus_stopped += u64::from(kill(pid, Signal::SIGSTOP).is_ok());
+                Some(pid.as_raw())
+            }
+        }
+    }
+
+    async fn ask_all(&self, number: usize, place: &mut Place, lane: &Lane, done: &RefCell<Vec<Deed>>) {
+        for step in &lane.steps {
+            sleep(Duration::from_millis(step.pause)).await;
+            let operation = if place.vm.is_some() { &step.operation } else { &step.create };
+            if place.vm.is_none() {
+                place.generation += 1;
+                place.vm = Some(Vm::asked_for(format!("chaos-{number}-{}", place.generation)));
+            }
+            let Some(vm) = &mut place.vm else { return };
+            let Some((outcome, answer)) = self.ask(number, vm, operation, done).await else {
+                // It was not even sent.
+                if vm.definitions.is_empty() {
+                    place.vm = None;
+                }
+                return;
+            };
+            if outcome == Outcome::Acknowledged && matches!(operation, Operation::Create { .. }) {
+                vm.id = answer["id"].as_str().map(str::to_owned);
+            }
+            vm.learn(operation, outcome);
+            if outcome == Outcome::Unanswered {
+                return;
+            }
+            if vm.is_gone() {
+                place.vm = None;
+            }
+        }
+    }
+
+    /// None where the daemon was gone before it could be asked.
+    async fn ask(
+        &self,
+        number: usize,
+        vm: &Vm,
+        operation: &Operation,
+        done: &RefCell<Vec<Deed>>,
+    ) -> Option<(Outcome, Value)> {
+        let base = if number < BARE { json!("blank.raw") } else { json!(guest::image()) };
+        let id = vm.id.clone().unwrap_or_default();
+        let mut disk = String::new();
+        if *operation == Operation::RemoveDisk {
+            let disks = self.daemon.try_get(&format!("/vms/{id}/disks")).await?;
+            let further = disks.as_array()?.iter().skip(1);
+            disk = further.min_by_key(|disk| disk["disk_size"].as_u64())?["name"].as_str()?.to_owned();
+        }
+        let (method, path, body) = operation.request(&base, &vm.name, &id, &vm.definition(), &disk);
+        self.tally.borrow_mut().operations += 1;
+        let request = self.daemon.http().request(method, self.daemon.at(&path)).json(&body);
+        let (outcome, answer) = match request.send().await {
+            Err(error) if error.is_timeout() => {
+                self.complain(format!("{} {operation:?} was not answered: {error:?}", vm.name));
+                (Outcome::Unanswered, Value::Null)
+            }
+            Err(error) if error.is_connect() => {
+                self.tally.borrow_mut().operations -= 1;
+                return None;
+            }
+            Err(_) => (Outcome::Unanswered, Value::Null),
+            Ok(response) => {
+                let status = response.status().as_u16();
+                // A head without its body tells enough.
+                let answer: Value = response.json().await.unwrap_or_default();
+                let outcome = match status {
+                    200..300 => Outcome::Acknowledged,
+                    409 => Outcome::Refused,
+                    500 | 503 if !done.borrow().is_empty() => Outcome::Refused,
+                    _ => {
+                        self.complain(format!("{} {operation:?} was answered {status} {answer}", vm.name));
+                        Outcome::Refused
+                    }
+                };
+                if outcome == Outcome::Acknowledged && answer.is_null() && matches!(operation, Operation::Create { .. })
+                {
+                    (Outcome::Unanswered, answer)
+                } else {
+                    (outcome, answer)
+                }
+            }
+        };
+        let mut tally = self.tally.borrow_mut();
+        *match outcome {
+            Outcome::Acknowledged => &mut tally.acknowledged,
+            Outcome::Refused => &mut tally.refused,
+            Outcome::Unanswered => &mut tally.unanswered,
+        } += 1;
+        Some((outcome, answer))
+    }
+
+    /// Reads all there is to read, until the daemon is gone.
+    async fn read(&self) {
+        loop {
+            let Some(vms) = self.daemon.try_get("/vms").await else { return };
+            for vm in vms.as_array().unwrap() {
+                for what in ["", "/config", "/status", "/disks", "/performance", "/console/log?tail=3"] {
+                    let path = format!("/vms/{}{what}", vm["id"].as_str().unwrap());
+                    let request = self.daemon.http().request(Method::GET, self.daemon.at(&path));
+                    let Some(answer) = self.daemon.try_send(request).await else { return };
+                    self.tally.borrow_mut().reads += 1;
+                    if ![200, 404].contains(&answer.status) {
+                        self.complain(format!("GET {path} was answered {answer:?}"));
+                    }
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn complain(&self, what: String) {
+        self.wrong.borrow_mut().push(what);
+    }
+}

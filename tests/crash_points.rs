@@ -1,0 +1,258 @@
+//! The daemon dies right before and right after every single commit of every operation, and again at every commit of
+//! the recovery that follows. Whatever was acknowledged holds; the rest is finished or unwound; nothing is left behind.
+
+mod support;
+
+use std::collections::HashSet;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use support::{Answer, Daemon, crash::Side, outside};
+
+/// A VM before the operation; empty where there is none.
+#[derive(Debug, Default)]
+struct Before {
+    id: String,
+    status: &'static str,
+    /// Its processes: one, or none.
+    processes: Vec<outside::Qemu>,
+    definition: Value,
+}
+
+/// What an operation, and a crash in it, may do.
+struct Operation {
+    method: Method,
+    /// `{}` stands for the VM's id.
+    path: &'static str,
+    body: Value,
+    /// Statuses that it may leave the VM in; `gone` where there is none any more. The first one is what an acknowledged
+    /// operation must have led to.
+    leaves: &'static [&'static str],
+    changes_definition: bool,
+    /// A running VM has the change at once.
+    live: bool,
+    /// How many it makes; a change of that is to be noticed.
+    commits: u64,
+}
+
+impl Operation {
+    fn of(method: Method, path: &'static str, body: Value, leaves: &'static [&'static str], commits: u64) -> Self {
+        Self { method, path, body, leaves, changes_definition: false, live: true, commits }
+    }
+
+    fn post(path: &'static str, body: Value, leaves: &'static [&'static str], commits: u64) -> Self {
+        Self::of(Method::POST, path, body, leaves, commits)
+    }
+
+    /// Of the definition, which leaves the VM as it is.
+    fn change(method: Method, path: &'static str, body: Value, commits: u64) -> Self {
+        Self { changes_definition: true, ..Self::of(method, path, body, &[], commits) }
+    }
+
+    /// The answer, if there was one, and whether the daemon lived to the end of the operation, which may come later.
+    async fn ask(&self, daemon: &mut Daemon, vm: &Before) -> (Option<Answer>, bool) {
+        let url = daemon.at(&self.path.replace("{}", &vm.id));
+        let answer = daemon.try_send(daemon.http().request(self.method.clone(), url).json(&self.body)).await;
+        let lives = answer.is_some() && daemon.comes_to_rest().await;
+        if !lives {
+            daemon.wait();
+        }
+        (answer, lives)
+    }
+}
+
+/// Performs the operation, on what `prepare` makes, once for each of its commits and each side of it.
+async fn dies_at_every_commit_of(operation: Operation, prepare: impl AsyncFn(&Daemon) -> Before) {
+    let mut daemon = Daemon::start();
+    let mut outcomes = HashSet::new();
+    for commit in 1.. {
+        for side in Side::BOTH {
+            let before = prepare(&daemon).await;
+            daemon.kill();
+            let command = daemon.dying_at(commit, side);
+            daemon.run_as(command);
+            let (answer, lives) = operation.ask(&mut daemon, &before).await;
+            if lives {
+                assert!((200..300).contains(&answer.expect("an answer").status));
+                assert_eq!((commit - 1, side), (operation.commits, Side::Before), "the commits of this operation");
+                assert!(outcomes.len() > 1 || operation.commits == 0, "no crash made a difference: {outcomes:?}");
+                return;
+            }
+            daemon.recover_dying().await;
+            let outcome = look(&operation, &daemon, &before, answer).await;
+            outcomes.insert(outcome.unwrap_or_else(|wrong| panic!("{side:?} commit {commit}: {wrong}")));
+            for vm in daemon.known().await {
+                daemon.delete(&format!("/vms/{}", vm.id)).await.expect(200);
+            }
+            daemon.assert_in_order().await;
+            assert_eq!(daemon.leftovers(), [] as [std::path::PathBuf; 0]);
+        }
+    }
+}
+
+/// What became of the VM, or what is wrong with that.
+async fn look(
+    operation: &Operation,
+    daemon: &Daemon,
+    before: &Before,
+    answer: Option<Answer>,
+) -> Result<String, String> {
+    daemon.assert_in_order().await;
+    if let Some(answer) = &answer
+        && !(200..300).contains(&answer.status)
+    {
+        return Err(format!("answered {answer:?}"));
+    }
+    let vms = daemon.known().await;
+    let vm = match &vms[..] {
+        [] => None,
+        [vm] => Some(vm),
+        several => return Err(format!("several VMs: {several:?}")),
+    };
+    let status = vm.map_or("gone", |vm| &vm.status);
+    let allowed = if operation.leaves.is_empty() { &[before.status][..] } else { operation.leaves };
+    if !allowed.contains(&status) && (before.id.is_empty() || status != before.status) {
+        return Err(format!("it is {status}"));
+    }
+    if answer.is_some() && status != allowed[0] {
+        return Err(format!("{answer:?} was acknowledged, and it is {status}"));
+    }
+    let Some(vm) = vm else { return Ok(status.into()) };
+    let now = outside::qemus(&daemon.state());
+    if before.status == "running" && status == "running" && now != before.processes {
+        return Err(format!("another process: {now:?}, not {:?}", before.processes));
+    }
+    let definition = definition(daemon, &vm.id).await;
+    let same = before.id.is_empty() || definition == before.definition;
+    if !same && !operation.changes_definition {
+        return Err(format!("its definition was {} and is {definition}", before.definition));
+    }
+    if same && operation.changes_definition && answer.is_some() {
+        return Err(format!("{answer:?} was acknowledged, and it still is {definition}"));
+    }
+    if operation.live {
+        let pending = daemon.comes_to_have_all(&vm.id).await;
+        if pending != json!({}) {
+            return Err(format!("what was begun was not finished: {pending}"));
+        }
+    }
+    // Whatever it was cut off in, it works.
+    if status == "running" {
+        daemon.post(&format!("/vms/{}/stop", vm.id), json!({ "force": true })).await.expect(200);
+    }
+    daemon.post(&format!("/vms/{}/start", vm.id), json!({})).await.expect(200);
+    daemon.assert_in_order().await;
+    Ok(format!("{status} {definition}"))
+}
+
+/// What is defined, the disks included; what is pending is not.
+async fn definition(daemon: &Daemon, id: &str) -> Value {
+    let mut config = daemon.get(&format!("/vms/{id}/config")).await.expect(200);
+    config["pending"].take();
+    json!([config, daemon.get(&format!("/vms/{id}/disks")).await.expect(200)])
+}
+
+async fn nothing(_: &Daemon) -> Before {
+    Before::default()
+}
+
+/// Half the vCPUs that it may have, and a second disk.
+async fn stopped(daemon: &Daemon) -> Before {
+    let mut wish = daemon.wish();
+    wish["disks"] = json!([{ "disk_size": 1 }]);
+    let id = daemon.create(wish).await;
+    let definition = definition(daemon, &id).await;
+    Before { id, status: "stopped", processes: vec![], definition }
+}
+
+async fn running(daemon: &Daemon) -> Before {
+    let before = stopped(daemon).await;
+    daemon.post(&format!("/vms/{}/start", before.id), json!({})).await.expect(200);
+    Before { status: "running", processes: outside::qemus(&daemon.state()), ..before }
+}
+
+fn blank(start: bool) -> Value {
+    json!({ "vcpus": 1, "memory": 64, "disk_size": 1, "base_image": "blank.raw", "start": start,
+            "disks": [{ "disk_size": 1 }] })
+}
+
+#[tokio::test]
+async fn a_create_is_finished_or_unwound() {
+    let create = Operation::post("/vms", blank(false), &["stopped", "gone"], 2);
+    dies_at_every_commit_of(create, nothing).await;
+}
+
+#[tokio::test]
+async fn a_create_with_start_is_finished_or_unwound() {
+    let create = Operation::post("/vms", blank(true), &["running", "gone"], 4);
+    dies_at_every_commit_of(create, nothing).await;
+}
+
+#[tokio::test]
+async fn a_start_is_finished_or_unwound() {
+    let start = Operation::post("/vms/{}/start", json!({}), &["running"], 3);
+    dies_at_every_commit_of(start, stopped).await;
+}
+
+#[tokio::test]
+async fn a_stop_is_finished_or_unwound() {
+    let stop = Operation::post("/vms/{}/stop", json!({ "timeout": 1 }), &["stopped"], 2);
+    dies_at_every_commit_of(stop, running).await;
+}
+
+#[tokio::test]
+async fn a_forced_stop_is_finished_or_unwound() {
+    let stop = Operation::post("/vms/{}/stop", json!({ "force": true }), &["stopped"], 2);
+    dies_at_every_commit_of(stop, running).await;
+}
+
+#[tokio::test]
+async fn a_reboot_is_finished_or_unwound() {
+    let reboot = Operation::post("/vms/{}/reboot", json!({ "timeout": 1 }), &["running"], 2);
+    dies_at_every_commit_of(reboot, running).await;
+}
+
+#[tokio::test]
+async fn the_delete_of_a_stopped_vm_is_finished_or_unwound() {
+    dies_at_every_commit_of(Operation::of(Method::DELETE, "/vms/{}", json!({}), &["gone"], 2), stopped).await;
+}
+
+#[tokio::test]
+async fn the_delete_of_a_running_vm_is_finished_or_unwound() {
+    dies_at_every_commit_of(Operation::of(Method::DELETE, "/vms/{}", json!({}), &["gone"], 2), running).await;
+}
+
+#[tokio::test]
+async fn a_change_of_vcpus_is_finished_or_unwound() {
+    let cpu = || json!({ "vcpus": 3, "cpu_pinning": { "cores": [0] } });
+    dies_at_every_commit_of(Operation::change(Method::PUT, "/vms/{}/cpu", cpu(), 1), stopped).await;
+    dies_at_every_commit_of(Operation::change(Method::PUT, "/vms/{}/cpu", cpu(), 4), running).await;
+}
+
+#[tokio::test]
+async fn a_change_of_memory_is_finished_or_unwound() {
+    let memory = || json!({ "memory": 96 });
+    dies_at_every_commit_of(Operation::change(Method::PUT, "/vms/{}/memory", memory(), 1), stopped).await;
+    let memory = Operation::change(Method::PUT, "/vms/{}/memory", memory(), 1);
+    // Without a guest that has the driver it waits for the next start.
+    dies_at_every_commit_of(Operation { live: false, ..memory }, running).await;
+}
+
+#[tokio::test]
+async fn a_change_of_a_disk_is_finished_or_unwound() {
+    let disk = || json!({ "disk_size": 3, "io_limits": { "iops": 100 } });
+    dies_at_every_commit_of(Operation::change(Method::PUT, "/vms/{}/disk", disk(), 1), stopped).await;
+    dies_at_every_commit_of(Operation::change(Method::PUT, "/vms/{}/disk", disk(), 3), running).await;
+}
+
+#[tokio::test]
+async fn an_added_disk_is_finished_or_unwound() {
+    let disk = || json!({ "disk_size": 1, "base_image": "blank.raw", "io_limits": { "bps": 1_000_000 } });
+    dies_at_every_commit_of(Operation::change(Method::POST, "/vms/{}/disks", disk(), 2), stopped).await;
+    dies_at_every_commit_of(Operation::change(Method::POST, "/vms/{}/disks", disk(), 3), running).await;
+}
+
+#[tokio::test]
+async fn a_removed_disk_is_finished_or_unwound() {
+    dies_at_every_commit_of(Operation::change(Method::DELETE, "/vms/{}/disks/disk1", json!({}), 1), stopped).await;
+}
