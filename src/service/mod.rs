@@ -76,17 +76,22 @@ impl Service {
             made.with_context(|| format!("cannot make {}", folder.display()))?;
         }
         let profiles = Profiles::load(config.templates_dir.as_deref())?;
-        let images = QemuImg::find(&config.qemu_img).await.map_err(anyhow::Error::msg)?;
         let wanted = match config.accel {
             Accel::Auto => None,
             Accel::Kvm => Some(Accelerator::Kvm),
             Accel::Tcg => Some(Accelerator::Tcg),
         };
-        let caps = Caps::probe(&config.qemu, wanted, &config.state_dir.join("accelerator.json")).await;
-        let caps = caps.map_err(anyhow::Error::msg)?;
         let host = Host::read().context("cannot read the host's cores and memory")?;
-        let db = config.state_dir.join("db");
-        let store = tokio::task::spawn_blocking(move || Store::open(&db)).await??;
+        let (db, cache) = (config.state_dir.join("db"), config.state_dir.join("accelerator.json"));
+        // Each takes its time, and none needs another: VMs wait for this daemon.
+        let (images, caps, store) = tokio::join!(
+            QemuImg::find(&config.qemu_img),
+            Caps::probe(&config.qemu, wanted, &cache),
+            tokio::task::spawn_blocking(move || Store::open(&db)),
+        );
+        let images = images.map_err(anyhow::Error::msg)?;
+        let caps = caps.map_err(anyhow::Error::msg)?;
+        let store = store??;
         let ctx = Arc::new(Context { config, host, caps, images, store, fail_launch_after });
         let service = Self {
             bases: bases::Inspector::default(),
