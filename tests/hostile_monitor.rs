@@ -25,13 +25,13 @@ my $args = join "\n", @ARGV;
 my ($pidfile) = $args =~ /-pidfile\n(.*)/; my ($fd) = $args =~ /id=monitor,fd=(\d+)/;
 open my $p, '>', $pidfile or die; print $p "$$\n"; close $p;
 open my $l, '+<&=', $fd or die;
+my ($running, $status) = ('true', 'running');
 while (accept my $c, $l) {
     $c->autoflush(1);
     print $c qq({"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""}, "capabilities": []}}\n);
-    my $running = 1;
     while (my $line = <$c>) {
         my ($command) = $line =~ /"execute":"([^"]+)"/; my ($id) = $line =~ /"id":(\d+)/;
-        my $return = $command eq 'query-status' ? '{"running": true, "status": "running"}' : $command =~ /^query-/ ? '[]' : '{}';
+        my $return = $command eq 'query-status' ? qq({"running": $running, "status": "$status"}) : $command =~ /^query-/ ? '[]' : '{}';
         print $c qq({"return": $return, "id": $id}\n);
         if ($command eq 'query-blockstats') { DEED }
     }
@@ -76,6 +76,24 @@ async fn a_monitor_that(deed: &str, reason: &str) {
     assert_eq!(daemon.qemus().len(), 1);
     tokio::time::sleep(Duration::from_millis(10)).await;
     assert!(resident(&daemon) < before + GROWTH);
+}
+
+/// Only a KVM that is broken in its own way has such errors; here QEMU's place is taken for what it says then.
+#[tokio::test]
+async fn a_vm_halted_by_an_internal_error_is_paused_with_the_words_of_qemu() {
+    let deed = r#"if ($running eq 'true') {
+        ($running, $status) = ('false', 'internal-error');
+        print STDERR "KVM internal error. Suberror: 1\n";
+        print $c qq({"event": "STOP"}\n);
+    }"#;
+    let stand_in = hostile(deed);
+    let daemon = Daemon::start_with(&["--accel", "tcg", "--qemu", &stand_in.as_arg()]);
+    let id = running(&daemon, "hostile").await;
+    daemon.await_status(&id, "paused").await;
+    let status = daemon.get(&format!("/vms/{id}/status")).await.expect(200);
+    let reason = status["reason"].as_str().unwrap();
+    assert!(reason.contains("internal error") && reason.contains("Suberror: 1"), "{reason}");
+    daemon.post(&format!("/vms/{id}/stop"), json!({ "force": true })).await.expect(200);
 }
 
 #[tokio::test]

@@ -81,25 +81,28 @@ impl Service {
             made.with_context(|| format!("cannot make {}", folder.display()))?;
         }
         let profiles = Profiles::load(config.templates_dir.as_deref())?;
-        // What QEMU can do is found out meanwhile.
-        let db = config.state_dir.join("db");
-        let sound = config.program.clone().map(|program| {
-            let db = db.clone();
-            tokio::task::spawn_blocking(move || database::probe(&db, program))
-        });
-        let images = QemuImg::find(&config.qemu_img).await.map_err(anyhow::Error::msg)?;
         let wanted = match config.accel {
             Accel::Auto => None,
             Accel::Kvm => Some(Accelerator::Kvm),
             Accel::Tcg => Some(Accelerator::Tcg),
         };
-        let caps = Caps::probe(&config.qemu, wanted, &config.state_dir.join("accelerator.json")).await;
-        let caps = caps.map_err(anyhow::Error::msg)?;
         let host = Host::read().context("cannot read the host's cores and memory")?;
-        if let Some(sound) = sound {
-            sound.await??;
-        }
-        let store = tokio::task::spawn_blocking(move || Store::open(&db)).await??;
+        let (db, cache) = (config.state_dir.join("db"), config.state_dir.join("accelerator.json"));
+        let program = config.program.clone();
+        // Each takes its time, and none needs another: VMs wait for this daemon.
+        let (images, caps, store) = tokio::join!(
+            QemuImg::find(&config.qemu_img),
+            Caps::probe(&config.qemu, wanted, &cache),
+            tokio::task::spawn_blocking(move || {
+                if let Some(program) = program {
+                    database::probe(&db, program)?;
+                }
+                Ok::<_, anyhow::Error>(Store::open(&db)?)
+            }),
+        );
+        let images = images.map_err(anyhow::Error::msg)?;
+        let caps = caps.map_err(anyhow::Error::msg)?;
+        let store = store??;
         let keys = Keys::open(store.clone()).context("cannot read the idempotency keys")?;
         let ctx = Arc::new(Context { config, host, caps, images, store, fail_launch_after });
         let service = Self {
