@@ -234,7 +234,7 @@ fn a_state_directory_that_becomes_read_only_is_told_and_nothing_in_it_is_lost() 
         mount(&image, &state, "loop");
         daemon.run();
         assert_eq!(daemon.status(&stopped).await, "stopped");
-        assert_eq!(daemon.status(&runs).await, "crashed");
+        daemon.await_status(&runs, "crashed").await;
         act(&daemon, &runs, "start", json!({})).await.expect(200);
     });
 }

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -110,7 +111,7 @@ fn export(database: &Database, file: Option<&Path>) -> anyhow::Result<ExitCode> 
         return Ok(ExitCode::SUCCESS);
     };
     // Never over another one: it may be the last that is good.
-    let out = File::options().write(true).create_new(true).open(path);
+    let out = File::options().write(true).create_new(true).mode(0o600).open(path);
     let out = out.with_context(|| format!("cannot make {}", path.display()))?;
     let exported = database.export(&out, path).and_then(|records| {
         out.sync_all().with_context(|| format!("cannot write {}", path.display()))?;

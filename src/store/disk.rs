@@ -15,8 +15,9 @@
 //! Some kinds of damage make sled panic while opening, which is caught here, or spin for ever, which cannot be: `probe`
 //! finds out before.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -65,27 +66,9 @@ impl Disk {
     /// `InUse`, `Damaged`, or `Io` when the operating system refuses.
     pub fn open(dir: &Path) -> Result<Disk, StoreError> {
         let io = |what| move |source| StoreError::Io { what, dir: dir.to_path_buf(), source };
-        fs::create_dir_all(dir).map_err(io("create the store"))?;
-        let deadline = Instant::now() + LOCK_PATIENCE;
-        let db = loop {
-            let opened = match lock_probe(dir).map_err(io("lock the store"))? {
-                Lock::Taken => Err(StoreError::InUse { dir: dir.to_path_buf() }),
-                Lock::Free(_held) => {
-                    remove_half_snapshots(dir).map_err(io("tidy the store"))?;
-                    reserve::give_way(dir).map_err(io("make room in the store"))?;
-                    Ok(())
-                } // released here: sled takes its own
-            };
-            match opened.and_then(|()| open_sled(dir)) {
-                Err(StoreError::InUse { .. }) if Instant::now() < deadline => {
-                    thread::sleep(Duration::from_millis(10));
-                }
-                other => break other?,
-            }
-        };
+        let db = open_alone(dir)?;
         let log = File::options().read(true).write(true).open(dir.join("db"));
         let disk = Disk { db, dir: dir.to_path_buf(), log: log.map_err(io("open the log of the store"))? };
-        disk.keep_reserve();
         disk.sync_everything().map_err(io("sync the store"))?;
         Ok(disk)
     }
@@ -153,6 +136,31 @@ impl Disk {
         File::open(&self.dir)?.sync_all()?;
         let full = self.dir.canonicalize()?;
         full.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    }
+}
+
+/// Opens, or creates, the database in `dir`, after a predecessor has let go of it. Not all of it need be durable.
+///
+/// # Errors
+/// As [`Disk::open`].
+pub(super) fn open_alone(dir: &Path) -> Result<sled::Db, StoreError> {
+    let io = |what| move |source| StoreError::Io { what, dir: dir.to_path_buf(), source };
+    // For nobody else: it tells where the guests' disks are.
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io("create the store"))?;
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        let opened = match lock_probe(dir).map_err(io("lock the store"))? {
+            Lock::Taken => Err(StoreError::InUse { dir: dir.to_path_buf() }),
+            Lock::Free(_held) => {
+                remove_half_snapshots(dir).map_err(io("tidy the store"))?;
+                reserve::give_way(dir).map_err(io("make room in the store"))?;
+                Ok(())
+            } // released here: sled takes its own
+        };
+        match opened.and_then(|()| open_sled(dir)) {
+            Err(StoreError::InUse { .. }) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+            other => return other,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -54,7 +55,9 @@ impl Store {
             let path = path.to_path_buf();
             move |source| ExportError::Io { path, source }
         };
-        let written = File::create(&unfinished).map_err(io(&unfinished)).and_then(|file| {
+        let mut new = File::options();
+        new.write(true).create(true).truncate(true).mode(0o600);
+        let written = new.open(&unfinished).map_err(io(&unfinished)).and_then(|file| {
             self.export(&file, &unfinished)?;
             file.sync_all().map_err(io(&unfinished))
         });

@@ -83,6 +83,7 @@ impl Store {
     /// `InUse` when another process has it, `Damaged` when sled cannot make sense of it, `Io` otherwise.
     pub fn open(dir: &Path) -> Result<Store, StoreError> {
         let disk = disk::Disk::open(dir)?;
+        disk.keep_reserve();
         let db = disk.db.clone();
         let health = Arc::new(Health::default());
         let (queue, jobs) = sync_channel(QUEUE);

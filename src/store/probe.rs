@@ -1,8 +1,10 @@
 //! Whether a store can be opened, tried by a helper process on a copy. sled panics on some kinds of damage, spins for ever
 //! on others, and changes the files while it finds out; neither the daemon nor the original is to suffer from that.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
+use std::os::unix::fs::DirBuilderExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -12,7 +14,8 @@ use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, set_parent_process_death_signal, setrlimit,
 };
 
-use super::{Store, StoreError};
+use super::disk::open_alone;
+use super::{StoreError, panic_text};
 
 /// Opening a sound store takes milliseconds; a frozen disk is no damage.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -22,6 +25,7 @@ const MEMORY_BYTES: u64 = 4 << 30;
 
 /// What the helper's exit status says beside success.
 const UNSOUND: i32 = 3;
+const NO_ROOM: i32 = 4;
 
 /// How to start the helper: this program, with arguments that lead to [`help`]. The copy's path is added.
 pub struct Helper {
@@ -44,7 +48,7 @@ pub fn probe(dir: &Path, helper: &Helper, deadline: Duration) -> Result<(), Stor
     match tried {
         Ok(None) => Ok(()),
         Ok(Some(reason)) => Err(StoreError::Damaged { dir: dir.to_path_buf(), reason }),
-        Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+        Err(e) if is_full(&e) => {
             tracing::warn!(dir = %dir.display(), "no space to try the store in a helper process first; opening it at once");
             Ok(())
         }
@@ -59,17 +63,30 @@ pub fn help(dir: &Path) -> i32 {
     // Not longer than whoever waits for it.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     let _ = setrlimit(Resource::As, Rlimit { current: Some(MEMORY_BYTES), maximum: Some(MEMORY_BYTES) });
-    match Store::open(dir).and_then(|store| store.entries().map(drop)) {
-        Ok(()) => 0,
+    match open_alone(dir).map(|db| catch_unwind(AssertUnwindSafe(|| db.iter().try_for_each(|entry| entry.map(drop))))) {
+        Ok(Ok(Ok(()))) => 0,
+        Ok(Ok(Err(error))) => {
+            eprintln!("{error}");
+            UNSOUND
+        }
+        Ok(Err(panic)) => {
+            eprintln!("{}", panic_text(panic.as_ref()));
+            UNSOUND
+        }
         Err(StoreError::Damaged { reason, .. }) => {
             eprintln!("{reason}");
             UNSOUND
         }
+        Err(StoreError::Io { source, .. }) if is_full(&source) => NO_ROOM,
         Err(other) => {
             eprintln!("{other}");
             1
         }
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// `<dir>.<word>`.
@@ -87,7 +104,7 @@ pub(super) fn beside(dir: &Path, word: &str) -> PathBuf {
 pub fn copy(from: &Path, to: &Path, snapshots: bool) -> io::Result<()> {
     match fs::remove_dir_all(to) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => fs::create_dir(to)?,
+        _ => DirBuilder::new().mode(0o700).create(to)?,
     }
     for entry in fs::read_dir(from)? {
         let entry = entry?;
@@ -126,6 +143,7 @@ fn run(helper: &Helper, dir: &Path, deadline: Duration) -> io::Result<Option<Str
         Some(0) => Ok(None),
         Some(1) => Err(io::Error::other(last)),
         Some(UNSOUND) => Ok(Some(last)),
+        Some(NO_ROOM) => Err(io::ErrorKind::StorageFull.into()),
         // Ended by a signal: an overflow of the stack, or an abort for want of memory.
         _ => Ok(Some(format!("opening it ended with {status}: {last}"))),
     }
@@ -144,6 +162,7 @@ pub fn sync(dir: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Store;
     use super::*;
 
     /// A helper of the test's own in the place of this program.
