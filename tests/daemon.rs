@@ -347,6 +347,21 @@ async fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
     assert_eq!(files.split_whitespace().nth(3), Some("2000"), "{files}");
 }
 
+/// One that was killed between fork and exec leaves a child that holds all its files for a moment.
+#[test]
+fn what_is_left_of_a_killed_daemon_is_waited_for() {
+    let mut daemon = Daemon::start();
+    daemon.kill();
+    let lock = File::open(daemon.state().join("lock")).unwrap();
+    let held = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
+    let remnant = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(700));
+        drop(held);
+    });
+    daemon.run();
+    remnant.join().unwrap();
+}
+
 #[tokio::test]
 async fn a_daemon_whose_ready_line_nobody_reads_serves_all_the_same() {
     let daemon = Daemon::prepare(&["--accel", "tcg"]);
