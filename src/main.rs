@@ -1,7 +1,12 @@
 //! The `qherd` program: reads the settings, opens the core, serves the API until a signal, and says in one line why it
 //! could not.
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::{IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -111,7 +116,10 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     // Reads are answered at once; ready is who has taken over its VMs.
     let ready = async {
         service.settled().await;
-        println!("listening on http://{address}");
+        // Whoever wanted to read it may be gone.
+        if let Err(error) = writeln!(std::io::stdout(), "listening on http://{address}") {
+            tracing::warn!(%error, %address, "cannot tell the address on standard output");
+        }
     };
     let (report, ()) = tokio::join!(served, ready);
     tracing::info!(?report, "no longer listening");

@@ -4,6 +4,7 @@
 mod support;
 
 use std::{
+    fs::File,
     path::Path,
     process::{Command, Output, Stdio},
     time::Duration,
@@ -344,6 +345,33 @@ async fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
     let files = limits.lines().find(|l| l.starts_with("Max open files")).unwrap();
     assert_eq!(files.split_whitespace().nth(3), Some("2000"), "{files}");
+}
+
+/// One that was killed between fork and exec leaves a child that holds all its files for a moment.
+#[test]
+fn what_is_left_of_a_killed_daemon_is_waited_for() {
+    let mut daemon = Daemon::start();
+    daemon.kill();
+    let lock = File::open(daemon.state().join("lock")).unwrap();
+    let held = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
+    let remnant = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(700));
+        drop(held);
+    });
+    daemon.run();
+    remnant.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_daemon_whose_ready_line_nobody_reads_serves_all_the_same() {
+    let daemon = Daemon::prepare(&["--accel", "tcg"]);
+    let log = File::create(daemon.dir.path().join("daemon.log")).unwrap();
+    let mut child = daemon.command().stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+    drop(child.stdout.take());
+    daemon.await_log("cannot tell the address").await;
+    assert!(child.try_wait().unwrap().is_none(), "it ended");
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 #[tokio::test]

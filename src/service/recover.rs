@@ -5,11 +5,14 @@ use std::{
     io::{Read, Seek, Write},
     os::unix::fs::DirBuilderExt,
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 
 use super::{Service, autostart, database};
 use crate::{
@@ -20,6 +23,10 @@ use crate::{
 
 /// Adopting a VM whose monitor answers takes milliseconds; one that is mute must not hold the daemon's start.
 const ADOPTION: Duration = Duration::from_secs(1);
+
+/// A child of a killed daemon holds its files, this claim among them, until it has become another program; recovery then
+/// sees which.
+const REMNANT: Duration = Duration::from_secs(5);
 
 /// The claim on a state directory; the kernel takes it back when the daemon ends, however it ends.
 pub(super) struct StateLock {
@@ -49,20 +56,32 @@ impl StateLock {
             .map_err(failed)?;
         let path = state_dir.join("lock");
         let open = File::options().create(true).read(true).write(true).truncate(false).open(&path);
-        let file = open.with_context(|| format!("cannot open {}", path.display())).map_err(failed)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut file) => {
-                // The pid is only for messages.
-                let _ =
-                    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
-                Ok(Self { _file: file })
+        let mut file = open.with_context(|| format!("cannot open {}", path.display())).map_err(failed)?;
+        let patience = Instant::now() + REMNANT;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(mut file) => {
+                    // The pid is only for messages.
+                    let _ = file
+                        .set_len(0)
+                        .and_then(|()| file.rewind())
+                        .and_then(|()| write!(file, "{}", std::process::id()));
+                    return Ok(Self { _file: file });
+                }
+                Err((mut taken, Errno::EWOULDBLOCK)) => {
+                    let mut pid = String::new();
+                    let _ = taken.rewind().and_then(|()| taken.read_to_string(&mut pid));
+                    if lives(pid.trim()) || Instant::now() > patience {
+                        return Err(Taken::By(pid.trim().to_owned()));
+                    }
+                    // It was killed while it started a program, which is about to let go of it.
+                    std::thread::sleep(Duration::from_millis(10));
+                    file = taken;
+                }
+                Err((_, error)) => {
+                    return Err(error).with_context(|| format!("cannot lock {}", path.display())).map_err(failed);
+                }
             }
-            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
-                let mut pid = String::new();
-                let _ = file.read_to_string(&mut pid);
-                Err(Taken::By(pid.trim().to_owned()))
-            }
-            Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())).map_err(failed),
         }
     }
 
@@ -79,6 +98,11 @@ impl StateLock {
             ),
         })
     }
+}
+
+/// Whether there is such a process, and not only its remains.
+fn lives(pid: &str) -> bool {
+    !pid.is_empty() && std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
 }
 
 impl Service {

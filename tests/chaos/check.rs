@@ -11,7 +11,7 @@ use crate::support::{
 
 /// What is wrong; what may be this or that is settled to what it is.
 pub async fn complaints(daemon: &Daemon, places: &mut [Place]) -> Vec<String> {
-    let mut wrong = daemon.complaints().await;
+    let mut wrong = daemon.lasting_complaints().await;
     wrong.extend(network::complaints(&[]));
     let known = daemon.known().await;
     let qemus = outside::qemus(&daemon.state());

@@ -132,7 +132,11 @@ impl Client<'_> {
     async fn ask_all(&self, number: usize, place: &mut Place, lane: &Lane, done: &RefCell<Vec<Deed>>) {
         for step in &lane.steps {
             sleep(Duration::from_millis(step.pause)).await;
-            let operation = if place.vm.is_some() { &step.operation } else { &step.create };
+            let operation = match &place.vm {
+                None => &step.create,
+                Some(vm) if !vm.statuses.contains(&"running") => &step.asleep,
+                Some(_) => &step.operation,
+            };
             if place.vm.is_none() {
                 place.generation += 1;
                 place.vm = Some(Vm::asked_for(format!("chaos-{number}-{}", place.generation)));

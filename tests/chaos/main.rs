@@ -45,7 +45,12 @@ pub struct Tally {
     refused: u64,
     unanswered: u64,
     reads: u64,
-    boots: u64,
+    /// Running VMs that a recovery was looked at with, added up.
+    running: u64,
+    /// Of these, guests that had told of their heartbeat.
+    beating: u64,
+    /// Guests whose heart beat at the end.
+    beat_at_the_end: u64,
 }
 
 impl Tally {
@@ -144,6 +149,11 @@ async fn one_cycle(daemon: &mut Daemon, cycle: &Cycle, places: &mut [Place], tal
     }
     assert!(daemon.comes_to_rest().await, "it died by itself");
     wrong.extend(check::complaints(daemon, places).await);
+    let running = places.iter().filter_map(|place| place.vm.as_ref()).filter(|vm| vm.statuses == ["running"]);
+    for vm in running {
+        tally.running += 1;
+        tally.beating += u64::from(vm.boot.is_some());
+    }
     if wrong.is_empty() {
         daemon.kill();
         tally.killed_idle += 1;
@@ -161,7 +171,7 @@ async fn finish(mut daemon: Daemon, places: &mut [Place], tally: &mut Tally) {
         if vm.definition().memory == plan::GUEST_MEMORY {
             let before = daemon.beats(id).await.last().cloned();
             daemon.await_beat(id, |beat| before.as_ref() != Some(beat)).await;
-            tally.boots += 1;
+            tally.beat_at_the_end += 1;
         }
     }
     daemon.assert_in_order().await;

@@ -35,6 +35,8 @@ pub struct Step {
     pub pause: u64,
     /// Where there is no VM this is what is done instead of the operation.
     pub create: Operation,
+    /// And this where it does not run: most of them should.
+    pub asleep: Operation,
     pub operation: Operation,
 }
 
@@ -98,18 +100,19 @@ impl Cycle {
 fn lane(rng: &mut Rng, place: usize) -> Option<Lane> {
     let guest = place >= BARE;
     // Guests need their time to boot; some VMs are left alone, so that any change of theirs is noticed.
-    let busy = if guest { rng.u8(0..100) < 12 } else { rng.u8(0..100) < 65 };
-    let steps = (0..rng.usize(1..4)).map(|_| Step {
-        pause: rng.u64(0..250),
-        create: create(rng, place),
-        operation: if guest { Operation::pick_gentle(rng) } else { Operation::pick(rng) },
+    let busy = if guest { rng.u8(0..100) < 20 } else { rng.u8(0..100) < 65 };
+    let steps = (0..rng.usize(1..4)).map(|_| {
+        let operation = if guest { Operation::pick_gentle(rng) } else { Operation::pick(rng) };
+        let asleep = if guest || rng.u8(0..3) > 0 { Operation::Start } else { operation.clone() };
+        Step { pause: rng.u64(0..250), create: create(rng, place), asleep, operation }
     });
     let steps = steps.collect();
     busy.then_some(Lane { place, steps })
 }
 
 fn newcomer(rng: &mut Rng, place: usize) -> Lane {
-    Lane { place, steps: vec![Step { pause: 0, create: create(rng, place), operation: Operation::Start }] }
+    let (asleep, operation) = (Operation::Start, Operation::Start);
+    Lane { place, steps: vec![Step { pause: 0, create: create(rng, place), asleep, operation }] }
 }
 
 fn create(rng: &mut Rng, place: usize) -> Operation {

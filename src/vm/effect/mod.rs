@@ -180,6 +180,8 @@ impl Actor {
             Err(Setback::InUse) => tracing::info!(vm = %self.record.spec.id, "a disk stays until the next start"),
             Ok(()) | Err(Setback::Interrupted(_)) => {}
         }
+        // A disk whose removal the daemon died over is out now.
+        self.remove_orphans().await;
     }
 
     /// Makes `spec` the definition, on stable storage and published.
