@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use support::Daemon;
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 22] = [
+const ROUTES: [(&str, &str, &str); 24] = [
     ("post", "/vms", "createVM"),
     ("get", "/vms", "listVMs"),
     ("get", "/vms/{id}", "getVM"),
@@ -26,6 +26,8 @@ const ROUTES: [(&str, &str, &str); 22] = [
     ("post", "/vms/{id}/start", "startVM"),
     ("post", "/vms/{id}/stop", "stopVM"),
     ("post", "/vms/{id}/reboot", "rebootVM"),
+    ("post", "/vms/{id}/suspend", "suspendVM"),
+    ("post", "/vms/{id}/resume", "resumeVM"),
     ("get", "/vms/{id}/performance", "getVMPerformanceMetrics"),
     ("get", "/vms/{id}/console/log", "getVMConsoleLog"),
     ("get", "/base-images", "listBaseImages"),

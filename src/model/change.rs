@@ -31,6 +31,16 @@ pub enum Change {
     RemoveDisk(String),
 }
 
+/// A change that only a VM without a process takes: what is given replaces what is there (ruling 30).
+#[derive(Clone, Debug, Default)]
+pub struct Redefinition {
+    pub vcpus: Option<i64>,
+    /// MiB.
+    pub memory: Option<i64>,
+    /// Canonical; `Some(None)` takes it out.
+    pub iso: Option<Option<PathBuf>>,
+}
+
 /// When a change takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -100,6 +110,26 @@ impl Change {
                 }
                 wanted.disks.retain(|disk| disk.name != name);
             }
+        }
+        Ok(wanted)
+    }
+}
+
+impl Redefinition {
+    /// The definition with all of it. What the host has is in `host_memory` (MiB).
+    ///
+    /// # Errors
+    /// As [`Change::apply`].
+    pub fn apply(self, spec: &VmSpec, host_memory: u64) -> Result<VmSpec> {
+        let mut wanted = spec.clone();
+        if let Some(vcpus) = self.vcpus {
+            wanted = Change::Cpu { vcpus: Some(vcpus), pinning: None }.apply(&wanted, host_memory)?;
+        }
+        if let Some(memory) = self.memory {
+            wanted = Change::Memory(memory).apply(&wanted, host_memory)?;
+        }
+        if let Some(iso) = self.iso {
+            wanted.iso = iso;
         }
         Ok(wanted)
     }

@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, path::PathBuf, time::Duration};
 
-use super::VmId;
+use super::{Status, VmId};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -30,6 +30,9 @@ pub enum Error {
     Busy(VmId),
     #[error("qherd is shutting down; try again when it is back")]
     ShuttingDown,
+    /// The guest's agent was to do something, and nobody else; `why` it did not.
+    #[error("The guest agent does not do it: {why}")]
+    NoAgent { why: String },
     /// The host failed at something.
     #[error("{operation}: {why}")]
     Failed { operation: Operation, why: String },
@@ -48,6 +51,10 @@ pub enum Operation {
     Stop,
     #[error("reboot the VM")]
     Reboot,
+    #[error("suspend the VM")]
+    Suspend,
+    #[error("resume the VM")]
+    Resume,
     #[error("delete the VM")]
     Delete,
     #[error("change the VM")]
@@ -63,6 +70,15 @@ pub enum Operation {
 pub enum Conflict {
     #[error("VM is not running, cannot reboot.")]
     NotRunning,
+    #[error("VM is not running; start it first.")]
+    Off,
+    #[error("VM is already suspended")]
+    AlreadySuspended,
+    #[error("VM is already running")]
+    AlreadyRunning,
+    /// It has the status given.
+    #[error("VM must be Off to update")]
+    MustBeOff(Status),
     #[error("VM is stopping; wait until it has stopped.")]
     Stopping,
     #[error("VM is rebooting; wait until it is running.")]

@@ -13,7 +13,7 @@ mod spec;
 mod switch;
 mod view;
 
-pub use change::{Applied, Change};
+pub use change::{Applied, Change, Redefinition};
 pub use create::{CreateVm, DiskWish};
 pub use error::{Conflict, Error, Operation, Result, human};
 pub use id::{NicId, SwitchId, VmId};

@@ -135,6 +135,10 @@ impl CommandLine<'_> {
             args.json("-blockdev", devices::blockdev(disk));
             args.device(devices::disk(disk, self.spec));
         }
+        if let Some(iso) = &self.spec.iso {
+            args.json("-blockdev", devices::cdrom_blockdev(iso));
+            args.device(devices::cdrom());
+        }
         for nic in &self.spec.nics {
             let tap: Vec<String> = self.taps.get(&nic.id).into_iter().flatten().map(i32::to_string).collect();
             args.json("-netdev", devices::netdev(nic, &tap));

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     SharedContext,
-    handle::{Command, Forced, QUEUE, Reply, Stopped, VmHandle},
+    handle::{Command, Forced, QUEUE, Reply, Start, Stopped, VmHandle},
     launch::{Failure, Launch},
     lifecycle::{Action, Decision, Refusal, Request, decide},
     live::{Guest, Happening, Machine},
@@ -173,9 +173,29 @@ impl Actor {
                 self.publish();
                 let _ = reply.send(result.map(|applied| (self.view.borrow().clone(), applied)));
             }
-            Command::Stop(timeout, reply) => self.stop(timeout, reply).await,
-            Command::Reboot(timeout, reply) => {
-                let result = self.reboot(timeout).await;
+            Command::Stop(patience, reply) => self.stop(patience, reply).await,
+            Command::Reboot(patience, reply) => {
+                let result = self.reboot(patience).await;
+                self.publish();
+                let _ = reply.send(result);
+            }
+            Command::Redefine(redefinition, reply) => {
+                let result = self.redefine(*redefinition).await;
+                self.publish();
+                let _ = reply.send(result);
+            }
+            Command::Reset(reply) => {
+                let result = self.reset_now().await;
+                self.publish();
+                let _ = reply.send(result);
+            }
+            Command::Suspend(reply) => {
+                let result = self.suspend().await;
+                self.publish();
+                let _ = reply.send(result);
+            }
+            Command::Resume(reply) => {
+                let result = self.resume_suspended().await;
                 self.publish();
                 let _ = reply.send(result);
             }
@@ -186,10 +206,10 @@ impl Actor {
         match forced {
             Forced::Off(reply) => {
                 let result = match self.decide(Request::ForceOff) {
-                    Decision::Do(Action::Kill) => self.cut().await.map(|()| Stopped { forced: true }),
-                    Decision::Do(Action::Acknowledge) => self.acknowledge().await.map(|()| Stopped { forced: false }),
+                    Decision::Do(Action::Kill) => self.cut().await.map(|()| Stopped { forced: true, already: false }),
+                    Decision::Do(Action::Acknowledge) => self.acknowledge().await.map(|()| Stopped::BEFORE),
                     Decision::Refuse(refusal) => Err(self.refused(refusal)),
-                    _ => Ok(Stopped { forced: false }),
+                    _ => Ok(Stopped::BEFORE),
                 };
                 self.publish();
                 let _ = reply.send(result);
@@ -202,12 +222,12 @@ impl Actor {
         }
     }
 
-    async fn start(&mut self) -> Result<()> {
+    async fn start(&mut self) -> Result<Start> {
         match self.decide(Request::Start) {
-            Decision::Do(Action::Resume) => self.resume().await,
-            Decision::Do(_) => self.launch().await,
+            Decision::Do(Action::Resume) => self.resume(Operation::Start).await.map(|()| Start::Started),
+            Decision::Do(_) => self.launch().await.map(|()| Start::Started),
             Decision::Refuse(refusal) => Err(self.refused(refusal)),
-            Decision::Already | Decision::Wait => Ok(()),
+            Decision::Already | Decision::Wait => Ok(Start::Already),
         }
     }
 
@@ -279,9 +299,15 @@ impl Actor {
     pub(super) fn decide(&self, request: Request) -> Decision {
         match (&self.record.run, request) {
             // It will never have stopped, and so could not be waited for.
-            (Run::Deleting, Request::Start | Request::Reboot) => {
-                Decision::Refuse(Refusal::Conflict(Conflict::Deleting))
-            }
+            (
+                Run::Deleting,
+                Request::Start
+                | Request::Reboot
+                | Request::Reset
+                | Request::Suspend
+                | Request::Resume
+                | Request::Redefine,
+            ) => Decision::Refuse(Refusal::Conflict(Conflict::Deleting)),
             _ => decide(self.status().0, request),
         }
     }
@@ -307,7 +333,7 @@ impl Actor {
             (_, Machine::Doomed(_)) | (Intent::Run, _) => None,
             // Only a monitor that answers can reset the guest; when it is back the reboot is taken up again.
             (Intent::Reboot { .. }, Machine::Mute(_)) => None,
-            (Intent::Stop { deadline } | Intent::Reboot { deadline }, _) => {
+            (Intent::Stop { deadline, .. } | Intent::Reboot { deadline, .. }, _) => {
                 Some(Instant::now() + Duration::from_millis(deadline.saturating_sub(now_ms())))
             }
         }

@@ -116,6 +116,7 @@ impl Problem {
                         (StatusCode::NOT_FOUND, message, None)
                     }
                     Error::Conflict(_) => (StatusCode::CONFLICT, message, None),
+                    Error::NoAgent { .. } => (StatusCode::UNPROCESSABLE_ENTITY, message, None),
                     Error::Unresponsive(_) | Error::Busy(_) | Error::ShuttingDown => {
                         (StatusCode::SERVICE_UNAVAILABLE, message, None)
                     }

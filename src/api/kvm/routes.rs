@@ -35,6 +35,8 @@ const CONSOLE_LOG: Endpoint = endpoint(NotFound::Colon, "Internal error while re
 const START: Endpoint = endpoint(NotFound::Colon, "Internal error during VM start operation.");
 const STOP: Endpoint = endpoint(NotFound::Colon, "Internal error during VM stop operation.");
 const REBOOT: Endpoint = endpoint(NotFound::Colon, "Internal error during VM reboot operation.");
+const SUSPEND: Endpoint = endpoint(NotFound::Colon, "Internal error during VM suspend operation.");
+const RESUME: Endpoint = endpoint(NotFound::Colon, "Internal error during VM resume operation.");
 const CPU: Endpoint = endpoint(NotFound::Colon, "Internal error during CPU configuration update.");
 const MEMORY: Endpoint = endpoint(NotFound::Colon, "Internal error during memory configuration update.");
 const DISK: Endpoint = endpoint(NotFound::Colon, "Internal error during disk resize operation.");
@@ -149,6 +151,18 @@ fn routes() -> Vec<Route<Shared>> {
             .optional_input::<dto::RebootBody>()
             .output::<dto::Done>(200, "The reboot is under way.")
             .error(409, "It does not run."),
+        Route::post("/vms/{id}/suspend", "suspendVM", told(&SUSPEND, power::suspend))
+            .tag(LIFECYCLE)
+            .summary("Halt a VM until it is resumed or started.")
+            .optional_input::<crate::api::http::NoFields>()
+            .output::<dto::Done>(200, "It is paused.")
+            .error(409, "It does not run, or is paused already."),
+        Route::post("/vms/{id}/resume", "resumeVM", told(&RESUME, power::resume))
+            .tag(LIFECYCLE)
+            .summary("Let a paused VM go on.")
+            .optional_input::<crate::api::http::NoFields>()
+            .output::<dto::Done>(200, "It runs.")
+            .error(409, "It is not paused."),
         Route::get("/vms/{id}/performance", "getVMPerformanceMetrics", told(&PERFORMANCE, performance::performance))
             .tag(MONITORING)
             .summary("Figures of a running VM.")

@@ -21,7 +21,7 @@ use super::{
     live::{Live, Machine},
 };
 use crate::{
-    model::{Applied, Change, Conflict, Error, LiveRun, Operation, Result, Run, VmSpec},
+    model::{Applied, Change, Conflict, Error, LiveRun, Operation, Redefinition, Result, Run, VmSpec},
     qmp::{QmpError, Session},
 };
 
@@ -68,6 +68,18 @@ impl Actor {
         let outcome = self.settle(&change, before, decision).await;
         self.remove_orphans().await;
         outcome
+    }
+
+    /// Stores a definition that takes effect at the next start; one that is the present one already is fine in any state.
+    pub(super) async fn redefine(&mut self, redefinition: Redefinition) -> Result<bool> {
+        let wanted = redefinition.apply(&self.record.spec, self.ctx.host.memory)?;
+        if wanted == *self.record.spec {
+            return Ok(false);
+        }
+        if let Decision::Refuse(refusal) = self.decide(Request::Redefine) {
+            return Err(self.refused(refusal));
+        }
+        self.define(wanted).await.map(|()| true)
     }
 
     /// Brings a stored change into effect, or takes it back.
