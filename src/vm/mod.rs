@@ -42,6 +42,7 @@ use crate::{
     config::Config,
     host::{cpus::Host, image::QemuImg},
     model::{VmId, VmRecord},
+    net::Network,
     qemu::{Caps, RunPaths},
     store::{Batch, Record, Store, StoreError},
 };
@@ -62,6 +63,7 @@ pub struct Context {
     pub caps: Caps,
     pub images: QemuImg,
     pub store: Store,
+    pub net: Network,
     /// For tests: every launch fails after this step.
     pub fail_launch_after: Option<Step>,
 }
