@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, path::PathBuf, time::Duration};
 
-use super::{Status, VmId};
+use super::{Status, SwitchId, VmId};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -19,6 +19,14 @@ pub enum Error {
     DiskNotFound { name: String },
     #[error("Base image not found: {}.", .path.display())]
     BaseImageNotFound { path: PathBuf },
+    /// In the words of the client: an id or a name.
+    #[error("Switch not found: {0}.")]
+    SwitchNotFound(String),
+    #[error("Invalid parameter: switch must be one switch; {} bear the name {name:?}: {}. Name it by its id.", .ids.len(), .ids.iter().map(SwitchId::to_string).collect::<Vec<_>>().join(", "))]
+    AmbiguousSwitch { name: String, ids: Vec<SwitchId> },
+    /// The state of the host's network or of a switch does not allow it, in words.
+    #[error("{0}")]
+    SwitchConflict(String),
     /// The state of the VM does not allow it now.
     #[error("{0}")]
     Conflict(Conflict),
@@ -61,6 +69,14 @@ pub enum Operation {
     Change,
     #[error("read the console log")]
     ConsoleLog,
+    #[error("create the switch")]
+    CreateSwitch,
+    #[error("change the switch")]
+    ChangeSwitch,
+    #[error("delete the switch")]
+    DeleteSwitch,
+    #[error("connect the network card")]
+    Plug,
     #[error("look at the host")]
     Host,
 }

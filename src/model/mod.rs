@@ -25,7 +25,9 @@ pub use spec::{
     BaseImage, Bus, CloneMode, CpuPinning, Disk, ImageFormat, Machine, NewDisk, NewNic, VmSpec, check_disk_size,
     check_max_memory, check_max_vcpus, check_memory, check_name, check_vcpus,
 };
-pub use switch::{BRIDGE_PREFIX, Subnet, Switch, SwitchKind, SwitchRecord, SwitchState};
+pub use switch::{
+    BRIDGE_PREFIX, CreateSwitch, Moved, Subnet, Switch, SwitchKind, SwitchRecord, SwitchRef, SwitchState,
+};
 pub use view::{Status, VmView};
 
 use std::time::{SystemTime, UNIX_EPOCH};

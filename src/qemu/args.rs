@@ -96,7 +96,9 @@ impl CommandLine<'_> {
         args.flag("-no-user-config");
         args.flag("-nodefaults");
         args.add("-display", "none");
-        args.add("-machine", format!("{},usb=off,vmport=off,dump-guest-core=off", machine.machine_type));
+        // What a CD shows before its system runs, such as a menu, comes on the serial console: there is no display.
+        let menu = if self.spec.iso.is_some() { ",graphics=off" } else { "" };
+        args.add("-machine", format!("{},usb=off,vmport=off,dump-guest-core=off{menu}", machine.machine_type));
         args.add("-accel", self.accelerator.argument());
         args.add("-cpu", self.accelerator.cpu_model());
         args.add("-smp", format!("cpus={vcpus},maxcpus={max_vcpus},sockets=1,cores={max_vcpus},threads=1"));

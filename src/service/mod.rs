@@ -10,6 +10,7 @@ mod images;
 mod paths;
 mod recover;
 mod registry;
+mod switches;
 
 use std::{os::unix::fs::DirBuilderExt, sync::Arc, time::Duration};
 
@@ -21,11 +22,13 @@ pub use bases::{Base, BaseUser};
 pub use changes::Redefine;
 pub use host::{HostView, PinnedVm};
 pub use registry::Page;
+pub use switches::{Port, SwitchView};
 
 use crate::{
     config::{Accel, Config},
     host::{cpus::Host, image::QemuImg, process},
     model::{Conflict, CreateVm, Error, Operation, Result, Sample, Status, VmId, VmView},
+    net::Network,
     profile::Profiles,
     qemu::Accelerator,
     store::Store,
@@ -41,6 +44,7 @@ pub struct Service {
     ctx: SharedContext,
     profiles: Profiles,
     registry: Registry,
+    places: switches::Places,
     bases: bases::Inspector,
     log_reads: Semaphore,
     /// Held for as long as the daemon lives.
@@ -87,17 +91,22 @@ impl Service {
         let host = Host::read().context("cannot read the host's cores and memory")?;
         let db = config.state_dir.join("db");
         let store = tokio::task::spawn_blocking(move || Store::open(&db)).await??;
-        let ctx = Arc::new(Context { config, host, caps, images, store, fail_launch_after });
+        let net = Network::open(&config.state_dir).await;
+        let ctx = Arc::new(Context { config, host, caps, images, store, net, fail_launch_after });
         let service = Self {
             bases: bases::Inspector::default(),
             log_reads: Semaphore::new(LOG_READS),
             registry: Registry::default(),
+            places: switches::Places::default(),
             profiles,
             ctx,
             _lock: lock,
         };
+        service.recover_switches().await?;
         service.recover().await?;
-        Ok(Arc::new(service))
+        let service = Arc::new(service);
+        tokio::spawn(switches::follow(Arc::downgrade(&service)));
+        Ok(service)
     }
 
     /// What QEMU can do on this host.

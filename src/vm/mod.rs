@@ -43,6 +43,7 @@ use crate::{
     config::Config,
     host::{cpus::Host, image::QemuImg},
     model::{VmId, VmRecord},
+    net::Network,
     qemu::{Caps, RunPaths},
     store::{Batch, Record, Store, StoreError},
 };
@@ -63,6 +64,7 @@ pub struct Context {
     pub caps: Caps,
     pub images: QemuImg,
     pub store: Store,
+    pub net: Network,
     /// For tests: every launch fails after this step.
     pub fail_launch_after: Option<Step>,
 }
