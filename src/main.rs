@@ -1,14 +1,20 @@
 //! The `qherd` program: reads the settings, opens the core, serves the API until a signal, and says in one line why it
 //! could not.
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::{IsTerminal, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use qherd::{
     api::{
         http::{Limits, dispatch, serve},
-        kvm,
+        hyperv, kvm,
     },
     config::Settings,
     service::Service,
@@ -16,6 +22,7 @@ use qherd::{
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    sync::watch,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -67,14 +74,28 @@ fn main() -> ExitCode {
     }
 }
 
+/// A listener, and the line that says where it is.
+async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<(TcpListener, String)> {
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let line = format!("listening on http://{}{what}\n", listener.local_addr()?);
+    Ok((listener, line))
+}
+
 async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     let config = settings.resolve(file.as_deref())?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let listen = config.listen;
+    let (listen, hyperv_listen) = (config.listen, config.hyperv_listen);
     let stop_vms = config.stop_vms_on_exit;
     // The address first: a port that is taken is told before any VM is touched.
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-    let address = listener.local_addr()?;
+    let (listener, mut ready) = bind(listen, "").await?;
+    let hyperv_listener = match hyperv_listen {
+        Some(address) => {
+            let (listener, line) = bind(address, " (Hyper-V dialect)").await?;
+            ready += &line;
+            Some(listener)
+        }
+        None => None,
+    };
     let service = Service::open(config, None).await?;
     let caps = service.caps();
     tracing::info!(
@@ -86,17 +107,35 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     if caps.accelerator_reason.starts_with("KVM does not work") {
         tracing::warn!("guests are emulated (TCG), which is many times slower than KVM");
     }
-    let mounts = vec![("", kvm::table(service.clone()))];
-    println!("listening on http://{address}");
-    let stop = async move {
+    let mounts = vec![("", kvm::table(service.clone())), ("/hyperv", hyperv::table(service.clone(), "/hyperv"))];
+    // In one piece: whoever waits for the first line may not stay for the second.
+    print!("{ready}");
+    std::io::stdout().flush().context("cannot say that it is ready")?;
+    let (stopping, stopped) = watch::channel(false);
+    let stop = || {
+        let mut stopped = stopped.clone();
+        async move { drop(stopped.wait_for(|stopped| *stopped).await) }
+    };
+    let limits = Limits { drain: DRAIN, ..Limits::default() };
+    let main = serve(listener, dispatch::service(mounts), stop(), limits.clone());
+    let own = async {
+        match hyperv_listener {
+            Some(listener) => {
+                let mounts = vec![("", hyperv::table(service.clone(), "/"))];
+                Some(serve(listener, dispatch::service(mounts), stop(), limits).await)
+            }
+            None => None,
+        }
+    };
+    let signal = async move {
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM"),
             _ = interrupt.recv() => tracing::info!("SIGINT"),
         }
+        stopping.send_replace(true);
     };
-    let limits = Limits { drain: DRAIN, ..Limits::default() };
-    let report = serve(listener, dispatch::service(mounts), stop, limits).await;
-    tracing::info!(?report, "no longer listening");
+    let (report, hyperv, ()) = tokio::join!(main, own, signal);
+    tracing::info!(?report, ?hyperv, "no longer listening");
     if stop_vms {
         service.stop_all().await;
     }

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 pub use crate::{host::inventory::Node as NumaNode, qemu::Caps};
 pub use bases::{Base, BaseUser};
-pub use changes::Redefine;
+pub use changes::{Nics, Redefine};
 pub use host::{HostView, PinnedVm};
 pub use registry::Page;
 pub use switches::{Port, SwitchView};
@@ -56,6 +56,7 @@ pub struct Service {
 pub struct Filter {
     pub status: Option<Status>,
     pub name: Option<String>,
+    pub name_in_any_case: Option<String>,
 }
 
 impl Service {

@@ -70,6 +70,7 @@ pub fn spawn(ctx: SharedContext, record: VmRecord) -> VmHandle {
         in_effect: None,
         status: Status::Stopped,
         reason: None,
+        critical: false,
         pid: None,
         started_at: None,
         agent: false,
@@ -352,7 +353,7 @@ impl Actor {
                 (Intent::Reboot { .. }, _) => (Status::Rebooting, None),
                 (Intent::Run, Machine::Live(live)) => match &live.guest {
                     Guest::Running => (Status::Running, None),
-                    Guest::Paused { reason } => (Status::Paused, reason.clone()),
+                    Guest::Paused { reason, .. } => (Status::Paused, reason.clone()),
                 },
                 (Intent::Run, _) => (Status::Stopped, None),
             },
@@ -367,8 +368,11 @@ impl Actor {
         };
         let pid = self.machine.process().map(|p| p.pid());
         let agent = matches!(&self.machine, Machine::Live(live) if live.agent);
+        let halted =
+            matches!(&self.machine, Machine::Live(live) if matches!(live.guest, Guest::Paused { critical: true, .. }));
+        let critical = halted && status == Status::Paused;
         let (spec, gone) = (self.record.spec.clone(), self.gone);
-        self.view.send_replace(VmView { spec, in_effect, status, reason, pid, started_at, agent, gone });
+        self.view.send_replace(VmView { spec, in_effect, status, reason, critical, pid, started_at, agent, gone });
     }
 
     pub(super) fn publish_sample(&self, sample: Option<Sample>) {

@@ -24,7 +24,7 @@ impl Actor {
                 match self.guarded(session.execute(qapi::qmp::stop {})).await {
                     Ok(_) => {
                         if let Machine::Live(live) = &mut self.machine {
-                            live.guest = Guest::Paused { reason: None };
+                            live.guest = Guest::Paused { reason: None, critical: false };
                         }
                         Ok(())
                     }

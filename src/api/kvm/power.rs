@@ -7,7 +7,7 @@ use warp::http::StatusCode;
 
 use super::{Shared, dto, error::Problem, vm_id};
 use crate::{
-    api::http::{HttpError, NoFields, Reply, Request},
+    api::http::{HttpError, NoFields, Reply, Request, agreed},
     model::Status,
     vm::{RebootMode, StopMode},
 };
@@ -85,20 +85,6 @@ pub async fn delete(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let graceful = query.graceful.then(|| shared.service.default_patience());
     let view = shared.service.delete(id, graceful).await?;
     Ok(Reply::json(StatusCode::OK, &dto::Deleted::of(&view)))
-}
-
-/// A value that query and body may both give, as long as they agree (ruling 5).
-fn agreed<T: PartialEq + std::fmt::Display>(
-    name: &str,
-    query: Option<T>,
-    body: Option<T>,
-) -> Result<Option<T>, HttpError> {
-    match (query, body) {
-        (Some(q), Some(b)) if q != b => {
-            Err(HttpError::invalid(name, format!("be the same in query ({q}) and body ({b})")))
-        }
-        (query, body) => Ok(query.or(body)),
-    }
 }
 
 fn patience(shared: &Shared, timeout: Option<i64>) -> Result<Duration, HttpError> {
