@@ -17,6 +17,12 @@ pub enum Error {
     VmNotFound(VmId),
     #[error("Disk not found: {name}.")]
     DiskNotFound { name: String },
+    /// In the words of the client: an id or QEMU's name.
+    #[error("Network card not found: {name}.")]
+    NicNotFound { name: String },
+    /// A forward of a user-mode card needs a port of the host that it cannot have.
+    #[error("The port {port} of the host cannot be forwarded to the guest: {why}. Choose another.")]
+    PortTaken { port: String, why: String },
     #[error("Base image not found: {}.", .path.display())]
     BaseImageNotFound { path: PathBuf },
     /// The state of the VM does not allow it now.
@@ -73,6 +79,10 @@ pub enum Conflict {
     NoFreeSlot,
     #[error("The guest does not let go of the disk; unmount it there and try again, or stop the VM first.")]
     DiskInUse,
+    #[error("The VM must be stopped for this change; stop it first.")]
+    NotStopped,
+    #[error("The switch has no free address left in its subnet; remove a network card from it.")]
+    NoFreeAddress,
     #[error("VM is being deleted.")]
     Deleting,
     #[error("The request was overtaken by a forced stop or a delete of the VM.")]

@@ -65,23 +65,26 @@ pub struct NewNic {
 }
 
 impl VmSpec {
-    /// The first hot-plug slot that no disk and no card has.
-    fn free_slot(&self) -> Result<u8> {
+    /// The first hot-plug slot that no disk and no card has, neither here nor in what QEMU has right now.
+    fn free_slot(&self, in_effect: Option<&Self>) -> Result<u8> {
         let slots = match self.machine.bus {
             Bus::Pcie { hotplug_ports } => hotplug_ports,
             Bus::Pci => PCI_SLOTS,
         };
-        let taken = |slot| self.disks.iter().any(|d| d.slot == slot) || self.nics.iter().any(|n| n.slot == slot);
-        (1..=slots).find(|slot| !taken(Some(*slot))).ok_or(Error::Conflict(Conflict::NoFreeSlot))
+        let has = |spec: &Self, slot| {
+            spec.disks.iter().any(|d| d.slot == Some(slot)) || spec.nics.iter().any(|n| n.slot == Some(slot))
+        };
+        let taken = |slot: &u8| has(self, *slot) || in_effect.is_some_and(|now| has(now, *slot));
+        (1..=slots).find(|slot| !taken(slot)).ok_or(Error::Conflict(Conflict::NoFreeSlot))
     }
 
     /// Adds a card in the first free hot-plug slot; where there is none, one card can have a place of its own that it
-    /// does not come out of while the VM runs.
+    /// does not come out of while the VM runs. What QEMU has right now is `in_effect`.
     ///
     /// # Errors
     /// [`Conflict::NoFreeSlot`].
-    pub fn add_nic(&mut self, nic: NewNic) -> Result<()> {
-        let slot = match self.free_slot() {
+    pub fn add_nic(&mut self, nic: NewNic, in_effect: Option<&Self>) -> Result<()> {
+        let slot = match self.free_slot(in_effect) {
             Err(full) if self.nics.iter().any(|nic| nic.slot.is_none()) => return Err(full),
             slot => slot.ok(),
         };
@@ -96,12 +99,36 @@ impl VmSpec {
         self.nics.iter().find(|nic| nic.id == id)
     }
 
-    /// Adds a disk in the first free hot-plug slot, with its image in `folder`.
+    /// Makes these the cards. One that is there, by its label, stays what it is, and moves where it is wanted elsewhere.
     ///
     /// # Errors
     /// [`Conflict::NoFreeSlot`].
-    pub fn add_disk(&mut self, disk: NewDisk, folder: &Path) -> Result<()> {
-        let slot = self.free_slot()?;
+    pub fn set_nics(&mut self, wanted: Vec<NewNic>) -> Result<()> {
+        let mut there = std::mem::take(&mut self.nics);
+        let mut fresh = Vec::new();
+        for new in wanted {
+            let same = |nic: &Nic| nic.label == new.label;
+            let unmoved = |nic: &Nic| same(nic) && nic.switch() == new.backend.switch();
+            match there.iter().position(unmoved).or_else(|| there.iter().position(same)) {
+                Some(at) => {
+                    let mut nic = there.remove(at);
+                    if !unmoved(&nic) {
+                        nic.backend = new.backend;
+                    }
+                    self.nics.push(nic);
+                }
+                None => fresh.push(new),
+            }
+        }
+        fresh.into_iter().try_for_each(|nic| self.add_nic(nic, None))
+    }
+
+    /// Adds a disk in the first free hot-plug slot, with its image in `folder`. What QEMU has right now is `in_effect`.
+    ///
+    /// # Errors
+    /// [`Conflict::NoFreeSlot`].
+    pub fn add_disk(&mut self, disk: NewDisk, folder: &Path, in_effect: Option<&Self>) -> Result<()> {
+        let slot = self.free_slot(in_effect)?;
         self.disks_added += 1;
         let name = format!("disk{}", self.disks_added);
         self.disks.push(Disk {

@@ -192,13 +192,16 @@ impl Actor {
                 self.was_reset().await;
                 self.refresh().await;
                 self.vcpus_are_back().await;
+                self.ask_for_cards_again().await;
             }
+            Event::DeviceDeleted { device: Some(id), .. } => self.device_is_out(&id).await,
             Event::Stop | Event::Resume => self.refresh().await,
             Event::VserportChange { id, open } if id == AGENT_PORT => {
                 live.agent = open;
                 // One that comes up while the guest is to stop is the better way to ask.
                 if open {
                     self.take_up_intent().await;
+                    self.ask_for_cards_again().await;
                 }
             }
             Event::BalloonChange { .. } => {
