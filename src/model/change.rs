@@ -3,7 +3,9 @@
 
 use std::path::PathBuf;
 
-use super::{CpuPinning, Error, IoLimits, NewDisk, NewNic, NicId, Result, VmSpec, check_disk_size, check_memory, check_vcpus};
+use super::{
+    CpuPinning, Error, IoLimits, NewDisk, NewNic, NicId, Result, VmSpec, check_disk_size, check_memory, check_vcpus,
+};
 
 /// One change, as a dialect hands it over: decoded, not yet checked.
 #[derive(Clone, Debug)]
@@ -107,7 +109,8 @@ impl Change {
             }
             Self::AddNic(nic) => wanted.add_nic(*nic, in_effect)?,
             Self::RemoveNic(id) => {
-                if wanted.nic(id).is_none() {
+                // One that the guest has not let go of is asked for again.
+                if wanted.nic(id).is_none() && in_effect.is_none_or(|now| now.nic(id).is_none()) {
                     return Err(Error::NicNotFound { name: id.to_string() });
                 }
                 wanted.nics.retain(|nic| nic.id != id);

@@ -5,7 +5,7 @@ use std::{fmt, net::Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Error, NicId, Result, SwitchId};
+use super::{Error, NicId, Result, SwitchId, VmSpec};
 
 /// Tap devices whose name begins so are ours.
 pub const TAP_PREFIX: &str = "qht";
@@ -85,6 +85,70 @@ impl Nic {
     /// What a client may call it by: its id, or QEMU's device id.
     pub fn is_called(&self, text: &str) -> bool {
         self.name == text || NicId::parse(text) == Some(self.id)
+    }
+}
+
+/// A card as wished for, checked, before it has a name and a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewNic {
+    pub id: NicId,
+    pub label: String,
+    pub mac: MacAddr,
+    pub queues: u8,
+    pub backend: NicBackend,
+}
+
+impl From<Nic> for NewNic {
+    fn from(nic: Nic) -> Self {
+        Self { id: nic.id, label: nic.label, mac: nic.mac, queues: nic.queues, backend: nic.backend }
+    }
+}
+
+/// The cards of a VM.
+impl VmSpec {
+    /// Adds a card in the first free hot-plug slot; where there is none, one card can have a place of its own that it
+    /// neither gets into nor comes out of while the VM runs. What QEMU has right now is `in_effect`.
+    ///
+    /// # Errors
+    /// [`Conflict::NoFreeSlot`].
+    pub fn add_nic(&mut self, nic: NewNic, in_effect: Option<&Self>) -> Result<()> {
+        let slot = match self.free_slot(in_effect) {
+            Err(full) if in_effect.is_some() || self.nics.iter().any(|nic| nic.slot.is_none()) => return Err(full),
+            slot => slot.ok(),
+        };
+        let NewNic { id, label, mac, queues, backend } = nic;
+        let name = format!("net{}", self.nics_added);
+        self.nics_added += 1;
+        self.nics.push(Nic { id, name, label, mac, slot, queues, backend });
+        Ok(())
+    }
+
+    pub fn nic(&self, id: NicId) -> Option<&Nic> {
+        self.nics.iter().find(|nic| nic.id == id)
+    }
+
+    /// Makes these the cards. One that is there, by its label, stays what it is, and moves where it is wanted elsewhere.
+    ///
+    /// # Errors
+    /// [`Conflict::NoFreeSlot`].
+    pub fn set_nics(&mut self, wanted: Vec<NewNic>) -> Result<()> {
+        let mut there = std::mem::take(&mut self.nics);
+        let mut fresh = Vec::new();
+        for new in wanted {
+            let same = |nic: &Nic| nic.label == new.label;
+            let unmoved = |nic: &Nic| same(nic) && nic.switch() == new.backend.switch();
+            match there.iter().position(unmoved).or_else(|| there.iter().position(same)) {
+                Some(at) => {
+                    let mut nic = there.remove(at);
+                    if !unmoved(&nic) {
+                        nic.backend = new.backend;
+                    }
+                    self.nics.push(nic);
+                }
+                None => fresh.push(new),
+            }
+        }
+        fresh.into_iter().try_for_each(|nic| self.add_nic(nic, None))
     }
 }
 
@@ -221,7 +285,8 @@ mod tests {
             guest_port: 22,
         };
         let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
-        let fine = [forward(tcp, [127, 0, 0, 1], 22), forward(udp, [127, 0, 0, 1], 22), forward(tcp, [127, 0, 0, 2], 22)];
+        let fine =
+            [forward(tcp, [127, 0, 0, 1], 22), forward(udp, [127, 0, 0, 1], 22), forward(tcp, [127, 0, 0, 2], 22)];
         assert_eq!(check_forwards(&fine), Ok(()));
         let must = |forwards: &[Forward]| check_forwards(forwards).unwrap_err().to_string();
         let twice = [fine[0].clone(), fine[0].clone()];

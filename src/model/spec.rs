@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Conflict, Error, IoLimits, MacAddr, Nic, NicBackend, NicId, Result, VmId};
+use super::{Conflict, Error, IoLimits, Nic, Result, VmId};
 
 /// vCPUs that any machine type here takes (ruling 12).
 const MAX_VCPUS: i64 = 255;
@@ -54,19 +54,9 @@ pub struct NewDisk {
     pub io_limits: Option<IoLimits>,
 }
 
-/// A card as wished for, checked, before it has a name and a place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewNic {
-    pub id: NicId,
-    pub label: String,
-    pub mac: MacAddr,
-    pub queues: u8,
-    pub backend: NicBackend,
-}
-
 impl VmSpec {
     /// The first hot-plug slot that no disk and no card has, neither here nor in what QEMU has right now.
-    fn free_slot(&self, in_effect: Option<&Self>) -> Result<u8> {
+    pub(super) fn free_slot(&self, in_effect: Option<&Self>) -> Result<u8> {
         let slots = match self.machine.bus {
             Bus::Pcie { hotplug_ports } => hotplug_ports,
             Bus::Pci => PCI_SLOTS,
@@ -76,51 +66,6 @@ impl VmSpec {
         };
         let taken = |slot: &u8| has(self, *slot) || in_effect.is_some_and(|now| has(now, *slot));
         (1..=slots).find(|slot| !taken(slot)).ok_or(Error::Conflict(Conflict::NoFreeSlot))
-    }
-
-    /// Adds a card in the first free hot-plug slot; where there is none, one card can have a place of its own that it
-    /// does not come out of while the VM runs. What QEMU has right now is `in_effect`.
-    ///
-    /// # Errors
-    /// [`Conflict::NoFreeSlot`].
-    pub fn add_nic(&mut self, nic: NewNic, in_effect: Option<&Self>) -> Result<()> {
-        let slot = match self.free_slot(in_effect) {
-            Err(full) if self.nics.iter().any(|nic| nic.slot.is_none()) => return Err(full),
-            slot => slot.ok(),
-        };
-        let NewNic { id, label, mac, queues, backend } = nic;
-        let name = format!("net{}", self.nics_added);
-        self.nics_added += 1;
-        self.nics.push(Nic { id, name, label, mac, slot, queues, backend });
-        Ok(())
-    }
-
-    pub fn nic(&self, id: NicId) -> Option<&Nic> {
-        self.nics.iter().find(|nic| nic.id == id)
-    }
-
-    /// Makes these the cards. One that is there, by its label, stays what it is, and moves where it is wanted elsewhere.
-    ///
-    /// # Errors
-    /// [`Conflict::NoFreeSlot`].
-    pub fn set_nics(&mut self, wanted: Vec<NewNic>) -> Result<()> {
-        let mut there = std::mem::take(&mut self.nics);
-        let mut fresh = Vec::new();
-        for new in wanted {
-            let same = |nic: &Nic| nic.label == new.label;
-            let unmoved = |nic: &Nic| same(nic) && nic.switch() == new.backend.switch();
-            match there.iter().position(unmoved).or_else(|| there.iter().position(same)) {
-                Some(at) => {
-                    let mut nic = there.remove(at);
-                    if !unmoved(&nic) {
-                        nic.backend = new.backend;
-                    }
-                    self.nics.push(nic);
-                }
-                None => fresh.push(new),
-            }
-        }
-        fresh.into_iter().try_for_each(|nic| self.add_nic(nic, None))
     }
 
     /// Adds a disk in the first free hot-plug slot, with its image in `folder`. What QEMU has right now is `in_effect`.

@@ -169,7 +169,8 @@ impl Launch<'_> {
         let fds = ChardevFds { qmp: qmp.as_raw_fd(), agent: agent.as_raw_fd(), serial: serial.as_raw_fd() };
         let raw = |fds: &Vec<OwnedFd>| fds.iter().map(OwnedFd::as_raw_fd).collect();
         let taps: HashMap<NicId, Vec<i32>> = taps.iter().map(|(nic, fds)| (*nic, raw(fds))).collect();
-        let inherited: Vec<i32> = [fds.qmp, fds.agent, fds.serial].into_iter().chain(taps.values().flatten().copied()).collect();
+        let inherited: Vec<i32> =
+            [fds.qmp, fds.agent, fds.serial].into_iter().chain(taps.values().flatten().copied()).collect();
         let accelerator = self.ctx.caps.accelerator;
         let args = CommandLine { spec: &self.record.spec, paths, fds, taps: &taps, accelerator }.render();
         let log = paths.qemu_log();

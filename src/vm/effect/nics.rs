@@ -52,7 +52,9 @@ impl Actor {
         } else {
             let connected = self.connect_nic(&session, nic).await;
             // Where nobody can know how far QEMU came, the tap stays until its monitor is back or it has ended.
-            if let Err(Setback::Refused(_) | Setback::Told(_) | Setback::Interrupted(Interrupted::Overtaken)) = connected {
+            if let Err(Setback::Refused(_) | Setback::Told(_) | Setback::Interrupted(Interrupted::Overtaken)) =
+                connected
+            {
                 self.ctx.disconnect(nic).await;
             }
             connected?;
