@@ -17,6 +17,12 @@ pub enum Error {
     VmNotFound(VmId),
     #[error("Disk not found: {name}.")]
     DiskNotFound { name: String },
+    /// In the words of the client: an id or QEMU's name.
+    #[error("Network card not found: {name}.")]
+    NicNotFound { name: String },
+    /// A forward of a user-mode card needs a port of the host that it cannot have.
+    #[error("The port {port} of the host cannot be forwarded to the guest: {why}. Choose another.")]
+    PortTaken { port: String, why: String },
     #[error("Base image not found: {}.", .path.display())]
     BaseImageNotFound { path: PathBuf },
     /// In the words of the client: an id or a name.

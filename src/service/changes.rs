@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::{
     Service,
     images::{self, Kind},
+    nics::Nics,
 };
 use crate::{
     host::cpus::Host,
@@ -35,6 +36,7 @@ pub struct Redefine {
     pub memory: Option<i64>,
     /// In the client's words; `Some(None)` takes it out.
     pub iso: Option<Option<PathBuf>>,
+    pub nics: Option<Nics>,
 }
 
 impl Service {
@@ -49,7 +51,12 @@ impl Service {
             Some(None) => Some(None),
             None => None,
         };
-        handle.redefine(Redefinition { vcpus: wish.vcpus, memory: wish.memory, iso }).await
+        // Kept until they stand in the definition, or do not.
+        let (nics, _promises) = match wish.nics {
+            Some(nics) => self.wanted_nics(&handle.view().spec, nics).map(|(nics, promises)| (Some(nics), promises))?,
+            None => (None, Vec::new()),
+        };
+        handle.redefine(Redefinition { vcpus: wish.vcpus, memory: wish.memory, iso, nics }).await
     }
 }
 

@@ -1,12 +1,14 @@
 //! The one core under every dialect: knows the VMs, creates and removes them, and hands requests to their tasks.
 //! It holds no state of a single VM and speaks neither HTTP nor QMP.
 
+mod addresses;
 mod bases;
 mod changes;
 mod create;
 mod disks;
 mod host;
 mod images;
+mod nics;
 mod paths;
 mod recover;
 mod registry;
@@ -19,8 +21,9 @@ use tokio::sync::Semaphore;
 
 pub use crate::{host::inventory::Node as NumaNode, qemu::Caps};
 pub use bases::{Base, BaseUser};
-pub use changes::{Nics, Redefine};
+pub use changes::Redefine;
 pub use host::{HostView, PinnedVm};
+pub use nics::{NicStatus, NicView, Nics, Removed, among as among_networks};
 pub use registry::Page;
 pub use switches::{Port, SwitchView};
 
@@ -46,6 +49,7 @@ pub struct Service {
     registry: Registry,
     places: switches::Places,
     bases: bases::Inspector,
+    asked: addresses::Asked,
     log_reads: Semaphore,
     /// Held for as long as the daemon lives.
     _lock: recover::StateLock,
@@ -96,6 +100,7 @@ impl Service {
         let ctx = Arc::new(Context { config, host, caps, images, store, net, fail_launch_after });
         let service = Self {
             bases: bases::Inspector::default(),
+            asked: addresses::Asked::default(),
             log_reads: Semaphore::new(LOG_READS),
             registry: Registry::default(),
             places: switches::Places::default(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::model::{Applied, Change, Error, Redefinition, Result, Sample, Status, VmId, VmView};
+use crate::model::{Applied, Change, Error, NicId, Redefinition, Result, Sample, Status, VmId, VmView};
 
 /// Requests that may wait for one VM.
 pub(super) const QUEUE: usize = 64;
@@ -74,6 +74,8 @@ pub(super) enum Command {
     Change(Box<Change>, Reply<(VmView, Applied)>),
     /// Answered with whether anything was changed.
     Redefine(Box<Redefinition>, Reply<bool>),
+    /// Somebody removed the tap of a card.
+    TapGone(NicId),
 }
 
 /// Requests that overtake an operation under way (ruling 8).
@@ -184,6 +186,12 @@ impl VmHandle {
     /// [`Error::Invalid`]; [`Error::Conflict`] when anything would change and the VM is not off.
     pub async fn redefine(&self, redefinition: Redefinition) -> Result<bool> {
         self.ask(|reply| Command::Redefine(Box::new(redefinition), reply)).await
+    }
+
+    /// Tells it that somebody removed the tap of one of its cards. Waits for room in its queue, not for the VM.
+    pub(crate) async fn tap_gone(&self, nic: NicId) {
+        // A task that is gone has no cards.
+        let _ = self.commands.send(Command::TapGone(nic)).await;
     }
 
     /// Cuts it if it runs and removes everything it has; its task ends.

@@ -21,6 +21,7 @@ mod adopt;
 mod console;
 mod effect;
 mod handle;
+mod interfaces;
 mod launch;
 pub mod lifecycle;
 mod live;
@@ -37,6 +38,7 @@ use serde_json::Value;
 pub use actor::spawn;
 pub(crate) use console::tail as console_tail;
 pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
+pub(crate) use interfaces::{GuestInterface, ask as guest_interfaces};
 pub use launch::Step;
 
 use crate::{

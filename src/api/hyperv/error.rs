@@ -122,7 +122,8 @@ fn domain(error: Error, endpoint: &Endpoint) -> (StatusCode, ErrorBody) {
             );
             (StatusCode::BAD_REQUEST, ErrorBody { ids: Some(ids), ..said(error) })
         }
-        Error::SwitchConflict(_) => (StatusCode::CONFLICT, said(message)),
+        Error::SwitchConflict(_) | Error::PortTaken { .. } => (StatusCode::CONFLICT, said(message)),
+        Error::NicNotFound { .. } => (StatusCode::NOT_FOUND, said(endpoint.not_found)),
         Error::BaseImageNotFound { .. } | Error::DiskNotFound { .. } => (StatusCode::NOT_FOUND, said(message)),
         Error::Conflict(conflict) => (StatusCode::CONFLICT, in_the_way(conflict, message)),
         Error::NoAgent { why } => {

@@ -10,6 +10,7 @@ use std::{
 use crate::{
     model::{
         Error, Nic, NicBackend, Result, Subnet, Switch, SwitchId, SwitchKind, SwitchRecord, SwitchState, VmId, VmView,
+        same_name,
     },
     service::registry::Registry,
 };

@@ -63,11 +63,12 @@ pub(in crate::service) async fn follow(service: Weak<Service>) {
         let Some(service) = service.upgrade() else { return };
         match event {
             Ok(PortEvent::AdapterChanged(id)) => service.settle_switch(id).await,
-            Ok(PortEvent::TapGone(_)) => {}
+            Ok(PortEvent::TapGone(nic)) => service.tap_gone(nic),
             Err(RecvError::Lagged(_)) => {
                 for view in service.switches() {
                     service.settle_switch(view.switch.id).await;
                 }
+                service.look_after_taps();
             }
             Err(RecvError::Closed) => return,
         }
