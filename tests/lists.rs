@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use support::Daemon;
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 25] = [
+const ROUTES: [(&str, &str, &str); 30] = [
     ("post", "/vms", "createVM"),
     ("get", "/vms", "listVMs"),
     ("get", "/vms/{id}", "getVM"),
@@ -31,6 +31,11 @@ const ROUTES: [(&str, &str, &str); 25] = [
     ("post", "/vms/{id}/reboot", "rebootVM"),
     ("get", "/vms/{id}/performance", "getVMPerformanceMetrics"),
     ("get", "/vms/{id}/console/log", "getVMConsoleLog"),
+    ("get", "/switches", "listSwitches"),
+    ("post", "/switches", "createSwitch"),
+    ("get", "/switches/{id}", "getSwitch"),
+    ("put", "/switches/{id}", "updateSwitch"),
+    ("delete", "/switches/{id}", "deleteSwitch"),
     ("get", "/base-images", "listBaseImages"),
     ("get", "/host", "getHost"),
     ("get", "/health", "getHealth"),
