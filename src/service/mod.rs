@@ -110,6 +110,7 @@ impl Service {
         };
         service.recover_switches().await?;
         service.recover().await?;
+        service.sweep_network().await;
         let service = Arc::new(service);
         tokio::spawn(switches::follow(Arc::downgrade(&service)));
         Ok(service)
