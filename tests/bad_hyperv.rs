@@ -382,8 +382,9 @@ async fn switches_that_cannot_be_are_refused() {
 async fn an_address_that_is_taken_is_told_before_any_vm_is_touched() {
     let daemon = Daemon::start();
     let taken = daemon.url.strip_prefix("http://").unwrap();
-    let mut other = Daemon::prepare(&["--accel", "tcg", "--hyperv-listen", taken]).command();
-    let output = other.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).output().unwrap();
+    let other = Daemon::prepare(&["--accel", "tcg", "--hyperv-listen", taken]);
+    let output =
+        other.command().stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).output().unwrap();
     assert!(!output.status.success());
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(told.contains(&format!("cannot listen on {taken}")), "{told}");
