@@ -4,13 +4,13 @@
 //!
 //! ```text
 //!  api/http   one route table, body decoding, accept loop
-//!  api/kvm    the KVM dialect: translation only          cli   commands on the state directory
+//!  api/kvm, api/hyperv    the two dialects: translation only          cli   commands on the state directory
 //!     │
 //!  service    the one core: create, list, route to a VM, recover
 //!     │
 //!  vm         one task per VM: decide, launch, stop, adopt
 //!     │
-//!  qemu  qmp  host  store     arguments · monitor · processes and images · records
+//!  qemu  qmp  net  host  store     arguments · monitor · switches · processes and images · records
 //!     │
 //!  model      plain types without I/O
 //! ```
@@ -23,6 +23,7 @@ pub mod cli;
 pub mod config;
 pub mod host;
 pub mod model;
+pub mod net;
 pub mod profile;
 pub mod qemu;
 pub mod qmp;

@@ -3,6 +3,7 @@
 
 use std::{
     io::{IsTerminal, Write},
+    net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -13,7 +14,7 @@ use clap::{Parser, Subcommand};
 use qherd::{
     api::{
         http::{Limits, Shutdown, dispatch, serve},
-        kvm,
+        hyperv, kvm,
     },
     cli,
     config::Settings,
@@ -79,15 +80,29 @@ fn start(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     served
 }
 
+/// A listener, and the line that says where it is.
+async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<(TcpListener, String)> {
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let line = format!("listening on http://{}{what}\n", listener.local_addr()?);
+    Ok((listener, line))
+}
+
 async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     let mut config = settings.resolve(file.as_deref())?;
     config.program = Some(cli::db::THIS_PROGRAM.into());
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let listen = config.listen;
+    let (listen, hyperv_listen) = (config.listen, config.hyperv_listen);
     let stop_vms = config.stop_vms_on_exit;
     // The address first: a port that is taken is told before any VM is touched.
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-    let address = listener.local_addr()?;
+    let (listener, mut ready) = bind(listen, "").await?;
+    let hyperv_listener = match hyperv_listen {
+        Some(address) => {
+            let (listener, line) = bind(address, " (Hyper-V dialect)").await?;
+            ready += &line;
+            Some(listener)
+        }
+        None => None,
+    };
     let service = Service::open(config, None).await?;
     let caps = service.caps();
     tracing::info!(
@@ -99,7 +114,7 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     if caps.accelerator_reason.starts_with("KVM does not work") {
         tracing::warn!("guests are emulated (TCG), which is many times slower than KVM");
     }
-    let mounts = vec![("", kvm::table(service.clone()))];
+    let mounts = vec![("", kvm::table(service.clone())), ("/hyperv", hyperv::table(service.clone(), "/hyperv"))];
     let shutdown = Shutdown::default();
     let asked = shutdown.clone();
     tokio::spawn(async move {
@@ -112,17 +127,28 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
         }
     });
     let limits = Limits { drain: DRAIN, ..Limits::default() };
-    let served = serve(listener, dispatch::service(mounts, Some(service.keys())), shutdown.clone(), limits);
-    // Reads are answered at once; ready is who has taken over its VMs.
-    let ready = async {
-        service.settled().await;
-        // Whoever wanted to read it may be gone.
-        if let Err(error) = writeln!(std::io::stdout(), "listening on http://{address}") {
-            tracing::warn!(%error, %address, "cannot tell the address on standard output");
+    let keys = || Some(service.keys());
+    let main = serve(listener, dispatch::service(mounts, keys()), shutdown.clone(), limits.clone());
+    let own = async {
+        match hyperv_listener {
+            Some(listener) => {
+                let mounts = vec![("", hyperv::table(service.clone(), "/"))];
+                Some(serve(listener, dispatch::service(mounts, keys()), shutdown.clone(), limits).await)
+            }
+            None => None,
         }
     };
-    let (report, ()) = tokio::join!(served, ready);
-    tracing::info!(?report, "no longer listening");
+    // Reads are answered at once; ready is who has taken over its VMs.
+    let tell = async {
+        service.settled().await;
+        // In one piece: whoever waits for the first line may not stay for the second, or wanted to read neither.
+        let mut out = std::io::stdout();
+        if let Err(error) = out.write_all(ready.as_bytes()).and_then(|()| out.flush()) {
+            tracing::warn!(%error, ready, "cannot tell the address on standard output");
+        }
+    };
+    let (report, hyperv, ()) = tokio::join!(main, own, tell);
+    tracing::info!(?report, ?hyperv, "no longer listening");
     if stop_vms {
         tokio::select! {
             () = service.stop_all() => {}

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use support::Daemon;
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 23] = [
+const ROUTES: [(&str, &str, &str); 33] = [
     ("post", "/vms", "createVM"),
     ("get", "/vms", "listVMs"),
     ("get", "/vms/{id}", "getVM"),
@@ -24,11 +24,21 @@ const ROUTES: [(&str, &str, &str); 23] = [
     ("post", "/vms/{id}/disks", "addVMDisk"),
     ("put", "/vms/{id}/disks/{disk}", "updateVMDisk"),
     ("delete", "/vms/{id}/disks/{disk}", "removeVMDisk"),
+    ("get", "/vms/{id}/networks", "listVMNetworks"),
+    ("post", "/vms/{id}/networks", "addVMNetwork"),
+    ("delete", "/vms/{id}/networks/{nic}", "removeVMNetwork"),
     ("post", "/vms/{id}/start", "startVM"),
     ("post", "/vms/{id}/stop", "stopVM"),
     ("post", "/vms/{id}/reboot", "rebootVM"),
+    ("post", "/vms/{id}/suspend", "suspendVM"),
+    ("post", "/vms/{id}/resume", "resumeVM"),
     ("get", "/vms/{id}/performance", "getVMPerformanceMetrics"),
     ("get", "/vms/{id}/console/log", "getVMConsoleLog"),
+    ("get", "/switches", "listSwitches"),
+    ("post", "/switches", "createSwitch"),
+    ("get", "/switches/{id}", "getSwitch"),
+    ("put", "/switches/{id}", "updateSwitch"),
+    ("delete", "/switches/{id}", "deleteSwitch"),
     ("get", "/base-images", "listBaseImages"),
     ("get", "/host", "getHost"),
     ("get", "/health", "getHealth"),

@@ -57,12 +57,14 @@ const SITUATIONS: &[(&str, State)] = &[
     ("created and about to be spawned", |_| Run::Starting { process: None, new: true }),
     ("created and spawned", |vm| Run::Starting { process: Some(vm.process.clone()), new: true }),
     ("running", |vm| vm.live(Intent::Run)),
-    ("asked to stop", |vm| vm.live(Intent::Stop { deadline: now_ms() + 1500 })),
-    ("to be cut", |vm| vm.live(Intent::Stop { deadline: now_ms() - 1 })),
+    ("asked to stop", |vm| vm.live(Intent::Stop { deadline: now_ms() + 1500, agent_only: false })),
+    ("to be cut", |vm| vm.live(Intent::Stop { deadline: now_ms() - 1, agent_only: false })),
     ("being cut", |vm| vm.live(Intent::Off { asked: true })),
     ("powered off", |vm| vm.live(Intent::Off { asked: false })),
-    ("asked to reboot", |vm| vm.live(Intent::Reboot { deadline: now_ms() + 1500 })),
-    ("to be reset", |vm| vm.live(Intent::Reboot { deadline: now_ms() - 1 })),
+    ("asked to reboot", |vm| vm.live(Intent::Reboot { deadline: now_ms() + 1500, agent_only: false })),
+    ("to be reset", |vm| vm.live(Intent::Reboot { deadline: now_ms() - 1, agent_only: false })),
+    ("asked to stop by its agent alone", |vm| vm.live(Intent::Stop { deadline: now_ms() - 1, agent_only: true })),
+    ("asked to reboot by its agent alone", |vm| vm.live(Intent::Reboot { deadline: now_ms() - 1, agent_only: true })),
     ("being deleted", |_| Run::Deleting),
 ];
 
@@ -96,9 +98,16 @@ fn expected(situation: &str, process: Process) -> (&'static str, &'static str) {
         ("crashed", _) => ("crashed", "it was tired"),
         ("about to be spawned" | "spawned", _) => ("stopped", ""),
         ("asked to stop" | "to be cut" | "being cut" | "powered off", _) => ("stopped", ""),
-        ("running" | "asked to reboot" | "to be reset", Alive) => ("running", ""),
-        ("running" | "asked to reboot" | "to be reset", Gone | Another) => ("crashed", "ended while qherd was not"),
-        ("running" | "asked to reboot" | "to be reset", OfAnotherBoot) => ("crashed", "the host was restarted"),
+        // A guest that its agent did not stop in time is left running.
+        ("asked to stop by its agent alone", Alive) => ("running", ""),
+        ("asked to stop by its agent alone", _) => ("stopped", ""),
+        ("running" | "asked to reboot" | "to be reset" | "asked to reboot by its agent alone", process) => {
+            match process {
+                Alive => ("running", ""),
+                Gone | Another => ("crashed", "ended while qherd was not"),
+                OfAnotherBoot => ("crashed", "the host was restarted"),
+            }
+        }
         (other, _) => panic!("what is to become of a VM that is {other}?"),
     }
 }

@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use super::{
-    CpuPinning, Error, IoLimits, NewDisk, PolicyWish, Result, VmSpec, check_disk_size, check_memory, check_vcpus,
+    CpuPinning, Error, IoLimits, NewDisk, NewNic, NicId, PolicyWish, Result, VmSpec, check_disk_size, check_memory,
+    check_vcpus,
 };
 
 /// One change, as a dialect hands it over: decoded, not yet checked.
@@ -32,6 +33,28 @@ pub enum Change {
     /// By its name.
     RemoveDisk(String),
     Policy(PolicyWish),
+    AddNic(Box<NewNic>),
+    RemoveNic(NicId),
+}
+
+/// A change that only a VM without a process takes: what is given replaces what is there (ruling 30).
+#[derive(Clone, Debug, Default)]
+pub struct Redefinition {
+    pub vcpus: Option<i64>,
+    /// MiB.
+    pub memory: Option<i64>,
+    /// Canonical; `Some(None)` takes it out.
+    pub iso: Option<Option<PathBuf>>,
+    pub nics: Option<NewNics>,
+}
+
+/// Cards as wished for, checked.
+#[derive(Clone, Debug)]
+pub enum NewNics {
+    /// The whole list, by label.
+    All(Vec<NewNic>),
+    /// Where the first one is plugged in; it is added where there is none.
+    First(Box<NewNic>),
 }
 
 /// When a change takes effect.
@@ -45,11 +68,12 @@ pub enum Applied {
 }
 
 impl Change {
-    /// The definition with this change in it. What the host has is in `host_memory` (MiB).
+    /// The definition with this change in it. What QEMU has right now is `in_effect`, what the host has is in
+    /// `host_memory` (MiB).
     ///
     /// # Errors
     /// [`Error::Invalid`] for what is out of range, beyond a bound that the creator set, or would shrink a disk.
-    pub fn apply(self, spec: &VmSpec, host_memory: u64) -> Result<VmSpec> {
+    pub fn apply(self, spec: &VmSpec, in_effect: Option<&VmSpec>, host_memory: u64) -> Result<VmSpec> {
         let mut wanted = spec.clone();
         match self {
             Self::Cpu { vcpus, pinning } => {
@@ -92,7 +116,7 @@ impl Change {
                 }
             }
             Self::AddDisk { disk, folder } => {
-                wanted.add_disk(*disk, &folder)?;
+                wanted.add_disk(*disk, &folder, in_effect)?;
             }
             Self::RemoveDisk(name) => {
                 if wanted.root().is_some_and(|root| root.name == name) {
@@ -104,6 +128,42 @@ impl Change {
                 wanted.disks.retain(|disk| disk.name != name);
             }
             Self::Policy(wish) => wish.apply(&mut wanted.policy)?,
+            Self::AddNic(nic) => wanted.add_nic(*nic, in_effect)?,
+            Self::RemoveNic(id) => {
+                // One that the guest has not let go of is asked for again.
+                if wanted.nic(id).is_none() && in_effect.is_none_or(|now| now.nic(id).is_none()) {
+                    return Err(Error::NicNotFound { name: id.to_string() });
+                }
+                wanted.nics.retain(|nic| nic.id != id);
+            }
+        }
+        Ok(wanted)
+    }
+}
+
+impl Redefinition {
+    /// The definition with all of it. What the host has is in `host_memory` (MiB).
+    ///
+    /// # Errors
+    /// As [`Change::apply`].
+    pub fn apply(self, spec: &VmSpec, host_memory: u64) -> Result<VmSpec> {
+        let mut wanted = spec.clone();
+        if let Some(vcpus) = self.vcpus {
+            wanted = Change::Cpu { vcpus: Some(vcpus), pinning: None }.apply(&wanted, None, host_memory)?;
+        }
+        if let Some(memory) = self.memory {
+            wanted = Change::Memory(memory).apply(&wanted, None, host_memory)?;
+        }
+        if let Some(iso) = self.iso {
+            wanted.iso = iso;
+        }
+        match self.nics {
+            Some(NewNics::All(nics)) => wanted.set_nics(nics)?,
+            Some(NewNics::First(nic)) => match wanted.nics.first_mut() {
+                Some(first) => first.plug_into(nic.backend),
+                None => wanted.add_nic(*nic, None)?,
+            },
+            None => {}
         }
         Ok(wanted)
     }

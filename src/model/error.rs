@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, path::PathBuf, time::Duration};
 
-use super::VmId;
+use super::{Status, SwitchId, VmId};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -17,8 +17,22 @@ pub enum Error {
     VmNotFound(VmId),
     #[error("Disk not found: {name}.")]
     DiskNotFound { name: String },
+    /// In the words of the client: an id or QEMU's name.
+    #[error("Network card not found: {name}.")]
+    NicNotFound { name: String },
+    /// A forward of a user-mode card needs a port of the host that it cannot have.
+    #[error("The port {port} of the host cannot be forwarded to the guest: {why}. Choose another.")]
+    PortTaken { port: String, why: String },
     #[error("Base image not found: {}.", .path.display())]
     BaseImageNotFound { path: PathBuf },
+    /// In the words of the client: an id or a name.
+    #[error("Switch not found: {0}.")]
+    SwitchNotFound(String),
+    #[error("Invalid parameter: switch must be one switch; {} bear the name {name:?}: {}. Name it by its id.", .ids.len(), .ids.iter().map(SwitchId::to_string).collect::<Vec<_>>().join(", "))]
+    AmbiguousSwitch { name: String, ids: Vec<SwitchId> },
+    /// The state of the host's network or of a switch does not allow it, in words.
+    #[error("{0}")]
+    SwitchConflict(String),
     /// The state of the VM does not allow it now.
     #[error("{0}")]
     Conflict(Conflict),
@@ -30,6 +44,9 @@ pub enum Error {
     Busy(VmId),
     #[error("qherd is shutting down; try again when it is back")]
     ShuttingDown,
+    /// The guest's agent was to do something, and nobody else; `why` it did not.
+    #[error("The guest agent does not do it: {why}")]
+    NoAgent { why: String },
     /// The host failed at something.
     #[error("{operation}: {why}")]
     Failed { operation: Operation, why: String },
@@ -48,12 +65,24 @@ pub enum Operation {
     Stop,
     #[error("reboot the VM")]
     Reboot,
+    #[error("suspend the VM")]
+    Suspend,
+    #[error("resume the VM")]
+    Resume,
     #[error("delete the VM")]
     Delete,
     #[error("change the VM")]
     Change,
     #[error("read the console log")]
     ConsoleLog,
+    #[error("create the switch")]
+    CreateSwitch,
+    #[error("change the switch")]
+    ChangeSwitch,
+    #[error("delete the switch")]
+    DeleteSwitch,
+    #[error("connect the network card")]
+    Plug,
     #[error("look at the host")]
     Host,
     #[error("read the VM's record")]
@@ -65,6 +94,15 @@ pub enum Operation {
 pub enum Conflict {
     #[error("VM is not running, cannot reboot.")]
     NotRunning,
+    #[error("VM is not running; start it first.")]
+    Off,
+    #[error("VM is already suspended")]
+    AlreadySuspended,
+    #[error("VM is already running")]
+    AlreadyRunning,
+    /// It has the status given.
+    #[error("VM must be Off to update")]
+    MustBeOff(Status),
     #[error("VM is stopping; wait until it has stopped.")]
     Stopping,
     #[error("VM is rebooting; wait until it is running.")]

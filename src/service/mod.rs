@@ -1,6 +1,7 @@
 //! The one core under every dialect: knows the VMs, creates and removes them, and hands requests to their tasks.
 //! It holds no state of a single VM and speaks neither HTTP nor QMP.
 
+mod addresses;
 mod autostart;
 mod bases;
 mod changes;
@@ -9,30 +10,37 @@ pub mod database;
 mod disks;
 mod exports;
 mod host;
+mod images;
 mod keys;
+mod nics;
 mod paths;
 mod recover;
 mod registry;
+mod switches;
 
-use std::{os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc, time::Duration};
+use std::{os::unix::fs::DirBuilderExt, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::sync::Semaphore;
 
 pub use crate::{host::inventory::Node as NumaNode, qemu::Caps};
 pub use bases::{Base, BaseUser};
+pub use changes::Redefine;
 pub use host::{HostView, PinnedVm};
 pub use keys::{Attempt, Claim, KeptAnswer, Keys};
+pub use nics::{NicStatus, NicView, Nics, Removed, among as among_networks};
 pub use registry::Page;
+pub use switches::{Port, SwitchView};
 
 use crate::{
     config::{Accel, Config},
     host::{cpus::Host, image::QemuImg, process},
-    model::{CreateVm, Error, Operation, Result, Sample, Status, VmId, VmView},
+    model::{Conflict, CreateVm, Error, Operation, Result, Sample, Status, VmId, VmView},
+    net::Network,
     profile::Profiles,
     qemu::Accelerator,
     store::Store,
-    vm::{Context, SharedContext, Step, StopMode, Stopped, VmHandle},
+    vm::{Context, RebootMode, SharedContext, Start, Step, StopMode, Stopped, VmHandle},
 };
 use registry::Registry;
 
@@ -44,7 +52,9 @@ pub struct Service {
     ctx: SharedContext,
     profiles: Profiles,
     registry: Registry,
+    places: switches::Places,
     bases: bases::Inspector,
+    asked: addresses::Asked,
     log_reads: Semaphore,
     keys: Arc<Keys>,
     /// Held for as long as the daemon lives.
@@ -56,6 +66,7 @@ pub struct Service {
 pub struct Filter {
     pub status: Option<Status>,
     pub name: Option<String>,
+    pub name_in_any_case: Option<String>,
 }
 
 impl Service {
@@ -90,7 +101,7 @@ impl Service {
         let (db, cache) = (config.state_dir.join("db"), config.state_dir.join("accelerator.json"));
         let program = config.program.clone();
         // Each takes its time, and none needs another: VMs wait for this daemon.
-        let (images, caps, store) = tokio::join!(
+        let (images, caps, store, net) = tokio::join!(
             QemuImg::find(&config.qemu_img),
             Caps::probe(&config.qemu, wanted, &cache),
             tokio::task::spawn_blocking(move || {
@@ -99,24 +110,31 @@ impl Service {
                 }
                 Ok::<_, anyhow::Error>(Store::open(&db)?)
             }),
+            Network::open(&config.state_dir),
         );
         let images = images.map_err(anyhow::Error::msg)?;
         let caps = caps.map_err(anyhow::Error::msg)?;
         let store = store??;
         let keys = Keys::open(store.clone()).context("cannot read the idempotency keys")?;
-        let ctx = Arc::new(Context { config, host, caps, images, store, fail_launch_after });
+        let ctx = Arc::new(Context { config, host, caps, images, store, net, fail_launch_after });
         let service = Self {
             bases: bases::Inspector::default(),
+            asked: addresses::Asked::default(),
             log_reads: Semaphore::new(LOG_READS),
             registry: Registry::default(),
             keys,
+            places: switches::Places::default(),
             profiles,
             ctx,
             _lock: lock,
         };
+        service.recover_switches().await?;
         service.recover().await?;
+        service.sweep_network().await;
         exports::keep_daily(service.ctx.store.clone(), &service.ctx.config.state_dir);
-        Ok(Arc::new(service))
+        let service = Arc::new(service);
+        tokio::spawn(switches::follow(Arc::downgrade(&service)));
+        Ok(service)
     }
 
     /// The last thing before the daemon ends: writes an export. VMs go on running.
@@ -159,10 +177,10 @@ impl Service {
     }
 
     /// See [`VmHandle::start`].
-    pub async fn start(&self, id: VmId) -> Result<VmView> {
+    pub async fn start(&self, id: VmId) -> Result<(VmView, Start)> {
         let handle = self.handle(id)?;
-        handle.start().await?;
-        Ok(handle.view())
+        let found = handle.start().await?;
+        Ok((handle.view(), found))
     }
 
     /// See [`VmHandle::stop`]. Without a timeout the configured one holds.
@@ -171,8 +189,34 @@ impl Service {
     }
 
     /// See [`VmHandle::reboot`].
-    pub async fn reboot(&self, id: VmId, timeout: Duration) -> Result<()> {
-        self.handle(id)?.reboot(timeout).await
+    pub async fn reboot(&self, id: VmId, mode: RebootMode) -> Result<()> {
+        self.handle(id)?.reboot(mode).await
+    }
+
+    /// Reboots a VM, or starts it where it does not run (ruling 27).
+    ///
+    /// # Errors
+    /// As [`VmHandle::reboot`] and [`VmHandle::start`].
+    pub async fn restart(&self, id: VmId, mode: RebootMode) -> Result<()> {
+        let handle = self.handle(id)?;
+        match handle.reboot(mode).await {
+            Err(Error::Conflict(Conflict::NotRunning)) => handle.start().await.map(drop),
+            outcome => outcome,
+        }
+    }
+
+    /// See [`VmHandle::suspend`].
+    pub async fn suspend(&self, id: VmId) -> Result<VmView> {
+        let handle = self.handle(id)?;
+        handle.suspend().await?;
+        Ok(handle.view())
+    }
+
+    /// See [`VmHandle::resume`].
+    pub async fn resume(&self, id: VmId) -> Result<VmView> {
+        let handle = self.handle(id)?;
+        handle.resume().await?;
+        Ok(handle.view())
     }
 
     /// Powers a VM off, asking the guest first where `graceful` gives it time, and removes everything it has.
@@ -229,11 +273,6 @@ impl Service {
     /// See `create`.
     pub async fn create(&self, wish: CreateVm) -> Result<VmView> {
         create::create(self, wish).await
-    }
-
-    /// A path of a client as one of this host.
-    fn host_path(&self, path: &str) -> PathBuf {
-        self.ctx.config.path_maps.iter().find_map(|map| map.apply(path)).unwrap_or_else(|| path.into())
     }
 
     fn handle(&self, id: VmId) -> Result<VmHandle> {

@@ -10,14 +10,15 @@ use tokio::{
 
 use super::{
     SharedContext,
-    handle::{Command, Forced, QUEUE, Reply, Stopped, VmHandle},
+    effect::check_ports,
+    handle::{Command, Forced, QUEUE, Reply, Start, Stopped, VmHandle},
     launch::{Failure, Launch},
     lifecycle::{Action, Decision, Refusal, Request, decide},
     live::{Happening, Machine},
     undo::Undo,
 };
 use crate::{
-    model::{Conflict, Ending, Error, Intent, Operation, Result, Run, Sample, Status, VmRecord, VmView, now_ms},
+    model::{Conflict, Ending, Error, Intent, Nic, Operation, Result, Run, Sample, Status, VmRecord, VmView, now_ms},
     qmp::QmpError,
 };
 
@@ -33,6 +34,8 @@ pub(super) struct Actor {
     pub misconduct: u32,
     /// Came in on the forced lane while something else was under way.
     overtaking: Option<Forced>,
+    /// Cards that QEMU had when its VM was deleted; the record no longer tells.
+    had: Vec<Nic>,
     pub gone: bool,
     commands: mpsc::Receiver<Command>,
     forced: mpsc::Receiver<Forced>,
@@ -82,6 +85,7 @@ fn spawn(ctx: SharedContext, record: VmRecord, adopted: bool) -> VmHandle {
         in_effect: None,
         status: Status::Stopped,
         reason: None,
+        critical: false,
         pid: None,
         started_at: None,
         upkeep: record.upkeep,
@@ -99,6 +103,7 @@ fn spawn(ctx: SharedContext, record: VmRecord, adopted: bool) -> VmHandle {
         press_again: None,
         misconduct: 0,
         overtaking: None,
+        had: Vec::new(),
         gone: false,
         commands: command_queue,
         forced: forced_queue,
@@ -189,8 +194,7 @@ impl Actor {
                 if result.is_err() {
                     self.record.upkeep.attempts = attempts;
                 }
-                self.publish();
-                let _ = reply.send(result);
+                self.answer(reply, result);
             }
             Command::Boot(reply) => {
                 let due = self.boot().await;
@@ -202,51 +206,66 @@ impl Actor {
                 self.publish();
                 let _ = reply.send(result.map(|applied| (self.view.borrow().clone(), applied)));
             }
-            Command::Stop(timeout, reply) => self.stop(timeout, reply).await,
-            Command::Reboot(timeout, reply) => {
-                let result = self.reboot(timeout).await;
-                self.publish();
-                let _ = reply.send(result);
+            Command::Stop(patience, reply) => self.stop(patience, reply).await,
+            Command::TapGone(nic) => self.tap_is_gone(nic).await,
+            Command::Reboot(patience, reply) => {
+                let result = self.reboot(patience).await;
+                self.answer(reply, result);
+            }
+            Command::Redefine(redefinition, reply) => {
+                let result = self.redefine(*redefinition).await;
+                self.answer(reply, result);
+            }
+            Command::AtOnce(what, reply) => {
+                let result = self.at_once(what).await;
+                self.answer(reply, result);
             }
         }
+    }
+
+    /// Whoever reads after the answer finds what it says.
+    fn answer<T>(&self, reply: Reply<T>, result: Result<T>) {
+        self.publish();
+        let _ = reply.send(result);
     }
 
     async fn forced(&mut self, forced: Forced) {
         match forced {
             Forced::Off(reply) => {
                 let result = match self.decide(Request::ForceOff) {
-                    Decision::Do(Action::Kill) => self.cut().await.map(|()| Stopped { forced: true }),
-                    Decision::Do(Action::Acknowledge) => self.acknowledge().await.map(|()| Stopped { forced: false }),
+                    Decision::Do(Action::Kill) => self.cut().await.map(|()| Stopped { forced: true, already: false }),
+                    Decision::Do(Action::Acknowledge) => self.acknowledge().await.map(|()| Stopped::BEFORE),
                     Decision::Refuse(refusal) => Err(self.refused(refusal)),
-                    _ => Ok(Stopped { forced: false }),
+                    _ => Ok(Stopped::BEFORE),
                 };
-                self.publish();
-                let _ = reply.send(result);
+                self.answer(reply, result);
             }
             Forced::Delete(reply) => {
                 let result = match self.decide(Request::Delete) {
                     Decision::Refuse(refusal) => Err(self.refused(refusal)),
                     _ => self.remove().await,
                 };
-                self.publish();
-                let _ = reply.send(result);
+                self.answer(reply, result);
             }
         }
     }
 
-    pub(super) async fn start(&mut self) -> Result<()> {
+    pub(super) async fn start(&mut self) -> Result<Start> {
         if let Run::Creating = self.record.run {
-            return self.launch().await;
+            return self.launch().await.map(|()| Start::Started);
         }
         match self.decide(Request::Start) {
-            Decision::Do(Action::Resume) => self.resume().await,
-            Decision::Do(_) => self.launch().await,
+            Decision::Do(Action::Resume) => self.resume(Operation::Start).await.map(|()| Start::Started),
+            Decision::Do(_) => self.launch().await.map(|()| Start::Started),
             Decision::Refuse(refusal) => Err(self.refused(refusal)),
-            Decision::Already | Decision::Wait => Ok(()),
+            Decision::Already | Decision::Wait => Ok(Start::Already),
         }
     }
 
     pub(super) async fn launch(&mut self) -> Result<()> {
+        for nic in &self.record.spec.nics {
+            check_ports(nic.backend.forwards())?;
+        }
         let new = matches!(self.record.run, Run::Creating);
         let before = std::mem::replace(&mut self.record.run, Run::Starting { process: None, new });
         let owed = self.record.upkeep;
@@ -299,6 +318,9 @@ impl Actor {
             self.record.run = before;
             return Err(Error::failed(Operation::Delete, error));
         }
+        if let Run::Live(run) = before {
+            self.had = run.in_effect.nics.clone();
+        }
         self.publish();
         match self.machine {
             Machine::Down => self.erase().await,
@@ -319,12 +341,29 @@ impl Actor {
         Ok(())
     }
 
+    /// The host's side of every card that a process which has ended may have had.
+    pub(super) async fn disconnect_all(&mut self) {
+        let mut nics = std::mem::take(&mut self.had);
+        if let Run::Live(run) = &self.record.run {
+            nics.extend(run.in_effect.nics.iter().cloned());
+        }
+        for nic in nics.iter().chain(&self.record.spec.nics) {
+            self.ctx.disconnect(nic).await;
+        }
+    }
+
     pub(super) fn decide(&self, request: Request) -> Decision {
         match (&self.record.run, request) {
             // It will never have stopped, and so could not be waited for.
-            (Run::Deleting, Request::Start | Request::Reboot) => {
-                Decision::Refuse(Refusal::Conflict(Conflict::Deleting))
-            }
+            (
+                Run::Deleting,
+                Request::Start
+                | Request::Reboot
+                | Request::Reset
+                | Request::Suspend
+                | Request::Resume
+                | Request::Redefine,
+            ) => Decision::Refuse(Refusal::Conflict(Conflict::Deleting)),
             // What is stopped and starts again by itself is not stopped yet.
             (Run::Down { .. }, Request::Stop | Request::ForceOff) if self.record.upkeep.due.is_some() => {
                 Decision::Do(Action::Acknowledge)
@@ -355,7 +394,7 @@ impl Actor {
             // Only a monitor that answers can reset the guest; when it is back the reboot is taken up again.
             (Intent::Reboot { .. }, Machine::Mute(_)) => None,
             (Intent::Off { .. }, _) => Some(Instant::now()),
-            (Intent::Stop { deadline } | Intent::Reboot { deadline }, _) => {
+            (Intent::Stop { deadline, .. } | Intent::Reboot { deadline, .. }, _) => {
                 Some(Instant::now() + Duration::from_millis(deadline.saturating_sub(now_ms())))
             }
         }

@@ -119,7 +119,7 @@ impl Actor {
         }
         let (spec, Machine::Live(live)) = (&self.record.spec, &mut self.machine) else { return };
         let policy = spec.policy.on_io_error;
-        live.guest = Guest::Paused { reason: Some(live.trouble.reason(policy)) };
+        live.guest = Guest::Paused { reason: Some(live.trouble.reason(policy)), critical: true };
         match policy {
             OnIoError::Retry => {
                 let named = live.trouble.error.as_ref().and_then(|error| spec.disk(&error.disk));

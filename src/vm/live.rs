@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     host::process::{Exit, Process},
-    model::{Ending, Intent, Run, VmRecord},
+    model::{Ending, Intent, Nic, Run, VmRecord},
     qmp::{CloseReason, Event, Events, QmpError, RunState, Session, socket},
 };
 
@@ -68,7 +68,11 @@ pub(super) struct Live {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Guest {
     Running,
-    Paused { reason: Option<String> },
+    Paused {
+        reason: Option<String>,
+        /// By an I/O or internal error.
+        critical: bool,
+    },
 }
 
 /// A process whose monitor does not answer, or has not answered yet. QEMU serves one client at a time, so one
@@ -237,6 +241,11 @@ impl Actor {
                 self.was_reset().await;
                 self.refresh().await;
                 self.vcpus_are_back().await;
+                self.ask_for_cards_again().await;
+            }
+            Event::DeviceDeleted { device: Some(id), .. } => {
+                self.disk_deleted(&id).await;
+                self.nic_deleted(&id).await;
             }
             Event::Stop | Event::Resume => self.refresh().await,
             Event::VserportChange { id, open } if id == AGENT_PORT => {
@@ -244,6 +253,7 @@ impl Actor {
                 // One that comes up while the guest is to stop is the better way to ask.
                 if open {
                     self.take_up_intent().await;
+                    self.ask_for_cards_again().await;
                 }
             }
             Event::BalloonChange { .. } => {
@@ -257,7 +267,6 @@ impl Actor {
             Event::BlockIoError { device, node_name, nospace, .. } => {
                 live.trouble.note(&node_name.unwrap_or(device), nospace);
             }
-            Event::DeviceDeleted { device: Some(device), .. } => self.device_deleted(&device).await,
             _ => {}
         }
     }
@@ -269,17 +278,18 @@ impl Actor {
         // A monitor that fails here closes, and a process that ended has a pidfd: both come as happenings of their own.
         let Ok(status) = self.guarded(session.query_status()).await else { return };
         let Machine::Live(live) = &mut self.machine else { return };
-        let paused = |reason: Option<String>| Guest::Paused { reason };
+        let paused = |reason| Guest::Paused { reason, critical: false };
+        let halted = |reason| Guest::Paused { reason: Some(reason), critical: true };
         live.guest = match status.status {
             RunState::Shutdown => return self.guest_powered_off().await,
             RunState::GuestPanicked => return self.guest_panicked().await,
             _ if status.running => Guest::Running,
             RunState::Paused | RunState::Prelaunch => paused(None),
             RunState::IoError => return self.halted().await,
-            RunState::InternalError => paused(Some(format!(
+            RunState::InternalError => halted(format!(
                 "internal error of the accelerator: {}",
                 complaints(&self.ctx.run_paths(&self.record.spec.id))
-            ))),
+            )),
             RunState::Suspended => paused(Some("the guest sleeps (ACPI S3)".to_owned())),
             other => paused(Some(format!("QEMU says {other:?}"))),
         };
@@ -359,8 +369,10 @@ impl Actor {
     fn sampled(&mut self, readings: Readings) {
         let (Run::Live(run), Machine::Live(live)) = (&self.record.run, &mut self.machine) else { return };
         let (started_at, balloon) = (run.started_at, self.record.spec.machine.balloon);
+        let traffic = |nic: &Nic| (nic.clone(), self.ctx.net.traffic(nic.id));
+        let nics = run.in_effect.nics.iter().map(traffic).collect();
         let running = live.guest == Guest::Running;
-        let sample = live.sampler.take(readings, &Circumstances { started_at, running, balloon });
+        let sample = live.sampler.take(readings, Circumstances { started_at, running, balloon, nics });
         self.publish_sample(Some(sample));
     }
 }

@@ -14,13 +14,15 @@
 //! A process that SIGKILL does not end (the kernel holds it) is `Doomed`; its VM is `Stopping` until the pidfd fires.
 //!
 //! `lifecycle` decides what a request means in a state, `launch` starts, `actor` is the task, `live` and `power` are its
-//! work on a running VM, `probe` sees that its monitor answers, `adopt` takes a VM over from an earlier daemon, `sampler` measures.
+//! work on a running VM, `suspend` what only the Hyper-V dialect asks for, `probe` sees that its monitor answers, `adopt`
+//! takes a VM over from an earlier daemon, `sampler` measures.
 
 mod actor;
 mod adopt;
 mod console;
 mod effect;
 mod handle;
+mod interfaces;
 mod io_error;
 mod launch;
 pub mod lifecycle;
@@ -30,6 +32,7 @@ mod power;
 mod probe;
 mod publish;
 mod sampler;
+mod suspend;
 mod undo;
 mod upkeep;
 
@@ -39,13 +42,15 @@ use serde_json::Value;
 
 pub use actor::{adopt, create};
 pub(crate) use console::tail as console_tail;
-pub use handle::{StopMode, Stopped, VmHandle};
+pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
+pub(crate) use interfaces::{GuestInterface, ask as guest_interfaces};
 pub use launch::Step;
 
 use crate::{
     config::Config,
     host::{cpus::Host, image::QemuImg},
     model::{Boot, VmId, VmRecord},
+    net::Network,
     qemu::{Caps, RunPaths},
     store::{Batch, Record, Store, StoreError},
 };
@@ -71,6 +76,7 @@ pub struct Context {
     pub caps: Caps,
     pub images: QemuImg,
     pub store: Store,
+    pub net: Network,
     /// For tests: every launch fails after this step.
     pub fail_launch_after: Option<Step>,
 }

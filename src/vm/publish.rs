@@ -25,7 +25,7 @@ impl Actor {
                 (Intent::Reboot { .. }, _) => (Status::Rebooting, None),
                 (Intent::Run, Machine::Live(live)) => match &live.guest {
                     Guest::Running => (Status::Running, None),
-                    Guest::Paused { reason } => (Status::Paused, reason.clone()),
+                    Guest::Paused { reason, .. } => (Status::Paused, reason.clone()),
                 },
                 (Intent::Run, _) => (Status::Stopped, None),
             },
@@ -54,8 +54,22 @@ impl Actor {
         };
         let pid = self.machine.process().map(|p| p.pid());
         let agent = matches!(&self.machine, Machine::Live(live) if live.agent);
+        let halted =
+            matches!(&self.machine, Machine::Live(live) if matches!(live.guest, Guest::Paused { critical: true, .. }));
+        let critical = halted && status == Status::Paused;
         let (spec, upkeep, gone) = (self.record.spec.clone(), self.record.upkeep, self.gone);
-        self.view.send_replace(VmView { spec, in_effect, status, reason, pid, started_at, upkeep, agent, gone });
+        self.view.send_replace(VmView {
+            spec,
+            in_effect,
+            status,
+            reason,
+            critical,
+            pid,
+            started_at,
+            upkeep,
+            agent,
+            gone,
+        });
     }
 
     pub(super) fn publish_sample(&self, sample: Option<Sample>) {

@@ -22,6 +22,8 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Daemon {
     pub dir: TempDir,
     pub url: String,
+    /// Of the Hyper-V dialect's own listener, where there is one.
+    pub hyperv_url: String,
     args: Vec<String>,
     child: Option<Child>,
     http: reqwest::Client,
@@ -76,7 +78,7 @@ impl Daemon {
         blank.set_len(64 << 20).unwrap();
         let args = args.iter().map(|a| (*a).to_owned()).collect();
         let http = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
-        Self { dir, url: String::new(), args, child: None, http }
+        Self { dir, url: String::new(), hyperv_url: String::new(), args, child: None, http }
     }
 
     /// For every start from now on.
@@ -97,12 +99,14 @@ impl Daemon {
     /// As `run_as`, of a program that may end before it is ready: whether it is.
     pub fn try_run_as(&mut self, mut command: Command) -> bool {
         let mut child = command.stdout(Stdio::piped()).stderr(self.log()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
         self.child = Some(child);
-        let url = line.trim().strip_prefix("listening on ").map(str::to_owned);
+        let url = address(&mut stdout);
         let ready = url.is_some();
         self.url = url.unwrap_or_default();
+        if ready && self.args.iter().any(|arg| arg == "--hyperv-listen") {
+            self.hyperv_url = address(&mut stdout).unwrap();
+        }
         ready
     }
 
@@ -359,4 +363,11 @@ pub fn vcpu_threads(pid: i32) -> Vec<i32> {
         .collect();
     threads.sort_unstable();
     threads.into_iter().map(|(_, thread)| thread).collect()
+}
+
+/// The address in a ready line.
+fn address(stdout: &mut impl BufRead) -> Option<String> {
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    line.strip_prefix("listening on ").and_then(|rest| rest.split_whitespace().next()).map(str::to_owned)
 }

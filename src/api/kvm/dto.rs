@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     change::{Pending, pending},
     disks::DiskBody,
+    networks::{self, NetworkBody},
     pinning::CpuPinning,
     policy::{self, AutostartBody, PolicyView},
 };
@@ -49,6 +50,8 @@ pub struct CreateBody {
     /// Disks beside the root disk.
     #[serde(default)]
     disks: Vec<DiskBody>,
+    /// Network cards; default one on QEMU's user-mode network, and none for an empty list.
+    networks: Option<Vec<NetworkBody>>,
     /// vCPUs that it can grow to; default 16.
     max_vcpus: Option<i64>,
     /// MiB that it can grow to; default the host's memory.
@@ -61,6 +64,8 @@ pub struct CreateBody {
     autostart: Option<AutostartBody>,
     /// When the host cannot read or write a disk: `pause` (default), `retry`, `report`.
     on_io_error: Option<OnIoError>,
+    /// An ISO image for its CD drive, in an image directory; it boots where the disk does not.
+    iso: Option<String>,
 }
 
 impl CreateBody {
@@ -74,12 +79,15 @@ impl CreateBody {
             memory: self.memory,
             max_memory: self.max_memory,
             disk_size: self.disk_size,
-            base_image: self.base_image.into(),
+            base_image: Some(self.base_image.into()),
+            disk_folder: None,
+            iso: self.iso.map(Into::into),
             clone: self.clone,
             cpu_pinning: self.cpu_pinning.map(CpuPinning::into_model).transpose()?,
             io_limits: self.io_limits,
             disks: self.disks.into_iter().map(DiskBody::into_model).collect(),
             policy: policy::wish(self.restart_policy, self.max_restarts, self.autostart, self.on_io_error),
+            networks: self.networks.map(networks::into_model).transpose()?,
             start: self.start,
         })
     }
@@ -182,6 +190,8 @@ pub struct Config {
     disk_file: Option<PathBuf>,
     base_image: Option<PathBuf>,
     clone: Option<CloneMode>,
+    /// The image in its CD drive.
+    iso: Option<PathBuf>,
     mac_address: Option<String>,
     profile: String,
     machine_type: String,
@@ -208,7 +218,8 @@ impl Config {
             io_limits: root.and_then(|disk| disk.io_limits),
             disk_file: root.map(|disk| disk.file.clone()),
             base_image: root.and_then(|disk| disk.base.as_ref()).map(|base| base.path.clone()),
-            clone: root.map(|disk| disk.clone),
+            clone: root.filter(|disk| disk.base.is_some()).map(|disk| disk.clone),
+            iso: spec.iso.clone(),
             mac_address: spec.nics.first().map(|nic| nic.mac.to_string()),
             profile: spec.machine.profile.clone(),
             machine_type: spec.machine.machine_type.clone(),

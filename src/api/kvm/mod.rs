@@ -7,11 +7,13 @@ mod dto;
 mod error;
 mod host;
 mod info;
+mod networks;
 mod performance;
 mod pinning;
 mod policy;
 mod power;
 mod routes;
+mod switches;
 
 pub use routes::{openapi, table};
 

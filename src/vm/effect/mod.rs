@@ -7,11 +7,14 @@ mod cpu;
 mod disk;
 mod hotplug;
 mod memory;
+mod nics;
 mod pinning;
 mod policy;
+mod release;
 
 pub(super) use disk::{resize_at_start, throttle_at_start};
 pub(super) use memory::Source as MemorySource;
+pub(super) use nics::check_ports;
 pub(super) use pinning::pin;
 
 use std::sync::Arc;
@@ -22,7 +25,7 @@ use super::{
     live::{Live, Machine},
 };
 use crate::{
-    model::{Applied, Change, Conflict, Error, LiveRun, Operation, Result, Run, VmRecord, VmSpec},
+    model::{Applied, Change, Conflict, Error, LiveRun, Operation, Redefinition, Result, Run, VmRecord, VmSpec},
     qmp::{QmpError, Session},
     store::StoreError,
 };
@@ -33,9 +36,22 @@ enum Setback {
     NotNow(String),
     /// QEMU refuses what it should take: the change is taken back.
     Refused(String),
-    /// The guest holds on to a disk: the change is taken back.
+    /// The guest holds on to a device. A disk stays then; a card goes when the guest lets go of it.
     InUse,
+    /// In words of our own: the change is taken back.
+    Told(Error),
     Interrupted(Interrupted),
+}
+
+impl std::fmt::Display for Setback {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotNow(why) | Self::Refused(why) => f.write_str(why),
+            Self::InUse => f.write_str("the guest has not let go of it"),
+            Self::Told(error) => error.fmt(f),
+            Self::Interrupted(_) => f.write_str("something else came first"),
+        }
+    }
 }
 
 impl From<Interrupted> for Setback {
@@ -59,18 +75,19 @@ impl Actor {
             return Ok(self.applied(&made.name));
         }
         let mut before = (*self.record.spec).clone();
-        let wanted = change.clone().apply(&before, self.ctx.host.memory)?;
+        let in_effect = self.live_run().map(|run| run.in_effect.clone());
+        let wanted = change.clone().apply(&before, in_effect.as_deref(), self.ctx.host.memory)?;
         let decision = self.decide(Request::Change);
         if let Decision::Refuse(refusal) = decision {
             return Err(self.refused(refusal));
         }
-        // Taken back or not, the name of a disk that was added is used up: its image may be there.
-        before.disks_added = wanted.disks_added;
+        // Taken back or not, the name of a device that was added is used up: its image may be there.
+        (before.disks_added, before.nics_added) = (wanted.disks_added, wanted.nics_added);
         let owed = self.record.upkeep;
         self.record.upkeep = owed.within(&wanted.policy);
         let defined = match &change {
             // It frees space, which a full disk must not prevent.
-            Change::RemoveDisk(_) => self.define(wanted).await,
+            Change::RemoveDisk(_) | Change::RemoveNic(_) => self.define(wanted).await,
             _ => self.define_anew(wanted).await,
         };
         if let Err(error) = defined {
@@ -95,6 +112,18 @@ impl Actor {
         }
     }
 
+    /// Stores a definition that takes effect at the next start; one that is the present one already is fine in any state.
+    pub(super) async fn redefine(&mut self, redefinition: Redefinition) -> Result<bool> {
+        let wanted = redefinition.apply(&self.record.spec, self.ctx.host.memory)?;
+        if wanted == *self.record.spec {
+            return Ok(false);
+        }
+        if let Decision::Refuse(refusal) = self.decide(Request::Redefine) {
+            return Err(self.refused(refusal));
+        }
+        self.define_anew(wanted).await.map(|()| true)
+    }
+
     /// Brings a stored change into effect, or takes it back.
     async fn settle(&mut self, change: &Change, before: VmSpec, decision: Decision) -> Result<Applied> {
         if decision != Decision::Do(Action::Apply) {
@@ -117,6 +146,11 @@ impl Actor {
                 self.define(before).await?;
                 Err(Error::failed(Operation::Change, why))
             }
+            Err(Setback::Told(error)) => {
+                self.define(before).await?;
+                Err(error)
+            }
+            Err(Setback::InUse) if matches!(change, Change::RemoveNic(_)) => Ok(Applied::NextStart),
             Err(Setback::InUse) => {
                 self.define(before).await?;
                 Err(Conflict::DiskInUse.into())
@@ -154,6 +188,8 @@ impl Actor {
             }
             Change::RemoveDisk(name) => self.plug_disks(Some(name)).await,
             Change::Policy(_) => self.adjust_policy().await,
+            Change::AddNic(nic) => self.plug_nics(Some(nic.id)).await,
+            Change::RemoveNic(id) => self.plug_nics(Some(*id)).await,
         }
     }
 
@@ -161,24 +197,22 @@ impl Actor {
     async fn make_up(&mut self) -> std::result::Result<(), Setback> {
         let ruled = self.adjust_policy().await;
         let plugged = self.plug_disks(None).await;
+        let connected = self.plug_nics(None).await;
         let resized = self.resize_disks().await;
         let throttled = self.throttle_disks().await;
         // Each of these may have to wait for the guest, and none waits for the other.
         let vcpus = self.adjust_vcpus().await;
         let pinned = self.pin_threads().await;
         let memory = self.adjust_memory().await;
-        ruled.and(plugged).and(resized).and(throttled).and(vcpus).and(pinned).and(memory)
+        ruled.and(plugged).and(connected).and(resized).and(throttled).and(vcpus).and(pinned).and(memory)
     }
 
     /// Goes on with what an earlier daemon had begun, as far as that works.
     pub(super) async fn take_up_changes(&mut self) {
         self.note_added_vcpus().await;
         match self.make_up().await {
-            Err(Setback::NotNow(why) | Setback::Refused(why)) => {
-                tracing::info!(vm = %self.record.spec.id, why, "a change waits for the next start");
-            }
-            Err(Setback::InUse) => tracing::info!(vm = %self.record.spec.id, "a disk stays until the next start"),
             Ok(()) | Err(Setback::Interrupted(_)) => {}
+            Err(why) => tracing::info!(vm = %self.record.spec.id, %why, "a change waits for the next start"),
         }
         // A disk whose removal the daemon died over is out now.
         self.remove_orphans().await;

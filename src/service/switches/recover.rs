@@ -1,0 +1,113 @@
+//! The switches at the daemon's start, and while it runs whenever an adapter gets addresses again: every record is met
+//! with what is really there.
+
+use std::sync::{Arc, Weak};
+
+use anyhow::{Context, bail};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::{super::Service, places};
+use crate::{
+    model::{SwitchId, SwitchRecord, SwitchState},
+    net::{NetError, PortEvent},
+};
+
+impl Service {
+    /// Finishes or unwinds what a crash interrupted, and makes every other switch again where it is not there. A switch
+    /// that fails is told as a problem of its own; it does not keep the daemon from starting.
+    pub(in crate::service) async fn recover_switches(&self) -> anyhow::Result<()> {
+        let records = self.ctx.store.scan::<SwitchRecord>().context("cannot read the definitions of the switches")?;
+        if let Some(newer) = records.iter().find_map(|(_, r)| r.as_ref().err().filter(|e| e.is_newer())) {
+            bail!("cannot read the definitions of the switches: {newer}");
+        }
+        for (key, record) in records {
+            let record = match record {
+                Ok(record) => record,
+                Err(error) => {
+                    tracing::error!(
+                        switch = key,
+                        %error,
+                        "a switch cannot be managed, because its record cannot be read; what is there of it is left as it is"
+                    );
+                    continue;
+                }
+            };
+            match record.state {
+                SwitchState::Ready => {
+                    self.places.ready(&record);
+                    self.settle_switch(record.switch.id).await;
+                }
+                // Nobody was told that it exists; or its owner wanted it gone.
+                SwitchState::Creating | SwitchState::Deleting => {
+                    if let Err(error) = self.erase_switch(&record).await {
+                        tracing::error!(switch = %record.switch.id, error, "cannot remove what a crash left of a switch; the next start of qherd tries again");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes devices that bear this daemon's mark and that no record names.
+    pub(in crate::service) async fn sweep_network(&self) {
+        // Also those that could not be removed yet: their bridge may carry addresses of the host.
+        let Ok(records) = self.ctx.store.scan::<SwitchRecord>() else { return };
+        let readable: Result<Vec<_>, _> = records.into_iter().map(|(_, record)| record).collect();
+        // What a record that cannot be read would name is not to be taken for nobody's.
+        let (Ok(records), false) = (readable, self.registry.has_unreadable()) else { return };
+        let switches = records.into_iter().map(|record| record.switch.id).collect();
+        let nics = self.registry.views().iter().flat_map(places::cards).map(|nic| nic.id).collect();
+        match self.ctx.net.sweep(&switches, &nics).await {
+            Ok(()) | Err(NetError::Missing { .. }) => {}
+            Err(error) => tracing::warn!(%error, "cannot tidy up the host's network"),
+        }
+    }
+
+    /// Brings a switch to its recorded form.
+    async fn settle_switch(&self, id: SwitchId) {
+        let _turn = self.places.turn.lock().await;
+        let Ok(mut record) = self.places.record(id) else { return };
+        let settled = async {
+            let surveyed = self.ctx.net.survey(&record.switch, record.moved.as_ref()).await;
+            if let Ok(moved) = &surveyed
+                && *moved != record.moved
+            {
+                record.moved.clone_from(moved);
+                self.persist_switch(&record).await.map_err(|e| e.to_string())?;
+                self.places.ready(&record);
+            }
+            // Also when the adapter is missing: what is there of the switch connects its VMs.
+            let put = self.ctx.net.put_switch(&record.switch, record.moved.as_ref()).await;
+            surveyed.map(drop).and(put).map_err(|e| e.to_string())
+        };
+        let problem = settled.await.err();
+        if let Some(error) = &problem {
+            tracing::warn!(switch = %id, error, "the switch is not as it should be");
+        }
+        self.places.tell_problem(id, problem);
+    }
+}
+
+/// Follows the host's network for as long as the service lives.
+pub(in crate::service) async fn follow(service: Weak<Service>) {
+    let Some(mut events) = service.upgrade().map(|service: Arc<Service>| service.ctx.net.subscribe()) else { return };
+    // What was told before anybody listened.
+    if let Some(service) = service.upgrade() {
+        service.look_after_taps();
+    }
+    loop {
+        let event = events.recv().await;
+        let Some(service) = service.upgrade() else { return };
+        match event {
+            Ok(PortEvent::AdapterChanged(id)) => service.settle_switch(id).await,
+            Ok(PortEvent::TapGone(nic)) => service.tap_gone(nic),
+            Err(RecvError::Lagged(_)) => {
+                for view in service.switches() {
+                    service.settle_switch(view.switch.id).await;
+                }
+                service.look_after_taps();
+            }
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
