@@ -188,8 +188,11 @@ impl Actor {
     async fn command(&mut self, command: Command) {
         match command {
             Command::Start(reply) => {
-                // It begins anew.
-                let attempts = std::mem::take(&mut self.record.upkeep.attempts);
+                let attempts = self.record.upkeep.attempts;
+                if let Machine::Down = self.machine {
+                    // It begins anew.
+                    self.record.upkeep.attempts = 0;
+                }
                 let result = self.start().await;
                 if result.is_err() {
                     self.record.upkeep.attempts = attempts;
@@ -393,7 +396,9 @@ impl Actor {
             (_, Machine::Doomed(_)) | (Intent::Run, _) => None,
             // Only a monitor that answers can reset the guest; when it is back the reboot is taken up again.
             (Intent::Reboot { .. }, Machine::Mute(_)) => None,
-            (Intent::Off { .. }, _) => Some(Instant::now()),
+            // A guest that has powered off waits for QEMU to close its images: it has the time.
+            (Intent::Off { asked: false }, _) => None,
+            (Intent::Off { asked: true }, _) => Some(Instant::now()),
             (Intent::Stop { deadline, .. } | Intent::Reboot { deadline, .. }, _) => {
                 Some(Instant::now() + Duration::from_millis(deadline.saturating_sub(now_ms())))
             }
