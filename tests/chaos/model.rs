@@ -29,8 +29,10 @@ pub struct Vm {
     pub statuses: Vec<&'static str>,
     /// The process that it must still have, if it runs.
     pub process: Option<Identity>,
-    /// Its guest may have booted anew.
-    pub may_boot: bool,
+    /// The process at the last look.
+    pub seen: Option<Identity>,
+    /// Boots that were asked for and that the guest has not told of: it takes its time to.
+    pub boots_due: usize,
     /// Its QEMU was killed or stopped: requests may fail.
     pub mistreated: bool,
     /// Its QEMU was killed while it was asked for this and that: who was first is not known.
@@ -49,7 +51,8 @@ impl Vm {
             definitions: Vec::new(),
             statuses: Vec::new(),
             process: None,
-            may_boot: true,
+            seen: None,
+            boots_due: 0,
             mistreated: false,
             killed: false,
             boot: None,
@@ -75,7 +78,10 @@ impl Vm {
         self.definitions = vec![definition];
         self.statuses = vec![status];
         self.process = process;
-        self.may_boot = false;
+        if process.is_some() && process != self.seen {
+            self.boots_due += 1;
+        }
+        self.seen = process;
         self.mistreated = false;
         self.killed = false;
     }
@@ -84,7 +90,7 @@ impl Vm {
     pub fn learn(&mut self, operation: &Operation, outcome: Outcome) {
         let now = self.definition();
         let created = matches!(operation, Operation::Create { .. });
-        self.may_boot |= operation.may_boot();
+        self.boots_due += usize::from(operation.boots_the_guest());
         match outcome {
             Outcome::Refused => self.refused(operation, created),
             Outcome::Acknowledged => {
@@ -146,7 +152,6 @@ impl Vm {
         if deed != Deed::Kill {
             return;
         }
-        self.may_boot = true;
         if busy || self.killed {
             self.killed = true;
             self.may_be_anything();
@@ -220,7 +225,7 @@ mod tests {
     fn a_killed_vm_that_nobody_asked_for_anything_has_crashed() {
         let mut vm = running();
         vm.mistreat(Deed::Hang(1), false);
-        assert!(vm.statuses == ["running"] && vm.process.is_some() && !vm.may_boot);
+        assert!(vm.statuses == ["running"] && vm.process.is_some());
         vm.mistreat(Deed::Kill, false);
         assert_eq!(vm.statuses, ["crashed"]);
         let mut vm = running();

@@ -107,9 +107,9 @@ impl Operation {
         }
     }
 
-    /// Whether a guest may boot anew over it.
-    pub fn may_boot(&self) -> bool {
-        self.power() != Power::AsItWas || matches!(self, Self::Reboot(_))
+    /// Within its process; a new process is a boot anyway.
+    pub fn boots_the_guest(&self) -> bool {
+        matches!(self, Self::Reboot(_))
     }
 
     /// `disk` is the name of the smallest further disk, where there is one.
