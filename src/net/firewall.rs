@@ -105,6 +105,7 @@ impl Firewall {
             SwitchKind::Private => {}
             SwitchKind::Internal { subnet } => {
                 let _ = writeln!(text, "add element inet {table} inside {{ \"{bridge}\" }}");
+                let _ = writeln!(text, "add element inet {table} within {{ \"{bridge}\" . \"{bridge}\" }}");
                 if let Some(subnet) = subnet
                     && subnet.nat
                 {
@@ -136,6 +137,7 @@ impl Firewall {
             format!("add {what}delete {what}")
         };
         text += &drop("inside", &format!("\"{bridge}\""));
+        text += &drop("within", &format!("\"{bridge}\" . \"{bridge}\""));
         text += &drop("nat", &format!("\"{bridge}\""));
         if let Some(subnet) = switch.subnet()
             && subnet.nat
