@@ -117,7 +117,7 @@ impl VmSpec {
     /// neither gets into nor comes out of while the VM runs. What QEMU has right now is `in_effect`.
     ///
     /// # Errors
-    /// [`Conflict::NoFreeSlot`].
+    /// [`super::Conflict::NoFreeSlot`].
     pub fn add_nic(&mut self, nic: NewNic, in_effect: Option<&Self>) -> Result<()> {
         let slot = match self.free_slot(in_effect) {
             Err(full) if in_effect.is_some() || self.nics.iter().any(|nic| nic.slot.is_none()) => return Err(full),
@@ -138,7 +138,7 @@ impl VmSpec {
     /// wanted elsewhere.
     ///
     /// # Errors
-    /// [`Conflict::NoFreeSlot`].
+    /// [`super::Conflict::NoFreeSlot`].
     pub fn set_nics(&mut self, wanted: Vec<NewNic>) -> Result<()> {
         let mut there = std::mem::take(&mut self.nics);
         let (mut fresh, mut order) = (Vec::new(), Vec::new());

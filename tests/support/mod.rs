@@ -4,6 +4,7 @@
 
 pub mod crash;
 pub mod guest;
+pub mod netns;
 pub mod outside;
 
 use std::{

@@ -85,7 +85,7 @@ pub struct CreateBody {
     allow_management_os: Option<bool>,
     /// Such as 10.77.0.0/24; for Internal: the host's address and DHCP.
     subnet: Option<String>,
-    /// Guests reach what the host reaches; with a subnet, default true.
+    /// Guests reach what the host reaches; with a subnet, default false.
     nat: Option<bool>,
 }
 
@@ -104,7 +104,7 @@ impl CreateBody {
         let kind = match self.r#type {
             SwitchType::Private => SwitchKind::Private,
             SwitchType::Internal => {
-                let nat = self.nat.unwrap_or(true);
+                let nat = self.nat.unwrap_or(false);
                 SwitchKind::Internal { subnet: self.subnet.map(|text| Subnet::parse(&text, nat)).transpose()? }
             }
             SwitchType::External => {
