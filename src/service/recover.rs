@@ -5,7 +5,7 @@ use std::{
     io::{Read, Seek, Write},
     os::unix::fs::DirBuilderExt,
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
@@ -19,6 +19,9 @@ use crate::{
 
 /// Adopting a VM whose monitor answers takes milliseconds; one that is mute must not hold the daemon's start.
 const ADOPTION: Duration = Duration::from_secs(1);
+
+/// How long a state directory may still be held by what is left of a daemon that was killed.
+const HANDOVER: Duration = Duration::from_secs(2);
 
 /// The claim on a state directory; the kernel takes it back when the daemon ends, however it ends.
 pub(super) struct StateLock {
@@ -38,7 +41,20 @@ impl StateLock {
         let path = state_dir.join("lock");
         let open = File::options().create(true).read(true).write(true).truncate(false).open(&path);
         let file = open.with_context(|| format!("cannot open {}", path.display()))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        let deadline = Instant::now() + HANDOVER;
+        let mut locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+        loop {
+            match locked {
+                // A daemon that was killed while it started a program leaves a copy of itself that lives until that
+                // program takes its place.
+                Err((file, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
+                    locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+                }
+                _ => break,
+            }
+        }
+        match locked {
             Ok(mut file) => {
                 // The pid is only for the message below.
                 let _ =
