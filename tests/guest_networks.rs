@@ -1,19 +1,18 @@
 //! What real guests see of their network cards: two on the same switches, beside the host and a network behind an adapter;
 //! cards that come and go while a guest runs. The daemon and everything else is in a network namespace of the test's own.
 
-#[path = "support/namespace.rs"]
-mod namespace;
+#[path = "support/cards.rs"]
+mod cards;
 mod support;
 
 use std::time::Duration;
 
-use namespace::{Outside, Peer, ip, tap_of, taps};
+use cards::{networks, tap_of, taps};
 use serde_json::{Value, json};
-use support::{Daemon, PATIENCE, guest};
-
-async fn networks(daemon: &Daemon, id: &str) -> Vec<Value> {
-    daemon.get(&format!("/vms/{id}/networks")).await.expect(200).as_array().unwrap().clone()
-}
+use support::{
+    Daemon, PATIENCE, guest,
+    netns::{Host, Peer, ip},
+};
 
 async fn create(daemon: &Daemon, networks: Value) -> String {
     let mut wish = guest::wish();
@@ -50,6 +49,12 @@ async fn assert_told(daemon: &Daemon, id: &str, line: &str, wanted: &str, other:
     }
 }
 
+/// Gives an interface an address instead of the DHCP that never answers, and would take it away again.
+fn fixed(interface: &str, address: &str) -> String {
+    let stopped = format!("kill $(cat /run/dhcp.{interface} 2>/dev/null) 2>/dev/null && sleep 1");
+    format!("{{ {stopped} && ip addr replace {address}/24 dev {interface}; }}")
+}
+
 fn ping(address: &str) -> String {
     format!("ping -c 1 -W 3 {address} >/dev/null 2>&1")
 }
@@ -69,10 +74,11 @@ async fn await_card(daemon: &Daemon, id: &str, index: usize, wanted: impl Fn(&Va
 
 #[tokio::test]
 async fn guests_reach_each_other_the_host_and_a_network_as_their_switches_say() {
-    let outside = Outside::leave();
+    let host = Host::leave();
     let daemon = guest::daemon();
-    let peer = Peer::behind("uplink", "far");
-    peer.ip(&["addr", "add", "192.0.2.1/24", "dev", "far"]);
+    let peer = Peer::new();
+    peer.connect("uplink", "far");
+    peer.ip("addr add 192.0.2.1/24 dev far");
     for body in [
         json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24" }),
         json!({ "name": "Yard", "type": "private" }),
@@ -85,7 +91,7 @@ async fn guests_reach_each_other_the_host_and_a_network_as_their_switches_say() 
     for (id, own) in [(&one, "10.99.0.1"), (&two, "10.99.0.2")] {
         daemon.await_boot(id, None).await;
         daemon.await_beat(id, |beat| beat.nics == 2).await;
-        daemon.type_line(id, &format!("ip addr add {own}/24 dev eth1 && echo set-''up"), "set-up").await;
+        works(&daemon, id, &fixed("eth1", own)).await;
     }
 
     // The internal switch gives addresses, and leads to the host and to each other.
@@ -115,7 +121,7 @@ async fn guests_reach_each_other_the_host_and_a_network_as_their_switches_say() 
     let added = daemon.post(&path, json!({ "switch": "Street" })).await.expect(201);
     assert_eq!(added["applied"], "live", "{added}");
     daemon.await_beat(&one, |beat| beat.nics == 3).await;
-    works(&daemon, &one, "ip addr replace 192.0.2.2/24 dev eth2 2>/dev/null").await;
+    works(&daemon, &one, &fixed("eth2", "192.0.2.2")).await;
     works(&daemon, &one, &ping("192.0.2.1")).await;
     let removed = daemon.delete(&format!("{path}/net2")).await.expect(200);
     assert_eq!(removed["pending"], false, "{removed}");
@@ -125,7 +131,7 @@ async fn guests_reach_each_other_the_host_and_a_network_as_their_switches_say() 
 
     // Somebody removes a tap: the card comes back with a new one.
     let first = networks(&daemon, &one).await[0].clone();
-    ip(&["link", "delete", &tap_of(&first)]);
+    ip(&format!("link delete {}", tap_of(&first)));
     daemon.await_log("plugging it anew").await;
     await_card(&daemon, &one, 0, |card| card["status"] == "ok" && taps().contains(&tap_of(card))).await;
     assert_eq!(networks(&daemon, &one).await[0]["mac"], first["mac"]);
@@ -137,12 +143,12 @@ async fn guests_reach_each_other_the_host_and_a_network_as_their_switches_say() 
     }
     assert_eq!(taps(), Vec::<String>::new());
     drop(daemon);
-    outside.is_untouched();
+    host.assert_untouched();
 }
 
 #[tokio::test]
 async fn a_card_of_several_queues_works_and_a_guest_lets_go_of_a_card_when_it_has_booted() {
-    let outside = Outside::leave();
+    let host = Host::leave();
     let mut daemon = guest::daemon();
     daemon.post("/switches", json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24" })).await.expect(201);
     let mut wish = guest::wish();
@@ -180,5 +186,5 @@ async fn a_card_of_several_queues_works_and_a_guest_lets_go_of_a_card_when_it_ha
     daemon.post(&format!("/vms/{id}/stop"), json!({})).await.expect(200);
     assert_eq!(taps(), Vec::<String>::new());
     drop(daemon);
-    outside.is_untouched();
+    host.assert_untouched();
 }

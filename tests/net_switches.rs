@@ -264,6 +264,7 @@ async fn an_external_switch_takes_the_hosts_addresses_along_and_gives_them_back(
     assert_reaches().await;
     // Without addresses it is taken as it is, and the host takes no part.
     ip("addr flush dev up0 scope global");
+    ip("-6 route del default");
     let switch = daemon.post("/switches", wish).await.expect(201);
     let joined = ip_json("link show up0")[0]["master"].clone();
     assert_eq!(joined, switch["bridge"]);

@@ -1,15 +1,18 @@
 //! Network cards on switches, of VMs whose guest never boots: taps, rules, addresses, and who looks after them when the
 //! daemon dies or somebody takes a tap away. What a real guest sees of it is in `guest_networks.rs`.
 
-#[path = "support/namespace.rs"]
-mod namespace;
+#[path = "support/cards.rs"]
+mod cards;
 mod support;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use namespace::{Outside, ip, links, rules, tap_of, taps};
+use cards::{links, networks, tap_of, taps};
 use serde_json::{Value, json};
-use support::{Daemon, PATIENCE};
+use support::{
+    Daemon, PATIENCE,
+    netns::{Host, ip, nft},
+};
 
 async fn switch(daemon: &Daemon, body: Value) -> String {
     let made = daemon.post("/switches", body).await.expect(201);
@@ -21,10 +24,6 @@ fn running(daemon: &Daemon, networks: Value) -> Value {
     let mut wish = daemon.wish();
     (wish["networks"], wish["start"]) = (networks, json!(true));
     wish
-}
-
-async fn networks(daemon: &Daemon, id: &str) -> Vec<Value> {
-    daemon.get(&format!("/vms/{id}/networks")).await.expect(200).as_array().unwrap().clone()
 }
 
 fn master(tap: &str) -> Option<String> {
@@ -43,7 +42,7 @@ async fn until<F: Future<Output = bool>>(daemon: &Daemon, what: &str, mut done: 
 
 #[tokio::test]
 async fn a_card_on_a_switch_has_a_tap_for_as_long_as_its_vm_runs() {
-    let outside = Outside::leave();
+    let host = Host::leave();
     let daemon = Daemon::start();
     let lan = switch(&daemon, json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24" })).await;
     let yard = switch(&daemon, json!({ "name": "Yard", "type": "private" })).await;
@@ -58,7 +57,7 @@ async fn a_card_on_a_switch_has_a_tap_for_as_long_as_its_vm_runs() {
     assert_eq!(taps(), BTreeSet::from([tap_of(one), tap_of(three)]).into_iter().collect::<Vec<_>>());
     let bridge = daemon.get(&format!("/switches/{lan}")).await.expect(200)["bridge"].as_str().unwrap().to_owned();
     assert_eq!(master(&tap_of(one)), Some(bridge));
-    assert!(rules().contains(one["mac"].as_str().unwrap()), "{}", rules());
+    assert!(nft("list ruleset").contains(one["mac"].as_str().unwrap()), "{}", nft("list ruleset"));
 
     // Descriptors of ours would keep the taps from going.
     let ours = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().flatten();
@@ -75,7 +74,7 @@ async fn a_card_on_a_switch_has_a_tap_for_as_long_as_its_vm_runs() {
     let used = daemon.delete(&format!("/switches/{lan}")).await;
     assert_eq!(used.status, 409, "{used:?}");
     daemon.post(&format!("/vms/{id}/stop?force=true"), json!({})).await.expect(200);
-    assert_eq!((taps(), rules().contains(one["mac"].as_str().unwrap())), (Vec::<String>::new(), false));
+    assert_eq!((taps(), nft("list ruleset").contains(one["mac"].as_str().unwrap())), (Vec::<String>::new(), false));
     daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
     assert_eq!(taps().len(), 2);
     daemon.delete(&format!("/vms/{id}")).await.expect(200);
@@ -83,12 +82,12 @@ async fn a_card_on_a_switch_has_a_tap_for_as_long_as_its_vm_runs() {
     daemon.delete(&format!("/switches/{lan}")).await.expect(200);
     daemon.delete(&format!("/switches/{yard}")).await.expect(200);
     assert_eq!(daemon.leftovers(), Vec::<std::path::PathBuf>::new());
-    outside.is_untouched();
+    host.assert_untouched();
 }
 
 #[tokio::test]
 async fn a_card_comes_and_goes_with_its_tap_and_a_daemon_that_was_killed_looks_after_it_again() {
-    let outside = Outside::leave();
+    let host = Host::leave();
     let mut daemon = Daemon::start();
     switch(&daemon, json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24" })).await;
     let id = daemon.create(running(&daemon, json!([]))).await;
@@ -131,20 +130,20 @@ async fn a_card_comes_and_goes_with_its_tap_and_a_daemon_that_was_killed_looks_a
     daemon.run();
     daemon.await_status(&id, "crashed").await;
     assert_eq!(taps(), Vec::<String>::new());
-    assert!(!rules().contains("qht"), "{}", rules());
+    assert!(!nft("list ruleset").contains("qht"), "{}", nft("list ruleset"));
     drop(daemon);
-    outside.is_untouched();
+    host.assert_untouched();
 }
 
 #[tokio::test]
 async fn a_tap_that_somebody_removed_is_told_and_qemu_lives_on() {
-    let outside = Outside::leave();
+    let host = Host::leave();
     let daemon = Daemon::start();
     switch(&daemon, json!({ "name": "Yard", "type": "private" })).await;
     let id = daemon.create(running(&daemon, json!([{ "switch": "Yard" }, { "switch": "Yard", "queues": 2 }]))).await;
     let pid = daemon.get(&format!("/vms/{id}")).await.expect(200)["pid"].clone();
     for card in networks(&daemon, &id).await {
-        ip(&["link", "delete", &tap_of(&card)]);
+        ip(&format!("link delete {}", tap_of(&card)));
     }
     until(&daemon, "both are degraded", || async {
         networks(&daemon, &id).await.iter().all(|card| card["status"] == "degraded")
@@ -162,12 +161,12 @@ async fn a_tap_that_somebody_removed_is_told_and_qemu_lives_on() {
     let cards = networks(&daemon, &id).await;
     assert_eq!((cards.len(), &cards[0]["status"]), (1, &json!("ok")), "{cards:?}");
     drop(daemon);
-    outside.is_untouched();
+    host.assert_untouched();
 }
 
 #[tokio::test]
 async fn a_hundred_cards_at_once_on_one_switch_share_nothing() {
-    let outside = Outside::leave();
+    let host = Host::leave();
     let daemon = Daemon::start();
     switch(&daemon, json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24" })).await;
     let mut ids = Vec::new();
@@ -195,12 +194,12 @@ async fn a_hundred_cards_at_once_on_one_switch_share_nothing() {
     }
     assert_eq!(taps(), Vec::<String>::new());
     drop(daemon);
-    outside.is_untouched();
+    host.assert_untouched();
 }
 
 #[tokio::test]
 async fn a_switch_gives_as_many_cards_an_address_as_its_subnet_has() {
-    let outside = Outside::leave();
+    let host = Host::leave();
     let daemon = Daemon::start();
     switch(&daemon, json!({ "name": "tiny", "type": "internal", "subnet": "10.77.0.0/30" })).await;
     let mut wish = daemon.wish();
@@ -218,12 +217,12 @@ async fn a_switch_gives_as_many_cards_an_address_as_its_subnet_has() {
     let ambiguous = daemon.post(&format!("/vms/{first}/networks"), json!({ "switch": "TINY" })).await;
     assert!(ambiguous.status == 400 && ambiguous.message().contains("2 bear the name"), "{ambiguous:?}");
     drop(daemon);
-    outside.is_untouched();
+    host.assert_untouched();
 }
 
 #[tokio::test]
 async fn a_daemon_that_dies_while_it_adds_removes_or_starts_leaves_no_tap_behind() {
-    let outside = Outside::leave();
+    let host = Host::leave();
     let mut daemon = Daemon::start();
     switch(&daemon, json!({ "name": "Yard", "type": "private" })).await;
     let id = daemon.create(running(&daemon, json!([]))).await;
@@ -272,5 +271,5 @@ async fn a_daemon_that_dies_while_it_adds_removes_or_starts_leaves_no_tap_behind
         assert_eq!(taps(), Vec::<String>::new());
     }
     drop(daemon);
-    outside.is_untouched();
+    host.assert_untouched();
 }

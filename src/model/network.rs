@@ -143,9 +143,10 @@ impl VmSpec {
         let mut there = std::mem::take(&mut self.nics);
         let (mut fresh, mut order) = (Vec::new(), Vec::new());
         for new in wanted {
-            let same = |nic: &Nic| nic.label == new.label;
-            let unmoved = |nic: &Nic| same(nic) && nic.switch() == new.backend.switch();
-            match there.iter().position(unmoved).or_else(|| there.iter().position(same)) {
+            let same = |at: &usize| !kept[*at] && self.nics[*at].label == new.label;
+            let unmoved = |at: &usize| same(at) && self.nics[*at].switch() == new.backend.switch();
+            let found = (0..self.nics.len()).find(unmoved);
+            match found.or_else(|| (0..self.nics.len()).find(same)) {
                 Some(at) => {
                     let mut nic = there.remove(at);
                     nic.plug_into(new.backend);
@@ -309,5 +310,59 @@ mod tests {
         assert!(must(&[forward(tcp, [127, 0, 0, 1], 0)]).contains("1 to 65535"));
         assert_eq!((check_queues(1), check_queues(8)), (Ok(1), Ok(8)));
         assert!([-1, 0, 9, i64::MAX].into_iter().all(|bad| check_queues(bad).is_err()));
+    }
+
+    fn new(label: &str, switch: Option<SwitchId>) -> NewNic {
+        let backend = match switch {
+            None => NicBackend::User { forwards: Vec::new() },
+            Some(switch) => NicBackend::Switch { switch, address: None, allow_spoofing: false },
+        };
+        NewNic { id: NicId::random(), label: label.into(), mac: MacAddr::random(), queues: 1, backend }
+    }
+
+    fn vm() -> VmSpec {
+        let machine = serde_json::json!({
+            "profile": "q35", "machine_type": "pc-q35-7.2", "bus": { "kind": "pcie", "hotplug_ports": 8 },
+            "rng": true, "balloon": true, "pvpanic": true,
+        });
+        let spec = serde_json::json!({
+            "id": crate::model::VmId::random(), "name": "web", "created_at": 0, "machine": machine, "vcpus": 1,
+            "max_vcpus": 1, "max_vcpus_given": false, "memory": 64, "max_memory": 64, "cpu_pinning": null, "disks": [],
+            "nics": [], "nics_added": 0,
+        });
+        serde_json::from_value(spec).unwrap()
+    }
+
+    #[test]
+    fn a_wanted_list_keeps_moves_adds_and_removes_cards_by_their_labels() {
+        let (lan, yard) = (SwitchId::random(), SwitchId::random());
+        let mut spec = vm();
+        for nic in [new("a", Some(lan)), new("b", None), new("a", Some(yard)), new("c", Some(lan))] {
+            spec.add_nic(nic, None).unwrap();
+        }
+        let before = spec.clone();
+        // The same in another order is the same.
+        spec.set_nics(vec![new("c", Some(lan)), new("a", Some(yard)), new("b", None), new("a", Some(lan))]).unwrap();
+        assert_eq!(spec, before);
+        spec.set_nics(vec![new("a", Some(yard)), new("b", Some(lan)), new("d", None)]).unwrap();
+        let told: Vec<_> = spec.nics.iter().map(|nic| (nic.name.as_str(), nic.label.as_str(), nic.switch())).collect();
+        assert_eq!(told, [("net1", "b", Some(lan)), ("net2", "a", Some(yard)), ("net4", "d", None)]);
+        assert_eq!((spec.nics[0].mac, spec.nics[0].id), (before.nics[1].mac, before.nics[1].id));
+        assert_eq!(spec.nics[2].slot, Some(1), "the place of one that is gone");
+        spec.set_nics(Vec::new()).unwrap();
+        assert_eq!(spec.nics, []);
+    }
+
+    #[test]
+    fn a_slot_that_qemu_still_holds_is_not_given_away() {
+        let mut spec = vm();
+        spec.add_nic(new("a", None), None).unwrap();
+        let in_effect = spec.clone();
+        spec.nics.clear();
+        spec.add_nic(new("b", None), Some(&in_effect)).unwrap();
+        assert_eq!((in_effect.nics[0].slot, spec.nics[0].slot), (Some(1), Some(2)));
+        spec.machine.bus = crate::model::Bus::Pcie { hotplug_ports: 2 };
+        assert_eq!(spec.add_nic(new("c", None), Some(&in_effect)), Err(crate::model::Conflict::NoFreeSlot.into()));
+        spec.add_nic(new("c", None), None).unwrap();
     }
 }

@@ -51,11 +51,12 @@ impl Dhcp {
     pub fn start(folder: PathBuf, bridge: String, subnet: Subnet, new: bool) -> Result<Self, NetError> {
         let failed = |error: io::Error| NetError::failed(format!("start dnsmasq on {bridge}"), error);
         fs::create_dir_all(&folder).map_err(failed)?;
-        let hosts = fs::read_to_string(folder.join("dnsmasq.conf")).map(|text| reservations(&text)).unwrap_or_default();
+        let before = fs::read_to_string(folder.join("dnsmasq.conf")).ok();
+        let hosts = before.as_deref().map(reservations).unwrap_or_default();
         let bridge_name = bridge.clone();
         let shared =
             Arc::new(Shared { folder, bridge: bridge_name, subnet, hosts: Mutex::new(hosts), changed: Notify::new() });
-        let mut running = running(&shared.folder);
+        let mut running = if before.is_some() { running(&shared.folder) } else { Vec::new() };
         if new {
             running.drain(..).for_each(|process| process.kill());
         }
@@ -108,6 +109,10 @@ impl Drop for Dhcp {
 
 /// Ends the dnsmasq of a switch, whoever started it, and removes its folder.
 pub async fn remove(folder: &Path) -> Result<(), NetError> {
+    // Looking for its process means looking at all of the host's.
+    if !folder.exists() {
+        return Ok(());
+    }
     for process in running(folder) {
         process.kill();
         let _ = tokio::time::timeout(Duration::from_secs(5), process.exited()).await;

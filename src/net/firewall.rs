@@ -172,6 +172,11 @@ impl Firewall {
         self.nft.apply(self.port(nic, switch)).await
     }
 
+    /// The rules of several ports of a switch.
+    pub async fn put_ports(&self, nics: impl Iterator<Item = &Nic>, switch: &Switch) -> Result<(), NetError> {
+        self.nft.apply(nics.map(|nic| self.port(nic, switch)).collect()).await
+    }
+
     fn port(&self, nic: &Nic, switch: &Switch) -> String {
         let (table, tap, mac, bridge) = (&self.table, nic.tap(), nic.mac, switch.bridge());
         let mut text = format!("add element bridge {table} own_macs {{ {mac} }}\n");

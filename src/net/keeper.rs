@@ -245,11 +245,9 @@ impl Inner {
         tracing::warn!("somebody removed the rules of the switches; putting them in again");
         for wanted in world.switches.values() {
             self.firewall.put_switch(&wanted.switch, &self.host_addresses(wanted).await).await?;
-        }
-        for port in world.ports.values() {
-            if let Some(wanted) = port.nic.switch().and_then(|id| world.switches.get(&id)) {
-                self.firewall.put_port(&port.nic, &wanted.switch).await?;
-            }
+            let ports = world.ports.values().map(|port| &port.nic);
+            let ports = ports.filter(|nic| nic.switch() == Some(wanted.switch.id));
+            self.firewall.put_ports(ports, &wanted.switch).await?;
         }
         Ok(())
     }

@@ -162,9 +162,13 @@ impl Network {
         let mut world = self.0.world.lock().await;
         self.0.firewall.ensure().await?;
         let wanted = Wanted { switch: switch.clone(), moved: moved.cloned(), dhcp: None, mtu: None };
-        let before = world.switches.remove(&switch.id).and_then(|before| before.dhcp);
-        let wanted = world.switches.entry(switch.id).or_insert(Wanted { dhcp: before, ..wanted });
+        let World { switches, ports } = &mut *world;
+        let before = switches.remove(&switch.id).and_then(|before| before.dhcp);
+        let wanted = switches.entry(switch.id).or_insert(Wanted { dhcp: before, ..wanted });
         self.0.firewall.put_switch(switch, &self.0.host_addresses(wanted).await).await?;
+        // Live cards that were adopted while the switch was not there.
+        let adopted = ports.values().map(|port| &port.nic).filter(|nic| nic.switch() == Some(switch.id));
+        self.0.firewall.put_ports(adopted, switch).await?;
         let made = self.0.stand(wanted).await?;
         if let Some(subnet) = switch.subnet() {
             match &wanted.dhcp {

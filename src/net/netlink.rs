@@ -7,7 +7,8 @@ use futures_util::StreamExt;
 use rtnetlink::{
     LinkBridge, LinkMessageBuilder, LinkUnspec,
     packet_core::{
-        NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+        NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+        NetlinkPayload,
     },
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
@@ -17,15 +18,22 @@ use rtnetlink::{
     },
     sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
+use tokio::sync::Mutex;
 
 use super::NetError;
+
+/// Times that a list is asked for that changes meanwhile.
+const LISTINGS: usize = 20;
 
 /// Groups of events (linux/rtnetlink.h): links, IPv4 addresses, IPv6 addresses.
 const GROUPS: [u32; 3] = [1, 5, 9];
 
 /// A connection to the kernel, in the network namespace of whoever opened it.
-#[derive(Clone)]
-pub struct Netlink(rtnetlink::Handle);
+pub struct Netlink {
+    handle: rtnetlink::Handle,
+    /// The kernel gives one list at a time over a connection.
+    listing: Mutex<()>,
+}
 
 /// An interface of the host.
 #[derive(Clone, Debug)]
@@ -48,7 +56,7 @@ impl Netlink {
     pub fn open() -> io::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
-        Ok(Self(handle))
+        Ok(Self { handle, listing: Mutex::default() })
     }
 
     /// The kernel checks the right to change anything before it looks at what is to be changed.
@@ -58,24 +66,38 @@ impl Netlink {
         !matches!(answer, Err(error) if error.kind() == io::ErrorKind::PermissionDenied)
     }
 
+    /// Asks for everything of a kind. What changes meanwhile may be in the answer twice or not at all, and then the kernel
+    /// says so.
+    async fn list(&self, message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+        let _turn = self.listing.lock().await;
+        for _ in 0..LISTINGS {
+            match self.ask(message.clone(), NLM_F_DUMP).await {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                listed => return listed,
+            }
+        }
+        Err(io::Error::other("it changes all the time"))
+    }
+
     async fn ask(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
-        let mut answers = self.0.clone().request(request).map_err(|e| io::Error::other(e.to_string()))?;
-        let mut found = Vec::new();
+        let mut answers = self.handle.clone().request(request).map_err(|e| io::Error::other(e.to_string()))?;
+        let (mut found, mut interrupted) = (Vec::new(), false);
         while let Some(answer) = answers.next().await {
+            interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
             match answer.payload {
                 NetlinkPayload::InnerMessage(message) => found.push(message),
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
                 _ => {}
             }
         }
-        Ok(found)
+        if interrupted { Err(io::ErrorKind::Interrupted.into()) } else { Ok(found) }
     }
 
     /// Every interface.
     pub async fn links(&self) -> Result<Vec<Link>, NetError> {
-        let all = self.ask(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP).await;
+        let all = self.list(RouteNetlinkMessage::GetLink(LinkMessage::default())).await;
         let all = all.map_err(|e| NetError::failed("list the interfaces of the host", e))?;
         Ok(all.into_iter().filter_map(link).collect())
     }
@@ -113,7 +135,7 @@ impl Netlink {
 
     /// Addresses of all interfaces, in the kernel's order.
     pub async fn addresses(&self) -> Result<Vec<AddressMessage>, NetError> {
-        let all = self.ask(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP).await;
+        let all = self.list(RouteNetlinkMessage::GetAddress(AddressMessage::default())).await;
         let all = all.map_err(|e| NetError::failed("list the addresses of the host", e))?;
         let address = |message| match message {
             RouteNetlinkMessage::NewAddress(address) => Some(address),
@@ -140,7 +162,7 @@ impl Netlink {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut wanted = RouteMessage::default();
             wanted.header.address_family = family;
-            let all = self.ask(RouteNetlinkMessage::GetRoute(wanted), NLM_F_DUMP).await;
+            let all = self.list(RouteNetlinkMessage::GetRoute(wanted)).await;
             let all = all.map_err(|e| NetError::failed("list the routes of the host", e))?;
             routes.extend(all.into_iter().filter_map(|message| match message {
                 RouteNetlinkMessage::NewRoute(route) => Some(route),
