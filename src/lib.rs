@@ -10,7 +10,7 @@
 //!     │
 //!  vm         one task per VM: decide, launch, stop, adopt
 //!     │
-//!  qemu  qmp  host  store     arguments · monitor · processes and images · records
+//!  qemu  qmp  net  host  store     arguments · monitor · switches · processes and images · records
 //!     │
 //!  model      plain types without I/O
 //! ```
@@ -22,6 +22,7 @@ pub mod api;
 pub mod config;
 pub mod host;
 pub mod model;
+pub mod net;
 pub mod profile;
 pub mod qemu;
 pub mod qmp;

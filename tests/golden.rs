@@ -72,7 +72,7 @@ fn q35() -> VmSpec {
         nics: Vec::new(),
         nics_added: 0,
     };
-    spec.add_nic(card(mac)).unwrap();
+    spec.add_nic(card(mac), None).unwrap();
     spec
 }
 
@@ -99,7 +99,7 @@ fn further_disks(spec: &mut VmSpec) {
     let clone = spec.disks[0].base.clone();
     for base in [None, clone] {
         let disk = NewDisk { request: None, size: 2, base, clone: CloneMode::Linked, io_limits: None };
-        spec.add_disk(disk, folder.as_ref()).unwrap();
+        spec.add_disk(disk, folder.as_ref(), None).unwrap();
     }
 }
 
@@ -107,7 +107,7 @@ fn without_hotplug(spec: &mut VmSpec) {
     spec.machine.bus = Bus::Pcie { hotplug_ports: 0 };
     let mac = spec.nics[0].mac;
     (spec.nics, spec.nics_added) = (Vec::new(), 0);
-    spec.add_nic(card(mac)).unwrap();
+    spec.add_nic(card(mac), None).unwrap();
     assert_eq!(spec.nics[0].slot, None);
 }
 

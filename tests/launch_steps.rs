@@ -29,6 +29,7 @@ macro_rules! failing_after {
 
 failing_after! {
     after_its_files_a_failed_start_leaves_nothing: Files,
+    after_its_network_a_failed_start_leaves_nothing: Network,
     after_its_sockets_a_failed_start_leaves_nothing: Sockets,
     after_the_spawn_a_failed_start_leaves_nothing: Spawn,
     after_the_record_a_failed_start_leaves_nothing: Record,

@@ -13,10 +13,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("qmp", &[]),
     ("store", &[]),
     ("host", &["model"]),
+    ("net", &["model", "host"]),
     ("qemu", &["model", "host", "qmp"]),
     ("profile", &["model", "qemu"]),
-    ("vm", &["model", "config", "host", "qmp", "store", "qemu"]),
-    ("service", &["model", "config", "host", "store", "qemu", "profile", "vm"]),
+    ("vm", &["model", "config", "host", "net", "qmp", "store", "qemu"]),
+    ("service", &["model", "config", "host", "net", "store", "qemu", "profile", "vm"]),
     // `vm` only for `StopMode`, a part of what it asks of the service.
     ("api", &["model", "service", "vm"]),
     ("main", &["config", "service", "api"]),
@@ -31,6 +32,7 @@ const ONLY_IN: &[(&str, &str)] = &[
     ("hyper", "api"),
     ("hyper_util", "api"),
     ("schemars", "api model"),
+    ("rtnetlink", "net"),
 ];
 /// Outside `main`, errors have types; `service::open` and what it calls speak to the person who starts the daemon.
 const ANYHOW: &str = "main config profile service";

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use support::Daemon;
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 22] = [
+const ROUTES: [(&str, &str, &str); 25] = [
     ("post", "/vms", "createVM"),
     ("get", "/vms", "listVMs"),
     ("get", "/vms/{id}", "getVM"),
@@ -23,6 +23,9 @@ const ROUTES: [(&str, &str, &str); 22] = [
     ("post", "/vms/{id}/disks", "addVMDisk"),
     ("put", "/vms/{id}/disks/{disk}", "updateVMDisk"),
     ("delete", "/vms/{id}/disks/{disk}", "removeVMDisk"),
+    ("get", "/vms/{id}/networks", "listVMNetworks"),
+    ("post", "/vms/{id}/networks", "addVMNetwork"),
+    ("delete", "/vms/{id}/networks/{nic}", "removeVMNetwork"),
     ("post", "/vms/{id}/start", "startVM"),
     ("post", "/vms/{id}/stop", "stopVM"),
     ("post", "/vms/{id}/reboot", "rebootVM"),

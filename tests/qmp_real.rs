@@ -164,3 +164,22 @@ async fn a_guest_without_an_agent_is_a_timeout() {
     let error = Agent::connect(&machine.path("agent.sock"), short).await.unwrap_err();
     assert!(matches!(error, QgaError::Timeout { .. }), "{error}");
 }
+
+#[tokio::test]
+async fn qemu_takes_descriptors_and_uses_them() {
+    let machine = Machine::start();
+    let (session, _events) = machine.open(Options::default()).await;
+    for name in ["one", "two"] {
+        let (qemus, _ours) = std::os::unix::net::UnixStream::pair().unwrap();
+        // Queries beside it do not come between a descriptor and its command.
+        let (sent, asked) = tokio::join!(session.send_descriptor(name, qemus.into()), session.query_status());
+        sent.unwrap();
+        asked.unwrap();
+    }
+    let netdev = json!({ "type": "socket", "id": "net0-host", "fd": "one" });
+    session.execute_raw("netdev_add", Some(netdev)).await.unwrap();
+    let close = |name: &str| session.execute_raw("closefd", Some(json!({ "fdname": name })));
+    close("two").await.unwrap();
+    let used_up = close("one").await;
+    assert!(matches!(&used_up, Err(QmpError::Refused { .. })), "{used_up:?}");
+}

@@ -3,7 +3,9 @@
 
 use std::path::PathBuf;
 
-use super::{CpuPinning, Error, IoLimits, NewDisk, Result, VmSpec, check_disk_size, check_memory, check_vcpus};
+use super::{
+    CpuPinning, Error, IoLimits, NewDisk, NewNic, NicId, Result, VmSpec, check_disk_size, check_memory, check_vcpus,
+};
 
 /// One change, as a dialect hands it over: decoded, not yet checked.
 #[derive(Clone, Debug)]
@@ -29,6 +31,10 @@ pub enum Change {
     },
     /// By its name.
     RemoveDisk(String),
+    AddNic(Box<NewNic>),
+    RemoveNic(NicId),
+    /// The whole list, by label; only of a VM that does not run.
+    SetNics(Vec<NewNic>),
 }
 
 /// When a change takes effect.
@@ -42,11 +48,12 @@ pub enum Applied {
 }
 
 impl Change {
-    /// The definition with this change in it. What the host has is in `host_memory` (MiB).
+    /// The definition with this change in it. What QEMU has right now is `in_effect`, what the host has is in
+    /// `host_memory` (MiB).
     ///
     /// # Errors
     /// [`Error::Invalid`] for what is out of range, beyond a bound that the creator set, or would shrink a disk.
-    pub fn apply(self, spec: &VmSpec, host_memory: u64) -> Result<VmSpec> {
+    pub fn apply(self, spec: &VmSpec, in_effect: Option<&VmSpec>, host_memory: u64) -> Result<VmSpec> {
         let mut wanted = spec.clone();
         match self {
             Self::Cpu { vcpus, pinning } => {
@@ -89,7 +96,7 @@ impl Change {
                 }
             }
             Self::AddDisk { disk, folder } => {
-                wanted.add_disk(*disk, &folder)?;
+                wanted.add_disk(*disk, &folder, in_effect)?;
             }
             Self::RemoveDisk(name) => {
                 if wanted.root().is_some_and(|root| root.name == name) {
@@ -100,6 +107,15 @@ impl Change {
                 }
                 wanted.disks.retain(|disk| disk.name != name);
             }
+            Self::AddNic(nic) => wanted.add_nic(*nic, in_effect)?,
+            Self::RemoveNic(id) => {
+                // One that the guest has not let go of is asked for again.
+                if wanted.nic(id).is_none() && in_effect.is_none_or(|now| now.nic(id).is_none()) {
+                    return Err(Error::NicNotFound { name: id.to_string() });
+                }
+                wanted.nics.retain(|nic| nic.id != id);
+            }
+            Self::SetNics(nics) => wanted.set_nics(nics)?,
         }
         Ok(wanted)
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
-use super::{CloneMode, CpuPinning, IoLimits, VmId};
+use super::{CloneMode, CpuPinning, Forward, IoLimits, SwitchRef, VmId};
 
 /// What a client asked for. Numbers are as wide as JSON's so that a negative or huge one gets a sentence, not a decode error.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +27,8 @@ pub struct CreateVm {
     pub io_limits: Option<IoLimits>,
     /// Beside the root disk.
     pub disks: Vec<DiskWish>,
+    /// None for one card on the user-mode network.
+    pub networks: Option<Vec<NicWish>>,
     /// Start it as well, all or nothing.
     pub start: bool,
 }
@@ -42,4 +44,23 @@ pub struct DiskWish {
     pub base_image: Option<PathBuf>,
     pub clone: CloneMode,
     pub io_limits: Option<IoLimits>,
+}
+
+/// A network card.
+#[derive(Clone, Debug)]
+pub struct NicWish {
+    /// What people call it.
+    pub label: Option<String>,
+    pub network: NetworkWish,
+    /// Pairs of queues; 1 when not said.
+    pub queues: Option<i64>,
+    /// It may send from other addresses than its own.
+    pub allow_spoofing: bool,
+}
+
+/// What a card is to be plugged into.
+#[derive(Clone, Debug)]
+pub enum NetworkWish {
+    User { forwards: Vec<Forward> },
+    Switch(SwitchRef),
 }

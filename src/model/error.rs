@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, path::PathBuf, time::Duration};
 
-use super::VmId;
+use super::{SwitchId, VmId};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -17,8 +17,22 @@ pub enum Error {
     VmNotFound(VmId),
     #[error("Disk not found: {name}.")]
     DiskNotFound { name: String },
+    /// In the words of the client: an id or QEMU's name.
+    #[error("Network card not found: {name}.")]
+    NicNotFound { name: String },
+    /// A forward of a user-mode card needs a port of the host that it cannot have.
+    #[error("The port {port} of the host cannot be forwarded to the guest: {why}. Choose another.")]
+    PortTaken { port: String, why: String },
     #[error("Base image not found: {}.", .path.display())]
     BaseImageNotFound { path: PathBuf },
+    /// In the words of the client: an id or a name.
+    #[error("Switch not found: {0}.")]
+    SwitchNotFound(String),
+    #[error("Invalid parameter: switch must be one switch; {} bear the name {name:?}: {}. Name it by its id.", .ids.len(), .ids.iter().map(SwitchId::to_string).collect::<Vec<_>>().join(", "))]
+    AmbiguousSwitch { name: String, ids: Vec<SwitchId> },
+    /// The state of the host's network or of a switch does not allow it, in words.
+    #[error("{0}")]
+    SwitchConflict(String),
     /// The state of the VM does not allow it now.
     #[error("{0}")]
     Conflict(Conflict),
@@ -54,6 +68,14 @@ pub enum Operation {
     Change,
     #[error("read the console log")]
     ConsoleLog,
+    #[error("create the switch")]
+    CreateSwitch,
+    #[error("change the switch")]
+    ChangeSwitch,
+    #[error("delete the switch")]
+    DeleteSwitch,
+    #[error("connect the network card")]
+    Plug,
     #[error("look at the host")]
     Host,
 }
@@ -73,6 +95,8 @@ pub enum Conflict {
     NoFreeSlot,
     #[error("The guest does not let go of the disk; unmount it there and try again, or stop the VM first.")]
     DiskInUse,
+    #[error("The VM must be stopped for this change; stop it first.")]
+    NotStopped,
     #[error("VM is being deleted.")]
     Deleting,
     #[error("The request was overtaken by a forced stop or a delete of the VM.")]

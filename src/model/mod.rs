@@ -14,18 +14,20 @@ mod switch;
 mod view;
 
 pub use change::{Applied, Change};
-pub use create::{CreateVm, DiskWish};
+pub use create::{CreateVm, DiskWish, NetworkWish, NicWish};
 pub use error::{Conflict, Error, Operation, Result, human};
 pub use id::{NicId, SwitchId, VmId};
 pub use limits::{IoLimits, Rate};
-pub use network::{Forward, MacAddr, Nic, NicBackend, Protocol, TAP_PREFIX};
+pub use network::{Forward, MacAddr, NewNic, Nic, NicBackend, Protocol, TAP_PREFIX, check_forwards, check_queues};
 pub use record::{Ending, Intent, LiveRun, ProcessId, Run, VmRecord};
-pub use sample::{BalloonSample, DiskSample, Sample, VcpuSample};
+pub use sample::{BalloonSample, DiskSample, NetworkSample, NicSample, Sample, VcpuSample};
 pub use spec::{
-    BaseImage, Bus, CloneMode, CpuPinning, Disk, ImageFormat, Machine, NewDisk, NewNic, VmSpec, check_disk_size,
+    BaseImage, Bus, CloneMode, CpuPinning, Disk, ImageFormat, Machine, NewDisk, VmSpec, check_disk_size,
     check_max_memory, check_max_vcpus, check_memory, check_name, check_vcpus,
 };
-pub use switch::{BRIDGE_PREFIX, Subnet, Switch, SwitchKind, SwitchRecord, SwitchState};
+pub use switch::{
+    BRIDGE_PREFIX, CreateSwitch, Moved, Subnet, Switch, SwitchKind, SwitchRecord, SwitchRef, SwitchState,
+};
 pub use view::{Status, VmView};
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -5,7 +5,7 @@ use std::{fmt, net::Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{NicId, SwitchId};
+use super::{Error, NicId, Result, SwitchId, VmSpec};
 
 /// Tap devices whose name begins so are ours.
 pub const TAP_PREFIX: &str = "qht";
@@ -79,10 +79,76 @@ impl Nic {
     }
 
     pub fn switch(&self) -> Option<SwitchId> {
-        match &self.backend {
-            NicBackend::User { .. } => None,
-            NicBackend::Switch { switch, .. } => Some(*switch),
+        self.backend.switch()
+    }
+
+    /// What a client may call it by: its id, or QEMU's device id.
+    pub fn is_called(&self, text: &str) -> bool {
+        self.name == text || NicId::parse(text) == Some(self.id)
+    }
+}
+
+/// A card as wished for, checked, before it has a name and a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewNic {
+    pub id: NicId,
+    pub label: String,
+    pub mac: MacAddr,
+    pub queues: u8,
+    pub backend: NicBackend,
+}
+
+impl From<Nic> for NewNic {
+    fn from(nic: Nic) -> Self {
+        Self { id: nic.id, label: nic.label, mac: nic.mac, queues: nic.queues, backend: nic.backend }
+    }
+}
+
+/// The cards of a VM.
+impl VmSpec {
+    /// Adds a card in the first free hot-plug slot; where there is none, one card can have a place of its own that it
+    /// neither gets into nor comes out of while the VM runs. What QEMU has right now is `in_effect`.
+    ///
+    /// # Errors
+    /// [`Conflict::NoFreeSlot`].
+    pub fn add_nic(&mut self, nic: NewNic, in_effect: Option<&Self>) -> Result<()> {
+        let slot = match self.free_slot(in_effect) {
+            Err(full) if in_effect.is_some() || self.nics.iter().any(|nic| nic.slot.is_none()) => return Err(full),
+            slot => slot.ok(),
+        };
+        let NewNic { id, label, mac, queues, backend } = nic;
+        let name = format!("net{}", self.nics_added);
+        self.nics_added += 1;
+        self.nics.push(Nic { id, name, label, mac, slot, queues, backend });
+        Ok(())
+    }
+
+    pub fn nic(&self, id: NicId) -> Option<&Nic> {
+        self.nics.iter().find(|nic| nic.id == id)
+    }
+
+    /// Makes these the cards. One that is there, by its label, stays what it is, and moves where it is wanted elsewhere.
+    ///
+    /// # Errors
+    /// [`Conflict::NoFreeSlot`].
+    pub fn set_nics(&mut self, wanted: Vec<NewNic>) -> Result<()> {
+        let mut there = std::mem::take(&mut self.nics);
+        let mut fresh = Vec::new();
+        for new in wanted {
+            let same = |nic: &Nic| nic.label == new.label;
+            let unmoved = |nic: &Nic| same(nic) && nic.switch() == new.backend.switch();
+            match there.iter().position(unmoved).or_else(|| there.iter().position(same)) {
+                Some(at) => {
+                    let mut nic = there.remove(at);
+                    if !unmoved(&nic) {
+                        nic.backend = new.backend;
+                    }
+                    self.nics.push(nic);
+                }
+                None => fresh.push(new),
+            }
         }
+        fresh.into_iter().try_for_each(|nic| self.add_nic(nic, None))
     }
 }
 
@@ -102,6 +168,23 @@ pub enum NicBackend {
     },
 }
 
+impl NicBackend {
+    pub fn switch(&self) -> Option<SwitchId> {
+        match self {
+            Self::User { .. } => None,
+            Self::Switch { switch, .. } => Some(*switch),
+        }
+    }
+
+    /// Ports of the host that it needs.
+    pub fn forwards(&self) -> &[Forward] {
+        match self {
+            Self::User { forwards } => forwards,
+            Self::Switch { .. } => &[],
+        }
+    }
+}
+
 /// A port of the host that leads into a guest on the user-mode network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -118,6 +201,56 @@ pub struct Forward {
 
 fn loopback() -> Ipv4Addr {
     Ipv4Addr::LOCALHOST
+}
+
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = match self.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        write!(f, "{protocol} {}:{}", self.host_address, self.host_port)
+    }
+}
+
+/// Ports of 1 to 65,535, and no port of the host twice.
+///
+/// # Errors
+/// [`Error::Invalid`] that says which.
+pub fn check_forwards(forwards: &[Forward]) -> Result<()> {
+    let must = |must: String| Err(Error::invalid("forwards", must));
+    for (index, forward) in forwards.iter().enumerate() {
+        if forward.host_port == 0 || forward.guest_port == 0 {
+            return must("have ports from 1 to 65535".into());
+        }
+        let everywhere = |address: Ipv4Addr| address.is_unspecified();
+        let meets = |other: &&Forward| {
+            (other.protocol, other.host_port) == (forward.protocol, forward.host_port)
+                && (other.host_address == forward.host_address
+                    || everywhere(other.host_address)
+                    || everywhere(forward.host_address))
+        };
+        if let Some(other) = forwards[..index].iter().find(meets) {
+            return must(if other.host_address == forward.host_address {
+                format!("name every port of the host once; {forward} is repeated")
+            } else {
+                format!("name every port of the host once; {forward} is also in {other}")
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Pairs of queues of a card on a switch, 1 to 8.
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub fn check_queues(value: i64) -> Result<u8> {
+    match value {
+        ..=0 => Err(Error::invalid("queues", "be greater than 0")),
+        1..=8 => Ok(value as u8),
+        _ => Err(Error::invalid("queues", "be at most 8")),
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -141,5 +274,27 @@ mod tests {
         for bad in ["", "00:16:3e:2b:8a:9d", "52:54:00:1:2", "52:54:00:01:02:03:04", "52:54:00:zz:02:03"] {
             assert!(MacAddr::try_from(bad.to_owned()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_port_of_the_host_leads_to_one_place() {
+        let forward = |protocol: Protocol, host: [u8; 4], host_port| Forward {
+            protocol,
+            host_address: host.into(),
+            host_port,
+            guest_port: 22,
+        };
+        let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
+        let fine =
+            [forward(tcp, [127, 0, 0, 1], 22), forward(udp, [127, 0, 0, 1], 22), forward(tcp, [127, 0, 0, 2], 22)];
+        assert_eq!(check_forwards(&fine), Ok(()));
+        let must = |forwards: &[Forward]| check_forwards(forwards).unwrap_err().to_string();
+        let twice = [fine[0].clone(), fine[0].clone()];
+        assert!(must(&twice).contains("tcp 127.0.0.1:22 is repeated"), "{}", must(&twice));
+        let everywhere = [fine[0].clone(), forward(tcp, [0, 0, 0, 0], 22)];
+        assert!(must(&everywhere).contains("tcp 0.0.0.0:22 is also in tcp 127.0.0.1:22"), "{}", must(&everywhere));
+        assert!(must(&[forward(tcp, [127, 0, 0, 1], 0)]).contains("1 to 65535"));
+        assert_eq!((check_queues(1), check_queues(8)), (Ok(1), Ok(8)));
+        assert!([-1, 0, 9, i64::MAX].into_iter().all(|bad| check_queues(bad).is_err()));
     }
 }

@@ -1,6 +1,8 @@
 //! One reading of a running VM's counters, and the rates between two of them. What could not be measured is `None`,
 //! never 0.
 
+use super::NicId;
+
 /// Figures of one moment. Rates are over [`Self::interval`], the time since the sample before.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sample {
@@ -20,6 +22,10 @@ pub struct Sample {
     pub balloon: Option<BalloonSample>,
     /// All disks together.
     pub disk: Option<DiskSample>,
+    /// The cards that QEMU has.
+    pub nics: Vec<NicSample>,
+    /// All cards together, also those that are gone; `None` unless each can be measured.
+    pub network: Option<NetworkSample>,
     /// Seconds since the VM was started.
     pub uptime: u64,
 }
@@ -78,4 +84,26 @@ pub struct DiskSample {
     pub flush_latency: Option<f64>,
     /// Requests that were under way on average; `None` when none was completed.
     pub queue: Option<f64>,
+}
+
+/// One network card.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NicSample {
+    pub id: NicId,
+    pub name: String,
+    /// `None` for a card whose traffic nobody counts: one on the user-mode network.
+    pub traffic: Option<NetworkSample>,
+}
+
+/// Totals since start, and rates since the sample before. In is towards the guest (ruling 23).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct NetworkSample {
+    pub in_bytes: u64,
+    pub out_bytes: u64,
+    /// Per second.
+    pub in_packets: Option<u64>,
+    /// Per second.
+    pub out_packets: Option<u64>,
+    /// Packets in either direction that were lost on the way, in total.
+    pub dropped: u64,
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Conflict, Error, IoLimits, MacAddr, Nic, NicBackend, NicId, Result, VmId};
+use super::{Conflict, Error, IoLimits, Nic, Result, VmId};
 
 /// vCPUs that any machine type here takes (ruling 12).
 const MAX_VCPUS: i64 = 255;
@@ -56,54 +56,26 @@ pub struct NewDisk {
     pub io_limits: Option<IoLimits>,
 }
 
-/// A card as wished for, checked, before it has a name and a place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewNic {
-    pub id: NicId,
-    pub label: String,
-    pub mac: MacAddr,
-    pub queues: u8,
-    pub backend: NicBackend,
-}
-
 impl VmSpec {
-    /// The first hot-plug slot that no disk and no card has.
-    fn free_slot(&self) -> Result<u8> {
+    /// The first hot-plug slot that no disk and no card has, neither here nor in what QEMU has right now.
+    pub(super) fn free_slot(&self, in_effect: Option<&Self>) -> Result<u8> {
         let slots = match self.machine.bus {
             Bus::Pcie { hotplug_ports } => hotplug_ports,
             Bus::Pci => PCI_SLOTS,
         };
-        let taken = |slot| self.disks.iter().any(|d| d.slot == slot) || self.nics.iter().any(|n| n.slot == slot);
-        (1..=slots).find(|slot| !taken(Some(*slot))).ok_or(Error::Conflict(Conflict::NoFreeSlot))
-    }
-
-    /// Adds a card in the first free hot-plug slot; where there is none, one card can have a place of its own that it
-    /// does not come out of while the VM runs.
-    ///
-    /// # Errors
-    /// [`Conflict::NoFreeSlot`].
-    pub fn add_nic(&mut self, nic: NewNic) -> Result<()> {
-        let slot = match self.free_slot() {
-            Err(full) if self.nics.iter().any(|nic| nic.slot.is_none()) => return Err(full),
-            slot => slot.ok(),
+        let has = |spec: &Self, slot| {
+            spec.disks.iter().any(|d| d.slot == Some(slot)) || spec.nics.iter().any(|n| n.slot == Some(slot))
         };
-        let NewNic { id, label, mac, queues, backend } = nic;
-        let name = format!("net{}", self.nics_added);
-        self.nics_added += 1;
-        self.nics.push(Nic { id, name, label, mac, slot, queues, backend });
-        Ok(())
+        let taken = |slot: &u8| has(self, *slot) || in_effect.is_some_and(|now| has(now, *slot));
+        (1..=slots).find(|slot| !taken(slot)).ok_or(Error::Conflict(Conflict::NoFreeSlot))
     }
 
-    pub fn nic(&self, id: NicId) -> Option<&Nic> {
-        self.nics.iter().find(|nic| nic.id == id)
-    }
-
-    /// Adds a disk in the first free hot-plug slot, with its image in `folder`.
+    /// Adds a disk in the first free hot-plug slot, with its image in `folder`. What QEMU has right now is `in_effect`.
     ///
     /// # Errors
     /// [`Conflict::NoFreeSlot`].
-    pub fn add_disk(&mut self, disk: NewDisk, folder: &Path) -> Result<()> {
-        let slot = self.free_slot()?;
+    pub fn add_disk(&mut self, disk: NewDisk, folder: &Path, in_effect: Option<&Self>) -> Result<()> {
+        let slot = self.free_slot(in_effect)?;
         self.disks_added += 1;
         let name = format!("disk{}", self.disks_added);
         self.disks.push(Disk {

@@ -53,6 +53,36 @@ pub struct Subnet {
 pub struct SwitchRecord {
     pub switch: Switch,
     pub state: SwitchState,
+    /// What of the host's is on the bridge instead of the adapter; written before it moves.
+    pub moved: Option<Moved>,
+}
+
+/// Addresses and routes of the host that an External switch took from its adapter. Each is a netlink message as the
+/// kernel gave it, so that nothing of it is lost on the way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Of this boot of the host: after another the adapter has its own again.
+    pub boot_id: String,
+    /// Hexadecimal payloads of RTM_NEWADDR, in the kernel's order.
+    pub addresses: Vec<String>,
+    /// Hexadecimal payloads of RTM_NEWROUTE.
+    pub routes: Vec<String>,
+}
+
+/// How a client names a switch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SwitchRef {
+    Id(SwitchId),
+    /// The whole name, without regard to case.
+    Name(String),
+}
+
+/// What a new switch is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateSwitch {
+    pub name: String,
+    pub kind: SwitchKind,
+    pub notes: String,
 }
 
 /// How far its making or removing had come when this was written.

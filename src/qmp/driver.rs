@@ -6,11 +6,10 @@
 //! channels, events into a bounded queue whose overflow ends the session. It knows no command by
 //! name.
 
-use bytes::BytesMut;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
-use tokio::io::AsyncWriteExt;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -19,6 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use super::codec::{Incoming, Lines, decode};
 use super::error::{CloseReason, QmpError};
 use super::event::{Event, TimedEvent};
+use super::outgoing::Outgoing;
 
 /// Bytes waiting to be written beyond which no further command is taken; a peer that does not read
 /// costs no more.
@@ -38,13 +38,15 @@ pub(super) struct Call {
     pub command: String,
     pub arguments: Option<Value>,
     pub deadline: Duration,
+    /// Goes along with the command.
+    pub descriptor: Option<OwnedFd>,
     pub reply: oneshot::Sender<Result<Value, QmpError>>,
 }
 
 pub(super) struct Driver {
     lines: Lines<OwnedReadHalf>,
     socket: OwnedWriteHalf,
-    outgoing: BytesMut,
+    outgoing: Outgoing,
     calls: mpsc::Receiver<Call>,
     events: mpsc::Sender<TimedEvent>,
     closed: watch::Sender<Option<CloseReason>>,
@@ -78,7 +80,7 @@ impl Driver {
         closed: watch::Sender<Option<CloseReason>>,
     ) -> Self {
         let clock = Clock { due: Instant::now(), last_look: false };
-        let (outgoing, unanswered) = (BytesMut::new(), VecDeque::new());
+        let (outgoing, unanswered) = (Outgoing::default(), VecDeque::new());
         Self { lines, socket, outgoing, calls, events, closed, unanswered, last_id: 0, clock }
     }
 
@@ -109,7 +111,7 @@ impl Driver {
                 // The pattern also rests this branch once every `Session` is gone and only `Events`
                 // is left.
                 Some(call) = self.calls.recv(), if self.outgoing.len() < OUTGOING_LIMIT => self.send(call),
-                written = self.socket.write_buf(&mut self.outgoing), if !self.outgoing.is_empty() => {
+                written = self.outgoing.write_to(self.socket.as_ref()), if !self.outgoing.is_empty() => {
                     if written.is_err() {
                         // A peer that is going away may have left a last event: reading on finds
                         // it, then the end.
@@ -130,7 +132,7 @@ impl Driver {
         }
     }
 
-    fn send(&mut self, call: Call) {
+    fn send(&mut self, mut call: Call) {
         if call.reply.is_closed() {
             return; // cancelled before it was ever sent
         }
@@ -140,8 +142,9 @@ impl Driver {
         if let Some(arguments) = &call.arguments {
             message["arguments"] = arguments.clone();
         }
-        self.outgoing.extend_from_slice(message.to_string().as_bytes());
-        self.outgoing.extend_from_slice(b"\n");
+        let mut line = message.to_string();
+        line.push('\n');
+        self.outgoing.push(line.as_bytes(), call.descriptor.take());
         self.unanswered.push_back(Unanswered { id, call });
         if self.unanswered.len() == 1 {
             self.restart_clock();

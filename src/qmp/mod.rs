@@ -7,8 +7,8 @@
 //!  Events ◀──bounded queue──   └────────┘
 //! ```
 //!
-//! `codec` turns bytes into messages, `driver` is the one task that owns the socket, `session` is
-//! the handle to it, `deadline` says how long each command may take, `event` and `types` say what
+//! `codec` turns bytes into messages, `driver` is the one task that owns the socket, `outgoing` what it
+//! has to write, `session` the handle to it, `deadline` says how long each command may take, `event` and `types` say what
 //! QEMU's JSON means.
 //!
 //! Nothing here knows what a VM is: it starts no process, keeps no state of a machine and never
@@ -21,6 +21,7 @@ mod deadline;
 mod driver;
 mod error;
 mod event;
+mod outgoing;
 mod session;
 pub mod socket;
 mod types;

@@ -6,8 +6,9 @@
 
 use qapi::Command;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -156,8 +157,21 @@ impl Session {
     /// command under way fails with `Closed`. `Refused` is QEMU's own error reply and leaves the
     /// session open.
     pub async fn execute_raw(&self, name: &str, arguments: Option<Value>) -> Result<Value, QmpError> {
+        self.call(name, arguments, None).await
+    }
+
+    /// Gives QEMU a file descriptor under a `name` that later commands use (`getfd`); an earlier one of
+    /// that name is closed there. `closefd` takes it back.
+    ///
+    /// One at a time: QEMU forgets a descriptor when the next one arrives before its command was carried
+    /// out. Fails as [`execute_raw`](Self::execute_raw).
+    pub async fn send_descriptor(&self, name: &str, descriptor: OwnedFd) -> Result<(), QmpError> {
+        self.call("getfd", Some(json!({ "fdname": name })), Some(descriptor)).await.map(drop)
+    }
+
+    async fn call(&self, name: &str, arguments: Option<Value>, descriptor: Option<OwnedFd>) -> Result<Value, QmpError> {
         let (reply, answer) = oneshot::channel();
-        let call = Call { command: name.into(), arguments, deadline: (self.deadline)(name), reply };
+        let call = Call { command: name.into(), arguments, deadline: (self.deadline)(name), descriptor, reply };
         // No clock here: while the driver takes no calls it waits for QEMU, and its own clock runs.
         match self.calls.send(call).await {
             Ok(()) => answer.await.unwrap_or_else(|_| Err(self.ended())),

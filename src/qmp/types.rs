@@ -247,6 +247,13 @@ impl Session {
         self.execute_as("query-block", None).await
     }
 
+    /// The ids of the devices that were given one.
+    pub async fn peripherals(&self) -> Result<Vec<String>, QmpError> {
+        let path = json!({ "path": "/machine/peripheral" });
+        let listed: Vec<ObjectProperty> = self.execute_as("qom-list", Some(path)).await?;
+        Ok(listed.into_iter().map(|property| property.name).collect())
+    }
+
     /// The machine types of this QEMU.
     pub async fn query_machines(&self) -> Result<Vec<MachineInfo>, QmpError> {
         self.execute_as("query-machines", None).await
@@ -273,6 +280,12 @@ impl Session {
     pub async fn guest_stats(&self, path: &str) -> Result<GuestStats, QmpError> {
         self.execute_as("qom-get", Some(json!({ "path": path, "property": "guest-stats" }))).await
     }
+}
+
+/// A line of `qom-list`.
+#[derive(Deserialize)]
+struct ObjectProperty {
+    name: String,
 }
 
 #[cfg(test)]

@@ -3,12 +3,11 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use super::{Service, changes, disks};
+use super::{Service, changes, disks, nics};
 use crate::{
     model::{
-        CreateVm, Disk, DiskWish, Ending, Error, NewDisk, NewNic, NicBackend, NicId, Operation, Result, Run, Status,
-        VmId, VmRecord, VmSpec, VmView, check_disk_size, check_max_memory, check_max_vcpus, check_memory, check_name,
-        check_vcpus, now_ms,
+        CreateVm, Disk, DiskWish, Ending, Error, NewDisk, Operation, Result, Run, Status, VmId, VmRecord, VmSpec,
+        VmView, check_disk_size, check_max_memory, check_max_vcpus, check_memory, check_name, check_vcpus, now_ms,
     },
     profile,
     vm::{self, VmHandle},
@@ -18,9 +17,6 @@ use crate::{
 const DEFAULT_MAX_VCPUS: u32 = 16;
 /// For what is left of an earlier attempt to go.
 const UNWINDING: Duration = Duration::from_secs(30);
-
-/// What a network card is called that was given no name.
-const DEFAULT_LABEL: &str = "Network Adapter";
 
 /// # Errors
 /// [`Error::Invalid`] and [`Error::BaseImageNotFound`] before anything is made; [`Error::Failed`] with everything taken
@@ -33,19 +29,13 @@ pub(super) async fn create(service: &Service, wish: CreateVm) -> Result<VmView> 
         return Ok(handle.view());
     }
     let (start, named) = (wish.start, wish.base_image.clone());
-    let spec = resolve(service, wish).await?;
-    let id = spec.id;
-    let macs: Vec<_> = spec.nics.iter().map(|nic| nic.mac).collect();
-    let created = establish(service, VmRecord { spec: Arc::new(spec), run: Run::Creating }, &named, start).await;
-    // One that could not be taken back is still there, and so is its card.
-    if created.is_err() && service.registry.get(id).is_none() {
-        macs.into_iter().for_each(|mac| service.registry.release(mac));
-    }
-    created
+    // Kept until the VM is on the list, or is not.
+    let (spec, _promises) = resolve(service, wish).await?;
+    establish(service, VmRecord { spec: Arc::new(spec), run: Run::Creating }, &named, start).await
 }
 
 /// Checks the wish and fills in what it leaves open. Makes nothing.
-async fn resolve(service: &Service, wish: CreateVm) -> Result<VmSpec> {
+async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics::Promises<'_>>)> {
     let host = &service.ctx.host;
     let id = wish.id.unwrap_or_else(VmId::random);
     let vcpus = check_vcpus(wish.vcpus)?;
@@ -102,13 +92,15 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<VmSpec> {
         nics_added: 0,
     };
     for disk in further {
-        spec.add_disk(disk, &folder)?;
+        spec.add_disk(disk, &folder, None)?;
     }
-    let mac = service.registry.reserve_mac();
-    let backend = NicBackend::User { forwards: Vec::new() };
-    let nic = NewNic { id: NicId::random(), label: DEFAULT_LABEL.into(), mac, queues: 1, backend };
-    spec.add_nic(nic).inspect_err(|_| service.registry.release(mac))?;
-    Ok(spec)
+    let mut promises = Vec::new();
+    for (index, wish) in wish.networks.unwrap_or_else(nics::by_default).into_iter().enumerate() {
+        let (nic, promise) = nics::resolve(service, wish).map_err(|error| nics::among(index, error))?;
+        spec.add_nic(nic, None)?;
+        promises.push(promise);
+    }
+    Ok((spec, promises))
 }
 
 /// Makes it real. `named` is the base image in the client's words.

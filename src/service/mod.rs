@@ -1,15 +1,18 @@
 //! The one core under every dialect: knows the VMs, creates and removes them, and hands requests to their tasks.
 //! It holds no state of a single VM and speaks neither HTTP nor QMP.
 
+mod addresses;
 mod bases;
 mod changes;
 mod create;
 mod disks;
 mod host;
 mod keys;
+mod nics;
 mod paths;
 mod recover;
 mod registry;
+mod switches;
 
 use std::{os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -20,12 +23,15 @@ pub use crate::{host::inventory::Node as NumaNode, qemu::Caps};
 pub use bases::{Base, BaseUser};
 pub use host::{HostView, PinnedVm};
 pub use keys::{Attempt, Claim, KeptAnswer, Keys};
+pub use nics::{NicStatus, NicView, Removed, among as among_networks};
 pub use registry::Page;
+pub use switches::{Port, SwitchView};
 
 use crate::{
     config::{Accel, Config},
     host::{cpus::Host, image::QemuImg, process},
     model::{CreateVm, Error, Operation, Result, Sample, Status, VmId, VmView},
+    net::Network,
     profile::Profiles,
     qemu::Accelerator,
     store::Store,
@@ -41,7 +47,9 @@ pub struct Service {
     ctx: SharedContext,
     profiles: Profiles,
     registry: Registry,
+    places: switches::Places,
     bases: bases::Inspector,
+    asked: addresses::Asked,
     log_reads: Semaphore,
     keys: Arc<Keys>,
     /// Held for as long as the daemon lives.
@@ -89,18 +97,24 @@ impl Service {
         let db = config.state_dir.join("db");
         let store = tokio::task::spawn_blocking(move || Store::open(&db)).await??;
         let keys = Keys::open(store.clone()).context("cannot read the idempotency keys")?;
-        let ctx = Arc::new(Context { config, host, caps, images, store, fail_launch_after });
+        let net = Network::open(&config.state_dir).await;
+        let ctx = Arc::new(Context { config, host, caps, images, store, net, fail_launch_after });
         let service = Self {
             bases: bases::Inspector::default(),
+            asked: addresses::Asked::default(),
             log_reads: Semaphore::new(LOG_READS),
             registry: Registry::default(),
             keys,
+            places: switches::Places::default(),
             profiles,
             ctx,
             _lock: lock,
         };
+        service.recover_switches().await?;
         service.recover().await?;
-        Ok(Arc::new(service))
+        let service = Arc::new(service);
+        tokio::spawn(switches::follow(Arc::downgrade(&service)));
+        Ok(service)
     }
 
     /// What QEMU can do on this host.

@@ -7,7 +7,7 @@ use std::{
 
 use super::Filter;
 use crate::{
-    model::{MacAddr, VmId, VmView},
+    model::{MacAddr, VmId, VmSpec, VmView},
     vm::VmHandle,
 };
 
@@ -19,7 +19,21 @@ struct Inner {
     /// By age, which is the order of every list.
     vms: BTreeMap<(u64, VmId), VmHandle>,
     ages: HashMap<VmId, u64>,
-    macs: HashSet<MacAddr>,
+    /// Given out, and not yet in the definition of a VM.
+    promised: HashSet<MacAddr>,
+}
+
+/// A MAC address that no VM of this host has. It is kept for a card until this is dropped; by then the card is to stand
+/// in the published definition of a VM, which does the same.
+pub(super) struct Promise<'a> {
+    pub mac: MacAddr,
+    registry: &'a Registry,
+}
+
+impl Drop for Promise<'_> {
+    fn drop(&mut self) {
+        self.registry.write().promised.remove(&self.mac);
+    }
 }
 
 /// Some VMs, oldest first.
@@ -34,7 +48,6 @@ impl Registry {
     pub fn insert(&self, handle: VmHandle) {
         let spec = handle.view().spec;
         let mut inner = self.write();
-        inner.macs.extend(spec.nics.iter().map(|nic| nic.mac));
         inner.ages.insert(spec.id, spec.created_at);
         inner.vms.insert((spec.created_at, spec.id), handle);
     }
@@ -46,28 +59,26 @@ impl Registry {
 
     pub fn remove(&self, id: VmId) {
         let mut inner = self.write();
-        if let Some(age) = inner.ages.remove(&id)
-            && let Some(handle) = inner.vms.remove(&(age, id))
-        {
-            for nic in &handle.view().spec.nics {
-                inner.macs.remove(&nic.mac);
-            }
+        if let Some(age) = inner.ages.remove(&id) {
+            inner.vms.remove(&(age, id));
         }
     }
 
-    /// A MAC address that no VM of this host has; it is taken until [`Self::release`] or the end of its VM.
-    pub fn reserve_mac(&self) -> MacAddr {
+    /// A MAC address for a new card.
+    pub fn promise_mac(&self) -> Promise<'_> {
         let mut inner = self.write();
+        let has = |spec: &VmSpec, mac| spec.nics.iter().any(|nic| nic.mac == mac);
+        let taken = |handle: &VmHandle, mac| {
+            let view = handle.view();
+            // A card that was removed is there for as long as its guest holds it.
+            has(&view.spec, mac) || view.in_effect.is_some_and(|spec| has(&spec, mac))
+        };
         loop {
             let mac = MacAddr::random();
-            if inner.macs.insert(mac) {
-                return mac;
+            if !inner.vms.values().any(|handle| taken(handle, mac)) && inner.promised.insert(mac) {
+                return Promise { mac, registry: self };
             }
         }
-    }
-
-    pub fn release(&self, mac: MacAddr) {
-        self.write().macs.remove(&mac);
     }
 
     pub fn handles(&self) -> Vec<VmHandle> {

@@ -10,6 +10,7 @@ use tokio::{
 
 use super::{
     SharedContext,
+    effect::check_ports,
     handle::{Command, Forced, QUEUE, Reply, Stopped, VmHandle},
     launch::{Failure, Launch},
     lifecycle::{Action, Decision, Refusal, Request, decide},
@@ -18,7 +19,7 @@ use super::{
     undo::Undo,
 };
 use crate::{
-    model::{Conflict, Ending, Error, Intent, Operation, Result, Run, Sample, Status, VmRecord, VmView, now_ms},
+    model::{Conflict, Ending, Error, Intent, Nic, Operation, Result, Run, Sample, Status, VmRecord, VmView, now_ms},
     qmp::QmpError,
 };
 
@@ -32,6 +33,8 @@ pub(super) struct Actor {
     pub press_again: Option<Instant>,
     /// Came in on the forced lane while something else was under way.
     overtaking: Option<Forced>,
+    /// Cards that QEMU had when its VM was deleted; the record no longer tells.
+    had: Vec<Nic>,
     gone: bool,
     commands: mpsc::Receiver<Command>,
     forced: mpsc::Receiver<Forced>,
@@ -85,6 +88,7 @@ pub fn spawn(ctx: SharedContext, record: VmRecord) -> VmHandle {
         waiters: Vec::new(),
         press_again: None,
         overtaking: None,
+        had: Vec::new(),
         gone: false,
         commands: command_queue,
         forced: forced_queue,
@@ -174,6 +178,7 @@ impl Actor {
                 let _ = reply.send(result.map(|applied| (self.view.borrow().clone(), applied)));
             }
             Command::Stop(timeout, reply) => self.stop(timeout, reply).await,
+            Command::TapGone(nic) => self.tap_is_gone(nic).await,
             Command::Reboot(timeout, reply) => {
                 let result = self.reboot(timeout).await;
                 self.publish();
@@ -212,6 +217,9 @@ impl Actor {
     }
 
     async fn launch(&mut self) -> Result<()> {
+        for nic in &self.record.spec.nics {
+            check_ports(nic.backend.forwards())?;
+        }
         let before = std::mem::replace(&mut self.record.run, Run::Starting { process: None });
         self.publish();
         let (mut undo, mut spawned) = (Undo::default(), None);
@@ -256,6 +264,9 @@ impl Actor {
             self.record.run = before;
             return Err(Error::failed(Operation::Delete, error));
         }
+        if let Run::Live(run) = before {
+            self.had = run.in_effect.nics.clone();
+        }
         self.publish();
         match self.machine {
             Machine::Down => self.erase().await,
@@ -274,6 +285,17 @@ impl Actor {
         }
         self.gone = true;
         Ok(())
+    }
+
+    /// The host's side of every card that a process which has ended may have had.
+    pub(super) async fn disconnect_all(&mut self) {
+        let mut nics = std::mem::take(&mut self.had);
+        if let Run::Live(run) = &self.record.run {
+            nics.extend(run.in_effect.nics.iter().cloned());
+        }
+        for nic in nics.iter().chain(&self.record.spec.nics) {
+            self.ctx.disconnect(nic).await;
+        }
     }
 
     pub(super) fn decide(&self, request: Request) -> Decision {

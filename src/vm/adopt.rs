@@ -39,7 +39,12 @@ impl Actor {
                 };
                 let _ = self.ended(ending, true).await;
             }
-            _ => {}
+            (Run::Live(run), _) => {
+                for nic in run.in_effect.nics.iter().filter(|nic| nic.switch().is_some()) {
+                    self.ctx.net.adopt(nic).await;
+                }
+            }
+            (Run::Down { .. }, _) => {}
         }
     }
 

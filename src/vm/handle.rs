@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::model::{Applied, Change, Error, Result, Sample, Status, VmId, VmView};
+use crate::model::{Applied, Change, Error, NicId, Result, Sample, Status, VmId, VmView};
 
 /// Requests that may wait for one VM.
 pub(super) const QUEUE: usize = 64;
@@ -34,6 +34,8 @@ pub(super) enum Command {
     Stop(Duration, Reply<Stopped>),
     Reboot(Duration, Reply<()>),
     Change(Box<Change>, Reply<(VmView, Applied)>),
+    /// Somebody removed the tap of a card.
+    TapGone(NicId),
 }
 
 /// Requests that overtake an operation under way (ruling 8).
@@ -107,6 +109,12 @@ impl VmHandle {
     /// [`Error::Invalid`] and [`Error::Failed`] with nothing changed, [`Error::Conflict`] when it is overtaken.
     pub async fn change(&self, change: Change) -> Result<(VmView, Applied)> {
         self.ask(|reply| Command::Change(Box::new(change), reply)).await
+    }
+
+    /// Tells it that somebody removed the tap of one of its cards. Waits for room in its queue, not for the VM.
+    pub(crate) async fn tap_gone(&self, nic: NicId) {
+        // A task that is gone has no cards.
+        let _ = self.commands.send(Command::TapGone(nic)).await;
     }
 
     /// Cuts it if it runs and removes everything it has; its task ends.

@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     fs, io,
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -13,7 +13,7 @@ use std::{
 use super::{Context, effect, live::Live, undo::Undo};
 use crate::{
     host::{STORAGE, in_time, last_lines, last_text, process::Process},
-    model::{Intent, LiveRun, Run, VmRecord, now_ms},
+    model::{Intent, LiveRun, NicId, Run, VmRecord, now_ms},
     qemu::{ChardevFds, CommandLine, RunPaths, devices},
     qmp::{Events, QmpError, Session, socket},
 };
@@ -27,6 +27,7 @@ const BALLOON_POLLING: u64 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     Files,
+    Network,
     Sockets,
     Spawn,
     Record,
@@ -38,8 +39,9 @@ pub enum Step {
 }
 
 impl Step {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Files,
+        Self::Network,
         Self::Sockets,
         Self::Spawn,
         Self::Record,
@@ -77,7 +79,11 @@ impl Launch<'_> {
         self.write(Run::Starting { process: None }).await?;
         self.files(&paths).await?;
         self.reached(Step::Files)?;
-        let process = self.spawn(&paths)?;
+        let taps = self.connect().await?;
+        self.reached(Step::Network)?;
+        let process = self.spawn(&paths, &taps)?;
+        // QEMU has its own copies now, and its end is the end of its taps.
+        drop(taps);
         self.write(Run::Starting { process: Some(process.id().clone()) }).await?;
         self.reached(Step::Record)?;
         let (session, events) = greet(&process, &paths).await?;
@@ -136,25 +142,40 @@ impl Launch<'_> {
         Ok(())
     }
 
+    /// The taps of the cards that are on a switch.
+    async fn connect(&mut self) -> Result<HashMap<NicId, Vec<OwnedFd>>, Failure> {
+        let mut taps = HashMap::new();
+        let spec = self.record.spec.clone();
+        for nic in spec.nics.iter().filter(|nic| nic.switch().is_some()) {
+            let (net, port) = (self.ctx.net.clone(), nic.clone());
+            self.undo.push(|| async move {
+                if let Err(error) = net.unplug(&port).await {
+                    tracing::warn!(tap = port.tap(), %error, "cannot take back a network card");
+                }
+            });
+            let plugged = self.ctx.net.plug(nic).await;
+            taps.insert(nic.id, plugged.map_err(|e| Failure(format!("the network card {}: {e}", nic.name)))?);
+        }
+        Ok(taps)
+    }
+
     /// Sockets that QEMU inherits in the listening state, so that connecting cannot race with its start.
-    fn spawn(&mut self, paths: &RunPaths) -> Result<Arc<Process>, Failure> {
+    fn spawn(&mut self, paths: &RunPaths, taps: &HashMap<NicId, Vec<OwnedFd>>) -> Result<Arc<Process>, Failure> {
         let leftovers = paths.clone();
         self.undo.push(|| async move { remove_run_files(&leftovers) });
         let listen = |path: PathBuf| socket::listen(&path).map_err(|e| Failure(format!("cannot listen on {e}")));
         let (qmp, agent, serial) = (listen(paths.qmp())?, listen(paths.agent())?, listen(paths.serial())?);
         self.reached(Step::Sockets)?;
         let fds = ChardevFds { qmp: qmp.as_raw_fd(), agent: agent.as_raw_fd(), serial: serial.as_raw_fd() };
-        let args = CommandLine {
-            spec: &self.record.spec,
-            paths,
-            fds,
-            taps: &HashMap::new(),
-            accelerator: self.ctx.caps.accelerator,
-        }
-        .render();
+        let raw = |fds: &Vec<OwnedFd>| fds.iter().map(OwnedFd::as_raw_fd).collect();
+        let taps: HashMap<NicId, Vec<i32>> = taps.iter().map(|(nic, fds)| (*nic, raw(fds))).collect();
+        let inherited: Vec<i32> =
+            [fds.qmp, fds.agent, fds.serial].into_iter().chain(taps.values().flatten().copied()).collect();
+        let accelerator = self.ctx.caps.accelerator;
+        let args = CommandLine { spec: &self.record.spec, paths, fds, taps: &taps, accelerator }.render();
         let log = paths.qemu_log();
         let log = fs::File::create(&log).map_err(|e| Failure(format!("cannot write {}: {e}", log.display())))?;
-        let process = Process::spawn(&self.ctx.config.qemu, &args, &[fds.qmp, fds.agent, fds.serial], log)
+        let process = Process::spawn(&self.ctx.config.qemu, &args, &inherited, log)
             .map_err(|e| Failure(format!("cannot run {}: {e}", self.ctx.config.qemu.display())))?;
         let process = Arc::new(process);
         *self.spawned = Some(process.clone());

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     host::process::{Exit, Process},
-    model::{Ending, Intent, Run, VmRecord},
+    model::{Ending, Intent, Nic, Run, VmRecord},
     qmp::{CloseReason, Event, Events, QmpError, RunState, Session, socket},
 };
 
@@ -192,13 +192,16 @@ impl Actor {
                 self.was_reset().await;
                 self.refresh().await;
                 self.vcpus_are_back().await;
+                self.ask_for_cards_again().await;
             }
+            Event::DeviceDeleted { device: Some(id), .. } => self.device_is_out(&id).await,
             Event::Stop | Event::Resume => self.refresh().await,
             Event::VserportChange { id, open } if id == AGENT_PORT => {
                 live.agent = open;
                 // One that comes up while the guest is to stop is the better way to ask.
                 if open {
                     self.take_up_intent().await;
+                    self.ask_for_cards_again().await;
                 }
             }
             Event::BalloonChange { .. } => {
@@ -296,6 +299,8 @@ impl Actor {
     async fn sample(&mut self) {
         let Run::Live(run) = &self.record.run else { return };
         let (started_at, balloon) = (run.started_at, self.record.spec.machine.balloon);
+        let traffic = |nic: &Nic| (nic.clone(), self.ctx.net.traffic(nic.id));
+        let nics = run.in_effect.nics.iter().map(traffic).collect();
         let paths = self.ctx.run_paths(&self.record.spec.id);
         let Machine::Live(live) = &mut self.machine else { return };
         // Storage that hangs holds one thread of the daemon for this VM, not one more at every sampling.
@@ -306,7 +311,7 @@ impl Actor {
         let Ok(readings) = self.guarded(Sampler::ask(&session, questions)).await else { return };
         let Machine::Live(live) = &mut self.machine else { return };
         let running = live.guest == Guest::Running;
-        let sample = live.sampler.take(readings, &Circumstances { started_at, running, balloon });
+        let sample = live.sampler.take(readings, Circumstances { started_at, running, balloon, nics });
         self.publish_sample(Some(sample));
     }
 }

@@ -21,6 +21,7 @@ mod adopt;
 mod console;
 mod effect;
 mod handle;
+mod interfaces;
 mod launch;
 pub mod lifecycle;
 mod live;
@@ -36,12 +37,14 @@ use serde_json::Value;
 pub use actor::spawn;
 pub(crate) use console::tail as console_tail;
 pub use handle::{StopMode, Stopped, VmHandle};
+pub(crate) use interfaces::{GuestInterface, ask as guest_interfaces};
 pub use launch::Step;
 
 use crate::{
     config::Config,
     host::{cpus::Host, image::QemuImg},
     model::{VmId, VmRecord},
+    net::Network,
     qemu::{Caps, RunPaths},
     store::{Batch, Record, Store, StoreError},
 };
@@ -62,6 +65,7 @@ pub struct Context {
     pub caps: Caps,
     pub images: QemuImg,
     pub store: Store,
+    pub net: Network,
     /// For tests: every launch fails after this step.
     pub fail_launch_after: Option<Step>,
 }

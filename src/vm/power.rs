@@ -286,6 +286,7 @@ impl Actor {
         self.machine = Machine::Down;
         self.press_again = None;
         remove_run_files(&self.ctx.run_paths(&self.record.spec.id));
+        self.disconnect_all().await;
         let deleting = matches!(self.record.run, Run::Deleting);
         let stored = if deleting { Ok(()) } else { self.store_end(ending).await };
         if !deleting {

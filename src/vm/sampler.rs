@@ -6,6 +6,7 @@
 
 mod balloon;
 mod disks;
+mod nics;
 
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,8 @@ pub(super) struct Circumstances {
     /// A paused guest cannot report, and what it reported last stays true.
     pub running: bool,
     pub balloon: bool,
+    /// The cards that QEMU has.
+    pub nics: Vec<nics::Reading>,
 }
 
 /// Keeps the reading before.
@@ -55,6 +58,7 @@ pub(super) struct Sampler {
     /// `None` until QEMU was asked, and again when the answer may have changed.
     bounds: Option<Bounds>,
     before: Option<Counters>,
+    counted: nics::Counted,
 }
 
 struct Counters {
@@ -94,7 +98,14 @@ fn phase(process: i32) -> f64 {
 
 impl Sampler {
     pub fn new(process: i32, threads: Vec<i32>) -> Self {
-        Self { process, threads, ticks: Ticks::new(process), bounds: None, before: None }
+        Self {
+            process,
+            threads,
+            ticks: Ticks::new(process),
+            bounds: None,
+            before: None,
+            counted: nics::Counted::default(),
+        }
     }
 
     /// Returns when the next sampling is due. May be dropped and called again.
@@ -139,7 +150,7 @@ impl Sampler {
     }
 
     /// The part that /proc tells, and the rates.
-    pub fn take(&mut self, readings: Readings, circumstances: &Circumstances) -> Sample {
+    pub fn take(&mut self, readings: Readings, circumstances: Circumstances) -> Sample {
         let now = Counters {
             at: Instant::now(),
             vcpus: self.threads.iter().map(|&thread| tasks::times(self.process, thread)).collect(),
@@ -161,6 +172,7 @@ impl Sampler {
         sample.uptime = sample.at.saturating_sub(circumstances.started_at) / 1000;
         sample.resident = tasks::resident(self.process).map(|bytes| bytes / MIB);
         sample.balloon = balloon;
+        (sample.nics, sample.network) = self.counted.take(circumstances.nics);
         self.before = Some(now);
         sample
     }

@@ -102,13 +102,14 @@ pub fn pending(view: &VmView) -> BTreeMap<&'static str, Pending> {
         .collect()
 }
 
-fn settings(spec: &VmSpec) -> [(&'static str, Value); 7] {
+fn settings(spec: &VmSpec) -> [(&'static str, Value); 8] {
     [
         ("vcpus", json!(spec.vcpus)),
         ("max_vcpus", json!(spec.max_vcpus)),
         ("cpu_pinning", json!(spec.cpu_pinning.as_ref().map(CpuPinning::of))),
         ("memory", json!(spec.memory)),
         ("disks", json!(spec.disks.iter().skip(1).map(super::disks::DiskView::of).collect::<Vec<_>>())),
+        ("networks", json!(super::networks::settings(&spec.nics))),
         ("disk_size", json!(spec.root().map(|disk| disk.size))),
         ("io_limits", json!(spec.root().and_then(|disk| disk.io_limits))),
     ]

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     change::{Pending, pending},
     disks::DiskBody,
+    networks::{self, NetworkBody},
     pinning::CpuPinning,
 };
 use crate::{
@@ -46,6 +47,8 @@ pub struct CreateBody {
     /// Disks beside the root disk.
     #[serde(default)]
     disks: Vec<DiskBody>,
+    /// Network cards; default one on QEMU's user-mode network, and none for an empty list.
+    networks: Option<Vec<NetworkBody>>,
     /// vCPUs that it can grow to; default 16.
     max_vcpus: Option<i64>,
     /// MiB that it can grow to; default the host's memory.
@@ -68,6 +71,7 @@ impl CreateBody {
             cpu_pinning: self.cpu_pinning.map(CpuPinning::into_model).transpose()?,
             io_limits: self.io_limits,
             disks: self.disks.into_iter().map(DiskBody::into_model).collect(),
+            networks: self.networks.map(networks::into_model).transpose()?,
             start: self.start,
         })
     }

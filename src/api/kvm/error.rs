@@ -110,12 +110,15 @@ impl Problem {
             Self::Domain(error) => {
                 let message = error.to_string();
                 match error {
-                    Error::Invalid { .. } => (StatusCode::BAD_REQUEST, message, None),
+                    Error::Invalid { .. } | Error::AmbiguousSwitch { .. } => (StatusCode::BAD_REQUEST, message, None),
                     Error::VmNotFound(id) => (StatusCode::NOT_FOUND, endpoint.not_found.text(id), None),
-                    Error::BaseImageNotFound { .. } | Error::DiskNotFound { .. } => {
-                        (StatusCode::NOT_FOUND, message, None)
+                    Error::BaseImageNotFound { .. }
+                    | Error::DiskNotFound { .. }
+                    | Error::NicNotFound { .. }
+                    | Error::SwitchNotFound(_) => (StatusCode::NOT_FOUND, message, None),
+                    Error::Conflict(_) | Error::SwitchConflict(_) | Error::PortTaken { .. } => {
+                        (StatusCode::CONFLICT, message, None)
                     }
-                    Error::Conflict(_) => (StatusCode::CONFLICT, message, None),
                     Error::Unresponsive(_) | Error::Busy(_) | Error::ShuttingDown => {
                         (StatusCode::SERVICE_UNAVAILABLE, message, None)
                     }

@@ -7,7 +7,7 @@ use warp::http::StatusCode;
 use super::{Shared, dto::time, error::Problem, vm_id};
 use crate::{
     api::http::{Reply, Request},
-    model::{BalloonSample, Sample, VcpuSample},
+    model::{BalloonSample, NicSample, Sample, VcpuSample},
 };
 
 /// Figures of the last sampling, which is some two seconds old at most. Totals are since the VM was started; rates and
@@ -43,10 +43,15 @@ pub struct Performance {
     disk_flush_latency_ms: Option<f64>,
     /// Requests that were under way on average, by the times of those that were completed; null when none was.
     disk_queue: Option<f64>,
+    /// Towards the guest, all cards together; null unless each is counted.
     network_in_bytes: Option<u64>,
     network_out_bytes: Option<u64>,
+    /// Per second.
     network_in_packets: Option<u64>,
+    /// Per second.
     network_out_packets: Option<u64>,
+    /// One entry for each card that QEMU has.
+    networks: Vec<Network>,
     /// Seconds since start.
     uptime: Option<u64>,
     /// When the counters were read; null before the first sampling.
@@ -66,6 +71,23 @@ struct Vcpu {
     wait: Option<f64>,
     /// The host's core that it runs on, or last ran on.
     core: Option<u32>,
+}
+
+/// One network card. Null where nobody counts: on the user-mode network.
+#[derive(Serialize, JsonSchema)]
+struct Network {
+    id: String,
+    /// QEMU's device id: `net0`…
+    device: String,
+    /// Towards the guest.
+    in_bytes: Option<u64>,
+    out_bytes: Option<u64>,
+    /// Per second.
+    in_packets: Option<u64>,
+    /// Per second.
+    out_packets: Option<u64>,
+    /// Packets in either direction that were lost on the way, in total.
+    dropped: Option<u64>,
 }
 
 /// Null is what the guest has not sent, has not sent for 30 seconds, or what cannot be true.
@@ -127,11 +149,11 @@ impl Performance {
             uptime: Some(sample.uptime),
             sampled_at: Some(time(sample.at)),
             interval: sample.interval.map(thousandths),
-            // User-mode networking keeps no counters.
-            network_in_bytes: None,
-            network_out_bytes: None,
-            network_in_packets: None,
-            network_out_packets: None,
+            network_in_bytes: sample.network.map(|n| n.in_bytes),
+            network_out_bytes: sample.network.map(|n| n.out_bytes),
+            network_in_packets: sample.network.and_then(|n| n.in_packets),
+            network_out_packets: sample.network.and_then(|n| n.out_packets),
+            networks: sample.nics.iter().map(Network::of).collect(),
         }
     }
 }
@@ -139,6 +161,21 @@ impl Performance {
 impl Vcpu {
     fn of((vcpu, sample): (usize, &VcpuSample)) -> Self {
         Self { vcpu, usage: sample.usage.map(tenths), wait: sample.wait.map(tenths), core: sample.core }
+    }
+}
+
+impl Network {
+    fn of(nic: &NicSample) -> Self {
+        let traffic = nic.traffic.as_ref();
+        Self {
+            id: nic.id.to_string(),
+            device: nic.name.clone(),
+            in_bytes: traffic.map(|t| t.in_bytes),
+            out_bytes: traffic.map(|t| t.out_bytes),
+            in_packets: traffic.and_then(|t| t.in_packets),
+            out_packets: traffic.and_then(|t| t.out_packets),
+            dropped: traffic.map(|t| t.dropped),
+        }
     }
 }
 
@@ -176,7 +213,7 @@ mod tests {
         let body = |sample: Option<&Sample>| serde_json::to_value(Performance::of(sample)).unwrap();
         let nothing = body(None);
         assert!(nothing.as_object().unwrap().iter().all(|(name, value)| match name.as_str() {
-            "vcpus" => value == &serde_json::json!([]),
+            "vcpus" | "networks" => value == &serde_json::json!([]),
             _ => value.is_null(),
         }));
         let silent = Sample { resident: Some(70), balloon: Some(BalloonSample::default()), ..Sample::default() };

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Shared, change, disks, dto,
     error::{Endpoint, ErrorBody, NotFound, http_error, told},
-    host, info, performance, power,
+    host, info, networks, performance, power,
 };
 use crate::{
     api::http::{
@@ -39,6 +39,7 @@ const CPU: Endpoint = endpoint(NotFound::Colon, "Internal error during CPU confi
 const MEMORY: Endpoint = endpoint(NotFound::Colon, "Internal error during memory configuration update.");
 const DISK: Endpoint = endpoint(NotFound::Colon, "Internal error during disk resize operation.");
 const DISKS: Endpoint = endpoint(NotFound::Colon, "Internal error during disk operation.");
+const NETWORKS: Endpoint = endpoint(NotFound::Colon, "Internal error during network operation.");
 const DELETE: Endpoint = endpoint(NotFound::WithId, "Internal error during VM deletion.");
 const HOST: Endpoint = endpoint(NotFound::Short, "Internal server error while looking at the host.");
 const GENERAL: Endpoint = endpoint(NotFound::Short, "Internal server error");
@@ -130,6 +131,22 @@ fn routes() -> Vec<Route<Shared>> {
             .summary("Remove a disk with its image; a running guest has to let go of it.")
             .output::<disks::DiskDone>(200, "It is gone.")
             .error(409, "The guest does not let go of it."),
+        Route::get("/vms/{id}/networks", "listVMNetworks", told(&NETWORKS, networks::list))
+            .tag(INFORMATION)
+            .summary("The network cards of a VM, and those that its guest has not let go of yet.")
+            .output::<Vec<networks::NetworkView>>(200, "The cards."),
+        Route::post("/vms/{id}/networks", "addVMNetwork", told(&NETWORKS, networks::add))
+            .tag(UPDATE)
+            .summary("Add a network card; a running VM gets it by hot-plug.")
+            .input::<networks::NetworkBody>()
+            .output::<networks::NetworkAdded>(201, "It is added.")
+            .error(404, "There is no such VM, or no such switch.")
+            .error(409, "There is no free slot, the switch has no free address, or a port of the host is taken."),
+        Route::delete("/vms/{id}/networks/{nic}", "removeVMNetwork", told(&NETWORKS, networks::remove))
+            .tag(UPDATE)
+            .summary("Remove a network card; a running guest has to let go of it.")
+            .output::<networks::NetworkRemoved>(200, "It is gone, or goes when the guest lets go of it (`pending`).")
+            .error(404, "There is no such VM, or no such card."),
         Route::post("/vms/{id}/start", "startVM", told(&START, power::start))
             .tag(LIFECYCLE)
             .summary("Start a VM, or resume a paused one.")
@@ -188,6 +205,7 @@ pub fn openapi() -> Value {
         error: |generator: &mut SchemaGenerator| generator.subschema_for::<ErrorBody>(),
         path_params: &[
             PathParam { name: "id", description: "The UUID of the VM.", format: Some("uuid") },
+            PathParam { name: "nic", description: "The id of the card, or QEMU's name of it: net0…", format: None },
             PathParam { name: "disk", description: "The name of the disk: root, disk1…", format: None },
         ],
     };

@@ -12,7 +12,7 @@ mod ports;
 pub use chardev::{agent_channel, serial};
 pub use disk::{blockdev, device_id, disk, node_name, throttle, throttle_id};
 pub use memory::{VIRTIO_MEM_ID, hotplug_size, memory, memory_argument, requested_size};
-pub use nic::{netdev, nic};
+pub use nic::{netdev, netdev_id, nic};
 pub use platform::{BALLOON_ID, objects, platform};
 pub use ports::root_ports;
 

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::{address, hotplug_slot, root_bus, slot};
 use crate::model::{Forward, Nic, NicBackend, Protocol, VmSpec};
 
-fn netdev_id(nic: &Nic) -> String {
+/// QEMU's id of the host's side.
+pub fn netdev_id(nic: &Nic) -> String {
     format!("{}-host", nic.name)
 }
 

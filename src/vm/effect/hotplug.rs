@@ -1,23 +1,13 @@
-//! Disks that come and go while the VM runs, and their images.
-
-use std::time::Duration;
+//! Disks that come and go while the VM runs, and their images. Cards are `nics`'s.
 
 use serde_json::json;
-use tokio::time::{Instant, sleep};
 
-use super::{Setback, disk::throttle};
+use super::{Setback, disk::throttle, release::Device};
 use crate::{
     model::{Conflict, Disk, Error, Operation, VmSpec},
     qemu::devices,
-    qmp::Session,
     vm::actor::Actor,
 };
-
-/// For the guest to let go of a disk. One in its firmware never does.
-const RELEASE: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(100);
-/// A guest that was just busy booting may have missed the request.
-const ASK_AGAIN: Duration = Duration::from_secs(3);
 
 impl Actor {
     /// Makes the images of disks that have none yet.
@@ -88,21 +78,21 @@ impl Actor {
         let missing = |disk: &&Disk, disks: &[Disk]| disks.iter().all(|d| d.name != disk.name);
         let mut outcome = Ok(());
         for disk in there.iter().filter(meant).filter(|disk| missing(disk, &wanted)) {
-            outcome = outcome.and(self.unplug(disk).await);
+            outcome = outcome.and(self.unplug_disk(disk).await);
         }
         for disk in wanted.iter().filter(meant).filter(|disk| missing(disk, &there) && !disk.in_making) {
-            outcome = outcome.and(self.plug(disk).await);
+            outcome = outcome.and(self.plug_disk(disk).await);
         }
         outcome
     }
 
     /// Asks QEMU first: a daemon may have died after it was plugged and before that was stored.
-    async fn plug(&mut self, disk: &Disk) -> Result<(), Setback> {
+    async fn plug_disk(&mut self, disk: &Disk) -> Result<(), Setback> {
         let session = self.session()?;
         let device = devices::disk(disk, &self.record.spec);
         let node = json!({ "node-name": devices::node_name(disk) });
         self.guarded(async {
-            if !is_plugged(&session, disk).await? {
+            if !Device::Disk(disk).is_plugged(&session).await? {
                 // A node without its device is from a try that was cut short.
                 let _ = session.execute_raw("blockdev-del", Some(node.clone())).await;
                 // Raw JSON: qapi's type drops `"backing": null`, and QEMU would follow the header then.
@@ -122,26 +112,9 @@ impl Actor {
         self.has(|spec| spec.disks.push(disk)).await
     }
 
-    async fn unplug(&mut self, disk: &Disk) -> Result<(), Setback> {
+    async fn unplug_disk(&mut self, disk: &Disk) -> Result<(), Setback> {
+        self.release(Device::Disk(disk)).await?;
         let session = self.session()?;
-        let begin = Instant::now();
-        let mut asked: Option<Instant> = None;
-        while self.guarded(async { is_plugged(&session, disk).await }).await? {
-            if begin.elapsed() > RELEASE {
-                return Err(Setback::InUse);
-            }
-            if asked.is_none_or(|at| at.elapsed() > ASK_AGAIN) {
-                asked = Some(Instant::now());
-                let arguments = json!({ "id": devices::device_id(disk) });
-                // "Already in the process of unplug" is an answer too.
-                let _ = self.guarded(async { session.execute_raw("device_del", Some(arguments)).await }).await;
-            }
-            self.guarded(async {
-                sleep(LOOK).await;
-                Ok(())
-            })
-            .await?;
-        }
         let node = json!({ "node-name": devices::node_name(disk) });
         match self.guarded(async { session.execute_raw("blockdev-del", Some(node)).await }).await.map_err(Setback::from)
         {
@@ -151,9 +124,4 @@ impl Actor {
         }
         self.has(|spec| spec.disks.retain(|d| d.name != disk.name)).await
     }
-}
-
-async fn is_plugged(session: &Session, disk: &Disk) -> Result<bool, crate::qmp::QmpError> {
-    let id = format!("/{}/", devices::device_id(disk));
-    Ok(session.query_block().await?.iter().any(|block| block.qdev.as_ref().is_some_and(|qdev| qdev.contains(&id))))
 }

@@ -7,10 +7,13 @@ mod cpu;
 mod disk;
 mod hotplug;
 mod memory;
+mod nics;
 mod pinning;
+mod release;
 
 pub(super) use disk::{resize_at_start, throttle_at_start};
 pub(super) use memory::Source as MemorySource;
+pub(super) use nics::check_ports;
 pub(super) use pinning::pin;
 
 use std::sync::Arc;
@@ -31,9 +34,22 @@ enum Setback {
     NotNow(String),
     /// QEMU refuses what it should take: the change is taken back.
     Refused(String),
-    /// The guest holds on to a disk: the change is taken back.
+    /// The guest holds on to a device. A disk stays then; a card goes when the guest lets go of it.
     InUse,
+    /// In words of our own: the change is taken back.
+    Told(Error),
     Interrupted(Interrupted),
+}
+
+impl std::fmt::Display for Setback {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotNow(why) | Self::Refused(why) => f.write_str(why),
+            Self::InUse => f.write_str("the guest has not let go of it"),
+            Self::Told(error) => error.fmt(f),
+            Self::Interrupted(_) => f.write_str("something else came first"),
+        }
+    }
 }
 
 impl From<Interrupted> for Setback {
@@ -57,13 +73,22 @@ impl Actor {
             return Ok(self.applied(&made.name));
         }
         let mut before = (*self.record.spec).clone();
-        let wanted = change.clone().apply(&before, self.ctx.host.memory)?;
+        let in_effect = self.live_run().map(|run| run.in_effect.clone());
+        let wanted = change.clone().apply(&before, in_effect.as_deref(), self.ctx.host.memory)?;
+        if matches!(change, Change::SetNics(_)) {
+            if wanted == before {
+                return Ok(Applied::Live);
+            }
+            if in_effect.is_some() || self.machine.process().is_some() {
+                return Err(Conflict::NotStopped.into());
+            }
+        }
         let decision = self.decide(Request::Change);
         if let Decision::Refuse(refusal) = decision {
             return Err(self.refused(refusal));
         }
-        // Taken back or not, the name of a disk that was added is used up: its image may be there.
-        before.disks_added = wanted.disks_added;
+        // Taken back or not, the name of a device that was added is used up: its image may be there.
+        (before.disks_added, before.nics_added) = (wanted.disks_added, wanted.nics_added);
         self.define(wanted).await?;
         if let Err(error) = self.make_images().await {
             self.define(before).await?;
@@ -105,6 +130,11 @@ impl Actor {
                 self.define(before).await?;
                 Err(Error::failed(Operation::Change, why))
             }
+            Err(Setback::Told(error)) => {
+                self.define(before).await?;
+                Err(error)
+            }
+            Err(Setback::InUse) if matches!(change, Change::RemoveNic(_)) => Ok(Applied::NextStart),
             Err(Setback::InUse) => {
                 self.define(before).await?;
                 Err(Conflict::DiskInUse.into())
@@ -141,29 +171,30 @@ impl Actor {
                 self.plug_disks(added.as_deref()).await
             }
             Change::RemoveDisk(name) => self.plug_disks(Some(name)).await,
+            Change::AddNic(nic) => self.plug_nics(Some(nic.id)).await,
+            Change::RemoveNic(id) => self.plug_nics(Some(*id)).await,
+            Change::SetNics(_) => Ok(()),
         }
     }
 
     /// Makes up for every difference between what is defined and what QEMU has. Harmless when there is none.
     async fn make_up(&mut self) -> std::result::Result<(), Setback> {
         let plugged = self.plug_disks(None).await;
+        let connected = self.plug_nics(None).await;
         let resized = self.resize_disks().await;
         let throttled = self.throttle_disks().await;
         // Each of these may have to wait for the guest, and none waits for the other.
         let vcpus = self.adjust_vcpus().await;
         let pinned = self.pin_threads().await;
         let memory = self.adjust_memory().await;
-        plugged.and(resized).and(throttled).and(vcpus).and(pinned).and(memory)
+        plugged.and(connected).and(resized).and(throttled).and(vcpus).and(pinned).and(memory)
     }
 
     /// Goes on with what an earlier daemon had begun, as far as that works.
     pub(super) async fn take_up_changes(&mut self) {
         match self.make_up().await {
-            Err(Setback::NotNow(why) | Setback::Refused(why)) => {
-                tracing::info!(vm = %self.record.spec.id, why, "a change waits for the next start");
-            }
-            Err(Setback::InUse) => tracing::info!(vm = %self.record.spec.id, "a disk stays until the next start"),
             Ok(()) | Err(Setback::Interrupted(_)) => {}
+            Err(why) => tracing::info!(vm = %self.record.spec.id, %why, "a change waits for the next start"),
         }
     }
 

@@ -1,0 +1,240 @@
+//! The network cards of a VM, one by one: bodies and handlers.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use warp::http::StatusCode;
+
+use super::{Shared, error::Problem, vm_id};
+use crate::{
+    api::http::{Reply, Request},
+    model::{Applied, Error, Forward, NetworkWish, Nic, NicBackend, NicId, NicWish, SwitchId, SwitchRef, VmId},
+    service::{NicStatus, NicView, among_networks},
+};
+
+/// A network card: on a switch, or on QEMU's user-mode network.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkBody {
+    /// The id or the name of a switch.
+    switch: Option<String>,
+    /// QEMU's user-mode network: outbound traffic, and ports of the host that lead into the guest.
+    user: Option<UserBody>,
+    /// What people call the card; default `Network Adapter`.
+    name: Option<String>,
+    /// Pairs of queues of a card on a switch, 1 (default) to 8.
+    queues: Option<i64>,
+    /// It may send from other addresses than its own; default false.
+    #[serde(default)]
+    allow_spoofing: bool,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct UserBody {
+    /// Ports of the host.
+    #[serde(default)]
+    forwards: Vec<Forward>,
+}
+
+impl NetworkBody {
+    pub fn into_model(self) -> Result<NicWish, Error> {
+        let network = match (self.switch, self.user) {
+            (Some(named), None) => {
+                NetworkWish::Switch(SwitchId::parse(&named).map_or(SwitchRef::Name(named), SwitchRef::Id))
+            }
+            (None, Some(user)) => NetworkWish::User { forwards: user.forwards },
+            (None, None) => return Err(Error::invalid("switch", "be given, or user")),
+            (Some(_), Some(_)) => return Err(Error::invalid("switch", "not be combined with user")),
+        };
+        Ok(NicWish { label: self.name, network, queues: self.queues, allow_spoofing: self.allow_spoofing })
+    }
+}
+
+/// The cards of a VM that is to be made; what is wrong is told with its place.
+pub fn into_model(bodies: Vec<NetworkBody>) -> Result<Vec<NicWish>, Error> {
+    let placed = |(index, body): (usize, NetworkBody)| body.into_model().map_err(|error| among_networks(index, error));
+    bodies.into_iter().enumerate().map(placed).collect()
+}
+
+/// One network card.
+#[derive(Serialize, JsonSchema)]
+pub struct NetworkView {
+    id: String,
+    /// What people call it.
+    name: String,
+    /// QEMU's device id: `net0`…
+    device: String,
+    mac: String,
+    /// Null on the user-mode network.
+    switch: Option<SwitchBody>,
+    /// Null on a switch.
+    user: Option<UserView>,
+    /// From the DHCP of the switch, else as the guest agent tells; empty where neither knows.
+    addresses: Vec<String>,
+    /// `ok`; `pending` (the running QEMU does not have it yet), `removing` (the guest has not let go of it), `degraded`.
+    status: &'static str,
+    /// Why it is degraded.
+    reason: Option<String>,
+    queues: u8,
+    allow_spoofing: bool,
+    /// Since it was plugged; null where nobody counts.
+    traffic: Option<TrafficBody>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct SwitchBody {
+    id: String,
+    /// Null when the switch is gone.
+    name: Option<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct UserView {
+    forwards: Vec<Forward>,
+}
+
+/// In is towards the guest.
+#[derive(Serialize, JsonSchema)]
+struct TrafficBody {
+    in_bytes: u64,
+    in_packets: u64,
+    in_dropped: u64,
+    out_bytes: u64,
+    out_packets: u64,
+    out_dropped: u64,
+}
+
+impl NetworkView {
+    fn of(view: NicView) -> Self {
+        let NicView { nic, switch_name, addresses, status, traffic } = view;
+        let (status, reason) = match status {
+            NicStatus::Ok => ("ok", None),
+            NicStatus::Pending => ("pending", None),
+            NicStatus::Removing => ("removing", None),
+            NicStatus::Degraded(reason) => ("degraded", Some(reason)),
+        };
+        Self {
+            addresses: addresses.iter().map(ToString::to_string).collect(),
+            status,
+            reason,
+            traffic: traffic.map(|t| TrafficBody {
+                in_bytes: t.in_bytes,
+                in_packets: t.in_packets,
+                in_dropped: t.in_dropped,
+                out_bytes: t.out_bytes,
+                out_packets: t.out_packets,
+                out_dropped: t.out_dropped,
+            }),
+            ..Self::defined(&nic, switch_name)
+        }
+    }
+
+    /// What the definition alone tells.
+    fn defined(nic: &Nic, switch_name: Option<String>) -> Self {
+        let (user, allow_spoofing) = match &nic.backend {
+            NicBackend::User { forwards } => (Some(UserView { forwards: forwards.clone() }), false),
+            NicBackend::Switch { allow_spoofing, .. } => (None, *allow_spoofing),
+        };
+        Self {
+            id: nic.id.to_string(),
+            name: nic.label.clone(),
+            device: nic.name.clone(),
+            mac: nic.mac.to_string(),
+            switch: nic.switch().map(|id| SwitchBody { id: id.to_string(), name: switch_name }),
+            user,
+            addresses: Vec::new(),
+            status: "ok",
+            reason: None,
+            queues: nic.queues,
+            allow_spoofing,
+            traffic: None,
+        }
+    }
+}
+
+/// A card that was added.
+#[derive(Serialize, JsonSchema)]
+pub struct NetworkAdded {
+    vm_id: String,
+    #[serde(flatten)]
+    network: Option<NetworkView>,
+    message: &'static str,
+    applied: Applied,
+}
+
+/// A card that was removed.
+#[derive(Serialize, JsonSchema)]
+pub struct NetworkRemoved {
+    vm_id: String,
+    id: String,
+    name: String,
+    device: String,
+    mac: String,
+    /// Always `deleted`.
+    status: &'static str,
+    message: &'static str,
+    /// The guest has not let go of it: it goes as soon as the guest does, or when the VM stops.
+    pending: bool,
+}
+
+pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let networks = shared.service.networks(vm_id(&request)?).await?;
+    Ok(Reply::json(StatusCode::OK, &networks.into_iter().map(NetworkView::of).collect::<Vec<_>>()))
+}
+
+pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let id = vm_id(&request)?;
+    shared.service.view(id)?;
+    let body: NetworkBody = request.json()?;
+    let (_, nic, applied) = shared.service.add_nic(id, body.into_model()?).await?;
+    // Gone again where somebody was quick to remove it.
+    let network = shared.service.networks(id).await?.into_iter().find(|view| view.nic.id == nic).map(NetworkView::of);
+    let message = "Network card successfully added.";
+    let added = NetworkAdded { vm_id: id.to_string(), network, message, applied };
+    Ok(Reply::json(StatusCode::CREATED, &added))
+}
+
+pub async fn remove(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let id = vm_id(&request)?;
+    let nic = named(&shared, id, &request)?;
+    let removed = shared.service.remove_nic(id, nic).await?;
+    let message = if removed.pending {
+        "Network card removed; it goes as soon as the guest lets go of it."
+    } else {
+        "Network card successfully removed."
+    };
+    let body = NetworkRemoved {
+        vm_id: id.to_string(),
+        id: removed.nic.id.to_string(),
+        name: removed.nic.label,
+        device: removed.nic.name,
+        mac: removed.nic.mac.to_string(),
+        status: "deleted",
+        message,
+        pending: removed.pending,
+    };
+    Ok(Reply::json(StatusCode::OK, &body))
+}
+
+/// The card that the path names, by its id or as QEMU calls it. One that the guest has not let go of can be removed again,
+/// which changes nothing.
+fn named(shared: &Shared, id: VmId, request: &Request) -> Result<NicId, Error> {
+    let name = request.param("nic");
+    let view = shared.service.view(id)?;
+    let nics = view.spec.nics.iter().chain(view.in_effect.iter().flat_map(|now| &now.nics));
+    let found = nics.into_iter().find(|nic| nic.is_called(name)).map(|nic| nic.id);
+    found.ok_or_else(|| Error::NicNotFound { name: name.to_owned() })
+}
+
+/// For comparing what is configured with what is in effect.
+pub fn settings(nics: &[Nic]) -> Vec<serde_json::Value> {
+    let told = |nic: &Nic| {
+        let mut told = serde_json::json!({ "id": nic.id.to_string(), "device": nic.name, "mac": nic.mac });
+        match nic.switch() {
+            Some(switch) => told["switch"] = switch.to_string().into(),
+            None => told["user"] = serde_json::json!({ "forwards": nic.backend.forwards() }),
+        }
+        told
+    };
+    nics.iter().map(told).collect()
+}

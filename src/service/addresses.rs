@@ -1,0 +1,87 @@
+//! The addresses of network cards: what the DHCP of their switch has given them, else what the guest agent tells.
+//! A guest is asked in passing: a read waits for it only a moment, and what it told is kept for a while.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::Service;
+use crate::{
+    model::{MacAddr, Nic, VmId, VmView},
+    vm::{self, GuestInterface},
+};
+
+/// How long a read waits for a guest agent; one that is there answers in milliseconds.
+const MOMENT: Duration = Duration::from_secs(1);
+/// How long the words of a guest are taken for true, also that it said nothing.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// What the agents of the guests told last.
+#[derive(Default)]
+pub(super) struct Asked(Mutex<HashMap<VmId, (Instant, Vec<GuestInterface>)>>);
+
+/// All that is known of the addresses of one VM.
+#[derive(Default)]
+pub(super) struct Addresses {
+    by_mac: HashMap<MacAddr, Vec<IpAddr>>,
+}
+
+impl Addresses {
+    pub fn of(&self, nic: &Nic) -> Vec<IpAddr> {
+        self.by_mac.get(&nic.mac).cloned().unwrap_or_default()
+    }
+}
+
+impl Service {
+    /// Of a VM that runs; of another there is nothing to tell.
+    pub(super) async fn addresses(&self, view: &VmView) -> Addresses {
+        let mut known = Addresses::default();
+        let Some(now) = &view.in_effect else { return known };
+        let mut silent = false;
+        for nic in &now.nics {
+            let leased = match nic.switch() {
+                Some(switch) => self.ctx.net.leases(switch).await,
+                None => Vec::new(),
+            };
+            let own = leased.into_iter().filter(|lease| lease.mac == nic.mac.to_string());
+            let own: Vec<IpAddr> = own.map(|lease| lease.address.into()).collect();
+            silent |= own.is_empty();
+            known.by_mac.insert(nic.mac, own);
+        }
+        if silent {
+            for GuestInterface { mac, addresses } in self.ask_guest(view).await {
+                if let Some(own) = known.by_mac.get_mut(&mac)
+                    && own.is_empty()
+                {
+                    *own = addresses;
+                }
+            }
+        }
+        known
+    }
+
+    async fn ask_guest(&self, view: &VmView) -> Vec<GuestInterface> {
+        let id = view.spec.id;
+        {
+            let mut asked = self.asked.0.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.retain(|_, (at, _)| at.elapsed() < FRESH);
+            if let Some((_, told)) = asked.get(&id) {
+                return told.clone();
+            }
+            if !view.agent {
+                return Vec::new();
+            }
+            // Whoever reads in the meantime does not ask as well: an agent serves one at a time.
+            asked.insert(id, (Instant::now(), Vec::new()));
+        }
+        let told = vm::guest_interfaces(&self.ctx, id, MOMENT).await;
+        let mut asked = self.asked.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.insert(id, (Instant::now(), told.clone()));
+        told
+    }
+}

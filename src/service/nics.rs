@@ -1,0 +1,206 @@
+//! Network cards: what a client wishes for, checked and given its addresses, and what is told of those that are there.
+//! Making them is the VM's work, and what is on the host's side of them `net`'s.
+
+use std::net::IpAddr;
+
+use super::{Service, registry::Promise, switches::Port};
+use crate::{
+    model::{
+        Applied, Change, Error, NetworkWish, NewNic, Nic, NicBackend, NicId, NicWish, Result, VmId, VmView,
+        check_forwards, check_name, check_queues,
+    },
+    net::{PortHealth, Traffic},
+};
+
+/// What a card is called that was given no name.
+const DEFAULT_LABEL: &str = "Network Adapter";
+
+/// A card as a client sees it.
+#[derive(Clone, Debug)]
+pub struct NicView {
+    pub nic: Nic,
+    /// Of a card on a switch.
+    pub switch_name: Option<String>,
+    pub addresses: Vec<IpAddr>,
+    pub status: NicStatus,
+    /// None where nobody counts: on the user-mode network, and while it is not plugged.
+    pub traffic: Option<Traffic>,
+}
+
+/// How a card is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NicStatus {
+    Ok,
+    /// The running QEMU does not have it yet.
+    Pending,
+    /// It was removed, and the guest has not let go of it.
+    Removing,
+    /// It carries nothing, for this reason.
+    Degraded(String),
+}
+
+/// What became of a removal.
+#[derive(Clone, Debug)]
+pub struct Removed {
+    pub nic: Nic,
+    /// The guest has not let go of it (ruling 34).
+    pub pending: bool,
+}
+
+/// What is kept for a card until it stands in the definition of a VM.
+pub(super) struct Promises<'a> {
+    _mac: Promise<'a>,
+    _port: Option<Port>,
+}
+
+/// The cards of a VM whose creator does not say.
+pub(super) fn by_default() -> Vec<NicWish> {
+    let network = NetworkWish::User { forwards: Vec::new() };
+    vec![NicWish { label: None, network, queues: None, allow_spoofing: false }]
+}
+
+/// Checks a wish and gives it its addresses. Makes nothing.
+///
+/// # Errors
+/// [`Error::Invalid`]; [`Error::SwitchNotFound`], [`Error::AmbiguousSwitch`]; [`Error::SwitchConflict`] where the switch
+/// has no address left.
+pub(super) fn resolve(service: &Service, wish: NicWish) -> Result<(NewNic, Promises<'_>)> {
+    let label = wish.label.as_deref().map_or_else(|| Ok(DEFAULT_LABEL.to_owned()), check_name)?;
+    let queues = wish.queues.map_or(Ok(1), check_queues)?;
+    let (backend, port) = match wish.network {
+        NetworkWish::User { forwards } => {
+            if queues > 1 {
+                return Err(Error::invalid("queues", "be 1 for a card on the user-mode network"));
+            }
+            if wish.allow_spoofing {
+                return Err(Error::invalid("allow_spoofing", "not be set for a card on the user-mode network"));
+            }
+            check_forwards(&forwards)?;
+            (NicBackend::User { forwards }, None)
+        }
+        NetworkWish::Switch(switch) => {
+            let port = service.reserve_port(&switch)?;
+            let (switch, address) = (port.switch, port.address);
+            (NicBackend::Switch { switch, address, allow_spoofing: wish.allow_spoofing }, Some(port))
+        }
+    };
+    let promise = service.registry.promise_mac();
+    let nic = NewNic { id: NicId::random(), label, mac: promise.mac, queues, backend };
+    Ok((nic, Promises { _mac: promise, _port: port }))
+}
+
+/// The same error about the field of the `index`th card.
+pub fn among(index: usize, error: Error) -> Error {
+    match error {
+        Error::Invalid { param, must } => Error::invalid(format!("networks[{index}].{param}"), must),
+        other => other,
+    }
+}
+
+impl Service {
+    /// Adds a card, to a running VM by hot-plug.
+    ///
+    /// # Errors
+    /// [`Error::VmNotFound`], [`Error::Invalid`], [`Error::SwitchNotFound`], [`Error::AmbiguousSwitch`];
+    /// [`Error::Conflict`] without a free slot, [`Error::PortTaken`]; [`Error::Failed`] with nothing changed.
+    pub async fn add_nic(&self, id: VmId, wish: NicWish) -> Result<(VmView, NicId, Applied)> {
+        self.handle(id)?;
+        let (nic, _promises) = resolve(self, wish)?;
+        let added = nic.id;
+        let (view, applied) = self.change(id, Change::AddNic(Box::new(nic))).await?;
+        Ok((view, added, applied))
+    }
+
+    /// Removes a card, from a running VM as soon as its guest lets go of it.
+    ///
+    /// # Errors
+    /// [`Error::VmNotFound`], [`Error::NicNotFound`]; [`Error::Failed`] with nothing changed.
+    pub async fn remove_nic(&self, id: VmId, nic: NicId) -> Result<Removed> {
+        let missing = || Error::NicNotFound { name: nic.to_string() };
+        let view = self.view(id)?;
+        let held = view.in_effect.as_ref().and_then(|now| now.nic(nic));
+        let removed = view.spec.nic(nic).or(held).cloned().ok_or_else(missing)?;
+        let (view, _) = self.change(id, Change::RemoveNic(nic)).await?;
+        let pending = view.in_effect.is_some_and(|now| now.nic(nic).is_some());
+        Ok(Removed { nic: removed, pending })
+    }
+
+    /// Makes these the cards of a VM that does not run. One that is there, by its label, stays what it is, and moves
+    /// where it is wanted elsewhere (ruling 30). Returns whether anything is different now.
+    ///
+    /// # Errors
+    /// [`Error::VmNotFound`], [`Error::Invalid`], [`Error::SwitchNotFound`], [`Error::AmbiguousSwitch`];
+    /// [`crate::model::Conflict::NotStopped`] when the VM runs and anything would be different.
+    pub async fn set_nics(&self, id: VmId, wishes: Vec<NicWish>) -> Result<(VmView, bool)> {
+        let before = self.view(id)?.spec;
+        let (mut nics, mut promises, mut there) = (Vec::new(), Vec::new(), before.nics.clone());
+        for (index, wish) in wishes.into_iter().enumerate() {
+            let unmoved = match &wish.network {
+                NetworkWish::Switch(switch) => Some(self.find_switch(switch)?.id),
+                NetworkWish::User { .. } => None,
+            };
+            let label = wish.label.as_deref().unwrap_or(DEFAULT_LABEL);
+            match there.iter().position(|nic| nic.label == label && nic.switch() == unmoved) {
+                // It needs no addresses that it does not have.
+                Some(at) => nics.push(there.remove(at).into()),
+                None => {
+                    let (nic, promise) = resolve(self, wish).map_err(|error| among(index, error))?;
+                    nics.push(nic);
+                    promises.push(promise);
+                }
+            }
+        }
+        let (view, _) = self.change(id, Change::SetNics(nics)).await?;
+        let changed = view.spec.nics != before.nics;
+        Ok((view, changed))
+    }
+
+    /// The cards of a VM, and those that its guest has not let go of yet.
+    ///
+    /// # Errors
+    /// [`Error::VmNotFound`].
+    pub async fn networks(&self, id: VmId) -> Result<Vec<NicView>> {
+        let view = self.view(id)?;
+        let told = self.addresses(&view).await;
+        let leaving = view.in_effect.iter().flat_map(|now| &now.nics).filter(|nic| view.spec.nic(nic.id).is_none());
+        let nics = view.spec.nics.iter().chain(leaving);
+        Ok(nics.map(|nic| self.nic_view(nic, &view, told.of(nic))).collect())
+    }
+
+    fn nic_view(&self, nic: &Nic, view: &VmView, addresses: Vec<IpAddr>) -> NicView {
+        let switch = nic.switch().and_then(|id| self.switch(id).ok());
+        let plugged = view.in_effect.as_ref().map(|now| now.nic(nic.id).is_some());
+        let port = nic.switch().map(|_| self.ctx.net.port(nic.id));
+        let status = match (plugged, port) {
+            _ if view.spec.nic(nic.id).is_none() => NicStatus::Removing,
+            (None, _) => NicStatus::Ok,
+            (Some(false), _) => NicStatus::Pending,
+            (Some(true), None | Some(PortHealth::Ok)) => NicStatus::Ok,
+            (Some(true), Some(PortHealth::Detached(why))) => NicStatus::Degraded(why),
+            (Some(true), Some(PortHealth::Gone)) => {
+                let until =
+                    "somebody removed its tap from the host; it is without a network until the VM is started anew";
+                NicStatus::Degraded(until.to_owned())
+            }
+        };
+        let traffic = if plugged == Some(true) { self.ctx.net.traffic(nic.id) } else { None };
+        let switch_name = switch.map(|view| view.switch.name);
+        NicView { nic: nic.clone(), switch_name, addresses, status, traffic }
+    }
+
+    /// Somebody removed the tap of a card: its VM is told.
+    pub(super) fn tap_gone(&self, nic: NicId) {
+        let has = |view: &VmView| view.in_effect.as_ref().is_some_and(|now| now.nic(nic).is_some());
+        if let Some(handle) = self.registry.handles().into_iter().find(|handle| has(&handle.view())) {
+            tokio::spawn(async move { handle.tap_gone(nic).await });
+        }
+    }
+
+    /// Tells every VM of what news that were lost may have told.
+    pub(super) fn look_after_taps(&self) {
+        for now in self.registry.views().into_iter().filter_map(|view| view.in_effect) {
+            let gone = now.nics.iter().filter(|nic| nic.switch().is_some());
+            gone.filter(|nic| self.ctx.net.port(nic.id) == PortHealth::Gone).for_each(|nic| self.tap_gone(nic.id));
+        }
+    }
+}

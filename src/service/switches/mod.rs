@@ -1,0 +1,220 @@
+//! Switches: create, find, change, delete, and recovery of what a crash interrupted. What a switch is on the host is
+//! `net`'s knowledge; which of them there are, and who has a place on them, is `places`'.
+
+mod places;
+mod recover;
+
+use serde_json::Value;
+
+pub(super) use places::Places;
+pub use places::Port;
+pub(super) use recover::follow;
+
+use super::Service;
+use crate::{
+    model::{
+        CreateSwitch, Error, Operation, Result, Switch, SwitchId, SwitchRecord, SwitchRef, SwitchState, VmId,
+        check_name, now_ms,
+    },
+    net::{Lease, NetError},
+    store::{Batch, Record, StoreError},
+};
+
+/// Characters that the notes of a switch may have: a record has its bounds.
+const NOTES: usize = 4096;
+
+impl Record for SwitchRecord {
+    const KIND: &'static str = "switch";
+    const VERSION: u32 = 1;
+
+    fn migrate(from: u32, _: Value) -> Result<Value, String> {
+        Err(format!("switches have no version {from}"))
+    }
+}
+
+/// A switch as a client sees it.
+#[derive(Clone, Debug)]
+pub struct SwitchView {
+    pub switch: Switch,
+    /// VMs with a card on it, by age: id and name.
+    pub used_by: Vec<(VmId, String)>,
+    /// Why it does not work as it should, if so.
+    pub problem: Option<String>,
+}
+
+impl Service {
+    /// All switches, oldest first.
+    pub fn switches(&self) -> Vec<SwitchView> {
+        let views = self.registry.views();
+        self.places.all().into_iter().map(|(switch, problem)| view(switch, problem, &views)).collect()
+    }
+
+    /// # Errors
+    /// [`Error::SwitchNotFound`].
+    pub fn switch(&self, id: SwitchId) -> Result<SwitchView> {
+        let (switch, problem) = self.places.get(id)?;
+        Ok(view(switch, problem, &self.registry.views()))
+    }
+
+    /// The one switch that a client means.
+    ///
+    /// # Errors
+    /// [`Error::SwitchNotFound`]; [`Error::AmbiguousSwitch`] where several bear the name.
+    pub fn find_switch(&self, wanted: &SwitchRef) -> Result<Switch> {
+        match wanted {
+            SwitchRef::Id(id) => Ok(self.places.get(*id)?.0),
+            SwitchRef::Name(name) => {
+                let mut bearing = self.places.named(name);
+                match bearing.len() {
+                    0 => Err(Error::SwitchNotFound(name.clone())),
+                    1 => Ok(bearing.remove(0)),
+                    _ => Err(Error::AmbiguousSwitch {
+                        name: name.clone(),
+                        ids: bearing.iter().map(|switch| switch.id).collect(),
+                    }),
+                }
+            }
+        }
+    }
+
+    /// A place for a card on a switch: keeps the switch from being deleted, and an address of its subnet for the card,
+    /// until it is dropped. By then the card is to stand in the published definition of a VM, which does the same.
+    ///
+    /// # Errors
+    /// As [`Self::find_switch`]; [`Error::SwitchConflict`] where the subnet has no address left.
+    pub fn reserve_port(&self, switch: &SwitchRef) -> Result<Port> {
+        let id = self.find_switch(switch)?.id;
+        self.places.reserve(id, &self.registry)
+    }
+
+    /// Makes a switch.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::SwitchConflict`] before anything is made; [`Error::Failed`] with everything taken
+    /// back.
+    pub async fn create_switch(&self, wish: CreateSwitch) -> Result<SwitchView> {
+        let switch = Switch {
+            id: SwitchId::random(),
+            name: check_name(&wish.name)?,
+            created_at: now_ms(),
+            kind: wish.kind,
+            notes: check_notes(wish.notes)?,
+        };
+        self.places.claim(&switch)?;
+        let made = self.establish(switch.clone()).await;
+        if made.is_err() {
+            self.places.remove(switch.id);
+        }
+        made?;
+        self.switch(switch.id)
+    }
+
+    async fn establish(&self, switch: Switch) -> Result<()> {
+        let failed = |error: NetError| net_error(Operation::CreateSwitch, error);
+        let moved = self.ctx.net.survey(&switch, None).await.map_err(failed)?;
+        let mut record = SwitchRecord { switch, state: SwitchState::Creating, moved };
+        self.persist_switch(&record).await.map_err(|e| Error::failed(Operation::CreateSwitch, e))?;
+        let made = self.ctx.net.put_switch(&record.switch, record.moved.as_ref()).await.map_err(failed);
+        let stored = match made {
+            Ok(()) => {
+                record.state = SwitchState::Ready;
+                self.persist_switch(&record).await.map_err(|e| Error::failed(Operation::CreateSwitch, e))
+            }
+            Err(error) => Err(error),
+        };
+        match stored {
+            Ok(()) => self.places.ready(&record),
+            Err(_) => {
+                if let Err(left) = self.erase_switch(&record).await {
+                    tracing::error!(switch = %record.switch.id, error = left, "cannot take back a half-made switch; the next start of qherd tries again");
+                }
+            }
+        }
+        stored
+    }
+
+    /// Changes the notes of a switch, the only thing of it that changes.
+    ///
+    /// # Errors
+    /// [`Error::SwitchNotFound`], [`Error::Invalid`]; [`Error::Failed`] with nothing changed.
+    pub async fn update_switch(&self, id: SwitchId, notes: String) -> Result<SwitchView> {
+        let notes = check_notes(notes)?;
+        let _turn = self.places.turn.lock().await;
+        let mut record = self.places.record(id)?;
+        record.switch.notes = notes;
+        self.persist_switch(&record).await.map_err(|e| Error::failed(Operation::ChangeSwitch, e))?;
+        self.places.ready(&record);
+        self.switch(id)
+    }
+
+    /// Removes a switch that no card uses. Returns its last definition.
+    ///
+    /// # Errors
+    /// [`Error::SwitchNotFound`]; [`Error::SwitchConflict`] naming the VMs that use it; [`Error::Failed`] when something
+    /// could not be removed, and the switch is still there then.
+    pub async fn delete_switch(&self, id: SwitchId) -> Result<Switch> {
+        let _turn = self.places.turn.lock().await;
+        let mut record = self.places.start_deleting(id, &self.registry)?;
+        let failed = |e: String| Error::failed(Operation::DeleteSwitch, e);
+        // What the bridge carries of the host's now goes back, not what it carried once.
+        let moved = self.ctx.net.survey(&record.switch, record.moved.as_ref()).await;
+        let removed = async {
+            if let Ok(moved) = moved {
+                record.moved = moved;
+            }
+            record.state = SwitchState::Deleting;
+            self.persist_switch(&record).await.map_err(|e| failed(e.to_string()))?;
+            self.erase_switch(&record).await.map_err(failed)
+        };
+        match removed.await {
+            Ok(()) => {
+                self.places.remove(id);
+                Ok(record.switch)
+            }
+            Err(error) => {
+                self.places.ready(&record);
+                Err(error)
+            }
+        }
+    }
+
+    /// Addresses that a switch's DHCP has given out.
+    pub async fn switch_leases(&self, id: SwitchId) -> Vec<Lease> {
+        self.ctx.net.leases(id).await
+    }
+
+    async fn persist_switch(&self, record: &SwitchRecord) -> Result<(), StoreError> {
+        let batch = Batch::new().put(&record.switch.id.to_string(), record)?;
+        self.ctx.store.commit(batch).await
+    }
+
+    /// Removes what a switch is on the host, and then its record.
+    async fn erase_switch(&self, record: &SwitchRecord) -> Result<(), String> {
+        let removed = self.ctx.net.remove_switch(&record.switch, record.moved.as_ref()).await;
+        removed.map_err(|e| e.to_string())?;
+        let batch = Batch::new().remove::<SwitchRecord>(&record.switch.id.to_string());
+        self.ctx.store.commit(batch).await.map_err(|e| e.to_string())
+    }
+}
+
+fn view(switch: Switch, problem: Option<String>, vms: &[crate::model::VmView]) -> SwitchView {
+    SwitchView { used_by: places::users(switch.id, vms), switch, problem }
+}
+
+fn check_notes(notes: String) -> Result<String> {
+    if notes.chars().count() > NOTES {
+        return Err(Error::invalid("notes", format!("have at most {NOTES} characters")));
+    }
+    Ok(notes)
+}
+
+/// What the host's side says, as the caller's mistake, as a conflict, or as a failure of the host.
+pub(super) fn net_error(operation: Operation, error: NetError) -> Error {
+    match error {
+        NetError::Adapter(must) => Error::invalid("adapter", must),
+        NetError::Carries { .. } | NetError::Overlap { .. } => Error::SwitchConflict(error.to_string()),
+        NetError::Missing { .. } | NetError::Program { .. } | NetError::Failed { .. } => {
+            Error::failed(operation, error)
+        }
+    }
+}

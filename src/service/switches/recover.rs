@@ -1,0 +1,76 @@
+//! The switches at the daemon's start, and while it runs whenever an adapter gets addresses again: every record is met
+//! with what is really there.
+
+use std::sync::{Arc, Weak};
+
+use anyhow::Context;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::super::Service;
+use crate::{
+    model::{SwitchId, SwitchRecord, SwitchState},
+    net::PortEvent,
+};
+
+impl Service {
+    /// Finishes or unwinds what a crash interrupted, and makes every other switch again where it is not there. A switch
+    /// that fails is told as a problem of its own; it does not keep the daemon from starting.
+    pub(in crate::service) async fn recover_switches(&self) -> anyhow::Result<()> {
+        let records = self.ctx.store.scan::<SwitchRecord>().context("cannot read the definitions of the switches")?;
+        for (_, record) in records {
+            match record.state {
+                SwitchState::Ready => {
+                    self.places.ready(&record);
+                    self.settle_switch(record.switch.id).await;
+                }
+                // Nobody was told that it exists; or its owner wanted it gone.
+                SwitchState::Creating | SwitchState::Deleting => {
+                    if let Err(error) = self.erase_switch(&record).await {
+                        tracing::error!(switch = %record.switch.id, error, "cannot remove what a crash left of a switch; the next start of qherd tries again");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings a switch to its recorded form.
+    async fn settle_switch(&self, id: SwitchId) {
+        let _turn = self.places.turn.lock().await;
+        let Ok(mut record) = self.places.record(id) else { return };
+        let settled = async {
+            let moved = self.ctx.net.survey(&record.switch, record.moved.as_ref()).await.map_err(|e| e.to_string())?;
+            if moved != record.moved {
+                record.moved = moved;
+                self.persist_switch(&record).await.map_err(|e| e.to_string())?;
+                self.places.ready(&record);
+            }
+            self.ctx.net.put_switch(&record.switch, record.moved.as_ref()).await.map_err(|e| e.to_string())
+        };
+        let problem = settled.await.err();
+        if let Some(error) = &problem {
+            tracing::warn!(switch = %id, error, "the switch is not as it should be");
+        }
+        self.places.tell_problem(id, problem);
+    }
+}
+
+/// Follows the host's network for as long as the service lives.
+pub(in crate::service) async fn follow(service: Weak<Service>) {
+    let Some(mut events) = service.upgrade().map(|service: Arc<Service>| service.ctx.net.subscribe()) else { return };
+    loop {
+        let event = events.recv().await;
+        let Some(service) = service.upgrade() else { return };
+        match event {
+            Ok(PortEvent::AdapterChanged(id)) => service.settle_switch(id).await,
+            Ok(PortEvent::TapGone(nic)) => service.tap_gone(nic),
+            Err(RecvError::Lagged(_)) => {
+                for view in service.switches() {
+                    service.settle_switch(view.switch.id).await;
+                }
+                service.look_after_taps();
+            }
+            Err(RecvError::Closed) => return,
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Network cards that come and go while the VM runs, and cards whose tap somebody took away. What happens on the host's
+//! side of a card is `net`'s; disks are `hotplug`'s.
+
+use std::os::fd::OwnedFd;
+
+use serde_json::json;
+
+use super::{Setback, release::Device};
+use crate::{
+    host::ports,
+    model::{Error, Forward, Nic, NicId},
+    net::PortHealth,
+    qemu::devices,
+    qmp::{QmpError, Session},
+    vm::{
+        Context,
+        actor::{Actor, Interrupted},
+    },
+};
+
+impl Actor {
+    /// Plugs what is defined and not there, and unplugs what is there and no longer defined: the card `only`, or all of
+    /// them. What stands in the way of one does not keep the others. Only for a single one the guest is waited for.
+    pub(super) async fn plug_nics(&mut self, only: Option<NicId>) -> Result<(), Setback> {
+        let wanted = self.record.spec.nics.clone();
+        let Some(run) = self.live_run() else { return Ok(()) };
+        let there = run.in_effect.nics.clone();
+        let meant = |nic: &&Nic| only.is_none_or(|id| nic.id == id);
+        let among = |nic: &Nic, nics: &[Nic]| nics.iter().any(|n| n.id == nic.id);
+        let mut outcome = Ok(());
+        for nic in there.iter().filter(meant) {
+            if !among(nic, &wanted) {
+                outcome = outcome.and(self.unplug_nic(nic, only.is_some()).await);
+            } else if self.has_lost_its_tap(nic) {
+                outcome = outcome.and(self.exchange_nic(nic).await);
+            }
+        }
+        for nic in wanted.iter().filter(meant).filter(|nic| !among(nic, &there)) {
+            outcome = outcome.and(self.plug_nic(nic).await);
+        }
+        outcome
+    }
+
+    /// Asks QEMU first: a daemon may have died after it was plugged and before that was stored.
+    async fn plug_nic(&mut self, nic: &Nic) -> Result<(), Setback> {
+        if nic.slot.is_none() {
+            return Err(Setback::NotNow("its place is none that takes a card while the VM runs".into()));
+        }
+        let session = self.session()?;
+        if self.guarded(Device::Nic(nic).is_plugged(&session)).await? {
+            self.ctx.net.adopt(nic).await;
+        } else {
+            let connected = self.connect_nic(&session, nic).await;
+            // Where nobody can know how far QEMU came, the tap stays until its monitor is back or it has ended.
+            if let Err(Setback::Refused(_) | Setback::Told(_) | Setback::Interrupted(Interrupted::Overtaken)) =
+                connected
+            {
+                self.ctx.disconnect(nic).await;
+            }
+            connected?;
+        }
+        let nic = nic.clone();
+        self.has(|spec| spec.nics.push(nic)).await
+    }
+
+    async fn connect_nic(&mut self, session: &Session, nic: &Nic) -> Result<(), Setback> {
+        let names: Vec<String> = (0..nic.queues).map(|queue| format!("{}-{queue}", nic.name)).collect();
+        // The host's side without its card, and descriptors of a tap that may still be there, are from a try that was
+        // cut short.
+        self.guarded(async { take_back(session, nic, &names).await }).await?;
+        check_ports(nic.backend.forwards()).map_err(Setback::Told)?;
+        let taps = match nic.switch() {
+            None => Vec::new(),
+            Some(_) => self.ctx.net.plug(nic).await.map_err(|why| Setback::Refused(why.to_string()))?,
+        };
+        let device = devices::nic(nic, &self.record.spec);
+        let connected = self.guarded(async {
+            let connected = connect(session, nic, &names, taps, device).await;
+            if let Err(QmpError::Refused { .. }) = connected {
+                take_back(session, nic, &names).await?;
+            }
+            connected
+        });
+        Ok(connected.await?)
+    }
+
+    async fn unplug_nic(&mut self, nic: &Nic, wait: bool) -> Result<(), Setback> {
+        if nic.slot.is_none() {
+            return Err(Setback::NotNow("its place is none that a card comes out of while the VM runs".into()));
+        }
+        // QEMU aborts when such a card is unplugged.
+        if nic.queues > 1 && self.has_lost_its_tap(nic) {
+            return Err(Setback::NotNow("its tap is gone, and a card with several queues stays then".into()));
+        }
+        if wait {
+            self.release(Device::Nic(nic)).await?;
+        } else {
+            let session = self.session()?;
+            let asked = self.guarded(async {
+                let plugged = Device::Nic(nic).is_plugged(&session).await?;
+                if plugged {
+                    Device::Nic(nic).ask(&session).await?;
+                }
+                Ok(plugged)
+            });
+            if asked.await? {
+                return Err(Setback::InUse);
+            }
+        }
+        self.nic_is_out(nic).await
+    }
+
+    /// What remains to be done when the guest has let go of a card.
+    async fn nic_is_out(&mut self, nic: &Nic) -> Result<(), Setback> {
+        let session = self.session()?;
+        self.guarded(async { take_back(&session, nic, &[]).await }).await?;
+        self.ctx.disconnect(nic).await;
+        self.has(|spec| spec.nics.retain(|n| n.id != nic.id)).await
+    }
+
+    /// A tap cannot come back under a live guest: the card comes out and goes in again.
+    async fn exchange_nic(&mut self, nic: &Nic) -> Result<(), Setback> {
+        tracing::warn!(vm = %self.record.spec.id, card = nic.name, "somebody removed the tap of a card; plugging it anew");
+        self.unplug_nic(nic, true).await?;
+        self.plug_nic(nic).await
+    }
+
+    fn has_lost_its_tap(&self, nic: &Nic) -> bool {
+        nic.switch().is_some() && self.ctx.net.port(nic.id) == PortHealth::Gone
+    }
+
+    /// Somebody removed a tap.
+    pub(in crate::vm) async fn tap_is_gone(&mut self, id: NicId) {
+        let Some(run) = self.live_run() else { return };
+        let Some(nic) = run.in_effect.nic(id).cloned() else { return };
+        if !self.has_lost_its_tap(&nic) {
+            return;
+        }
+        if let Err(setback) = self.exchange_nic(&nic).await {
+            tracing::warn!(vm = %self.record.spec.id, card = nic.name, %setback, "the card is without its tap for now");
+        }
+    }
+
+    /// A guest may let go of a card long after it was asked, or by itself.
+    pub(in crate::vm) async fn device_is_out(&mut self, name: &str) {
+        let Some(run) = self.live_run() else { return };
+        let Some(nic) = run.in_effect.nics.iter().find(|nic| nic.name == name).cloned() else { return };
+        let Ok(session) = self.session() else { return };
+        // The news may be old: a card that has come back since has the same name.
+        let Ok(false) = self.guarded(Device::Nic(&nic).is_plugged(&session)).await else { return };
+        let lost = self.has_lost_its_tap(&nic);
+        let mut done = self.nic_is_out(&nic).await;
+        if done.is_ok() && lost && self.record.spec.nic(nic.id).is_some() {
+            done = self.plug_nic(&nic).await;
+        }
+        if let Err(setback) = done {
+            tracing::info!(vm = %self.record.spec.id, card = nic.name, %setback, "unplugged, with something left to do");
+        }
+    }
+
+    /// A guest that was in its firmware, or has just booted, may have missed that it was asked to let go of a card.
+    pub(in crate::vm) async fn ask_for_cards_again(&mut self) {
+        let Some(run) = self.live_run() else { return };
+        let there = run.in_effect.nics.clone();
+        for nic in there.iter().filter(|nic| self.record.spec.nic(nic.id).is_none()).collect::<Vec<_>>() {
+            let _ = self.unplug_nic(nic, false).await;
+        }
+    }
+}
+
+impl Context {
+    /// The host's side of a card that QEMU no longer has.
+    pub(in crate::vm) async fn disconnect(&self, nic: &Nic) {
+        if nic.switch().is_some()
+            && let Err(error) = self.net.unplug(nic).await
+        {
+            tracing::warn!(tap = nic.tap(), %error, "cannot remove what is left of a network card");
+        }
+    }
+}
+
+/// Whether the host's ports are free that lead into a guest: QEMU says less well why they are not.
+///
+/// # Errors
+/// [`Error::PortTaken`].
+pub(in crate::vm) fn check_ports(forwards: &[Forward]) -> Result<(), Error> {
+    forwards.iter().try_for_each(|forward| {
+        let taken = |why: std::io::Error| Error::PortTaken { port: forward.to_string(), why: why.to_string() };
+        ports::check(forward).map_err(taken)
+    })
+}
+
+/// Descriptors, the host's side, the card.
+async fn connect(
+    session: &Session,
+    nic: &Nic,
+    names: &[String],
+    taps: Vec<OwnedFd>,
+    device: serde_json::Value,
+) -> Result<(), QmpError> {
+    for (name, tap) in names.iter().zip(taps) {
+        session.send_descriptor(name, tap).await?;
+    }
+    session.execute_raw("netdev_add", Some(devices::netdev(nic, names))).await?;
+    session.execute_raw("device_add", Some(device)).await.map(drop)
+}
+
+/// Takes back what there is of [`connect`] without its card.
+async fn take_back(session: &Session, nic: &Nic, names: &[String]) -> Result<(), QmpError> {
+    let netdev = ("netdev_del", json!({ "id": devices::netdev_id(nic) }));
+    let names = names.iter().map(|name| ("closefd", json!({ "fdname": name })));
+    for (command, arguments) in std::iter::once(netdev).chain(names) {
+        match session.execute_raw(command, Some(arguments)).await {
+            // There is none.
+            Ok(_) | Err(QmpError::Refused { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! What a guest says of its network interfaces, through its agent.
+
+use std::{net::IpAddr, time::Duration};
+
+use serde::Deserialize;
+
+use super::Context;
+use crate::{
+    model::{MacAddr, VmId},
+    qmp::Agent,
+};
+
+/// One interface that has a card of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestInterface {
+    pub mac: MacAddr,
+    /// Without those that only hold on its own link.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// `guest-network-get-interfaces`: only what is looked at.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Interface {
+    hardware_address: Option<String>,
+    #[serde(default)]
+    ip_addresses: Vec<Address>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Address {
+    ip_address: String,
+}
+
+/// Asks the agent of a running guest, for `patience` at most; nothing where it does not answer.
+pub(crate) async fn ask(ctx: &Context, id: VmId, patience: Duration) -> Vec<GuestInterface> {
+    let path = ctx.run_paths(&id).agent();
+    let exchange = async {
+        let mut agent = Agent::connect(&path, patience).await?;
+        agent.execute("guest-network-get-interfaces", None, patience).await
+    };
+    let told = tokio::time::timeout(patience, exchange).await;
+    match told {
+        Ok(Ok(reply)) => read(reply),
+        Ok(Err(error)) => {
+            tracing::debug!(vm = %id, %error, "guest agent");
+            Vec::new()
+        }
+        Err(_) => Vec::new(),
+    }
+}
+
+/// A guest is not to be trusted: what is not as expected is left out.
+fn read(reply: serde_json::Value) -> Vec<GuestInterface> {
+    let serde_json::Value::Array(interfaces) = reply else { return Vec::new() };
+    let interfaces = interfaces.into_iter().filter_map(|interface| serde_json::from_value::<Interface>(interface).ok());
+    let ours = interfaces.filter_map(|interface| {
+        let mac = MacAddr::try_from(interface.hardware_address?.to_lowercase()).ok()?;
+        let addresses = interface.ip_addresses.iter().filter_map(|address| address.ip_address.parse().ok());
+        Some(GuestInterface { mac, addresses: addresses.filter(is_global).collect() })
+    });
+    ours.collect()
+}
+
+fn is_global(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !address.is_link_local(),
+        IpAddr::V6(address) => !address.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn interfaces_are_those_of_our_cards_and_nonsense_is_left_out() {
+        let told = read(json!([
+            { "name": "lo", "ip-addresses": [{ "ip-address": "127.0.0.1", "ip-address-type": "ipv4", "prefix": 8 }],
+              "hardware-address": "00:00:00:00:00:00" },
+            { "name": "eth0", "hardware-address": "52:54:00:AB:cd:ef", "ip-addresses": [
+                { "ip-address": "10.0.2.15", "ip-address-type": "ipv4", "prefix": 24 },
+                { "ip-address": "fe80::1", "ip-address-type": "ipv6", "prefix": 64 },
+                { "ip-address": "fd00::2", "ip-address-type": "ipv6", "prefix": 64 },
+                { "ip-address": "not one", "ip-address-type": "ipv4", "prefix": 24 } ] },
+            { "name": "eth1", "hardware-address": "52:54:00:00:00:01" },
+            { "name": "tun0" }, 7, { "hardware-address": 3 },
+        ]));
+        let addresses: Vec<String> = told[0].addresses.iter().map(IpAddr::to_string).collect();
+        assert_eq!(addresses, ["10.0.2.15", "fd00::2"]);
+        assert_eq!((told.len(), told[1].addresses.len()), (2, 0));
+        assert_eq!(read(json!({ "x": 1 })), []);
+    }
+}
