@@ -45,6 +45,7 @@ impl std::str::FromStr for PathMap {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once('=') {
             Some((from, to)) if !from.is_empty() && Path::new(to).is_absolute() => {
+                let from = if is_windows(from) { from.replace('\\', "/") } else { from.to_owned() };
                 Ok(Self { from: from.trim_end_matches('/').to_owned(), to: to.into() })
             }
             _ => Err(format!("{text:?} must read FROM=TO with an absolute TO, such as D:/HyperV=/srv/vms")),
@@ -52,10 +53,24 @@ impl std::str::FromStr for PathMap {
     }
 }
 
+/// Whether a path can only be one of a Windows host: `D:\\VMs`, `D:/VMs`, `\\\\server\\share`.
+pub fn is_windows(path: &str) -> bool {
+    let mut chars = path.chars();
+    let drive = chars.next().is_some_and(|c| c.is_ascii_alphabetic()) && chars.next() == Some(':');
+    (drive && chars.next().is_none_or(|c| c == '/' || c == '\\')) || path.starts_with("\\\\")
+}
+
 impl PathMap {
     /// The host's path for `path`, where this map covers it.
     pub fn apply(&self, path: &str) -> Option<PathBuf> {
-        let rest = path.strip_prefix(&self.from)?;
+        // Windows knows two separators and no case.
+        let windows = is_windows(path).then(|| path.replace('\\', "/"));
+        let path = windows.as_deref().unwrap_or(path);
+        let rest = match path.split_at_checked(self.from.len())? {
+            (from, rest) if from == self.from => rest,
+            (from, rest) if windows.is_some() && from.eq_ignore_ascii_case(&self.from) => rest,
+            _ => return None,
+        };
         if rest.is_empty() {
             return Some(self.to.clone());
         }
@@ -70,6 +85,9 @@ pub struct Settings {
     /// Address of the API; port 0 takes a free one [default: 127.0.0.1:8080]
     #[arg(long, env = "QHERD_LISTEN", value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
+    /// Address of the Hyper-V dialect alone, at its root; it is always at /hyperv of the API [default: none]
+    #[arg(long, env = "QHERD_HYPERV_LISTEN", value_name = "ADDR")]
+    pub hyperv_listen: Option<SocketAddr>,
     /// Where everything that qherd owns is kept [default: ./state]
     #[arg(long, env = "QHERD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -109,6 +127,7 @@ pub struct Settings {
 #[derive(Clone, Debug)]
 pub struct Config {
     pub listen: SocketAddr,
+    pub hyperv_listen: Option<SocketAddr>,
     /// Absolute.
     pub state_dir: PathBuf,
     pub image_dirs: Vec<PathBuf>,
@@ -148,6 +167,7 @@ impl Settings {
         storage_dirs.insert(0, state_dir.join("images"));
         Ok(Config {
             listen: self.listen.or(from_file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
+            hyperv_listen: self.hyperv_listen.or(from_file.hyperv_listen),
             image_dirs,
             storage_dirs,
             path_maps: if self.path_maps.is_empty() { from_file.path_maps } else { self.path_maps },
@@ -187,6 +207,25 @@ mod tests {
         assert_eq!(config.image_dirs, [config.state_dir.join("bases")]);
         assert_eq!(config.path_maps[0].apply("D:/HyperV/a"), Some("/srv/vms/a".into()));
         assert_eq!(config.path_maps[0].apply("D:/HyperVx"), None);
+    }
+
+    #[test]
+    fn a_path_map_knows_how_windows_writes_paths() {
+        let map: PathMap = "D:\\HyperV\\=/srv/vms".parse().unwrap();
+        for (path, to) in [
+            ("D:\\HyperV\\web\\disks", Some("/srv/vms/web/disks")),
+            ("d:/hyperv/web", Some("/srv/vms/web")),
+            ("D:\\HyperV", Some("/srv/vms")),
+            ("D:\\HyperVisor", None),
+            ("D:\\Größe", None),
+            ("/HyperV", None),
+        ] {
+            assert_eq!(map.apply(path), to.map(PathBuf::from), "{path}");
+        }
+        let unix: PathMap = "/client=/srv/vms".parse().unwrap();
+        assert_eq!(unix.apply("/CLIENT/x"), None);
+        assert_eq!(unix.apply("/client/a\\b"), Some("/srv/vms/a\\b".into()));
+        assert!(is_windows("C:") && !is_windows("C:x") && !is_windows("/C:/") && is_windows("\\\\nas\\vms"));
     }
 
     #[test]

@@ -1,14 +1,20 @@
 //! The `qherd` program: reads the settings, opens the core, serves the API until a signal, and says in one line why it
 //! could not.
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::{IsTerminal, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use qherd::{
     api::{
         http::{Limits, Shutdown, dispatch, serve},
-        kvm,
+        hyperv, kvm,
     },
     config::Settings,
     service::Service,
@@ -67,14 +73,28 @@ fn main() -> ExitCode {
     }
 }
 
+/// A listener, and the line that says where it is.
+async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<(TcpListener, String)> {
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let line = format!("listening on http://{}{what}\n", listener.local_addr()?);
+    Ok((listener, line))
+}
+
 async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     let config = settings.resolve(file.as_deref())?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let listen = config.listen;
+    let (listen, hyperv_listen) = (config.listen, config.hyperv_listen);
     let stop_vms = config.stop_vms_on_exit;
     // The address first: a port that is taken is told before any VM is touched.
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-    let address = listener.local_addr()?;
+    let (listener, mut ready) = bind(listen, "").await?;
+    let hyperv_listener = match hyperv_listen {
+        Some(address) => {
+            let (listener, line) = bind(address, " (Hyper-V dialect)").await?;
+            ready += &line;
+            Some(listener)
+        }
+        None => None,
+    };
     let service = Service::open(config, None).await?;
     let caps = service.caps();
     tracing::info!(
@@ -86,8 +106,10 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     if caps.accelerator_reason.starts_with("KVM does not work") {
         tracing::warn!("guests are emulated (TCG), which is many times slower than KVM");
     }
-    let mounts = vec![("", kvm::table(service.clone()))];
-    println!("listening on http://{address}");
+    let mounts = vec![("", kvm::table(service.clone())), ("/hyperv", hyperv::table(service.clone(), "/hyperv"))];
+    // In one piece: whoever waits for the first line may not stay for the second.
+    print!("{ready}");
+    std::io::stdout().flush().context("cannot say that it is ready")?;
     let shutdown = Shutdown::default();
     let asked = shutdown.clone();
     tokio::spawn(async move {
@@ -100,8 +122,15 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
         }
     });
     let limits = Limits { drain: DRAIN, ..Limits::default() };
-    let report = serve(listener, dispatch::service(mounts, Some(service.keys())), shutdown.clone(), limits).await;
-    tracing::info!(?report, "no longer listening");
+    let served = |mounts| dispatch::service(mounts, Some(service.keys()));
+    let main = serve(listener, served(mounts), shutdown.clone(), limits.clone());
+    let own = async {
+        let listener = hyperv_listener?;
+        let mounts = vec![("", hyperv::table(service.clone(), "/"))];
+        Some(serve(listener, served(mounts), shutdown.clone(), limits).await)
+    };
+    let (report, hyperv) = tokio::join!(main, own);
+    tracing::info!(?report, ?hyperv, "no longer listening");
     if stop_vms {
         tokio::select! {
             () = service.stop_all() => {}

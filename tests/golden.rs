@@ -71,6 +71,7 @@ fn q35() -> VmSpec {
         disks_added: 0,
         nics: Vec::new(),
         nics_added: 0,
+        iso: None,
     };
     spec.add_nic(card(mac), None).unwrap();
     spec
@@ -101,6 +102,10 @@ fn further_disks(spec: &mut VmSpec) {
         let disk = NewDisk { request: None, size: 2, base, clone: CloneMode::Linked, io_limits: None };
         spec.add_disk(disk, folder.as_ref(), None).unwrap();
     }
+}
+
+fn iso(spec: &mut VmSpec) {
+    spec.iso = Some(format!("{ROOT}/bases/disc.iso").into());
 }
 
 fn without_hotplug(spec: &mut VmSpec) {
@@ -154,6 +159,8 @@ fn cases() -> Vec<Case> {
         case("q35-hotplug-17", q35, &|spec| spec.machine.bus = Bus::Pcie { hotplug_ports: 17 }),
         case("q35-odd-name", q35, &|spec| spec.name = "größe 1,debug-threads=off,,\"x\" %s $HOME".into()),
         case("q35-disks", q35, &further_disks),
+        case("q35-iso", q35, &iso),
+        case("pc-iso", pc, &iso),
         case("pc-disks", pc, &further_disks),
         case("pc", pc, &nothing),
         kvm(case("pc-kvm", pc, &nothing)),
@@ -203,7 +210,9 @@ impl Place {
         for folder in ["bases", "run/0a1b2c3d4e5f", &format!("images/{ID}")] {
             std::fs::create_dir_all(at(folder)).unwrap();
         }
-        std::fs::File::create(at("bases/base.raw")).unwrap().set_len(1 << 20).unwrap();
+        for image in ["bases/base.raw", "bases/disc.iso"] {
+            std::fs::File::create(at(image)).unwrap().set_len(1 << 20).unwrap();
+        }
         let disks = ["root", "disk1", "disk2"].map(|disk| format!("images/{ID}/{disk}.qcow2"));
         for image in disks.iter().map(String::as_str).chain(["bases/base.qcow2"]) {
             let made = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(at(image)).arg("1G").status();

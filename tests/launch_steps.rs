@@ -61,7 +61,7 @@ fn a_launch_that_fails_after(step: Step) {
     assert_eq!(place.records(), [(id.to_string(), Run::Down { last: Ending::Clean })]);
     place.with_service(None, async |service| {
         assert_eq!(service.view(id).unwrap().status, Status::Stopped);
-        assert_eq!(service.start(id).await.unwrap().status, Status::Running);
+        assert_eq!(service.start(id).await.unwrap().0.status, Status::Running);
         assert_eq!(qemus_below(&place.state()).len(), 1);
         service.stop(id, StopMode::Force).await.unwrap();
         place.assert_only_the_image_of(id);
@@ -109,7 +109,7 @@ impl Place {
 
     fn wish(&self, start: bool) -> CreateVm {
         let base_image = self.0.path().join("bases/blank.raw");
-        CreateVm { vcpus: 1, memory: 64, disk_size: 1, base_image, start, ..CreateVm::default() }
+        CreateVm { vcpus: 1, memory: 64, disk_size: 1, base_image: Some(base_image), start, ..CreateVm::default() }
     }
 
     #[track_caller]

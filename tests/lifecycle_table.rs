@@ -5,7 +5,7 @@
 mod golden;
 
 use qherd::{
-    model::Status,
+    model::{Conflict, Status},
     vm::lifecycle::{Decision, Refusal, Request, decide},
 };
 
@@ -14,6 +14,7 @@ fn word(decision: Decision) -> String {
         Decision::Do(action) => format!("{action:?}"),
         Decision::Already => "already".to_owned(),
         Decision::Wait => "(wait)".to_owned(),
+        Decision::Refuse(Refusal::Conflict(Conflict::MustBeOff(_))) => "409 MustBeOff".to_owned(),
         Decision::Refuse(Refusal::Conflict(conflict)) => format!("409 {conflict:?}"),
         Decision::Refuse(Refusal::Unresponsive) => "503 Unresponsive".to_owned(),
     }
@@ -21,7 +22,7 @@ fn word(decision: Decision) -> String {
 
 #[test]
 fn every_status_has_its_answer_to_every_request() {
-    const WIDTH: usize = 18;
+    const WIDTH: usize = 22;
     let row = |name: &str, cells: Vec<String>| {
         let cells: String = cells.iter().map(|cell| format!("{cell:<WIDTH$}")).collect();
         format!("{name:<14}{cells}").trim_end().to_owned() + "\n"

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use support::Daemon;
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 25] = [
+const ROUTES: [(&str, &str, &str); 32] = [
     ("post", "/vms", "createVM"),
     ("get", "/vms", "listVMs"),
     ("get", "/vms/{id}", "getVM"),
@@ -29,8 +29,15 @@ const ROUTES: [(&str, &str, &str); 25] = [
     ("post", "/vms/{id}/start", "startVM"),
     ("post", "/vms/{id}/stop", "stopVM"),
     ("post", "/vms/{id}/reboot", "rebootVM"),
+    ("post", "/vms/{id}/suspend", "suspendVM"),
+    ("post", "/vms/{id}/resume", "resumeVM"),
     ("get", "/vms/{id}/performance", "getVMPerformanceMetrics"),
     ("get", "/vms/{id}/console/log", "getVMConsoleLog"),
+    ("get", "/switches", "listSwitches"),
+    ("post", "/switches", "createSwitch"),
+    ("get", "/switches/{id}", "getSwitch"),
+    ("put", "/switches/{id}", "updateSwitch"),
+    ("delete", "/switches/{id}", "deleteSwitch"),
     ("get", "/base-images", "listBaseImages"),
     ("get", "/host", "getHost"),
     ("get", "/health", "getHealth"),

@@ -4,4 +4,5 @@
 //! What the dialects share (routing, bodies, decoding, serving, OpenAPI) is in [`http`], which knows no dialect.
 
 pub mod http;
+pub mod hyperv;
 pub mod kvm;

@@ -33,8 +33,26 @@ pub enum Change {
     RemoveDisk(String),
     AddNic(Box<NewNic>),
     RemoveNic(NicId),
-    /// The whole list, by label; only of a VM that does not run.
-    SetNics(Vec<NewNic>),
+}
+
+/// A change that only a VM without a process takes: what is given replaces what is there (ruling 30).
+#[derive(Clone, Debug, Default)]
+pub struct Redefinition {
+    pub vcpus: Option<i64>,
+    /// MiB.
+    pub memory: Option<i64>,
+    /// Canonical; `Some(None)` takes it out.
+    pub iso: Option<Option<PathBuf>>,
+    pub nics: Option<NewNics>,
+}
+
+/// Cards as wished for, checked.
+#[derive(Clone, Debug)]
+pub enum NewNics {
+    /// The whole list, by label.
+    All(Vec<NewNic>),
+    /// Where the first one is plugged in; it is added where there is none.
+    First(Box<NewNic>),
 }
 
 /// When a change takes effect.
@@ -115,7 +133,34 @@ impl Change {
                 }
                 wanted.nics.retain(|nic| nic.id != id);
             }
-            Self::SetNics(nics) => wanted.set_nics(nics)?,
+        }
+        Ok(wanted)
+    }
+}
+
+impl Redefinition {
+    /// The definition with all of it. What the host has is in `host_memory` (MiB).
+    ///
+    /// # Errors
+    /// As [`Change::apply`].
+    pub fn apply(self, spec: &VmSpec, host_memory: u64) -> Result<VmSpec> {
+        let mut wanted = spec.clone();
+        if let Some(vcpus) = self.vcpus {
+            wanted = Change::Cpu { vcpus: Some(vcpus), pinning: None }.apply(&wanted, None, host_memory)?;
+        }
+        if let Some(memory) = self.memory {
+            wanted = Change::Memory(memory).apply(&wanted, None, host_memory)?;
+        }
+        if let Some(iso) = self.iso {
+            wanted.iso = iso;
+        }
+        match self.nics {
+            Some(NewNics::All(nics)) => wanted.set_nics(nics)?,
+            Some(NewNics::First(nic)) => match wanted.nics.first_mut() {
+                Some(first) => first.plug_into(nic.backend),
+                None => wanted.add_nic(*nic, None)?,
+            },
+            None => {}
         }
         Ok(wanted)
     }

@@ -21,7 +21,12 @@ pub struct CreateVm {
     pub max_memory: Option<i64>,
     /// GiB.
     pub disk_size: i64,
-    pub base_image: PathBuf,
+    /// What the root disk is cloned from; it is empty without one.
+    pub base_image: Option<PathBuf>,
+    /// The folder that the root disk is made in, as `<folder>/<id>.qcow2`; without one, the VM's own.
+    pub disk_folder: Option<PathBuf>,
+    /// An ISO image in its CD drive.
+    pub iso: Option<PathBuf>,
     pub clone: CloneMode,
     pub cpu_pinning: Option<CpuPinning>,
     pub io_limits: Option<IoLimits>,

@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, path::PathBuf, time::Duration};
 
-use super::{SwitchId, VmId};
+use super::{Status, SwitchId, VmId};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -44,6 +44,9 @@ pub enum Error {
     Busy(VmId),
     #[error("qherd is shutting down; try again when it is back")]
     ShuttingDown,
+    /// The guest's agent was to do something, and nobody else; `why` it did not.
+    #[error("The guest agent does not do it: {why}")]
+    NoAgent { why: String },
     /// The host failed at something.
     #[error("{operation}: {why}")]
     Failed { operation: Operation, why: String },
@@ -62,6 +65,10 @@ pub enum Operation {
     Stop,
     #[error("reboot the VM")]
     Reboot,
+    #[error("suspend the VM")]
+    Suspend,
+    #[error("resume the VM")]
+    Resume,
     #[error("delete the VM")]
     Delete,
     #[error("change the VM")]
@@ -85,6 +92,15 @@ pub enum Operation {
 pub enum Conflict {
     #[error("VM is not running, cannot reboot.")]
     NotRunning,
+    #[error("VM is not running; start it first.")]
+    Off,
+    #[error("VM is already suspended")]
+    AlreadySuspended,
+    #[error("VM is already running")]
+    AlreadyRunning,
+    /// It has the status given.
+    #[error("VM must be Off to update")]
+    MustBeOff(Status),
     #[error("VM is stopping; wait until it has stopped.")]
     Stopping,
     #[error("VM is rebooting; wait until it is running.")]
@@ -95,8 +111,6 @@ pub enum Conflict {
     NoFreeSlot,
     #[error("The guest does not let go of the disk; unmount it there and try again, or stop the VM first.")]
     DiskInUse,
-    #[error("The VM must be stopped for this change; stop it first.")]
-    NotStopped,
     #[error("VM is being deleted.")]
     Deleting,
     #[error("The request was overtaken by a forced stop or a delete of the VM.")]

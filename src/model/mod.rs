@@ -13,7 +13,7 @@ mod spec;
 mod switch;
 mod view;
 
-pub use change::{Applied, Change};
+pub use change::{Applied, Change, NewNics, Redefinition};
 pub use create::{CreateVm, DiskWish, NetworkWish, NicWish};
 pub use error::{Conflict, Error, Operation, Result, human};
 pub use id::{NicId, SwitchId, VmId};
@@ -32,7 +32,28 @@ pub use view::{Status, VmView};
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Whether two names are the same without regard to case (ruling 31), in every script.
+pub fn same_name(one: &str, other: &str) -> bool {
+    // Up and down again: `ς` and `σ` are both `Σ`.
+    let fold = |text: &str| text.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect::<String>();
+    fold(one) == fold(other)
+}
+
 /// The wall clock in milliseconds since 1970, as it stands in records and views.
 pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_the_same_in_any_case_of_any_script() {
+        for (one, other) in [("LAN", "lan"), ("GRÖSSE 1", "größe 1"), ("ΟΔΟΣ", "οδος"), ("ОФИС", "офис"), ("", "")]
+        {
+            assert!(same_name(one, other), "{one} {other}");
+        }
+        assert!(!same_name("LAN", "LAN2") && !same_name("LAN", "WLAN") && !same_name("a", "á"));
+    }
 }

@@ -82,6 +82,13 @@ impl Nic {
         self.backend.switch()
     }
 
+    /// Moves it; one that is there already keeps its address and its forwards.
+    pub fn plug_into(&mut self, backend: NicBackend) {
+        if self.switch() != backend.switch() {
+            self.backend = backend;
+        }
+    }
+
     /// What a client may call it by: its id, or QEMU's device id.
     pub fn is_called(&self, text: &str) -> bool {
         self.name == text || NicId::parse(text) == Some(self.id)
@@ -127,28 +134,34 @@ impl VmSpec {
         self.nics.iter().find(|nic| nic.id == id)
     }
 
-    /// Makes these the cards. One that is there, by its label, stays what it is, and moves where it is wanted elsewhere.
+    /// Makes these the cards, in this order. One that is there, by its label, stays what it is, and moves where it is
+    /// wanted elsewhere.
     ///
     /// # Errors
     /// [`Conflict::NoFreeSlot`].
     pub fn set_nics(&mut self, wanted: Vec<NewNic>) -> Result<()> {
         let mut there = std::mem::take(&mut self.nics);
-        let mut fresh = Vec::new();
+        let (mut fresh, mut order) = (Vec::new(), Vec::new());
         for new in wanted {
             let same = |nic: &Nic| nic.label == new.label;
             let unmoved = |nic: &Nic| same(nic) && nic.switch() == new.backend.switch();
             match there.iter().position(unmoved).or_else(|| there.iter().position(same)) {
                 Some(at) => {
                     let mut nic = there.remove(at);
-                    if !unmoved(&nic) {
-                        nic.backend = new.backend;
-                    }
+                    nic.plug_into(new.backend);
+                    order.push(nic.id);
                     self.nics.push(nic);
                 }
-                None => fresh.push(new),
+                None => {
+                    order.push(new.id);
+                    fresh.push(new);
+                }
             }
         }
-        fresh.into_iter().try_for_each(|nic| self.add_nic(nic, None))
+        // Not before all that stay have their slots.
+        fresh.into_iter().try_for_each(|nic| self.add_nic(nic, None))?;
+        self.nics.sort_by_key(|nic| order.iter().position(|id| *id == nic.id));
+        Ok(())
     }
 }
 

@@ -68,10 +68,16 @@ pub enum Intent {
     /// The guest was asked to power off; at `deadline` (ms since 1970) it is cut.
     Stop {
         deadline: u64,
+        /// Only its agent is asked, and at the deadline it is left running (ruling 27).
+        #[serde(default)]
+        agent_only: bool,
     },
     /// The guest was asked to reboot; at `deadline` (ms since 1970) it is reset.
     Reboot {
         deadline: u64,
+        /// As with a stop.
+        #[serde(default)]
+        agent_only: bool,
     },
 }
 

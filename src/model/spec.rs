@@ -43,6 +43,9 @@ pub struct VmSpec {
     pub nics: Vec<Nic>,
     /// Cards added so far: names are never used again.
     pub nics_added: u32,
+    /// The ISO image in its CD drive, canonical; without one there is no drive.
+    #[serde(default)]
+    pub iso: Option<PathBuf>,
 }
 
 /// A disk as wished for, checked, before it has a name and a place.

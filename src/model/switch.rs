@@ -140,6 +140,10 @@ impl Subnet {
         u32::MAX << (32 - u32::from(self.prefix))
     }
 
+    pub fn netmask(&self) -> Ipv4Addr {
+        Ipv4Addr::from(self.mask())
+    }
+
     /// The host's own address: the first one.
     pub fn gateway(&self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.network) + 1)

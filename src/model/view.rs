@@ -58,6 +58,8 @@ pub struct VmView {
     pub status: Status,
     /// Why it is paused, crashed or unresponsive.
     pub reason: Option<String>,
+    /// It is paused by an I/O or internal error.
+    pub critical: bool,
     /// QEMU's process, while there is one.
     pub pid: Option<i32>,
     /// Milliseconds since 1970, while it runs.

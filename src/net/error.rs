@@ -27,7 +27,6 @@ pub enum NetError {
     Failed { what: String, why: String },
 }
 
-#[allow(dead_code)]
 impl NetError {
     pub(super) fn failed(what: impl Into<String>, why: impl ToString) -> Self {
         Self::Failed { what: what.into(), why: why.to_string() }

@@ -96,7 +96,9 @@ impl CommandLine<'_> {
         args.flag("-no-user-config");
         args.flag("-nodefaults");
         args.add("-display", "none");
-        args.add("-machine", format!("{},usb=off,vmport=off,dump-guest-core=off", machine.machine_type));
+        // What a CD shows before its system runs, such as a menu, comes on the serial console: there is no display.
+        let menu = if self.spec.iso.is_some() { ",graphics=off" } else { "" };
+        args.add("-machine", format!("{},usb=off,vmport=off,dump-guest-core=off{menu}", machine.machine_type));
         args.add("-accel", self.accelerator.argument());
         args.add("-cpu", self.accelerator.cpu_model());
         args.add("-smp", format!("cpus={vcpus},maxcpus={max_vcpus},sockets=1,cores={max_vcpus},threads=1"));
@@ -134,6 +136,10 @@ impl CommandLine<'_> {
         for disk in &self.spec.disks {
             args.json("-blockdev", devices::blockdev(disk));
             args.device(devices::disk(disk, self.spec));
+        }
+        if let Some(iso) = &self.spec.iso {
+            args.json("-blockdev", devices::cdrom_blockdev(iso));
+            args.device(devices::cdrom());
         }
         for nic in &self.spec.nics {
             let tap: Vec<String> = self.taps.get(&nic.id).into_iter().flatten().map(i32::to_string).collect();

@@ -45,7 +45,7 @@ impl Service {
         let mut silent = false;
         for nic in &now.nics {
             let leased = match nic.switch() {
-                Some(switch) => self.ctx.net.leases(switch).await,
+                Some(switch) => self.ctx.net.leases(switch),
                 None => Vec::new(),
             };
             let own = leased.into_iter().filter(|lease| lease.mac == nic.mac.to_string());

@@ -1,4 +1,4 @@
-//! Base images: which file a client means, whether it can serve as one, and which VMs hang on it.
+//! Base images: whether a file can serve as one, and which VMs hang on it. Which file a client means is found in `images`.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,14 +8,12 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{Service, paths};
+use super::{
+    Service,
+    images::{self, Kind},
+};
 use crate::{
-    config::Config,
-    host::{
-        STORAGE,
-        image::{ImageError, Info, QemuImg},
-        in_time,
-    },
+    host::image::{ImageError, Info, QemuImg},
     model::{BaseImage, CloneMode, Error, ImageFormat, Operation, Result, VmId, VmView},
 };
 
@@ -102,62 +100,10 @@ impl Inspector {
 /// [`Error::Invalid`] outside the image directories, or for a file that cannot be a base image;
 /// [`Error::BaseImageNotFound`]; [`Error::Failed`] when its storage does not answer.
 pub(super) async fn resolve(service: &Service, named: &Path) -> Result<(BaseImage, u64)> {
-    let failed = |why: String| Error::failed(Operation::Clone { base: named.to_owned() }, why);
-    let Some(text) = named.to_str().filter(|t| !t.is_empty() && !t.contains('\0')) else {
-        return Err(invalid("be the path of an image file"));
-    };
-    let asked = service.host_path(text);
-    let (ctx, views, told) = (service.ctx.clone(), service.registry.views(), named.to_owned());
-    let found = in_time(STORAGE, move || Ok(find(&ctx.config, &views, &told, asked))).await;
-    let (path, metadata) = found.map_err(|e| failed(e.to_string()))??;
+    let (path, metadata) = images::locate(service, named, Kind::Base).await?;
     match service.bases.inspect(&service.ctx.images, &path, Fingerprint::of(&metadata)).await {
         Ok(info) => Ok((BaseImage { path, format: info.format }, info.virtual_size)),
-        Err(ImageError::Unsuitable(must)) => Err(invalid(must)),
+        Err(ImageError::Unsuitable(must)) => Err(Error::invalid(Kind::Base.param(), must)),
         Err(ImageError::Host(why)) => Err(Error::failed(Operation::Create, why)),
     }
-}
-
-/// The part that looks at the file system, and waits for it. `named` is the image in the client's words.
-fn find(config: &Config, views: &[VmView], named: &Path, mut asked: PathBuf) -> Result<(PathBuf, Metadata)> {
-    if asked.is_relative() {
-        // A plain name is looked for in the image directories, in their order.
-        let candidates = || config.image_dirs.iter().map(|dir| dir.join(&asked));
-        asked = candidates().find(|path| path.exists()).or_else(|| candidates().next()).unwrap_or(asked);
-    }
-    let outside = || {
-        let dirs: Vec<String> = config.image_dirs.iter().map(|d| d.display().to_string()).collect();
-        invalid(format!("lie in an image directory ({}); others are allowed with --image-dir", dirs.join(", ")))
-    };
-    let path =
-        paths::canonical(&asked).filter(|path| paths::is_within(path, &config.image_dirs)).ok_or_else(outside)?;
-    if path.to_str().is_none() {
-        return Err(invalid(format!("have a path that is UTF-8, links resolved, unlike {}", path.display())));
-    }
-    if paths::is_within(&path, &config.storage_dirs[..1])
-        || views.iter().any(|view| view.spec.disks.iter().any(|disk| disk.file == path))
-    {
-        return Err(invalid("not be a disk that qherd made for a VM"));
-    }
-    let metadata = match std::fs::metadata(&path) {
-        Ok(metadata) => metadata,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::BaseImageNotFound { path: named.to_owned() });
-        }
-        Err(e) => return Err(invalid(format!("be readable by qherd: {e}"))),
-    };
-    // Never opened before this: opening a FIFO would wait for a writer.
-    if !metadata.is_file() {
-        return Err(invalid("be a regular file, not a folder, pipe or device"));
-    }
-    if metadata.len() == 0 {
-        return Err(invalid("not be empty"));
-    }
-    if let Err(e) = rustix::fs::access(&path, rustix::fs::Access::READ_OK) {
-        return Err(invalid(format!("be readable by qherd: {e}")));
-    }
-    Ok((path, metadata))
-}
-
-fn invalid(must: impl Into<String>) -> Error {
-    Error::invalid("base_image", must)
 }

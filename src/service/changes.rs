@@ -1,10 +1,16 @@
 //! Changes of a VM: what only the host can judge is checked here, the rest by the VM's task, which alone knows the
 //! definition that the change meets.
 
-use super::Service;
+use std::path::PathBuf;
+
+use super::{
+    Service,
+    images::{self, Kind},
+    nics::Nics,
+};
 use crate::{
     host::cpus::Host,
-    model::{Applied, Change, CpuPinning, Error, Result, VmId, VmView},
+    model::{Applied, Change, CpuPinning, Error, Redefinition, Result, VmId, VmView},
 };
 
 impl Service {
@@ -19,6 +25,38 @@ impl Service {
             check_pinning(pinning, &self.ctx.host)?;
         }
         handle.change(change).await
+    }
+}
+
+/// What a client wants of a VM that is off, decoded, not yet checked.
+#[derive(Clone, Debug, Default)]
+pub struct Redefine {
+    pub vcpus: Option<i64>,
+    /// MiB.
+    pub memory: Option<i64>,
+    /// In the client's words; `Some(None)` takes it out.
+    pub iso: Option<Option<PathBuf>>,
+    pub nics: Option<Nics>,
+}
+
+impl Service {
+    /// Replaces what is given of a VM's definition, all or nothing. Returns whether that changed anything.
+    ///
+    /// # Errors
+    /// [`Error::VmNotFound`], [`Error::Invalid`]; [`Error::Conflict`] when anything would change and the VM is not off.
+    pub async fn redefine(&self, id: VmId, wish: Redefine) -> Result<bool> {
+        let handle = self.handle(id)?;
+        let iso = match wish.iso {
+            Some(Some(named)) => Some(Some(images::locate(self, &named, Kind::Iso).await?.0)),
+            Some(None) => Some(None),
+            None => None,
+        };
+        // Kept until they stand in the definition, or do not.
+        let (nics, _promises) = match wish.nics {
+            Some(nics) => self.wanted_nics(&handle.view().spec, nics).map(|(nics, promises)| (Some(nics), promises))?,
+            None => (None, Vec::new()),
+        };
+        handle.redefine(Redefinition { vcpus: wish.vcpus, memory: wish.memory, iso, nics }).await
     }
 }
 

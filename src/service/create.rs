@@ -1,9 +1,18 @@
 //! Creates a VM: check everything, record it, make its disk, and only then let anybody know of it. A failure at any
 //! step takes the earlier ones back; a crash leaves a record that says `Creating`, which the next start unwinds.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use super::{Service, changes, disks, nics};
+use super::{
+    Service, changes, disks,
+    images::{self, Kind},
+    nics,
+};
 use crate::{
     model::{
         CreateVm, Disk, DiskWish, Ending, Error, NewDisk, Operation, Result, Run, Status, VmId, VmRecord, VmSpec,
@@ -31,7 +40,8 @@ pub(super) async fn create(service: &Service, wish: CreateVm) -> Result<VmView> 
     let (start, named) = (wish.start, wish.base_image.clone());
     // Kept until the VM is on the list, or is not.
     let (spec, _promises) = resolve(service, wish).await?;
-    establish(service, VmRecord { spec: Arc::new(spec), run: Run::Creating }, &named, start).await
+    let record = VmRecord { spec: Arc::new(spec), run: Run::Creating };
+    establish(service, record, named.as_deref(), start).await
 }
 
 /// Checks the wish and fills in what it leaves open. Makes nothing.
@@ -61,13 +71,20 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
     let root = DiskWish {
         request: None,
         size: wish.disk_size,
-        base_image: Some(wish.base_image),
+        base_image: wish.base_image,
         clone: wish.clone,
         io_limits: wish.io_limits,
     };
     let NewDisk { size, base, clone, io_limits, .. } = disks::resolve(service, root).await?;
     let folder = service.ctx.image_folder(&id);
-    let file = folder.join("root.qcow2");
+    let file = match &wish.disk_folder {
+        Some(named) => images::folder(service, named).await?.join(format!("{id}.qcow2")),
+        None => folder.join("root.qcow2"),
+    };
+    let iso = match &wish.iso {
+        Some(named) => Some(images::locate(service, named, Kind::Iso).await?.0),
+        None => None,
+    };
     let disk =
         Disk { name: "root".into(), file, size, clone, base, io_limits, slot: None, in_making: false, request: None };
     let mut further = Vec::new();
@@ -90,6 +107,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
         disks_added: 0,
         nics: Vec::new(),
         nics_added: 0,
+        iso,
     };
     for disk in further {
         spec.add_disk(disk, &folder, None)?;
@@ -104,16 +122,18 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
 }
 
 /// Makes it real. `named` is the base image in the client's words.
-async fn establish(service: &Service, mut record: VmRecord, named: &Path, start: bool) -> Result<VmView> {
+async fn establish(service: &Service, mut record: VmRecord, named: Option<&Path>, start: bool) -> Result<VmView> {
     let ctx = &service.ctx;
     ctx.persist(&record).await.map_err(|e| Error::failed(Operation::Create, e))?;
-    if let Err(error) = make_disks(service, &mut record, named).await {
-        undo(service, &record).await;
+    let mut folders = Vec::new();
+    if let Err(error) = make_disks(service, &mut record, named, &mut folders).await {
+        undo(service, &record, &folders).await;
         return Err(error);
     }
     let handle = vm::spawn(ctx.clone(), record);
-    if start {
-        started(service, &handle).await?;
+    if start && let Err(error) = started(service, &handle).await {
+        remove_empty(&folders).await;
+        return Err(error);
     }
     service.registry.insert(handle.clone());
     Ok(handle.view())
@@ -149,26 +169,65 @@ async fn made_before(service: &Service, id: Option<VmId>) -> Result<Option<VmHan
     Ok(Some(handle))
 }
 
-async fn make_disks(service: &Service, record: &mut VmRecord, named: &Path) -> Result<()> {
+/// `folders` are those that had to be made for a disk outside the VM's own folder.
+async fn make_disks(
+    service: &Service,
+    record: &mut VmRecord,
+    named: Option<&Path>,
+    folders: &mut Vec<PathBuf>,
+) -> Result<()> {
     let ctx = &service.ctx;
     let folder = ctx.image_folder(&record.spec.id);
     tokio::fs::create_dir_all(&folder)
         .await
         .map_err(|e| Error::failed(Operation::Create, format!("cannot make {}: {e}", folder.display())))?;
     for disk in &record.spec.disks {
+        let place = disk.file.parent().filter(|place| *place != folder);
+        if let Some(place) = place {
+            make_folder(place, folders).await?;
+        }
         let made = match &disk.base {
             Some(base) => ctx.images.clone_base(base, disk.clone, &disk.file, disk.size).await,
             None => ctx.images.create(&disk.file, disk.size).await,
         };
-        made.map_err(|why| Error::failed(Operation::Clone { base: named.to_owned() }, why))?;
+        let operation = named.map_or(Operation::Create, |base| Operation::Clone { base: base.to_owned() });
+        made.map_err(|why| Error::failed(operation, why))?;
+        if place.is_some() {
+            // Its folder may be open to others.
+            let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            let closed = tokio::fs::set_permissions(&disk.file, private).await;
+            closed.map_err(|e| Error::failed(Operation::Create, format!("{}: {e}", disk.file.display())))?;
+        }
     }
     Arc::make_mut(&mut record.spec).disks.iter_mut().for_each(|disk| disk.in_making = false);
     record.run = Run::Down { last: Ending::Clean };
     ctx.persist(record).await.map_err(|e| Error::failed(Operation::Create, e))
 }
 
-async fn undo(service: &Service, record: &VmRecord) {
+/// Makes a folder with those above it, each noted in `made`.
+async fn make_folder(folder: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
+    let missing: Vec<&Path> = folder.ancestors().take_while(|part| !part.exists()).collect();
+    for part in missing.into_iter().rev() {
+        match tokio::fs::DirBuilder::new().mode(0o700).create(part).await {
+            Ok(()) => made.push(part.to_owned()),
+            // Somebody else was quicker.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(Error::failed(Operation::Create, format!("cannot make {}: {e}", part.display()))),
+        }
+    }
+    Ok(())
+}
+
+/// Takes back what [`make_folder`] made; what others have put something into stays.
+async fn remove_empty(folders: &[PathBuf]) {
+    for folder in folders.iter().rev() {
+        let _ = tokio::fs::remove_dir(folder).await;
+    }
+}
+
+async fn undo(service: &Service, record: &VmRecord, folders: &[PathBuf]) {
     if let Err(error) = service.ctx.erase(record).await {
         tracing::error!(vm = %record.spec.id, error, "cannot take back a half-made VM; the next start of qherd tries again");
     }
+    remove_empty(folders).await;
 }

@@ -7,6 +7,7 @@ mod changes;
 mod create;
 mod disks;
 mod host;
+mod images;
 mod keys;
 mod nics;
 mod paths;
@@ -14,28 +15,29 @@ mod recover;
 mod registry;
 mod switches;
 
-use std::{os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc, time::Duration};
+use std::{os::unix::fs::DirBuilderExt, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::sync::Semaphore;
 
 pub use crate::{host::inventory::Node as NumaNode, qemu::Caps};
 pub use bases::{Base, BaseUser};
+pub use changes::Redefine;
 pub use host::{HostView, PinnedVm};
 pub use keys::{Attempt, Claim, KeptAnswer, Keys};
-pub use nics::{NicStatus, NicView, Removed, among as among_networks};
+pub use nics::{NicStatus, NicView, Nics, Removed, among as among_networks};
 pub use registry::Page;
 pub use switches::{Port, SwitchView};
 
 use crate::{
     config::{Accel, Config},
     host::{cpus::Host, image::QemuImg, process},
-    model::{CreateVm, Error, Operation, Result, Sample, Status, VmId, VmView},
+    model::{Conflict, CreateVm, Error, Operation, Result, Sample, Status, VmId, VmView},
     net::Network,
     profile::Profiles,
     qemu::Accelerator,
     store::Store,
-    vm::{Context, SharedContext, Step, StopMode, Stopped, VmHandle},
+    vm::{Context, RebootMode, SharedContext, Start, Step, StopMode, Stopped, VmHandle},
 };
 use registry::Registry;
 
@@ -61,6 +63,7 @@ pub struct Service {
 pub struct Filter {
     pub status: Option<Status>,
     pub name: Option<String>,
+    pub name_in_any_case: Option<String>,
 }
 
 impl Service {
@@ -112,6 +115,7 @@ impl Service {
         };
         service.recover_switches().await?;
         service.recover().await?;
+        service.sweep_network().await;
         let service = Arc::new(service);
         tokio::spawn(switches::follow(Arc::downgrade(&service)));
         Ok(service)
@@ -152,10 +156,10 @@ impl Service {
     }
 
     /// See [`VmHandle::start`].
-    pub async fn start(&self, id: VmId) -> Result<VmView> {
+    pub async fn start(&self, id: VmId) -> Result<(VmView, Start)> {
         let handle = self.handle(id)?;
-        handle.start().await?;
-        Ok(handle.view())
+        let found = handle.start().await?;
+        Ok((handle.view(), found))
     }
 
     /// See [`VmHandle::stop`]. Without a timeout the configured one holds.
@@ -164,8 +168,34 @@ impl Service {
     }
 
     /// See [`VmHandle::reboot`].
-    pub async fn reboot(&self, id: VmId, timeout: Duration) -> Result<()> {
-        self.handle(id)?.reboot(timeout).await
+    pub async fn reboot(&self, id: VmId, mode: RebootMode) -> Result<()> {
+        self.handle(id)?.reboot(mode).await
+    }
+
+    /// Reboots a VM, or starts it where it does not run (ruling 27).
+    ///
+    /// # Errors
+    /// As [`VmHandle::reboot`] and [`VmHandle::start`].
+    pub async fn restart(&self, id: VmId, mode: RebootMode) -> Result<()> {
+        let handle = self.handle(id)?;
+        match handle.reboot(mode).await {
+            Err(Error::Conflict(Conflict::NotRunning)) => handle.start().await.map(drop),
+            outcome => outcome,
+        }
+    }
+
+    /// See [`VmHandle::suspend`].
+    pub async fn suspend(&self, id: VmId) -> Result<VmView> {
+        let handle = self.handle(id)?;
+        handle.suspend().await?;
+        Ok(handle.view())
+    }
+
+    /// See [`VmHandle::resume`].
+    pub async fn resume(&self, id: VmId) -> Result<VmView> {
+        let handle = self.handle(id)?;
+        handle.resume().await?;
+        Ok(handle.view())
     }
 
     /// Powers a VM off, asking the guest first where `graceful` gives it time, and removes everything it has.
@@ -222,11 +252,6 @@ impl Service {
     /// See `create`.
     pub async fn create(&self, wish: CreateVm) -> Result<VmView> {
         create::create(self, wish).await
-    }
-
-    /// A path of a client as one of this host.
-    fn host_path(&self, path: &str) -> PathBuf {
-        self.ctx.config.path_maps.iter().find_map(|map| map.apply(path)).unwrap_or_else(|| path.into())
     }
 
     fn handle(&self, id: VmId) -> Result<VmHandle> {

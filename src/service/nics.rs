@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use super::{Service, registry::Promise, switches::Port};
 use crate::{
     model::{
-        Applied, Change, Error, NetworkWish, NewNic, Nic, NicBackend, NicId, NicWish, Result, VmId, VmView,
-        check_forwards, check_name, check_queues,
+        Applied, Change, Error, NetworkWish, NewNic, NewNics, Nic, NicBackend, NicId, NicWish, Result, SwitchId, VmId,
+        VmSpec, VmView, check_forwards, check_name, check_queues,
     },
     net::{PortHealth, Traffic},
 };
@@ -45,6 +45,15 @@ pub struct Removed {
     pub nic: Nic,
     /// The guest has not let go of it (ruling 34).
     pub pending: bool,
+}
+
+/// Cards that a VM which is off is to have.
+#[derive(Clone, Debug)]
+pub enum Nics {
+    /// The whole list, by label.
+    All(Vec<NicWish>),
+    /// Where the first one is to be; it is added where there is none.
+    First(NicWish),
 }
 
 /// What is kept for a card until it stands in the definition of a VM.
@@ -125,34 +134,46 @@ impl Service {
         Ok(Removed { nic: removed, pending })
     }
 
-    /// Makes these the cards of a VM that does not run. One that is there, by its label, stays what it is, and moves
-    /// where it is wanted elsewhere (ruling 30). Returns whether anything is different now.
+    /// Cards wished for a VM that may have some of them already, by label: those need nothing that they do not have.
     ///
     /// # Errors
-    /// [`Error::VmNotFound`], [`Error::Invalid`], [`Error::SwitchNotFound`], [`Error::AmbiguousSwitch`];
-    /// [`crate::model::Conflict::NotStopped`] when the VM runs and anything would be different.
-    pub async fn set_nics(&self, id: VmId, wishes: Vec<NicWish>) -> Result<(VmView, bool)> {
-        let before = self.view(id)?.spec;
-        let (mut nics, mut promises, mut there) = (Vec::new(), Vec::new(), before.nics.clone());
-        for (index, wish) in wishes.into_iter().enumerate() {
-            let unmoved = match &wish.network {
-                NetworkWish::Switch(switch) => Some(self.find_switch(switch)?.id),
-                NetworkWish::User { .. } => None,
-            };
-            let label = wish.label.as_deref().unwrap_or(DEFAULT_LABEL);
-            match there.iter().position(|nic| nic.label == label && nic.switch() == unmoved) {
-                // It needs no addresses that it does not have.
-                Some(at) => nics.push(there.remove(at).into()),
-                None => {
-                    let (nic, promise) = resolve(self, wish).map_err(|error| among(index, error))?;
-                    nics.push(nic);
-                    promises.push(promise);
+    /// As [`resolve`].
+    pub(super) fn wanted_nics(&self, now: &VmSpec, wishes: Nics) -> Result<(NewNics, Vec<Promises<'_>>)> {
+        let mut there = now.nics.clone();
+        match wishes {
+            Nics::First(wish) => {
+                let unmoved = self.switch_of(&wish)?;
+                match there.first() {
+                    Some(nic) if nic.switch() == unmoved => {
+                        Ok((NewNics::First(Box::new(nic.clone().into())), Vec::new()))
+                    }
+                    _ => resolve(self, wish).map(|(nic, promise)| (NewNics::First(Box::new(nic)), vec![promise])),
                 }
             }
+            Nics::All(wishes) => {
+                let (mut nics, mut promises) = (Vec::new(), Vec::new());
+                for (index, wish) in wishes.into_iter().enumerate() {
+                    let unmoved = self.switch_of(&wish)?;
+                    let label = wish.label.as_deref().unwrap_or(DEFAULT_LABEL);
+                    match there.iter().position(|nic| nic.label == label && nic.switch() == unmoved) {
+                        Some(at) => nics.push(there.remove(at).into()),
+                        None => {
+                            let (nic, promise) = resolve(self, wish).map_err(|error| among(index, error))?;
+                            nics.push(nic);
+                            promises.push(promise);
+                        }
+                    }
+                }
+                Ok((NewNics::All(nics), promises))
+            }
         }
-        let (view, _) = self.change(id, Change::SetNics(nics)).await?;
-        let changed = view.spec.nics != before.nics;
-        Ok((view, changed))
+    }
+
+    fn switch_of(&self, wish: &NicWish) -> Result<Option<SwitchId>> {
+        match &wish.network {
+            NetworkWish::Switch(switch) => self.find_switch(switch).map(|switch| Some(switch.id)),
+            NetworkWish::User { .. } => Ok(None),
+        }
     }
 
     /// The cards of a VM, and those that its guest has not let go of yet.

@@ -7,7 +7,7 @@ use std::{
 
 use super::Filter;
 use crate::{
-    model::{MacAddr, VmId, VmSpec, VmView},
+    model::{MacAddr, VmId, VmSpec, VmView, same_name},
     vm::VmHandle,
 };
 
@@ -96,6 +96,7 @@ impl Registry {
             !view.gone
                 && filter.status.is_none_or(|status| status == view.status)
                 && filter.name.as_ref().is_none_or(|name| *name == view.spec.name)
+                && filter.name_in_any_case.as_ref().is_none_or(|name| same_name(name, &view.spec.name))
         };
         let start = after.map_or(Unbounded, Excluded);
         let mut matching = inner.vms.range((start, Unbounded)).map(|(_, handle)| handle.view()).filter(wanted);

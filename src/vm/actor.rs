@@ -11,7 +11,7 @@ use tokio::{
 use super::{
     SharedContext,
     effect::check_ports,
-    handle::{Command, Forced, QUEUE, Reply, Stopped, VmHandle},
+    handle::{Command, Forced, QUEUE, Reply, Start, Stopped, VmHandle},
     launch::{Failure, Launch},
     lifecycle::{Action, Decision, Refusal, Request, decide},
     live::{Guest, Happening, Machine},
@@ -73,6 +73,7 @@ pub fn spawn(ctx: SharedContext, record: VmRecord) -> VmHandle {
         in_effect: None,
         status: Status::Stopped,
         reason: None,
+        critical: false,
         pid: None,
         started_at: None,
         agent: false,
@@ -177,10 +178,30 @@ impl Actor {
                 self.publish();
                 let _ = reply.send(result.map(|applied| (self.view.borrow().clone(), applied)));
             }
-            Command::Stop(timeout, reply) => self.stop(timeout, reply).await,
+            Command::Stop(patience, reply) => self.stop(patience, reply).await,
             Command::TapGone(nic) => self.tap_is_gone(nic).await,
-            Command::Reboot(timeout, reply) => {
-                let result = self.reboot(timeout).await;
+            Command::Reboot(patience, reply) => {
+                let result = self.reboot(patience).await;
+                self.publish();
+                let _ = reply.send(result);
+            }
+            Command::Redefine(redefinition, reply) => {
+                let result = self.redefine(*redefinition).await;
+                self.publish();
+                let _ = reply.send(result);
+            }
+            Command::Reset(reply) => {
+                let result = self.reset_now().await;
+                self.publish();
+                let _ = reply.send(result);
+            }
+            Command::Suspend(reply) => {
+                let result = self.suspend().await;
+                self.publish();
+                let _ = reply.send(result);
+            }
+            Command::Resume(reply) => {
+                let result = self.resume_suspended().await;
                 self.publish();
                 let _ = reply.send(result);
             }
@@ -191,10 +212,10 @@ impl Actor {
         match forced {
             Forced::Off(reply) => {
                 let result = match self.decide(Request::ForceOff) {
-                    Decision::Do(Action::Kill) => self.cut().await.map(|()| Stopped { forced: true }),
-                    Decision::Do(Action::Acknowledge) => self.acknowledge().await.map(|()| Stopped { forced: false }),
+                    Decision::Do(Action::Kill) => self.cut().await.map(|()| Stopped { forced: true, already: false }),
+                    Decision::Do(Action::Acknowledge) => self.acknowledge().await.map(|()| Stopped::BEFORE),
                     Decision::Refuse(refusal) => Err(self.refused(refusal)),
-                    _ => Ok(Stopped { forced: false }),
+                    _ => Ok(Stopped::BEFORE),
                 };
                 self.publish();
                 let _ = reply.send(result);
@@ -207,12 +228,12 @@ impl Actor {
         }
     }
 
-    async fn start(&mut self) -> Result<()> {
+    async fn start(&mut self) -> Result<Start> {
         match self.decide(Request::Start) {
-            Decision::Do(Action::Resume) => self.resume().await,
-            Decision::Do(_) => self.launch().await,
+            Decision::Do(Action::Resume) => self.resume(Operation::Start).await.map(|()| Start::Started),
+            Decision::Do(_) => self.launch().await.map(|()| Start::Started),
             Decision::Refuse(refusal) => Err(self.refused(refusal)),
-            Decision::Already | Decision::Wait => Ok(()),
+            Decision::Already | Decision::Wait => Ok(Start::Already),
         }
     }
 
@@ -301,9 +322,15 @@ impl Actor {
     pub(super) fn decide(&self, request: Request) -> Decision {
         match (&self.record.run, request) {
             // It will never have stopped, and so could not be waited for.
-            (Run::Deleting, Request::Start | Request::Reboot) => {
-                Decision::Refuse(Refusal::Conflict(Conflict::Deleting))
-            }
+            (
+                Run::Deleting,
+                Request::Start
+                | Request::Reboot
+                | Request::Reset
+                | Request::Suspend
+                | Request::Resume
+                | Request::Redefine,
+            ) => Decision::Refuse(Refusal::Conflict(Conflict::Deleting)),
             _ => decide(self.status().0, request),
         }
     }
@@ -329,7 +356,7 @@ impl Actor {
             (_, Machine::Doomed(_)) | (Intent::Run, _) => None,
             // Only a monitor that answers can reset the guest; when it is back the reboot is taken up again.
             (Intent::Reboot { .. }, Machine::Mute(_)) => None,
-            (Intent::Stop { deadline } | Intent::Reboot { deadline }, _) => {
+            (Intent::Stop { deadline, .. } | Intent::Reboot { deadline, .. }, _) => {
                 Some(Instant::now() + Duration::from_millis(deadline.saturating_sub(now_ms())))
             }
         }
@@ -348,7 +375,7 @@ impl Actor {
                 (Intent::Reboot { .. }, _) => (Status::Rebooting, None),
                 (Intent::Run, Machine::Live(live)) => match &live.guest {
                     Guest::Running => (Status::Running, None),
-                    Guest::Paused { reason } => (Status::Paused, reason.clone()),
+                    Guest::Paused { reason, .. } => (Status::Paused, reason.clone()),
                 },
                 (Intent::Run, _) => (Status::Stopped, None),
             },
@@ -363,8 +390,11 @@ impl Actor {
         };
         let pid = self.machine.process().map(|p| p.pid());
         let agent = matches!(&self.machine, Machine::Live(live) if live.agent);
+        let halted =
+            matches!(&self.machine, Machine::Live(live) if matches!(live.guest, Guest::Paused { critical: true, .. }));
+        let critical = halted && status == Status::Paused;
         let (spec, gone) = (self.record.spec.clone(), self.gone);
-        self.view.send_replace(VmView { spec, in_effect, status, reason, pid, started_at, agent, gone });
+        self.view.send_replace(VmView { spec, in_effect, status, reason, critical, pid, started_at, agent, gone });
     }
 
     pub(super) fn publish_sample(&self, sample: Option<Sample>) {

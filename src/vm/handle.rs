@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::model::{Applied, Change, Error, NicId, Result, Sample, Status, VmId, VmView};
+use crate::model::{Applied, Change, Error, NicId, Redefinition, Result, Sample, Status, VmId, VmView};
 
 /// Requests that may wait for one VM.
 pub(super) const QUEUE: usize = 64;
@@ -17,6 +17,21 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
 pub struct Stopped {
     /// The guest did not power off by itself.
     pub forced: bool,
+    /// It was off before.
+    pub already: bool,
+}
+
+impl Stopped {
+    /// There was nothing to be done.
+    pub(super) const BEFORE: Self = Self { forced: false, already: true };
+}
+
+/// What a start found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    Started,
+    /// It was running before.
+    Already,
 }
 
 /// How to stop.
@@ -24,16 +39,41 @@ pub struct Stopped {
 pub enum StopMode {
     /// Ask the guest; cut it after this long.
     Graceful(Duration),
+    /// Ask the guest's agent and nobody else; a guest that has not powered off after this long is left running.
+    Agent(Duration),
     /// Cut at once.
     Force,
 }
 
+/// How to reboot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RebootMode {
+    /// Ask the guest; reset it after this long.
+    Graceful(Duration),
+    /// Ask the guest's agent and nobody else; a guest that has not rebooted after this long is left running.
+    Agent(Duration),
+    /// Reset at once.
+    Force,
+}
+
+/// How long a guest is given, and whether that is all.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub time: Duration,
+    pub agent_only: bool,
+}
+
 /// Ordinary requests, answered one after the other.
 pub(super) enum Command {
-    Start(Reply<()>),
-    Stop(Duration, Reply<Stopped>),
-    Reboot(Duration, Reply<()>),
+    Start(Reply<Start>),
+    Stop(Patience, Reply<Stopped>),
+    Reboot(Patience, Reply<()>),
+    Reset(Reply<()>),
+    Suspend(Reply<()>),
+    Resume(Reply<()>),
     Change(Box<Change>, Reply<(VmView, Applied)>),
+    /// Answered with whether anything was changed.
+    Redefine(Box<Redefinition>, Reply<bool>),
     /// Somebody removed the tap of a card.
     TapGone(NicId),
 }
@@ -79,27 +119,56 @@ impl VmHandle {
     ///
     /// # Errors
     /// [`Error::Conflict`] while it stops or reboots or when the start is overtaken, [`Error::Failed`] with QEMU's words.
-    pub async fn start(&self) -> Result<()> {
+    pub async fn start(&self) -> Result<Start> {
         self.ask(Command::Start).await
     }
 
     /// Powers it off.
     ///
     /// # Errors
+    /// [`Error::NoAgent`] where only the agent was to be asked; the VM runs then.
     /// [`Error::Failed`] when the kernel does not let go of the process, or the outcome cannot be stored.
     pub async fn stop(&self, mode: StopMode) -> Result<Stopped> {
         match mode {
-            StopMode::Graceful(timeout) => self.ask(|reply| Command::Stop(timeout, reply)).await,
+            StopMode::Graceful(time) => {
+                self.ask(|reply| Command::Stop(Patience { time, agent_only: false }, reply)).await
+            }
+            StopMode::Agent(time) => self.ask(|reply| Command::Stop(Patience { time, agent_only: true }, reply)).await,
             StopMode::Force => self.overtake(Forced::Off).await,
         }
     }
 
-    /// Has the guest reboot and returns as soon as that is under way; resets it after `timeout`.
+    /// Has the guest reboot and returns as soon as that is under way.
     ///
     /// # Errors
-    /// [`Error::Conflict`] when it does not run, [`Error::Unresponsive`].
-    pub async fn reboot(&self, timeout: Duration) -> Result<()> {
-        self.ask(|reply| Command::Reboot(timeout, reply)).await
+    /// [`Error::Conflict`] when it does not run, [`Error::Unresponsive`]; [`Error::NoAgent`] where only the agent was to
+    /// be asked, which does not answer.
+    pub async fn reboot(&self, mode: RebootMode) -> Result<()> {
+        match mode {
+            RebootMode::Graceful(time) => {
+                self.ask(|reply| Command::Reboot(Patience { time, agent_only: false }, reply)).await
+            }
+            RebootMode::Agent(time) => {
+                self.ask(|reply| Command::Reboot(Patience { time, agent_only: true }, reply)).await
+            }
+            RebootMode::Force => self.ask(Command::Reset).await,
+        }
+    }
+
+    /// Halts the guest; it stays so until it is resumed or started, also when the daemon is restarted.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when it does not run or is suspended already, [`Error::Unresponsive`].
+    pub async fn suspend(&self) -> Result<()> {
+        self.ask(Command::Suspend).await
+    }
+
+    /// Lets a suspended guest go on.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when it is not suspended, [`Error::Unresponsive`].
+    pub async fn resume(&self) -> Result<()> {
+        self.ask(Command::Resume).await
     }
 
     /// Changes its definition, and on a running VM what QEMU and the guest allow. Returns the VM as this change, not one
@@ -109,6 +178,14 @@ impl VmHandle {
     /// [`Error::Invalid`] and [`Error::Failed`] with nothing changed, [`Error::Conflict`] when it is overtaken.
     pub async fn change(&self, change: Change) -> Result<(VmView, Applied)> {
         self.ask(|reply| Command::Change(Box::new(change), reply)).await
+    }
+
+    /// Replaces what is given of its definition, all or nothing. Returns whether that changed anything.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]; [`Error::Conflict`] when anything would change and the VM is not off.
+    pub async fn redefine(&self, redefinition: Redefinition) -> Result<bool> {
+        self.ask(|reply| Command::Redefine(Box::new(redefinition), reply)).await
     }
 
     /// Tells it that somebody removed the tap of one of its cards. Waits for room in its queue, not for the VM.

@@ -139,6 +139,9 @@ impl Launch<'_> {
                 there(&base.path, "the base image that the disk was cloned from,").await?;
             }
         }
+        if let Some(iso) = &self.record.spec.iso {
+            there(iso, "the ISO image in the CD drive,").await?;
+        }
         Ok(())
     }
 

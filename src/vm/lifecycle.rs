@@ -12,13 +12,32 @@ pub enum Request {
     /// Cut.
     ForceOff,
     Reboot,
+    /// Reset at once.
+    Reset,
+    /// Halt the vCPUs.
+    Suspend,
+    /// Let them go on.
+    Resume,
     /// Change the definition.
     Change,
+    /// Change what a running VM does not take.
+    Redefine,
     Delete,
 }
 
 impl Request {
-    pub const ALL: [Self; 6] = [Self::Start, Self::Stop, Self::ForceOff, Self::Reboot, Self::Change, Self::Delete];
+    pub const ALL: [Self; 10] = [
+        Self::Start,
+        Self::Stop,
+        Self::ForceOff,
+        Self::Reboot,
+        Self::Reset,
+        Self::Suspend,
+        Self::Resume,
+        Self::Change,
+        Self::Redefine,
+        Self::Delete,
+    ];
 }
 
 /// What follows from it.
@@ -51,6 +70,10 @@ pub enum Action {
     Acknowledge,
     /// Ask the guest to reboot (a paused one goes on first), and reset it at the deadline.
     Reboot,
+    /// Reset it, and let a paused guest go on.
+    Reset,
+    /// Halt the guest.
+    Pause,
     /// Store the change and bring it into effect.
     Apply,
     /// Store the change for the next start.
@@ -67,7 +90,7 @@ pub enum Refusal {
     Unresponsive,
 }
 
-/// The table (rulings 8, 19, 20).
+/// The table (rulings 8, 19, 20, 25, 30).
 pub fn decide(status: Status, request: Request) -> Decision {
     use Action::*;
     use Decision::*;
@@ -99,6 +122,28 @@ pub fn decide(status: Status, request: Request) -> Decision {
         (Request::Reboot, Stopping) => Refuse(Refusal::Conflict(Conflict::Stopping)),
         (Request::Reboot, Rebooting) => Already,
         (Request::Reboot, Unresponsive) => Refuse(Refusal::Unresponsive),
+
+        (Request::Reset, Stopped | Crashed) => Refuse(Refusal::Conflict(Conflict::NotRunning)),
+        (Request::Reset, Starting) => Wait,
+        (Request::Reset, Running | Paused | Rebooting) => Do(Reset),
+        (Request::Reset, Stopping) => Refuse(Refusal::Conflict(Conflict::Stopping)),
+        (Request::Reset, Unresponsive) => Refuse(Refusal::Unresponsive),
+
+        (Request::Suspend, Running) => Do(Pause),
+        (Request::Suspend, Paused) => Refuse(Refusal::Conflict(Conflict::AlreadySuspended)),
+        (Request::Resume, Paused) => Do(Resume),
+        (Request::Resume, Running) => Refuse(Refusal::Conflict(Conflict::AlreadyRunning)),
+        (Request::Suspend | Request::Resume, Stopped | Crashed) => Refuse(Refusal::Conflict(Conflict::Off)),
+        (Request::Suspend | Request::Resume, Starting) => Wait,
+        (Request::Suspend | Request::Resume, Stopping) => Refuse(Refusal::Conflict(Conflict::Stopping)),
+        (Request::Suspend | Request::Resume, Rebooting) => Refuse(Refusal::Conflict(Conflict::Rebooting)),
+        (Request::Suspend | Request::Resume, Unresponsive) => Refuse(Refusal::Unresponsive),
+
+        (Request::Redefine, Stopped | Crashed) => Do(Store),
+        (Request::Redefine, Starting) => Wait,
+        (Request::Redefine, Running | Paused | Stopping | Rebooting | Unresponsive) => {
+            Refuse(Refusal::Conflict(Conflict::MustBeOff(status)))
+        }
 
         (Request::Change, Starting) => Wait,
         (Request::Change, Running | Paused | Rebooting) => Do(Apply),

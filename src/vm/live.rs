@@ -56,7 +56,11 @@ pub(super) struct Live {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Guest {
     Running,
-    Paused { reason: Option<String> },
+    Paused {
+        reason: Option<String>,
+        /// By an I/O or internal error.
+        critical: bool,
+    },
 }
 
 /// A process whose monitor does not answer, or has not answered yet. QEMU serves one client at a time, so one
@@ -228,17 +232,18 @@ impl Actor {
         // A monitor that fails here closes, and a process that ended has a pidfd: both come as happenings of their own.
         let Ok(status) = self.guarded(session.query_status()).await else { return };
         let Machine::Live(live) = &mut self.machine else { return };
-        let paused = |reason: Option<String>| Guest::Paused { reason };
+        let paused = |reason| Guest::Paused { reason, critical: false };
+        let halted = |reason| Guest::Paused { reason: Some(reason), critical: true };
         live.guest = match status.status {
             RunState::Shutdown => return self.guest_powered_off().await,
             RunState::GuestPanicked => return self.guest_panicked().await,
             _ if status.running => Guest::Running,
             RunState::Paused | RunState::Prelaunch => paused(None),
-            RunState::IoError => paused(live.io_error.clone().or_else(|| Some("I/O error".to_owned()))),
-            RunState::InternalError => paused(Some(format!(
+            RunState::IoError => halted(live.io_error.clone().unwrap_or_else(|| "I/O error".to_owned())),
+            RunState::InternalError => halted(format!(
                 "internal error of the accelerator: {}",
                 complaints(&self.ctx.run_paths(&self.record.spec.id))
-            ))),
+            )),
             RunState::Suspended => paused(Some("the guest sleeps (ACPI S3)".to_owned())),
             other => paused(Some(format!("QEMU says {other:?}"))),
         };

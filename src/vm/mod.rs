@@ -14,7 +14,7 @@
 //! A process that SIGKILL does not end (the kernel holds it) is `Doomed`; its VM is `Stopping` until the pidfd fires.
 //!
 //! `lifecycle` decides what a request means in a state, `launch` starts, `actor` is the task, `live` and `power` are its
-//! work on a running VM, `adopt` takes a VM over from an earlier daemon, `sampler` measures.
+//! work on a running VM, `suspend` what only the Hyper-V dialect asks for, `adopt` takes a VM over from an earlier daemon, `sampler` measures.
 
 mod actor;
 mod adopt;
@@ -28,6 +28,7 @@ mod live;
 mod migrate;
 mod power;
 mod sampler;
+mod suspend;
 mod undo;
 
 use std::{path::PathBuf, sync::Arc};
@@ -36,7 +37,7 @@ use serde_json::Value;
 
 pub use actor::spawn;
 pub(crate) use console::tail as console_tail;
-pub use handle::{StopMode, Stopped, VmHandle};
+pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
 pub(crate) use interfaces::{GuestInterface, ask as guest_interfaces};
 pub use launch::Step;
 

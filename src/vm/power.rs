@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     actor::{Actor, Interrupted},
-    handle::{Reply, Stopped},
+    handle::{Patience, Reply, Stopped},
     launch::remove_run_files,
     lifecycle::{Action, Decision, Request},
     live::{Guest, Machine},
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// For the agent's connection, its greeting and its command: a live one answers in milliseconds.
-const AGENT: Duration = Duration::from_secs(3);
+pub(super) const AGENT: Duration = Duration::from_secs(3);
 /// How often the power button is pressed.
 const PRESS_AGAIN: Duration = Duration::from_secs(5);
 /// QEMU closes its images and ends; it needs some 10 ms.
@@ -29,35 +29,40 @@ const KILL: Duration = Duration::from_millis(900);
 
 impl Actor {
     /// A graceful stop. The reply is sent when the process has ended.
-    pub(super) async fn stop(&mut self, patience: Duration, reply: Reply<Stopped>) {
+    pub(super) async fn stop(&mut self, patience: Patience, reply: Reply<Stopped>) {
         match self.decide(Request::Stop) {
             Decision::Do(Action::Acknowledge) => {
                 let result = self.acknowledge().await;
                 self.publish();
-                let _ = reply.send(result.map(|()| Stopped { forced: false }));
+                let _ = reply.send(result.map(|()| Stopped::BEFORE));
             }
             // The deadline of a stop was over before SIGKILL was sent: there is no time left to wait.
             Decision::Do(_) if matches!(self.machine, Machine::Doomed(_)) => {
                 let result = self.cut().await;
                 self.publish();
-                let _ = reply.send(result.map(|()| Stopped { forced: true }));
+                let _ = reply.send(result.map(|()| Stopped { forced: true, already: false }));
             }
             Decision::Do(action) => {
-                // Several stops share one deadline, the earliest: each was promised to be over by its own.
-                let mut deadline = now_ms() + patience.as_millis() as u64;
-                if let Intent::Stop { deadline: earlier } = self.intent() {
-                    deadline = deadline.min(earlier);
+                if patience.agent_only
+                    && action != Action::AwaitPowerDown
+                    && let Err(error) = self.need_agent()
+                {
+                    let _ = reply.send(Err(error));
+                    return;
                 }
-                if let Err(error) = self.intend(Intent::Stop { deadline }, Operation::Stop).await {
+                let intent = joined(self.intent(), now_ms() + patience.time.as_millis() as u64, patience.agent_only);
+                // One that may cut the power in the end does all that a graceful stop does.
+                let more = matches!(self.intent(), Intent::Stop { agent_only: true, .. }) && !patience.agent_only;
+                if let Err(error) = self.intend(intent, Operation::Stop).await {
                     let _ = reply.send(Err(error));
                     return;
                 }
                 self.waiters.push(reply);
-                if action != Action::AwaitPowerDown {
+                if !patience.agent_only && (action != Action::AwaitPowerDown || more) {
                     self.press_again = Some(Instant::now() + PRESS_AGAIN);
                 }
                 self.publish();
-                if action == Action::PowerDown {
+                if action == Action::PowerDown || more {
                     self.ask_guest(ShutdownMode::Powerdown).await;
                 }
             }
@@ -65,30 +70,37 @@ impl Actor {
                 let _ = reply.send(Err(self.refused(refusal)));
             }
             Decision::Already | Decision::Wait => {
-                let _ = reply.send(Ok(Stopped { forced: false }));
+                let _ = reply.send(Ok(Stopped::BEFORE));
             }
         }
     }
 
     /// Gets a reboot under way.
-    pub(super) async fn reboot(&mut self, patience: Duration) -> Result<()> {
+    pub(super) async fn reboot(&mut self, Patience { time, agent_only }: Patience) -> Result<()> {
         match self.decide(Request::Reboot) {
             Decision::Do(_) => {
-                let deadline = now_ms() + patience.as_millis() as u64;
-                self.intend(Intent::Reboot { deadline }, Operation::Reboot).await?;
-                self.press_again = Some(Instant::now() + PRESS_AGAIN);
+                if agent_only {
+                    self.need_agent()?;
+                }
+                let deadline = now_ms() + time.as_millis() as u64;
+                self.intend(Intent::Reboot { deadline, agent_only }, Operation::Reboot).await?;
+                if !agent_only {
+                    self.press_again = Some(Instant::now() + PRESS_AGAIN);
+                }
                 self.publish();
                 // Whether the guest heeds is the deadline's matter: the reboot is under way.
-                self.ask_guest(ShutdownMode::Reboot).await;
-                self.unless_overtaken()
+                match self.ask_guest(ShutdownMode::Reboot).await {
+                    Some(refused) => Err(refused),
+                    None => self.unless_overtaken(),
+                }
             }
             Decision::Refuse(refusal) => Err(self.refused(refusal)),
             Decision::Already | Decision::Wait => Ok(()),
         }
     }
 
-    /// Lets a paused guest go on.
-    pub(super) async fn resume(&mut self) -> Result<()> {
+    /// Lets a paused guest go on, as a part of `operation`.
+    pub(super) async fn resume(&mut self, operation: Operation) -> Result<()> {
         let Machine::Live(live) = &self.machine else { return Err(Error::Unresponsive(self.record.spec.id)) };
         let session = live.session.clone();
         match self.guarded(session.execute(qapi::qmp::cont {})).await {
@@ -98,20 +110,20 @@ impl Actor {
                 }
                 Ok(())
             }
-            Err(Interrupted::Qmp(QmpError::Refused { desc, .. })) => Err(Error::failed(Operation::Start, desc)),
+            Err(Interrupted::Qmp(QmpError::Refused { desc, .. })) => Err(Error::failed(operation, desc)),
             Err(Interrupted::Overtaken) => self.unless_overtaken(),
-            Err(Interrupted::Ended) => Err(Error::failed(Operation::Start, "QEMU ended before the guest went on")),
+            Err(Interrupted::Ended) => Err(Error::failed(operation, "QEMU ended before the guest went on")),
             Err(Interrupted::Qmp(_) | Interrupted::Deadline) => Err(Error::Unresponsive(self.record.spec.id)),
         }
     }
 
     /// What a request is told that a forced one cut short (ruling 8).
-    fn unless_overtaken(&self) -> Result<()> {
+    pub(super) fn unless_overtaken(&self) -> Result<()> {
         if self.is_overtaken() { Err(Conflict::Overtaken.into()) } else { Ok(()) }
     }
 
     /// Stores what is about to be done before anything is done.
-    async fn intend(&mut self, intent: Intent, operation: Operation) -> Result<()> {
+    pub(super) async fn intend(&mut self, intent: Intent, operation: Operation) -> Result<()> {
         let Run::Live(run) = &mut self.record.run else { return Ok(()) };
         if run.intent == intent {
             return Ok(());
@@ -130,19 +142,23 @@ impl Actor {
     pub(super) async fn take_up_intent(&mut self) {
         match self.intent() {
             Intent::Run => {}
-            Intent::Stop { .. } => self.ask_guest(ShutdownMode::Powerdown).await,
-            Intent::Reboot { .. } => self.ask_guest(ShutdownMode::Reboot).await,
+            Intent::Stop { .. } => drop(self.ask_guest(ShutdownMode::Powerdown).await),
+            Intent::Reboot { .. } => drop(self.ask_guest(ShutdownMode::Reboot).await),
         }
     }
 
-    /// Asks the agent, else presses the power button; failures are the deadline's matter.
-    async fn ask_guest(&mut self, mode: ShutdownMode) {
-        let Machine::Live(live) = &self.machine else { return };
+    /// Asks the agent, else presses the power button; failures are the deadline's matter. Where nobody but the agent is to
+    /// be asked, and it does not do it, the whole is taken back, and why is returned.
+    async fn ask_guest(&mut self, mode: ShutdownMode) -> Option<Error> {
+        let Machine::Live(live) = &self.machine else { return None };
         let session = live.session.clone();
         if live.guest != Guest::Running && self.guarded(session.execute(qapi::qmp::cont {})).await.is_err() {
-            return;
+            return None;
         }
-        let Machine::Live(live) = &self.machine else { return };
+        let Machine::Live(live) = &self.machine else { return None };
+        if self.agent_only() {
+            return self.ask_agent_only(mode).await;
+        }
         let agent = live.agent;
         let path = self.ctx.run_paths(&self.record.spec.id).agent();
         let asked = self.guarded(async {
@@ -162,6 +178,7 @@ impl Actor {
         if let Err(Interrupted::Qmp(error)) = asked.await {
             tracing::warn!(vm = %self.record.spec.id, %error, "cannot press the power button");
         }
+        None
     }
 
     /// The power button, whatever was tried before: a guest in its firmware, or one that has just begun to boot, did not
@@ -175,6 +192,11 @@ impl Actor {
 
     pub(super) async fn deadline_passed(&mut self) {
         self.press_again = None;
+        if self.agent_only() {
+            let why = "the guest was asked by its agent and did not do it in time; force=true cuts the power";
+            drop(self.take_back(why.to_owned()).await);
+            return;
+        }
         match self.intent() {
             Intent::Run => {}
             Intent::Stop { .. } => {
@@ -204,7 +226,7 @@ impl Actor {
     }
 
     /// Whether there is nothing more to be tried; a monitor that fails is taken up again when it is back.
-    async fn reset(&mut self) -> bool {
+    pub(super) async fn reset(&mut self) -> bool {
         let Machine::Live(live) = &self.machine else { return false };
         let session = live.session.clone();
         let reset = self.guarded(async {
@@ -295,7 +317,7 @@ impl Actor {
         self.publish_sample(None);
         self.publish();
         for waiter in self.waiters.drain(..) {
-            let _ = waiter.send(stored.clone().map(|()| Stopped { forced }));
+            let _ = waiter.send(stored.clone().map(|()| Stopped { forced, already: false }));
         }
         if deleting { self.erase().await } else { stored }
     }
@@ -312,6 +334,18 @@ impl Actor {
     /// Forgets a crash.
     pub(super) async fn acknowledge(&mut self) -> Result<()> {
         self.ended(Ending::Clean, false).await
+    }
+}
+
+/// What a stop means beside one under way: several share one deadline, the earliest, as each was promised to be over by
+/// its own; but one that leaves the guest running does not hasten one that cuts its power.
+fn joined(under_way: Intent, deadline: u64, agent_only: bool) -> Intent {
+    match under_way {
+        Intent::Stop { deadline: earlier, agent_only: other } if other == agent_only => {
+            Intent::Stop { deadline: deadline.min(earlier), agent_only }
+        }
+        Intent::Stop { agent_only: false, .. } => under_way,
+        Intent::Stop { .. } | Intent::Run | Intent::Reboot { .. } => Intent::Stop { deadline, agent_only },
     }
 }
 

@@ -20,6 +20,8 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Daemon {
     pub dir: TempDir,
     pub url: String,
+    /// Of the Hyper-V dialect's own listener, where there is one.
+    pub hyperv_url: String,
     args: Vec<String>,
     child: Option<Child>,
     http: reqwest::Client,
@@ -74,7 +76,7 @@ impl Daemon {
         blank.set_len(64 << 20).unwrap();
         let args = args.iter().map(|a| (*a).to_owned()).collect();
         let http = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
-        Self { dir, url: String::new(), args, child: None, http }
+        Self { dir, url: String::new(), hyperv_url: String::new(), args, child: None, http }
     }
 
     /// For every start from now on.
@@ -90,11 +92,20 @@ impl Daemon {
     /// As `run`, by a command of the test's own.
     pub fn run_as(&mut self, mut command: Command) {
         let mut child = command.stdout(Stdio::piped()).stderr(self.log()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().strip_prefix("listening on ").map(str::to_owned);
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
         self.child = Some(child);
-        self.url = url.unwrap_or_else(|| panic!("not ready: {line:?}\n{}", self.log_text()));
+        self.url = self.address(&mut stdout);
+        if self.args.iter().any(|arg| arg == "--hyperv-listen") {
+            self.hyperv_url = self.address(&mut stdout);
+        }
+    }
+
+    /// The address in a ready line.
+    fn address(&self, stdout: &mut impl BufRead) -> String {
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let address = line.strip_prefix("listening on ").and_then(|rest| rest.split_whitespace().next());
+        address.unwrap_or_else(|| panic!("not ready: {line:?}\n{}", self.log_text())).to_owned()
     }
 
     /// The command that starts the daemon on this state directory.

@@ -48,7 +48,7 @@ pub mod shutdown;
 pub mod table;
 
 pub use error::HttpError;
-pub use request::{NoFields, Request};
+pub use request::{NoFields, Request, agreed};
 pub use response::{IntoResponse, Reply, Response};
 pub use route::{QueryParam, Route, RouteInfo};
 pub use server::{Limits, Report, serve};

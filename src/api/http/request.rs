@@ -75,6 +75,20 @@ impl Request {
     }
 }
 
+/// A value that query and body may both give, as long as they agree (ruling 5).
+pub fn agreed<T: PartialEq + std::fmt::Display>(
+    name: &str,
+    query: Option<T>,
+    body: Option<T>,
+) -> Result<Option<T>, HttpError> {
+    match (query, body) {
+        (Some(q), Some(b)) if q != b => {
+            Err(HttpError::invalid(name, format!("be the same in query ({q}) and body ({b})")))
+        }
+        (query, body) => Ok(query.or(body)),
+    }
+}
+
 fn is_json(headers: &HeaderMap) -> bool {
     headers
         .get(header::CONTENT_TYPE)

@@ -53,6 +53,8 @@ pub struct CreateBody {
     max_vcpus: Option<i64>,
     /// MiB that it can grow to; default the host's memory.
     max_memory: Option<i64>,
+    /// An ISO image for its CD drive, in an image directory; it boots where the disk does not.
+    iso: Option<String>,
 }
 
 impl CreateBody {
@@ -66,7 +68,9 @@ impl CreateBody {
             memory: self.memory,
             max_memory: self.max_memory,
             disk_size: self.disk_size,
-            base_image: self.base_image.into(),
+            base_image: Some(self.base_image.into()),
+            disk_folder: None,
+            iso: self.iso.map(Into::into),
             clone: self.clone,
             cpu_pinning: self.cpu_pinning.map(CpuPinning::into_model).transpose()?,
             io_limits: self.io_limits,
@@ -165,6 +169,8 @@ pub struct Config {
     disk_file: Option<PathBuf>,
     base_image: Option<PathBuf>,
     clone: Option<CloneMode>,
+    /// The image in its CD drive.
+    iso: Option<PathBuf>,
     mac_address: Option<String>,
     profile: String,
     machine_type: String,
@@ -189,7 +195,8 @@ impl Config {
             io_limits: root.and_then(|disk| disk.io_limits),
             disk_file: root.map(|disk| disk.file.clone()),
             base_image: root.and_then(|disk| disk.base.as_ref()).map(|base| base.path.clone()),
-            clone: root.map(|disk| disk.clone),
+            clone: root.filter(|disk| disk.base.is_some()).map(|disk| disk.clone),
+            iso: spec.iso.clone(),
             mac_address: spec.nics.first().map(|nic| nic.mac.to_string()),
             profile: spec.machine.profile.clone(),
             machine_type: spec.machine.machine_type.clone(),

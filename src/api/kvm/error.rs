@@ -119,6 +119,7 @@ impl Problem {
                     Error::Conflict(_) | Error::SwitchConflict(_) | Error::PortTaken { .. } => {
                         (StatusCode::CONFLICT, message, None)
                     }
+                    Error::NoAgent { .. } => (StatusCode::UNPROCESSABLE_ENTITY, message, None),
                     Error::Unresponsive(_) | Error::Busy(_) | Error::ShuttingDown => {
                         (StatusCode::SERVICE_UNAVAILABLE, message, None)
                     }

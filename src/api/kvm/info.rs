@@ -27,7 +27,7 @@ pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let query: ListQuery = request.query()?;
     let limit = query.limit.map(|limit| ranged("limit", limit, MAX_PAGE)).transpose()?;
     let after = query.page_token.as_deref().map(read_token).transpose()?;
-    let filter = Filter { status: query.status, name: query.name.clone() };
+    let filter = Filter { status: query.status, name: query.name.clone(), ..Filter::default() };
     let page = shared.service.list(&filter, after, limit.map(|limit| limit as usize));
     let reply = Reply::json(StatusCode::OK, &page.vms.iter().map(dto::Listed::of).collect::<Vec<_>>());
     let Some((created_at, id)) = page.next else { return Ok(reply) };

@@ -12,6 +12,7 @@ mod performance;
 mod pinning;
 mod power;
 mod routes;
+mod switches;
 
 pub use routes::{openapi, table};
 

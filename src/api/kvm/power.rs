@@ -7,9 +7,9 @@ use warp::http::StatusCode;
 
 use super::{Shared, dto, error::Problem, vm_id};
 use crate::{
-    api::http::{HttpError, NoFields, Reply, Request},
+    api::http::{HttpError, NoFields, Reply, Request, agreed},
     model::{CreateVm, Status, VmId},
-    vm::StopMode,
+    vm::{RebootMode, StopMode},
 };
 
 /// A day.
@@ -26,7 +26,7 @@ pub async fn start(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let id = vm_id(&request)?;
     shared.service.view(id)?;
     request.json_or_default::<NoFields>()?;
-    let view = shared.service.start(id).await?;
+    let (view, _) = shared.service.start(id).await?;
     // What was acknowledged is the start; a guest that has already stopped again is the next read's news.
     let status = if view.status == Status::Stopped { Status::Running } else { view.status };
     let message = "VM successfully started, or already running.";
@@ -52,8 +52,24 @@ pub async fn reboot(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let body: dto::RebootBody = request.json_or_default()?;
     let query: dto::RebootBody = request.query()?;
     let patience = patience(&shared, agreed("timeout", query.timeout, body.timeout)?)?;
-    shared.service.reboot(id, patience).await?;
+    shared.service.reboot(id, RebootMode::Graceful(patience)).await?;
     Ok(Reply::json(StatusCode::OK, &dto::Done::new(id, Status::Rebooting, "VM successfully rebooted.", None)))
+}
+
+pub async fn suspend(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let id = vm_id(&request)?;
+    shared.service.view(id)?;
+    request.json_or_default::<NoFields>()?;
+    shared.service.suspend(id).await?;
+    Ok(Reply::json(StatusCode::OK, &dto::Done::new(id, Status::Paused, "VM successfully suspended.", None)))
+}
+
+pub async fn resume(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let id = vm_id(&request)?;
+    shared.service.view(id)?;
+    request.json_or_default::<NoFields>()?;
+    shared.service.resume(id).await?;
+    Ok(Reply::json(StatusCode::OK, &dto::Done::new(id, Status::Running, "VM successfully resumed.", None)))
 }
 
 #[derive(Deserialize)]
@@ -70,20 +86,6 @@ pub async fn delete(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let graceful = query.graceful.then(|| shared.service.default_patience());
     let view = shared.service.delete(id, graceful).await?;
     Ok(Reply::json(StatusCode::OK, &dto::Deleted::of(&view)))
-}
-
-/// A value that query and body may both give, as long as they agree (ruling 5).
-fn agreed<T: PartialEq + std::fmt::Display>(
-    name: &str,
-    query: Option<T>,
-    body: Option<T>,
-) -> Result<Option<T>, HttpError> {
-    match (query, body) {
-        (Some(q), Some(b)) if q != b => {
-            Err(HttpError::invalid(name, format!("be the same in query ({q}) and body ({b})")))
-        }
-        (query, body) => Ok(query.or(body)),
-    }
 }
 
 fn patience(shared: &Shared, timeout: Option<i64>) -> Result<Duration, HttpError> {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Shared, change, disks, dto,
     error::{Endpoint, ErrorBody, NotFound, http_error, told},
-    host, info, networks, performance, power,
+    host, info, networks, performance, power, switches,
 };
 use crate::{
     api::http::{
@@ -35,13 +35,19 @@ const CONSOLE_LOG: Endpoint = endpoint(NotFound::Colon, "Internal error while re
 const START: Endpoint = endpoint(NotFound::Colon, "Internal error during VM start operation.");
 const STOP: Endpoint = endpoint(NotFound::Colon, "Internal error during VM stop operation.");
 const REBOOT: Endpoint = endpoint(NotFound::Colon, "Internal error during VM reboot operation.");
+const SUSPEND: Endpoint = endpoint(NotFound::Colon, "Internal error during VM suspend operation.");
+const RESUME: Endpoint = endpoint(NotFound::Colon, "Internal error during VM resume operation.");
 const CPU: Endpoint = endpoint(NotFound::Colon, "Internal error during CPU configuration update.");
 const MEMORY: Endpoint = endpoint(NotFound::Colon, "Internal error during memory configuration update.");
 const DISK: Endpoint = endpoint(NotFound::Colon, "Internal error during disk resize operation.");
 const DISKS: Endpoint = endpoint(NotFound::Colon, "Internal error during disk operation.");
-const NETWORKS: Endpoint = endpoint(NotFound::Colon, "Internal error during network operation.");
+const CARDS: Endpoint = endpoint(NotFound::Colon, "Internal error during network operation.");
 const DELETE: Endpoint = endpoint(NotFound::WithId, "Internal error during VM deletion.");
 const HOST: Endpoint = endpoint(NotFound::Short, "Internal server error while looking at the host.");
+const SWITCH_CREATE: Endpoint = endpoint(NotFound::Colon, "Internal error during switch creation.");
+const SWITCH_UPDATE: Endpoint = endpoint(NotFound::Colon, "Internal error during switch update.");
+const SWITCH_DELETE: Endpoint = endpoint(NotFound::Colon, "Internal error during switch deletion.");
+const SWITCHES: Endpoint = endpoint(NotFound::Colon, "Internal server error while retrieving switches.");
 const GENERAL: Endpoint = endpoint(NotFound::Short, "Internal server error");
 
 const PROVISIONING: &str = "VM Provisioning";
@@ -49,6 +55,7 @@ const UPDATE: &str = "VM Configuration";
 const LIFECYCLE: &str = "Lifecycle Management";
 const INFORMATION: &str = "VM Information";
 const MONITORING: &str = "Monitoring";
+const NETWORKS: &str = "Networks";
 const SERVICE: &str = "Service";
 
 const TIMEOUT: QueryParam = QueryParam::integer("timeout", "Seconds that the guest is given; default 60.");
@@ -131,18 +138,18 @@ fn routes() -> Vec<Route<Shared>> {
             .summary("Remove a disk with its image; a running guest has to let go of it.")
             .output::<disks::DiskDone>(200, "It is gone.")
             .error(409, "The guest does not let go of it."),
-        Route::get("/vms/{id}/networks", "listVMNetworks", told(&NETWORKS, networks::list))
+        Route::get("/vms/{id}/networks", "listVMNetworks", told(&CARDS, networks::list))
             .tag(INFORMATION)
             .summary("The network cards of a VM, and those that its guest has not let go of yet.")
             .output::<Vec<networks::NetworkView>>(200, "The cards."),
-        Route::post("/vms/{id}/networks", "addVMNetwork", told(&NETWORKS, networks::add))
+        Route::post("/vms/{id}/networks", "addVMNetwork", told(&CARDS, networks::add))
             .tag(UPDATE)
             .summary("Add a network card; a running VM gets it by hot-plug.")
             .input::<networks::NetworkBody>()
             .output::<networks::NetworkAdded>(201, "It is added.")
             .error(404, "There is no such VM, or no such switch.")
             .error(409, "There is no free slot, the switch has no free address, or a port of the host is taken."),
-        Route::delete("/vms/{id}/networks/{nic}", "removeVMNetwork", told(&NETWORKS, networks::remove))
+        Route::delete("/vms/{id}/networks/{nic}", "removeVMNetwork", told(&CARDS, networks::remove))
             .tag(UPDATE)
             .summary("Remove a network card; a running guest has to let go of it.")
             .output::<networks::NetworkRemoved>(200, "It is gone, or goes when the guest lets go of it (`pending`).")
@@ -166,6 +173,18 @@ fn routes() -> Vec<Route<Shared>> {
             .optional_input::<dto::RebootBody>()
             .output::<dto::Done>(200, "The reboot is under way.")
             .error(409, "It does not run."),
+        Route::post("/vms/{id}/suspend", "suspendVM", told(&SUSPEND, power::suspend))
+            .tag(LIFECYCLE)
+            .summary("Halt a VM until it is resumed or started.")
+            .optional_input::<crate::api::http::NoFields>()
+            .output::<dto::Done>(200, "It is paused.")
+            .error(409, "It does not run, or is paused already."),
+        Route::post("/vms/{id}/resume", "resumeVM", told(&RESUME, power::resume))
+            .tag(LIFECYCLE)
+            .summary("Let a paused VM go on.")
+            .optional_input::<crate::api::http::NoFields>()
+            .output::<dto::Done>(200, "It runs.")
+            .error(409, "It is not paused."),
         Route::get("/vms/{id}/performance", "getVMPerformanceMetrics", told(&PERFORMANCE, performance::performance))
             .tag(MONITORING)
             .summary("Figures of a running VM.")
@@ -176,6 +195,30 @@ fn routes() -> Vec<Route<Shared>> {
             .summary("The last lines of the guest's serial output.")
             .query(TAIL_QUERY)
             .output_text(200, "Plain text, over all runs of the VM; at most 16 MiB are kept."),
+        Route::get("/switches", "listSwitches", told(&SWITCHES, switches::list))
+            .tag(NETWORKS)
+            .summary("The virtual switches, oldest first.")
+            .output::<Vec<switches::SwitchFields>>(200, "The switches."),
+        Route::post("/switches", "createSwitch", told(&SWITCH_CREATE, switches::create))
+            .tag(NETWORKS)
+            .summary("Make a virtual switch: private, internal (with the host) or external (with an adapter).")
+            .input::<switches::SwitchBody>()
+            .output::<switches::SwitchFields>(201, "The switch.")
+            .error(409, "The subnet or the adapter is taken, or the adapter carries addresses of the host."),
+        Route::get("/switches/{id}", "getSwitch", told(&SWITCHES, switches::details))
+            .tag(NETWORKS)
+            .summary("One switch, with the VMs on it and the addresses that it has given out.")
+            .output::<switches::SwitchFields>(200, "The switch."),
+        Route::put("/switches/{id}", "updateSwitch", told(&SWITCH_UPDATE, switches::update))
+            .tag(NETWORKS)
+            .summary("Change the notes of a switch.")
+            .input::<switches::SwitchUpdate>()
+            .output::<switches::SwitchFields>(200, "The switch."),
+        Route::delete("/switches/{id}", "deleteSwitch", told(&SWITCH_DELETE, switches::delete))
+            .tag(NETWORKS)
+            .summary("Remove a switch that no VM uses.")
+            .output::<switches::SwitchDone>(200, "It is gone.")
+            .error(409, "VMs use it."),
         Route::get("/base-images", "listBaseImages", told(&GENERAL, info::base_images))
             .tag(INFORMATION)
             .summary("Base images in use, and the VMs that were cloned from each.")
@@ -204,7 +247,7 @@ pub fn openapi() -> Value {
         server: "/",
         error: |generator: &mut SchemaGenerator| generator.subschema_for::<ErrorBody>(),
         path_params: &[
-            PathParam { name: "id", description: "The UUID of the VM.", format: Some("uuid") },
+            PathParam { name: "id", description: "The UUID of the VM or of the switch.", format: Some("uuid") },
             PathParam { name: "nic", description: "The id of the card, or QEMU's name of it: net0…", format: None },
             PathParam { name: "disk", description: "The name of the disk: root, disk1…", format: None },
         ],

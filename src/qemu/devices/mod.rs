@@ -2,6 +2,7 @@
 //! `device_add` on a running VM, so a device is described once. Addresses are fixed, because a guest names its
 //! disks and cards by them and a device that came later must not move the others.
 
+mod cdrom;
 mod chardev;
 mod disk;
 mod memory;
@@ -9,6 +10,7 @@ mod nic;
 mod platform;
 mod ports;
 
+pub use cdrom::{cdrom, cdrom_blockdev};
 pub use chardev::{agent_channel, serial};
 pub use disk::{blockdev, device_id, disk, node_name, throttle, throttle_id};
 pub use memory::{VIRTIO_MEM_ID, hotplug_size, memory, memory_argument, requested_size};

@@ -179,8 +179,8 @@ impl Service {
     }
 
     /// Addresses that a switch's DHCP has given out.
-    pub async fn switch_leases(&self, id: SwitchId) -> Vec<Lease> {
-        self.ctx.net.leases(id).await
+    pub fn switch_leases(&self, id: SwitchId) -> Vec<Lease> {
+        self.ctx.net.leases(id)
     }
 
     async fn persist_switch(&self, record: &SwitchRecord) -> Result<(), StoreError> {

@@ -10,6 +10,7 @@ use std::{
 use crate::{
     model::{
         Error, Nic, NicBackend, Result, Subnet, Switch, SwitchId, SwitchKind, SwitchRecord, SwitchState, VmId, VmView,
+        same_name,
     },
     service::registry::Registry,
 };
@@ -126,8 +127,7 @@ impl Places {
 
     /// Those that bear a name, without regard to case, oldest first.
     pub fn named(&self, name: &str) -> Vec<Switch> {
-        let wanted = name.to_lowercase();
-        self.all().into_iter().map(|(switch, _)| switch).filter(|s| s.name.to_lowercase() == wanted).collect()
+        self.all().into_iter().map(|(switch, _)| switch).filter(|switch| same_name(&switch.name, name)).collect()
     }
 
     pub fn reserve(&self, id: SwitchId, registry: &Registry) -> Result<Port> {

@@ -6,10 +6,10 @@ use std::sync::{Arc, Weak};
 use anyhow::Context;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::super::Service;
+use super::{super::Service, places};
 use crate::{
     model::{SwitchId, SwitchRecord, SwitchState},
-    net::PortEvent,
+    net::{NetError, PortEvent},
 };
 
 impl Service {
@@ -34,18 +34,34 @@ impl Service {
         Ok(())
     }
 
+    /// Removes devices that bear this daemon's mark and that no record names.
+    pub(in crate::service) async fn sweep_network(&self) {
+        // Also those that could not be removed yet: their bridge may carry addresses of the host.
+        let Ok(records) = self.ctx.store.scan::<SwitchRecord>() else { return };
+        let switches = records.into_iter().map(|(_, record)| record.switch.id).collect();
+        let nics = self.registry.views().iter().flat_map(places::cards).map(|nic| nic.id).collect();
+        match self.ctx.net.sweep(&switches, &nics).await {
+            Ok(()) | Err(NetError::Missing { .. }) => {}
+            Err(error) => tracing::warn!(%error, "cannot tidy up the host's network"),
+        }
+    }
+
     /// Brings a switch to its recorded form.
     async fn settle_switch(&self, id: SwitchId) {
         let _turn = self.places.turn.lock().await;
         let Ok(mut record) = self.places.record(id) else { return };
         let settled = async {
-            let moved = self.ctx.net.survey(&record.switch, record.moved.as_ref()).await.map_err(|e| e.to_string())?;
-            if moved != record.moved {
-                record.moved = moved;
+            let surveyed = self.ctx.net.survey(&record.switch, record.moved.as_ref()).await;
+            if let Ok(moved) = &surveyed
+                && *moved != record.moved
+            {
+                record.moved.clone_from(moved);
                 self.persist_switch(&record).await.map_err(|e| e.to_string())?;
                 self.places.ready(&record);
             }
-            self.ctx.net.put_switch(&record.switch, record.moved.as_ref()).await.map_err(|e| e.to_string())
+            // Also when the adapter is missing: what is there of the switch connects its VMs.
+            let put = self.ctx.net.put_switch(&record.switch, record.moved.as_ref()).await;
+            surveyed.map(drop).and(put).map_err(|e| e.to_string())
         };
         let problem = settled.await.err();
         if let Some(error) = &problem {
@@ -58,6 +74,10 @@ impl Service {
 /// Follows the host's network for as long as the service lives.
 pub(in crate::service) async fn follow(service: Weak<Service>) {
     let Some(mut events) = service.upgrade().map(|service: Arc<Service>| service.ctx.net.subscribe()) else { return };
+    // What was told before anybody listened.
+    if let Some(service) = service.upgrade() {
+        service.look_after_taps();
+    }
     loop {
         let event = events.recv().await;
         let Some(service) = service.upgrade() else { return };

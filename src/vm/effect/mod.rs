@@ -24,7 +24,7 @@ use super::{
     live::{Live, Machine},
 };
 use crate::{
-    model::{Applied, Change, Conflict, Error, LiveRun, Operation, Result, Run, VmSpec},
+    model::{Applied, Change, Conflict, Error, LiveRun, Operation, Redefinition, Result, Run, VmSpec},
     qmp::{QmpError, Session},
 };
 
@@ -75,14 +75,6 @@ impl Actor {
         let mut before = (*self.record.spec).clone();
         let in_effect = self.live_run().map(|run| run.in_effect.clone());
         let wanted = change.clone().apply(&before, in_effect.as_deref(), self.ctx.host.memory)?;
-        if matches!(change, Change::SetNics(_)) {
-            if wanted == before {
-                return Ok(Applied::Live);
-            }
-            if in_effect.is_some() || self.machine.process().is_some() {
-                return Err(Conflict::NotStopped.into());
-            }
-        }
         let decision = self.decide(Request::Change);
         if let Decision::Refuse(refusal) = decision {
             return Err(self.refused(refusal));
@@ -106,6 +98,18 @@ impl Actor {
             Run::Live(run) if run.in_effect.disk(disk).is_some() => Applied::Live,
             _ => Applied::NextStart,
         }
+    }
+
+    /// Stores a definition that takes effect at the next start; one that is the present one already is fine in any state.
+    pub(super) async fn redefine(&mut self, redefinition: Redefinition) -> Result<bool> {
+        let wanted = redefinition.apply(&self.record.spec, self.ctx.host.memory)?;
+        if wanted == *self.record.spec {
+            return Ok(false);
+        }
+        if let Decision::Refuse(refusal) = self.decide(Request::Redefine) {
+            return Err(self.refused(refusal));
+        }
+        self.define(wanted).await.map(|()| true)
     }
 
     /// Brings a stored change into effect, or takes it back.
@@ -173,7 +177,6 @@ impl Actor {
             Change::RemoveDisk(name) => self.plug_disks(Some(name)).await,
             Change::AddNic(nic) => self.plug_nics(Some(nic.id)).await,
             Change::RemoveNic(id) => self.plug_nics(Some(*id)).await,
-            Change::SetNics(_) => Ok(()),
         }
     }
 

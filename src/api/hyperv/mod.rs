@@ -1,0 +1,47 @@
+//! The Hyper-V dialect: PascalCase in answers, errors as `{"error","detail"}`, mounted at `/hyperv` and at the root of a
+//! listener of its own (shared/contract). Only translation: what a request means is decided in `service` and `vm`.
+
+mod adapters;
+mod dto;
+mod error;
+mod info;
+mod power;
+mod routes;
+mod state;
+mod switches;
+mod vms;
+
+pub use routes::{openapi, table};
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::{
+    api::http::Request,
+    model::{SwitchId, VmId, VmView},
+    service::Service,
+};
+use error::Problem;
+
+/// What a handler of this dialect has at hand.
+#[derive(Clone)]
+pub struct Shared {
+    service: Arc<Service>,
+    openapi: Arc<Value>,
+}
+
+impl Shared {
+    /// The VM that a path names. A malformed id is the id of no VM (ruling 29).
+    fn vm(&self, request: &Request) -> Result<(VmId, VmView), Problem> {
+        let id = VmId::parse(request.param("id")).ok_or(Problem::NoVm)?;
+        Ok((id, self.service.view(id)?))
+    }
+
+    /// The switch that a path names, which is there.
+    fn switch(&self, request: &Request) -> Result<SwitchId, Problem> {
+        let id = SwitchId::parse(request.param("id")).ok_or(Problem::NoSwitch)?;
+        self.service.switch(id)?;
+        Ok(id)
+    }
+}

@@ -1,0 +1,212 @@
+//! The route table of this dialect: what there is, in which words it fails, and what OpenAPI says of it.
+
+use std::sync::Arc;
+
+use schemars::SchemaGenerator;
+use serde_json::Value;
+
+use super::{
+    Shared, adapters, dto,
+    error::{Endpoint, ErrorBody, http_error, told},
+    info, power, switches, vms,
+};
+use crate::{
+    api::http::{
+        NoFields, QueryParam, Route, Table,
+        openapi::{About, PathParam, document},
+    },
+    service::Service,
+};
+
+pub(super) const SWITCH_NOT_FOUND: &str = "Switch not found";
+
+const fn vm(failed: &'static str) -> Endpoint {
+    Endpoint { not_found: "VM not found", failed }
+}
+
+const fn switch(failed: &'static str) -> Endpoint {
+    Endpoint { not_found: SWITCH_NOT_FOUND, failed }
+}
+
+const LIST: Endpoint = vm("Failed to list VMs");
+const GET: Endpoint = vm("Failed to get VM");
+const CREATE: Endpoint = vm("Failed to create VM");
+const UPDATE: Endpoint = vm("Failed to update VM");
+const DELETE: Endpoint = vm("Failed to delete VM");
+const START: Endpoint = vm("Failed to start VM");
+const STOP: Endpoint = vm("Failed to stop VM");
+const RESTART: Endpoint = vm("Failed to restart VM");
+const SUSPEND: Endpoint = vm("Failed to suspend VM");
+const RESUME: Endpoint = vm("Failed to resume VM");
+const ADAPTERS: Endpoint = vm("Failed to list network adapters");
+const ADD_ADAPTER: Endpoint = vm("Failed to add network adapter");
+const REMOVE_ADAPTER: Endpoint =
+    Endpoint { not_found: "VM or network adapter not found", failed: "Failed to remove network adapter" };
+const LIST_SWITCHES: Endpoint = switch("Failed to list switches");
+const GET_SWITCH: Endpoint = switch("Failed to get switch");
+const CREATE_SWITCH: Endpoint = switch("Failed to create switch");
+const UPDATE_SWITCH: Endpoint = switch("Failed to update switch");
+const DELETE_SWITCH: Endpoint = switch("Failed to delete switch");
+const GENERAL: Endpoint = vm("Internal server error");
+
+const VMS: &str = "Virtual Machines";
+const ADAPTER: &str = "Network Adapters";
+const SWITCHES: &str = "Virtual Switches";
+const SERVICE: &str = "Service";
+
+const FORCE: &[QueryParam] = &[QueryParam::boolean("force", "Do not ask the guest; default false.")];
+const NO_AGENT: &str = "The guest agent is not there, or does not do it; the VM runs.";
+
+fn routes() -> Vec<Route<Shared>> {
+    let mut routes = vm_routes();
+    routes.extend(network_routes());
+    routes.extend([
+        Route::get("/health", "getHealth", told(&GENERAL, info::health))
+            .tag(SERVICE)
+            .summary("Whether the service answers, and what it runs on.")
+            .output::<info::Health>(200, "It answers."),
+        Route::get("/openapi.json", "getOpenAPI", told(&GENERAL, info::openapi))
+            .tag(SERVICE)
+            .summary("This document.")
+            .output::<Value>(200, "OpenAPI 3.1."),
+    ]);
+    routes
+}
+
+fn vm_routes() -> Vec<Route<Shared>> {
+    vec![
+        Route::get("/vms", "listVMs", told(&LIST, vms::list))
+            .tag(VMS)
+            .summary("List all VMs, oldest first.")
+            .output::<Vec<dto::Vm>>(200, "The VMs."),
+        Route::post("/vms", "createVM", told(&CREATE, vms::create))
+            .tag(VMS)
+            .summary("Create a VM with a new, empty disk. Each call creates another one.")
+            .input::<dto::CreateBody>()
+            .output::<dto::Created>(201, "The VM, which is off."),
+        Route::get("/vms/{id}", "getVM", told(&GET, vms::get))
+            .tag(VMS)
+            .summary("One VM.")
+            .output::<dto::Vm>(200, "The VM."),
+        Route::get("/vms/by-name/{name}", "getVMsByName", told(&LIST, vms::by_name))
+            .tag(VMS)
+            .summary("The VMs with this name, whatever its case.")
+            .output::<Vec<dto::Vm>>(200, "The VMs, or none."),
+        Route::put("/vms/{id}", "updateVM", told(&UPDATE, vms::update))
+            .tag(VMS)
+            .summary("Change a VM that is off, all or nothing.")
+            .input::<dto::UpdateBody>()
+            .output::<dto::Updated>(200, "It is so now, or was before.")
+            .error(409, "It is not off."),
+        Route::delete("/vms/{id}", "deleteVM", told(&DELETE, vms::delete))
+            .tag(VMS)
+            .summary("Cut the power of a VM and remove it with its disk.")
+            .output::<dto::Deleted>(200, "It is gone."),
+        Route::post("/vms/{id}/start", "startVM", told(&START, power::start))
+            .tag(VMS)
+            .summary("Start a VM, or resume a suspended one.")
+            .optional_input::<NoFields>()
+            .output::<dto::Started>(200, "It runs.")
+            .error(409, "It is stopping or rebooting."),
+        Route::post("/vms/{id}/stop", "stopVM", told(&STOP, power::stop))
+            .tag(VMS)
+            .summary("Stop a VM by its guest agent, or by force.")
+            .query(FORCE)
+            .optional_input::<dto::Force>()
+            .output::<dto::Stopped>(200, "It is off.")
+            .error(409, "It was off before.")
+            .error(422, NO_AGENT),
+        Route::post("/vms/{id}/restart", "restartVM", told(&RESTART, power::restart))
+            .tag(VMS)
+            .summary("Restart a VM by its guest agent, or by force; start one that is off.")
+            .query(FORCE)
+            .optional_input::<dto::Force>()
+            .output::<dto::Restarted>(200, "The restart is under way.")
+            .error(422, NO_AGENT),
+        Route::post("/vms/{id}/suspend", "suspendVM", told(&SUSPEND, power::suspend))
+            .tag(VMS)
+            .summary("Suspend a VM.")
+            .optional_input::<NoFields>()
+            .output::<dto::Suspended>(200, "It is paused.")
+            .error(409, "It is suspended already, or off."),
+        Route::post("/vms/{id}/resume", "resumeVM", told(&RESUME, power::resume))
+            .tag(VMS)
+            .summary("Resume a suspended VM.")
+            .optional_input::<NoFields>()
+            .output::<dto::Resumed>(200, "It runs.")
+            .error(409, "It is running already, or off."),
+    ]
+}
+
+fn network_routes() -> Vec<Route<Shared>> {
+    vec![
+        Route::get("/vms/{id}/network-adapters", "listNetworkAdapters", told(&ADAPTERS, adapters::list))
+            .tag(ADAPTER)
+            .summary("The network adapters of a VM.")
+            .output::<Vec<adapters::Adapter>>(200, "The adapters."),
+        Route::post("/vms/{id}/network-adapters", "addNetworkAdapter", told(&ADD_ADAPTER, adapters::add))
+            .tag(ADAPTER)
+            .summary("Add a network adapter; a running VM gets it by hot-plug.")
+            .input::<dto::AdapterBody>()
+            .output::<dto::Created>(201, "It is added.")
+            .error(409, "There is no free slot."),
+        Route::delete(
+            "/vms/{id}/network-adapters/{adapterId}",
+            "removeNetworkAdapter",
+            told(&REMOVE_ADAPTER, adapters::remove),
+        )
+        .tag(ADAPTER)
+        .summary("Remove a network adapter.")
+        .output::<dto::Deleted>(200, "It is gone, or will be when the guest lets go of it (`pending`)."),
+        Route::get("/switches", "listSwitches", told(&LIST_SWITCHES, switches::list))
+            .tag(SWITCHES)
+            .summary("List all switches, oldest first.")
+            .output::<Vec<switches::Switch>>(200, "The switches."),
+        Route::post("/switches", "createSwitch", told(&CREATE_SWITCH, switches::create))
+            .tag(SWITCHES)
+            .summary("Create a switch. Each call creates another one.")
+            .input::<switches::CreateBody>()
+            .output::<dto::Created>(201, "The switch.")
+            .error(409, "The adapter carries addresses of the host, or the subnet is in use."),
+        Route::get("/switches/{id}", "getSwitch", told(&GET_SWITCH, switches::get))
+            .tag(SWITCHES)
+            .summary("One switch.")
+            .output::<switches::Switch>(200, "The switch."),
+        Route::get("/switches/by-name/{name}", "getSwitchesByName", told(&LIST_SWITCHES, switches::by_name))
+            .tag(SWITCHES)
+            .summary("The switches with this name, whatever its case.")
+            .output::<Vec<switches::Switch>>(200, "The switches, or none."),
+        Route::put("/switches/{id}", "updateSwitch", told(&UPDATE_SWITCH, switches::update))
+            .tag(SWITCHES)
+            .summary("Change the notes of a switch.")
+            .input::<switches::UpdateBody>()
+            .output::<switches::Updated>(200, "It is changed."),
+        Route::delete("/switches/{id}", "deleteSwitch", told(&DELETE_SWITCH, switches::delete))
+            .tag(SWITCHES)
+            .summary("Delete a switch that no VM uses.")
+            .output::<dto::Deleted>(200, "It is gone.")
+            .error(409, "VMs use it."),
+    ]
+}
+
+/// The OpenAPI document of this dialect where it is mounted at `server`: `/` or `/hyperv`.
+pub fn openapi(server: &'static str) -> Value {
+    let about = About {
+        title: "qherd, Hyper-V dialect",
+        version: env!("CARGO_PKG_VERSION"),
+        description: "Manages virtual machines and switches by stable Ids; compatible with the Hyper-V API overlay.",
+        server,
+        error: |generator: &mut SchemaGenerator| generator.subschema_for::<ErrorBody>(),
+        path_params: &[
+            PathParam { name: "id", description: "The Id of the VM or switch.", format: Some("uuid") },
+            PathParam { name: "name", description: "The whole name, in any case.", format: None },
+            PathParam { name: "adapterId", description: "The Id of the network adapter.", format: Some("uuid") },
+        ],
+    };
+    document(&about, routes().iter().map(|route| &route.info))
+}
+
+/// The table over a service, mounted at `server`.
+pub fn table(service: Arc<Service>, server: &'static str) -> Table {
+    Table::new(Shared { service, openapi: Arc::new(openapi(server)) }, routes()).errors(http_error)
+}

@@ -1,0 +1,170 @@
+//! Which image, or folder for one, a client means, and whether it may (ruling 7). What is in an image is not looked at
+//! here.
+
+use std::{
+    fs::Metadata,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use super::{Service, paths};
+use crate::{
+    config::{Config, is_windows},
+    host::{STORAGE, in_time},
+    model::{Error, Operation, Result, VmId, VmView},
+};
+
+/// What an image is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// To be cloned.
+    Base,
+    /// For the CD drive.
+    Iso,
+}
+
+impl Kind {
+    pub fn param(self) -> &'static str {
+        match self {
+            Self::Base => "base_image",
+            Self::Iso => "iso",
+        }
+    }
+
+    fn invalid(self, must: impl Into<String>) -> Error {
+        Error::invalid(self.param(), must)
+    }
+
+    fn missing(self, named: &Path) -> Error {
+        match self {
+            Self::Base => Error::BaseImageNotFound { path: named.to_owned() },
+            Self::Iso => self.invalid(format!("exist; there is no {}", named.display())),
+        }
+    }
+
+    fn operation(self, named: &Path) -> Operation {
+        match self {
+            Self::Base => Operation::Clone { base: named.to_owned() },
+            Self::Iso => Operation::Change,
+        }
+    }
+}
+
+/// The canonical path of an image file that a client named, in its own words.
+///
+/// # Errors
+/// [`Error::Invalid`] outside the image directories or for what is no readable file; where it does not exist what its
+/// kind says to that; [`Error::Failed`] when its storage does not answer.
+pub(super) async fn locate(service: &Service, named: &Path, kind: Kind) -> Result<(PathBuf, Metadata)> {
+    let asked = host_path(service, named, kind.param(), "be the path of an image file")?;
+    let (ctx, views, told) = (service.ctx.clone(), service.registry.views(), named.to_owned());
+    let found = in_time(STORAGE, move || Ok(find(&ctx.config, &views, &told, asked, kind))).await;
+    found.map_err(|e| Error::failed(kind.operation(named), e))?
+}
+
+/// The canonical path of the folder that a client wants its disk in. It need not be there.
+///
+/// # Errors
+/// [`Error::Invalid`] outside the storage directories, or where there is something that is no folder;
+/// [`Error::Failed`] when its storage does not answer.
+pub(super) async fn folder(service: &Service, named: &Path) -> Result<PathBuf> {
+    let asked = host_path(service, named, FOLDER, "be the path of a folder")?;
+    let ctx = service.ctx.clone();
+    let found = in_time(STORAGE, move || Ok(find_folder(&ctx.config, &asked))).await;
+    found.map_err(|e| Error::failed(Operation::Create, e))?
+}
+
+const FOLDER: &str = "disk_folder";
+
+/// A client's path as one of this host.
+fn host_path(service: &Service, named: &Path, param: &'static str, must: &str) -> Result<PathBuf> {
+    let Some(text) = named.to_str().filter(|t| !t.is_empty() && !t.contains('\0')) else {
+        return Err(Error::invalid(param, must));
+    };
+    match service.ctx.config.path_maps.iter().find_map(|map| map.apply(text)) {
+        Some(mapped) => Ok(mapped),
+        None if is_windows(text) => Err(Error::invalid(
+            param,
+            format!(
+                "be a path of this host, not one of Windows ({text}); a client's folder is given a meaning here with --path-map, such as 'D:/HyperV=/srv/vms'"
+            ),
+        )),
+        None => Ok(named.to_owned()),
+    }
+}
+
+/// The part that looks at the file system, and waits for it. `named` is the image in the client's words.
+fn find(
+    config: &Config,
+    views: &[VmView],
+    named: &Path,
+    mut asked: PathBuf,
+    kind: Kind,
+) -> Result<(PathBuf, Metadata)> {
+    if asked.is_relative() {
+        // A plain name is looked for in the image directories, in their order.
+        let candidates = || config.image_dirs.iter().map(|dir| dir.join(&asked));
+        asked = candidates().find(|path| path.exists()).or_else(|| candidates().next()).unwrap_or(asked);
+    }
+    let outside = || {
+        let dirs = listed(&config.image_dirs);
+        kind.invalid(format!("lie in an image directory ({dirs}); others are allowed with --image-dir"))
+    };
+    let path =
+        paths::canonical(&asked).filter(|path| paths::is_within(path, &config.image_dirs)).ok_or_else(outside)?;
+    if path.to_str().is_none() {
+        return Err(kind.invalid(format!("have a path that is UTF-8, links resolved, unlike {}", path.display())));
+    }
+    if paths::is_within(&path, &config.storage_dirs[..1])
+        || views.iter().any(|view| view.spec.disks.iter().any(|disk| disk.file == path))
+    {
+        return Err(kind.invalid("not be a disk that qherd made for a VM"));
+    }
+    let metadata = match std::fs::metadata(&path) {
+        Ok(metadata) => metadata,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Err(kind.missing(named)),
+        Err(e) => return Err(kind.invalid(format!("be readable by qherd: {e}"))),
+    };
+    // Never opened before this: opening a FIFO would wait for a writer.
+    if !metadata.is_file() {
+        return Err(kind.invalid("be a regular file, not a folder, pipe or device"));
+    }
+    if metadata.len() == 0 {
+        return Err(kind.invalid("not be empty"));
+    }
+    if let Err(e) = rustix::fs::access(&path, rustix::fs::Access::READ_OK) {
+        return Err(kind.invalid(format!("be readable by qherd: {e}")));
+    }
+    Ok((path, metadata))
+}
+
+fn find_folder(config: &Config, asked: &Path) -> Result<PathBuf> {
+    let invalid = |must: String| Err(Error::invalid(FOLDER, must));
+    if asked.is_relative() {
+        return invalid("be an absolute path".into());
+    }
+    let dirs = &config.storage_dirs;
+    let allowed = |path: &PathBuf| {
+        paths::is_within(path, dirs) || dirs.iter().any(|dir| paths::canonical(dir).as_ref() == Some(path))
+    };
+    let Some(path) = paths::canonical(asked).filter(allowed) else {
+        let dirs = listed(dirs);
+        return invalid(format!("lie in a storage directory ({dirs}); others are allowed with --storage-dir"));
+    };
+    if path.to_str().is_none() {
+        return invalid(format!("be UTF-8, links resolved, unlike {}", path.display()));
+    }
+    // It goes with its VM, whatever lies in it.
+    let own = paths::canonical(&dirs[0]).and_then(|own| Some(path.strip_prefix(own).ok()?.iter().next()?.to_owned()));
+    if own.and_then(|first| VmId::parse(first.to_str()?)).is_some() {
+        return invalid("not lie in the folder of another VM".into());
+    }
+    match path.ancestors().find_map(|part| std::fs::metadata(part).ok()) {
+        Some(metadata) if !metadata.is_dir() => invalid("be a folder, or one that can be made".into()),
+        _ => Ok(path),
+    }
+}
+
+fn listed(dirs: &[PathBuf]) -> String {
+    dirs.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ")
+}
