@@ -73,8 +73,9 @@ impl Terraform {
         Self { dir: dir.to_owned(), fixed }
     }
 
-    fn run(&self, args: &[&str]) -> Output {
-        let mut command = Command::new("terraform");
+    /// The runtime goes on meanwhile, so that the test's own idle connections end when the daemon closes them.
+    async fn run(&self, args: &[&str]) -> Output {
+        let mut command = tokio::process::Command::new("terraform");
         command
             .args(args)
             .current_dir(&self.dir)
@@ -83,10 +84,10 @@ impl Terraform {
             .env("TF_IN_AUTOMATION", "1");
         command.env("TF_CLI_CONFIG_FILE", self.dir.join("terraformrc"));
         // The provider's framework keeps a certificate below the home, its socket among the temporary files.
-        command.env("HOME", &self.dir).env("TMPDIR", &self.dir).output().unwrap()
+        command.env("HOME", &self.dir).env("TMPDIR", &self.dir).output().await.unwrap()
     }
 
-    fn with(&self, args: &[&str], wanted: Wanted) -> Output {
+    async fn with(&self, args: &[&str], wanted: Wanted) -> Output {
         let Wanted { memory_mb, vcpu, notes } = wanted;
         let variables = [
             format!("-var=memory_mb={memory_mb}"),
@@ -96,22 +97,20 @@ impl Terraform {
         ];
         let args: Vec<&str> =
             args.iter().copied().chain(self.fixed.iter().chain(&variables).map(String::as_str)).collect();
-        self.run(&args)
+        self.run(&args).await
     }
 
     /// Applies, and sees to it that as much was added, changed and destroyed as was `expected`.
-    #[track_caller]
-    fn apply(&self, wanted: Wanted, expected: &str) {
-        let output = self.with(&["apply", "-auto-approve"], wanted);
+    async fn apply(&self, wanted: Wanted, expected: &str) {
+        let output = self.with(&["apply", "-auto-approve"], wanted).await;
         let text = text(&output);
         assert!(output.status.success(), "{text}");
         assert!(text.contains(&format!("Apply complete! Resources: {expected}.")), "{text}");
     }
 
     /// Whether the world differs from what is wanted, as `plan` tells by its status.
-    #[track_caller]
-    fn differs(&self, wanted: Wanted) -> bool {
-        let output = self.with(&["plan", "-detailed-exitcode"], wanted);
+    async fn differs(&self, wanted: Wanted) -> bool {
+        let output = self.with(&["plan", "-detailed-exitcode"], wanted).await;
         match output.status.code() {
             Some(0) => false,
             Some(2) => true,
@@ -119,8 +118,8 @@ impl Terraform {
         }
     }
 
-    fn output(&self, name: &str) -> Value {
-        let output = self.run(&["output", "-json", name]);
+    async fn output(&self, name: &str) -> Value {
+        let output = self.run(&["output", "-json", name]).await;
         serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)))
     }
 }
@@ -144,13 +143,13 @@ async fn terraform_applies_changes_and_destroys_five_vms_on_a_switch() {
     daemon.run();
     let empty = interfaces();
     let terraform = Terraform::new(&work, &daemon.at("/hyperv"), &disks);
-    let init = terraform.run(&["init", "-no-color"]);
+    let init = terraform.run(&["init", "-no-color"]).await;
     assert!(init.status.success(), "{}", text(&init));
 
     let first = Wanted { memory_mb: 64, vcpu: 1, notes: "made by terraform" };
-    assert!(terraform.differs(first), "there is nothing yet");
-    terraform.apply(first, &format!("{} added, 0 changed, 0 destroyed", 1 + 2 * VMS));
-    let vms = terraform.output("vms");
+    assert!(terraform.differs(first).await, "there is nothing yet");
+    terraform.apply(first, &format!("{} added, 0 changed, 0 destroyed", 1 + 2 * VMS)).await;
+    let vms = terraform.output("vms").await;
     let vms: Vec<&str> = vms.as_array().unwrap().iter().map(|id| id.as_str().unwrap()).collect();
     let there = list(&daemon, "/hyperv/vms").await;
     assert_eq!(there.len(), VMS);
@@ -163,41 +162,41 @@ async fn terraform_applies_changes_and_destroys_five_vms_on_a_switch() {
     let switches = list(&daemon, "/hyperv/switches").await;
     assert_eq!(switches.len(), 1);
     assert_eq!(switches[0]["Notes"], "made by terraform");
-    assert_eq!(terraform.output("found"), json!([terraform.output("switch")]));
-    let macs = terraform.output("macs");
+    assert_eq!(terraform.output("found").await, json!([terraform.output("switch").await]));
+    let macs = terraform.output("macs").await;
     let macs: BTreeSet<&str> = macs.as_array().unwrap().iter().map(|mac| mac.as_str().unwrap()).collect();
     assert_eq!(macs.len(), VMS, "{macs:?}");
     // A bridge, and a tap for each adapter.
     assert_eq!(interfaces().len() - empty.len(), 1 + 2 * VMS, "{:?}", interfaces());
-    assert!(!terraform.differs(first), "drift after the first apply");
+    assert!(!terraform.differs(first).await, "drift after the first apply");
 
     // Somebody stops one and deletes another.
     daemon.post(&format!("/hyperv/vms/{}/stop", vms[0]), json!({"force": true})).await.expect(200);
-    assert!(terraform.differs(first), "it was stopped");
-    terraform.apply(first, "0 added, 1 changed, 0 destroyed");
+    assert!(terraform.differs(first).await, "it was stopped");
+    terraform.apply(first, "0 added, 1 changed, 0 destroyed").await;
     daemon.delete(&format!("/hyperv/vms/{}", vms[1])).await.expect(200);
-    terraform.apply(first, "2 added, 0 changed, 0 destroyed");
-    assert!(!terraform.differs(first), "drift after it was put right");
-    let kept = terraform.output("vms");
+    terraform.apply(first, "2 added, 0 changed, 0 destroyed").await;
+    assert!(!terraform.differs(first).await, "drift after it was put right");
+    let kept = terraform.output("vms").await;
     assert_eq!((&kept[0], &kept[4]), (&json!(vms[0]), &json!(vms[4])));
     assert_ne!(kept[1], json!(vms[1]));
 
     let second = Wanted { memory_mb: 96, vcpu: 2, notes: "changed by terraform" };
-    terraform.apply(second, &format!("0 added, {} changed, 0 destroyed", 1 + VMS));
-    assert_eq!(terraform.output("vms"), kept, "in place");
+    terraform.apply(second, &format!("0 added, {} changed, 0 destroyed", 1 + VMS)).await;
+    assert_eq!(terraform.output("vms").await, kept, "in place");
     for id in kept.as_array().unwrap() {
         let config = daemon.get(&format!("/vms/{}/config", id.as_str().unwrap())).await.expect(200);
         assert_eq!((&config["memory"], &config["vcpus"]), (&json!(96), &json!(2)), "{config}");
         assert_eq!(config["pending"], json!({}), "{config}");
     }
     assert_eq!(list(&daemon, "/hyperv/switches").await[0]["Notes"], "changed by terraform");
-    assert!(!terraform.differs(second), "drift after the update");
+    assert!(!terraform.differs(second).await, "drift after the update");
 
-    let destroyed = terraform.with(&["destroy", "-auto-approve"], second);
+    let destroyed = terraform.with(&["destroy", "-auto-approve"], second).await;
     assert!(destroyed.status.success(), "{}", text(&destroyed));
     let expected = format!("Destroy complete! Resources: {} destroyed.", 1 + 2 * VMS);
     assert!(text(&destroyed).contains(&expected), "{}", text(&destroyed));
-    assert_eq!(terraform.run(&["state", "list"]).stdout, b"");
+    assert_eq!(terraform.run(&["state", "list"]).await.stdout, b"");
     assert!(list(&daemon, "/hyperv/vms").await.is_empty() && list(&daemon, "/hyperv/switches").await.is_empty());
     assert_eq!(interfaces(), empty);
     assert_eq!((daemon.qemus(), daemon.leftovers()), (vec![], vec![]));
