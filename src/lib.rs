@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  api/http   one route table, body decoding, accept loop
-//!  api/kvm    the KVM dialect: translation only
+//!  api/kvm, api/hyperv    the two dialects: translation only
 //!     │
 //!  service    the one core: create, list, route to a VM, recover
 //!     │

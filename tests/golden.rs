@@ -6,7 +6,7 @@ mod golden;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, OwnedFd},
     path::Path,
     process::Command,
     time::Duration,
@@ -16,7 +16,7 @@ use qherd::{
     host::process::Process,
     model::{
         BaseImage, Bus, CloneMode, Disk, Forward, ImageFormat, MacAddr, Machine, NewDisk, NewNic, NicBackend, NicId,
-        VmId, VmSpec,
+        SwitchId, VmId, VmSpec,
     },
     qemu::{Accelerator, ChardevFds, CommandLine, RunPaths},
     qmp::{Session, socket},
@@ -125,6 +125,25 @@ fn forwards(spec: &mut VmSpec) {
     spec.nics[0].backend = NicBackend::User { forwards };
 }
 
+/// On a switch, with one queue, and with three on another.
+fn on_switches(spec: &mut VmSpec) {
+    (spec.nics, spec.nics_added) = (Vec::new(), 0);
+    let switch = SwitchId::parse("2b2c3d4e-5f60-4a6b-8c7d-8e9fa0b1c2d3").unwrap();
+    for (index, queues) in [1, 3].into_iter().enumerate() {
+        let mac = serde_json::from_value(json!(format!("52:54:00:ab:cd:e{index}"))).unwrap();
+        let id = NicId::parse(&format!("1b2c3d4e-5f6{index}-4a6b-8c7d-8e9fa0b1c2d3")).unwrap();
+        let backend = NicBackend::Switch { switch, address: None, allow_spoofing: false };
+        spec.add_nic(NewNic { id, queues, backend, ..card(mac) }, None).unwrap();
+    }
+}
+
+/// The descriptors of the taps of a VM's cards, as the files have them: from 13 on.
+fn tap_fds(spec: &VmSpec) -> HashMap<NicId, Vec<i32>> {
+    let mut next = 13..;
+    let on_switch = spec.nics.iter().filter(|nic| nic.switch().is_some());
+    on_switch.map(|nic| (nic.id, next.by_ref().take(nic.queues.into()).collect())).collect()
+}
+
 fn bare(spec: &mut VmSpec) {
     spec.machine = Machine { rng: false, balloon: false, pvpanic: false, virtio_mem: false, ..spec.machine.clone() };
     spec.nics.clear();
@@ -162,6 +181,8 @@ fn cases() -> Vec<Case> {
         case("q35-iso", q35, &iso),
         case("pc-iso", pc, &iso),
         case("pc-disks", pc, &further_disks),
+        case("q35-switches", q35, &on_switches),
+        case("pc-switches", pc, &on_switches),
         case("pc", pc, &nothing),
         kvm(case("pc-kvm", pc, &nothing)),
         case("pc-raw-base", pc, &raw_base),
@@ -175,7 +196,7 @@ fn cases() -> Vec<Case> {
 fn the_arguments_are_those_of_the_golden_files() {
     let paths = RunPaths::new(format!("{ROOT}/run/0a1b2c3d4e5f").into());
     for Case { name, accelerator, spec } in cases() {
-        let args = CommandLine { spec: &spec, paths: &paths, fds: FDS, taps: &HashMap::new(), accelerator }.render();
+        let args = CommandLine { spec: &spec, paths: &paths, fds: FDS, taps: &tap_fds(&spec), accelerator }.render();
         assert!(args.iter().all(|argument| !argument.contains('\n')), "{name}");
         golden::compare(&format!("{name}.args"), &(args.join("\n") + "\n"));
     }
@@ -195,7 +216,7 @@ async fn qemu_takes_every_golden_file_and_has_the_devices_where_it_says() {
     for case in cases() {
         let text = std::fs::read_to_string(golden::path(&format!("{}.args", case.name))).unwrap();
         let place = Place::new();
-        let qemu = Qemu::start(&place, case.name, text.lines()).await;
+        let qemu = Qemu::start(&place, &case, text.lines()).await;
         qemu.examine(&case).await;
     }
 }
@@ -226,6 +247,46 @@ impl Place {
     }
 }
 
+nix::ioctl_write_int!(tun_set_iff, b'T', 202);
+
+/// A tap in a network namespace of its own, which goes with its last descriptor.
+struct Tap {
+    fds: Vec<OwnedFd>,
+    /// What stands in a file, and what takes its place.
+    golden: String,
+    real: String,
+}
+
+impl Tap {
+    fn new(golden: &[i32]) -> Self {
+        use nix::libc;
+        let queues = golden.len();
+        let made = std::thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("network namespaces need root");
+            let multi = if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
+            let queue = |_| {
+                let file = std::fs::File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+                // SAFETY: an all-zero ifreq is a valid one.
+                let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+                request.ifr_name[0] = b't' as libc::c_char;
+                request.ifr_ifru.ifru_flags =
+                    (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | multi) as libc::c_short;
+                // SAFETY: TUNSETIFF takes a pointer to an ifreq, which lives until the call returns.
+                unsafe { tun_set_iff(file.as_raw_fd(), &raw const request as libc::c_ulong) }.unwrap();
+                file.into()
+            };
+            (0..queues).map(queue).collect::<Vec<OwnedFd>>()
+        });
+        let fds = made.join().unwrap();
+        let joined = |fds: Vec<String>| {
+            let word = if queues > 1 { "fds" } else { "fd" };
+            format!("\"{word}\":\"{}\"", fds.join(":"))
+        };
+        let real = joined(fds.iter().map(|fd| fd.as_raw_fd().to_string()).collect());
+        Self { golden: joined(golden.iter().map(i32::to_string).collect()), real, fds }
+    }
+}
+
 /// Killed when dropped; the runtime that reaps it goes after it.
 struct Qemu {
     process: Process,
@@ -240,12 +301,16 @@ impl Drop for Qemu {
 }
 
 impl Qemu {
-    async fn start(place: &Place, name: &str, args: impl Iterator<Item = &str>) -> Self {
+    async fn start(place: &Place, case: &Case, args: impl Iterator<Item = &str>) -> Self {
+        let name = case.name;
         let root = place.path().display().to_string();
         let path = |name: &str| place.path().join("run/0a1b2c3d4e5f").join(name);
         let listen = |name: &str| socket::listen(&path(name)).unwrap();
         let (qmp, agent, serial) = (listen("qmp.sock"), listen("agent.sock"), listen("serial.sock"));
         let fds = BTreeMap::from([(10, qmp.as_raw_fd()), (11, agent.as_raw_fd()), (12, serial.as_raw_fd())]);
+        let mut golden: Vec<_> = tap_fds(&case.spec).into_values().collect();
+        golden.sort();
+        let taps: Vec<Tap> = golden.iter().map(|fds| Tap::new(fds)).collect();
         let args: Vec<String> = args
             .map(|arg| match arg {
                 // KVM does not work on every host that tests run on.
@@ -259,9 +324,11 @@ impl Qemu {
                     arg.replace(&format!(",fd={golden},"), &format!(",fd={},", fds[golden]))
                 })
             })
+            .map(|arg| taps.iter().fold(arg, |arg, tap| arg.replace(&tap.golden, &tap.real)))
             .collect();
         let log = std::fs::File::create(path("qemu.log")).unwrap();
-        let inherit: Vec<i32> = fds.into_values().collect();
+        let tap_fds = taps.iter().flat_map(|tap| &tap.fds).map(AsRawFd::as_raw_fd);
+        let inherit: Vec<i32> = fds.into_values().chain(tap_fds).collect();
         let process = Process::spawn(Path::new("qemu-system-x86_64"), &args, &inherit, log).unwrap();
         drop((qmp, agent, serial));
         let opened = async {

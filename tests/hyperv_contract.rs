@@ -55,7 +55,8 @@ async fn prepare(client: &Client<'_>, situation: &str) -> Ids {
     match situation {
         "nothing" | "not_json" | "no_vm" | "no_switch" => return ids,
         "adapter" => {
-            namespace::veth("Ethernet", "cable");
+            namespace::ip(&["link", "add", "Ethernet", "type", "veth", "peer", "name", "cable"]);
+            namespace::ip(&["link", "set", "Ethernet", "up"]);
             return ids;
         }
         _ => ids.switch = client.created("/switches", json!({ "name": "LAN", "type": "Internal" })).await,
@@ -92,14 +93,13 @@ async fn clear(client: &Client<'_>) {
     }
     assert_eq!(client.daemon.leftovers(), [] as [std::path::PathBuf; 0]);
     assert_eq!(hyperv::in_disks(client.daemon), [] as [String; 0]);
-    if std::path::Path::new("/sys/class/net/Ethernet").exists() || links().contains("Ethernet") {
+    // Of the bridges nothing is left either.
+    let links = namespace::links();
+    let names: Vec<&str> = links.iter().map(|link| link["ifname"].as_str().unwrap()).collect();
+    assert!(names.iter().all(|name| !name.starts_with("qh")), "{names:?}");
+    if names.contains(&"Ethernet") {
         namespace::ip(&["link", "del", "Ethernet"]);
     }
-}
-
-fn links() -> String {
-    let output = std::process::Command::new("ip").args(["-o", "link"]).output().unwrap();
-    String::from_utf8(output.stdout).unwrap()
 }
 
 async fn ask(client: &Client<'_>, example: &Value, ids: &Ids) -> Answer {
@@ -288,6 +288,7 @@ const CAP_NET_ADMIN: u64 = 12;
 /// The scenario of the document's users, at both mounts.
 #[tokio::test]
 async fn a_client_goes_through_the_whole_life_of_a_vm_and_its_switch() {
+    let outside = namespace::Outside::leave();
     let daemon = hyperv::started();
     for mount in MOUNTS {
         let client = Client::at(&daemon, mount);
@@ -297,6 +298,8 @@ async fn a_client_goes_through_the_whole_life_of_a_vm_and_its_switch() {
         life(&client).await;
         clear(&client).await;
     }
+    drop(daemon);
+    outside.is_untouched();
 }
 
 async fn life(client: &Client<'_>) {

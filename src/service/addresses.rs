@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::Service;
 use crate::{
-    model::{MacAddr, Nic, VmId, VmView},
+    model::{MacAddr, Nic, NicBackend, VmId, VmView},
     vm::{self, GuestInterface},
 };
 
@@ -38,18 +38,22 @@ impl Addresses {
 }
 
 impl Service {
-    /// Of a VM that runs; of another there is nothing to tell.
+    /// What the cards of a VM have, or have been given.
     pub(super) async fn addresses(&self, view: &VmView) -> Addresses {
         let mut known = Addresses::default();
-        let Some(now) = &view.in_effect else { return known };
         let mut silent = false;
-        for nic in &now.nics {
-            let leased = match nic.switch() {
-                Some(switch) => self.ctx.net.leases(switch),
-                None => Vec::new(),
+        let in_effect = view.in_effect.iter().flat_map(|now| &now.nics);
+        for nic in view.spec.nics.iter().chain(in_effect) {
+            let own = match &nic.backend {
+                NicBackend::User { .. } => Vec::new(),
+                NicBackend::Switch { switch, address, .. } => {
+                    let leases =
+                        self.ctx.net.leases(*switch).into_iter().filter(|lease| lease.mac == nic.mac.to_string());
+                    let leased: Vec<IpAddr> = leases.map(|lease| lease.address.into()).collect();
+                    // The one that is kept for it, until it asks.
+                    if leased.is_empty() { address.iter().map(|a| (*a).into()).collect() } else { leased }
+                }
             };
-            let own = leased.into_iter().filter(|lease| lease.mac == nic.mac.to_string());
-            let own: Vec<IpAddr> = own.map(|lease| lease.address.into()).collect();
             silent |= own.is_empty();
             known.by_mac.insert(nic.mac, own);
         }

@@ -170,8 +170,7 @@ impl Actor {
         match command {
             Command::Start(reply) => {
                 let result = self.start().await;
-                self.publish();
-                let _ = reply.send(result);
+                self.answer(reply, result);
             }
             Command::Change(change, reply) => {
                 let result = self.change(*change).await;
@@ -182,30 +181,23 @@ impl Actor {
             Command::TapGone(nic) => self.tap_is_gone(nic).await,
             Command::Reboot(patience, reply) => {
                 let result = self.reboot(patience).await;
-                self.publish();
-                let _ = reply.send(result);
+                self.answer(reply, result);
             }
             Command::Redefine(redefinition, reply) => {
                 let result = self.redefine(*redefinition).await;
-                self.publish();
-                let _ = reply.send(result);
+                self.answer(reply, result);
             }
-            Command::Reset(reply) => {
-                let result = self.reset_now().await;
-                self.publish();
-                let _ = reply.send(result);
-            }
-            Command::Suspend(reply) => {
-                let result = self.suspend().await;
-                self.publish();
-                let _ = reply.send(result);
-            }
-            Command::Resume(reply) => {
-                let result = self.resume_suspended().await;
-                self.publish();
-                let _ = reply.send(result);
+            Command::AtOnce(what, reply) => {
+                let result = self.at_once(what).await;
+                self.answer(reply, result);
             }
         }
+    }
+
+    /// Whoever reads after the answer finds what it says.
+    fn answer<T>(&self, reply: Reply<T>, result: Result<T>) {
+        self.publish();
+        let _ = reply.send(result);
     }
 
     async fn forced(&mut self, forced: Forced) {
@@ -217,13 +209,11 @@ impl Actor {
                     Decision::Refuse(refusal) => Err(self.refused(refusal)),
                     _ => Ok(Stopped::BEFORE),
                 };
-                self.publish();
-                let _ = reply.send(result);
+                self.answer(reply, result);
             }
             Forced::Delete(reply) => {
                 let result = self.remove().await;
-                self.publish();
-                let _ = reply.send(result);
+                self.answer(reply, result);
             }
         }
     }

@@ -56,6 +56,14 @@ pub enum RebootMode {
     Force,
 }
 
+/// What is done to a guest without asking it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum AtOnce {
+    Reset,
+    Suspend,
+    Resume,
+}
+
 /// How long a guest is given, and whether that is all.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
@@ -68,9 +76,7 @@ pub(super) enum Command {
     Start(Reply<Start>),
     Stop(Patience, Reply<Stopped>),
     Reboot(Patience, Reply<()>),
-    Reset(Reply<()>),
-    Suspend(Reply<()>),
-    Resume(Reply<()>),
+    AtOnce(AtOnce, Reply<()>),
     Change(Box<Change>, Reply<(VmView, Applied)>),
     /// Answered with whether anything was changed.
     Redefine(Box<Redefinition>, Reply<bool>),
@@ -151,7 +157,7 @@ impl VmHandle {
             RebootMode::Agent(time) => {
                 self.ask(|reply| Command::Reboot(Patience { time, agent_only: true }, reply)).await
             }
-            RebootMode::Force => self.ask(Command::Reset).await,
+            RebootMode::Force => self.ask(|reply| Command::AtOnce(AtOnce::Reset, reply)).await,
         }
     }
 
@@ -160,7 +166,7 @@ impl VmHandle {
     /// # Errors
     /// [`Error::Conflict`] when it does not run or is suspended already, [`Error::Unresponsive`].
     pub async fn suspend(&self) -> Result<()> {
-        self.ask(Command::Suspend).await
+        self.ask(|reply| Command::AtOnce(AtOnce::Suspend, reply)).await
     }
 
     /// Lets a suspended guest go on.
@@ -168,7 +174,7 @@ impl VmHandle {
     /// # Errors
     /// [`Error::Conflict`] when it is not suspended, [`Error::Unresponsive`].
     pub async fn resume(&self) -> Result<()> {
-        self.ask(Command::Resume).await
+        self.ask(|reply| Command::AtOnce(AtOnce::Resume, reply)).await
     }
 
     /// Changes its definition, and on a running VM what QEMU and the guest allow. Returns the VM as this change, not one

@@ -3,7 +3,7 @@
 
 use super::{
     actor::{Actor, Interrupted},
-    handle::Stopped,
+    handle::{AtOnce, Stopped},
     lifecycle::{Decision, Request},
     live::{Guest, Machine},
     power::AGENT,
@@ -14,8 +14,16 @@ use crate::{
 };
 
 impl Actor {
+    pub(super) async fn at_once(&mut self, what: AtOnce) -> Result<()> {
+        match what {
+            AtOnce::Reset => self.reset_now().await,
+            AtOnce::Suspend => self.suspend().await,
+            AtOnce::Resume => self.resume_suspended().await,
+        }
+    }
+
     /// Halts the guest. QEMU keeps that state, so a daemon that comes later finds it paused.
-    pub(super) async fn suspend(&mut self) -> Result<()> {
+    async fn suspend(&mut self) -> Result<()> {
         match self.decide(Request::Suspend) {
             Decision::Do(_) => {
                 let id = self.record.spec.id;
@@ -41,7 +49,7 @@ impl Actor {
         }
     }
 
-    pub(super) async fn resume_suspended(&mut self) -> Result<()> {
+    async fn resume_suspended(&mut self) -> Result<()> {
         match self.decide(Request::Resume) {
             Decision::Do(_) => self.resume(Operation::Resume).await,
             Decision::Refuse(refusal) => Err(self.refused(refusal)),
@@ -50,7 +58,7 @@ impl Actor {
     }
 
     /// Resets the guest without asking it; a reboot under way is over with that.
-    pub(super) async fn reset_now(&mut self) -> Result<()> {
+    async fn reset_now(&mut self) -> Result<()> {
         match self.decide(Request::Reset) {
             Decision::Do(_) => {
                 if !self.reset().await {

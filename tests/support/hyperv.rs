@@ -29,8 +29,8 @@ pub struct Client<'a> {
 /// A daemon with both mounts and the document's folders: `D:/HyperV` for disks, `D:/ISOs` for ISO images, of which
 /// there is one. The thread is in a network namespace of its own from now on.
 pub fn prepared(args: &[&str]) -> Daemon {
-    namespace::enter();
-    let mut daemon = Daemon::prepare(&["--accel", "tcg", "--stop-timeout", "1", "--hyperv-listen", "127.0.0.1:0"]);
+    let _ = namespace::Outside::leave();
+    let mut daemon = Daemon::prepare(&["--accel", "tcg", "--hyperv-listen", "127.0.0.1:0"]);
     let disks = disks(&daemon);
     std::fs::create_dir(&disks).unwrap();
     std::fs::write(daemon.bases().join("AlmaLinux.iso"), vec![0; 1 << 20]).unwrap();
