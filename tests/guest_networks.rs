@@ -24,7 +24,7 @@ async fn create(daemon: &Daemon, networks: Value) -> String {
 /// Has the guest do something until it works; drivers, DHCP and bridges need their time.
 async fn works(daemon: &Daemon, id: &str, command: &str) {
     let line = format!(
-        "n=0; until {command} || [ $n = 60 ]; do n=$((n+1)); sleep 1; done; [ $n != 60 ] && echo it-''works || echo it-''fails"
+        "n=0; until {command} || [ $n = 20 ]; do n=$((n+1)); sleep 1; done; [ $n != 20 ] && echo it-''works || echo it-''fails"
     );
     assert_told(daemon, id, &line, "it-works", "it-fails").await;
 }
@@ -41,7 +41,7 @@ async fn assert_told(daemon: &Daemon, id: &str, line: &str, wanted: &str, other:
     let begin = std::time::Instant::now();
     loop {
         let log = daemon.console(id).await.split_off(from);
-        assert!(!log.contains(other), "{line}:\n{log}");
+        assert!(!log.contains(other), "{line}:\n{log}\n{line}");
         if log.contains(wanted) {
             return;
         }

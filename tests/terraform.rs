@@ -12,24 +12,14 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use support::Daemon;
+use support::{Daemon, netns};
 
 const TREE: &str = env!("CARGO_MANIFEST_DIR");
 const VMS: usize = 5;
 
-/// This thread, and every process that it starts from now on, gets a network with nothing in it but a loopback. It goes
-/// with the last of them.
-fn own_network() {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network namespace needs root");
-    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
-    assert!(up.success());
-}
-
 /// The names of all interfaces of this thread's network.
 fn interfaces() -> BTreeSet<String> {
-    let listed = Command::new("ip").args(["-j", "link"]).output().unwrap();
-    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
-    listed.as_array().unwrap().iter().map(|link| link["ifname"].as_str().unwrap().to_owned()).collect()
+    netns::ip_json("link").as_array().unwrap().iter().map(|link| link["ifname"].as_str().unwrap().to_owned()).collect()
 }
 
 /// A working directory of terraform with the provider, apart from everything that a person has set up.
@@ -134,7 +124,7 @@ async fn list(daemon: &Daemon, path: &str) -> Vec<Value> {
 
 #[tokio::test]
 async fn terraform_applies_changes_and_destroys_five_vms_on_a_switch() {
-    own_network();
+    let _ = netns::Host::leave();
     let mut daemon = Daemon::prepare(&["--accel", "tcg"]);
     let (disks, work) = (daemon.dir.path().join("disks"), daemon.dir.path().join("terraform"));
     std::fs::create_dir(&disks).unwrap();

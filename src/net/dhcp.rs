@@ -44,18 +44,22 @@ struct Shared {
 }
 
 impl Dhcp {
-    /// Takes over the dnsmasq of an earlier daemon, or starts one.
+    /// Takes over the dnsmasq of an earlier daemon, or starts one. On a bridge that is `new` an earlier one is deaf.
     ///
     /// # Errors
     /// When it cannot be started now; one that ends later is started again.
-    pub fn start(folder: PathBuf, bridge: String, subnet: Subnet) -> Result<Self, NetError> {
+    pub fn start(folder: PathBuf, bridge: String, subnet: Subnet, new: bool) -> Result<Self, NetError> {
         let failed = |error: io::Error| NetError::failed(format!("start dnsmasq on {bridge}"), error);
         fs::create_dir_all(&folder).map_err(failed)?;
         let hosts = fs::read_to_string(folder.join("dnsmasq.conf")).map(|text| reservations(&text)).unwrap_or_default();
         let bridge_name = bridge.clone();
         let shared =
             Arc::new(Shared { folder, bridge: bridge_name, subnet, hosts: Mutex::new(hosts), changed: Notify::new() });
-        let process = match shared.running().pop() {
+        let mut running = running(&shared.folder);
+        if new {
+            running.drain(..).for_each(|process| process.kill());
+        }
+        let process = match running.pop() {
             Some(process) => process,
             None => shared.spawn().map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound => {
@@ -88,10 +92,17 @@ impl Dhcp {
     }
 
     /// Ends it for good, and removes what it kept.
-    pub async fn stop(self) -> Result<(), NetError> {
+    pub async fn stop(mut self) -> Result<(), NetError> {
         self.supervisor.abort();
-        let _ = self.supervisor.await;
+        let _ = (&mut self.supervisor).await;
         remove(&self.shared.folder).await
+    }
+}
+
+impl Drop for Dhcp {
+    /// Nobody looks after it any more; dnsmasq itself goes on.
+    fn drop(&mut self) {
+        self.supervisor.abort();
     }
 }
 
@@ -156,10 +167,6 @@ async fn supervise(shared: Arc<Shared>, first: Process) {
 }
 
 impl Shared {
-    fn running(&self) -> Vec<Process> {
-        running(&self.folder)
-    }
-
     fn spawn(&self) -> io::Result<Process> {
         let config = self.folder.join("dnsmasq.conf");
         fs::write(&config, self.config())?;

@@ -3,6 +3,7 @@
 //! no other.
 
 use std::{
+    collections::HashSet,
     fmt::Write,
     net::{IpAddr, Ipv4Addr},
 };
@@ -21,6 +22,8 @@ pub struct Firewall {
     table: String,
     /// Raised whenever the tables change their form.
     mark: String,
+    /// The chains that are there; none before the first look.
+    chains: tokio::sync::Mutex<Option<HashSet<String>>>,
 }
 
 impl Firewall {
@@ -28,27 +31,44 @@ impl Firewall {
         let mut form = crc32fast::Hasher::new();
         form.update(TABLE.as_bytes());
         form.update(SWITCH.as_bytes());
-        Self { nft: Nft::start(), table: format!("qherd_{state}"), mark: format!("form_{:08x}", form.finalize()) }
+        let mark = format!("form_{:08x}", form.finalize());
+        Self { nft: Nft::start(), table: format!("qherd_{state}"), mark, chains: tokio::sync::Mutex::default() }
     }
 
     /// Makes the tables. Those of an earlier daemon stay as they are, with the rules of the ports that are live, unless
     /// they have another form. Says whether they were made anew.
     pub async fn ensure(&self) -> Result<bool, NetError> {
-        if self.there().await {
+        let mut chains = self.chains.lock().await;
+        if chains.is_none() {
+            *chains = self.listed().await;
+        }
+        if chains.is_some() {
             return Ok(false);
         }
         let (table, mark) = (&self.table, &self.mark);
         let text = TABLE.replace("@T@", table);
         let away = self.away();
-        self.nft.apply(format!("{away}{text}add counter bridge {table} {mark}\n")).await?;
+        self.nft.apply(format!("{away}{text}add chain bridge {table} {mark}\n")).await?;
+        *chains = Some(HashSet::new());
         Ok(true)
     }
 
-    /// Whether the tables are there, in this form.
-    async fn there(&self) -> bool {
-        let (table, mark) = (&self.table, &self.mark);
-        self.nft.list(&["counter", "bridge", table, mark]).await.is_some()
-            && self.nft.list(&["chain", "inet", table, "forward"]).await.is_some()
+    /// As [`Self::ensure`], also where somebody else may have removed the tables meanwhile.
+    pub async fn ensure_anew(&self) -> Result<bool, NetError> {
+        *self.chains.lock().await = None;
+        self.ensure().await
+    }
+
+    /// The chains that are there, if the tables are, in this form.
+    async fn listed(&self) -> Option<HashSet<String>> {
+        let listed = self.nft.list(&["chains"]).await?;
+        let chains = listed["nftables"].as_array()?.iter().map(|item| &item["chain"]);
+        let chains: Vec<(&str, &str)> = chains
+            .filter(|chain| chain["table"] == self.table.as_str())
+            .filter_map(|chain| Some((chain["family"].as_str()?, chain["name"].as_str()?)))
+            .collect();
+        let whole = chains.contains(&("bridge", self.mark.as_str())) && chains.contains(&("inet", "forward"));
+        whole.then(|| chains.into_iter().map(|(_, name)| name.to_owned()).collect())
     }
 
     fn away(&self) -> String {
@@ -58,6 +78,7 @@ impl Firewall {
 
     /// Removes the tables, with everything in them.
     pub async fn remove(&self) -> Result<(), NetError> {
+        *self.chains.lock().await = None;
         self.absent(self.away()).await
     }
 
@@ -66,7 +87,9 @@ impl Firewall {
         let (table, bridge) = (&self.table, switch.bridge());
         let mut text = String::new();
         // A chain that is there would get its rules a second time.
-        if self.nft.list(&["chain", "bridge", table, &format!("{bridge}_lan")]).await.is_none() {
+        let chain = format!("{bridge}_lan");
+        let mut chains = self.chains.lock().await;
+        if chains.as_ref().is_none_or(|chains| !chains.contains(&chain)) {
             text += &SWITCH.replace("@T@", table).replace("@S@", &bridge);
         }
         let _ = write!(text, "flush set bridge {table} {bridge}_host4\nflush set bridge {table} {bridge}_host6\n");
@@ -82,6 +105,7 @@ impl Firewall {
             SwitchKind::Private => {}
             SwitchKind::Internal { subnet } => {
                 let _ = writeln!(text, "add element inet {table} inside {{ \"{bridge}\" }}");
+                let _ = writeln!(text, "add element inet {table} within {{ \"{bridge}\" . \"{bridge}\" }}");
                 if let Some(subnet) = subnet
                     && subnet.nat
                 {
@@ -96,7 +120,11 @@ impl Firewall {
                 }
             }
         }
-        self.nft.apply(text).await
+        self.nft.apply(text).await?;
+        if let Some(chains) = &mut *chains {
+            chains.insert(chain);
+        }
+        Ok(())
     }
 
     /// Takes the rules of a switch away that has no ports any more.
@@ -109,13 +137,16 @@ impl Firewall {
             format!("add {what}delete {what}")
         };
         text += &drop("inside", &format!("\"{bridge}\""));
+        text += &drop("within", &format!("\"{bridge}\" . \"{bridge}\""));
         text += &drop("nat", &format!("\"{bridge}\""));
         if let Some(subnet) = switch.subnet()
             && subnet.nat
         {
             text += &drop("nat4", &subnet.to_string());
         }
-        if self.nft.list(&["chain", "bridge", table, &format!("{bridge}_lan")]).await.is_some() {
+        self.ensure().await?;
+        let known = self.chains.lock().await.as_mut().is_some_and(|chains| chains.remove(&format!("{bridge}_lan")));
+        if known {
             if let SwitchKind::External { adapter, .. } = &switch.kind {
                 let _ = write!(
                     text,
@@ -175,6 +206,7 @@ impl Firewall {
         drop("closed", format!("\"{tap}\""));
         drop("macs", format!("\"{tap}\" . {mac}"));
         drop("fixed", format!("\"{tap}\""));
+        drop("claiming", format!("\"{tap}\""));
         if let Some(address) = backend(nic).0 {
             drop("given4", format!("\"{tap}\" . {address}"));
         }
@@ -197,7 +229,7 @@ impl Firewall {
     async fn absent(&self, text: String) -> Result<(), NetError> {
         match self.nft.apply(text).await {
             Err(NetError::Program { .. }) => Ok(()),
-            Err(_) if !self.there().await => Ok(()),
+            Err(_) if self.listed().await.is_none() => Ok(()),
             done => done,
         }
     }

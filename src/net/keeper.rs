@@ -239,7 +239,7 @@ impl Inner {
     /// Puts all rules in again, where somebody removed the tables (`nft flush ruleset`).
     async fn restore_rules(&self) -> Result<(), NetError> {
         let world = self.world.lock().await;
-        if world.switches.is_empty() || !self.firewall.ensure().await? {
+        if world.switches.is_empty() || !self.firewall.ensure_anew().await? {
             return Ok(());
         }
         tracing::warn!("somebody removed the rules of the switches; putting them in again");

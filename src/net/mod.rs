@@ -159,8 +159,8 @@ impl Network {
     /// [`NetError`]; what was made before is removed again by [`Network::remove_switch`].
     pub async fn put_switch(&self, switch: &Switch, moved: Option<&Moved>) -> Result<()> {
         self.0.netlink()?;
-        self.0.firewall.ensure().await?;
         let mut world = self.0.world.lock().await;
+        self.0.firewall.ensure().await?;
         let wanted = Wanted { switch: switch.clone(), moved: moved.cloned(), dhcp: None, mtu: None };
         let before = world.switches.remove(&switch.id).and_then(|before| before.dhcp);
         let wanted = world.switches.entry(switch.id).or_insert(Wanted { dhcp: before, ..wanted });
@@ -171,11 +171,8 @@ impl Network {
                 Some(dhcp) if made => dhcp.restart(),
                 Some(_) => {}
                 None => {
-                    let dhcp = Dhcp::start(self.0.switch_folder(switch.id), switch.bridge(), subnet.clone())?;
-                    // One that an earlier daemon left serves a bridge that is gone.
-                    if made {
-                        dhcp.restart();
-                    }
+                    let folder = self.0.switch_folder(switch.id);
+                    let dhcp = Dhcp::start(folder, switch.bridge(), subnet.clone(), made)?;
                     wanted.dhcp = Some(dhcp);
                 }
             }

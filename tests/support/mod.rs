@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Every test file uses its own part.
 
 pub mod guest;
+pub mod netns;
 
 use std::{
     io::{BufRead, BufReader},

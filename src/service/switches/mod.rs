@@ -176,7 +176,14 @@ impl Service {
                 Ok(record.switch)
             }
             Err(error) => {
+                // It stays, whole; VMs may use it again.
+                record.state = SwitchState::Ready;
+                if let Err(left) = self.persist_switch(&record).await {
+                    tracing::error!(switch = %id, error = %left, "a switch that was not deleted goes at the next start of qherd");
+                }
+                let put = self.ctx.net.put_switch(&record.switch, record.moved.as_ref()).await;
                 self.places.ready(&record);
+                self.places.tell_problem(id, put.err().map(|e| e.to_string()));
                 Err(error)
             }
         }

@@ -43,7 +43,7 @@ impl Device<'_> {
                 let blocks = session.query_block().await?;
                 Ok(blocks.iter().any(|block| block.qdev.as_ref().is_some_and(|qdev| qdev.contains(&id))))
             }
-            Self::Nic(nic) => Ok(session.peripherals().await?.iter().any(|name| *name == nic.name)),
+            Self::Nic(nic) => Ok(session.peripherals().await?.contains(&nic.name)),
         }
     }
 

@@ -1,0 +1,439 @@
+//! The ports of switches, with the test as the guest: frames go through real taps and a real bridge, in a network
+//! namespace of each test's own.
+
+mod support;
+
+use std::{collections::HashSet, net::Ipv4Addr, time::Duration};
+
+use qherd::{
+    model::{MacAddr, Nic, NicBackend, NicId, Subnet, Switch, SwitchId, SwitchKind, now_ms},
+    net::{Network, PortEvent, PortHealth},
+};
+use support::{
+    PATIENCE,
+    netns::{Guest, Host, Peer, arp, ethernet, icmp6, ip, ip_json, nft, udp},
+};
+use tempfile::TempDir;
+
+/// A network of the test's own, and what it is kept in.
+struct Lab {
+    host: Host,
+    dir: TempDir,
+    net: Network,
+}
+
+impl Lab {
+    async fn new() -> Self {
+        let host = Host::leave();
+        let dir = tempfile::Builder::new().prefix("qherd-test-").tempdir().unwrap();
+        let net = Network::open(dir.path()).await;
+        net.available().unwrap();
+        Self { host, dir, net }
+    }
+
+    async fn switch(&self, kind: SwitchKind) -> Switch {
+        let switch =
+            Switch { id: SwitchId::random(), name: "lan".into(), created_at: now_ms(), kind, notes: String::new() };
+        self.net.put_switch(&switch, None).await.unwrap();
+        switch
+    }
+
+    async fn guest(&self, nic: &Nic) -> Guest {
+        let mut queues = self.net.plug(nic).await.unwrap();
+        assert_eq!(queues.len(), usize::from(nic.queues));
+        Guest::new(queues.remove(0), &nic.mac.to_string())
+    }
+
+    /// Removes everything; nothing of ours is left, here or on the host.
+    async fn close(self, switches: &[&Switch]) {
+        for switch in switches {
+            self.net.remove_switch(switch, None).await.unwrap();
+        }
+        let links = ip_json("link");
+        let links: Vec<_> = links.as_array().unwrap().iter().map(|link| link["ifname"].as_str().unwrap()).collect();
+        assert!(!links.iter().any(|name| name.starts_with("qh")), "{links:?}");
+        assert!(!nft("list ruleset").contains("qherd"), "{}", nft("list ruleset"));
+        self.host.assert_untouched();
+    }
+
+    async fn await_port(&self, nic: &Nic, wanted: &PortHealth) {
+        let wait = async {
+            while self.net.port(nic.id) != *wanted {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, wait).await;
+        waited.unwrap_or_else(|_| panic!("{:?}, not {wanted:?}", self.net.port(nic.id)));
+    }
+}
+
+fn nic(switch: &Switch, address: Option<Ipv4Addr>, allow_spoofing: bool) -> Nic {
+    Nic {
+        id: NicId::random(),
+        name: "net0".into(),
+        label: "Network Adapter".into(),
+        mac: MacAddr::random(),
+        slot: None,
+        queues: 1,
+        backend: NicBackend::Switch { switch: switch.id, address, allow_spoofing },
+    }
+}
+
+const A: [u8; 4] = [10, 0, 0, 1];
+const B: [u8; 4] = [10, 0, 0, 2];
+const C: [u8; 4] = [10, 0, 0, 3];
+
+/// Whether `frame` from one guest reaches the other: one that is known to pass is sent after it.
+async fn arrives(from: &Guest, own: [u8; 4], to: &Guest, frame: &[u8]) -> bool {
+    static SERIAL: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(1);
+    let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let marker = arp(from.mac, from.mac, own, [192, 0, 2, serial]);
+    from.send(frame);
+    from.send(&marker);
+    let seen = to.until(|seen| seen.starts_with(&marker)).await;
+    seen.iter().any(|seen| seen.starts_with(frame))
+}
+
+#[tokio::test]
+async fn a_guest_sends_only_under_its_own_addresses() {
+    let lab = Lab::new().await;
+    let switch = lab.switch(SwitchKind::Private).await;
+    let (na, nb) = (nic(&switch, None, false), nic(&switch, None, false));
+    let (a, b) = (lab.guest(&na).await, lab.guest(&nb).await);
+
+    // Each has claimed an address by using it.
+    assert!(arrives(&a, A, &b, &arp(a.mac, a.mac, A, B)).await);
+    assert!(arrives(&b, B, &a, &arp(b.mac, b.mac, B, A)).await);
+    let data = |mac, from| udp(b.mac, mac, (from, B), (4000, 4001), b"hello");
+    assert!(arrives(&a, A, &b, &data(a.mac, A)).await);
+    let address6 = |last| [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last];
+    assert!(arrives(&b, B, &a, &icmp6(b.mac, address6(2), 135, address6(9))).await, "a neighbour solicitation");
+    assert!(arrives(&a, A, &b, &icmp6(a.mac, address6(1), 136, address6(1))).await, "an advertisement of its own");
+
+    let tagged = ethernet(b.mac, a.mac, 0x8100, &[&[0, 1, 8, 0][..], &data(a.mac, B)[14..]].concat());
+    for (frame, what) in [
+        (arp(b.mac, b.mac, B, C), "another's MAC address"),
+        (arp(a.mac, b.mac, A, C), "another's MAC address inside ARP"),
+        (arp(a.mac, a.mac, B, C), "another's IP address in ARP"),
+        (data(b.mac, A), "IP with another's MAC address"),
+        (data(a.mac, B), "another's IP address"),
+        (data(a.mac, [0, 0, 0, 0]), "no IP address at all"),
+        (tagged, "a VLAN tag"),
+        (udp(b.mac, a.mac, (A, B), (67, 68), &[2; 240]), "an answer of a DHCP server"),
+        (icmp6(a.mac, address6(1), 134, address6(0)), "a router advertisement"),
+        (icmp6(a.mac, address6(1), 137, address6(0)), "a redirect"),
+        (icmp6(a.mac, address6(2), 135, address6(9)), "another's IPv6 address"),
+        (icmp6(a.mac, address6(1), 136, address6(2)), "an advertisement of another's IPv6 address"),
+    ] {
+        assert!(!arrives(&a, A, &b, &frame).await, "{what}");
+    }
+    assert!(lab.net.refused_frames().await.unwrap() >= 12);
+
+    // An address is free again once its port is gone, and nothing is left of the port.
+    drop(b);
+    lab.net.unplug(&nb).await.unwrap();
+    let ruleset = nft("list ruleset");
+    assert!(ruleset.contains(&na.tap()) && !ruleset.contains(&nb.tap()), "{ruleset}");
+    let nc = nic(&switch, None, false);
+    let c = lab.guest(&nc).await;
+    assert!(arrives(&a, A, &c, &udp(c.mac, a.mac, (B, C), (4000, 4001), b"mine now")).await);
+    assert!(!ruleset.contains(&nc.tap()));
+
+    drop((a, c));
+    for nic in [&na, &nc] {
+        lab.net.unplug(nic).await.unwrap();
+        lab.net.unplug(nic).await.unwrap();
+    }
+    lab.close(&[&switch]).await;
+}
+
+#[tokio::test]
+async fn an_assigned_address_is_the_only_one_and_allow_spoofing_lifts_everything() {
+    let lab = Lab::new().await;
+    let switch = lab.switch(SwitchKind::Private).await;
+    let (na, nb) = (nic(&switch, Some(A.into()), false), nic(&switch, None, true));
+    let (a, b) = (lab.guest(&na).await, lab.guest(&nb).await);
+    let data = |mac, from| udp([0xff; 6], mac, (from, C), (4000, 4001), b"hello");
+    assert!(arrives(&a, A, &b, &data(a.mac, A)).await);
+    assert!(!arrives(&a, A, &b, &data(a.mac, C)).await, "an address that nobody has");
+    assert!(!arrives(&a, A, &b, &arp(a.mac, a.mac, C, B)).await);
+    let probe = arp(a.mac, a.mac, [0, 0, 0, 0], C);
+    assert!(arrives(&a, A, &b, &probe).await, "asking whether an address is free");
+    // The other one may do anything.
+    for frame in [data([2, 0, 0, 0, 0, 9], C), arp(b.mac, [2, 0, 0, 0, 0, 9], A, C), data(b.mac, A)] {
+        assert!(arrives(&b, B, &a, &frame).await);
+    }
+    drop((a, b));
+    lab.net.unplug(&na).await.unwrap();
+    lab.net.unplug(&nb).await.unwrap();
+    lab.close(&[&switch]).await;
+}
+
+#[tokio::test]
+async fn the_host_takes_no_part_in_a_private_switch() {
+    let lab = Lab::new().await;
+    ip("addr add 10.9.9.9/32 dev lo");
+    let private = lab.switch(SwitchKind::Private).await;
+    let internal = lab.switch(SwitchKind::Internal { subnet: None }).await;
+    let ask = |guest: &Guest| {
+        guest.send(&arp(guest.mac, guest.mac, A, [10, 9, 9, 9]));
+        guest.send(&udp([0xff; 6], guest.mac, (A, [10, 9, 9, 9]), (4000, 9), b"hello"));
+    };
+    let to = |guest: &Guest| {
+        let mac = guest.mac;
+        move |frame: &[u8]| frame.starts_with(&mac) && frame[12..14] == [8, 6]
+    };
+    // The host answers on an Internal switch for any address that it has.
+    let (ni, np, nq) = (nic(&internal, None, false), nic(&private, None, true), nic(&private, None, false));
+    let inside = lab.guest(&ni).await;
+    ask(&inside);
+    inside.until(to(&inside)).await;
+    // On a Private one it does not, and says nothing of its own either, whether the port is guarded or not.
+    let (p, q) = (lab.guest(&np).await, lab.guest(&nq).await);
+    for (one, other) in [(&p, &q), (&q, &p)] {
+        let mark = if one.mac == p.mac { A } else { B };
+        ask(one);
+        assert!(arrives(one, mark, other, &arp(one.mac, one.mac, mark, C)).await);
+    }
+    // By the time that the host has answered somebody else again, it would have answered these.
+    ask(&inside);
+    inside.until(to(&inside)).await;
+    let macs = [p.mac, q.mac];
+    for guest in [&p, &q] {
+        while let Some(frame) = guest.take() {
+            assert!(macs.iter().any(|mac| frame[6..12] == *mac), "the host spoke: {frame:02x?}");
+        }
+    }
+    assert_eq!(ip_json(&format!("addr show {}", private.bridge()))[0]["addr_info"], serde_json::json!([]));
+    drop((inside, p, q));
+    for nic in [&ni, &np, &nq] {
+        lab.net.unplug(nic).await.unwrap();
+    }
+    lab.close(&[&private, &internal]).await;
+}
+
+#[tokio::test]
+async fn what_somebody_removed_is_made_again_and_what_is_not_ours_is_left_alone() {
+    let lab = Lab::new().await;
+    let switch = lab.switch(SwitchKind::Private).await;
+    let (na, nb) = (nic(&switch, None, false), nic(&switch, None, false));
+    let (a, b) = (lab.guest(&na).await, lab.guest(&nb).await);
+    let joined = |nic: &Nic| ip_json(&format!("link show {}", nic.tap()))[0]["master"] == switch.bridge().as_str();
+    let mut events = lab.net.subscribe();
+
+    let mac = || ip_json(&format!("link show {}", switch.bridge()))[0]["address"].clone();
+    let before = mac();
+    ip(&format!("link del {}", switch.bridge()));
+    tokio::time::timeout(PATIENCE, async {
+        while !ip("-o link").contains(&switch.bridge()) || !joined(&na) || !joined(&nb) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the bridge is there again, with both taps");
+    assert_eq!(mac(), before);
+    assert!(arrives(&a, A, &b, &arp(a.mac, a.mac, A, B)).await);
+    assert!(!arrives(&a, A, &b, &arp(b.mac, b.mac, A, B)).await, "still guarded");
+
+    ip(&format!("link set {} nomaster down", na.tap()));
+    tokio::time::timeout(PATIENCE, async {
+        while !joined(&na) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the tap is in its bridge again");
+    assert!(arrives(&a, A, &b, &arp(a.mac, a.mac, A, B)).await);
+    assert_eq!(lab.net.port(na.id), PortHealth::Ok);
+
+    ip(&format!("link del {}", nb.tap()));
+    lab.await_port(&nb, &PortHealth::Gone).await;
+    assert_eq!(events.recv().await.unwrap(), PortEvent::TapGone(nb.id));
+
+    // Another daemon on the same host, with a switch and a port of its own.
+    let other_dir = tempfile::tempdir().unwrap();
+    let other = Network::open(other_dir.path()).await;
+    let theirs = Switch { id: SwitchId::random(), ..switch.clone() };
+    other.put_switch(&theirs, None).await.unwrap();
+    let their_nic = nic(&theirs, None, false);
+    let their_tap = other.plug(&their_nic).await.unwrap();
+    ip("link add qhbfeedfeedfeed type bridge");
+    // A new daemon on our state directory, for which no record names anything.
+    let again = Network::open(lab.dir.path()).await;
+    again.sweep(&HashSet::from([switch.id]), &HashSet::new()).await.unwrap();
+    let links = ip("-o link");
+    assert!(!links.contains(&na.tap()), "ours, and in no record");
+    for name in [switch.bridge(), theirs.bridge(), their_nic.tap(), "qhbfeedfeedfeed".into()] {
+        assert!(links.contains(&name), "{name}");
+    }
+    ip("link del qhbfeedfeedfeed");
+    drop((a, b, their_tap));
+    other.unplug(&their_nic).await.unwrap();
+    other.remove_switch(&theirs, None).await.unwrap();
+    for nic in [&na, &nb] {
+        lab.net.unplug(nic).await.unwrap();
+    }
+    lab.close(&[&switch]).await;
+}
+
+#[tokio::test]
+async fn an_adopted_port_keeps_its_rules_and_traffic_is_counted_from_the_guests_side() {
+    let lab = Lab::new().await;
+    let switch = lab.switch(SwitchKind::Private).await;
+    let (na, nb) = (nic(&switch, None, false), Nic { queues: 4, ..nic(&switch, None, false) });
+    let a = lab.guest(&na).await;
+    let mut queues = lab.net.plug(&nb).await.unwrap();
+    assert_eq!(queues.len(), 4);
+    let b: Vec<Guest> = queues.drain(..).map(|queue| Guest::new(queue, &nb.mac.to_string())).collect();
+    a.send(&arp(a.mac, a.mac, A, B));
+    // The daemon is restarted: the tables and the taps are still there.
+    let net = Network::open(lab.dir.path()).await;
+    assert_eq!(net.port(na.id), PortHealth::Gone);
+    net.put_switch(&switch, None).await.unwrap();
+    net.adopt(&na).await;
+    net.adopt(&nb).await;
+    assert_eq!(net.port(na.id), PortHealth::Ok);
+    a.send(&arp(b[0].mac, b[0].mac, A, B));
+    for _ in 0..50 {
+        a.send(&arp(a.mac, a.mac, A, C));
+    }
+    tokio::time::timeout(PATIENCE, async {
+        loop {
+            // A frame counts once the guest has taken it, from whichever queue.
+            for queue in &b {
+                while queue.take().is_some() {}
+            }
+            let (a, b) = (net.traffic(na.id), net.traffic(nb.id));
+            if let (Some(a), Some(b)) = (a, b)
+                && a.out_packets >= 52
+                && b.in_packets >= 51
+            {
+                assert!(a.out_bytes >= 52 * 42 && b.in_bytes >= 51 * 42, "{a:?} {b:?}");
+                assert!(a.in_packets < 40, "{a:?}");
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("counted");
+    assert!(net.refused_frames().await.unwrap() >= 1);
+    drop((a, b));
+    net.unplug(&na).await.unwrap();
+    net.unplug(&nb).await.unwrap();
+    net.remove_switch(&switch, None).await.unwrap();
+    drop(net);
+    let Lab { host, dir, net } = lab;
+    drop(net);
+    let net = Network::open(dir.path()).await;
+    Lab { host, dir, net }.close(&[&switch]).await;
+}
+
+/// The options of a DHCP answer.
+fn option(frame: &[u8], wanted: u8) -> Option<&[u8]> {
+    let mut rest = frame.get(14 + 20 + 8 + 240..)?;
+    while let [code, length, tail @ ..] = rest {
+        if *code == wanted {
+            return tail.get(..usize::from(*length));
+        }
+        rest = tail.get(usize::from(*length)..)?;
+    }
+    None
+}
+
+fn dhcp(mac: [u8; 6], kind: u8, options: &[u8]) -> Vec<u8> {
+    let fixed = [&[1, 1, 6, 0, 1, 2, 3, 4, 0, 0, 0x80, 0][..], &[0; 16], &mac, &[0; 10 + 192]].concat();
+    let data = [&fixed[..], &[99, 130, 83, 99, 53, 1, kind], options, &[255]].concat();
+    udp([0xff; 6], mac, ([0; 4], [255; 4]), (68, 67), &data)
+}
+
+#[tokio::test]
+async fn an_internal_switch_gives_out_reserved_addresses_and_nat_leads_outside() {
+    let lab = Lab::new().await;
+    let peer = Peer::new();
+    peer.connect("up0", "up1");
+    ip("addr add 192.0.2.1/24 dev up0");
+    peer.ip("addr add 192.0.2.2/24 dev up1");
+    let subnet = Subnet::parse("10.77.0.0/24", true).unwrap();
+    let switch = lab.switch(SwitchKind::Internal { subnet: Some(subnet) }).await;
+    let address = [10, 77, 0, 50];
+    let na = nic(&switch, Some(address.into()), false);
+    let a = lab.guest(&na).await;
+    let answer = |kind: u8| {
+        move |frame: &[u8]| frame.len() > 280 && frame[12..14] == [8, 0] && option(frame, 53) == Some(&[kind])
+    };
+    // A client asks until somebody answers: dnsmasq is just taking note of the new card.
+    let ask = async |frame: Vec<u8>, kind: u8| {
+        for _ in 0..600 {
+            a.send(&frame);
+            let wait = tokio::time::timeout(Duration::from_millis(200), a.until(answer(kind))).await;
+            if let Ok(mut seen) = wait {
+                return seen.pop().unwrap();
+            }
+        }
+        panic!("no answer");
+    };
+    let offer = ask(dhcp(a.mac, 1, &[]), 2).await;
+    let given = |frame: &[u8]| <[u8; 4]>::try_from(&frame[14 + 28 + 16..14 + 28 + 20]).unwrap();
+    assert_eq!(given(&offer), address);
+    assert_eq!(option(&offer, 3), Some(&[10, 77, 0, 1][..]), "the way out");
+    let request = [&[50, 4][..], &address, &[54, 4, 10, 77, 0, 1, 12, 3], b"web"].concat();
+    let ack = ask(dhcp(a.mac, 3, &request), 5).await;
+    assert_eq!(given(&ack), address);
+    let leases = lab.net.leases(switch.id);
+    assert_eq!(leases.len(), 1, "{leases:?}");
+    assert_eq!((leases[0].address, leases[0].mac.clone()), (Ipv4Addr::from(address), na.mac.to_string()));
+    assert_eq!(leases[0].hostname.as_deref(), Some("web"));
+
+    // Another machine sees the host's address.
+    let (ready, bound) = std::sync::mpsc::channel();
+    let server = peer.within(move || {
+        let socket = std::net::UdpSocket::bind("192.0.2.2:7").unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        ready.send(()).unwrap();
+        let mut buffer = [0; 100];
+        let (length, from) = socket.recv_from(&mut buffer).unwrap();
+        socket.send_to(&buffer[..length], from).unwrap();
+        from.ip()
+    });
+    bound.recv().unwrap();
+    a.send(&arp(a.mac, a.mac, address, [10, 77, 0, 1]));
+    let arps = a.until(|frame| frame.starts_with(&a.mac) && frame[12..14] == [8, 6]).await;
+    let gateway: [u8; 6] = arps.last().unwrap()[6..12].try_into().unwrap();
+    a.send(&udp(gateway, a.mac, (address, [192, 0, 2, 2]), (5000, 7), b"hello"));
+    // The way back asks for the guest's MAC address, which only a guest answers; it is known from its ARP.
+    let back = a.until(|frame| frame.len() >= 47 && frame[12..14] == [8, 0] && frame[42..47] == *b"hello").await;
+    assert_eq!(back.last().unwrap()[26..30], [192, 0, 2, 2]);
+    assert_eq!(server.join().unwrap(), Ipv4Addr::new(192, 0, 2, 1));
+
+    // A dnsmasq that ends is replaced; one that lives is taken over by the next daemon.
+    let config =
+        format!("--conf-file={}", lab.dir.path().join("net").join(switch.id.short()).join("dnsmasq.conf").display());
+    let running = || qherd::host::process::find("--keep-in-foreground", &config);
+    let first = running();
+    assert_eq!(first.len(), 1);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(first[0]), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let second = tokio::time::timeout(PATIENCE, async {
+        loop {
+            match running()[..] {
+                [pid] if pid != first[0] => return pid,
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    });
+    let second = second.await.expect("another dnsmasq");
+    ask(dhcp(a.mac, 1, &[]), 2).await;
+    let Lab { host, dir, net } = lab;
+    drop(net);
+    let net = Network::open(dir.path()).await;
+    net.put_switch(&switch, None).await.unwrap();
+    net.adopt(&na).await;
+    assert_eq!(running(), [second]);
+    let lab = Lab { host, dir, net };
+    drop(a);
+    lab.net.unplug(&na).await.unwrap();
+    ip("link del up0");
+    let folder = lab.dir.path().join("net").join(switch.id.short());
+    lab.close(&[&switch]).await;
+    assert!(running().is_empty() && !folder.exists());
+}
