@@ -127,16 +127,12 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
         }
     });
     let limits = Limits { drain: DRAIN, ..Limits::default() };
-    let keys = || Some(service.keys());
-    let main = serve(listener, dispatch::service(mounts, keys()), shutdown.clone(), limits.clone());
+    let served = |mounts| dispatch::service(mounts, Some(service.keys()));
+    let main = serve(listener, served(mounts), shutdown.clone(), limits.clone());
     let own = async {
-        match hyperv_listener {
-            Some(listener) => {
-                let mounts = vec![("", hyperv::table(service.clone(), "/"))];
-                Some(serve(listener, dispatch::service(mounts, keys()), shutdown.clone(), limits).await)
-            }
-            None => None,
-        }
+        let listener = hyperv_listener?;
+        let mounts = vec![("", hyperv::table(service.clone(), "/"))];
+        Some(serve(listener, served(mounts), shutdown.clone(), limits).await)
     };
     // Reads are answered at once; ready is who has taken over its VMs.
     let tell = async {

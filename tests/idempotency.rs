@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use qherd::store::{Batch, Record, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use support::{Answer, Daemon};
+use support::{Answer, Daemon, netns};
 use tokio::io::AsyncWriteExt;
 
 const REPLAYED: &str = "idempotency-replayed";
@@ -223,4 +223,44 @@ async fn a_daemon_that_dies_between_effect_and_answer_finds_what_it_has_made() {
     let (again, replayed) = post(&daemon, "/vms", "vm", &wish).await;
     assert_eq!((again.expect(201), replayed), (vm, true), "the first answer, though the VM is gone since");
     assert!(ids(&daemon).await.is_empty());
+}
+
+#[tokio::test]
+async fn switches_cards_and_vms_of_both_dialects_are_found_again() {
+    let _ = netns::Host::leave();
+    let mut daemon = Daemon::prepare(&["--accel", "tcg"]);
+    let disks = daemon.dir.path().join("disks");
+    std::fs::create_dir(&disks).unwrap();
+    daemon.add_args(&["--storage-dir", disks.to_str().unwrap()]);
+    daemon.run();
+    // The subnet would overlap with its own, were the switch made twice.
+    let lan = json!({"name": "LAN", "type": "internal", "subnet": "10.77.0.0/24"});
+    let lan_id = post(&daemon, "/switches", "lan", &lan).await.0.expect(201)["id"].clone();
+    let wan = json!({"name": "WAN", "type": "Private"});
+    let vm = json!({"name": "vm1", "memoryMB": 64, "vcpu": 1, "diskPath": disks, "diskGB": 1, "switchName": "LAN"});
+    let vm_id = post(&daemon, "/hyperv/vms", "vm", &vm).await.0.expect(201)["id"].clone();
+    let vm_path = format!("/vms/{}", vm_id.as_str().unwrap());
+    let (card, adapter) = (format!("{vm_path}/networks"), format!("/hyperv{vm_path}/network-adapters"));
+    let requests = [
+        ("/switches", "lan", lan),
+        ("/hyperv/switches", "wan", wan),
+        ("/hyperv/vms", "vm", vm),
+        (card.as_str(), "card", json!({"switch": lan_id})),
+        (adapter.as_str(), "adapter", json!({"switchName": "WAN"})),
+    ];
+    let mut first = Vec::new();
+    for (path, key, body) in &requests {
+        first.push(post(&daemon, path, key, body).await.0.expect(201));
+    }
+    daemon.kill();
+    forget_answers(&daemon).await;
+    daemon.run();
+    for ((path, key, body), first) in requests.iter().zip(first) {
+        let (again, replayed) = post(&daemon, path, key, body).await;
+        assert!(!replayed, "{path}: carried out once more");
+        assert_eq!(again.expect(201)["id"], first["id"], "{path}");
+    }
+    assert_eq!(daemon.get("/switches").await.expect(200).as_array().unwrap().len(), 2);
+    assert_eq!(daemon.get(&card).await.expect(200).as_array().unwrap().len(), 3);
+    assert_eq!(ids(&daemon).await, [vm_id.as_str().unwrap()]);
 }

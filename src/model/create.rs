@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
-use super::{CloneMode, CpuPinning, Forward, IoLimits, PolicyWish, SwitchRef, VmId};
+use super::{CloneMode, CpuPinning, Forward, IoLimits, NicId, PolicyWish, SwitchRef, VmId};
 
 /// What a client asked for. Numbers are as wide as JSON's so that a negative or huge one gets a sentence, not a decode error.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +55,8 @@ pub struct DiskWish {
 /// A network card.
 #[derive(Clone, Debug)]
 pub struct NicWish {
+    /// The id that it is to have, where the request may be one that was made before; else a new one.
+    pub id: Option<NicId>,
     /// What people call it.
     pub label: Option<String>,
     pub network: NetworkWish,

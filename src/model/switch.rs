@@ -80,6 +80,8 @@ pub enum SwitchRef {
 /// What a new switch is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreateSwitch {
+    /// The id that it is to have, where the request may be one that was made before; else a new one.
+    pub id: Option<SwitchId>,
     pub name: String,
     pub kind: SwitchKind,
     pub notes: String,

@@ -65,7 +65,7 @@ pub(super) struct Promises<'a> {
 /// The cards of a VM whose creator does not say.
 pub(super) fn by_default() -> Vec<NicWish> {
     let network = NetworkWish::User { forwards: Vec::new() };
-    vec![NicWish { label: None, network, queues: None, allow_spoofing: false }]
+    vec![NicWish { id: None, label: None, network, queues: None, allow_spoofing: false }]
 }
 
 /// Checks a wish and gives it its addresses. Makes nothing.
@@ -94,7 +94,7 @@ pub(super) fn resolve(service: &Service, wish: NicWish) -> Result<(NewNic, Promi
         }
     };
     let promise = service.registry.promise_mac();
-    let nic = NewNic { id: NicId::random(), label, mac: promise.mac, queues, backend };
+    let nic = NewNic { id: wish.id.unwrap_or_else(NicId::random), label, mac: promise.mac, queues, backend };
     Ok((nic, Promises { _mac: promise, _port: port }))
 }
 
@@ -113,7 +113,12 @@ impl Service {
     /// [`Error::VmNotFound`], [`Error::Invalid`], [`Error::SwitchNotFound`], [`Error::AmbiguousSwitch`];
     /// [`Error::Conflict`] without a free slot, [`Error::PortTaken`]; [`Error::Failed`] with nothing changed.
     pub async fn add_nic(&self, id: VmId, wish: NicWish) -> Result<(VmView, NicId, Applied)> {
-        self.handle(id)?;
+        let view = self.view(id)?;
+        // The same request has added it already, and its answer was lost.
+        if let Some(made) = wish.id.filter(|id| view.spec.nic(*id).is_some()) {
+            let plugged = view.in_effect.as_ref().is_some_and(|now| now.nic(made).is_some());
+            return Ok((view, made, if plugged { Applied::Live } else { Applied::NextStart }));
+        }
         let (nic, _promises) = resolve(self, wish)?;
         let added = nic.id;
         let (view, applied) = self.change(id, Change::AddNic(Box::new(nic))).await?;

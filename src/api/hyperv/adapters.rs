@@ -7,7 +7,7 @@ use warp::http::StatusCode;
 use super::{Shared, dto, error::Problem};
 use crate::{
     api::http::{Reply, Request},
-    model::NicId,
+    model::{NicId, NicWish},
     service::{NicStatus, NicView},
 };
 
@@ -63,7 +63,8 @@ pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
 pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let (id, _) = shared.vm(&request)?;
     let body: dto::AdapterBody = request.json()?;
-    let (view, added, _) = shared.service.add_nic(id, body.into_model("")?).await?;
+    let wish = NicWish { id: request.makes.map(NicId::from), ..body.into_model("")? };
+    let (view, added, _) = shared.service.add_nic(id, wish).await?;
     let created = view.spec.nic(added).map(|nic| nic.label.clone()).unwrap_or_default();
     Ok(Reply::json(StatusCode::CREATED, &dto::Created { created, id: added.to_string() }))
 }

@@ -174,7 +174,7 @@ pub fn one_switch(name: Option<String>, id: Option<String>) -> Result<Option<Swi
 }
 
 pub fn card(label: Option<String>, network: NetworkWish) -> NicWish {
-    NicWish { label, network, queues: None, allow_spoofing: false }
+    NicWish { id: None, label, network, queues: None, allow_spoofing: false }
 }
 
 #[derive(Serialize, JsonSchema)]

@@ -7,7 +7,7 @@ use warp::http::StatusCode;
 use super::{Shared, dto, error::Problem};
 use crate::{
     api::http::{HttpError, Reply, Request},
-    model::{CreateSwitch, Subnet, SwitchKind, same_name},
+    model::{CreateSwitch, Subnet, SwitchId, SwitchKind, same_name},
     service::SwitchView,
 };
 
@@ -113,7 +113,7 @@ impl CreateBody {
                 SwitchKind::External { adapter, allow_management_os: self.allow_management_os.unwrap_or(false) }
             }
         };
-        Ok(CreateSwitch { name: self.name, kind, notes: self.notes })
+        Ok(CreateSwitch { id: None, name: self.name, kind, notes: self.notes })
     }
 }
 
@@ -148,7 +148,8 @@ pub async fn get(shared: Shared, request: Request) -> Result<Reply, Problem> {
 
 pub async fn create(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let body: CreateBody = request.json()?;
-    let made = shared.service.create_switch(body.into_model()?).await?.switch;
+    let wish = CreateSwitch { id: request.makes.map(SwitchId::from), ..body.into_model()? };
+    let made = shared.service.create_switch(wish).await?.switch;
     Ok(Reply::json(StatusCode::CREATED, &dto::Created { created: made.name, id: made.id.to_string() }))
 }
 

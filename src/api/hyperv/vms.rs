@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     api::http::{HttpError, Reply, Request},
-    model::{NetworkWish, VmView},
+    model::{CreateVm, NetworkWish, VmId, VmView},
     service::{Filter, Nics, Redefine},
 };
 
@@ -40,7 +40,8 @@ pub async fn get(shared: Shared, request: Request) -> Result<Reply, Problem> {
 
 pub async fn create(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let body: dto::CreateBody = request.json()?;
-    let view = shared.service.create(body.into_model()?).await?;
+    let wish = CreateVm { id: request.makes.map(VmId::from), ..body.into_model()? };
+    let view = shared.service.create(wish).await?;
     let created = dto::Created { created: view.spec.name.clone(), id: view.spec.id.to_string() };
     Ok(Reply::json(StatusCode::CREATED, &created))
 }

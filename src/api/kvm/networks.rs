@@ -46,7 +46,7 @@ impl NetworkBody {
             (None, None) => return Err(Error::invalid("switch", "be given, or user")),
             (Some(_), Some(_)) => return Err(Error::invalid("switch", "not be combined with user")),
         };
-        Ok(NicWish { label: self.name, network, queues: self.queues, allow_spoofing: self.allow_spoofing })
+        Ok(NicWish { id: None, label: self.name, network, queues: self.queues, allow_spoofing: self.allow_spoofing })
     }
 }
 
@@ -186,7 +186,8 @@ pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let id = vm_id(&request)?;
     shared.service.view(id)?;
     let body: NetworkBody = request.json()?;
-    let (_, nic, applied) = shared.service.add_nic(id, body.into_model()?).await?;
+    let wish = NicWish { id: request.makes.map(NicId::from), ..body.into_model()? };
+    let (_, nic, applied) = shared.service.add_nic(id, wish).await?;
     // Gone again where somebody was quick to remove it.
     let network = shared.service.networks(id).await?.into_iter().find(|view| view.nic.id == nic).map(NetworkView::of);
     let message = "Network card successfully added.";

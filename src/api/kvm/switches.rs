@@ -128,7 +128,7 @@ impl SwitchBody {
                 }
             }
         };
-        Ok(CreateSwitch { name: self.name, kind, notes: self.notes.unwrap_or_default() })
+        Ok(CreateSwitch { id: None, name: self.name, kind, notes: self.notes.unwrap_or_default() })
     }
 }
 
@@ -184,7 +184,8 @@ pub async fn list(shared: Shared, _: Request) -> Result<Reply, Problem> {
 
 pub async fn create(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let body: SwitchBody = request.json()?;
-    let view = shared.service.create_switch(body.into_model()?).await?;
+    let wish = CreateSwitch { id: request.makes.map(SwitchId::from), ..body.into_model()? };
+    let view = shared.service.create_switch(wish).await?;
     Ok(Reply::json(StatusCode::CREATED, &SwitchFields::of(&shared.service, view)))
 }
 

@@ -93,8 +93,12 @@ impl Service {
     /// [`Error::Invalid`], [`Error::SwitchConflict`] before anything is made; [`Error::Failed`] with everything taken
     /// back.
     pub async fn create_switch(&self, wish: CreateSwitch) -> Result<SwitchView> {
+        // The same request has made it already, and its answer was lost.
+        if let Some(made) = wish.id.and_then(|id| self.switch(id).ok()) {
+            return Ok(made);
+        }
         let switch = Switch {
-            id: SwitchId::random(),
+            id: wish.id.unwrap_or_else(SwitchId::random),
             name: check_name(&wish.name)?,
             created_at: now_ms(),
             kind: wish.kind,
