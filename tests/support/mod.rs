@@ -276,7 +276,8 @@ impl Drop for Daemon {
             let _ = child.kill();
             let _ = child.wait();
         }
-        for pid in self.qemus() {
+        // A dnsmasq outlives its daemon too; a test that fails leaves its switches.
+        for pid in self.qemus().into_iter().chain(dnsmasqs_below(&self.state())) {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
         if std::thread::panicking() {
@@ -301,6 +302,13 @@ pub fn qemus_below(folder: &Path) -> Vec<i32> {
     let ours = processes
         .filter(|p| p.cmdline().is_ok_and(|c| c.iter().any(|a| a == "-uuid") && c.iter().any(|a| a.contains(&folder))));
     ours.map(|p| p.pid).collect()
+}
+
+/// Live dnsmasqs whose configuration is below `folder`.
+fn dnsmasqs_below(folder: &Path) -> Vec<i32> {
+    let folder = format!("--conf-file={}", folder.display());
+    let processes = procfs::process::all_processes().unwrap().flatten();
+    processes.filter(|p| p.cmdline().is_ok_and(|c| c.iter().any(|a| a.starts_with(&folder)))).map(|p| p.pid).collect()
 }
 
 /// Keeps a process from ending, as storage that hangs does: a SIGKILL takes effect when this is dropped. A tracer holds
