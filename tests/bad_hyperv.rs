@@ -2,8 +2,6 @@
 
 #[path = "support/hyperv.rs"]
 mod hyperv;
-#[path = "support/namespace.rs"]
-mod namespace;
 mod support;
 
 use std::path::PathBuf;

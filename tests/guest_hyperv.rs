@@ -3,8 +3,6 @@
 
 #[path = "support/hyperv.rs"]
 mod hyperv;
-#[path = "support/namespace.rs"]
-mod namespace;
 mod support;
 
 use hyperv::{Client, Mount};

@@ -4,15 +4,13 @@
 
 #[path = "support/hyperv.rs"]
 mod hyperv;
-#[path = "support/namespace.rs"]
-mod namespace;
 mod support;
 
 use std::os::unix::process::CommandExt;
 
 use hyperv::{Client, MOUNTS, Mount};
 use serde_json::{Value, json};
-use support::Answer;
+use support::{Answer, netns};
 
 const EXAMPLES: &str = include_str!("fixtures/hyperv-examples.json");
 /// The ids in the document. Nothing here can have them: they are no UUIDs v4.
@@ -55,8 +53,8 @@ async fn prepare(client: &Client<'_>, situation: &str) -> Ids {
     match situation {
         "nothing" | "not_json" | "no_vm" | "no_switch" => return ids,
         "adapter" => {
-            namespace::ip(&["link", "add", "Ethernet", "type", "veth", "peer", "name", "cable"]);
-            namespace::ip(&["link", "set", "Ethernet", "up"]);
+            netns::ip("link add Ethernet type veth peer name cable");
+            netns::ip("link set Ethernet up");
             return ids;
         }
         _ => ids.switch = client.created("/switches", json!({ "name": "LAN", "type": "Internal" })).await,
@@ -94,11 +92,11 @@ async fn clear(client: &Client<'_>) {
     assert_eq!(client.daemon.leftovers(), [] as [std::path::PathBuf; 0]);
     assert_eq!(hyperv::in_disks(client.daemon), [] as [String; 0]);
     // Of the bridges nothing is left either.
-    let links = namespace::links();
-    let names: Vec<&str> = links.iter().map(|link| link["ifname"].as_str().unwrap()).collect();
+    let links = netns::ip_json("link");
+    let names: Vec<&str> = links.as_array().unwrap().iter().map(|link| link["ifname"].as_str().unwrap()).collect();
     assert!(names.iter().all(|name| !name.starts_with("qh")), "{names:?}");
     if names.contains(&"Ethernet") {
-        namespace::ip(&["link", "del", "Ethernet"]);
+        netns::ip("link del Ethernet");
     }
 }
 
@@ -288,7 +286,7 @@ const CAP_NET_ADMIN: u64 = 12;
 /// The scenario of the document's users, at both mounts.
 #[tokio::test]
 async fn a_client_goes_through_the_whole_life_of_a_vm_and_its_switch() {
-    let outside = namespace::Outside::leave();
+    let host = netns::Host::leave();
     let daemon = hyperv::started();
     for mount in MOUNTS {
         let client = Client::at(&daemon, mount);
@@ -299,7 +297,7 @@ async fn a_client_goes_through_the_whole_life_of_a_vm_and_its_switch() {
         clear(&client).await;
     }
     drop(daemon);
-    outside.is_untouched();
+    host.assert_untouched();
 }
 
 async fn life(client: &Client<'_>) {

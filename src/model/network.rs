@@ -143,10 +143,9 @@ impl VmSpec {
         let mut there = std::mem::take(&mut self.nics);
         let (mut fresh, mut order) = (Vec::new(), Vec::new());
         for new in wanted {
-            let same = |at: &usize| !kept[*at] && self.nics[*at].label == new.label;
-            let unmoved = |at: &usize| same(at) && self.nics[*at].switch() == new.backend.switch();
-            let found = (0..self.nics.len()).find(unmoved);
-            match found.or_else(|| (0..self.nics.len()).find(same)) {
+            let same = |nic: &Nic| nic.label == new.label;
+            let unmoved = |nic: &Nic| same(nic) && nic.switch() == new.backend.switch();
+            match there.iter().position(unmoved).or_else(|| there.iter().position(same)) {
                 Some(at) => {
                     let mut nic = there.remove(at);
                     nic.plug_into(new.backend);

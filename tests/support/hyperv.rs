@@ -6,10 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::{
-    namespace,
-    support::{Answer, Daemon},
-};
+use crate::support::{Answer, Daemon, netns};
 
 /// Where the dialect is: at `/hyperv` of the main listener, and at the root of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +26,7 @@ pub struct Client<'a> {
 /// A daemon with both mounts and the document's folders: `D:/HyperV` for disks, `D:/ISOs` for ISO images, of which
 /// there is one. The thread is in a network namespace of its own from now on.
 pub fn prepared(args: &[&str]) -> Daemon {
-    let _ = namespace::Outside::leave();
+    let _ = netns::Host::leave();
     let mut daemon = Daemon::prepare(&["--accel", "tcg", "--hyperv-listen", "127.0.0.1:0"]);
     let disks = disks(&daemon);
     std::fs::create_dir(&disks).unwrap();
