@@ -134,34 +134,31 @@ impl VmSpec {
         self.nics.iter().find(|nic| nic.id == id)
     }
 
-    /// Makes these the cards, in this order. One that is there, by its label, stays what it is, and moves where it is
+    /// Makes these the cards, in whatever order. One that is there, by its label, stays what it is, and moves where it is
     /// wanted elsewhere.
     ///
     /// # Errors
     /// [`super::Conflict::NoFreeSlot`].
     pub fn set_nics(&mut self, wanted: Vec<NewNic>) -> Result<()> {
-        let mut there = std::mem::take(&mut self.nics);
-        let (mut fresh, mut order) = (Vec::new(), Vec::new());
+        let mut kept = vec![false; self.nics.len()];
+        let mut fresh = Vec::new();
         for new in wanted {
-            let same = |nic: &Nic| nic.label == new.label;
-            let unmoved = |nic: &Nic| same(nic) && nic.switch() == new.backend.switch();
-            match there.iter().position(unmoved).or_else(|| there.iter().position(same)) {
+            let same = |at: &usize| !kept[*at] && self.nics[*at].label == new.label;
+            let unmoved = |at: &usize| same(at) && self.nics[*at].switch() == new.backend.switch();
+            let found = (0..self.nics.len()).find(unmoved);
+            match found.or_else(|| (0..self.nics.len()).find(same)) {
                 Some(at) => {
-                    let mut nic = there.remove(at);
-                    nic.plug_into(new.backend);
-                    order.push(nic.id);
-                    self.nics.push(nic);
+                    if found.is_none() {
+                        self.nics[at].backend = new.backend;
+                    }
+                    kept[at] = true;
                 }
-                None => {
-                    order.push(new.id);
-                    fresh.push(new);
-                }
+                None => fresh.push(new),
             }
         }
-        // Not before all that stay have their slots.
-        fresh.into_iter().try_for_each(|nic| self.add_nic(nic, None))?;
-        self.nics.sort_by_key(|nic| order.iter().position(|id| *id == nic.id));
-        Ok(())
+        let mut kept = kept.into_iter();
+        self.nics.retain(|_| kept.next() == Some(true));
+        fresh.into_iter().try_for_each(|nic| self.add_nic(nic, None))
     }
 }
 
