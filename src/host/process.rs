@@ -47,6 +47,13 @@ impl std::fmt::Display for Exit {
     }
 }
 
+/// How long a process may live.
+#[derive(Clone, Copy)]
+enum Lifetime {
+    ItsOwn,
+    Ours,
+}
+
 impl Process {
     /// Starts `program` in a session of its own, with `inherit` open under the same numbers, standard input and
     /// output closed off, and standard error in `stderr`.
@@ -54,6 +61,26 @@ impl Process {
     /// # Errors
     /// When the program cannot be executed, or the kernel has no process or descriptor left.
     pub fn spawn(program: &Path, args: &[String], inherit: &[RawFd], stderr: fs::File) -> io::Result<Self> {
+        Self::spawn_for(Lifetime::ItsOwn, program, args, inherit, stderr)
+    }
+
+    /// As [`Self::spawn`], a process that the kernel ends with the daemon, however that ends. Not from a blocking task:
+    /// what counts is the thread that calls.
+    ///
+    /// # Errors
+    /// As [`Self::spawn`].
+    pub fn spawn_helper(program: &Path, args: &[String], inherit: &[RawFd], stderr: fs::File) -> io::Result<Self> {
+        Self::spawn_for(Lifetime::Ours, program, args, inherit, stderr)
+    }
+
+    fn spawn_for(
+        lifetime: Lifetime,
+        program: &Path,
+        args: &[String],
+        inherit: &[RawFd],
+        stderr: fs::File,
+    ) -> io::Result<Self> {
+        let parent = rustix::process::getpid();
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let inherit = inherit.to_vec();
@@ -62,6 +89,13 @@ impl Process {
             command.pre_exec(move || {
                 // A session of its own: a Ctrl-C or a hang-up at the daemon's terminal does not reach the guests.
                 rustix::process::setsid()?;
+                if let Lifetime::Ours = lifetime {
+                    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+                    // A daemon that has ended before that sends no signal any more.
+                    if rustix::process::getppid() != Some(parent) {
+                        return Err(io::Error::from_raw_os_error(nix::libc::ESRCH));
+                    }
+                }
                 for &fd in &inherit {
                     let fd = std::os::fd::BorrowedFd::borrow_raw(fd);
                     rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;

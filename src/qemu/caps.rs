@@ -131,7 +131,7 @@ async fn interrogate(qemu: &Path) -> Result<(String, Vec<MachineInfo>), String> 
     ]
     .map(str::to_owned);
     let (stderr, words) = stderr_pipe().map_err(|e| failed(e.to_string()))?;
-    let process = Process::spawn(qemu, &args, &[fd], stderr).map_err(|e| failed(e.to_string()))?;
+    let process = Process::spawn_helper(qemu, &args, &[fd], stderr).map_err(|e| failed(e.to_string()))?;
     drop(theirs);
     let asked = async {
         ours.set_nonblocking(true).map_err(|e| e.to_string())?;

@@ -107,7 +107,7 @@ async fn boot(qemu: &Path) -> Result<(), String> {
     let mut args: Vec<String> = args.map(str::to_owned).into();
     args.push(firmware.path().display().to_string());
     let (stderr, words) = stderr_pipe().map_err(|e| e.to_string())?;
-    let process = Process::spawn(qemu, &args, &[], stderr).map_err(|e| e.to_string())?;
+    let process = Process::spawn_helper(qemu, &args, &[], stderr).map_err(|e| e.to_string())?;
     let exit = tokio::time::timeout(DEADLINE, process.exited()).await;
     process.kill();
     process.exited().await;

@@ -12,15 +12,17 @@ use anyhow::{Context as _, bail, ensure};
 
 use super::{
     exports,
+    keys::KeyRecord,
     recover::{StateLock, Taken},
 };
 use crate::{
-    model::{VmId, VmRecord},
+    model::{Boot, SwitchRecord, VmId, VmRecord},
     store::{self, Helper, Import, Kind, Record, Report, Store, StoreError, put_in_place},
 };
 
 /// Everything that qherd stores.
-const KINDS: &[Kind] = &[Kind::of::<VmRecord>()];
+const KINDS: &[Kind] =
+    &[Kind::of::<VmRecord>(), Kind::of::<SwitchRecord>(), Kind::of::<KeyRecord>(), Kind::of::<Boot>()];
 
 /// How the helper process is told what it is.
 pub const HELPER: [&str; 2] = ["db", "probe"];

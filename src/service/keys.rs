@@ -32,7 +32,7 @@ const SWEPT_AT_ONCE: usize = 32;
 pub type Digest = String;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct KeyRecord {
+pub(super) struct KeyRecord {
     /// Of the request that the key was first used for.
     request: Digest,
     /// Milliseconds since 1970.

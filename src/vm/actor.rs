@@ -1,7 +1,7 @@
 //! The task of one VM: waits for whatever happens next to it, and has it dealt with. It never waits for the guest or
 //! the monitor without listening to the forced lane and the pidfd as well.
 
-use std::{future::pending, time::Duration};
+use std::future::pending;
 
 use tokio::{
     sync::{mpsc, watch},
@@ -18,7 +18,7 @@ use super::{
     undo::Undo,
 };
 use crate::{
-    model::{Conflict, Ending, Error, Intent, Nic, Operation, Result, Run, Sample, Status, VmRecord, VmView, now_ms},
+    model::{Conflict, Ending, Error, Nic, Operation, Result, Run, Sample, Status, VmRecord, VmView},
     qmp::QmpError,
 };
 
@@ -379,29 +379,6 @@ impl Actor {
         match refusal {
             Refusal::Conflict(conflict) => conflict.into(),
             Refusal::Unresponsive => Error::Unresponsive(self.record.spec.id),
-        }
-    }
-
-    pub(super) fn intent(&self) -> Intent {
-        match &self.record.run {
-            Run::Live(run) => run.intent,
-            _ => Intent::Run,
-        }
-    }
-
-    /// When the guest's time to stop or reboot is over.
-    fn deadline(&self) -> Option<Instant> {
-        match (self.intent(), &self.machine) {
-            // A process that SIGKILL did not end ends when the kernel lets go of it.
-            (_, Machine::Doomed(_)) | (Intent::Run, _) => None,
-            // Only a monitor that answers can reset the guest; when it is back the reboot is taken up again.
-            (Intent::Reboot { .. }, Machine::Mute(_)) => None,
-            // A guest that has powered off waits for QEMU to close its images: it has the time.
-            (Intent::Off { asked: false }, _) => None,
-            (Intent::Off { asked: true }, _) => Some(Instant::now()),
-            (Intent::Stop { deadline, .. } | Intent::Reboot { deadline, .. }, _) => {
-                Some(Instant::now() + Duration::from_millis(deadline.saturating_sub(now_ms())))
-            }
         }
     }
 }

@@ -22,6 +22,7 @@ mod adopt;
 mod console;
 mod effect;
 mod handle;
+mod intent;
 mod interfaces;
 mod io_error;
 mod launch;

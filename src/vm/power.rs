@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     actor::{Actor, Interrupted},
     handle::{Patience, Reply, Stopped},
+    intent::joined,
     launch::remove_run_files,
     lifecycle::{Action, Decision, Request},
     live::{Guest, Machine},
@@ -124,35 +125,9 @@ impl Actor {
         if self.is_overtaken() { Err(Conflict::Overtaken.into()) } else { Ok(()) }
     }
 
-    /// Stores what is about to be done before anything is done.
-    pub(super) async fn intend(&mut self, intent: Intent, operation: Operation) -> Result<()> {
-        let Run::Live(run) = &mut self.record.run else { return Ok(()) };
-        if run.intent == intent {
-            return Ok(());
-        }
-        let before = std::mem::replace(&mut run.intent, intent);
-        if let Err(error) = self.ctx.persist(&self.record).await {
-            if let Run::Live(run) = &mut self.record.run {
-                run.intent = before;
-            }
-            return Err(Error::failed(operation, error));
-        }
-        Ok(())
-    }
-
-    /// Goes on with what an earlier daemon, or a monitor that was mute, had begun.
-    pub(super) async fn take_up_intent(&mut self) {
-        match self.intent() {
-            // A process that is to end has no time left: its deadline does the rest.
-            Intent::Run | Intent::Off { .. } => {}
-            Intent::Stop { .. } => drop(self.ask_guest(ShutdownMode::Powerdown).await),
-            Intent::Reboot { .. } => drop(self.ask_guest(ShutdownMode::Reboot).await),
-        }
-    }
-
     /// Asks the agent, else presses the power button; failures are the deadline's matter. Where nobody but the agent is to
     /// be asked, and it does not do it, the whole is taken back, and why is returned.
-    async fn ask_guest(&mut self, mode: ShutdownMode) -> Option<Error> {
+    pub(super) async fn ask_guest(&mut self, mode: ShutdownMode) -> Option<Error> {
         let Machine::Live(live) = &self.machine else { return None };
         let session = live.session.clone();
         if live.guest != Guest::Running && self.guarded(session.execute(qapi::qmp::cont {})).await.is_err() {
@@ -374,20 +349,6 @@ impl Actor {
     /// Forgets a crash.
     pub(super) async fn acknowledge(&mut self) -> Result<()> {
         self.ended(Ending::Clean, false).await
-    }
-}
-
-/// What a stop means beside one under way: several share one deadline, the earliest, as each was promised to be over by
-/// its own; but one that leaves the guest running does not hasten one that cuts its power.
-fn joined(under_way: Intent, deadline: u64, agent_only: bool) -> Intent {
-    match under_way {
-        Intent::Stop { deadline: earlier, agent_only: other } if other == agent_only => {
-            Intent::Stop { deadline: deadline.min(earlier), agent_only }
-        }
-        Intent::Stop { agent_only: false, .. } => under_way,
-        // What is being ended already goes on being ended.
-        Intent::Off { .. } => under_way,
-        Intent::Stop { .. } | Intent::Run | Intent::Reboot { .. } => Intent::Stop { deadline, agent_only },
     }
 }
 

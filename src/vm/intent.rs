@@ -1,0 +1,77 @@
+//! What is to be done with a live VM: it stands in the record before anything is done, so that it holds over the death of
+//! the daemon, and its deadline decides when the guest is no longer asked. Carrying it out is `power`'s work.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{actor::Actor, live::Machine};
+use crate::{
+    model::{Error, Intent, Operation, Result, Run, now_ms},
+    qmp::ShutdownMode,
+};
+
+impl Actor {
+    pub(super) fn intent(&self) -> Intent {
+        match &self.record.run {
+            Run::Live(run) => run.intent,
+            _ => Intent::Run,
+        }
+    }
+
+    /// When the guest's time to stop or reboot is over.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match (self.intent(), &self.machine) {
+            // A process that SIGKILL did not end ends when the kernel lets go of it.
+            (_, Machine::Doomed(_)) | (Intent::Run, _) => None,
+            // Only a monitor that answers can reset the guest; when it is back the reboot is taken up again.
+            (Intent::Reboot { .. }, Machine::Mute(_)) => None,
+            // A guest that has powered off waits for QEMU to close its images: it has the time.
+            (Intent::Off { asked: false }, _) => None,
+            (Intent::Off { asked: true }, _) => Some(Instant::now()),
+            (Intent::Stop { deadline, .. } | Intent::Reboot { deadline, .. }, _) => {
+                Some(Instant::now() + Duration::from_millis(deadline.saturating_sub(now_ms())))
+            }
+        }
+    }
+
+    /// Stores what is about to be done before anything is done.
+    pub(super) async fn intend(&mut self, intent: Intent, operation: Operation) -> Result<()> {
+        let Run::Live(run) = &mut self.record.run else { return Ok(()) };
+        if run.intent == intent {
+            return Ok(());
+        }
+        let before = std::mem::replace(&mut run.intent, intent);
+        if let Err(error) = self.ctx.persist(&self.record).await {
+            if let Run::Live(run) = &mut self.record.run {
+                run.intent = before;
+            }
+            return Err(Error::failed(operation, error));
+        }
+        Ok(())
+    }
+
+    /// Goes on with what an earlier daemon, or a monitor that was mute, had begun.
+    pub(super) async fn take_up_intent(&mut self) {
+        match self.intent() {
+            // A process that is to end has no time left: its deadline does the rest.
+            Intent::Run | Intent::Off { .. } => {}
+            Intent::Stop { .. } => drop(self.ask_guest(ShutdownMode::Powerdown).await),
+            Intent::Reboot { .. } => drop(self.ask_guest(ShutdownMode::Reboot).await),
+        }
+    }
+}
+
+/// What a stop means beside one under way: several share one deadline, the earliest, as each was promised to be over by
+/// its own; but one that leaves the guest running does not hasten one that cuts its power.
+pub(super) fn joined(under_way: Intent, deadline: u64, agent_only: bool) -> Intent {
+    match under_way {
+        Intent::Stop { deadline: earlier, agent_only: other } if other == agent_only => {
+            Intent::Stop { deadline: deadline.min(earlier), agent_only }
+        }
+        Intent::Stop { agent_only: false, .. } => under_way,
+        // What is being ended already goes on being ended.
+        Intent::Off { .. } => under_way,
+        Intent::Stop { .. } | Intent::Run | Intent::Reboot { .. } => Intent::Stop { deadline, agent_only },
+    }
+}
