@@ -272,7 +272,8 @@ async fn an_update_is_all_or_nothing() {
     assert_eq!(client.put(&path, json!({ "networkAdapters": other })).await.expect(200)["updated"], true);
     assert_eq!(client.put(&path, json!({ "networkAdapters": other })).await.expect(200)["unchanged"], true);
     let now = client.get(&format!("{path}/network-adapters")).await.expect(200);
-    assert_eq!((&now[1]["Id"], &now[1]["MacAddress"]), (&adapters[1]["Id"], &adapters[1]["MacAddress"]), "{now}");
+    let stays = now.as_array().unwrap().iter().find(|adapter| adapter["Name"] == "two").unwrap();
+    assert_eq!((&stays["Id"], &stays["MacAddress"]), (&adapters[1]["Id"], &adapters[1]["MacAddress"]), "{now}");
     client.post(&format!("{path}/start"), json!({})).await.expect(200);
     for state in ["Running", "Paused"] {
         let answer = client.put(&path, json!({ "memoryMB": 64 })).await;

@@ -186,8 +186,7 @@ async fn the_host_takes_no_part_in_a_private_switch() {
     // The host answers on an Internal switch for any address that it has.
     let (ni, np, nq) = (nic(&internal, None, false), nic(&private, None, true), nic(&private, None, false));
     let inside = lab.guest(&ni).await;
-    ask(&inside);
-    inside.until(to(&inside)).await;
+    inside.asking_until(ask, to(&inside)).await;
     // On a Private one it does not, and says nothing of its own either, whether the port is guarded or not.
     let (p, q) = (lab.guest(&np).await, lab.guest(&nq).await);
     for (one, other) in [(&p, &q), (&q, &p)] {
@@ -196,8 +195,7 @@ async fn the_host_takes_no_part_in_a_private_switch() {
         assert!(arrives(one, mark, other, &arp(one.mac, one.mac, mark, C)).await);
     }
     // By the time that the host has answered somebody else again, it would have answered these.
-    ask(&inside);
-    inside.until(to(&inside)).await;
+    inside.asking_until(ask, to(&inside)).await;
     let macs = [p.mac, q.mac];
     for guest in [&p, &q] {
         while let Some(frame) = guest.take() {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{actor::Actor, live::Machine};
 use crate::{
-    model::{Error, Intent, Operation, Result, Run, now_ms},
+    model::{Ending, Error, Intent, Operation, Result, Run, now_ms},
     qmp::ShutdownMode,
 };
 
@@ -55,7 +55,8 @@ impl Actor {
     pub(super) async fn take_up_intent(&mut self) {
         match self.intent() {
             // A process that is to end has no time left: its deadline does the rest.
-            Intent::Run | Intent::Off { .. } => {}
+            Intent::Run | Intent::Off { asked: true } => {}
+            Intent::Off { asked: false } => self.quit(Ending::Clean).await,
             Intent::Stop { .. } => drop(self.ask_guest(ShutdownMode::Powerdown).await),
             Intent::Reboot { .. } => drop(self.ask_guest(ShutdownMode::Reboot).await),
         }

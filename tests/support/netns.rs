@@ -163,9 +163,18 @@ impl Guest {
 
     /// Frames up to the first that is wanted, which is the last of them.
     pub async fn until(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
-        let deadline = Instant::now() + PATIENCE;
+        self.asking_until(|_| (), wanted).await
+    }
+
+    /// As `until`, asking again every second: a question may come before the host listens.
+    pub async fn asking_until(&self, ask: impl Fn(&Self), wanted: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
+        let (deadline, mut next) = (Instant::now() + PATIENCE, Instant::now());
         let mut seen = Vec::new();
         loop {
+            if Instant::now() >= next {
+                ask(self);
+                next += Duration::from_secs(1);
+            }
             while let Some(frame) = self.take() {
                 let found = wanted(&frame);
                 seen.push(frame);
