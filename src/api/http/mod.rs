@@ -6,7 +6,7 @@
 //!        ├─ origin, idempotency   web pages of others are refused; a request with a known key gets its first answer
 //!        ├─ table, route   which handler a path and a method mean; what OpenAPI says about it
 //!        ├─ request        what a handler is given; query, json and decode turn it into the handler's types
-//!        └─ response       what a handler gives back; error is everything the plumbing itself can object to
+//!        └─ response, told what a handler gives back; error is everything the plumbing itself can object to
 //! ```
 //!
 //! A dialect writes a table and says once how an [`HttpError`] looks:
@@ -46,6 +46,7 @@ pub mod route;
 pub mod server;
 pub mod shutdown;
 pub mod table;
+pub mod told;
 
 pub use error::HttpError;
 pub use request::{NoFields, Request, agreed};
@@ -54,3 +55,4 @@ pub use route::{QueryParam, Route, RouteInfo};
 pub use server::{Limits, Report, serve};
 pub use shutdown::Shutdown;
 pub use table::Table;
+pub use told::{Problem, told};

@@ -1,15 +1,15 @@
 //! How this dialect tells what went wrong: `{"error","detail"}`, with the flags of the document's idempotency rules in
 //! the body (ruling 25). One exhaustive match gives every domain error its words.
 
-use std::{borrow::Cow, future::Future, pin::Pin};
+use std::borrow::Cow;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 use warp::http::StatusCode;
 
-use super::{Shared, state::State};
+use super::state::State;
 use crate::{
-    api::http::{HttpError, Reply, Request, Response},
+    api::http::{self, HttpError, Reply, Response},
     model::{Conflict, Error, SwitchId},
 };
 
@@ -69,27 +69,9 @@ pub struct Endpoint {
     pub failed: &'static str,
 }
 
-/// A handler whose problems are told in the words of `endpoint`.
-pub fn told<F, Fut>(
-    endpoint: &'static Endpoint,
-    handler: F,
-) -> impl Fn(Shared, Request) -> Pin<Box<dyn Future<Output = Response> + Send>> + Send + Sync + 'static
-where
-    F: Fn(Shared, Request) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Reply, Problem>> + Send + 'static,
-{
-    move |shared, request| {
-        let answer = handler(shared, request);
-        Box::pin(async move {
-            match answer.await {
-                Ok(reply) => reply.build(),
-                Err(problem) => problem.render(endpoint),
-            }
-        })
-    }
-}
+impl http::Problem for Problem {
+    type Section = Endpoint;
 
-impl Problem {
     fn render(self, endpoint: &Endpoint) -> Response {
         let (status, body) = match self {
             Self::NoVm | Self::NoSwitch | Self::NoAdapter => (StatusCode::NOT_FOUND, said(endpoint.not_found)),

@@ -7,13 +7,14 @@ use serde_json::Value;
 
 use super::{
     Shared, adapters, dto,
-    error::{Endpoint, ErrorBody, http_error, told},
+    error::{Endpoint, ErrorBody, http_error},
     info, power, switches, vms,
 };
 use crate::{
     api::http::{
         NoFields, QueryParam, Route, Table,
         openapi::{About, PathParam, document},
+        told,
     },
     service::Service,
 };

@@ -1,15 +1,12 @@
 //! How this dialect tells what went wrong. The document words the same failure differently from section to section
 //! (ruling 13), so each endpoint carries its own sentences, and one exhaustive match puts them to use.
 
-use std::{future::Future, pin::Pin};
-
 use schemars::JsonSchema;
 use serde::Serialize;
 use warp::http::StatusCode;
 
-use super::Shared;
 use crate::{
-    api::http::{HttpError, Reply, Request, Response},
+    api::http::{self, HttpError, Reply, Response},
     model::{Error, Operation, VmId},
 };
 
@@ -81,27 +78,9 @@ impl NotFound {
     }
 }
 
-/// A handler whose problems are told in the words of `endpoint`.
-pub fn told<F, Fut>(
-    endpoint: &'static Endpoint,
-    handler: F,
-) -> impl Fn(Shared, Request) -> Pin<Box<dyn Future<Output = Response> + Send>> + Send + Sync + 'static
-where
-    F: Fn(Shared, Request) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Reply, Problem>> + Send + 'static,
-{
-    move |shared, request| {
-        let answer = handler(shared, request);
-        Box::pin(async move {
-            match answer.await {
-                Ok(reply) => reply.build(),
-                Err(problem) => problem.render(endpoint),
-            }
-        })
-    }
-}
+impl http::Problem for Problem {
+    type Section = Endpoint;
 
-impl Problem {
     fn render(self, endpoint: &Endpoint) -> Response {
         let (status, message, detail) = match self {
             Self::BadId => (StatusCode::BAD_REQUEST, endpoint.bad_id.to_owned(), None),

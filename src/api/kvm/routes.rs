@@ -7,13 +7,14 @@ use serde_json::Value;
 
 use super::{
     Shared, change, disks, dto,
-    error::{Endpoint, ErrorBody, NotFound, http_error, told},
+    error::{Endpoint, ErrorBody, NotFound, http_error},
     host, info, networks, performance, policy, power, switches,
 };
 use crate::{
     api::http::{
         QueryParam, Route, Table,
         openapi::{About, PathParam, document},
+        told,
     },
     service::Service,
 };
