@@ -138,3 +138,30 @@ async fn every_state(rules: bool) {
     drop(daemon);
     host.assert_untouched();
 }
+
+#[tokio::test]
+async fn the_rules_of_other_switches_stay_in_while_one_is_unwound() {
+    let host = Host::leave();
+    let mut daemon = Daemon::start();
+    let mut ids = Vec::new();
+    for name in ["one", "two"] {
+        let made = daemon.post("/switches", json!({ "name": name, "type": "private" })).await.expect(201);
+        ids.push(made["id"].as_str().unwrap().to_owned());
+    }
+    daemon.kill();
+    // The one that the start comes to first.
+    ids.sort();
+    let store = Store::open(&daemon.state().join("db")).unwrap();
+    let mut record: SwitchRecord = store.get(&ids[0]).unwrap().unwrap();
+    record.state = SwitchState::Deleting;
+    store.commit(Batch::new().put(&ids[0], &record).unwrap()).await.unwrap();
+    drop(store);
+    // It goes with the tables, and nobody puts it in again.
+    let state = std::fs::read_to_string(daemon.state().join("net/id")).unwrap();
+    nft(&format!("add counter bridge qherd_{state} mark_of_the_test"));
+    daemon.run();
+    assert_eq!(bridges(), [format!("qhb{}", short(&ids[1]))].into());
+    assert!(nft("list ruleset").contains("mark_of_the_test"), "all rules were taken out for a moment");
+    drop(daemon);
+    host.assert_untouched();
+}
