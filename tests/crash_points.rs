@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use support::{Answer, Daemon, crash::Side, outside};
+use support::{Answer, Daemon, crash::Side, netns::Host, outside};
 
 /// A VM before the operation; empty where there is none.
 #[derive(Debug, Default)]
@@ -145,11 +145,14 @@ async fn look(
     Ok(format!("{status} {definition}"))
 }
 
-/// What is defined, the disks included; what is pending is not.
+/// What is defined, disks and cards included; what is pending is not, nor what a card is doing.
 async fn definition(daemon: &Daemon, id: &str) -> Value {
     let mut config = daemon.get(&format!("/vms/{id}/config")).await.expect(200);
     config["pending"].take();
-    json!([config, daemon.get(&format!("/vms/{id}/disks")).await.expect(200)])
+    let cards = daemon.get(&format!("/vms/{id}/networks")).await.expect(200);
+    let cards = cards.as_array().unwrap().iter().filter(|card| card["status"] != "removing");
+    let cards: Vec<Value> = cards.map(|card| json!([card["device"], card["mac"], card["switch"]])).collect();
+    json!([config, daemon.get(&format!("/vms/{id}/disks")).await.expect(200), cards])
 }
 
 async fn nothing(_: &Daemon) -> Before {
@@ -255,4 +258,53 @@ async fn an_added_disk_is_finished_or_unwound() {
 #[tokio::test]
 async fn a_removed_disk_is_finished_or_unwound() {
     dies_at_every_commit_of(Operation::change(Method::DELETE, "/vms/{}/disks/disk1", json!({}), 1), stopped).await;
+}
+
+#[tokio::test]
+async fn a_change_of_the_policy_is_finished_or_unwound() {
+    let policy = || json!({ "restart_policy": "on-failure", "autostart": { "enabled": true }, "on_io_error": "retry" });
+    dies_at_every_commit_of(Operation::change(Method::PUT, "/vms/{}/policy", policy(), 1), stopped).await;
+    dies_at_every_commit_of(Operation::change(Method::PUT, "/vms/{}/policy", policy(), 2), running).await;
+}
+
+#[tokio::test]
+async fn an_update_of_the_hyperv_dialect_is_finished_or_unwound() {
+    let update = json!({ "memoryMB": 96, "vcpu": 2, "networkAdapters": [] });
+    dies_at_every_commit_of(Operation::change(Method::PUT, "/hyperv/vms/{}", update, 1), stopped).await;
+}
+
+/// It is QEMU that remembers it.
+#[tokio::test]
+async fn a_suspension_and_its_end_are_stored_by_nobody() {
+    dies_at_every_commit_of(Operation::post("/vms/{}/suspend", json!({}), &["paused"], 0), running).await;
+    let paused = async |daemon: &Daemon| {
+        let before = running(daemon).await;
+        daemon.post(&format!("/vms/{}/suspend", before.id), json!({})).await.expect(200);
+        Before { status: "paused", ..before }
+    };
+    dies_at_every_commit_of(Operation::post("/vms/{}/resume", json!({}), &["running"], 0), paused).await;
+}
+
+#[tokio::test]
+async fn an_added_card_is_finished_or_unwound() {
+    let card = || json!({ "switch": "LAN" });
+    let with_lan = async |daemon: &Daemon, runs: bool| {
+        if daemon.get("/switches").await.expect(200) == json!([]) {
+            let lan = json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24" });
+            daemon.post("/switches", lan).await.expect(201);
+        }
+        if runs { running(daemon).await } else { stopped(daemon).await }
+    };
+    let add = |commits| Operation::change(Method::POST, "/vms/{}/networks", card(), commits);
+    let _ = Host::leave();
+    dies_at_every_commit_of(add(1), async |daemon| with_lan(daemon, false).await).await;
+    // The first daemon's switch has stayed in its namespace.
+    let _ = Host::leave();
+    dies_at_every_commit_of(add(2), async |daemon| with_lan(daemon, true).await).await;
+}
+
+#[tokio::test]
+async fn a_removed_card_is_finished_or_unwound() {
+    let remove = |commits| Operation::change(Method::DELETE, "/vms/{}/networks/net0", json!({}), commits);
+    dies_at_every_commit_of(remove(1), stopped).await;
 }

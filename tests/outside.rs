@@ -4,6 +4,7 @@ mod support;
 
 use std::{
     fs,
+    os::unix::process::CommandExt,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -52,6 +53,19 @@ async fn whatever_belongs_to_nobody_is_found() {
         // It waits for a line that never comes.
         let script = ["-c", "read line", &state];
         let mut process = Command::new("sh").args(script).args(words).stdin(Stdio::piped()).spawn().unwrap();
+        finds(&daemon, found).await;
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+    daemon.assert_in_order().await;
+
+    // One that the daemon may have started without a word of the state directory, and one that says it is a dnsmasq.
+    let mut helper = Command::new("sh");
+    helper.args(["-c", "read line"]).current_dir(daemon.dir.path());
+    let mut dnsmasq = Command::new("sh");
+    dnsmasq.arg0("dnsmasq").args(["-c", "read line", &state]);
+    for (mut command, found) in [(helper, "to nobody in the daemon's folder"), (dnsmasq, "a dnsmasq of no switch")] {
+        let mut process = command.stdin(Stdio::piped()).spawn().unwrap();
         finds(&daemon, found).await;
         process.kill().unwrap();
         process.wait().unwrap();

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::{client::Place, model::Vm, network, operation::Definition};
 use crate::support::{
     Daemon,
@@ -12,7 +14,8 @@ use crate::support::{
 /// What is wrong; what may be this or that is settled to what it is.
 pub async fn complaints(daemon: &Daemon, places: &mut [Place]) -> Vec<String> {
     let mut wrong = daemon.lasting_complaints().await;
-    wrong.extend(network::complaints(&[]));
+    wrong.extend(network::lasting_complaints(daemon).await);
+    wrong.extend(switches(daemon, places).await);
     let known = daemon.known().await;
     let qemus = outside::qemus(&daemon.state());
     for place in places.iter_mut() {
@@ -39,21 +42,52 @@ pub async fn complaints(daemon: &Daemon, places: &mut [Place]) -> Vec<String> {
     wrong
 }
 
+/// That each acknowledged switch is there, and no other.
+async fn switches(daemon: &Daemon, places: &mut [Place]) -> Vec<String> {
+    let listed = daemon.get("/switches").await.expect(200);
+    let mut unowned: Vec<&Value> = listed.as_array().unwrap().iter().collect();
+    let mut wrong = Vec::new();
+    for place in places.iter_mut() {
+        let Some(switch) = &mut place.switch else { continue };
+        let found = unowned.iter().position(|known| match &switch.id {
+            Some(id) => known["id"] == id.as_str(),
+            None => known["name"] == switch.name.as_str(),
+        });
+        match found.map(|at| unowned.swap_remove(at)) {
+            Some(known) => {
+                switch.id = known["id"].as_str().map(str::to_owned);
+                switch.may_be_absent = false;
+                if !known["problem"].is_null() {
+                    wrong.push(format!("{} has a problem: {known}", switch.name));
+                }
+            }
+            None if switch.may_be_absent => place.switch = None,
+            None => {
+                wrong.push(format!("{switch:?} is gone, and nobody was told that it is deleted"));
+                place.switch = None;
+            }
+        }
+    }
+    wrong.extend(unowned.iter().map(|known| format!("a switch is deleted, or was never created: {known}")));
+    wrong
+}
+
 async fn one(daemon: &Daemon, vm: &mut Vm, known: &Known, qemus: &[Qemu]) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut complain = |what: String| wrong.push(format!("{} {}: {what}", known.name, known.id));
-    let statuses = ["running", "stopped", "crashed"];
+    let statuses = ["running", "stopped", "crashed", "paused"];
     let status = statuses.into_iter().find(|status| *status == known.status).unwrap_or("in between");
     if !vm.statuses.contains(&status) {
         complain(format!("is {}, and should be {:?}", known.status, vm.statuses));
     }
     let process = qemus.iter().find(|qemu| qemu.vm == known.id).map(|qemu| qemu.process);
-    if status == "running" && vm.process.is_some() && vm.process != process {
+    if ["running", "paused"].contains(&status) && vm.process.is_some() && vm.process != process {
         complain(format!("was {:?} and is {process:?}", vm.process));
     }
     let config = daemon.get(&format!("/vms/{}/config", known.id)).await.expect(200);
     let disks = daemon.get(&format!("/vms/{}/disks", known.id)).await.expect(200);
-    let definition = Definition::read(&config, &disks);
+    let networks = daemon.get(&format!("/vms/{}/networks", known.id)).await.expect(200);
+    let definition = Definition::read(&config, &disks, &networks);
     if !vm.definitions.contains(&definition) {
         complain(format!("is defined as {definition:?}, and should be one of {:?}", vm.definitions));
     }

@@ -13,8 +13,8 @@ use tokio::time::sleep;
 
 use super::{
     Tally,
-    model::{Outcome, Vm},
-    operation::Operation,
+    model::{Outcome, Switch, Vm, learn_switch},
+    operation::{self, Operation, Target},
     plan::{BARE, Cycle, Death, Deed, Lane, Violence},
 };
 use crate::support::{Daemon, guest, outside};
@@ -27,10 +27,13 @@ pub struct Client<'a> {
     pub tally: RefCell<&'a mut Tally>,
 }
 
-/// The place of one VM, and how many it has had.
+/// The place of one VM and one switch, and how many it has had.
+#[derive(Default)]
 pub struct Place {
     pub vm: Option<Vm>,
     pub generation: u64,
+    pub switch: Option<Switch>,
+    pub switches: u64,
 }
 
 impl Client<'_> {
@@ -142,7 +145,13 @@ impl Client<'_> {
                 place.vm = Some(Vm::asked_for(format!("chaos-{number}-{}", place.generation)));
             }
             let Some(vm) = &mut place.vm else { return };
-            let Some((outcome, answer)) = self.ask(number, vm, operation, done).await else {
+            let operation = &operation.meeting(place.switch.is_some());
+            if matches!(operation, Operation::MakeSwitch { .. }) {
+                place.switches += 1;
+            }
+            let name = format!("switch-{number}-{}", place.switches);
+            let switch = place.switch.as_ref().and_then(|switch| switch.id.as_deref()).unwrap_or_default();
+            let Some((outcome, answer)) = self.ask(number, vm, (&name, switch), operation, done).await else {
                 // It was not even sent.
                 if vm.definitions.is_empty() {
                     place.vm = None;
@@ -153,6 +162,7 @@ impl Client<'_> {
                 vm.id = answer["id"].as_str().map(str::to_owned);
             }
             vm.learn(operation, outcome);
+            learn_switch(&mut place.switch, operation, outcome, &name, answer["id"].as_str());
             if outcome == Outcome::Unanswered {
                 return;
             }
@@ -167,6 +177,7 @@ impl Client<'_> {
         &self,
         number: usize,
         vm: &Vm,
+        (switch, switch_id): (&str, &str),
         operation: &Operation,
         done: &RefCell<Vec<Deed>>,
     ) -> Option<(Outcome, Value)> {
@@ -178,7 +189,15 @@ impl Client<'_> {
             let further = disks.as_array()?.iter().skip(1);
             disk = further.min_by_key(|disk| disk["disk_size"].as_u64())?["name"].as_str()?.to_owned();
         }
-        let (method, path, body) = operation.request(&base, &vm.name, &id, &vm.definition(), &disk);
+        let mut card = String::new();
+        if *operation == Operation::RemoveCard {
+            let networks = self.daemon.try_get(&format!("/vms/{id}/networks")).await?;
+            card = operation::cards(&networks).min()?.1.to_owned();
+        }
+        let subnet = format!("10.77.{number}.0/24");
+        let (name, now) = (vm.name.as_str(), vm.definition());
+        let target = Target { base, name, id: &id, now, disk, card, switch, switch_id, subnet };
+        let (method, path, body) = operation.request(&target);
         self.tally.borrow_mut().operations += 1;
         let request = self.daemon.http().request(method, self.daemon.at(&path)).json(&body);
         let (outcome, answer) = match request.send().await {
@@ -204,8 +223,8 @@ impl Client<'_> {
                         Outcome::Refused
                     }
                 };
-                if outcome == Outcome::Acknowledged && answer.is_null() && matches!(operation, Operation::Create { .. })
-                {
+                let makes = matches!(operation, Operation::Create { .. } | Operation::MakeSwitch { .. });
+                if outcome == Outcome::Acknowledged && answer.is_null() && makes {
                     (Outcome::Unanswered, answer)
                 } else {
                     (outcome, answer)
@@ -225,8 +244,11 @@ impl Client<'_> {
     async fn read(&self) {
         loop {
             let Some(vms) = self.daemon.try_get("/vms").await else { return };
+            if self.daemon.try_get("/switches").await.is_none() {
+                return;
+            }
             for vm in vms.as_array().unwrap() {
-                for what in ["", "/config", "/status", "/disks", "/performance", "/console/log?tail=3"] {
+                for what in ["", "/config", "/status", "/disks", "/networks", "/performance", "/console/log?tail=3"] {
                     let path = format!("/vms/{}{what}", vm["id"].as_str().unwrap());
                     let request = self.daemon.http().request(Method::GET, self.daemon.at(&path));
                     let Some(answer) = self.daemon.try_send(request).await else { return };

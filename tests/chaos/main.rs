@@ -19,6 +19,7 @@ use std::{
 };
 
 use client::{Client, Place};
+use network::Wanted;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -47,6 +48,9 @@ pub struct Tally {
     reads: u64,
     /// Running VMs that a recovery was looked at with, added up.
     running: u64,
+    /// Switches and cards on them that a recovery was looked at with, added up.
+    switches: u64,
+    cards: u64,
     /// Of these, guests that had told of their heartbeat.
     beating: u64,
     /// Guests whose heart beat at the end.
@@ -90,7 +94,7 @@ fn chaos(seed: u64, time: Duration) {
 async fn run(seed: u64, time: Duration) -> Tally {
     let images = guest::image().parent().unwrap().display().to_string();
     let mut daemon = Daemon::prepare(&["--accel", "tcg", "--image-dir", &images]);
-    let mut places: Vec<Place> = (0..PLACES).map(|_| Place { vm: None, generation: 0 }).collect();
+    let mut places: Vec<Place> = (0..PLACES).map(|_| Place::default()).collect();
     let mut tally = Tally::default();
     let begin = Instant::now();
     while begin.elapsed() < time {
@@ -153,7 +157,9 @@ async fn one_cycle(daemon: &mut Daemon, cycle: &Cycle, places: &mut [Place], tal
     for vm in running {
         tally.running += 1;
         tally.beating += u64::from(vm.boot.is_some());
+        tally.cards += vm.definition().cards.len() as u64;
     }
+    tally.switches += places.iter().filter(|place| place.switch.is_some()).count() as u64;
     if wrong.is_empty() {
         daemon.kill();
         tally.killed_idle += 1;
@@ -178,10 +184,15 @@ async fn finish(mut daemon: Daemon, places: &mut [Place], tally: &mut Tally) {
     for vm in places.iter().filter_map(|place| place.vm.as_ref()) {
         daemon.delete(&format!("/vms/{}", vm.id.as_ref().unwrap())).await.expect(200);
     }
+    assert_eq!(network::lasting_complaints(&daemon).await, [] as [&str; 0]);
+    for switch in places.iter().filter_map(|place| place.switch.as_ref()) {
+        daemon.delete(&format!("/switches/{}", switch.id.as_ref().unwrap())).await.expect(200);
+    }
     daemon.assert_in_order().await;
+    assert_eq!(network::lasting_complaints(&daemon).await, [] as [&str; 0]);
     assert_eq!(daemon.leftovers(), [] as [std::path::PathBuf; 0]);
     assert!(daemon.terminate().success());
     let records = Store::open(&daemon.state().join("db")).unwrap().scan::<VmRecord>().unwrap();
     assert!(records.is_empty(), "records without an owner: {records:?}");
-    assert_eq!(network::complaints(&[]), [] as [&str; 0]);
+    assert_eq!(network::complaints(&Wanted::default()), [] as [&str; 0]);
 }

@@ -68,6 +68,7 @@ impl Vm {
             iops: None,
             core: None,
             disks: Default::default(),
+            cards: Default::default(),
         })
     }
 
@@ -101,11 +102,11 @@ impl Vm {
                 match operation.power() {
                     Power::AsItWas => {}
                     Power::Running => {
-                        if self.statuses != ["running"] {
-                            self.process = None;
-                        }
+                        self.process = self.process.filter(|_| self.is_live());
                         self.statuses = vec!["running"];
                     }
+                    Power::Resumed => self.statuses = vec!["running"],
+                    Power::Paused => self.statuses = vec!["paused"],
                     Power::Stopped => self.statuses = vec!["stopped"],
                     Power::Gone => self.statuses = vec![],
                 }
@@ -119,16 +120,23 @@ impl Vm {
                 match operation.power() {
                     Power::AsItWas => {}
                     Power::Running => {
-                        if self.statuses != ["running"] {
-                            self.process = None;
-                        }
+                        self.process = self.process.filter(|_| self.is_live());
                         self.may_be("running");
                         // A crash is forgotten when it is started.
                         if self.statuses.contains(&"crashed") {
                             self.may_be("stopped");
                         }
                     }
-                    Power::Stopped => self.may_be("stopped"),
+                    Power::Resumed => self.may_be_woken(),
+                    Power::Paused => {
+                        if self.statuses.contains(&"running") {
+                            self.may_be("paused");
+                        }
+                    }
+                    Power::Stopped => {
+                        self.may_be_woken();
+                        self.may_be("stopped");
+                    }
                     Power::Gone => self.may_be_absent = true,
                 }
             }
@@ -142,7 +150,21 @@ impl Vm {
         if created {
             self.statuses = vec![];
         } else if operation.power() == Power::Stopped {
+            self.may_be_woken();
             self.may_be("stopped");
+        } else if operation.power() == Power::Resumed {
+            self.may_be_woken();
+        }
+    }
+
+    /// Surely with the process that it had.
+    fn is_live(&self) -> bool {
+        self.statuses.iter().all(|status| ["running", "paused"].contains(status))
+    }
+
+    fn may_be_woken(&mut self) {
+        if self.statuses.contains(&"paused") {
+            self.may_be("running");
         }
     }
 
@@ -161,7 +183,7 @@ impl Vm {
     }
 
     fn may_be_anything(&mut self) {
-        for status in ["running", "stopped", "crashed"] {
+        for status in ["running", "stopped", "crashed", "paused"] {
             self.may_be(status);
         }
         self.process = None;
@@ -179,12 +201,47 @@ impl Vm {
     }
 }
 
+/// The switch of a place as it may be now.
+#[derive(Clone, Debug)]
+pub struct Switch {
+    /// No other switch of the run has it.
+    pub name: String,
+    /// Unknown while its creation was not answered.
+    pub id: Option<String>,
+    pub may_be_absent: bool,
+}
+
+/// What an operation on the switch of a place, named so, has made of it.
+pub fn learn_switch(
+    switch: &mut Option<Switch>,
+    operation: &Operation,
+    outcome: Outcome,
+    name: &str,
+    id: Option<&str>,
+) {
+    let id = id.map(str::to_owned);
+    match (operation, outcome) {
+        (Operation::MakeSwitch { .. }, Outcome::Acknowledged | Outcome::Unanswered) => {
+            let may_be_absent = outcome == Outcome::Unanswered;
+            *switch = Some(Switch { name: name.into(), id, may_be_absent });
+        }
+        (Operation::RemoveSwitch, Outcome::Acknowledged) => *switch = None,
+        (Operation::RemoveSwitch, Outcome::Unanswered) => {
+            if let Some(switch) = switch {
+                switch.may_be_absent = true;
+            }
+        }
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn defined(vcpus: u64) -> Definition {
-        Definition { vcpus, memory: 16, size: 1, iops: None, core: None, disks: Default::default() }
+        let (disks, cards) = Default::default();
+        Definition { vcpus, memory: 16, size: 1, iops: None, core: None, disks, cards }
     }
 
     fn running() -> Vm {
@@ -230,6 +287,18 @@ mod tests {
         assert_eq!(vm.statuses, ["crashed"]);
         let mut vm = running();
         vm.mistreat(Deed::Kill, true);
-        assert_eq!((vm.statuses, vm.process), (vec!["running", "stopped", "crashed"], None));
+        assert_eq!((vm.statuses, vm.process), (vec!["running", "stopped", "crashed", "paused"], None));
+    }
+
+    #[test]
+    fn a_paused_vm_keeps_its_process_and_a_stop_may_wake_it_first() {
+        let mut vm = running();
+        vm.learn(&Operation::Suspend, Outcome::Acknowledged);
+        assert_eq!(vm.statuses, ["paused"]);
+        vm.learn(&Operation::Start, Outcome::Acknowledged);
+        assert!(vm.statuses == ["running"] && vm.process.is_some());
+        vm.learn(&Operation::Suspend, Outcome::Acknowledged);
+        vm.learn(&Operation::Stop(1), Outcome::Unanswered);
+        assert_eq!(vm.statuses, ["paused", "running", "stopped"]);
     }
 }

@@ -31,6 +31,35 @@ pub enum Operation {
     AddDisk(u64),
     /// The smallest one.
     RemoveDisk,
+    /// Of the place's own; where there is one already, it goes.
+    MakeSwitch {
+        private: bool,
+    },
+    /// Where there is none, one is made.
+    RemoveSwitch,
+    /// On the place's switch, which is made where there is none; by a number that no other card has.
+    AddCard(u64),
+    /// Of those on the switch the one with the lowest number.
+    RemoveCard,
+    Suspend,
+    Resume,
+}
+
+/// What a request is about.
+pub struct Target<'a> {
+    pub base: Value,
+    pub name: &'a str,
+    /// Of the VM.
+    pub id: &'a str,
+    pub now: Definition,
+    /// Name of the smallest further disk, where there is one.
+    pub disk: String,
+    /// The card that is to go.
+    pub card: String,
+    /// The name, and the id where it is known, of the place's switch.
+    pub switch: &'a str,
+    pub switch_id: &'a str,
+    pub subnet: String,
 }
 
 /// What of a VM's definition is compared.
@@ -44,6 +73,8 @@ pub struct Definition {
     pub core: Option<u64>,
     /// Sizes of the further disks, each of which is there once.
     pub disks: BTreeSet<u64>,
+    /// Numbers of the cards on the place's switch.
+    pub cards: BTreeSet<u64>,
 }
 
 /// What an operation makes of a VM that exists.
@@ -53,9 +84,13 @@ pub enum Power {
     Running,
     Stopped,
     Gone,
+    /// Halted, if it ran.
+    Paused,
+    /// Running, if it was paused.
+    Resumed,
 }
 
-/// Sizes of further disks: none is used twice.
+/// Numbers of cards, and sizes of further disks: none is used twice.
 fn size(rng: &mut Rng) -> u64 {
     rng.u64(1..60_000)
 }
@@ -70,13 +105,14 @@ impl Operation {
             iops: rng.bool().then(|| rng.u64(100..1000)),
             core: rng.bool().then_some(0),
             disks,
+            cards: (0..rng.usize(0..2)).map(|_| size(rng)).collect(),
         };
         Self::Create { start: rng.u8(0..3) > 0, definition }
     }
 
     /// For a VM that is there.
     pub fn pick(rng: &mut Rng) -> Self {
-        match rng.u8(0..100) {
+        match rng.u8(0..135) {
             0..25 => Self::Start,
             25..32 => Self::Stop(rng.u64(1..3)),
             32..42 => Self::ForceOff,
@@ -88,13 +124,19 @@ impl Operation {
             73..80 => Self::Grow(rng.u64(1..3)),
             80..87 => Self::Limit(rng.bool().then(|| rng.u64(100..1000))),
             87..95 => Self::AddDisk(size(rng)),
-            _ => Self::RemoveDisk,
+            95..100 => Self::RemoveDisk,
+            100..102 => Self::MakeSwitch { private: rng.bool() },
+            102..106 => Self::RemoveSwitch,
+            106..120 => Self::AddCard(size(rng)),
+            120..126 => Self::RemoveCard,
+            126..131 => Self::Suspend,
+            _ => Self::Resume,
         }
     }
 
     /// What a VM with a guest in it is asked now and then, so that it comes to boot.
     pub fn pick_gentle(rng: &mut Rng) -> Self {
-        match rng.u8(0..12) {
+        match rng.u8(0..16) {
             0 => Self::Stop(rng.u64(2..6)),
             1 => Self::Reboot(rng.u64(2..6)),
             2 => Self::Vcpus(rng.u64(1..3)),
@@ -103,7 +145,24 @@ impl Operation {
             6 => Self::Grow(1),
             7 => Self::Limit(rng.bool().then(|| rng.u64(1000..9000))),
             8 => Self::Pinning(rng.bool().then_some(0)),
+            9 | 10 => Self::AddCard(size(rng)),
+            11 => Self::RemoveCard,
+            12 => Self::Suspend,
             _ => Self::Start,
+        }
+    }
+
+    /// What it comes to in a place with a switch, or without one.
+    pub fn meeting(&self, switch: bool) -> Self {
+        match (self.clone(), switch) {
+            (Self::MakeSwitch { .. }, true) => Self::RemoveSwitch,
+            (Self::RemoveSwitch, false) => Self::MakeSwitch { private: true },
+            (Self::AddCard(_), false) => Self::MakeSwitch { private: false },
+            (Self::Create { start, mut definition }, false) => {
+                definition.cards.clear();
+                Self::Create { start, definition }
+            }
+            (same, _) => same,
         }
     }
 
@@ -112,16 +171,19 @@ impl Operation {
         matches!(self, Self::Reboot(_))
     }
 
-    /// `disk` is the name of the smallest further disk, where there is one.
-    pub fn request(&self, base: &Value, name: &str, id: &str, now: &Definition, disk: &str) -> (Method, String, Value) {
-        let vm = format!("/vms/{id}");
+    pub fn request(&self, target: &Target<'_>) -> (Method, String, Value) {
+        let Target { base, name, now, disk, card, switch, switch_id, subnet, .. } = target;
+        let vm = format!("/vms/{}", target.id);
+        let on_switch = |card: &u64| json!({ "switch": switch_id, "name": format!("card-{card}") });
         let limits = |iops: &Option<u64>| iops.map(|iops| json!({ "iops": iops }));
         let pinning = |core: &Option<u64>| core.map(|core| json!({ "cores": [core] }));
         match self {
             Self::Create { start, definition } => {
                 let disks: Vec<Value> = definition.disks.iter().map(|size| json!({ "disk_size": size })).collect();
+                let cards = definition.cards.iter().map(on_switch);
+                let networks: Vec<Value> = std::iter::once(json!({ "user": {} })).chain(cards).collect();
                 let wish = json!({
-                    "name": name, "start": start, "base_image": base, "disks": disks,
+                    "name": name, "networks": networks, "start": start, "base_image": base, "disks": disks,
                     "vcpus": definition.vcpus, "memory": definition.memory, "disk_size": definition.size,
                     "io_limits": limits(&definition.iops), "cpu_pinning": pinning(&definition.core),
                 });
@@ -139,6 +201,17 @@ impl Operation {
             Self::Limit(iops) => (Method::PUT, format!("{vm}/disk"), json!({ "io_limits": limits(iops) })),
             Self::AddDisk(size) => (Method::POST, format!("{vm}/disks"), json!({ "disk_size": size })),
             Self::RemoveDisk => (Method::DELETE, format!("{vm}/disks/{disk}"), json!({})),
+            Self::MakeSwitch { private: true } => {
+                (Method::POST, "/switches".into(), json!({ "name": switch, "type": "private" }))
+            }
+            Self::MakeSwitch { private: false } => {
+                (Method::POST, "/switches".into(), json!({ "name": switch, "type": "internal", "subnet": subnet }))
+            }
+            Self::RemoveSwitch => (Method::DELETE, format!("/switches/{switch_id}"), json!({})),
+            Self::AddCard(card) => (Method::POST, format!("{vm}/networks"), on_switch(card)),
+            Self::RemoveCard => (Method::DELETE, format!("{vm}/networks/{card}"), json!({})),
+            Self::Suspend => (Method::POST, format!("{vm}/suspend"), json!({})),
+            Self::Resume => (Method::POST, format!("{vm}/resume"), json!({})),
         }
     }
 
@@ -147,6 +220,13 @@ impl Operation {
         match self {
             Self::Create { definition, .. } => return definition.clone(),
             Self::Start | Self::Stop(_) | Self::ForceOff | Self::Reboot(_) | Self::Delete => {}
+            Self::MakeSwitch { .. } | Self::RemoveSwitch | Self::Suspend | Self::Resume => {}
+            Self::AddCard(card) => {
+                now.cards.insert(*card);
+            }
+            Self::RemoveCard => {
+                now.cards.pop_first();
+            }
             Self::Vcpus(vcpus) => now.vcpus = *vcpus,
             Self::Pinning(core) => now.core = *core,
             Self::Memory(memory) => now.memory = *memory,
@@ -168,21 +248,27 @@ impl Operation {
             Self::Create { start: true, .. } | Self::Start => Power::Running,
             Self::Create { start: false, .. } | Self::Stop(_) | Self::ForceOff => Power::Stopped,
             Self::Delete => Power::Gone,
-            Self::Reboot(_)
-            | Self::Vcpus(_)
+            Self::Suspend => Power::Paused,
+            // A guest that is paused is resumed first.
+            Self::Resume | Self::Reboot(_) => Power::Resumed,
+            Self::Vcpus(_)
             | Self::Pinning(_)
             | Self::Memory(_)
             | Self::Grow(_)
             | Self::Limit(_)
             | Self::AddDisk(_)
-            | Self::RemoveDisk => Power::AsItWas,
+            | Self::RemoveDisk
+            | Self::MakeSwitch { .. }
+            | Self::RemoveSwitch
+            | Self::AddCard(_)
+            | Self::RemoveCard => Power::AsItWas,
         }
     }
 }
 
 impl Definition {
     /// As the API tells it.
-    pub fn read(config: &Value, disks: &Value) -> Self {
+    pub fn read(config: &Value, disks: &Value, networks: &Value) -> Self {
         let number = |value: &Value| value.as_u64();
         Self {
             vcpus: number(&config["vcpus"]).unwrap(),
@@ -191,6 +277,14 @@ impl Definition {
             iops: number(&config["io_limits"]["iops"]),
             core: number(&config["cpu_pinning"]["cores"][0]),
             disks: disks.as_array().unwrap().iter().skip(1).map(|disk| number(&disk["disk_size"]).unwrap()).collect(),
+            cards: cards(networks).map(|(number, _)| number).collect(),
         }
     }
+}
+
+/// Numbers and QEMU's names of the cards on a switch that a VM is defined with.
+pub fn cards(networks: &Value) -> impl Iterator<Item = (u64, &str)> {
+    let defined = networks.as_array().unwrap().iter().filter(|card| card["status"] != "removing");
+    let number = |card: &Value| card["name"].as_str()?.strip_prefix("card-")?.parse().ok();
+    defined.filter_map(move |card| Some((number(card)?, card["device"].as_str()?)))
 }

@@ -62,7 +62,9 @@ impl Daemon {
 
     /// What is wrong on this host, as far as this daemon's VMs go; empty when all is well. Nothing may be under way.
     pub async fn complaints(&self) -> Vec<String> {
-        self.complaints_about(&self.known().await)
+        let mut wrong = self.complaints_about(&self.known().await);
+        wrong.extend(dnsmasqs(&self.state(), self.get("/switches").await.expect(200).as_array().unwrap()));
+        wrong
     }
 
     /// What is still wrong after a while: what a VM lacks is made up for meanwhile, and a disk may come or go between
@@ -80,6 +82,7 @@ impl Daemon {
     /// As `complaints`, if the VMs are these.
     pub fn complaints_about(&self, known: &[Known]) -> Vec<String> {
         let mut wrong = processes(&self.state(), self.pid(), known);
+        wrong.extend(born_in(self.dir.path(), self.pid(), &qemus(&self.state())));
         wrong.extend(images(&self.state().join("images"), known));
         wrong.extend(runs(&self.state().join("run"), known, self));
         wrong
@@ -121,7 +124,7 @@ fn processes(state: &Path, daemon: i32, known: &[Known]) -> Vec<String> {
     let mut wrong = Vec::new();
     let qemus = qemus(state);
     for (process, line) in naming(state) {
-        if process.pid != daemon && qemus.iter().all(|qemu| qemu.process != process) {
+        if process.pid != daemon && !is_dnsmasq(&line) && qemus.iter().all(|qemu| qemu.process != process) {
             wrong.push(format!("a process that belongs to nobody: {} {}", process.pid, line.join(" ")));
         }
     }
@@ -135,6 +138,41 @@ fn processes(state: &Path, daemon: i32, known: &[Known]) -> Vec<String> {
         wrong.push(format!("a QEMU of a VM that does not exist: {} {}", qemu.process.pid, qemu.vm));
     }
     wrong
+}
+
+fn is_dnsmasq(line: &[String]) -> bool {
+    line.first().is_some_and(|program| program.ends_with("dnsmasq"))
+}
+
+/// One for each switch with a subnet, and no other.
+fn dnsmasqs(state: &Path, switches: &[serde_json::Value]) -> Vec<String> {
+    let mut running = naming(state);
+    running.retain(|(_, line)| is_dnsmasq(line));
+    let mut wrong = Vec::new();
+    for switch in switches.iter().filter(|switch| !switch["subnet"].is_null()) {
+        let short = &switch["id"].as_str().unwrap().replace('-', "")[..12];
+        let before = running.len();
+        running.retain(|(_, line)| !line.iter().any(|word| word.contains(short)));
+        if running.len() + 1 != before {
+            wrong.push(format!("the switch {switch} has {} dnsmasqs", before - running.len()));
+        }
+    }
+    wrong.extend(running.iter().map(|(process, line)| format!("a dnsmasq of no switch: {} {line:?}", process.pid)));
+    wrong
+}
+
+/// What the daemon started without telling it of the state directory: it is in the folder that the daemon was started in.
+fn born_in(folder: &Path, daemon: i32, qemus: &[Qemu]) -> Vec<String> {
+    let folder = folder.canonicalize().unwrap();
+    let processes = procfs::process::all_processes().unwrap().flatten();
+    let found = processes.filter(|process| process.cwd().is_ok_and(|cwd| cwd == folder));
+    let owned = |pid: i32| pid == daemon || qemus.iter().any(|qemu| qemu.process.pid == pid);
+    let orphans = found.filter(|process| !owned(process.pid()));
+    let told = orphans.map(|process| {
+        let line = process.cmdline().unwrap_or_default().join(" ");
+        format!("a process that belongs to nobody in the daemon's folder: {} {line}", process.pid())
+    });
+    told.collect()
 }
 
 fn images(folder: &Path, known: &[Known]) -> Vec<String> {

@@ -20,6 +20,7 @@ impl Service {
         if let Some(newer) = records.iter().find_map(|(_, r)| r.as_ref().err().filter(|e| e.is_newer())) {
             bail!("cannot read the definitions of the switches: {newer}");
         }
+        let mut unwanted = Vec::new();
         for (key, record) in records {
             let record = match record {
                 Ok(record) => record,
@@ -38,11 +39,13 @@ impl Service {
                     self.settle_switch(record.switch.id).await;
                 }
                 // Nobody was told that it exists; or its owner wanted it gone.
-                SwitchState::Creating | SwitchState::Deleting => {
-                    if let Err(error) = self.erase_switch(&record).await {
-                        tracing::error!(switch = %record.switch.id, error, "cannot remove what a crash left of a switch; the next start of qherd tries again");
-                    }
-                }
+                SwitchState::Creating | SwitchState::Deleting => unwanted.push(record),
+            }
+        }
+        // After the others: with the last switch the rules of all go, also those of the cards of live VMs.
+        for record in unwanted {
+            if let Err(error) = self.erase_switch(&record).await {
+                tracing::error!(switch = %record.switch.id, error, "cannot remove what a crash left of a switch; the next start of qherd tries again");
             }
         }
         Ok(())
