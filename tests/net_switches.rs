@@ -222,6 +222,8 @@ async fn an_external_switch_takes_the_hosts_addresses_along_and_gives_them_back(
         409,
         &["192.0.2.2/24", "default route", "allow_management_os"],
     );
+    let theirs = json!({"name": "wan", "type": "External", "netAdapterName": "up0"});
+    assert_told(&daemon.post("/hyperv/switches", theirs).await, 409, &["192.0.2.2/24", "allowManagementOS"]);
     assert_all_on("up0");
     assert_eq!(ours(), [] as [String; 0]);
 

@@ -132,7 +132,8 @@ impl Subnet {
                 format!("be the address of a network; did you mean {first}/{prefix}?"),
             ));
         }
-        if network.is_loopback() || network.is_multicast() || network.is_unspecified() || network.is_broadcast() {
+        // 224.0.0.0/4 is for multicast, 240.0.0.0/4 reserved.
+        if network.is_loopback() || network.is_unspecified() || network.octets()[0] >= 224 {
             return Err(Error::invalid("subnet", "be a network that hosts can have"));
         }
         Ok(subnet)
@@ -187,7 +188,9 @@ mod tests {
         assert!(!subnet.overlaps(&Subnet::parse("10.78.0.0/16", true).unwrap()));
         let must = |text| Subnet::parse(text, true).unwrap_err().to_string();
         assert!(must("10.77.0.5/24").contains("10.77.0.0/24"), "{}", must("10.77.0.5/24"));
-        for bad in ["", "10.77.0.0", "10.77.0.0/33", "10.77.0.0/31", "127.0.0.0/8", "224.0.0.0/8", "fd00::/64"] {
+        for bad in
+            ["", "10.77.0.0", "10.77.0.0/33", "10.77.0.0/31", "127.0.0.0/8", "224.0.0.0/8", "240.0.0.0/24", "fd00::/64"]
+        {
             assert!(Subnet::parse(bad, true).is_err(), "{bad}");
         }
     }

@@ -44,6 +44,8 @@ pub struct Wanted {
     pub dhcp: Option<Dhcp>,
     /// Bytes that a frame on it may have.
     pub mtu: Option<u32>,
+    /// That it is broken has been told.
+    pub told: bool,
 }
 
 pub struct Port {
@@ -138,9 +140,12 @@ impl Inner {
         }
         let World { switches, ports } = &mut *world;
         let mut links = by_name(netlink.links().await?);
+        let subnets = switches.values().any(|wanted| wanted.switch.subnet().is_some());
+        let addresses = if subnets { addresses(&netlink.addresses().await?) } else { HashSet::new() };
         let mut changed = false;
         for wanted in switches.values_mut() {
-            if !stands(wanted, &links) {
+            let mut broken = lacks_adapter(wanted, &links);
+            if !stands(wanted, &links, &addresses) {
                 changed = true;
                 match self.stand(wanted).await {
                     Ok(made) => {
@@ -149,9 +154,16 @@ impl Inner {
                             dhcp.restart();
                         }
                     }
-                    Err(error) => tracing::debug!(switch = %wanted.switch.id, %error, "a switch is not whole"),
+                    Err(error) => {
+                        tracing::debug!(switch = %wanted.switch.id, %error, "a switch is not whole");
+                        broken = true;
+                    }
                 }
             }
+            if broken && !wanted.told {
+                let _ = self.events.send(PortEvent::SwitchBroken(wanted.switch.id));
+            }
+            wanted.told = broken;
             self.notice_addresses(wanted, &links).await;
         }
         if changed {
@@ -295,8 +307,22 @@ pub async fn follow(inner: Weak<Inner>) {
     }
 }
 
-fn stands(wanted: &Wanted, links: &HashMap<String, Link>) -> bool {
+/// Addresses of the host, with the index of their link.
+fn addresses(messages: &[AddressMessage]) -> HashSet<(u32, IpAddr)> {
+    messages.iter().filter_map(|message| Some((message.header.index, address_of(message)?))).collect()
+}
+
+fn lacks_adapter(wanted: &Wanted, links: &HashMap<String, Link>) -> bool {
+    matches!(&wanted.switch.kind, SwitchKind::External { adapter, .. } if !links.contains_key(adapter))
+}
+
+fn stands(wanted: &Wanted, links: &HashMap<String, Link>, addresses: &HashSet<(u32, IpAddr)>) -> bool {
     let Some(bridge) = links.get(&wanted.switch.bridge()) else { return false };
+    if let Some(subnet) = wanted.switch.subnet()
+        && !addresses.contains(&(bridge.index, subnet.gateway().into()))
+    {
+        return false;
+    }
     let adapter = match &wanted.switch.kind {
         SwitchKind::External { adapter, .. } => {
             links.get(adapter).is_none_or(|link| link.master == Some(bridge.index) && link.up)

@@ -102,12 +102,12 @@ impl Network {
         Self(inner)
     }
 
-    /// Whether the daemon may change the host's network.
+    /// Whether the daemon can change the host's network.
     ///
     /// # Errors
-    /// [`NetError::Missing`].
+    /// [`NetError::Missing`], [`NetError::Program`].
     pub fn available(&self) -> Result<()> {
-        self.0.netlink().map(drop)
+        self.0.netlink().and_then(|_| nft::installed())
     }
 
     /// What of the host's is to move from the adapter of an External switch to its bridge. It has to be on stable
@@ -161,10 +161,10 @@ impl Network {
         self.0.netlink()?;
         let mut world = self.0.world.lock().await;
         self.0.firewall.ensure().await?;
-        let wanted = Wanted { switch: switch.clone(), moved: moved.cloned(), dhcp: None, mtu: None };
         let World { switches, ports } = &mut *world;
-        let before = switches.remove(&switch.id).and_then(|before| before.dhcp);
-        let wanted = switches.entry(switch.id).or_insert(Wanted { dhcp: before, ..wanted });
+        let (dhcp, told) = switches.remove(&switch.id).map_or((None, false), |before| (before.dhcp, before.told));
+        let wanted = Wanted { switch: switch.clone(), moved: moved.cloned(), dhcp, mtu: None, told };
+        let wanted = switches.entry(switch.id).or_insert(wanted);
         self.0.firewall.put_switch(switch, &self.0.host_addresses(wanted).await).await?;
         // Live cards that were adopted while the switch was not there.
         let adopted = ports.values().map(|port| &port.nic).filter(|nic| nic.switch() == Some(switch.id));
@@ -349,7 +349,8 @@ impl Inner {
     async fn switch_of(&self, nic: &Nic) -> Result<Switch> {
         let world = self.world.lock().await;
         let wanted = nic.switch().and_then(|id| world.switches.get(&id));
-        let gone = || NetError::failed(format!("plug {}", nic.tap()), "its switch is not there");
+        let why = "its switch does not work on this host; the switch itself tells why";
+        let gone = || NetError::failed(format!("plug {}", nic.tap()), why);
         wanted.map(|wanted| wanted.switch.clone()).ok_or_else(gone)
     }
 

@@ -1,7 +1,7 @@
 //! Runs `nft`: changes that wait together go in one transaction, so that a hundred cards at once cost a handful of
 //! processes. What the changes mean, it does not know.
 
-use std::{process::Stdio, time::Duration};
+use std::{env, process::Stdio, time::Duration};
 
 use tokio::{
     io::AsyncWriteExt,
@@ -12,6 +12,8 @@ use tokio::{
 
 use super::NetError;
 
+const PROGRAM: &str = "nft";
+const MISSING: NetError = NetError::Program { feature: "A switch", program: PROGRAM, package: "nftables" };
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Changes in one transaction.
 const MOST: usize = 64;
@@ -60,12 +62,19 @@ impl Nft {
     }
 }
 
+/// # Errors
+/// [`NetError::Program`].
+pub fn installed() -> Result<(), NetError> {
+    let path = env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+    if env::split_paths(&path).any(|folder| folder.join(PROGRAM).is_file()) { Ok(()) } else { Err(MISSING) }
+}
+
 async fn run(args: &[&str], input: &str) -> Result<String, NetError> {
     let failed = |why: &dyn ToString| NetError::failed("change the firewall", why.to_string());
-    let mut command = Command::new("nft");
+    let mut command = Command::new(PROGRAM);
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => NetError::Program { feature: "A switch", program: "nft", package: "nftables" },
+        std::io::ErrorKind::NotFound => MISSING,
         _ => failed(&error),
     })?;
     let mut stdin = child.stdin.take();

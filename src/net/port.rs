@@ -36,6 +36,8 @@ pub enum PortEvent {
     TapGone(NicId),
     /// The adapter of an External switch carries addresses (again) that are to move to the bridge.
     AdapterChanged(SwitchId),
+    /// A switch cannot be made again as it is to be.
+    SwitchBroken(SwitchId),
 }
 
 /// An address that dnsmasq gave out.

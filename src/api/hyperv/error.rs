@@ -104,7 +104,11 @@ fn domain(error: Error, endpoint: &Endpoint) -> (StatusCode, ErrorBody) {
             );
             (StatusCode::BAD_REQUEST, ErrorBody { ids: Some(ids), ..said(error) })
         }
-        Error::SwitchConflict(_) | Error::PortTaken { .. } => (StatusCode::CONFLICT, said(message)),
+        // What this dialect calls the way out.
+        Error::SwitchConflict(told) => {
+            (StatusCode::CONFLICT, said(told.replace("allow_management_os", "allowManagementOS")))
+        }
+        Error::PortTaken { .. } => (StatusCode::CONFLICT, said(message)),
         Error::NicNotFound { .. } => (StatusCode::NOT_FOUND, said(endpoint.not_found)),
         Error::BaseImageNotFound { .. } | Error::DiskNotFound { .. } => (StatusCode::NOT_FOUND, said(message)),
         Error::Conflict(conflict) => (StatusCode::CONFLICT, in_the_way(conflict, message)),

@@ -115,6 +115,8 @@ impl Service {
 
     async fn establish(&self, switch: Switch) -> Result<()> {
         let failed = |error: NetError| net_error(Operation::CreateSwitch, error);
+        // Before there is a record that could not be taken back without it.
+        self.ctx.net.available().map_err(failed)?;
         let moved = self.ctx.net.survey(&switch, None).await.map_err(failed)?;
         let mut record = SwitchRecord { switch, state: SwitchState::Creating, moved };
         self.persist_switch(&record).await.map_err(|e| Error::failed(Operation::CreateSwitch, e))?;

@@ -1,16 +1,25 @@
 //! The switches at the daemon's start, and while it runs whenever an adapter gets addresses again: every record is met
 //! with what is really there.
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::{
+    sync::broadcast::error::RecvError,
+    time::{Instant, MissedTickBehavior, interval_at},
+};
 
 use super::{super::Service, places};
 use crate::{
     model::{SwitchId, SwitchRecord, SwitchState},
     net::{NetError, PortEvent},
 };
+
+/// What was in the way of a switch may have gone by itself: an adapter is back, a program is installed.
+const AGAIN: Duration = Duration::from_secs(10);
 
 impl Service {
     /// Finishes or unwinds what a crash interrupted, and makes every other switch again where it is not there. A switch
@@ -84,8 +93,13 @@ impl Service {
             surveyed.map(drop).and(put).map_err(|e| e.to_string())
         };
         let problem = settled.await.err();
-        if let Some(error) = &problem {
-            tracing::warn!(switch = %id, error, "the switch is not as it should be");
+        let known = self.places.get(id).ok().and_then(|(_, problem)| problem);
+        match &problem {
+            Some(error) if problem != known => {
+                tracing::warn!(switch = %id, error, "the switch is not as it should be");
+            }
+            None if known.is_some() => tracing::info!(switch = %id, "the switch is as it should be again"),
+            _ => {}
         }
         self.places.tell_problem(id, problem);
     }
@@ -98,11 +112,22 @@ pub(in crate::service) async fn follow(service: Weak<Service>) {
     if let Some(service) = service.upgrade() {
         service.look_after_taps();
     }
+    let mut again = interval_at(Instant::now() + AGAIN, AGAIN);
+    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let event = events.recv().await;
+        let event = tokio::select! {
+            event = events.recv() => Some(event),
+            _ = again.tick() => None,
+        };
         let Some(service) = service.upgrade() else { return };
+        let Some(event) = event else {
+            for broken in service.switches().into_iter().filter(|view| view.problem.is_some()) {
+                service.settle_switch(broken.switch.id).await;
+            }
+            continue;
+        };
         match event {
-            Ok(PortEvent::AdapterChanged(id)) => service.settle_switch(id).await,
+            Ok(PortEvent::AdapterChanged(id) | PortEvent::SwitchBroken(id)) => service.settle_switch(id).await,
             Ok(PortEvent::TapGone(nic)) => service.tap_gone(nic),
             Err(RecvError::Lagged(_)) => {
                 for view in service.switches() {
