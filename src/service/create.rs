@@ -151,7 +151,12 @@ async fn establish(service: &Service, mut record: VmRecord, named: Option<&Path>
 /// The VM that the same request has made, when its answer was lost: a daemon before this one may have died after it. With
 /// `start` it has been started as well, or it would not be there.
 async fn made_before(service: &Service, id: Option<VmId>) -> Result<Option<VmHandle>> {
-    let Some(handle) = id.and_then(|id| service.handle(id).ok()) else { return Ok(None) };
+    let handle = match id.map(|id| service.handle(id)) {
+        None | Some(Err(Error::VmNotFound(_))) => return Ok(None),
+        // Such as a record that cannot be read, and is not to be written over.
+        Some(Err(other)) => return Err(other),
+        Some(Ok(handle)) => handle,
+    };
     // What that daemon had not finished is being unwound.
     let _ = tokio::time::timeout(UNWINDING, handle.settled()).await;
     let view = handle.view();

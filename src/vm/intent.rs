@@ -71,8 +71,30 @@ pub(super) fn joined(under_way: Intent, deadline: u64, agent_only: bool) -> Inte
             Intent::Stop { deadline: deadline.min(earlier), agent_only }
         }
         Intent::Stop { agent_only: false, .. } => under_way,
-        // What is being ended already goes on being ended.
-        Intent::Off { .. } => under_way,
-        Intent::Stop { .. } | Intent::Run | Intent::Reboot { .. } => Intent::Stop { deadline, agent_only },
+        // What is being cut already goes on being cut.
+        Intent::Off { asked: true } => under_way,
+        // A guest that has powered off, of a QEMU that does not end: it has no deadline of its own.
+        Intent::Off { asked: false } | Intent::Stop { .. } | Intent::Run | Intent::Reboot { .. } => {
+            Intent::Stop { deadline, agent_only }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_always_ends_in_a_cut_unless_it_is_the_agents_alone() {
+        let (soon, late) =
+            (Intent::Stop { deadline: 1, agent_only: false }, Intent::Stop { deadline: 9, agent_only: false });
+        for under_way in [Intent::Run, Intent::Reboot { deadline: 5, agent_only: false }, Intent::Off { asked: false }]
+        {
+            assert_eq!(joined(under_way, 9, false), late);
+        }
+        assert_eq!(joined(soon, 9, false), soon, "the earliest deadline holds");
+        assert_eq!(joined(late, 1, true), late, "one of the agent alone does not hasten it");
+        assert_eq!(joined(Intent::Stop { deadline: 1, agent_only: true }, 9, false), late);
+        assert_eq!(joined(Intent::Off { asked: true }, 9, false), Intent::Off { asked: true });
     }
 }

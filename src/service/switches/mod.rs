@@ -119,7 +119,7 @@ impl Service {
         self.ctx.net.available().map_err(failed)?;
         let moved = self.ctx.net.survey(&switch, None).await.map_err(failed)?;
         let mut record = SwitchRecord { switch, state: SwitchState::Creating, moved };
-        self.persist_switch(&record).await.map_err(|e| Error::failed(Operation::CreateSwitch, e))?;
+        self.persist_wish(&record).await.map_err(|e| Error::failed(Operation::CreateSwitch, e))?;
         let made = self.ctx.net.put_switch(&record.switch, record.moved.as_ref()).await.map_err(failed);
         let stored = match made {
             Ok(()) => {
@@ -148,7 +148,7 @@ impl Service {
         let _turn = self.places.turn.lock().await;
         let mut record = self.places.record(id)?;
         record.switch.notes = notes;
-        self.persist_switch(&record).await.map_err(|e| Error::failed(Operation::ChangeSwitch, e))?;
+        self.persist_wish(&record).await.map_err(|e| Error::failed(Operation::ChangeSwitch, e))?;
         self.places.ready(&record);
         self.switch(id)
     }
@@ -198,6 +198,12 @@ impl Service {
 
     async fn persist_switch(&self, record: &SwitchRecord) -> Result<(), StoreError> {
         let batch = Batch::new().put(&record.switch.id.to_string(), record)?;
+        self.ctx.store.commit(batch.from_reserve()).await
+    }
+
+    /// As [`Self::persist_switch`], for what a client wants anew, which a full disk refuses.
+    async fn persist_wish(&self, record: &SwitchRecord) -> Result<(), StoreError> {
+        let batch = Batch::new().put(&record.switch.id.to_string(), record)?;
         self.ctx.store.commit(batch).await
     }
 
@@ -206,7 +212,7 @@ impl Service {
         let removed = self.ctx.net.remove_switch(&record.switch, record.moved.as_ref()).await;
         removed.map_err(|e| e.to_string())?;
         let batch = Batch::new().remove::<SwitchRecord>(&record.switch.id.to_string());
-        self.ctx.store.commit(batch).await.map_err(|e| e.to_string())
+        self.ctx.store.commit(batch.from_reserve()).await.map_err(|e| e.to_string())
     }
 }
 
