@@ -1,8 +1,11 @@
-//! Settings of the daemon: flags over `QHERD_*` variables over `qherd.toml` over defaults. Nothing is opened here.
+//! Settings of the daemon: flags over `QHERD_*` variables over `qherd.toml` over defaults. Nothing is made or opened here;
+//! only the state directory's links are followed, so that everything below it has one name.
 
 use std::{
+    ffi::OsString,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Component, Path, PathBuf},
 };
 
 use anyhow::Context;
@@ -91,16 +94,16 @@ pub struct Settings {
     /// Where everything that qherd owns is kept [default: ./state]
     #[arg(long, env = "QHERD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Where base images may lie; repeatable [default: STATE_DIR/bases]
-    #[arg(long = "image-dir", env = "QHERD_IMAGE_DIR", value_name = "DIR", value_delimiter = ':')]
+    /// Where base images may lie; repeatable [default: STATE_DIR/bases] [env: QHERD_IMAGE_DIR, separated by ':']
+    #[arg(long = "image-dir", value_name = "DIR")]
     #[serde(rename = "image-dirs")]
     pub image_dirs: Vec<PathBuf>,
-    /// Where disks may be made, beside STATE_DIR/images; repeatable
-    #[arg(long = "storage-dir", env = "QHERD_STORAGE_DIR", value_name = "DIR", value_delimiter = ':')]
+    /// Where disks may be made, beside STATE_DIR/images; repeatable [env: QHERD_STORAGE_DIR, separated by ':']
+    #[arg(long = "storage-dir", value_name = "DIR")]
     #[serde(rename = "storage-dirs")]
     pub storage_dirs: Vec<PathBuf>,
-    /// A client's path prefix and the host's folder for it; repeatable
-    #[arg(long = "path-map", env = "QHERD_PATH_MAP", value_name = "FROM=TO", value_delimiter = ';')]
+    /// A client's path prefix and the host's folder for it; repeatable [env: QHERD_PATH_MAP, separated by ';']
+    #[arg(long = "path-map", value_name = "FROM=TO")]
     #[serde(rename = "path-maps")]
     pub path_maps: Vec<PathMap>,
     /// Machine profiles that replace or join the built-in ones
@@ -128,7 +131,7 @@ pub struct Settings {
 pub struct Config {
     pub listen: SocketAddr,
     pub hyperv_listen: Option<SocketAddr>,
-    /// Absolute.
+    /// Canonical: whatever leads to it, everything in it has one name.
     pub state_dir: PathBuf,
     pub image_dirs: Vec<PathBuf>,
     pub storage_dirs: Vec<PathBuf>,
@@ -151,7 +154,8 @@ impl Settings {
     ///
     /// # Errors
     /// A file that cannot be read, or that holds a setting that does not exist or has the wrong type.
-    pub fn resolve(self, file: Option<&Path>) -> anyhow::Result<Config> {
+    pub fn resolve(mut self, file: Option<&Path>) -> anyhow::Result<Config> {
+        self.add_lists_of(|name| std::env::var_os(name))?;
         let from_file = match file {
             Some(path) => read(path)?,
             None if Path::new(DEFAULT_FILE).exists() => read(Path::new(DEFAULT_FILE))?,
@@ -159,8 +163,7 @@ impl Settings {
         };
         let list = |mine: Vec<PathBuf>, theirs: Vec<PathBuf>| if mine.is_empty() { theirs } else { mine };
         let state_dir = self.state_dir.or(from_file.state_dir).unwrap_or_else(|| "state".into());
-        let state_dir =
-            std::path::absolute(&state_dir).with_context(|| format!("state directory {}", state_dir.display()))?;
+        let state_dir = canonical(&state_dir).with_context(|| format!("state directory {}", state_dir.display()))?;
         let mut image_dirs = list(self.image_dirs, from_file.image_dirs);
         if image_dirs.is_empty() {
             image_dirs.push(state_dir.join("bases"));
@@ -183,6 +186,46 @@ impl Settings {
             state_dir,
             program: None,
         })
+    }
+}
+
+impl Settings {
+    /// Lists from the environment, for those that no flag gives. There one value has to hold them all, so that it is split
+    /// as PATH is; a path with the separator in it is for the flag, which is never split, or the file.
+    fn add_lists_of(&mut self, variable: impl Fn(&str) -> Option<OsString>) -> anyhow::Result<()> {
+        let listed = |name: &str, separator: u8| -> Vec<OsString> {
+            let value = variable(name).unwrap_or_default();
+            let parts = value.as_bytes().split(|byte| *byte == separator).filter(|part| !part.is_empty());
+            parts.map(|part| OsString::from_vec(part.to_vec())).collect()
+        };
+        if self.image_dirs.is_empty() {
+            self.image_dirs = listed("QHERD_IMAGE_DIR", b':').into_iter().map(PathBuf::from).collect();
+        }
+        if self.storage_dirs.is_empty() {
+            self.storage_dirs = listed("QHERD_STORAGE_DIR", b':').into_iter().map(PathBuf::from).collect();
+        }
+        if self.path_maps.is_empty() {
+            let maps = listed("QHERD_PATH_MAP", b';').into_iter();
+            let maps = maps.map(|map| map.to_string_lossy().parse().map_err(anyhow::Error::msg));
+            self.path_maps = maps.collect::<anyhow::Result<_>>().context("in QHERD_PATH_MAP")?;
+        }
+        Ok(())
+    }
+}
+
+/// The canonical form of a path that need not be there: of what is there, with the rest behind it.
+fn canonical(path: &Path) -> std::io::Result<PathBuf> {
+    let mut existing = std::path::absolute(path)?;
+    let mut rest: Vec<OsString> = Vec::new();
+    loop {
+        match (existing.canonicalize(), existing.components().next_back()) {
+            (Ok(found), _) => return Ok(rest.into_iter().rev().fold(found, |path, name| path.join(name))),
+            (Err(error), Some(Component::Normal(name))) if error.kind() == std::io::ErrorKind::NotFound => {
+                rest.push(name.to_owned());
+                existing.pop();
+            }
+            (Err(error), _) => return Err(error),
+        }
     }
 }
 
@@ -210,6 +253,51 @@ mod tests {
         assert_eq!(config.image_dirs, [config.state_dir.join("bases")]);
         assert_eq!(config.path_maps[0].apply("D:/HyperV/a"), Some("/srv/vms/a".into()));
         assert_eq!(config.path_maps[0].apply("D:/HyperVx"), None);
+    }
+
+    #[test]
+    fn a_flag_is_never_split_and_a_variable_is_like_path() {
+        #[derive(clap::Parser)]
+        struct Flags {
+            #[command(flatten)]
+            settings: Settings,
+        }
+        let parsed = |words: &[&str]| <Flags as clap::Parser>::parse_from([&["qherd"], words].concat()).settings;
+        let mut flags = parsed(&["--image-dir", "/srv/img:2026", "--image-dir", "/b", "--path-map", "D:/a=/x;y"]);
+        flags.add_lists_of(|_| Some("/ignored".into())).unwrap();
+        assert_eq!(flags.image_dirs, [PathBuf::from("/srv/img:2026"), "/b".into()]);
+        assert_eq!(flags.path_maps[0].to, PathBuf::from("/x;y"));
+        assert_eq!(flags.storage_dirs, [PathBuf::from("/ignored")]);
+        let mut variables = parsed(&[]);
+        let value = |name: &str| match name {
+            "QHERD_PATH_MAP" => Some("D:/a=/x;E:/=/y".into()),
+            _ => Some("/srv/a::/srv/b".into()),
+        };
+        variables.add_lists_of(value).unwrap();
+        assert_eq!(variables.image_dirs, [PathBuf::from("/srv/a"), "/srv/b".into()]);
+        assert_eq!(variables.path_maps.len(), 2);
+        let bad = |name: &str| (name == "QHERD_PATH_MAP").then(|| "D:/a".into());
+        let error = format!("{:#}", parsed(&[]).add_lists_of(bad).unwrap_err());
+        assert!(error.contains("QHERD_PATH_MAP") && error.contains("FROM=TO"), "{error}");
+    }
+
+    #[test]
+    fn the_state_directory_has_one_name_whatever_leads_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        std::fs::create_dir_all(root.join("real/state")).unwrap();
+        std::os::unix::fs::symlink(root.join("real"), root.join("link")).unwrap();
+        let resolved = |path: &str| {
+            let settings = Settings { state_dir: Some(dir.path().join(path)), ..Settings::default() };
+            settings.resolve(None).unwrap()
+        };
+        for path in ["real/state", "link/state", "real/../real/state", "link/state/", "real/./state"] {
+            let config = resolved(path);
+            assert_eq!(config.state_dir, root.join("real/state"), "{path}");
+            assert_eq!(config.storage_dirs, [root.join("real/state/images")], "{path}");
+        }
+        // One that is to be made.
+        assert_eq!(resolved("link/new/deeper").state_dir, root.join("real/new/deeper"));
     }
 
     #[test]
