@@ -53,6 +53,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Before anything is made, here or by a program that is started from here: disks, consoles and exports are for nobody
+    // else.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let command = Cli::parse().command;
     let filter = EnvFilter::try_from_env("QHERD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // A log that cannot be written (its disk is full) must not take a request down: the complaint would go to the same

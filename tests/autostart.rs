@@ -19,7 +19,7 @@ fn reboot(daemon: &Daemon) {
     runtime.block_on(async {
         let store = Store::open(&daemon.state().join("db")).unwrap();
         assert!(store.get::<Boot>("boot").unwrap().is_some(), "a daemon remembers the boot");
-        let boot = Boot { boot_id: "another boot".into() };
+        let boot = Boot { boot_id: "another boot".into(), init: None };
         store.commit(Batch::new().put("boot", &boot).unwrap()).await.unwrap();
     });
 }

@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -147,6 +148,7 @@ impl QemuImg {
     /// # Errors
     /// qemu-img's own words. A half-made file may be left; the caller removes its folder.
     pub async fn clone_base(&self, base: &BaseImage, mode: CloneMode, file: &Path, size: u64) -> Result<(), String> {
+        reserve(file)?;
         let size = format!("{size}G");
         let format = base.format.driver();
         match mode {
@@ -178,6 +180,7 @@ impl QemuImg {
     /// # Errors
     /// qemu-img's own words.
     pub async fn create(&self, file: &Path, size: u64) -> Result<(), String> {
+        reserve(file)?;
         let _place = self.quick.acquire().await.map_err(|e| e.to_string())?;
         let mut command = self.command(&["create", "-q", "-f", "qcow2"]);
         command.arg(file).arg(format!("{size}G"));
@@ -185,14 +188,15 @@ impl QemuImg {
         sync(file).map_err(|e| format!("cannot write {} to stable storage: {e}", file.display()))
     }
 
-    /// Gives a qcow2 image that no QEMU has open the size of `size` GiB; one that has it already stays as it is.
+    /// Gives a qcow2 image that no QEMU has open the size of `size` GiB; one that has it already stays as it is. `image` is
+    /// what qemu-img is to call it.
     ///
     /// # Errors
     /// qemu-img's own words; it never shrinks.
-    pub async fn grow(&self, file: &Path, size: u64) -> Result<(), String> {
+    pub async fn grow(&self, image: &str, file: &Path, size: u64) -> Result<(), String> {
         let _place = self.quick.acquire().await.map_err(|e| e.to_string())?;
-        let mut command = self.command(&["resize", "-q", "-f", "qcow2"]);
-        command.arg(file).arg(format!("{size}G"));
+        let mut command = self.command(&["resize", "-q", image]);
+        command.arg(format!("{size}G"));
         finish(command, QUICK).await?;
         sync(file).map_err(|e| format!("cannot write {} to stable storage: {e}", file.display()))
     }
@@ -232,6 +236,12 @@ async fn finish(mut command: Command, deadline: Duration) -> Result<String, Stri
     let words = String::from_utf8_lossy(&output.stderr);
     let words = words.trim().trim_start_matches("qemu-img: ");
     Err(if words.is_empty() { format!("qemu-img ended with {}", output.status) } else { words.to_owned() })
+}
+
+/// Takes the name of an image that is to be made: qemu-img would write over one that is there.
+fn reserve(file: &Path) -> Result<(), String> {
+    let made = std::fs::File::options().write(true).create_new(true).mode(0o600).open(file);
+    made.map(drop).map_err(|e| format!("cannot make {}: {e}", file.display()))
 }
 
 /// The file, its folder and the folder's own entry: an acknowledged disk is there after a power cut.

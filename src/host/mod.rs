@@ -6,11 +6,14 @@ pub mod image;
 mod in_time;
 pub mod inventory;
 pub mod ports;
+pub mod mounts;
 pub mod process;
+mod removal;
 mod space;
 mod tail;
 pub mod tasks;
 
 pub use in_time::{STORAGE, in_time};
+pub use removal::remove_image;
 pub use space::free_space;
 pub use tail::{last_lines, last_text};

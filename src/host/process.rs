@@ -5,9 +5,9 @@ use std::{
     fs, io,
     os::{
         fd::{OwnedFd, RawFd},
-        unix::process::CommandExt,
+        unix::{fs::MetadataExt, process::CommandExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
 };
@@ -61,7 +61,15 @@ impl Process {
     /// # Errors
     /// When the program cannot be executed, or the kernel has no process or descriptor left.
     pub fn spawn(program: &Path, args: &[String], inherit: &[RawFd], stderr: fs::File) -> io::Result<Self> {
-        Self::spawn_for(Lifetime::ItsOwn, program, args, inherit, stderr)
+        Self::spawn_for(Lifetime::ItsOwn, program, args, inherit, stderr, None)
+    }
+
+    /// As [`Self::spawn`], a process that begins in `folder`, so that what it is told needs no path in it.
+    ///
+    /// # Errors
+    /// As [`Self::spawn`].
+    pub fn spawn_in(folder: &Path, program: &Path, args: &[String], stderr: fs::File) -> io::Result<Self> {
+        Self::spawn_for(Lifetime::ItsOwn, program, args, &[], stderr, Some(folder))
     }
 
     /// As [`Self::spawn`], a process that the kernel ends with the daemon, however that ends. Not from a blocking task:
@@ -70,7 +78,7 @@ impl Process {
     /// # Errors
     /// As [`Self::spawn`].
     pub fn spawn_helper(program: &Path, args: &[String], inherit: &[RawFd], stderr: fs::File) -> io::Result<Self> {
-        Self::spawn_for(Lifetime::Ours, program, args, inherit, stderr)
+        Self::spawn_for(Lifetime::Ours, program, args, inherit, stderr, None)
     }
 
     fn spawn_for(
@@ -79,10 +87,14 @@ impl Process {
         args: &[String],
         inherit: &[RawFd],
         stderr: fs::File,
+        folder: Option<&Path>,
     ) -> io::Result<Self> {
         let parent = rustix::process::getpid();
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        if let Some(folder) = folder {
+            command.current_dir(folder);
+        }
         let inherit = inherit.to_vec();
         // SAFETY: between fork and exec only async-signal-safe system calls are made, and nothing is allocated.
         unsafe {
@@ -178,12 +190,32 @@ impl Process {
     }
 }
 
-/// The processes whose command line holds both words.
-pub fn find(first: &str, second: &str) -> Vec<i32> {
+/// The processes whose command line holds a word.
+pub fn find(word: &str) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|&pid| command_line(pid).is_some_and(|c| c.iter().any(|a| a == first) && c.iter().any(|a| a == second)))
-        .collect()
+    pids.filter(|&pid| command_line(pid).is_some_and(|words| words.iter().any(|found| found == word))).collect()
+}
+
+/// Whether a process has one of `files` open, whatever they are called by now. The command line names paths, and a state
+/// directory may have been moved, or another one put in its place: only the open file proves whose a process is.
+///
+/// # Errors
+/// When its descriptors may not be looked at.
+pub fn has_open(pid: i32, files: &[PathBuf]) -> io::Result<bool> {
+    let file = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let wanted: Vec<_> = files.iter().filter_map(|path| Some((path.file_name()?, file(path)?))).collect();
+    for descriptor in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
+        // By the name first: what else it has open may be on storage that hangs.
+        let Ok(leads_to) = fs::read_link(descriptor.path()) else { continue };
+        let Some(name) = leads_to.file_name() else { continue };
+        if let Some((_, known)) = wanted.iter().find(|(wanted, _)| *wanted == name)
+            && file(&descriptor.path()) == Some(*known)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Takes over a process by its pid alone, for one that [`find`] has just found.
@@ -221,6 +253,13 @@ pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
+/// Tells one life of this system, or of this container, from the next on the same boot of the host: its process namespace
+/// and when the first process in it began. `None` where that is not to be seen.
+pub fn init() -> Option<String> {
+    let namespace = fs::read_link("/proc/self/ns/pid").ok()?;
+    Some(format!("{} {}", namespace.display(), start_time(1).ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,6 +292,26 @@ mod tests {
         assert_eq!(process.exited().await, Exit::Signal(9));
         assert!(Process::adopt(&id, "1000").is_none());
         process.kill();
+    }
+
+    #[tokio::test]
+    async fn a_process_is_known_by_the_file_that_it_has_open_under_any_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, copy) = (dir.path().join("a/qemu.log"), dir.path().join("b/qemu.log"));
+        fs::create_dir(dir.path().join("a")).unwrap();
+        let stderr = fs::File::create(&log).unwrap();
+        let process = Process::spawn(Path::new("/bin/sleep"), &["1000".into()], &[], stderr).unwrap();
+        assert!(has_open(process.pid(), std::slice::from_ref(&log)).unwrap());
+        fs::create_dir(dir.path().join("b")).unwrap();
+        fs::copy(&log, &copy).unwrap();
+        assert!(!has_open(process.pid(), std::slice::from_ref(&copy)).unwrap());
+        fs::rename(dir.path().join("a"), dir.path().join("c")).unwrap();
+        fs::rename(dir.path().join("b"), dir.path().join("a")).unwrap();
+        assert!(!has_open(process.pid(), &[log]).unwrap(), "another file by the name of old");
+        assert!(has_open(process.pid(), &[dir.path().join("c/qemu.log")]).unwrap());
+        process.kill();
+        process.exited().await;
+        assert!(has_open(process.pid(), &[copy]).is_err());
     }
 
     #[tokio::test]

@@ -33,6 +33,9 @@ pub enum Error {
     /// The state of the host's network or of a switch does not allow it, in words.
     #[error("{0}")]
     SwitchConflict(String),
+    /// A disk of the VM is not where its record says, or is not the VM's to change, in words.
+    #[error("{0}")]
+    Storage(String),
     /// The state of the VM does not allow it now.
     #[error("{0}")]
     Conflict(Conflict),

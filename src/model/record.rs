@@ -22,6 +22,16 @@ pub struct VmRecord {
 pub struct Boot {
     /// /proc/sys/kernel/random/boot_id.
     pub boot_id: String,
+    /// The life of this system or container within that boot (`host::process::init`); an older qherd did not look.
+    #[serde(default)]
+    pub init: Option<String>,
+}
+
+impl Boot {
+    /// Whether nothing has been restarted in between. What cannot be told is not taken for a restart.
+    pub fn is(&self, now: &Self) -> bool {
+        self.boot_id == now.boot_id && self.init.as_ref().zip(now.init.as_ref()).is_none_or(|(then, now)| then == now)
+    }
 }
 
 /// How far the VM's run had come when this was written. Every value is one that a crash can leave behind, and

@@ -102,6 +102,13 @@ impl VmSpec {
         format!("disk{number}.qcow2")
     }
 
+    /// Which disk that was added an image of this name belongs to.
+    pub fn image_number(name: &str) -> Option<u32> {
+        let number = name.strip_prefix("disk")?.strip_suffix(".qcow2")?.parse().ok()?;
+        // As it is written above, and not +1 or 01.
+        (Self::image_name(number) == name && number > 0).then_some(number)
+    }
+
     pub fn disk(&self, name: &str) -> Option<&Disk> {
         self.disks.iter().find(|disk| disk.name == name)
     }

@@ -176,18 +176,17 @@ impl Shared {
         let config = self.folder.join("dnsmasq.conf");
         fs::write(&config, self.config())?;
         let log = File::options().create(true).write(true).truncate(true).open(self.folder.join("dnsmasq.log"))?;
-        Process::spawn(Path::new("dnsmasq"), &[FOREGROUND.to_owned(), marker(&self.folder)], &[], log)
+        // It begins in its folder, whose path may have any characters in it: the configuration has words of its own for some.
+        Process::spawn_in(&self.folder, Path::new("dnsmasq"), &[FOREGROUND.to_owned(), marker(&self.folder)], log)
     }
 
     fn config(&self) -> String {
-        let Self { folder, bridge, subnet, .. } = self;
-        let leases = folder.join("leases");
+        let Self { bridge, subnet, .. } = self;
         let mut text = format!(
             "interface={bridge}\nexcept-interface=lo\nbind-interfaces\nno-hosts\nlog-facility=-\npid-file\n\
-             dhcp-authoritative\ndhcp-range={},static,{},12h\ndhcp-leasefile={}\n",
+             dhcp-authoritative\ndhcp-range={},static,{},12h\ndhcp-leasefile=leases\n",
             subnet.network,
             subnet.netmask(),
-            leases.display()
         );
         // Without NAT there is nothing behind the host to be reached, and no names to be resolved.
         text += if subnet.nat { "domain-needed\nbogus-priv\n" } else { "port=0\ndhcp-option=3\ndhcp-option=6\n" };
@@ -198,8 +197,12 @@ impl Shared {
     }
 }
 
+/// Those that write the log of this very folder, whatever its path was when they were started: a command line is no proof.
 fn running(folder: &Path) -> Vec<Process> {
-    process::find(FOREGROUND, &marker(folder)).into_iter().filter_map(|pid| process::open(pid).ok()).collect()
+    let log = [folder.join("dnsmasq.log")];
+    let ours = |pid: &i32| process::has_open(*pid, &log).unwrap_or(false);
+    let found = process::find(FOREGROUND).into_iter().filter(ours);
+    found.filter_map(|pid| process::open(pid).ok()).collect()
 }
 
 fn marker(folder: &Path) -> String {

@@ -53,6 +53,24 @@ impl RunPaths {
     pub fn console_log(&self) -> PathBuf {
         self.dir.join("console.log")
     }
+
+    /// Those that QEMU has open for as long as it runs, from the very first.
+    pub fn logs(&self) -> [PathBuf; 2] {
+        [self.qemu_log(), self.console_log()]
+    }
+
+    /// Everything that a VM's runs may leave, its logs with their older halves.
+    pub fn all(&self) -> Vec<PathBuf> {
+        let mut all = vec![self.qmp(), self.agent(), self.serial(), self.pid()];
+        for log in self.logs() {
+            for suffix in ["", ".1", ".new"] {
+                let mut name = log.as_os_str().to_owned();
+                name.push(suffix);
+                all.push(name.into());
+            }
+        }
+        all
+    }
 }
 
 /// The listening sockets as QEMU inherits them.

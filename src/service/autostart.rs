@@ -1,4 +1,4 @@
-//! VMs with `autostart` start after a boot of the host, in their order, each so long after the one before as that one
+//! VMs with `autostart` start after a boot of the host, or of the container that qherd is in, in their order, each so long after the one before as that one
 //! says. Who is owed a start is stored together with the boot's id: a daemon that ends in between goes on where it was,
 //! and one that starts again on the same boot starts nothing.
 
@@ -10,8 +10,12 @@ use crate::{
     host::process,
     model::{Boot, Due, VmRecord},
     store::{Batch, Store, StoreError},
-    vm::VmHandle,
+    vm::{Turn, VmHandle},
 };
+
+/// Before those whose files were not there are tried again; doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Marks who is owed a start, when the host has booted since the last time.
 ///
@@ -19,13 +23,15 @@ use crate::{
 /// When the store cannot be read or written; the marks are in `records` all the same.
 pub(super) async fn mark(store: &Store, records: &mut [VmRecord]) -> Result<(), StoreError> {
     let Ok(boot_id) = process::boot_id() else { return Ok(()) };
+    let now = Boot { boot_id, init: process::init() };
     let last = store.get::<Boot>(BOOT)?;
-    if last.as_ref().is_some_and(|last| last.boot_id == boot_id) {
+    if last.as_ref() == Some(&now) {
         return Ok(());
     }
-    let mut batch = Batch::new().put(BOOT, &Boot { boot_id })?;
+    let mut batch = Batch::new().put(BOOT, &now)?;
     // A state directory that no daemon has served yet knows of no boot.
-    for record in records.iter_mut().filter(|record| last.is_some() && record.spec.policy.autostart.enabled) {
+    let restarted = last.is_some_and(|last| !last.is(&now));
+    for record in records.iter_mut().filter(|record| restarted && record.spec.policy.autostart.enabled) {
         record.upkeep.due = Some(Due::Boot);
         batch = batch.put(&record.spec.id.to_string(), record)?;
     }
@@ -35,16 +41,31 @@ pub(super) async fn mark(store: &Store, records: &mut [VmRecord]) -> Result<(), 
 /// The key of the one record.
 const BOOT: &str = "boot";
 
-/// Starts those that are owed a start, one after the other. Nobody waits for it.
+/// Starts those that are owed a start, one after the other; those whose storage is not there yet hold up none of the
+/// others and are tried again until it is. Nobody waits for it.
 pub(super) async fn run(mut owed: Vec<VmHandle>) {
     owed.sort_by_key(|handle| {
         let spec = handle.view().spec;
         (spec.policy.autostart.order, spec.created_at, spec.id)
     });
-    for handle in owed {
-        let delay = handle.view().spec.policy.autostart.delay;
-        if handle.boot().await {
-            sleep(Duration::from_secs(delay.into())).await;
+    let mut pause = FIRST_PAUSE;
+    while !owed.is_empty() {
+        let mut too_early = Vec::new();
+        for handle in owed {
+            let delay = handle.view().spec.policy.autostart.delay;
+            match handle.boot().await {
+                Turn::Taken => {
+                    pause = FIRST_PAUSE;
+                    sleep(Duration::from_secs(delay.into())).await;
+                }
+                Turn::TooEarly => too_early.push(handle),
+                Turn::Skipped => {}
+            }
+        }
+        owed = too_early;
+        if !owed.is_empty() {
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }

@@ -183,10 +183,14 @@ async fn make_disks(
     tokio::fs::create_dir_all(&folder)
         .await
         .map_err(|e| Error::failed(Operation::Create, format!("cannot make {}: {e}", folder.display())))?;
+    vm::mark_storage(&ctx.config.storage_dirs[0]);
     for disk in &record.spec.disks {
         let place = disk.file.parent().filter(|place| *place != folder);
         if let Some(place) = place {
             make_folder(place, folders).await?;
+            if let Some(storage) = vm::storage_of(&disk.file, &ctx.config.storage_dirs) {
+                vm::mark_storage(storage);
+            }
         }
         let made = match &disk.base {
             Some(base) => ctx.images.clone_base(base, disk.clone, &disk.file, disk.size).await,
@@ -232,8 +236,8 @@ async fn remove_empty(folders: &[PathBuf]) {
 }
 
 async fn undo(service: &Service, record: &VmRecord, folders: &[PathBuf]) {
-    if let Err(error) = service.ctx.erase(record).await {
-        tracing::error!(vm = %record.spec.id, error, "cannot take back a half-made VM; the next start of qherd tries again");
+    if let Err(error) = service.ctx.erase(record, true).await {
+        tracing::error!(vm = %record.spec.id, %error, "cannot take back a half-made VM; the next start of qherd tries again");
     }
     remove_empty(folders).await;
 }

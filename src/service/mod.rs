@@ -14,11 +14,14 @@ mod images;
 mod keys;
 mod nics;
 mod paths;
+mod place;
+mod private;
 mod recover;
 mod registry;
+mod relocate;
 mod switches;
 
-use std::{os::unix::fs::DirBuilderExt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::sync::Semaphore;
@@ -34,7 +37,7 @@ pub use switches::{Port, SwitchView};
 
 use crate::{
     config::{Accel, Config},
-    host::{cpus::Host, image::QemuImg, process},
+    host::{STORAGE, cpus::Host, image::QemuImg, in_time, process},
     model::{Conflict, CreateVm, Error, Operation, Result, Sample, Status, VmId, VmView},
     net::Network,
     profile::Profiles,
@@ -85,12 +88,11 @@ impl Service {
         );
         process::raise_descriptor_limit();
         let lock = recover::StateLock::for_daemon(&config.state_dir)?;
-        // Disks, consoles and definitions are for nobody else, also in a state directory that others may look into.
-        for (folder, mode) in [("images", 0o700), ("run", 0o700), ("db", 0o700), ("exports", 0o700), ("bases", 0o777)] {
-            let folder = config.state_dir.join(folder);
-            let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(&folder);
-            made.with_context(|| format!("cannot make {}", folder.display()))?;
-        }
+        private::folders(&config.state_dir)?;
+        let state_dir = config.state_dir.clone();
+        // It looks at where the directory was before, too, which may be on storage that hangs.
+        let place = in_time(STORAGE, move || Ok(place::settle(&state_dir))).await;
+        let place = place.context("cannot tell where the state directory was")??;
         let profiles = Profiles::load(config.templates_dir.as_deref())?;
         let wanted = match config.accel {
             Accel::Auto => None,
@@ -116,7 +118,7 @@ impl Service {
         let caps = caps.map_err(anyhow::Error::msg)?;
         let store = store??;
         let keys = Keys::open(store.clone()).context("cannot read the idempotency keys")?;
-        let ctx = Arc::new(Context { config, host, caps, images, store, net, fail_launch_after });
+        let ctx = Arc::new(Context { config, host, caps, images, store, net, original: place.original, fail_launch_after });
         let service = Self {
             bases: bases::Inspector::default(),
             asked: addresses::Asked::default(),
@@ -129,7 +131,7 @@ impl Service {
             _lock: lock,
         };
         service.recover_switches().await?;
-        service.recover().await?;
+        service.recover(place.older).await?;
         service.sweep_network().await;
         exports::keep_daily(service.ctx.store.clone(), &service.ctx.config.state_dir);
         let service = Arc::new(service);

@@ -3,8 +3,8 @@
 use std::{
     fs::{DirBuilder, File},
     io::{Read, Seek, Write},
-    os::unix::fs::DirBuilderExt,
-    path::Path,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -14,11 +14,12 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
-use super::{Service, autostart, database};
+use super::{Service, autostart, database, place, private, relocate};
 use crate::{
+    host::{STORAGE, in_time},
     model::{Due, Status, VmId, VmRecord},
-    store::StoreError,
-    vm,
+    store::{Batch, StoreError},
+    vm::{self, mark_storage, storage_of},
 };
 
 /// Adopting a VM whose monitor answers takes milliseconds; one that is mute must not hold the daemon's start.
@@ -47,6 +48,7 @@ impl StateLock {
     /// When the directory cannot be made or another daemon has it, with its pid.
     pub fn take(state_dir: &Path) -> Result<Self, Taken> {
         let failed = |error: anyhow::Error| Taken::Failed(error);
+        place::refuse_unmounted(state_dir).map_err(failed)?;
         // For nobody else: it holds the guests' disks and consoles. One that is there keeps its mode.
         DirBuilder::new()
             .recursive(true)
@@ -55,7 +57,9 @@ impl StateLock {
             .with_context(|| format!("cannot make the state directory {}", state_dir.display()))
             .map_err(failed)?;
         let path = state_dir.join("lock");
-        let open = File::options().create(true).read(true).write(true).truncate(false).open(&path);
+        let open = File::options().create(true).read(true).write(true).truncate(false).mode(0o600).open(&path);
+        // Whoever may open it can hold it.
+        let open = open.inspect(|_| drop(private::close_file(&path)));
         let mut file = open.with_context(|| format!("cannot open {}", path.display())).map_err(failed)?;
         let patience = Instant::now() + REMNANT;
         loop {
@@ -108,7 +112,8 @@ fn lives(pid: &str) -> bool {
 impl Service {
     /// Has every recorded VM taken over, finished or unwound by its own task (`vm::adopt`), all at once. Until that is done
     /// for a VM it shows as unresponsive, connecting.
-    pub(super) async fn recover(&self) -> anyhow::Result<()> {
+    /// `older` are names that the state directory has had.
+    pub(super) async fn recover(&self, older: Vec<PathBuf>) -> anyhow::Result<()> {
         let records = self.ctx.store.scan::<VmRecord>().context("cannot read the definitions of the VMs")?;
         // Before any VM is touched: what a newer qherd has stored is not for this one.
         if let Some(newer) = records.iter().find_map(|(_, r)| r.as_ref().err().filter(|e| e.is_newer())) {
@@ -132,6 +137,8 @@ impl Service {
             }
         });
         let mut records: Vec<VmRecord> = readable.collect();
+        self.bring_up_to_date(older, &mut records).await;
+        self.mark_storage(&records).await;
         if let Err(error) = autostart::mark(&self.ctx.store, &mut records).await {
             tracing::error!(%error, "cannot store that the host has booted");
         }
@@ -144,6 +151,46 @@ impl Service {
         }
         tokio::spawn(autostart::run(owed));
         Ok(())
+    }
+
+    /// What the records name in a state directory that has been moved or copied is found where it is today.
+    async fn bring_up_to_date(&self, older: Vec<PathBuf>, records: &mut [VmRecord]) {
+        let names = relocate::Names::new(&self.ctx.config.state_dir, older, records);
+        let mut batch = Ok(Batch::new());
+        let mut changed = 0;
+        for record in records {
+            if names.bring_up_to_date(record) {
+                changed += 1;
+                batch = batch.and_then(|batch| batch.put(&record.spec.id.to_string(), record));
+            }
+        }
+        if changed == 0 {
+            return;
+        }
+        tracing::info!(vms = changed, "disks are found where the state directory is today");
+        let stored = async { self.ctx.store.commit(batch?.from_reserve()).await };
+        if let Err(error) = stored.await {
+            tracing::error!(%error, "cannot store where disks are today; the next start looks again");
+        }
+    }
+
+    /// Every folder in which a disk is found is marked, so that its storage is missed when it is not mounted.
+    async fn mark_storage(&self, records: &[VmRecord]) {
+        let files = records.iter().flat_map(|record| &record.spec.disks).map(|disk| disk.file.clone());
+        let (files, folders): (Vec<_>, _) = (files.collect(), self.ctx.config.storage_dirs.clone());
+        let marked = in_time(STORAGE, move || {
+            let mut there: Vec<_> = files.iter().filter_map(|file| Some((storage_of(file, &folders)?, file))).collect();
+            there.dedup_by_key(|(folder, _)| *folder);
+            there.iter().filter(|(_, file)| file.exists()).for_each(|(folder, _)| mark_storage(folder));
+            // Where there is nothing yet, nothing is missed.
+            if files.is_empty() {
+                mark_storage(&folders[0]);
+            }
+            Ok(())
+        });
+        if let Err(error) = marked.await {
+            tracing::warn!(%error, "cannot mark the folders of disks");
+        }
     }
 
     /// Waits a moment for the VMs whose process and storage answer to be taken over. Reads need not wait for it.

@@ -91,7 +91,12 @@ impl Store {
 pub fn exports(folder: &Path) -> Vec<(u64, PathBuf)> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let number = |path: &Path| -> Option<u64> {
-        path.file_name()?.to_str()?.strip_suffix(".jsonl")?.split_once('-')?.0.parse().ok()
+        let (number, at) = path.file_name()?.to_str()?.strip_suffix(".jsonl")?.split_once('-')?;
+        // As they are named above: what somebody has put beside them under another name is not removed with them.
+        let (day, time) = at.split_once('T')?;
+        let form = |text: &str| -> String { text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect() };
+        let ours = number.len() >= 6 && form(day) == "0000-00-00" && form(time) == "00-00-00Z";
+        number.parse().ok().filter(|_| ours)
     };
     let mut found: Vec<_> = entries.filter_map(|e| Some((number(&e.path())?, e.path()))).collect();
     found.sort();

@@ -36,6 +36,10 @@ pub(super) struct Actor {
     overtaking: Option<Forced>,
     /// Cards that QEMU had when its VM was deleted; the record no longer tells.
     had: Vec<Nic>,
+    /// Nobody was told that it exists.
+    pub half_made: bool,
+    /// A file that its next start would not find, when that was last looked for.
+    pub missing: Option<String>,
     pub gone: bool,
     commands: mpsc::Receiver<Command>,
     forced: mpsc::Receiver<Forced>,
@@ -104,6 +108,8 @@ fn spawn(ctx: SharedContext, record: VmRecord, adopted: bool) -> VmHandle {
         misconduct: 0,
         overtaking: None,
         had: Vec::new(),
+        half_made: false,
+        missing: None,
         gone: false,
         commands: command_queue,
         forced: forced_queue,
@@ -200,9 +206,9 @@ impl Actor {
                 self.answer(reply, result);
             }
             Command::Boot(reply) => {
-                let due = self.boot().await;
+                let turn = self.boot().await;
                 self.publish();
-                let _ = reply.send(Ok(due));
+                let _ = reply.send(Ok(turn));
             }
             Command::Change(change, reply) => {
                 let result = self.change(*change).await;
@@ -269,6 +275,9 @@ impl Actor {
         for nic in &self.record.spec.nics {
             check_ports(nic.backend.forwards())?;
         }
+        for disk in &self.record.spec.disks {
+            self.ctx.owns(disk, &self.record.spec)?;
+        }
         let new = matches!(self.record.run, Run::Creating);
         let before = std::mem::replace(&mut self.record.run, Run::Starting { process: None, new });
         let owed = self.record.upkeep;
@@ -286,6 +295,7 @@ impl Actor {
         };
         match launched {
             Ok(live) => {
+                self.missing = None;
                 self.machine = Machine::Live(Box::new(live));
                 Ok(())
             }
@@ -300,6 +310,7 @@ impl Actor {
                 if new {
                     // All or nothing, as the record that is stored says as well.
                     self.record.run = Run::Deleting;
+                    self.half_made = true;
                 }
                 // The launch's own error is the one to tell; those of its undoing are in the log.
                 if let Some(process) = held {
@@ -316,6 +327,9 @@ impl Actor {
     /// Takes everything back that belongs to the VM. That it is to be gone is stored before its power is cut: from
     /// then on it is deleted, whatever happens to the daemon in between.
     async fn remove(&mut self) -> Result<()> {
+        if let Machine::Down = self.machine {
+            self.ctx.check_removable(&self.record).await?;
+        }
         let before = std::mem::replace(&mut self.record.run, Run::Deleting);
         if let Err(error) = self.ctx.persist(&self.record).await {
             self.record.run = before;
@@ -333,12 +347,12 @@ impl Actor {
 
     /// The last step of a deletion, once there is no process; it ends this task.
     pub(super) async fn erase(&mut self) -> Result<()> {
-        if let Err(why) = self.ctx.erase(&self.record).await {
-            tracing::error!(vm = %self.record.spec.id, why, "cannot remove all of a VM");
+        if let Err(error) = self.ctx.erase(&self.record, self.half_made).await {
+            tracing::error!(vm = %self.record.spec.id, %error, "cannot remove all of a VM");
             // It can be deleted again. The stored record still says `Deleting`: the next start of qherd tries again,
             // unless the VM is started before that.
             self.record.run = Run::Down { last: Ending::Clean };
-            return Err(Error::failed(Operation::Delete, why));
+            return Err(error);
         }
         self.gone = true;
         Ok(())

@@ -1,19 +1,13 @@
 //! What an earlier daemon left: a VM's record is met with what is really there, and what was begun is finished or
 //! unwound. Connecting to a monitor again is `live`'s work.
 
-use std::{path::Path, sync::Arc, time::Duration};
-
-use tokio::time::timeout;
+use std::sync::Arc;
 
 use super::{Context, actor::Actor, live::Machine, power::killed};
 use crate::{
     host::process::{self, Process},
     model::{Ending, Intent, Run, VmRecord},
-    store::Batch,
 };
-
-/// Freeing the blocks of a large image takes seconds; storage that hangs must not hold the VM's task.
-const REMOVAL: Duration = Duration::from_secs(60);
 
 impl Actor {
     /// The first thing a VM's task does.
@@ -23,6 +17,7 @@ impl Actor {
             // Nobody was told that it exists: it never did.
             (Run::Creating | Run::Starting { new: true, .. }, _) => {
                 self.record.run = Run::Deleting;
+                self.half_made = true;
                 self.unwind().await;
             }
             // Its owner wanted it gone; or nobody was told that it runs, and its guest may never have.
@@ -30,6 +25,13 @@ impl Actor {
             (Run::Live(run), Machine::Down) => {
                 let ending = match run.intent {
                     Intent::Stop { .. } | Intent::Off { .. } => Ending::Clean,
+                    Intent::Run | Intent::Reboot { .. } if self.ctx.elsewhere(&self.record).is_some() => Ending::Crashed {
+                        reason: format!(
+                            "its QEMU (process {}) runs on other files than those of this state directory, which was \
+                             copied or restored; it is left alone",
+                            run.process.pid
+                        ),
+                    },
                     Intent::Run | Intent::Reboot { .. } if rebooted(&run.process.boot_id) => {
                         Ending::Crashed { reason: "the host was restarted while the VM was running".into() }
                     }
@@ -46,6 +48,7 @@ impl Actor {
             }
             (Run::Down { .. }, _) => {}
         }
+        self.look_for_disks().await;
     }
 
     /// Ends what may be running, and goes on as after every end.
@@ -79,35 +82,33 @@ fn rebooted(boot_id: &str) -> bool {
 }
 
 impl Context {
-    /// Every QEMU that was started for this VM in this state directory, by command line: for a record that does not
-    /// tell how far a start had come.
+    /// The process of a run, if it is one of this state directory: the QEMU of the one that this was copied from has the
+    /// same id, number and command line.
+    pub(super) fn process_of(&self, record: &VmRecord) -> Option<Process> {
+        let Run::Live(run) = &record.run else { return None };
+        let process = Process::adopt(&run.process, &record.spec.id.to_string())?;
+        // Another user's is not told apart, nor could it be ended.
+        self.is_here(process.pid(), record).unwrap_or(true).then_some(process)
+    }
+
+    /// The process of a run that is another state directory's.
+    fn elsewhere(&self, record: &VmRecord) -> Option<Process> {
+        let Run::Live(run) = &record.run else { return None };
+        let process = Process::adopt(&run.process, &record.spec.id.to_string())?;
+        matches!(self.is_here(process.pid(), record), Ok(false)).then_some(process)
+    }
+
+    /// Whether a process has files of this VM open: its logs or, where somebody has removed those, its disks.
+    fn is_here(&self, pid: i32, record: &VmRecord) -> std::io::Result<bool> {
+        let disks: Vec<_> = record.spec.disks.iter().map(|disk| disk.file.clone()).collect();
+        Ok(process::has_open(pid, &self.run_paths(&record.spec.id).logs())? || process::has_open(pid, &disks)?)
+    }
+
+    /// Every QEMU that was started for this VM in this state directory: for a record that does not tell how far a start
+    /// had come. One that cannot be proved to be ours is left alone.
     fn strays(&self, record: &VmRecord) -> Vec<Process> {
-        let id = record.spec.id;
-        let pidfile = self.run_paths(&id).pid().display().to_string();
-        process::find(&id.to_string(), &pidfile).into_iter().filter_map(|pid| process::open(pid).ok()).collect()
-    }
-
-    /// Removes the disks that qherd made for a VM, its run directory and, last, its record.
-    ///
-    /// # Errors
-    /// What could not be removed; the record is kept then, and removing can be tried again.
-    pub async fn erase(&self, record: &VmRecord) -> Result<(), String> {
-        let spec = &record.spec;
-        for disk in &spec.disks {
-            absent(tokio::fs::remove_file(&disk.file), &disk.file).await?;
-        }
-        for folder in [self.image_folder(&spec.id), self.run_paths(&spec.id).dir().to_owned()] {
-            absent(tokio::fs::remove_dir_all(&folder), &folder).await?;
-        }
-        let batch = Batch::new().remove::<VmRecord>(&spec.id.to_string());
-        self.store.commit(batch.from_reserve()).await.map_err(|e| e.to_string())
-    }
-}
-
-async fn absent(removal: impl Future<Output = std::io::Result<()>>, path: &Path) -> Result<(), String> {
-    match timeout(REMOVAL, removal).await {
-        Ok(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => Err(format!("cannot remove {}: {e}", path.display())),
-        Ok(_) => Ok(()),
-        Err(_) => Err(format!("{} is not removed after {} s", path.display(), REMOVAL.as_secs())),
+        let id = record.spec.id.to_string();
+        let here = |process: &Process| self.is_here(process.pid(), record).unwrap_or(false);
+        process::find(&id).into_iter().filter_map(|pid| process::open(pid).ok()).filter(here).collect()
     }
 }

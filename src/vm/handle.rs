@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::lifecycle::Request;
+use super::{lifecycle::Request, upkeep::Turn};
 use crate::model::{Applied, Change, Error, NicId, Redefinition, Result, Sample, Status, VmId, VmView};
 
 /// Requests that may wait for one VM.
@@ -79,7 +79,7 @@ pub(super) enum Command {
     Reboot(Patience, Reply<()>),
     AtOnce(AtOnce, Reply<()>),
     /// Its turn after the boot of the host.
-    Boot(Reply<bool>),
+    Boot(Reply<Turn>),
     Change(Box<Change>, Reply<(VmView, Applied)>),
     /// Answered with whether anything was changed.
     Redefine(Box<Redefinition>, Reply<bool>),
@@ -189,9 +189,12 @@ impl VmHandle {
         self.ask(|reply| Command::AtOnce(AtOnce::Resume, reply)).await
     }
 
-    /// Starts it where the boot of the host has left that to be done. Returns whether it was.
-    pub(crate) async fn boot(&self) -> bool {
-        self.ask(Command::Boot).await.unwrap_or(false)
+    /// Starts it where the boot of the host has left that to be done.
+    pub(crate) async fn boot(&self) -> Turn {
+        match self.ask(Command::Boot).await {
+            Err(Error::Busy(_)) => Turn::TooEarly,
+            turn => turn.unwrap_or(Turn::Skipped),
+        }
     }
 
     /// Changes its definition, and on a running VM what QEMU and the guest allow. Returns the VM as this change, not one

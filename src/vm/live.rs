@@ -98,8 +98,7 @@ pub(super) enum Happening {
 impl Machine {
     /// The machine of a stored record: one that ran is looked for.
     pub fn of(ctx: &Context, record: &VmRecord) -> Self {
-        let Run::Live(run) = &record.run else { return Self::Down };
-        match Process::adopt(&run.process, &record.spec.id.to_string()) {
+        match ctx.process_of(record) {
             Some(process) => {
                 let path = ctx.run_paths(&record.spec.id).qmp();
                 let reason = "qherd is connecting to its monitor".to_owned();

@@ -15,7 +15,7 @@
 //!
 //! `lifecycle` decides what a request means in a state, `launch` starts, `actor` is the task, `live` and `power` are its
 //! work on a running VM, `suspend` what only the Hyper-V dialect asks for, `probe` sees that its monitor answers, `adopt`
-//! takes a VM over from an earlier daemon, `sampler` measures.
+//! takes a VM over from an earlier daemon, `removal` removes what goes with it, `sampler` measures.
 
 mod actor;
 mod adopt;
@@ -32,6 +32,7 @@ mod migrate;
 mod power;
 mod probe;
 mod publish;
+mod removal;
 mod sampler;
 mod suspend;
 mod undo;
@@ -46,6 +47,8 @@ pub(crate) use console::tail as console_tail;
 pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
 pub(crate) use interfaces::{GuestInterface, ask as guest_interfaces};
 pub use launch::Step;
+pub(crate) use removal::{Original, mark as mark_storage, storage_of};
+pub(crate) use upkeep::Turn;
 
 use crate::{
     config::Config,
@@ -78,6 +81,8 @@ pub struct Context {
     pub images: QemuImg,
     pub store: Store,
     pub net: Network,
+    /// What the state directory was copied from.
+    pub(crate) original: Option<Original>,
     /// For tests: every launch fails after this step.
     pub fail_launch_after: Option<Step>,
 }

@@ -14,9 +14,9 @@ impl Actor {
             (_, Machine::Doomed(_)) => (Status::Stopping, Some("the kernel still holds the process".into())),
             (Run::Deleting, _) => (Status::Stopping, None),
             (Run::Creating | Run::Starting { .. }, _) => (Status::Starting, None),
-            (Run::Down { last: Ending::Clean }, _) => (Status::Stopped, self.owed()),
+            (Run::Down { last: Ending::Clean }, _) => (Status::Stopped, self.lacking()),
             (Run::Down { last: Ending::Crashed { reason } }, _) => {
-                let owed = self.owed().map(|owed| format!("; {owed}"));
+                let owed = self.lacking().map(|owed| format!("; {owed}"));
                 (Status::Crashed, Some(reason.clone() + owed.as_deref().unwrap_or_default()))
             }
             (Run::Live(_), Machine::Mute(mute)) => (Status::Unresponsive, Some(mute.reason.clone())),
@@ -29,6 +29,14 @@ impl Actor {
                 },
                 (Intent::Run, _) => (Status::Stopped, None),
             },
+        }
+    }
+
+    /// What there is to say of a VM that is down: what it lacks, and its next start.
+    fn lacking(&self) -> Option<String> {
+        match (&self.missing, self.owed()) {
+            (Some(missing), Some(owed)) => Some(format!("{missing}; {owed}")),
+            (missing, owed) => missing.clone().or(owed),
         }
     }
 

@@ -9,6 +9,19 @@ use tokio::time::Instant;
 use super::{actor::Actor, live::Machine};
 use crate::model::{Due, Ending, Error, LONGEST_WAIT, Run, Upkeep, now_ms};
 
+/// What has become of a VM's turn after a boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It was not waiting for one.
+    Skipped,
+    Taken,
+    /// Its files are not there yet.
+    TooEarly,
+}
+
+/// Storage that does not answer by then is not there yet.
+const LOOK: Duration = Duration::from_secs(10);
+
 impl Actor {
     /// What is owed after the end that is about to be stored.
     pub(super) fn owed_after(&self, ending: &Ending) -> Upkeep {
@@ -43,10 +56,21 @@ impl Actor {
         }
     }
 
-    /// Its turn after the boot of the host has come. Returns whether there was anything to be done.
-    pub(super) async fn boot(&mut self) -> bool {
+    /// Its turn after the boot of the host has come. Storage may be mounted later than the daemon starts: until then it
+    /// stays owed.
+    pub(super) async fn boot(&mut self) -> Turn {
         if self.record.upkeep.due != Some(Due::Boot) {
-            return false;
+            return Turn::Skipped;
+        }
+        if let (Run::Down { .. }, Machine::Down) = (&self.record.run, &self.machine) {
+            let missing = self.ctx.missing(&self.record.spec, LOOK).await;
+            if missing.is_some() {
+                if self.missing != missing {
+                    tracing::warn!(vm = %self.record.spec.id, missing, "it starts when its files are there");
+                }
+                self.missing = missing;
+                return Turn::TooEarly;
+            }
         }
         tracing::info!(vm = %self.record.spec.id, "starting after the boot of the host");
         let started = self.start().await;
@@ -57,7 +81,7 @@ impl Actor {
         if let Err(error) = started {
             self.not_started("it did not start after the boot of the host", &error).await;
         }
-        true
+        Turn::Taken
     }
 
     /// A start that nobody waits for has failed: it shows as a crash, and counts as one.

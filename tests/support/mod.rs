@@ -288,6 +288,9 @@ impl Drop for Daemon {
 
 fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name() == ".qherd-storage" {
+            continue;
+        }
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
             walk(&entry.path(), found);
         }

@@ -213,7 +213,9 @@ fn runs(folder: &Path, known: &[Known], daemon: &Daemon) -> Vec<String> {
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
+    let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+    // Says that the storage is mounted.
+    names.filter(|name| name != ".qherd-storage").collect()
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

@@ -54,7 +54,10 @@ impl Actor {
     /// The images of a VM without a process, with qemu-img.
     pub(super) async fn resize_offline(&mut self) -> Result<(), String> {
         for disk in &self.record.spec.disks {
-            self.ctx.images.grow(&disk.file, disk.size).await?;
+            self.ctx.owns(disk, &self.record.spec).map_err(|error| error.to_string())?;
+            // In QEMU's own words, and not by its header: a base image may have moved with the state directory.
+            let image = format!("json:{}", devices::blockdev(disk));
+            self.ctx.images.grow(&image, &disk.file, disk.size).await?;
         }
         Ok(())
     }

@@ -1,19 +1,13 @@
 //! Disks that come and go while the VM runs, and their images. Cards are `nics`'s.
 
-use std::{path::PathBuf, time::Duration};
-
 use serde_json::json;
-use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{Setback, disk::throttle, release::Device};
 use crate::{
-    model::{Conflict, Disk, Error, Operation, VmSpec},
+    model::{Conflict, Disk, Error, Operation},
     qemu::devices,
     vm::actor::Actor,
 };
-
-/// How long a request waits for images to be removed; freeing the blocks of large ones may take longer.
-const REMOVAL: Duration = Duration::from_millis(500);
 
 impl Actor {
     /// Makes the images of disks that have none yet.
@@ -53,33 +47,6 @@ impl Actor {
             }
         }
         self.remove_orphans().await;
-    }
-
-    /// Removes the images of disks that were added once and that neither the definition nor QEMU has any more. Nothing
-    /// else in the VM's folder is touched.
-    pub(in crate::vm) async fn remove_orphans(&mut self) {
-        let (folder, added) = (self.ctx.image_folder(&self.record.spec.id), self.record.spec.disks_added);
-        let named = |spec: &VmSpec| spec.disks.iter().map(|disk| disk.file.clone()).collect::<Vec<_>>();
-        let mut kept = named(&self.record.spec);
-        if let Some(run) = self.live_run() {
-            kept.extend(named(&run.in_effect));
-        }
-        let once = (1..=added).map(|number| folder.join(VmSpec::image_name(number)));
-        let orphans: Vec<PathBuf> = once.filter(|file| !kept.contains(file)).collect();
-        if orphans.is_empty() {
-            return;
-        }
-        let removal = spawn_blocking(move || {
-            for file in orphans {
-                if let Err(error) = std::fs::remove_file(&file)
-                    && error.kind() != std::io::ErrorKind::NotFound
-                {
-                    tracing::warn!(file = %file.display(), %error, "cannot remove an image that no disk uses");
-                }
-            }
-        });
-        // Their names are never used again, so storage that takes its time does not hold up the VM.
-        let _ = timeout(REMOVAL, removal).await;
     }
 
     /// Plugs what is defined and not there, and unplugs what is there and no longer defined: the disk `only`, or all of

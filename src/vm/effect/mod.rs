@@ -81,6 +81,16 @@ impl Actor {
         if let Decision::Refuse(refusal) = decision {
             return Err(self.refused(refusal));
         }
+        if let Change::AddDisk { .. } = &change
+            && let Some(disk) = wanted.disks.last()
+            && std::fs::symlink_metadata(&disk.file).is_ok()
+        {
+            let file = disk.file.display();
+            return Err(Error::Storage(format!(
+                "There is a file {file} that no record names, as there may be after an older export was restored; qherd \
+                 does not write over it. Move it away and try again."
+            )));
+        }
         // Taken back or not, the name of a device that was added is used up: its image may be there.
         (before.disks_added, before.nics_added) = (wanted.disks_added, wanted.nics_added);
         let owed = self.record.upkeep;

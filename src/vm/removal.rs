@@ -1,0 +1,237 @@
+//! What goes with a VM, or with a disk that was taken out, and what proves that it is the VM's own and unused (ADR 0014):
+//! its name, in the VM's own folder or in the record; that the storage which would hold it is there; that no program has
+//! it open. Where one of these is missing, nothing goes.
+
+use std::{
+    collections::HashSet,
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{task::spawn_blocking, time::timeout};
+
+use super::{Context, actor::Actor};
+use crate::{
+    host::{STORAGE, in_time, remove_image},
+    model::{Disk, Error, Operation, Result, Run, VmRecord, VmSpec},
+    store::Batch,
+};
+
+/// Freeing the blocks of a large image takes seconds; storage that hangs must not hold the VM's task.
+const REMOVAL: Duration = Duration::from_secs(60);
+/// How long a request waits for the images of disks that were taken out to be removed.
+const ORPHANS: Duration = Duration::from_millis(500);
+/// How long a VM that is stopped is asked for its disks before anybody is answered.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// In each folder where disks are kept. Where it is missing, the storage is not mounted.
+const MARK: &str = ".qherd-storage";
+const MARK_TEXT: &str = "qherd keeps disks of virtual machines in this folder, and knows by this file that it is mounted.\n";
+
+/// The state directory that ours was copied from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Original {
+    pub path: PathBuf,
+    /// When that was noticed, in milliseconds since 1970: VMs from before are that one's.
+    pub before: u64,
+}
+
+/// Marks a folder of disks; without the right to write there it goes unmarked, and nothing is said to be gone from it.
+pub(crate) fn mark(folder: &Path) {
+    match fs::File::create_new(folder.join(MARK)).and_then(|mut file| io::Write::write_all(&mut file, MARK_TEXT.as_bytes()))
+    {
+        Err(error) if !matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => {
+            tracing::warn!(folder = %folder.display(), %error, "cannot mark a folder of disks");
+        }
+        _ => {}
+    }
+}
+
+/// The storage directory that holds a file.
+pub(crate) fn storage_of<'a>(file: &Path, folders: &'a [PathBuf]) -> Option<&'a PathBuf> {
+    let holding = folders.iter().filter(|folder| {
+        let canonical = folder.canonicalize();
+        file.starts_with(canonical.as_ref().unwrap_or(folder))
+    });
+    holding.max_by_key(|folder| folder.components().count())
+}
+
+/// Whether a disk can be removed, or is known to be gone.
+fn check(file: &Path, folders: &[PathBuf]) -> std::result::Result<(), String> {
+    let Some(folder) = storage_of(file, folders) else {
+        return Err(format!(
+            "The disk {} lies outside of the storage directories and is not removed; allow its folder with --storage-dir.",
+            file.display()
+        ));
+    };
+    let mark = folder.join(MARK);
+    if fs::symlink_metadata(file).is_ok() || mark.exists() {
+        return Ok(());
+    }
+    Err(format!(
+        "The disk {} is not there, and neither is {}: its storage is not mounted, it seems. Mount it and try again. If the \
+         disk is lost, make that file, empty, first.",
+        file.display(),
+        mark.display()
+    ))
+}
+
+impl Context {
+    /// Whether a disk is this VM's to write to and to remove. One outside of a state directory that was copied is the
+    /// original's.
+    ///
+    /// # Errors
+    /// In words.
+    pub(super) fn owns(&self, disk: &Disk, spec: &VmSpec) -> Result<()> {
+        match &self.original {
+            Some(original) if spec.created_at < original.before && !disk.file.starts_with(&self.config.state_dir) => {
+                Err(Error::Storage(format!(
+                    "The disk {} belongs to {}, of which this state directory is a copy; it is not touched from here. If \
+                     that one is no more, remove \"copied_from\" from {}/state.json and start qherd again.",
+                    disk.file.display(),
+                    original.path.display(),
+                    self.config.state_dir.display()
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn own_disks(&self, spec: &VmSpec) -> Vec<PathBuf> {
+        spec.disks.iter().filter(|disk| self.owns(disk, spec).is_ok()).map(|disk| disk.file.clone()).collect()
+    }
+
+    /// Whether a VM's disks could be removed, before anything is done about it.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    pub(super) async fn check_removable(&self, record: &VmRecord) -> Result<()> {
+        let (files, folders) = (self.own_disks(&record.spec), self.config.storage_dirs.clone());
+        let checked = in_time(STORAGE, move || Ok(files.iter().try_for_each(|file| check(file, &folders)))).await;
+        checked.map_err(|error| Error::failed(Operation::Delete, error))?.map_err(Error::Storage)
+    }
+
+    /// The first file that a start needs and does not find, with why.
+    pub(super) async fn missing(&self, spec: &VmSpec, patience: Duration) -> Option<String> {
+        let disks = spec.disks.iter().filter(|disk| !disk.in_making);
+        let bases = spec.disks.iter().filter_map(|disk| disk.backing_file()).map(|base| base.path.clone());
+        let files: Vec<PathBuf> = disks.map(|disk| disk.file.clone()).chain(bases).chain(spec.iso.clone()).collect();
+        let looked = in_time(patience, move || {
+            let missing = |file: PathBuf| Some(format!("{} cannot be used: {}", file.display(), fs::metadata(&file).err()?));
+            Ok(files.into_iter().find_map(missing))
+        });
+        looked.await.unwrap_or_else(|error| Some(format!("its disks cannot be used: {error}")))
+    }
+
+    /// Removes the disks that qherd made for a VM, its run directory and, last, its record. One that was never told of may
+    /// have been interrupted before its disks were made.
+    ///
+    /// # Errors
+    /// What could not be removed; the record is kept then, and removing can be tried again.
+    pub async fn erase(&self, record: &VmRecord, half_made: bool) -> Result<()> {
+        if !half_made {
+            self.check_removable(record).await?;
+        }
+        let spec = &record.spec;
+        let folder = self.image_folder(&spec.id);
+        let mut images = self.own_disks(spec);
+        images.push(folder.join("root.qcow2"));
+        images.extend((1..=spec.disks_added).map(|number| folder.join(VmSpec::image_name(number))));
+        let (run, folders) = (self.run_paths(&spec.id), self.config.storage_dirs.clone());
+        let removed = in_time(REMOVAL, move || {
+            for file in images {
+                let removed = remove_image(&file, &folders);
+                removed.map_err(|e| io::Error::new(e.kind(), format!("cannot remove {}: {e}", file.display())))?;
+            }
+            remove_emptied(&folder)?;
+            for file in run.all() {
+                absent(fs::remove_file(&file), &file)?;
+            }
+            remove_emptied(run.dir())
+        });
+        removed.await.map_err(|error| Error::failed(Operation::Delete, error))?;
+        let batch = Batch::new().remove::<VmRecord>(&spec.id.to_string());
+        self.store.commit(batch.from_reserve()).await.map_err(|error| Error::failed(Operation::Delete, error))
+    }
+}
+
+fn absent(removed: io::Result<()>, path: &Path) -> io::Result<()> {
+    match removed {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(io::Error::new(e.kind(), format!("cannot remove {}: {e}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A folder of ours, in which somebody may have put something of theirs.
+fn remove_emptied(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            tracing::warn!(folder = %folder.display(), "there is something in the folder of a deleted VM that is not qherd's; it stays");
+            Ok(())
+        }
+        removed => absent(removed, folder),
+    }
+}
+
+impl Actor {
+    /// What a stopped VM lacks, for its status.
+    pub(super) async fn look_for_disks(&mut self) {
+        if let Run::Down { .. } = self.record.run {
+            self.missing = self.ctx.missing(&self.record.spec, LOOK).await;
+            if let Some(missing) = &self.missing {
+                tracing::warn!(vm = %self.record.spec.id, missing, "nothing of this VM is removed meanwhile");
+            }
+        }
+    }
+
+    /// Removes the images of disks that were added once and that neither the definition nor QEMU has any more: by their
+    /// names in the VM's folder, whatever the folder is called today. Where a disk of the record is missing, the folder
+    /// is not the one that the record tells of, and nothing is removed.
+    pub(in crate::vm) async fn remove_orphans(&mut self) {
+        let spec = self.record.spec.clone();
+        if spec.disks_added == 0 {
+            return;
+        }
+        let folder = self.ctx.image_folder(&spec.id);
+        let in_effect = if let Run::Live(run) = &self.record.run { run.in_effect.disks.clone() } else { Vec::new() };
+        let disks: Vec<Disk> = spec.disks.iter().cloned().chain(in_effect).collect();
+        let folders = self.ctx.config.storage_dirs.clone();
+        let removal = spawn_blocking(move || {
+            let orphans = orphans(&folder, &disks, spec.disks_added);
+            if orphans.is_empty() {
+                return;
+            }
+            if let Some(missing) = disks.iter().find(|disk| !disk.in_making && fs::symlink_metadata(&disk.file).is_err()) {
+                tracing::warn!(vm = %spec.id, missing = %missing.file.display(), ?orphans, "images that no disk uses stay, because one that is used is missing");
+                return;
+            }
+            for file in orphans {
+                match remove_image(&file, &folders) {
+                    Ok(_) => tracing::info!(file = %file.display(), "removed the image of a disk that was taken out"),
+                    Err(error) => {
+                        tracing::warn!(file = %file.display(), %error, "cannot remove an image that no disk uses");
+                    }
+                }
+            }
+        });
+        // Their names are never used again, so storage that takes its time does not hold up the VM.
+        let _ = timeout(ORPHANS, removal).await;
+    }
+}
+
+/// Images in a VM's folder, of disks that were added, that none of `disks` has.
+fn orphans(folder: &Path, disks: &[Disk], added: u32) -> Vec<PathBuf> {
+    let inside = disks.iter().filter(|disk| disk.file.parent() == Some(folder));
+    let kept: HashSet<OsString> = inside.filter_map(|disk| Some(disk.file.file_name()?.to_owned())).collect();
+    let there = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let orphan = |name: &OsString| {
+        let number = name.to_str().and_then(VmSpec::image_number);
+        number.is_some_and(|number| number <= added) && !kept.contains(name)
+    };
+    there.filter(orphan).map(|name| folder.join(name)).collect()
+}
