@@ -1,6 +1,8 @@
 //! The `qherd` program: reads the settings, opens the core, serves the API until a signal, and says in one line why it
 //! could not.
 
+mod signals;
+
 use std::{
     io::{IsTerminal, Write},
     net::SocketAddr,
@@ -20,10 +22,7 @@ use qherd::{
     config::Settings,
     service::Service,
 };
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
 /// How long requests under way may take after a signal; a launch takes a fraction of a second. A second signal ends it.
@@ -91,9 +90,9 @@ async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<(TcpListener, S
 }
 
 async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
+    let mut ends = signals::listen()?;
     let mut config = settings.resolve(file.as_deref())?;
     config.program = Some(cli::db::THIS_PROGRAM.into());
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (listen, hyperv_listen) = (config.listen, config.hyperv_listen);
     let stop_vms = config.stop_vms_on_exit;
     // The address first: a port that is taken is told before any VM is touched.
@@ -119,13 +118,11 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     }
     let mounts = vec![("", kvm::table(service.clone())), ("/hyperv", hyperv::table(service.clone(), "/hyperv"))];
     let shutdown = Shutdown::default();
-    let asked = shutdown.clone();
+    let (asked, core) = (shutdown.clone(), service.clone());
     tokio::spawn(async move {
         loop {
-            tokio::select! {
-                _ = terminate.recv() => tracing::info!("SIGTERM"),
-                _ = interrupt.recv() => tracing::info!("SIGINT"),
-            }
+            tracing::info!("{}", ends.next().await);
+            core.begin_to_end();
             asked.ask();
         }
     });

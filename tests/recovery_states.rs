@@ -57,13 +57,24 @@ const SITUATIONS: &[(&str, State)] = &[
     ("created and about to be spawned", |_| Run::Starting { process: None, new: true }),
     ("created and spawned", |vm| Run::Starting { process: Some(vm.process.clone()), new: true }),
     ("running", |vm| vm.live(Intent::Run)),
-    ("asked to stop", |vm| vm.live(Intent::Stop { deadline: now_ms() + 1500, agent_only: false })),
+    ("asked to stop", |vm| {
+        vm.live(Intent::Stop {
+            deadline: now_ms() + 1500,
+            monotonic: None,
+            monotonic: None,
+            monotonic: None,
+            monotonic: None,
+            agent_only: false,
+        })
+    }),
     ("to be cut", |vm| vm.live(Intent::Stop { deadline: now_ms() - 1, agent_only: false })),
     ("being cut", |vm| vm.live(Intent::Off { asked: true })),
     ("powered off", |vm| vm.live(Intent::Off { asked: false })),
     ("asked to reboot", |vm| vm.live(Intent::Reboot { deadline: now_ms() + 1500, agent_only: false })),
     ("to be reset", |vm| vm.live(Intent::Reboot { deadline: now_ms() - 1, agent_only: false })),
-    ("asked to stop by its agent alone", |vm| vm.live(Intent::Stop { deadline: now_ms() - 1, agent_only: true })),
+    ("asked to stop by its agent alone", |vm| {
+        vm.live(Intent::Stop { deadline: now_ms() - 1, monotonic: None, monotonic: None, agent_only: true })
+    }),
     ("asked to reboot by its agent alone", |vm| vm.live(Intent::Reboot { deadline: now_ms() - 1, agent_only: true })),
     ("being deleted", |_| Run::Deleting),
 ];
@@ -71,7 +82,7 @@ const SITUATIONS: &[(&str, State)] = &[
 /// The start that it is owed.
 fn owed(situation: &str) -> Option<Due> {
     match situation {
-        "to be restarted" => Some(Due::Restart { at: now_ms() - 1 }),
+        "to be restarted" => Some(Due::Restart { at: now_ms() - 1, monotonic: None }),
         "to be started after the boot" => Some(Due::Boot),
         _ => None,
     }

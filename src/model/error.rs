@@ -116,6 +116,8 @@ pub enum Conflict {
     NoFreeSlot,
     #[error("The guest does not let go of the disk; unmount it there and try again, or stop the VM first.")]
     DiskInUse,
+    #[error("VM is paused, and a guest that does not run lets go of no device; resume it, or stop it first.")]
+    Halted,
     #[error("VM is being deleted.")]
     Deleting,
     #[error("The request was overtaken by a forced stop or a delete of the VM.")]

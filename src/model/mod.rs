@@ -2,6 +2,7 @@
 //! what is published about it, and what can go wrong. No I/O and no knowledge of QEMU, HTTP or sled.
 
 mod change;
+mod clock;
 mod create;
 mod error;
 mod id;
@@ -15,6 +16,7 @@ mod switch;
 mod view;
 
 pub use change::{Applied, Change, NewNics, Redefinition};
+pub use clock::{Moment, monotonic_ms, now_ms, uptime_ms};
 pub use create::{CreateVm, DiskWish, NetworkWish, NicWish};
 pub use error::{Conflict, Error, Operation, Result, human};
 pub use id::{NicId, SwitchId, VmId};
@@ -32,18 +34,11 @@ pub use switch::{
 };
 pub use view::{Status, VmView};
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 /// Whether two names are the same without regard to case (ruling 31), in every script.
 pub fn same_name(one: &str, other: &str) -> bool {
     // Up and down again: `ς` and `σ` are both `Σ`.
     let fold = |text: &str| text.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect::<String>();
     fold(one) == fold(other)
-}
-
-/// The wall clock in milliseconds since 1970, as it stands in records and views.
-pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
 #[cfg(test)]

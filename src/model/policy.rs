@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ending, Error, Result};
+use super::{Ending, Error, Moment, Result};
 
 /// Milliseconds before the first restart; each further one in a row waits twice as long.
 const FIRST_WAIT: u64 = 1_000;
@@ -120,7 +120,12 @@ pub struct Upkeep {
 #[serde(rename_all = "snake_case", tag = "what")]
 pub enum Due {
     /// At this time, in milliseconds since 1970.
-    Restart { at: u64 },
+    Restart {
+        at: u64,
+        /// The same by `monotonic_ms`, which is what counts.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        monotonic: Option<u64>,
+    },
     /// When it is its turn after the boot of the host.
     Boot,
 }
@@ -144,11 +149,18 @@ impl Upkeep {
             return Self { attempts: before, due: None };
         }
         let wait = FIRST_WAIT.saturating_mul(1 << before.min(16)).min(LONGEST_WAIT);
-        Self { attempts: before.saturating_add(1), due: Some(Due::Restart { at: now + wait }) }
+        Self { attempts: before.saturating_add(1), due: Some(Due::Restart { at: now + wait, monotonic: None }) }
     }
 }
 
 impl Upkeep {
+    /// The same with [`Moment::fixed`].
+    pub fn fixed(self) -> Self {
+        let Some(Due::Restart { at, monotonic }) = self.due else { return self };
+        let Moment { at, monotonic } = Moment { at, monotonic }.fixed();
+        Self { due: Some(Due::Restart { at, monotonic }), ..self }
+    }
+
     /// Without what `policy` no longer wants.
     pub fn within(self, policy: &Policy) -> Self {
         match self.due {
@@ -177,7 +189,7 @@ mod tests {
         for _ in 0..ends {
             upkeep = upkeep.after(policy, &crash(), ran, 5_000);
             waits.push(upkeep.due.map(|due| match due {
-                Due::Restart { at } => at - 5_000,
+                Due::Restart { at, .. } => at - 5_000,
                 Due::Boot => unreachable!(),
             }));
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Upkeep, VmSpec};
+use super::{Moment, Upkeep, VmSpec};
 
 /// One VM on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +90,9 @@ pub enum Intent {
     /// The guest was asked to power off; at `deadline` (ms since 1970) it is cut.
     Stop {
         deadline: u64,
+        /// The same by `monotonic_ms`, which is what counts: a live QEMU is of this boot of the host.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        monotonic: Option<u64>,
         /// Only its agent is asked, and at the deadline it is left running (ruling 27).
         #[serde(default)]
         agent_only: bool,
@@ -97,6 +100,9 @@ pub enum Intent {
     /// The guest was asked to reboot; at `deadline` (ms since 1970) it is reset.
     Reboot {
         deadline: u64,
+        /// As with a stop.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        monotonic: Option<u64>,
         /// As with a stop.
         #[serde(default)]
         agent_only: bool,
@@ -108,6 +114,33 @@ pub enum Intent {
 }
 
 impl Intent {
+    pub fn stop(deadline: Moment, agent_only: bool) -> Self {
+        Self::Stop { deadline: deadline.at, monotonic: deadline.monotonic, agent_only }
+    }
+
+    pub fn reboot(deadline: Moment, agent_only: bool) -> Self {
+        Self::Reboot { deadline: deadline.at, monotonic: deadline.monotonic, agent_only }
+    }
+
+    /// When the guest's time is over.
+    pub fn deadline(self) -> Option<Moment> {
+        match self {
+            Self::Stop { deadline, monotonic, .. } | Self::Reboot { deadline, monotonic, .. } => {
+                Some(Moment { at: deadline, monotonic })
+            }
+            Self::Run | Self::Off { .. } => None,
+        }
+    }
+
+    /// The same with [`Moment::fixed`].
+    pub fn fixed(self) -> Self {
+        match (self, self.deadline().map(Moment::fixed)) {
+            (Self::Stop { agent_only, .. }, Some(deadline)) => Self::stop(deadline, agent_only),
+            (Self::Reboot { agent_only, .. }, Some(deadline)) => Self::reboot(deadline, agent_only),
+            _ => self,
+        }
+    }
+
     /// A client wants it stopped.
     pub fn is_stop(self) -> bool {
         matches!(self, Self::Stop { .. } | Self::Off { asked: true })
@@ -122,4 +155,14 @@ pub struct ProcessId {
     pub starttime: u64,
     /// /proc/sys/kernel/random/boot_id.
     pub boot_id: String,
+}
+
+/// Clock ticks in a second, as /proc counts them on every architecture with KVM.
+const USER_HZ: u64 = 100;
+
+impl ProcessId {
+    /// When it was started, by `uptime_ms` of its boot of the host.
+    pub fn started(&self) -> u64 {
+        self.starttime.saturating_mul(1000 / USER_HZ)
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Upkeep, VmSpec};
+use super::{Upkeep, VmSpec, uptime_ms};
 
 /// The status of ruling 22.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -64,10 +64,19 @@ pub struct VmView {
     pub pid: Option<i32>,
     /// Milliseconds since 1970, while it runs.
     pub started_at: Option<u64>,
+    /// The start of its process, by `uptime_ms`: no setting of the clock makes it younger or older.
+    pub started: Option<u64>,
     /// Starts that it is owed.
     pub upkeep: Upkeep,
     /// Its guest agent has opened its port.
     pub agent: bool,
     /// Deleted: the VM is gone for good, its id answers 404.
     pub gone: bool,
+}
+
+impl VmView {
+    /// For how many seconds it has been running.
+    pub fn uptime(&self) -> Option<u64> {
+        self.started.map(|since| uptime_ms().saturating_sub(since) / 1000)
+    }
 }

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     host::cpus::Host,
     model::{Applied, Change, CpuPinning, Error, Redefinition, Result, VmId, VmView},
+    vm::VmHandle,
 };
 
 impl Service {
@@ -20,7 +21,11 @@ impl Service {
     /// # Errors
     /// [`Error::VmNotFound`], [`Error::Invalid`]; [`Error::Failed`] with nothing changed.
     pub async fn change(&self, id: VmId, change: Change) -> Result<(VmView, Applied)> {
-        let handle = self.handle(id)?;
+        self.change_by(&self.handle(id)?, change).await
+    }
+
+    /// As [`Self::change`], for a request that came when its handle was taken.
+    pub(super) async fn change_by(&self, handle: &VmHandle, change: Change) -> Result<(VmView, Applied)> {
         if let Change::Cpu { pinning: Some(Some(pinning)), .. } = &change {
             check_pinning(pinning, &self.ctx.host)?;
         }

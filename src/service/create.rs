@@ -133,6 +133,7 @@ async fn establish(service: &Service, mut record: VmRecord, named: Option<&Path>
     }
     let id = record.spec.id;
     let handle = vm::create(ctx.clone(), record);
+    let _making = start.then(|| service.registry.making(handle.clone()));
     if start && let Err(error) = handle.start().await {
         // Its task takes it back, unless the host does not let it.
         if !handle.view().gone

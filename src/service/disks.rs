@@ -48,8 +48,8 @@ impl Service {
     /// [`Error::VmNotFound`], [`Error::Invalid`], [`Error::BaseImageNotFound`];
     /// [`Error::Conflict`] without a free slot; [`Error::Failed`] with nothing changed.
     pub async fn add_disk(&self, id: VmId, wish: DiskWish) -> Result<(VmView, crate::model::Applied)> {
-        self.handle(id)?;
+        let handle = self.handle(id)?;
         let disk = Box::new(resolve(self, wish).await?);
-        self.change(id, Change::AddDisk { disk, folder: self.ctx.image_folder(&id) }).await
+        self.change_by(&handle, Change::AddDisk { disk, folder: self.ctx.image_folder(&id) }).await
     }
 }

@@ -9,7 +9,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -69,13 +69,18 @@ pub enum Claim {
 /// All keys of the last 24 hours.
 pub struct Keys {
     store: Store,
+    /// When they were opened, by the wall clock and by one that nobody sets.
+    opened: (u64, Instant),
     inner: Mutex<Inner>,
 }
+
+/// What an attempt was answered, once it was.
+type Told = watch::Receiver<Option<KeptAnswer>>;
 
 #[derive(Default)]
 struct Inner {
     /// By key; the receiver ends with the attempt.
-    under_way: HashMap<Digest, (Digest, watch::Receiver<()>)>,
+    under_way: HashMap<Digest, (Digest, Told)>,
     /// What is stored, the oldest first.
     ages: BTreeSet<(u64, Digest)>,
 }
@@ -89,7 +94,11 @@ impl Keys {
         // One that cannot be read is the first to go.
         let age = |record: Result<KeyRecord, StoreError>| record.map_or(0, |record| record.at);
         let ages = store.scan()?.into_iter().map(|(key, record)| (age(record), key)).collect();
-        Ok(Arc::new(Self { store, inner: Mutex::new(Inner { ages, ..Inner::default() }) }))
+        Ok(Arc::new(Self {
+            store,
+            opened: (now_ms(), Instant::now()),
+            inner: Mutex::new(Inner { ages, ..Inner::default() }),
+        }))
     }
 
     /// The turn of a request: `key` and `request` are digests. Waits for a request with the same key that is under way.
@@ -97,42 +106,52 @@ impl Keys {
     /// # Errors
     /// The store's: nothing was recorded, and the request must not be carried out.
     pub async fn claim(self: &Arc<Self>, key: Digest, request: Digest) -> Result<Claim, StoreError> {
-        self.claim_at(now_ms(), key, request).await
+        let (opened, since) = self.opened;
+        let steady = opened + since.elapsed().as_millis() as u64;
+        let wall = now_ms();
+        // A clock that is set forward makes no key forgotten before its time.
+        self.claim_at(Now { wall, lagging: wall.min(steady) }, key, request).await
     }
 
-    async fn claim_at(self: &Arc<Self>, now: u64, key: Digest, request: Digest) -> Result<Claim, StoreError> {
+    async fn claim_at(self: &Arc<Self>, now: Now, key: Digest, request: Digest) -> Result<Claim, StoreError> {
         let turn = loop {
             match self.turn(&key, &request) {
                 Ok(turn) => break turn,
                 Err((theirs, _)) if theirs != request => return Ok(Claim::Reused),
-                // An error is the end of the attempt, which is what is waited for.
-                Err((_, mut attempt)) => while attempt.changed().await.is_ok() {},
+                Err((_, mut attempt)) => {
+                    // An error is the end of the attempt, which is what is waited for.
+                    while attempt.changed().await.is_ok() {}
+                    // A failure is theirs as well: by now their time to be carried out may be long over.
+                    if let Some(answer) = attempt.borrow().clone() {
+                        return Ok(Claim::Replay(answer));
+                    }
+                }
             }
         };
         let known = self.read(key.clone()).await?;
-        let stale = known.as_ref().map(|known| known.at).filter(|at| expired(*at, now));
+        let stale = known.as_ref().map(|known| known.at).filter(|at| expired(*at, now.lagging));
         match known {
             Some(known) if stale.is_none() && known.request != request => Ok(Claim::Reused),
             Some(KeyRecord { answer: Some(answer), .. }) if stale.is_none() => Ok(Claim::Replay(answer)),
             // It was cut short, or failed.
             Some(record) if stale.is_none() => Ok(Claim::Run(Attempt { turn, record })),
             _ => {
-                let record = KeyRecord { request, at: now, id: Uuid::new_v4(), answer: None };
-                self.record(&key, &record, stale).await?;
+                let record = KeyRecord { request, at: now.wall, id: Uuid::new_v4(), answer: None };
+                self.record(&key, &record, stale, now.lagging).await?;
                 Ok(Claim::Run(Attempt { turn, record }))
             }
         }
     }
 
     /// The exclusive right to deal with a key, or who has it.
-    fn turn(self: &Arc<Self>, key: &Digest, request: &Digest) -> Result<Turn, (Digest, watch::Receiver<()>)> {
+    fn turn(self: &Arc<Self>, key: &Digest, request: &Digest) -> Result<Turn, (Digest, Told)> {
         let mut inner = self.lock();
         if let Some(other) = inner.under_way.get(key) {
             return Err(other.clone());
         }
-        let (done, attempt) = watch::channel(());
+        let (answered, attempt) = watch::channel(None);
         inner.under_way.insert(key.clone(), (request.clone(), attempt));
-        Ok(Turn { keys: self.clone(), key: key.clone(), _done: done })
+        Ok(Turn { keys: self.clone(), key: key.clone(), answered })
     }
 
     async fn read(self: &Arc<Self>, key: Digest) -> Result<Option<KeyRecord>, StoreError> {
@@ -143,12 +162,12 @@ impl Keys {
 
     /// Stores a new key, or one anew whose earlier time is over, and drops those whose time is over and those that there
     /// is no room for.
-    async fn record(&self, key: &Digest, record: &KeyRecord, earlier: Option<u64>) -> Result<(), StoreError> {
+    async fn record(&self, key: &Digest, record: &KeyRecord, earlier: Option<u64>, now: u64) -> Result<(), StoreError> {
         let gone: Vec<(u64, Digest)> = {
             let inner = self.lock();
             let surplus = (inner.ages.len() + 1).saturating_sub(MOST);
             let old = inner.ages.iter().enumerate();
-            let old = old.take_while(|(index, (at, _))| *index < surplus || expired(*at, record.at));
+            let old = old.take_while(|(index, (at, _))| *index < surplus || expired(*at, now));
             // This key itself is among those under way.
             let free = old.filter(|(_, (_, old))| !inner.under_way.contains_key(old));
             free.map(|(_, old)| old.clone()).take(SWEPT_AT_ONCE).collect()
@@ -172,6 +191,13 @@ impl Keys {
     }
 }
 
+/// Milliseconds since 1970: what is written down, and what ages are judged by.
+#[derive(Clone, Copy)]
+struct Now {
+    wall: u64,
+    lagging: u64,
+}
+
 fn expired(at: u64, now: u64) -> bool {
     now.saturating_sub(at) > KEPT.as_millis() as u64
 }
@@ -180,7 +206,7 @@ fn expired(at: u64, now: u64) -> bool {
 struct Turn {
     keys: Arc<Keys>,
     key: Digest,
-    _done: watch::Sender<()>,
+    answered: watch::Sender<Option<KeptAnswer>>,
 }
 
 impl Drop for Turn {
@@ -205,7 +231,7 @@ impl Attempt {
     /// Keeps the answer. One that cannot be stored is no harm: the next request with this key is carried out again, and
     /// finds what this one has done.
     pub async fn keep(mut self, answer: KeptAnswer) {
-        self.record.answer = Some(answer);
+        self.record.answer = Some(answer.clone());
         let stored = match Batch::new().put(&self.turn.key, &self.record) {
             Ok(batch) => self.turn.keys.store.commit(batch).await,
             Err(error) => Err(error),
@@ -213,6 +239,12 @@ impl Attempt {
         if let Err(error) = stored {
             tracing::warn!(%error, "the answer to a request with an Idempotency-Key cannot be kept");
         }
+        self.tell(answer);
+    }
+
+    /// Gives the answer to those that wait for this attempt, and keeps it for nobody else.
+    pub fn tell(self, answer: KeptAnswer) {
+        self.turn.answered.send_replace(Some(answer));
     }
 }
 

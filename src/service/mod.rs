@@ -38,15 +38,17 @@ pub use switches::{Port, SwitchView};
 use crate::{
     config::{Accel, Config},
     host::{STORAGE, cpus::Host, image::QemuImg, in_time, process},
-    model::{Conflict, CreateVm, Error, Operation, Result, Sample, Status, VmId, VmView},
+    model::{CreateVm, Error, Operation, Result, Sample, Status, VmId, VmView},
     net::Network,
     profile::Profiles,
     qemu::Accelerator,
     store::Store,
-    vm::{Context, RebootMode, SharedContext, Start, Step, StopMode, Stopped, VmHandle},
+    vm::{Closing, Context, RebootMode, SharedContext, Start, Step, StopMode, Stopped, VmHandle},
 };
 use registry::Registry;
 
+/// A VM whose time to power off is over is forced off by its own task; after this long by the way around it.
+const OVERTIME: Duration = Duration::from_secs(2);
 /// Console logs read at once.
 const LOG_READS: usize = 4;
 
@@ -118,7 +120,17 @@ impl Service {
         let caps = caps.map_err(anyhow::Error::msg)?;
         let store = store??;
         let keys = Keys::open(store.clone()).context("cannot read the idempotency keys")?;
-        let ctx = Arc::new(Context { config, host, caps, images, store, net, original: place.original, fail_launch_after });
+        let ctx = Arc::new(Context {
+            config,
+            host,
+            caps,
+            images,
+            store,
+            net,
+            original: place.original,
+            closing: Closing::default(),
+            fail_launch_after,
+        });
         let service = Self {
             bases: bases::Inspector::default(),
             asked: addresses::Asked::default(),
@@ -137,6 +149,12 @@ impl Service {
         let service = Arc::new(service);
         tokio::spawn(switches::follow(Arc::downgrade(&service)));
         Ok(service)
+    }
+
+    /// The daemon is told to end: from now on no VM is started, whoever asked for it and whenever. VMs go on running
+    /// unless they are to end with the daemon.
+    pub fn begin_to_end(&self) {
+        self.ctx.closing.begin();
     }
 
     /// The last thing before the daemon ends: writes an export. VMs go on running.
@@ -195,16 +213,9 @@ impl Service {
         self.handle(id)?.reboot(mode).await
     }
 
-    /// Reboots a VM, or starts it where it does not run (ruling 27).
-    ///
-    /// # Errors
-    /// As [`VmHandle::reboot`] and [`VmHandle::start`].
+    /// See [`VmHandle::restart`].
     pub async fn restart(&self, id: VmId, mode: RebootMode) -> Result<()> {
-        let handle = self.handle(id)?;
-        match handle.reboot(mode).await {
-            Err(Error::Conflict(Conflict::NotRunning)) => handle.start().await.map(drop),
-            outcome => outcome,
-        }
+        self.handle(id)?.restart(mode).await
     }
 
     /// See [`VmHandle::suspend`].
@@ -228,10 +239,10 @@ impl Service {
     /// [`Error::VmNotFound`]; [`Error::Failed`] when something could not be removed, and the VM is still there then.
     pub async fn delete(&self, id: VmId, graceful: Option<Duration>) -> Result<VmView> {
         let handle = self.handle(id)?;
-        if let Some(patience) = graceful {
-            handle.stop(StopMode::Graceful(patience)).await?;
+        match graceful {
+            Some(patience) => handle.delete_gracefully(patience).await?,
+            None => handle.delete().await?,
         }
-        handle.delete().await?;
         self.registry.remove(id);
         Ok(handle.view())
     }
@@ -256,12 +267,19 @@ impl Service {
         bases::in_use(&self.registry.views())
     }
 
-    /// Powers off every VM, each as gracefully as the configured time allows.
+    /// Powers off every VM, each as gracefully as the configured time allows, and by force after that: also one whose task
+    /// is busy with something else, or that is just being made.
     pub async fn stop_all(&self) {
         let patience = self.default_patience();
-        let stops = self.registry.handles().into_iter().map(|handle| async move {
-            if let Err(error) = handle.stop(StopMode::Graceful(patience)).await {
-                tracing::warn!(vm = %handle.view().spec.id, %error, "cannot stop");
+        let stops = self.registry.everyone().into_iter().map(|handle| async move {
+            let graceful = tokio::time::timeout(patience + OVERTIME, handle.stop(StopMode::Graceful(patience)));
+            let stopped = match graceful.await {
+                Ok(Ok(stopped)) => Ok(stopped),
+                Ok(Err(_)) | Err(_) => handle.stop(StopMode::Force).await,
+            };
+            match stopped {
+                Ok(_) | Err(Error::VmNotFound(_)) => {}
+                Err(error) => tracing::warn!(vm = %handle.view().spec.id, %error, "cannot stop"),
             }
         });
         futures_util::future::join_all(stops).await;

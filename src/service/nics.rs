@@ -113,7 +113,8 @@ impl Service {
     /// [`Error::VmNotFound`], [`Error::Invalid`], [`Error::SwitchNotFound`], [`Error::AmbiguousSwitch`];
     /// [`Error::Conflict`] without a free slot, [`Error::PortTaken`]; [`Error::Failed`] with nothing changed.
     pub async fn add_nic(&self, id: VmId, wish: NicWish) -> Result<(VmView, NicId, Applied)> {
-        let view = self.view(id)?;
+        let handle = self.handle(id)?;
+        let view = handle.view();
         // The same request has added it already, and its answer was lost.
         if let Some(made) = wish.id.filter(|id| view.spec.nic(*id).is_some()) {
             let plugged = view.in_effect.as_ref().is_some_and(|now| now.nic(made).is_some());
@@ -121,7 +122,7 @@ impl Service {
         }
         let (nic, _promises) = resolve(self, wish)?;
         let added = nic.id;
-        let (view, applied) = self.change(id, Change::AddNic(Box::new(nic))).await?;
+        let (view, applied) = self.change_by(&handle, Change::AddNic(Box::new(nic))).await?;
         Ok((view, added, applied))
     }
 

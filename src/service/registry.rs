@@ -19,6 +19,8 @@ struct Inner {
     /// By age, which is the order of every list.
     vms: BTreeMap<(u64, VmId), VmHandle>,
     ages: HashMap<VmId, u64>,
+    /// Started before anybody was told that they exist.
+    making: HashMap<VmId, VmHandle>,
     /// Given out, and not yet in the definition of a VM.
     promised: HashSet<MacAddr>,
     /// Recorded, but their records cannot be read: why.
@@ -38,6 +40,18 @@ impl Drop for Promise<'_> {
     }
 }
 
+/// A VM that is started before it is on the list; those who stop every VM know of it for as long as this lives.
+pub(super) struct Making<'a> {
+    id: VmId,
+    registry: &'a Registry,
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.registry.write().making.remove(&self.id);
+    }
+}
+
 /// Some VMs, oldest first.
 #[derive(Clone, Debug)]
 pub struct Page {
@@ -54,9 +68,10 @@ impl Registry {
         inner.vms.insert((spec.created_at, spec.id), handle);
     }
 
+    /// For a request that comes now.
     pub fn get(&self, id: VmId) -> Option<VmHandle> {
         let inner = self.read();
-        inner.vms.get(&(*inner.ages.get(&id)?, id)).cloned()
+        inner.vms.get(&(*inner.ages.get(&id)?, id)).map(VmHandle::for_request)
     }
 
     /// A VM whose record cannot be read. It is in no list, and whatever it has stays as it is.
@@ -97,7 +112,19 @@ impl Registry {
     }
 
     pub fn handles(&self) -> Vec<VmHandle> {
-        self.read().vms.values().cloned().collect()
+        self.read().vms.values().map(VmHandle::for_request).collect()
+    }
+
+    /// With those that are on no list yet.
+    pub fn everyone(&self) -> Vec<VmHandle> {
+        let inner = self.read();
+        inner.vms.values().chain(inner.making.values()).map(VmHandle::for_request).collect()
+    }
+
+    pub fn making(&self, handle: VmHandle) -> Making<'_> {
+        let id = handle.view().spec.id;
+        self.write().making.insert(id, handle);
+        Making { id, registry: self }
     }
 
     pub fn views(&self) -> Vec<VmView> {

@@ -11,10 +11,11 @@ use tokio::{
 use super::{
     SharedContext,
     effect::check_ports,
-    handle::{Command, Forced, QUEUE, Reply, Start, Stopped, VmHandle},
+    handle::{Command, Forced, QUEUE, Queued, Reply, Start, Stopped, VmHandle, Waiter},
     launch::{Failure, Launch},
     lifecycle::{Action, Decision, Refusal, Request, decide},
     live::{Happening, Machine},
+    overtaken::Tally,
     undo::Undo,
 };
 use crate::{
@@ -27,7 +28,7 @@ pub(super) struct Actor {
     pub record: VmRecord,
     pub machine: Machine,
     /// Stops under way that wait for the guest.
-    pub waiters: Vec<Reply<Stopped>>,
+    pub waiters: Vec<Waiter>,
     /// When the power button is pressed once more, while the guest is to stop or reboot.
     pub press_again: Option<Instant>,
     /// Sessions in a row that its monitor has spoilt.
@@ -41,8 +42,11 @@ pub(super) struct Actor {
     /// A file that its next start would not find, when that was last looked for.
     pub missing: Option<String>,
     pub gone: bool,
-    commands: mpsc::Receiver<Command>,
-    forced: mpsc::Receiver<Forced>,
+    pub tally: Tally,
+    /// Forced requests that were dealt with.
+    pub dealt_with: u64,
+    pub commands: mpsc::Receiver<Queued>,
+    pub forced: mpsc::UnboundedReceiver<Forced>,
     pub view: watch::Sender<VmView>,
     pub sample: watch::Sender<Option<Sample>>,
 }
@@ -64,7 +68,7 @@ enum Wake {
     Deadline,
     PressAgain,
     Restart,
-    Command(Command),
+    Turn(Queued),
     /// Nobody can reach this task any more: the daemon ends.
     Orphaned,
 }
@@ -83,7 +87,8 @@ pub fn create(ctx: SharedContext, record: VmRecord) -> VmHandle {
 
 fn spawn(ctx: SharedContext, record: VmRecord, adopted: bool) -> VmHandle {
     let (commands, command_queue) = mpsc::channel(QUEUE);
-    let (forced, forced_queue) = mpsc::channel(QUEUE);
+    let (forced, forced_queue) = mpsc::unbounded_channel();
+    let tally = Tally::default();
     let first = VmView {
         spec: record.spec.clone(),
         in_effect: None,
@@ -92,13 +97,14 @@ fn spawn(ctx: SharedContext, record: VmRecord, adopted: bool) -> VmHandle {
         critical: false,
         pid: None,
         started_at: None,
+        started: None,
         upkeep: record.upkeep,
         agent: false,
         gone: false,
     };
     let (view, view_reader) = watch::channel(first);
     let (sample, sample_reader) = watch::channel(None);
-    let handle = VmHandle::new(record.spec.id, commands, forced, view_reader, sample_reader);
+    let handle = VmHandle::new(record.spec.id, tally.clone(), commands, forced, view_reader, sample_reader);
     let actor = Actor {
         machine: Machine::of(&ctx, &record),
         ctx,
@@ -111,6 +117,8 @@ fn spawn(ctx: SharedContext, record: VmRecord, adopted: bool) -> VmHandle {
         half_made: false,
         missing: None,
         gone: false,
+        tally,
+        dealt_with: 0,
         commands: command_queue,
         forced: forced_queue,
         view,
@@ -134,11 +142,12 @@ impl Actor {
                 Wake::Deadline => self.deadline_passed().await,
                 Wake::PressAgain => self.press_again().await,
                 Wake::Restart => self.restart().await,
-                Wake::Command(command) => self.command(command).await,
+                Wake::Turn(queued) => self.turn(queued).await,
                 Wake::Orphaned => return,
             }
         }
         self.publish();
+        self.dismiss().await;
     }
 
     async fn next(&mut self) -> Wake {
@@ -156,7 +165,7 @@ impl Actor {
             () = until(deadline) => Wake::Deadline,
             () = until(press_again) => Wake::PressAgain,
             () = until(restart) => Wake::Restart,
-            command = self.commands.recv() => command.map_or(Wake::Orphaned, Wake::Command),
+            command = self.commands.recv() => command.map_or(Wake::Orphaned, Wake::Turn),
         }
     }
 
@@ -165,6 +174,10 @@ impl Actor {
         &mut self,
         work: impl Future<Output = Result<T, QmpError>>,
     ) -> Result<T, Interrupted> {
+        // What was cut short does not wait for the next thing.
+        if self.is_overtaken() {
+            return Err(Interrupted::Overtaken);
+        }
         let process = self.machine.process();
         let ended = async {
             match &process {
@@ -176,7 +189,7 @@ impl Actor {
         let deadline = self.deadline().filter(|deadline| *deadline > Instant::now());
         tokio::select! {
             biased;
-            Some(forced) = self.forced.recv(), if self.overtaking.is_none() => {
+            Some(forced) = self.forced.recv() => {
                 self.overtaking = Some(forced);
                 Err(Interrupted::Overtaken)
             }
@@ -191,18 +204,10 @@ impl Actor {
         self.overtaking.is_some()
     }
 
-    async fn command(&mut self, command: Command) {
+    pub(super) async fn command(&mut self, command: Command) {
         match command {
             Command::Start(reply) => {
-                let attempts = self.record.upkeep.attempts;
-                if let Machine::Down = self.machine {
-                    // It begins anew.
-                    self.record.upkeep.attempts = 0;
-                }
-                let result = self.start().await;
-                if result.is_err() {
-                    self.record.upkeep.attempts = attempts;
-                }
+                let result = self.start_anew().await;
                 self.answer(reply, result);
             }
             Command::Boot(reply) => {
@@ -215,10 +220,17 @@ impl Actor {
                 self.publish();
                 let _ = reply.send(result.map(|applied| (self.view.borrow().clone(), applied)));
             }
-            Command::Stop(patience, reply) => self.stop(patience, reply).await,
+            Command::Stop(patience, waiter) => self.stop(patience, waiter).await,
             Command::TapGone(nic) => self.tap_is_gone(nic).await,
-            Command::Reboot(patience, reply) => {
-                let result = self.reboot(patience).await;
+            Command::Reboot(mode, reply) => {
+                let result = self.reboot(mode).await;
+                self.answer(reply, result);
+            }
+            Command::Restart(mode, reply) => {
+                let result = match self.reboot(mode).await {
+                    Err(Error::Conflict(Conflict::NotRunning)) => self.start_anew().await.map(drop),
+                    rebooted => rebooted,
+                };
                 self.answer(reply, result);
             }
             Command::Redefine(redefinition, reply) => {
@@ -233,12 +245,14 @@ impl Actor {
     }
 
     /// Whoever reads after the answer finds what it says.
-    fn answer<T>(&self, reply: Reply<T>, result: Result<T>) {
+    pub(super) fn answer<T>(&self, reply: Reply<T>, result: Result<T>) {
         self.publish();
         let _ = reply.send(result);
     }
 
-    async fn forced(&mut self, forced: Forced) {
+    pub(super) async fn forced(&mut self, forced: Forced) {
+        self.dealt_with += 1;
+        self.overtake_deletes();
         match forced {
             Forced::Off(reply) => {
                 let result = match self.decide(Request::ForceOff) {
@@ -259,6 +273,19 @@ impl Actor {
         }
     }
 
+    /// A start that a client asks for: restarts are counted from here.
+    async fn start_anew(&mut self) -> Result<Start> {
+        let attempts = self.record.upkeep.attempts;
+        if let Machine::Down = self.machine {
+            self.record.upkeep.attempts = 0;
+        }
+        let started = self.start().await;
+        if started.is_err() {
+            self.record.upkeep.attempts = attempts;
+        }
+        started
+    }
+
     pub(super) async fn start(&mut self) -> Result<Start> {
         if let Run::Creating = self.record.run {
             return self.launch().await.map(|()| Start::Started);
@@ -272,6 +299,9 @@ impl Actor {
     }
 
     pub(super) async fn launch(&mut self) -> Result<()> {
+        if self.ctx.closing.has_begun() {
+            return Err(Error::ShuttingDown);
+        }
         for nic in &self.record.spec.nics {
             check_ports(nic.backend.forwards())?;
         }
@@ -326,10 +356,19 @@ impl Actor {
 
     /// Takes everything back that belongs to the VM. That it is to be gone is stored before its power is cut: from
     /// then on it is deleted, whatever happens to the daemon in between.
-    async fn remove(&mut self) -> Result<()> {
+    pub(super) async fn remove(&mut self) -> Result<()> {
         if let Machine::Down = self.machine {
             self.ctx.check_removable(&self.record).await?;
         }
+        self.condemn().await?;
+        match self.machine {
+            Machine::Down => self.erase().await,
+            _ => self.cut().await,
+        }
+    }
+
+    /// Stores that the VM is to be gone.
+    pub(super) async fn condemn(&mut self) -> Result<()> {
         let before = std::mem::replace(&mut self.record.run, Run::Deleting);
         if let Err(error) = self.ctx.persist(&self.record).await {
             self.record.run = before;
@@ -339,10 +378,7 @@ impl Actor {
             self.had = run.in_effect.nics.clone();
         }
         self.publish();
-        match self.machine {
-            Machine::Down => self.erase().await,
-            _ => self.cut().await,
-        }
+        Ok(())
     }
 
     /// The last step of a deletion, once there is no process; it ends this task.

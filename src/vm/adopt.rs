@@ -13,6 +13,11 @@ impl Actor {
     /// The first thing a VM's task does.
     pub(super) async fn arrive(&mut self) {
         self.drop_unmade_disks().await;
+        // A record of an older daemon knows the wall clock alone.
+        if let Run::Live(run) = &mut self.record.run {
+            run.intent = run.intent.fixed();
+        }
+        self.record.upkeep = self.record.upkeep.fixed();
         match (&self.record.run, &self.machine) {
             // Nobody was told that it exists: it never did.
             (Run::Creating | Run::Starting { new: true, .. }, _) => {
@@ -77,7 +82,7 @@ impl Actor {
     }
 }
 
-fn rebooted(boot_id: &str) -> bool {
+pub(super) fn rebooted(boot_id: &str) -> bool {
     process::boot_id().is_ok_and(|now| now != boot_id)
 }
 

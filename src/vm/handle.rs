@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{lifecycle::Request, upkeep::Turn};
+use super::{lifecycle::Request, overtaken::Tally, upkeep::Turn};
 use crate::model::{Applied, Change, Error, NicId, Redefinition, Result, Sample, Status, VmId, VmView};
 
 /// Requests that may wait for one VM.
@@ -60,7 +60,6 @@ pub enum RebootMode {
 /// What is done to a guest without asking it.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum AtOnce {
-    Reset,
     Suspend,
     Resume,
 }
@@ -72,11 +71,37 @@ pub(super) struct Patience {
     pub agent_only: bool,
 }
 
-/// Ordinary requests, answered one after the other.
+/// Who waits for a VM that was asked to power off.
+pub(super) enum Waiter {
+    Stop(Reply<Stopped>),
+    /// Wants it gone then.
+    Delete(Reply<()>),
+}
+
+impl Waiter {
+    pub fn refuse(self, error: Error) {
+        // Whoever does not wait any more is not told.
+        match self {
+            Self::Stop(reply) => drop(reply.send(Err(error))),
+            Self::Delete(reply) => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+/// A request that waits for its turn, with the forced ones that there were when it came.
+pub(super) struct Queued {
+    pub came: u64,
+    pub command: Command,
+}
+
+/// Ordinary requests, answered one after the other. What is one request to a client is one here: between two nobody
+/// knows what has come in.
 pub(super) enum Command {
     Start(Reply<Start>),
-    Stop(Patience, Reply<Stopped>),
-    Reboot(Patience, Reply<()>),
+    Stop(Patience, Waiter),
+    Reboot(RebootMode, Reply<()>),
+    /// A reboot, or a start where it does not run.
+    Restart(RebootMode, Reply<()>),
     AtOnce(AtOnce, Reply<()>),
     /// Its turn after the boot of the host.
     Boot(Reply<Turn>),
@@ -106,8 +131,12 @@ impl Forced {
 #[derive(Clone, Debug)]
 pub struct VmHandle {
     id: VmId,
-    commands: mpsc::Sender<Command>,
-    forced: mpsc::Sender<Forced>,
+    tally: Tally,
+    /// Forced requests that had come when this handle was made.
+    came: u64,
+    commands: mpsc::Sender<Queued>,
+    /// Has room for all: sending to it is one step, and cannot be given up half-way.
+    forced: mpsc::UnboundedSender<Forced>,
     view: watch::Receiver<VmView>,
     sample: watch::Receiver<Option<Sample>>,
 }
@@ -115,12 +144,19 @@ pub struct VmHandle {
 impl VmHandle {
     pub(super) fn new(
         id: VmId,
-        commands: mpsc::Sender<Command>,
-        forced: mpsc::Sender<Forced>,
+        tally: Tally,
+        commands: mpsc::Sender<Queued>,
+        forced: mpsc::UnboundedSender<Forced>,
         view: watch::Receiver<VmView>,
         sample: watch::Receiver<Option<Sample>>,
     ) -> Self {
-        Self { id, commands, forced, view, sample }
+        Self { id, tally, came: 0, commands, forced, view, sample }
+    }
+
+    /// The handle of a request that comes now. Whatever it takes the request until it asks something of the VM, a
+    /// forced stop or a delete that comes meanwhile overtakes it.
+    pub(crate) fn for_request(&self) -> Self {
+        Self { came: self.tally.count(), ..self.clone() }
     }
 
     /// What is known of the VM right now; never waits.
@@ -149,9 +185,11 @@ impl VmHandle {
     pub async fn stop(&self, mode: StopMode) -> Result<Stopped> {
         match mode {
             StopMode::Graceful(time) => {
-                self.ask(|reply| Command::Stop(Patience { time, agent_only: false }, reply)).await
+                self.ask(|reply| Command::Stop(Patience { time, agent_only: false }, Waiter::Stop(reply))).await
             }
-            StopMode::Agent(time) => self.ask(|reply| Command::Stop(Patience { time, agent_only: true }, reply)).await,
+            StopMode::Agent(time) => {
+                self.ask(|reply| Command::Stop(Patience { time, agent_only: true }, Waiter::Stop(reply))).await
+            }
             StopMode::Force => self.overtake(Forced::Off).await,
         }
     }
@@ -162,15 +200,15 @@ impl VmHandle {
     /// [`Error::Conflict`] when it does not run, [`Error::Unresponsive`]; [`Error::NoAgent`] where only the agent was to
     /// be asked, which does not answer.
     pub async fn reboot(&self, mode: RebootMode) -> Result<()> {
-        match mode {
-            RebootMode::Graceful(time) => {
-                self.ask(|reply| Command::Reboot(Patience { time, agent_only: false }, reply)).await
-            }
-            RebootMode::Agent(time) => {
-                self.ask(|reply| Command::Reboot(Patience { time, agent_only: true }, reply)).await
-            }
-            RebootMode::Force => self.ask(|reply| Command::AtOnce(AtOnce::Reset, reply)).await,
-        }
+        self.ask(|reply| Command::Reboot(mode, reply)).await
+    }
+
+    /// Has it reboot, or starts it where it does not run (ruling 27).
+    ///
+    /// # Errors
+    /// As [`Self::reboot`] and [`Self::start`].
+    pub async fn restart(&self, mode: RebootMode) -> Result<()> {
+        self.ask(|reply| Command::Restart(mode, reply)).await
     }
 
     /// Halts the guest; it stays so until it is resumed or started, also when the daemon is restarted.
@@ -217,7 +255,7 @@ impl VmHandle {
     /// Tells it that somebody removed the tap of one of its cards. Waits for room in its queue, not for the VM.
     pub(crate) async fn tap_gone(&self, nic: NicId) {
         // A task that is gone has no cards.
-        let _ = self.commands.send(Command::TapGone(nic)).await;
+        let _ = self.commands.send(Queued { came: self.came, command: Command::TapGone(nic) }).await;
     }
 
     /// Cuts it if it runs and removes everything it has; its task ends.
@@ -227,6 +265,15 @@ impl VmHandle {
     /// way, the VM goes by itself as soon as its process ends.
     pub async fn delete(&self) -> Result<()> {
         self.overtake(Forced::Delete).await
+    }
+
+    /// Powers it off as gracefully as `patience` allows, and removes everything it has then.
+    ///
+    /// # Errors
+    /// As [`Self::stop`] and [`Self::delete`]; [`Error::Conflict`] when it is overtaken, and the VM stays.
+    pub async fn delete_gracefully(&self, patience: Duration) -> Result<()> {
+        let patience = Patience { time: patience, agent_only: false };
+        self.ask(|reply| Command::Stop(patience, Waiter::Delete(reply))).await
     }
 
     /// Returns when what the daemon before left of the VM has been taken over, or removed: at once for one that does
@@ -240,7 +287,7 @@ impl VmHandle {
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        self.commands.try_send(command(reply)).map_err(|e| match e {
+        self.commands.try_send(Queued { came: self.came, command: command(reply) }).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => Error::Busy(self.id),
             mpsc::error::TrySendError::Closed(_) => self.ended(),
         })?;
@@ -249,7 +296,8 @@ impl VmHandle {
 
     async fn overtake<T>(&self, forced: impl FnOnce(Reply<T>) -> Forced) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        self.forced.send(forced(reply)).await.map_err(|_| self.ended())?;
+        self.tally.add();
+        self.forced.send(forced(reply)).map_err(|_| self.ended())?;
         answer.await.unwrap_or_else(|_| Err(self.ended()))
     }
 

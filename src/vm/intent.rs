@@ -1,13 +1,11 @@
 //! What is to be done with a live VM: it stands in the record before anything is done, so that it holds over the death of
 //! the daemon, and its deadline decides when the guest is no longer asked. Carrying it out is `power`'s work.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use super::{actor::Actor, live::Machine};
 use crate::{
-    model::{Ending, Error, Intent, Operation, Result, Run, now_ms},
+    model::{Ending, Error, Intent, Moment, Operation, Result, Run},
     qmp::ShutdownMode,
 };
 
@@ -29,8 +27,8 @@ impl Actor {
             // A guest that has powered off waits for QEMU to close its images: it has the time.
             (Intent::Off { asked: false }, _) => None,
             (Intent::Off { asked: true }, _) => Some(Instant::now()),
-            (Intent::Stop { deadline, .. } | Intent::Reboot { deadline, .. }, _) => {
-                Some(Instant::now() + Duration::from_millis(deadline.saturating_sub(now_ms())))
+            (intent @ (Intent::Stop { .. } | Intent::Reboot { .. }), _) => {
+                intent.deadline().map(|deadline| Instant::now() + deadline.left())
             }
         }
     }
@@ -65,17 +63,18 @@ impl Actor {
 
 /// What a stop means beside one under way: several share one deadline, the earliest, as each was promised to be over by
 /// its own; but one that leaves the guest running does not hasten one that cuts its power.
-pub(super) fn joined(under_way: Intent, deadline: u64, agent_only: bool) -> Intent {
+pub(super) fn joined(under_way: Intent, deadline: Moment, agent_only: bool) -> Intent {
     match under_way {
-        Intent::Stop { deadline: earlier, agent_only: other } if other == agent_only => {
-            Intent::Stop { deadline: deadline.min(earlier), agent_only }
-        }
+        Intent::Stop { agent_only: other, .. } if other == agent_only => match under_way.deadline() {
+            Some(earlier) if !deadline.is_before(earlier) => under_way,
+            _ => Intent::stop(deadline, agent_only),
+        },
         Intent::Stop { agent_only: false, .. } => under_way,
         // What is being cut already goes on being cut.
         Intent::Off { asked: true } => under_way,
         // A guest that has powered off, of a QEMU that does not end: it has no deadline of its own.
         Intent::Off { asked: false } | Intent::Stop { .. } | Intent::Run | Intent::Reboot { .. } => {
-            Intent::Stop { deadline, agent_only }
+            Intent::stop(deadline, agent_only)
         }
     }
 }
@@ -86,15 +85,16 @@ mod tests {
 
     #[test]
     fn a_stop_always_ends_in_a_cut_unless_it_is_the_agents_alone() {
-        let (soon, late) =
-            (Intent::Stop { deadline: 1, agent_only: false }, Intent::Stop { deadline: 9, agent_only: false });
-        for under_way in [Intent::Run, Intent::Reboot { deadline: 5, agent_only: false }, Intent::Off { asked: false }]
-        {
-            assert_eq!(joined(under_way, 9, false), late);
+        // The wall clock was set back in between: it does not count.
+        let at = |monotonic| Moment { at: 10 - monotonic, monotonic: Some(monotonic) };
+        let (soon, late) = (Intent::stop(at(1), false), Intent::stop(at(9), false));
+        for under_way in [Intent::Run, Intent::reboot(at(5), false), Intent::Off { asked: false }] {
+            assert_eq!(joined(under_way, at(9), false), late);
         }
-        assert_eq!(joined(soon, 9, false), soon, "the earliest deadline holds");
-        assert_eq!(joined(late, 1, true), late, "one of the agent alone does not hasten it");
-        assert_eq!(joined(Intent::Stop { deadline: 1, agent_only: true }, 9, false), late);
-        assert_eq!(joined(Intent::Off { asked: true }, 9, false), Intent::Off { asked: true });
+        assert_eq!(joined(soon, at(9), false), soon, "the earliest deadline holds");
+        assert_eq!(joined(late, at(1), false), soon);
+        assert_eq!(joined(late, at(1), true), late, "one of the agent alone does not hasten it");
+        assert_eq!(joined(Intent::stop(at(1), true), at(9), false), late);
+        assert_eq!(joined(Intent::Off { asked: true }, at(9), false), Intent::Off { asked: true });
     }
 }

@@ -215,7 +215,8 @@ impl Actor {
 
     /// The one way out for every process that ended by itself, spawned or adopted.
     async fn exited(&mut self, exit: Exit) {
-        let asked = matches!(self.machine, Machine::Doomed(_))
+        let asked = self.ctx.ends_vms()
+            || matches!(self.machine, Machine::Doomed(_))
             || matches!(self.intent(), Intent::Stop { .. } | Intent::Off { .. });
         let ending = if asked {
             Ending::Clean
@@ -246,7 +247,11 @@ impl Actor {
                 self.disk_deleted(&id).await;
                 self.nic_deleted(&id).await;
             }
-            Event::Stop | Event::Resume => self.refresh().await,
+            Event::Stop => self.refresh().await,
+            Event::Resume => {
+                self.refresh().await;
+                self.catch_up().await;
+            }
             Event::VserportChange { id, open } if id == AGENT_PORT => {
                 live.agent = open;
                 // One that comes up while the guest is to stop is the better way to ask.
@@ -367,11 +372,11 @@ impl Actor {
 
     fn sampled(&mut self, readings: Readings) {
         let (Run::Live(run), Machine::Live(live)) = (&self.record.run, &mut self.machine) else { return };
-        let (started_at, balloon) = (run.started_at, self.record.spec.machine.balloon);
+        let (started, balloon) = (run.process.started(), self.record.spec.machine.balloon);
         let traffic = |nic: &Nic| (nic.clone(), self.ctx.net.traffic(nic.id));
         let nics = run.in_effect.nics.iter().map(traffic).collect();
         let running = live.guest == Guest::Running;
-        let sample = live.sampler.take(readings, Circumstances { started_at, running, balloon, nics });
+        let sample = live.sampler.take(readings, Circumstances { started, running, balloon, nics });
         self.publish_sample(Some(sample));
     }
 }

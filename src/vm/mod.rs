@@ -13,9 +13,10 @@
 //!
 //! A process that SIGKILL does not end (the kernel holds it) is `Doomed`; its VM is `Stopping` until the pidfd fires.
 //!
-//! `lifecycle` decides what a request means in a state, `launch` starts, `actor` is the task, `live` and `power` are its
-//! work on a running VM, `suspend` what only the Hyper-V dialect asks for, `probe` sees that its monitor answers, `adopt`
-//! takes a VM over from an earlier daemon, `removal` removes what goes with it, `sampler` measures.
+//! `lifecycle` decides what a request means in a state, `launch` starts, `actor` is the task, `overtaken` sees to those
+//! that came too early, `live` and `power` are its work on a running VM, `suspend` what only the Hyper-V dialect asks for,
+//! `probe` sees that its monitor answers, `adopt` takes a VM over from an earlier daemon, `removal` removes what goes with
+//! it, `sampler` measures.
 
 mod actor;
 mod adopt;
@@ -29,6 +30,7 @@ mod launch;
 pub mod lifecycle;
 mod live;
 mod migrate;
+mod overtaken;
 mod power;
 mod probe;
 mod publish;
@@ -38,7 +40,13 @@ mod suspend;
 mod undo;
 mod upkeep;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use serde_json::Value;
 
@@ -83,11 +91,31 @@ pub struct Context {
     pub net: Network,
     /// What the state directory was copied from.
     pub(crate) original: Option<Original>,
+    pub closing: Closing,
     /// For tests: every launch fails after this step.
     pub fail_launch_after: Option<Step>,
 }
 
+/// The end of the daemon, as VMs' tasks know of it: nothing starts any more.
+#[derive(Debug, Default)]
+pub struct Closing(AtomicBool);
+
+impl Closing {
+    pub fn begin(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    pub fn has_begun(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 impl Context {
+    /// The daemon is ending, and its VMs are to end with it.
+    fn ends_vms(&self) -> bool {
+        self.closing.has_begun() && self.config.stop_vms_on_exit
+    }
+
     /// `<state-dir>/run/<short id>`.
     pub fn run_paths(&self, id: &VmId) -> RunPaths {
         RunPaths::new(self.config.state_dir.join("run").join(id.short()))

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     actor::{Actor, Interrupted},
-    handle::{Patience, Reply, Stopped},
+    handle::{Patience, RebootMode, Stopped, Waiter},
     intent::joined,
     launch::remove_run_files,
     lifecycle::{Action, Decision, Request},
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     host::process::Process,
-    model::{Conflict, Ending, Error, Intent, Operation, Result, Run, now_ms},
+    model::{Conflict, Ending, Error, Intent, Moment, Operation, Result, Run},
     qmp::{Agent, QmpError, Session, ShutdownMode},
 };
 
@@ -31,36 +31,32 @@ const KILL: Duration = Duration::from_millis(800);
 const NOTE: Duration = Duration::from_millis(100);
 
 impl Actor {
-    /// A graceful stop. The reply is sent when the process has ended.
-    pub(super) async fn stop(&mut self, patience: Patience, reply: Reply<Stopped>) {
+    /// A graceful stop. Who waits is answered when the process has ended.
+    pub(super) async fn stop(&mut self, patience: Patience, waiter: Waiter) {
         match self.decide(Request::Stop) {
             Decision::Do(Action::Acknowledge) => {
                 let result = self.acknowledge().await;
-                self.publish();
-                let _ = reply.send(result.map(|()| Stopped::BEFORE));
+                self.is_off(waiter, result.map(|()| Stopped::BEFORE)).await;
             }
             // The deadline of a stop was over before SIGKILL was sent: there is no time left to wait.
             Decision::Do(_) if matches!(self.machine, Machine::Doomed(_)) => {
                 let result = self.cut().await;
-                self.publish();
-                let _ = reply.send(result.map(|()| Stopped { forced: true, already: false }));
+                self.is_off(waiter, result.map(|()| Stopped { forced: true, already: false })).await;
             }
             Decision::Do(action) => {
                 if patience.agent_only
                     && action != Action::AwaitPowerDown
                     && let Err(error) = self.need_agent()
                 {
-                    let _ = reply.send(Err(error));
-                    return;
+                    return waiter.refuse(error);
                 }
-                let intent = joined(self.intent(), now_ms() + patience.time.as_millis() as u64, patience.agent_only);
+                let intent = joined(self.intent(), Moment::after(patience.time), patience.agent_only);
                 // One that may cut the power in the end does all that a graceful stop does.
                 let more = matches!(self.intent(), Intent::Stop { agent_only: true, .. }) && !patience.agent_only;
                 if let Err(error) = self.intend(intent, Operation::Stop).await {
-                    let _ = reply.send(Err(error));
-                    return;
+                    return waiter.refuse(error);
                 }
-                self.waiters.push(reply);
+                self.waiters.push(waiter);
                 if !patience.agent_only && (action != Action::AwaitPowerDown || more) {
                     self.press_again = Some(Instant::now() + PRESS_AGAIN);
                 }
@@ -69,24 +65,36 @@ impl Actor {
                     self.ask_guest(ShutdownMode::Powerdown).await;
                 }
             }
-            Decision::Refuse(refusal) => {
-                let _ = reply.send(Err(self.refused(refusal)));
-            }
-            Decision::Already | Decision::Wait => {
-                let _ = reply.send(Ok(Stopped::BEFORE));
+            Decision::Refuse(refusal) => waiter.refuse(self.refused(refusal)),
+            Decision::Already | Decision::Wait => self.is_off(waiter, Ok(Stopped::BEFORE)).await,
+        }
+    }
+
+    /// Tells who waits for its end that the VM is off; who wants it gone gets that now.
+    async fn is_off(&mut self, waiter: Waiter, stopped: Result<Stopped>) {
+        match (waiter, stopped) {
+            (Waiter::Stop(reply), stopped) => self.answer(reply, stopped),
+            (waiter @ Waiter::Delete(_), Err(error)) => waiter.refuse(error),
+            (Waiter::Delete(reply), Ok(_)) => {
+                let removed = self.remove().await;
+                self.answer(reply, removed);
             }
         }
     }
 
     /// Gets a reboot under way.
-    pub(super) async fn reboot(&mut self, Patience { time, agent_only }: Patience) -> Result<()> {
+    pub(super) async fn reboot(&mut self, mode: RebootMode) -> Result<()> {
+        let (time, agent_only) = match mode {
+            RebootMode::Graceful(time) => (time, false),
+            RebootMode::Agent(time) => (time, true),
+            RebootMode::Force => return self.reset_now().await,
+        };
         match self.decide(Request::Reboot) {
             Decision::Do(_) => {
                 if agent_only {
                     self.need_agent()?;
                 }
-                let deadline = now_ms() + time.as_millis() as u64;
-                self.intend(Intent::Reboot { deadline, agent_only }, Operation::Reboot).await?;
+                self.intend(Intent::reboot(Moment::after(time), agent_only), Operation::Reboot).await?;
                 if !agent_only {
                     self.press_again = Some(Instant::now() + PRESS_AGAIN);
                 }
@@ -310,9 +318,7 @@ impl Actor {
         self.press_again = None;
         self.publish_sample(None);
         self.publish();
-        for waiter in self.waiters.drain(..) {
-            let _ = waiter.send(Err(error.clone()));
-        }
+        self.waiters.drain(..).for_each(|waiter| waiter.refuse(error.clone()));
         error
     }
 
@@ -330,10 +336,26 @@ impl Actor {
         }
         self.publish_sample(None);
         self.publish();
-        for waiter in self.waiters.drain(..) {
-            let _ = waiter.send(stored.clone().map(|()| Stopped { forced, already: false }));
+        let mut gone = Vec::new();
+        for waiter in std::mem::take(&mut self.waiters) {
+            match (waiter, &stored) {
+                (waiter, Err(error)) => waiter.refuse(error.clone()),
+                (Waiter::Stop(reply), Ok(())) => drop(reply.send(Ok(Stopped { forced, already: false }))),
+                (Waiter::Delete(reply), Ok(())) => gone.push(reply),
+            }
         }
-        if deleting { self.erase().await } else { stored }
+        if deleting {
+            return self.erase().await;
+        }
+        if !gone.is_empty() {
+            let removed = match self.condemn().await {
+                Ok(()) => self.erase().await,
+                Err(error) => Err(error),
+            };
+            self.publish();
+            gone.into_iter().for_each(|reply| drop(reply.send(removed.clone())));
+        }
+        stored
     }
 
     async fn store_end(&mut self, ending: Ending) -> Result<()> {

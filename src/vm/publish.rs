@@ -44,7 +44,7 @@ impl Actor {
     fn owed(&self) -> Option<String> {
         let Upkeep { attempts, due } = self.record.upkeep;
         match due {
-            Some(Due::Restart { at }) => {
+            Some(Due::Restart { at, .. }) => {
                 let at = UNIX_EPOCH + Duration::from_millis(at);
                 Some(format!("restart {attempts} follows at {}", humantime::format_rfc3339_seconds(at)))
             }
@@ -56,9 +56,9 @@ impl Actor {
 
     pub(super) fn publish(&self) {
         let (status, reason) = self.status();
-        let (started_at, in_effect) = match &self.record.run {
-            Run::Live(run) => (Some(run.started_at), Some(run.in_effect.clone())),
-            _ => (None, None),
+        let (started_at, started, in_effect) = match &self.record.run {
+            Run::Live(run) => (Some(run.started_at), Some(run.process.started()), Some(run.in_effect.clone())),
+            _ => (None, None, None),
         };
         let pid = self.machine.process().map(|p| p.pid());
         let agent = matches!(&self.machine, Machine::Live(live) if live.agent);
@@ -74,6 +74,7 @@ impl Actor {
             critical,
             pid,
             started_at,
+            started,
             upkeep,
             agent,
             gone,

@@ -14,7 +14,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::{
     host::tasks::{self, Times},
-    model::{Sample, VcpuSample, now_ms},
+    model::{Sample, VcpuSample, now_ms, uptime_ms},
     qemu::devices::BALLOON_ID,
     qmp::{BlockStats, GuestStats, QmpError, Session},
 };
@@ -41,8 +41,8 @@ pub(super) struct Questions {
 
 /// What the sample is to be seen with.
 pub(super) struct Circumstances {
-    /// Milliseconds since 1970.
-    pub started_at: u64,
+    /// By `uptime_ms`.
+    pub started: u64,
     /// A paused guest cannot report, and what it reported last stays true.
     pub running: bool,
     pub balloon: bool,
@@ -169,7 +169,7 @@ impl Sampler {
         });
         let mut sample = rates(self.before.as_ref(), &now);
         sample.at = now_ms();
-        sample.uptime = sample.at.saturating_sub(circumstances.started_at) / 1000;
+        sample.uptime = uptime_ms().saturating_sub(circumstances.started) / 1000;
         sample.resident = tasks::resident(self.process).map(|bytes| bytes / MIB);
         sample.balloon = balloon;
         (sample.nics, sample.network) = self.counted.take(circumstances.nics);

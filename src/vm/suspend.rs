@@ -3,7 +3,7 @@
 
 use super::{
     actor::{Actor, Interrupted},
-    handle::{AtOnce, Stopped},
+    handle::AtOnce,
     lifecycle::{Decision, Request},
     live::{Guest, Machine},
     power::AGENT,
@@ -16,7 +16,6 @@ use crate::{
 impl Actor {
     pub(super) async fn at_once(&mut self, what: AtOnce) -> Result<()> {
         match what {
-            AtOnce::Reset => self.reset_now().await,
             AtOnce::Suspend => self.suspend().await,
             AtOnce::Resume => self.resume_suspended().await,
         }
@@ -58,7 +57,7 @@ impl Actor {
     }
 
     /// Resets the guest without asking it; a reboot under way is over with that.
-    async fn reset_now(&mut self) -> Result<()> {
+    pub(super) async fn reset_now(&mut self) -> Result<()> {
         match self.decide(Request::Reset) {
             Decision::Do(_) => {
                 if !self.reset().await {
@@ -122,10 +121,7 @@ impl Actor {
         }
         self.publish();
         let error = Error::NoAgent { why };
-        for waiter in self.waiters.drain(..) {
-            let told: Result<Stopped> = Err(error.clone());
-            let _ = waiter.send(told);
-        }
+        self.waiters.drain(..).for_each(|waiter| waiter.refuse(error.clone()));
         error
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{actor::Actor, live::Machine};
-use crate::model::{Due, Ending, Error, LONGEST_WAIT, Run, Upkeep, now_ms};
+use super::{actor::Actor, adopt::rebooted, live::Machine};
+use crate::model::{Due, Ending, Error, LONGEST_WAIT, LiveRun, Moment, Run, Upkeep, now_ms, uptime_ms};
 
 /// What has become of a VM's turn after a boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +26,17 @@ impl Actor {
     /// What is owed after the end that is about to be stored.
     pub(super) fn owed_after(&self, ending: &Ending) -> Upkeep {
         match &self.record.run {
+            // The daemon ends its VMs with itself, whoever is quicker.
+            Run::Live(_) if self.ctx.ends_vms() => Upkeep::default(),
             Run::Live(run) if !run.intent.is_stop() => {
-                let now = now_ms();
-                self.record.upkeep.after(&self.record.spec.policy, ending, now.saturating_sub(run.started_at), now)
+                let before = self.record.upkeep;
+                let after =
+                    |upkeep: Upkeep| upkeep.after(&self.record.spec.policy, ending, has_run(run), now_ms()).fixed();
+                if self.ctx.closing.has_begun() {
+                    // Most likely the host goes down. The next daemon starts it again, and this is no failure of its own.
+                    return Upkeep { attempts: before.attempts.max(1), ..after(Upkeep { attempts: 0, ..before }) };
+                }
+                after(before)
             }
             // A start that failed, or was cut short, leaves owed what was owed.
             Run::Starting { .. } => self.record.upkeep,
@@ -40,16 +48,20 @@ impl Actor {
     /// When the next restart is due.
     pub(super) fn restart_at(&self) -> Option<Instant> {
         match (&self.record.run, &self.machine, self.record.upkeep.due) {
-            (Run::Down { .. }, Machine::Down, Some(Due::Restart { at })) => {
-                // The host's clock may have been set back.
-                let wait = at.saturating_sub(now_ms()).min(LONGEST_WAIT);
-                Some(Instant::now() + Duration::from_millis(wait))
+            _ if self.ctx.closing.has_begun() => None,
+            (Run::Down { .. }, Machine::Down, Some(Due::Restart { at, monotonic })) => {
+                // One that was stored on another boot of the host means nothing on this one.
+                let wait = Moment { at, monotonic }.left().min(Duration::from_millis(LONGEST_WAIT));
+                Some(Instant::now() + wait)
             }
             _ => None,
         }
     }
 
     pub(super) async fn restart(&mut self) {
+        if self.ctx.closing.has_begun() {
+            return;
+        }
         tracing::info!(vm = %self.record.spec.id, attempt = self.record.upkeep.attempts, "restarting");
         if let Err(error) = self.launch().await {
             self.not_started("it did not start again", &error).await;
@@ -59,7 +71,7 @@ impl Actor {
     /// Its turn after the boot of the host has come. Storage may be mounted later than the daemon starts: until then it
     /// stays owed.
     pub(super) async fn boot(&mut self) -> Turn {
-        if self.record.upkeep.due != Some(Due::Boot) {
+        if self.record.upkeep.due != Some(Due::Boot) || self.ctx.closing.has_begun() {
             return Turn::Skipped;
         }
         if let (Run::Down { .. }, Machine::Down) = (&self.record.run, &self.machine) {
@@ -86,13 +98,16 @@ impl Actor {
 
     /// A start that nobody waits for has failed: it shows as a crash, and counts as one.
     async fn not_started(&mut self, what: &str, error: &Error) {
-        // Where a client or the kernel came in between, they have the word.
-        if self.is_overtaken() || !matches!((&self.record.run, &self.machine), (Run::Down { .. }, Machine::Down)) {
+        // Where a client or the kernel came in between, they have the word; where the daemon ends, the next one has.
+        if self.is_overtaken()
+            || self.ctx.closing.has_begun()
+            || !matches!((&self.record.run, &self.machine), (Run::Down { .. }, Machine::Down))
+        {
             return;
         }
         let ending = Ending::Crashed { reason: format!("{what}: {error}") };
         self.record.upkeep.due = None;
-        self.record.upkeep = self.record.upkeep.after(&self.record.spec.policy, &ending, 0, now_ms());
+        self.record.upkeep = self.record.upkeep.after(&self.record.spec.policy, &ending, 0, now_ms()).fixed();
         self.record.run = Run::Down { last: ending };
         self.store_upkeep().await;
     }
@@ -101,5 +116,14 @@ impl Actor {
         if let Err(error) = self.ctx.persist(&self.record).await {
             tracing::warn!(vm = %self.record.spec.id, %error, "cannot store what became of a start");
         }
+    }
+}
+
+/// For how many milliseconds. Only after a boot of the host nothing but the wall clock tells.
+fn has_run(run: &LiveRun) -> u64 {
+    if rebooted(&run.process.boot_id) {
+        now_ms().saturating_sub(run.started_at)
+    } else {
+        uptime_ms().saturating_sub(run.process.started())
     }
 }

@@ -51,16 +51,18 @@ impl Keyed {
             Ok(body) => body.to_bytes(),
             Err(error) => return refuse(HttpError::Internal { why: error.to_string() }),
         };
-        if is_final(head.status)
-            && let Ok(text) = std::str::from_utf8(&body)
-        {
+        if let Ok(text) = std::str::from_utf8(&body) {
             let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
             let answer = KeptAnswer {
                 status: head.status.as_u16(),
                 content_type: content_type.map(str::to_owned),
                 body: text.to_owned(),
             };
-            attempt.keep(answer).await;
+            if is_final(head.status) {
+                attempt.keep(answer).await;
+            } else {
+                attempt.tell(answer);
+            }
         }
         Response::from_parts(head, body.into())
     }

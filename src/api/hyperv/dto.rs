@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::state::{State, health, uptime};
 use crate::{
     api::http::HttpError,
-    model::{CreateVm, NetworkWish, NicWish, Sample, SwitchId, SwitchRef, VmId, VmView, now_ms},
+    model::{CreateVm, NetworkWish, NicWish, Sample, SwitchId, SwitchRef, VmId, VmView},
 };
 
 /// A VM, in the list and alone.
@@ -50,7 +50,7 @@ impl Vm {
             state: State::of(view),
             cpu_usage: usage.round().clamp(0.0, 100.0) as u8,
             memory_assigned: view.in_effect.as_ref().map_or(0, |now| now.memory * MIB),
-            uptime: uptime(view.started_at.map_or(0, |since| now_ms().saturating_sub(since) / 1000)),
+            uptime: uptime(view.uptime().unwrap_or(0)),
             health: health(view),
             processor_count: spec.vcpus,
             memory_startup: spec.memory * MIB,

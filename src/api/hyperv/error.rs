@@ -152,6 +152,7 @@ fn in_the_way(conflict: Conflict, message: String) -> ErrorBody {
         Conflict::MustBeOff(status) => ErrorBody { state: Some(status.into()), ..body },
         Conflict::Stopping => ErrorBody { state: Some(State::Stopping), ..body },
         Conflict::Rebooting => ErrorBody { state: Some(State::Running), ..body },
+        Conflict::Halted => ErrorBody { state: Some(State::Paused), ..body },
         Conflict::NoFreeSlot | Conflict::DiskInUse | Conflict::Deleting | Conflict::Overtaken => body,
     }
 }

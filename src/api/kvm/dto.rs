@@ -17,9 +17,7 @@ use super::{
     policy::{self, AutostartBody, PolicyView},
 };
 use crate::{
-    model::{
-        CloneMode, CreateVm, Due, Error, ImageFormat, IoLimits, OnIoError, RestartPolicy, Status, VmId, VmView, now_ms,
-    },
+    model::{CloneMode, CreateVm, Due, Error, ImageFormat, IoLimits, OnIoError, RestartPolicy, Status, VmId, VmView},
     service::Base,
 };
 
@@ -165,7 +163,7 @@ impl StatusBody {
             reason: view.reason.clone(),
             restarts: view.upkeep.attempts,
             next_restart: match view.upkeep.due {
-                Some(Due::Restart { at }) => Some(time(at)),
+                Some(Due::Restart { at, .. }) => Some(time(at)),
                 Some(Due::Boot) | None => None,
             },
         }
@@ -263,7 +261,7 @@ impl Details {
             next_restart,
             pid: view.pid,
             started_at: view.started_at.map(time),
-            uptime: view.started_at.map(|since| now_ms().saturating_sub(since) / 1000),
+            uptime: view.uptime(),
             guest_agent: view.agent,
             accelerator,
         }

@@ -15,7 +15,7 @@ fn answer(body: &str) -> KeptAnswer {
 
 impl Keys {
     async fn claim_of(self: &Arc<Self>, now: u64, key: &str, request: &str) -> Claim {
-        self.claim_at(now, key.into(), request.into()).await.unwrap()
+        self.claim_at(Now { wall: now, lagging: now }, key.into(), request.into()).await.unwrap()
     }
 
     async fn run(self: &Arc<Self>, now: u64, key: &str, request: &str) -> Attempt {

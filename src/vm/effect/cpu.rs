@@ -12,7 +12,7 @@ use super::Setback;
 use crate::{
     qemu::Accelerator,
     qmp::{Agent, QgaError, QmpError, Session},
-    vm::{actor::Actor, launch::vcpu_threads},
+    vm::{actor::Actor, launch::vcpu_threads, live::Guest},
 };
 
 /// For one answer of the agent.
@@ -130,6 +130,10 @@ impl Actor {
 
     async fn remove_vcpus(&mut self, wanted: u32) -> Result<(), Setback> {
         if self.ctx.caps.accelerator == Accelerator::Kvm {
+            // QEMU would keep the request, and nobody would know of it when the guest goes on.
+            if self.live()?.guest != Guest::Running {
+                return Err(Setback::NotNow("a guest that does not run lets go of no vCPU".into()));
+            }
             self.unplug_vcpus(wanted).await?;
         }
         if self.live_run().is_some_and(|run| run.in_effect.vcpus <= wanted) {

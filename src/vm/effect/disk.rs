@@ -42,7 +42,7 @@ impl Actor {
         pairs.filter(|(wanted, has)| differ(wanted, has)).map(|(wanted, _)| wanted).collect()
     }
 
-    async fn has_disk(&mut self, name: &str, step: impl FnOnce(&mut Disk)) -> Result<(), Setback> {
+    pub(super) async fn has_disk(&mut self, name: &str, step: impl FnOnce(&mut Disk)) -> Result<(), Setback> {
         self.has(|spec| {
             if let Some(disk) = spec.disk_mut(name) {
                 step(disk);

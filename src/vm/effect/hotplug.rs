@@ -83,19 +83,50 @@ impl Actor {
                     return Err(error);
                 }
             }
-            match &disk.io_limits {
-                Some(limits) => throttle(&session, disk, limits).await,
-                None => Ok(()),
-            }
+            Ok(())
         })
         .await?;
-        let disk = disk.clone();
-        self.has(|spec| spec.disks.push(disk)).await
+        // QEMU has it from here on, and so its image is one that is in use, whatever comes of its limits.
+        let plugged = Disk { io_limits: None, ..disk.clone() };
+        self.has(|spec| spec.disks.push(plugged)).await?;
+        if let Some(limits) = &disk.io_limits {
+            self.guarded(throttle(&session, disk, limits)).await?;
+            self.has_disk(&disk.name, |has| has.io_limits = disk.io_limits).await?;
+        }
+        Ok(())
     }
 
     async fn unplug_disk(&mut self, disk: &Disk) -> Result<(), Setback> {
         self.release(Device::Disk(disk)).await?;
         self.unplugged(disk).await
+    }
+
+    /// As with cards: a removal that was cut short is taken up again.
+    pub(super) async fn ask_for_disks_again(&mut self) {
+        let Some(run) = self.live_run() else { return };
+        let there = run.in_effect.disks.clone();
+        let leaving: Vec<&Disk> = there.iter().filter(|disk| self.record.spec.disk(&disk.name).is_none()).collect();
+        for disk in leaving {
+            let Ok(session) = self.session() else { return };
+            // What comes of it is an event.
+            let _ = self.guarded(Device::Disk(disk).ask(&session)).await;
+        }
+    }
+
+    /// What QEMU no longer has of what it is known to have: the guest has let go of it while no daemon listened.
+    pub(super) async fn note_lost_devices(&mut self) {
+        let (Some(run), Ok(session)) = (self.live_run().map(|run| run.in_effect.clone()), self.session()) else {
+            return;
+        };
+        for disk in run.disks.iter().filter(|disk| disk.slot.is_some()) {
+            if matches!(self.guarded(Device::Disk(disk).is_plugged(&session)).await, Ok(false)) {
+                tracing::info!(vm = %self.record.spec.id, disk = disk.name, "the guest had let go of a disk");
+                let _ = self.unplugged(disk).await;
+            }
+        }
+        for nic in run.nics.iter().filter(|nic| nic.slot.is_some()) {
+            self.nic_deleted(&nic.name).await;
+        }
     }
 
     /// The guest has let go of a disk that nobody is taking out, or no longer: a removal was refused, and then the guest

@@ -5,7 +5,10 @@ use std::os::fd::OwnedFd;
 
 use serde_json::json;
 
-use super::{Setback, release::Device};
+use super::{
+    Setback,
+    release::{Device, halted},
+};
 use crate::{
     host::ports,
     model::{Error, Forward, Nic, NicId},
@@ -97,14 +100,15 @@ impl Actor {
         } else {
             let session = self.session()?;
             let asked = self.guarded(async {
-                let plugged = Device::Nic(nic).is_plugged(&session).await?;
-                if plugged {
-                    Device::Nic(nic).ask(&session).await?;
+                match Device::Nic(nic).is_plugged(&session).await? {
+                    true => Device::Nic(nic).ask(&session).await.map(Some),
+                    false => Ok(None),
                 }
-                Ok(plugged)
             });
-            if asked.await? {
-                return Err(Setback::InUse);
+            match asked.await? {
+                Some(true) => return Err(Setback::InUse),
+                Some(false) => return Err(halted()),
+                None => {}
             }
         }
         self.nic_is_out(nic).await
@@ -155,6 +159,16 @@ impl Actor {
         }
         if let Err(setback) = done {
             tracing::info!(vm = %self.record.spec.id, card = nic.name, %setback, "unplugged, with something left to do");
+        }
+    }
+
+    /// The guest goes on, maybe after devices were taken away from it, or from the host, while it could not be asked.
+    pub(in crate::vm) async fn catch_up(&mut self) {
+        self.ask_for_disks_again().await;
+        self.ask_for_cards_again().await;
+        let Some(run) = self.live_run() else { return };
+        for nic in run.in_effect.nics.clone() {
+            self.tap_is_gone(nic.id).await;
         }
     }
 

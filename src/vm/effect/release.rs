@@ -1,4 +1,6 @@
-//! Taking a device out of a running VM: QEMU asks the guest, and the guest lets go of it in its own time.
+//! Taking a device out of a running VM: QEMU asks the guest, and the guest lets go of it in its own time. A guest that does
+//! not run is not asked: QEMU would keep the request, and the device would go when the guest goes on, whatever was
+//! answered meanwhile.
 
 use std::time::Duration;
 
@@ -7,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Setback;
 use crate::{
-    model::{Disk, Nic},
+    model::{Conflict, Disk, Nic},
     qemu::devices,
     qmp::{QmpError, Session},
     vm::actor::Actor,
@@ -47,20 +49,29 @@ impl Device<'_> {
         }
     }
 
-    /// Has QEMU ask the guest; "already in the process of unplug" is an answer too.
-    pub async fn ask(self, session: &Session) -> Result<(), QmpError> {
+    /// Has QEMU ask the guest, where that runs: whether it does. "Already in the process of unplug" is an answer too.
+    pub async fn ask(self, session: &Session) -> Result<bool, QmpError> {
+        if !session.query_status().await?.running {
+            return Ok(false);
+        }
         match session.execute_raw("device_del", Some(json!({ "id": self.id() }))).await {
-            Ok(_) | Err(QmpError::Refused { .. }) => Ok(()),
+            Ok(_) | Err(QmpError::Refused { .. }) => Ok(true),
             Err(error) => Err(error),
         }
     }
+}
+
+/// What a client is told who wants a device out of a guest that does not run.
+pub(super) fn halted() -> Setback {
+    Setback::Told(Conflict::Halted.into())
 }
 
 impl Actor {
     /// Returns when the device is gone.
     ///
     /// # Errors
-    /// [`Setback::InUse`] when the guest has not let go of it in time; it may still do so later.
+    /// [`Setback::InUse`] when the guest has not let go of it in time; it may still do so later. [`Conflict::Halted`] when
+    /// the guest does not run.
     pub(super) async fn release(&mut self, device: Device<'_>) -> Result<(), Setback> {
         let session = self.session()?;
         let begin = Instant::now();
@@ -70,8 +81,11 @@ impl Actor {
                 return Err(Setback::InUse);
             }
             if asked.is_none_or(|at| at.elapsed() > ASK_AGAIN) {
-                asked = Some(Instant::now());
-                self.guarded(device.ask(&session)).await?;
+                let before = asked.replace(Instant::now());
+                if !self.guarded(device.ask(&session)).await? {
+                    // Asked before, it may let go of it when it runs again.
+                    return Err(if before.is_none() { halted() } else { Setback::InUse });
+                }
             }
             self.guarded(async {
                 sleep(LOOK).await;
