@@ -118,7 +118,8 @@ impl Service {
         let caps = caps.map_err(anyhow::Error::msg)?;
         let store = store??;
         let keys = Keys::open(store.clone()).context("cannot read the idempotency keys")?;
-        let ctx = Arc::new(Context { config, host, caps, images, store, net, original: place.original, fail_launch_after });
+        let ctx =
+            Arc::new(Context { config, host, caps, images, store, net, original: place.original, fail_launch_after });
         let service = Self {
             bases: bases::Inspector::default(),
             asked: addresses::Asked::default(),
