@@ -121,17 +121,72 @@ async fn one_that_does_not_start_says_so_and_holds_up_none() {
     let broken = vm(&daemon, json!({ "enabled": true, "order": 1 })).await;
     let next = vm(&daemon, json!({ "enabled": true, "order": 2 })).await;
     let disk = daemon.state().join("images").join(&broken).join("root.qcow2");
-    std::fs::rename(&disk, disk.with_extension("away")).unwrap();
+    std::fs::write(&disk, "no image").unwrap();
     rebooted(&mut daemon).await;
     daemon.run();
     started_at(&daemon, &next).await;
     let status = daemon.get(&format!("/vms/{broken}/status")).await.expect(200);
     assert_eq!(status["status"], "crashed", "{status}");
     let reason = status["reason"].as_str().unwrap();
-    assert!(reason.contains("did not start after the boot of the host") && reason.contains("No such file"), "{reason}");
+    assert!(reason.contains("did not start after the boot of the host") && reason.contains("qcow2"), "{reason}");
     let begun = Instant::now();
     while daemon.get(&format!("/vms/{broken}/status")).await.expect(200)["next_restart"] != Value::Null {
         assert!(begun.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test]
+async fn one_whose_disk_is_not_there_yet_starts_when_it_is_and_holds_up_none() {
+    let mut daemon = Daemon::start();
+    let late = vm(&daemon, json!({ "enabled": true, "order": 1 })).await;
+    let never = vm(&daemon, json!({ "enabled": true, "order": 1 })).await;
+    let next = vm(&daemon, json!({ "enabled": true, "order": 2 })).await;
+    let disk = |id: &str| daemon.state().join("images").join(id).join("root.qcow2");
+    let disks = [disk(&late), disk(&never)];
+    let away = |disk: &std::path::Path| disk.with_extension("away");
+    for disk in &disks {
+        std::fs::rename(disk, away(disk)).unwrap();
+    }
+    rebooted(&mut daemon).await;
+    daemon.run();
+    started_at(&daemon, &next).await;
+    for id in [&late, &never] {
+        let status = daemon.get(&format!("/vms/{id}/status")).await.expect(200);
+        assert_eq!(status["status"], "stopped", "{status}");
+        let reason = status["reason"].as_str().unwrap();
+        assert!(reason.contains("root.qcow2 cannot be used") && reason.contains("after the boot"), "{reason}");
+    }
+    // Also for the daemon after this one; and not for what a client wants otherwise meanwhile.
+    daemon.kill();
+    daemon.run();
+    daemon.post(&format!("/vms/{never}/stop"), json!({ "force": true })).await.expect(200);
+    for disk in &disks {
+        std::fs::rename(away(disk), disk).unwrap();
+    }
+    started_at(&daemon, &late).await;
+    let status = daemon.get(&format!("/vms/{never}/status")).await.expect(200);
+    assert_eq!(status["status"], "stopped", "{status}");
+}
+
+/// The daemon as the first process of a container, with processes of its own that end with it.
+fn in_container(daemon: &Daemon) -> std::process::Command {
+    let plain = daemon.command();
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]).arg(plain.get_program());
+    command.args(plain.get_args()).current_dir(daemon.dir.path()).env("QHERD_LOG", "qherd=debug");
+    command.stdin(std::process::Stdio::null());
+    command
+}
+
+#[tokio::test]
+async fn a_restart_of_the_container_is_a_boot_as_well() {
+    let mut daemon = Daemon::prepare(&["--accel", "tcg"]);
+    daemon.run_as(in_container(&daemon));
+    let id = vm(&daemon, json!({ "enabled": true })).await;
+    let other = vm(&daemon, json!({ "enabled": false })).await;
+    daemon.kill();
+    daemon.run_as(in_container(&daemon));
+    started_at(&daemon, &id).await;
+    assert_eq!(daemon.status(&other).await, "stopped");
 }

@@ -328,11 +328,44 @@ async fn disks_consoles_and_definitions_are_for_the_daemons_user_alone() {
     let mut daemon = Daemon::prepare(&["--accel", "tcg"]);
     std::fs::create_dir(daemon.state()).unwrap();
     std::fs::set_permissions(daemon.state(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    daemon.run();
+    // As an earlier qherd may have left it.
+    for folder in ["images", "exports"] {
+        std::fs::create_dir(daemon.state().join(folder)).unwrap();
+        std::fs::set_permissions(daemon.state().join(folder), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    std::fs::write(daemon.state().join("lock"), "").unwrap();
+    std::fs::set_permissions(daemon.state().join("lock"), std::fs::Permissions::from_mode(0o666)).unwrap();
+    let mut command = daemon.command();
+    // SAFETY: one system call.
+    unsafe {
+        std::os::unix::process::CommandExt::pre_exec(&mut command, || {
+            nix::libc::umask(0);
+            Ok(())
+        });
+    }
+    daemon.run_as(command);
+    let mut wish = daemon.wish();
+    wish["start"] = json!(true);
+    let id = daemon.create(wish).await;
+    daemon.post(&format!("/vms/{id}/disks"), json!({ "disk_size": 1 })).await.expect(201);
     assert_eq!(mode(&daemon.state()), 0o755);
-    for folder in ["images", "run", "db"] {
+    for folder in ["images", "run", "db", "exports", "net"] {
         assert_eq!(mode(&daemon.state().join(folder)), 0o700, "{folder}");
     }
+    // Also what lies in a folder that somebody may open one day.
+    fn open_ones(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            if entry.metadata().unwrap().permissions().mode() & 0o077 != 0 {
+                found.push(entry.path());
+            }
+            if entry.path().is_dir() {
+                open_ones(&entry.path(), found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    open_ones(&daemon.state(), &mut found);
+    assert_eq!(found, [] as [std::path::PathBuf; 0]);
 }
 
 #[tokio::test]

@@ -47,7 +47,8 @@ fn found(mounts: &[(PathBuf, String)], path: &Path) -> Vec<PathBuf> {
     if path.ancestors().find_map(of).is_some_and(|kind| FLEETING.contains(&kind)) {
         return Vec::new();
     }
-    let expected = |place: &&Path| place.parent().is_some() && !OF_THE_SYSTEM.iter().any(|own| Path::new(own) == *place);
+    let expected =
+        |place: &&Path| place.parent().is_some() && !OF_THE_SYSTEM.iter().any(|own| Path::new(own) == *place);
     path.ancestors().filter(|place| of(place).is_some()).filter(expected).map(Path::to_owned).collect()
 }
 

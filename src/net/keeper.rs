@@ -67,7 +67,6 @@ impl Inner {
             }
             _ => None,
         };
-        let alias = self.alias(&switch.id.to_string());
         let mut made = false;
         let there = match netlink.link(&name).await? {
             Some(link) => link,
@@ -83,7 +82,7 @@ impl Inner {
                 made.ok_or_else(|| NetError::failed(format!("make the bridge {name}"), "it is gone again"))?
             }
         };
-        if there.kind != Some(InfoKind::Bridge) || there.alias.as_ref().is_some_and(|found| *found != alias) {
+        if there.kind != Some(InfoKind::Bridge) || self.is_anothers(&there, &switch.id.to_string()) {
             return Err(NetError::failed(format!("make the bridge {name}"), "another device has that name"));
         }
         if made || !there.up || there.alias.is_none() {
@@ -95,6 +94,7 @@ impl Inner {
                 // A guest does not tell the host where to send its traffic.
                 sysctl(&format!("ipv6/conf/{name}/accept_ra"), "0");
             }
+            let alias = self.alias(&switch.id.to_string());
             netlink.set(there.index, |link| link.alias(alias).up()).await.map_err(failed)?;
         }
         match &switch.kind {
@@ -203,6 +203,12 @@ impl Inner {
             Ok(()) => PortHealth::Ok,
             Err(error) => PortHealth::Detached(error.to_string()),
         }
+    }
+
+    /// Whether a device by the name of one of ours bears another mark. One without a mark is one that a crash has left half
+    /// made: its name has 48 bits of chance in it.
+    pub fn is_anothers(&self, link: &Link, id: &str) -> bool {
+        link.alias.as_ref().is_some_and(|found| *found != self.alias(id))
     }
 
     pub async fn connect(&self, nic: &Nic, tap: &Link, bridge: &Link, mtu: Option<u32>) -> Result<(), NetError> {

@@ -158,8 +158,14 @@ impl Network {
     /// # Errors
     /// [`NetError`]; what was made before is removed again by [`Network::remove_switch`].
     pub async fn put_switch(&self, switch: &Switch, moved: Option<&Moved>) -> Result<()> {
-        self.0.netlink()?;
+        let netlink = self.0.netlink()?;
         let mut world = self.0.world.lock().await;
+        // Before its rules, which would hold for another's bridge as well.
+        let bridge = netlink.link(&switch.bridge()).await?;
+        if bridge.is_some_and(|bridge| self.0.is_anothers(&bridge, &switch.id.to_string())) {
+            let why = "there is one already, of another state directory: this one is a copy of it, it seems";
+            return Err(NetError::failed(format!("make the bridge {}", switch.bridge()), why));
+        }
         self.0.firewall.ensure().await?;
         let World { switches, ports } = &mut *world;
         let (dhcp, told) = switches.remove(&switch.id).map_or((None, false), |before| (before.dhcp, before.told));
@@ -197,7 +203,9 @@ impl Network {
             None => dhcp::remove(&folder).await?,
         }
         let bridge = netlink.link(&switch.bridge()).await?;
+        let anothers = bridge.as_ref().is_some_and(|bridge| self.0.is_anothers(bridge, &switch.id.to_string()));
         if let SwitchKind::External { adapter, .. } = &switch.kind
+            && !anothers
             && let Some(adapter) = netlink.link(adapter).await?
         {
             if let Some(bridge) = &bridge
@@ -210,10 +218,7 @@ impl Network {
                 adapter::carry(netlink, moved, bridge.as_ref(), &adapter).await?;
             }
         }
-        let alias = self.0.alias(&switch.id.to_string());
-        if let Some(bridge) = bridge
-            && bridge.alias.as_ref().is_none_or(|found| *found == alias)
-        {
+        if let Some(bridge) = bridge.filter(|_| !anothers) {
             let removed = netlink.remove(bridge.index).await;
             removed.map_err(|e| NetError::failed(format!("remove the bridge {}", bridge.name), e))?;
         }
@@ -269,7 +274,7 @@ impl Network {
             world.ports.remove(&nic.id);
             self.0.published().remove(&nic.id);
             if let Some(tap) = netlink.link(&nic.tap()).await?
-                && tap.alias.is_none_or(|alias| alias == self.0.alias(&nic.id.to_string()))
+                && tap.alias.is_some_and(|alias| alias == self.0.alias(&nic.id.to_string()))
             {
                 let removed = netlink.remove(tap.index).await;
                 removed.map_err(|e| NetError::failed(format!("remove the tap {}", tap.name), e))?;

@@ -14,6 +14,7 @@ use super::{
     nics,
 };
 use crate::{
+    host::{STORAGE, in_time},
     model::{
         CreateVm, Disk, DiskWish, Ending, Error, NewDisk, Operation, Policy, Result, Run, Status, Upkeep, VmId,
         VmRecord, VmSpec, VmView, check_disk_size, check_max_memory, check_max_vcpus, check_memory, check_name,
@@ -125,6 +126,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
 /// Makes it real. `named` is the base image in the client's words.
 async fn establish(service: &Service, mut record: VmRecord, named: Option<&Path>, start: bool) -> Result<VmView> {
     let ctx = &service.ctx;
+    check_mounted(service, &record.spec).await?;
     ctx.persist_wish(&record).await.map_err(|e| Error::failed(Operation::Create, e))?;
     let mut folders = Vec::new();
     if let Err(error) = make_disks(service, &mut record, named, start, &mut folders).await {
@@ -147,6 +149,24 @@ async fn establish(service: &Service, mut record: VmRecord, named: Option<&Path>
     }
     service.registry.insert(handle.clone());
     Ok(handle.view())
+}
+
+/// Refuses a VM whose disks would be made below a mount point, and be hidden when its storage is there.
+async fn check_mounted(service: &Service, spec: &VmSpec) -> Result<()> {
+    let folders = || service.ctx.config.storage_dirs.clone();
+    let failed = |error| Error::failed(Operation::Create, error);
+    let files: Vec<PathBuf> = spec.disks.iter().map(|disk| disk.file.clone()).collect();
+    let (looked, within) = (files.clone(), folders());
+    let marked = in_time(STORAGE, move || Ok(looked.iter().all(|file| vm::is_marked(file, &within)))).await;
+    if marked.map_err(failed)? {
+        return Ok(());
+    }
+    let views = service.registry.views();
+    let others: Vec<_> = views.iter().flat_map(|view| &view.spec.disks).map(|disk| disk.file.clone()).collect();
+    let within = folders();
+    let mounted =
+        in_time(STORAGE, move || Ok(files.iter().try_for_each(|file| vm::check_mounted(file, &others, &within)))).await;
+    mounted.map_err(failed)?
 }
 
 /// The VM that the same request has made, when its answer was lost: a daemon before this one may have died after it. With

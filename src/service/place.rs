@@ -51,7 +51,7 @@ struct Directory {
     inode: u64,
     /// Nanoseconds since 1970; not every file system tells.
     born: Option<u64>,
-    /// Of the file system; means something during one boot only.
+    /// Of the file system, for as long as that is mounted.
     device: u64,
     boot_id: String,
 }
@@ -77,11 +77,14 @@ impl Directory {
 impl Marker {
     /// Whether the directory that it is found in is the one that it was written in.
     fn is_of(&self, here: &Directory) -> bool {
-        if self.directory.boot_id == here.boot_id {
-            return self.directory.resembles(here) && self.directory.device == here.device;
+        let then = &self.directory;
+        let same_boot = then.boot_id == here.boot_id;
+        if !then.resembles(here) || same_boot && then.device == here.device {
+            return then.resembles(here);
         }
-        // A snapshot of the file system resembles it to the last number.
-        self.directory.resembles(here) && !self.has_another(here)
+        // Mounted anew it has another device. A snapshot of the file system resembles it to the last number, though, and
+        // without a time of birth so may anything.
+        (then.born.is_some() || !same_boot) && !self.has_another(here)
     }
 
     /// Whether the directory that it was written in is still in its place, beside this one.

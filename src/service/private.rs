@@ -57,7 +57,10 @@ fn close(file: &File) -> io::Result<()> {
         return Ok(());
     }
     if found.uid() != rustix::process::geteuid().as_raw() {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to another user and is open to others"));
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "it belongs to another user and is open to others",
+        ));
     }
     file.set_permissions(Permissions::from_mode(found.mode() & 0o7700))
 }

@@ -1,6 +1,7 @@
 //! The daemon's start: one daemon per state directory, and every record met with what is really there.
 
 use std::{
+    collections::HashSet,
     fs::{DirBuilder, File},
     io::{Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -179,9 +180,9 @@ impl Service {
         let files = records.iter().flat_map(|record| &record.spec.disks).map(|disk| disk.file.clone());
         let (files, folders): (Vec<_>, _) = (files.collect(), self.ctx.config.storage_dirs.clone());
         let marked = in_time(STORAGE, move || {
-            let mut there: Vec<_> = files.iter().filter_map(|file| Some((storage_of(file, &folders)?, file))).collect();
-            there.dedup_by_key(|(folder, _)| *folder);
-            there.iter().filter(|(_, file)| file.exists()).for_each(|(folder, _)| mark_storage(folder));
+            let there = files.iter().filter(|file| file.exists());
+            let there: HashSet<_> = there.filter_map(|file| storage_of(file, &folders)).collect();
+            there.into_iter().for_each(|folder| mark_storage(folder));
             // Where there is nothing yet, nothing is missed.
             if files.is_empty() {
                 mark_storage(&folders[0]);

@@ -381,19 +381,6 @@ impl Actor {
         Ok(())
     }
 
-    /// The last step of a deletion, once there is no process; it ends this task.
-    pub(super) async fn erase(&mut self) -> Result<()> {
-        if let Err(error) = self.ctx.erase(&self.record, self.half_made).await {
-            tracing::error!(vm = %self.record.spec.id, %error, "cannot remove all of a VM");
-            // It can be deleted again. The stored record still says `Deleting`: the next start of qherd tries again,
-            // unless the VM is started before that.
-            self.record.run = Run::Down { last: Ending::Clean };
-            return Err(error);
-        }
-        self.gone = true;
-        Ok(())
-    }
-
     /// The host's side of every card that a process which has ended may have had.
     pub(super) async fn disconnect_all(&mut self) {
         let mut nics = std::mem::take(&mut self.had);

@@ -30,13 +30,15 @@ impl Actor {
             (Run::Live(run), Machine::Down) => {
                 let ending = match run.intent {
                     Intent::Stop { .. } | Intent::Off { .. } => Ending::Clean,
-                    Intent::Run | Intent::Reboot { .. } if self.ctx.elsewhere(&self.record).is_some() => Ending::Crashed {
-                        reason: format!(
-                            "its QEMU (process {}) runs on other files than those of this state directory, which was \
+                    Intent::Run | Intent::Reboot { .. } if self.ctx.elsewhere(&self.record).is_some() => {
+                        Ending::Crashed {
+                            reason: format!(
+                                "its QEMU (process {}) runs on other files than those of this state directory, which was \
                              copied or restored; it is left alone",
-                            run.process.pid
-                        ),
-                    },
+                                run.process.pid
+                            ),
+                        }
+                    }
                     Intent::Run | Intent::Reboot { .. } if rebooted(&run.process.boot_id) => {
                         Ending::Crashed { reason: "the host was restarted while the VM was running".into() }
                     }

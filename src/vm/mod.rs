@@ -55,7 +55,7 @@ pub(crate) use console::tail as console_tail;
 pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
 pub(crate) use interfaces::{GuestInterface, ask as guest_interfaces};
 pub use launch::Step;
-pub(crate) use removal::{Original, mark as mark_storage, storage_of};
+pub(crate) use removal::{Original, check_mounted, is_marked, mark as mark_storage, storage_of};
 pub(crate) use upkeep::Turn;
 
 use crate::{

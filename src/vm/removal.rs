@@ -16,7 +16,7 @@ use tokio::{task::spawn_blocking, time::timeout};
 use super::{Context, actor::Actor};
 use crate::{
     host::{STORAGE, in_time, remove_image},
-    model::{Disk, Error, Operation, Result, Run, VmRecord, VmSpec},
+    model::{Disk, Ending, Error, Operation, Result, Run, VmRecord, VmSpec},
     store::Batch,
 };
 
@@ -29,7 +29,8 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// In each folder where disks are kept. Where it is missing, the storage is not mounted.
 const MARK: &str = ".qherd-storage";
-const MARK_TEXT: &str = "qherd keeps disks of virtual machines in this folder, and knows by this file that it is mounted.\n";
+const MARK_TEXT: &str =
+    "qherd keeps disks of virtual machines in this folder, and knows by this file that it is mounted.\n";
 
 /// The state directory that ours was copied from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,12 +42,31 @@ pub struct Original {
 
 /// Marks a folder of disks; without the right to write there it goes unmarked, and nothing is said to be gone from it.
 pub(crate) fn mark(folder: &Path) {
-    match fs::File::create_new(folder.join(MARK)).and_then(|mut file| io::Write::write_all(&mut file, MARK_TEXT.as_bytes()))
+    match fs::File::create_new(folder.join(MARK))
+        .and_then(|mut file| io::Write::write_all(&mut file, MARK_TEXT.as_bytes()))
     {
         Err(error) if !matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => {
             tracing::warn!(folder = %folder.display(), %error, "cannot mark a folder of disks");
         }
         _ => {}
+    }
+}
+
+/// Whether the storage of a file bears its mark.
+pub(crate) fn is_marked(file: &Path, folders: &[PathBuf]) -> bool {
+    storage_of(file, folders).is_some_and(|folder| folder.join(MARK).exists())
+}
+
+/// Refuses to make a disk in unmarked storage where others should be and are not.
+pub(crate) fn check_mounted(file: &Path, others: &[PathBuf], folders: &[PathBuf]) -> Result<()> {
+    let Some(folder) = storage_of(file, folders) else { return Ok(()) };
+    match others.iter().find(|other| storage_of(other, folders) == Some(folder) && !other.exists()) {
+        Some(missed) => Err(Error::Storage(format!(
+            "The disk {} of another VM is not there: the storage of {} is not mounted, it seems. Mount it and try again.",
+            missed.display(),
+            folder.display()
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -120,7 +140,8 @@ impl Context {
         let bases = spec.disks.iter().filter_map(|disk| disk.backing_file()).map(|base| base.path.clone());
         let files: Vec<PathBuf> = disks.map(|disk| disk.file.clone()).chain(bases).chain(spec.iso.clone()).collect();
         let looked = in_time(patience, move || {
-            let missing = |file: PathBuf| Some(format!("{} cannot be used: {}", file.display(), fs::metadata(&file).err()?));
+            let missing =
+                |file: PathBuf| Some(format!("{} cannot be used: {}", file.display(), fs::metadata(&file).err()?));
             Ok(files.into_iter().find_map(missing))
         });
         looked.await.unwrap_or_else(|error| Some(format!("its disks cannot be used: {error}")))
@@ -179,6 +200,19 @@ fn remove_emptied(folder: &Path) -> io::Result<()> {
 }
 
 impl Actor {
+    /// The last step of a deletion, once there is no process; it ends this task.
+    pub(super) async fn erase(&mut self) -> Result<()> {
+        if let Err(error) = self.ctx.erase(&self.record, self.half_made).await {
+            tracing::error!(vm = %self.record.spec.id, %error, "cannot remove all of a VM");
+            // It can be deleted again. The stored record still says `Deleting`: the next start of qherd tries again,
+            // unless the VM is started before that.
+            self.record.run = Run::Down { last: Ending::Clean };
+            return Err(error);
+        }
+        self.gone = true;
+        Ok(())
+    }
+
     /// What a stopped VM lacks, for its status.
     pub(super) async fn look_for_disks(&mut self) {
         if let Run::Down { .. } = self.record.run {
@@ -206,7 +240,9 @@ impl Actor {
             if orphans.is_empty() {
                 return;
             }
-            if let Some(missing) = disks.iter().find(|disk| !disk.in_making && fs::symlink_metadata(&disk.file).is_err()) {
+            if let Some(missing) =
+                disks.iter().find(|disk| !disk.in_making && fs::symlink_metadata(&disk.file).is_err())
+            {
                 tracing::warn!(vm = %spec.id, missing = %missing.file.display(), ?orphans, "images that no disk uses stay, because one that is used is missing");
                 return;
             }

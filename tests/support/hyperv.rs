@@ -49,10 +49,11 @@ pub fn disks(daemon: &Daemon) -> PathBuf {
     daemon.dir.path().join("vms")
 }
 
-/// Everything in `D:/HyperV`.
+/// Everything in `D:/HyperV`, but for the mark that says that it is mounted.
 pub fn in_disks(daemon: &Daemon) -> Vec<String> {
     let entries = std::fs::read_dir(disks(daemon)).unwrap();
-    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name != ".qherd-storage").collect()
 }
 
 impl<'a> Client<'a> {

@@ -276,8 +276,8 @@ impl Drop for Daemon {
             let _ = child.kill();
             let _ = child.wait();
         }
-        // A dnsmasq outlives its daemon too; a test that fails leaves its switches.
-        for pid in self.qemus().into_iter().chain(dnsmasqs_below(&self.state())) {
+        // A dnsmasq outlives its daemon too; a test that fails leaves its switches, or a state directory of another name.
+        for pid in qemus_below(self.dir.path()).into_iter().chain(dnsmasqs_below(self.dir.path())) {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
         if std::thread::panicking() {

@@ -95,10 +95,9 @@ impl http::Problem for Problem {
                     | Error::DiskNotFound { .. }
                     | Error::NicNotFound { .. }
                     | Error::SwitchNotFound(_) => (StatusCode::NOT_FOUND, message, None),
-                    Error::Conflict(_)
-                    | Error::SwitchConflict(_)
-                    | Error::Storage(_)
-                    | Error::PortTaken { .. } => (StatusCode::CONFLICT, message, None),
+                    Error::Conflict(_) | Error::SwitchConflict(_) | Error::Storage(_) | Error::PortTaken { .. } => {
+                        (StatusCode::CONFLICT, message, None)
+                    }
                     Error::NoAgent { .. } => (StatusCode::UNPROCESSABLE_ENTITY, message, None),
                     Error::Unresponsive(_) | Error::Busy(_) | Error::ShuttingDown => {
                         (StatusCode::SERVICE_UNAVAILABLE, message, None)
