@@ -79,6 +79,41 @@ async fn a_guest_that_does_not_let_go_keeps_its_disk() {
 }
 
 #[tokio::test]
+async fn a_guest_that_does_not_run_is_asked_for_no_device() {
+    let daemon = Daemon::start();
+    let mut wish = daemon.wish();
+    wish["disks"] = json!([{ "disk_size": 1 }]);
+    wish["start"] = json!(true);
+    let id = daemon.create(wish).await;
+    let (disk, card) = (format!("/vms/{id}/disks/disk1"), format!("/vms/{id}/networks/net0"));
+    daemon.post(&format!("/vms/{id}/suspend"), json!({})).await.expect(200);
+    for device in [&disk, &card] {
+        let refused = daemon.delete(device).await;
+        assert!(refused.message().contains("paused") && refused.message().contains("resume"), "{refused:?}");
+        refused.expect(409);
+    }
+    // The Hyper-V dialect's word for the same.
+    let adapters = daemon.get(&format!("/hyperv/vms/{id}/network-adapters")).await.expect(200);
+    let adapter = adapters[0]["Id"].as_str().unwrap_or_else(|| panic!("{adapters}"));
+    let refused = daemon.delete(&format!("/hyperv/vms/{id}/network-adapters/{adapter}")).await;
+    assert_eq!((refused.status, &refused.body["State"]), (409, &json!("Paused")), "{refused:?}");
+    let unchanged = async || {
+        assert_eq!(names(&daemon, &id).await, ["root", "disk1"]);
+        assert_eq!(images(&daemon, &id), ["disk1.qcow2", "root.qcow2"]);
+        assert_eq!(daemon.get(&format!("/vms/{id}/config")).await.expect(200)["pending"], json!({}));
+    };
+    unchanged().await;
+    daemon.post(&format!("/vms/{id}/resume"), json!({})).await.expect(200);
+    unchanged().await;
+    assert!(!daemon.log_text().contains("has let go of"));
+    // What QEMU does not have yet comes out at once.
+    daemon.post(&format!("/vms/{id}/stop?force=true"), json!({})).await.expect(200);
+    daemon.delete(&disk).await.expect(200);
+    daemon.delete(&card).await.expect(200);
+    assert_eq!(names(&daemon, &id).await, ["root"]);
+}
+
+#[tokio::test]
 async fn odd_disks_are_refused_and_leave_nothing() {
     let daemon = Daemon::start();
     let id = daemon.create(daemon.wish()).await;

@@ -100,3 +100,56 @@ async fn a_disk_that_the_guest_lets_go_of_by_itself_comes_back() {
     let config = daemon.get(&format!("/vms/{id}/config")).await.expect(200);
     assert_eq!(config["pending"], json!({}));
 }
+
+#[tokio::test]
+async fn a_removal_that_is_refused_to_a_suspended_guest_does_not_come_when_it_goes_on() {
+    let daemon = guest::daemon();
+    let mut wish = guest::wish();
+    wish["disks"] = json!([{ "disk_size": 2 }]);
+    wish["start"] = json!(true);
+    let id = daemon.create(wish).await;
+    daemon.await_boot(&id, None).await;
+    await_disks(&daemon, &id, "vdb:2048.").await;
+    let disk = format!("/vms/{id}/disks/disk1");
+    daemon.post(&format!("/vms/{id}/suspend"), json!({})).await.expect(200);
+    let refused = daemon.delete(&disk).await;
+    assert!(refused.message().contains("resume"), "{refused:?}");
+    refused.expect(409);
+    daemon.post(&format!("/vms/{id}/resume"), json!({})).await.expect(200);
+    // A guest that was asked lets go within its five seconds, and some.
+    let last = daemon.beats(&id).await.pop().unwrap();
+    daemon.await_beat(&id, |beat| beat.boot == last.boot && beat.beat > last.beat + 12).await;
+    assert_eq!(guest_disks(&daemon, &id).await, "vdb:2048.");
+    assert!(!daemon.log_text().contains("has let go of"));
+    // Now it runs, and it does.
+    daemon.delete(&disk).await.expect(200);
+    await_disks(&daemon, &id, ".").await;
+}
+
+#[tokio::test]
+async fn a_disk_that_the_guest_lets_go_of_while_no_daemon_listens_comes_back() {
+    let mut daemon = guest::daemon();
+    let mut wish = guest::wish();
+    wish["disks"] = json!([{ "disk_size": 2 }]);
+    wish["start"] = json!(true);
+    let id = daemon.create(wish).await;
+    daemon.await_boot(&id, None).await;
+    await_disks(&daemon, &id, "vdb:2048.").await;
+    // As its owner would from inside, when the daemon is dead.
+    let eject = "cd /sys/bus/pci/slots; sleep 6; for s in *; do ls ../devices/$(cat $s/address).0/virtio*/block && echo 0 >$s/power; done; cd /; echo slots''-off";
+    let serial = daemon.write_line(&id, eject);
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    daemon.kill();
+    let log = daemon.run_dir(&id).join("console.log");
+    let begun = std::time::Instant::now();
+    while !String::from_utf8_lossy(&std::fs::read(&log).unwrap()).contains("slots-off") {
+        assert!(begun.elapsed() < support::PATIENCE, "the guest did not switch its slots off");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    drop(serial);
+    daemon.run();
+    daemon.await_log("the guest had let go of a disk").await;
+    await_disks(&daemon, &id, "vdb:2048.").await;
+    assert_eq!(names(&daemon, &id).await, ["root", "disk1"]);
+    assert_eq!(daemon.get(&format!("/vms/{id}/config")).await.expect(200)["pending"], json!({}));
+}

@@ -74,8 +74,11 @@ impl Actor {
     /// The VM is gone: so is what whoever still waits for it wanted.
     pub(super) async fn dismiss(&mut self) {
         self.commands.close();
-        while let Some(Queued { command, .. }) = self.commands.recv().await {
-            self.overtaken(command).await;
+        while let Some(Queued { came, command }) = self.commands.recv().await {
+            // One that came later is told that there is no such VM, as its answer does not come.
+            if came < self.tally.count() {
+                self.overtaken(command).await;
+            }
         }
     }
 }

@@ -123,6 +123,7 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .query(FORCE)
             .optional_input::<dto::Force>()
             .output::<dto::Restarted>(200, "The restart is under way.")
+            .error(409, "It is stopping, or a forced stop or a delete of the VM came before it was done.")
             .error(422, NO_AGENT),
         Route::post("/vms/{id}/suspend", "suspendVM", told(&SUSPEND, power::suspend))
             .tag(VMS)
@@ -158,7 +159,8 @@ fn network_routes() -> Vec<Route<Shared>> {
         )
         .tag(ADAPTER)
         .summary("Remove a network adapter.")
-        .output::<dto::Deleted>(200, "It is gone, or will be when the guest lets go of it (`pending`)."),
+        .output::<dto::Deleted>(200, "It is gone, or will be when the guest lets go of it (`pending`).")
+        .error(409, "The guest is suspended, or a forced stop or a delete of the VM came before it was done."),
         Route::get("/switches", "listSwitches", told(&LIST_SWITCHES, switches::list))
             .tag(SWITCHES)
             .summary("List all switches, oldest first.")

@@ -19,6 +19,8 @@ use crate::{
     service::Service,
 };
 
+/// Ruling 8.
+const OVERTAKEN: &str = "A forced stop or a delete of the VM came before it was done.";
 const UUID: &str = "Invalid UUID format.";
 
 const fn endpoint(not_found: NotFound, failed: &'static str) -> Endpoint {
@@ -93,7 +95,8 @@ fn routes() -> Vec<Route<Shared>> {
             .tag(LIFECYCLE)
             .summary("Power a VM off and remove it with every disk that qherd made for it.")
             .query(DELETE_QUERY)
-            .output::<dto::Deleted>(200, "It is gone."),
+            .output::<dto::Deleted>(200, "It is gone.")
+            .error(409, OVERTAKEN),
         Route::get("/vms/{id}/config", "getVMConfig", told(&CONFIG, info::config))
             .tag(INFORMATION)
             .summary("The definition of a VM.")
@@ -106,25 +109,26 @@ fn routes() -> Vec<Route<Shared>> {
             .tag(UPDATE)
             .summary("Change the vCPUs and their pinning, live where QEMU and the guest allow.")
             .input::<change::CpuBody>()
-            .output::<change::Updated<change::Cpu>>(200, "It is stored; `applied` says whether it is in effect."),
+            .output::<change::Updated<change::Cpu>>(200, "It is stored; `applied` says whether it is in effect.")
+            .error(409, OVERTAKEN),
         Route::put("/vms/{id}/memory", "updateVMMemory", told(&MEMORY, change::memory))
             .tag(UPDATE)
             .summary("Change the memory, live where the guest follows.")
             .input::<change::MemoryBody>()
-            .output::<change::Updated<change::Memory>>(200, "It is stored; `applied` says whether it is in effect."),
+            .output::<change::Updated<change::Memory>>(200, "It is stored; `applied` says whether it is in effect.")
+            .error(409, OVERTAKEN),
         Route::put("/vms/{id}/disk", "resizeVMDisk", told(&DISK, change::disk))
             .tag(UPDATE)
             .summary("Grow the root disk, and change its I/O limits.")
             .input::<change::DiskUpdate>()
-            .output::<change::Updated<change::Disk>>(200, "It is stored; `applied` says whether it is in effect."),
+            .output::<change::Updated<change::Disk>>(200, "It is stored; `applied` says whether it is in effect.")
+            .error(409, OVERTAKEN),
         Route::put("/vms/{id}/policy", "updateVMPolicy", told(&POLICY, policy::policy))
             .tag(UPDATE)
             .summary("Change what happens unasked: restarts, autostart, I/O errors.")
             .input::<policy::PolicyBody>()
-            .output::<change::Updated<policy::PolicyView>>(
-                200,
-                "It is stored; `applied` says whether it is in effect.",
-            ),
+            .output::<change::Updated<policy::PolicyView>>(200, "It is stored; `applied` says whether it is in effect.")
+            .error(409, OVERTAKEN),
         Route::get("/vms/{id}/disks", "listVMDisks", told(&DISKS, disks::list))
             .tag(INFORMATION)
             .summary("The disks of a VM, the root disk first.")
@@ -142,12 +146,13 @@ fn routes() -> Vec<Route<Shared>> {
             .output::<change::Updated<Option<disks::DiskView>>>(
                 200,
                 "It is stored; `applied` says whether it is in effect.",
-            ),
+            )
+            .error(409, OVERTAKEN),
         Route::delete("/vms/{id}/disks/{disk}", "removeVMDisk", told(&DISKS, disks::remove))
             .tag(UPDATE)
             .summary("Remove a disk with its image; a running guest has to let go of it.")
             .output::<disks::DiskDone>(200, "It is gone.")
-            .error(409, "The guest does not let go of it."),
+            .error(409, "The guest does not let go of it, or is paused; or the request was overtaken."),
         Route::get("/vms/{id}/networks", "listVMNetworks", told(&CARDS, networks::list))
             .tag(INFORMATION)
             .summary("The network cards of a VM, and those that its guest has not let go of yet.")
@@ -163,6 +168,7 @@ fn routes() -> Vec<Route<Shared>> {
             .tag(UPDATE)
             .summary("Remove a network card; a running guest has to let go of it.")
             .output::<networks::NetworkRemoved>(200, "It is gone, or goes when the guest lets go of it (`pending`).")
+            .error(409, "The guest is paused, or the request was overtaken.")
             .error(404, "There is no such VM, or no such card."),
         Route::post("/vms/{id}/start", "startVM", told(&START, power::start))
             .tag(LIFECYCLE)

@@ -154,3 +154,32 @@ fn the_form_on_disk_is_this_one() {
         r#"{"request":"r","at":1,"id":"00000000-0000-0000-0000-000000000000","answer":{"status":201,"content_type":"application/json","body":"{}"}}"#
     );
 }
+
+#[tokio::test]
+async fn those_that_wait_for_one_that_fails_are_told_so_and_only_who_comes_later_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = open(&dir);
+    let first = keys.run(NOW, "k", "a").await;
+    let id = first.id();
+    let other = tokio::spawn({
+        let keys = keys.clone();
+        async move { keys.claim_of(NOW, "k", "a").await }
+    });
+    tokio::task::yield_now().await;
+    let failure = KeptAnswer { status: 500, ..answer("no") };
+    first.tell(failure.clone());
+    assert!(matches!(other.await.unwrap(), Claim::Replay(told) if told == failure));
+    assert_eq!(keys.run(NOW, "k", "a").await.id(), id);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_forward_makes_no_key_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = open(&dir);
+    keys.run(NOW, "k", "a").await.keep(answer("1")).await;
+    let stepped = Now { wall: NOW + 2 * DAY, lagging: NOW + DAY };
+    let again = keys.claim_at(stepped, "k".into(), "a".into()).await.unwrap();
+    assert!(matches!(again, Claim::Replay(again) if again == answer("1")));
+    assert!(matches!(keys.claim_at(stepped, "other".into(), "a".into()).await.unwrap(), Claim::Run(_)));
+    assert_eq!(keys.stored(), 2, "nor does another new one drop it");
+}
