@@ -173,7 +173,7 @@ async fn a_body_is_told_apart_by_what_is_wrong_with_it() {
         refused(&send(path, "application/json", " ".repeat((1 << 20) + 1)).await, 413, "too large");
         refused(&client.delete(path).await, 405, "Method not allowed");
     }
-    refused(&client.get("/nowhere").await, 404, "Not found");
+    refused(&client.get("/nowhere").await, 404, "No such path; openapi.json lists those that there are.");
     refused(&client.get("/vms?colour=red").await, 400, "colour is not known");
     refused(&client.get("/vms/by-name").await, 404, "VM not found");
     nothing_is_left(&client).await;

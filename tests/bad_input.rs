@@ -278,7 +278,12 @@ async fn a_body_of_100_mb_is_refused_and_the_daemon_goes_on() {
     let request = daemon.http().post(daemon.at(&format!("/vms/{ID}/stop"))).body(vec![b' '; 2_000_000]);
     refused(&daemon.send(request).await, 404, "VM not found", "2 MB for an unknown VM");
     let request = daemon.http().post(daemon.at("/nope")).body(vec![b' '; 20_000_000]);
-    refused(&daemon.send(request).await, 404, "Not found", "20 MB for nobody");
+    refused(
+        &daemon.send(request).await,
+        404,
+        "No such path; openapi.json lists those that there are.",
+        "20 MB for nobody",
+    );
     let rss = procfs::process::Process::new(daemon.pid()).unwrap().statm().unwrap().resident * procfs::page_size();
     assert!(rss < 100 << 20, "{rss} bytes are resident");
     nothing_is_left(&daemon).await;

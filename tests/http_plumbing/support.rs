@@ -41,7 +41,7 @@ async fn list(_: S, _: Request) -> Reply {
 /// The order of checks: the id, existence, the body.
 async fn make(_: S, req: Request) -> Result<Reply, HttpError> {
     if req.param("id") == "missing" {
-        return Err(HttpError::NotFound);
+        return Err(HttpError::NoSuchPath);
     }
     let body: Make = req.json()?;
     Ok(Reply::json(StatusCode::CREATED, &json!({"name": body.name, "vcpus": body.vcpus})))

@@ -23,7 +23,7 @@ use super::idempotency::Keyed;
 use super::inflight::InFlight;
 use super::route::{Answer, RouteInfo};
 use super::table::{self, Found};
-use super::{HttpError, Request, Response, Table, origin, query};
+use super::{HttpError, Nulls, Request, Response, Table, origin, query};
 use crate::service::Keys;
 
 /// The largest body that is read.
@@ -115,7 +115,7 @@ impl Mounts {
             if in_flight.is_draining() { Err(HttpError::ShuttingDown) } else { origin::check(&head.headers) };
         // An answer to HEAD is made like one to GET: hyper leaves its body out and keeps its length.
         let found = admitted.and_then(|()| {
-            let (table, rest) = rest.ok_or(HttpError::NotFound)?;
+            let (table, rest) = rest.ok_or(HttpError::NoSuchPath)?;
             table.find(&head.method, rest)
         });
         let response = match found {
@@ -176,7 +176,8 @@ where
         Err(error) => return closing(refuse(error)),
     };
     let too_large = body.is_err();
-    let mut request = Request { params, query, headers: head.headers, body, makes: None };
+    let nulls = if info.method == Method::PUT { Nulls::Clear } else { Nulls::Absent };
+    let mut request = Request { params, query, headers: head.headers, body, nulls, makes: None };
     let keyed = match keys.filter(|_| info.method == Method::POST).map(|keys| keyed(keys, info, &head.query, &request))
     {
         Some(Err(error)) => return refuse(error),

@@ -7,8 +7,9 @@ use warp::http::{Method, StatusCode};
 /// An objection of the plumbing. Dialects convert it into their own error type (`From<HttpError>`).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HttpError {
-    #[error("Not found")]
-    NotFound,
+    /// Of a path, never of what a path could lead to: it must not read as if something were gone.
+    #[error("No such path; openapi.json lists those that there are.")]
+    NoSuchPath,
     #[error("Method not allowed; allowed: {}.", names(allow))]
     MethodNotAllowed { allow: Vec<Method> },
     #[error("The body is too large; the limit is {limit} bytes.")]
@@ -55,7 +56,7 @@ pub enum HttpError {
 impl HttpError {
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NoSuchPath => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -48,6 +48,7 @@ pub mod shutdown;
 pub mod table;
 pub mod told;
 
+pub use decode::{Nulls, given, or_default};
 pub use error::HttpError;
 pub use request::{NoFields, Request, agreed};
 pub use response::{IntoResponse, Reply, Response};

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::state::{State, health, uptime};
 use crate::{
-    api::http::HttpError,
+    api::http::{HttpError, given},
     model::{CreateVm, NetworkWish, NicWish, Sample, SwitchId, SwitchRef, VmId, VmView, now_ms},
 };
 
@@ -125,11 +125,6 @@ pub struct UpdateBody {
     /// The whole list.
     #[serde(default, rename = "networkAdapters")]
     pub network_adapters: Option<Vec<AdapterBody>>,
-}
-
-/// A null that is there is `Some(None)`.
-fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
 }
 
 /// A network adapter as wished for.

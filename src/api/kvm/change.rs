@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use warp::http::StatusCode;
 
 use super::{Shared, error::Problem, pinning::CpuPinning, vm_id};
 use crate::{
-    api::http::{HttpError, Reply, Request},
+    api::http::{HttpError, Reply, Request, given},
     model::{Applied, Change, IoLimits, VmId, VmSpec, VmView},
 };
 
@@ -44,13 +44,6 @@ pub struct DiskUpdate {
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<IoLimits>")]
     pub io_limits: Option<Option<IoLimits>>,
-}
-
-/// A null that is there is `Some(None)`: it removes.
-pub(super) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
 }
 
 /// What became of an update.

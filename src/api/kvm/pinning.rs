@@ -10,16 +10,13 @@ use crate::model::{self, Error};
 #[serde(deny_unknown_fields)]
 pub struct CpuPinning {
     /// For the vCPUs: one each where there are as many cores as vCPUs, else any of the set.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "list")]
-    #[schemars(with = "Option<Vec<i64>>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cores: Option<Vec<i64>>,
     /// For the vCPUs, a set each; not together with `cores`.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "list")]
-    #[schemars(with = "Option<Vec<Vec<i64>>>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<Vec<Vec<i64>>>,
     /// For QEMU's other threads.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "list")]
-    #[schemars(with = "Option<Vec<i64>>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emulator: Option<Vec<i64>>,
 }
 
@@ -56,9 +53,4 @@ impl CpuPinning {
             emulator: list("cpu_pinning.emulator", self.emulator.unwrap_or_default())?,
         })
     }
-}
-
-/// A list that is given; null is none (the whole pinning is removed with null).
-fn list<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
 }

@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Shared,
-    change::{at_least_one, given, update},
+    change::{at_least_one, update},
     error::Problem,
     vm_id,
 };
 use crate::{
-    api::http::{Reply, Request},
+    api::http::{Reply, Request, given},
     model::{AutostartWish, Change, OnIoError, PolicyWish, RestartPolicy, VmSpec},
 };
 
