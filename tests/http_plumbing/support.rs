@@ -61,6 +61,11 @@ async fn slow(state: S, _: Request) -> Reply {
     state.finished.fetch_add(1, Ordering::SeqCst);
     Reply::text(StatusCode::OK, "done")
 }
+/// What a client must not lose.
+async fn count(state: S, _: Request) -> Reply {
+    state.finished.fetch_add(1, Ordering::SeqCst);
+    Reply::json(StatusCode::CREATED, &json!({"counted": true}))
+}
 async fn panics(_: S, _: Request) -> Reply {
     panic!("on purpose")
 }
@@ -75,6 +80,7 @@ fn routes() -> Vec<Route<S>> {
         Route::get("/vms/by-name/{name}", "byName", echo),
         Route::get("/vms/{name}/{part}", "part", list),
         Route::post("/slow", "slow", slow),
+        Route::post("/count", "count", count),
         Route::get("/panic", "panics", panics),
     ]
 }

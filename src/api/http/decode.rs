@@ -133,6 +133,9 @@ impl<'de> Deserializer<'de> for Node {
     }
 }
 
+/// Of any list in a body. Most have a narrower bound of their own, which is the domain's to tell.
+const MOST_ENTRIES: usize = 1024;
+
 struct Items {
     index: usize,
     rest: std::vec::IntoIter<Node>,
@@ -146,6 +149,9 @@ impl<'de> SeqAccess<'de> for Items {
             return Ok(None);
         };
         let index = self.index;
+        if index == MOST_ENTRIES {
+            return Err(Fault::must(format!("have at most {MOST_ENTRIES} entries")));
+        }
         self.index += 1;
         seed.deserialize(item).map(Some).map_err(|fault| fault.inside_index(index))
     }

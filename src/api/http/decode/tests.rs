@@ -211,12 +211,19 @@ fn a_null_is_absent_in_what_makes_and_clears_in_what_changes() {
     let refused = |body: &str, nulls| object::<Change>(body.as_bytes(), nulls).unwrap_err().message();
     assert_eq!(refused(r#"{"start":null}"#, Nulls::Clear), "Invalid parameter: start must be given.");
     for nulls in [Nulls::Absent, Nulls::Clear] {
-        let unknown = refused(r#"{"strat":null}"#, nulls);
-        assert_eq!(unknown, "Invalid parameter: strat is not known; did you mean start?");
+        let unknown = refused(r#"{"strt":null}"#, nulls);
+        assert_eq!(unknown, "Invalid parameter: strt is not known; did you mean start?");
         assert_eq!(refused(r#"{"size":null,"size":1}"#, nulls), "Invalid parameter: size must be given only once.");
         assert_eq!(refused(r#"{"inner":[null]}"#, nulls), "Invalid parameter: inner must be an object, not an array.");
     }
     assert_eq!(object::<Change>(br#"{"start":null}"#, Nulls::Absent), Ok(Change::default()));
+}
+
+#[test]
+fn every_list_has_a_bound() {
+    let cores = |count: usize| format!(r#"{{"vcpus":1,"cpu_pinning":{{"cores":[{}]}}}}"#, vec!["0"; count].join(","));
+    assert_eq!(read(&cores(1024)).unwrap().cpu_pinning.unwrap().cores.len(), 1024);
+    assert_eq!(sentence(&cores(1025)), "Invalid parameter: cpu_pinning.cores must have at most 1024 entries.");
 }
 
 #[test]
