@@ -9,6 +9,7 @@ mod create;
 pub mod database;
 mod disks;
 mod exports;
+mod folders;
 mod host;
 mod images;
 mod keys;
@@ -55,6 +56,7 @@ pub struct Service {
     places: switches::Places,
     bases: bases::Inspector,
     asked: addresses::Asked,
+    making: folders::Making,
     log_reads: Semaphore,
     keys: Arc<Keys>,
     /// Held for as long as the daemon lives.
@@ -120,6 +122,7 @@ impl Service {
         let service = Self {
             bases: bases::Inspector::default(),
             asked: addresses::Asked::default(),
+            making: folders::Making::default(),
             log_reads: Semaphore::new(LOG_READS),
             registry: Registry::default(),
             keys,

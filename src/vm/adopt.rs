@@ -7,8 +7,11 @@ use tokio::time::timeout;
 
 use super::{Context, actor::Actor, live::Machine, power::killed};
 use crate::{
-    host::process::{self, Process},
-    model::{Ending, Intent, Run, VmRecord},
+    host::{
+        folder, in_time,
+        process::{self, Process},
+    },
+    model::{Ending, Intent, MadeFolder, Run, VmRecord},
     store::Batch,
 };
 
@@ -99,8 +102,20 @@ impl Context {
         for folder in [self.image_folder(&spec.id), self.run_paths(&spec.id).dir().to_owned()] {
             absent(tokio::fs::remove_dir_all(&folder), &folder).await?;
         }
+        remove_folders(spec.named.folders.clone()).await;
         let batch = Batch::new().remove::<VmRecord>(&spec.id.to_string());
         self.store.commit(batch.from_reserve()).await.map_err(|e| e.to_string())
+    }
+}
+
+/// Folders that were made for its disk, where no other VM's is in them. One that is not the one that was made stays, and
+/// keeps nothing else.
+async fn remove_folders(folders: Vec<MadeFolder>) {
+    let removal = in_time(REMOVAL, move || {
+        folders.iter().rev().try_for_each(|made| folder::remove(made).map(|removed| tracing::debug!(?made, removed)))
+    });
+    if let Err(error) = removal.await {
+        tracing::warn!(%error, "cannot remove a folder that was made for a disk");
     }
 }
 

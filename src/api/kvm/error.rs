@@ -95,7 +95,7 @@ impl http::Problem for Problem {
                     | Error::DiskNotFound { .. }
                     | Error::NicNotFound { .. }
                     | Error::SwitchNotFound(_) => (StatusCode::NOT_FOUND, message, None),
-                    Error::Conflict(_) | Error::SwitchConflict(_) | Error::PortTaken { .. } => {
+                    Error::Fixed { .. } | Error::Conflict(_) | Error::SwitchConflict(_) | Error::PortTaken { .. } => {
                         (StatusCode::CONFLICT, message, None)
                     }
                     Error::NoAgent { .. } => (StatusCode::UNPROCESSABLE_ENTITY, message, None),

@@ -29,28 +29,25 @@ impl CpuPinning {
     }
 
     pub fn into_model(self) -> Result<model::CpuPinning, Error> {
-        let empty = |field, cores: &Option<Vec<i64>>| match cores {
-            Some(cores) if cores.is_empty() => Err(Error::invalid(field, "name at least one core")),
-            _ => Ok(()),
-        };
-        empty("cpu_pinning.cores", &self.cores)?;
-        empty("cpu_pinning.emulator", &self.emulator)?;
-        let list = |field: &'static str, cores: Vec<i64>| {
+        let list = |field: String, cores: Vec<i64>| {
             let core = |core: i64| {
-                u32::try_from(core)
-                    .map_err(|_| Error::invalid(field, format!("name cores of this host; there is no core {core}")))
+                let must = || format!("name cores of this host; there is no core {core}");
+                u32::try_from(core).map_err(|_| Error::invalid(field.clone(), must()))
             };
             cores.into_iter().map(core).collect::<Result<Vec<u32>, Error>>()
         };
+        let whole = |field: &'static str, cores: Option<Vec<i64>>| match cores {
+            Some(cores) if cores.is_empty() => Err(Error::invalid(field, "name at least one core")),
+            cores => list(field.to_owned(), cores.unwrap_or_default()),
+        };
+        if self.vcpus.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Error::invalid("cpu_pinning.vcpus", "have a list of cores for at least one vCPU"));
+        }
+        let sets = self.vcpus.unwrap_or_default().into_iter().enumerate();
         Ok(model::CpuPinning {
-            cores: list("cpu_pinning.cores", self.cores.unwrap_or_default())?,
-            vcpus: self
-                .vcpus
-                .unwrap_or_default()
-                .into_iter()
-                .map(|cores| list("cpu_pinning.vcpus", cores))
-                .collect::<Result<_, _>>()?,
-            emulator: list("cpu_pinning.emulator", self.emulator.unwrap_or_default())?,
+            cores: whole("cpu_pinning.cores", self.cores)?,
+            vcpus: sets.map(|(i, cores)| list(format!("cpu_pinning.vcpus[{i}]"), cores)).collect::<Result<_, _>>()?,
+            emulator: whole("cpu_pinning.emulator", self.emulator)?,
         })
     }
 }
