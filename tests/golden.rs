@@ -73,6 +73,7 @@ fn q35() -> VmSpec {
         nics_added: 0,
         policy: Policy::default(),
         iso: None,
+        named: Default::default(),
     };
     spec.add_nic(card(mac), None).unwrap();
     spec

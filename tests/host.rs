@@ -84,8 +84,8 @@ async fn pinned_cores_are_told_with_the_vm_that_has_them_until_it_is_gone() {
     daemon.create(daemon.wish()).await;
 
     let one_each: Vec<Value> = (0..).zip(&usable).map(|(i, core)| json!({"vcpu": i, "cores": [core]})).collect();
-    let one_each = json!({"id": each, "name": "one each", "status": "running", "vcpus": one_each});
-    let of_a_set = json!({"id": set, "name": "any of a set", "status": "stopped", "vcpus": [
+    let one_each = json!({"id": each, "vm_id": each, "name": "one each", "status": "running", "vcpus": one_each});
+    let of_a_set = json!({"id": set, "vm_id": set, "name": "any of a set", "status": "stopped", "vcpus": [
         {"vcpu": 0, "cores": [last]}, {"vcpu": 1, "cores": [last]},
     ]});
     let host = daemon.get("/host").await.expect(200);

@@ -74,7 +74,7 @@ async fn the_list_of_vms_is_as_documented() {
     let (running, stopped) = (running_vm(&daemon).await, vm(&daemon).await);
     let answer = ask(&daemon, example, ID).await;
     check(example, ID, &answer);
-    let line = |id: &str, status: &str| json!({"id": id, "name": "vm1", "status": status});
+    let line = |id: &str, status: &str| json!({"id": id, "vm_id": id, "name": "vm1", "status": status});
     assert_eq!(answer.body, json!([line(&running, "running"), line(&stopped, "stopped")]));
 }
 

@@ -149,7 +149,11 @@ async fn a_path_that_is_not_there_is_a_404_in_the_shape_of_every_error() {
     let daemon = Daemon::start();
     for path in ["/", "/nope", "/vms/", "/vm", "/vms//status", "/VMS", &format!("/vms/{ID}/nope"), "/hyperv2/vms"] {
         let answer = daemon.get(path).await;
-        assert_eq!(answer.body, json!({"error": {"code": 404, "message": "Not found"}}), "{path}");
+        assert_eq!(
+            answer.body,
+            json!({"error": {"code": 404, "message": "No such path; openapi.json lists those that there are."}}),
+            "{path}"
+        );
         assert_eq!(answer.status, 404, "{path}");
     }
 }

@@ -2,6 +2,7 @@
 //! nothing in here knows what a VM is.
 
 pub mod cpus;
+pub mod folder;
 pub mod image;
 mod in_time;
 pub mod inventory;

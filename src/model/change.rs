@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use super::{
-    CpuPinning, Error, IoLimits, NewDisk, NewNic, NicId, PolicyWish, Result, VmSpec, check_disk_size, check_memory,
-    check_vcpus,
+    Alias, CpuPinning, Error, IoLimits, NewDisk, NewNic, NicId, PolicyWish, Result, VmSpec, check_disk_size,
+    check_memory, check_name, check_vcpus,
 };
 
 /// One change, as a dialect hands it over: decoded, not yet checked.
@@ -40,11 +40,16 @@ pub enum Change {
 /// A change that only a VM without a process takes: what is given replaces what is there (ruling 30).
 #[derive(Clone, Debug, Default)]
 pub struct Redefinition {
+    pub name: Option<String>,
+    /// GiB, of the root disk.
+    pub disk_size: Option<i64>,
+    /// In the client's words, where it is the folder that the root disk lies in.
+    pub disk_folder: Option<PathBuf>,
     pub vcpus: Option<i64>,
     /// MiB.
     pub memory: Option<i64>,
-    /// Canonical; `Some(None)` takes it out.
-    pub iso: Option<Option<PathBuf>>,
+    /// `Some(None)` takes it out.
+    pub iso: Option<Option<Alias>>,
     pub nics: Option<NewNics>,
 }
 
@@ -81,14 +86,21 @@ impl Change {
                     wanted.vcpus = bounded_vcpus(vcpus, spec)?;
                     wanted.max_vcpus = wanted.max_vcpus.max(wanted.vcpus);
                 }
-                if let Some(pinning) = pinning {
-                    wanted.cpu_pinning = pinning;
-                }
-                if let Some(pinning) = &wanted.cpu_pinning
-                    && pinning.vcpus.len() > wanted.vcpus as usize
-                {
-                    let must = format!("have at most as many entries as there are vCPUs ({})", wanted.vcpus);
-                    return Err(Error::invalid("cpu_pinning.vcpus", must));
+                match pinning {
+                    Some(pinning) => {
+                        pinning.iter().try_for_each(|pinning| pinning.check_sets(wanted.vcpus))?;
+                        wanted.cpu_pinning = pinning;
+                    }
+                    // The field that was sent is the other one.
+                    None => {
+                        let sets = wanted.cpu_pinning.as_ref().map_or(0, |pinning| pinning.vcpus.len());
+                        if sets > wanted.vcpus as usize {
+                            let must = format!(
+                                "be at least {sets}, for cpu_pinning.vcpus has so many sets; change that first"
+                            );
+                            return Err(Error::invalid("vcpus", must));
+                        }
+                    }
                 }
             }
             Self::Memory(memory) => {
@@ -155,7 +167,24 @@ impl Redefinition {
             wanted = Change::Memory(memory).apply(&wanted, None, host_memory)?;
         }
         if let Some(iso) = self.iso {
-            wanted.iso = iso;
+            wanted.iso = iso.as_ref().map(|alias| alias.file.clone());
+            wanted.named.iso = iso;
+        }
+        if let Some(name) = self.name {
+            wanted.name = check_name(&name)?;
+        }
+        if self.disk_folder.is_some() {
+            wanted.named.disk_folder = self.disk_folder;
+        }
+        if let Some(size) = self.disk_size {
+            let size = check_disk_size(size)?;
+            if let Some(root) = wanted.disks.first_mut() {
+                if size < root.size {
+                    let is = format!("{} GiB, and a disk only grows", root.size);
+                    return Err(Error::Fixed { param: "disk_size".into(), is });
+                }
+                root.size = size;
+            }
         }
         match self.nics {
             Some(NewNics::All(nics)) => wanted.set_nics(nics)?,
@@ -170,9 +199,9 @@ impl Redefinition {
 }
 
 fn bounded_vcpus(vcpus: i64, spec: &VmSpec) -> Result<u32> {
-    let vcpus = check_vcpus(vcpus)?;
-    if spec.max_vcpus_given && vcpus > spec.max_vcpus {
+    // The narrower bound first: whoever keeps to the one that is told is not told of another.
+    if spec.max_vcpus_given && vcpus > i64::from(spec.max_vcpus) {
         return Err(Error::invalid("vcpus", format!("be at most max_vcpus ({}) of this VM", spec.max_vcpus)));
     }
-    Ok(vcpus)
+    check_vcpus(vcpus)
 }

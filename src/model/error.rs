@@ -13,6 +13,9 @@ pub enum Error {
     /// The caller's mistake: `param` is the KVM dialect's name of the field, `must` completes "<param> must …".
     #[error("Invalid parameter: {param} must {must}.")]
     Invalid { param: Cow<'static, str>, must: String },
+    /// A field that cannot be changed, or not in this way, was given another value; `is` completes "it is …".
+    #[error("{param} cannot be changed to that: it is {is}.")]
+    Fixed { param: Cow<'static, str>, is: String },
     #[error("VM not found: {0}.")]
     VmNotFound(VmId),
     #[error("Disk not found: {name}.")]
@@ -28,8 +31,8 @@ pub enum Error {
     /// In the words of the client: an id or a name.
     #[error("Switch not found: {0}.")]
     SwitchNotFound(String),
-    #[error("Invalid parameter: switch must be one switch; {} bear the name {name:?}: {}. Name it by its id.", .ids.len(), .ids.iter().map(SwitchId::to_string).collect::<Vec<_>>().join(", "))]
-    AmbiguousSwitch { name: String, ids: Vec<SwitchId> },
+    #[error("Invalid parameter: {param} must be one switch; {} bear the name {name:?}: {}. Name it by its id.", .ids.len(), .ids.iter().map(SwitchId::to_string).collect::<Vec<_>>().join(", "))]
+    AmbiguousSwitch { param: Cow<'static, str>, name: String, ids: Vec<SwitchId> },
     /// The state of the host's network or of a switch does not allow it, in words.
     #[error("{0}")]
     SwitchConflict(String),
@@ -127,6 +130,16 @@ pub enum Conflict {
 impl Error {
     pub fn invalid(param: impl Into<Cow<'static, str>>, must: impl Into<String>) -> Self {
         Self::Invalid { param: param.into(), must: must.into() }
+    }
+
+    /// The same about the field of something that is itself at `place`, such as `disks[1]`.
+    pub fn within(self, place: &str) -> Self {
+        let inside = |param: Cow<'static, str>| Cow::from(format!("{place}.{param}"));
+        match self {
+            Self::Invalid { param, must } => Self::Invalid { param: inside(param), must },
+            Self::AmbiguousSwitch { param, name, ids } => Self::AmbiguousSwitch { param: inside(param), name, ids },
+            other => other,
+        }
     }
 
     pub fn failed(operation: Operation, why: impl ToString) -> Self {

@@ -22,6 +22,12 @@ macro_rules! ids {
                 (text.len() == 36).then(|| Uuid::try_parse(text).ok()).flatten().map(Self)
             }
 
+            /// Takes what Windows takes for a GUID as well: in braces, without hyphens (ruling 29).
+            pub fn parse_guid(text: &str) -> Option<Self> {
+                let bare = text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(text);
+                matches!(bare.len(), 32 | 36).then(|| Uuid::try_parse(bare).ok()).flatten().map(Self)
+            }
+
             /// The first 12 hex digits: short enough for a socket path or the name of an interface, long enough to be
             /// unique on a host.
             pub fn short(&self) -> String {
@@ -75,6 +81,13 @@ mod tests {
         let id = VmId::parse("123E4567-e89b-12d3-a456-426614174000").unwrap();
         assert_eq!(id.to_string(), "123e4567-e89b-12d3-a456-426614174000");
         assert_eq!(id.default_name(), "vm-123e4567");
+        for guid in ["123E4567E89B12D3A456426614174000", "{123e4567-e89b-12d3-a456-426614174000}"] {
+            assert_eq!(VmId::parse_guid(guid), Some(id), "{guid}");
+        }
+        for bad in ["", "{}", "{123e4567-e89b-12d3-a456-426614174000", "urn:uuid:123e4567-e89b-12d3-a456-426614174000"]
+        {
+            assert_eq!(VmId::parse_guid(bad), None, "{bad}");
+        }
         for bad in ["", "x", "123e4567e89b12d3a456426614174000", "{123e4567-e89b-12d3-a456-426614174000}"] {
             assert_eq!(VmId::parse(bad), None, "{bad}");
         }

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::Ipv4Addr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use uuid::Uuid;
 
 use super::{Error, NicId, Result, SwitchId, VmSpec};
@@ -205,8 +205,20 @@ pub struct Forward {
     /// Where the host listens; 127.0.0.1 unless said otherwise.
     #[serde(default = "loopback")]
     pub host_address: Ipv4Addr,
+    #[serde(deserialize_with = "port")]
+    #[schemars(range(min = 1))]
     pub host_port: u16,
+    #[serde(deserialize_with = "port")]
+    #[schemars(range(min = 1))]
     pub guest_port: u16,
+}
+
+const PORTS: &str = "be from 1 to 65535";
+
+/// As wide as JSON's numbers, so that one that is none has the range of ports for an answer.
+fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    let number = i64::deserialize(deserializer)?;
+    u16::try_from(number).ok().filter(|port| *port > 0).ok_or_else(|| D::Error::custom(format!("must {PORTS}")))
 }
 
 fn loopback() -> Ipv4Addr {
@@ -228,10 +240,12 @@ impl fmt::Display for Forward {
 /// # Errors
 /// [`Error::Invalid`] that says which.
 pub fn check_forwards(forwards: &[Forward]) -> Result<()> {
-    let must = |must: String| Err(Error::invalid("forwards", must));
     for (index, forward) in forwards.iter().enumerate() {
-        if forward.host_port == 0 || forward.guest_port == 0 {
-            return must("have ports from 1 to 65535".into());
+        let must = |field: &str, must: &str| Err(Error::invalid(format!("user.forwards[{index}].{field}"), must));
+        for (field, port) in [("host_port", forward.host_port), ("guest_port", forward.guest_port)] {
+            if port == 0 {
+                return must(field, PORTS);
+            }
         }
         let everywhere = |address: Ipv4Addr| address.is_unspecified();
         let meets = |other: &&Forward| {
@@ -241,11 +255,12 @@ pub fn check_forwards(forwards: &[Forward]) -> Result<()> {
                     || everywhere(forward.host_address))
         };
         if let Some(other) = forwards[..index].iter().find(meets) {
-            return must(if other.host_address == forward.host_address {
-                format!("name every port of the host once; {forward} is repeated")
+            let why = if other.host_address == forward.host_address {
+                format!("{forward} is repeated")
             } else {
-                format!("name every port of the host once; {forward} is also in {other}")
-            });
+                format!("{forward} is also in {other}")
+            };
+            return must("host_port", &format!("name a port of the host that no other does; {why}"));
         }
     }
     Ok(())
@@ -303,7 +318,9 @@ mod tests {
         assert!(must(&twice).contains("tcp 127.0.0.1:22 is repeated"), "{}", must(&twice));
         let everywhere = [fine[0].clone(), forward(tcp, [0, 0, 0, 0], 22)];
         assert!(must(&everywhere).contains("tcp 0.0.0.0:22 is also in tcp 127.0.0.1:22"), "{}", must(&everywhere));
-        assert!(must(&[forward(tcp, [127, 0, 0, 1], 0)]).contains("1 to 65535"));
+        assert!(
+            must(&[forward(tcp, [127, 0, 0, 1], 0)]).contains("user.forwards[0].host_port must be from 1 to 65535")
+        );
         assert_eq!((check_queues(1), check_queues(8)), (Ok(1), Ok(8)));
         assert!([-1, 0, 9, i64::MAX].into_iter().all(|bad| check_queues(bad).is_err()));
     }

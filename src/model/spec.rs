@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Conflict, Error, IoLimits, Nic, Policy, Result, VmId};
+use super::{Conflict, Error, IoLimits, Named, Nic, Policy, Result, VmId};
 
 /// vCPUs that any machine type here takes (ruling 12).
 const MAX_VCPUS: i64 = 255;
@@ -48,6 +48,8 @@ pub struct VmSpec {
     /// The ISO image in its CD drive, canonical; without one there is no drive.
     #[serde(default)]
     pub iso: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Named::is_empty")]
+    pub named: Named,
 }
 
 /// A disk as wished for, checked, before it has a name and a place.
@@ -184,16 +186,22 @@ impl CpuPinning {
         }
     }
 
-    /// Every core that is named anywhere, with the field that names it.
-    pub fn named(&self) -> impl Iterator<Item = (&'static str, u32)> {
-        let each = |field, cores: &[u32]| cores.iter().map(|&core| (field, core)).collect::<Vec<_>>();
-        let vcpus = self.vcpus.iter().flat_map(move |cores| each("cpu_pinning.vcpus", cores));
-        each("cpu_pinning.cores", &self.cores)
-            .into_iter()
-            .chain(vcpus)
-            .chain(each("cpu_pinning.emulator", &self.emulator))
-            .collect::<Vec<_>>()
-            .into_iter()
+    /// Every set of cores, with the field that names it.
+    pub fn named(&self) -> impl Iterator<Item = (String, &[u32])> {
+        let vcpus = self.vcpus.iter().enumerate();
+        let vcpus = vcpus.map(|(index, cores)| (format!("cpu_pinning.vcpus[{index}]"), cores.as_slice()));
+        let whole = [("cpu_pinning.cores", &self.cores), ("cpu_pinning.emulator", &self.emulator)];
+        whole.into_iter().map(|(field, cores)| (field.to_owned(), cores.as_slice())).chain(vcpus)
+    }
+
+    /// # Errors
+    /// [`Error::Invalid`] for more sets than there are vCPUs.
+    pub fn check_sets(&self, vcpus: u32) -> Result<()> {
+        if self.vcpus.len() > vcpus as usize {
+            let must = format!("have at most as many entries as there are vCPUs ({vcpus})");
+            return Err(Error::invalid("cpu_pinning.vcpus", must));
+        }
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     host::cpus::Host,
-    model::{Applied, Change, CpuPinning, Error, Redefinition, Result, VmId, VmView},
+    model::{Alias, Applied, Change, CpuPinning, Error, Redefinition, Result, VmId, VmView},
     vm::VmHandle,
 };
 
@@ -36,6 +36,11 @@ impl Service {
 /// What a client wants of a VM that is off, decoded, not yet checked.
 #[derive(Clone, Debug, Default)]
 pub struct Redefine {
+    pub name: Option<String>,
+    /// GiB, of the root disk.
+    pub disk_size: Option<i64>,
+    /// Where the root disk lies, in the client's words.
+    pub disk_folder: Option<PathBuf>,
     pub vcpus: Option<i64>,
     /// MiB.
     pub memory: Option<i64>,
@@ -48,20 +53,28 @@ impl Service {
     /// Replaces what is given of a VM's definition, all or nothing. Returns whether that changed anything.
     ///
     /// # Errors
-    /// [`Error::VmNotFound`], [`Error::Invalid`]; [`Error::Conflict`] when anything would change and the VM is not off.
+    /// [`Error::VmNotFound`], [`Error::Invalid`]; [`Error::Fixed`] for what cannot be changed; [`Error::Conflict`] when
+    /// anything would change and the VM is not off.
     pub async fn redefine(&self, id: VmId, wish: Redefine) -> Result<bool> {
         let handle = self.handle(id)?;
         let iso = match wish.iso {
-            Some(Some(named)) => Some(Some(images::locate(self, &named, Kind::Iso).await?.0)),
+            Some(Some(sent)) => {
+                let (file, _) = images::locate(self, &sent, Kind::Iso).await?;
+                Some(Some(Alias { file, sent }))
+            }
             Some(None) => Some(None),
             None => None,
         };
+        if let Some(named) = &wish.disk_folder {
+            images::check_same_folder(self, named, &handle.view().spec).await?;
+        }
         // Kept until they stand in the definition, or do not.
-        let (nics, _promises) = match wish.nics {
+        let (nics, _promises) = match wish.nics.clone() {
             Some(nics) => self.wanted_nics(&handle.view().spec, nics).map(|(nics, promises)| (Some(nics), promises))?,
             None => (None, Vec::new()),
         };
-        handle.redefine(Redefinition { vcpus: wish.vcpus, memory: wish.memory, iso, nics }).await
+        let Redefine { name, disk_size, disk_folder, vcpus, memory, .. } = wish;
+        handle.redefine(Redefinition { name, disk_size, disk_folder, vcpus, memory, iso, nics }).await
     }
 }
 
@@ -71,21 +84,19 @@ pub(super) fn check_pinning(pinning: &CpuPinning, host: &Host) -> Result<()> {
         return Err(Error::invalid("cpu_pinning.cores", "not be combined with cpu_pinning.vcpus"));
     }
     if *pinning == CpuPinning::default() {
-        return Err(Error::invalid("cpu_pinning.cores", "name at least one core"));
+        return Err(Error::invalid("cpu_pinning", "hold cores, vcpus or emulator, or be null"));
     }
-    if pinning.vcpus.iter().any(Vec::is_empty) {
-        return Err(Error::invalid("cpu_pinning.vcpus", "name at least one core for each vCPU it lists"));
+    if let Some(index) = pinning.vcpus.iter().position(Vec::is_empty) {
+        return Err(Error::invalid(format!("cpu_pinning.vcpus[{index}]"), "name at least one core"));
     }
-    for (field, core) in pinning.named() {
-        if let Some(must) = host.refuse_core(core) {
-            return Err(Error::invalid(field, must));
-        }
-    }
-    let sets = [("cpu_pinning.cores", &pinning.cores), ("cpu_pinning.emulator", &pinning.emulator)];
-    let sets = sets.into_iter().chain(pinning.vcpus.iter().map(|cores| ("cpu_pinning.vcpus", cores)));
-    for (field, cores) in sets {
-        if let Some(core) = cores.iter().enumerate().find_map(|(i, core)| cores[..i].contains(core).then_some(core)) {
-            return Err(Error::invalid(field, format!("name every core once; {core} is repeated")));
+    for (field, cores) in pinning.named() {
+        for (at, core) in cores.iter().enumerate() {
+            if let Some(must) = host.refuse_core(*core) {
+                return Err(Error::invalid(field, must));
+            }
+            if cores[..at].contains(core) {
+                return Err(Error::invalid(field, format!("name every core once; {core} is repeated")));
+            }
         }
     }
     Ok(())

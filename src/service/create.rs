@@ -1,24 +1,20 @@
 //! Creates a VM: check everything, record it, make its disk, and only then let anybody know of it. A failure at any
 //! step takes the earlier ones back; a crash leaves a record that says `Creating`, which the next start unwinds.
 
-use std::{
-    io::ErrorKind,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{
     Service, changes, disks,
+    folders::Made,
     images::{self, Kind},
     nics,
 };
 use crate::{
     host::{STORAGE, in_time},
     model::{
-        CreateVm, Disk, DiskWish, Ending, Error, NewDisk, Operation, Policy, Result, Run, Status, Upkeep, VmId,
-        VmRecord, VmSpec, VmView, check_disk_size, check_max_memory, check_max_vcpus, check_memory, check_name,
-        check_vcpus, now_ms,
+        Alias, Conflict, CreateVm, Disk, DiskWish, Ending, Error, Named, NewDisk, Operation, Policy, Result, Run,
+        Status, Upkeep, VmId, VmRecord, VmSpec, VmView, check_disk_size, check_max_memory, check_max_vcpus,
+        check_memory, check_name, check_vcpus, now_ms,
     },
     profile,
     vm::{self, VmHandle},
@@ -61,6 +57,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
     let name = wish.name.as_deref().map_or_else(|| Ok(id.default_name()), check_name)?;
     if let Some(pinning) = &wish.cpu_pinning {
         changes::check_pinning(pinning, host)?;
+        pinning.check_sets(vcpus)?;
     }
     if let Some(limits) = &wish.io_limits {
         limits.check()?;
@@ -86,6 +83,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
         Some(named) => Some(images::locate(service, named, Kind::Iso).await?.0),
         None => None,
     };
+    let named_iso = iso.clone().zip(wish.iso).map(|(file, sent)| Alias { file, sent });
     let disk =
         Disk { name: "root".into(), file, size, clone, base, io_limits, slot: None, in_making: false, request: None };
     let mut further = Vec::new();
@@ -110,17 +108,30 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
         nics_added: 0,
         policy,
         iso,
+        named: Named { iso: named_iso, disk_folder: wish.disk_folder, folders: Vec::new() },
     };
-    for disk in further {
-        spec.add_disk(disk, &folder, None)?;
+    for (index, disk) in further.into_iter().enumerate() {
+        spec.add_disk(disk, &folder, None).map_err(|error| too_many("disks", index, error))?;
     }
     let mut promises = Vec::new();
     for (index, wish) in wish.networks.unwrap_or_else(nics::by_default).into_iter().enumerate() {
         let (nic, promise) = nics::resolve(service, wish).map_err(|error| nics::among(index, error))?;
-        spec.add_nic(nic, None)?;
+        spec.add_nic(nic, None).map_err(|error| too_many("networks", index, error))?;
         promises.push(promise);
     }
     Ok((spec, promises))
+}
+
+/// There is nothing yet that could be removed to make room: it is the wish that is too large.
+fn too_many(list: &str, index: usize, error: Error) -> Error {
+    match error {
+        Error::Conflict(Conflict::NoFreeSlot) => {
+            let must = "have a slot, and the profile has none left for it; ask for fewer disks and network cards, or for a \
+                        profile with more hotplug_ports";
+            Error::invalid(format!("{list}[{index}]"), must)
+        }
+        other => other,
+    }
 }
 
 /// Makes it real. `named` is the base image in the client's words.
@@ -128,9 +139,9 @@ async fn establish(service: &Service, mut record: VmRecord, named: Option<&Path>
     let ctx = &service.ctx;
     check_mounted(service, &record.spec).await?;
     ctx.persist_wish(&record).await.map_err(|e| Error::failed(Operation::Create, e))?;
-    let mut folders = Vec::new();
-    if let Err(error) = make_disks(service, &mut record, named, start, &mut folders).await {
-        undo(service, &record, &folders).await;
+    let mut made = service.making.begin();
+    if let Err(error) = make_disks(service, &mut record, named, start, &mut made).await {
+        undo(service, &record).await;
         return Err(error);
     }
     let id = record.spec.id;
@@ -144,7 +155,6 @@ async fn establish(service: &Service, mut record: VmRecord, named: Option<&Path>
             tracing::error!(vm = %id, error = %left, "cannot take back a VM that did not start");
             service.registry.insert(handle);
         }
-        remove_empty(&folders).await;
         return Err(error);
     }
     service.registry.insert(handle.clone());
@@ -191,13 +201,12 @@ async fn made_before(service: &Service, id: Option<VmId>) -> Result<Option<VmHan
     Ok(Some(handle))
 }
 
-/// `folders` are those that had to be made for a disk outside the VM's own folder.
 async fn make_disks(
     service: &Service,
     record: &mut VmRecord,
     named: Option<&Path>,
     start: bool,
-    folders: &mut Vec<PathBuf>,
+    made: &mut Made<'_>,
 ) -> Result<()> {
     let ctx = &service.ctx;
     let folder = ctx.image_folder(&record.spec.id);
@@ -205,21 +214,27 @@ async fn make_disks(
         .await
         .map_err(|e| Error::failed(Operation::Create, format!("cannot make {}: {e}", folder.display())))?;
     vm::mark_storage(&ctx.config.storage_dirs[0]);
-    for disk in &record.spec.disks {
-        let place = disk.file.parent().filter(|place| *place != folder);
-        if let Some(place) = place {
-            make_folder(place, folders).await?;
-            if let Some(storage) = vm::storage_of(&disk.file, &ctx.config.storage_dirs) {
-                vm::mark_storage(storage);
-            }
+    // Outside of the VM's own folder.
+    let place = record.spec.root().and_then(|root| root.file.parent()).filter(|place| *place != folder);
+    if let Some(place) = place.map(Path::to_owned) {
+        let noted = &mut Arc::make_mut(&mut record.spec).named.folders;
+        made.make(service, &place, noted).await?;
+        if !noted.is_empty() {
+            // Before anything is put into them: a folder that no record tells of would stay for ever.
+            ctx.persist(record).await.map_err(|e| Error::failed(Operation::Create, e))?;
         }
+        if let Some(storage) = vm::storage_of(&place, &ctx.config.storage_dirs) {
+            vm::mark_storage(storage);
+        }
+    }
+    for disk in &record.spec.disks {
         let made = match &disk.base {
             Some(base) => ctx.images.clone_base(base, disk.clone, &disk.file, disk.size).await,
             None => ctx.images.create(&disk.file, disk.size).await,
         };
         let operation = named.map_or(Operation::Create, |base| Operation::Clone { base: base.to_owned() });
         made.map_err(|why| Error::failed(operation, why))?;
-        if place.is_some() {
+        if disk.file.parent() != Some(&folder) {
             // Its folder may be open to others.
             let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
             let closed = tokio::fs::set_permissions(&disk.file, private).await;
@@ -235,30 +250,8 @@ async fn make_disks(
     ctx.persist(record).await.map_err(|e| Error::failed(Operation::Create, e))
 }
 
-/// Makes a folder with those above it, each noted in `made`.
-async fn make_folder(folder: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
-    let missing: Vec<&Path> = folder.ancestors().take_while(|part| !part.exists()).collect();
-    for part in missing.into_iter().rev() {
-        match tokio::fs::DirBuilder::new().mode(0o700).create(part).await {
-            Ok(()) => made.push(part.to_owned()),
-            // Somebody else was quicker.
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(Error::failed(Operation::Create, format!("cannot make {}: {e}", part.display()))),
-        }
-    }
-    Ok(())
-}
-
-/// Takes back what [`make_folder`] made; what others have put something into stays.
-async fn remove_empty(folders: &[PathBuf]) {
-    for folder in folders.iter().rev() {
-        let _ = tokio::fs::remove_dir(folder).await;
-    }
-}
-
-async fn undo(service: &Service, record: &VmRecord, folders: &[PathBuf]) {
+async fn undo(service: &Service, record: &VmRecord) {
     if let Err(error) = service.ctx.erase(record, true).await {
         tracing::error!(vm = %record.spec.id, %error, "cannot take back a half-made VM; the next start of qherd tries again");
     }
-    remove_empty(folders).await;
 }

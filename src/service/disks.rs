@@ -34,10 +34,7 @@ pub(super) async fn resolve(service: &Service, wish: DiskWish) -> Result<NewDisk
 
 /// The same error about the field of the `index`th further disk.
 pub(super) fn among(index: usize, error: Error) -> Error {
-    match error {
-        Error::Invalid { param, must } => Error::invalid(format!("disks[{index}].{param}"), must),
-        other => other,
-    }
+    error.within(&format!("disks[{index}]"))
 }
 
 impl Service {

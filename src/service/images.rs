@@ -11,7 +11,7 @@ use super::{Service, paths};
 use crate::{
     config::{Config, is_windows},
     host::{STORAGE, in_time},
-    model::{Error, Operation, Result, VmId, VmView},
+    model::{Error, Operation, Result, VmId, VmSpec, VmView},
 };
 
 /// What an image is wanted for.
@@ -72,6 +72,25 @@ pub(super) async fn folder(service: &Service, named: &Path) -> Result<PathBuf> {
     let ctx = service.ctx.clone();
     let found = in_time(STORAGE, move || Ok(find_folder(&ctx.config, &asked))).await;
     found.map_err(|e| Error::failed(Operation::Create, e))?
+}
+
+/// Whether a client's folder is the one that a VM's root disk lies in.
+///
+/// # Errors
+/// [`Error::Fixed`] when it is not; [`Error::Failed`] when its storage does not answer.
+pub(super) async fn check_same_folder(service: &Service, named: &Path, spec: &VmSpec) -> Result<()> {
+    let Some(place) = spec.root().and_then(|root| root.file.parent()).map(Path::to_owned) else { return Ok(()) };
+    if spec.named.disk_folder.as_deref() == Some(named) {
+        return Ok(());
+    }
+    let asked = host_path(service, named, FOLDER, "be the path of a folder")?;
+    let told = spec.named.disk_folder.clone().unwrap_or_else(|| place.clone());
+    let same =
+        in_time(STORAGE, move || Ok(asked == place || paths::canonical(&asked) == paths::canonical(&place))).await;
+    match same.map_err(|e| Error::failed(Operation::Change, e))? {
+        true => Ok(()),
+        false => Err(Error::Fixed { param: FOLDER.into(), is: told.display().to_string() }),
+    }
 }
 
 const FOLDER: &str = "disk_folder";

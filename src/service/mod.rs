@@ -9,6 +9,7 @@ mod create;
 pub mod database;
 mod disks;
 mod exports;
+mod folders;
 mod host;
 mod images;
 mod keys;
@@ -60,6 +61,7 @@ pub struct Service {
     places: switches::Places,
     bases: bases::Inspector,
     asked: addresses::Asked,
+    making: folders::Making,
     log_reads: Semaphore,
     keys: Arc<Keys>,
     /// Held for as long as the daemon lives.
@@ -134,6 +136,7 @@ impl Service {
         let service = Self {
             bases: bases::Inspector::default(),
             asked: addresses::Asked::default(),
+            making: folders::Making::default(),
             log_reads: Semaphore::new(LOG_READS),
             registry: Registry::default(),
             keys,

@@ -100,10 +100,7 @@ pub(super) fn resolve(service: &Service, wish: NicWish) -> Result<(NewNic, Promi
 
 /// The same error about the field of the `index`th card.
 pub fn among(index: usize, error: Error) -> Error {
-    match error {
-        Error::Invalid { param, must } => Error::invalid(format!("networks[{index}].{param}"), must),
-        other => other,
-    }
+    error.within(&format!("networks[{index}]"))
 }
 
 impl Service {
@@ -159,7 +156,7 @@ impl Service {
             Nics::All(wishes) => {
                 let (mut nics, mut promises) = (Vec::new(), Vec::new());
                 for (index, wish) in wishes.into_iter().enumerate() {
-                    let unmoved = self.switch_of(&wish)?;
+                    let unmoved = self.switch_of(&wish).map_err(|error| among(index, error))?;
                     let label = wish.label.as_deref().unwrap_or(DEFAULT_LABEL);
                     match there.iter().position(|nic| nic.label == label && nic.switch() == unmoved) {
                         Some(at) => nics.push(there.remove(at).into()),

@@ -15,8 +15,8 @@ use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{Context, actor::Actor};
 use crate::{
-    host::{STORAGE, in_time, remove_image},
-    model::{Disk, Ending, Error, Operation, Result, Run, VmRecord, VmSpec},
+    host::{STORAGE, folder, in_time, remove_image},
+    model::{Disk, Ending, Error, MadeFolder, Operation, Result, Run, VmRecord, VmSpec},
     store::Batch,
 };
 
@@ -174,8 +174,20 @@ impl Context {
             remove_emptied(run.dir())
         });
         removed.await.map_err(|error| Error::failed(Operation::Delete, error))?;
+        remove_folders(spec.named.folders.clone()).await;
         let batch = Batch::new().remove::<VmRecord>(&spec.id.to_string());
         self.store.commit(batch.from_reserve()).await.map_err(|error| Error::failed(Operation::Delete, error))
+    }
+}
+
+/// Folders that were made for its disk, where no other VM's is in them. One that is not the one that was made stays, and
+/// keeps nothing else.
+async fn remove_folders(folders: Vec<MadeFolder>) {
+    let removal = in_time(REMOVAL, move || {
+        folders.iter().rev().try_for_each(|made| folder::remove(made).map(|removed| tracing::debug!(?made, removed)))
+    });
+    if let Err(error) = removal.await {
+        tracing::warn!(%error, "cannot remove a folder that was made for a disk");
     }
 }
 

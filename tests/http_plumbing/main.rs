@@ -2,5 +2,7 @@
 
 mod bodies;
 mod connections;
+mod kept;
+mod refusals;
 mod routing;
 mod support;

@@ -41,7 +41,7 @@ async fn list(_: S, _: Request) -> Reply {
 /// The order of checks: the id, existence, the body.
 async fn make(_: S, req: Request) -> Result<Reply, HttpError> {
     if req.param("id") == "missing" {
-        return Err(HttpError::NotFound);
+        return Err(HttpError::NoSuchPath);
     }
     let body: Make = req.json()?;
     Ok(Reply::json(StatusCode::CREATED, &json!({"name": body.name, "vcpus": body.vcpus})))
@@ -61,6 +61,11 @@ async fn slow(state: S, _: Request) -> Reply {
     state.finished.fetch_add(1, Ordering::SeqCst);
     Reply::text(StatusCode::OK, "done")
 }
+/// What a client must not lose.
+async fn count(state: S, _: Request) -> Reply {
+    state.finished.fetch_add(1, Ordering::SeqCst);
+    Reply::json(StatusCode::CREATED, &json!({"counted": true}))
+}
 async fn panics(_: S, _: Request) -> Reply {
     panic!("on purpose")
 }
@@ -75,6 +80,7 @@ fn routes() -> Vec<Route<S>> {
         Route::get("/vms/by-name/{name}", "byName", echo),
         Route::get("/vms/{name}/{part}", "part", list),
         Route::post("/slow", "slow", slow),
+        Route::post("/count", "count", count),
         Route::get("/panic", "panics", panics),
     ]
 }

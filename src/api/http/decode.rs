@@ -13,7 +13,8 @@
 
 use serde::de::value::{MapAccessDeserializer, StringDeserializer};
 use serde::de::{
-    self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor,
+    self, Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess,
+    Unexpected, Visitor,
 };
 use serde::forward_to_deserialize_any;
 
@@ -21,10 +22,26 @@ use super::HttpError;
 use super::fault::Fault;
 use super::json::{self, Node};
 
+/// What a null says (ruling 38).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nulls {
+    /// As much as if its field were not there: in what makes something, or acts.
+    Absent,
+    /// In a change: a field of the body itself that is null is cleared, where its type has room for that
+    /// (`Option<Option<T>>`, by [`given`](super::given)). Further inside it is absent.
+    Clear,
+}
+
 /// Reads a body that has to be a JSON object.
-pub fn object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, HttpError> {
+pub fn object<T: DeserializeOwned>(bytes: &[u8], nulls: Nulls) -> Result<T, HttpError> {
     match json::parse(bytes)? {
-        node @ Node::Object(_) => from_node(node),
+        mut node @ Node::Object(_) => {
+            node.absent_nulls(match nulls {
+                Nulls::Absent => 0,
+                Nulls::Clear => 1,
+            });
+            from_node(node)
+        }
         other => Err(HttpError::NotAnObject { found: other.kind().to_owned() }),
     }
 }
@@ -36,7 +53,7 @@ pub fn from_node<T: DeserializeOwned>(node: Node) -> Result<T, HttpError> {
 impl Node {
     fn unexpected(&self) -> Unexpected<'_> {
         match self {
-            Node::Null => Unexpected::Unit,
+            Node::Null | Node::Absent => Unexpected::Unit,
             Node::Bool(b) => Unexpected::Bool(*b),
             Node::Number(n) => match (n.as_u64(), n.as_i64(), n.as_f64()) {
                 (Some(n), ..) => Unexpected::Unsigned(n),
@@ -55,7 +72,7 @@ impl<'de> Deserializer<'de> for Node {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match self {
-            Node::Null => visitor.visit_unit(),
+            Node::Null | Node::Absent => visitor.visit_unit(),
             Node::Bool(b) => visitor.visit_bool(b),
             Node::Number(n) => match (n.as_u64(), n.as_i64(), n.as_f64()) {
                 (Some(n), ..) => visitor.visit_u64(n),
@@ -70,7 +87,7 @@ impl<'de> Deserializer<'de> for Node {
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match self {
-            Node::Null => visitor.visit_none(),
+            Node::Null | Node::Absent => visitor.visit_none(),
             some => visitor.visit_some(some),
         }
     }
@@ -116,6 +133,9 @@ impl<'de> Deserializer<'de> for Node {
     }
 }
 
+/// Of any list in a body. Most have a narrower bound of their own, which is the domain's to tell.
+const MOST_ENTRIES: usize = 1024;
+
 struct Items {
     index: usize,
     rest: std::vec::IntoIter<Node>,
@@ -129,6 +149,9 @@ impl<'de> SeqAccess<'de> for Items {
             return Ok(None);
         };
         let index = self.index;
+        if index == MOST_ENTRIES {
+            return Err(Fault::must(format!("have at most {MOST_ENTRIES} entries")));
+        }
         self.index += 1;
         seed.deserialize(item).map(Some).map_err(|fault| fault.inside_index(index))
     }
@@ -151,14 +174,19 @@ impl<'de> MapAccess<'de> for Members {
     type Error = Fault;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
-        let Some((key, node)) = self.rest.next() else {
-            return Ok(None);
+        let (key, node) = loop {
+            let Some((key, node)) = self.rest.next() else {
+                return Ok(None);
+            };
+            if let Some(fields) = self.fields
+                && !fields.contains(&key.as_str())
+            {
+                return Err(de::Error::unknown_field(&key, fields));
+            }
+            if node != Node::Absent {
+                break (key, node);
+            }
         };
-        if let Some(fields) = self.fields
-            && !fields.contains(&key.as_str())
-        {
-            return Err(de::Error::unknown_field(&key, fields));
-        }
         let name: StringDeserializer<Fault> = key.clone().into_deserializer();
         self.value = Some((key, node));
         seed.deserialize(name).map(Some)
@@ -168,8 +196,23 @@ impl<'de> MapAccess<'de> for Members {
         // Serde's contract is key, then value; a visitor that breaks it gets an error, not a panic.
         let (key, node) =
             self.value.take().ok_or_else(|| <Fault as de::Error>::custom("a value was asked for before its key"))?;
-        seed.deserialize(node).map_err(|fault| fault.inside_key(&key))
+        let null = node == Node::Null && self.fields.is_some();
+        seed.deserialize(node).map_err(|fault| {
+            // What cannot be cleared is not there.
+            let fault = if null { Fault::must("be given") } else { fault };
+            fault.inside_key(&key)
+        })
     }
+}
+
+/// For a field of a change that null clears: a null that is there is `Some(None)`, a field that is not is `None`.
+pub fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// For a field of a change that null sets back to its default.
+pub fn or_default<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 #[cfg(test)]

@@ -23,7 +23,8 @@ use super::idempotency::Keyed;
 use super::inflight::InFlight;
 use super::route::{Answer, RouteInfo};
 use super::table::{self, Found};
-use super::{HttpError, Request, Response, Table, origin, query};
+use super::wire::Refused;
+use super::{HttpError, Nulls, Request, Response, Table, origin, query};
 use crate::service::Keys;
 
 /// The largest body that is read.
@@ -53,11 +54,12 @@ pub fn filter(mounts: Vec<(&'static str, Table)>, keys: Option<Arc<Keys>>) -> Bo
         .and(warp::path::full())
         .and(raw_query)
         .and(warp::header::headers_cloned())
-        .and(warp::ext::optional::<InFlight>())
+        .and(warp::ext::optional().map(Option::<InFlight>::unwrap_or_default))
+        .and(warp::ext::optional::<Refused>())
         .and(warp::body::stream())
-        .then(move |method, path: warp::path::FullPath, query, headers, in_flight: Option<InFlight>, body| {
+        .then(move |method, path: warp::path::FullPath, query, headers, in_flight, refused: Option<Refused>, body| {
             let mounts = Arc::clone(&mounts);
-            let head = Head { method, query, headers, in_flight: in_flight.unwrap_or_default() };
+            let head = Head { method, query, headers, in_flight, refused: refused.map(|Refused(error)| error) };
             async move { mounts.answer(path.as_str(), head, body).await }
         })
         .boxed()
@@ -68,6 +70,7 @@ struct Head {
     query: String,
     headers: HeaderMap,
     in_flight: InFlight,
+    refused: Option<HttpError>,
 }
 
 struct Mounts {
@@ -111,11 +114,16 @@ impl Mounts {
             None => (table::plain as table::ErrorShape, None),
             Some((table, rest)) => (table.shape(), Some((table, rest))),
         };
-        let admitted =
-            if in_flight.is_draining() { Err(HttpError::ShuttingDown) } else { origin::check(&head.headers) };
+        if let Some(error) = head.refused {
+            return closing(table::refuse(shape, error));
+        }
+        let admitted = match in_flight.is_draining() {
+            true => Err(HttpError::ShuttingDown),
+            false => origin::check(&head.headers),
+        };
         // An answer to HEAD is made like one to GET: hyper leaves its body out and keeps its length.
         let found = admitted.and_then(|()| {
-            let (table, rest) = rest.ok_or(HttpError::NotFound)?;
+            let (table, rest) = rest.ok_or(HttpError::NoSuchPath)?;
             table.find(&head.method, rest)
         });
         let response = match found {
@@ -176,7 +184,8 @@ where
         Err(error) => return closing(refuse(error)),
     };
     let too_large = body.is_err();
-    let mut request = Request { params, query, headers: head.headers, body, makes: None };
+    let nulls = if info.method == Method::PUT { Nulls::Clear } else { Nulls::Absent };
+    let mut request = Request { params, query, headers: head.headers, body, nulls, makes: None };
     let keyed = match keys.filter(|_| info.method == Method::POST).map(|keys| keyed(keys, info, &head.query, &request))
     {
         Some(Err(error)) => return refuse(error),

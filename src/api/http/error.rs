@@ -7,10 +7,20 @@ use warp::http::{Method, StatusCode};
 /// An objection of the plumbing. Dialects convert it into their own error type (`From<HttpError>`).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HttpError {
-    #[error("Not found")]
-    NotFound,
+    /// Of a path, never of what a path could lead to: it must not read as if something were gone.
+    #[error("No such path; openapi.json lists those that there are.")]
+    NoSuchPath,
     #[error("Method not allowed; allowed: {}.", names(allow))]
     MethodNotAllowed { allow: Vec<Method> },
+    /// Of what is no request at all, or could be taken for different ones.
+    #[error("The request is not valid HTTP: {why}.")]
+    BadHead { why: &'static str },
+    #[error("The headers are too large; the limits are {limit} bytes and {fields} fields.")]
+    HeadTooLarge { limit: usize, fields: usize },
+    #[error("The path and its query are too long; the limit is {limit} bytes.")]
+    TargetTooLong { limit: usize },
+    #[error("The headers did not arrive within {seconds} seconds.")]
+    HeadTimeout { seconds: u64 },
     #[error("The body is too large; the limit is {limit} bytes.")]
     TooLarge { limit: usize },
     #[error("A body must be sent with Content-Type: application/json.")]
@@ -55,12 +65,15 @@ pub enum HttpError {
 impl HttpError {
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NoSuchPath => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
-            Self::BodyIncomplete
+            Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TargetTooLong { .. } => StatusCode::URI_TOO_LONG,
+            Self::BodyTimeout { .. } | Self::HeadTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::BadHead { .. }
+            | Self::BodyIncomplete
             | Self::MissingBody
             | Self::NotAnObject { .. }
             | Self::NotJson { .. }
@@ -88,6 +101,14 @@ impl HttpError {
 
     pub fn invalid(name: impl Into<String>, must: impl Into<String>) -> Self {
         Self::InvalidParameter { name: name.into(), must: must.into() }
+    }
+
+    /// The same about the field of something that is itself at `place`, such as `networks[1].`
+    pub fn within(self, place: &str) -> Self {
+        match self {
+            Self::InvalidParameter { name, must } => Self::InvalidParameter { name: format!("{place}{name}"), must },
+            other => other,
+        }
     }
 
     /// `full` is the name as the client should read it, `last` the part that is compared with the known ones.

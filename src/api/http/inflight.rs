@@ -61,6 +61,10 @@ impl InFlight {
         *self.phase.borrow() >= Phase::Draining
     }
 
+    pub fn is_over(&self) -> bool {
+        *self.phase.borrow() == Phase::Over
+    }
+
     /// Returns when whoever still waits has to be told that the server does not.
     pub async fn over(&self) {
         let _ = self.phase.subscribe().wait_for(|phase| *phase == Phase::Over).await;

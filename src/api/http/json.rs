@@ -12,6 +12,8 @@ use super::HttpError;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Node {
     Null,
+    /// A null that says as much as if its member were not there; see [`Node::absent_nulls`].
+    Absent,
     Bool(bool),
     Number(serde_json::Number),
     Text(String),
@@ -23,7 +25,7 @@ impl Node {
     /// For sentences such as "must be an object, not an array".
     pub fn kind(&self) -> &'static str {
         match self {
-            Node::Null => "null",
+            Node::Null | Node::Absent => "null",
             Node::Bool(_) => "true or false",
             Node::Number(_) => "a number",
             Node::Text(_) => "a string",
@@ -31,11 +33,32 @@ impl Node {
             Node::Object(_) => "an object",
         }
     }
+
+    /// Marks the nulls among the members of objects `depth` levels down and below. The member itself stays, so that an
+    /// unknown name is still refused; one that is given twice is left for that objection.
+    pub fn absent_nulls(&mut self, depth: usize) {
+        match self {
+            Node::Array(items) => items.iter_mut().for_each(|item| item.absent_nulls(depth.saturating_sub(1))),
+            Node::Object(members) => {
+                for at in 0..members.len() {
+                    let alone =
+                        |members: &[(String, Node)]| members.iter().filter(|(n, _)| *n == members[at].0).count() == 1;
+                    if depth == 0 && members[at].1 == Node::Null && alone(members) {
+                        members[at].1 = Node::Absent;
+                    } else {
+                        members[at].1.absent_nulls(depth.saturating_sub(1));
+                    }
+                }
+            }
+            Node::Null | Node::Absent | Node::Bool(_) | Node::Number(_) | Node::Text(_) => {}
+        }
+    }
 }
 
-/// Reads the whole of `bytes`. serde_json's limit of 128 levels keeps a hostile body from exhausting the stack here,
+/// Reads the whole of `bytes`, without the byte order mark that some clients put before them. serde_json's limit of 128 levels keeps a hostile body from exhausting the stack here,
 /// in `decode` and in `Drop`.
 pub fn parse(bytes: &[u8]) -> Result<Node, HttpError> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let text = std::str::from_utf8(bytes).map_err(|err| {
         let good = bytes.get(..err.valid_up_to()).unwrap_or_default();
         let line_start = good.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
@@ -98,7 +121,13 @@ impl<'de> Visitor<'de> for Build {
     fn visit_i64<E: de::Error>(self, v: i64) -> Result<Node, E> {
         Ok(Node::Number(v.into()))
     }
+    /// A number without a fraction is an integer however it is written (`2.0`, `1e3`), as in JSON Schema. Beyond 2^53 a
+    /// float no longer says which one; nothing here counts that far.
     fn visit_f64<E: de::Error>(self, v: f64) -> Result<Node, E> {
+        const EXACT: f64 = (1_u64 << 53) as f64;
+        if v.fract() == 0.0 && v.abs() <= EXACT {
+            return Ok(Node::Number((v as i64).into()));
+        }
         serde_json::Number::from_f64(v).map(Node::Number).ok_or_else(|| E::custom("number out of range"))
     }
     fn visit_str<E: de::Error>(self, v: &str) -> Result<Node, E> {
@@ -157,6 +186,33 @@ mod tests {
     fn nesting_without_end_is_refused_and_does_not_exhaust_the_stack() {
         let deep = "[".repeat(1_000_000);
         assert_eq!(refusal(deep.as_bytes()).2, "it is nested too deeply");
+    }
+
+    #[test]
+    fn a_number_without_a_fraction_is_an_integer() {
+        let whole = |text: &str| match parse(text.as_bytes()) {
+            Ok(Node::Number(number)) => number.as_i64(),
+            other => panic!("{other:?}"),
+        };
+        for (text, number) in [
+            ("2.0", Some(2)),
+            ("1e3", Some(1000)),
+            ("-25e-1", None),
+            ("-250e-1", Some(-25)),
+            ("-0.0", Some(0)),
+            ("2.5", None),
+            ("9007199254740992.0", Some(1 << 53)),
+            ("1e30", None),
+        ] {
+            assert_eq!(whole(text), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped_once_and_at_the_beginning_only() {
+        assert_eq!(parse(b"\xef\xbb\xbf[]"), Ok(Node::Array(Vec::new())));
+        assert_eq!(refusal(b"\xef\xbb\xbf\xef\xbb\xbf[]").2, "a value is expected");
+        assert_eq!(refusal(b"[] \xef\xbb\xbf").2, "something follows after its end");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! server  accepts connections, limits them, drains them
+//!   ├─ wire      how long a connection is kept, and what is no request at all
 //!   └─ dispatch  one warp filter: mount → table → query check → body → handler (in a task of its own)
 //!        ├─ origin, idempotency   web pages of others are refused; a request with a known key gets its first answer
 //!        ├─ table, route   which handler a path and a method mean; what OpenAPI says about it
@@ -47,7 +48,9 @@ pub mod server;
 pub mod shutdown;
 pub mod table;
 pub mod told;
+mod wire;
 
+pub use decode::{Nulls, given, or_default};
 pub use error::HttpError;
 pub use request::{NoFields, Request, agreed};
 pub use response::{IntoResponse, Reply, Response};

@@ -37,6 +37,13 @@ pub struct PathParam {
     pub format: Option<&'static str>,
 }
 
+/// What holds for every request of every dialect.
+const CONVENTIONS: &str = "Bodies are JSON in UTF-8; a byte order mark is skipped. A number without a fraction is an \
+    integer, however it is written (2.0, 1e3). Unknown fields and query parameters are refused by name. `null` is absent in \
+    what makes something or acts; in a PUT it clears a field of the body that can be cleared, and is absent for the rest. \
+    A list has at most 1024 entries where it says nothing narrower. Every refusal has the same shape, also of what is no \
+    valid HTTP.";
+
 pub fn document<'a>(about: &About, routes: impl IntoIterator<Item = &'a RouteInfo>) -> Value {
     let mut writer = Writer {
         about,
@@ -58,7 +65,7 @@ pub fn document<'a>(about: &About, routes: impl IntoIterator<Item = &'a RouteInf
     let tags: Vec<Value> = tags.into_iter().map(|name| json!({"name": name})).collect();
     json!({
         "openapi": "3.1.0",
-        "info": {"title": about.title, "version": about.version, "description": about.description},
+        "info": {"title": about.title, "version": about.version, "description": format!("{} {CONVENTIONS}", about.description)},
         "servers": [{"url": about.server}],
         "tags": tags,
         "paths": paths,

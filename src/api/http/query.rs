@@ -8,6 +8,7 @@ use serde::forward_to_deserialize_any;
 
 use super::HttpError;
 use super::fault::Fault;
+use super::json::{self, Node};
 use super::route::QueryParam;
 
 /// The parameters of a query in their order, none of them unknown and none given twice.
@@ -59,6 +60,11 @@ macro_rules! whole_numbers {
             let result = if let Ok(n) = self.value.parse::<u64>() {
                 visitor.visit_u64(n)
             } else if let Ok(n) = self.value.parse::<i64>() {
+                visitor.visit_i64(n)
+            } else if let Ok(Node::Number(number)) = json::parse(self.value.as_bytes())
+                && let Some(n) = number.as_i64()
+            {
+                // 2.0 and 1e3, as in a body.
                 visitor.visit_i64(n)
             } else if is_digits(&self.value) {
                 // Too large for 64 bits: as a JSON number it would have arrived as a float.
@@ -170,6 +176,9 @@ mod tests {
         assert_eq!(read("force=true&timeout=-5&name=a+b%26c&order=down"), Ok(stop));
         let none = Stop { force: None, timeout: None, name: None, order: None };
         assert_eq!(read(""), Ok(none));
+        for (raw, seconds) in [("timeout=2.0", 2), ("timeout=1e3", 1000), ("timeout=-5e0", -5)] {
+            assert_eq!(read(raw).unwrap().timeout, Some(seconds), "{raw}");
+        }
         assert_eq!(read("name=7").unwrap().name.as_deref(), Some("7"));
     }
 

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 use warp::http::{HeaderMap, header};
 
-use super::{HttpError, decode, query};
+use super::{HttpError, Nulls, decode, query};
 
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -17,6 +17,8 @@ pub struct Request {
     pub query: Vec<(String, String)>,
     pub headers: HeaderMap,
     pub body: Result<Bytes, HttpError>,
+    /// What a null in the body says.
+    pub nulls: Nulls,
     /// With an Idempotency-Key: the id that what this request makes is to have. A handler that makes something passes it
     /// on, so that the same request, after a crash, finds what it has made already.
     pub makes: Option<Uuid>,
@@ -49,7 +51,7 @@ impl Request {
     /// A body that has to be there.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, HttpError> {
         match self.json_bytes()? {
-            Some(bytes) => decode::object(bytes),
+            Some(bytes) => decode::object(bytes, self.nulls),
             None => Err(HttpError::MissingBody),
         }
     }
@@ -57,7 +59,7 @@ impl Request {
     /// A body that may be absent, as with every action endpoint.
     pub fn json_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, HttpError> {
         match self.json_bytes()? {
-            Some(bytes) => decode::object(bytes),
+            Some(bytes) => decode::object(bytes, self.nulls),
             None => Ok(T::default()),
         }
     }
@@ -117,6 +119,7 @@ mod tests {
             query: Vec::new(),
             headers,
             body: Ok(Bytes::from_static(body.as_bytes())),
+            nulls: Nulls::Absent,
             makes: None,
         }
     }

@@ -1,7 +1,8 @@
 //! The accept loop under a service: limits on connections, and an orderly end.
 //!
 //! warp's own `serve` has no header timeout, ends neither in time nor in order, and takes TCP alone; so hyper-util
-//! runs under `warp::service` here. It knows no route; what a request means is the service's task.
+//! runs under `warp::service` here. It knows no route; what a request means is the service's task, and how long a
+//! connection is kept the `wire`'s.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -14,14 +15,16 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use warp::http::{HeaderName, HeaderValue, StatusCode, Version, header};
 
 use super::inflight::InFlight;
+pub use super::wire::Socket;
+use super::wire::{Refused, Turns, Wire};
 use super::{Response, Shutdown};
 
 /// After an accept that failed for want of something: long enough not to spin, short enough not to be noticed.
@@ -36,9 +39,13 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub struct Limits {
     /// How long requests under way may still take once the server is told to end.
     pub drain: Duration,
-    /// How long a request's head may take to arrive; also how long a kept-alive connection may be idle.
+    /// How long a request's head may take to arrive, from its first byte on.
     pub header_timeout: Duration,
-    /// The largest head of a request; beyond it 431.
+    /// How long a connection is kept between two requests, whatever happens. Clients keep theirs for 60 to 90 s.
+    pub idle: Duration,
+    /// How long it is kept beyond that, while nobody needs its place.
+    pub silence: Duration,
+    /// The largest head of a request; beyond it 431, and 414 for an eighth of it in the path.
     pub header_bytes: usize,
     /// Beyond it clients wait in the backlog. Descriptors are needed for machines too.
     pub connections: usize,
@@ -49,6 +56,8 @@ impl Default for Limits {
         Self {
             drain: Duration::from_secs(30),
             header_timeout: Duration::from_secs(10),
+            idle: Duration::from_secs(75),
+            silence: Duration::from_secs(180),
             header_bytes: 64 * 1024,
             connections: 1024,
         }
@@ -68,7 +77,7 @@ pub struct Report {
 
 /// Where connections come from. TCP now; a Unix socket differs in its `Io` and in what it knows of its peer.
 pub trait Listener: Send + 'static {
-    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    type Io: Socket;
     /// Is dropped and called again at any time, so it must not lose a connection thereby.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, Peer)>> + Send;
 }
@@ -115,7 +124,8 @@ pub async fn serve<L: Listener>(listener: L, service: impl Service, shutdown: Sh
         listener,
         service,
         http: http(&limits),
-        room: Arc::new(Semaphore::new(limits.connections)),
+        room: Room::new(limits.connections),
+        limits: limits.clone(),
         in_flight: in_flight.clone(),
         graceful: GracefulShutdown::new(),
         connections: JoinSet::new(),
@@ -153,7 +163,8 @@ struct Acceptor<L, S> {
     listener: L,
     service: S,
     http: http1::Builder,
-    room: Arc<Semaphore>,
+    room: Room,
+    limits: Limits,
     in_flight: InFlight,
     graceful: GracefulShutdown,
     connections: JoinSet<()>,
@@ -166,8 +177,7 @@ impl<L: Listener, S: Service> Acceptor<L, S> {
         let mut end = pin!(end);
         loop {
             let next = async {
-                // Never closed, so the error cannot be; it would end the loop's turn only.
-                let permit = Arc::clone(&self.room).acquire_owned().await.map_err(io::Error::other)?;
+                let permit = self.room.place().await?;
                 self.listener.accept().await.map(|(io, peer)| (io, peer, permit))
             };
             tokio::select! {
@@ -179,7 +189,13 @@ impl<L: Listener, S: Service> Acceptor<L, S> {
                     Ok((io, peer, permit)) => {
                         self.accepted += 1;
                         complained = false;
-                        let connection = Connection { peer, in_flight: self.in_flight.clone(), _permit: permit };
+                        let connection = Connection {
+                            peer,
+                            in_flight: self.in_flight.clone(),
+                            limits: self.limits.clone(),
+                            room: self.room.wanted.subscribe(),
+                            _permit: permit,
+                        };
                         let (http, watcher) = (self.http.clone(), self.graceful.watcher());
                         self.connections.spawn(connection.run(http, io, self.service.clone(), watcher));
                     }
@@ -203,35 +219,85 @@ impl<L: Listener, S: Service> Acceptor<L, S> {
     }
 }
 
+/// The places for connections.
+struct Room {
+    places: Arc<Semaphore>,
+    /// There is none left, and the next client waits.
+    wanted: watch::Sender<bool>,
+}
+
+impl Room {
+    fn new(places: usize) -> Self {
+        Self { places: Arc::new(Semaphore::new(places)), wanted: watch::Sender::new(false) }
+    }
+
+    async fn place(&self) -> io::Result<OwnedSemaphorePermit> {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            self.want(false);
+            return Ok(place);
+        }
+        self.want(true);
+        // Never closed, so the error cannot be; it would end the loop's turn only.
+        let place = Arc::clone(&self.places).acquire_owned().await.map_err(io::Error::other)?;
+        self.want(false);
+        Ok(place)
+    }
+
+    fn want(&self, wanted: bool) {
+        self.wanted.send_if_modified(|now| std::mem::replace(now, wanted) != wanted);
+    }
+}
+
 fn http(limits: &Limits) -> http1::Builder {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
-        // hyper refuses less than 8 KiB by a panic.
-        .max_buf_size(limits.header_bytes.max(8192))
-        .keep_alive(true);
+    // The wire has clocks of its own, and lets no larger head through; hyper refuses less than 8 KiB by a panic.
+    http.header_read_timeout(None).max_buf_size(limits.header_bytes.max(8192) + 8192).keep_alive(true);
+    // Who has said all that it wants to say is answered all the same.
+    http.half_close(true);
     http
 }
 
 struct Connection {
     peer: Peer,
     in_flight: InFlight,
+    limits: Limits,
+    room: watch::Receiver<bool>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    async fn run<Io>(self, http: http1::Builder, io: Io, service: impl Service, watcher: Watcher)
-    where
-        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let Self { peer, in_flight, _permit } = self;
+    async fn run<Io: Socket>(self, http: http1::Builder, io: Io, service: impl Service, watcher: Watcher) {
+        let Self { peer, in_flight, limits, room, _permit } = self;
+        let turns = Turns::new();
+        let kept = HeaderValue::from_str(&format!("timeout={}", limits.idle.as_secs())).ok();
+        let wire = Wire::new(io, limits, Arc::clone(&turns), in_flight.clone(), room.clone());
         let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
+            let (turn, refused) = turns.serve();
+            if let Some(error) = refused {
+                request.extensions_mut().insert(Refused(error));
+            }
             request.extensions_mut().insert(in_flight.clone());
             request.extensions_mut().insert(peer);
+            let modern = request.version() == Version::HTTP_11;
+            let (turns, room, kept) = (Arc::clone(&turns), room.clone(), kept.clone());
             // warp's service is always ready, so `poll_ready` is not asked.
-            service.clone().call(request)
+            let answer = service.clone().call(request);
+            async move {
+                let mut response = answer.await?;
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    turns.upgrade();
+                } else if modern && !response.headers().contains_key(header::CONNECTION) {
+                    // Its place is needed, and there is no better time to tell than with an answer.
+                    let (name, value) = match *room.borrow() || turns.is_last() {
+                        true => (header::CONNECTION, Some(HeaderValue::from_static("close"))),
+                        false => (HeaderName::from_static("keep-alive"), kept),
+                    };
+                    response.headers_mut().extend(value.map(|value| (name, value)));
+                }
+                Ok::<_, Infallible>(response.map(|body| turn.body(body)))
+            }
         });
-        let connection = http.serve_connection(TokioIo::new(io), answer);
+        let connection = http.serve_connection(TokioIo::new(wire), answer);
         if let Err(err) = watcher.watch(connection).await {
             tracing::debug!(?peer, %err, "a connection ended badly");
         }

@@ -106,7 +106,7 @@ impl Table {
     }
 
     pub(super) fn find(&self, method: &Method, path: &[Cow<'_, str>]) -> Result<Found<'_>, HttpError> {
-        let pattern = self.patterns.iter().find(|p| fits(&p.segments, path)).ok_or(HttpError::NotFound)?;
+        let pattern = self.patterns.iter().find(|p| fits(&p.segments, path)).ok_or(HttpError::NoSuchPath)?;
         // HEAD is GET without the body.
         let wanted = if method == Method::HEAD { &Method::GET } else { method };
         let index = pattern.methods.iter().find(|(m, _)| m == wanted).map(|(_, index)| *index);
@@ -229,9 +229,9 @@ mod tests {
         assert_eq!(id("/vms/by-name/x"), Ok("byName"));
         assert_eq!(id("/vms/by-name/start"), Ok("byName"));
         assert_eq!(id("/vms/by-name"), Ok("get"));
-        assert_eq!(id("/nope"), Err(HttpError::NotFound));
-        assert_eq!(id("/vms/"), Err(HttpError::NotFound));
-        assert_eq!(id("/vms//start"), Err(HttpError::NotFound));
+        assert_eq!(id("/nope"), Err(HttpError::NoSuchPath));
+        assert_eq!(id("/vms/"), Err(HttpError::NoSuchPath));
+        assert_eq!(id("/vms//start"), Err(HttpError::NoSuchPath));
     }
 
     #[test]

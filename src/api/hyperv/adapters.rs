@@ -63,7 +63,7 @@ pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
 pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let (id, _) = shared.vm(&request)?;
     let body: dto::AdapterBody = request.json()?;
-    let wish = NicWish { id: request.makes.map(NicId::from), ..body.into_model("")? };
+    let wish = NicWish { id: request.makes.map(NicId::from), ..body.into_model()? };
     let (view, added, _) = shared.service.add_nic(id, wish).await?;
     let created = view.spec.nic(added).map(|nic| nic.label.clone()).unwrap_or_default();
     Ok(Reply::json(StatusCode::CREATED, &dto::Created { created, id: added.to_string() }))
@@ -71,7 +71,7 @@ pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
 
 pub async fn remove(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let (id, _) = shared.vm(&request)?;
-    let nic = NicId::parse(request.param("adapterId")).ok_or(Problem::NoAdapter)?;
+    let nic = NicId::parse_guid(request.param("adapterId")).ok_or(Problem::NoAdapter)?;
     let removed = shared.service.remove_nic(id, nic).await?;
     Ok(Reply::json(StatusCode::OK, &dto::Deleted::new(nic, removed.pending)))
 }

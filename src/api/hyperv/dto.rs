@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::state::{State, health, uptime};
 use crate::{
-    api::http::HttpError,
+    api::http::{HttpError, given},
     model::{CreateVm, NetworkWish, NicWish, Sample, SwitchId, SwitchRef, VmId, VmView},
 };
 
@@ -31,18 +31,26 @@ pub struct Vm {
     processor_count: u32,
     /// Bytes, as defined.
     memory_startup: u64,
-    /// Its first disk.
+    /// Its first disk, as this host calls it.
     disk_file: Option<PathBuf>,
+    /// The folder of it, as it was sent.
+    disk_path: Option<PathBuf>,
     #[serde(rename = "DiskGB")]
     disk_gb: Option<u64>,
-    /// The ISO image in its CD drive.
+    /// The ISO image in its CD drive, as it was sent.
     iso_path: Option<PathBuf>,
+    /// As this host calls it.
+    iso_file: Option<PathBuf>,
+    /// Of its first network adapter: "" on QEMU's user-mode network; null without an adapter.
+    switch_name: Option<String>,
 }
 
 impl Vm {
-    pub fn of(view: &VmView, sample: Option<&Sample>) -> Self {
+    pub fn of(view: &VmView, sample: Option<&Sample>, switch_name: Option<String>) -> Self {
         const MIB: u64 = 1 << 20;
         let spec = &view.spec;
+        let (root, named) = (spec.root(), &spec.named);
+        let folder = || root.and_then(|disk| disk.file.parent()).map(Into::into);
         let usage = sample.and_then(|sample| sample.cpu_usage).unwrap_or(0.0);
         Self {
             id: spec.id.to_string(),
@@ -54,9 +62,12 @@ impl Vm {
             health: health(view),
             processor_count: spec.vcpus,
             memory_startup: spec.memory * MIB,
-            disk_file: spec.root().map(|disk| disk.file.clone()),
-            disk_gb: spec.root().map(|disk| disk.size),
-            iso_path: spec.iso.clone(),
+            disk_file: root.map(|disk| disk.file.clone()),
+            disk_path: named.disk_folder.clone().or_else(folder),
+            disk_gb: root.map(|disk| disk.size),
+            iso_path: spec.iso_as_sent().cloned(),
+            iso_file: spec.iso.clone(),
+            switch_name,
         }
     }
 }
@@ -78,58 +89,65 @@ pub struct CreateBody {
     /// 1 to 65,536.
     #[serde(rename = "diskGB")]
     disk_gb: i64,
-    /// Without a switch there is no network adapter.
+    /// Without a switch there is no network adapter; "" is QEMU's user-mode network.
     #[serde(rename = "switchName")]
     switch_name: Option<String>,
     /// Where several switches bear a name.
     #[serde(rename = "switchId")]
     switch_id: Option<String>,
-    /// An ISO image in an image directory; it boots where the disk does not.
+    /// An ISO image in an image directory; it boots where the disk does not. "" is none.
     #[serde(rename = "isoPath")]
     iso_path: Option<String>,
 }
 
 impl CreateBody {
     pub fn into_model(self) -> Result<CreateVm, HttpError> {
-        let switch = one_switch(self.switch_name, self.switch_id)?;
+        let network = network(self.switch_name, self.switch_id)?;
         Ok(CreateVm {
             name: Some(self.name),
             memory: self.memory_mb,
             vcpus: self.vcpu,
             disk_size: self.disk_gb,
             disk_folder: Some(self.disk_path.into()),
-            iso: self.iso_path.map(Into::into),
-            networks: Some(switch.into_iter().map(|switch| card(None, NetworkWish::Switch(switch))).collect()),
+            iso: self.iso_path.filter(|path| !path.is_empty()).map(Into::into),
+            networks: Some(network.into_iter().map(|network| card(None, network)).collect()),
             ..CreateVm::default()
         })
     }
 }
 
-/// What is to be different; what is not given stays.
+/// What is to be different; what is not given stays. The whole of a create may be sent again.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateBody {
+    /// The present one: it cannot be changed.
+    #[serde(default, rename = "Id")]
+    pub id: Option<String>,
+    /// Another renames it.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// The present one: it cannot be changed.
+    #[serde(default, rename = "diskPath")]
+    pub disk_path: Option<String>,
+    /// More grows its first disk; it cannot shrink.
+    #[serde(default, rename = "diskGB")]
+    pub disk_gb: Option<i64>,
     #[serde(default, rename = "memoryMB")]
     pub memory_mb: Option<i64>,
     #[serde(default)]
     pub vcpu: Option<i64>,
-    /// Where the first network adapter is to be; one is added where there is none.
+    /// Where the first network adapter is to be, "" for QEMU's user-mode network; one is added where there is none.
     #[serde(default, rename = "switchName")]
     pub switch_name: Option<String>,
     #[serde(default, rename = "switchId")]
     pub switch_id: Option<String>,
-    /// Null ejects.
+    /// Null and "" eject.
     #[serde(default, rename = "isoPath", deserialize_with = "given")]
     #[schemars(with = "Option<String>")]
     pub iso_path: Option<Option<String>>,
     /// The whole list.
     #[serde(default, rename = "networkAdapters")]
     pub network_adapters: Option<Vec<AdapterBody>>,
-}
-
-/// A null that is there is `Some(None)`.
-fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
 }
 
 /// A network adapter as wished for.
@@ -147,26 +165,25 @@ pub struct AdapterBody {
 }
 
 impl AdapterBody {
-    /// `place` is what stands before its fields' names in an objection.
-    pub fn into_model(self, place: &str) -> Result<NicWish, HttpError> {
-        if self.switch_id.is_none() && self.switch_name.as_deref() == Some("") {
-            return Ok(card(self.name, NetworkWish::User { forwards: Vec::new() }));
-        }
-        match one_switch(self.switch_name, self.switch_id)? {
-            Some(switch) => Ok(card(self.name, NetworkWish::Switch(switch))),
-            None => Err(HttpError::invalid(format!("{place}switchName"), "be given")),
+    pub fn into_model(self) -> Result<NicWish, HttpError> {
+        match network(self.switch_name, self.switch_id)? {
+            Some(network) => Ok(card(self.name, network)),
+            None => Err(HttpError::invalid("switchName", "be given, or switchId")),
         }
     }
 }
 
+/// What an adapter is to be plugged into, where that is said.
+///
 /// # Errors
 /// For an id that is none, or one beside a name.
-pub fn one_switch(name: Option<String>, id: Option<String>) -> Result<Option<SwitchRef>, HttpError> {
+pub fn network(name: Option<String>, id: Option<String>) -> Result<Option<NetworkWish>, HttpError> {
     match (name, id) {
         (Some(_), Some(_)) => Err(HttpError::invalid("switchId", "not be combined with switchName")),
-        (Some(name), None) => Ok(Some(SwitchRef::Name(name))),
-        (None, Some(id)) => match SwitchId::parse(&id) {
-            Some(id) => Ok(Some(SwitchRef::Id(id))),
+        (Some(name), None) if name.is_empty() => Ok(Some(NetworkWish::User { forwards: Vec::new() })),
+        (Some(name), None) => Ok(Some(NetworkWish::Switch(SwitchRef::Name(name)))),
+        (None, Some(id)) => match SwitchId::parse_guid(&id) {
+            Some(id) => Ok(Some(NetworkWish::Switch(SwitchRef::Id(id)))),
             None => Err(HttpError::invalid("switchId", format!("be the Id of a switch, not {id:?}"))),
         },
         (None, None) => Ok(None),

@@ -93,12 +93,17 @@ fn domain(error: Error, endpoint: &Endpoint) -> (StatusCode, ErrorBody) {
             let param = param_name(&param);
             (StatusCode::BAD_REQUEST, said(format!("Invalid parameter: {param} must {must}.")))
         }
+        Error::Fixed { param, is } => {
+            let error = Error::Fixed { param: param_name(&param).into_owned().into(), is };
+            (StatusCode::CONFLICT, said(error.to_string()))
+        }
         Error::VmNotFound(_) => (StatusCode::NOT_FOUND, said(endpoint.not_found)),
         Error::SwitchNotFound(named) => switch_not_found(&named, endpoint),
-        Error::AmbiguousSwitch { name, ids } => {
+        Error::AmbiguousSwitch { param, name, ids } => {
+            let param = param_name(&param);
             let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
             let error = format!(
-                "Invalid parameter: switchName must name one switch, but {} bear the name {name:?}: {}. Give a switchId instead.",
+                "Invalid parameter: {param} must name one switch, but {} bear the name {name:?}: {}. Give a switchId instead.",
                 ids.len(),
                 ids.join(", ")
             );
@@ -135,7 +140,7 @@ fn switch_not_found(named: &str, endpoint: &Endpoint) -> (StatusCode, ErrorBody)
     if endpoint.not_found == super::routes::SWITCH_NOT_FOUND {
         return (StatusCode::NOT_FOUND, said(endpoint.not_found));
     }
-    let param = if SwitchId::parse(named).is_some() { "switchId" } else { "switchName" };
+    let param = if SwitchId::parse_guid(named).is_some() { "switchId" } else { "switchName" };
     (
         StatusCode::BAD_REQUEST,
         said(format!("Invalid parameter: {param} must name a switch that exists; there is no {named:?}.")),
@@ -159,6 +164,10 @@ fn in_the_way(conflict: Conflict, message: String) -> ErrorBody {
 
 /// What this dialect calls a field.
 fn param_name(param: &str) -> Cow<'_, str> {
+    let of_adapter = param.strip_prefix("networks[").and_then(|rest| rest.split_once("]."));
+    if let Some((index, field)) = of_adapter {
+        return Cow::from(format!("networkAdapters[{index}].{}", param_name(field)));
+    }
     Cow::from(match param {
         "memory" => "memoryMB",
         "vcpus" => "vcpu",
@@ -167,10 +176,8 @@ fn param_name(param: &str) -> Cow<'_, str> {
         "iso" => "isoPath",
         "switch" => "switchName",
         "adapter" => "netAdapterName",
-        other => match other.strip_prefix("networks") {
-            Some(rest) => return Cow::from(format!("networkAdapters{rest}")),
-            None => other,
-        },
+        "networks" => "networkAdapters",
+        other => other,
     })
 }
 

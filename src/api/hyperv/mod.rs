@@ -34,13 +34,13 @@ pub struct Shared {
 impl Shared {
     /// The VM that a path names. A malformed id is the id of no VM (ruling 29).
     fn vm(&self, request: &Request) -> Result<(VmId, VmView), Problem> {
-        let id = VmId::parse(request.param("id")).ok_or(Problem::NoVm)?;
+        let id = VmId::parse_guid(request.param("id")).ok_or(Problem::NoVm)?;
         Ok((id, self.service.view(id)?))
     }
 
     /// The switch that a path names, which is there.
     fn switch(&self, request: &Request) -> Result<SwitchId, Problem> {
-        let id = SwitchId::parse(request.param("id")).ok_or(Problem::NoSwitch)?;
+        let id = SwitchId::parse_guid(request.param("id")).ok_or(Problem::NoSwitch)?;
         self.service.switch(id)?;
         Ok(id)
     }

@@ -98,7 +98,7 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .summary("Change a VM that is off, all or nothing.")
             .input::<dto::UpdateBody>()
             .output::<dto::Updated>(200, "It is so now, or was before.")
-            .error(409, "It is not off."),
+            .error(409, "It is not off, or what cannot be changed is given another value."),
         Route::delete("/vms/{id}", "deleteVM", told(&DELETE, vms::delete))
             .tag(VMS)
             .summary("Cut the power of a VM and remove it with its disk.")

@@ -6,7 +6,7 @@ use warp::http::StatusCode;
 
 use super::{Shared, dto, error::Problem};
 use crate::{
-    api::http::{HttpError, Reply, Request},
+    api::http::{HttpError, Reply, Request, or_default},
     model::{CreateSwitch, Subnet, SwitchId, SwitchKind, same_name},
     service::SwitchView,
 };
@@ -120,6 +120,9 @@ impl CreateBody {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateBody {
+    /// Null clears them.
+    #[serde(deserialize_with = "or_default")]
+    #[schemars(required, with = "Option<String>")]
     notes: String,
 }
 

@@ -1,5 +1,7 @@
 //! Handlers about the definitions of VMs: list, find, create, update, delete.
 
+use std::borrow::Cow;
+
 use warp::http::StatusCode;
 
 use super::{
@@ -9,14 +11,18 @@ use super::{
 };
 use crate::{
     api::http::{HttpError, Reply, Request},
-    model::{CreateVm, NetworkWish, VmId, VmView},
+    model::{CreateVm, Error, VmId, VmView},
     service::{Filter, Nics, Redefine},
 };
 
 /// With the last figures of what runs.
 fn shown(shared: &Shared, view: &VmView) -> Vm {
     let sample = shared.service.sample(view.spec.id).ok().flatten().flatten();
-    Vm::of(view, sample.as_ref())
+    let switch_name = view.spec.nics.first().map(|nic| match nic.switch() {
+        Some(id) => shared.service.switch(id).map(|view| view.switch.name).unwrap_or_default(),
+        None => String::new(),
+    });
+    Vm::of(view, sample.as_ref(), switch_name)
 }
 
 fn listed(shared: &Shared, filter: &Filter) -> Reply {
@@ -41,33 +47,56 @@ pub async fn get(shared: Shared, request: Request) -> Result<Reply, Problem> {
 pub async fn create(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let body: dto::CreateBody = request.json()?;
     let wish = CreateVm { id: request.makes.map(VmId::from), ..body.into_model()? };
-    let view = shared.service.create(wish).await?;
+    let view = shared.service.create(wish).await.map_err(of_the_one_adapter)?;
     let created = dto::Created { created: view.spec.name.clone(), id: view.spec.id.to_string() };
     Ok(Reply::json(StatusCode::CREATED, &created))
 }
 
+/// The same about the fields of the body itself: a create has no list of adapters whose first one could be meant.
+fn of_the_one_adapter(error: Error) -> Error {
+    let bare = |param: Cow<'static, str>| match param.strip_prefix("networks[0].") {
+        Some(field) => Cow::from(field.to_owned()),
+        None => param,
+    };
+    match error {
+        Error::Invalid { param, must } => Error::Invalid { param: bare(param), must },
+        Error::AmbiguousSwitch { param, name, ids } => Error::AmbiguousSwitch { param: bare(param), name, ids },
+        other => other,
+    }
+}
+
 pub async fn update(shared: Shared, request: Request) -> Result<Reply, Problem> {
-    let (id, view) = shared.vm(&request)?;
+    let (id, _) = shared.vm(&request)?;
     let body: dto::UpdateBody = request.json()?;
-    let switch = dto::one_switch(body.switch_name, body.switch_id)?;
-    let nics = match (switch, body.network_adapters) {
+    if body.id.is_some_and(|given| VmId::parse_guid(&given) != Some(id)) {
+        return Err(Error::Fixed { param: "Id".into(), is: id.to_string() }.into());
+    }
+    let network = dto::network(body.switch_name, body.switch_id)?;
+    let nics = match (network, body.network_adapters) {
         (Some(_), Some(_)) => {
             return Err(HttpError::invalid("networkAdapters", "not be combined with switchName or switchId").into());
         }
-        (Some(switch), None) => Some(Nics::First(dto::card(None, NetworkWish::Switch(switch)))),
+        (Some(network), None) => Some(Nics::First(dto::card(None, network))),
         (None, Some(wanted)) => {
             let wishes = wanted.into_iter().enumerate().map(|(index, adapter)| {
-                let place = format!("networkAdapters[{index}].");
-                adapter.into_model(&place)
+                adapter.into_model().map_err(|error| error.within(&format!("networkAdapters[{index}].")))
             });
             Some(Nics::All(wishes.collect::<Result<_, _>>()?))
         }
         (None, None) => None,
     };
-    let iso = body.iso_path.map(|given| given.map(Into::into));
-    let wish = Redefine { vcpus: body.vcpu, memory: body.memory_mb, iso, nics };
+    let wish = Redefine {
+        name: body.name,
+        vcpus: body.vcpu,
+        memory: body.memory_mb,
+        disk_size: body.disk_gb,
+        disk_folder: body.disk_path.map(Into::into),
+        iso: body.iso_path.map(|given| given.filter(|path| !path.is_empty()).map(Into::into)),
+        nics,
+    };
     let changed = shared.service.redefine(id, wish).await?;
-    Ok(Reply::json(StatusCode::OK, &dto::Updated::new(id, view.spec.name.clone(), changed)))
+    let name = shared.service.view(id)?.spec.name.clone();
+    Ok(Reply::json(StatusCode::OK, &dto::Updated::new(id, name, changed)))
 }
 
 pub async fn delete(shared: Shared, request: Request) -> Result<Reply, Problem> {

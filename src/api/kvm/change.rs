@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use warp::http::StatusCode;
 
 use super::{Shared, error::Problem, pinning::CpuPinning, vm_id};
 use crate::{
-    api::http::{HttpError, Reply, Request},
+    api::http::{HttpError, Reply, Request, given},
     model::{Applied, Change, IoLimits, VmId, VmSpec, VmView},
 };
 
@@ -46,17 +46,11 @@ pub struct DiskUpdate {
     pub io_limits: Option<Option<IoLimits>>,
 }
 
-/// A null that is there is `Some(None)`: it removes.
-pub(super) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
-}
-
 /// What became of an update.
 #[derive(Serialize, JsonSchema)]
 pub struct Updated<T> {
-    id: String,
+    #[serde(flatten)]
+    of: Of,
     #[serde(flatten)]
     configured: T,
     /// Always `updated`.
@@ -65,6 +59,25 @@ pub struct Updated<T> {
     applied: Applied,
     /// What of it waits for the next start.
     pending: BTreeMap<&'static str, Pending>,
+}
+
+/// What was changed.
+#[derive(Serialize, JsonSchema)]
+pub struct Of {
+    /// Of the VM; of a disk that has a path of its own, the disk's.
+    id: String,
+    vm_id: String,
+}
+
+impl Of {
+    pub fn vm(id: VmId) -> Self {
+        Self { id: id.to_string(), vm_id: id.to_string() }
+    }
+
+    /// A disk's name is its id.
+    pub fn disk(vm: VmId, name: &str) -> Self {
+        Self { id: name.to_owned(), vm_id: vm.to_string() }
+    }
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -121,14 +134,14 @@ fn settings(spec: &VmSpec) -> [(&'static str, Value); 9] {
 pub async fn update<T: Serialize>(
     shared: &Shared,
     id: VmId,
+    of: Of,
     change: Change,
     message: &'static str,
     configured: impl FnOnce(&VmSpec) -> T,
 ) -> Result<Reply, Problem> {
     let (view, applied) = shared.service.change(id, change).await?;
     let configured = configured(&view.spec);
-    let updated =
-        Updated { id: id.to_string(), configured, status: "updated", message, applied, pending: pending(&view) };
+    let updated = Updated { of, configured, status: "updated", message, applied, pending: pending(&view) };
     Ok(Reply::json(StatusCode::OK, &updated))
 }
 
@@ -145,7 +158,7 @@ pub async fn cpu(shared: Shared, request: Request) -> Result<Reply, Problem> {
     }
     let pinning = body.cpu_pinning.map(|given| given.map(CpuPinning::into_model).transpose()).transpose()?;
     let change = Change::Cpu { vcpus: body.vcpus, pinning };
-    update(&shared, id, change, "CPU configuration successfully updated.", |spec| Cpu {
+    update(&shared, id, Of::vm(id), change, "CPU configuration successfully updated.", |spec| Cpu {
         vcpus: spec.vcpus,
         cpu_pinning: spec.cpu_pinning.as_ref().map(CpuPinning::of),
     })
@@ -157,8 +170,10 @@ pub async fn memory(shared: Shared, request: Request) -> Result<Reply, Problem> 
     shared.service.view(id)?;
     let body: MemoryBody = request.json()?;
     let change = Change::Memory(body.memory);
-    update(&shared, id, change, "Memory configuration successfully updated.", |spec| Memory { memory: spec.memory })
-        .await
+    update(&shared, id, Of::vm(id), change, "Memory configuration successfully updated.", |spec| Memory {
+        memory: spec.memory,
+    })
+    .await
 }
 
 pub async fn disk(shared: Shared, request: Request) -> Result<Reply, Problem> {
@@ -173,7 +188,7 @@ pub async fn disk(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let name = view.spec.root().map(|disk| disk.name.clone()).unwrap_or_default();
     let change =
         Change::Disk { name, size: body.disk_size, io_limits: body.io_limits.map(|limits| limits.map(Box::new)) };
-    update(&shared, id, change, message, |spec| Disk {
+    update(&shared, id, Of::vm(id), change, message, |spec| Disk {
         disk_size: spec.root().map(|disk| disk.size),
         io_limits: spec.root().and_then(|disk| disk.io_limits),
     })

@@ -8,7 +8,7 @@ use warp::http::StatusCode;
 
 use super::{
     Shared,
-    change::{DiskUpdate, at_least_one, update},
+    change::{DiskUpdate, Of, at_least_one, update},
     error::Problem,
     vm_id,
 };
@@ -68,10 +68,20 @@ impl DiskView {
     }
 }
 
+/// One line of the list.
+#[derive(Serialize, JsonSchema)]
+pub struct DiskRow {
+    #[serde(flatten)]
+    of: Of,
+    #[serde(flatten)]
+    disk: DiskView,
+}
+
 /// A disk that was added, changed or removed.
 #[derive(Serialize, JsonSchema)]
 pub struct DiskDone {
-    id: String,
+    #[serde(flatten)]
+    of: Of,
     #[serde(flatten)]
     disk: Option<DiskView>,
     status: &'static str,
@@ -81,7 +91,8 @@ pub struct DiskDone {
 
 pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let view = shared.service.view(vm_id(&request)?)?;
-    Ok(Reply::json(StatusCode::OK, &view.spec.disks.iter().map(DiskView::of).collect::<Vec<_>>()))
+    let row = |disk: &Disk| DiskRow { of: Of::disk(view.spec.id, &disk.name), disk: DiskView::of(disk) };
+    Ok(Reply::json(StatusCode::OK, &view.spec.disks.iter().map(row).collect::<Vec<_>>()))
 }
 
 pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
@@ -90,8 +101,10 @@ pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let body: DiskBody = request.json()?;
     let wish = DiskWish { request: request.makes, ..body.into_model() };
     let (view, applied) = shared.service.add_disk(id, wish).await?;
-    let disk = view.spec.disk_of(request.makes).or(view.spec.disks.last()).map(DiskView::of);
-    let done = DiskDone { id: id.to_string(), disk, status: "created", message: "Disk successfully added.", applied };
+    let disk = view.spec.disk_of(request.makes).or(view.spec.disks.last());
+    let of = Of::disk(id, disk.map_or("", |disk| &disk.name));
+    let done =
+        DiskDone { of, disk: disk.map(DiskView::of), status: "created", message: "Disk successfully added.", applied };
     Ok(Reply::json(StatusCode::CREATED, &done))
 }
 
@@ -105,7 +118,7 @@ pub async fn change(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let io_limits = body.io_limits.map(|limits| limits.map(Box::new));
     let change = Change::Disk { name: name.clone(), size: body.disk_size, io_limits };
     let of = |spec: &VmSpec| spec.disk(&name).map(DiskView::of);
-    update(&shared, id, change, "Disk configuration successfully updated.", of).await
+    update(&shared, id, Of::disk(id, &name), change, "Disk configuration successfully updated.", of).await
 }
 
 pub async fn remove(shared: Shared, request: Request) -> Result<Reply, Problem> {
@@ -113,8 +126,9 @@ pub async fn remove(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let view = shared.service.view(id)?;
     let name = named(&view, &request)?;
     let disk = view.spec.disk(&name).map(DiskView::of);
+    let of = Of::disk(id, &name);
     let (_, applied) = shared.service.change(id, Change::RemoveDisk(name)).await?;
-    let done = DiskDone { id: id.to_string(), disk, status: "deleted", message: "Disk successfully removed.", applied };
+    let done = DiskDone { of, disk, status: "deleted", message: "Disk successfully removed.", applied };
     Ok(Reply::json(StatusCode::OK, &done))
 }
 

@@ -96,6 +96,8 @@ pub struct Created {
     /// Always `uuid`, as the document has it.
     r#type: &'static str,
     id: String,
+    /// The same: published clients read either.
+    vm_id: String,
     name: String,
     /// Always `created`.
     status: &'static str,
@@ -113,6 +115,7 @@ impl Created {
         Self {
             r#type: "uuid",
             id: spec.id.to_string(),
+            vm_id: spec.id.to_string(),
             name: spec.name.clone(),
             status: "created",
             vcpus: spec.vcpus,
@@ -129,19 +132,22 @@ impl Created {
 #[derive(Serialize, JsonSchema)]
 pub struct Listed {
     id: String,
+    vm_id: String,
     name: String,
     status: Status,
 }
 
 impl Listed {
     pub fn of(view: &VmView) -> Self {
-        Self { id: view.spec.id.to_string(), name: view.spec.name.clone(), status: view.status }
+        let id = view.spec.id.to_string();
+        Self { vm_id: id.clone(), id, name: view.spec.name.clone(), status: view.status }
     }
 }
 
 #[derive(Serialize, JsonSchema)]
 pub struct StatusBody {
     id: String,
+    vm_id: String,
     name: String,
     status: Status,
     message: String,
@@ -157,6 +163,7 @@ impl StatusBody {
     pub fn of(view: &VmView) -> Self {
         Self {
             id: view.spec.id.to_string(),
+            vm_id: view.spec.id.to_string(),
             name: view.spec.name.clone(),
             status: view.status,
             message: format!("VM is {}", view.status.as_str()),
@@ -174,6 +181,7 @@ impl StatusBody {
 #[derive(Serialize, JsonSchema)]
 pub struct Config {
     id: String,
+    vm_id: String,
     name: String,
     vcpus: u32,
     max_vcpus: u32,
@@ -206,6 +214,7 @@ impl Config {
         let root = spec.root();
         Self {
             id: spec.id.to_string(),
+            vm_id: spec.id.to_string(),
             name: spec.name.clone(),
             vcpus: spec.vcpus,
             max_vcpus: spec.max_vcpus,
@@ -272,6 +281,7 @@ impl Details {
 #[derive(Serialize, JsonSchema)]
 pub struct Done {
     id: String,
+    vm_id: String,
     status: Status,
     message: &'static str,
     /// Of a stop: the guest did not power off by itself.
@@ -281,7 +291,7 @@ pub struct Done {
 
 impl Done {
     pub fn new(id: VmId, status: Status, message: &'static str, forced: Option<bool>) -> Self {
-        Self { id: id.to_string(), status, message, forced }
+        Self { id: id.to_string(), vm_id: id.to_string(), status, message, forced }
     }
 }
 
@@ -335,6 +345,7 @@ pub struct BaseBody {
 #[derive(Serialize, JsonSchema)]
 struct BaseUserBody {
     id: String,
+    vm_id: String,
     name: String,
     clone: CloneMode,
 }
@@ -343,6 +354,7 @@ impl From<Base> for BaseBody {
     fn from(base: Base) -> Self {
         let user = |user: crate::service::BaseUser| BaseUserBody {
             id: user.id.to_string(),
+            vm_id: user.id.to_string(),
             name: user.name,
             clone: user.clone,
         };

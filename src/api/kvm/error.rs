@@ -95,7 +95,11 @@ impl http::Problem for Problem {
                     | Error::DiskNotFound { .. }
                     | Error::NicNotFound { .. }
                     | Error::SwitchNotFound(_) => (StatusCode::NOT_FOUND, message, None),
-                    Error::Conflict(_) | Error::SwitchConflict(_) | Error::Storage(_) | Error::PortTaken { .. } => {
+                    Error::Fixed { .. }
+                    | Error::Conflict(_)
+                    | Error::SwitchConflict(_)
+                    | Error::Storage(_)
+                    | Error::PortTaken { .. } => {
                         (StatusCode::CONFLICT, message, None)
                     }
                     Error::NoAgent { .. } => (StatusCode::UNPROCESSABLE_ENTITY, message, None),

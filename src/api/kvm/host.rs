@@ -58,6 +58,7 @@ struct NumaNode {
 #[derive(Serialize, JsonSchema)]
 struct PinnedBody {
     id: String,
+    vm_id: String,
     name: String,
     status: Status,
     vcpus: Vec<PinnedVcpu>,
@@ -107,6 +108,6 @@ impl PinnedBody {
     fn of(vm: PinnedVm) -> Self {
         let vcpu = |(vcpu, cores)| PinnedVcpu { vcpu, cores };
         let vcpus = vm.vcpus.into_iter().enumerate().map(vcpu).collect();
-        Self { id: vm.id.to_string(), name: vm.name, status: vm.status, vcpus }
+        Self { id: vm.id.to_string(), vm_id: vm.id.to_string(), name: vm.name, status: vm.status, vcpus }
     }
 }

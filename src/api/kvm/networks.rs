@@ -93,6 +93,14 @@ struct UserView {
     forwards: Vec<Forward>,
 }
 
+/// One line of the list.
+#[derive(Serialize, JsonSchema)]
+pub struct NetworkRow {
+    vm_id: String,
+    #[serde(flatten)]
+    network: NetworkView,
+}
+
 /// In is towards the guest.
 #[derive(Serialize, JsonSchema)]
 struct TrafficBody {
@@ -178,8 +186,10 @@ pub struct NetworkRemoved {
 }
 
 pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
-    let networks = shared.service.networks(vm_id(&request)?).await?;
-    Ok(Reply::json(StatusCode::OK, &networks.into_iter().map(NetworkView::of).collect::<Vec<_>>()))
+    let id = vm_id(&request)?;
+    let networks = shared.service.networks(id).await?.into_iter();
+    let row = |view| NetworkRow { vm_id: id.to_string(), network: NetworkView::of(view) };
+    Ok(Reply::json(StatusCode::OK, &networks.map(row).collect::<Vec<_>>()))
 }
 
 pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {

@@ -10,16 +10,13 @@ use crate::model::{self, Error};
 #[serde(deny_unknown_fields)]
 pub struct CpuPinning {
     /// For the vCPUs: one each where there are as many cores as vCPUs, else any of the set.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "list")]
-    #[schemars(with = "Option<Vec<i64>>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cores: Option<Vec<i64>>,
     /// For the vCPUs, a set each; not together with `cores`.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "list")]
-    #[schemars(with = "Option<Vec<Vec<i64>>>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<Vec<Vec<i64>>>,
     /// For QEMU's other threads.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "list")]
-    #[schemars(with = "Option<Vec<i64>>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emulator: Option<Vec<i64>>,
 }
 
@@ -32,33 +29,25 @@ impl CpuPinning {
     }
 
     pub fn into_model(self) -> Result<model::CpuPinning, Error> {
-        let empty = |field, cores: &Option<Vec<i64>>| match cores {
-            Some(cores) if cores.is_empty() => Err(Error::invalid(field, "name at least one core")),
-            _ => Ok(()),
-        };
-        empty("cpu_pinning.cores", &self.cores)?;
-        empty("cpu_pinning.emulator", &self.emulator)?;
-        let list = |field: &'static str, cores: Vec<i64>| {
+        let list = |field: String, cores: Vec<i64>| {
             let core = |core: i64| {
-                u32::try_from(core)
-                    .map_err(|_| Error::invalid(field, format!("name cores of this host; there is no core {core}")))
+                let must = || format!("name cores of this host; there is no core {core}");
+                u32::try_from(core).map_err(|_| Error::invalid(field.clone(), must()))
             };
             cores.into_iter().map(core).collect::<Result<Vec<u32>, Error>>()
         };
+        let whole = |field: &'static str, cores: Option<Vec<i64>>| match cores {
+            Some(cores) if cores.is_empty() => Err(Error::invalid(field, "name at least one core")),
+            cores => list(field.to_owned(), cores.unwrap_or_default()),
+        };
+        if self.vcpus.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Error::invalid("cpu_pinning.vcpus", "have a list of cores for at least one vCPU"));
+        }
+        let sets = self.vcpus.unwrap_or_default().into_iter().enumerate();
         Ok(model::CpuPinning {
-            cores: list("cpu_pinning.cores", self.cores.unwrap_or_default())?,
-            vcpus: self
-                .vcpus
-                .unwrap_or_default()
-                .into_iter()
-                .map(|cores| list("cpu_pinning.vcpus", cores))
-                .collect::<Result<_, _>>()?,
-            emulator: list("cpu_pinning.emulator", self.emulator.unwrap_or_default())?,
+            cores: whole("cpu_pinning.cores", self.cores)?,
+            vcpus: sets.map(|(i, cores)| list(format!("cpu_pinning.vcpus[{i}]"), cores)).collect::<Result<_, _>>()?,
+            emulator: whole("cpu_pinning.emulator", self.emulator)?,
         })
     }
-}
-
-/// A list that is given; null is none (the whole pinning is removed with null).
-fn list<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
 }

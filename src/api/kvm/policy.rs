@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Shared,
-    change::{at_least_one, given, update},
+    change::{Of, at_least_one, update},
     error::Problem,
     vm_id,
 };
 use crate::{
-    api::http::{Reply, Request},
+    api::http::{Reply, Request, given},
     model::{AutostartWish, Change, OnIoError, PolicyWish, RestartPolicy, VmSpec},
 };
 
@@ -117,5 +117,6 @@ pub async fn policy(shared: Shared, request: Request) -> Result<Reply, Problem> 
     if body.is_empty() {
         return Err(at_least_one("restart_policy, max_restarts, autostart or on_io_error").into());
     }
-    update(&shared, id, Change::Policy(body.into_model()), "Policy successfully updated.", PolicyView::of).await
+    update(&shared, id, Of::vm(id), Change::Policy(body.into_model()), "Policy successfully updated.", PolicyView::of)
+        .await
 }

@@ -132,7 +132,7 @@ fn routes() -> Vec<Route<Shared>> {
         Route::get("/vms/{id}/disks", "listVMDisks", told(&DISKS, disks::list))
             .tag(INFORMATION)
             .summary("The disks of a VM, the root disk first.")
-            .output::<Vec<disks::DiskView>>(200, "The disks."),
+            .output::<Vec<disks::DiskRow>>(200, "The disks."),
         Route::post("/vms/{id}/disks", "addVMDisk", told(&DISKS, disks::add))
             .tag(UPDATE)
             .summary("Add a disk, empty or cloned; a running VM gets it by hot-plug.")
@@ -156,7 +156,7 @@ fn routes() -> Vec<Route<Shared>> {
         Route::get("/vms/{id}/networks", "listVMNetworks", told(&CARDS, networks::list))
             .tag(INFORMATION)
             .summary("The network cards of a VM, and those that its guest has not let go of yet.")
-            .output::<Vec<networks::NetworkView>>(200, "The cards."),
+            .output::<Vec<networks::NetworkRow>>(200, "The cards."),
         Route::post("/vms/{id}/networks", "addVMNetwork", told(&CARDS, networks::add))
             .tag(UPDATE)
             .summary("Add a network card; a running VM gets it by hot-plug.")

@@ -8,7 +8,7 @@ use warp::http::StatusCode;
 
 use super::{Shared, error::Problem};
 use crate::{
-    api::http::{Reply, Request},
+    api::http::{Reply, Request, or_default},
     model::{CreateSwitch, Error, Subnet, Switch, SwitchId, SwitchKind},
     service::{Service, SwitchView},
 };
@@ -48,6 +48,9 @@ pub struct SwitchBody {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SwitchUpdate {
+    /// Null clears them.
+    #[serde(deserialize_with = "or_default")]
+    #[schemars(required, with = "Option<String>")]
     notes: String,
 }
 

@@ -69,6 +69,7 @@ impl Service {
                     0 => Err(Error::SwitchNotFound(name.clone())),
                     1 => Ok(bearing.remove(0)),
                     _ => Err(Error::AmbiguousSwitch {
+                        param: "switch".into(),
                         name: name.clone(),
                         ids: bearing.iter().map(|switch| switch.id).collect(),
                     }),

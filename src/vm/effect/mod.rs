@@ -124,14 +124,25 @@ impl Actor {
 
     /// Stores a definition that takes effect at the next start; one that is the present one already is fine in any state.
     pub(super) async fn redefine(&mut self, redefinition: Redefinition) -> Result<bool> {
-        let wanted = redefinition.apply(&self.record.spec, self.ctx.host.memory)?;
-        if wanted == *self.record.spec {
+        let before = (*self.record.spec).clone();
+        let wanted = redefinition.apply(&before, self.ctx.host.memory)?;
+        if wanted == before {
             return Ok(false);
+        }
+        // Only its client calls something differently.
+        if wanted.is_same_machine(&before) {
+            return self.define_anew(wanted).await.map(|()| false);
         }
         if let Decision::Refuse(refusal) = self.decide(Request::Redefine) {
             return Err(self.refused(refusal));
         }
-        self.define_anew(wanted).await.map(|()| true)
+        let grows = wanted.disks != before.disks;
+        self.define_anew(wanted).await?;
+        if grows && let Err(why) = self.resize_offline().await {
+            self.define(before).await?;
+            return Err(Error::failed(Operation::Change, why));
+        }
+        Ok(true)
     }
 
     /// Brings a stored change into effect, or takes it back.

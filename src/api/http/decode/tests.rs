@@ -42,7 +42,7 @@ enum Kind {
 }
 
 fn read(text: &str) -> Result<Vm, HttpError> {
-    object(text.as_bytes())
+    object(text.as_bytes(), Nulls::Clear)
 }
 
 fn sentence(text: &str) -> String {
@@ -73,11 +73,10 @@ fn what_fits_is_taken() {
 #[test]
 fn a_wrong_whole_number_is_told_as_such() {
     for (value, must) in [
-        ("2.0", "be a whole number, not 2.0"),
         ("2.5", "be a whole number, not 2.5"),
         ("\"2\"", "be a whole number, not \"2\""),
         ("true", "be a whole number, not true"),
-        ("null", "be a whole number, not null"),
+        ("null", "be given"),
         ("[]", "be a whole number, not an array"),
         ("{}", "be a whole number, not an object"),
         ("1e30", "be a whole number within range"),
@@ -142,7 +141,10 @@ fn a_type_may_say_itself_what_is_wrong() {
         #[allow(dead_code)]
         n: Even,
     }
-    assert_eq!(object::<Holder>(br#"{"n":3}"#).unwrap_err().message(), "Invalid parameter: n must be even.");
+    assert_eq!(
+        object::<Holder>(br#"{"n":3}"#, Nulls::Absent).unwrap_err().message(),
+        "Invalid parameter: n must be even."
+    );
 }
 
 #[test]
@@ -176,6 +178,52 @@ fn a_body_that_is_no_object_says_what_it_is() {
     for (body, found) in [("[1]", "an array"), ("null", "null"), ("3", "a number"), ("\"a\"", "a string")] {
         assert_eq!(sentence(body), format!("The body must be a JSON object, not {found}."));
     }
+}
+
+#[test]
+fn a_null_is_absent_in_what_makes_and_clears_in_what_changes() {
+    #[derive(Debug, Default, Deserialize, PartialEq)]
+    #[serde(default)]
+    struct Change {
+        #[serde(deserialize_with = "given")]
+        limits: Option<Option<i64>>,
+        #[serde(deserialize_with = "or_default")]
+        notes: String,
+        start: bool,
+        size: Option<i64>,
+        inner: Option<Inner>,
+    }
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Inner {
+        #[serde(default)]
+        order: i64,
+        #[serde(default, deserialize_with = "given")]
+        limits: Option<Option<i64>>,
+    }
+    let body = br#"{"limits":null,"notes":null,"size":null,"inner":{"order":null,"limits":null}}"#;
+    let inner = Some(Inner { order: 0, limits: None });
+    let made = Change { inner, ..Change::default() };
+    assert_eq!(object(body, Nulls::Absent), Ok(made));
+    let inner = Some(Inner { order: 0, limits: None });
+    let changed = Change { limits: Some(None), inner, ..Change::default() };
+    assert_eq!(object(body, Nulls::Clear), Ok(changed));
+
+    let refused = |body: &str, nulls| object::<Change>(body.as_bytes(), nulls).unwrap_err().message();
+    assert_eq!(refused(r#"{"start":null}"#, Nulls::Clear), "Invalid parameter: start must be given.");
+    for nulls in [Nulls::Absent, Nulls::Clear] {
+        let unknown = refused(r#"{"strt":null}"#, nulls);
+        assert_eq!(unknown, "Invalid parameter: strt is not known; did you mean start?");
+        assert_eq!(refused(r#"{"size":null,"size":1}"#, nulls), "Invalid parameter: size must be given only once.");
+        assert_eq!(refused(r#"{"inner":[null]}"#, nulls), "Invalid parameter: inner must be an object, not an array.");
+    }
+    assert_eq!(object::<Change>(br#"{"start":null}"#, Nulls::Absent), Ok(Change::default()));
+}
+
+#[test]
+fn every_list_has_a_bound() {
+    let cores = |count: usize| format!(r#"{{"vcpus":1,"cpu_pinning":{{"cores":[{}]}}}}"#, vec!["0"; count].join(","));
+    assert_eq!(read(&cores(1024)).unwrap().cpu_pinning.unwrap().cores.len(), 1024);
+    assert_eq!(sentence(&cores(1025)), "Invalid parameter: cpu_pinning.cores must have at most 1024 entries.");
 }
 
 #[test]

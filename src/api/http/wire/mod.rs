@@ -1,0 +1,299 @@
+//! What stands between a socket and hyper, and sees to three things that hyper leaves to its user (docs/adr/0016):
+//!
+//! - how long a connection may be silent, which is not how long a head may take to arrive;
+//! - that what is no request (a malformed head, one that is too large, or does not come) is answered by the dialect, and
+//!   not by hyper with an empty body: hyper is given a small request in its place, and the service the objection;
+//! - that no answer is lost because something unread was in the socket when it was closed.
+//!
+//! It gives hyper one whole head at a time, and of a body what has arrived. What a request means is not known here.
+
+mod body;
+mod head;
+mod turns;
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
+
+use super::inflight::InFlight;
+use super::{HttpError, Limits};
+use body::Framing;
+use head::Head;
+pub(super) use turns::{Refused, Turns};
+
+/// Bytes taken off the socket at once.
+const CHUNK: usize = 8 * 1024;
+/// After the last answer, how long and how much is still taken off the socket: a client that sends before it reads
+/// would else get a reset in the place of its answer.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
+/// The same while the server ends.
+const LINGER_AT_THE_END: Duration = Duration::from_millis(100);
+
+/// A connection's byte stream.
+pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// Whether something has arrived that was not read, also where the runtime has not heard of it yet.
+    fn has_arrived(&self) -> bool;
+}
+
+impl Socket for TcpStream {
+    fn has_arrived(&self) -> bool {
+        use rustix::net::{RecvFlags, recv};
+        recv(self, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok()
+    }
+}
+
+/// A socket as hyper is to see it.
+pub(super) struct Wire<Io> {
+    io: Io,
+    limits: Limits,
+    turns: Arc<Turns>,
+    in_flight: InFlight,
+    /// Whether somebody waits for the place of a connection.
+    room: watch::Receiver<bool>,
+    wanted: Option<BoxFuture<'static, ()>>,
+    /// Arrived, and not given to hyper.
+    input: BytesMut,
+    /// How much of it may be given.
+    pass: usize,
+    next: Next,
+    clock: Pin<Box<Sleep>>,
+    closing: Option<Linger>,
+}
+
+/// What arrives next.
+enum Next {
+    Head {
+        looked_at: usize,
+        /// When its first byte came.
+        since: Option<Instant>,
+    },
+    Body(Framing),
+    /// Whatever it is, hyper is given all of it: another protocol, or a body whose end cannot be found.
+    Anything,
+    /// Nothing that anybody wants.
+    Nothing,
+}
+
+impl Next {
+    const HEAD: Self = Self::Head { looked_at: 0, since: None };
+}
+
+struct Linger {
+    until: Instant,
+    taken: usize,
+}
+
+impl<Io: Socket> Wire<Io> {
+    pub fn new(io: Io, limits: Limits, turns: Arc<Turns>, in_flight: InFlight, room: watch::Receiver<bool>) -> Self {
+        Self {
+            io,
+            limits,
+            turns,
+            in_flight,
+            room,
+            wanted: None,
+            input: BytesMut::new(),
+            pass: 0,
+            next: Next::HEAD,
+            clock: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            closing: None,
+        }
+    }
+
+    /// Decides how much of what has arrived hyper may have.
+    fn judge(&mut self) {
+        if self.turns.is_upgraded() {
+            self.next = Next::Anything;
+        }
+        match &mut self.next {
+            Next::Head { looked_at, since } => {
+                since.get_or_insert_with(Instant::now);
+                match head::judge(&self.input, *looked_at, self.limits.header_bytes) {
+                    Head::Partial => *looked_at = self.input.len(),
+                    Head::Whole { length, body } => {
+                        self.pass = length;
+                        self.next = body.map_or(Next::HEAD, Next::Body);
+                        self.turns.begin();
+                    }
+                    Head::Refused(error) => self.refuse(error),
+                }
+            }
+            Next::Body(framing) => {
+                self.pass = framing.take(&self.input);
+                if framing.is_lost() {
+                    self.turns.make_last();
+                    self.next = Next::Anything;
+                    self.pass = self.input.len();
+                } else if framing.is_over() {
+                    self.next = Next::HEAD;
+                }
+            }
+            Next::Anything => self.pass = self.input.len(),
+            Next::Nothing => self.input.clear(),
+        }
+    }
+
+    /// Puts a request that hyper takes in the place of what is none.
+    fn refuse(&mut self, error: HttpError) {
+        let substitute = head::substitute(&self.input);
+        self.input = BytesMut::from(substitute.as_bytes());
+        self.pass = self.input.len();
+        self.next = Next::Nothing;
+        self.turns.refuse(error);
+    }
+
+    /// Nothing has arrived: what time has to say to that.
+    fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<Silence> {
+        let Next::Head { since, .. } = &self.next else { return Poll::Pending };
+        if let Some(since) = since {
+            ready!(self.clock_at(*since + self.limits.header_timeout, cx));
+            return Poll::Ready(Silence::HeadLate);
+        }
+        // While a request is answered, the client has nothing to say.
+        let Some(silence) = self.turns.silence() else { return Poll::Pending };
+        // One that never asked anything has less of a claim.
+        let own = if silence.fresh { self.limits.header_timeout } else { self.limits.idle };
+        let claim = silence.since + own;
+        if Instant::now() < claim {
+            ready!(self.clock_at(claim, cx));
+        }
+        let mut room = self.room.clone();
+        let wanted =
+            self.wanted.get_or_insert_with(|| async move { drop(room.wait_for(|wanted| *wanted).await) }.boxed());
+        if wanted.poll_unpin(cx).is_ready() {
+            self.wanted = None;
+            return Poll::Ready(Silence::Over);
+        }
+        let end = silence.since + self.limits.silence.max(self.limits.idle);
+        self.clock_at(end, cx).map(|()| Silence::Over)
+    }
+
+    fn clock_at(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        if self.clock.deadline() != at {
+            self.clock.as_mut().reset(at);
+        }
+        self.clock.as_mut().poll(cx)
+    }
+
+    fn poll_socket(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut space = [std::mem::MaybeUninit::uninit(); CHUNK];
+        let mut chunk = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut chunk))?;
+        self.input.extend_from_slice(chunk.filled());
+        Poll::Ready(Ok(chunk.filled().len()))
+    }
+}
+
+/// What a silence has come to.
+enum Silence {
+    /// A head has begun, and does not come to its end.
+    HeadLate,
+    /// The connection is not kept any longer.
+    Over,
+}
+
+impl<Io: Socket> AsyncRead for Wire<Io> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            if this.pass == 0 && !this.input.is_empty() {
+                this.judge();
+            }
+            if this.pass > 0 {
+                let given = this.pass.min(buf.remaining());
+                buf.put_slice(&this.input[..given]);
+                this.input.advance(given);
+                this.pass -= given;
+                return Poll::Ready(Ok(()));
+            }
+            match this.poll_socket(cx) {
+                // The end: hyper is told by an empty read.
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(_)) => continue,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {}
+            }
+            match ready!(this.poll_clock(cx)) {
+                Silence::HeadLate => {
+                    let seconds = this.limits.header_timeout.as_secs();
+                    this.refuse(HttpError::HeadTimeout { seconds });
+                }
+                // The very last look: a request that is here is answered, however late it came.
+                Silence::Over if this.io.has_arrived() => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Silence::Over => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+impl<Io: Socket> AsyncWrite for Wire<Io> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    /// Tells the client that nothing more comes, and then takes off the socket what it had sent before it knew: closing a
+    /// socket with something unread in it resets the connection, and the last answer with it.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.closing.is_none() {
+            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+            let patience = if this.in_flight.is_over() { LINGER_AT_THE_END } else { LINGER };
+            this.closing = Some(Linger { until: Instant::now() + patience, taken: 0 });
+        }
+        loop {
+            this.input.clear();
+            match this.poll_socket(cx) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(taken)) => {
+                    let Some(linger) = &mut this.closing else { return Poll::Ready(Ok(())) };
+                    linger.taken += taken;
+                    if linger.taken > LINGER_BYTES {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Poll::Pending => {
+                    let until = this.closing.as_ref().map_or_else(Instant::now, |linger| linger.until);
+                    return this.clock_at(until, cx).map(Ok);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl Socket for tokio::io::DuplexStream {
+    /// It is in memory: nothing arrives that the runtime has not heard of.
+    fn has_arrived(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,171 @@
+//! What the two ends of hyper have to tell each other about one connection: the wire below it, which gives it heads, and
+//! the service above it, which gives it answers.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+use crate::api::http::HttpError;
+
+/// The requests of one connection.
+pub struct Turns(Mutex<State>);
+
+struct State {
+    /// Heads that hyper was given, and requests that came out of it.
+    begun: usize,
+    served: usize,
+    /// Answers that have been written.
+    ended: usize,
+    quiet_since: Instant,
+    /// The last head was none; this is why.
+    refusal: Option<HttpError>,
+    last: bool,
+    upgraded: bool,
+}
+
+/// An extension of a request that stands for what was none: the objection, to be told in the dialect's shape.
+#[derive(Debug, Clone)]
+pub struct Refused(pub HttpError);
+
+/// For how long nobody has had anything to say.
+pub struct Silence {
+    pub since: Instant,
+    /// The client has never asked anything.
+    pub fresh: bool,
+}
+
+impl Turns {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(State {
+            begun: 0,
+            served: 0,
+            ended: 0,
+            quiet_since: Instant::now(),
+            refusal: None,
+            last: false,
+            upgraded: false,
+        })))
+    }
+
+    // Every change under the lock is whole, so a panic leaves nothing half done.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hyper is given a head.
+    pub fn begin(&self) {
+        self.state().begun += 1;
+    }
+
+    /// Hyper is given a head in the place of what was none.
+    pub fn refuse(&self, error: HttpError) {
+        let mut state = self.state();
+        state.begun += 1;
+        state.refusal = Some(error);
+    }
+
+    /// A request has come out of hyper: its turn, and the objection where it stands for what was none.
+    pub fn serve(self: &Arc<Self>) -> (Turn, Option<HttpError>) {
+        let mut state = self.state();
+        state.served += 1;
+        // Nothing is read after a refusal, so it is the last of all.
+        let refused = if state.served == state.begun { state.refusal.take() } else { None };
+        (Turn(Arc::clone(self)), refused)
+    }
+
+    /// `None` while something is asked or answered.
+    pub fn silence(&self) -> Option<Silence> {
+        let state = self.state();
+        (state.begun == state.ended).then_some(Silence { since: state.quiet_since, fresh: state.begun == 0 })
+    }
+
+    /// The next answer is the last one.
+    pub fn make_last(&self) {
+        self.state().last = true;
+    }
+
+    pub fn is_last(&self) -> bool {
+        self.state().last
+    }
+
+    /// From now on another protocol is spoken.
+    pub fn upgrade(&self) {
+        self.state().upgraded = true;
+    }
+
+    pub fn is_upgraded(&self) -> bool {
+        self.state().upgraded
+    }
+}
+
+/// One request, until its answer is written or given up.
+pub struct Turn(Arc<Turns>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.ended += 1;
+        state.quiet_since = Instant::now();
+    }
+}
+
+impl Turn {
+    /// The body of its answer; when hyper has written it, the turn ends.
+    pub fn body<B>(self, body: B) -> TurnBody<B> {
+        TurnBody { body, _turn: self }
+    }
+}
+
+pub struct TurnBody<B> {
+    body: B,
+    _turn: Turn,
+}
+
+impl<B: Body + Unpin> Body for TurnBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn there_is_silence_when_every_head_has_its_answer() {
+        let turns = Turns::new();
+        assert!(turns.silence().unwrap().fresh);
+        turns.begin();
+        turns.begin();
+        assert!(turns.silence().is_none());
+        let ((one, no), (two, nor)) = (turns.serve(), turns.serve());
+        assert!(no.is_none() && nor.is_none());
+        drop(one);
+        assert!(turns.silence().is_none());
+        drop(two);
+        assert!(!turns.silence().unwrap().fresh);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_for_the_request_that_stands_for_it() {
+        let turns = Turns::new();
+        turns.begin();
+        turns.refuse(HttpError::BadHead { why: "x" });
+        assert!(turns.serve().1.is_none());
+        assert_eq!(turns.serve().1, Some(HttpError::BadHead { why: "x" }));
+    }
+}

@@ -1,0 +1,59 @@
+//! What a client called the files of its VM, and which folders came into being for them. None of it is the machine: two
+//! definitions that differ in this alone are the same one.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::VmSpec;
+
+/// Paths as they were sent (ruling 29), and the folders made for them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Named {
+    /// Of the ISO image.
+    pub iso: Option<Alias>,
+    /// Of the folder that the root disk lies in.
+    pub disk_folder: Option<PathBuf>,
+    /// Folders that qherd made on the way to the root disk, the outermost first. VMs that share them all have them here,
+    /// so that they go with the last of them.
+    pub folders: Vec<MadeFolder>,
+}
+
+/// What a client calls a file. It says which one: when the VM has another by now, it says nothing of that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alias {
+    /// Canonical.
+    pub file: PathBuf,
+    pub sent: PathBuf,
+}
+
+/// A folder that qherd made, told from any other that takes its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeFolder {
+    pub path: PathBuf,
+    pub device: u64,
+    pub inode: u64,
+    /// Nanoseconds since 1970, where its file system knows.
+    pub born: Option<u64>,
+}
+
+impl Named {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl VmSpec {
+    /// Its ISO image, in the words of the client who put it there.
+    pub fn iso_as_sent(&self) -> Option<&PathBuf> {
+        let iso = self.iso.as_ref()?;
+        Some(self.named.iso.as_ref().filter(|alias| alias.file == *iso).map_or(iso, |alias| &alias.sent))
+    }
+
+    /// Whether `other` is the same machine, whatever its client calls its files.
+    pub fn is_same_machine(&self, other: &Self) -> bool {
+        let bare = |spec: &Self| Self { named: Named::default(), ..spec.clone() };
+        bare(self) == bare(other)
+    }
+}
