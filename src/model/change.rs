@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use super::{
-    CpuPinning, Error, IoLimits, NewDisk, NewNic, NicId, PolicyWish, Result, VmSpec, check_disk_size, check_memory,
-    check_vcpus,
+    CpuPinning, Error, IoLimits, NewDisk, NewNic, NicId, PolicyWish, Result, VmSpec, check_definition, check_disk_size,
+    check_memory, check_vcpus, default_max_memory,
 };
 
 /// One change, as a dialect hands it over: decoded, not yet checked.
@@ -93,7 +93,9 @@ impl Change {
             }
             Self::Memory(memory) => {
                 wanted.memory = check_memory(memory, host_memory)?;
-                if wanted.memory > spec.max_memory {
+                if !spec.max_memory_given {
+                    wanted.max_memory = default_max_memory(wanted.memory, host_memory);
+                } else if wanted.memory > spec.max_memory {
                     let must = format!("be at most max_memory ({} MiB) of this VM", spec.max_memory);
                     return Err(Error::invalid("memory", must));
                 }
@@ -137,6 +139,7 @@ impl Change {
                 wanted.nics.retain(|nic| nic.id != id);
             }
         }
+        check_definition(&wanted, Some(spec))?;
         Ok(wanted)
     }
 }
@@ -165,6 +168,7 @@ impl Redefinition {
             },
             None => {}
         }
+        check_definition(&wanted, Some(spec))?;
         Ok(wanted)
     }
 }

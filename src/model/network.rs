@@ -5,7 +5,7 @@ use std::{fmt, net::Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Error, NicId, Result, SwitchId, VmSpec};
+use super::{Error, MAX_FORWARDS, NicId, Result, SwitchId, VmSpec, check_length};
 
 /// Tap devices whose name begins so are ours.
 pub const TAP_PREFIX: &str = "qht";
@@ -223,11 +223,12 @@ impl fmt::Display for Forward {
     }
 }
 
-/// Ports of 1 to 65,535, and no port of the host twice.
+/// At most 64, ports of 1 to 65,535, and no port of the host twice.
 ///
 /// # Errors
 /// [`Error::Invalid`] that says which.
 pub fn check_forwards(forwards: &[Forward]) -> Result<()> {
+    check_length("forwards", forwards, MAX_FORWARDS)?;
     let must = |must: String| Err(Error::invalid("forwards", must));
     for (index, forward) in forwards.iter().enumerate() {
         if forward.host_port == 0 || forward.guest_port == 0 {

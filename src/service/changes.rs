@@ -10,7 +10,9 @@ use super::{
 };
 use crate::{
     host::cpus::Host,
-    model::{Applied, Change, CpuPinning, Error, Redefinition, Result, VmId, VmView},
+    model::{
+        Applied, Change, CpuPinning, Error, MAX_PINNED, MAX_VCPUS, Redefinition, Result, VmId, VmView, check_length,
+    },
 };
 
 impl Service {
@@ -65,6 +67,10 @@ pub(super) fn check_pinning(pinning: &CpuPinning, host: &Host) -> Result<()> {
     if !pinning.cores.is_empty() && !pinning.vcpus.is_empty() {
         return Err(Error::invalid("cpu_pinning.cores", "not be combined with cpu_pinning.vcpus"));
     }
+    check_length("cpu_pinning.cores", &pinning.cores, MAX_PINNED)?;
+    check_length("cpu_pinning.emulator", &pinning.emulator, MAX_PINNED)?;
+    check_length("cpu_pinning.vcpus", &pinning.vcpus, MAX_VCPUS)?;
+    pinning.vcpus.iter().try_for_each(|cores| check_length("cpu_pinning.vcpus[]", cores, MAX_PINNED))?;
     if *pinning == CpuPinning::default() {
         return Err(Error::invalid("cpu_pinning.cores", "name at least one core"));
     }
