@@ -5,6 +5,7 @@ pub mod cpus;
 pub mod image;
 mod in_time;
 pub mod inventory;
+pub mod memory;
 pub mod ports;
 pub mod process;
 mod space;

@@ -33,6 +33,8 @@ pub enum Change {
     /// By its name.
     RemoveDisk(String),
     Policy(PolicyWish),
+    /// The ISO image in the CD drive, canonical; `None` takes it out.
+    Medium(Option<PathBuf>),
     AddNic(Box<NewNic>),
     RemoveNic(NicId),
 }
@@ -46,6 +48,8 @@ pub struct Redefinition {
     /// Canonical; `Some(None)` takes it out.
     pub iso: Option<Option<PathBuf>>,
     pub nics: Option<NewNics>,
+    /// A version of the same hardware.
+    pub machine_type: Option<String>,
 }
 
 /// Cards as wished for, checked.
@@ -129,6 +133,7 @@ impl Change {
                 }
                 wanted.disks.retain(|disk| disk.name != name);
             }
+            Self::Medium(iso) => wanted.iso = iso,
             Self::Policy(wish) => wish.apply(&mut wanted.policy)?,
             Self::AddNic(nic) => wanted.add_nic(*nic, in_effect)?,
             Self::RemoveNic(id) => {
@@ -159,6 +164,9 @@ impl Redefinition {
         }
         if let Some(iso) = self.iso {
             wanted.iso = iso;
+        }
+        if let Some(machine_type) = self.machine_type {
+            wanted.machine.machine_type = machine_type;
         }
         match self.nics {
             Some(NewNics::All(nics)) => wanted.set_nics(nics)?,

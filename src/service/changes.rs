@@ -1,7 +1,7 @@
 //! Changes of a VM: what only the host can judge is checked here, the rest by the VM's task, which alone knows the
 //! definition that the change meets.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{
     Service,
@@ -27,6 +27,20 @@ impl Service {
             check_pinning(pinning, &self.ctx.host)?;
         }
         handle.change(change).await
+    }
+}
+
+impl Service {
+    /// The change that has an image in the CD drive, in the client's words; `None` takes it out.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]; [`Error::Failed`] when its storage does not answer.
+    pub async fn medium(&self, id: VmId, named: Option<&Path>) -> Result<Change> {
+        self.handle(id)?;
+        Ok(Change::Medium(match named {
+            Some(named) => Some(images::locate(self, named, Kind::Iso).await?.0),
+            None => None,
+        }))
     }
 }
 
@@ -58,7 +72,7 @@ impl Service {
             Some(nics) => self.wanted_nics(&handle.view().spec, nics).map(|(nics, promises)| (Some(nics), promises))?,
             None => (None, Vec::new()),
         };
-        handle.redefine(Redefinition { vcpus: wish.vcpus, memory: wish.memory, iso, nics }).await
+        handle.redefine(Redefinition { vcpus: wish.vcpus, memory: wish.memory, iso, nics, machine_type: None }).await
     }
 }
 

@@ -12,6 +12,7 @@ mod exports;
 mod host;
 mod images;
 mod keys;
+mod machine;
 mod nics;
 mod paths;
 mod recover;

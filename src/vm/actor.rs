@@ -12,7 +12,7 @@ use super::{
     SharedContext,
     effect::check_ports,
     handle::{Command, Forced, QUEUE, Reply, Start, Stopped, VmHandle},
-    launch::{Failure, Launch},
+    launch::Launch,
     lifecycle::{Action, Decision, Refusal, Request, decide},
     live::{Happening, Machine},
     undo::Undo,
@@ -282,7 +282,7 @@ impl Actor {
                 self.overtaking = Some(forced);
                 Err(Error::Conflict(Conflict::Overtaken))
             }
-            launched = launch.run() => launched.map_err(|Failure(why)| Error::failed(Operation::Start, why)),
+            launched = launch.run() => launched.map_err(Error::from),
         };
         match launched {
             Ok(live) => {
