@@ -100,9 +100,9 @@ struct Writer(std::process::Child);
 
 impl Writer {
     fn on(image: &Path) -> Self {
-        let line = format!("driver=raw,node-name=d,file.driver=file,file.filename={}", image.display());
+        let drive = format!("file={},format=raw,if=virtio", image.display());
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-machine", "none", "-nodefaults", "-display", "none", "-S", "-blockdev", &line]);
+        qemu.args(["-machine", "q35,accel=tcg", "-nodefaults", "-display", "none", "-S", "-drive", &drive]);
         let mut writer = Self(qemu.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         let deadline = Instant::now() + PATIENCE;
         // Not before QEMU's own tool is refused.
@@ -148,24 +148,28 @@ async fn a_base_that_another_program_writes_to_is_in_use_by_that_program() {
     create(&daemon, "blank.raw").await.expect(201);
 }
 
-/// qemu-img behind a script that notes every check, and holds it back while a file is there.
+/// A folder with a qemu-img that notes every check, and holds it back while a file is there.
 fn held_back(folder: &Path) -> PathBuf {
-    let (script, folder) = (folder.join("qemu-img"), folder.display());
+    let path = std::env::var_os("PATH").unwrap();
+    let real = std::env::split_paths(&path).map(|folder| folder.join("qemu-img")).find(|tool| tool.is_file()).unwrap();
+    let (bin, folder, real) = (folder.join("bin"), folder.display(), real.display());
+    std::fs::create_dir(&bin).unwrap();
     let lines = format!(
         "#!/bin/sh\nif [ \"$1\" = check ]; then echo check >> {folder}/checks; while [ -e {folder}/hold ]; do sleep 0.05; done; fi\n\
-         exec qemu-img \"$@\"\n"
+         exec {real} \"$@\"\n"
     );
-    std::fs::write(&script, lines).unwrap();
-    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
-    script
+    std::fs::write(bin.join("qemu-img"), lines).unwrap();
+    std::fs::set_permissions(bin.join("qemu-img"), PermissionsExt::from_mode(0o755)).unwrap();
+    bin
 }
 
 #[tokio::test]
 async fn a_large_base_is_looked_into_once_however_many_clone_it() {
     let mut daemon = Daemon::prepare(&["--accel", "tcg"]);
-    let script = held_back(daemon.dir.path());
-    daemon.add_args(&["--qemu-img", script.to_str().unwrap()]);
-    daemon.run();
+    let bin = held_back(daemon.dir.path());
+    let mut command = daemon.command();
+    command.env("PATH", format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()));
+    daemon.run_as(command);
     shell(&daemon.bases(), "qemu-img create -q -f qcow2 large.qcow2 1G");
     let hold = daemon.dir.path().join("hold");
     std::fs::write(&hold, "").unwrap();

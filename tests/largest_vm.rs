@@ -104,7 +104,7 @@ async fn the_largest_vm_that_is_accepted_starts_changes_reboots_and_stops() {
     refused(&answer, "networks must take less room: the whole definition of a VM may have 12800 bytes");
     assert_eq!(daemon.leftovers(), [] as [std::path::PathBuf; 0]);
     // As large as it can be, to the forward.
-    let (mut fits, mut refuses) = (0, 192);
+    let (mut fits, mut refuses) = (0_u16, 192_u16);
     let id = loop {
         let count = if refuses - fits > 1 { (fits + refuses) / 2 } else { fits };
         let (first, second) = (count.min(64), count.saturating_sub(64).min(64));

@@ -143,6 +143,23 @@ fn db(daemon: &Daemon, args: &[&str]) {
     assert!(output.status.success(), "{output:?}");
 }
 
+/// An export with the data of every VM changed, and with the checksums that belong to that.
+fn rewritten(export: &str, change: impl Fn(&str) -> String) -> String {
+    let line = |line: &str| {
+        if line.starts_with("{\"records\"") {
+            return format!("{}}}\n", line.split_once(',').unwrap().0);
+        }
+        let Some((before, rest)) = line.split_once("\"crc\":\"").filter(|_| line.starts_with("{\"name\":\"vm/")) else {
+            return format!("{line}\n");
+        };
+        let data = rest.split_once("\"data\":").unwrap().1.strip_suffix("}}").unwrap();
+        let changed = change(data);
+        assert_ne!(data, changed);
+        format!("{before}\"crc\":\"{:08x}\",\"data\":{changed}}}}}\n", crc32fast::hash(changed.as_bytes()))
+    };
+    export.lines().map(line).collect()
+}
+
 #[tokio::test]
 async fn a_machine_type_that_qemu_does_not_know_is_told_and_exchanged_for_the_latest_of_its_kind() {
     let mut daemon = Daemon::start();
@@ -160,9 +177,9 @@ async fn a_machine_type_that_qemu_does_not_know_is_told_and_exchanged_for_the_la
     let export = daemon.dir.path().join("export");
     db(&daemon, &["export", export.to_str().unwrap()]);
     let text = fs::read_to_string(&export).unwrap();
-    let old = text.replace(&format!("\"{latest}\""), "\"pc-q35-0.9\"").replace("\"pc-i440fx-", "\"pc-i440fx-0.");
-    assert_ne!(text, old);
-    fs::write(&export, old).unwrap();
+    let change =
+        |data: &str| data.replace(&format!("\"{latest}\""), "\"pc-q35-0.9\"").replace("\"pc-i440fx-", "\"pc-i440fx-0.");
+    fs::write(&export, rewritten(&text, change)).unwrap();
     db(&daemon, &["import", "--replace", export.to_str().unwrap()]);
     daemon.run();
     let answer = start(&daemon, &q35).await;
@@ -203,15 +220,14 @@ fn where_memory_is_promised_only_once_a_vm_has_what_it_was_given_and_no_room_to_
         fs::write(&mode, "2\n").unwrap();
         run("mount", &["--bind", mode.to_str().unwrap(), "/proc/sys/vm/overcommit_memory"]);
         daemon.run();
-        let host = daemon.get("/host").await.expect(200)["memory"].as_u64().unwrap();
-        assert!(host > 12_000, "a host of {host} MiB is too small for this test");
         // QEMU's own needs beside 2 GiB for the guest.
         run("prlimit", &["--pid", &daemon.pid().to_string(), &format!("--as={}:", 8_u64 << 30)]);
         let mut wish = daemon.wish();
         wish["memory"] = json!(2048);
         let id = daemon.create(wish.clone()).await;
         let config = daemon.get(&format!("/vms/{id}/config")).await.expect(200);
-        assert_eq!(config["max_memory"], host, "it can grow on another host, or at another time");
+        let host = config["max_memory"].as_u64().unwrap();
+        assert!(host > 9000, "it can grow at another time; a host of {host} MiB is too small for this test");
         start(&daemon, &id).await.expect(200);
         let answer = daemon.put(&format!("/vms/{id}/memory"), json!({ "memory": 3072 })).await.expect(200);
         assert_eq!(answer["applied"], "next_start", "{answer}");
