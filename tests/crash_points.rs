@@ -273,6 +273,28 @@ async fn an_update_of_the_hyperv_dialect_is_finished_or_unwound() {
     dies_at_every_commit_of(Operation::change(Method::PUT, "/hyperv/vms/{}", update, 1), stopped).await;
 }
 
+#[tokio::test]
+async fn an_exchange_of_the_cd_is_finished_or_unwound() {
+    let with_cd = async |daemon: &Daemon, runs: bool| {
+        for name in ["first.iso", "second.iso"] {
+            std::fs::write(daemon.bases().join(name), vec![0; 1 << 20]).unwrap();
+        }
+        let before = stopped(daemon).await;
+        daemon.put(&format!("/vms/{}/iso", before.id), json!({ "iso": "first.iso" })).await.expect(200);
+        if runs {
+            daemon.post(&format!("/vms/{}/start", before.id), json!({})).await.expect(200);
+        }
+        let processes = outside::qemus(&daemon.state());
+        let (status, definition) = (if runs { "running" } else { "stopped" }, definition(daemon, &before.id).await);
+        Before { id: before.id, status, processes, definition }
+    };
+    let exchange = |commits| Operation::change(Method::PUT, "/vms/{}/iso", json!({ "iso": "second.iso" }), commits);
+    dies_at_every_commit_of(exchange(1), async |daemon| with_cd(daemon, false).await).await;
+    dies_at_every_commit_of(exchange(2), async |daemon| with_cd(daemon, true).await).await;
+    let eject = Operation::change(Method::DELETE, "/vms/{}/iso", json!({}), 2);
+    dies_at_every_commit_of(eject, async |daemon| with_cd(daemon, true).await).await;
+}
+
 /// It is QEMU that remembers it.
 #[tokio::test]
 async fn a_suspension_and_its_end_are_stored_by_nobody() {

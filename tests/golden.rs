@@ -56,6 +56,7 @@ fn q35() -> VmSpec {
         max_vcpus_given: false,
         memory: 128,
         max_memory: 4096,
+        max_memory_given: false,
         cpu_pinning: None,
         disks: vec![Disk {
             name: "root".into(),

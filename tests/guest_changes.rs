@@ -135,3 +135,29 @@ async fn the_guest_survives_reboots_after_vcpu_changes_and_config_tells_what_it_
     daemon.await_beat(&id, |beat| Some(&beat.boot) == boots.last() && beat.cpus == 2).await;
     assert_eq!(pid(&daemon, &id).await, qemu);
 }
+
+/// Memory that it might get costs a Linux guest 64 MiB of its own; nobody asked for it here.
+#[tokio::test]
+async fn a_guest_of_128_mib_boots_and_grows_from_the_next_start_on() {
+    let daemon = guest::daemon();
+    let mut wish = guest::wish();
+    wish["memory"] = json!(128);
+    let id = daemon.create(wish).await;
+    let config = daemon.get(&format!("/vms/{id}/config")).await.expect(200);
+    assert_eq!(config["max_memory"], 128);
+    daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
+    let first = daemon.await_boot(&id, None).await;
+    assert!(first.mem_mib > 70, "{first:?}");
+    let answer = put(&daemon, &id, "memory", json!({ "memory": 256 })).await;
+    assert_eq!((&answer["applied"], &answer["memory"]), (&json!("next_start"), &json!(256)), "{answer}");
+    assert_eq!(answer["pending"], json!({ "memory": { "configured": 256, "in_effect": 128 } }));
+    daemon.post(&format!("/vms/{id}/stop"), json!({})).await.expect(200);
+    daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
+    let second = daemon.await_beat(&id, |beat| beat.boot != first.boot).await;
+    assert!(second.mem_mib > first.mem_mib + 100, "{first:?} {second:?}");
+    // Within what it was started with it shrinks and grows live.
+    daemon.await_boot(&id, Some(&first)).await;
+    for memory in [192, 256] {
+        assert_eq!(put(&daemon, &id, "memory", json!({ "memory": memory })).await["applied"], "live");
+    }
+}

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use support::Daemon;
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 33] = [
+const ROUTES: [(&str, &str, &str); 36] = [
     ("post", "/vms", "createVM"),
     ("get", "/vms", "listVMs"),
     ("get", "/vms/{id}", "getVM"),
@@ -20,6 +20,9 @@ const ROUTES: [(&str, &str, &str); 33] = [
     ("put", "/vms/{id}/memory", "updateVMMemory"),
     ("put", "/vms/{id}/disk", "resizeVMDisk"),
     ("put", "/vms/{id}/policy", "updateVMPolicy"),
+    ("put", "/vms/{id}/iso", "changeVMIso"),
+    ("delete", "/vms/{id}/iso", "ejectVMIso"),
+    ("put", "/vms/{id}/machine", "updateVMMachine"),
     ("get", "/vms/{id}/disks", "listVMDisks"),
     ("post", "/vms/{id}/disks", "addVMDisk"),
     ("put", "/vms/{id}/disks/{disk}", "updateVMDisk"),

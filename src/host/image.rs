@@ -1,6 +1,9 @@
 //! Disk images through qemu-img, each run bounded in time and dying with the daemon. Which paths are allowed is
 //! decided in `service`.
 
+mod foreign;
+mod writer;
+
 use std::{
     io,
     os::unix::fs::OpenOptionsExt,
@@ -13,15 +16,21 @@ use std::{
 use serde::Deserialize;
 use tokio::{process::Command, sync::Semaphore};
 
-use super::in_time;
+pub use foreign::not_a_cd;
+pub use writer::writer;
+
+use super::{STORAGE, in_time};
 use crate::model::{BaseImage, CloneMode, ImageFormat};
 
 /// Reading a header and creating an overlay take milliseconds; a hung file server must not hold a request for ever.
 const QUICK: Duration = Duration::from_secs(60);
+/// Reading all tables of an image, which are some hundred MiB of a large one.
+const CHECK: Duration = Duration::from_secs(600);
 /// Copying an image.
 const COPY: Duration = Duration::from_secs(3600);
 /// How many of each run at once; more would only make the host's disks seek.
 const QUICK_JOBS: usize = 8;
+const CHECKS: usize = 2;
 const COPIES: usize = 2;
 
 /// What qemu-img tells of an image.
@@ -33,11 +42,14 @@ pub struct Info {
 }
 
 /// Why a file cannot be a base image, or why it could not be looked at.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ImageError {
     /// The file is not what it must be; completes "must …".
     #[error("{0}")]
     Unsuitable(String),
+    /// Somebody writes to it.
+    #[error("in use by {0}")]
+    InUse(String),
     /// The host failed.
     #[error("{0}")]
     Host(String),
@@ -72,7 +84,8 @@ struct FormatData {
 pub struct QemuImg {
     program: PathBuf,
     quick: Arc<Semaphore>,
-    /// Apart, so that nobody's overlay waits for somebody's copy.
+    /// Apart, so that nobody's overlay waits for somebody's check or copy.
+    checks: Arc<Semaphore>,
     copies: Arc<Semaphore>,
 }
 
@@ -81,7 +94,12 @@ impl QemuImg {
     /// When the program cannot be run; the text names the package.
     pub async fn find(program: &Path) -> Result<Self, String> {
         let places = |count| Arc::new(Semaphore::new(count));
-        let this = Self { program: program.to_owned(), quick: places(QUICK_JOBS), copies: places(COPIES) };
+        let this = Self {
+            program: program.to_owned(),
+            quick: places(QUICK_JOBS),
+            checks: places(CHECKS),
+            copies: places(COPIES),
+        };
         this.run(&["--version"], QUICK).await.map_err(|why| {
             format!("qemu-img cannot be run ({why}); install it, on Debian and Ubuntu with: apt-get install qemu-utils")
         })?;
@@ -93,12 +111,22 @@ impl QemuImg {
     /// # Errors
     /// [`ImageError::Unsuitable`] says what it must be instead.
     pub async fn inspect(&self, path: &Path) -> Result<Info, ImageError> {
-        let _place = self.quick.acquire().await.map_err(|e| ImageError::Host(e.to_string()))?;
+        let place = self.quick.acquire().await.map_err(|e| ImageError::Host(e.to_string()))?;
         let unsuitable = |must: String| Err(ImageError::Unsuitable(must));
-        let text = self
-            .run_on(&["info", "--output=json"], path, QUICK)
-            .await
-            .map_err(|why| ImageError::Unsuitable(format!("be an intact raw or qcow2 image: {why}")))?;
+        let looked = path.to_owned();
+        match in_time(STORAGE, move || foreign::not_a_disk(&looked)).await {
+            Ok(None) => {}
+            Ok(Some(foreign)) => return unsuitable(format!("be a raw or qcow2 image, not {foreign}")),
+            Err(error) => return Err(ImageError::Host(error.to_string())),
+        }
+        let text = self.run_on(&["info", "--output=json"], path, QUICK).await.map_err(|why| {
+            // Somebody began to write since its lock was looked at.
+            match why.contains("Failed to get") && why.contains("lock") {
+                true => ImageError::InUse("another process".into()),
+                false => ImageError::Unsuitable(format!("be an intact raw or qcow2 image: {why}")),
+            }
+        })?;
+        drop(place);
         let info: RawInfo = serde_json::from_str(&text).map_err(|e| ImageError::Host(format!("qemu-img info: {e}")))?;
         let format = match info.format.as_str() {
             "raw" => ImageFormat::Raw,
@@ -132,14 +160,19 @@ impl QemuImg {
         Ok(Info { format, virtual_size: info.virtual_size })
     }
 
-    /// `qemu-img check`: 2 means corrupt; 3, leaked clusters, does no harm.
+    /// `qemu-img check`: 2 means corrupt; 3, leaked clusters, does no harm. An image that is too large to be checked in time
+    /// is taken as it is, as QEMU does.
     async fn is_consistent(&self, path: &Path) -> Result<bool, ImageError> {
+        let _place = self.checks.acquire().await.map_err(|e| ImageError::Host(e.to_string()))?;
         let mut command = self.command(&["check", "-q", "-f", "qcow2"]);
         command.arg(path).stderr(Stdio::null());
-        match tokio::time::timeout(QUICK, command.status()).await {
+        match tokio::time::timeout(CHECK, command.status()).await {
             Ok(Ok(status)) => Ok(matches!(status.code(), Some(0 | 3))),
             Ok(Err(error)) => Err(ImageError::Host(format!("qemu-img check: {error}"))),
-            Err(_) => Err(ImageError::Host(format!("qemu-img check did not end within {} s", QUICK.as_secs()))),
+            Err(_) => {
+                tracing::warn!(image = %path.display(), "qemu-img check did not end within {} s; not checked", CHECK.as_secs());
+                Ok(true)
+            }
         }
     }
 

@@ -7,6 +7,7 @@ pub mod image;
 mod in_time;
 pub mod inventory;
 pub mod mounts;
+pub mod memory;
 pub mod ports;
 pub mod process;
 mod removal;

@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use super::{
-    Alias, CpuPinning, Error, IoLimits, NewDisk, NewNic, NicId, PolicyWish, Result, VmSpec, check_disk_size,
-    check_memory, check_name, check_vcpus,
+    Alias, CpuPinning, Error, IoLimits, NewDisk, NewNic, NicId, PolicyWish, Result, VmSpec, check_definition,
+    check_disk_size, check_memory, check_name, check_vcpus, default_max_memory,
 };
 
 /// One change, as a dialect hands it over: decoded, not yet checked.
@@ -33,6 +33,8 @@ pub enum Change {
     /// By its name.
     RemoveDisk(String),
     Policy(PolicyWish),
+    /// The ISO image in the CD drive, canonical; `None` takes it out.
+    Medium(Option<PathBuf>),
     AddNic(Box<NewNic>),
     RemoveNic(NicId),
 }
@@ -51,6 +53,8 @@ pub struct Redefinition {
     /// `Some(None)` takes it out.
     pub iso: Option<Option<Alias>>,
     pub nics: Option<NewNics>,
+    /// A version of the same hardware.
+    pub machine_type: Option<String>,
 }
 
 /// Cards as wished for, checked.
@@ -105,7 +109,9 @@ impl Change {
             }
             Self::Memory(memory) => {
                 wanted.memory = check_memory(memory, host_memory)?;
-                if wanted.memory > spec.max_memory {
+                if !spec.max_memory_given {
+                    wanted.max_memory = default_max_memory(wanted.memory, host_memory);
+                } else if wanted.memory > spec.max_memory {
                     let must = format!("be at most max_memory ({} MiB) of this VM", spec.max_memory);
                     return Err(Error::invalid("memory", must));
                 }
@@ -139,6 +145,7 @@ impl Change {
                 }
                 wanted.disks.retain(|disk| disk.name != name);
             }
+            Self::Medium(iso) => wanted.iso = iso,
             Self::Policy(wish) => wish.apply(&mut wanted.policy)?,
             Self::AddNic(nic) => wanted.add_nic(*nic, in_effect)?,
             Self::RemoveNic(id) => {
@@ -149,6 +156,7 @@ impl Change {
                 wanted.nics.retain(|nic| nic.id != id);
             }
         }
+        check_definition(&wanted, Some(spec))?;
         Ok(wanted)
     }
 }
@@ -186,6 +194,9 @@ impl Redefinition {
                 root.size = size;
             }
         }
+        if let Some(machine_type) = self.machine_type {
+            wanted.machine.machine_type = machine_type;
+        }
         match self.nics {
             Some(NewNics::All(nics)) => wanted.set_nics(nics)?,
             Some(NewNics::First(nic)) => match wanted.nics.first_mut() {
@@ -194,6 +205,7 @@ impl Redefinition {
             },
             None => {}
         }
+        check_definition(&wanted, Some(spec))?;
         Ok(wanted)
     }
 }

@@ -28,6 +28,12 @@ pub enum Error {
     PortTaken { port: String, why: String },
     #[error("Base image not found: {}.", .path.display())]
     BaseImageNotFound { path: PathBuf },
+    /// A clone of it would be a snapshot of something half-written.
+    #[error("The base image {} is in use by {by}, which may write to it; end that first, or give a copy of the image.", .path.display())]
+    BaseImageInUse { path: PathBuf, by: String },
+    /// It is so large that it is not done yet.
+    #[error("The base image {} is still being checked; try again later", .path.display())]
+    BaseImageUnchecked { path: PathBuf },
     /// In the words of the client: an id or a name.
     #[error("Switch not found: {0}.")]
     SwitchNotFound(String),
@@ -53,6 +59,9 @@ pub enum Error {
     /// The guest's agent was to do something, and nobody else; `why` it did not.
     #[error("The guest agent does not do it: {why}")]
     NoAgent { why: String },
+    /// The definition names something that this host no longer has, and a change of it mends that.
+    #[error("The VM cannot be started: {why}.")]
+    Unstartable { why: String },
     /// The host failed at something.
     #[error("{operation}: {why}")]
     Failed { operation: Operation, why: String },

@@ -5,7 +5,7 @@ use std::{fmt, net::Ipv4Addr};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use uuid::Uuid;
 
-use super::{Error, NicId, Result, SwitchId, VmSpec};
+use super::{Error, MAX_FORWARDS, NicId, Result, SwitchId, VmSpec, check_length};
 
 /// Tap devices whose name begins so are ours.
 pub const TAP_PREFIX: &str = "qht";
@@ -235,11 +235,12 @@ impl fmt::Display for Forward {
     }
 }
 
-/// Ports of 1 to 65,535, and no port of the host twice.
+/// At most 64, ports of 1 to 65,535, and no port of the host twice.
 ///
 /// # Errors
 /// [`Error::Invalid`] that says which.
 pub fn check_forwards(forwards: &[Forward]) -> Result<()> {
+    check_length("user.forwards", forwards, MAX_FORWARDS)?;
     for (index, forward) in forwards.iter().enumerate() {
         let must = |field: &str, must: &str| Err(Error::invalid(format!("user.forwards[{index}].{field}"), must));
         for (field, port) in [("host_port", forward.host_port), ("guest_port", forward.guest_port)] {

@@ -156,7 +156,7 @@ impl CommandLine<'_> {
             args.device(devices::disk(disk, self.spec));
         }
         if let Some(iso) = &self.spec.iso {
-            args.json("-blockdev", devices::cdrom_blockdev(iso));
+            args.json("-blockdev", devices::first_cdrom_blockdev(iso));
             args.device(devices::cdrom());
         }
         for nic in &self.spec.nics {

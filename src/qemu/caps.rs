@@ -78,6 +78,11 @@ impl Caps {
         by_alias.or_else(|| self.machines.iter().find(|m| m.name == name)).map(|m| m.name.as_str())
     }
 
+    /// The newest machine type of a kind, as [`family`] tells it.
+    pub fn latest_of(&self, kind: &str) -> Option<&str> {
+        self.machines.iter().find(|m| m.alias.is_some() && family(&m.name) == kind).map(|m| m.name.as_str())
+    }
+
     #[cfg(test)]
     pub fn for_tests(machines: &[(&str, Option<&str>)]) -> Self {
         let machine = |&(name, alias): &(&str, Option<&str>)| MachineInfo {
@@ -94,6 +99,13 @@ impl Caps {
             machines: machines.iter().map(machine).collect(),
         }
     }
+}
+
+/// The kind of hardware that a versioned machine type is a version of: `pc-q35` of `pc-q35-7.2`, and of what distributions
+/// call theirs, such as `pc-q35-jammy-hpb`.
+pub fn family(machine_type: &str) -> &str {
+    let second = machine_type.match_indices('-').nth(1).map_or(machine_type.len(), |(at, _)| at);
+    &machine_type[..second]
 }
 
 /// Finds the program before anything is started, so that the message can name the package.
@@ -166,4 +178,22 @@ pub(super) fn stderr_pipe() -> std::io::Result<(std::fs::File, Words)> {
     let fd = rustix::fs::memfd_create("qemu-stderr", rustix::fs::MemfdFlags::CLOEXEC)?;
     let file = std::fs::File::from(fd);
     Ok((file.try_clone()?, Words(file)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_type_has_a_latest_of_its_kind() {
+        let caps = Caps::for_tests(&[
+            ("pc-q35-7.1", None),
+            ("pc-q35-7.2", Some("q35")),
+            ("pc-i440fx-7.2", Some("pc")),
+            ("microvm", None),
+        ]);
+        assert_eq!(caps.latest_of(family("pc-q35-2.0")), Some("pc-q35-7.2"));
+        assert_eq!(caps.latest_of(family("pc-i440fx-jammy-hpb")), Some("pc-i440fx-7.2"));
+        assert_eq!(caps.latest_of(family("microvm")), None);
+    }
 }

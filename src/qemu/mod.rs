@@ -7,4 +7,4 @@ pub mod devices;
 mod probe;
 
 pub use args::{ChardevFds, CommandLine, RunPaths};
-pub use caps::{Accelerator, Caps};
+pub use caps::{Accelerator, Caps, family};

@@ -5,7 +5,13 @@ use std::{
     fs::Metadata,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
 };
 
 use super::{
@@ -48,10 +54,16 @@ pub(super) fn in_use(views: &[VmView]) -> Vec<Base> {
     bases.into_values().collect()
 }
 
+/// How long a request waits for the look into an image; the look itself goes on.
+const PATIENCE: Duration = Duration::from_secs(25);
+
 /// Looks into base images, and into each only once for as long as it does not change: of a thousand VMs from one
-/// image only the first pays for the look.
+/// image only the first pays for the look, and those that come meanwhile wait for the same one.
 #[derive(Default)]
-pub(super) struct Inspector(Mutex<HashMap<PathBuf, (Fingerprint, Info)>>);
+pub(super) struct Inspector(Arc<Mutex<HashMap<PathBuf, (Fingerprint, Look)>>>);
+
+/// A look that is under way or done. It is a task of its own: nobody who hangs up ends it for the others.
+type Look = Shared<BoxFuture<'static, std::result::Result<Info, ImageError>>>;
 
 /// Changes with every write to a file.
 #[derive(Clone, PartialEq, Eq)]
@@ -76,21 +88,31 @@ impl Fingerprint {
 }
 
 impl Inspector {
-    async fn inspect(
-        &self,
-        images: &QemuImg,
-        path: &Path,
-        fingerprint: Fingerprint,
-    ) -> std::result::Result<Info, ImageError> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
-        if let Some((before, info)) = known
-            && before == fingerprint
+    /// The look into a file as it is now.
+    fn look(&self, images: &QemuImg, path: &Path, fingerprint: Fingerprint) -> Look {
+        let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((before, look)) = looks.get(path)
+            && *before == fingerprint
         {
-            return Ok(info);
+            return look.clone();
         }
-        let info = images.inspect(path).await?;
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), (fingerprint, info.clone()));
-        Ok(info)
+        let (images, looked, all) = (images.clone(), path.to_owned(), self.0.clone());
+        let same = fingerprint.clone();
+        let task = tokio::spawn(async move {
+            let outcome = images.inspect(&looked).await;
+            if outcome.is_err() {
+                // It may be another the next time, or nobody's fault.
+                let mut looks = all.lock().unwrap_or_else(PoisonError::into_inner);
+                if looks.get(&looked).is_some_and(|(fingerprint, _)| *fingerprint == same) {
+                    looks.remove(&looked);
+                }
+            }
+            outcome
+        });
+        let ended = async move { task.await.unwrap_or_else(|e| Err(ImageError::Host(e.to_string()))) };
+        let look = ended.boxed().shared();
+        looks.insert(path.to_owned(), (fingerprint, look.clone()));
+        look
     }
 }
 
@@ -98,12 +120,16 @@ impl Inspector {
 ///
 /// # Errors
 /// [`Error::Invalid`] outside the image directories, or for a file that cannot be a base image;
-/// [`Error::BaseImageNotFound`]; [`Error::Failed`] when its storage does not answer.
+/// [`Error::BaseImageNotFound`], [`Error::BaseImageInUse`], [`Error::BaseImageUnchecked`]; [`Error::Failed`] when its
+/// storage does not answer.
 pub(super) async fn resolve(service: &Service, named: &Path) -> Result<(BaseImage, u64)> {
     let (path, metadata) = images::locate(service, named, Kind::Base).await?;
-    match service.bases.inspect(&service.ctx.images, &path, Fingerprint::of(&metadata)).await {
-        Ok(info) => Ok((BaseImage { path, format: info.format }, info.virtual_size)),
-        Err(ImageError::Unsuitable(must)) => Err(Error::invalid(Kind::Base.param(), must)),
-        Err(ImageError::Host(why)) => Err(Error::failed(Operation::Create, why)),
+    let look = service.bases.look(&service.ctx.images, &path, Fingerprint::of(&metadata));
+    match tokio::time::timeout(PATIENCE, look).await {
+        Ok(Ok(info)) => Ok((BaseImage { path, format: info.format }, info.virtual_size)),
+        Ok(Err(ImageError::Unsuitable(must))) => Err(Error::invalid(Kind::Base.param(), must)),
+        Ok(Err(ImageError::InUse(by))) => Err(Error::BaseImageInUse { path: named.to_owned(), by }),
+        Ok(Err(ImageError::Host(why))) => Err(Error::failed(Operation::Create, why)),
+        Err(_) => Err(Error::BaseImageUnchecked { path: named.to_owned() }),
     }
 }

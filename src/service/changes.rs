@@ -1,7 +1,7 @@
 //! Changes of a VM: what only the host can judge is checked here, the rest by the VM's task, which alone knows the
 //! definition that the change meets.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{
     Service,
@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     host::cpus::Host,
-    model::{Alias, Applied, Change, CpuPinning, Error, Redefinition, Result, VmId, VmView},
+    model::{
+        Alias, Applied, Change, CpuPinning, Error, MAX_PINNED, MAX_VCPUS, Redefinition, Result, VmId, VmView,
+        check_length,
+    },
     vm::VmHandle,
 };
 
@@ -30,6 +33,20 @@ impl Service {
             check_pinning(pinning, &self.ctx.host)?;
         }
         handle.change(change).await
+    }
+}
+
+impl Service {
+    /// The change that has an image in the CD drive, in the client's words; `None` takes it out.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]; [`Error::Failed`] when its storage does not answer.
+    pub async fn medium(&self, id: VmId, named: Option<&Path>) -> Result<Change> {
+        self.handle(id)?;
+        Ok(Change::Medium(match named {
+            Some(named) => Some(images::locate(self, named, Kind::Iso).await?.0),
+            None => None,
+        }))
     }
 }
 
@@ -74,7 +91,8 @@ impl Service {
             None => (None, Vec::new()),
         };
         let Redefine { name, disk_size, disk_folder, vcpus, memory, .. } = wish;
-        handle.redefine(Redefinition { name, disk_size, disk_folder, vcpus, memory, iso, nics }).await
+        let machine_type = None;
+        handle.redefine(Redefinition { name, disk_size, disk_folder, vcpus, memory, iso, nics, machine_type }).await
     }
 }
 
@@ -83,6 +101,10 @@ pub(super) fn check_pinning(pinning: &CpuPinning, host: &Host) -> Result<()> {
     if !pinning.cores.is_empty() && !pinning.vcpus.is_empty() {
         return Err(Error::invalid("cpu_pinning.cores", "not be combined with cpu_pinning.vcpus"));
     }
+    check_length("cpu_pinning.cores", &pinning.cores, MAX_PINNED)?;
+    check_length("cpu_pinning.emulator", &pinning.emulator, MAX_PINNED)?;
+    check_length("cpu_pinning.vcpus", &pinning.vcpus, MAX_VCPUS)?;
+    pinning.vcpus.iter().try_for_each(|cores| check_length("cpu_pinning.vcpus[]", cores, MAX_PINNED))?;
     if *pinning == CpuPinning::default() {
         return Err(Error::invalid("cpu_pinning", "hold cores, vcpus or emulator, or be null"));
     }

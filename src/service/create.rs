@@ -12,9 +12,9 @@ use super::{
 use crate::{
     host::{STORAGE, in_time},
     model::{
-        Alias, Conflict, CreateVm, Disk, DiskWish, Ending, Error, Named, NewDisk, Operation, Policy, Result, Run,
-        Status, Upkeep, VmId, VmRecord, VmSpec, VmView, check_disk_size, check_max_memory, check_max_vcpus,
-        check_memory, check_name, check_vcpus, now_ms,
+        Alias, Conflict, CreateVm, Disk, DiskWish, Ending, Error, MAX_DEVICES, Named, NewDisk, Operation, Policy,
+        Result, Run, Status, Upkeep, VmId, VmRecord, VmSpec, VmView, check_definition, check_disk_size, check_length,
+        check_max_memory, check_max_vcpus, check_memory, check_name, check_vcpus, default_max_memory, now_ms,
     },
     profile,
     vm::{self, VmHandle},
@@ -51,7 +51,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
     let memory = check_memory(wish.memory, host.memory)?;
     let max_memory = match wish.max_memory {
         Some(max) => check_max_memory(max, memory, host.memory)?,
-        None => host.memory,
+        None => default_max_memory(memory, host.memory),
     };
     check_disk_size(wish.disk_size)?;
     let name = wish.name.as_deref().map_or_else(|| Ok(id.default_name()), check_name)?;
@@ -86,6 +86,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
     let named_iso = iso.clone().zip(wish.iso).map(|(file, sent)| Alias { file, sent });
     let disk =
         Disk { name: "root".into(), file, size, clone, base, io_limits, slot: None, in_making: false, request: None };
+    check_length("disks", &wish.disks, MAX_DEVICES)?;
     let mut further = Vec::new();
     for (index, wish) in wish.disks.into_iter().enumerate() {
         let disk = disks::resolve(service, wish).await;
@@ -101,6 +102,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
         max_vcpus_given: wish.max_vcpus.is_some(),
         memory,
         max_memory,
+        max_memory_given: wish.max_memory.is_some(),
         cpu_pinning: wish.cpu_pinning,
         disks: vec![disk],
         disks_added: 0,
@@ -113,12 +115,15 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
     for (index, disk) in further.into_iter().enumerate() {
         spec.add_disk(disk, &folder, None).map_err(|error| too_many("disks", index, error))?;
     }
+    let networks = wish.networks.unwrap_or_else(nics::by_default);
+    check_length("networks", &networks, MAX_DEVICES)?;
     let mut promises = Vec::new();
-    for (index, wish) in wish.networks.unwrap_or_else(nics::by_default).into_iter().enumerate() {
+    for (index, wish) in networks.into_iter().enumerate() {
         let (nic, promise) = nics::resolve(service, wish).map_err(|error| nics::among(index, error))?;
         spec.add_nic(nic, None).map_err(|error| too_many("networks", index, error))?;
         promises.push(promise);
     }
+    check_definition(&spec, None)?;
     Ok((spec, promises))
 }
 

@@ -1,5 +1,5 @@
-//! Which image, or folder for one, a client means, and whether it may (ruling 7). What is in an image is not looked at
-//! here.
+//! Which image, or folder for one, a client means, and whether it may (ruling 7) and can be had now. What is in a base
+//! image is looked at in `bases`.
 
 use std::{
     fs::Metadata,
@@ -10,7 +10,11 @@ use std::{
 use super::{Service, paths};
 use crate::{
     config::{Config, is_windows},
-    host::{STORAGE, in_time},
+    host::{
+        STORAGE,
+        image::{not_a_cd, writer},
+        in_time,
+    },
     model::{Error, Operation, Result, VmId, VmSpec, VmView},
 };
 
@@ -94,6 +98,8 @@ pub(super) async fn check_same_folder(service: &Service, named: &Path, spec: &Vm
 }
 
 const FOLDER: &str = "disk_folder";
+/// Bytes that a qcow2 image has for the name of its backing file.
+const BACKING_PATH: usize = 1023;
 
 /// A client's path as one of this host.
 fn host_path(service: &Service, named: &Path, param: &'static str, must: &str) -> Result<PathBuf> {
@@ -153,6 +159,24 @@ fn find(
     }
     if let Err(e) = rustix::fs::access(&path, rustix::fs::Access::READ_OK) {
         return Err(kind.invalid(format!("be readable by qherd: {e}")));
+    }
+    let unreadable = |e: std::io::Error| kind.invalid(format!("be readable by qherd: {e}"));
+    match kind {
+        Kind::Base => {
+            if path.as_os_str().len() > BACKING_PATH {
+                return Err(
+                    kind.invalid(format!("have a path of at most {BACKING_PATH} bytes: a clone holds no longer one"))
+                );
+            }
+            if let Some(by) = writer(&path).map_err(unreadable)? {
+                return Err(Error::BaseImageInUse { path: named.to_owned(), by });
+            }
+        }
+        Kind::Iso => {
+            if let Some(foreign) = not_a_cd(&path).map_err(unreadable)? {
+                return Err(kind.invalid(format!("be an ISO image, not {foreign}")));
+            }
+        }
     }
     Ok((path, metadata))
 }

@@ -13,6 +13,7 @@ mod folders;
 mod host;
 mod images;
 mod keys;
+mod machine;
 mod nics;
 mod paths;
 mod place;

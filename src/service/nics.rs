@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use super::{Service, registry::Promise, switches::Port};
 use crate::{
     model::{
-        Applied, Change, Error, NetworkWish, NewNic, NewNics, Nic, NicBackend, NicId, NicWish, Result, SwitchId, VmId,
-        VmSpec, VmView, check_forwards, check_name, check_queues,
+        Applied, Change, Error, MAX_DEVICES, NetworkWish, NewNic, NewNics, Nic, NicBackend, NicId, NicWish, Result,
+        SwitchId, VmId, VmSpec, VmView, check_forwards, check_length, check_name, check_queues,
     },
     net::{PortHealth, Traffic},
 };
@@ -154,6 +154,7 @@ impl Service {
                 }
             }
             Nics::All(wishes) => {
+                check_length("networks", &wishes, MAX_DEVICES)?;
                 let (mut nics, mut promises) = (Vec::new(), Vec::new());
                 for (index, wish) in wishes.into_iter().enumerate() {
                     let unmoved = self.switch_of(&wish).map_err(|error| among(index, error))?;

@@ -45,7 +45,7 @@ pub use error::StoreError;
 pub use export::{ExportError, exports};
 pub use import::{Import, put_in_place};
 pub use probe::{DEADLINE, Helper, copy, help, probe, sync};
-pub use record::Record;
+pub use record::{MAX_RECORD_BYTES, Record};
 use writer::{End, Health, Job};
 
 /// Commits that may wait. Each VM has one under way at most, so a full queue means a dead disk.

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use super::StoreError;
 
 /// Larger records, envelope included, are refused: `disk` says what would come of them.
-pub(super) const MAX_RECORD_BYTES: usize = 28 * 1024;
+pub const MAX_RECORD_BYTES: usize = 28 * 1024;
 /// For kind and key together.
 pub(super) const MAX_KEY_BYTES: usize = 255;
 

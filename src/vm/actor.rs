@@ -12,7 +12,7 @@ use super::{
     SharedContext,
     effect::check_ports,
     handle::{Command, Forced, QUEUE, Queued, Reply, Start, Stopped, VmHandle, Waiter},
-    launch::{Failure, Launch},
+    launch::Launch,
     lifecycle::{Action, Decision, Refusal, Request, decide},
     live::{Happening, Machine},
     overtaken::Tally,
@@ -321,7 +321,7 @@ impl Actor {
                 self.overtaking = Some(forced);
                 Err(Error::Conflict(Conflict::Overtaken))
             }
-            launched = launch.run() => launched.map_err(|Failure(why)| Error::failed(Operation::Start, why)),
+            launched = launch.run() => launched.map_err(Error::from),
         };
         match launched {
             Ok(live) => {

@@ -12,8 +12,8 @@ use std::{
 
 use super::{Context, console, effect, live::Live, undo::Undo};
 use crate::{
-    host::{STORAGE, in_time, process::Process},
-    model::{Intent, LiveRun, NicId, Run, VmRecord, now_ms},
+    host::{STORAGE, in_time, memory, process::Process},
+    model::{Error, Intent, LiveRun, NicId, Operation, Run, VmRecord, VmSpec, now_ms},
     qemu::{ChardevFds, CommandLine, RunPaths, devices},
     qmp::{Events, QmpError, Session, socket},
 };
@@ -54,11 +54,25 @@ impl Step {
 }
 
 /// Why a launch failed, in words.
-pub struct Failure(pub String);
+pub enum Failure {
+    /// The host does not do it.
+    Host(String),
+    /// The definition names something that is no longer there; a change of it mends that.
+    Definition(String),
+}
 
 impl<E: std::error::Error> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self(error.to_string())
+        Self::Host(error.to_string())
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Host(why) => Self::failed(Operation::Start, why),
+            Failure::Definition(why) => Self::Unstartable { why },
+        }
     }
 }
 
@@ -84,22 +98,23 @@ impl Launch<'_> {
         self.reached(Step::Files)?;
         let taps = self.connect().await?;
         self.reached(Step::Network)?;
-        let process = self.spawn(&paths, &taps)?;
+        let spec = fitted(&self.record.spec, memory::is_strict());
+        let process = self.spawn(&spec, &paths, &taps)?;
         // QEMU has its own copies now, and its end is the end of its taps.
         drop(taps);
         self.write(Run::Starting { process: Some(process.id().clone()), new: self.new }).await?;
         self.reached(Step::Record)?;
-        let (session, events) = greet(&process, &paths).await?;
+        let greeting = greet(&process, &paths).await;
+        let (session, events) = greeting.map_err(|why| explained(why, &spec, &self.ctx.caps.version))?;
         is_itself(&process, &paths)?;
         self.reached(Step::Monitor)?;
-        let spec = &self.record.spec;
         let threads = vcpu_threads(&session).await?;
         if spec.cpu_pinning.is_some() {
-            effect::pin(process.pid(), &threads, spec, &self.ctx.host).map_err(Failure)?;
+            effect::pin(process.pid(), &threads, &spec, &self.ctx.host).map_err(Failure::Host)?;
         }
         self.reached(Step::Pin)?;
-        effect::resize_at_start(&session, spec).await?;
-        effect::throttle_at_start(&session, spec).await?;
+        effect::resize_at_start(&session, &spec).await?;
+        effect::throttle_at_start(&session, &spec).await?;
         self.reached(Step::Throttle)?;
         if spec.machine.balloon {
             poll_balloon(&session).await?;
@@ -112,7 +127,7 @@ impl Launch<'_> {
             intent: Intent::Run,
             in_effect: spec.clone(),
             boot_memory: spec.memory,
-            hotplug_memory: devices::hotplug_size(spec),
+            hotplug_memory: devices::hotplug_size(&spec),
         };
         self.record.upkeep.due = None;
         self.write(Run::Live(run)).await?;
@@ -122,7 +137,7 @@ impl Launch<'_> {
 
     fn reached(&self, step: Step) -> Result<(), Failure> {
         match self.ctx.fail_launch_after {
-            Some(failing) if failing == step => Err(Failure(format!("made to fail after {step:?}"))),
+            Some(failing) if failing == step => Err(Failure::Host(format!("made to fail after {step:?}"))),
             _ => Ok(()),
         }
     }
@@ -135,17 +150,20 @@ impl Launch<'_> {
     /// The run directory, and a look at the disks whose absence QEMU would explain less well.
     async fn files(&mut self, paths: &RunPaths) -> Result<(), Failure> {
         let dir = paths.dir();
-        fs::create_dir_all(dir).map_err(|e| Failure(format!("cannot make {}: {e}", dir.display())))?;
+        fs::create_dir_all(dir).map_err(|e| Failure::Host(format!("cannot make {}: {e}", dir.display())))?;
         // Left by a run that nobody could clean up after; QEMU's own end would remove a successor's (facts of 7.2).
         remove_run_files(paths);
         for disk in &self.record.spec.disks {
-            there(&disk.file, "the disk").await?;
+            there(&disk.file, "the disk", "put it back").await.map_err(Failure::Host)?;
             if let Some(base) = disk.backing_file() {
-                there(&base.path, "the base image that the disk was cloned from,").await?;
+                let what = format!("the base image that the disk {} was cloned from,", disk.name);
+                let remedy = "put it back: the disk holds only what differs from it";
+                there(&base.path, &what, remedy).await.map_err(Failure::Host)?;
             }
         }
         if let Some(iso) = &self.record.spec.iso {
-            there(iso, "the ISO image in the CD drive,").await?;
+            let remedy = "put it back, or exchange or eject it (PUT /vms/{id}/iso; isoPath in the Hyper-V dialect)";
+            there(iso, "the ISO image in the CD drive,", remedy).await.map_err(Failure::Definition)?;
         }
         Ok(())
     }
@@ -162,16 +180,21 @@ impl Launch<'_> {
                 }
             });
             let plugged = self.ctx.net.plug(nic).await;
-            taps.insert(nic.id, plugged.map_err(|e| Failure(format!("the network card {}: {e}", nic.name)))?);
+            taps.insert(nic.id, plugged.map_err(|e| Failure::Host(format!("the network card {}: {e}", nic.name)))?);
         }
         Ok(taps)
     }
 
     /// Sockets that QEMU inherits in the listening state, so that connecting cannot race with its start.
-    fn spawn(&mut self, paths: &RunPaths, taps: &HashMap<NicId, Vec<OwnedFd>>) -> Result<Arc<Process>, Failure> {
+    fn spawn(
+        &mut self,
+        spec: &VmSpec,
+        paths: &RunPaths,
+        taps: &HashMap<NicId, Vec<OwnedFd>>,
+    ) -> Result<Arc<Process>, Failure> {
         let leftovers = paths.clone();
         self.undo.push(|| async move { remove_run_files(&leftovers) });
-        let listen = |path: PathBuf| socket::listen(&path).map_err(|e| Failure(format!("cannot listen on {e}")));
+        let listen = |path: PathBuf| socket::listen(&path).map_err(|e| Failure::Host(format!("cannot listen on {e}")));
         let (qmp, agent, serial) = (listen(paths.qmp())?, listen(paths.agent())?, listen(paths.serial())?);
         self.reached(Step::Sockets)?;
         let fds = ChardevFds { qmp: qmp.as_raw_fd(), agent: agent.as_raw_fd(), serial: serial.as_raw_fd() };
@@ -180,11 +203,11 @@ impl Launch<'_> {
         let inherited: Vec<i32> =
             [fds.qmp, fds.agent, fds.serial].into_iter().chain(taps.values().flatten().copied()).collect();
         let accelerator = self.ctx.caps.accelerator;
-        let args = CommandLine { spec: &self.record.spec, paths, fds, taps: &taps, accelerator }.render();
+        let args = CommandLine { spec, paths, fds, taps: &taps, accelerator }.render();
         let log = console::new_qemu_log(paths)
-            .map_err(|e| Failure(format!("cannot write {}: {e}", paths.qemu_log().display())))?;
+            .map_err(|e| Failure::Host(format!("cannot write {}: {e}", paths.qemu_log().display())))?;
         let process = Process::spawn(&self.ctx.config.qemu, &args, &inherited, log)
-            .map_err(|e| Failure(format!("cannot run {}: {e}", self.ctx.config.qemu.display())))?;
+            .map_err(|e| Failure::Host(format!("cannot run {}: {e}", self.ctx.config.qemu.display())))?;
         let process = Arc::new(process);
         *self.spawned = Some(process.clone());
         self.reached(Step::Spawn)?;
@@ -193,17 +216,26 @@ impl Launch<'_> {
     }
 }
 
+/// What can be had of the definition on this host: a bound for growing that nobody asked for is not reserved where memory
+/// is promised only once.
+fn fitted(spec: &Arc<VmSpec>, strict: bool) -> Arc<VmSpec> {
+    if !strict || spec.max_memory_given {
+        return spec.clone();
+    }
+    Arc::new(VmSpec { max_memory: spec.memory, ..(**spec).clone() })
+}
+
 /// QEMU would wait for storage that hangs without a word.
-async fn there(path: &Path, what: &str) -> Result<(), Failure> {
+async fn there(path: &Path, what: &str, remedy: &str) -> Result<(), String> {
     let looked = path.to_owned();
     match in_time(STORAGE, move || fs::metadata(looked)).await {
         Ok(_) => Ok(()),
-        Err(e) => Err(Failure(format!("{what} {} cannot be used: {e}", path.display()))),
+        Err(e) => Err(format!("{what} {} cannot be used ({e}); {remedy}", path.display())),
     }
 }
 
 /// Connects to the monitor, or says why QEMU ended before that.
-async fn greet(process: &Process, paths: &RunPaths) -> Result<(Session, Events), Failure> {
+async fn greet(process: &Process, paths: &RunPaths) -> Result<(Session, Events), String> {
     let connect = async {
         let stream = socket::connect(&paths.qmp(), GREETING).await?;
         Session::open(stream, GREETING).await.map_err(io::Error::other)
@@ -214,22 +246,34 @@ async fn greet(process: &Process, paths: &RunPaths) -> Result<(Session, Events),
             // The monitor goes first when QEMU ends; the reason is in its own words then.
             Err(error) => match tokio::time::timeout(Duration::from_secs(1), process.exited()).await {
                 Ok(exit) => exit.to_string(),
-                Err(_) => return Err(Failure(format!("QEMU does not answer on its monitor: {error}"))),
+                Err(_) => return Err(format!("QEMU does not answer on its monitor: {error}")),
             },
         },
         exit = process.exited() => exit.to_string(),
     };
-    Err(Failure(format!("{why}: {}", complaints(paths))))
+    Err(format!("{why}: {}", complaints(paths)))
+}
+
+/// What QEMU complains of, with what to do about it.
+fn explained(why: String, spec: &VmSpec, version: &str) -> Failure {
+    if why.contains("unsupported machine type") {
+        let machine_type = &spec.machine.machine_type;
+        return Failure::Definition(format!(
+            "QEMU {version} does not know its machine type {machine_type}; PUT /vms/{{id}}/machine gives it the latest of its kind"
+        ));
+    }
+    let short = ["Cannot allocate memory", "cannot set up guest memory"].iter().any(|words| why.contains(words));
+    Failure::Host(if short { format!("{why}; {}", memory::advice()) } else { why })
 }
 
 /// QEMU writes its own pid, before it greets. One behind a wrapper that did not `exec` it would outlive its VM: the
 /// daemon holds, and kills, the process that it started.
 fn is_itself(process: &Process, paths: &RunPaths) -> Result<(), Failure> {
     let file = paths.pid();
-    let text = fs::read_to_string(&file).map_err(|e| Failure(format!("cannot read {}: {e}", file.display())))?;
+    let text = fs::read_to_string(&file).map_err(|e| Failure::Host(format!("cannot read {}: {e}", file.display())))?;
     match text.trim() {
         pid if pid == process.pid().to_string() => Ok(()),
-        pid => Err(Failure(format!(
+        pid => Err(Failure::Host(format!(
             "QEMU runs as process {pid}, but process {} was started: a program that --qemu names in QEMU's place must \
              end with `exec qemu-system-x86_64 \"$@\"`",
             process.pid()
@@ -237,10 +281,14 @@ fn is_itself(process: &Process, paths: &RunPaths) -> Result<(), Failure> {
     }
 }
 
+/// Bytes of them in a message: it stands in the VM's record after a crash.
+const COMPLAINT: usize = 2048;
+
 /// The last lines of QEMU's standard error.
 pub(super) fn complaints(paths: &RunPaths) -> String {
     let text = console::complaints(paths, 3);
-    let text = String::from_utf8_lossy(&text);
+    let end = &text[text.len().saturating_sub(COMPLAINT)..];
+    let text = String::from_utf8_lossy(end);
     let text = text.trim();
     if text.is_empty() { "it left no message".to_owned() } else { text.replace('\n', "; ") }
 }

@@ -61,10 +61,10 @@ pub(crate) use upkeep::Turn;
 use crate::{
     config::Config,
     host::{cpus::Host, image::QemuImg},
-    model::{Boot, VmId, VmRecord},
+    model::{Boot, MAX_DEFINITION, VmId, VmRecord},
     net::Network,
     qemu::{Caps, RunPaths},
-    store::{Batch, Record, Store, StoreError},
+    store::{Batch, MAX_RECORD_BYTES, Record, Store, StoreError},
 };
 
 impl Record for VmRecord {
@@ -75,6 +75,10 @@ impl Record for VmRecord {
         migrate::record(from, data)
     }
 }
+
+/// Whatever definition is accepted can be started, changed and stopped: it stands twice in the record of a VM that runs,
+/// beside what is known of the run.
+const _: () = assert!(2 * MAX_DEFINITION + 2048 <= MAX_RECORD_BYTES);
 
 impl Record for Boot {
     const KIND: &'static str = "host";

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::state::{State, health, uptime};
 use crate::{
     api::http::{HttpError, given},
-    model::{CreateVm, NetworkWish, NicWish, Sample, SwitchId, SwitchRef, VmId, VmView},
+    model::{CreateVm, MAX_DEVICES, NetworkWish, NicWish, Sample, SwitchId, SwitchRef, VmId, VmView},
 };
 
 /// A VM, in the list and alone.
@@ -76,7 +76,7 @@ impl Vm {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateBody {
-    /// 1 to 64 letters, digits, '.', '_', '-', spaces; need not be unique.
+    /// 1 to 64 letters and digits of any script, `._-()+@:` and spaces; need not be unique.
     name: String,
     /// 16 to the host's memory.
     #[serde(rename = "memoryMB")]
@@ -147,6 +147,7 @@ pub struct UpdateBody {
     pub iso_path: Option<Option<String>>,
     /// The whole list.
     #[serde(default, rename = "networkAdapters")]
+    #[schemars(length(max = MAX_DEVICES))]
     pub network_adapters: Option<Vec<AdapterBody>>,
 }
 

@@ -113,7 +113,10 @@ fn domain(error: Error, endpoint: &Endpoint) -> (StatusCode, ErrorBody) {
         Error::SwitchConflict(told) => {
             (StatusCode::CONFLICT, said(told.replace("allow_management_os", "allowManagementOS")))
         }
-        Error::PortTaken { .. } | Error::Storage(_) => (StatusCode::CONFLICT, said(message)),
+        Error::PortTaken { .. }
+        | Error::Storage(_)
+        | Error::BaseImageInUse { .. }
+        | Error::Unstartable { .. } => (StatusCode::CONFLICT, said(message)),
         Error::NicNotFound { .. } => (StatusCode::NOT_FOUND, said(endpoint.not_found)),
         Error::BaseImageNotFound { .. } | Error::DiskNotFound { .. } => (StatusCode::NOT_FOUND, said(message)),
         Error::Conflict(conflict) => (StatusCode::CONFLICT, in_the_way(conflict, message)),
@@ -121,7 +124,7 @@ fn domain(error: Error, endpoint: &Endpoint) -> (StatusCode, ErrorBody) {
             let body = said("Shutdown integration service not available or not enabled");
             (StatusCode::UNPROCESSABLE_ENTITY, ErrorBody { detail: Some(why), ..body })
         }
-        Error::Unresponsive(_) | Error::Busy(_) | Error::ShuttingDown => {
+        Error::Unresponsive(_) | Error::Busy(_) | Error::BaseImageUnchecked { .. } | Error::ShuttingDown => {
             (StatusCode::SERVICE_UNAVAILABLE, said(message))
         }
         Error::Failed { operation, why } => {

@@ -99,6 +99,16 @@ pub struct Disk {
     io_limits: Option<IoLimits>,
 }
 
+impl<T: Serialize> Updated<T> {
+    pub fn new(of: Of, view: &VmView, configured: T, message: &'static str, applied: Applied) -> Self {
+        Self { of, configured, status: "updated", message, applied, pending: pending(view) }
+    }
+
+    pub fn reply(&self) -> Reply {
+        Reply::json(StatusCode::OK, self)
+    }
+}
+
 /// A setting that QEMU does not have yet.
 #[derive(Serialize, JsonSchema)]
 pub struct Pending {
@@ -117,7 +127,7 @@ pub fn pending(view: &VmView) -> BTreeMap<&'static str, Pending> {
         .collect()
 }
 
-fn settings(spec: &VmSpec) -> [(&'static str, Value); 9] {
+fn settings(spec: &VmSpec) -> [(&'static str, Value); 10] {
     [
         ("vcpus", json!(spec.vcpus)),
         ("max_vcpus", json!(spec.max_vcpus)),
@@ -126,6 +136,7 @@ fn settings(spec: &VmSpec) -> [(&'static str, Value); 9] {
         ("disks", json!(spec.disks.iter().skip(1).map(super::disks::DiskView::of).collect::<Vec<_>>())),
         ("networks", json!(super::networks::settings(&spec.nics))),
         ("disk_size", json!(spec.root().map(|disk| disk.size))),
+        ("iso", json!(spec.iso)),
         ("on_io_error", json!(spec.policy.on_io_error)),
         ("io_limits", json!(spec.root().and_then(|disk| disk.io_limits))),
     ]
@@ -141,8 +152,7 @@ pub async fn update<T: Serialize>(
 ) -> Result<Reply, Problem> {
     let (view, applied) = shared.service.change(id, change).await?;
     let configured = configured(&view.spec);
-    let updated = Updated { of, configured, status: "updated", message, applied, pending: pending(&view) };
-    Ok(Reply::json(StatusCode::OK, &updated))
+    Ok(Updated::new(of, &view, configured, message, applied).reply())
 }
 
 pub fn at_least_one(fields: &'static str) -> HttpError {

@@ -17,7 +17,10 @@ use super::{
     policy::{self, AutostartBody, PolicyView},
 };
 use crate::{
-    model::{CloneMode, CreateVm, Due, Error, ImageFormat, IoLimits, OnIoError, RestartPolicy, Status, VmId, VmView},
+    model::{
+        CloneMode, CreateVm, Due, Error, ImageFormat, IoLimits, MAX_DEVICES, OnIoError, RestartPolicy, Status, VmId,
+        VmView,
+    },
     service::Base,
 };
 
@@ -35,7 +38,7 @@ pub struct CreateBody {
     base_image: String,
     cpu_pinning: Option<CpuPinning>,
     io_limits: Option<IoLimits>,
-    /// 1 to 64 letters, digits, '.', '_', '-', spaces; need not be unique.
+    /// 1 to 64 letters and digits of any script, `._-()+@:` and spaces; need not be unique.
     name: Option<String>,
     /// Machine profile: `q35` (default), `pc`, or one of the templates folder.
     profile: Option<String>,
@@ -47,12 +50,14 @@ pub struct CreateBody {
     clone: CloneMode,
     /// Disks beside the root disk.
     #[serde(default)]
+    #[schemars(length(max = MAX_DEVICES))]
     disks: Vec<DiskBody>,
     /// Network cards; default one on QEMU's user-mode network, and none for an empty list.
+    #[schemars(length(max = MAX_DEVICES))]
     networks: Option<Vec<NetworkBody>>,
     /// vCPUs that it can grow to; default 16.
     max_vcpus: Option<i64>,
-    /// MiB that it can grow to; default the host's memory.
+    /// MiB that it can grow to; default its `memory` below 2048, else the host's memory.
     max_memory: Option<i64>,
     /// Whether it starts again when it has ended: `never` (default), `on-failure`, `always`.
     restart_policy: Option<RestartPolicy>,

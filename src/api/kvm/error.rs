@@ -99,13 +99,14 @@ impl http::Problem for Problem {
                     | Error::Conflict(_)
                     | Error::SwitchConflict(_)
                     | Error::Storage(_)
-                    | Error::PortTaken { .. } => {
-                        (StatusCode::CONFLICT, message, None)
-                    }
+                    | Error::PortTaken { .. }
+                    | Error::BaseImageInUse { .. }
+                    | Error::Unstartable { .. } => (StatusCode::CONFLICT, message, None),
                     Error::NoAgent { .. } => (StatusCode::UNPROCESSABLE_ENTITY, message, None),
-                    Error::Unresponsive(_) | Error::Busy(_) | Error::ShuttingDown => {
-                        (StatusCode::SERVICE_UNAVAILABLE, message, None)
-                    }
+                    Error::Unresponsive(_)
+                    | Error::Busy(_)
+                    | Error::BaseImageUnchecked { .. }
+                    | Error::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, message, None),
                     Error::Failed { operation: Operation::Clone { base }, why } => {
                         let message = format!("Failed to clone base image: {}", base.display());
                         (StatusCode::INTERNAL_SERVER_ERROR, message, Some(why))

@@ -7,6 +7,7 @@ mod dto;
 mod error;
 mod host;
 mod info;
+mod media;
 mod networks;
 mod performance;
 mod pinning;

@@ -7,7 +7,9 @@ use warp::http::StatusCode;
 use super::{Shared, error::Problem, vm_id};
 use crate::{
     api::http::{Reply, Request},
-    model::{Applied, Error, Forward, NetworkWish, Nic, NicBackend, NicId, NicWish, SwitchId, SwitchRef, VmId},
+    model::{
+        Applied, Error, Forward, MAX_FORWARDS, NetworkWish, Nic, NicBackend, NicId, NicWish, SwitchId, SwitchRef, VmId,
+    },
     service::{NicStatus, NicView, among_networks},
 };
 
@@ -31,8 +33,9 @@ pub struct NetworkBody {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct UserBody {
-    /// Ports of the host.
+    /// Ports of the host, at most 64.
     #[serde(default)]
+    #[schemars(length(max = MAX_FORWARDS))]
     forwards: Vec<Forward>,
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Shared, change, disks, dto,
     error::{Endpoint, ErrorBody, NotFound, http_error},
-    host, info, networks, performance, policy, power, switches,
+    host, info, media, networks, performance, policy, power, switches,
 };
 use crate::{
     api::http::{
@@ -43,6 +43,8 @@ const RESUME: Endpoint = endpoint(NotFound::Colon, "Internal error during VM res
 const CPU: Endpoint = endpoint(NotFound::Colon, "Internal error during CPU configuration update.");
 const MEMORY: Endpoint = endpoint(NotFound::Colon, "Internal error during memory configuration update.");
 const DISK: Endpoint = endpoint(NotFound::Colon, "Internal error during disk resize operation.");
+const ISO: Endpoint = endpoint(NotFound::Colon, "Internal error during ISO image update.");
+const MACHINE: Endpoint = endpoint(NotFound::Colon, "Internal error during machine type update.");
 const POLICY: Endpoint = endpoint(NotFound::Colon, "Internal error during policy update.");
 const DISKS: Endpoint = endpoint(NotFound::Colon, "Internal error during disk operation.");
 const CARDS: Endpoint = endpoint(NotFound::Colon, "Internal error during network operation.");
@@ -81,7 +83,8 @@ fn routes() -> Vec<Route<Shared>> {
             .summary("Create a VM by cloning a base image.")
             .input::<dto::CreateBody>()
             .output::<dto::Created>(201, "The VM, stopped (or started, with `start`).")
-            .error(404, "The base image does not exist."),
+            .error(404, "The base image does not exist.")
+            .error(409, "The base image is open for writing elsewhere."),
         Route::get("/vms", "listVMs", told(&LIST, info::list))
             .tag(INFORMATION)
             .summary("List all VMs, oldest first.")
@@ -129,6 +132,23 @@ fn routes() -> Vec<Route<Shared>> {
             .input::<policy::PolicyBody>()
             .output::<change::Updated<policy::PolicyView>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
+        Route::put("/vms/{id}/iso", "changeVMIso", told(&ISO, media::put_iso))
+            .tag(UPDATE)
+            .summary("Exchange or eject the ISO image in the CD drive, live where the VM has the drive and the guest allows.")
+            .input::<media::IsoBody>()
+            .output::<change::Updated<media::Iso>>(200, "It is stored; `applied` says whether it is in effect.")
+            .error(409, OVERTAKEN),
+        Route::delete("/vms/{id}/iso", "ejectVMIso", told(&ISO, media::eject))
+            .tag(UPDATE)
+            .summary("Eject the ISO image from the CD drive.")
+            .output::<change::Updated<media::Iso>>(200, "It is stored; `applied` says whether it is in effect.")
+            .error(409, OVERTAKEN),
+        Route::put("/vms/{id}/machine", "updateVMMachine", told(&MACHINE, media::machine))
+            .tag(UPDATE)
+            .summary("Give a VM that is off another version of its machine type, such as the latest that this QEMU knows.")
+            .optional_input::<media::MachineBody>()
+            .output::<change::Updated<media::Machine>>(200, "It is stored, and takes effect at the next start.")
+            .error(409, "The VM is not off."),
         Route::get("/vms/{id}/disks", "listVMDisks", told(&DISKS, disks::list))
             .tag(INFORMATION)
             .summary("The disks of a VM, the root disk first.")
@@ -138,7 +158,7 @@ fn routes() -> Vec<Route<Shared>> {
             .summary("Add a disk, empty or cloned; a running VM gets it by hot-plug.")
             .input::<disks::DiskBody>()
             .output::<disks::DiskDone>(201, "It is added.")
-            .error(409, "There is no free slot."),
+            .error(409, "There is no free slot, or the base image is open for writing elsewhere."),
         Route::put("/vms/{id}/disks/{disk}", "updateVMDisk", told(&DISKS, disks::change))
             .tag(UPDATE)
             .summary("Grow a disk, and change its I/O limits.")
@@ -175,7 +195,10 @@ fn routes() -> Vec<Route<Shared>> {
             .summary("Start a VM, or resume a paused one.")
             .optional_input::<crate::api::http::NoFields>()
             .output::<dto::Done>(200, "It runs.")
-            .error(409, "It stops or reboots, or the start was overtaken by a forced stop."),
+            .error(
+                409,
+                "It stops or reboots, the start was overtaken by a forced stop, or its definition names what is no longer there.",
+            ),
         Route::post("/vms/{id}/stop", "stopVM", told(&STOP, power::stop))
             .tag(LIFECYCLE)
             .summary("Stop a VM: by its agent or the power button, and by force when the timeout has passed.")

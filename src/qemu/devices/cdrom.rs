@@ -5,12 +5,26 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-const NODE: &str = "cdrom-node";
+/// QEMU's id of the drive.
+pub const CDROM_ID: &str = "cdrom";
+/// Names of its medium: at the start, and in turn with the other one after an exchange.
+const NODES: [&str; 2] = ["cdrom-node", "cdrom-node-2"];
+
+/// The name for the next medium of a drive that has `present` in it, and the other name.
+pub fn cdrom_nodes(present: Option<&str>) -> [&'static str; 2] {
+    let [first, second] = NODES;
+    if present == Some(first) { [second, first] } else { [first, second] }
+}
+
+/// The medium that a VM starts with.
+pub fn first_cdrom_blockdev(iso: &Path) -> Value {
+    cdrom_blockdev(iso, NODES[0])
+}
 
 /// The image, read-only: any number of VMs can have the same one.
-pub fn cdrom_blockdev(iso: &Path) -> Value {
+pub fn cdrom_blockdev(iso: &Path, node: &str) -> Value {
     json!({
-        "driver": "raw", "node-name": NODE, "read-only": true,
+        "driver": "raw", "node-name": node, "read-only": true,
         "file": { "driver": "file", "filename": iso },
     })
 }
@@ -18,5 +32,5 @@ pub fn cdrom_blockdev(iso: &Path) -> Value {
 /// Behind the root disk in the order of booting: an installed system boots, and from an empty disk the firmware goes on
 /// to the CD.
 pub fn cdrom() -> Value {
-    json!({ "driver": "ide-cd", "id": "cdrom", "drive": NODE, "bus": "ide.0", "bootindex": 2 })
+    json!({ "driver": "ide-cd", "id": CDROM_ID, "drive": NODES[0], "bus": "ide.0", "bootindex": 2 })
 }

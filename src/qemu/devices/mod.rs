@@ -10,7 +10,7 @@ mod nic;
 mod platform;
 mod ports;
 
-pub use cdrom::{cdrom, cdrom_blockdev};
+pub use cdrom::{CDROM_ID, cdrom, cdrom_blockdev, cdrom_nodes, first_cdrom_blockdev};
 pub use chardev::{agent_channel, serial};
 pub use disk::{blockdev, device_id, disk, node_name, throttle, throttle_id};
 pub use memory::{VIRTIO_MEM_ID, hotplug_size, memory, memory_argument, requested_size};

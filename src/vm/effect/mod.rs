@@ -6,6 +6,7 @@
 mod cpu;
 mod disk;
 mod hotplug;
+mod medium;
 mod memory;
 mod nics;
 mod pinning;
@@ -209,6 +210,7 @@ impl Actor {
             }
             Change::RemoveDisk(name) => self.plug_disks(Some(name)).await,
             Change::Policy(_) => self.adjust_policy().await,
+            Change::Medium(_) => self.adjust_medium().await,
             Change::AddNic(nic) => self.plug_nics(Some(nic.id)).await,
             Change::RemoveNic(id) => self.plug_nics(Some(*id)).await,
         }
@@ -219,13 +221,14 @@ impl Actor {
         let ruled = self.adjust_policy().await;
         let plugged = self.plug_disks(None).await;
         let connected = self.plug_nics(None).await;
+        let inserted = self.adjust_medium().await;
         let resized = self.resize_disks().await;
         let throttled = self.throttle_disks().await;
         // Each of these may have to wait for the guest, and none waits for the other.
         let vcpus = self.adjust_vcpus().await;
         let pinned = self.pin_threads().await;
         let memory = self.adjust_memory().await;
-        ruled.and(plugged).and(connected).and(resized).and(throttled).and(vcpus).and(pinned).and(memory)
+        ruled.and(plugged).and(connected).and(inserted).and(resized).and(throttled).and(vcpus).and(pinned).and(memory)
     }
 
     /// Goes on with what an earlier daemon had begun, as far as that works.

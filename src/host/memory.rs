@@ -1,0 +1,40 @@
+//! How much memory the host promises to its programs: by default more than it has, and none beyond that where somebody has
+//! set `vm.overcommit_memory=2`.
+
+/// Whether nothing is promised that is not there. QEMU reserves what a VM may grow to, and gets it only without this.
+pub fn is_strict() -> bool {
+    std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2")
+}
+
+/// What to do about a program that got no memory.
+pub fn advice() -> String {
+    if !is_strict() {
+        return "the host, or a limit of the service, gives it no more memory; lower memory or max_memory of the VM"
+            .into();
+    }
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let left = match (mebibytes(&text, "CommitLimit"), mebibytes(&text, "Committed_AS")) {
+        (Some(limit), Some(promised)) => format!(", of which {} MiB are left", limit.saturating_sub(promised)),
+        _ => String::new(),
+    };
+    format!(
+        "the host promises only memory that it has (vm.overcommit_memory=2){left}; lower memory or max_memory of the VM, or \
+         raise vm.overcommit_ratio"
+    )
+}
+
+fn mebibytes(meminfo: &str, field: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? / 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_field_of_meminfo_is_in_mebibytes() {
+        let text = "MemTotal:       24576000 kB\nCommitLimit:    12288000 kB\nCommitted_AS:    1024 kB\n";
+        assert_eq!(super::mebibytes(text, "CommitLimit"), Some(12_000));
+        assert_eq!(super::mebibytes(text, "Committed_AS"), Some(1));
+        assert_eq!(super::mebibytes(text, "Commit"), None);
+    }
+}

@@ -1,0 +1,107 @@
+//! How large a VM may be: a bound on every list that a client sends, and one on the definition as a whole, so that whatever
+//! is accepted can also be stored, in every state of a run.
+
+use serde::Serialize;
+
+use super::{Error, Result, VmSpec};
+
+/// Entries of `forwards` of one card.
+pub const MAX_FORWARDS: usize = 64;
+/// Entries of a list of disks or of network cards; a machine has fewer places.
+pub const MAX_DEVICES: usize = 64;
+/// Cores in one list of a pinning.
+pub const MAX_PINNED: usize = 1024;
+/// Bytes of a definition, as JSON. The record of a running VM holds it twice: as it is wanted, and as QEMU has it.
+pub const MAX_DEFINITION: usize = 12_800;
+
+/// # Errors
+/// [`Error::Invalid`] with the list's name and its bound.
+pub fn check_length<T>(param: &'static str, list: &[T], max: usize) -> Result<()> {
+    if list.len() <= max {
+        return Ok(());
+    }
+    Err(Error::invalid(param, format!("have at most {max} entries, not {}", list.len())))
+}
+
+/// Refuses what would not fit into a record. A definition that was stored `before` there was this bound may shrink.
+///
+/// # Errors
+/// [`Error::Invalid`] that names the part which takes most of it.
+pub fn check_definition(spec: &VmSpec, before: Option<&VmSpec>) -> Result<()> {
+    let size = written(spec);
+    if size <= MAX_DEFINITION || before.is_some_and(|before| size <= written(before)) {
+        return Ok(());
+    }
+    let parts = [
+        ("networks", written(&spec.nics)),
+        ("disks", written(&spec.disks)),
+        ("cpu_pinning", written(&spec.cpu_pinning)),
+        ("iso", written(&spec.iso)),
+    ];
+    let (largest, _) = parts.into_iter().max_by_key(|(_, size)| *size).unwrap_or_default();
+    let parts = parts.map(|(name, size)| format!("{name} {size}")).join(", ");
+    let must = format!(
+        "take less room: the whole definition of a VM may have {MAX_DEFINITION} bytes, and this one has {size} ({parts}); \
+         fewer forwards, disks and cores or shorter paths make it smaller"
+    );
+    Err(Error::invalid(largest, must))
+}
+
+/// Bytes of it as JSON.
+fn written(part: &impl Serialize) -> usize {
+    // What has no JSON form is refused by the store.
+    serde_json::to_vec(part).map_or(usize::MAX, |json| json.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Forward, MacAddr, NewNic, NicBackend, NicId, Protocol};
+
+    fn vm() -> VmSpec {
+        let machine = serde_json::json!({
+            "profile": "q35", "machine_type": "pc-q35-7.2", "bus": { "kind": "pcie", "hotplug_ports": 8 },
+            "rng": true, "balloon": true, "pvpanic": true,
+        });
+        let spec = serde_json::json!({
+            "id": crate::model::VmId::random(), "name": "web", "created_at": 0, "machine": machine, "vcpus": 1,
+            "max_vcpus": 1, "max_vcpus_given": false, "memory": 64, "max_memory": 64, "cpu_pinning": null, "disks": [],
+            "nics": [], "nics_added": 0,
+        });
+        serde_json::from_value(spec).unwrap()
+    }
+
+    fn card(forwards: u16) -> NewNic {
+        let forward = |host_port| Forward {
+            protocol: Protocol::Tcp,
+            host_address: [255, 255, 255, 255].into(),
+            host_port: 60_000 + host_port,
+            guest_port: 60_000,
+        };
+        let backend = NicBackend::User { forwards: (0..forwards).map(forward).collect() };
+        NewNic { id: NicId::random(), label: "x".into(), mac: MacAddr::random(), queues: 1, backend }
+    }
+
+    #[test]
+    fn a_definition_that_no_record_holds_is_refused_by_the_name_of_its_largest_part() {
+        let mut spec = vm();
+        spec.add_nic(card(64), None).unwrap();
+        check_definition(&spec, None).unwrap();
+        let small = spec.clone();
+        spec.add_nic(card(64), None).unwrap();
+        spec.add_nic(card(64), None).unwrap();
+        let said = check_definition(&spec, Some(&small)).unwrap_err().to_string();
+        assert!(said.starts_with("Invalid parameter: networks must take less room"), "{said}");
+        // One of old may become smaller, step by step.
+        let large = spec.clone();
+        spec.nics.pop();
+        check_definition(&spec, Some(&large)).unwrap();
+    }
+
+    #[test]
+    fn a_list_says_its_bound() {
+        check_length("forwards", &[0; 64], 64).unwrap();
+        let said = check_length("forwards", &[0; 65], 64).unwrap_err().to_string();
+        assert_eq!(said, "Invalid parameter: forwards must have at most 64 entries, not 65.");
+    }
+}
