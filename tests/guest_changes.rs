@@ -47,7 +47,9 @@ async fn vcpus_memory_disk_and_limits_change_while_the_guest_runs() {
     let answer = put(&daemon, &id, "cpu", json!({ "vcpus": 3, "cpu_pinning": null })).await;
     assert_eq!((&answer["applied"], &answer["cpu_pinning"]), (&json!("live"), &Value::Null), "{answer}");
     daemon.await_beat(&id, |beat| beat.cpus == 3).await;
-    assert_eq!(affinities(&daemon, &id).await, vec![vec![0, 1]; 4]);
+    // As before the guest lost two, or with the two that QEMU lost (ruling 16).
+    let there = if daemon.unplugs_vcpus().await { 3 } else { 4 };
+    assert_eq!(affinities(&daemon, &id).await, vec![vec![0, 1]; there]);
 
     // Memory: up by 512 MiB and down again, and below the boot size.
     let answer = put(&daemon, &id, "memory", json!({ "memory": 768 })).await;
@@ -80,7 +82,7 @@ async fn vcpus_memory_disk_and_limits_change_while_the_guest_runs() {
     }
 
     // Nothing is pending, the daemon's death changes nothing, and the next boot has it all.
-    // A device that is hot-plugged after vCPUs came and went is what kills a QEMU 7.2 that lost one by device_del.
+    // A device that is hot-plugged after vCPUs came and went is what kills a QEMU before 10.0 that lost one by device_del.
     let disk = daemon.post(&format!("/vms/{id}/disks"), json!({ "disk_size": 1 })).await.expect(201);
     assert_eq!(disk["applied"], "live", "{disk}");
     let config = format!("/vms/{id}/config");
@@ -98,40 +100,4 @@ async fn vcpus_memory_disk_and_limits_change_while_the_guest_runs() {
     assert_eq!((again.cpus, again.disk_mib), (3, 3072));
     assert!((220..=320).contains(&again.mem_mib), "{again:?}");
     assert_eq!(daemon.get(&config).await.expect(200), before);
-}
-
-/// A reboot keeps the process, and the firmware hands every vCPU to the guest, those too that the agent took away.
-#[tokio::test]
-async fn the_guest_survives_reboots_after_vcpu_changes_and_config_tells_what_it_has() {
-    let daemon = guest::daemon();
-    let mut wish = guest::wish();
-    wish["max_vcpus"] = json!(4);
-    let id = daemon.create(wish).await;
-    daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
-    let mut boots = vec![daemon.await_boot(&id, None).await.boot];
-    let qemu = pid(&daemon, &id).await;
-    let taken_away = json!({ "vcpus": { "configured": 2, "in_effect": 3 } });
-    for (vcpus, pending) in [(3, json!({})), (2, taken_away)] {
-        // The guest's own boot is over: it brings vCPUs online.
-        daemon.await_beat(&id, |beat| Some(&beat.boot) == boots.last() && beat.beat > 4).await;
-        let answer = put(&daemon, &id, "cpu", json!({ "vcpus": vcpus })).await;
-        assert_eq!((&answer["applied"], &answer["pending"]), (&json!("live"), &json!({})), "{answer}");
-        daemon.await_beat(&id, |beat| Some(&beat.boot) == boots.last() && beat.cpus == vcpus).await;
-        for _ in 0..2 {
-            daemon.post(&format!("/vms/{id}/reboot"), json!({})).await.expect(200);
-            let next = daemon.await_beat(&id, |beat| !boots.contains(&beat.boot)).await;
-            daemon.await_boot(&id, None).await;
-            daemon.await_status(&id, "running").await;
-            daemon.await_beat(&id, |beat| beat.boot == next.boot && beat.cpus == 3).await;
-            boots.push(next.boot);
-            let config = daemon.get(&format!("/vms/{id}/config")).await.expect(200);
-            assert_eq!((&config["vcpus"], &config["pending"]), (&json!(vcpus), &pending));
-        }
-    }
-    // Asked again, it is so again.
-    daemon.await_beat(&id, |beat| Some(&beat.boot) == boots.last() && beat.beat > 4).await;
-    let answer = put(&daemon, &id, "cpu", json!({ "vcpus": 2 })).await;
-    assert_eq!((&answer["applied"], &answer["pending"]), (&json!("live"), &json!({})), "{answer}");
-    daemon.await_beat(&id, |beat| Some(&beat.boot) == boots.last() && beat.cpus == 2).await;
-    assert_eq!(pid(&daemon, &id).await, qemu);
 }

@@ -55,7 +55,8 @@ fn waits_for(command: &str, file: &str) {
     let mut told = BufReader::new(running.stderr.take().unwrap());
     let mut line = String::new();
     told.read_line(&mut line).unwrap();
-    let expected = format!("waiting: Could not get lock {}. It is held by process {}", file.display(), std::process::id());
+    let expected =
+        format!("waiting: Could not get lock {}. It is held by process {}", file.display(), std::process::id());
     assert!(line.contains(&expected), "{command}: {line}");
     assert_eq!(running.try_wait().unwrap(), None, "{command} waits");
     drop(held);

@@ -1,5 +1,5 @@
-//! The number of a running VM's vCPUs. They are added with `device_add`, one step at a time. They are removed with
-//! `device_del` under KVM; under TCG that makes QEMU 7.2 die at the next hot-plug or reset, so the guest agent takes
+//! The number of a running VM's vCPUs. They are added with `device_add`, one step at a time, and removed with
+//! `device_del`. Under TCG that makes a QEMU before 10.0 die at the next hot-plug or reset, so the guest agent takes
 //! them offline there (ruling 16).
 
 use std::time::Duration;
@@ -10,10 +10,12 @@ use tokio::time::{Instant, sleep};
 
 use super::Setback;
 use crate::{
-    qemu::Accelerator,
     qmp::{Agent, QgaError, QmpError, Session},
-    vm::{actor::Actor, launch::vcpu_threads},
+    vm::{actor::Actor, launch::vcpu_threads, live::Guest},
 };
+
+/// The first QEMU that goes on after a `device_del` of a vCPU under TCG.
+const UNPLUGS_UNDER_TCG: u32 = 10;
 
 /// For one answer of the agent.
 const AGENT: Duration = Duration::from_secs(5);
@@ -40,6 +42,12 @@ impl Slot {
             .map(|p| self.props.get(*p).and_then(Value::as_u64).unwrap_or(0))
             .collect()
     }
+}
+
+/// The answer to `query-kvm`.
+#[derive(Debug, Deserialize)]
+struct Kvm {
+    enabled: bool,
 }
 
 /// One line of the agent's `guest-get-vcpus`.
@@ -81,16 +89,28 @@ impl Actor {
         }
     }
 
-    /// A daemon may have died after vCPUs were added and before that was noted. They would pass for some that the agent
-    /// holds offline; where there is no agent, nobody does.
-    pub(super) async fn note_added_vcpus(&mut self) {
-        if self.has_agent() {
+    /// A daemon may have died after vCPUs came or went and before that was noted. Those that came would pass for some
+    /// that the agent holds offline; where there is no agent, nobody does.
+    pub(super) async fn recount_vcpus(&mut self) {
+        let Ok(session) = self.session() else { return };
+        let Ok(threads) = self.guarded(vcpu_threads(&session)).await else { return };
+        let there = threads.len() as u32;
+        let added = if self.has_agent() { 0 } else { self.record.spec.vcpus.min(there) };
+        let _ = self.has(|spec| spec.vcpus = spec.vcpus.max(added).min(there)).await;
+    }
+
+    /// The guest has let go of a device: perhaps of a vCPU, later than anybody waited for it.
+    pub(in crate::vm) async fn vcpu_deleted(&mut self, id: &str) {
+        if !id.starts_with(PREFIX) {
             return;
         }
         let Ok(session) = self.session() else { return };
         let Ok(threads) = self.guarded(vcpu_threads(&session)).await else { return };
-        let added = self.record.spec.vcpus.min(threads.len() as u32);
-        let _ = self.has(|spec| spec.vcpus = spec.vcpus.max(added)).await;
+        let there = threads.len() as u32;
+        if let Ok(live) = self.live() {
+            live.set_vcpu_threads(threads);
+        }
+        let _ = self.has(|spec| spec.vcpus = spec.vcpus.min(there)).await;
     }
 
     /// Fills the lowest free slots first: a gap below makes QEMU 7.2 and the guest stumble at the next reset.
@@ -129,7 +149,7 @@ impl Actor {
     }
 
     async fn remove_vcpus(&mut self, wanted: u32) -> Result<(), Setback> {
-        if self.ctx.caps.accelerator == Accelerator::Kvm {
+        if self.survives_unplug().await? {
             self.unplug_vcpus(wanted).await?;
         }
         if self.live_run().is_some_and(|run| run.in_effect.vcpus <= wanted) {
@@ -139,8 +159,22 @@ impl Actor {
         self.has(|spec| spec.vcpus = wanted).await
     }
 
+    /// Asked of the QEMU that runs: the one on the host, and what accelerates it, may be others by now.
+    async fn survives_unplug(&mut self) -> Result<bool, Setback> {
+        let session = self.session()?;
+        if session.version().major >= UNPLUGS_UNDER_TCG {
+            return Ok(true);
+        }
+        let kvm: Kvm = self.guarded(async { session.execute_as("query-kvm", None).await }).await?;
+        Ok(kvm.enabled)
+    }
+
     /// `device_del` of hot-added vCPUs, the highest first; those of the boot stay.
     async fn unplug_vcpus(&mut self, wanted: u32) -> Result<(), Setback> {
+        // QEMU would keep the request, and do it at whatever time the guest goes on.
+        if self.live()?.guest != Guest::Running {
+            return Err(Setback::NotNow("a guest that does not run cannot let go of vCPUs".into()));
+        }
         let session = self.session()?;
         let mut slots = self.guarded(slots(&session)).await?;
         slots.sort_by_key(Slot::order);
@@ -149,13 +183,17 @@ impl Actor {
         };
         for id in slots.iter().rev().filter_map(hot) {
             let Some(run) = self.live_run() else { return Ok(()) };
-            let now = run.in_effect.vcpus;
-            if now <= wanted {
+            if run.in_effect.vcpus <= wanted {
                 break;
             }
+            let before = self.guarded(vcpu_threads(&session)).await?.len();
             self.guarded(async { session.execute_raw("device_del", Some(json!({ "id": id }))).await }).await?;
             let deadline = Instant::now() + GUEST;
-            while self.guarded(vcpu_threads(&session)).await?.len() as u32 >= now {
+            let threads = loop {
+                let threads = self.guarded(vcpu_threads(&session)).await?;
+                if threads.len() < before {
+                    break threads;
+                }
                 if Instant::now() > deadline {
                     return Err(Setback::NotNow(format!("the guest does not let go of {id}")));
                 }
@@ -164,8 +202,10 @@ impl Actor {
                     Ok(())
                 })
                 .await?;
-            }
-            self.has(|spec| spec.vcpus = now - 1).await?;
+            };
+            let there = threads.len() as u32;
+            self.live()?.set_vcpu_threads(threads);
+            self.has(|spec| spec.vcpus = spec.vcpus.min(there)).await?;
         }
         Ok(())
     }
