@@ -191,15 +191,23 @@ async fn a_crash_in_an_import_leaves_the_old_store_or_the_new_one() {
     let both = records(&state);
     let one: Vec<_> = both.iter().filter(|line| line.contains(&ids[0])).cloned().collect();
     let (mut old, mut new, mut kills) = (both.clone(), one, 0);
-    // What an import takes, undisturbed; the kills are spread over it.
+    // What an import takes; the kills are spread over it.
     let began = std::time::Instant::now();
     done(&mut import(&state, &old, &["--replace"]));
-    let whole = began.elapsed();
-    for step in 0..24 {
+    let mut whole = began.elapsed();
+    for step in 0.. {
+        if kills == 20 {
+            break;
+        }
+        let began = std::time::Instant::now();
         let mut child =
             import(&state, &new, &["--replace"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(whole * (step % 12) / 10);
-        kills += usize::from(child.try_wait().unwrap().is_none());
+        match child.try_wait().unwrap() {
+            None => kills += 1,
+            // Too late: the host is less busy than it was.
+            Some(_) => whole = whole.min(began.elapsed()) * 9 / 10,
+        }
         let _ = child.kill();
         child.wait().unwrap();
         let found = records(&state);
@@ -208,7 +216,6 @@ async fn a_crash_in_an_import_leaves_the_old_store_or_the_new_one() {
             std::mem::swap(&mut old, &mut new);
         }
     }
-    assert!(kills > 3, "{kills}");
     // Every store that was replaced is still there, whole.
     for aside in beside(&state, "db.replaced-") {
         let place = daemon.dir.path().join("look");

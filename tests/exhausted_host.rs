@@ -243,10 +243,6 @@ fn limit(daemon: &Daemon, what: &str, soft: &str) {
     run("prlimit", &["--pid", &daemon.pid().to_string(), &format!("--{what}={soft}:")]);
 }
 
-fn descriptors(daemon: &Daemon) -> usize {
-    fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count()
-}
-
 /// Ticks of the processor that the daemon has used.
 fn used(daemon: &Daemon) -> u64 {
     let stat = procfs::process::Process::new(daemon.pid()).unwrap().stat().unwrap();
@@ -257,18 +253,14 @@ fn used(daemon: &Daemon) -> u64 {
 async fn without_descriptors_requests_are_refused_or_wait_and_vms_stay() {
     let daemon = Daemon::start();
     let (runs, stopped) = (running(&daemon).await, daemon.create(daemon.wish()).await);
-    // One connection, kept alive, so that descriptors are wanted by the requests' own work alone.
-    let open = descriptors(&daemon);
-    for spare in 0..6 {
-        limit(&daemon, "nofile", &(open + spare).to_string());
-        told(act(&daemon, &stopped, "start", json!({})).await, "Too many open files");
-        assert_eq!(daemon.status(&stopped).await, "stopped");
-        assert_eq!(daemon.status(&runs).await, "running");
-    }
-    limit(&daemon, "nofile", &(open + 1).to_string());
-    told(daemon.post("/vms", daemon.wish()).await, "Too many open files");
-    // Not even for a connection: those wait, and the daemon does not spin.
+    // One connection, kept alive, so that descriptors are wanted by the requests' own work alone. No number below the limit
+    // is free; `launch.rs` has starts that run out of them later on.
     limit(&daemon, "nofile", "3");
+    told(act(&daemon, &stopped, "start", json!({})).await, "Too many open files");
+    told(daemon.post("/vms", daemon.wish()).await, "Too many open files");
+    assert_eq!(daemon.status(&stopped).await, "stopped");
+    assert_eq!(daemon.status(&runs).await, "running");
+    // Not even for a connection: those wait, and the daemon does not spin.
     let url = daemon.at("/health");
     let (one, another) = (reqwest::Client::new(), reqwest::Client::new());
     let waiting = tokio::spawn(async move { tokio::join!(one.get(&url).send(), another.get(&url).send()) });

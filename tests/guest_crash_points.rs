@@ -39,3 +39,34 @@ async fn a_disk_whose_removal_was_cut_short_is_there_or_gone_with_its_image() {
     let last = daemon.beats(&id).await.last().unwrap().clone();
     assert_eq!(last.boot, boot, "the same boot goes on");
 }
+
+#[tokio::test]
+async fn vcpus_whose_removal_was_cut_short_are_taken_away_or_stay() {
+    let mut daemon = guest::daemon();
+    let mut wish = guest::wish();
+    (wish["max_vcpus"], wish["start"]) = (json!(4), json!(true));
+    let id = daemon.create(wish).await;
+    let boot = daemon.await_boot(&id, None).await.boot;
+    daemon.await_beat(&id, |beat| beat.beat > 4).await;
+    let cpu = format!("/vms/{id}/cpu");
+    // That it is defined, and that the guest has let go of one.
+    for commit in [1, 2] {
+        for side in Side::BOTH {
+            let added = daemon.put(&cpu, json!({ "vcpus": 2 })).await.expect(200);
+            assert_eq!((&added["applied"], &added["pending"]), (&json!("live"), &json!({})), "{added}");
+            daemon.kill();
+            let command = daemon.dying_at(commit, side);
+            daemon.run_as(command);
+            let request = daemon.http().put(daemon.at(&cpu)).json(&json!({ "vcpus": 1 }));
+            assert!(daemon.try_send(request).await.is_none(), "it lives");
+            daemon.wait();
+            daemon.recover_dying().await;
+            assert_eq!(daemon.comes_to_have_all(&id).await, json!({}));
+            let left = if (commit, side) == (1, Side::Before) { 2 } else { 1 };
+            assert_eq!(daemon.get(&format!("/vms/{id}/config")).await.expect(200)["vcpus"], left, "{side:?} {commit}");
+            let last = daemon.beats(&id).await.last().unwrap().beat;
+            let beat = daemon.await_beat(&id, |beat| beat.beat > last + 1).await;
+            assert_eq!((&beat.boot, beat.cpus), (&boot, left), "{side:?} {commit}");
+        }
+    }
+}

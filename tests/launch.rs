@@ -207,14 +207,14 @@ async fn a_guest_that_the_host_has_no_memory_for_fails_in_the_words_of_qemu() {
 async fn a_start_without_descriptors_says_what_it_wanted_one_for() {
     let daemon = Daemon::start();
     let id = daemon.create(daemon.wish()).await;
-    let open = || fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count() as u64;
-    let before = open();
+    let open = || fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
     let pid = Pid::from_raw(daemon.pid());
-    let mut causes = Vec::new();
-    // Descriptors are given from the lowest free number on, so the limit leaves room for exactly so many.
-    for room in 0..40 {
+    let (mut causes, before) = (Vec::new(), open());
+    // Descriptors are numbered from the lowest free one on, and none gets a number from the limit on. So the first limit
+    // leaves none, whatever the daemon has open for a moment longer, and each further one at most one more.
+    for limit in 3.. {
         let maximum = getrlimit(Resource::Nofile).maximum;
-        let whole = prlimit(pid, Resource::Nofile, Rlimit { current: Some(before + room), maximum }).unwrap();
+        let whole = prlimit(pid, Resource::Nofile, Rlimit { current: Some(limit), maximum }).unwrap();
         let answer = daemon.post(&format!("/vms/{id}/start"), json!({})).await;
         prlimit(pid, Resource::Nofile, whole).unwrap();
         if answer.status == 200 {
@@ -225,9 +225,10 @@ async fn a_start_without_descriptors_says_what_it_wanted_one_for() {
         assert_says(&cause, &["Too many open files"]);
         assert!(!cause.starts_with("Too many open files"), "for what? {cause}");
         assert_nothing_left(&daemon, &id).await;
-        assert_eq!(open(), before, "a descriptor leaked: {cause}");
         causes.push(cause);
     }
+    // One descriptor that a failed start leaks has become dozens.
+    assert!(causes.len() > 12 && open() < before + causes.len() / 2, "{before} were open, {} are: {causes:#?}", open());
     assert!(causes.iter().any(|cause| cause.contains("cannot listen on")), "{causes:#?}");
     assert!(causes.iter().any(|cause| cause.contains("cannot run")), "{causes:#?}");
     assert_starts(&daemon, &id).await;

@@ -70,6 +70,10 @@ async fn two_simultaneous_starts_both_succeed_with_one_process() {
     let id = daemon.create(daemon.wish()).await;
     let second = async {
         let release = async {
+            while daemon.qemus().is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            // For a second one to come, if there is one.
             tokio::time::sleep(Duration::from_millis(200)).await;
             assert_eq!(daemon.qemus().len(), 1);
             stand_in.let_go();
@@ -179,7 +183,7 @@ async fn the_shortest_timeout_of_several_graceful_stops_holds() {
 async fn a_later_graceful_stop_does_not_put_the_deadline_off() {
     let daemon = Daemon::start();
     let id = running(&daemon).await;
-    let (first, second) = during(&daemon, &id, stop(&daemon, &id, 2), "stopping", stop(&daemon, &id, LONG)).await;
+    let (first, second) = during(&daemon, &id, stop(&daemon, &id, 10), "stopping", stop(&daemon, &id, LONG)).await;
     first.expect(200);
     second.expect(200);
 }
@@ -206,8 +210,11 @@ async fn a_stop_while_starting_waits_for_the_start() {
 async fn a_client_that_hangs_up_does_not_cancel_its_start() {
     let (stand_in, daemon) = held();
     let id = daemon.create(daemon.wish()).await;
-    let request = daemon.http().post(daemon.at(&format!("/vms/{id}/start"))).timeout(Duration::from_millis(500)).send();
-    assert!(request.await.unwrap_err().is_timeout());
+    let request = daemon.http().post(daemon.at(&format!("/vms/{id}/start"))).send();
+    tokio::select! {
+        answer = request => panic!("{answer:?}"),
+        () = daemon.await_status(&id, "starting") => {}
+    }
     assert_eq!(daemon.status(&id).await, "starting");
     stand_in.let_go();
     daemon.await_status(&id, "running").await;

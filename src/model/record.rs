@@ -80,6 +80,9 @@ pub struct LiveRun {
     pub boot_memory: u64,
     /// MiB that its virtio-mem can add to that.
     pub hotplug_memory: u64,
+    /// vCPUs that this QEMU has ever had, once it has lost one: an emulating QEMU can make only so many.
+    #[serde(default)]
+    pub vcpus_made: u32,
 }
 
 /// What the daemon is about to do with a live VM; the deadlines hold over its restart (ruling 9).

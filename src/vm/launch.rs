@@ -128,6 +128,7 @@ impl Launch<'_> {
             in_effect: spec.clone(),
             boot_memory: spec.memory,
             hotplug_memory: devices::hotplug_size(&spec),
+            vcpus_made: 0,
         };
         self.record.upkeep.due = None;
         self.write(Run::Live(run)).await?;

@@ -246,6 +246,7 @@ impl Actor {
             Event::DeviceDeleted { device: Some(id), .. } => {
                 self.disk_deleted(&id).await;
                 self.nic_deleted(&id).await;
+                self.vcpu_deleted(&id).await;
             }
             Event::Stop => self.refresh().await,
             Event::Resume => {

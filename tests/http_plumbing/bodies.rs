@@ -1,5 +1,6 @@
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use qherd::api::http::Limits;
 use reqwest::Client;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
@@ -121,13 +122,12 @@ async fn a_client_that_sends_100_mb_before_it_reads_still_sees_the_413() {
 
 #[tokio::test]
 async fn an_unwanted_body_is_not_asked_for() {
-    let server = Server::start().await;
-    let started = Instant::now();
+    // That the connection ends is the server's own doing, no limit's.
+    let server = Server::with(Limits { header_timeout: Duration::from_secs(3600), ..Limits::default() }).await;
     let text = server
         .raw("POST /vms/a/make HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-type: application/json\r\ncontent-length: 100000000\r\n\r\n")
         .await;
     assert!(text.starts_with("HTTP/1.1 413"), "{text}");
-    assert!(started.elapsed() < Duration::from_secs(2), "closed at once");
 
     let mut socket = server.connect().await;
     let head = format!(

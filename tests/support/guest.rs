@@ -68,6 +68,13 @@ impl Beat {
 }
 
 impl Daemon {
+    /// Whether vCPUs are taken away from this QEMU by `device_del`, or from the guest by its agent (ruling 16).
+    pub async fn unplugs_vcpus(&self) -> bool {
+        let host = self.get("/host").await.expect(200);
+        let major = host["qemu_version"].as_str().unwrap().split('.').next().unwrap();
+        host["accelerator"] == "kvm" || major.parse::<u32>().unwrap() >= 10
+    }
+
     /// All heartbeats on the console so far.
     pub async fn beats(&self, id: &str) -> Vec<Beat> {
         self.console(id).await.lines().filter_map(Beat::parse).collect()

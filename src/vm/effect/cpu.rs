@@ -1,6 +1,5 @@
-//! The number of a running VM's vCPUs. They are added with `device_add`, one step at a time. They are removed with
-//! `device_del` under KVM; under TCG that makes QEMU 7.2 die at the next hot-plug or reset, so the guest agent takes
-//! them offline there (ruling 16).
+//! The number of a running VM's vCPUs. They are added with `device_add`, one step at a time, and removed with
+//! `device_del`, or taken offline by the guest agent where QEMU would not outlive that (ruling 16, docs/adr/0018).
 
 use std::time::Duration;
 
@@ -10,15 +9,17 @@ use tokio::time::{Instant, sleep};
 
 use super::Setback;
 use crate::{
-    qemu::Accelerator,
     qmp::{Agent, QgaError, QmpError, Session},
     vm::{actor::Actor, launch::vcpu_threads, live::Guest},
 };
 
-/// For one answer of the agent.
-const AGENT: Duration = Duration::from_secs(5);
+/// The first QEMU that goes on after a `device_del` of a vCPU under TCG; those before die at the next hot-plug or reset.
+const UNPLUGS_UNDER_TCG: u32 = 10;
+
+/// For one answer of the agent: that of an emulated guest on a busy host, which brings vCPUs online, takes its time.
+const AGENT: Duration = Duration::from_secs(15);
 /// For the guest to bring a vCPU online, or to let go of one.
-const GUEST: Duration = Duration::from_secs(10);
+const GUEST: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(200);
 /// What QEMU's ids of hot-added vCPUs begin with.
 const PREFIX: &str = "vcpu";
@@ -40,6 +41,12 @@ impl Slot {
             .map(|p| self.props.get(*p).and_then(Value::as_u64).unwrap_or(0))
             .collect()
     }
+}
+
+/// The answer to `query-kvm`.
+#[derive(Debug, Deserialize)]
+struct Kvm {
+    enabled: bool,
 }
 
 /// One line of the agent's `guest-get-vcpus`.
@@ -81,16 +88,28 @@ impl Actor {
         }
     }
 
-    /// A daemon may have died after vCPUs were added and before that was noted. They would pass for some that the agent
-    /// holds offline; where there is no agent, nobody does.
-    pub(super) async fn note_added_vcpus(&mut self) {
-        if self.has_agent() {
+    /// A daemon may have died after vCPUs came or went and before that was noted. Those that came would pass for some
+    /// that the agent holds offline; where there is no agent, nobody does.
+    pub(super) async fn recount_vcpus(&mut self) {
+        let Ok(session) = self.session() else { return };
+        let Ok(threads) = self.guarded(vcpu_threads(&session)).await else { return };
+        let there = threads.len() as u32;
+        let added = if self.has_agent() { 0 } else { self.record.spec.vcpus.min(there) };
+        let _ = self.has(|spec| spec.vcpus = spec.vcpus.max(added).min(there)).await;
+    }
+
+    /// The guest has let go of a device: perhaps of a vCPU, later than anybody waited for it.
+    pub(in crate::vm) async fn vcpu_deleted(&mut self, id: &str) {
+        if !id.starts_with(PREFIX) {
             return;
         }
         let Ok(session) = self.session() else { return };
         let Ok(threads) = self.guarded(vcpu_threads(&session)).await else { return };
-        let added = self.record.spec.vcpus.min(threads.len() as u32);
-        let _ = self.has(|spec| spec.vcpus = spec.vcpus.max(added)).await;
+        let there = threads.len() as u32;
+        if let Ok(live) = self.live() {
+            live.set_vcpu_threads(threads);
+        }
+        let _ = self.has(|spec| spec.vcpus = spec.vcpus.min(there)).await;
     }
 
     /// Fills the lowest free slots first: a gap below makes QEMU 7.2 and the guest stumble at the next reset.
@@ -101,12 +120,12 @@ impl Actor {
         let present = slots.iter().filter(|slot| slot.qom_path.is_some()).count() as u32;
         // The agent holds some offline: those come back first.
         let held = self.live_run().is_some_and(|run| run.in_effect.vcpus < present);
-        for (index, slot) in slots
-            .iter()
-            .enumerate()
-            .filter(|(_, slot)| slot.qom_path.is_none())
-            .take(wanted.saturating_sub(present) as usize)
-        {
+        let free = wanted.saturating_sub(present);
+        let added = free.min(self.places_left(present));
+        if added > 0 {
+            self.note_made(present, added).await?;
+        }
+        for (index, slot) in slots.iter().enumerate().filter(|(_, slot)| slot.qom_path.is_none()).take(added as usize) {
             let mut device = slot.props.clone();
             device.insert("driver".into(), slot.r#type.clone().into());
             device.insert("id".into(), format!("{PREFIX}{index}").into());
@@ -120,20 +139,29 @@ impl Actor {
                 self.has(|spec| spec.vcpus = count).await?;
             }
         }
-        // Guests bring new ones online by themselves; with an agent that is made sure of.
-        if held || self.has_agent() {
-            self.online(wanted, Instant::now() + GUEST).await?;
-            self.has(|spec| spec.vcpus = wanted).await?;
+        let there = wanted.min(present + added);
+        if held {
+            self.online(there, Instant::now() + GUEST).await?;
+            self.has(|spec| spec.vcpus = there).await?;
+        } else if self.has_agent() {
+            // Guests bring new ones online by themselves; with an agent that is made sure of.
+            match self.online(there, Instant::now() + GUEST).await {
+                Err(Setback::NotNow(why)) => {
+                    tracing::info!(vm = %self.record.spec.id, why, "new vCPUs are the guest's to use")
+                }
+                settled => settled?,
+            }
+        }
+        if added < free {
+            return Err(Setback::NotNow(
+                "an emulating QEMU has no place for another vCPU after so many came and went".into(),
+            ));
         }
         Ok(())
     }
 
     async fn remove_vcpus(&mut self, wanted: u32) -> Result<(), Setback> {
-        if self.ctx.caps.accelerator == Accelerator::Kvm {
-            // QEMU would keep the request, and nobody would know of it when the guest goes on.
-            if self.live()?.guest != Guest::Running {
-                return Err(Setback::NotNow("a guest that does not run lets go of no vCPU".into()));
-            }
+        if self.survives_unplug(wanted).await? {
             self.unplug_vcpus(wanted).await?;
         }
         if self.live_run().is_some_and(|run| run.in_effect.vcpus <= wanted) {
@@ -143,8 +171,51 @@ impl Actor {
         self.has(|spec| spec.vcpus = wanted).await
     }
 
+    /// Whether vCPUs can be unplugged and plugged again. Asked of the QEMU that runs: the one on the host, and what
+    /// accelerates it, may be others by now.
+    async fn survives_unplug(&mut self, wanted: u32) -> Result<bool, Setback> {
+        let session = self.session()?;
+        let kvm: Kvm = self.guarded(async { session.execute_as("query-kvm", None).await }).await?;
+        if kvm.enabled || session.version().major < UNPLUGS_UNDER_TCG {
+            return Ok(kvm.enabled);
+        }
+        let present = self.guarded(vcpu_threads(&session)).await?.len() as u32;
+        let Some(run) = self.live_run() else { return Ok(false) };
+        let leaving = run.in_effect.vcpus.saturating_sub(wanted);
+        if self.places_left(present) < leaving {
+            return Ok(false);
+        }
+        self.note_made(present, 0).await?;
+        Ok(true)
+    }
+
+    /// How many vCPUs QEMU can still make, of which it has `present`. TCG has a place for as many as QEMU was started
+    /// for, and none is given back when its vCPU goes: with one more QEMU aborts.
+    fn places_left(&mut self, present: u32) -> u32 {
+        self.live_run().map_or(0, |run| run.in_effect.max_vcpus.saturating_sub(run.vcpus_made.max(present)))
+    }
+
+    /// Before the deed: a daemon that dies over it takes too many places for taken, never too few.
+    async fn note_made(&mut self, present: u32, more: u32) -> Result<(), Setback> {
+        let Some(run) = self.live_run() else { return Ok(()) };
+        // As long as none has gone, those that are there tell.
+        if more > 0 && run.vcpus_made <= present {
+            return Ok(());
+        }
+        let made = run.vcpus_made.max(present) + more;
+        if made == run.vcpus_made {
+            return Ok(());
+        }
+        run.vcpus_made = made;
+        self.ctx.persist(&self.record).await.map_err(|e| Setback::NotNow(e.to_string()))
+    }
+
     /// `device_del` of hot-added vCPUs, the highest first; those of the boot stay.
     async fn unplug_vcpus(&mut self, wanted: u32) -> Result<(), Setback> {
+        // QEMU would keep the request, and do it at whatever time the guest goes on.
+        if self.live()?.guest != Guest::Running {
+            return Err(Setback::NotNow("a guest that does not run cannot let go of vCPUs".into()));
+        }
         let session = self.session()?;
         let mut slots = self.guarded(slots(&session)).await?;
         slots.sort_by_key(Slot::order);
@@ -153,13 +224,17 @@ impl Actor {
         };
         for id in slots.iter().rev().filter_map(hot) {
             let Some(run) = self.live_run() else { return Ok(()) };
-            let now = run.in_effect.vcpus;
-            if now <= wanted {
+            if run.in_effect.vcpus <= wanted {
                 break;
             }
+            let before = self.guarded(vcpu_threads(&session)).await?.len();
             self.guarded(async { session.execute_raw("device_del", Some(json!({ "id": id }))).await }).await?;
             let deadline = Instant::now() + GUEST;
-            while self.guarded(vcpu_threads(&session)).await?.len() as u32 >= now {
+            let threads = loop {
+                let threads = self.guarded(vcpu_threads(&session)).await?;
+                if threads.len() < before {
+                    break threads;
+                }
                 if Instant::now() > deadline {
                     return Err(Setback::NotNow(format!("the guest does not let go of {id}")));
                 }
@@ -168,8 +243,10 @@ impl Actor {
                     Ok(())
                 })
                 .await?;
-            }
-            self.has(|spec| spec.vcpus = now - 1).await?;
+            };
+            let there = threads.len() as u32;
+            self.live()?.set_vcpu_threads(threads);
+            self.has(|spec| spec.vcpus = spec.vcpus.min(there)).await?;
         }
         Ok(())
     }

@@ -234,7 +234,7 @@ impl Actor {
     /// Goes on with what an earlier daemon had begun, as far as that works.
     pub(super) async fn take_up_changes(&mut self) {
         self.note_lost_devices().await;
-        self.note_added_vcpus().await;
+        self.recount_vcpus().await;
         match self.make_up().await {
             Ok(()) | Err(Setback::Interrupted(_)) => {}
             Err(why) => tracing::info!(vm = %self.record.spec.id, %why, "a change waits for the next start"),
