@@ -1,7 +1,11 @@
 //! Creates a VM: check everything, record it, make its disk, and only then let anybody know of it. A failure at any
 //! step takes the earlier ones back; a crash leaves a record that says `Creating`, which the next start unwinds.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     Service, changes, disks,

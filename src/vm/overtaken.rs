@@ -56,7 +56,8 @@ impl Actor {
             Command::Reboot(_, reply) | Command::Restart(_, reply) | Command::AtOnce(_, reply) => {
                 drop(reply.send(Err(overtaken())));
             }
-            Command::Boot(reply) | Command::Redefine(_, reply) => drop(reply.send(Err(overtaken()))),
+            Command::Boot(reply) => drop(reply.send(Err(overtaken()))),
+            Command::Redefine(_, reply) => drop(reply.send(Err(overtaken()))),
             Command::Change(_, reply) => drop(reply.send(Err(overtaken()))),
             // It was about a run that is over.
             Command::TapGone(_) => {}

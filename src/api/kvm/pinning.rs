@@ -10,15 +10,15 @@ use crate::model::{self, Error, MAX_PINNED, MAX_VCPUS};
 #[serde(deny_unknown_fields)]
 pub struct CpuPinning {
     /// For the vCPUs: one each where there are as many cores as vCPUs, else any of the set.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "list")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<i64>>", length(max = MAX_PINNED))]
     pub cores: Option<Vec<i64>>,
     /// For the vCPUs, a set each; not together with `cores`.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "list")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<Vec<i64>>>", length(max = MAX_VCPUS), inner(length(max = MAX_PINNED)))]
     pub vcpus: Option<Vec<Vec<i64>>>,
     /// For QEMU's other threads.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "list")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<i64>>", length(max = MAX_PINNED))]
     pub emulator: Option<Vec<i64>>,
 }
