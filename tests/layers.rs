@@ -21,7 +21,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // `vm` only for `StopMode`, a part of what it asks of the service.
     ("api", &["model", "service", "vm"]),
     ("cli", &["config", "service"]),
-    ("main", &["config", "service", "api", "cli"]),
+    ("signals", &[]),
+    ("main", &["config", "service", "api", "cli", "signals"]),
     ("lib", &[]),
 ];
 

@@ -162,12 +162,16 @@ async fn judge(place: &Place, service: &Service, id: VmId, held: Sent<'_>, order
     for ask in order {
         sent.push(send(ask.ask(service, id)).await);
     }
+    let first = order.iter().position(|ask| ask.is_forced()).unwrap();
     let last = order.iter().rposition(|ask| ask.is_forced()).unwrap();
     let mut later = sent.split_off(last + 1);
     let forced = answer(sent.pop().unwrap(), &what).await;
     let deleted_before = order[..last].contains(&Delete);
     assert!(forced.is_ok() || (deleted_before && matches!(forced, Err(Error::VmNotFound(_)))), "{what}: {forced:?}");
 
+    if (first, order[first]) == (last, ForceOff) {
+        assert_eq!(forced, Ok(Some(true)), "{what}: it was not off before");
+    }
     let held = answer(held, &what).await;
     assert_eq!(held, Err(Error::Conflict(Conflict::Overtaken)), "{what}: what was under way");
     for (ask, sent) in order[..last].iter().zip(sent) {

@@ -57,25 +57,18 @@ const SITUATIONS: &[(&str, State)] = &[
     ("created and about to be spawned", |_| Run::Starting { process: None, new: true }),
     ("created and spawned", |vm| Run::Starting { process: Some(vm.process.clone()), new: true }),
     ("running", |vm| vm.live(Intent::Run)),
-    ("asked to stop", |vm| {
-        vm.live(Intent::Stop {
-            deadline: now_ms() + 1500,
-            monotonic: None,
-            monotonic: None,
-            monotonic: None,
-            monotonic: None,
-            agent_only: false,
-        })
-    }),
-    ("to be cut", |vm| vm.live(Intent::Stop { deadline: now_ms() - 1, agent_only: false })),
+    ("asked to stop", |vm| vm.live(Intent::Stop { deadline: now_ms() + 1500, monotonic: None, agent_only: false })),
+    ("to be cut", |vm| vm.live(Intent::Stop { deadline: now_ms() - 1, monotonic: None, agent_only: false })),
     ("being cut", |vm| vm.live(Intent::Off { asked: true })),
     ("powered off", |vm| vm.live(Intent::Off { asked: false })),
-    ("asked to reboot", |vm| vm.live(Intent::Reboot { deadline: now_ms() + 1500, agent_only: false })),
-    ("to be reset", |vm| vm.live(Intent::Reboot { deadline: now_ms() - 1, agent_only: false })),
+    ("asked to reboot", |vm| vm.live(Intent::Reboot { deadline: now_ms() + 1500, monotonic: None, agent_only: false })),
+    ("to be reset", |vm| vm.live(Intent::Reboot { deadline: now_ms() - 1, monotonic: None, agent_only: false })),
     ("asked to stop by its agent alone", |vm| {
-        vm.live(Intent::Stop { deadline: now_ms() - 1, monotonic: None, monotonic: None, agent_only: true })
+        vm.live(Intent::Stop { deadline: now_ms() - 1, monotonic: None, agent_only: true })
     }),
-    ("asked to reboot by its agent alone", |vm| vm.live(Intent::Reboot { deadline: now_ms() - 1, agent_only: true })),
+    ("asked to reboot by its agent alone", |vm| {
+        vm.live(Intent::Reboot { deadline: now_ms() - 1, monotonic: None, agent_only: true })
+    }),
     ("being deleted", |_| Run::Deleting),
 ];
 

@@ -144,6 +144,19 @@ async fn a_forced_stop_overtakes_a_start() {
 }
 
 #[tokio::test]
+async fn the_other_dialect_overtakes_in_the_same_way() {
+    let (_stand_in, daemon) = held();
+    let id = daemon.create(daemon.wish()).await;
+    let (start, stop) = (format!("/hyperv/vms/{id}/start"), format!("/hyperv/vms/{id}/stop"));
+    let forced = daemon.post(&stop, json!({ "force": true }));
+    let (started, stopped) = during(&daemon, &id, daemon.post(&start, json!({})), "starting", forced).await;
+    stopped.expect(200);
+    assert!(started.body["error"].as_str().unwrap().contains("overtaken"), "{started:?}");
+    started.expect(409);
+    assert_eq!((daemon.status(&id).await.as_str(), daemon.qemus()), ("stopped", vec![]));
+}
+
+#[tokio::test]
 async fn a_forced_stop_overtakes_a_graceful_one_and_both_succeed() {
     let daemon = Daemon::start();
     let id = running(&daemon).await;

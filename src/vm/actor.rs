@@ -11,7 +11,7 @@ use tokio::{
 use super::{
     SharedContext,
     effect::check_ports,
-    handle::{Command, Forced, QUEUE, Queued, Reply, Start, Stopped, VmHandle, Waiter},
+    handle::{Command, Forced, QUEUE, Queued, Reply, Start, VmHandle, Waiter},
     launch::Launch,
     lifecycle::{Action, Decision, Refusal, Request, decide},
     live::{Happening, Machine},
@@ -34,7 +34,9 @@ pub(super) struct Actor {
     /// Sessions in a row that its monitor has spoilt.
     pub misconduct: u32,
     /// Came in on the forced lane while something else was under way.
-    overtaking: Option<Forced>,
+    pub overtaking: Option<Forced>,
+    /// What it came in on was a launch, which is undone.
+    pub launch_cut: bool,
     /// Cards that QEMU had when its VM was deleted; the record no longer tells.
     had: Vec<Nic>,
     /// Nobody was told that it exists.
@@ -113,6 +115,7 @@ fn spawn(ctx: SharedContext, record: VmRecord, adopted: bool) -> VmHandle {
         press_again: None,
         misconduct: 0,
         overtaking: None,
+        launch_cut: false,
         had: Vec::new(),
         half_made: false,
         missing: None,
@@ -199,11 +202,6 @@ impl Actor {
         }
     }
 
-    /// Whether a forced request is the next thing to be dealt with.
-    pub(super) fn is_overtaken(&self) -> bool {
-        self.overtaking.is_some()
-    }
-
     pub(super) async fn command(&mut self, command: Command) {
         match command {
             Command::Start(reply) => {
@@ -212,8 +210,7 @@ impl Actor {
             }
             Command::Boot(reply) => {
                 let turn = self.boot().await;
-                self.publish();
-                let _ = reply.send(Ok(turn));
+                self.answer(reply, Ok(turn));
             }
             Command::Change(change, reply) => {
                 let result = self.change(*change).await;
@@ -248,29 +245,6 @@ impl Actor {
     pub(super) fn answer<T>(&self, reply: Reply<T>, result: Result<T>) {
         self.publish();
         let _ = reply.send(result);
-    }
-
-    pub(super) async fn forced(&mut self, forced: Forced) {
-        self.dealt_with += 1;
-        self.overtake_deletes();
-        match forced {
-            Forced::Off(reply) => {
-                let result = match self.decide(Request::ForceOff) {
-                    Decision::Do(Action::Kill) => self.cut().await.map(|()| Stopped { forced: true, already: false }),
-                    Decision::Do(Action::Acknowledge) => self.acknowledge().await.map(|()| Stopped::BEFORE),
-                    Decision::Refuse(refusal) => Err(self.refused(refusal)),
-                    _ => Ok(Stopped::BEFORE),
-                };
-                self.answer(reply, result);
-            }
-            Forced::Delete(reply) => {
-                let result = match self.decide(Request::Delete) {
-                    Decision::Refuse(refusal) => Err(self.refused(refusal)),
-                    _ => self.remove().await,
-                };
-                self.answer(reply, result);
-            }
-        }
     }
 
     /// A start that a client asks for: restarts are counted from here.
@@ -317,8 +291,7 @@ impl Actor {
         let launched = tokio::select! {
             biased;
             Some(forced) = self.forced.recv() => {
-                debug_assert_eq!(decide(Status::Starting, forced.request()), Decision::Do(Action::AbortLaunch));
-                self.overtaking = Some(forced);
+                (self.overtaking, self.launch_cut) = (Some(forced), true);
                 Err(Error::Conflict(Conflict::Overtaken))
             }
             launched = launch.run() => launched.map_err(Error::from),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{lifecycle::Request, overtaken::Tally, upkeep::Turn};
+use super::{overtaken::Tally, upkeep::Turn};
 use crate::model::{Applied, Change, Error, NicId, Redefinition, Result, Sample, Status, VmId, VmView};
 
 /// Requests that may wait for one VM.
@@ -116,15 +116,6 @@ pub(super) enum Command {
 pub(super) enum Forced {
     Off(Reply<Stopped>),
     Delete(Reply<()>),
-}
-
-impl Forced {
-    pub fn request(&self) -> Request {
-        match self {
-            Self::Off(_) => Request::ForceOff,
-            Self::Delete(_) => Request::Delete,
-        }
-    }
 }
 
 /// One VM, from outside its task.

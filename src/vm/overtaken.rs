@@ -12,7 +12,8 @@ use std::sync::{
 
 use super::{
     actor::Actor,
-    handle::{Command, Queued, Stopped, Waiter},
+    handle::{Command, Forced, Queued, Stopped, Waiter},
+    lifecycle::{Action, Decision, Request},
 };
 use crate::model::{Conflict, Error};
 
@@ -31,6 +32,39 @@ impl Tally {
 }
 
 impl Actor {
+    /// Whether a forced request is the next thing to be dealt with.
+    pub(super) fn is_overtaken(&self) -> bool {
+        self.overtaking.is_some()
+    }
+
+    pub(super) async fn forced(&mut self, forced: Forced) {
+        self.dealt_with += 1;
+        self.overtake_deletes();
+        // A VM that was being started was not off before, though it is by now.
+        let before = match std::mem::take(&mut self.launch_cut) {
+            true => Stopped { forced: true, already: false },
+            false => Stopped::BEFORE,
+        };
+        match forced {
+            Forced::Off(reply) => {
+                let result = match self.decide(Request::ForceOff) {
+                    Decision::Do(Action::Kill) => self.cut().await.map(|()| Stopped { forced: true, already: false }),
+                    Decision::Do(Action::Acknowledge) => self.acknowledge().await.map(|()| before),
+                    Decision::Refuse(refusal) => Err(self.refused(refusal)),
+                    _ => Ok(before),
+                };
+                self.answer(reply, result);
+            }
+            Forced::Delete(reply) => {
+                let result = match self.decide(Request::Delete) {
+                    Decision::Refuse(refusal) => Err(self.refused(refusal)),
+                    _ => self.remove().await,
+                };
+                self.answer(reply, result);
+            }
+        }
+    }
+
     /// A request's turn has come.
     pub(super) async fn turn(&mut self, Queued { came, command }: Queued) {
         if came == self.tally.count() {
