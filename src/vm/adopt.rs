@@ -1,7 +1,11 @@
 //! What an earlier daemon left: a VM's record is met with what is really there, and what was begun is finished or
 //! unwound. Connecting to a monitor again is `live`'s work.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::timeout;
 
@@ -102,7 +106,9 @@ impl Context {
         for folder in [self.image_folder(&spec.id), self.run_paths(&spec.id).dir().to_owned()] {
             absent(tokio::fs::remove_dir_all(&folder), &folder).await?;
         }
-        remove_folders(spec.named.folders.clone()).await;
+        if let Some(place) = spec.root().and_then(|root| root.file.parent()).map(Path::to_owned) {
+            remove_folders(place, spec.id.to_string(), spec.named.folders.clone()).await;
+        }
         let batch = Batch::new().remove::<VmRecord>(&spec.id.to_string());
         self.store.commit(batch.from_reserve()).await.map_err(|e| e.to_string())
     }
@@ -110,8 +116,9 @@ impl Context {
 
 /// Folders that were made for its disk, where no other VM's is in them. One that is not the one that was made stays, and
 /// keeps nothing else.
-async fn remove_folders(folders: Vec<MadeFolder>) {
+async fn remove_folders(place: PathBuf, owner: String, folders: Vec<MadeFolder>) {
     let removal = in_time(REMOVAL, move || {
+        folder::discard_all(&place, &owner);
         folders.iter().rev().try_for_each(|made| folder::remove(made).map(|removed| tracing::debug!(?made, removed)))
     });
     if let Err(error) = removal.await {
