@@ -45,7 +45,7 @@ async fn numbers_types_and_fields_are_refused_by_name() {
     let whole = "must be a whole number";
     for id in two_vms(&daemon).await {
         for (what, field, highest) in [
-            ("cpu", "vcpus", "at most 255"),
+            ("cpu", "vcpus", "at most max_vcpus (4)"),
             ("memory", "memory", "the memory of this host"),
             ("disk", "disk_size", "at most 65536 GiB"),
         ] {
@@ -152,7 +152,7 @@ async fn pinning_and_limits_that_cannot_be_are_refused() {
     // Fewer vCPUs than the list of their pinning has entries.
     let id = daemon.create(daemon.wish()).await;
     put(&daemon, &id, "cpu", json!({ "vcpus": 2, "cpu_pinning": { "vcpus": [[0], [0]] } })).await;
-    refused(&daemon, &id, "cpu", "{\"vcpus\":1}", "at most as many entries as there are vCPUs (1)").await;
+    refused(&daemon, &id, "cpu", "{\"vcpus\":1}", "vcpus must be at least 2, for cpu_pinning.vcpus").await;
     put(&daemon, &id, "cpu", json!({ "vcpus": 1, "cpu_pinning": null })).await;
 }
 

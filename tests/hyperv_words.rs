@@ -7,7 +7,7 @@ mod support;
 
 use hyperv::{Client, Mount, wish};
 use serde_json::{Value, json};
-use support::Answer;
+use support::{Answer, crash::Side};
 
 fn refused(answer: &Answer, status: u16, error: &str) {
     assert_eq!((answer.status, answer.body["error"].as_str()), (status, Some(error)), "{answer:?}");
@@ -199,6 +199,30 @@ async fn folders_made_for_a_disk_go_with_the_last_disk_in_them_and_no_others_do(
     wish["isoPath"] = json!("D:/ISOs/missing.iso");
     assert_eq!(client.post("/vms", wish).await.status, 400);
     assert!(!disks.join("e").exists());
+}
+
+/// It is killed around each of its commits: what it made for a VM that nobody was told of goes.
+#[tokio::test]
+async fn a_create_that_a_crash_cuts_short_leaves_no_folder() {
+    let mut daemon = hyperv::started();
+    let mut body = wish("vm");
+    body["diskPath"] = json!("D:/HyperV/new/deep");
+    for (commit, side) in (1..=3).flat_map(|commit| Side::BOTH.map(|side| (commit, side))) {
+        daemon.kill();
+        let command = daemon.dying_at(commit, side);
+        daemon.run_as(command);
+        let post = daemon.http().post(daemon.at("/hyperv/vms")).json(&body);
+        assert!(daemon.try_send(post).await.is_none(), "{side:?} commit {commit}");
+        daemon.wait();
+        daemon.run();
+        // The last one was made: nobody was told, and it is there.
+        for vm in daemon.get("/vms").await.expect(200).as_array().unwrap() {
+            assert_eq!((commit, side), (3, Side::After));
+            daemon.delete(&format!("/vms/{}", vm["id"].as_str().unwrap())).await.expect(200);
+        }
+        assert_eq!(hyperv::in_disks(&daemon), [] as [String; 0], "{side:?} commit {commit}");
+        assert_eq!(daemon.leftovers(), [] as [std::path::PathBuf; 0]);
+    }
 }
 
 #[tokio::test]

@@ -8,15 +8,68 @@ use std::{
     time::UNIX_EPOCH,
 };
 
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
+
 use crate::model::MadeFolder;
 
-/// Makes one folder, for nobody else to look into.
+/// Where a chain of folders is made before it gets its name: beside it, under a name that says whose it is, so that what
+/// a crash leaves of it is nobody else's.
+pub fn aside(first: &Path, owner: &str) -> PathBuf {
+    first.with_file_name(format!(".qherd-{owner}"))
+}
+
+/// Makes `chain`, each within the one before it, for nobody else to look into; it lies `aside` for now.
 ///
 /// # Errors
-/// As mkdir(2): `AlreadyExists` where there is something already.
-pub fn make(path: &Path) -> io::Result<MadeFolder> {
-    DirBuilder::new().mode(0o700).create(path)?;
-    Ok(identity(path.to_owned(), &fs::symlink_metadata(path)?))
+/// The file system's.
+pub fn make(aside: &Path, chain: &[PathBuf]) -> io::Result<Vec<MadeFolder>> {
+    let one = |(now, path): (PathBuf, &PathBuf)| {
+        DirBuilder::new().mode(0o700).create(&now)?;
+        Ok(identity(path.clone(), &fs::symlink_metadata(&now)?))
+    };
+    places(aside, chain).into_iter().zip(chain).map(one).collect()
+}
+
+/// Gives a chain its name, all of it at once. False when there is something of that name.
+///
+/// # Errors
+/// The file system's.
+pub fn publish(aside: &Path, first: &Path) -> io::Result<bool> {
+    match renameat_with(CWD, aside, CWD, first, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        // A file system that does not know how; what it would replace is an empty folder at most.
+        Err(Errno::INVAL | Errno::NOSYS) if !first.exists() => fs::rename(aside, first).map(|()| true),
+        Err(Errno::INVAL | Errno::NOSYS) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Takes away what lies `aside` of a chain.
+pub fn discard(aside: &Path, chain: &[PathBuf]) {
+    // What is not there, or holds something, is no concern of anybody's here.
+    places(aside, chain).iter().rev().for_each(|now| drop(fs::remove_dir(now)));
+}
+
+/// Takes away what a crash left aside of any chain that was to lead to `place`.
+pub fn discard_all(place: &Path, owner: &str) {
+    for first in place.ancestors().filter(|first| first.parent().is_some()) {
+        let chain: Vec<PathBuf> =
+            place.ancestors().take_while(|part| part.starts_with(first)).map(Into::into).collect();
+        discard(&aside(first, owner), &chain.into_iter().rev().collect::<Vec<_>>());
+    }
+}
+
+/// Where each folder of a chain is while the chain lies `aside`.
+fn places(aside: &Path, chain: &[PathBuf]) -> Vec<PathBuf> {
+    let below = |path: &PathBuf| match chain.first().and_then(|first| path.strip_prefix(first).ok()) {
+        Some(rest) if rest != Path::new("") => aside.join(rest),
+        _ => aside.to_owned(),
+    };
+    chain.iter().map(below).collect()
 }
 
 /// Removes a folder. False, and it stays, when it is not the one that was made, when something is in it, and when it is
@@ -50,13 +103,40 @@ fn identity(path: PathBuf, metadata: &Metadata) -> MadeFolder {
 mod tests {
     use super::*;
 
+    fn made(path: &Path) -> MadeFolder {
+        let chain = [path.to_owned()];
+        let aside = aside(path, "x");
+        let made = make(&aside, &chain).unwrap().remove(0);
+        assert!(publish(&aside, path).unwrap());
+        made
+    }
+
+    #[test]
+    fn a_chain_gets_its_name_as_a_whole_and_takes_nobodys() {
+        let dir = tempfile::tempdir().unwrap();
+        let chain: Vec<PathBuf> = ["a", "a/b", "a/b/c"].iter().map(|part| dir.path().join(part)).collect();
+        let aside = aside(&chain[0], "x");
+        let made = make(&aside, &chain).unwrap();
+        assert!(!chain[0].exists() && aside.join("b/c").exists());
+        fs::create_dir(&chain[0]).unwrap();
+        assert!(!publish(&aside, &chain[0]).unwrap(), "there is one");
+        fs::remove_dir(&chain[0]).unwrap();
+        assert!(publish(&aside, &chain[0]).unwrap());
+        assert!(!aside.exists() && made.iter().rev().all(|made| remove(made).unwrap()));
+
+        make(&aside, &chain).unwrap();
+        make(&chain[0].with_file_name(".qherd-y"), &chain).unwrap();
+        discard_all(&chain[2], "x");
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [".qherd-y"], "another's stays");
+    }
+
     #[test]
     fn a_folder_goes_only_if_it_is_the_one_that_was_made_and_empty() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("made");
-        let made = make(&path).unwrap();
+        let made = made(&path);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
-        assert_eq!(make(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         fs::write(path.join("file"), "x").unwrap();
         assert!(!remove(&made).unwrap(), "something is in it");
         fs::remove_file(path.join("file")).unwrap();

@@ -226,12 +226,7 @@ async fn make_disks(
     // Outside of the VM's own folder.
     let place = record.spec.root().and_then(|root| root.file.parent()).filter(|place| *place != folder);
     if let Some(place) = place.map(Path::to_owned) {
-        let noted = &mut Arc::make_mut(&mut record.spec).named.folders;
-        made.make(service, &place, noted).await?;
-        if !noted.is_empty() {
-            // Before anything is put into them: a folder that no record tells of would stay for ever.
-            ctx.persist(record).await.map_err(|e| Error::failed(Operation::Create, e))?;
-        }
+        made.make(service, &place, record).await?;
         if let Some(storage) = vm::storage_of(&place, &ctx.config.storage_dirs) {
             vm::mark_storage(storage);
         }

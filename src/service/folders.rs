@@ -3,110 +3,127 @@
 
 use std::{
     collections::HashMap,
-    io::ErrorKind,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use super::{Service, paths};
 use crate::{
     host::{STORAGE, folder, in_time},
-    model::{Error, MadeFolder, Operation, Result},
+    model::{Error, MadeFolder, Operation, Result, VmRecord},
 };
 
-/// How long one that is being made by another request is waited for between two looks.
-const LOOK: Duration = Duration::from_millis(5);
-
-/// Folders that requests under way are making (`None`) or have made, and that are in no VM's definition yet.
+/// Folders that requests under way have made, and that are in no VM's definition yet.
 #[derive(Default)]
-pub(super) struct Making(Mutex<HashMap<PathBuf, Option<MadeFolder>>>);
+pub(super) struct Making(Mutex<HashMap<PathBuf, MadeFolder>>);
 
-/// Folders of a request that is under way. What it made is forgotten when this goes: by then it stands in a VM's
-/// definition, or is gone.
+/// Those of one request. They are forgotten when this goes: by then they stand in a VM's definition, or are gone.
 pub(super) struct Made<'a> {
     making: &'a Making,
-    own: Vec<PathBuf>,
+    own: Vec<MadeFolder>,
 }
 
 impl Making {
     // Every change under the lock is whole, so a panic leaves nothing half done.
-    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Option<MadeFolder>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, MadeFolder>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn begin(&self) -> Made<'_> {
         Made { making: self, own: Vec::new() }
     }
-
-    /// Whether it is this request's to make; another may be making it, or have made it.
-    async fn claim(&self, path: &Path) -> Option<MadeFolder> {
-        loop {
-            match self.lock().get(path) {
-                None => return None,
-                Some(Some(made)) => return Some(made.clone()),
-                Some(None) => {}
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
 }
 
 impl Drop for Made<'_> {
     fn drop(&mut self) {
-        let mut making = self.making.lock();
-        self.own.iter().for_each(|path| drop(making.remove(path)));
+        self.forget();
     }
 }
 
 impl Made<'_> {
-    /// Sees to it that `place` is there. Those of its folders that qherd made, now or for another VM, go into `noted`,
-    /// the outermost first, also when it fails half way.
-    pub async fn make(&mut self, service: &Service, place: &Path, noted: &mut Vec<MadeFolder>) -> Result<()> {
-        let (place, dirs) = (place.to_owned(), service.ctx.config.storage_dirs.clone());
-        let looked = in_time(STORAGE, move || {
-            let part = |path: &Path| (path.to_owned(), path.exists(), paths::is_within(path, &dirs));
-            Ok(place.ancestors().map(part).collect::<Vec<_>>())
-        });
-        let parts = looked.await.map_err(|e| Error::failed(Operation::Create, e))?;
-        for (path, exists, within) in parts.into_iter().rev() {
-            let made = match self.making.claim(&path).await {
-                Some(made) => Some(made),
-                None if exists => service.made_before(&path),
-                None => self.make_one(service, &path).await?,
-            };
-            // A storage directory itself is not a client's, whoever made it.
-            noted.extend(made.filter(|made| within && !noted.contains(made)));
+    fn forget(&mut self) {
+        let mut making = self.making.lock();
+        for made in self.own.drain(..) {
+            if making.get(&made.path) == Some(&made) {
+                making.remove(&made.path);
+            }
         }
-        Ok(())
     }
 
-    async fn make_one(&mut self, service: &Service, path: &Path) -> Result<Option<MadeFolder>> {
-        self.making.lock().insert(path.to_owned(), None);
-        self.own.push(path.to_owned());
-        let wanted = path.to_owned();
-        match in_time(STORAGE, move || folder::make(&wanted)).await {
-            Ok(made) => {
-                self.making.lock().insert(path.to_owned(), Some(made.clone()));
-                Ok(Some(made))
+    /// Sees to it that `place` is there. Those of its folders that qherd made, now or for another VM, are noted in the
+    /// record, and the record is stored before there is anything to see of them.
+    pub async fn make(&mut self, service: &Service, place: &Path, record: &mut VmRecord) -> Result<()> {
+        let owner = record.spec.id.to_string();
+        let failed = |error: std::io::Error| {
+            Error::failed(Operation::Create, format!("cannot make {}: {error}", place.display()))
+        };
+        loop {
+            let (wanted, dirs) = (place.to_owned(), service.ctx.config.storage_dirs.clone());
+            let looked = in_time(STORAGE, move || {
+                let part = |path: &Path| (path.to_owned(), path.exists(), paths::is_within(path, &dirs));
+                Ok(wanted.ancestors().map(part).collect::<Vec<_>>())
+            });
+            let mut parts = looked.await.map_err(failed)?;
+            parts.reverse();
+            // A storage directory itself is not a client's, whoever made it.
+            let clients = |path: &Path| parts.iter().any(|(part, _, within)| part == path && *within);
+            let there = parts.iter().filter(|(path, exists, _)| *exists && clients(path));
+            let mut noted: Vec<MadeFolder> = there.filter_map(|(path, ..)| self.known(service, path)).collect();
+            let chain: Vec<PathBuf> =
+                parts.iter().filter(|(_, exists, _)| !exists).map(|(path, ..)| path.clone()).collect();
+            let Some(first) = chain.first().cloned() else {
+                return note(service, record, noted).await;
+            };
+            let aside = folder::aside(&first, &owner);
+            let (at, links) = (aside.clone(), chain.clone());
+            let made = in_time(STORAGE, move || {
+                // Of an earlier attempt that a crash cut short.
+                folder::discard(&at, &links);
+                folder::make(&at, &links).inspect_err(|_| folder::discard(&at, &links))
+            });
+            let made = made.await.map_err(failed)?;
+            noted.extend(made.iter().filter(|made| clients(&made.path)).cloned());
+            note(service, record, noted).await?;
+            // Before anybody can find them; where two make the same, the one that gets the name has the last word.
+            for made in &made {
+                self.making.lock().entry(made.path.clone()).or_insert_with(|| made.clone());
             }
-            Err(error) => {
-                self.making.lock().remove(path);
-                self.own.pop();
-                match error.kind() {
-                    // Somebody else was quicker.
-                    ErrorKind::AlreadyExists => Ok(service.made_before(path)),
-                    _ => Err(Error::failed(Operation::Create, format!("cannot make {}: {error}", path.display()))),
+            self.own = made;
+            let named = in_time(STORAGE, move || {
+                let named = folder::publish(&aside, &first);
+                if !matches!(named, Ok(true)) {
+                    folder::discard(&aside, &chain);
                 }
+                named
+            });
+            match named.await {
+                Ok(true) => {
+                    let named = self.own.iter().map(|made| (made.path.clone(), made.clone()));
+                    self.making.lock().extend(named);
+                    return Ok(());
+                }
+                // Somebody else was quicker: what is there now?
+                Ok(false) => self.forget(),
+                Err(error) => return Err(failed(error)),
             }
         }
+    }
+
+    /// The folder, if it is one that was made for a VM that is there or is being made.
+    fn known(&self, service: &Service, path: &Path) -> Option<MadeFolder> {
+        let making = self.making.lock().get(path).cloned();
+        making.or_else(|| {
+            let views = service.registry.views();
+            views.iter().flat_map(|view| &view.spec.named.folders).find(|made| made.path == path).cloned()
+        })
     }
 }
 
-impl Service {
-    /// The folder, if it is one that was made for a VM that is there.
-    fn made_before(&self, path: &Path) -> Option<MadeFolder> {
-        let views = self.registry.views();
-        views.iter().flat_map(|view| &view.spec.named.folders).find(|made| made.path == path).cloned()
+/// Before anything is put into them: a folder that no record tells of would stay for ever.
+async fn note(service: &Service, record: &mut VmRecord, folders: Vec<MadeFolder>) -> Result<()> {
+    if record.spec.named.folders == folders {
+        return Ok(());
     }
+    Arc::make_mut(&mut record.spec).named.folders = folders;
+    service.ctx.persist(record).await.map_err(|e| Error::failed(Operation::Create, e))
 }

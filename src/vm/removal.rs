@@ -174,7 +174,9 @@ impl Context {
             remove_emptied(run.dir())
         });
         removed.await.map_err(|error| Error::failed(Operation::Delete, error))?;
-        remove_folders(spec.named.folders.clone()).await;
+        if let Some(place) = spec.root().and_then(|root| root.file.parent()).map(Path::to_owned) {
+            remove_folders(place, spec.id.to_string(), spec.named.folders.clone()).await;
+        }
         let batch = Batch::new().remove::<VmRecord>(&spec.id.to_string());
         self.store.commit(batch.from_reserve()).await.map_err(|error| Error::failed(Operation::Delete, error))
     }
@@ -182,8 +184,9 @@ impl Context {
 
 /// Folders that were made for its disk, where no other VM's is in them. One that is not the one that was made stays, and
 /// keeps nothing else.
-async fn remove_folders(folders: Vec<MadeFolder>) {
+async fn remove_folders(place: PathBuf, owner: String, folders: Vec<MadeFolder>) {
     let removal = in_time(REMOVAL, move || {
+        folder::discard_all(&place, &owner);
         folders.iter().rev().try_for_each(|made| folder::remove(made).map(|removed| tracing::debug!(?made, removed)))
     });
     if let Err(error) = removal.await {
