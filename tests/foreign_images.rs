@@ -4,7 +4,7 @@
 mod support;
 
 use std::{
-    os::unix::fs::{FileExt, PermissionsExt},
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -105,17 +105,11 @@ impl Writer {
         qemu.args(["-machine", "q35,accel=tcg", "-nodefaults", "-display", "none", "-S", "-drive", &drive]);
         let mut writer = Self(qemu.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         let deadline = Instant::now() + PATIENCE;
-        // Not before QEMU's own tool is refused.
+        // The lock is the kernel's to tell.
+        let inode = format!(":{} ", image.metadata().unwrap().ino());
         let open = || {
-            let image = image.to_str().unwrap();
-            let mut tool = Command::new("qemu-img");
-            !tool
-                .args(["info", "-f", "raw", image])
-                .stderr(Stdio::null())
-                .stdout(Stdio::null())
-                .status()
-                .unwrap()
-                .success()
+            let locks = std::fs::read_to_string("/proc/locks").unwrap();
+            locks.lines().any(|lock| lock.contains("OFDLCK") && lock.contains(&inode) && lock.ends_with("101"))
         };
         while !open() {
             assert!(Instant::now() < deadline && writer.0.try_wait().unwrap().is_none(), "it does not open the image");

@@ -69,7 +69,9 @@ const TRAILERS: &[(&[u8], &str, &str)] = &[
 pub fn not_a_disk(path: &Path) -> io::Result<Option<Foreign>> {
     let (file, head) = open(path)?;
     let among = DISKS[..1].iter().chain([&ISO_9660]);
-    Ok(signed(&head, CONTAINERS.iter().chain(among)).or_else(|| by_words(&head)).or(trailer(&file)?))
+    let told = signed(&head, CONTAINERS.iter().chain(among)).or_else(|| by_words(&head));
+    // A dynamic VHD has its trailer in front as well, where qemu-img finds it.
+    if told.is_some() || head.starts_with(TRAILERS[0].0) { Ok(told) } else { trailer(&file) }
 }
 
 /// What an image for the CD drive is instead.
