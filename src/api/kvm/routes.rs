@@ -79,7 +79,8 @@ fn routes() -> Vec<Route<Shared>> {
             .summary("Create a VM by cloning a base image.")
             .input::<dto::CreateBody>()
             .output::<dto::Created>(201, "The VM, stopped (or started, with `start`).")
-            .error(404, "The base image does not exist."),
+            .error(404, "The base image does not exist.")
+            .error(409, "The storage for its disks is not mounted."),
         Route::get("/vms", "listVMs", told(&LIST, info::list))
             .tag(INFORMATION)
             .summary("List all VMs, oldest first.")
@@ -93,7 +94,8 @@ fn routes() -> Vec<Route<Shared>> {
             .tag(LIFECYCLE)
             .summary("Power a VM off and remove it with every disk that qherd made for it.")
             .query(DELETE_QUERY)
-            .output::<dto::Deleted>(200, "It is gone."),
+            .output::<dto::Deleted>(200, "It is gone.")
+            .error(409, "The storage of one of its disks is not mounted, or is no storage directory any more."),
         Route::get("/vms/{id}/config", "getVMConfig", told(&CONFIG, info::config))
             .tag(INFORMATION)
             .summary("The definition of a VM.")
@@ -134,7 +136,7 @@ fn routes() -> Vec<Route<Shared>> {
             .summary("Add a disk, empty or cloned; a running VM gets it by hot-plug.")
             .input::<disks::DiskBody>()
             .output::<disks::DiskDone>(201, "It is added.")
-            .error(409, "There is no free slot."),
+            .error(409, "There is no free slot, or a file in the place of its image."),
         Route::put("/vms/{id}/disks/{disk}", "updateVMDisk", told(&DISKS, disks::change))
             .tag(UPDATE)
             .summary("Grow a disk, and change its I/O limits.")
@@ -169,7 +171,10 @@ fn routes() -> Vec<Route<Shared>> {
             .summary("Start a VM, or resume a paused one.")
             .optional_input::<crate::api::http::NoFields>()
             .output::<dto::Done>(200, "It runs.")
-            .error(409, "It stops or reboots, or the start was overtaken by a forced stop."),
+            .error(
+                409,
+                "It stops or reboots, the start was overtaken by a forced stop, or its disk is that of another state directory.",
+            ),
         Route::post("/vms/{id}/stop", "stopVM", told(&STOP, power::stop))
             .tag(LIFECYCLE)
             .summary("Stop a VM: by its agent or the power button, and by force when the timeout has passed.")
