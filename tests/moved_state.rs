@@ -18,7 +18,10 @@ use qherd::{
     store::{Batch, Store},
 };
 use serde_json::{Value, json};
-use support::Daemon;
+use support::{
+    Daemon,
+    netns::{self, Host},
+};
 
 /// Every image below a folder, by its contents.
 fn sums(folder: &Path) -> BTreeMap<PathBuf, u64> {
@@ -171,8 +174,8 @@ async fn a_copy_has_nothing_to_say_over_the_original() {
 
     copy(&daemon.state(), &root.join("copy"));
     daemon.run_as(serving(&daemon, root.join("copy"), &root));
+    daemon.await_status(&runs, "crashed").await;
     let said = about(&daemon, &runs).await;
-    assert_eq!(said["status"], "crashed");
     assert!(said["reason"].as_str().unwrap().contains("left alone"), "{said}");
     // Unwound here, and only here.
     daemon.get(&format!("/vms/{half}")).await.expect(404);
@@ -190,7 +193,7 @@ async fn a_copy_has_nothing_to_say_over_the_original() {
     fs::rename(daemon.state(), root.join("old")).unwrap();
     copy(&root.join("old"), &daemon.state());
     daemon.run();
-    assert_eq!(daemon.status(&runs).await, "crashed");
+    daemon.await_status(&runs, "crashed").await;
     daemon.delete(&format!("/vms/{runs}")).await.expect(200);
     daemon.terminate();
     assert!(lives(pid));
@@ -205,6 +208,49 @@ async fn a_copy_has_nothing_to_say_over_the_original() {
     }
     assert!(!lives(pid));
     assert_eq!(sums(&root.join("old/images")), BTreeMap::new());
+}
+
+#[tokio::test]
+async fn a_copy_leaves_the_originals_network_alone() {
+    let host = Host::leave();
+    let mut daemon = Daemon::start();
+    let root = daemon.dir.path().canonicalize().unwrap();
+    let lan = json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24" });
+    let lan = daemon.post("/switches", lan).await.expect(201)["id"].as_str().unwrap().to_owned();
+    let mut wish = daemon.wish();
+    wish["networks"] = json!([{ "switch": lan }]);
+    wish["start"] = json!(true);
+    wish["restart_policy"] = json!("always");
+    let id = daemon.create(wish).await;
+    let links = || -> Vec<(String, Value)> {
+        let links = netns::ip_json("link").as_array().unwrap().clone();
+        links.iter().map(|link| (link["ifname"].as_str().unwrap().to_owned(), link["ifalias"].clone())).collect()
+    };
+    let rules = || netns::nft("-s list ruleset");
+    daemon.kill();
+    let (before, ruled) = (links(), rules());
+    assert_eq!(before.len(), 3, "{before:?}");
+
+    copy(&daemon.state(), &root.join("copy"));
+    daemon.run_as(serving(&daemon, root.join("copy"), &root));
+    daemon.await_status(&id, "crashed").await;
+    let said = about(&daemon, &id).await;
+    assert_eq!(said["next_restart"], Value::Null, "{said}");
+    let switch = daemon.get(&format!("/switches/{lan}")).await.expect(200);
+    assert!(switch["problem"].as_str().unwrap().contains("another state directory"), "{switch}");
+    daemon.delete(&format!("/vms/{id}")).await.expect(200);
+    daemon.delete(&format!("/switches/{lan}")).await.expect(200);
+    daemon.terminate();
+    assert_eq!(links(), before);
+    assert_eq!(rules(), ruled);
+
+    daemon.run();
+    daemon.await_status(&id, "running").await;
+    assert_eq!(daemon.get(&format!("/vms/{id}/networks")).await.expect(200)[0]["status"], "ok");
+    daemon.delete(&format!("/vms/{id}")).await.expect(200);
+    daemon.delete(&format!("/switches/{lan}")).await.expect(200);
+    assert_eq!(links().len(), 1);
+    host.assert_untouched();
 }
 
 #[tokio::test]

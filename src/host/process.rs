@@ -190,11 +190,12 @@ impl Process {
     }
 }
 
-/// The processes whose command line holds a word.
-pub fn find(word: &str) -> Vec<i32> {
+/// The processes whose command line holds all these words.
+pub fn find(words: &[&str]) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|&pid| command_line(pid).is_some_and(|words| words.iter().any(|found| found == word))).collect()
+    let holds = |line: Vec<String>| words.iter().all(|word| line.iter().any(|found| found == word));
+    pids.filter(|&pid| command_line(pid).is_some_and(holds)).collect()
 }
 
 /// Whether a process has one of `files` open, whatever they are called by now. The command line names paths, and a state

@@ -201,7 +201,7 @@ impl Shared {
 fn running(folder: &Path) -> Vec<Process> {
     let log = [folder.join("dnsmasq.log")];
     let ours = |pid: &i32| process::has_open(*pid, &log).unwrap_or(false);
-    let found = process::find(FOREGROUND).into_iter().filter(ours);
+    let found = process::find(&[FOREGROUND]).into_iter().filter(ours);
     found.filter_map(|pid| process::open(pid).ok()).collect()
 }
 

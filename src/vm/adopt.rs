@@ -28,17 +28,16 @@ impl Actor {
             // Its owner wanted it gone; or nobody was told that it runs, and its guest may never have.
             (Run::Deleting | Run::Starting { .. }, _) => self.unwind().await,
             (Run::Live(run), Machine::Down) => {
+                let elsewhere = self.ctx.elsewhere(&self.record).is_some();
                 let ending = match run.intent {
                     Intent::Stop { .. } | Intent::Off { .. } => Ending::Clean,
-                    Intent::Run | Intent::Reboot { .. } if self.ctx.elsewhere(&self.record).is_some() => {
-                        Ending::Crashed {
-                            reason: format!(
-                                "its QEMU (process {}) runs on other files than those of this state directory, which was \
+                    Intent::Run | Intent::Reboot { .. } if elsewhere => Ending::Crashed {
+                        reason: format!(
+                            "its QEMU (process {}) runs on other files than those of this state directory, which was \
                              copied or restored; it is left alone",
-                                run.process.pid
-                            ),
-                        }
-                    }
+                            run.process.pid
+                        ),
+                    },
                     Intent::Run | Intent::Reboot { .. } if rebooted(&run.process.boot_id) => {
                         Ending::Crashed { reason: "the host was restarted while the VM was running".into() }
                     }
@@ -46,6 +45,10 @@ impl Actor {
                         Ending::Crashed { reason: "QEMU ended while qherd was not running".into() }
                     }
                 };
+                if elsewhere && let Run::Live(run) = &mut self.record.run {
+                    // Nobody wants two of it at once: it is not started again by itself.
+                    run.intent = Intent::Off { asked: true };
+                }
                 let _ = self.ended(ending, true).await;
             }
             (Run::Live(run), _) => {
@@ -116,6 +119,6 @@ impl Context {
     fn strays(&self, record: &VmRecord) -> Vec<Process> {
         let id = record.spec.id.to_string();
         let here = |process: &Process| self.is_here(process.pid(), record).unwrap_or(false);
-        process::find(&id).into_iter().filter_map(|pid| process::open(pid).ok()).filter(here).collect()
+        process::find(&["-uuid", &id]).into_iter().filter_map(|pid| process::open(pid).ok()).filter(here).collect()
     }
 }

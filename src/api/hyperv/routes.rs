@@ -102,7 +102,8 @@ fn vm_routes() -> Vec<Route<Shared>> {
         Route::delete("/vms/{id}", "deleteVM", told(&DELETE, vms::delete))
             .tag(VMS)
             .summary("Cut the power of a VM and remove it with its disk.")
-            .output::<dto::Deleted>(200, "It is gone."),
+            .output::<dto::Deleted>(200, "It is gone.")
+            .error(409, "The storage of its disk is not mounted, or is no storage directory any more."),
         Route::post("/vms/{id}/start", "startVM", told(&START, power::start))
             .tag(VMS)
             .summary("Start a VM, or resume a suspended one.")

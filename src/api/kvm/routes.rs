@@ -84,7 +84,7 @@ fn routes() -> Vec<Route<Shared>> {
             .input::<dto::CreateBody>()
             .output::<dto::Created>(201, "The VM, stopped (or started, with `start`).")
             .error(404, "The base image does not exist.")
-            .error(409, "The base image is open for writing elsewhere."),
+            .error(409, "The base image is open for writing elsewhere, or the storage for its disks is not mounted."),
         Route::get("/vms", "listVMs", told(&LIST, info::list))
             .tag(INFORMATION)
             .summary("List all VMs, oldest first.")
@@ -99,7 +99,10 @@ fn routes() -> Vec<Route<Shared>> {
             .summary("Power a VM off and remove it with every disk that qherd made for it.")
             .query(DELETE_QUERY)
             .output::<dto::Deleted>(200, "It is gone.")
-            .error(409, OVERTAKEN),
+            .error(
+                409,
+                "A forced stop came before it was done; or the storage of one of its disks is not mounted, or is no storage directory any more.",
+            ),
         Route::get("/vms/{id}/config", "getVMConfig", told(&CONFIG, info::config))
             .tag(INFORMATION)
             .summary("The definition of a VM.")
@@ -158,7 +161,7 @@ fn routes() -> Vec<Route<Shared>> {
             .summary("Add a disk, empty or cloned; a running VM gets it by hot-plug.")
             .input::<disks::DiskBody>()
             .output::<disks::DiskDone>(201, "It is added.")
-            .error(409, "There is no free slot, or the base image is open for writing elsewhere."),
+            .error(409, "There is no free slot, the base image is open for writing elsewhere, or there is a file in the place of its image."),
         Route::put("/vms/{id}/disks/{disk}", "updateVMDisk", told(&DISKS, disks::change))
             .tag(UPDATE)
             .summary("Grow a disk, and change its I/O limits.")
@@ -197,7 +200,7 @@ fn routes() -> Vec<Route<Shared>> {
             .output::<dto::Done>(200, "It runs.")
             .error(
                 409,
-                "It stops or reboots, the start was overtaken by a forced stop, or its definition names what is no longer there.",
+                "It stops or reboots, the start was overtaken by a forced stop, its definition names what is no longer there, or its disk is that of another state directory.",
             ),
         Route::post("/vms/{id}/stop", "stopVM", told(&STOP, power::stop))
             .tag(LIFECYCLE)
