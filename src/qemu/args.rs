@@ -116,7 +116,9 @@ impl CommandLine<'_> {
         args.add("-display", "none");
         // What a CD shows before its system runs, such as a menu, comes on the serial console: there is no display.
         let menu = if self.spec.iso.is_some() { ",graphics=off" } else { "" };
-        args.add("-machine", format!("{},usb=off,vmport=off,dump-guest-core=off{menu}", machine.machine_type));
+        // The tables of machine types before QEMU 9 have one byte for the number of cores, and QEMU 10 refuses those with 255.
+        let tables = if *max_vcpus > 254 { ",smbios-entry-point-type=64" } else { "" };
+        args.add("-machine", format!("{},usb=off,vmport=off,dump-guest-core=off{menu}{tables}", machine.machine_type));
         args.add("-accel", self.accelerator.argument());
         args.add("-cpu", self.accelerator.cpu_model());
         args.add("-smp", format!("cpus={vcpus},maxcpus={max_vcpus},sockets=1,cores={max_vcpus},threads=1"));

@@ -10,7 +10,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Daemon, PATIENCE};
+use super::Daemon;
+
+/// How long a guest may take for its boot, or for anything else: emulated, with other guests on few cores.
+const PATIENCE: Duration = Duration::from_secs(400);
 
 /// A daemon that may clone the guest's image.
 pub fn daemon() -> Daemon {

@@ -10,7 +10,11 @@ use tokio::time::{Instant, sleep};
 use super::Setback;
 use crate::{
     qmp::{Agent, QgaError, QmpError, Session},
-    vm::{actor::Actor, launch::vcpu_threads, live::Guest},
+    vm::{
+        actor::{Actor, Interrupted},
+        launch::vcpu_threads,
+        live::Guest,
+    },
 };
 
 /// The first QEMU that goes on after a `device_del` of a vCPU under TCG; those before die at the next hot-plug or reset.
@@ -228,7 +232,11 @@ impl Actor {
                 break;
             }
             let before = self.guarded(vcpu_threads(&session)).await?.len();
-            self.guarded(async { session.execute_raw("device_del", Some(json!({ "id": id }))).await }).await?;
+            match self.guarded(async { session.execute_raw("device_del", Some(json!({ "id": id }))).await }).await {
+                // Before a guest takes part in the hot-plug of vCPUs QEMU has no way to ask it.
+                Err(Interrupted::Qmp(QmpError::Refused { desc, .. })) => return Err(Setback::NotNow(desc)),
+                asked => asked?,
+            };
             let deadline = Instant::now() + GUEST;
             let threads = loop {
                 let threads = self.guarded(vcpu_threads(&session)).await?;
