@@ -113,10 +113,9 @@ fn domain(error: Error, endpoint: &Endpoint) -> (StatusCode, ErrorBody) {
         Error::SwitchConflict(told) => {
             (StatusCode::CONFLICT, said(told.replace("allow_management_os", "allowManagementOS")))
         }
-        Error::PortTaken { .. }
-        | Error::Storage(_)
-        | Error::BaseImageInUse { .. }
-        | Error::Unstartable { .. } => (StatusCode::CONFLICT, said(message)),
+        Error::PortTaken { .. } | Error::Storage(_) | Error::BaseImageInUse { .. } | Error::Unstartable { .. } => {
+            (StatusCode::CONFLICT, said(message))
+        }
         Error::NicNotFound { .. } => (StatusCode::NOT_FOUND, said(endpoint.not_found)),
         Error::BaseImageNotFound { .. } | Error::DiskNotFound { .. } => (StatusCode::NOT_FOUND, said(message)),
         Error::Conflict(conflict) => (StatusCode::CONFLICT, in_the_way(conflict, message)),
