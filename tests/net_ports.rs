@@ -407,7 +407,7 @@ async fn an_internal_switch_gives_out_reserved_addresses_and_nat_leads_outside()
     // A dnsmasq that ends is replaced; one that lives is taken over by the next daemon.
     let config =
         format!("--conf-file={}", lab.dir.path().join("net").join(switch.id.short()).join("dnsmasq.conf").display());
-    let running = || qherd::host::process::find("--keep-in-foreground", &config);
+    let running = || qherd::host::process::find(&["--keep-in-foreground", &config]);
     let first = running();
     assert_eq!(first.len(), 1);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(first[0]), nix::sys::signal::Signal::SIGKILL).unwrap();
