@@ -252,7 +252,8 @@ async fn a_change_of_a_disk_is_finished_or_unwound() {
 async fn an_added_disk_is_finished_or_unwound() {
     let disk = || json!({ "disk_size": 1, "base_image": "blank.raw", "io_limits": { "bps": 1_000_000 } });
     dies_at_every_commit_of(Operation::change(Method::POST, "/vms/{}/disks", disk(), 2), stopped).await;
-    dies_at_every_commit_of(Operation::change(Method::POST, "/vms/{}/disks", disk(), 3), running).await;
+    // Its definition, its image, that QEMU has it, and its limits.
+    dies_at_every_commit_of(Operation::change(Method::POST, "/vms/{}/disks", disk(), 4), running).await;
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::io::Errno;
+
 use super::{Service, paths};
 use crate::{
     config::{Config, is_windows},
@@ -43,6 +45,14 @@ impl Kind {
         match self {
             Self::Base => Error::BaseImageNotFound { path: named.to_owned() },
             Self::Iso => self.invalid(format!("exist; there is no {}", named.display())),
+        }
+    }
+
+    /// What the host lacks is no fault of the client's.
+    fn unreadable(self, named: &Path, error: &std::io::Error) -> Error {
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::IO) => Error::failed(self.operation(named), error),
+            _ => self.invalid(format!("be readable by qherd: {error}")),
         }
     }
 
@@ -148,7 +158,7 @@ fn find(
     let metadata = match std::fs::metadata(&path) {
         Ok(metadata) => metadata,
         Err(e) if e.kind() == ErrorKind::NotFound => return Err(kind.missing(named)),
-        Err(e) => return Err(kind.invalid(format!("be readable by qherd: {e}"))),
+        Err(e) => return Err(kind.unreadable(named, &e)),
     };
     // Never opened before this: opening a FIFO would wait for a writer.
     if !metadata.is_file() {
@@ -158,9 +168,9 @@ fn find(
         return Err(kind.invalid("not be empty"));
     }
     if let Err(e) = rustix::fs::access(&path, rustix::fs::Access::READ_OK) {
-        return Err(kind.invalid(format!("be readable by qherd: {e}")));
+        return Err(kind.unreadable(named, &e.into()));
     }
-    let unreadable = |e: std::io::Error| kind.invalid(format!("be readable by qherd: {e}"));
+    let unreadable = |e: std::io::Error| kind.unreadable(named, &e);
     match kind {
         Kind::Base => {
             if path.as_os_str().len() > BACKING_PATH {
