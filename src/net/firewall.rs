@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{NetError, nft::Nft};
+use super::{NetError, program::Nft};
 use crate::model::{Nic, NicBackend, Switch, SwitchKind};
 
 const TABLE: &str = include_str!("table.nft");

@@ -15,8 +15,9 @@ mod error;
 mod firewall;
 mod keeper;
 mod netlink;
-mod nft;
+pub mod nft;
 mod port;
+mod program;
 mod tap;
 
 use std::{
@@ -107,7 +108,7 @@ impl Network {
     /// # Errors
     /// [`NetError::Missing`], [`NetError::Program`].
     pub fn available(&self) -> Result<()> {
-        self.0.netlink().and_then(|_| nft::installed())
+        self.0.netlink().and_then(|_| program::installed())
     }
 
     /// What of the host's is to move from the adapter of an External switch to its bridge. It has to be on stable
