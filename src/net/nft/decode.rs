@@ -98,7 +98,7 @@ fn element(attributes: Attributes) -> Option<Element> {
     Some(Element { key: Key { bytes, end }, datum, packets })
 }
 
-fn verdict(attributes: Attributes) -> Option<Verdict> {
+pub fn verdict(attributes: Attributes) -> Option<Verdict> {
     let chain = || attributes.text(2).map(str::to_owned);
     match attributes.u32(1)? as i32 {
         0 => Some(Verdict::Drop),

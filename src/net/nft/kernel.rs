@@ -155,7 +155,7 @@ impl Kernel {
     }
 
     /// Does something with the socket where it may wait.
-    async fn with<T: Send + 'static>(
+    pub(super) async fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&OwnedFd) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
@@ -178,7 +178,7 @@ fn changing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::NotFound)
 }
 
-fn again<T>(mut ask: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+pub(super) fn again<T>(mut ask: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let mut told = ask();
     for _ in 0..LISTINGS {
         match told {
@@ -190,7 +190,7 @@ fn again<T>(mut ask: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 }
 
 /// Asks for everything of a kind, in a family (0 for all) and under these names.
-fn list(
+pub(super) fn list(
     socket: &OwnedFd,
     what: u8,
     family: u8,
@@ -287,7 +287,7 @@ fn table(socket: &OwnedFd, name: &TableName) -> io::Result<Table> {
     Ok(found)
 }
 
-fn elements(socket: &OwnedFd, table: &TableName, set: &str) -> io::Result<Vec<decode::Element>> {
+pub(super) fn elements(socket: &OwnedFd, table: &TableName, set: &str) -> io::Result<Vec<decode::Element>> {
     let mut found = Vec::new();
     list(socket, msg::GET_ELEMENTS, table.family.number(), &[(1, &table.name), (2, set)], |message| {
         if message.is(msg::NEW_ELEMENTS) {

@@ -18,6 +18,7 @@ mod encode;
 mod events;
 mod expr;
 mod kernel;
+mod others;
 mod rule;
 mod ruleset;
 mod wire;
@@ -27,6 +28,7 @@ pub use diff::diff;
 pub use events::{Change, Events};
 pub use expr::{Expr, Layer, Rate, Reg, Verdict};
 pub use kernel::{BaseChain, Kernel, Refused};
+pub use others::{CT_STATE, Instruction, OtherChain, OtherTable};
 pub use rule::{Field, Rule, When, field};
 pub use ruleset::{
     Base, Chain, Datum, Elements, Family, Form, Hook, Key, Kind, Ruleset, Set, Table, TableName, Type, Value, ifname,

@@ -46,14 +46,14 @@ impl Service {
     /// All switches, oldest first.
     pub fn switches(&self) -> Vec<SwitchView> {
         let views = self.registry.views();
-        self.places.all().into_iter().map(|(switch, problem)| view(switch, problem, &views)).collect()
+        self.places.all().into_iter().map(|(switch, problem)| self.switch_view(switch, problem, &views)).collect()
     }
 
     /// # Errors
     /// [`Error::SwitchNotFound`].
     pub fn switch(&self, id: SwitchId) -> Result<SwitchView> {
         let (switch, problem) = self.places.get(id)?;
-        Ok(view(switch, problem, &self.registry.views()))
+        Ok(self.switch_view(switch, problem, &self.registry.views()))
     }
 
     /// The one switch that a client means.
@@ -198,6 +198,12 @@ impl Service {
         self.ctx.net.leases(id)
     }
 
+    /// What the host's network tells of a switch is newer than what an operation met.
+    fn switch_view(&self, switch: Switch, problem: Option<String>, vms: &[crate::model::VmView]) -> SwitchView {
+        let problem = self.ctx.net.problem(switch.id).or(problem);
+        SwitchView { used_by: places::users(switch.id, vms), switch, problem }
+    }
+
     async fn persist_switch(&self, record: &SwitchRecord) -> Result<(), StoreError> {
         let batch = Batch::new().put(&record.switch.id.to_string(), record)?;
         self.ctx.store.commit(batch.from_reserve()).await
@@ -218,10 +224,6 @@ impl Service {
     }
 }
 
-fn view(switch: Switch, problem: Option<String>, vms: &[crate::model::VmView]) -> SwitchView {
-    SwitchView { used_by: places::users(switch.id, vms), switch, problem }
-}
-
 fn check_notes(notes: String) -> Result<String> {
     if notes.chars().count() > NOTES {
         return Err(Error::invalid("notes", format!("have at most {NOTES} characters")));
@@ -233,7 +235,7 @@ fn check_notes(notes: String) -> Result<String> {
 pub(super) fn net_error(operation: Operation, error: NetError) -> Error {
     match error {
         NetError::Adapter(must) => Error::invalid("adapter", must),
-        NetError::Carries { .. } | NetError::Overlap { .. } => Error::SwitchConflict(error.to_string()),
+        NetError::Carries { .. } | NetError::Leased { .. } | NetError::Overlap { .. } => Error::SwitchConflict(error.to_string()),
         NetError::Missing { .. } | NetError::Program { .. } | NetError::Failed { .. } => {
             Error::failed(operation, error)
         }
