@@ -18,7 +18,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{
     Inner, NetError, PortEvent, PortHealth, Published, Traffic, adapter,
-    dhcp::Dhcp,
+    dhcp::process::Dhcp,
     firewall::closed,
     netlink::{Events, Link, address_of},
 };

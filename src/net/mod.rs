@@ -36,10 +36,11 @@ pub use port::{Lease, PortEvent, PortHealth, Traffic};
 
 use crate::{
     host::process::boot_id,
-    model::{Moved, Nic, NicBackend, NicId, Switch, SwitchId, SwitchKind, SwitchPort},
+    model::{Moved, Nic, NicId, Switch, SwitchId, SwitchKind},
 };
 use adapter::Carried;
-use dhcp::Dhcp;
+pub use dhcp::Host;
+use dhcp::process::Dhcp;
 use firewall::Firewall;
 use keeper::{Port, Wanted, World};
 use netlink::Netlink;
@@ -62,6 +63,7 @@ struct Inner {
     world: tokio::sync::Mutex<World>,
     published: Mutex<HashMap<NicId, Published>>,
     events: broadcast::Sender<PortEvent>,
+    hosts: Mutex<HashMap<SwitchId, Vec<Host>>>,
 }
 
 struct Published {
@@ -96,6 +98,7 @@ impl Network {
             world: tokio::sync::Mutex::default(),
             published: Mutex::default(),
             events: broadcast::Sender::new(256),
+            hosts: Mutex::default(),
         });
         if inner.netlink.is_some() {
             tokio::spawn(keeper::follow(Arc::downgrade(&inner)));
@@ -171,16 +174,22 @@ impl Network {
         let adopted = ports.values().map(|port| &port.nic).filter(|nic| nic.switch() == Some(switch.id));
         self.0.firewall.put_ports(adopted, switch).await?;
         let made = self.0.stand(wanted).await?;
-        if let Some(subnet) = switch.subnet() {
+        if switch.subnet().is_some() {
+            let hosts = self.0.hosts_of(switch.id);
             match &wanted.dhcp {
-                Some(dhcp) if made => dhcp.restart(),
-                Some(_) => {}
+                Some(dhcp) => {
+                    dhcp.put(switch, hosts);
+                    if made {
+                        dhcp.restart();
+                    }
+                }
                 None => {
                     let folder = self.0.switch_folder(switch.id);
-                    let dhcp = Dhcp::start(folder, switch.bridge(), subnet.clone(), made)?;
-                    wanted.dhcp = Some(dhcp);
+                    wanted.dhcp = Some(Dhcp::start(folder, switch, hosts, made)?);
                 }
             }
+        } else if let Some(dhcp) = wanted.dhcp.take() {
+            dhcp.stop().await?;
         }
         Ok(())
     }
@@ -195,7 +204,7 @@ impl Network {
         let folder = self.0.switch_folder(switch.id);
         match world.switches.remove(&switch.id).and_then(|wanted| wanted.dhcp) {
             Some(dhcp) => dhcp.stop().await?,
-            None => dhcp::remove(&folder).await?,
+            None => dhcp::process::remove(&folder).await?,
         }
         let bridge = netlink.link(&switch.bridge()).await?;
         if let SwitchKind::External { adapter, .. } = &switch.kind
@@ -280,6 +289,33 @@ impl Network {
         self.0.firewall.remove_port(nic, switch.as_ref()).await
     }
 
+    /// Brings the port of a plugged card to what is now said of it. Idempotent.
+    ///
+    /// # Errors
+    /// [`NetError`]; the port is then as it was, or is made so by itself.
+    pub async fn put_port(&self, nic: &Nic) -> Result<()> {
+        let switch = self.0.switch_of(nic).await?;
+        let before = self.0.world.lock().await.ports.get(&nic.id).map(|port| port.nic.clone());
+        if let Some(before) = before {
+            self.0.firewall.remove_port(&before, Some(&switch)).await?;
+        }
+        self.0.firewall.put_port(nic, &switch).await?;
+        let mut world = self.0.world.lock().await;
+        self.0.keep(&mut world, nic, PortHealth::Ok);
+        Ok(())
+    }
+
+    /// Whether a subnet is free on this host, but for what the switch itself has of it.
+    ///
+    /// # Errors
+    /// [`NetError::Overlap`].
+    pub async fn check_subnet(&self, switch: &Switch) -> Result<()> {
+        let netlink = self.0.netlink()?;
+        let Some(subnet) = switch.subnet() else { return Ok(()) };
+        let bridge = netlink.link(&switch.bridge()).await?;
+        overlap::check_overlap(netlink, subnet, bridge.map(|bridge| bridge.index)).await
+    }
+
     /// A live VM's card after a restart of the daemon: its tap is there (QEMU holds it), and is looked after from now on.
     pub async fn adopt(&self, nic: &Nic) {
         match self.0.switch_of(nic).await {
@@ -322,6 +358,22 @@ impl Network {
         self.0.events.subscribe()
     }
 
+    /// The cards that have an address on a switch: all of them, whenever one comes, goes, or changes. Never waits.
+    pub fn put_hosts(&self, switch: SwitchId, hosts: Vec<Host>) {
+        let known = &mut *self.0.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.get(&switch) == Some(&hosts) {
+            return;
+        }
+        known.insert(switch, hosts.clone());
+        // Whoever holds the world starts it with the new list, or is looked after again.
+        if let Ok(world) = self.0.world.try_lock()
+            && let Some(wanted) = world.switches.get(&switch)
+            && let Some(dhcp) = &wanted.dhcp
+        {
+            dhcp.put(&wanted.switch, hosts);
+        }
+    }
+
     /// Addresses that a switch's DHCP has given out.
     pub fn leases(&self, switch: SwitchId) -> Vec<Lease> {
         dhcp::leases(&self.0.switch_folder(switch))
@@ -355,12 +407,25 @@ impl Inner {
         wanted.map(|wanted| wanted.switch.clone()).ok_or_else(gone)
     }
 
+    fn hosts_of(&self, switch: SwitchId) -> Vec<Host> {
+        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.get(&switch).cloned().unwrap_or_default()
+    }
+
     /// From now on the port is looked after.
     fn keep(&self, world: &mut World, nic: &Nic, health: PortHealth) {
-        if let NicBackend::Switch(SwitchPort { switch, address: Some(address), .. }) = &nic.backend
-            && let Some(dhcp) = world.switches.get(switch).and_then(|wanted| wanted.dhcp.as_ref())
+        if let Some(switch) = nic.switch()
+            && let Some(wanted) = world.switches.get(&switch)
+            && let Some(dhcp) = &wanted.dhcp
         {
-            dhcp.reserve(nic.mac, *address);
+            let mut hosts = self.hosts_of(switch);
+            let ports = world.ports.values().map(|port| &port.nic).chain([nic]);
+            for host in ports.filter(|nic| nic.switch() == Some(switch)).filter_map(Host::of) {
+                if hosts.iter().all(|known| known.mac != host.mac) {
+                    hosts.push(host);
+                }
+            }
+            dhcp.put(&wanted.switch, hosts);
         }
         world.ports.insert(nic.id, Port { nic: nic.clone(), told: false });
         self.published().insert(nic.id, Published { health, traffic: None });

@@ -1,12 +1,9 @@
-//! DHCP and, where there is NAT, DNS on an Internal switch: one dnsmasq for each, supervised. Like QEMU it outlives the
-//! daemon and is found again; it is started anew when it ends or when what it is to give out changes.
+//! The dnsmasq of a switch, supervised. Like QEMU it outlives the daemon and is found again; it is started anew when it
+//! ends or when what it is to give out changes.
 
 use std::{
-    collections::BTreeMap,
-    fmt::Write,
-    fs::{self, File},
-    io,
-    net::Ipv4Addr,
+    fs, io,
+    net::{SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -14,10 +11,11 @@ use std::{
 
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
-use super::{Lease, NetError};
+use super::{CONFIG, Facts, Files, Host, LEASES, files, resolvers, stale};
 use crate::{
     host::process::{self, Process},
-    model::{MacAddr, Subnet},
+    model::Switch,
+    net::NetError,
 };
 
 /// Before one that ended is started again; doubles up to the longest, and begins anew after a long life.
@@ -37,9 +35,8 @@ pub struct Dhcp {
 struct Shared {
     folder: PathBuf,
     bridge: String,
-    subnet: Subnet,
-    /// What it is to give out; the configuration holds the same.
-    hosts: Mutex<BTreeMap<Ipv4Addr, String>>,
+    /// What it is to give out.
+    wanted: Mutex<(Switch, Vec<Host>)>,
     changed: Notify,
 }
 
@@ -48,15 +45,14 @@ impl Dhcp {
     ///
     /// # Errors
     /// When it cannot be started now; one that ends later is started again.
-    pub fn start(folder: PathBuf, bridge: String, subnet: Subnet, new: bool) -> Result<Self, NetError> {
+    pub fn start(folder: PathBuf, switch: &Switch, hosts: Vec<Host>, new: bool) -> Result<Self, NetError> {
+        let bridge = switch.bridge();
         let failed = |error: io::Error| NetError::failed(format!("start dnsmasq on {bridge}"), error);
         fs::create_dir_all(&folder).map_err(failed)?;
-        let before = fs::read_to_string(folder.join("dnsmasq.conf")).ok();
-        let hosts = before.as_deref().map(reservations).unwrap_or_default();
-        let bridge_name = bridge.clone();
-        let shared =
-            Arc::new(Shared { folder, bridge: bridge_name, subnet, hosts: Mutex::new(hosts), changed: Notify::new() });
-        let mut running = if before.is_some() { running(&shared.folder) } else { Vec::new() };
+        let before = folder.join(CONFIG).exists();
+        let wanted = Mutex::new((switch.clone(), hosts));
+        let shared = Arc::new(Shared { folder, bridge: bridge.clone(), wanted, changed: Notify::new() });
+        let mut running = if before { running(&shared.folder) } else { Vec::new() };
         if new {
             running.drain(..).for_each(|process| process.kill());
         }
@@ -73,18 +69,13 @@ impl Dhcp {
         Ok(Self { shared, supervisor })
     }
 
-    /// From now on `mac` is given `address`.
-    pub fn reserve(&self, mac: MacAddr, address: Ipv4Addr) {
-        let mac = mac.to_string();
-        {
-            let mut hosts = self.shared.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-            if hosts.get(&address) == Some(&mac) {
-                return;
-            }
-            hosts.retain(|_, other| *other != mac);
-            hosts.insert(address, mac);
+    /// From now on this is what it is to give out.
+    pub fn put(&self, switch: &Switch, hosts: Vec<Host>) {
+        let mut wanted = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted.0 != *switch || wanted.1 != hosts {
+            *wanted = (switch.clone(), hosts);
+            self.shared.changed.notify_one();
         }
-        self.shared.changed.notify_one();
     }
 
     /// Starts it anew, on a bridge that is a new one.
@@ -125,20 +116,6 @@ pub async fn remove(folder: &Path) -> Result<(), NetError> {
     }
 }
 
-/// What it has given out.
-pub fn leases(folder: &Path) -> Vec<Lease> {
-    let text = fs::read_to_string(folder.join("leases")).unwrap_or_default();
-    let lease = |line: &str| {
-        let mut words = line.split_whitespace();
-        let expires = words.next()?.parse::<u64>().ok()?;
-        let mac = words.next()?.to_lowercase();
-        let address = words.next()?.parse().ok()?;
-        let hostname = words.next().filter(|name| *name != "*").map(str::to_owned);
-        Some(Lease { mac, address, hostname, expires: (expires != 0).then_some(expires) })
-    };
-    text.lines().filter_map(lease).collect()
-}
-
 async fn supervise(shared: Arc<Shared>, first: Process) {
     let mut process = Some(first);
     let mut pause = FIRST_PAUSE;
@@ -173,29 +150,31 @@ async fn supervise(shared: Arc<Shared>, first: Process) {
 
 impl Shared {
     fn spawn(&self) -> io::Result<Process> {
-        let config = self.folder.join("dnsmasq.conf");
-        fs::write(&config, self.config())?;
-        let log = File::options().create(true).write(true).truncate(true).open(self.folder.join("dnsmasq.log"))?;
+        let (files, leases) = {
+            let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+            let (switch, hosts) = &*wanted;
+            let dns = switch.subnet().is_some_and(|subnet| free((subnet.gateway(), 53).into()));
+            let facts = Facts { dns, resolvers: resolvers(), mtu: switch.mtu };
+            let leases = fs::read_to_string(self.folder.join(LEASES)).unwrap_or_default();
+            (files(&self.folder, switch, hosts, &facts), stale(&leases, hosts))
+        };
+        self.write(files)?;
+        if let Some(leases) = leases {
+            fs::write(self.folder.join(LEASES), leases)?;
+        }
+        let log = fs::File::options().create(true).write(true).truncate(true).open(self.folder.join("dnsmasq.log"))?;
         Process::spawn(Path::new("dnsmasq"), &[FOREGROUND.to_owned(), marker(&self.folder)], &[], log)
     }
 
-    fn config(&self) -> String {
-        let Self { folder, bridge, subnet, .. } = self;
-        let leases = folder.join("leases");
-        let mut text = format!(
-            "interface={bridge}\nexcept-interface=lo\nbind-interfaces\nno-hosts\nlog-facility=-\npid-file\n\
-             dhcp-authoritative\ndhcp-range={},static,{},12h\ndhcp-leasefile={}\n",
-            subnet.network,
-            subnet.netmask(),
-            leases.display()
-        );
-        // Without NAT there is nothing behind the host to be reached, and no names to be resolved.
-        text += if subnet.nat { "domain-needed\nbogus-priv\n" } else { "port=0\ndhcp-option=3\ndhcp-option=6\n" };
-        for (address, mac) in self.hosts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            let _ = writeln!(text, "dhcp-host={mac},{address}");
-        }
-        text
+    fn write(&self, files: Files) -> io::Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        files.into_iter().try_for_each(|(name, file)| fs::write(self.folder.join(name), file.text))
     }
+}
+
+/// Whether nobody listens there.
+fn free(address: SocketAddr) -> bool {
+    UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok()
 }
 
 fn running(folder: &Path) -> Vec<Process> {
@@ -203,10 +182,5 @@ fn running(folder: &Path) -> Vec<Process> {
 }
 
 fn marker(folder: &Path) -> String {
-    format!("--conf-file={}", folder.join("dnsmasq.conf").display())
-}
-
-fn reservations(config: &str) -> BTreeMap<Ipv4Addr, String> {
-    let hosts = config.lines().filter_map(|line| line.strip_prefix("dhcp-host=")?.split_once(','));
-    hosts.filter_map(|(mac, address)| Some((address.parse().ok()?, mac.to_owned()))).collect()
+    format!("--conf-file={}", folder.join(CONFIG).display())
 }
