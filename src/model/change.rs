@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use super::{
-    CpuPinning, Error, IoLimits, NewDisk, NewNic, NicId, PolicyWish, Result, VmSpec, check_disk_size, check_memory,
-    check_vcpus,
+    CpuPinning, Error, IoLimits, NewDisk, NewNic, NicId, PolicyWish, PortWish, Result, SwitchId, SwitchKind, VmSpec,
+    check_disk_size, check_memory, check_vcpus,
 };
 
 /// One change, as a dialect hands it over: decoded, not yet checked.
@@ -35,6 +35,13 @@ pub enum Change {
     Policy(PolicyWish),
     AddNic(Box<NewNic>),
     RemoveNic(NicId),
+    /// Of a card on a switch of that kind.
+    Port {
+        nic: NicId,
+        switch: SwitchId,
+        kind: SwitchKind,
+        wish: Box<PortWish>,
+    },
 }
 
 /// A change that only a VM without a process takes: what is given replaces what is there (ruling 30).
@@ -135,6 +142,12 @@ impl Change {
                     return Err(Error::NicNotFound { name: id.to_string() });
                 }
                 wanted.nics.retain(|nic| nic.id != id);
+            }
+            Self::Port { nic: id, switch, kind, wish } => {
+                let found = wanted.nics.iter_mut().find(|nic| nic.id == id);
+                let port = found.and_then(|nic| nic.backend.port_mut()).filter(|port| port.switch == switch);
+                let port = port.ok_or_else(|| Error::NicNotFound { name: id.to_string() })?;
+                wish.apply(port, &kind)?;
             }
         }
         Ok(wanted)

@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, path::PathBuf, time::Duration};
 
-use super::{Status, SwitchId, VmId};
+use super::{ForwardId, Status, SwitchId, VmId};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -30,6 +30,8 @@ pub enum Error {
     SwitchNotFound(String),
     #[error("Invalid parameter: switch must be one switch; {} bear the name {name:?}: {}. Name it by its id.", .ids.len(), .ids.iter().map(SwitchId::to_string).collect::<Vec<_>>().join(", "))]
     AmbiguousSwitch { name: String, ids: Vec<SwitchId> },
+    #[error("Port forward not found: {0}.")]
+    ForwardNotFound(ForwardId),
     /// The state of the host's network or of a switch does not allow it, in words.
     #[error("{0}")]
     SwitchConflict(String),

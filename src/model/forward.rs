@@ -48,8 +48,10 @@ pub fn check_forward(
     };
     // 0.0.0.0 is how others write it.
     let host_address = host_address.filter(|address| !address.is_unspecified());
-    if host_address.is_some_and(|address| address.is_multicast() || address.is_broadcast()) {
-        return Err(Error::invalid("host_address", "be an address that a host can have"));
+    // What comes from the host itself over loopback is not the network's.
+    let cannot = |address: Ipv4Addr| address.is_loopback() || address.is_multicast() || address.is_broadcast();
+    if host_address.is_some_and(cannot) {
+        return Err(Error::invalid("host_address", "be an address at which others reach this host"));
     }
     Ok((host_address, port("host_port", host_port)?, port("guest_port", guest_port)?))
 }
@@ -91,5 +93,6 @@ mod tests {
         assert!(must([10, 0, 0, 1], 0, 1).contains("host_port must be a port from 1 to 65535"));
         assert!(must([10, 0, 0, 1], 1, 65_536).contains("guest_port"));
         assert!(must([224, 0, 0, 1], 1, 1).contains("host_address") && must([255; 4], 1, 1).contains("host_address"));
+        assert!(must([127, 0, 0, 1], 1, 1).contains("host_address must be an address at which others reach this host"));
     }
 }

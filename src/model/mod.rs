@@ -16,6 +16,7 @@ mod record;
 mod sample;
 mod spec;
 mod subnet;
+mod subnet_wish;
 mod switch;
 mod view;
 
@@ -29,7 +30,7 @@ pub use limits::{IoLimits, Rate};
 pub use mac::MacAddr;
 pub use network::{Forward, NewNic, Nic, NicBackend, Protocol, TAP_PREFIX, check_forwards, check_queues};
 pub use policy::{Autostart, AutostartWish, Due, LONGEST_WAIT, OnIoError, Policy, PolicyWish, RestartPolicy, Upkeep};
-pub use port::{Bandwidth, SwitchPort, check_max_addresses, check_trunk, check_vlan};
+pub use port::{Bandwidth, PortWish, SwitchPort};
 pub use record::{Boot, Ending, Intent, LiveRun, ProcessId, Run, VmRecord};
 pub use sample::{BalloonSample, DiskSample, NetworkSample, NicSample, Sample, VcpuSample};
 pub use spec::{
@@ -37,8 +38,10 @@ pub use spec::{
     check_max_memory, check_max_vcpus, check_memory, check_name, check_vcpus,
 };
 pub use subnet::{Cidr, Dns, Subnet, Subnet6};
+pub use subnet_wish::SubnetWish;
 pub use switch::{
-    BRIDGE_PREFIX, CreateSwitch, Moved, Switch, SwitchKind, SwitchRecord, SwitchRef, SwitchState, check_mtu,
+    BRIDGE_PREFIX, CreateSwitch, Moved, Switch, SwitchKind, SwitchRecord, SwitchRef, SwitchState, SwitchWish,
+    check_mtu, check_notes,
 };
 pub use view::{Status, VmView};
 

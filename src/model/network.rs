@@ -139,6 +139,13 @@ impl NicBackend {
         }
     }
 
+    pub fn port_mut(&mut self) -> Option<&mut SwitchPort> {
+        match self {
+            Self::User { .. } => None,
+            Self::Switch(port) => Some(port),
+        }
+    }
+
     pub fn switch(&self) -> Option<SwitchId> {
         self.port().map(|port| port.switch)
     }

@@ -1,10 +1,10 @@
 //! A card's port on a switch: what it was given, what it may do, how much of it.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result, SwitchId};
+use super::{Error, Result, SwitchId, SwitchKind};
 
 /// VLANs that a port can carry tagged.
 const TRUNK: usize = 64;
@@ -17,9 +17,6 @@ pub struct SwitchPort {
     pub switch: SwitchId,
     /// The only IPv4 address that it sends from, and that the switch's DHCP gives it, where the switch has a subnet.
     pub address: Option<Ipv4Addr>,
-    /// Likewise of the switch's IPv6 network, beside the one that the guest makes itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address6: Option<Ipv6Addr>,
     /// It may send from other addresses than its own.
     pub allow_spoofing: bool,
     /// Without `address`: to so many it may lay claim.
@@ -36,6 +33,22 @@ pub struct SwitchPort {
     pub trunk: Vec<u16>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub bandwidth: Bandwidth,
+}
+
+/// What a client wishes of a port; what is not given stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortWish {
+    /// Checked, and kept for it, by whoever knows the others' addresses.
+    pub address: Option<Ipv4Addr>,
+    pub allow_spoofing: Option<bool>,
+    /// `Some(None)` is what nobody said.
+    pub max_addresses: Option<Option<i64>>,
+    pub isolated: Option<bool>,
+    /// `Some(None)` takes it out.
+    pub vlan: Option<Option<i64>>,
+    pub trunk: Option<Vec<i64>>,
+    /// Replaced whole.
+    pub bandwidth: Option<Bandwidth>,
 }
 
 /// How much a port carries, in bits per second; as much as there is where nothing is said.
@@ -57,7 +70,6 @@ impl SwitchPort {
         Self {
             switch,
             address: None,
-            address6: None,
             allow_spoofing: false,
             max_addresses: None,
             isolated: false,
@@ -65,6 +77,63 @@ impl SwitchPort {
             trunk: Vec::new(),
             bandwidth: Bandwidth::default(),
         }
+    }
+}
+
+impl PortWish {
+    /// The first thing that it wishes for, which a card without a port cannot have.
+    pub fn first(&self) -> Option<&'static str> {
+        let given = [
+            (self.address.is_some(), "address"),
+            (self.allow_spoofing == Some(true), "allow_spoofing"),
+            (matches!(self.max_addresses, Some(Some(_))), "max_addresses"),
+            (self.isolated == Some(true), "isolated"),
+            (matches!(self.vlan, Some(Some(_))), "vlan"),
+            (self.trunk.as_ref().is_some_and(|trunk| !trunk.is_empty()), "trunk"),
+            (self.bandwidth.is_some_and(|bandwidth| bandwidth != Bandwidth::default()), "bandwidth"),
+        ];
+        given.into_iter().find_map(|(given, name)| given.then_some(name))
+    }
+
+    /// Grants it to a port of a switch of this kind.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for what is out of range, or what such a switch does not have.
+    pub fn apply(&self, port: &mut SwitchPort, kind: &SwitchKind) -> Result<()> {
+        if let Some(address) = self.address {
+            port.address = Some(address);
+        }
+        if let Some(allow) = self.allow_spoofing {
+            port.allow_spoofing = allow;
+        }
+        if let Some(count) = self.max_addresses {
+            port.max_addresses = count.map(check_max_addresses).transpose()?;
+        }
+        if port.max_addresses.is_some() && port.address.is_some() {
+            return Err(Error::invalid("max_addresses", "not be given for a card whose address is assigned"));
+        }
+        if let Some(isolated) = self.isolated {
+            port.isolated = isolated;
+        }
+        if let Some(vlan) = self.vlan {
+            port.vlan = vlan.map(check_vlan).transpose()?;
+        }
+        if let Some(trunk) = &self.trunk {
+            port.trunk = check_trunk(trunk, port.vlan)?;
+        } else if port.vlan.is_some_and(|vlan| port.trunk.contains(&vlan)) {
+            return Err(Error::invalid("vlan", "not be a VLAN of the card's trunk"));
+        }
+        if !matches!(kind, SwitchKind::External { .. }) {
+            for (given, name) in [(port.vlan.is_some(), "vlan"), (!port.trunk.is_empty(), "trunk")] {
+                if given {
+                    return Err(Error::invalid(name, "be given only on a switch of type external"));
+                }
+            }
+        }
+        if let Some(bandwidth) = self.bandwidth {
+            port.bandwidth = bandwidth.check()?;
+        }
+        Ok(())
     }
 }
 
@@ -86,7 +155,7 @@ impl Bandwidth {
 ///
 /// # Errors
 /// [`Error::Invalid`].
-pub fn check_vlan(vlan: i64) -> Result<u16> {
+fn check_vlan(vlan: i64) -> Result<u16> {
     match vlan {
         1..=4094 => Ok(vlan as u16),
         _ => Err(Error::invalid("vlan", "be a VLAN from 1 to 4094")),
@@ -97,7 +166,7 @@ pub fn check_vlan(vlan: i64) -> Result<u16> {
 ///
 /// # Errors
 /// [`Error::Invalid`].
-pub fn check_trunk(trunk: &[i64], vlan: Option<u16>) -> Result<Vec<u16>> {
+fn check_trunk(trunk: &[i64], vlan: Option<u16>) -> Result<Vec<u16>> {
     let must = |must: String| Error::invalid("trunk", must);
     if trunk.len() > TRUNK {
         return Err(must(format!("have at most {TRUNK} VLANs")));
@@ -119,7 +188,7 @@ pub fn check_trunk(trunk: &[i64], vlan: Option<u16>) -> Result<Vec<u16>> {
 
 /// # Errors
 /// [`Error::Invalid`].
-pub fn check_max_addresses(count: i64) -> Result<u16> {
+fn check_max_addresses(count: i64) -> Result<u16> {
     match count {
         1..=4096 => Ok(count as u16),
         _ => Err(Error::invalid("max_addresses", "be from 1 to 4096")),
@@ -138,6 +207,33 @@ mod tests {
         let address = Some(Ipv4Addr::new(10, 77, 0, 2));
         assert_eq!(port, SwitchPort { address, allow_spoofing: true, ..SwitchPort::on(switch) });
         assert_eq!(serde_json::to_value(port).unwrap(), before, "and its record stays what it was");
+    }
+
+    #[test]
+    fn a_wish_changes_what_it_names_and_nothing_else() {
+        let external = SwitchKind::External { adapter: "eth0".into(), allow_management_os: false, dhcp: false };
+        let mut port = SwitchPort { isolated: true, ..SwitchPort::on(SwitchId::random()) };
+        let wish = PortWish { vlan: Some(Some(7)), trunk: Some(vec![9, 8]), ..PortWish::default() };
+        let must = |wish: &PortWish, kind: &SwitchKind, port: &SwitchPort| {
+            wish.apply(&mut port.clone(), kind).unwrap_err().to_string()
+        };
+        assert!(
+            must(&wish, &SwitchKind::Private, &port).contains("vlan must be given only on a switch of type external")
+        );
+        wish.apply(&mut port, &external).unwrap();
+        assert_eq!((port.vlan, &port.trunk[..], port.isolated), (Some(7), &[8, 9][..], true));
+        let into_trunk = PortWish { vlan: Some(Some(8)), ..PortWish::default() };
+        assert!(must(&into_trunk, &external, &port).contains("vlan must not be a VLAN of the card's trunk"));
+        let before = port.clone();
+        PortWish::default().apply(&mut port, &external).unwrap();
+        assert_eq!(port, before);
+        let clear = PortWish { vlan: Some(None), trunk: Some(Vec::new()), ..PortWish::default() };
+        clear.apply(&mut port, &external).unwrap();
+        assert_eq!((port.vlan, port.trunk.len()), (None, 0));
+        let both =
+            PortWish { address: Some(Ipv4Addr::new(10, 0, 0, 2)), max_addresses: Some(Some(5)), ..PortWish::default() };
+        assert!(must(&both, &external, &port).contains("max_addresses must not be given for a card"));
+        assert_eq!((both.first(), clear.first()), (Some("address"), None));
     }
 
     #[test]

@@ -175,10 +175,9 @@ impl Subnet {
         self.contains(address) && address > self.gateway() && address < self.broadcast()
     }
 
-    /// The address at the same place of another subnet, where it is for guests there.
-    pub fn moved_from(&self, old: &Self, address: Ipv4Addr) -> Option<Ipv4Addr> {
-        let place = u32::from(address) - u32::from(old.network);
-        let there = Ipv4Addr::from(u32::from(self.network).checked_add(place)?);
+    /// The address here that has the same bits after the network's, where that is one for guests.
+    pub fn like(&self, address: Ipv4Addr) -> Option<Ipv4Addr> {
+        let there = Ipv4Addr::from(u32::from(self.network) | u32::from(address) & !mask(self.prefix));
         self.is_for_guests(there).then_some(there)
     }
 
@@ -320,12 +319,12 @@ mod tests {
 
     #[test]
     fn an_address_keeps_its_place_in_another_subnet_where_it_fits() {
-        let moved = |from: &str, to: &str, address: [u8; 4]| subnet(to).moved_from(&subnet(from), address.into());
-        assert_eq!(moved("10.77.0.0/24", "10.78.0.0/24", [10, 77, 0, 9]), Some(Ipv4Addr::new(10, 78, 0, 9)));
-        assert_eq!(moved("10.77.0.0/24", "10.77.0.0/16", [10, 77, 0, 9]), Some(Ipv4Addr::new(10, 77, 0, 9)));
-        assert_eq!(moved("10.77.0.0/24", "10.78.0.0/28", [10, 77, 0, 15]), None, "the broadcast address there");
-        assert_eq!(moved("10.77.0.0/24", "10.78.0.0/28", [10, 77, 0, 200]), None);
-        assert_eq!(moved("10.0.0.0/8", "223.0.0.0/24", [10, 255, 255, 254]), None);
+        let like = |to: &str, address: [u8; 4]| subnet(to).like(address.into());
+        assert_eq!(like("10.78.0.0/24", [10, 77, 0, 9]), Some(Ipv4Addr::new(10, 78, 0, 9)));
+        assert_eq!(like("10.77.0.0/16", [10, 77, 3, 9]), Some(Ipv4Addr::new(10, 77, 3, 9)));
+        assert_eq!(like("10.78.0.0/28", [10, 77, 0, 15]), None, "the broadcast address there");
+        assert_eq!(like("10.78.0.0/28", [10, 77, 0, 17]), None, "the host's own there");
+        assert_eq!(like("172.16.0.0/12", [10, 77, 0, 9]), Some(Ipv4Addr::new(172, 29, 0, 9)));
     }
 
     #[test]

@@ -2,10 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result, Subnet, SwitchForward, SwitchId};
+use super::{Error, Result, Subnet, SubnetWish, SwitchForward, SwitchId};
 
 /// Bridges whose name begins so are ours.
 pub const BRIDGE_PREFIX: &str = "qhb";
+
+/// Characters that the notes of a switch may have: a record has its bounds.
+const NOTES: usize = 4096;
 
 /// A switch's definition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +84,16 @@ pub struct CreateSwitch {
     pub name: String,
     pub kind: SwitchKind,
     pub notes: String,
-    pub mtu: Option<u32>,
+    pub mtu: Option<i64>,
+}
+
+/// What a client wishes of a switch that is there; what is not given stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SwitchWish {
+    pub notes: Option<String>,
+    /// `Some(None)` is what nobody said.
+    pub mtu: Option<Option<i64>>,
+    pub subnet: SubnetWish,
 }
 
 /// How far its making or removing had come when this was written.
@@ -100,12 +112,57 @@ impl Switch {
         format!("{BRIDGE_PREFIX}{}", self.id.short())
     }
 
+    /// The switch with a wish granted.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for what is out of range, or what such a switch does not have.
+    pub fn with(&self, wish: &SwitchWish) -> Result<Self> {
+        let mut switch = self.clone();
+        if let Some(notes) = &wish.notes {
+            switch.notes = check_notes(notes.clone())?;
+        }
+        match &mut switch.kind {
+            SwitchKind::Internal { subnet } => *subnet = wish.subnet.apply(subnet.as_ref())?,
+            SwitchKind::Private | SwitchKind::External { .. } => {
+                if let Some(name) = wish.subnet.first() {
+                    return Err(Error::invalid(name, "be given only for internal switches"));
+                }
+            }
+        }
+        if let Some(mtu) = wish.mtu {
+            let ipv6 = switch.subnet().is_some_and(|subnet| subnet.ipv6.is_some());
+            switch.mtu = mtu.map(|mtu| check_mtu(mtu, ipv6)).transpose()?;
+        }
+        switch.check()?;
+        Ok(switch)
+    }
+
+    /// What of a switch has to fit together.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn check(&self) -> Result<()> {
+        if let (Some(mtu), Some(Subnet { ipv6: Some(_), .. })) = (self.mtu, self.subnet()) {
+            check_mtu(mtu.into(), true)?;
+        }
+        Ok(())
+    }
+
     pub fn subnet(&self) -> Option<&Subnet> {
         match &self.kind {
             SwitchKind::Internal { subnet } => subnet.as_ref(),
             SwitchKind::Private | SwitchKind::External { .. } => None,
         }
     }
+}
+
+/// # Errors
+/// [`Error::Invalid`] for more than a record has room for.
+pub fn check_notes(notes: String) -> Result<String> {
+    if notes.chars().count() > NOTES {
+        return Err(Error::invalid("notes", format!("have at most {NOTES} characters")));
+    }
+    Ok(notes)
 }
 
 /// The largest packet of a switch, in bytes. Where there is IPv6 it is 1280 at least.

@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     NetError,
-    dhcp::{self, Files},
+    dhcp::{self, Files, Host},
 };
 use crate::host::process::{self, Process};
 
@@ -42,6 +42,14 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Told of every change of what is wrong with it.
 pub type Told = Box<dyn Fn(Option<String>) + Send + Sync>;
 
+/// What it works by.
+#[derive(Clone)]
+pub struct Orders {
+    pub files: Files,
+    /// Who has an address; a lease in their way is taken back.
+    pub hosts: Vec<Host>,
+}
+
 /// The dnsmasq of a switch.
 pub struct Companion {
     shared: Arc<Shared>,
@@ -50,7 +58,7 @@ pub struct Companion {
 
 struct Shared {
     folder: PathBuf,
-    files: Mutex<Files>,
+    orders: Mutex<Orders>,
     changed: Notify,
     alive: AtomicBool,
     told: Told,
@@ -69,14 +77,14 @@ impl Companion {
     ///
     /// # Errors
     /// When it cannot be started now; one that ends later is started again.
-    pub fn start(folder: PathBuf, files: Files, new: bool, told: Told) -> Result<Self, NetError> {
+    pub fn start(folder: PathBuf, orders: Orders, new: bool, told: Told) -> Result<Self, NetError> {
         let failed = |error: io::Error| NetError::failed(format!("start dnsmasq in {}", folder.display()), error);
         let mut running = if folder.exists() { running(&folder) } else { Vec::new() };
         if new {
             running.drain(..).for_each(|process| process.kill());
         }
         let (changed, alive) = (Notify::new(), AtomicBool::new(true));
-        let shared = Shared { folder: folder.clone(), files: Mutex::new(files), changed, alive, told };
+        let shared = Shared { folder: folder.clone(), orders: Mutex::new(orders), changed, alive, told };
         let process = match running.pop() {
             Some(process) => {
                 // It may serve something else.
@@ -99,10 +107,10 @@ impl Companion {
         Ok(Self { shared, supervisor })
     }
 
-    /// From now on these are its files, on disk too.
-    pub fn want(&self, files: Files) {
-        *self.shared.files() = files;
-        if !self.shared.is_written() {
+    /// From now on it works by these.
+    pub fn want(&self, orders: Orders) {
+        *self.shared.orders() = orders;
+        if !self.shared.is_written() || self.shared.stale().is_some() {
             self.shared.changed.notify_one();
         }
     }
@@ -138,13 +146,14 @@ impl Drop for Companion {
 }
 
 /// The files as an earlier daemon left them, where it did.
-pub fn as_left(folder: &Path, mut files: Files) -> Files {
-    for (name, file) in &mut files {
+pub fn as_left(folder: &Path, mut orders: Orders) -> Orders {
+    orders.hosts.clear();
+    for (name, file) in &mut orders.files {
         if let Ok(text) = fs::read_to_string(folder.join(name)) {
             file.text = text;
         }
     }
-    files
+    orders
 }
 
 /// Ends the dnsmasq of a switch, whoever started it, and removes its folder.
@@ -227,17 +236,21 @@ impl Shared {
     }
 
     fn spawn(&self) -> io::Result<Process> {
+        // It reads them when it begins, and writes them at any time while it lives.
+        if let Some(leases) = self.stale() {
+            fs::write(self.folder.join(dhcp::LEASES), leases)?;
+        }
         let log = File::options().create(true).write(true).truncate(true).open(self.folder.join(LOG))?;
         Process::spawn(Path::new(PROGRAM), &[FOREGROUND.to_owned(), marker(&self.folder)], &[], log)
     }
 
     fn is_written(&self) -> bool {
-        self.files().iter().all(|(name, file)| is(&self.folder.join(name), &file.text))
+        self.orders().files.iter().all(|(name, file)| is(&self.folder.join(name), &file.text))
     }
 
     /// Brings the files to what is wanted, each in one step; says what that asks for.
     fn write(&self) -> io::Result<Change> {
-        let files = self.files().clone();
+        let files = self.orders().files.clone();
         fs::create_dir_all(&self.folder)?;
         let mut change = Change::Nothing;
         for (name, file) in files {
@@ -249,7 +262,13 @@ impl Shared {
                 change = change.max(if file.read_again { Change::Read } else { Change::Restart });
             }
         }
-        Ok(change)
+        Ok(if self.stale().is_some() { Change::Restart } else { change })
+    }
+
+    /// Its leases without those that are in somebody's way, where there are such.
+    fn stale(&self) -> Option<String> {
+        let leases = fs::read_to_string(self.folder.join(dhcp::LEASES)).ok()?;
+        dhcp::stale(&leases, &self.orders().hosts)
     }
 
     fn log(&self) -> String {
@@ -263,8 +282,8 @@ impl Shared {
     }
 
     // Every change under the lock is whole, so a panic leaves nothing half done.
-    fn files(&self) -> MutexGuard<'_, Files> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

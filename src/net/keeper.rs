@@ -25,6 +25,8 @@ const GATHER: Duration = Duration::from_millis(50);
 const PERIOD: Duration = Duration::from_secs(1);
 /// Looks between two at everything, also at what should have been told.
 const WHOLE: u32 = 20;
+/// Looks between two readings of what was refused.
+const COUNT: u32 = 5;
 
 impl Inner {
     /// Looks at every link and address, wakes the switches that are not as they are wanted, and publishes how the ports
@@ -125,6 +127,9 @@ pub async fn follow(inner: Weak<Inner>) {
         let Some(inner): Option<Arc<Inner>> = inner.upgrade() else { return };
         if let Err(error) = inner.look(ticked).await {
             tracing::warn!(%error, "cannot look after the host's network");
+        }
+        if ticked && looks % COUNT == 0 {
+            inner.rules.count_refused(&inner.state).await;
         }
         if looks >= WHOLE {
             looks = 0;

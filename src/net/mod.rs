@@ -37,12 +37,13 @@ use std::{
     fs, io,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
+pub use dhcp::Host;
 pub use error::NetError;
 pub use port::{Lease, PortEvent, PortHealth, Traffic};
 
@@ -122,6 +123,8 @@ impl Network {
         let side = host_side::switch(&self.0.state, switch, moved);
         let (place, new) = self.0.places.put(Wanted { switch: switch.clone(), side });
         if new {
+            // Of one that nobody knew, nothing is left by an earlier daemon.
+            place.known.store(!self.0.switch_folder(switch.id).exists(), Ordering::Relaxed);
             tokio::spawn(keeper::mend(Arc::downgrade(&self.0), Arc::downgrade(&place)));
         }
         self.0.reconcile(&place).await
@@ -153,9 +156,35 @@ impl Network {
     }
 
     /// A live VM's card after a restart of the daemon: its tap is there (QEMU holds it), and is looked after from now on.
-    /// Also one that is to be another from now on: its limits, its rules.
     pub async fn adopt(&self, nic: &Nic) {
         self.0.adopt(nic).await;
+    }
+
+    /// Brings the port of a plugged card to what is now said of it. Idempotent.
+    ///
+    /// # Errors
+    /// [`NetError`]; the port is then made so by itself as soon as that is possible.
+    pub async fn put_port(&self, nic: &Nic) -> Result<()> {
+        self.0.put_port(nic).await
+    }
+
+    /// Who has an address on a switch from now on, whether plugged or not: the whole list. Never waits.
+    pub fn put_hosts(&self, switch: SwitchId, hosts: Vec<Host>) {
+        let news = self.0.places.put_hosts(switch, hosts);
+        if let Some(place) = self.0.places.switch(switch).filter(|_| news) {
+            self.0.reserve(&place);
+        }
+    }
+
+    /// Whether a subnet is free on this host, but for what the switch itself has of it.
+    ///
+    /// # Errors
+    /// [`NetError::Overlap`].
+    pub async fn check_subnet(&self, switch: &Switch) -> Result<()> {
+        let netlink = self.0.netlink()?;
+        let Some(subnet) = switch.subnet() else { return Ok(()) };
+        let bridge = netlink.link(&switch.bridge()).await?;
+        overlap::check_overlap(netlink, subnet, bridge.map(|bridge| bridge.index)).await
     }
 
     /// Removes what is ours by its mark and belongs to no record; for the start, when all records are known. `nics` are
@@ -180,6 +209,16 @@ impl Network {
     /// The last figures of a card's tap, a second old at most. Never waits.
     pub fn traffic(&self, nic: NicId) -> Option<Traffic> {
         self.0.places.ports().get(&nic)?.traffic
+    }
+
+    /// Frames that a card's guest sent and the rules refused, seconds old at most; none where it has no rules. Never waits.
+    pub fn refused(&self, nic: &Nic) -> Option<u64> {
+        self.0.rules.refused(nic)
+    }
+
+    /// Frames of all guests that were refused, as of now.
+    pub async fn refused_frames(&self) -> Option<u64> {
+        self.0.rules.count_refused(&self.0.state).await
     }
 
     /// What happens from now on.

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{PortHealth, Traffic, companion::Companion, host_side::SwitchSide};
+use super::{PortHealth, Traffic, companion::Companion, dhcp::Host, host_side::SwitchSide};
 use crate::model::{Moved, Nic, NicId, Switch, SwitchId};
 
 /// All that is wanted.
@@ -16,6 +16,8 @@ use crate::model::{Moved, Nic, NicId, Switch, SwitchId};
 pub struct Places {
     switches: Mutex<HashMap<SwitchId, Arc<Place>>>,
     ports: Mutex<HashMap<NicId, Port>>,
+    /// Who has an address on a switch, whether plugged or not.
+    hosts: Mutex<HashMap<SwitchId, Vec<Host>>>,
 }
 
 /// A switch.
@@ -109,6 +111,7 @@ impl Places {
     }
 
     pub fn remove(&self, id: SwitchId) -> Option<Arc<Place>> {
+        lock(&self.hosts).remove(&id);
         lock(&self.switches).remove(&id)
     }
 
@@ -122,6 +125,25 @@ impl Places {
             self.ports().values().map(|port| &port.nic).filter(|nic| nic.switch() == Some(switch)).cloned().collect();
         nics.sort_by_key(|nic| nic.id);
         nics
+    }
+
+    /// From now on these have an address on a switch. Says whether that is news.
+    pub fn put_hosts(&self, switch: SwitchId, hosts: Vec<Host>) -> bool {
+        let mut all = lock(&self.hosts);
+        let news = all.get(&switch) != Some(&hosts);
+        all.insert(switch, hosts);
+        news
+    }
+
+    /// Everybody with an address on a switch, also cards that nobody told of.
+    pub fn hosts(&self, switch: SwitchId) -> Vec<Host> {
+        let mut hosts = lock(&self.hosts).get(&switch).cloned().unwrap_or_default();
+        for host in self.nics_on(switch).iter().filter_map(Host::of) {
+            if !hosts.iter().any(|other| other.mac == host.mac || other.address == host.address) {
+                hosts.push(host);
+            }
+        }
+        hosts
     }
 
     pub fn is_empty(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, time::Instant};
 
-use crate::model::{NicId, SwitchId};
+use crate::model::{NicId, SwitchId, now_ms};
 
 /// How a card's port is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,4 +49,11 @@ pub struct Lease {
     pub hostname: Option<String>,
     /// Seconds since 1970; none for one that does not end.
     pub expires: Option<u64>,
+}
+
+impl Lease {
+    /// Whether its time has not run out.
+    pub fn is_valid(&self) -> bool {
+        self.expires.is_none_or(|expires| expires > now_ms() / 1000)
+    }
 }

@@ -64,10 +64,15 @@ impl Inner {
             let removed = netlink.remove(tap.index).await;
             removed.map_err(|e| NetError::failed(format!("remove the tap {}", tap.name), e))?;
         }
-        if let Ok(place) = self.place_of(nic) {
-            self.reserve(&place);
+        let place = self.place_of(nic);
+        if let Ok(place) = &place {
+            self.reserve(place);
         }
-        self.put_rules().await
+        self.put_rules().await?;
+        match place {
+            Ok(place) => self.free_claims(&place.wanted().switch, nic).await,
+            Err(_) => Ok(()),
+        }
     }
 
     /// A live VM's card, whose tap is there.
@@ -86,6 +91,16 @@ impl Inner {
         if let Err(error) = self.look(false).await {
             tracing::warn!(tap = nic.tap(), %error, "cannot look after a port");
         }
+    }
+
+    /// A plugged card that is to be another from now on.
+    pub async fn put_port(self: &Arc<Self>, nic: &Nic) -> Result<()> {
+        let place = self.place_of(nic)?;
+        match self.places.ports().get_mut(&nic.id) {
+            Some(port) => port.nic = nic.clone(),
+            None => return Ok(()),
+        }
+        self.reconcile(&place).await
     }
 
     pub fn place_of(&self, nic: &Nic) -> Result<Arc<Place>> {

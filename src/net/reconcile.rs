@@ -16,7 +16,7 @@ use rtnetlink::packet_route::{
 
 use super::{
     Inner, NetError, adapter,
-    companion::{self, Companion},
+    companion::{self, Companion, Orders},
     dhcp::{self, Facts},
     host_side::{SwitchSide, Sysctl},
     netlink::{Link, address_of},
@@ -185,22 +185,23 @@ impl Inner {
         let dns = subnet.serves_names() && (serves || free());
         let lacking = (subnet.serves_names() && !dns).then(|| problem::taken(subnet.gateway(), DNS));
         self.tell(place, Area::Dns, lacking);
-        let facts = Facts { dns, mtu: wanted.side.mtu };
-        let files = dhcp::files(&folder, &wanted.side.bridge, subnet, &self.places.nics_on(place.id), facts);
+        let facts = Facts { dns, resolvers: dhcp::resolvers(), mtu: wanted.side.mtu };
+        let hosts = self.places.hosts(place.id);
+        let orders = Orders { files: dhcp::files(&folder, &wanted.switch, &hosts, &facts), hosts };
         let known = place.known.load(Ordering::Relaxed);
         match &hands.dhcp {
             Some(dhcp) => {
                 if known {
-                    dhcp.want(files);
+                    dhcp.want(orders);
                 }
                 if new {
                     dhcp.restart();
                 }
             }
             None => {
-                let files = if known { files } else { companion::as_left(&folder, files) };
+                let orders = if known { orders } else { companion::as_left(&folder, orders) };
                 let told = self.teller(place.id);
-                hands.dhcp = Some(Companion::start(folder, files, new, told)?);
+                hands.dhcp = Some(Companion::start(folder, orders, new, told)?);
             }
         }
         hands.dns = dns;

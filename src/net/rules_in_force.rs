@@ -4,7 +4,7 @@
 use std::{
     future::pending,
     sync::{
-        Arc, Weak,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -13,12 +13,12 @@ use std::{
 use tokio::time::sleep;
 
 use super::{
-    Inner, NetError, Result,
+    Inner, NetError, Result, host_side,
     nft::{Change, Events, Kernel, OtherTable, Ruleset, TableName, diff},
     place::Area,
-    rules,
+    rules::{self, Refusals},
 };
-use crate::model::Switch;
+use crate::model::{Nic, Switch};
 
 /// Changes that come together are answered by one look.
 const GATHER: Duration = Duration::from_millis(50);
@@ -33,6 +33,7 @@ pub struct RulesInForce {
     known: tokio::sync::Mutex<Known>,
     /// Changes that were asked for so far.
     asked: AtomicU64,
+    refusals: Mutex<Refusals>,
 }
 
 #[derive(Default)]
@@ -63,6 +64,7 @@ impl RulesInForce {
             own: rules::table(state),
             known: tokio::sync::Mutex::default(),
             asked: AtomicU64::new(0),
+            refusals: Mutex::default(),
         }
     }
 
@@ -79,6 +81,20 @@ impl RulesInForce {
                 None
             }
         }
+    }
+
+    /// Frames of a card that were refused, as last read.
+    pub fn refused(&self, nic: &Nic) -> Option<u64> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).of(nic)
+    }
+
+    /// Reads what was refused, and says how many frames in all.
+    pub async fn count_refused(&self, state: &str) -> Option<u64> {
+        let read = rules::refused(self.kernel.as_ref()?, state).await;
+        let refusals = read.inspect_err(|error| tracing::debug!(%error, "cannot read what was refused")).ok()??;
+        let total = refusals.total();
+        *self.refusals.lock().unwrap_or_else(PoisonError::into_inner) = refusals;
+        Some(total)
     }
 
     /// Brings the kernel to what is wanted by the time that it is this call's turn. Calls that wait together are served
@@ -120,9 +136,14 @@ impl Inner {
         self.rules.put(|| self.wanted_rules(), false).await
     }
 
-    /// Takes the rules of a switch away that is no more.
-    pub async fn forget_rules(&self, _switch: &Switch) -> Result<()> {
-        self.put_rules().await
+    /// Takes back the addresses that a card's port had laid claim to, so that another can have them at once.
+    pub async fn free_claims(&self, switch: &Switch, nic: &Nic) -> Result<()> {
+        let Some(kernel) = &self.rules.kernel else { return Ok(()) };
+        if nic.port().is_none_or(|port| port.address.is_some() || port.allow_spoofing) {
+            return Ok(());
+        }
+        let claims = rules::claims_of(kernel, &self.state, switch, nic).await.map_err(failed)?;
+        kernel.apply(claims).await.map_err(failed)
     }
 
     /// Compares what the kernel has with what is wanted, whole.
@@ -139,7 +160,10 @@ impl Inner {
     fn wanted_rules(&self) -> Ruleset {
         let switches: Vec<_> = self.places.switches().iter().map(|place| place.wanted()).collect();
         let nics: Vec<_> = self.places.ports().values().map(|port| port.nic.clone()).collect();
-        rules::ruleset(&self.state, &switches, &nics)
+        let hosts: Vec<_> = switches.iter().map(|wanted| host_side::host_addresses(&wanted.side)).collect();
+        let on_host = switches.iter().zip(&hosts);
+        let on_host: Vec<_> = on_host.map(|(wanted, host)| rules::OnHost { switch: &wanted.switch, host }).collect();
+        rules::ruleset(&self.state, &on_host, &nics)
     }
 }
 

@@ -61,7 +61,7 @@ impl Inner {
             let removed = netlink.remove(bridge.index).await;
             removed.map_err(|e| NetError::failed(format!("remove the bridge {}", bridge.name), e))?;
         }
-        self.forget_rules(switch).await
+        self.put_rules().await
     }
 
     /// Removes what bears our mark and no record names.

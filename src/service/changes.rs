@@ -1,7 +1,7 @@
 //! Changes of a VM: what only the host can judge is checked here, the rest by the VM's task, which alone knows the
 //! definition that the change meets.
 
-use std::path::PathBuf;
+use std::{collections::HashSet, path::PathBuf};
 
 use super::{
     Service,
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     host::cpus::Host,
-    model::{Applied, Change, CpuPinning, Error, Redefinition, Result, VmId, VmView},
+    model::{Applied, Change, CpuPinning, Error, Redefinition, Result, SwitchId, VmId, VmView},
 };
 
 impl Service {
@@ -24,7 +24,13 @@ impl Service {
         if let Change::Cpu { pinning: Some(Some(pinning)), .. } = &change {
             check_pinning(pinning, &self.ctx.host)?;
         }
-        handle.change(change).await
+        let port = matches!(change, Change::AddNic(_) | Change::RemoveNic(_) | Change::Port { .. });
+        let before = switches_of(&handle.view());
+        let changed = handle.change(change).await;
+        if port {
+            self.tell_hosts(before.union(&switches_of(&handle.view())).copied());
+        }
+        changed
     }
 }
 
@@ -56,8 +62,17 @@ impl Service {
             Some(nics) => self.wanted_nics(&handle.view().spec, nics).map(|(nics, promises)| (Some(nics), promises))?,
             None => (None, Vec::new()),
         };
-        handle.redefine(Redefinition { vcpus: wish.vcpus, memory: wish.memory, iso, nics }).await
+        let before = switches_of(&handle.view());
+        let changed = handle.redefine(Redefinition { vcpus: wish.vcpus, memory: wish.memory, iso, nics }).await;
+        self.tell_hosts(before.union(&switches_of(&handle.view())).copied());
+        changed
     }
+}
+
+/// Those that a VM has a card on.
+pub(super) fn switches_of(view: &VmView) -> HashSet<SwitchId> {
+    let in_effect = view.in_effect.iter().flat_map(|now| &now.nics);
+    view.spec.nics.iter().chain(in_effect).filter_map(|nic| nic.switch()).collect()
 }
 
 /// Ruling 15.

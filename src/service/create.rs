@@ -115,7 +115,8 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
     }
     let mut promises = Vec::new();
     for (index, wish) in wish.networks.unwrap_or_else(nics::by_default).into_iter().enumerate() {
-        let (nic, promise) = nics::resolve(service, wish).map_err(|error| nics::among(index, error))?;
+        let (nic, promise) =
+            nics::resolve(service, wish, (id, &spec.name)).map_err(|error| nics::among(index, error))?;
         spec.add_nic(nic, None)?;
         promises.push(promise);
     }
@@ -145,7 +146,9 @@ async fn establish(service: &Service, mut record: VmRecord, named: Option<&Path>
         return Err(error);
     }
     service.registry.insert(handle.clone());
-    Ok(handle.view())
+    let view = handle.view();
+    service.tell_hosts(changes::switches_of(&view));
+    Ok(view)
 }
 
 /// The VM that the same request has made, when its answer was lost: a daemon before this one may have died after it. With

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::state::{State, health, uptime};
 use crate::{
     api::http::HttpError,
-    model::{CreateVm, NetworkWish, NicWish, Sample, SwitchId, SwitchRef, VmId, VmView, now_ms},
+    model::{CreateVm, MacAddr, NetworkWish, NicWish, Sample, SwitchId, SwitchRef, VmId, VmView, now_ms},
 };
 
 /// A VM, in the list and alone.
@@ -128,7 +128,7 @@ pub struct UpdateBody {
 }
 
 /// A null that is there is `Some(None)`.
-fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+pub fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
 
@@ -147,6 +147,10 @@ pub struct AdapterBody {
 }
 
 impl AdapterBody {
+    pub fn new(name: Option<String>, switch_name: Option<String>, switch_id: Option<String>) -> Self {
+        Self { name, switch_name, switch_id }
+    }
+
     /// `place` is what stands before its fields' names in an objection.
     pub fn into_model(self, place: &str) -> Result<NicWish, HttpError> {
         if self.switch_id.is_none() && self.switch_name.as_deref() == Some("") {
@@ -173,8 +177,13 @@ pub fn one_switch(name: Option<String>, id: Option<String>) -> Result<Option<Swi
     }
 }
 
+/// 12 upper-case hex digits.
+pub fn mac(mac: MacAddr) -> String {
+    mac.octets().iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
 pub fn card(label: Option<String>, network: NetworkWish) -> NicWish {
-    NicWish { id: None, label, network, queues: None, allow_spoofing: false }
+    NicWish { label, ..NicWish::on(network) }
 }
 
 #[derive(Serialize, JsonSchema)]

@@ -77,7 +77,7 @@ impl Service {
 
     /// Brings a switch to its recorded form.
     async fn settle_switch(&self, id: SwitchId) {
-        let _turn = self.places.turn.lock().await;
+        let Ok(_turn) = self.places.turn(id).await else { return };
         let Ok(mut record) = self.places.record(id) else { return };
         let settled = async {
             let surveyed = self.ctx.net.survey(&record.switch, record.moved.as_ref()).await;
@@ -107,6 +107,16 @@ impl Service {
     }
 }
 
+/// What a switch is owed, each in a task of its own: the host may keep one waiting.
+async fn tidy(service: Arc<Service>, id: SwitchId, broken: bool) {
+    if broken {
+        service.settle_switch(id).await;
+    }
+    // What a crash or a mute VM left of a change.
+    service.settle_addresses(id).await;
+    service.forget_forwards(id).await;
+}
+
 /// Follows the host's network for as long as the service lives.
 pub(in crate::service) async fn follow(service: Weak<Service>) {
     let Some(mut events) = service.upgrade().map(|service: Arc<Service>| service.ctx.net.subscribe()) else { return };
@@ -123,23 +133,30 @@ pub(in crate::service) async fn follow(service: Weak<Service>) {
         };
         let Some(service) = service.upgrade() else { return };
         let Some(event) = event else {
-            for broken in service.switches().into_iter().filter(|view| view.problem.is_some()) {
-                service.settle_switch(broken.switch.id).await;
+            service.tell_all_hosts();
+            for view in service.switches() {
+                // One that is being worked on is looked at the next time.
+                if !service.places.is_busy(view.switch.id) {
+                    let broken = view.problem.is_some();
+                    tokio::spawn(tidy(service.clone(), view.switch.id, broken));
+                }
             }
             continue;
         };
         match event {
-            Ok(PortEvent::AdapterChanged(id)) => service.settle_switch(id).await,
+            Ok(PortEvent::AdapterChanged(id)) => {
+                tokio::spawn(tidy(service, id, true));
+            }
             // What was in the way of an operation may have gone with it.
             Ok(PortEvent::SwitchChanged(id)) => {
                 if service.places.get(id).is_ok_and(|(_, problem)| problem.is_some()) {
-                    service.settle_switch(id).await;
+                    tokio::spawn(tidy(service, id, true));
                 }
             }
             Ok(PortEvent::TapGone(nic)) => service.tap_gone(nic),
             Err(RecvError::Lagged(_)) => {
                 for view in service.switches() {
-                    service.settle_switch(view.switch.id).await;
+                    tokio::spawn(tidy(service.clone(), view.switch.id, true));
                 }
                 service.look_after_taps();
             }

@@ -190,6 +190,7 @@ impl Actor {
             Change::Policy(_) => self.adjust_policy().await,
             Change::AddNic(nic) => self.plug_nics(Some(nic.id)).await,
             Change::RemoveNic(id) => self.plug_nics(Some(*id)).await,
+            Change::Port { nic, .. } => self.adjust_ports(Some(*nic)).await,
         }
     }
 
@@ -198,13 +199,14 @@ impl Actor {
         let ruled = self.adjust_policy().await;
         let plugged = self.plug_disks(None).await;
         let connected = self.plug_nics(None).await;
+        let adjusted = self.adjust_ports(None).await;
         let resized = self.resize_disks().await;
         let throttled = self.throttle_disks().await;
         // Each of these may have to wait for the guest, and none waits for the other.
         let vcpus = self.adjust_vcpus().await;
         let pinned = self.pin_threads().await;
         let memory = self.adjust_memory().await;
-        ruled.and(plugged).and(connected).and(resized).and(throttled).and(vcpus).and(pinned).and(memory)
+        ruled.and(plugged).and(connected).and(adjusted).and(resized).and(throttled).and(vcpus).and(pinned).and(memory)
     }
 
     /// Goes on with what an earlier daemon had begun, as far as that works.
