@@ -6,7 +6,7 @@ mod support;
 use std::{collections::HashSet, net::Ipv4Addr, time::Duration};
 
 use qherd::{
-    model::{MacAddr, Nic, NicBackend, NicId, Subnet, Switch, SwitchId, SwitchKind, now_ms},
+    model::{MacAddr, Nic, NicBackend, NicId, Subnet, Switch, SwitchId, SwitchKind, SwitchPort, now_ms},
     net::{Network, PortEvent, PortHealth},
 };
 use support::{
@@ -32,8 +32,15 @@ impl Lab {
     }
 
     async fn switch(&self, kind: SwitchKind) -> Switch {
-        let switch =
-            Switch { id: SwitchId::random(), name: "lan".into(), created_at: now_ms(), kind, notes: String::new() };
+        let switch = Switch {
+            id: SwitchId::random(),
+            name: "lan".into(),
+            created_at: now_ms(),
+            kind,
+            notes: String::new(),
+            mtu: None,
+            forwards: Vec::new(),
+        };
         self.net.put_switch(&switch, None).await.unwrap();
         switch
     }
@@ -75,7 +82,7 @@ fn nic(switch: &Switch, address: Option<Ipv4Addr>, allow_spoofing: bool) -> Nic 
         mac: MacAddr::random(),
         slot: None,
         queues: 1,
-        backend: NicBackend::Switch { switch: switch.id, address, allow_spoofing },
+        backend: NicBackend::Switch(SwitchPort { address, allow_spoofing, ..SwitchPort::on(switch.id) }),
     }
 }
 

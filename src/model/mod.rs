@@ -4,31 +4,41 @@
 mod change;
 mod create;
 mod error;
+mod forward;
+mod hostname;
 mod id;
 mod limits;
+mod mac;
 mod network;
 mod policy;
+mod port;
 mod record;
 mod sample;
 mod spec;
+mod subnet;
 mod switch;
 mod view;
 
 pub use change::{Applied, Change, NewNics, Redefinition};
 pub use create::{CreateVm, DiskWish, NetworkWish, NicWish};
 pub use error::{Conflict, Error, Operation, Result, human};
-pub use id::{NicId, SwitchId, VmId};
+pub use forward::{SwitchForward, check_forward};
+pub use hostname::{check_domain, host_label};
+pub use id::{ForwardId, NicId, SwitchId, VmId};
 pub use limits::{IoLimits, Rate};
-pub use network::{Forward, MacAddr, NewNic, Nic, NicBackend, Protocol, TAP_PREFIX, check_forwards, check_queues};
+pub use mac::MacAddr;
+pub use network::{Forward, NewNic, Nic, NicBackend, Protocol, TAP_PREFIX, check_forwards, check_queues};
 pub use policy::{Autostart, AutostartWish, Due, LONGEST_WAIT, OnIoError, Policy, PolicyWish, RestartPolicy, Upkeep};
+pub use port::{Bandwidth, SwitchPort, check_max_addresses, check_trunk, check_vlan};
 pub use record::{Boot, Ending, Intent, LiveRun, ProcessId, Run, VmRecord};
 pub use sample::{BalloonSample, DiskSample, NetworkSample, NicSample, Sample, VcpuSample};
 pub use spec::{
     BaseImage, Bus, CloneMode, CpuPinning, Disk, ImageFormat, Machine, NewDisk, VmSpec, check_disk_size,
     check_max_memory, check_max_vcpus, check_memory, check_name, check_vcpus,
 };
+pub use subnet::{Cidr, Dns, Subnet, Subnet6};
 pub use switch::{
-    BRIDGE_PREFIX, CreateSwitch, Moved, Subnet, Switch, SwitchKind, SwitchRecord, SwitchRef, SwitchState,
+    BRIDGE_PREFIX, CreateSwitch, Moved, Switch, SwitchKind, SwitchRecord, SwitchRef, SwitchState, check_mtu,
 };
 pub use view::{Status, VmView};
 

@@ -2,12 +2,7 @@
 //! between the two. Each address is on one of them at every moment, so that a move that was interrupted anywhere is
 //! finished, or taken back, by making it again.
 
-use std::{
-    collections::HashSet,
-    io,
-    net::{IpAddr, Ipv4Addr},
-    path::Path,
-};
+use std::{collections::HashSet, io, net::IpAddr, path::Path};
 
 use rtnetlink::{
     packet_core::{Emitable, Parseable},
@@ -24,7 +19,7 @@ use super::{
 };
 use crate::{
     host::process::boot_id,
-    model::{BRIDGE_PREFIX, Moved, Subnet, TAP_PREFIX},
+    model::{BRIDGE_PREFIX, Moved, TAP_PREFIX},
 };
 
 /// Addresses and routes that are moved at most: a router with thousands is not a case for this.
@@ -74,42 +69,6 @@ fn unusable(link: &Link) -> Option<&'static str> {
     }
     // An access point drops frames of any station but the one that has logged in.
     Path::new("/sys/class/net").join(&link.name).join("phy80211").exists().then_some("wireless")
-}
-
-/// # Errors
-/// [`NetError::Overlap`] where the host has an address in a subnet, or a route into it.
-pub async fn check_overlap(netlink: &Netlink, subnet: &Subnet) -> Result<(), NetError> {
-    let refuse = |with: String| Err(NetError::Overlap { subnet: subnet.to_string(), with });
-    let meets = |ip: Ipv4Addr, prefix: u8| {
-        let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
-        subnet.contains(ip)
-            || subnet.overlaps(&Subnet {
-                network: Ipv4Addr::from(u32::from(ip) & mask),
-                prefix: prefix.clamp(1, 32),
-                nat: false,
-            })
-    };
-    for address in netlink.addresses().await? {
-        if let Some(IpAddr::V4(ip)) = address_of(&address)
-            && meets(ip, address.header.prefix_len)
-        {
-            return refuse(format!("the address {ip}/{}", address.header.prefix_len));
-        }
-    }
-    for route in netlink.routes().await? {
-        let prefix = route.header.destination_prefix_length;
-        let destination = route.attributes.iter().find_map(|a| match a {
-            RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(*ip),
-            _ => None,
-        });
-        // The default route leads everywhere.
-        if let Some(ip) = destination.filter(|_| prefix > 0 && route.header.kind == RouteType::Unicast)
-            && meets(ip, prefix)
-        {
-            return refuse(format!("the route to {ip}/{prefix}"));
-        }
-    }
-    Ok(())
 }
 
 /// What of the host's is on the adapter, and on the bridge.

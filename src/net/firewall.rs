@@ -113,7 +113,7 @@ impl Firewall {
                     let _ = writeln!(text, "add element inet {table} nat4 {{ {subnet} }}");
                 }
             }
-            SwitchKind::External { adapter, allow_management_os } => {
+            SwitchKind::External { adapter, allow_management_os, .. } => {
                 let _ = writeln!(text, "add element bridge {table} ports {{ \"{adapter}\" : goto {bridge}_lan }}");
                 if !allow_management_os {
                     let _ = writeln!(text, "add element bridge {table} closed {{ \"{adapter}\" }}");
@@ -271,7 +271,7 @@ pub fn closed(switch: &Switch) -> bool {
 fn backend(nic: &Nic) -> (Option<Ipv4Addr>, bool) {
     match &nic.backend {
         NicBackend::User { .. } => (None, true),
-        NicBackend::Switch { address, allow_spoofing, .. } => (*address, *allow_spoofing),
+        NicBackend::Switch(port) => (port.address, port.allow_spoofing),
     }
 }
 

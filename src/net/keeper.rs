@@ -220,7 +220,7 @@ impl Inner {
 
     /// Tells of an adapter that has addresses of the host (again) that belong on its bridge.
     async fn notice_addresses(&self, wanted: &Wanted, links: &HashMap<String, Link>) {
-        let SwitchKind::External { adapter, allow_management_os: true } = &wanted.switch.kind else { return };
+        let SwitchKind::External { adapter, allow_management_os: true, .. } = &wanted.switch.kind else { return };
         let (Ok(netlink), Some(link)) = (self.netlink(), links.get(adapter)) else { return };
         if let Ok(carried) = adapter::Carried::read(netlink, link.index).await
             && !carried.is_empty()

@@ -16,6 +16,7 @@ mod firewall;
 mod keeper;
 mod netlink;
 pub mod nft;
+mod overlap;
 mod port;
 mod program;
 mod tap;
@@ -36,7 +37,7 @@ pub use port::{Lease, PortEvent, PortHealth, Traffic};
 
 use crate::{
     host::process::boot_id,
-    model::{Moved, Nic, NicBackend, NicId, Switch, SwitchId, SwitchKind},
+    model::{Moved, Nic, NicBackend, NicId, Switch, SwitchId, SwitchKind, SwitchPort},
 };
 use adapter::Carried;
 use dhcp::Dhcp;
@@ -125,11 +126,11 @@ impl Network {
             SwitchKind::Private => return Ok(None),
             SwitchKind::Internal { subnet } => {
                 if let (Some(subnet), None) = (subnet, bridge) {
-                    adapter::check_overlap(netlink, subnet).await?;
+                    overlap::check_overlap(netlink, subnet, None).await?;
                 }
                 return Ok(None);
             }
-            SwitchKind::External { adapter, allow_management_os } => (adapter, *allow_management_os),
+            SwitchKind::External { adapter, allow_management_os, .. } => (adapter, *allow_management_os),
         };
         let adapter = adapter::check(&links, name, &switch.bridge())?;
         let mut carried = Carried::read(netlink, adapter.index).await?;
@@ -357,7 +358,7 @@ impl Inner {
 
     /// From now on the port is looked after.
     fn keep(&self, world: &mut World, nic: &Nic, health: PortHealth) {
-        if let NicBackend::Switch { switch, address: Some(address), .. } = &nic.backend
+        if let NicBackend::Switch(SwitchPort { switch, address: Some(address), .. }) = &nic.backend
             && let Some(dhcp) = world.switches.get(switch).and_then(|wanted| wanted.dhcp.as_ref())
         {
             dhcp.reserve(nic.mac, *address);

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::Service;
 use crate::{
-    model::{MacAddr, Nic, NicBackend, VmId, VmView},
+    model::{MacAddr, Nic, NicBackend, SwitchPort, VmId, VmView},
     vm::{self, GuestInterface},
 };
 
@@ -46,7 +46,7 @@ impl Service {
         for nic in view.spec.nics.iter().chain(in_effect) {
             let own = match &nic.backend {
                 NicBackend::User { .. } => Vec::new(),
-                NicBackend::Switch { switch, address, .. } => {
+                NicBackend::Switch(SwitchPort { switch, address, .. }) => {
                     let leases =
                         self.ctx.net.leases(*switch).into_iter().filter(|lease| lease.mac == nic.mac.to_string());
                     let leased: Vec<IpAddr> = leases.map(|lease| lease.address.into()).collect();

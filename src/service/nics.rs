@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use super::{Service, registry::Promise, switches::Port};
 use crate::{
     model::{
-        Applied, Change, Error, NetworkWish, NewNic, NewNics, Nic, NicBackend, NicId, NicWish, Result, SwitchId, VmId,
-        VmSpec, VmView, check_forwards, check_name, check_queues,
+        Applied, Change, Error, NetworkWish, NewNic, NewNics, Nic, NicBackend, NicId, NicWish, Result, SwitchId,
+        SwitchPort, VmId, VmSpec, VmView, check_forwards, check_name, check_queues,
     },
     net::{PortHealth, Traffic},
 };
@@ -90,7 +90,8 @@ pub(super) fn resolve(service: &Service, wish: NicWish) -> Result<(NewNic, Promi
         NetworkWish::Switch(switch) => {
             let port = service.reserve_port(&switch)?;
             let (switch, address) = (port.switch, port.address);
-            (NicBackend::Switch { switch, address, allow_spoofing: wish.allow_spoofing }, Some(port))
+            let place = SwitchPort { address, allow_spoofing: wish.allow_spoofing, ..SwitchPort::on(switch) };
+            (NicBackend::Switch(place), Some(port))
         }
     };
     let promise = service.registry.promise_mac();

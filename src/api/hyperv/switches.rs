@@ -49,7 +49,7 @@ impl Switch {
         let switch_type = match switch.kind {
             SwitchKind::Private => SwitchType::Private,
             SwitchKind::Internal { .. } => SwitchType::Internal,
-            SwitchKind::External { adapter, allow_management_os: allow } => {
+            SwitchKind::External { adapter, allow_management_os: allow, .. } => {
                 (net_adapter_name, allow_management_os) = (Some(adapter), Some(allow));
                 SwitchType::External
             }
@@ -110,10 +110,14 @@ impl CreateBody {
             SwitchType::External => {
                 let must = "be given for a switch of type External: the name of a network adapter of the host";
                 let adapter = self.net_adapter_name.ok_or_else(|| HttpError::invalid("netAdapterName", must))?;
-                SwitchKind::External { adapter, allow_management_os: self.allow_management_os.unwrap_or(false) }
+                SwitchKind::External {
+                    adapter,
+                    allow_management_os: self.allow_management_os.unwrap_or(false),
+                    dhcp: false,
+                }
             }
         };
-        Ok(CreateSwitch { id: None, name: self.name, kind, notes: self.notes })
+        Ok(CreateSwitch { id: None, name: self.name, kind, notes: self.notes, mtu: None })
     }
 }
 

@@ -133,7 +133,7 @@ impl NetworkView {
     fn defined(nic: &Nic, switch_name: Option<String>) -> Self {
         let (user, allow_spoofing) = match &nic.backend {
             NicBackend::User { forwards } => (Some(UserView { forwards: forwards.clone() }), false),
-            NicBackend::Switch { allow_spoofing, .. } => (None, *allow_spoofing),
+            NicBackend::Switch(port) => (None, port.allow_spoofing),
         };
         Self {
             id: nic.id.to_string(),

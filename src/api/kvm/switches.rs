@@ -125,10 +125,11 @@ impl SwitchBody {
                 SwitchKind::External {
                     adapter: self.adapter.filter(|name| !name.is_empty()).ok_or_else(name_it)?,
                     allow_management_os: self.allow_management_os.unwrap_or(false),
+                    dhcp: false,
                 }
             }
         };
-        Ok(CreateSwitch { id: None, name: self.name, kind, notes: self.notes.unwrap_or_default() })
+        Ok(CreateSwitch { id: None, name: self.name, kind, notes: self.notes.unwrap_or_default(), mtu: None })
     }
 }
 
@@ -136,7 +137,7 @@ impl SwitchFields {
     fn of(service: &Service, view: SwitchView) -> Self {
         let SwitchView { switch, used_by, problem } = view;
         let (bridge, subnet) = (switch.bridge(), switch.subnet().cloned());
-        let Switch { id, name, created_at, kind, notes } = switch;
+        let Switch { id, name, created_at, kind, notes, .. } = switch;
         let mut fields = Self {
             id: id.to_string(),
             name,
@@ -156,7 +157,7 @@ impl SwitchFields {
         match kind {
             SwitchKind::Private => {}
             SwitchKind::Internal { .. } => fields.r#type = Kind::Internal,
-            SwitchKind::External { adapter, allow_management_os } => {
+            SwitchKind::External { adapter, allow_management_os, .. } => {
                 fields.r#type = Kind::External;
                 (fields.adapter, fields.allow_management_os) = (Some(adapter), Some(allow_management_os));
             }

@@ -37,7 +37,8 @@ fn mend(name: &TableName, is: &Table, wanted: &Table, batch: &mut Batch) {
     let rules = |table: &Table, chain: &String| table.chains.get(chain).unwrap_or(&none).rules.clone();
     let changed = |chain: &&String| rules(is, chain) != rules(wanted, chain);
     let gone: Vec<&String> = is.chains.keys().filter(|chain| !wanted.chains.contains_key(*chain)).collect();
-    let sets = || wanted.sets.iter().map(|(set, made)| (set, made, is.sets.get(set).and_then(|is| is.elements.as_ref())));
+    let sets =
+        || wanted.sets.iter().map(|(set, made)| (set, made, is.sets.get(set).and_then(|is| is.elements.as_ref())));
 
     for chain in is.chains.keys().filter(changed).filter(|chain| !rules(is, chain).is_empty()) {
         batch.push(name, Command::Flush(chain.clone()));

@@ -1,7 +1,7 @@
 //! Values to messages of nf_tables. The numbers are those of linux/netfilter/nf_tables.h.
 
 use super::{
-    Base, Batch, Command, Datum, Elements, Family, Form, Hook, Kind, Rule, TableName, Type, Value, Verdict,
+    Base, Batch, Command, Datum, Elements, Family, Form, Hook, Key, Kind, Rule, TableName, Type, Value, Verdict,
     expr::{Expr, Layer, Rate, Reg},
     wire::{ACK, APPEND, BEGIN, CREATE, END, Message, msg},
 };
@@ -35,84 +35,94 @@ pub fn digest(exprs: &[Expr]) -> String {
 
 /// The messages of a batch, and which command each belongs to, by its sequence number.
 pub fn batch(batch: &Batch) -> (Vec<u8>, Vec<usize>) {
-    let mut out = Vec::new();
-    let mut commands = vec![usize::MAX];
-    Message::begin(&mut out, BEGIN, 0, 0, 0);
+    let mut writer = Writer { out: Vec::new(), commands: vec![usize::MAX] };
+    Message::begin(&mut writer.out, BEGIN, 0, 0, 0);
     for (at, (table, command)) in batch.0.iter().enumerate() {
-        let last = at + 1 == batch.0.len();
-        encode(&mut out, table, command, at, last, &mut commands);
+        writer.command(at, table, command, at + 1 == batch.0.len());
     }
+    let Writer { mut out, commands } = writer;
     Message::begin(&mut out, END, 0, commands.len() as u32, 0);
     (out, commands)
 }
 
-/// Writes a command as one or more messages; the last of all is acknowledged.
-fn encode(out: &mut Vec<u8>, table: &TableName, command: &Command, at: usize, last: bool, commands: &mut Vec<usize>) {
-    let family = table.family.number();
-    let mut begin = |kind: u8, flags: u16, last: bool| {
-        let sequence = commands.len() as u32;
-        commands.push(at);
-        let flags = if last { flags | ACK } else { flags };
-        let mut message = Message::begin(out, super::wire::kind(kind), flags, sequence, family);
+struct Writer {
+    out: Vec<u8>,
+    commands: Vec<usize>,
+}
+
+impl Writer {
+    fn begin(&mut self, at: usize, table: &TableName, kind: u8, flags: u16) -> Message<'_> {
+        let sequence = self.commands.len() as u32;
+        self.commands.push(at);
+        let kind = super::wire::kind(kind);
+        let mut message = Message::begin(&mut self.out, kind, flags, sequence, table.family.number());
         message.text(1, &table.name);
         message
-    };
-    match command {
-        Command::AddTable => {
-            begin(msg::NEW_TABLE, CREATE, last).u32(2, 0);
-        }
-        Command::DeleteTable => drop(begin(msg::DELETE_TABLE, 0, last)),
-        Command::AddChain(name, base) => {
-            let mut message = begin(msg::NEW_CHAIN, CREATE, last);
-            message.text(3, name);
-            if let Some(base) = base {
-                self::base(&mut message, table.family, base);
+    }
+
+    /// Writes a command as one or more messages; the last of all is acknowledged.
+    fn command(&mut self, at: usize, table: &TableName, command: &Command, last: bool) {
+        let ack = if last { ACK } else { 0 };
+        match command {
+            Command::AddTable => {
+                self.begin(at, table, msg::NEW_TABLE, CREATE | ack).u32(2, 0);
+            }
+            Command::DeleteTable => drop(self.begin(at, table, msg::DELETE_TABLE, ack)),
+            Command::AddChain(name, base) => {
+                let mut message = self.begin(at, table, msg::NEW_CHAIN, CREATE | ack);
+                message.text(3, name);
+                if let Some(base) = base {
+                    self::base(&mut message, table.family, base);
+                }
+            }
+            Command::DeleteChain(name) => {
+                self.begin(at, table, msg::DELETE_CHAIN, ack).text(3, name);
+            }
+            Command::AddRule(chain, rule) => {
+                let mut message = self.begin(at, table, msg::NEW_RULE, CREATE | APPEND | ack);
+                message.text(2, chain);
+                self::rule(&mut message, rule);
+            }
+            Command::Flush(chain) => {
+                self.begin(at, table, msg::DELETE_RULE, ack).text(2, chain);
+            }
+            Command::AddSet(name, form) => {
+                // The id is for rules of the same batch that name the set by it; ours name it by its name.
+                let mut message = self.begin(at, table, msg::NEW_SET, CREATE | ack);
+                message.text(2, name).u32(10, at as u32 + 1);
+                self::form(&mut message, form);
+            }
+            Command::DeleteSet(name) => {
+                self.begin(at, table, msg::DELETE_SET, ack).text(2, name);
+            }
+            Command::AddElements(set, form, elements) => {
+                self.elements(at, table, (msg::NEW_ELEMENTS, CREATE, ack), set, form, elements);
+            }
+            Command::DeleteElements(set, form, elements) => {
+                self.elements(at, table, (msg::DELETE_ELEMENTS, 0, ack), set, form, elements);
             }
         }
-        Command::DeleteChain(name) => {
-            begin(msg::DELETE_CHAIN, 0, last).text(3, name);
-        }
-        Command::AddRule(chain, rule) => {
-            let mut message = begin(msg::NEW_RULE, CREATE | APPEND, last);
-            message.text(2, chain);
-            self::rule(&mut message, rule);
-        }
-        Command::Flush(chain) => {
-            begin(msg::DELETE_RULE, 0, last).text(2, chain);
-        }
-        Command::AddSet(name, form) => {
-            // The id is for rules of the same batch that name the set by it; ours name it by its name.
-            let mut message = begin(msg::NEW_SET, CREATE, last);
-            message.text(2, name).u32(10, at as u32 + 1);
-            self::form(&mut message, form);
-        }
-        Command::DeleteSet(name) => {
-            begin(msg::DELETE_SET, 0, last).text(2, name);
-        }
-        Command::AddElements(set, form, elements) => {
-            self::elements(elements, form, |first, all| {
-                self::list(begin(msg::NEW_ELEMENTS, CREATE, last && all), set, form, first);
-            });
-        }
-        Command::DeleteElements(set, form, elements) => {
-            self::elements(elements, form, |first, all| {
-                self::list(begin(msg::DELETE_ELEMENTS, 0, last && all), set, form, first);
-            });
+    }
+
+    fn elements(
+        &mut self,
+        at: usize,
+        table: &TableName,
+        (kind, flags, ack): (u8, u16, u16),
+        set: &str,
+        form: &Form,
+        elements: &Elements,
+    ) {
+        let all: Vec<_> = elements.iter().collect();
+        let mut chunks = all.chunks(TOGETHER).peekable();
+        while let Some(chunk) = chunks.next() {
+            let ack = if chunks.peek().is_none() { ack } else { 0 };
+            list(self.begin(at, table, kind, flags | ack), set, form, chunk);
         }
     }
 }
 
-type Chunk<'a> = Vec<(&'a super::Key, &'a Option<Datum>)>;
-
-fn elements(elements: &Elements, _form: &Form, mut write: impl FnMut(&Chunk, bool)) {
-    let all: Chunk = elements.iter().collect();
-    let mut chunks = all.chunks(TOGETHER).peekable();
-    while let Some(chunk) = chunks.next() {
-        write(&chunk.to_vec(), chunks.peek().is_none());
-    }
-}
-
-fn list(mut message: Message, set: &str, form: &Form, elements: &Chunk) {
+fn list(mut message: Message, set: &str, form: &Form, elements: &[(&Key, &Option<Datum>)]) {
     message.text(2, set).nest(3, |message| {
         for (key, datum) in elements {
             message.nest(1, |message| {
@@ -209,6 +219,10 @@ fn form(message: &mut Message, form: &Form) {
     if form.counted {
         message.nest(17, counter);
     }
+    if form.key == [Type::IfName] {
+        // A note for nft: the text is in the order of the machine.
+        message.bytes(13, &[&[0, 4][..], &1u32.to_ne_bytes()].concat());
+    }
 }
 
 fn counter(message: &mut Message) {
@@ -221,9 +235,9 @@ fn counter(message: &mut Message) {
 pub fn types(types: &[Type]) -> (u32, u32) {
     match types {
         [alone] => (alone.number(), alone.bytes()),
-        parts => parts.iter().fold((0, 0), |(number, len), part| {
-            (number << 6 | part.number(), len + part.bytes().next_multiple_of(4))
-        }),
+        parts => parts
+            .iter()
+            .fold((0, 0), |(number, len), part| (number << 6 | part.number(), len + part.bytes().next_multiple_of(4))),
     }
 }
 

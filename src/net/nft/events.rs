@@ -34,7 +34,8 @@ impl Events {
     pub fn open() -> io::Result<Self> {
         let (socket, _) = kernel::open(GROUP)?;
         rustix::io::ioctl_fionbio(&socket, true)?;
-        Ok(Self(AsyncFd::new(socket)?))
+        // SAFETY: it owns the descriptor, which nobody closes or replaces meanwhile.
+        Ok(Self(unsafe { AsyncFd::register(socket) }?))
     }
 
     /// Waits for changes; several that are there together come together, each table once.

@@ -39,8 +39,6 @@ pub const ERROR: u16 = 2;
 pub const DONE: u16 = 3;
 
 const NESTED: u16 = 0x8000;
-/// Header of a message and, in it, of netfilter.
-pub const HEADER: usize = 16 + 4;
 
 /// Type of a message of nf_tables.
 pub fn kind(message: u8) -> u16 {

@@ -103,6 +103,8 @@ impl Service {
             created_at: now_ms(),
             kind: wish.kind,
             notes: check_notes(wish.notes)?,
+            mtu: wish.mtu,
+            forwards: Vec::new(),
         };
         self.places.claim(&switch)?;
         let made = self.establish(switch.clone()).await;

@@ -9,8 +9,8 @@ use std::{
 
 use crate::{
     model::{
-        Error, Nic, NicBackend, Result, Subnet, Switch, SwitchId, SwitchKind, SwitchRecord, SwitchState, VmId, VmView,
-        same_name,
+        Error, Nic, NicBackend, Result, Subnet, Switch, SwitchId, SwitchKind, SwitchPort, SwitchRecord, SwitchState,
+        VmId, VmView, same_name,
     },
     service::registry::Registry,
 };
@@ -182,7 +182,7 @@ fn free_address(subnet: &Subnet, entry: &Entry, registry: &Registry) -> Result<I
     let views = registry.views();
     let mut taken: HashSet<Ipv4Addr> = entry.pending.iter().copied().flatten().collect();
     for nic in views.iter().flat_map(cards) {
-        if let NicBackend::Switch { switch, address: Some(address), .. } = &nic.backend
+        if let NicBackend::Switch(SwitchPort { switch, address: Some(address), .. }) = &nic.backend
             && *switch == entry.record.switch.id
         {
             taken.insert(*address);
