@@ -19,6 +19,7 @@ pub mod nft;
 mod overlap;
 mod port;
 mod program;
+pub mod rules;
 mod tap;
 
 use std::{

@@ -366,6 +366,7 @@ impl Type {
             Self::Ip4 => 7,
             Self::Ip6 => 8,
             Self::Ether => 9,
+            Self::EtherType => 10,
             Self::Protocol => 12,
             Self::Service => 13,
             Self::Icmp6 => 29,
@@ -373,8 +374,8 @@ impl Type {
         }
     }
 
-    pub const ALL: [Self; 7] =
-        [Self::Ip4, Self::Ip6, Self::Ether, Self::Protocol, Self::Service, Self::Icmp6, Self::IfName];
+    pub const ALL: [Self; 8] =
+        [Self::Ip4, Self::Ip6, Self::Ether, Self::EtherType, Self::Protocol, Self::Service, Self::Icmp6, Self::IfName];
 }
 
 impl Family {

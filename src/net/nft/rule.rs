@@ -39,6 +39,8 @@ impl Rule {
 pub struct Field {
     load: Load,
     len: u8,
+    /// The bits of it that are meant.
+    mask: Option<[u8; 2]>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -55,10 +57,10 @@ pub mod field {
     use super::{Field, Layer, Load};
 
     const fn packet(layer: Layer, offset: u32, len: u8) -> Field {
-        Field { load: Load::Payload(layer, offset), len }
+        Field { load: Load::Payload(layer, offset), len, mask: None }
     }
     const fn meta(key: u32, len: u8) -> Field {
-        Field { load: Load::Meta(key), len }
+        Field { load: Load::Meta(key), len, mask: None }
     }
 
     pub const IIFNAME: Field = meta(6, 16);
@@ -70,12 +72,12 @@ pub mod field {
     pub const ETHER_DADDR: Field = packet(Layer::Link, 0, 6);
     pub const ETHER_SADDR: Field = packet(Layer::Link, 6, 6);
     pub const ETHER_TYPE: Field = packet(Layer::Link, 12, 2);
-    /// With the priority in the upper four bits.
-    pub const VLAN_TAG: Field = packet(Layer::Link, 14, 2);
+    pub const VLAN_ID: Field = Field { mask: Some([0x0f, 0xff]), ..packet(Layer::Link, 14, 2) };
     pub const VLAN_TYPE: Field = packet(Layer::Link, 16, 2);
 
     pub const ARP_HTYPE: Field = packet(Layer::Network, 0, 2);
     pub const ARP_PTYPE: Field = packet(Layer::Network, 2, 2);
+    pub const ARP_OPERATION: Field = packet(Layer::Network, 6, 2);
     pub const ARP_SADDR_ETHER: Field = packet(Layer::Network, 8, 6);
     pub const ARP_SADDR: Field = packet(Layer::Network, 14, 4);
     pub const ARP_DADDR: Field = packet(Layer::Network, 24, 4);
@@ -86,7 +88,8 @@ pub mod field {
     pub const IP_DADDR: Field = packet(Layer::Network, 16, 4);
 
     pub const IP6_SADDR: Field = packet(Layer::Network, 8, 16);
-    pub const IP6_DADDR: Field = packet(Layer::Network, 24, 16);
+    /// 255 for all that go to many.
+    pub const IP6_DADDR_FIRST: Field = packet(Layer::Network, 24, 1);
 
     pub const SPORT: Field = packet(Layer::Transport, 0, 2);
     pub const DPORT: Field = packet(Layer::Transport, 2, 2);
@@ -103,15 +106,15 @@ pub mod field {
     pub const DHCP_CHADDR: Field = packet(Layer::Transport, 8 + 28, 6);
 
     /// In the order of the machine, as [`super::When::any`] takes them.
-    pub const CT_STATE: Field = Field { load: Load::Ct(0), len: 4 };
-    pub const CT_STATUS: Field = Field { load: Load::Ct(2), len: 4 };
+    pub const CT_STATE: Field = Field { load: Load::Ct(0), len: 4, mask: None };
+    pub const CT_STATUS: Field = Field { load: Load::Ct(2), len: 4, mask: None };
 
     /// What kind of address the destination is for the host, and for the interface that the packet came by.
-    pub const DADDR_KIND: Field = Field { load: Load::AddressKind { here: false }, len: 4 };
-    pub const DADDR_KIND_HERE: Field = Field { load: Load::AddressKind { here: true }, len: 4 };
+    pub const DADDR_KIND: Field = Field { load: Load::AddressKind { here: false }, len: 4, mask: None };
+    pub const DADDR_KIND_HERE: Field = Field { load: Load::AddressKind { here: true }, len: 4, mask: None };
 
     /// What is behind the fragment header of IPv6.
-    pub const FRAGMENT_NEXT: Field = Field { load: Load::Extension(44, 0), len: 1 };
+    pub const FRAGMENT_NEXT: Field = Field { load: Load::Extension(44, 0), len: 1, mask: None };
 }
 
 /// A rule in the making. Each test narrows what it applies to.
@@ -137,6 +140,7 @@ impl When {
                 Load::AddressKind { here } => Expr::AddressKind { here, to },
                 Load::Extension(header, offset) => Expr::Extension { header, offset, len, to },
             });
+            self.exprs.extend(field.mask.map(|mask| Expr::Mask { reg: to, mask: mask.to_vec() }));
         }
         key
     }
@@ -160,6 +164,10 @@ impl When {
     /// Under a mask.
     pub fn masked(self, field: Field, mask: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
         self.compare(field, Some(mask.as_ref()), true, value.as_ref())
+    }
+
+    pub fn masked_isnt(self, field: Field, mask: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
+        self.compare(field, Some(mask.as_ref()), false, value.as_ref())
     }
 
     /// One of these bits is set.

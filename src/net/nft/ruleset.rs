@@ -101,6 +101,7 @@ pub enum Value {
 pub enum Type {
     IfName,
     Ether,
+    EtherType,
     Ip4,
     Ip6,
     Protocol,
@@ -138,10 +139,15 @@ impl Table {
         self.chains.entry(name.into()).or_default()
     }
 
+    /// The elements of the set of this name, made if need be.
     pub fn set(&mut self, name: impl Into<String>, form: Form) -> &mut Elements {
-        let elements = form.learned.is_none().then(Elements::new);
-        let set = self.sets.entry(name.into()).or_insert(Set { form, elements });
+        let set = self.sets.entry(name.into()).or_insert(Set { form, elements: None });
         set.elements.get_or_insert_default()
+    }
+
+    /// Makes a set that packets fill.
+    pub fn learned(&mut self, name: impl Into<String>, form: Form) {
+        self.sets.insert(name.into(), Set { form, elements: None });
     }
 }
 
@@ -180,7 +186,7 @@ impl Type {
             Self::IfName | Self::Ip6 => 16,
             Self::Ether => 6,
             Self::Ip4 => 4,
-            Self::Service => 2,
+            Self::Service | Self::EtherType => 2,
             Self::Protocol | Self::Icmp6 => 1,
         }
     }
