@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{
     Base, Datum, Family, Form, Hook, Key, Kind, Rule, Type, Value, Verdict,
-    encode::{MARK, flag, types},
+    encode::{MARK, flag},
+    numbers::types,
     wire::{Attributes, Received},
 };
 
@@ -94,7 +95,10 @@ fn element(attributes: Attributes) -> Option<Element> {
         Some(told) => verdict(told).map(Datum::Verdict),
         None => data.get(1).map(|bytes| Datum::Bytes(bytes.to_vec())),
     });
-    let packets = attributes.nested(7).and_then(|expr| expr.nested(2)?.u64(2));
+    let expr = |name: &str| attributes.nested(7).filter(|expr| expr.text(1) == Some(name))?.nested(2);
+    let packets = expr("counter").and_then(|counter| counter.u64(2));
+    let above = expr("limit").and_then(|limit| Some(Datum::Above { bytes: limit.u64(1)?, burst: limit.u32(3)? }));
+    let datum = datum.or(above);
     Some(Element { key: Key { bytes, end }, datum, packets })
 }
 

@@ -1,6 +1,6 @@
 //! From what is to what is wanted.
 
-use super::{Batch, Chain, Command, Elements, Ruleset, Set, Table, TableName};
+use super::{Batch, Chain, Command, Elements, Rule, Ruleset, Set, Table, TableName};
 
 /// What makes `wanted` of `is`. Empty if they are equal. A table whose sets or base chains have another form is made
 /// anew, in the same batch as the old one goes; in any other, what packets have put into its sets stays.
@@ -33,8 +33,6 @@ fn mendable(is: &Table, wanted: &Table) -> bool {
 
 /// What refers to something goes before it and comes after it.
 fn mend(name: &TableName, is: &Table, wanted: &Table, batch: &mut Batch) {
-    let none = Chain::default();
-    let rules = |table: &Table, chain: &String| table.chains.get(chain).unwrap_or(&none).rules.clone();
     let changed = |chain: &&String| rules(is, chain) != rules(wanted, chain);
     let gone: Vec<&String> = is.chains.keys().filter(|chain| !wanted.chains.contains_key(*chain)).collect();
     let sets =
@@ -75,9 +73,13 @@ fn mend(name: &TableName, is: &Table, wanted: &Table, batch: &mut Batch) {
     }
     for chain in wanted.chains.keys().filter(changed) {
         for rule in rules(wanted, chain) {
-            batch.push(name, Command::AddRule(chain.clone(), rule));
+            batch.push(name, Command::AddRule(chain.clone(), rule.clone()));
         }
     }
+}
+
+fn rules<'a>(table: &'a Table, chain: &str) -> &'a [Rule] {
+    table.chains.get(chain).map_or(&[], |chain| &chain.rules)
 }
 
 fn without(elements: &Elements, others: &Elements) -> Elements {

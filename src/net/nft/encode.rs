@@ -2,7 +2,8 @@
 
 use super::{
     Base, Batch, Command, Datum, Elements, Family, Form, Hook, Key, Kind, Rule, TableName, Type, Value, Verdict,
-    expr::{Expr, Layer, Rate, Reg},
+    expr::{Expr, Layer, Reg},
+    numbers::types,
     wire::{ACK, APPEND, BEGIN, CREATE, END, Message, msg},
 };
 
@@ -142,6 +143,9 @@ fn list(mut message: Message, set: &str, form: &Form, elements: &[(&Key, &Option
                             message.bytes(1, bytes);
                         });
                     }
+                    Some(Datum::Above { bytes, burst }) => {
+                        message.nest(7, |message| limit(message, *bytes, 1, *burst, 1));
+                    }
                 }
                 if form.counted {
                     message.nest(7, counter);
@@ -231,16 +235,6 @@ fn counter(message: &mut Message) {
     });
 }
 
-/// Their number for nft, six bits each, and their length in registers.
-pub fn types(types: &[Type]) -> (u32, u32) {
-    match types {
-        [alone] => (alone.number(), alone.bytes()),
-        parts => parts
-            .iter()
-            .fold((0, 0), |(number, len), part| (number << 6 | part.number(), len + part.bytes().next_multiple_of(4))),
-    }
-}
-
 pub fn expressions(message: &mut Message, exprs: &[Expr]) {
     message.nest(4, |message| {
         for expr in exprs {
@@ -309,7 +303,7 @@ fn expression(message: &mut Message, expr: &Expr) {
         Expr::Update { set, key, above } => write("dynset", &|m| {
             m.text(1, set).u32(3, 1).u32(4, key.number());
             if let Some(rate) = above {
-                m.nest(7, |m| limit(m, *rate));
+                m.nest(7, |m| limit(m, rate.a_minute, 60, rate.burst, 0));
             }
         }),
         Expr::Counter => counter(message),
@@ -323,10 +317,10 @@ fn expression(message: &mut Message, expr: &Expr) {
     }
 }
 
-/// A limit that holds for what is above it.
-fn limit(message: &mut Message, rate: Rate) {
+/// A limit that holds for what is above it: packets (0) or bytes (1) in so many seconds.
+fn limit(message: &mut Message, rate: u64, seconds: u64, burst: u32, what: u32) {
     message.text(1, "limit").nest(2, |message| {
-        message.u64(1, rate.a_minute).u64(2, 60).u32(3, rate.burst).u32(4, 0).u32(5, 1);
+        message.u64(1, rate).u64(2, seconds).u32(3, burst).u32(4, what).u32(5, 1);
     });
 }
 
@@ -356,43 +350,5 @@ impl Reg {
     /// The registers of four bytes begin at 8.
     fn number(self) -> u32 {
         8 + u32::from(self.0)
-    }
-}
-
-impl Type {
-    /// nft's own numbers (its enum `datatypes`); the kernel does not look at them.
-    pub fn number(self) -> u32 {
-        match self {
-            Self::Ip4 => 7,
-            Self::Ip6 => 8,
-            Self::Ether => 9,
-            Self::EtherType => 10,
-            Self::Protocol => 12,
-            Self::Service => 13,
-            Self::Icmp6 => 29,
-            Self::IfName => 41,
-        }
-    }
-
-    pub const ALL: [Self; 8] =
-        [Self::Ip4, Self::Ip6, Self::Ether, Self::EtherType, Self::Protocol, Self::Service, Self::Icmp6, Self::IfName];
-}
-
-impl Family {
-    const ALL: [Self; 6] = [Self::Inet, Self::Ip, Self::Arp, Self::Netdev, Self::Bridge, Self::Ip6];
-
-    pub fn number(self) -> u8 {
-        match self {
-            Self::Inet => 1,
-            Self::Ip => 2,
-            Self::Arp => 3,
-            Self::Netdev => 5,
-            Self::Bridge => 7,
-            Self::Ip6 => 10,
-        }
-    }
-
-    pub fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|family| family.number() == number)
     }
 }

@@ -5,7 +5,7 @@
 //!  ruleset    tables, chains, sets and elements: what is wanted, and what is
 //!  expr       what a rule is made of, as the kernel runs it           rule     how one is written down
 //!  diff       from what is to what is wanted, as a batch              batch    changes that are made together or not at all
-//!  encode · decode · wire   values and netlink messages
+//!  encode · decode · wire · numbers        values and netlink messages
 //!  kernel     reads and applies                                       events   tells that somebody changed a table
 //! ```
 //! Only tables that are named are read or changed. A rule is compared by a digest that it carries, a set by its form
@@ -18,9 +18,12 @@ mod encode;
 mod events;
 mod expr;
 mod kernel;
+mod numbers;
 mod others;
 mod rule;
 mod ruleset;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use batch::{Batch, Command};

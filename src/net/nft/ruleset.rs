@@ -124,6 +124,11 @@ pub struct Key {
 pub enum Datum {
     Verdict(super::Verdict),
     Bytes(Vec<u8>),
+    /// Of a set: the element is only found for what is above so many bytes a second, and so many at once.
+    Above {
+        bytes: u64,
+        burst: u32,
+    },
 }
 
 impl Ruleset {

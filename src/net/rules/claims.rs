@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{segment, table};
+use super::{ADDRESSES, ports, segment, table};
 use crate::{
     model::{Nic, Switch},
     net::nft::{Batch, Elements, Family, Form, Kernel, Key, Ruleset, TableName, Type, ifname},
@@ -25,6 +25,10 @@ pub async fn claims_of(kernel: &Kernel, state: &str, switch: &Switch, nic: &Nic)
         let elements = |key: &dyn Fn(&[u8]) -> Key| own.iter().map(|ip| (key(ip), None)).collect::<Elements>();
         *there.set(claims, Form::of([Type::IfName, kind])) = elements(&|ip| Key::of([&tap, ip]));
         *there.set(taken, Form::of([kind])) = elements(&|ip| Key::of([ip]));
+        if let Some(port) = nic.port() {
+            let claiming = ports::claiming(version, port.max_addresses.unwrap_or(ADDRESSES));
+            there.set(claiming, Form::of([Type::IfName])).insert(Key::of([&tap]), None);
+        }
     }
     let mut batch = Batch::default();
     // One that has run out meanwhile is no error: it is there again, and goes.

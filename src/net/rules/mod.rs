@@ -191,6 +191,8 @@ mod wire {
     pub const IP: [u8; 2] = [8, 0];
     pub const ARP: [u8; 2] = [8, 6];
     pub const VLAN: [u8; 2] = [0x81, 0];
+    /// The outer tag of two.
+    pub const PROVIDER_VLAN: [u8; 2] = [0x88, 0xa8];
     pub const IP6: [u8; 2] = [0x86, 0xdd];
     pub const ICMP: [u8; 1] = [1];
     pub const TCP: [u8; 1] = [6];

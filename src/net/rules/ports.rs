@@ -4,11 +4,11 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     OnHost, Port, closed, goto,
-    wire::{ARP, DESTINATION, DHCP_SERVER, FRAGMENT, HOP_BY_HOP, ICMP6, IP, IP6, ROUTING, UDP},
+    wire::{ARP, DESTINATION, DHCP_SERVER, FRAGMENT, HOP_BY_HOP, ICMP6, IP, IP6, PROVIDER_VLAN, ROUTING, UDP, VLAN},
 };
 use crate::{
     model::SwitchKind,
-    net::nft::{Base, Chain, Form, Hook, Key, Kind, Rate, Rule, Table, Type, field::*, ifname},
+    net::nft::{Base, Chain, Datum, Form, Hook, Key, Kind, Rate, Rule, Table, Type, field::*, ifname},
 };
 
 /// Before everybody else's.
@@ -17,6 +17,10 @@ const FIRST: i32 = -300;
 const PACE: Duration = Duration::from_secs(600);
 /// New addresses a minute, once the allowance is used up.
 const A_MINUTE: u64 = 10;
+/// Bytes that a port may send at once beside those of a second: the kernel gives these anyway, but at a low rate they are
+/// less than one of the large packets that virtio hands over in one piece.
+const BURST: u32 = 128 << 10;
+const FASTEST: u64 = 14_000_000_000;
 /// IPv6 addresses change by themselves: nobody gets along with fewer.
 const LEAST6: u16 = 20;
 
@@ -47,7 +51,10 @@ pub fn frame(table: &mut Table, allowances: &BTreeSet<u16>) {
         groups.within([IIFNAME], "taps").goto("refuse")
     };
     let base = |hook| Some(Base { kind: Kind::Filter, hook, priority: FIRST, drop: false });
-    let prerouting = vec![group(), Rule::when().dispatch([IIFNAME], "ports")];
+    // What is above a port's bandwidth is lost, as on a full link.
+    table.set("outbound", tap());
+    let above = Rule::when().within([IIFNAME], "outbound").drop();
+    let prerouting = vec![group(), above, Rule::when().dispatch([IIFNAME], "ports")];
     *table.chain("prerouting") = Chain { base: base(Hook::Prerouting), rules: prerouting };
     let input = vec![group(), Rule::when().within([IIFNAME], "closed").drop()];
     *table.chain("input") = Chain { base: base(Hook::Input), rules: input };
@@ -79,7 +86,11 @@ fn dhcp(table: &mut Table) {
     ];
     // Of a port that may send under other names: not under those of its neighbours.
     let to_server = || Rule::when().is(ETHER_TYPE, IP).is(L4PROTO, UDP).is(DPORT, DHCP_SERVER);
+    // Without the tag the host takes such frames for what they are behind it.
+    let priority = |kind| Rule::when().is(ETHER_TYPE, kind).is(VLAN_ID, [0, 0]).goto("refuse");
     table.chain("free").rules = vec![
+        priority(VLAN),
+        priority(PROVIDER_VLAN),
         to_server().masked_isnt(IP_FRAGMENT, [0x3f, 0xff], [0, 0]).goto("refuse"),
         to_server().within([IIFNAME, DHCP_CHADDR], "macs").accept(),
         to_server().within([DHCP_CHADDR], "own_macs").goto("refuse"),
@@ -118,13 +129,18 @@ fn pace(table: &mut Table, allowances: &BTreeSet<u16>) {
     for allowance in allowances {
         table.set(upto(*allowance), Form::of([Type::IfName]));
         for (version, burst) in [("4", *allowance), ("6", (*allowance).max(LEAST6))] {
-            let claiming = format!("claiming{version}_{allowance}");
+            let claiming = claiming(version, *allowance);
             table.learned(&claiming, Form::of([Type::IfName]).learned(PACE));
             let rate = Rate { a_minute: A_MINUTE, burst: burst.into() };
             let over = Rule::when().within([IIFNAME], upto(*allowance)).above(claiming, [IIFNAME], rate);
             table.chain(format!("pace{version}")).rules.push(over.goto("refuse"));
         }
     }
+}
+
+/// Keeps count of the claims of ports with this allowance.
+pub fn claiming(version: &str, allowance: u16) -> String {
+    format!("claiming{version}_{allowance}")
 }
 
 fn upto(allowance: u16) -> String {
@@ -157,6 +173,11 @@ pub fn port(table: &mut Table, port: &Port) {
     if closed(on.switch) {
         insert(table, "closed", alone(), None);
     }
+    if let Some(bits) = port.settings.bandwidth.outbound {
+        // The kernel counts in nanoseconds of 64 bits.
+        let bytes = (bits / 8).clamp(1, FASTEST);
+        insert(table, "outbound", alone(), Some(Datum::Above { bytes, burst: BURST }));
+    }
     if port.settings.allow_spoofing {
         insert(table, "ports", alone(), Some(goto("free")));
         return;
@@ -178,7 +199,7 @@ pub fn port(table: &mut Table, port: &Port) {
 }
 
 /// Into a set that is there.
-pub fn insert(table: &mut Table, set: &str, key: Key, value: Option<crate::net::nft::Datum>) {
+pub fn insert(table: &mut Table, set: &str, key: Key, value: Option<Datum>) {
     if let Some(elements) = table.sets.get_mut(set).and_then(|set| set.elements.as_mut()) {
         elements.insert(key, value);
     }
