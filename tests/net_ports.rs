@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{collections::HashSet, net::Ipv4Addr, time::Duration};
+use std::{net::Ipv4Addr, time::Duration};
 
 use qherd::{
     model::{MacAddr, Nic, NicBackend, NicId, Subnet, Switch, SwitchId, SwitchKind, SwitchPort, now_ms},
@@ -265,7 +265,7 @@ async fn what_somebody_removed_is_made_again_and_what_is_not_ours_is_left_alone(
     ip("link add qhbfeedfeedfeed type bridge");
     // A new daemon on our state directory, for which no record names anything.
     let again = Network::open(lab.dir.path()).await;
-    again.sweep(&HashSet::from([switch.id]), &HashSet::new()).await.unwrap();
+    again.sweep(&[switch.id], &[]).await.unwrap();
     let links = ip("-o link");
     assert!(!links.contains(&na.tap()), "ours, and in no record");
     for name in [switch.bridge(), theirs.bridge(), their_nic.tap(), "qhbfeedfeedfeed".into()] {

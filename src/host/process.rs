@@ -170,10 +170,24 @@ impl Process {
 
     /// SIGKILL; a process that is gone already is no error.
     pub fn kill(&self) {
-        if let Err(error) = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL)
+        self.signal(Signal::KILL);
+    }
+
+    /// SIGTERM: asks it to end.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// SIGHUP: daemons read their files again.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Err(error) = pidfd_send_signal(self.pidfd.get_ref(), signal)
             && error != rustix::io::Errno::SRCH
         {
-            tracing::warn!(pid = self.id.pid, %error, "cannot kill");
+            tracing::warn!(pid = self.id.pid, ?signal, %error, "cannot send a signal");
         }
     }
 }
@@ -192,6 +206,26 @@ pub fn find(first: &str, second: &str) -> Vec<i32> {
 /// When it is gone.
 pub fn open(pid: i32) -> io::Result<Process> {
     Process::open(ProcessId { pid, starttime: start_time(pid)?, boot_id: boot_id()? })
+}
+
+/// The processes that run a program of this name with exactly these arguments.
+pub fn running(program: &str, args: &[&str]) -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+    let meant = |pid: i32| {
+        // A line of /proc ends each word, also the last.
+        command_line(pid).is_some_and(|line| {
+            let [name, rest @ .., _] = &line[..] else { return false };
+            Path::new(name).file_name().is_some_and(|name| name == program) && rest == args
+        })
+    };
+    pids.filter(|&pid| meant(pid))
+        .filter_map(|pid| {
+            let id = ProcessId { pid, starttime: start_time(pid).ok()?, boot_id: boot_id().ok()? };
+            // Once more with the handle: what was checked is what is held.
+            Process::open(id).ok().filter(|_| meant(pid))
+        })
+        .collect()
 }
 
 fn command_line(pid: i32) -> Option<Vec<String>> {

@@ -36,8 +36,8 @@ pub enum PortEvent {
     TapGone(NicId),
     /// The adapter of an External switch carries addresses (again) that are to move to the bridge.
     AdapterChanged(SwitchId),
-    /// A switch cannot be made again as it is to be.
-    SwitchBroken(SwitchId),
+    /// Something is wrong with a switch that was not, or is well again.
+    SwitchChanged(SwitchId),
 }
 
 /// An address that dnsmasq gave out.

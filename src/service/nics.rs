@@ -34,6 +34,8 @@ pub struct NicView {
     pub status: NicStatus,
     /// None where nobody counts: on the user-mode network, and while it is not plugged.
     pub traffic: Option<Traffic>,
+    /// Frames that the rules of its port refused, likewise.
+    pub refused: Option<u64>,
 }
 
 /// How a card is doing.
@@ -251,10 +253,11 @@ impl Service {
             }
         };
         let traffic = if plugged == Some(true) { self.ctx.net.traffic(nic.id) } else { None };
+        let refused = if plugged == Some(true) { self.ctx.net.refused(nic) } else { None };
         let switch_name = switch.map(|view| view.switch.name);
         let reserved = nic.port().and_then(|port| port.address);
         let dns_name = nic.switch().and_then(|switch| self.dns_name(switch, nic.mac));
-        NicView { nic: nic.clone(), switch_name, addresses, reserved, dns_name, status, traffic }
+        NicView { nic: nic.clone(), switch_name, addresses, reserved, dns_name, status, traffic, refused }
     }
 
     /// Somebody removed the tap of a card: its VM is told.

@@ -169,6 +169,8 @@ pub struct NetworkView {
     bandwidth: Option<BandwidthBody>,
     /// Since it was plugged; null where nobody counts.
     traffic: Option<TrafficBody>,
+    /// Frames of the guest that were refused since it was plugged: forged addresses, and what a guest is not to send.
+    refused: Option<u64>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -196,7 +198,7 @@ struct TrafficBody {
 
 impl NetworkView {
     fn of(view: NicView) -> Self {
-        let NicView { nic, switch_name, addresses, reserved, dns_name, status, traffic } = view;
+        let NicView { nic, switch_name, addresses, reserved, dns_name, status, traffic, refused } = view;
         let (status, reason) = match status {
             NicStatus::Ok => ("ok", None),
             NicStatus::Pending => ("pending", None),
@@ -217,6 +219,7 @@ impl NetworkView {
                 out_packets: t.out_packets,
                 out_dropped: t.out_dropped,
             }),
+            refused,
             ..Self::defined(&nic, switch_name)
         }
     }
@@ -246,6 +249,7 @@ impl NetworkView {
             isolated: port.is_some_and(|port| port.isolated),
             bandwidth: port.and_then(|port| BandwidthBody::of(port.bandwidth)),
             traffic: None,
+            refused: None,
         }
     }
 }

@@ -5,7 +5,6 @@
 //! else is given any. What a guest calls itself counts for nothing, so none takes another's name.
 
 mod leases;
-pub mod process;
 mod resolvers;
 
 use std::{collections::BTreeMap, fmt::Write, net::Ipv4Addr, path::Path};

@@ -49,14 +49,14 @@ impl Service {
     /// All switches, oldest first.
     pub fn switches(&self) -> Vec<SwitchView> {
         let views = self.registry.views();
-        self.places.all().into_iter().map(|(switch, problem)| view(switch, problem, &views)).collect()
+        self.places.all().into_iter().map(|(switch, problem)| self.switch_view(switch, problem, &views)).collect()
     }
 
     /// # Errors
     /// [`Error::SwitchNotFound`].
     pub fn switch(&self, id: SwitchId) -> Result<SwitchView> {
         let (switch, problem) = self.places.get(id)?;
-        Ok(view(switch, problem, &self.registry.views()))
+        Ok(self.switch_view(switch, problem, &self.registry.views()))
     }
 
     /// The one switch that a client means.
@@ -189,6 +189,12 @@ impl Service {
         }
     }
 
+    /// What the host's network tells of a switch is newer than what an operation met.
+    fn switch_view(&self, switch: Switch, problem: Option<String>, vms: &[crate::model::VmView]) -> SwitchView {
+        let problem = self.ctx.net.problem(switch.id).or(problem);
+        SwitchView { used_by: places::users(switch.id, vms), switch, problem }
+    }
+
     async fn persist_switch(&self, record: &SwitchRecord) -> Result<(), StoreError> {
         let batch = Batch::new().put(&record.switch.id.to_string(), record)?;
         self.ctx.store.commit(batch.from_reserve()).await
@@ -209,15 +215,11 @@ impl Service {
     }
 }
 
-fn view(switch: Switch, problem: Option<String>, vms: &[crate::model::VmView]) -> SwitchView {
-    SwitchView { used_by: places::users(switch.id, vms), switch, problem }
-}
-
 /// What the host's side says, as the caller's mistake, as a conflict, or as a failure of the host.
 pub(super) fn net_error(operation: Operation, error: NetError) -> Error {
     match error {
         NetError::Adapter(must) => Error::invalid("adapter", must),
-        NetError::Carries { .. } | NetError::Overlap { .. } => Error::SwitchConflict(error.to_string()),
+        NetError::Carries { .. } | NetError::Leased { .. } | NetError::Overlap { .. } => Error::SwitchConflict(error.to_string()),
         NetError::Missing { .. } | NetError::Program { .. } | NetError::Failed { .. } => {
             Error::failed(operation, error)
         }

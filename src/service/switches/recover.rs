@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{super::Service, places};
 use crate::{
-    model::{SwitchId, SwitchRecord, SwitchState},
+    model::{Nic, SwitchId, SwitchRecord, SwitchState},
     net::{NetError, PortEvent},
 };
 
@@ -67,8 +67,8 @@ impl Service {
         let readable: Result<Vec<_>, _> = records.into_iter().map(|(_, record)| record).collect();
         // What a record that cannot be read would name is not to be taken for nobody's.
         let (Ok(records), false) = (readable, self.registry.has_unreadable()) else { return };
-        let switches = records.into_iter().map(|record| record.switch.id).collect();
-        let nics = self.registry.views().iter().flat_map(places::cards).map(|nic| nic.id).collect();
+        let switches: Vec<SwitchId> = records.into_iter().map(|record| record.switch.id).collect();
+        let nics: Vec<Nic> = self.registry.views().iter().flat_map(places::cards).cloned().collect();
         match self.ctx.net.sweep(&switches, &nics).await {
             Ok(()) | Err(NetError::Missing { .. }) => {}
             Err(error) => tracing::warn!(%error, "cannot tidy up the host's network"),
@@ -90,6 +90,8 @@ impl Service {
             }
             // Also when the adapter is missing: what is there of the switch connects its VMs.
             let put = self.ctx.net.put_switch(&record.switch, record.moved.as_ref()).await;
+            // The network tells of what it cannot make, for as long as that is so.
+            let put = if self.ctx.net.problem(id).is_some() { Ok(()) } else { put };
             surveyed.map(drop).and(put).map_err(|e| e.to_string())
         };
         let problem = settled.await.err();
@@ -142,8 +144,14 @@ pub(in crate::service) async fn follow(service: Weak<Service>) {
             continue;
         };
         match event {
-            Ok(PortEvent::AdapterChanged(id) | PortEvent::SwitchBroken(id)) => {
+            Ok(PortEvent::AdapterChanged(id)) => {
                 tokio::spawn(tidy(service, id, true));
+            }
+            // What was in the way of an operation may have gone with it.
+            Ok(PortEvent::SwitchChanged(id)) => {
+                if service.places.get(id).is_ok_and(|(_, problem)| problem.is_some()) {
+                    tokio::spawn(tidy(service, id, true));
+                }
             }
             Ok(PortEvent::TapGone(nic)) => service.tap_gone(nic),
             Err(RecvError::Lagged(_)) => {
