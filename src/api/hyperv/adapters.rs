@@ -44,6 +44,8 @@ pub struct Adapter {
     allow_spoofing: bool,
     isolated: bool,
     bandwidth: Option<BandwidthFields>,
+    /// Frames of the guest that the rules of its port refused; null where there are none.
+    refused: Option<u64>,
 }
 
 /// Bits per second.
@@ -168,6 +170,7 @@ impl Adapter {
             ip_addresses: view.addresses.iter().map(ToString::to_string).collect(),
             reserved: view.reserved,
             dns_name: view.dns_name,
+            refused: view.refused,
             allow_spoofing: port.is_some_and(|port| port.allow_spoofing),
             isolated: port.is_some_and(|port| port.isolated),
             bandwidth: port.map(|port| port.bandwidth).filter(|bandwidth| *bandwidth != Bandwidth::default()).map(
