@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::{
-    CpuPinning, Error, IoLimits, NewDisk, NewNic, NicId, PolicyWish, PortWish, Result, SwitchId, SwitchKind, VmSpec,
+    CpuPinning, Error, IoLimits, NewDisk, NewNic, NicId, PolicyWish, PortWish, Result, SwitchId, VmSpec,
     check_disk_size, check_memory, check_vcpus,
 };
 
@@ -35,11 +35,10 @@ pub enum Change {
     Policy(PolicyWish),
     AddNic(Box<NewNic>),
     RemoveNic(NicId),
-    /// Of a card on a switch of that kind.
+    /// Of a card on that switch.
     Port {
         nic: NicId,
         switch: SwitchId,
-        kind: SwitchKind,
         wish: Box<PortWish>,
     },
 }
@@ -143,11 +142,11 @@ impl Change {
                 }
                 wanted.nics.retain(|nic| nic.id != id);
             }
-            Self::Port { nic: id, switch, kind, wish } => {
+            Self::Port { nic: id, switch, wish } => {
                 let found = wanted.nics.iter_mut().find(|nic| nic.id == id);
                 let port = found.and_then(|nic| nic.backend.port_mut()).filter(|port| port.switch == switch);
                 let port = port.ok_or_else(|| Error::NicNotFound { name: id.to_string() })?;
-                wish.apply(port, &kind)?;
+                wish.apply(port)?;
             }
         }
         Ok(wanted)

@@ -4,10 +4,8 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result, SwitchId, SwitchKind};
+use super::{Error, Result, SwitchId};
 
-/// VLANs that a port can carry tagged.
-const TRUNK: usize = 64;
 /// Below it a guest cannot even resolve a name; beyond it no link of today carries anything.
 const RATES: std::ops::RangeInclusive<u64> = 64_000..=1_000_000_000_000;
 
@@ -44,9 +42,6 @@ pub struct PortWish {
     /// `Some(None)` is what nobody said.
     pub max_addresses: Option<Option<i64>>,
     pub isolated: Option<bool>,
-    /// `Some(None)` takes it out.
-    pub vlan: Option<Option<i64>>,
-    pub trunk: Option<Vec<i64>>,
     /// Replaced whole.
     pub bandwidth: Option<Bandwidth>,
 }
@@ -88,18 +83,16 @@ impl PortWish {
             (self.allow_spoofing == Some(true), "allow_spoofing"),
             (matches!(self.max_addresses, Some(Some(_))), "max_addresses"),
             (self.isolated == Some(true), "isolated"),
-            (matches!(self.vlan, Some(Some(_))), "vlan"),
-            (self.trunk.as_ref().is_some_and(|trunk| !trunk.is_empty()), "trunk"),
             (self.bandwidth.is_some_and(|bandwidth| bandwidth != Bandwidth::default()), "bandwidth"),
         ];
         given.into_iter().find_map(|(given, name)| given.then_some(name))
     }
 
-    /// Grants it to a port of a switch of this kind.
+    /// Grants it to a port.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what is out of range, or what such a switch does not have.
-    pub fn apply(&self, port: &mut SwitchPort, kind: &SwitchKind) -> Result<()> {
+    /// [`Error::Invalid`] for what is out of range, or does not fit together.
+    pub fn apply(&self, port: &mut SwitchPort) -> Result<()> {
         if let Some(address) = self.address {
             port.address = Some(address);
         }
@@ -114,21 +107,6 @@ impl PortWish {
         }
         if let Some(isolated) = self.isolated {
             port.isolated = isolated;
-        }
-        if let Some(vlan) = self.vlan {
-            port.vlan = vlan.map(check_vlan).transpose()?;
-        }
-        if let Some(trunk) = &self.trunk {
-            port.trunk = check_trunk(trunk, port.vlan)?;
-        } else if port.vlan.is_some_and(|vlan| port.trunk.contains(&vlan)) {
-            return Err(Error::invalid("vlan", "not be a VLAN of the card's trunk"));
-        }
-        if !matches!(kind, SwitchKind::External { .. }) {
-            for (given, name) in [(port.vlan.is_some(), "vlan"), (!port.trunk.is_empty(), "trunk")] {
-                if given {
-                    return Err(Error::invalid(name, "be given only on a switch of type external"));
-                }
-            }
         }
         if let Some(bandwidth) = self.bandwidth {
             port.bandwidth = bandwidth.check()?;
@@ -149,41 +127,6 @@ impl Bandwidth {
         }
         Ok(self)
     }
-}
-
-/// A VLAN's number, 1 to 4094.
-///
-/// # Errors
-/// [`Error::Invalid`].
-fn check_vlan(vlan: i64) -> Result<u16> {
-    match vlan {
-        1..=4094 => Ok(vlan as u16),
-        _ => Err(Error::invalid("vlan", "be a VLAN from 1 to 4094")),
-    }
-}
-
-/// The VLANs that a port sees tagged, in order. The one that it is in is not among them.
-///
-/// # Errors
-/// [`Error::Invalid`].
-fn check_trunk(trunk: &[i64], vlan: Option<u16>) -> Result<Vec<u16>> {
-    let must = |must: String| Error::invalid("trunk", must);
-    if trunk.len() > TRUNK {
-        return Err(must(format!("have at most {TRUNK} VLANs")));
-    }
-    let mut vlans = Vec::with_capacity(trunk.len());
-    for tag in trunk {
-        let tag = check_vlan(*tag).map_err(|_| must("be of VLANs from 1 to 4094".into()))?;
-        if vlans.contains(&tag) {
-            return Err(must(format!("name every VLAN once; {tag} is repeated")));
-        }
-        if vlan == Some(tag) {
-            return Err(must(format!("not have {tag}, which is the vlan of the card itself")));
-        }
-        vlans.push(tag);
-    }
-    vlans.sort_unstable();
-    Ok(vlans)
 }
 
 /// # Errors
@@ -211,39 +154,26 @@ mod tests {
 
     #[test]
     fn a_wish_changes_what_it_names_and_nothing_else() {
-        let external = SwitchKind::External { adapter: "eth0".into(), allow_management_os: false, dhcp: false };
         let mut port = SwitchPort { isolated: true, ..SwitchPort::on(SwitchId::random()) };
-        let wish = PortWish { vlan: Some(Some(7)), trunk: Some(vec![9, 8]), ..PortWish::default() };
-        let must = |wish: &PortWish, kind: &SwitchKind, port: &SwitchPort| {
-            wish.apply(&mut port.clone(), kind).unwrap_err().to_string()
-        };
-        assert!(
-            must(&wish, &SwitchKind::Private, &port).contains("vlan must be given only on a switch of type external")
-        );
-        wish.apply(&mut port, &external).unwrap();
-        assert_eq!((port.vlan, &port.trunk[..], port.isolated), (Some(7), &[8, 9][..], true));
-        let into_trunk = PortWish { vlan: Some(Some(8)), ..PortWish::default() };
-        assert!(must(&into_trunk, &external, &port).contains("vlan must not be a VLAN of the card's trunk"));
+        let rate = Bandwidth { inbound: Some(1_000_000), outbound: None };
+        let wish = PortWish { allow_spoofing: Some(true), bandwidth: Some(rate), ..PortWish::default() };
+        wish.apply(&mut port).unwrap();
+        assert_eq!((port.allow_spoofing, port.bandwidth, port.isolated), (true, rate, true));
         let before = port.clone();
-        PortWish::default().apply(&mut port, &external).unwrap();
+        PortWish::default().apply(&mut port).unwrap();
         assert_eq!(port, before);
-        let clear = PortWish { vlan: Some(None), trunk: Some(Vec::new()), ..PortWish::default() };
-        clear.apply(&mut port, &external).unwrap();
-        assert_eq!((port.vlan, port.trunk.len()), (None, 0));
-        let both =
-            PortWish { address: Some(Ipv4Addr::new(10, 0, 0, 2)), max_addresses: Some(Some(5)), ..PortWish::default() };
-        assert!(must(&both, &external, &port).contains("max_addresses must not be given for a card"));
+        let clear = PortWish { isolated: Some(false), bandwidth: Some(Bandwidth::default()), ..PortWish::default() };
+        clear.apply(&mut port).unwrap();
+        assert_eq!((port.isolated, port.bandwidth, port.allow_spoofing), (false, Bandwidth::default(), true));
+        let address = Some(Ipv4Addr::new(10, 0, 0, 2));
+        let both = PortWish { address, max_addresses: Some(Some(5)), ..PortWish::default() };
+        let told = both.apply(&mut port).unwrap_err().to_string();
+        assert!(told.contains("max_addresses must not be given for a card"), "{told}");
         assert_eq!((both.first(), clear.first()), (Some("address"), None));
     }
 
     #[test]
-    fn vlans_and_rates_have_bounds() {
-        assert_eq!((check_vlan(1), check_vlan(4094)), (Ok(1), Ok(4094)));
-        assert!([i64::MIN, -1, 0, 4095, i64::MAX].into_iter().all(|bad| check_vlan(bad).is_err()));
-        assert_eq!(check_trunk(&[30, 20], Some(10)), Ok(vec![20, 30]));
-        let must = |trunk: &[i64]| check_trunk(trunk, Some(10)).unwrap_err().to_string();
-        assert!(must(&[20, 20]).contains("20 is repeated") && must(&[10]).contains("the card itself"));
-        assert!(must(&[0]).contains("1 to 4094") && must(&[7; 65]).contains("at most 64"));
+    fn rates_and_counts_have_bounds() {
         let rate = |outbound| Bandwidth { inbound: None, outbound: Some(outbound) }.check();
         assert!(rate(64_000).is_ok() && rate(1_000_000_000_000).is_ok());
         for bad in [0, 63_999, 1_000_000_000_001, u64::MAX] {

@@ -15,8 +15,8 @@ pub struct SwitchSide {
     pub bridge: String,
     /// The mark of the bridge.
     pub alias: String,
-    /// Of the bridge; an External switch has its adapter's.
-    pub mac: Option<[u8; 6]>,
+    /// Of the bridge; one with an adapter has the adapter's.
+    pub mac: [u8; 6],
     /// Bytes that a frame may have; none for what the adapter has, or the kernel's default.
     pub mtu: Option<u32>,
     pub options: BridgeOptions,
@@ -53,15 +53,15 @@ pub struct Sysctl {
 /// `state` tells this daemon's from another's.
 pub fn switch(state: &str, switch: &Switch, moved: Option<&Moved>) -> SwitchSide {
     let bridge = switch.bridge();
-    let (adapter, mac) = match &switch.kind {
-        SwitchKind::External { adapter, .. } => (Some(adapter.clone()), None),
-        SwitchKind::Private | SwitchKind::Internal { .. } => (None, Some(stable_mac(switch))),
+    let adapter = match &switch.kind {
+        SwitchKind::External { adapter, .. } => Some(adapter.clone()),
+        SwitchKind::Private | SwitchKind::Internal { .. } => None,
     };
     let v4 = switch.subnet().map(|subnet| (subnet.gateway().into(), subnet.prefix));
     let v6 = switch.subnet().and_then(|subnet| subnet.ipv6.as_ref()).map(|ipv6| (ipv6.gateway().into(), 64));
     SwitchSide {
         alias: mark(state, &switch.id.to_string()),
-        mac,
+        mac: stable_mac(switch),
         mtu: switch.mtu,
         options: BridgeOptions { snooping: false, vlans: false },
         sysctls: switch_sysctls(switch, &bridge),

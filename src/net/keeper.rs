@@ -6,7 +6,7 @@ use std::{
     collections::HashSet,
     future::pending,
     sync::{Arc, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -39,6 +39,7 @@ impl Inner {
         if self.places.is_empty() {
             return Ok(());
         }
+        let read = Instant::now();
         let links = self.links().await?;
         let switches = self.places.switches();
         let addressed = switches.iter().any(|place| !place.wanted().side.addresses.is_empty());
@@ -58,7 +59,7 @@ impl Inner {
                 let _ = self.events.send(PortEvent::AdapterChanged(place.id));
             }
         }
-        for place in self.judge_ports(&links) {
+        for place in self.judge_ports(&links, read) {
             place.wake.notify_one();
         }
         Ok(())
@@ -134,7 +135,7 @@ pub async fn follow(inner: Weak<Inner>) {
         if looks >= WHOLE {
             looks = 0;
             inner.look_at_rules().await;
-            inner.look_at_others().await;
+            inner.others.notify_one();
         }
     }
 }

@@ -40,7 +40,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use uuid::Uuid;
 
 pub use dhcp::Host;
@@ -69,6 +69,8 @@ struct Inner {
     netlink: Option<Netlink>,
     rules: RulesInForce,
     places: Places,
+    /// What others have set up is to be looked at.
+    others: Notify,
     events: broadcast::Sender<PortEvent>,
 }
 
@@ -97,11 +99,13 @@ impl Network {
             state,
             netlink,
             places: Places::default(),
+            others: Notify::new(),
             events: broadcast::Sender::new(256),
         });
         if inner.netlink.is_some() {
             tokio::spawn(keeper::follow(Arc::downgrade(&inner)));
             tokio::spawn(rules_in_force::follow(Arc::downgrade(&inner)));
+            tokio::spawn(rules_in_force::follow_others(Arc::downgrade(&inner)));
         }
         Self(inner)
     }
@@ -127,7 +131,10 @@ impl Network {
             place.known.store(!self.0.switch_folder(switch.id).exists(), Ordering::Relaxed);
             tokio::spawn(keeper::mend(Arc::downgrade(&self.0), Arc::downgrade(&place)));
         }
-        self.0.reconcile(&place).await
+        let made = self.0.reconcile(&place).await;
+        // What is in its way was there before it.
+        self.0.others.notify_one();
+        made
     }
 
     /// Removes what [`Network::put_switch`] made, also half of it. Idempotent.
@@ -203,7 +210,7 @@ impl Network {
 
     /// How a port is doing, as last seen. Never waits.
     pub fn port(&self, nic: NicId) -> PortHealth {
-        self.0.places.ports().get(&nic).filter(|port| port.plugged).map_or(PortHealth::Gone, |port| port.health.clone())
+        self.0.places.ports().get(&nic).filter(|port| port.plugged.is_some()).map_or(PortHealth::Gone, |port| port.health.clone())
     }
 
     /// The last figures of a card's tap, a second old at most. Never waits.

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    time::Instant,
 };
 
 use tokio::sync::Notify;
@@ -74,8 +75,8 @@ pub enum Area {
 #[derive(Clone)]
 pub struct Port {
     pub nic: Nic,
-    /// Before, a tap that is not there is on its way; from then on it is gone.
-    pub plugged: bool,
+    /// Before that, a tap that is not there is on its way; from then on it is gone.
+    pub plugged: Option<Instant>,
     pub health: PortHealth,
     pub traffic: Option<Traffic>,
 }
@@ -147,7 +148,9 @@ impl Places {
     }
 
     pub fn is_empty(&self) -> bool {
-        lock(&self.switches).is_empty() && self.ports().is_empty()
+        // One lock after the other: others hold the second when they take the first.
+        let switches = lock(&self.switches).is_empty();
+        switches && self.ports().is_empty()
     }
 }
 

@@ -17,11 +17,11 @@ impl Inner {
     pub async fn plug(self: &Arc<Self>, nic: &Nic) -> Result<Vec<OwnedFd>> {
         self.netlink()?;
         let place = self.place_of(nic)?;
-        self.places.ports().insert(nic.id, port(nic, false));
+        self.places.ports().insert(nic.id, port(nic, None));
         let plugged = self.make_port(nic, &place).await;
         match &plugged {
             Ok(_) => {
-                self.places.ports().insert(nic.id, port(nic, true));
+                self.places.ports().insert(nic.id, port(nic, Some(Instant::now())));
                 self.reserve(&place);
             }
             Err(_) => {
@@ -77,7 +77,7 @@ impl Inner {
 
     /// A live VM's card, whose tap is there.
     pub async fn adopt(self: &Arc<Self>, nic: &Nic) {
-        self.places.ports().insert(nic.id, port(nic, true));
+        self.places.ports().insert(nic.id, port(nic, Some(Instant::now())));
         match self.place_of(nic) {
             Ok(place) => {
                 place.known.store(true, Ordering::Relaxed);
@@ -176,10 +176,11 @@ impl Inner {
         queued.map_err(|e| NetError::failed(format!("limit the rate of {}", tap.name), e))
     }
 
-    /// Publishes how the ports are, and says which switches have one that is not joined.
-    pub fn judge_ports(&self, links: &HashMap<String, Link>) -> Vec<Arc<Place>> {
+    /// Publishes how the ports are that were plugged before the links were read, and says which switches have one that is
+    /// not joined.
+    pub fn judge_ports(&self, links: &HashMap<String, Link>, read: Instant) -> Vec<Arc<Place>> {
         let mut loose = Vec::new();
-        for port in self.places.ports().values_mut().filter(|port| port.plugged) {
+        for port in self.places.ports().values_mut().filter(|port| port.plugged.is_some_and(|at| at < read)) {
             let side = host_side::port(&self.state, &port.nic);
             let Some(tap) = links.get(&side.tap) else {
                 if std::mem::replace(&mut port.health, PortHealth::Gone) != PortHealth::Gone {
@@ -206,7 +207,7 @@ impl Inner {
     }
 }
 
-fn port(nic: &Nic, plugged: bool) -> Port {
+fn port(nic: &Nic, plugged: Option<Instant>) -> Port {
     Port { nic: nic.clone(), plugged, health: PortHealth::Ok, traffic: None }
 }
 

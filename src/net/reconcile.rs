@@ -26,6 +26,7 @@ use super::{
 use crate::model::{Subnet, SwitchId};
 
 const DNS: u16 = 53;
+const DEFAULT_MTU: u32 = 1500;
 /// Says of an address of the host who put it there; the kernel keeps it (IFA_PROTO, free from 4 on).
 const OURS: u8 = 113;
 
@@ -78,12 +79,11 @@ impl Inner {
         let mut made = false;
         let mut there = netlink.link(name).await?;
         if there.is_none() {
-            let mac = match (&side.mac, &found) {
-                (Some(mac), _) => mac.to_vec(),
-                (None, Some(Ok(adapter))) => adapter.mac.clone(),
-                (None, _) => Vec::new(),
+            let mac = match &found {
+                Some(Ok(adapter)) => &adapter.mac[..],
+                _ => &side.mac,
             };
-            netlink.add_bridge(name, &mac, side.options).await.map_err(failed)?;
+            netlink.add_bridge(name, mac, side.options).await.map_err(failed)?;
             made = true;
             there = netlink.link(name).await?;
         }
@@ -211,7 +211,11 @@ impl Inner {
 
 /// What the frames of a switch may have, and what is wrong with that.
 fn mtu(side: &SwitchSide, adapter: Option<&Link>) -> (Option<u32>, Option<NetError>) {
-    let Some(adapter) = adapter else { return (side.mtu, None) };
+    let Some(adapter) = adapter else {
+        // One whose adapter is missing stays as it is.
+        let default = side.adapter.is_none().then_some(DEFAULT_MTU);
+        return (side.mtu.or(default), None);
+    };
     match side.mtu {
         Some(wanted) if wanted > adapter.mtu => {
             let why = format!("the adapter {} has an MTU of {}", adapter.name, adapter.mtu);

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
     Inner, NetError, Result, host_side,
@@ -22,6 +22,8 @@ use crate::model::{Nic, Switch};
 
 /// Changes that come together are answered by one look.
 const GATHER: Duration = Duration::from_millis(50);
+/// A kernel that holds its own lock for so long answers nobody.
+const PATIENCE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_secs(5);
 
 pub struct RulesInForce {
@@ -133,7 +135,8 @@ impl RulesInForce {
 impl Inner {
     /// Brings the rules to what is wanted now.
     pub async fn put_rules(&self) -> Result<()> {
-        self.rules.put(|| self.wanted_rules(), false).await
+        let put = self.rules.put(|| self.wanted_rules(), false);
+        timeout(PATIENCE, put).await.unwrap_or_else(|_| Err(failed("the kernel has not answered")))
     }
 
     /// Takes back the addresses that a card's port had laid claim to, so that another can have them at once.
@@ -182,25 +185,32 @@ pub async fn follow(inner: Weak<Inner>) {
             sleep(AGAIN).await;
         }
         let Some(inner): Option<Arc<Inner>> = inner.upgrade() else { return };
-        let rules = &inner.rules;
-        let ours = rules.kernel.as_ref().map(Kernel::port);
+        let ours = inner.rules.kernel.as_ref().map(Kernel::port);
         let changes = changes.unwrap_or_else(|_| vec![Change::Anything]);
         let by_others = |change: &&Change| !matches!(change, Change::Table { by, .. } if Some(*by) == ours);
-        let meant = |change: &Change| match change {
-            Change::Table { name, .. } => rules.tables.contains(name),
-            Change::Anything => true,
-        };
-        let changes: Vec<&Change> = changes.iter().filter(by_others).collect();
-        if changes.is_empty() {
-            continue;
+        let (mut own, mut foreign) = (false, false);
+        for change in changes.iter().filter(by_others) {
+            match change {
+                Change::Table { name, .. } if inner.rules.tables.contains(name) => own = true,
+                Change::Table { .. } => foreign = true,
+                Change::Anything => (own, foreign) = (true, true),
+            }
         }
-        if changes.iter().any(|change| meant(change)) {
+        if own {
             inner.look_at_rules().await;
         }
-        if !changes.iter().all(|change| matches!(change, Change::Table { .. }) && meant(change)) {
-            sleep(GATHER).await;
-            inner.look_at_others().await;
+        if foreign {
+            inner.others.notify_one();
         }
+    }
+}
+
+/// Looks at what others have set up whenever that is asked for.
+pub async fn follow_others(inner: Weak<Inner>) {
+    while let Some(inner) = inner.upgrade() {
+        inner.others.notified().await;
+        sleep(GATHER).await;
+        inner.look_at_others().await;
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 
 use super::{
@@ -81,7 +82,7 @@ impl Inner {
         }
         // A live card keeps its rules and its address until its VM is looked at.
         for nic in nics.iter().filter(|nic| links.iter().any(|link| link.name == nic.tap())) {
-            let port = Port { nic: nic.clone(), plugged: true, health: PortHealth::Ok, traffic: None };
+            let port = Port { nic: nic.clone(), plugged: Some(Instant::now()), health: PortHealth::Ok, traffic: None };
             self.places.ports().entry(nic.id).or_insert(port);
         }
         self.rules.all_is_known().await;

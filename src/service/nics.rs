@@ -104,10 +104,10 @@ pub(super) fn resolve<'a>(service: &'a Service, wish: NicWish, vm: (VmId, &str))
             let owner = Owner { mac: promise.mac, vm: vm.0, name: vm.1.to_owned() };
             let wanted = wish.port.address.map_or(Wanted::Any, Wanted::This);
             // What is wrong with the wish is told before what others have.
-            wish.port.apply(&mut SwitchPort::on(switch.id), &switch.kind)?;
+            wish.port.apply(&mut SwitchPort::on(switch.id))?;
             let port = service.reserve_port(switch.id, owner, wanted)?;
             let mut place = SwitchPort { address: port.address, ..SwitchPort::on(switch.id) };
-            wish.port.apply(&mut place, &switch.kind)?;
+            wish.port.apply(&mut place)?;
             (NicBackend::Switch(place), Some(port))
         }
     };
@@ -155,14 +155,14 @@ impl Service {
             return Err(Error::invalid(name, "not be changed of a card on the user-mode network"));
         };
         let (switch, _) = self.places.get(port.switch)?;
-        wish.apply(&mut port.clone(), &switch.kind)?;
+        wish.apply(&mut port.clone())?;
         let owner = Owner { mac: there.mac, vm: id, name: view.spec.name.clone() };
         // Kept until it stands in the definition.
         let _place = match wish.address {
             Some(address) => Some(self.reserve_port(switch.id, owner, Wanted::This(address))?),
             None => None,
         };
-        let change = Change::Port { nic, switch: switch.id, kind: switch.kind, wish: Box::new(wish) };
+        let change = Change::Port { nic, switch: switch.id, wish: Box::new(wish) };
         self.change(id, change).await
     }
 

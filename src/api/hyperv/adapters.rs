@@ -43,9 +43,9 @@ pub struct Adapter {
     dns_name: Option<String>,
     allow_spoofing: bool,
     isolated: bool,
-    vlan: Option<u16>,
-    trunk: Vec<u16>,
     bandwidth: Option<BandwidthFields>,
+    /// Frames of the guest that the rules of its port refused; null where there are none.
+    refused: Option<u64>,
 }
 
 /// Bits per second.
@@ -76,10 +76,6 @@ pub struct AddBody {
     max_addresses: Option<i64>,
     /// It reaches no other isolated adapter of its switch; default false.
     isolated: Option<bool>,
-    /// On an External switch: the VLAN that it is in, 1 to 4094.
-    vlan: Option<i64>,
-    /// On an External switch: at most 64 VLANs whose tags the guest sees.
-    trunk: Option<Vec<i64>>,
     bandwidth: Option<BandwidthBody>,
 }
 
@@ -105,14 +101,6 @@ pub struct ChangeBody {
     #[schemars(with = "Option<i64>")]
     max_addresses: Option<Option<i64>>,
     isolated: Option<bool>,
-    /// Null takes it out.
-    #[serde(default, deserialize_with = "given")]
-    #[schemars(with = "Option<i64>")]
-    vlan: Option<Option<i64>>,
-    /// The whole list; null is none.
-    #[serde(default, deserialize_with = "given")]
-    #[schemars(with = "Option<Vec<i64>>")]
-    trunk: Option<Option<Vec<i64>>>,
     /// Replaced whole; null removes it.
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<BandwidthBody>")]
@@ -143,8 +131,6 @@ impl AddBody {
             allow_spoofing: self.allow_spoofing,
             max_addresses: self.max_addresses.map(Some),
             isolated: self.isolated,
-            vlan: self.vlan.map(Some),
-            trunk: self.trunk,
             bandwidth: self.bandwidth.map(BandwidthBody::into_model),
         };
         Ok(NicWish { mac: self.mac_address, port, ..place })
@@ -158,8 +144,6 @@ impl ChangeBody {
             allow_spoofing: self.allow_spoofing,
             max_addresses: self.max_addresses,
             isolated: self.isolated,
-            vlan: self.vlan,
-            trunk: self.trunk.map(Option::unwrap_or_default),
             bandwidth: self.bandwidth.map(|bandwidth| bandwidth.unwrap_or_default().into_model()),
         }
     }
@@ -186,10 +170,9 @@ impl Adapter {
             ip_addresses: view.addresses.iter().map(ToString::to_string).collect(),
             reserved: view.reserved,
             dns_name: view.dns_name,
+            refused: view.refused,
             allow_spoofing: port.is_some_and(|port| port.allow_spoofing),
             isolated: port.is_some_and(|port| port.isolated),
-            vlan: port.and_then(|port| port.vlan),
-            trunk: port.map(|port| port.trunk.clone()).unwrap_or_default(),
             bandwidth: port.map(|port| port.bandwidth).filter(|bandwidth| *bandwidth != Bandwidth::default()).map(
                 |Bandwidth { inbound, outbound }| BandwidthFields {
                     in_bits_per_second: inbound,
@@ -222,7 +205,7 @@ pub async fn change(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let body: ChangeBody = request.json()?;
     let wish = body.into_model();
     if wish == PortWish::default() {
-        let fields = "address, allowSpoofing, maxAddresses, isolated, vlan, trunk or bandwidth";
+        let fields = "address, allowSpoofing, maxAddresses, isolated or bandwidth";
         return Err(HttpError::invalid(fields, "be given, at least one of them").into());
     }
     let (view, applied) = shared.service.change_port(id, nic, wish).await?;

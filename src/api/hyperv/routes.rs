@@ -159,7 +159,7 @@ fn network_routes() -> Vec<Route<Shared>> {
             told(&CHANGE_ADAPTER, adapters::change),
         )
         .tag(ADAPTER)
-        .summary("Change the port of an adapter on a switch: address, spoofing, isolation, VLANs, bandwidth; live.")
+        .summary("Change the port of an adapter on a switch: address, spoofing, isolation, bandwidth; live.")
         .input::<adapters::ChangeBody>()
         .output::<adapters::Changed>(200, "It is changed, or will be at the next start (`pending`).")
         .error(409, "Another adapter on the switch has the address."),

@@ -53,8 +53,6 @@ pub struct Switch {
     ipv6: Option<Ipv6>,
     /// Null for the adapter's, or 1500.
     mtu: Option<u32>,
-    /// Of an External one: the host asks for its address there.
-    dhcp: Option<bool>,
     /// `Ok`, or why it does not work as it should.
     health: String,
 }
@@ -69,14 +67,13 @@ struct Ipv6 {
 impl Switch {
     fn of(view: SwitchView) -> Self {
         let SwitchView { switch, problem, .. } = view;
-        let (mut net_adapter_name, mut allow_management_os, mut dhcp) = (None, None, None);
+        let (mut net_adapter_name, mut allow_management_os) = (None, None);
         let own = switch.subnet().cloned();
         let (subnet, nat) = (switch.subnet().map(ToString::to_string), switch.subnet().map(|subnet| subnet.nat));
         let switch_type = match switch.kind {
             SwitchKind::Private => SwitchType::Private,
             SwitchKind::Internal { .. } => SwitchType::Internal,
-            SwitchKind::External { adapter, allow_management_os: allow, dhcp: asks } => {
-                dhcp = Some(asks);
+            SwitchKind::External { adapter, allow_management_os: allow, .. } => {
                 (net_adapter_name, allow_management_os) = (Some(adapter), Some(allow));
                 SwitchType::External
             }
@@ -99,7 +96,6 @@ impl Switch {
             host_access: own.as_ref().map(|subnet| subnet.host_access),
             ipv6: own.and_then(|subnet| subnet.ipv6).map(|ipv6| Ipv6 { subnet: ipv6.to_string(), nat: ipv6.nat }),
             mtu: switch.mtu,
-            dhcp,
             health: problem.unwrap_or_else(|| "Ok".to_owned()),
         }
     }
@@ -135,8 +131,6 @@ pub struct CreateBody {
     ipv6: Option<Ipv6Body>,
     /// The largest packet in bytes, 576 to 65521.
     mtu: Option<i64>,
-    /// For External with allowManagementOS: the host asks for its address there by DHCP.
-    dhcp: Option<bool>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -166,7 +160,6 @@ impl CreateBody {
         only_for(!external && self.allow_management_os.is_some(), "allowManagementOS", "a switch of type External")?;
         let internal = self.r#type == SwitchType::Internal;
         only_for(!internal && self.subnet.is_some(), "subnet", "a switch of type Internal")?;
-        only_for(!external && self.dhcp.is_some(), "dhcp", "a switch of type External")?;
         let belonging = [
             (self.nat.is_some(), "nat"),
             (self.dns.is_some(), "dns"),
@@ -196,7 +189,7 @@ impl CreateBody {
                 SwitchKind::External {
                     adapter,
                     allow_management_os: self.allow_management_os.unwrap_or(false),
-                    dhcp: self.dhcp.unwrap_or(false),
+                    dhcp: false,
                 }
             }
         };

@@ -46,11 +46,6 @@ pub struct NetworkBody {
     /// It reaches no other isolated card of its switch; default false.
     #[serde(default)]
     isolated: bool,
-    /// On an external switch: the VLAN that it is in, 1 to 4094; the guest sees no tag.
-    vlan: Option<i64>,
-    /// On an external switch: at most 64 VLANs whose tags the guest sees.
-    #[serde(default)]
-    trunk: Vec<i64>,
     bandwidth: Option<BandwidthBody>,
 }
 
@@ -79,14 +74,6 @@ pub struct NetworkUpdate {
     max_addresses: Option<Option<i64>>,
     #[serde(default)]
     isolated: Option<bool>,
-    /// Null takes it out.
-    #[serde(default, deserialize_with = "given")]
-    #[schemars(with = "Option<i64>")]
-    vlan: Option<Option<i64>>,
-    /// The whole list; null is none.
-    #[serde(default, deserialize_with = "given")]
-    #[schemars(with = "Option<Vec<i64>>")]
-    trunk: Option<Option<Vec<i64>>>,
     /// Replaced whole; null removes it.
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<BandwidthBody>")]
@@ -112,8 +99,6 @@ impl NetworkUpdate {
             allow_spoofing: self.allow_spoofing,
             max_addresses: self.max_addresses,
             isolated: self.isolated,
-            vlan: self.vlan,
-            trunk: self.trunk.map(Option::unwrap_or_default),
             bandwidth: self.bandwidth.map(|bandwidth| bandwidth.unwrap_or_default().into_model()),
         }
     }
@@ -142,8 +127,6 @@ impl NetworkBody {
             allow_spoofing: Some(self.allow_spoofing),
             max_addresses: self.max_addresses.map(Some),
             isolated: Some(self.isolated),
-            vlan: self.vlan.map(Some),
-            trunk: Some(self.trunk),
             bandwidth: self.bandwidth.map(BandwidthBody::into_model),
         };
         Ok(NicWish { id: None, label: self.name, network, queues: self.queues, mac: self.mac, port })
@@ -183,8 +166,6 @@ pub struct NetworkView {
     allow_spoofing: bool,
     max_addresses: Option<u16>,
     isolated: bool,
-    vlan: Option<u16>,
-    trunk: Vec<u16>,
     bandwidth: Option<BandwidthBody>,
     /// Since it was plugged; null where nobody counts.
     traffic: Option<TrafficBody>,
@@ -266,8 +247,6 @@ impl NetworkView {
             allow_spoofing: port.is_some_and(|port| port.allow_spoofing),
             max_addresses: port.and_then(|port| port.max_addresses),
             isolated: port.is_some_and(|port| port.isolated),
-            vlan: port.and_then(|port| port.vlan),
-            trunk: port.map(|port| port.trunk.clone()).unwrap_or_default(),
             bandwidth: port.and_then(|port| BandwidthBody::of(port.bandwidth)),
             traffic: None,
             refused: None,
@@ -334,7 +313,7 @@ pub async fn change(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let body: NetworkUpdate = request.json()?;
     let wish = body.into_model();
     if wish == PortWish::default() {
-        let fields = "address, allow_spoofing, max_addresses, isolated, vlan, trunk or bandwidth";
+        let fields = "address, allow_spoofing, max_addresses, isolated or bandwidth";
         return Err(at_least_one(fields).into());
     }
     let (_, applied) = shared.service.change_port(id, nic, wish).await?;

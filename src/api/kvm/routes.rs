@@ -161,7 +161,7 @@ fn routes() -> Vec<Route<Shared>> {
             .error(409, "There is no free slot, an address is taken or none is free, or a port of the host is taken."),
         Route::put("/vms/{id}/networks/{nic}", "updateVMNetwork", told(&CARDS, networks::change))
             .tag(UPDATE)
-            .summary("Change the port of a network card on a switch: address, isolation, VLANs, bandwidth; live.")
+            .summary("Change the port of a network card on a switch: address, spoofing, isolation, bandwidth; live.")
             .input::<networks::NetworkUpdate>()
             .output::<networks::NetworkChanged>(200, "It is stored; `applied` says whether it is in effect.")
             .error(404, "There is no such VM, or no such card.")

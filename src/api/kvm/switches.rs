@@ -56,8 +56,6 @@ pub struct SwitchBody {
     ipv6: Option<Ipv6Body>,
     /// The largest packet in bytes, 576 to 65521; default: the adapter's, or 1500.
     mtu: Option<i64>,
-    /// Of an external switch with `allow_management_os`: the host asks for its address there by DHCP.
-    dhcp: Option<bool>,
     notes: Option<String>,
 }
 
@@ -124,8 +122,6 @@ pub struct SwitchFields {
     ipv6: Option<Ipv6Body>,
     /// Null for the adapter's, or 1500.
     mtu: Option<u32>,
-    /// Of an external switch.
-    dhcp: Option<bool>,
     /// The host's address on it.
     host_address: Option<Ipv4Addr>,
     /// Name of its bridge on the host.
@@ -182,7 +178,6 @@ impl SwitchBody {
         if !external {
             only(self.adapter.is_some(), "adapter", "external")?;
             only(self.allow_management_os.is_some(), "allow_management_os", "external")?;
-            only(self.dhcp.is_some(), "dhcp", "external")?;
         }
         if !matches!(self.r#type, Kind::Internal) {
             only(self.nat.is_some(), "nat", "internal")?;
@@ -200,7 +195,7 @@ impl SwitchBody {
                 SwitchKind::External {
                     adapter: self.adapter.filter(|name| !name.is_empty()).ok_or_else(name_it)?,
                     allow_management_os: self.allow_management_os.unwrap_or(false),
-                    dhcp: self.dhcp.unwrap_or(false),
+                    dhcp: false,
                 }
             }
         };
@@ -266,7 +261,6 @@ impl SwitchFields {
                 .and_then(|subnet| subnet.ipv6.as_ref())
                 .map(|ipv6| Ipv6Body { subnet: ipv6.to_string(), nat: ipv6.nat }),
             mtu,
-            dhcp: None,
             leases: Vec::new(),
             bridge,
             problem,
@@ -277,9 +271,8 @@ impl SwitchFields {
         match kind {
             SwitchKind::Private => {}
             SwitchKind::Internal { .. } => fields.r#type = Kind::Internal,
-            SwitchKind::External { adapter, allow_management_os, dhcp } => {
+            SwitchKind::External { adapter, allow_management_os, .. } => {
                 fields.r#type = Kind::External;
-                fields.dhcp = Some(dhcp);
                 (fields.adapter, fields.allow_management_os) = (Some(adapter), Some(allow_management_os));
             }
         }

@@ -119,8 +119,7 @@ impl Service {
                 let Ok(place) = self.reserve_port(id, owner, wanted) else { continue };
                 let Some(to) = place.address else { continue };
                 let wish = PortWish { address: Some(to), max_addresses: Some(None), ..PortWish::default() };
-                let kind = switch.kind.clone();
-                let change = Change::Port { nic: nic.id, switch: id, kind, wish: Box::new(wish) };
+                let change = Change::Port { nic: nic.id, switch: id, wish: Box::new(wish) };
                 match self.change(view.spec.id, change).await {
                     Ok(_) => done.push(Readdressed { vm: view.spec.id, nic: nic.id, from, to }),
                     Err(error) => {

@@ -31,6 +31,8 @@ struct Entry {
     problem: Option<String>,
     /// Held by whoever changes or removes the switch.
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// Held by whoever tidies up after its cards.
+    alone: Arc<tokio::sync::Mutex<()>>,
     /// What a change that is under way will make of it.
     claimed_subnet: Option<Subnet>,
     claimed_forward: Option<SwitchForward>,
@@ -124,6 +126,11 @@ impl Places {
     pub async fn turn(&self, id: SwitchId) -> Result<tokio::sync::OwnedMutexGuard<()>> {
         let turn = lock(&self.switches).get(&id).map(|entry| entry.turn.clone());
         Ok(turn.ok_or(Error::SwitchNotFound(id.to_string()))?.lock_owned().await)
+    }
+
+    /// The right to tidy up after the cards of a switch; none while somebody does.
+    pub fn alone(&self, id: SwitchId) -> Option<tokio::sync::OwnedMutexGuard<()>> {
+        lock(&self.switches).get(&id)?.alone.clone().try_lock_owned().ok()
     }
 
     /// Whether somebody has the turn of a switch right now.
@@ -261,6 +268,7 @@ impl Entry {
             pending: Vec::new(),
             problem: None,
             turn: Arc::default(),
+            alone: Arc::default(),
             claimed_subnet: None,
             claimed_forward: None,
         }

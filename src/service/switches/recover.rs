@@ -112,6 +112,8 @@ async fn tidy(service: Arc<Service>, id: SwitchId, broken: bool) {
     if broken {
         service.settle_switch(id).await;
     }
+    // Where a VM keeps one waiting, no more come.
+    let Some(_alone) = service.places.alone(id) else { return };
     // What a crash or a mute VM left of a change.
     service.settle_addresses(id).await;
     service.forget_forwards(id).await;
