@@ -5,7 +5,7 @@
 mod lab;
 mod support;
 
-use std::{fs, time::Duration};
+use std::{collections::HashMap, fs, time::Duration};
 
 use lab::{Lab, await_that, nic, nic_on};
 use qherd::model::{Bandwidth, Nic, Switch, SwitchKind, SwitchPort};
@@ -69,29 +69,36 @@ fn essence() -> Vec<String> {
     told.iter().map(Value::to_string).collect()
 }
 
-/// Every command that takes one thing of ours away.
+/// Every command that takes one thing of ours away, in an order that does not depend on the kernel's.
 fn removals() -> Vec<String> {
     let mut commands = Vec::new();
+    let mut rules: HashMap<String, usize> = HashMap::new();
     for item in listed() {
         let (kind, object) = item.as_object().unwrap().iter().next().unwrap();
         let text = |name: &str| object[name].as_str().unwrap_or_default().to_owned();
         let (family, table, name) = (text("family"), text("table"), text("name"));
+        let mut add = |command: String| commands.push((command.clone(), command));
         match kind.as_str() {
-            "table" => commands.push(format!("delete table {family} {name}")),
-            "chain" => commands.push(format!("flush chain {family} {table} {name}")),
+            "table" => add(format!("delete table {family} {name}")),
+            "chain" => add(format!("flush chain {family} {table} {name}")),
             "rule" => {
-                commands.push(format!("delete rule {family} {table} {} handle {}", text("chain"), object["handle"]));
+                let chain = format!("{family} {table} {}", text("chain"));
+                let at = rules.entry(chain.clone()).or_default();
+                *at += 1;
+                let handle = format!("delete rule {chain} handle {}", object["handle"]);
+                commands.push((format!("delete rule {chain} {at:05}"), handle));
             }
             "set" | "map" if !is_dynamic(object) && object.get("elem").is_some() => {
-                commands.push(format!("flush {kind} {family} {table} {name}"));
+                add(format!("flush {kind} {family} {table} {name}"));
                 for element in object["elem"].as_array().unwrap() {
-                    commands.push(format!("delete element {family} {table} {name} {{ {} }}", written(element)));
+                    add(format!("delete element {family} {table} {name} {{ {} }}", written(element)));
                 }
             }
             _ => {}
         }
     }
-    commands
+    commands.sort();
+    commands.into_iter().map(|(_, command)| command).collect()
 }
 
 /// The key of an element, as nft reads it.

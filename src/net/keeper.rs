@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::{
+    sync::Notify,
+    time::{MissedTickBehavior, interval, sleep},
+};
 
 use super::{
     Inner, NetError, PortEvent, adapter,
@@ -59,7 +62,7 @@ impl Inner {
                 let _ = self.events.send(PortEvent::AdapterChanged(place.id));
             }
         }
-        for place in self.judge_ports(&links, read) {
+        for place in self.judge_ports(&links, read, again) {
             place.wake.notify_one();
         }
         Ok(())
@@ -73,22 +76,18 @@ impl Inner {
     }
 }
 
-/// Mends one switch whenever it is woken, for as long as it is wanted.
-pub async fn mend(inner: Weak<Inner>, place: Weak<Place>) {
+/// Mends one switch whenever it is woken, for as long as it is wanted. It keeps neither alive while it waits.
+pub async fn mend(inner: Weak<Inner>, place: Weak<Place>, wake: Arc<Notify>) {
     loop {
-        let Some(here) = place.upgrade() else { return };
-        let woken = async {
-            here.wake.notified().await;
-            // What wakes it may come again and again while it cannot be mended.
-            sleep(GATHER).await;
-        };
-        woken.await;
-        let Some(inner) = inner.upgrade() else { return };
-        if here.turn.lock().await.removed {
+        wake.notified().await;
+        // What wakes it may come again and again while it cannot be mended.
+        sleep(GATHER).await;
+        let (Some(inner), Some(place)) = (inner.upgrade(), place.upgrade()) else { return };
+        if place.turn.lock().await.removed {
             return;
         }
         // Told where it is wrong.
-        let _ = inner.reconcile(&here).await;
+        let _ = inner.reconcile(&place).await;
     }
 }
 

@@ -70,7 +70,7 @@ struct Inner {
     rules: RulesInForce,
     places: Places,
     /// What others have set up is to be looked at.
-    others: Notify,
+    others: Arc<Notify>,
     events: broadcast::Sender<PortEvent>,
 }
 
@@ -99,13 +99,13 @@ impl Network {
             state,
             netlink,
             places: Places::default(),
-            others: Notify::new(),
+            others: Arc::default(),
             events: broadcast::Sender::new(256),
         });
         if inner.netlink.is_some() {
             tokio::spawn(keeper::follow(Arc::downgrade(&inner)));
             tokio::spawn(rules_in_force::follow(Arc::downgrade(&inner)));
-            tokio::spawn(rules_in_force::follow_others(Arc::downgrade(&inner)));
+            tokio::spawn(rules_in_force::follow_others(Arc::downgrade(&inner), inner.others.clone()));
         }
         Self(inner)
     }
@@ -129,7 +129,7 @@ impl Network {
         if new {
             // Of one that nobody knew, nothing is left by an earlier daemon.
             place.known.store(!self.0.switch_folder(switch.id).exists(), Ordering::Relaxed);
-            tokio::spawn(keeper::mend(Arc::downgrade(&self.0), Arc::downgrade(&place)));
+            tokio::spawn(keeper::mend(Arc::downgrade(&self.0), Arc::downgrade(&place), place.wake.clone()));
         }
         let made = self.0.reconcile(&place).await;
         // What is in its way was there before it.

@@ -30,7 +30,7 @@ pub struct Place {
     /// Who is on it is known, not only what an earlier daemon wrote down of it.
     pub known: AtomicBool,
     /// Something of it may not be as it is wanted.
-    pub wake: Notify,
+    pub wake: Arc<Notify>,
     problems: Mutex<BTreeMap<Area, String>>,
 }
 
@@ -104,7 +104,7 @@ impl Places {
             wanted: Mutex::new(wanted),
             turn: tokio::sync::Mutex::default(),
             known: AtomicBool::new(false),
-            wake: Notify::new(),
+            wake: Arc::default(),
             problems: Mutex::default(),
         });
         switches.insert(id, place.clone());

@@ -7,7 +7,7 @@ use super::{
     host_side::{self, PortSide, SwitchSide},
     netlink::{BUCKET, Link, PortOptions},
     place::{Place, Port},
-    reconcile::put_sysctl,
+    reconcile::{is_set, put_sysctl},
     tap,
 };
 use crate::model::Nic;
@@ -137,7 +137,7 @@ impl Inner {
         for nic in nics {
             let side = host_side::port(&self.state, nic);
             if let Some(tap) = links.get(&side.tap)
-                && !is_joined(&side, tap, bridge)
+                && !(is_joined(&side, tap, bridge) && side.sysctls.iter().all(is_set))
             {
                 let joined = self.connect(&side, tap, bridge).await;
                 if let Err(error) = &joined
@@ -177,8 +177,8 @@ impl Inner {
     }
 
     /// Publishes how the ports are that were plugged before the links were read, and says which switches have one that is
-    /// not joined.
-    pub fn judge_ports(&self, links: &HashMap<String, Link>, read: Instant) -> Vec<Arc<Place>> {
+    /// not joined, or has other `settings`.
+    pub fn judge_ports(&self, links: &HashMap<String, Link>, read: Instant, settings: bool) -> Vec<Arc<Place>> {
         let mut loose = Vec::new();
         for port in self.places.ports().values_mut().filter(|port| port.plugged.is_some_and(|at| at < read)) {
             let side = host_side::port(&self.state, &port.nic);
@@ -193,7 +193,12 @@ impl Inner {
             let place = port.nic.switch().and_then(|id| self.places.switch(id));
             let bridge = place.as_ref().and_then(|place| links.get(&place.wanted().side.bridge));
             match (place, bridge) {
-                (Some(_), Some(bridge)) if is_joined(&side, tap, bridge) => port.health = PortHealth::Ok,
+                (Some(place), Some(bridge)) if is_joined(&side, tap, bridge) => {
+                    port.health = PortHealth::Ok;
+                    if settings && !side.sysctls.iter().all(is_set) {
+                        loose.push(place);
+                    }
+                }
                 (Some(place), _) => {
                     if !matches!(port.health, PortHealth::Detached(_)) {
                         port.health = PortHealth::Detached("its tap is not on its switch".into());

@@ -258,7 +258,7 @@ pub fn address_set(all: &[AddressMessage]) -> HashSet<(u32, IpAddr)> {
     all.iter().filter_map(|a| Some((a.header.index, address_of(a)?))).collect()
 }
 
-fn is_set(sysctl: &Sysctl) -> bool {
+pub fn is_set(sysctl: &Sysctl) -> bool {
     match fs::read_to_string(sysctl.file()) {
         Ok(there) => there.trim() == sysctl.value,
         // IPv6 may not be there at all.

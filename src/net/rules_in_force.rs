@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
 
 use super::{
     Inner, NetError, Result, host_side,
@@ -205,11 +208,12 @@ pub async fn follow(inner: Weak<Inner>) {
     }
 }
 
-/// Looks at what others have set up whenever that is asked for.
-pub async fn follow_others(inner: Weak<Inner>) {
-    while let Some(inner) = inner.upgrade() {
-        inner.others.notified().await;
+/// Looks at what others have set up whenever that is `asked` for.
+pub async fn follow_others(inner: Weak<Inner>, asked: Arc<Notify>) {
+    loop {
+        asked.notified().await;
         sleep(GATHER).await;
+        let Some(inner) = inner.upgrade() else { return };
         inner.look_at_others().await;
     }
 }
