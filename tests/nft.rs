@@ -49,25 +49,28 @@ async fn what_is_written_is_listed_as_meant_and_read_back_as_it_was() {
     let listed = nft("list ruleset");
     let (lan, external) = (yard.switches[0].bridge(), yard.switches[1].bridge());
     let tap = yard.nics[0].tap();
-    for line in [
-        format!("iifname . ether saddr != @macs goto refuse comment \"qherd "),
-        format!("@nh,112,32 0x0 iifname . @nh,192,32 @given4 accept"),
-        format!("iifname vmap @ports"),
+    let plain = [
+        "iifname . ether saddr != @macs goto refuse comment \"qherd ",
+        "@nh,112,32 0x0 iifname . @nh,192,32 @given4 accept",
+        "iifname vmap @ports",
+        "fd77::/64",
+        "elements = { 10.77.0.0/24 }",
+        "update @claiming4_90 { iifname limit rate over 10/minute burst 90 packets } goto refuse",
+        "tcp flags syn / syn,rst iifname @inside tcp option maxseg size set rt mtu",
+        "fib daddr . iif type != local goto refuse",
+        "fib daddr type local dnat ip to meta l4proto . th dport map @forwards",
+        "ct status dnat ip saddr @nets4 oifname @inside masquerade",
+        "type filter hook prerouting priority dstnat",
+    ];
+    let named = [
         format!("\"{tap}\" : goto {lan}"),
         format!("\"{tap}\" . {}", yard.nics[0].mac),
         format!("\"{tap}\" . 10.77.0.5"),
         format!("\"up0\" : goto {external}_lan"),
         format!("\"{tap}\" counter packets 0 bytes 0"),
-        format!("fd77::/64"),
-        format!("elements = {{ 10.77.0.0/24 }}"),
-        format!("update @claiming4_90 {{ iifname limit rate over 10/minute burst 90 packets }} goto refuse"),
-        format!("tcp flags syn / syn,rst iifname @inside tcp option maxseg size set rt mtu"),
-        format!("fib daddr . iif type != local goto refuse"),
-        format!("fib daddr type local dnat ip to meta l4proto . th dport map @forwards"),
-        format!("ct status dnat ip saddr @nets4 oifname @inside masquerade"),
         format!("\"{lan}\" . udp . 67"),
-        format!("type filter hook prerouting priority dstnat"),
-    ] {
+    ];
+    for line in plain.map(str::to_owned).into_iter().chain(named) {
         assert!(listed.contains(&line), "{line}\n{listed}");
     }
     yard.host.assert_untouched();
@@ -113,7 +116,7 @@ async fn whatever_somebody_takes_away_is_seen_and_put_back_in_one_batch() {
             let listed: serde_json::Value = serde_json::from_str(&nft(&format!("-j list chain {target}"))).unwrap();
             let rules =
                 listed["nftables"].as_array().unwrap().iter().filter_map(|item| item["rule"]["handle"].as_u64());
-            let Some(handle) = rules.last() else { continue };
+            let Some(handle) = rules.max() else { continue };
             assert!(!made.rules.is_empty());
             nft(&format!("delete rule {target} handle {handle}"));
             yard.kernel.apply(diff(&read(&yard.kernel).await, &wanted)).await.unwrap();
