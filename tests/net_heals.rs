@@ -221,7 +221,10 @@ async fn links_addresses_and_settings_that_somebody_changes_are_right_again() {
             Box::new(|| shown(tap)["linkinfo"]["info_slave_data"]["isolated"] == true),
         ),
         (format!("tc qdisc del dev {tap} root"), Box::new(|| rate().contains("rate 80Mbit"))),
-        (format!("tc qdisc replace dev {tap} root tbf rate 1mbit burst 32k latency 50ms"), Box::new(|| rate().contains("rate 80Mbit"))),
+        (
+            format!("tc qdisc replace dev {tap} root tbf rate 1mbit burst 32k latency 50ms"),
+            Box::new(|| rate().contains("rate 80Mbit")),
+        ),
         ("sysctl -q -w net.ipv4.ip_forward=0".into(), Box::new(|| value("ipv4/ip_forward") == "1")),
         (
             format!("sysctl -q -w net.ipv4.conf.{lan}.arp_ignore=0"),
@@ -236,7 +239,10 @@ async fn links_addresses_and_settings_that_somebody_changes_are_right_again() {
         // The adapter's packets get smaller, and larger again.
         ("ip link set up0 mtu 1300".into(), Box::new(|| shown(&wan)["mtu"] == 1300 && shown(&taps[2])["mtu"] == 1300)),
         ("ip link set up0 mtu 9000".into(), Box::new(|| shown(&wan)["mtu"] == 9000 && shown(&taps[2])["mtu"] == 9000)),
-        (format!("ip link del {lan}"), Box::new(|| ip("link").contains(&lan) && shown(&taps[0])["master"] == lan.as_str())),
+        (
+            format!("ip link del {lan}"),
+            Box::new(|| ip("link").contains(&lan) && shown(&taps[0])["master"] == lan.as_str()),
+        ),
     ];
     for (command, is_right) in &changes {
         let done = std::process::Command::new("sh").args(["-c", command]).status().unwrap();
@@ -279,7 +285,8 @@ async fn what_a_switch_and_a_port_may_is_changed_in_place() {
         let told = std::process::Command::new("tc").args(["qdisc", "show", "dev", &na.tap()]).output().unwrap();
         let told = String::from_utf8(told.stdout).unwrap();
         assert_eq!(told.contains(word), rate.is_some(), "{told}");
-        let shown = ip_json(&format!("-d link show {}", na.tap()))[0]["linkinfo"]["info_slave_data"]["isolated"].clone();
+        let shown =
+            ip_json(&format!("-d link show {}", na.tap()))[0]["linkinfo"]["info_slave_data"]["isolated"].clone();
         assert_eq!(shown, rate.is_some());
     }
     lab.net.unplug(&na).await.unwrap();

@@ -94,11 +94,9 @@ impl Companion {
                 process
             }
             None => shared.write().and_then(|_| shared.spawn()).map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => NetError::Program {
-                    feature: "A switch with a subnet",
-                    program: PROGRAM,
-                    package: "dnsmasq-base",
-                },
+                io::ErrorKind::NotFound => {
+                    NetError::Program { feature: "A switch with a subnet", program: PROGRAM, package: "dnsmasq-base" }
+                }
                 _ => failed(error),
             })?,
         };

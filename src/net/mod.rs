@@ -210,7 +210,12 @@ impl Network {
 
     /// How a port is doing, as last seen. Never waits.
     pub fn port(&self, nic: NicId) -> PortHealth {
-        self.0.places.ports().get(&nic).filter(|port| port.plugged.is_some()).map_or(PortHealth::Gone, |port| port.health.clone())
+        self.0
+            .places
+            .ports()
+            .get(&nic)
+            .filter(|port| port.plugged.is_some())
+            .map_or(PortHealth::Gone, |port| port.health.clone())
     }
 
     /// The last figures of a card's tap, a second old at most. Never waits.

@@ -1,6 +1,12 @@
 //! The ports: a tap for each card on a switch, its rules before it, and how each is doing.
 
-use std::{collections::HashMap, io, os::fd::OwnedFd, sync::{Arc, atomic::Ordering}, time::Instant};
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use super::{
     Inner, NetError, PortEvent, PortHealth, Result, Traffic,
@@ -156,8 +162,7 @@ impl Inner {
         for sysctl in &side.sysctls {
             put_sysctl(sysctl)?;
         }
-        let failed =
-            |error| NetError::failed(format!("join {} to the bridge {}", tap.name, bridge.name), error);
+        let failed = |error| NetError::failed(format!("join {} to the bridge {}", tap.name, bridge.name), error);
         // A port that is to be kept apart is not up before it is.
         let apart = side.options != PortOptions::default();
         let change = netlink.set(tap.index, |link| {

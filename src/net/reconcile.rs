@@ -169,13 +169,7 @@ impl Inner {
     }
 
     /// Sees to the switch's DHCP and DNS.
-    fn serve(
-        self: &Arc<Self>,
-        place: &Place,
-        hands: &mut Hands,
-        wanted: &Wanted,
-        new: bool,
-    ) -> Result<(), NetError> {
+    fn serve(self: &Arc<Self>, place: &Place, hands: &mut Hands, wanted: &Wanted, new: bool) -> Result<(), NetError> {
         let Some(subnet) = wanted.switch.subnet() else {
             return Ok(());
         };
@@ -230,11 +224,7 @@ fn is_ours(bridge: &Link, side: &SwitchSide) -> bool {
 }
 
 /// Whether all of a switch's links and addresses are as they are wanted.
-pub fn stands(
-    side: &SwitchSide,
-    links: &HashMap<String, Link>,
-    addresses: &HashSet<(u32, IpAddr)>,
-) -> bool {
+pub fn stands(side: &SwitchSide, links: &HashMap<String, Link>, addresses: &HashSet<(u32, IpAddr)>) -> bool {
     let Some(bridge) = links.get(&side.bridge) else { return false };
     let adapter = side.adapter.as_ref().map(|name| links.get(name));
     let joined = match adapter {

@@ -91,12 +91,8 @@ fn in_the_way(
     let mut told = Vec::new();
     let nat = switch.subnet().is_some_and(|subnet| subnet.nat);
     if nat {
-        let out = Packet {
-            from: bridge.clone(),
-            to: uplink.map(str::to_owned),
-            protocol: Some(TCP),
-            ..Packet::default()
-        };
+        let out =
+            Packet { from: bridge.clone(), to: uplink.map(str::to_owned), protocol: Some(TCP), ..Packet::default() };
         let back = Packet {
             from: uplink.unwrap_or_default().to_owned(),
             to: Some(bridge.clone()),
@@ -118,8 +114,7 @@ fn in_the_way(
     if switch.subnet().is_some() {
         let ports: &[(u16, &str)] = if nat { &[(DHCP, "DHCP"), (DNS, "names")] } else { &[(DHCP, "DHCP")] };
         for (port, what) in ports {
-            let packet =
-                Packet { from: bridge.clone(), protocol: Some(UDP), port: Some(*port), ..Packet::default() };
+            let packet = Packet { from: bridge.clone(), protocol: Some(UDP), port: Some(*port), ..Packet::default() };
             if let Some(dropped) = foreign::dropped(tables, &ROUTED, Hook::Input, &packet) {
                 let rule = format!("iifname \"{bridge}\" udp dport {port} accept");
                 let how = allow(tables, &dropped, &[rule], &bridge);
@@ -127,12 +122,7 @@ fn in_the_way(
             }
         }
     }
-    let between = Packet {
-        from: bridge.clone(),
-        to: Some(bridge.clone()),
-        protocol: Some(TCP),
-        ..Packet::default()
-    };
+    let between = Packet { from: bridge.clone(), to: Some(bridge.clone()), protocol: Some(TCP), ..Packet::default() };
     if bridged && let Some(dropped) = foreign::dropped(tables, &ROUTED, Hook::Forward, &between) {
         let rule = format!("iifname \"{bridge}\" oifname \"{bridge}\" accept");
         let how = allow(tables, &dropped, &[rule], &bridge);
@@ -158,7 +148,8 @@ fn allow(tables: &[OtherTable], dropped: &Dropped, rules: &[String], bridge: &st
     }
     // What Docker leaves alone when it writes its own rules anew.
     const USER: &str = "DOCKER-USER";
-    let has_user = tables.iter().any(|t| t.name.family == *family && t.name.name == *table && t.chains.contains_key(USER));
+    let has_user =
+        tables.iter().any(|t| t.name.family == *family && t.name.name == *table && t.chains.contains_key(USER));
     let chain = if has_user && base == "FORWARD" { USER } else { base };
     let rules: Vec<String> =
         rules.iter().map(|rule| format!("nft insert rule {family} {table} {chain} {rule}")).collect();

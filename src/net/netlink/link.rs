@@ -5,8 +5,8 @@ use rtnetlink::{
     packet_route::{
         RouteNetlinkMessage,
         link::{
-            InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkFlags,
-            LinkInfo, LinkLayerType, LinkMessage, Stats64,
+            InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo,
+            LinkLayerType, LinkMessage, Stats64,
         },
     },
 };

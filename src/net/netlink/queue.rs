@@ -94,7 +94,7 @@ fn rate_of(queue: &TcMessage) -> Option<u64> {
         })
     };
     let wide = value(RATE64).and_then(|bytes| Some(u64::from_ne_bytes(bytes.get(..8)?.try_into().ok()?)));
-    let narrow = value(PARAMETERS)
-        .and_then(|bytes| Some(u32::from_ne_bytes(bytes.get(RATE_AT..RATE_AT + 4)?.try_into().ok()?)));
+    let narrow =
+        value(PARAMETERS).and_then(|bytes| Some(u32::from_ne_bytes(bytes.get(RATE_AT..RATE_AT + 4)?.try_into().ok()?)));
     wide.or(narrow.map(u64::from))
 }

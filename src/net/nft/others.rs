@@ -31,15 +31,41 @@ pub struct OtherChain {
 /// An instruction. Registers are counted in steps of four bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Instruction {
-    Meta { key: u32, to: u32 },
-    Ct { key: u32, to: u32 },
+    Meta {
+        key: u32,
+        to: u32,
+    },
+    Ct {
+        key: u32,
+        to: u32,
+    },
     /// Of the transport header: ports.
-    Transport { offset: u32, len: u32, to: u32 },
+    Transport {
+        offset: u32,
+        len: u32,
+        to: u32,
+    },
     /// Something else goes into the register.
-    LoadUnknown { to: u32 },
-    Mask { from: u32, to: u32, mask: Vec<u8>, xor: Vec<u8> },
-    Compare { from: u32, equal: bool, value: Vec<u8> },
-    Lookup { set: String, key: u32, verdict: bool, absent: bool },
+    LoadUnknown {
+        to: u32,
+    },
+    Mask {
+        from: u32,
+        to: u32,
+        mask: Vec<u8>,
+        xor: Vec<u8>,
+    },
+    Compare {
+        from: u32,
+        equal: bool,
+        value: Vec<u8>,
+    },
+    Lookup {
+        set: String,
+        key: u32,
+        verdict: bool,
+        absent: bool,
+    },
     Verdict(Verdict),
     /// Goes on, whatever it does beside.
     Passes,
@@ -78,7 +104,8 @@ fn read(socket: &OwnedFd, name: &TableName) -> io::Result<OtherTable> {
             found.chains.entry(chain.to_owned()).or_default().rules.push(instructions(&message));
         }
     })?;
-    let asked: Vec<String> = found.chains.values().flat_map(|chain| chain.rules.iter().flatten()).filter_map(set_of).collect();
+    let asked: Vec<String> =
+        found.chains.values().flat_map(|chain| chain.rules.iter().flatten()).filter_map(set_of).collect();
     let mut exact = Vec::new();
     list(socket, msg::GET_SET, family, &[(1, &name.name)], |message| {
         if let Some((table, set)) = decode::names(&message, 2)

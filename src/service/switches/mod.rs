@@ -219,7 +219,9 @@ impl Service {
 pub(super) fn net_error(operation: Operation, error: NetError) -> Error {
     match error {
         NetError::Adapter(must) => Error::invalid("adapter", must),
-        NetError::Carries { .. } | NetError::Leased { .. } | NetError::Overlap { .. } => Error::SwitchConflict(error.to_string()),
+        NetError::Carries { .. } | NetError::Leased { .. } | NetError::Overlap { .. } => {
+            Error::SwitchConflict(error.to_string())
+        }
         NetError::Missing { .. } | NetError::Program { .. } | NetError::Failed { .. } => {
             Error::failed(operation, error)
         }
