@@ -26,7 +26,7 @@ mod port;
 mod ports;
 mod problem;
 mod reconcile;
-mod rules;
+pub mod rules;
 mod rules_in_force;
 mod survey;
 mod sweep;
