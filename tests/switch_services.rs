@@ -12,7 +12,7 @@ use hyperv::{Client, MOUNTS};
 use serde_json::{Value, json};
 use support::{
     Answer, Daemon,
-    netns::{Host, ip},
+    netns::{Host, Peer, ip},
 };
 
 async fn switch(daemon: &Daemon, body: Value) -> String {
@@ -192,9 +192,10 @@ async fn a_subnet_changes_under_its_cards_and_they_keep_their_place_in_it() {
 #[tokio::test]
 async fn a_port_of_the_host_leads_to_one_guest_and_goes_with_its_card() {
     let host = Host::leave();
-    ip("link add up0 type dummy");
+    // Its end of the cable is there for as long as it is.
+    let peer = Peer::new();
+    peer.connect("up0", "far");
     ip("addr add 192.0.2.1/24 dev up0");
-    ip("link set up0 up");
     let mut daemon = Daemon::start();
     let lan = switch(&daemon, nat("LAN", "10.77.0.0/24")).await;
     let other = switch(&daemon, nat("Other", "10.78.0.0/24")).await;
@@ -264,7 +265,7 @@ async fn a_port_of_the_host_leads_to_one_guest_and_goes_with_its_card() {
     let theirs = with(&[("vm", json!(db)), ("protocol", json!("udp"))]);
     daemon.post(&format!("/switches/{other}/forwards"), theirs).await.expect(201);
     daemon.put(&format!("/switches/{lan}"), json!({ "nat": false })).await.expect(200);
-    drop(daemon);
+    drop((daemon, peer));
     host.assert_untouched();
 }
 
