@@ -148,7 +148,8 @@ pub struct SwitchChanged {
     #[serde(flatten)]
     switch: SwitchFields,
     /// Cards whose address did not fit any more. Guests that run take the new one when they renew theirs, which they do
-    /// within ten minutes.
+    /// within ten minutes. Absent where there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     readdressed: Vec<ReaddressedBody>,
 }
 

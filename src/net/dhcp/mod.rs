@@ -17,8 +17,6 @@ use crate::model::{Dns, MacAddr, Nic, Subnet, Switch};
 /// The file that dnsmasq is started with.
 pub const CONFIG: &str = "dnsmasq.conf";
 pub const LEASES: &str = "leases";
-const RESERVATIONS: &str = "reservations";
-const NAMES: &str = "names";
 
 /// A lease that is not renewed lasts so long: guests outlive a dnsmasq that cannot run for half a day.
 const LEASE: &str = "12h";
@@ -31,8 +29,9 @@ pub type Files = BTreeMap<String, File>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
     pub text: String,
-    /// dnsmasq takes a change in on SIGHUP; else it is started anew. None does so today: dnsmasq reads as a user without
-    /// rights, who does not get into the state directory, and a list that it cannot read is an empty one to it.
+    /// dnsmasq takes a change in on SIGHUP; else it is started anew. What it reads then, and every list apart from its
+    /// configuration, it reads as a user without rights, who does not get into the state directory, and a list that it
+    /// cannot read is an empty one to it. So all is in the one file, which it reads before it gives its rights away.
     pub read_again: bool,
 }
 
@@ -69,32 +68,28 @@ pub fn files(folder: &Path, switch: &Switch, hosts: &[Host], facts: &Facts) -> F
     let Some(subnet) = switch.subnet() else { return Files::new() };
     // In the order of addresses, so that the same is written in the same way.
     let by_address: BTreeMap<Ipv4Addr, &Host> = hosts.iter().map(|host| (host.address, host)).collect();
-    let (mut reservations, mut names) = (String::new(), String::new());
+    let mut text = config(folder, &switch.bridge(), subnet, facts);
     for Host { mac, address, label } in by_address.into_values() {
-        let _ = write!(reservations, "{mac},id:*,{address}");
-        if let Some(label) = label {
-            let _ = write!(reservations, ",{label}");
-            let _ = writeln!(names, "{address} {label}.{} {label}", subnet.domain());
-        }
-        reservations.push('\n');
+        let _ = write!(text, "dhcp-host={mac},id:*,{address}");
+        let Some(label) = label else {
+            text.push('\n');
+            continue;
+        };
+        // Also where the switch resolves nothing: it is no harm, and the guest learns its own name.
+        let _ = writeln!(text, ",{label}\nhost-record={label}.{},{label},{address}", subnet.domain());
     }
-    let config = config(folder, &switch.bridge(), subnet, facts);
-    [(CONFIG, config), (RESERVATIONS, reservations), (NAMES, names)]
-        .map(|(name, text)| (name.to_owned(), File { text, read_again: false }))
-        .into()
+    Files::from([(CONFIG.to_owned(), File { text, read_again: false })])
 }
 
 fn config(folder: &Path, bridge: &str, subnet: &Subnet, facts: &Facts) -> String {
     let Subnet { network, dns, ipv6, .. } = subnet;
     let (domain, netmask) = (subnet.domain(), subnet.netmask());
-    let at = |name: &str| folder.join(name).display().to_string();
     let mut text = format!(
         "interface={bridge}\nexcept-interface=lo\nbind-interfaces\nno-hosts\nlog-facility=-\npid-file\n\
          dhcp-authoritative\ndhcp-ignore-names\ndhcp-range={network},static,{netmask},{LEASE}\n\
-         dhcp-option=option:T1,{RENEWAL}\ndhcp-leasefile={}\ndhcp-hostsfile={}\n\
+         dhcp-option=option:T1,{RENEWAL}\ndhcp-leasefile={}\n\
          domain={domain}\ndhcp-option=option:domain-search,{domain}\n",
-        at(LEASES),
-        at(RESERVATIONS),
+        folder.join(LEASES).display(),
     );
     if let Some(mtu) = facts.mtu {
         let _ = writeln!(text, "dhcp-option=option:mtu,{mtu}");
@@ -108,7 +103,7 @@ fn config(folder: &Path, bridge: &str, subnet: &Subnet, facts: &Facts) -> String
         text += "dhcp-option=option:router\n";
     }
     if subnet.serves_names() && facts.dns {
-        let _ = writeln!(text, "domain-needed\nbogus-priv\nlocal=/{domain}/\naddn-hosts={}", at(NAMES));
+        let _ = writeln!(text, "domain-needed\nbogus-priv\nlocal=/{domain}/");
         if let Dns::Servers(servers) = dns {
             text += "no-resolv\n";
             servers.iter().for_each(|server| text += &format!("server={server}\n"));
@@ -148,9 +143,9 @@ mod tests {
         Host { mac, address: Ipv4Addr::new(10, 77, 0, last), label: label.map(str::to_owned) }
     }
 
-    fn text(subnet: &Subnet, facts: &Facts, name: &str) -> String {
+    fn text(subnet: &Subnet, facts: &Facts) -> String {
         let hosts = [host("52:54:00:00:00:02", 3, None), host("52:54:00:00:00:01", 2, Some("web"))];
-        files(Path::new("/s"), &switch(subnet.clone()), &hosts, facts)[name].text.clone()
+        files(Path::new("/s"), &switch(subnet.clone()), &hosts, facts)[CONFIG].text.clone()
     }
 
     /// What dnsmasq itself says of a configuration.
@@ -158,9 +153,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text = text.replace("/s/", &format!("{}/", dir.path().display()));
         std::fs::write(dir.path().join(CONFIG), text).unwrap();
-        for name in [RESERVATIONS, NAMES] {
-            std::fs::write(dir.path().join(name), "").unwrap();
-        }
         let config = format!("--conf-file={}", dir.path().join(CONFIG).display());
         let told = std::process::Command::new("dnsmasq").args(["--test", &config]).output().unwrap();
         assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
@@ -170,11 +162,11 @@ mod tests {
     fn a_card_is_known_by_its_mac_address_and_a_name_by_its_vm() {
         let subnet = Subnet::parse("10.77.0.0/24", true).unwrap();
         let facts = Facts { dns: true, ..Facts::default() };
-        let reservations = "52:54:00:00:00:01,id:*,10.77.0.2,web\n52:54:00:00:00:02,id:*,10.77.0.3\n";
-        assert_eq!(text(&subnet, &facts, RESERVATIONS), reservations);
-        assert_eq!(text(&subnet, &facts, NAMES), "10.77.0.2 web.lan web\n");
+        let hosts = "dhcp-host=52:54:00:00:00:01,id:*,10.77.0.2,web\nhost-record=web.lan,web,10.77.0.2\n\
+            dhcp-host=52:54:00:00:00:02,id:*,10.77.0.3\n";
+        assert!(text(&subnet, &facts).ends_with(hosts), "{}", text(&subnet, &facts));
         let own = Subnet { domain: Some("lab.example".into()), ..subnet };
-        assert_eq!(text(&own, &facts, NAMES), "10.77.0.2 web.lab.example web\n");
+        assert!(text(&own, &facts).contains("host-record=web.lab.example,web,10.77.0.2\n"));
     }
 
     #[test]
@@ -185,7 +177,7 @@ mod tests {
         let fine = Facts { dns: true, resolvers: vec![Ipv4Addr::new(192, 0, 2, 53)], mtu: None };
         let taken = Facts { dns: false, mtu: Some(1400), ..fine.clone() };
         let cases = [
-            (&nat, &fine, &["local=/lan/", "addn-hosts=/s/names"][..], &["port=0", "mtu", "no-resolv"][..]),
+            (&nat, &fine, &["local=/lan/"][..], &["port=0", "mtu", "no-resolv"][..]),
             (&nat, &taken, &["port=0\ndhcp-option=option:dns-server,192.0.2.53\n", "option:mtu,1400"], &["local="]),
             (
                 &Subnet { dns: Dns::None, ..nat.clone() },
@@ -225,7 +217,7 @@ mod tests {
             ),
         ];
         for (subnet, facts, has, lacks) in cases {
-            let text = text(subnet, facts, CONFIG);
+            let text = text(subnet, facts);
             assert!(has.iter().all(|part| text.contains(part)), "{has:?}: {text}");
             assert!(!lacks.iter().any(|part| text.contains(part)), "not {lacks:?}: {text}");
             accepted(&text);

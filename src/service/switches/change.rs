@@ -40,6 +40,8 @@ impl Service {
         let before = self.places.record(id)?;
         let switch = before.switch.with(&wish)?;
         if switch != before.switch {
+            // Kept from other switches until it is theirs to see.
+            let _claim = self.places.claim_subnet(&switch)?;
             if let Some(subnet) = switch.subnet()
                 && before.switch.subnet().is_none_or(|old| (old.network, old.prefix) != (subnet.network, subnet.prefix))
             {
@@ -58,7 +60,6 @@ impl Service {
                 );
                 return Err(Error::SwitchConflict(told));
             }
-            let _claim = self.places.claim_subnet(&switch)?;
             self.restate(&before, SwitchRecord { switch, ..before.clone() }).await?;
         }
         drop(turn);
