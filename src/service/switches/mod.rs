@@ -4,6 +4,7 @@
 mod change;
 mod forwards;
 mod leases;
+mod names;
 mod places;
 mod recover;
 

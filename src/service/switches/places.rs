@@ -7,11 +7,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::forwards::leads_to;
+use super::{forwards::leads_to, names::Names};
 use crate::{
     model::{
         Error, MacAddr, Nic, Result, Subnet, Switch, SwitchForward, SwitchId, SwitchKind, SwitchPort, SwitchRecord,
-        SwitchState, VmId, VmView, host_label, same_name,
+        SwitchState, VmId, VmView, same_name,
     },
     net::Host,
     service::registry::Registry,
@@ -385,23 +385,6 @@ fn conflict(switch: &Switch, switches: &HashMap<SwitchId, Entry>) -> Result<()> 
 
 fn ipv6(switch: &Switch) -> Option<String> {
     Some(switch.subnet()?.ipv6.as_ref()?.to_string())
-}
-
-/// The labels of VMs on one switch. The oldest has the one that its name makes; to that of a later one with the same, the
-/// first digits of its id are added.
-#[derive(Default)]
-struct Names(HashMap<String, VmId>);
-
-impl Names {
-    fn label(&mut self, name: &str, vm: VmId) -> String {
-        let label = host_label(name, vm);
-        if *self.0.entry(label.clone()).or_insert(vm) == vm {
-            return label;
-        }
-        // A label has 63 characters.
-        let label = label.get(..54).unwrap_or(&label).trim_end_matches('-');
-        format!("{label}-{}", &vm.short()[..8])
-    }
 }
 
 // Every change under the lock is whole, so a panic leaves nothing half done.
