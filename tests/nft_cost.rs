@@ -8,8 +8,8 @@ use std::{net::Ipv4Addr, time::Instant};
 use qherd::{
     model::{MacAddr, Nic, NicBackend, NicId, SwitchPort},
     net::{
-        nft::{Ruleset, diff},
-        rules,
+        nft::{Batch, Ruleset, diff},
+        rules::{self, OnHost},
     },
 };
 use support::yard::{STATE, Yard};
@@ -68,6 +68,20 @@ async fn ports_and_switches_cost_little() {
         yard.nics.pop();
     }
     report("unplug and plug, with the whole description both times", TIMES, start, before);
+    let mut there = yard.wanted();
+    let (start, before) = (Instant::now(), cpu());
+    for _ in 0..TIMES {
+        let on = OnHost { switch: &yard.switches[49], host: &[] };
+        let part = rules::part(&there, STATE, &on, &last).unwrap();
+        let (mut plug, mut unplug) = (Batch::default(), Batch::default());
+        plug.add_elements(&part);
+        yard.kernel.apply(plug).await.unwrap();
+        there.add_elements(&part);
+        unplug.delete_elements(&part);
+        yard.kernel.apply(unplug).await.unwrap();
+        there.delete_elements(&part);
+    }
+    report("unplug and plug of one port alone", TIMES, start, before);
     let (start, before) = (Instant::now(), cpu());
     for _ in 0..TIMES {
         rules::refused(&yard.kernel, STATE).await.unwrap().unwrap();

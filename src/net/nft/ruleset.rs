@@ -136,6 +136,27 @@ impl Ruleset {
     pub fn table(&mut self, family: Family, name: &str) -> &mut Table {
         self.tables.entry(TableName { family, name: name.to_owned() }).or_default()
     }
+
+    /// Adds the elements that are in `part` to the sets that are here.
+    pub fn add_elements(&mut self, part: &Self) {
+        self.each_of(part, |all, part| all.extend(part.iter().map(|(key, value)| (key.clone(), value.clone()))));
+    }
+
+    /// Takes the elements that are in `part` out of the sets that are here.
+    pub fn delete_elements(&mut self, part: &Self) {
+        self.each_of(part, |all, part| part.keys().for_each(|key| _ = all.remove(key)));
+    }
+
+    fn each_of(&mut self, part: &Self, change: impl Fn(&mut Elements, &Elements)) {
+        for (name, table) in &part.tables {
+            let Some(own) = self.tables.get_mut(name) else { continue };
+            for (name, set) in &table.sets {
+                if let (Some(Set { elements: Some(own), .. }), Some(part)) = (own.sets.get_mut(name), &set.elements) {
+                    change(own, part);
+                }
+            }
+        }
+    }
 }
 
 impl Table {

@@ -1,6 +1,9 @@
 //! The arp table: for which addresses the host answers guests. It would for any that it has, on any interface.
 
-use super::{OnHost, Port, host4, ports::insert};
+use super::{
+    OnHost, Port, host4,
+    ports::{Put, insert},
+};
 use crate::net::nft::{Base, Chain, Form, Hook, Key, Kind, Rule, Table, Type, field::*, ifname};
 
 pub fn frame(table: &mut Table) {
@@ -27,6 +30,6 @@ pub fn switch(table: &mut Table, on: &OnHost) {
     }
 }
 
-pub fn port(table: &mut Table, port: &Port) {
-    insert(table, "taps", Key::of([&ifname(&port.tap)]), None);
+pub fn port(put: &mut Put, port: &Port) {
+    put("taps", Key::of([&ifname(&port.tap)]), None);
 }

@@ -25,7 +25,7 @@ use std::{
 pub use claims::claims_of;
 pub use refused::{Refusals, refused};
 
-use super::nft::{Family, Ruleset, TableName, Verdict};
+use super::nft::{Datum, Family, Key, Ruleset, Table, TableName, Verdict};
 use crate::model::{Nic, NicId, Subnet6, Switch, SwitchId, SwitchKind, SwitchPort};
 use segment::Segment;
 
@@ -74,17 +74,46 @@ pub fn ruleset(state: &str, switches: &[OnHost], nics: &[Nic]) -> Ruleset {
     ports::frame(bridge, &allowances(&ports));
     segments.values().for_each(|segment| segment.write(bridge));
     switches.iter().for_each(|on| ports::switch(bridge, on));
-    ports.iter().for_each(|port| ports::port(bridge, port));
+    ports.iter().for_each(|port| ports::port(&mut into(bridge), port));
     let inet = ruleset.table(Family::Inet, &name);
     routed::frame(inet);
     switches.iter().for_each(|on| routed::switch(inet, on));
-    forwards(switches, &ports).iter().for_each(|forward| routed::forward(inet, forward));
-    ports.iter().for_each(|port| routed::port(inet, port));
+    forwards(switches, &ports).iter().for_each(|forward| routed::forward(&mut into(inet), forward));
+    ports.iter().for_each(|port| routed::port(&mut into(inet), port));
     let arp = ruleset.table(Family::Arp, &name);
     asking::frame(arp);
     switches.iter().for_each(|on| asking::switch(arp, on));
-    ports.iter().for_each(|port| asking::port(arp, port));
+    ports.iter().for_each(|port| asking::port(&mut into(arp), port));
     ruleset
+}
+
+fn into(table: &mut Table) -> impl FnMut(&str, Key, Option<Datum>) {
+    move |set, key, value| ports::insert(table, set, key, value)
+}
+
+/// What a card's port has in the rules: some elements, to be added to what is `there` when it is plugged and taken away
+/// when it goes, without a look at all the others. None where that is not all that it needs.
+pub fn part(there: &Ruleset, state: &str, on: &OnHost, nic: &Nic) -> Option<Ruleset> {
+    let port = Port::new(nic, &HashMap::from([(on.switch.id, on)]))?;
+    let forwards = forwards(&[*on], std::slice::from_ref(&port));
+    let (mut part, mut whole) = (Ruleset::default(), true);
+    for family in [Family::Arp, Family::Bridge, Family::Inet] {
+        let sets = &there.tables.get(&TableName { family, name: table(state) })?.sets;
+        let made = part.table(family, &table(state));
+        let mut put = |name: &str, key: Key, value: Option<Datum>| match sets.get(name) {
+            Some(set) => _ = made.set(name, set.form.clone()).insert(key, value),
+            None => whole = false,
+        };
+        match family {
+            Family::Arp => asking::port(&mut put, &port),
+            Family::Bridge => ports::port(&mut put, &port),
+            _ => {
+                routed::port(&mut put, &port);
+                forwards.iter().for_each(|forward| routed::forward(&mut put, forward));
+            }
+        }
+    }
+    whole.then_some(part)
 }
 
 /// A card's port, with what the rules ask for.
@@ -174,8 +203,8 @@ fn closed(switch: &Switch) -> bool {
     matches!(switch.kind, SwitchKind::Private | SwitchKind::External { allow_management_os: false, .. })
 }
 
-fn goto(chain: impl Into<String>) -> super::nft::Datum {
-    super::nft::Datum::Verdict(Verdict::Goto(chain.into()))
+fn goto(chain: impl Into<String>) -> Datum {
+    Datum::Verdict(Verdict::Goto(chain.into()))
 }
 
 fn host4(host: &[IpAddr]) -> impl Iterator<Item = Ipv4Addr> {

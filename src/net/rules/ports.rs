@@ -158,45 +158,49 @@ pub fn switch(table: &mut Table, on: &OnHost) {
     }
 }
 
-pub fn port(table: &mut Table, port: &Port) {
+/// The elements of a port.
+pub fn port(put: &mut Put, port: &Port) {
     let tap = ifname(&port.tap);
     let alone = || Key::of([&tap]);
     for set in ["tally", "taps"] {
-        insert(table, set, alone(), None);
+        put(set, alone(), None);
     }
-    insert(table, "own_macs", Key::of([&port.mac]), None);
-    insert(table, "macs", Key::of([&tap, &port.mac]), None);
+    put("own_macs", Key::of([&port.mac]), None);
+    put("macs", Key::of([&tap, &port.mac]), None);
     let Some(on) = port.on else {
-        insert(table, "ports", alone(), Some(goto("refuse")));
+        put("ports", alone(), Some(goto("refuse")));
         return;
     };
     if closed(on.switch) {
-        insert(table, "closed", alone(), None);
+        put("closed", alone(), None);
     }
     if let Some(bits) = port.settings.bandwidth.outbound {
         // The kernel counts in nanoseconds of 64 bits.
         let bytes = (bits / 8).clamp(1, FASTEST);
-        insert(table, "outbound", alone(), Some(Datum::Above { bytes, burst: BURST }));
+        put("outbound", alone(), Some(Datum::Above { bytes, burst: BURST }));
     }
     if port.settings.allow_spoofing {
-        insert(table, "ports", alone(), Some(goto("free")));
+        put("ports", alone(), Some(goto("free")));
         return;
     }
-    insert(table, "ports", alone(), Some(goto(&port.segment)));
+    put("ports", alone(), Some(goto(&port.segment)));
     for vlan in &port.settings.trunk {
-        insert(table, "trunks", Key::of([&tap, &vlan.to_be_bytes()]), None);
+        put("trunks", Key::of([&tap, &vlan.to_be_bytes()]), None);
     }
     if let Some(address) = port.settings.address {
-        insert(table, "fixed", alone(), None);
-        insert(table, "given4", Key::of([&tap, &address.octets()]), None);
-        insert(table, &format!("{}_assigned4", port.segment), Key::of([&address.octets()]), None);
+        put("fixed", alone(), None);
+        put("given4", Key::of([&tap, &address.octets()]), None);
+        put(&format!("{}_assigned4", port.segment), Key::of([&address.octets()]), None);
     }
-    insert(table, &upto(port.allowance()), alone(), None);
+    put(&upto(port.allowance()), alone(), None);
     for address in port.own6() {
-        insert(table, "given6", Key::of([&tap, &address]), None);
-        insert(table, &format!("{}_assigned6", port.segment), Key::of([&address]), None);
+        put("given6", Key::of([&tap, &address]), None);
+        put(&format!("{}_assigned6", port.segment), Key::of([&address]), None);
     }
 }
+
+/// Puts an element into the set of this name.
+pub type Put<'a> = dyn FnMut(&str, Key, Option<Datum>) + 'a;
 
 /// Into a set that is there.
 pub fn insert(table: &mut Table, set: &str, key: Key, value: Option<Datum>) {

@@ -2,7 +2,7 @@
 
 use super::{
     Forward, OnHost, Port, closed, ipv6,
-    ports::insert,
+    ports::{Put, insert},
     wire::{DHCP_SERVER, DHCP6_SERVER, DNS, ICMP, ICMP6, TCP, UDP},
 };
 use crate::{
@@ -230,29 +230,29 @@ pub fn switch(table: &mut Table, on: &OnHost) {
     }
 }
 
-pub fn forward(table: &mut Table, forward: &Forward) {
+pub fn forward(put: &mut Put, forward: &Forward) {
     let bridge = ifname(&forward.bridge);
     let (protocol, port) = ([forward.protocol], forward.host_port.to_be_bytes());
     let (guest, guest_port) = (forward.guest.octets(), forward.guest_port.to_be_bytes());
     let to = Some(Datum::Bytes(Key::of([&guest, &guest_port]).bytes));
     match forward.host_address.map(|address| address.octets()) {
         None => {
-            insert(table, "forwards", Key::of([&protocol, &port]), to);
-            insert(table, "published", Key::of([&bridge, &protocol, &port]), None);
+            put("forwards", Key::of([&protocol, &port]), to);
+            put("published", Key::of([&bridge, &protocol, &port]), None);
         }
         Some(address) => {
-            insert(table, "forwards_at", Key::of([&protocol, &port, &address]), to);
-            insert(table, "published_at", Key::of([&bridge, &protocol, &port, &address]), None);
+            put("forwards_at", Key::of([&protocol, &port, &address]), to);
+            put("published_at", Key::of([&bridge, &protocol, &port, &address]), None);
         }
     }
-    insert(table, "targets", Key::of([&bridge, &protocol, &guest, &guest_port]), None);
+    put("targets", Key::of([&bridge, &protocol, &guest, &guest_port]), None);
 }
 
-pub fn port(table: &mut Table, port: &Port) {
-    insert(table, "taps", Key::of([&ifname(&port.tap)]), None);
-    insert(table, "guests", Key::of([&port.mac]), None);
-    insert(table, "own_macs", Key::of([&port.mac]), None);
+pub fn port(put: &mut Put, port: &Port) {
+    put("taps", Key::of([&ifname(&port.tap)]), None);
+    put("guests", Key::of([&port.mac]), None);
+    put("own_macs", Key::of([&port.mac]), None);
     if let (true, Some(address)) = (port.settings.isolated, port.settings.address) {
-        insert(table, "apart4", Key::of([&address.octets()]), None);
+        put("apart4", Key::of([&address.octets()]), None);
     }
 }

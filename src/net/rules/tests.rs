@@ -89,11 +89,21 @@ fn a_port_more_is_some_elements_more_and_nothing_else() {
     let on = [OnHost { switch: &lan, host: &[] }];
     let address = Some(Ipv4Addr::new(10, 77, 0, 5));
     let one = nic(SwitchPort { address, ..SwitchPort::on(lan.id) });
-    let (without, with) = (ruleset("abc", &on, &[]), ruleset("abc", &on, &[one]));
+    let nics = [one];
+    let (without, with) = (ruleset("abc", &on, &[]), ruleset("abc", &on, &nics));
     let batch = diff(&without, &with);
     let adds = |command: &crate::net::nft::Command| matches!(command, crate::net::nft::Command::AddElements(..));
     assert!(!batch.is_empty() && batch.0.iter().all(|(_, command)| adds(command)), "{batch:?}");
     assert!(diff(&with, &with).is_empty());
+    // The same without the description of everything.
+    let part = part(&without, "abc", &on[0], &nics[0]).unwrap();
+    let mut there = without.clone();
+    there.add_elements(&part);
+    assert_eq!(there, with);
+    there.delete_elements(&part);
+    assert_eq!(there, without);
+    let more = nic(SwitchPort { max_addresses: Some(300), ..SwitchPort::on(lan.id) });
+    assert_eq!(super::part(&without, "abc", &on[0], &more), None, "it needs a set of its own");
 }
 
 #[test]
