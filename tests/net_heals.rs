@@ -156,9 +156,10 @@ impl Town {
         for nic in &self.nics {
             self.lab.net.unplug(nic).await.unwrap();
         }
-        drop((self.guests, self.peer));
+        drop(self.guests);
         self.lab.net.remove_switch(&self.wan, None).await.unwrap();
         ip("link del up0");
+        drop(self.peer);
         self.lab.close(&[&self.lan]).await;
     }
 }

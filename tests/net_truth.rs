@@ -69,7 +69,7 @@ const BRIDGED: &str = "table bridge filter {
     }
 }";
 
-const HARMLESS: &str = "table ip other {
+const HARMLESS: &str = "table ip harmless {
     chain FORWARD {
         type filter hook forward priority 5; policy drop;
         meta l4proto icmp drop
@@ -136,7 +136,7 @@ async fn rules_of_others_that_drop_what_a_switch_needs_are_named_with_what_to_do
     apply(BRIDGED);
     lab.await_problem(&early, &["table bridge filter"]).await;
     let told = lab.net.problem(early.id).unwrap();
-    assert!(!told.contains("other"), "{told}");
+    assert!(!told.contains("harmless"), "{told}");
     lab.net.unplug(&na).await.unwrap();
     nft("flush ruleset");
     ip("link del up0");

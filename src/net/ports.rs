@@ -48,7 +48,7 @@ impl Inner {
         }
         let side = host_side::port(&self.state, nic);
         let failed = |error: io::Error| NetError::failed(format!("make the tap {}", side.tap), error);
-        self.put_rules().await?;
+        self.put_port_rules(&place.wanted(), nic, true).await?;
         let queues = tap::create(&side.tap, nic.queues).map_err(failed)?;
         let netlink = self.netlink()?;
         let tap = netlink.link(&side.tap).await?;
@@ -62,7 +62,7 @@ impl Inner {
     /// Takes the rules of a port away, and its tap if that is still there.
     pub async fn unplug(self: &Arc<Self>, nic: &Nic) -> Result<()> {
         let Ok(netlink) = self.netlink() else { return Ok(()) };
-        self.places.ports().remove(&nic.id);
+        let before = self.places.ports().remove(&nic.id);
         let alias = host_side::mark(&self.state, &nic.id.to_string());
         if let Some(tap) = netlink.link(&nic.tap()).await?
             && tap.alias.is_none_or(|found| found == alias)
@@ -70,15 +70,13 @@ impl Inner {
             let removed = netlink.remove(tap.index).await;
             removed.map_err(|e| NetError::failed(format!("remove the tap {}", tap.name), e))?;
         }
-        let place = self.place_of(nic);
-        if let Ok(place) = &place {
-            self.reserve(place);
+        let Ok(place) = self.place_of(nic) else { return self.put_rules().await };
+        self.reserve(&place);
+        match before {
+            Some(port) => self.put_port_rules(&place.wanted(), &port.nic, false).await?,
+            None => self.put_rules().await?,
         }
-        self.put_rules().await?;
-        match place {
-            Ok(place) => self.free_claims(&place.wanted().switch, nic).await,
-            Err(_) => Ok(()),
-        }
+        self.free_claims(&place.wanted().switch, nic).await
     }
 
     /// A live VM's card, whose tap is there.
@@ -146,10 +144,11 @@ impl Inner {
                 && !(is_joined(&side, tap, bridge) && side.sysctls.iter().all(is_set))
             {
                 let joined = self.connect(&side, tap, bridge).await;
-                if let Err(error) = &joined
-                    && let Some(port) = self.places.ports().get_mut(&nic.id)
-                {
-                    port.health = PortHealth::Detached(error.to_string());
+                if let Some(port) = self.places.ports().get_mut(&nic.id) {
+                    port.health = match &joined {
+                        Ok(()) => PortHealth::Ok,
+                        Err(error) => PortHealth::Detached(error.to_string()),
+                    };
                 }
                 outcome = outcome.and(joined);
             }
@@ -204,8 +203,9 @@ impl Inner {
                         loose.push(place);
                     }
                 }
-                (Some(place), _) => {
-                    if !matches!(port.health, PortHealth::Detached(_)) {
+                (Some(place), bridge) => {
+                    let on_it = bridge.is_some_and(|bridge| tap.master == Some(bridge.index));
+                    if !on_it && !matches!(port.health, PortHealth::Detached(_)) {
                         port.health = PortHealth::Detached("its tap is not on its switch".into());
                     }
                     loose.push(place);

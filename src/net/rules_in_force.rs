@@ -17,9 +17,9 @@ use tokio::{
 
 use super::{
     Inner, NetError, Result, host_side,
-    nft::{Change, Events, Kernel, OtherTable, Ruleset, TableName, diff},
-    place::Area,
-    rules::{self, Refusals},
+    nft::{Batch, Change, Events, Kernel, OtherTable, Ruleset, TableName, diff},
+    place::{Area, Wanted},
+    rules::{self, OnHost, Refusals},
 };
 use crate::model::{Nic, Switch};
 
@@ -102,6 +102,32 @@ impl RulesInForce {
         Some(total)
     }
 
+    /// Adds what a card's port has in the rules to what is there, or takes it away, without a look at all the others. Says
+    /// whether that was all.
+    async fn put_part(&self, state: &str, on: &OnHost<'_>, nic: &Nic, add: bool) -> bool {
+        let Some(kernel) = &self.kernel else { return false };
+        let mut known = self.known.lock().await;
+        // It is known again when this has worked.
+        let Some(mut there) = known.there.take() else { return false };
+        let Some(part) = rules::part(&there, state, on, nic) else {
+            known.there = Some(there);
+            return false;
+        };
+        let mut batch = Batch::default();
+        if add {
+            batch.add_elements(&part);
+            there.add_elements(&part);
+        } else {
+            batch.delete_elements(&part);
+            there.delete_elements(&part);
+        }
+        let done = kernel.apply(batch).await.is_ok();
+        if done {
+            known.there = Some(there);
+        }
+        done
+    }
+
     /// Brings the kernel to what is wanted by the time that it is this call's turn. Calls that wait together are served
     /// by one batch.
     async fn put(&self, wanted: impl FnOnce() -> Ruleset, anew: bool) -> Result<()> {
@@ -142,6 +168,17 @@ impl Inner {
         timeout(PATIENCE, put).await.unwrap_or_else(|_| Err(failed("the kernel has not answered")))
     }
 
+    /// Brings the rules of one card's port to what is wanted now: it was added, or it is gone.
+    pub async fn put_port_rules(&self, wanted: &Wanted, nic: &Nic, add: bool) -> Result<()> {
+        let host = host_side::host_addresses(&wanted.side);
+        let on = OnHost { switch: &wanted.switch, host: &host };
+        let part = self.rules.put_part(&self.state, &on, nic, add);
+        if !self.places.is_empty() && timeout(PATIENCE, part).await == Ok(true) {
+            return Ok(());
+        }
+        self.put_rules().await
+    }
+
     /// Takes back the addresses that a card's port had laid claim to, so that another can have them at once.
     pub async fn free_claims(&self, switch: &Switch, nic: &Nic) -> Result<()> {
         let Some(kernel) = &self.rules.kernel else { return Ok(()) };
@@ -168,7 +205,7 @@ impl Inner {
         let nics: Vec<_> = self.places.ports().values().map(|port| port.nic.clone()).collect();
         let hosts: Vec<_> = switches.iter().map(|wanted| host_side::host_addresses(&wanted.side)).collect();
         let on_host = switches.iter().zip(&hosts);
-        let on_host: Vec<_> = on_host.map(|(wanted, host)| rules::OnHost { switch: &wanted.switch, host }).collect();
+        let on_host: Vec<_> = on_host.map(|(wanted, host)| OnHost { switch: &wanted.switch, host }).collect();
         rules::ruleset(&self.state, &on_host, &nics)
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, io};
 
 use rtnetlink::{
-    packet_core::{DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, Nla},
+    packet_core::{DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, Nla, NlasIterator},
     packet_route::{
         RouteNetlinkMessage,
         tc::{TcAttribute, TcHandle, TcMessage, TcOption},
@@ -84,14 +84,15 @@ fn saturated(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
+/// The options of a kind that the library does not know come as one, unread.
 fn rate_of(queue: &TcMessage) -> Option<u64> {
-    let options = queue.attributes.iter().find_map(|a| if let TcAttribute::Options(o) = a { Some(o) } else { None })?;
+    let options =
+        queue.attributes.iter().find_map(|a| if let TcAttribute::Options(o) = a { o.first() } else { None })?;
+    let mut bytes = vec![0; options.value_len()];
+    options.emit_value(&mut bytes);
     let value = |wanted: u16| {
-        options.iter().find(|option| option.kind() == wanted).map(|option| {
-            let mut bytes = vec![0; option.value_len()];
-            option.emit_value(&mut bytes);
-            bytes
-        })
+        let mut all = NlasIterator::new(&bytes[..]).flatten();
+        all.find(|option| option.kind() == wanted).map(|option| option.value().to_vec())
     };
     let wide = value(RATE64).and_then(|bytes| Some(u64::from_ne_bytes(bytes.get(..8)?.try_into().ok()?)));
     let narrow =
