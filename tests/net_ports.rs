@@ -296,7 +296,9 @@ async fn an_adopted_port_keeps_its_rules_and_traffic_is_counted_from_the_guests_
     let b: Vec<Guest> = queues.drain(..).map(|queue| Guest::new(queue, &nb.mac.to_string())).collect();
     a.send(&arp(a.mac, a.mac, A, B));
     // The daemon is restarted: the tables and the taps are still there.
-    let net = Network::open(lab.dir.path()).await;
+    let Lab { host, dir, net } = lab;
+    drop(net);
+    let net = Network::open(dir.path()).await;
     assert_eq!(net.port(na.id), PortHealth::Gone);
     net.put_switch(&switch, None).await.unwrap();
     net.adopt(&na).await;
@@ -331,8 +333,6 @@ async fn an_adopted_port_keeps_its_rules_and_traffic_is_counted_from_the_guests_
     net.unplug(&na).await.unwrap();
     net.unplug(&nb).await.unwrap();
     net.remove_switch(&switch, None).await.unwrap();
-    drop(net);
-    let Lab { host, dir, net } = lab;
     drop(net);
     let net = Network::open(dir.path()).await;
     Lab { host, dir, net }.close(&[&switch]).await;

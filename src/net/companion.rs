@@ -154,6 +154,12 @@ pub fn as_left(folder: &Path, mut orders: Orders) -> Orders {
     orders
 }
 
+/// Whether a dnsmasq of an earlier daemon answers for names.
+pub fn serves_names(folder: &Path) -> bool {
+    let config = fs::read_to_string(folder.join(dhcp::CONFIG)).unwrap_or_default();
+    !config.is_empty() && !config.lines().any(|line| line == "port=0") && !running(folder).is_empty()
+}
+
 /// Ends the dnsmasq of a switch, whoever started it, and removes its folder.
 pub async fn remove(folder: &Path) -> Result<(), NetError> {
     // Looking for its process means looking at all of the host's.

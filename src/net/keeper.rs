@@ -128,7 +128,7 @@ pub async fn follow(inner: Weak<Inner>) {
         if let Err(error) = inner.look(ticked).await {
             tracing::warn!(%error, "cannot look after the host's network");
         }
-        if ticked && looks % COUNT == 0 {
+        if ticked && looks.is_multiple_of(COUNT) {
             inner.rules.count_refused(&inner.state).await;
         }
         if looks >= WHOLE {

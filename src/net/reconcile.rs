@@ -95,7 +95,10 @@ impl Inner {
             netlink.set_bridge(there.index, side.options).await.map_err(failed)?;
         }
         // Before it is up, so that it never speaks where it is not to.
-        let set = side.sysctls.iter().filter_map(|sysctl| put_sysctl(sysctl).err()).last();
+        let mut set = None;
+        for sysctl in &side.sysctls {
+            set = put_sysctl(sysctl).err().or(set);
+        }
         let alias = Some(&side.alias);
         if !there.up || there.alias.as_ref() != alias || mtu.is_some_and(|mtu| mtu != there.mtu) {
             let change = netlink.set(there.index, |mut link| {
@@ -174,7 +177,10 @@ impl Inner {
             return Ok(());
         };
         let folder = self.switch_folder(place.id);
-        let serves = hands.dns && hands.dhcp.as_ref().is_some_and(Companion::is_alive);
+        let serves = match &hands.dhcp {
+            Some(dhcp) => hands.dns && dhcp.is_alive(),
+            None => companion::serves_names(&folder),
+        };
         let free = || problem::is_free(SocketAddr::new(subnet.gateway().into(), DNS));
         let dns = subnet.serves_names() && (serves || free());
         let lacking = (subnet.serves_names() && !dns).then(|| problem::taken(subnet.gateway(), DNS));
