@@ -19,7 +19,6 @@ pub enum Command {
     /// Into a set of this form. Those that are there stay.
     AddElements(String, Form, Elements),
     /// Those that are not there are an error.
-    /// All, where none are named.
     DeleteElements(String, Form, Elements),
 }
 

@@ -44,12 +44,8 @@ fn mend(name: &TableName, is: &Table, wanted: &Table, batch: &mut Batch) {
     for (set, made, found) in sets() {
         if let (Some(found), Some(elements)) = (found, &made.elements) {
             // One with another value is another element.
-            let mut surplus = without(found, elements);
+            let surplus = without(found, elements);
             if !surplus.is_empty() {
-                if made.form.interval {
-                    // The borders of neighbours meet, and the kernel does not always find the one that is meant.
-                    surplus.clear();
-                }
                 batch.push(name, Command::DeleteElements(set.clone(), made.form.clone(), surplus));
             }
         }
@@ -69,11 +65,7 @@ fn mend(name: &TableName, is: &Table, wanted: &Table, batch: &mut Batch) {
     }
     for (set, made, found) in sets() {
         if let Some(elements) = &made.elements {
-            let emptied = made.form.interval && found.is_some_and(|found| !without(found, elements).is_empty());
-            let missing = match found {
-                Some(found) if !emptied => without(elements, found),
-                _ => elements.clone(),
-            };
+            let missing = found.map_or_else(|| elements.clone(), |found| without(elements, found));
             if !missing.is_empty() {
                 batch.push(name, Command::AddElements(set.clone(), made.form.clone(), missing));
             }

@@ -115,10 +115,6 @@ impl Writer {
         elements: &Elements,
     ) {
         let all: Vec<_> = elements.iter().collect();
-        if all.is_empty() {
-            self.begin(at, table, kind, flags | ack).text(2, set);
-            return;
-        }
         let mut chunks = all.chunks(TOGETHER).peekable();
         while let Some(chunk) = chunks.next() {
             let ack = if chunks.peek().is_none() { ack } else { 0 };

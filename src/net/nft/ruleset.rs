@@ -1,6 +1,6 @@
 //! Tables with their chains, sets and elements, as values: the same types say what is wanted and what the kernel has.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{cmp::Ordering, collections::BTreeMap, time::Duration};
 
 use super::Rule;
 
@@ -113,11 +113,25 @@ pub enum Type {
 /// In the order of their keys.
 pub type Elements = BTreeMap<Key, Option<Datum>>;
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     pub bytes: Vec<u8>,
     /// The first key after a range, of a set with intervals.
     pub end: bool,
+}
+
+/// Where two ranges meet, the end of one comes before the start of the other: in this order the kernel wants them, and in
+/// another it takes them for ranges that overlap, or does not find them.
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.bytes.cmp(&other.bytes).then(other.end.cmp(&self.end))
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
