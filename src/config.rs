@@ -12,6 +12,8 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
+use crate::model::Cidr;
+
 /// The file that is read without `--config` when it is there.
 const DEFAULT_FILE: &str = "qherd.toml";
 
@@ -106,6 +108,10 @@ pub struct Settings {
     #[arg(long = "path-map", value_name = "FROM=TO")]
     #[serde(rename = "path-maps")]
     pub path_maps: Vec<PathMap>,
+    /// A network that switches may have beside the private ones; repeatable
+    #[arg(long = "allow-subnet", env = "QHERD_ALLOW_SUBNETS", value_name = "CIDR", value_delimiter = ',')]
+    #[serde(rename = "allow-subnets")]
+    pub allow_subnets: Vec<Cidr>,
     /// Machine profiles that replace or join the built-in ones
     #[arg(long, env = "QHERD_TEMPLATES_DIR", value_name = "DIR")]
     pub templates_dir: Option<PathBuf>,
@@ -136,6 +142,8 @@ pub struct Config {
     pub image_dirs: Vec<PathBuf>,
     pub storage_dirs: Vec<PathBuf>,
     pub path_maps: Vec<PathMap>,
+    /// Networks that switches may have beside the private ones.
+    pub allow_subnets: Vec<Cidr>,
     pub templates_dir: Option<PathBuf>,
     pub accel: Accel,
     pub qemu: PathBuf,
@@ -176,6 +184,7 @@ impl Settings {
             image_dirs,
             storage_dirs,
             path_maps: if self.path_maps.is_empty() { from_file.path_maps } else { self.path_maps },
+            allow_subnets: if self.allow_subnets.is_empty() { from_file.allow_subnets } else { self.allow_subnets },
             templates_dir: self.templates_dir.or(from_file.templates_dir),
             accel: self.accel.or(from_file.accel).unwrap_or_default(),
             qemu: self.qemu.or(from_file.qemu).unwrap_or_else(|| "qemu-system-x86_64".into()),

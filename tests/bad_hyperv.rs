@@ -366,7 +366,7 @@ async fn switches_that_cannot_be_are_refused() {
     client.delete(&format!("/switches/{one}")).await.expect(200);
     let answer = client.delete(&format!("/switches/{two}")).await;
     refused(&answer, 409, "vm1");
-    refused(&client.put(&format!("/switches/{two}"), json!({})).await, 400, "notes must be given");
+    refused(&client.put(&format!("/switches/{two}"), json!({})).await, 400, "notes, mtu, subnet");
     refused(&client.put(&format!("/switches/{two}"), json!({ "name": "x" })).await, 400, "name is not known");
     let adapters = format!("/vms/{vm}/network-adapters");
     refused(&client.post(&adapters, json!({})).await, 400, "switchName must be given");

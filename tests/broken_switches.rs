@@ -37,7 +37,7 @@ async fn what_is_broken_of_a_switch_is_mended_or_told_until_it_is_whole_again() 
     await_problem(&daemon, &wan_path, None).await;
     assert_eq!(ip_json("link show up0")[0]["master"], wan["bridge"]);
 
-    // A host without nft.
+    // A host without dnsmasq; programs for the rules it needs none.
     daemon.kill();
     let programs = daemon.dir.path().join("programs");
     std::fs::create_dir(&programs).unwrap();
@@ -46,24 +46,43 @@ async fn what_is_broken_of_a_switch_is_mended_or_told_until_it_is_whole_again() 
         let program = env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file()).unwrap();
         symlink(program, programs.join(name)).unwrap();
     };
-    for name in ["qemu-system-x86_64", "qemu-img", "dnsmasq"] {
+    for name in ["qemu-system-x86_64", "qemu-img"] {
         link(name);
     }
+    end_dnsmasq(&daemon);
     let mut command = daemon.command();
     command.env("PATH", &programs);
     daemon.run_as(command);
-    await_problem(&daemon, &lan_path, Some("nftables")).await;
-    let answer = daemon.post("/switches", json!({"name": "x", "type": "private"})).await;
-    assert!(answer.expect(500).to_string().contains("nftables"));
+    await_problem(&daemon, &lan_path, Some("dnsmasq-base")).await;
+    let wish = json!({"name": "x", "type": "internal", "subnet": "10.78.0.0/24"});
+    let answer = daemon.post("/switches", wish).await;
+    assert!(answer.expect(500).to_string().contains("dnsmasq-base"));
+    daemon.post("/switches", json!({"name": "x", "type": "private"})).await.expect(201);
     assert!(!daemon.log_text().contains("half-made"), "{}", daemon.log_text());
-    link("nft");
+    link("dnsmasq");
     await_problem(&daemon, &lan_path, None).await;
+    let switches = daemon.get("/switches").await.expect(200);
+    for switch in switches.as_array().unwrap().iter().filter(|switch| switch["name"] == "x") {
+        daemon.delete(&format!("/switches/{}", switch["id"].as_str().unwrap())).await.expect(200);
+    }
     for path in [lan_path, wan_path] {
         daemon.delete(&path).await.expect(200);
     }
     ip("link del up0");
     assert!(!nft("list ruleset").contains("qherd"), "{}", nft("list ruleset"));
     host.assert_untouched();
+}
+
+/// Ends the dnsmasq of the daemon's switches, which outlive it.
+fn end_dnsmasq(daemon: &Daemon) {
+    let folder = daemon.state().join("net");
+    let mine = |process: &procfs::process::Process| {
+        let line = process.cmdline().unwrap_or_default();
+        line.iter().any(|word| word.contains(folder.to_str().unwrap()))
+    };
+    for process in procfs::process::all_processes().unwrap().flatten().filter(mine) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(process.pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
 }
 
 /// Waits until a switch tells of a problem with this word in it, or of none.

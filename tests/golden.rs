@@ -16,7 +16,7 @@ use qherd::{
     host::process::Process,
     model::{
         BaseImage, Bus, CloneMode, Disk, Forward, ImageFormat, MacAddr, Machine, NewDisk, NewNic, NicBackend, NicId,
-        OnIoError, Policy, SwitchId, VmId, VmSpec,
+        OnIoError, Policy, SwitchId, SwitchPort, VmId, VmSpec,
     },
     qemu::{Accelerator, ChardevFds, CommandLine, RunPaths},
     qmp::{Session, socket},
@@ -135,7 +135,7 @@ fn on_switches(spec: &mut VmSpec) {
     for (index, queues) in [1, 3].into_iter().enumerate() {
         let mac = serde_json::from_value(json!(format!("52:54:00:ab:cd:e{index}"))).unwrap();
         let id = NicId::parse(&format!("1b2c3d4e-5f6{index}-4a6b-8c7d-8e9fa0b1c2d3")).unwrap();
-        let backend = NicBackend::Switch { switch, address: None, allow_spoofing: false };
+        let backend = NicBackend::Switch(SwitchPort::on(switch));
         spec.add_nic(NewNic { id, queues, backend, ..card(mac) }, None).unwrap();
     }
 }

@@ -45,7 +45,10 @@ fn after_a_boot(daemon: &Daemon) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let store = Store::open(&daemon.state().join("db")).unwrap();
-            store.commit(Batch::new().put("boot", &Boot { boot_id: "before".into(), init: None }).unwrap()).await.unwrap();
+            store
+                .commit(Batch::new().put("boot", &Boot { boot_id: "before".into(), init: None }).unwrap())
+                .await
+                .unwrap();
         });
     };
     std::thread::scope(|scope| scope.spawn(change).join().unwrap());

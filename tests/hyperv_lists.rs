@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use support::Daemon;
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 22] = [
+const ROUTES: [(&str, &str, &str); 27] = [
     ("get", "/vms", "listVMs"),
     ("post", "/vms", "createVM"),
     ("get", "/vms/{id}", "getVM"),
@@ -23,6 +23,7 @@ const ROUTES: [(&str, &str, &str); 22] = [
     ("post", "/vms/{id}/resume", "resumeVM"),
     ("get", "/vms/{id}/network-adapters", "listNetworkAdapters"),
     ("post", "/vms/{id}/network-adapters", "addNetworkAdapter"),
+    ("put", "/vms/{id}/network-adapters/{adapterId}", "updateNetworkAdapter"),
     ("delete", "/vms/{id}/network-adapters/{adapterId}", "removeNetworkAdapter"),
     ("get", "/switches", "listSwitches"),
     ("post", "/switches", "createSwitch"),
@@ -30,6 +31,10 @@ const ROUTES: [(&str, &str, &str); 22] = [
     ("get", "/switches/by-name/{name}", "getSwitchesByName"),
     ("put", "/switches/{id}", "updateSwitch"),
     ("delete", "/switches/{id}", "deleteSwitch"),
+    ("get", "/switches/{id}/leases", "listSwitchLeases"),
+    ("get", "/switches/{id}/forwards", "listSwitchForwards"),
+    ("post", "/switches/{id}/forwards", "addSwitchForward"),
+    ("delete", "/switches/{id}/forwards/{forwardId}", "removeSwitchForward"),
     ("get", "/health", "getHealth"),
     ("get", "/openapi.json", "getOpenAPI"),
 ];

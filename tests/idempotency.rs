@@ -107,7 +107,7 @@ async fn a_failure_of_the_host_is_not_kept() {
     let wish = daemon.wish();
     // Nothing can be made where a file stands in the way.
     let images = daemon.state().join("images");
-    std::fs::remove_dir(&images).unwrap();
+    std::fs::remove_dir_all(&images).unwrap();
     std::fs::write(&images, "").unwrap();
     post(&daemon, "/vms", "a", &wish).await.0.expect(500);
     post(&daemon, "/vms", "a", &wish).await.0.expect(500);

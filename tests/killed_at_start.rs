@@ -1,9 +1,10 @@
-//! A daemon that is killed while it finds out what QEMU can do: the QEMU that it asks ends with it.
+//! A daemon that is killed while it finds out what QEMU can do: what it asks ends with it, also where it never answers.
 
 mod support;
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::Stdio,
     time::{Duration, Instant},
@@ -24,13 +25,19 @@ fn born_in(folder: &Path) -> Vec<(i32, String)> {
 
 #[test]
 fn a_daemon_that_is_killed_while_it_starts_takes_its_helpers_along() {
-    let daemon = Daemon::prepare(&["--accel", "tcg"]);
+    // A QEMU answers before anybody has seen it.
+    let hangs = tempfile::tempdir().unwrap();
+    let qemu = hangs.path().join("qemu");
+    fs::write(&qemu, "#!/bin/sh\nexec sleep 3600\n").unwrap();
+    fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).unwrap();
+    let daemon = Daemon::prepare(&["--accel", "tcg", "--qemu", qemu.to_str().unwrap()]);
     let folder = daemon.state().parent().unwrap().canonicalize().unwrap();
     for _ in 0..5 {
         let mut child = daemon.command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let begun = Instant::now();
-        while !born_in(&folder).iter().any(|(_, name)| name.starts_with("qemu-system")) {
+        while !born_in(&folder).iter().any(|(_, name)| name == "sleep") {
             assert!(begun.elapsed() < PATIENCE, "it asks no QEMU");
+            std::thread::sleep(Duration::from_millis(10));
         }
         child.kill().unwrap();
         child.wait().unwrap();

@@ -122,7 +122,7 @@ impl Place {
             names.sort();
             names
         };
-        assert_eq!(names(&self.state().join("images")), [id.to_string()]);
+        assert_eq!(names(&self.state().join("images")), [".qherd-storage".to_owned(), id.to_string()]);
         assert_eq!(names(&self.state().join("images").join(id.to_string())), ["root.qcow2"]);
         assert_eq!(names(&self.state().join("run")), [id.short()]);
         let left = names(&self.state().join("run").join(id.short()));

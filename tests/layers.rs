@@ -9,7 +9,7 @@ use source::{Source, words};
 /// What each module under src/ may use of the others. Nothing points up, and the order here is the order of the layers.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &[]),
-    ("config", &[]),
+    ("config", &["model"]),
     ("qmp", &[]),
     ("store", &[]),
     ("host", &["model"]),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use support::Daemon;
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 36] = [
+const ROUTES: [(&str, &str, &str); 41] = [
     ("post", "/vms", "createVM"),
     ("get", "/vms", "listVMs"),
     ("get", "/vms/{id}", "getVM"),
@@ -29,6 +29,7 @@ const ROUTES: [(&str, &str, &str); 36] = [
     ("delete", "/vms/{id}/disks/{disk}", "removeVMDisk"),
     ("get", "/vms/{id}/networks", "listVMNetworks"),
     ("post", "/vms/{id}/networks", "addVMNetwork"),
+    ("put", "/vms/{id}/networks/{nic}", "updateVMNetwork"),
     ("delete", "/vms/{id}/networks/{nic}", "removeVMNetwork"),
     ("post", "/vms/{id}/start", "startVM"),
     ("post", "/vms/{id}/stop", "stopVM"),
@@ -42,6 +43,10 @@ const ROUTES: [(&str, &str, &str); 36] = [
     ("get", "/switches/{id}", "getSwitch"),
     ("put", "/switches/{id}", "updateSwitch"),
     ("delete", "/switches/{id}", "deleteSwitch"),
+    ("get", "/switches/{id}/leases", "listSwitchLeases"),
+    ("get", "/switches/{id}/forwards", "listSwitchForwards"),
+    ("post", "/switches/{id}/forwards", "addSwitchForward"),
+    ("delete", "/switches/{id}/forwards/{forward}", "removeSwitchForward"),
     ("get", "/base-images", "listBaseImages"),
     ("get", "/host", "getHost"),
     ("get", "/health", "getHealth"),

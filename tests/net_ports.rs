@@ -3,10 +3,10 @@
 
 mod support;
 
-use std::{collections::HashSet, net::Ipv4Addr, time::Duration};
+use std::{net::Ipv4Addr, time::Duration};
 
 use qherd::{
-    model::{MacAddr, Nic, NicBackend, NicId, Subnet, Switch, SwitchId, SwitchKind, now_ms},
+    model::{MacAddr, Nic, NicBackend, NicId, Subnet, Switch, SwitchId, SwitchKind, SwitchPort, now_ms},
     net::{Network, PortEvent, PortHealth},
 };
 use support::{
@@ -32,8 +32,15 @@ impl Lab {
     }
 
     async fn switch(&self, kind: SwitchKind) -> Switch {
-        let switch =
-            Switch { id: SwitchId::random(), name: "lan".into(), created_at: now_ms(), kind, notes: String::new() };
+        let switch = Switch {
+            id: SwitchId::random(),
+            name: "lan".into(),
+            created_at: now_ms(),
+            kind,
+            notes: String::new(),
+            mtu: None,
+            forwards: Vec::new(),
+        };
         self.net.put_switch(&switch, None).await.unwrap();
         switch
     }
@@ -75,7 +82,7 @@ fn nic(switch: &Switch, address: Option<Ipv4Addr>, allow_spoofing: bool) -> Nic 
         mac: MacAddr::random(),
         slot: None,
         queues: 1,
-        backend: NicBackend::Switch { switch: switch.id, address, allow_spoofing },
+        backend: NicBackend::Switch(SwitchPort { address, allow_spoofing, ..SwitchPort::on(switch.id) }),
     }
 }
 
@@ -157,8 +164,9 @@ async fn an_assigned_address_is_the_only_one_and_allow_spoofing_lifts_everything
     assert!(arrives(&a, A, &b, &data(a.mac, A)).await);
     assert!(!arrives(&a, A, &b, &data(a.mac, C)).await, "an address that nobody has");
     assert!(!arrives(&a, A, &b, &arp(a.mac, a.mac, C, B)).await);
-    let probe = arp(a.mac, a.mac, [0, 0, 0, 0], C);
-    assert!(arrives(&a, A, &b, &probe).await, "asking whether an address is free");
+    let probe = |address| arp(a.mac, a.mac, [0, 0, 0, 0], address);
+    assert!(arrives(&a, A, &b, &probe(A)).await, "asking whether its own address is free");
+    assert!(!arrives(&a, A, &b, &probe(C)).await, "asking for another's, which would give that up");
     // The other one may do anything.
     for frame in [data([2, 0, 0, 0, 0, 9], C), arp(b.mac, [2, 0, 0, 0, 0, 9], A, C), data(b.mac, A)] {
         assert!(arrives(&b, B, &a, &frame).await);
@@ -174,19 +182,22 @@ async fn the_host_takes_no_part_in_a_private_switch() {
     let lab = Lab::new().await;
     ip("addr add 10.9.9.9/32 dev lo");
     let private = lab.switch(SwitchKind::Private).await;
-    let internal = lab.switch(SwitchKind::Internal { subnet: None }).await;
+    let subnet = Subnet::parse("10.8.8.0/24", false).unwrap();
+    let internal = lab.switch(SwitchKind::Internal { subnet: Some(subnet) }).await;
     let ask = |guest: &Guest| {
         guest.send(&arp(guest.mac, guest.mac, A, [10, 9, 9, 9]));
         guest.send(&udp([0xff; 6], guest.mac, (A, [10, 9, 9, 9]), (4000, 9), b"hello"));
     };
+    let ask_gateway = |guest: &Guest| guest.send(&arp(guest.mac, guest.mac, [10, 8, 8, 2], [10, 8, 8, 1]));
     let to = |guest: &Guest| {
         let mac = guest.mac;
         move |frame: &[u8]| frame.starts_with(&mac) && frame[12..14] == [8, 6]
     };
-    // The host answers on an Internal switch for any address that it has.
-    let (ni, np, nq) = (nic(&internal, None, false), nic(&private, None, true), nic(&private, None, false));
+    // The host answers on an Internal switch for its address there.
+    let (ni, np, nq) =
+        (nic(&internal, Some([10, 8, 8, 2].into()), false), nic(&private, None, true), nic(&private, None, false));
     let inside = lab.guest(&ni).await;
-    inside.asking_until(ask, to(&inside)).await;
+    inside.asking_until(ask_gateway, to(&inside)).await;
     // On a Private one it does not, and says nothing of its own either, whether the port is guarded or not.
     let (p, q) = (lab.guest(&np).await, lab.guest(&nq).await);
     for (one, other) in [(&p, &q), (&q, &p)] {
@@ -195,7 +206,7 @@ async fn the_host_takes_no_part_in_a_private_switch() {
         assert!(arrives(one, mark, other, &arp(one.mac, one.mac, mark, C)).await);
     }
     // By the time that the host has answered somebody else again, it would have answered these.
-    inside.asking_until(ask, to(&inside)).await;
+    inside.asking_until(ask_gateway, to(&inside)).await;
     let macs = [p.mac, q.mac];
     for guest in [&p, &q] {
         while let Some(frame) = guest.take() {
@@ -242,7 +253,7 @@ async fn what_somebody_removed_is_made_again_and_what_is_not_ours_is_left_alone(
     .await
     .expect("the tap is in its bridge again");
     assert!(arrives(&a, A, &b, &arp(a.mac, a.mac, A, B)).await);
-    assert_eq!(lab.net.port(na.id), PortHealth::Ok);
+    lab.await_port(&na, &PortHealth::Ok).await;
 
     ip(&format!("link del {}", nb.tap()));
     lab.await_port(&nb, &PortHealth::Gone).await;
@@ -258,7 +269,7 @@ async fn what_somebody_removed_is_made_again_and_what_is_not_ours_is_left_alone(
     ip("link add qhbfeedfeedfeed type bridge");
     // A new daemon on our state directory, for which no record names anything.
     let again = Network::open(lab.dir.path()).await;
-    again.sweep(&HashSet::from([switch.id]), &HashSet::new()).await.unwrap();
+    again.sweep(&[switch.id], &[]).await.unwrap();
     let links = ip("-o link");
     assert!(!links.contains(&na.tap()), "ours, and in no record");
     for name in [switch.bridge(), theirs.bridge(), their_nic.tap(), "qhbfeedfeedfeed".into()] {
@@ -285,7 +296,9 @@ async fn an_adopted_port_keeps_its_rules_and_traffic_is_counted_from_the_guests_
     let b: Vec<Guest> = queues.drain(..).map(|queue| Guest::new(queue, &nb.mac.to_string())).collect();
     a.send(&arp(a.mac, a.mac, A, B));
     // The daemon is restarted: the tables and the taps are still there.
-    let net = Network::open(lab.dir.path()).await;
+    let Lab { host, dir, net } = lab;
+    drop(net);
+    let net = Network::open(dir.path()).await;
     assert_eq!(net.port(na.id), PortHealth::Gone);
     net.put_switch(&switch, None).await.unwrap();
     net.adopt(&na).await;
@@ -320,8 +333,6 @@ async fn an_adopted_port_keeps_its_rules_and_traffic_is_counted_from_the_guests_
     net.unplug(&na).await.unwrap();
     net.unplug(&nb).await.unwrap();
     net.remove_switch(&switch, None).await.unwrap();
-    drop(net);
-    let Lab { host, dir, net } = lab;
     drop(net);
     let net = Network::open(dir.path()).await;
     Lab { host, dir, net }.close(&[&switch]).await;
@@ -381,7 +392,7 @@ async fn an_internal_switch_gives_out_reserved_addresses_and_nat_leads_outside()
     let leases = lab.net.leases(switch.id);
     assert_eq!(leases.len(), 1, "{leases:?}");
     assert_eq!((leases[0].address, leases[0].mac.clone()), (Ipv4Addr::from(address), na.mac.to_string()));
-    assert_eq!(leases[0].hostname.as_deref(), Some("web"));
+    assert_eq!(leases[0].hostname, None, "what a guest calls itself counts for nothing");
 
     // Another machine sees the host's address.
     let (ready, bound) = std::sync::mpsc::channel();

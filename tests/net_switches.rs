@@ -99,11 +99,24 @@ async fn a_switch_is_made_shown_changed_and_deleted() {
     peer.connect("eth7", "eth0");
     ip("addr add 172.20.0.2/16 dev eth7");
     ip("route add 10.200.0.0/16 via 172.20.0.1");
-    for (subnet, what) in
-        [("172.20.5.0/24", "172.20.0.2/16"), ("10.200.4.0/30", "10.200.0.0/16"), ("10.0.0.0/8", "overlaps")]
-    {
+    // Wider ones than any subnet, as VPNs make them: they go on leading to the rest.
+    ip("route add 0.0.0.0/1 via 172.20.0.1");
+    ip("route add 10.0.0.0/8 via 172.20.0.1");
+    ip("route add 198.51.100.0/24 via 172.20.0.5");
+    for (subnet, what) in [
+        ("172.20.0.0/24", "172.20.0.2/16"),
+        ("10.200.0.0/16", "10.200.0.0/16"),
+        ("10.192.0.0/12", "10.200.0.0/16"),
+        ("172.20.0.4/30", "172.20.0.5, the gateway"),
+        ("10.0.0.0/8", "overlaps"),
+    ] {
         let answer = daemon.post("/switches", json!({"name": "x", "type": "internal", "subnet": subnet})).await;
         assert_told(&answer, 409, &[subnet, what]);
+    }
+    for subnet in ["172.20.5.0/24", "10.200.4.0/30"] {
+        let free =
+            daemon.post("/switches", json!({"name": "free", "type": "internal", "subnet": subnet})).await.expect(201);
+        daemon.delete(&format!("/switches/{}", free["id"].as_str().unwrap())).await.expect(200);
     }
     assert_told(&daemon.get("/switches/x").await, 400, &["UUID"]);
     let nobody = "/switches/123e4567-e89b-12d3-a456-426614174000";

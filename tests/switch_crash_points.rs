@@ -114,6 +114,18 @@ async fn a_switch_that_is_deleted_is_whole_or_gone() {
 }
 
 #[tokio::test]
+async fn the_subnet_of_a_switch_is_the_old_or_the_new_one() {
+    let change = |_: &Daemon, id: &str| (Method::PUT, format!("/switches/{id}"), json!({ "subnet": "10.78.0.0/24" }));
+    let delete_first = |before: Option<&Value>, now: Option<&Value>, answered: bool| {
+        let (before, now) = (before.unwrap(), now.unwrap());
+        let new = now["subnet"] == "10.78.0.0/24" && now["host_address"] == "10.78.0.1";
+        let old = now["subnet"] == "10.77.0.0/24" && now["host_address"] == "10.77.0.1";
+        before["id"] == now["id"] && (new || !answered && old)
+    };
+    dies_at_every_commit_of(change, true, 1, delete_first).await;
+}
+
+#[tokio::test]
 async fn the_notes_of_a_switch_are_the_old_or_the_new_ones() {
     let next = std::cell::Cell::new(0);
     let change = |_: &Daemon, id: &str| {

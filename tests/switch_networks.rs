@@ -188,7 +188,7 @@ async fn a_hundred_cards_at_once_on_one_switch_share_nothing() {
     let distinct = |of: &dyn Fn(&Value) -> String| added.iter().map(of).collect::<BTreeSet<_>>().len();
     assert_eq!((distinct(&|card| card["mac"].to_string()), distinct(&tap_of)), (100, 100));
     assert_eq!(taps().len(), 16, "eight cards of each VM that runs");
-    assert_eq!(distinct(&|card| card["addresses"][0].as_str().unwrap().to_owned()), 100);
+    assert_eq!(distinct(&|card| card["reserved"].as_str().unwrap().to_owned()), 100);
     for id in &ids {
         daemon.delete(&format!("/vms/{id}")).await.expect(200);
     }

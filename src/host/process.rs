@@ -182,10 +182,24 @@ impl Process {
 
     /// SIGKILL; a process that is gone already is no error.
     pub fn kill(&self) {
-        if let Err(error) = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL)
+        self.signal(Signal::KILL);
+    }
+
+    /// SIGTERM: asks it to end.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// SIGHUP: daemons read their files again.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Err(error) = pidfd_send_signal(self.pidfd.get_ref(), signal)
             && error != rustix::io::Errno::SRCH
         {
-            tracing::warn!(pid = self.id.pid, %error, "cannot kill");
+            tracing::warn!(pid = self.id.pid, ?signal, %error, "cannot send a signal");
         }
     }
 }

@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use super::{
-    Alias, CpuPinning, Error, IoLimits, NewDisk, NewNic, NicId, PolicyWish, Result, VmSpec, check_definition,
-    check_disk_size, check_memory, check_name, check_vcpus, default_max_memory,
+    Alias, CpuPinning, Error, IoLimits, NewDisk, NewNic, NicId, PolicyWish, PortWish, Result, SwitchId, VmSpec,
+    check_definition, check_disk_size, check_memory, check_name, check_vcpus, default_max_memory,
 };
 
 /// One change, as a dialect hands it over: decoded, not yet checked.
@@ -37,6 +37,12 @@ pub enum Change {
     Medium(Option<PathBuf>),
     AddNic(Box<NewNic>),
     RemoveNic(NicId),
+    /// Of a card on that switch.
+    Port {
+        nic: NicId,
+        switch: SwitchId,
+        wish: Box<PortWish>,
+    },
 }
 
 /// A change that only a VM without a process takes: what is given replaces what is there (ruling 30).
@@ -154,6 +160,12 @@ impl Change {
                     return Err(Error::NicNotFound { name: id.to_string() });
                 }
                 wanted.nics.retain(|nic| nic.id != id);
+            }
+            Self::Port { nic: id, switch, wish } => {
+                let found = wanted.nics.iter_mut().find(|nic| nic.id == id);
+                let port = found.and_then(|nic| nic.backend.port_mut()).filter(|port| port.switch == switch);
+                let port = port.ok_or_else(|| Error::NicNotFound { name: id.to_string() })?;
+                wish.apply(port)?;
             }
         }
         check_definition(&wanted, Some(spec))?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
-use super::{CloneMode, CpuPinning, Forward, IoLimits, NicId, PolicyWish, SwitchRef, VmId};
+use super::{CloneMode, CpuPinning, Forward, IoLimits, MacAddr, NicId, PolicyWish, PortWish, SwitchRef, VmId};
 
 /// What a client asked for. Numbers are as wide as JSON's so that a negative or huge one gets a sentence, not a decode error.
 #[derive(Clone, Debug, Default)]
@@ -62,8 +62,17 @@ pub struct NicWish {
     pub network: NetworkWish,
     /// Pairs of queues; 1 when not said.
     pub queues: Option<i64>,
-    /// It may send from other addresses than its own.
-    pub allow_spoofing: bool,
+    /// A random one when not said.
+    pub mac: Option<MacAddr>,
+    /// Of a card on a switch.
+    pub port: PortWish,
+}
+
+impl NicWish {
+    /// A card that nothing special is wished of.
+    pub fn on(network: NetworkWish) -> Self {
+        Self { id: None, label: None, network, queues: None, mac: None, port: PortWish::default() }
+    }
 }
 
 /// What a card is to be plugged into.

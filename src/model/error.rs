@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, path::PathBuf, time::Duration};
 
-use super::{Status, SwitchId, VmId};
+use super::{ForwardId, Status, SwitchId, VmId};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -39,6 +39,8 @@ pub enum Error {
     SwitchNotFound(String),
     #[error("Invalid parameter: {param} must be one switch; {} bear the name {name:?}: {}. Name it by its id.", .ids.len(), .ids.iter().map(SwitchId::to_string).collect::<Vec<_>>().join(", "))]
     AmbiguousSwitch { param: Cow<'static, str>, name: String, ids: Vec<SwitchId> },
+    #[error("Port forward not found: {0}.")]
+    ForwardNotFound(ForwardId),
     /// The state of the host's network or of a switch does not allow it, in words.
     #[error("{0}")]
     SwitchConflict(String),

@@ -63,6 +63,8 @@ ids! {
     NicId;
     /// A virtual switch.
     SwitchId;
+    /// A port of the host that leads to a guest on a switch.
+    ForwardId;
 }
 
 impl VmId {

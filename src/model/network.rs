@@ -1,59 +1,13 @@
-//! Network cards of a VM, what they are plugged into, and their hardware addresses.
+//! Network cards of a VM, and what they are plugged into.
 
 use std::{fmt, net::Ipv4Addr};
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
-use uuid::Uuid;
 
-use super::{Error, MAX_FORWARDS, NicId, Result, SwitchId, VmSpec, check_length};
+use super::{Error, MAX_FORWARDS, MacAddr, NicId, Result, SwitchId, SwitchPort, VmSpec, check_length};
 
 /// Tap devices whose name begins so are ours.
 pub const TAP_PREFIX: &str = "qht";
-
-/// A MAC address with QEMU's prefix 52:54:00 (ruling 32), `52:54:00:ab:cd:ef` when written.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub struct MacAddr([u8; 3]);
-
-impl MacAddr {
-    /// A random address; that it is unique on this host is the registry's care.
-    pub fn random() -> Self {
-        let [a, b, c, ..] = *Uuid::new_v4().as_bytes();
-        Self([a, b, c])
-    }
-}
-
-impl fmt::Display for MacAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c] = self.0;
-        write!(f, "52:54:00:{a:02x}:{b:02x}:{c:02x}")
-    }
-}
-
-impl fmt::Debug for MacAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl From<MacAddr> for String {
-    fn from(mac: MacAddr) -> Self {
-        mac.to_string()
-    }
-}
-
-impl TryFrom<String> for MacAddr {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let parse = || {
-            let mut parts = text.strip_prefix("52:54:00:")?.split(':').map(|p| u8::from_str_radix(p, 16).ok());
-            let mac = Self([parts.next()??, parts.next()??, parts.next()??]);
-            parts.next().is_none().then_some(mac)
-        };
-        parse().ok_or_else(|| format!("{text:?} is not a MAC address that starts with 52:54:00"))
-    }
-}
 
 /// One network card.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +34,11 @@ impl Nic {
 
     pub fn switch(&self) -> Option<SwitchId> {
         self.backend.switch()
+    }
+
+    /// Of a card on a switch.
+    pub fn port(&self) -> Option<&SwitchPort> {
+        self.backend.port()
     }
 
     /// Moves it; one that is there already keeps its address and its forwards.
@@ -169,28 +128,33 @@ pub enum NicBackend {
     /// QEMU's user-mode network: outbound traffic through the host's sockets, no privileges.
     User { forwards: Vec<Forward> },
     /// A port of one of our switches.
-    Switch {
-        switch: SwitchId,
-        /// The address that the switch's DHCP gives it, where the switch has a subnet.
-        address: Option<Ipv4Addr>,
-        /// It may send from other addresses than its own.
-        allow_spoofing: bool,
-    },
+    Switch(SwitchPort),
 }
 
 impl NicBackend {
-    pub fn switch(&self) -> Option<SwitchId> {
+    pub fn port(&self) -> Option<&SwitchPort> {
         match self {
             Self::User { .. } => None,
-            Self::Switch { switch, .. } => Some(*switch),
+            Self::Switch(port) => Some(port),
         }
+    }
+
+    pub fn port_mut(&mut self) -> Option<&mut SwitchPort> {
+        match self {
+            Self::User { .. } => None,
+            Self::Switch(port) => Some(port),
+        }
+    }
+
+    pub fn switch(&self) -> Option<SwitchId> {
+        self.port().map(|port| port.switch)
     }
 
     /// Ports of the host that it needs.
     pub fn forwards(&self) -> &[Forward] {
         match self {
             Self::User { forwards } => forwards,
-            Self::Switch { .. } => &[],
+            Self::Switch(_) => &[],
         }
     }
 }
@@ -227,11 +191,7 @@ fn loopback() -> Ipv4Addr {
 
 impl fmt::Display for Forward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let protocol = match self.protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        };
-        write!(f, "{protocol} {}:{}", self.host_address, self.host_port)
+        write!(f, "{} {}:{}", self.protocol, self.host_address, self.host_port)
     }
 }
 
@@ -287,20 +247,18 @@ pub enum Protocol {
     Udp,
 }
 
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_mac_address_survives_writing_and_reading() {
-        let mac = MacAddr::random();
-        let text = String::from(mac);
-        assert!(text.starts_with("52:54:00:") && text.len() == 17, "{text}");
-        assert_eq!(MacAddr::try_from(text).unwrap(), mac);
-        for bad in ["", "00:16:3e:2b:8a:9d", "52:54:00:1:2", "52:54:00:01:02:03:04", "52:54:00:zz:02:03"] {
-            assert!(MacAddr::try_from(bad.to_owned()).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn a_port_of_the_host_leads_to_one_place() {
@@ -329,7 +287,7 @@ mod tests {
     fn new(label: &str, switch: Option<SwitchId>) -> NewNic {
         let backend = match switch {
             None => NicBackend::User { forwards: Vec::new() },
-            Some(switch) => NicBackend::Switch { switch, address: None, allow_spoofing: false },
+            Some(switch) => NicBackend::Switch(SwitchPort::on(switch)),
         };
         NewNic { id: NicId::random(), label: label.into(), mac: MacAddr::random(), queues: 1, backend }
     }

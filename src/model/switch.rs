@@ -1,13 +1,14 @@
 //! Virtual switches, as stored. How one becomes a bridge of the host is `net`'s work.
 
-use std::net::Ipv4Addr;
-
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result, SwitchId};
+use super::{Error, Result, Subnet, SubnetWish, SwitchForward, SwitchId};
 
 /// Bridges whose name begins so are ours.
 pub const BRIDGE_PREFIX: &str = "qhb";
+
+/// Characters that the notes of a switch may have: a record has its bounds.
+const NOTES: usize = 4096;
 
 /// A switch's definition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,12 @@ pub struct Switch {
     pub created_at: u64,
     pub kind: SwitchKind,
     pub notes: String,
+    /// The largest packet, in bytes; where nothing is said, what the adapter has, or 1500.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// Those of cards that are no longer on the switch lead nowhere, and go with its next record.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forwards: Vec<SwitchForward>,
 }
 
 /// What a switch connects its ports with, beside one another (ruling 33).
@@ -34,18 +41,10 @@ pub enum SwitchKind {
         adapter: String,
         /// The host's own addresses and routes on that adapter move to the bridge while the switch is there.
         allow_management_os: bool,
+        /// The host asks for an address there, in place of what it had on the adapter.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        dhcp: bool,
     },
-}
-
-/// The host's side of an Internal switch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Subnet {
-    /// Address of the network.
-    pub network: Ipv4Addr,
-    /// Its length in bits, 8 to 30.
-    pub prefix: u8,
-    /// Guests reach what the host reaches, under the host's address.
-    pub nat: bool,
 }
 
 /// A switch on disk.
@@ -85,6 +84,16 @@ pub struct CreateSwitch {
     pub name: String,
     pub kind: SwitchKind,
     pub notes: String,
+    pub mtu: Option<i64>,
+}
+
+/// What a client wishes of a switch that is there; what is not given stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SwitchWish {
+    pub notes: Option<String>,
+    /// `Some(None)` is what nobody said.
+    pub mtu: Option<Option<i64>>,
+    pub subnet: SubnetWish,
 }
 
 /// How far its making or removing had come when this was written.
@@ -103,6 +112,42 @@ impl Switch {
         format!("{BRIDGE_PREFIX}{}", self.id.short())
     }
 
+    /// The switch with a wish granted.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for what is out of range, or what such a switch does not have.
+    pub fn with(&self, wish: &SwitchWish) -> Result<Self> {
+        let mut switch = self.clone();
+        if let Some(notes) = &wish.notes {
+            switch.notes = check_notes(notes.clone())?;
+        }
+        match &mut switch.kind {
+            SwitchKind::Internal { subnet } => *subnet = wish.subnet.apply(subnet.as_ref())?,
+            SwitchKind::Private | SwitchKind::External { .. } => {
+                if let Some(name) = wish.subnet.first() {
+                    return Err(Error::invalid(name, "be given only for internal switches"));
+                }
+            }
+        }
+        if let Some(mtu) = wish.mtu {
+            let ipv6 = switch.subnet().is_some_and(|subnet| subnet.ipv6.is_some());
+            switch.mtu = mtu.map(|mtu| check_mtu(mtu, ipv6)).transpose()?;
+        }
+        switch.check()?;
+        Ok(switch)
+    }
+
+    /// What of a switch has to fit together.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn check(&self) -> Result<()> {
+        if let (Some(mtu), Some(Subnet { ipv6: Some(_), .. })) = (self.mtu, self.subnet()) {
+            check_mtu(mtu.into(), true)?;
+        }
+        Ok(())
+    }
+
     pub fn subnet(&self) -> Option<&Subnet> {
         match &self.kind {
             SwitchKind::Internal { subnet } => subnet.as_ref(),
@@ -111,66 +156,26 @@ impl Switch {
     }
 }
 
-impl Subnet {
-    /// Reads `10.77.0.0/24`.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for what is not the address of a network of 8 to 30 bits.
-    pub fn parse(text: &str, nat: bool) -> Result<Self> {
-        let must = || Error::invalid("subnet", "be the address of a network and its length, such as 10.77.0.0/24");
-        let (network, prefix) = text.split_once('/').ok_or_else(must)?;
-        let network: Ipv4Addr = network.parse().map_err(|_| must())?;
-        let prefix: u8 = prefix.parse().map_err(|_| must())?;
-        if !(8..=30).contains(&prefix) {
-            return Err(Error::invalid("subnet", "have a length of 8 to 30 bits"));
-        }
-        let subnet = Self { network, prefix, nat };
-        if u32::from(network) & !subnet.mask() != 0 {
-            let first = Ipv4Addr::from(u32::from(network) & subnet.mask());
-            return Err(Error::invalid(
-                "subnet",
-                format!("be the address of a network; did you mean {first}/{prefix}?"),
-            ));
-        }
-        // 224.0.0.0/4 is for multicast, 240.0.0.0/4 reserved.
-        if network.is_loopback() || network.is_unspecified() || network.octets()[0] >= 224 {
-            return Err(Error::invalid("subnet", "be a network that hosts can have"));
-        }
-        Ok(subnet)
+/// # Errors
+/// [`Error::Invalid`] for more than a record has room for.
+pub fn check_notes(notes: String) -> Result<String> {
+    if notes.chars().count() > NOTES {
+        return Err(Error::invalid("notes", format!("have at most {NOTES} characters")));
     }
-
-    fn mask(&self) -> u32 {
-        u32::MAX << (32 - u32::from(self.prefix))
-    }
-
-    pub fn netmask(&self) -> Ipv4Addr {
-        Ipv4Addr::from(self.mask())
-    }
-
-    /// The host's own address: the first one.
-    pub fn gateway(&self) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.network) + 1)
-    }
-
-    /// The addresses for guests: all but the network's, the host's and the broadcast one.
-    pub fn guests(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
-        let (first, last) = (u32::from(self.network) + 2, u32::from(self.network) | !self.mask());
-        (first..last).map(Ipv4Addr::from)
-    }
-
-    pub fn contains(&self, address: Ipv4Addr) -> bool {
-        u32::from(address) & self.mask() == u32::from(self.network)
-    }
-
-    pub fn overlaps(&self, other: &Self) -> bool {
-        self.contains(other.network) || other.contains(self.network)
-    }
+    Ok(notes)
 }
 
-impl std::fmt::Display for Subnet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.network, self.prefix)
+/// The largest packet of a switch, in bytes. Where there is IPv6 it is 1280 at least.
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub fn check_mtu(mtu: i64, ipv6: bool) -> Result<u32> {
+    let least = if ipv6 { 1280 } else { 576 };
+    if !(least..=65_521).contains(&mtu) {
+        let why = if ipv6 { ", as the switch has IPv6" } else { "" };
+        return Err(Error::invalid("mtu", format!("be from {least} to 65521 bytes{why}")));
     }
+    Ok(mtu as u32)
 }
 
 #[cfg(test)]
@@ -178,20 +183,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_subnet_is_the_address_of_a_network() {
-        let subnet = Subnet::parse("10.77.0.0/24", true).unwrap();
-        assert_eq!((subnet.to_string().as_str(), subnet.gateway()), ("10.77.0.0/24", Ipv4Addr::new(10, 77, 0, 1)));
-        let guests: Vec<_> = subnet.guests().collect();
-        assert_eq!((guests[0], guests.len()), (Ipv4Addr::new(10, 77, 0, 2), 253));
-        assert_eq!(Subnet::parse("10.0.0.0/30", true).unwrap().guests().count(), 1);
-        assert!(subnet.overlaps(&Subnet::parse("10.77.0.128/25", true).unwrap()));
-        assert!(!subnet.overlaps(&Subnet::parse("10.78.0.0/16", true).unwrap()));
-        let must = |text| Subnet::parse(text, true).unwrap_err().to_string();
-        assert!(must("10.77.0.5/24").contains("10.77.0.0/24"), "{}", must("10.77.0.5/24"));
-        for bad in
-            ["", "10.77.0.0", "10.77.0.0/33", "10.77.0.0/31", "127.0.0.0/8", "224.0.0.0/8", "240.0.0.0/24", "fd00::/64"]
-        {
-            assert!(Subnet::parse(bad, true).is_err(), "{bad}");
+    fn a_switch_of_an_earlier_daemon_is_read_and_its_record_stays_what_it_was() {
+        for kind in [
+            serde_json::json!({ "type": "private" }),
+            serde_json::json!({ "type": "internal", "subnet": null }),
+            serde_json::json!({ "type": "internal", "subnet": { "network": "10.77.0.0", "prefix": 24, "nat": true } }),
+            serde_json::json!({ "type": "external", "adapter": "eth0", "allow_management_os": true }),
+        ] {
+            let before = serde_json::json!({
+                "id": SwitchId::random(), "name": "lan", "created_at": 1, "kind": kind, "notes": "",
+            });
+            let switch: Switch = serde_json::from_value(before.clone()).unwrap();
+            assert_eq!((switch.mtu, switch.forwards.len()), (None, 0));
+            assert_eq!(serde_json::to_value(switch).unwrap(), before);
         }
+    }
+
+    #[test]
+    fn a_packet_has_bounds() {
+        assert_eq!((check_mtu(576, false), check_mtu(65_521, true)), (Ok(576), Ok(65_521)));
+        assert!(check_mtu(1279, true).unwrap_err().to_string().contains("from 1280 to 65521"));
+        assert!([i64::MIN, 0, 575, 65_522].into_iter().all(|bad| check_mtu(bad, false).is_err()));
     }
 }

@@ -2,12 +2,7 @@
 //! between the two. Each address is on one of them at every moment, so that a move that was interrupted anywhere is
 //! finished, or taken back, by making it again.
 
-use std::{
-    collections::HashSet,
-    io,
-    net::{IpAddr, Ipv4Addr},
-    path::Path,
-};
+use std::{collections::HashSet, io, net::IpAddr, path::Path};
 
 use rtnetlink::{
     packet_core::{Emitable, Parseable},
@@ -24,7 +19,7 @@ use super::{
 };
 use crate::{
     host::process::boot_id,
-    model::{BRIDGE_PREFIX, Moved, Subnet, TAP_PREFIX},
+    model::{BRIDGE_PREFIX, Moved, TAP_PREFIX},
 };
 
 /// Addresses and routes that are moved at most: a router with thousands is not a case for this.
@@ -76,42 +71,6 @@ fn unusable(link: &Link) -> Option<&'static str> {
     Path::new("/sys/class/net").join(&link.name).join("phy80211").exists().then_some("wireless")
 }
 
-/// # Errors
-/// [`NetError::Overlap`] where the host has an address in a subnet, or a route into it.
-pub async fn check_overlap(netlink: &Netlink, subnet: &Subnet) -> Result<(), NetError> {
-    let refuse = |with: String| Err(NetError::Overlap { subnet: subnet.to_string(), with });
-    let meets = |ip: Ipv4Addr, prefix: u8| {
-        let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
-        subnet.contains(ip)
-            || subnet.overlaps(&Subnet {
-                network: Ipv4Addr::from(u32::from(ip) & mask),
-                prefix: prefix.clamp(1, 32),
-                nat: false,
-            })
-    };
-    for address in netlink.addresses().await? {
-        if let Some(IpAddr::V4(ip)) = address_of(&address)
-            && meets(ip, address.header.prefix_len)
-        {
-            return refuse(format!("the address {ip}/{}", address.header.prefix_len));
-        }
-    }
-    for route in netlink.routes().await? {
-        let prefix = route.header.destination_prefix_length;
-        let destination = route.attributes.iter().find_map(|a| match a {
-            RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(*ip),
-            _ => None,
-        });
-        // The default route leads everywhere.
-        if let Some(ip) = destination.filter(|_| prefix > 0 && route.header.kind == RouteType::Unicast)
-            && meets(ip, prefix)
-        {
-            return refuse(format!("the route to {ip}/{prefix}"));
-        }
-    }
-    Ok(())
-}
-
 /// What of the host's is on the adapter, and on the bridge.
 pub struct Carried {
     addresses: Vec<AddressMessage>,
@@ -161,6 +120,17 @@ impl Carried {
         parts.join(", ")
     }
 
+    /// "192.0.2.7/24, for another 3000 s": an address that goes by itself unless somebody renews it. Of IPv6 only one that
+    /// a DHCP server gave: what routers advertise, the kernel renews on the bridge as it does on an adapter.
+    pub fn leased(&self) -> Option<String> {
+        self.addresses.iter().find_map(|address| {
+            let ip = address_of(address)?;
+            let left = lifetime(address)?;
+            let by_dhcp = ip.is_ipv4() || address.header.prefix_len == 128;
+            by_dhcp.then(|| format!("{ip}/{}, for another {left} s", address.header.prefix_len))
+        })
+    }
+
     /// Adds what stands in `moved` and is not in here.
     pub fn join(&mut self, moved: &Moved) {
         let (addresses, routes) = parse(moved);
@@ -168,6 +138,13 @@ impl Carried {
         self.addresses.extend(addresses.into_iter().filter(|a| address_of(a).is_some_and(|ip| !here.contains(&ip))));
         let here: HashSet<_> = self.routes.iter().map(key).collect();
         self.routes.extend(routes.into_iter().filter(|route| !here.contains(&key(route))));
+    }
+
+    /// Adds what of `moved` goes by itself and is not in here, so that it is told of when it is gone.
+    pub fn join_leased(&mut self, moved: &Moved) {
+        let here: HashSet<_> = self.addresses.iter().filter_map(address_of).collect();
+        let leased = parse(moved).0.into_iter().filter(|a| lifetime(a).is_some());
+        self.addresses.extend(leased.filter(|a| address_of(a).is_some_and(|ip| !here.contains(&ip))));
     }
 
     /// As it is stored.
@@ -181,6 +158,27 @@ impl Carried {
     }
 }
 
+/// The addresses with a lifetime in `moved`, where none of them is on the host any more.
+pub fn lost(moved: &Moved, there: &HashSet<(u32, IpAddr)>) -> Vec<IpAddr> {
+    let leased: Vec<IpAddr> = parse(moved).0.iter().filter(|a| lifetime(a).is_some()).filter_map(address_of).collect();
+    let here = |address: &IpAddr| there.iter().any(|(_, ip)| ip == address);
+    if leased.iter().any(here) { Vec::new() } else { leased }
+}
+
+/// The same address as an interface has it.
+fn on<'a>(all: &'a [AddressMessage], index: u32, address: &AddressMessage) -> Option<&'a AddressMessage> {
+    all.iter().find(|other| other.header.index == index && address_of(other) == address_of(address))
+}
+
+/// Seconds that an address has left; none for one that stays.
+fn lifetime(address: &AddressMessage) -> Option<u32> {
+    let valid = address.attributes.iter().find_map(|a| match a {
+        AddressAttribute::CacheInfo(info) => Some(info.ifa_valid),
+        _ => None,
+    });
+    valid.filter(|left| *left != u32::MAX)
+}
+
 /// The addresses in `moved`.
 pub fn addresses(moved: &Moved) -> Vec<IpAddr> {
     parse(moved).0.iter().filter_map(address_of).collect()
@@ -190,9 +188,17 @@ pub fn addresses(moved: &Moved) -> Vec<IpAddr> {
 pub async fn carry(netlink: &Netlink, moved: &Moved, from: Option<&Link>, to: &Link) -> Result<(), NetError> {
     let failed = |what: &str, error: io::Error| NetError::failed(format!("{what} {}", to.name), error);
     let (addresses, mut routes) = parse(moved);
+    let all = netlink.addresses().await?;
     for address in &addresses {
-        let there = put_on(address, to.index);
-        netlink.add_address(there).await.map_err(|e| failed("bring an address of the host to", e))?;
+        let brought = match lifetime(address) {
+            None => netlink.add_address(put_on(address, to.index)).await,
+            // It may have been renewed, or run out: what is written down is old.
+            Some(_) => match from.and_then(|from| on(&all, from.index, address)) {
+                Some(fresh) => netlink.replace_address(put_on(fresh, to.index)).await,
+                None => Ok(()),
+            },
+        };
+        brought.map_err(|e| failed("bring an address of the host to", e))?;
     }
     // Gateways are reached over the routes that have none.
     routes.sort_by_key(|route| route.attributes.iter().any(|a| matches!(a, RouteAttribute::Gateway(_))));

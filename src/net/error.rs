@@ -19,6 +19,12 @@ pub enum NetError {
         "The adapter {adapter} carries addresses or routes of the host ({what}); with allow_management_os they move to the switch while it is there."
     )]
     Carries { adapter: String, what: String },
+    /// An address of the adapter goes by itself, unless the DHCP client that got it renews it; on an adapter in a bridge
+    /// it cannot.
+    #[error(
+        "The adapter {adapter} has an address that a DHCP server gave it ({what}), and on a switch nobody would renew it; give the host a static address there, or leave allow_management_os out and use another adapter for the host."
+    )]
+    Leased { adapter: String, what: String },
     /// The subnet meets an address or route of the host.
     #[error("The subnet {subnet} overlaps {with} of the host; choose another.")]
     Overlap { subnet: String, with: String },

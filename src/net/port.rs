@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, time::Instant};
 
-use crate::model::{NicId, SwitchId};
+use crate::model::{NicId, SwitchId, now_ms};
 
 /// How a card's port is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +36,8 @@ pub enum PortEvent {
     TapGone(NicId),
     /// The adapter of an External switch carries addresses (again) that are to move to the bridge.
     AdapterChanged(SwitchId),
-    /// A switch cannot be made again as it is to be.
-    SwitchBroken(SwitchId),
+    /// Something is wrong with a switch that was not, or is well again.
+    SwitchChanged(SwitchId),
 }
 
 /// An address that dnsmasq gave out.
@@ -49,4 +49,11 @@ pub struct Lease {
     pub hostname: Option<String>,
     /// Seconds since 1970; none for one that does not end.
     pub expires: Option<u64>,
+}
+
+impl Lease {
+    /// Whether its time has not run out.
+    pub fn is_valid(&self) -> bool {
+        self.expires.is_none_or(|expires| expires > now_ms() / 1000)
+    }
 }

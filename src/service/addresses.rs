@@ -38,7 +38,7 @@ impl Addresses {
 }
 
 impl Service {
-    /// What the cards of a VM have, or have been given.
+    /// What the cards of a VM have: what they were given is not theirs until they took it.
     pub(super) async fn addresses(&self, view: &VmView) -> Addresses {
         let mut known = Addresses::default();
         let mut silent = false;
@@ -46,13 +46,13 @@ impl Service {
         for nic in view.spec.nics.iter().chain(in_effect) {
             let own = match &nic.backend {
                 NicBackend::User { .. } => Vec::new(),
-                NicBackend::Switch { switch, address, .. } => {
-                    let leases =
-                        self.ctx.net.leases(*switch).into_iter().filter(|lease| lease.mac == nic.mac.to_string());
-                    let leased: Vec<IpAddr> = leases.map(|lease| lease.address.into()).collect();
-                    // The one that is kept for it, until it asks.
-                    if leased.is_empty() { address.iter().map(|a| (*a).into()).collect() } else { leased }
+                // A guest that is off has none, and a lease from before its address was changed is none that it may use.
+                NicBackend::Switch(port) if view.in_effect.is_some() => {
+                    let leases = self.ctx.net.leases(port.switch).into_iter();
+                    let own = leases.filter(|lease| lease.mac == nic.mac.to_string() && lease.is_valid());
+                    own.map(|lease| lease.address).filter(|at| Some(*at) == port.address).map(IpAddr::from).collect()
                 }
+                NicBackend::Switch(_) => Vec::new(),
             };
             silent |= own.is_empty();
             known.by_mac.insert(nic.mac, own);

@@ -1,7 +1,10 @@
 //! Changes of a VM: what only the host can judge is checked here, the rest by the VM's task, which alone knows the
 //! definition that the change meets.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use super::{
     Service,
@@ -11,7 +14,7 @@ use super::{
 use crate::{
     host::cpus::Host,
     model::{
-        Alias, Applied, Change, CpuPinning, Error, MAX_PINNED, MAX_VCPUS, Redefinition, Result, VmId, VmView,
+        Alias, Applied, Change, CpuPinning, Error, MAX_PINNED, MAX_VCPUS, Redefinition, Result, SwitchId, VmId, VmView,
         check_length,
     },
     vm::VmHandle,
@@ -32,7 +35,13 @@ impl Service {
         if let Change::Cpu { pinning: Some(Some(pinning)), .. } = &change {
             check_pinning(pinning, &self.ctx.host)?;
         }
-        handle.change(change).await
+        let port = matches!(change, Change::AddNic(_) | Change::RemoveNic(_) | Change::Port { .. });
+        let before = switches_of(&handle.view());
+        let changed = handle.change(change).await;
+        if port {
+            self.tell_hosts(before.union(&switches_of(&handle.view())).copied());
+        }
+        changed
     }
 }
 
@@ -92,8 +101,18 @@ impl Service {
         };
         let Redefine { name, disk_size, disk_folder, vcpus, memory, .. } = wish;
         let machine_type = None;
-        handle.redefine(Redefinition { name, disk_size, disk_folder, vcpus, memory, iso, nics, machine_type }).await
+        let wanted = Redefinition { name, disk_size, disk_folder, vcpus, memory, iso, nics, machine_type };
+        let before = switches_of(&handle.view());
+        let changed = handle.redefine(wanted).await;
+        self.tell_hosts(before.union(&switches_of(&handle.view())).copied());
+        changed
     }
+}
+
+/// Those that a VM has a card on.
+pub(super) fn switches_of(view: &VmView) -> HashSet<SwitchId> {
+    let in_effect = view.in_effect.iter().flat_map(|now| &now.nics);
+    view.spec.nics.iter().chain(in_effect).filter_map(|nic| nic.switch()).collect()
 }
 
 /// Ruling 15.

@@ -123,7 +123,8 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
     check_length("networks", &networks, MAX_DEVICES)?;
     let mut promises = Vec::new();
     for (index, wish) in networks.into_iter().enumerate() {
-        let (nic, promise) = nics::resolve(service, wish).map_err(|error| nics::among(index, error))?;
+        let (nic, promise) =
+            nics::resolve(service, wish, (id, &spec.name)).map_err(|error| nics::among(index, error))?;
         spec.add_nic(nic, None).map_err(|error| too_many("networks", index, error))?;
         promises.push(promise);
     }
@@ -167,7 +168,9 @@ async fn establish(service: &Service, mut record: VmRecord, named: Option<&Path>
         return Err(error);
     }
     service.registry.insert(handle.clone());
-    Ok(handle.view())
+    let view = handle.view();
+    service.tell_hosts(changes::switches_of(&view));
+    Ok(view)
 }
 
 /// Refuses a VM whose disks would be made below a mount point, and be hidden when its storage is there.

@@ -35,7 +35,7 @@ pub use host::{HostView, PinnedVm};
 pub use keys::{Attempt, Claim, KeptAnswer, Keys};
 pub use nics::{NicStatus, NicView, Nics, Removed, among as among_networks};
 pub use registry::Page;
-pub use switches::{Port, SwitchView};
+pub use switches::{Changed, ForwardView, ForwardWish, LeaseView, Readdressed, SwitchView};
 
 use crate::{
     config::{Accel, Config},
@@ -148,6 +148,7 @@ impl Service {
         };
         service.recover_switches().await?;
         service.recover(place.older).await?;
+        service.tell_all_hosts();
         service.sweep_network().await;
         exports::keep_daily(service.ctx.store.clone(), &service.ctx.config.state_dir);
         let service = Arc::new(service);
@@ -248,7 +249,9 @@ impl Service {
             None => handle.delete().await?,
         }
         self.registry.remove(id);
-        Ok(handle.view())
+        let view = handle.view();
+        self.tell_hosts(changes::switches_of(&view));
+        Ok(view)
     }
 
     /// The last `lines` lines of the guest's serial output.

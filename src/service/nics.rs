@@ -1,13 +1,17 @@
 //! Network cards: what a client wishes for, checked and given its addresses, and what is told of those that are there.
 //! Making them is the VM's work, and what is on the host's side of them `net`'s.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use super::{Service, registry::Promise, switches::Port};
+use super::{
+    Service,
+    registry::Promise,
+    switches::{Owner, Port, Wanted},
+};
 use crate::{
     model::{
-        Applied, Change, Error, MAX_DEVICES, NetworkWish, NewNic, NewNics, Nic, NicBackend, NicId, NicWish, Result,
-        SwitchId, VmId, VmSpec, VmView, check_forwards, check_length, check_name, check_queues,
+        Applied, Change, Error, MAX_DEVICES, NetworkWish, NewNic, NewNics, Nic, NicBackend, NicId, NicWish, PortWish,
+        Result, SwitchId, SwitchPort, VmId, VmSpec, VmView, check_forwards, check_length, check_name, check_queues,
     },
     net::{PortHealth, Traffic},
 };
@@ -21,10 +25,17 @@ pub struct NicView {
     pub nic: Nic,
     /// Of a card on a switch.
     pub switch_name: Option<String>,
+    /// What the guest has.
     pub addresses: Vec<IpAddr>,
+    /// What it is to have.
+    pub reserved: Option<Ipv4Addr>,
+    /// What its switch calls it.
+    pub dns_name: Option<String>,
     pub status: NicStatus,
     /// None where nobody counts: on the user-mode network, and while it is not plugged.
     pub traffic: Option<Traffic>,
+    /// Frames that the rules of its port refused, likewise.
+    pub refused: Option<u64>,
 }
 
 /// How a card is doing.
@@ -65,35 +76,41 @@ pub(super) struct Promises<'a> {
 /// The cards of a VM whose creator does not say.
 pub(super) fn by_default() -> Vec<NicWish> {
     let network = NetworkWish::User { forwards: Vec::new() };
-    vec![NicWish { id: None, label: None, network, queues: None, allow_spoofing: false }]
+    vec![NicWish::on(network)]
 }
 
 /// Checks a wish and gives it its addresses. Makes nothing.
 ///
 /// # Errors
 /// [`Error::Invalid`]; [`Error::SwitchNotFound`], [`Error::AmbiguousSwitch`]; [`Error::SwitchConflict`] where the switch
-/// has no address left.
-pub(super) fn resolve(service: &Service, wish: NicWish) -> Result<(NewNic, Promises<'_>)> {
+/// has no address left, or somebody has the one that is wished for.
+pub(super) fn resolve<'a>(service: &'a Service, wish: NicWish, vm: (VmId, &str)) -> Result<(NewNic, Promises<'a>)> {
     let label = wish.label.as_deref().map_or_else(|| Ok(DEFAULT_LABEL.to_owned()), check_name)?;
     let queues = wish.queues.map_or(Ok(1), check_queues)?;
+    let promise = service.registry.promise_mac(wish.mac)?;
     let (backend, port) = match wish.network {
         NetworkWish::User { forwards } => {
             if queues > 1 {
                 return Err(Error::invalid("queues", "be 1 for a card on the user-mode network"));
             }
-            if wish.allow_spoofing {
-                return Err(Error::invalid("allow_spoofing", "not be set for a card on the user-mode network"));
+            if let Some(name) = wish.port.first() {
+                return Err(Error::invalid(name, "not be set for a card on the user-mode network"));
             }
             check_forwards(&forwards)?;
             (NicBackend::User { forwards }, None)
         }
         NetworkWish::Switch(switch) => {
-            let port = service.reserve_port(&switch)?;
-            let (switch, address) = (port.switch, port.address);
-            (NicBackend::Switch { switch, address, allow_spoofing: wish.allow_spoofing }, Some(port))
+            let switch = service.find_switch(&switch)?;
+            let owner = Owner { mac: promise.mac, vm: vm.0, name: vm.1.to_owned() };
+            let wanted = wish.port.address.map_or(Wanted::Any, Wanted::This);
+            // What is wrong with the wish is told before what others have.
+            wish.port.apply(&mut SwitchPort::on(switch.id))?;
+            let port = service.reserve_port(switch.id, owner, wanted)?;
+            let mut place = SwitchPort { address: port.address, ..SwitchPort::on(switch.id) };
+            wish.port.apply(&mut place)?;
+            (NicBackend::Switch(place), Some(port))
         }
     };
-    let promise = service.registry.promise_mac();
     let nic = NewNic { id: wish.id.unwrap_or_else(NicId::random), label, mac: promise.mac, queues, backend };
     Ok((nic, Promises { _mac: promise, _port: port }))
 }
@@ -117,10 +134,34 @@ impl Service {
             let plugged = view.in_effect.as_ref().is_some_and(|now| now.nic(made).is_some());
             return Ok((view, made, if plugged { Applied::Live } else { Applied::NextStart }));
         }
-        let (nic, _promises) = resolve(self, wish)?;
+        let (nic, _promises) = resolve(self, wish, (id, &view.spec.name))?;
         let added = nic.id;
         let (view, applied) = self.change_by(&handle, Change::AddNic(Box::new(nic))).await?;
         Ok((view, added, applied))
+    }
+
+    /// Changes the port of a card on a switch, of a running VM at once.
+    ///
+    /// # Errors
+    /// [`Error::VmNotFound`], [`Error::NicNotFound`], [`Error::Invalid`]; [`Error::SwitchConflict`] where another has the
+    /// address; [`Error::Failed`] with nothing changed.
+    pub async fn change_port(&self, id: VmId, nic: NicId, wish: PortWish) -> Result<(VmView, Applied)> {
+        let view = self.view(id)?;
+        let there = view.spec.nic(nic).ok_or_else(|| Error::NicNotFound { name: nic.to_string() })?;
+        let Some(port) = there.port() else {
+            let name = wish.first().unwrap_or("switch");
+            return Err(Error::invalid(name, "not be changed of a card on the user-mode network"));
+        };
+        let (switch, _) = self.places.get(port.switch)?;
+        wish.apply(&mut port.clone())?;
+        let owner = Owner { mac: there.mac, vm: id, name: view.spec.name.clone() };
+        // Kept until it stands in the definition.
+        let _place = match wish.address {
+            Some(address) => Some(self.reserve_port(switch.id, owner, Wanted::This(address))?),
+            None => None,
+        };
+        let change = Change::Port { nic, switch: switch.id, wish: Box::new(wish) };
+        self.change(id, change).await
     }
 
     /// Removes a card, from a running VM as soon as its guest lets go of it.
@@ -150,7 +191,8 @@ impl Service {
                     Some(nic) if nic.switch() == unmoved => {
                         Ok((NewNics::First(Box::new(nic.clone().into())), Vec::new()))
                     }
-                    _ => resolve(self, wish).map(|(nic, promise)| (NewNics::First(Box::new(nic)), vec![promise])),
+                    _ => resolve(self, wish, (now.id, &now.name))
+                        .map(|(nic, promise)| (NewNics::First(Box::new(nic)), vec![promise])),
                 }
             }
             Nics::All(wishes) => {
@@ -162,7 +204,8 @@ impl Service {
                     match there.iter().position(|nic| nic.label == label && nic.switch() == unmoved) {
                         Some(at) => nics.push(there.remove(at).into()),
                         None => {
-                            let (nic, promise) = resolve(self, wish).map_err(|error| among(index, error))?;
+                            let (nic, promise) =
+                                resolve(self, wish, (now.id, &now.name)).map_err(|error| among(index, error))?;
                             nics.push(nic);
                             promises.push(promise);
                         }
@@ -209,8 +252,11 @@ impl Service {
             }
         };
         let traffic = if plugged == Some(true) { self.ctx.net.traffic(nic.id) } else { None };
+        let refused = if plugged == Some(true) { self.ctx.net.refused(nic) } else { None };
         let switch_name = switch.map(|view| view.switch.name);
-        NicView { nic: nic.clone(), switch_name, addresses, status, traffic }
+        let reserved = nic.port().and_then(|port| port.address);
+        let dns_name = nic.switch().and_then(|switch| self.dns_name(switch, nic.mac));
+        NicView { nic: nic.clone(), switch_name, addresses, reserved, dns_name, status, traffic, refused }
     }
 
     /// Somebody removed the tap of a card: its VM is told.

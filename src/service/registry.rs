@@ -7,7 +7,7 @@ use std::{
 
 use super::Filter;
 use crate::{
-    model::{MacAddr, VmId, VmSpec, VmView, same_name},
+    model::{Error, MacAddr, Result, VmId, VmSpec, VmView, same_name},
     vm::VmHandle,
 };
 
@@ -94,8 +94,11 @@ impl Registry {
         }
     }
 
-    /// A MAC address for a new card.
-    pub fn promise_mac(&self) -> Promise<'_> {
+    /// A MAC address for a new card: this one, or a random one.
+    ///
+    /// # Errors
+    /// [`Error::SwitchConflict`] that says who has it.
+    pub fn promise_mac(&self, wanted: Option<MacAddr>) -> Result<Promise<'_>> {
         let mut inner = self.write();
         let has = |spec: &VmSpec, mac| spec.nics.iter().any(|nic| nic.mac == mac);
         let taken = |handle: &VmHandle, mac| {
@@ -104,9 +107,17 @@ impl Registry {
             has(&view.spec, mac) || view.in_effect.is_some_and(|spec| has(&spec, mac))
         };
         loop {
-            let mac = MacAddr::random();
-            if !inner.vms.values().any(|handle| taken(handle, mac)) && inner.promised.insert(mac) {
-                return Promise { mac, registry: self };
+            let mac = wanted.unwrap_or_else(MacAddr::random);
+            let owner = inner.vms.values().find(|handle| taken(handle, mac)).map(|handle| handle.view().spec);
+            if owner.is_none() && inner.promised.insert(mac) {
+                return Ok(Promise { mac, registry: self });
+            }
+            if wanted.is_some() {
+                let owner = owner.map(|spec| format!("the VM {} ({})", spec.name, spec.id));
+                let owner = owner.unwrap_or_else(|| "a VM that is being made or changed right now".into());
+                return Err(Error::SwitchConflict(format!(
+                    "The MAC address {mac} belongs to {owner}; choose another."
+                )));
             }
         }
     }

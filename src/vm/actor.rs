@@ -1,5 +1,4 @@
-//! The task of one VM: waits for whatever happens next to it, and has it dealt with. It never waits for the guest or
-//! the monitor without listening to the forced lane and the pidfd as well.
+//! The task of one VM: has whatever happens next dealt with, and listens to the forced lane and the pidfd meanwhile.
 
 use std::future::pending;
 

@@ -1,13 +1,15 @@
 //! Network adapters of a VM: bodies and handlers.
 
+use std::net::Ipv4Addr;
+
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
 
 use super::{Shared, dto, error::Problem};
 use crate::{
-    api::http::{Reply, Request},
-    model::{NicId, NicWish},
+    api::http::{HttpError, Reply, Request, given},
+    model::{Applied, Bandwidth, MacAddr, NicId, NicWish, PortWish},
     service::{NicStatus, NicView},
 };
 
@@ -27,8 +29,120 @@ pub struct Adapter {
     status: &'static str,
     /// Why it is degraded.
     status_detail: Option<String>,
+    /// What the guest has.
     #[serde(rename = "IPAddresses")]
     ip_addresses: Vec<String>,
+    /// The address that is kept for it on its switch.
+    #[serde(rename = "ReservedIPAddress")]
+    reserved: Option<Ipv4Addr>,
+    /// What it is called in the DNS of its switch.
+    dns_name: Option<String>,
+    allow_spoofing: bool,
+    isolated: bool,
+    bandwidth: Option<BandwidthFields>,
+    /// Frames of the guest that the rules of its port refused; null where there are none.
+    refused: Option<u64>,
+}
+
+/// Bits per second.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "PascalCase")]
+struct BandwidthFields {
+    in_bits_per_second: Option<u64>,
+    out_bits_per_second: Option<u64>,
+}
+
+/// An adapter to be added.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct AddBody {
+    /// What people call it; `Network Adapter` unless given.
+    name: Option<String>,
+    /// "" is QEMU's user-mode network.
+    switch_name: Option<String>,
+    switch_id: Option<String>,
+    /// 12 hex digits, also with `:` or `-`; a random one unless given.
+    #[schemars(with = "Option<String>")]
+    mac_address: Option<MacAddr>,
+    /// Its address on the switch; where there is a subnet and none is given, one that is free.
+    address: Option<Ipv4Addr>,
+    /// It may send from other addresses than its own; default false.
+    allow_spoofing: Option<bool>,
+    /// How many addresses it may use where none is assigned to it, 1 to 4096; default 20.
+    max_addresses: Option<i64>,
+    /// It reaches no other isolated adapter of its switch; default false.
+    isolated: Option<bool>,
+    bandwidth: Option<BandwidthBody>,
+}
+
+/// Bits per second, 64,000 to 1,000,000,000,000; null for as much as there is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct BandwidthBody {
+    /// Towards the guest.
+    in_bits_per_second: Option<u64>,
+    /// From the guest.
+    out_bits_per_second: Option<u64>,
+}
+
+/// What is to change of an adapter on a switch; at least one field.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ChangeBody {
+    /// A running guest takes it when it renews its lease, within ten minutes; until then it is cut off.
+    address: Option<Ipv4Addr>,
+    allow_spoofing: Option<bool>,
+    /// Null: 20.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<i64>")]
+    max_addresses: Option<Option<i64>>,
+    isolated: Option<bool>,
+    /// Replaced whole; null removes it.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<BandwidthBody>")]
+    bandwidth: Option<Option<BandwidthBody>>,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct Changed {
+    /// Its name.
+    updated: String,
+    id: String,
+    /// It waits for the next start of the VM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pending: Option<bool>,
+}
+
+impl BandwidthBody {
+    fn into_model(self) -> Bandwidth {
+        Bandwidth { inbound: self.in_bits_per_second, outbound: self.out_bits_per_second }
+    }
+}
+
+impl AddBody {
+    fn into_model(self) -> Result<NicWish, HttpError> {
+        let place = dto::AdapterBody::new(self.name, self.switch_name, self.switch_id).into_model()?;
+        let port = PortWish {
+            address: self.address,
+            allow_spoofing: self.allow_spoofing,
+            max_addresses: self.max_addresses.map(Some),
+            isolated: self.isolated,
+            bandwidth: self.bandwidth.map(BandwidthBody::into_model),
+        };
+        Ok(NicWish { mac: self.mac_address, port, ..place })
+    }
+}
+
+impl ChangeBody {
+    fn into_model(self) -> PortWish {
+        PortWish {
+            address: self.address,
+            allow_spoofing: self.allow_spoofing,
+            max_addresses: self.max_addresses,
+            isolated: self.isolated,
+            bandwidth: self.bandwidth.map(|bandwidth| bandwidth.unwrap_or_default().into_model()),
+        }
+    }
 }
 
 impl Adapter {
@@ -39,17 +153,28 @@ impl Adapter {
             NicStatus::Removing => ("Removing", None),
             NicStatus::Degraded(why) => ("Degraded", Some(why)),
         };
-        let mac = view.nic.mac.to_string();
+        let port = view.nic.port();
         Self {
             id: view.nic.id.to_string(),
             name: view.nic.label.clone(),
             switch_name: view.switch_name.unwrap_or_default(),
             switch_id: view.nic.switch().map(|id| id.to_string()),
             r#type: "Synthetic",
-            mac_address: mac.chars().filter(|c| *c != ':').map(|c| c.to_ascii_uppercase()).collect(),
+            mac_address: dto::mac(view.nic.mac),
             status,
             status_detail,
             ip_addresses: view.addresses.iter().map(ToString::to_string).collect(),
+            reserved: view.reserved,
+            dns_name: view.dns_name,
+            refused: view.refused,
+            allow_spoofing: port.is_some_and(|port| port.allow_spoofing),
+            isolated: port.is_some_and(|port| port.isolated),
+            bandwidth: port.map(|port| port.bandwidth).filter(|bandwidth| *bandwidth != Bandwidth::default()).map(
+                |Bandwidth { inbound, outbound }| BandwidthFields {
+                    in_bits_per_second: inbound,
+                    out_bits_per_second: outbound,
+                },
+            ),
         }
     }
 }
@@ -62,11 +187,27 @@ pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
 
 pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let (id, _) = shared.vm(&request)?;
-    let body: dto::AdapterBody = request.json()?;
+    let body: AddBody = request.json()?;
     let wish = NicWish { id: request.makes.map(NicId::from), ..body.into_model()? };
     let (view, added, _) = shared.service.add_nic(id, wish).await?;
     let created = view.spec.nic(added).map(|nic| nic.label.clone()).unwrap_or_default();
     Ok(Reply::json(StatusCode::CREATED, &dto::Created { created, id: added.to_string() }))
+}
+
+pub async fn change(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let (id, view) = shared.vm(&request)?;
+    let nic = NicId::parse(request.param("adapterId")).ok_or(Problem::NoAdapter)?;
+    let updated = view.spec.nic(nic).ok_or(Problem::NoAdapter)?.label.clone();
+    let body: ChangeBody = request.json()?;
+    let wish = body.into_model();
+    if wish == PortWish::default() {
+        let fields = "address, allowSpoofing, maxAddresses, isolated or bandwidth";
+        return Err(HttpError::invalid(fields, "be given, at least one of them").into());
+    }
+    let (view, applied) = shared.service.change_port(id, nic, wish).await?;
+    let waits = applied == Applied::NextStart && view.in_effect.is_some();
+    let changed = Changed { updated, id: nic.to_string(), pending: waits.then_some(true) };
+    Ok(Reply::json(StatusCode::OK, &changed))
 }
 
 pub async fn remove(shared: Shared, request: Request) -> Result<Reply, Problem> {

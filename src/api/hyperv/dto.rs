@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::state::{State, health, uptime};
 use crate::{
     api::http::{HttpError, given},
-    model::{CreateVm, MAX_DEVICES, NetworkWish, NicWish, Sample, SwitchId, SwitchRef, VmId, VmView},
+    model::{CreateVm, MAX_DEVICES, MacAddr, NetworkWish, NicWish, Sample, SwitchId, SwitchRef, VmId, VmView},
 };
 
 /// A VM, in the list and alone.
@@ -166,6 +166,10 @@ pub struct AdapterBody {
 }
 
 impl AdapterBody {
+    pub fn new(name: Option<String>, switch_name: Option<String>, switch_id: Option<String>) -> Self {
+        Self { name, switch_name, switch_id }
+    }
+
     pub fn into_model(self) -> Result<NicWish, HttpError> {
         match network(self.switch_name, self.switch_id)? {
             Some(network) => Ok(card(self.name, network)),
@@ -191,8 +195,13 @@ pub fn network(name: Option<String>, id: Option<String>) -> Result<Option<Networ
     }
 }
 
+/// 12 upper-case hex digits.
+pub fn mac(mac: MacAddr) -> String {
+    mac.octets().iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
 pub fn card(label: Option<String>, network: NetworkWish) -> NicWish {
-    NicWish { id: None, label, network, queues: None, allow_spoofing: false }
+    NicWish { label, ..NicWish::on(network) }
 }
 
 #[derive(Serialize, JsonSchema)]

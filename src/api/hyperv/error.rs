@@ -44,6 +44,7 @@ pub enum Problem {
     NoSwitch,
     /// The path holds no id of a network adapter.
     NoAdapter,
+    NoForward,
     AlreadyStopped,
     Http(HttpError),
     Domain(Error),
@@ -75,6 +76,7 @@ impl http::Problem for Problem {
     fn render(self, endpoint: &Endpoint) -> Response {
         let (status, body) = match self {
             Self::NoVm | Self::NoSwitch | Self::NoAdapter => (StatusCode::NOT_FOUND, said(endpoint.not_found)),
+            Self::NoForward => (StatusCode::NOT_FOUND, said("Port forward not found")),
             Self::AlreadyStopped => {
                 let body = ErrorBody { already_stopped: Some(true), ..said("VM is already stopped") };
                 (StatusCode::CONFLICT, body)
@@ -117,6 +119,7 @@ fn domain(error: Error, endpoint: &Endpoint) -> (StatusCode, ErrorBody) {
             (StatusCode::CONFLICT, said(message))
         }
         Error::NicNotFound { .. } => (StatusCode::NOT_FOUND, said(endpoint.not_found)),
+        Error::ForwardNotFound(_) => (StatusCode::NOT_FOUND, said("Port forward not found")),
         Error::BaseImageNotFound { .. } | Error::DiskNotFound { .. } => (StatusCode::NOT_FOUND, said(message)),
         Error::Conflict(conflict) => (StatusCode::CONFLICT, in_the_way(conflict, message)),
         Error::NoAgent { why } => {
@@ -178,6 +181,14 @@ fn param_name(param: &str) -> Cow<'_, str> {
         "iso" => "isoPath",
         "switch" => "switchName",
         "adapter" => "netAdapterName",
+        "host_access" => "hostAccess",
+        "host_address" => "hostAddress",
+        "host_port" => "hostPort",
+        "guest_port" => "guestPort",
+        "allow_spoofing" => "allowSpoofing",
+        "max_addresses" => "maxAddresses",
+        "bandwidth.in_bits_per_second" => "bandwidth.inBitsPerSecond",
+        "bandwidth.out_bits_per_second" => "bandwidth.outBitsPerSecond",
         "networks" => "networkAdapters",
         other => other,
     })

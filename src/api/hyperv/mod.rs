@@ -4,6 +4,7 @@
 mod adapters;
 mod dto;
 mod error;
+mod forwards;
 mod info;
 mod power;
 mod routes;

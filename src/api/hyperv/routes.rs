@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Shared, adapters, dto,
     error::{Endpoint, ErrorBody, http_error},
-    info, power, switches, vms,
+    forwards, info, power, switches, vms,
 };
 use crate::{
     api::http::{
@@ -43,6 +43,8 @@ const ADAPTERS: Endpoint = vm("Failed to list network adapters");
 const ADD_ADAPTER: Endpoint = vm("Failed to add network adapter");
 const REMOVE_ADAPTER: Endpoint =
     Endpoint { not_found: "VM or network adapter not found", failed: "Failed to remove network adapter" };
+const CHANGE_ADAPTER: Endpoint =
+    Endpoint { not_found: "VM or network adapter not found", failed: "Failed to update network adapter" };
 const LIST_SWITCHES: Endpoint = switch("Failed to list switches");
 const GET_SWITCH: Endpoint = switch("Failed to get switch");
 const CREATE_SWITCH: Endpoint = switch("Failed to create switch");
@@ -150,9 +152,19 @@ fn network_routes() -> Vec<Route<Shared>> {
         Route::post("/vms/{id}/network-adapters", "addNetworkAdapter", told(&ADD_ADAPTER, adapters::add))
             .tag(ADAPTER)
             .summary("Add a network adapter; a running VM gets it by hot-plug.")
-            .input::<dto::AdapterBody>()
+            .input::<adapters::AddBody>()
             .output::<dto::Created>(201, "It is added.")
-            .error(409, "There is no free slot."),
+            .error(409, "There is no free slot, or an address is taken or none is free."),
+        Route::put(
+            "/vms/{id}/network-adapters/{adapterId}",
+            "updateNetworkAdapter",
+            told(&CHANGE_ADAPTER, adapters::change),
+        )
+        .tag(ADAPTER)
+        .summary("Change the port of an adapter on a switch: address, spoofing, isolation, bandwidth; live.")
+        .input::<adapters::ChangeBody>()
+        .output::<adapters::Changed>(200, "It is changed, or will be at the next start (`pending`).")
+        .error(409, "Another adapter on the switch has the address."),
         Route::delete(
             "/vms/{id}/network-adapters/{adapterId}",
             "removeNetworkAdapter",
@@ -182,14 +194,37 @@ fn network_routes() -> Vec<Route<Shared>> {
             .output::<Vec<switches::Switch>>(200, "The switches, or none."),
         Route::put("/switches/{id}", "updateSwitch", told(&UPDATE_SWITCH, switches::update))
             .tag(SWITCHES)
-            .summary("Change the notes of a switch.")
+            .summary("Change a switch with its VMs on it: notes, MTU, subnet and what belongs to it.")
             .input::<switches::UpdateBody>()
-            .output::<switches::Updated>(200, "It is changed."),
+            .output::<switches::Updated>(200, "It is changed, with the adapters whose address is another now.")
+            .error(409, "The subnet is taken, or port forwards need the NAT that is to go."),
         Route::delete("/switches/{id}", "deleteSwitch", told(&DELETE_SWITCH, switches::delete))
             .tag(SWITCHES)
             .summary("Delete a switch that no VM uses.")
             .output::<dto::Deleted>(200, "It is gone.")
             .error(409, "VMs use it."),
+        Route::get("/switches/{id}/leases", "listSwitchLeases", told(&GET_SWITCH, forwards::leases))
+            .tag(SWITCHES)
+            .summary("The addresses that adapters have taken from the DHCP of a switch.")
+            .output::<Vec<forwards::Lease>>(200, "The leases, by address."),
+        Route::get("/switches/{id}/forwards", "listSwitchForwards", told(&GET_SWITCH, forwards::list))
+            .tag(SWITCHES)
+            .summary("The ports of the host that lead to VMs on a switch.")
+            .output::<Vec<forwards::Forward>>(200, "The forwards, in the order in which they were made."),
+        Route::post("/switches/{id}/forwards", "addSwitchForward", told(&UPDATE_SWITCH, forwards::add))
+            .tag(SWITCHES)
+            .summary("Make a port of the host lead to a VM on a switch with NAT. It goes with the VM's adapter.")
+            .input::<forwards::ForwardBody>()
+            .output::<dto::Created>(201, "It leads there.")
+            .error(409, "The port is taken, the switch has no NAT, or the VM no adapter on it."),
+        Route::delete(
+            "/switches/{id}/forwards/{forwardId}",
+            "removeSwitchForward",
+            told(&UPDATE_SWITCH, forwards::remove),
+        )
+        .tag(SWITCHES)
+        .summary("Remove a port forward.")
+        .output::<dto::Deleted>(200, "It is gone."),
     ]
 }
 
@@ -204,6 +239,7 @@ pub fn openapi(server: &'static str) -> Value {
         path_params: &[
             PathParam { name: "id", description: "The Id of the VM or switch.", format: Some("uuid") },
             PathParam { name: "name", description: "The whole name, in any case.", format: None },
+            PathParam { name: "forwardId", description: "The Id of the port forward.", format: Some("uuid") },
             PathParam { name: "adapterId", description: "The Id of the network adapter.", format: Some("uuid") },
         ],
     };

@@ -1,13 +1,15 @@
 //! Switches: bodies and handlers.
 
+use std::net::Ipv4Addr;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
 
 use super::{Shared, dto, error::Problem};
 use crate::{
-    api::http::{HttpError, Reply, Request, or_default},
-    model::{CreateSwitch, Subnet, SwitchId, SwitchKind, same_name},
+    api::http::{HttpError, Reply, Request, given},
+    model::{CreateSwitch, Dns, SubnetWish, SwitchId, SwitchKind, SwitchWish, same_name},
     service::SwitchView,
 };
 
@@ -37,19 +39,37 @@ pub struct Switch {
     subnet: Option<String>,
     /// Of an Internal one with a subnet.
     nat: Option<bool>,
+    /// The resolvers that were named; `[]` for none, null for the host's.
+    dns: Option<Vec<Ipv4Addr>>,
+    /// What the names of VMs end with; of an Internal one with a subnet.
+    domain: Option<String>,
+    /// VMs reach what listens on the host's address on it.
+    host_access: Option<bool>,
+    #[serde(rename = "IPv6")]
+    ipv6: Option<Ipv6>,
+    /// Null for the adapter's, or 1500.
+    mtu: Option<u32>,
     /// `Ok`, or why it does not work as it should.
     health: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "PascalCase")]
+struct Ipv6 {
+    subnet: String,
+    nat: bool,
 }
 
 impl Switch {
     fn of(view: SwitchView) -> Self {
         let SwitchView { switch, problem, .. } = view;
         let (mut net_adapter_name, mut allow_management_os) = (None, None);
+        let own = switch.subnet().cloned();
         let (subnet, nat) = (switch.subnet().map(ToString::to_string), switch.subnet().map(|subnet| subnet.nat));
         let switch_type = match switch.kind {
             SwitchKind::Private => SwitchType::Private,
             SwitchKind::Internal { .. } => SwitchType::Internal,
-            SwitchKind::External { adapter, allow_management_os: allow } => {
+            SwitchKind::External { adapter, allow_management_os: allow, .. } => {
                 (net_adapter_name, allow_management_os) = (Some(adapter), Some(allow));
                 SwitchType::External
             }
@@ -63,6 +83,15 @@ impl Switch {
             allow_management_os,
             subnet,
             nat,
+            dns: own.as_ref().and_then(|subnet| match &subnet.dns {
+                Dns::Default => None,
+                Dns::None => Some(Vec::new()),
+                Dns::Servers(servers) => Some(servers.clone()),
+            }),
+            domain: own.as_ref().map(|subnet| subnet.domain().to_owned()),
+            host_access: own.as_ref().map(|subnet| subnet.host_access),
+            ipv6: own.and_then(|subnet| subnet.ipv6).map(|ipv6| Ipv6 { subnet: ipv6.to_string(), nat: ipv6.nat }),
+            mtu: switch.mtu,
             health: problem.unwrap_or_else(|| "Ok".to_owned()),
         }
     }
@@ -87,6 +116,33 @@ pub struct CreateBody {
     subnet: Option<String>,
     /// Guests reach what the host reaches; with a subnet, default false.
     nat: Option<bool>,
+    /// Resolvers that the switch is to ask instead of the host's; none for `[]`. With a subnet.
+    dns: Option<Vec<Ipv4Addr>>,
+    /// What the names of VMs end with; default `lan`. With a subnet.
+    domain: Option<String>,
+    /// VMs reach what listens on the host's address on the switch; with a subnet, default false.
+    #[serde(rename = "hostAccess")]
+    host_access: Option<bool>,
+    /// A network of IPv6 beside the subnet.
+    ipv6: Option<Ipv6Body>,
+    /// The largest packet in bytes, 576 to 65521.
+    mtu: Option<i64>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Ipv6Body {
+    /// Of 64 bits, such as fd77:1:2:3::/64.
+    subnet: String,
+    /// Under the host's address; without it, the network is routed.
+    #[serde(default)]
+    nat: bool,
+}
+
+impl Ipv6Body {
+    fn into_model(self) -> (String, bool) {
+        (self.subnet, self.nat)
+    }
 }
 
 impl CreateBody {
@@ -100,30 +156,107 @@ impl CreateBody {
         only_for(!external && self.allow_management_os.is_some(), "allowManagementOS", "a switch of type External")?;
         let internal = self.r#type == SwitchType::Internal;
         only_for(!internal && self.subnet.is_some(), "subnet", "a switch of type Internal")?;
-        only_for(self.subnet.is_none() && self.nat.is_some(), "nat", "a switch with a subnet")?;
+        let belonging = [
+            (self.nat.is_some(), "nat"),
+            (self.dns.is_some(), "dns"),
+            (self.domain.is_some(), "domain"),
+            (self.host_access.is_some(), "hostAccess"),
+            (self.ipv6.is_some(), "ipv6"),
+        ];
+        for (given, name) in belonging {
+            only_for(self.subnet.is_none() && given, name, "a switch with a subnet")?;
+        }
         let kind = match self.r#type {
             SwitchType::Private => SwitchKind::Private,
             SwitchType::Internal => {
-                let nat = self.nat.unwrap_or(false);
-                SwitchKind::Internal { subnet: self.subnet.map(|text| Subnet::parse(&text, nat)).transpose()? }
+                let wish = SubnetWish {
+                    subnet: self.subnet.map(Some),
+                    nat: self.nat,
+                    dns: self.dns.map(Some),
+                    domain: self.domain.map(Some),
+                    host_access: self.host_access,
+                    ipv6: self.ipv6.map(|ipv6| Some(ipv6.into_model())),
+                };
+                SwitchKind::Internal { subnet: wish.apply(None)? }
             }
             SwitchType::External => {
                 let must = "be given for a switch of type External: the name of a network adapter of the host";
                 let adapter = self.net_adapter_name.ok_or_else(|| HttpError::invalid("netAdapterName", must))?;
-                SwitchKind::External { adapter, allow_management_os: self.allow_management_os.unwrap_or(false) }
+                SwitchKind::External {
+                    adapter,
+                    allow_management_os: self.allow_management_os.unwrap_or(false),
+                    dhcp: false,
+                }
             }
         };
-        Ok(CreateSwitch { id: None, name: self.name, kind, notes: self.notes })
+        Ok(CreateSwitch { id: None, name: self.name, kind, notes: self.notes, mtu: self.mtu })
     }
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
+/// What is to change; at least one field.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateBody {
     /// Null clears them.
-    #[serde(deserialize_with = "or_default")]
-    #[schemars(required, with = "Option<String>")]
-    notes: String,
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<String>")]
+    notes: Option<Option<String>>,
+    /// Null: the adapter's, or 1500.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<i64>")]
+    mtu: Option<Option<i64>>,
+    /// VMs on it keep the last part of their addresses where that fits. Null takes it away.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<String>")]
+    subnet: Option<Option<String>>,
+    #[serde(default)]
+    nat: Option<bool>,
+    /// Null: the host's resolvers.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<Vec<Ipv4Addr>>")]
+    dns: Option<Option<Vec<Ipv4Addr>>>,
+    /// Null: `lan`.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<String>")]
+    domain: Option<Option<String>>,
+    #[serde(default, rename = "hostAccess")]
+    host_access: Option<bool>,
+    /// Null takes it away.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<Ipv6Body>")]
+    ipv6: Option<Option<Ipv6Body>>,
+}
+
+impl UpdateBody {
+    fn into_model(self) -> Result<SwitchWish, Problem> {
+        let wish = SwitchWish {
+            notes: self.notes.map(Option::unwrap_or_default),
+            mtu: self.mtu,
+            subnet: SubnetWish {
+                subnet: self.subnet,
+                nat: self.nat,
+                dns: self.dns,
+                domain: self.domain,
+                host_access: self.host_access,
+                ipv6: self.ipv6.map(|ipv6| ipv6.map(Ipv6Body::into_model)),
+            },
+        };
+        if wish == SwitchWish::default() {
+            let fields = "notes, mtu, subnet, nat, dns, domain, hostAccess or ipv6";
+            return Err(HttpError::invalid(fields, "be given, at least one of them").into());
+        }
+        Ok(wish)
+    }
+}
+
+/// An adapter whose address did not fit any more; its guest takes the new one within ten minutes.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "PascalCase")]
+struct Readdressed {
+    vm_id: String,
+    adapter_id: String,
+    from: Option<Ipv4Addr>,
+    to: Ipv4Addr,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -131,6 +264,8 @@ pub struct Updated {
     /// Its name.
     updated: String,
     id: String,
+    #[serde(rename = "Readdressed", skip_serializing_if = "Vec::is_empty")]
+    readdressed: Vec<Readdressed>,
 }
 
 pub async fn list(shared: Shared, _: Request) -> Result<Reply, Problem> {
@@ -159,8 +294,16 @@ pub async fn create(shared: Shared, request: Request) -> Result<Reply, Problem> 
 pub async fn update(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let id = shared.switch(&request)?;
     let body: UpdateBody = request.json()?;
-    let switch = shared.service.update_switch(id, body.notes).await?.switch;
-    Ok(Reply::json(StatusCode::OK, &Updated { updated: switch.name, id: id.to_string() }))
+    let changed = shared.service.update_switch(id, body.into_model()?).await?;
+    let readdressed = changed.readdressed.into_iter().map(|card| Readdressed {
+        vm_id: card.vm.to_string(),
+        adapter_id: card.nic.to_string(),
+        from: card.from,
+        to: card.to,
+    });
+    let updated = changed.view.switch.name;
+    let body = Updated { updated, id: id.to_string(), readdressed: readdressed.collect() };
+    Ok(Reply::json(StatusCode::OK, &body))
 }
 
 pub async fn delete(shared: Shared, request: Request) -> Result<Reply, Problem> {

@@ -94,6 +94,7 @@ impl http::Problem for Problem {
                     Error::BaseImageNotFound { .. }
                     | Error::DiskNotFound { .. }
                     | Error::NicNotFound { .. }
+                    | Error::ForwardNotFound(_)
                     | Error::SwitchNotFound(_) => (StatusCode::NOT_FOUND, message, None),
                     Error::Fixed { .. }
                     | Error::Conflict(_)

@@ -5,6 +5,7 @@ mod change;
 mod disks;
 mod dto;
 mod error;
+mod forwards;
 mod host;
 mod info;
 mod media;

@@ -1,14 +1,17 @@
 //! The network cards of a VM, one by one: bodies and handlers.
 
+use std::net::Ipv4Addr;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
 
-use super::{Shared, error::Problem, vm_id};
+use super::{Shared, change::at_least_one, error::Problem, vm_id};
 use crate::{
-    api::http::{Reply, Request},
+    api::http::{Reply, Request, given},
     model::{
-        Applied, Error, Forward, MAX_FORWARDS, NetworkWish, Nic, NicBackend, NicId, NicWish, SwitchId, SwitchRef, VmId,
+        Applied, Bandwidth, Error, Forward, MAX_FORWARDS, MacAddr, NetworkWish, Nic, NicBackend, NicId, NicWish,
+        PortWish, SwitchId, SwitchRef, VmId,
     },
     service::{NicStatus, NicView, among_networks},
 };
@@ -25,9 +28,75 @@ pub struct NetworkBody {
     name: Option<String>,
     /// Pairs of queues of a card on a switch, 1 (default) to 8.
     queues: Option<i64>,
+    /// Its hardware address, such as 52:54:00:ab:cd:ef; a random one where none is given.
+    #[schemars(with = "Option<String>")]
+    mac: Option<MacAddr>,
+    /// Its address on the switch; where there is a subnet and none is given, one that is free.
+    address: Option<Ipv4Addr>,
     /// It may send from other addresses than its own; default false.
     #[serde(default)]
     allow_spoofing: bool,
+    /// How many addresses it may use where none is assigned to it, 1 to 4096; default 20.
+    max_addresses: Option<i64>,
+    /// It reaches no other isolated card of its switch; default false.
+    #[serde(default)]
+    isolated: bool,
+    bandwidth: Option<BandwidthBody>,
+}
+
+/// How much a card carries, in bits per second, 64,000 to 1,000,000,000,000; null for as much as there is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BandwidthBody {
+    /// Towards the guest.
+    in_bits_per_second: Option<u64>,
+    /// From the guest.
+    out_bits_per_second: Option<u64>,
+}
+
+/// What is to change of a card on a switch; at least one field.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkUpdate {
+    /// A running guest takes it when it renews its lease, within ten minutes; until then it is cut off.
+    #[serde(default)]
+    address: Option<Ipv4Addr>,
+    #[serde(default)]
+    allow_spoofing: Option<bool>,
+    /// Null: 20.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<i64>")]
+    max_addresses: Option<Option<i64>>,
+    #[serde(default)]
+    isolated: Option<bool>,
+    /// Replaced whole; null removes it.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<BandwidthBody>")]
+    bandwidth: Option<Option<BandwidthBody>>,
+}
+
+impl BandwidthBody {
+    fn into_model(self) -> Bandwidth {
+        Bandwidth { inbound: self.in_bits_per_second, outbound: self.out_bits_per_second }
+    }
+
+    fn of(bandwidth: Bandwidth) -> Option<Self> {
+        let Bandwidth { inbound, outbound } = bandwidth;
+        let body = Self { in_bits_per_second: inbound, out_bits_per_second: outbound };
+        (bandwidth != Bandwidth::default()).then_some(body)
+    }
+}
+
+impl NetworkUpdate {
+    fn into_model(self) -> PortWish {
+        PortWish {
+            address: self.address,
+            allow_spoofing: self.allow_spoofing,
+            max_addresses: self.max_addresses,
+            isolated: self.isolated,
+            bandwidth: self.bandwidth.map(|bandwidth| bandwidth.unwrap_or_default().into_model()),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -49,7 +118,14 @@ impl NetworkBody {
             (None, None) => return Err(Error::invalid("switch", "be given, or user")),
             (Some(_), Some(_)) => return Err(Error::invalid("switch", "not be combined with user")),
         };
-        Ok(NicWish { id: None, label: self.name, network, queues: self.queues, allow_spoofing: self.allow_spoofing })
+        let port = PortWish {
+            address: self.address,
+            allow_spoofing: Some(self.allow_spoofing),
+            max_addresses: self.max_addresses.map(Some),
+            isolated: Some(self.isolated),
+            bandwidth: self.bandwidth.map(BandwidthBody::into_model),
+        };
+        Ok(NicWish { id: None, label: self.name, network, queues: self.queues, mac: self.mac, port })
     }
 }
 
@@ -72,16 +148,25 @@ pub struct NetworkView {
     switch: Option<SwitchBody>,
     /// Null on a switch.
     user: Option<UserView>,
-    /// From the DHCP of the switch, else as the guest agent tells; empty where neither knows.
+    /// What the guest has: taken from the DHCP of the switch, else as the guest agent tells; empty where neither knows.
     addresses: Vec<String>,
+    /// The address that is kept for it on its switch.
+    reserved: Option<Ipv4Addr>,
+    /// What it is called in the DNS of its switch.
+    dns_name: Option<String>,
     /// `ok`; `pending` (the running QEMU does not have it yet), `removing` (the guest has not let go of it), `degraded`.
     status: &'static str,
     /// Why it is degraded.
     reason: Option<String>,
     queues: u8,
     allow_spoofing: bool,
+    max_addresses: Option<u16>,
+    isolated: bool,
+    bandwidth: Option<BandwidthBody>,
     /// Since it was plugged; null where nobody counts.
     traffic: Option<TrafficBody>,
+    /// Frames of the guest that were refused since it was plugged: forged addresses, and what a guest is not to send.
+    refused: Option<u64>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -117,7 +202,7 @@ struct TrafficBody {
 
 impl NetworkView {
     fn of(view: NicView) -> Self {
-        let NicView { nic, switch_name, addresses, status, traffic } = view;
+        let NicView { nic, switch_name, addresses, reserved, dns_name, status, traffic, refused } = view;
         let (status, reason) = match status {
             NicStatus::Ok => ("ok", None),
             NicStatus::Pending => ("pending", None),
@@ -126,6 +211,8 @@ impl NetworkView {
         };
         Self {
             addresses: addresses.iter().map(ToString::to_string).collect(),
+            reserved,
+            dns_name,
             status,
             reason,
             traffic: traffic.map(|t| TrafficBody {
@@ -136,16 +223,18 @@ impl NetworkView {
                 out_packets: t.out_packets,
                 out_dropped: t.out_dropped,
             }),
+            refused,
             ..Self::defined(&nic, switch_name)
         }
     }
 
     /// What the definition alone tells.
     fn defined(nic: &Nic, switch_name: Option<String>) -> Self {
-        let (user, allow_spoofing) = match &nic.backend {
-            NicBackend::User { forwards } => (Some(UserView { forwards: forwards.clone() }), false),
-            NicBackend::Switch { allow_spoofing, .. } => (None, *allow_spoofing),
+        let user = match &nic.backend {
+            NicBackend::User { forwards } => Some(UserView { forwards: forwards.clone() }),
+            NicBackend::Switch(_) => None,
         };
+        let port = nic.port();
         Self {
             id: nic.id.to_string(),
             name: nic.label.clone(),
@@ -154,11 +243,17 @@ impl NetworkView {
             switch: nic.switch().map(|id| SwitchBody { id: id.to_string(), name: switch_name }),
             user,
             addresses: Vec::new(),
+            reserved: port.and_then(|port| port.address),
+            dns_name: None,
             status: "ok",
             reason: None,
             queues: nic.queues,
-            allow_spoofing,
+            allow_spoofing: port.is_some_and(|port| port.allow_spoofing),
+            max_addresses: port.and_then(|port| port.max_addresses),
+            isolated: port.is_some_and(|port| port.isolated),
+            bandwidth: port.and_then(|port| BandwidthBody::of(port.bandwidth)),
             traffic: None,
+            refused: None,
         }
     }
 }
@@ -166,6 +261,16 @@ impl NetworkView {
 /// A card that was added.
 #[derive(Serialize, JsonSchema)]
 pub struct NetworkAdded {
+    vm_id: String,
+    #[serde(flatten)]
+    network: Option<NetworkView>,
+    message: &'static str,
+    applied: Applied,
+}
+
+/// A card that was changed.
+#[derive(Serialize, JsonSchema)]
+pub struct NetworkChanged {
     vm_id: String,
     #[serde(flatten)]
     network: Option<NetworkView>,
@@ -208,6 +313,22 @@ pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
     Ok(Reply::json(StatusCode::CREATED, &added))
 }
 
+pub async fn change(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let id = vm_id(&request)?;
+    let nic = named(&shared, id, &request)?;
+    let body: NetworkUpdate = request.json()?;
+    let wish = body.into_model();
+    if wish == PortWish::default() {
+        let fields = "address, allow_spoofing, max_addresses, isolated or bandwidth";
+        return Err(at_least_one(fields).into());
+    }
+    let (_, applied) = shared.service.change_port(id, nic, wish).await?;
+    let network = shared.service.networks(id).await?.into_iter().find(|view| view.nic.id == nic).map(NetworkView::of);
+    let message = "Network card successfully updated.";
+    let changed = NetworkChanged { vm_id: id.to_string(), network, message, applied };
+    Ok(Reply::json(StatusCode::OK, &changed))
+}
+
 pub async fn remove(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let id = vm_id(&request)?;
     let nic = named(&shared, id, &request)?;
@@ -245,7 +366,10 @@ pub fn settings(nics: &[Nic]) -> Vec<serde_json::Value> {
     let told = |nic: &Nic| {
         let mut told = serde_json::json!({ "id": nic.id.to_string(), "device": nic.name, "mac": nic.mac });
         match nic.switch() {
-            Some(switch) => told["switch"] = switch.to_string().into(),
+            Some(switch) => {
+                told["switch"] = switch.to_string().into();
+                told["port"] = serde_json::json!(nic.port());
+            }
             None => told["user"] = serde_json::json!({ "forwards": nic.backend.forwards() }),
         }
         told

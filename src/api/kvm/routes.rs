@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Shared, change, disks, dto,
     error::{Endpoint, ErrorBody, NotFound, http_error},
-    host, info, media, networks, performance, policy, power, switches,
+    forwards, host, info, media, networks, performance, policy, power, switches,
 };
 use crate::{
     api::http::{
@@ -186,7 +186,14 @@ fn routes() -> Vec<Route<Shared>> {
             .input::<networks::NetworkBody>()
             .output::<networks::NetworkAdded>(201, "It is added.")
             .error(404, "There is no such VM, or no such switch.")
-            .error(409, "There is no free slot, the switch has no free address, or a port of the host is taken."),
+            .error(409, "There is no free slot, an address is taken or none is free, or a port of the host is taken."),
+        Route::put("/vms/{id}/networks/{nic}", "updateVMNetwork", told(&CARDS, networks::change))
+            .tag(UPDATE)
+            .summary("Change the port of a network card on a switch: address, spoofing, isolation, bandwidth; live.")
+            .input::<networks::NetworkUpdate>()
+            .output::<networks::NetworkChanged>(200, "It is stored; `applied` says whether it is in effect.")
+            .error(404, "There is no such VM, or no such card.")
+            .error(409, "Another card on the switch has the address."),
         Route::delete("/vms/{id}/networks/{nic}", "removeVMNetwork", told(&CARDS, networks::remove))
             .tag(UPDATE)
             .summary("Remove a network card; a running guest has to let go of it.")
@@ -253,14 +260,39 @@ fn routes() -> Vec<Route<Shared>> {
             .output::<switches::SwitchFields>(200, "The switch."),
         Route::put("/switches/{id}", "updateSwitch", told(&SWITCH_UPDATE, switches::update))
             .tag(NETWORKS)
-            .summary("Change the notes of a switch.")
+            .summary("Change a switch with its VMs on it: notes, MTU, subnet and what belongs to it.")
             .input::<switches::SwitchUpdate>()
-            .output::<switches::SwitchFields>(200, "The switch."),
+            .output::<switches::SwitchChanged>(200, "The switch, and the cards whose address is another now.")
+            .error(409, "The subnet is taken, or port forwards need the NAT that is to go."),
         Route::delete("/switches/{id}", "deleteSwitch", told(&SWITCH_DELETE, switches::delete))
             .tag(NETWORKS)
             .summary("Remove a switch that no VM uses.")
             .output::<switches::SwitchDone>(200, "It is gone.")
             .error(409, "VMs use it."),
+        Route::get("/switches/{id}/leases", "listSwitchLeases", told(&SWITCHES, forwards::leases))
+            .tag(NETWORKS)
+            .summary("The addresses that cards have taken from the DHCP of a switch.")
+            .output::<Vec<forwards::LeaseFields>>(200, "The leases, by address."),
+        Route::get("/switches/{id}/forwards", "listSwitchForwards", told(&SWITCHES, forwards::list))
+            .tag(NETWORKS)
+            .summary("The ports of the host that lead to VMs on a switch.")
+            .output::<Vec<forwards::ForwardFields>>(200, "The forwards, in the order in which they were made."),
+        Route::post("/switches/{id}/forwards", "addSwitchForward", told(&SWITCH_UPDATE, forwards::add))
+            .tag(NETWORKS)
+            .summary("Make a port of the host lead to a VM on a switch with NAT. It goes with the VM's card.")
+            .input::<forwards::ForwardBody>()
+            .output::<forwards::ForwardFields>(201, "It leads there.")
+            .error(404, "There is no such switch, VM or card.")
+            .error(409, "The port is taken, the switch has no NAT, or the VM no card on it."),
+        Route::delete(
+            "/switches/{id}/forwards/{forward}",
+            "removeSwitchForward",
+            told(&SWITCH_UPDATE, forwards::remove),
+        )
+        .tag(NETWORKS)
+        .summary("Remove a port forward.")
+        .output::<forwards::ForwardDone>(200, "It is gone.")
+        .error(404, "There is no such switch, or no such forward."),
         Route::get("/base-images", "listBaseImages", told(&GENERAL, info::base_images))
             .tag(INFORMATION)
             .summary("Base images in use, and the VMs that were cloned from each.")
@@ -291,6 +323,7 @@ pub fn openapi() -> Value {
         path_params: &[
             PathParam { name: "id", description: "The UUID of the VM or of the switch.", format: Some("uuid") },
             PathParam { name: "nic", description: "The id of the card, or QEMU's name of it: net0…", format: None },
+            PathParam { name: "forward", description: "The id of the port forward.", format: Some("uuid") },
             PathParam { name: "disk", description: "The name of the disk: root, disk1…", format: None },
         ],
     };

@@ -6,10 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
 
-use super::{Shared, error::Problem};
+use super::{Shared, change::at_least_one, error::Problem, forwards::LeaseFields};
 use crate::{
-    api::http::{Reply, Request, or_default},
-    model::{CreateSwitch, Error, Subnet, Switch, SwitchId, SwitchKind},
+    api::http::{Reply, Request, given},
+    model::{CreateSwitch, Dns, Error, Subnet, SubnetWish, Switch, SwitchId, SwitchKind, SwitchWish},
     service::{Service, SwitchView},
 };
 
@@ -41,17 +41,62 @@ pub struct SwitchBody {
     subnet: Option<String>,
     /// The VMs reach what the host reaches, under its address; needs a subnet.
     nat: Option<bool>,
+    /// Resolvers that the switch is to ask, instead of the host's (without NAT: that its VMs are to ask); none for `[]`.
+    dns: Option<Vec<Ipv4Addr>>,
+    /// What the names of VMs end with on the switch; default `lan`.
+    domain: Option<String>,
+    /// The VMs reach what listens on the host's address on the switch; default false.
+    host_access: Option<bool>,
+    /// A network of IPv6 beside the subnet.
+    ipv6: Option<Ipv6Body>,
+    /// The largest packet in bytes, 576 to 65521; default: the adapter's, or 1500.
+    mtu: Option<i64>,
     notes: Option<String>,
 }
 
-/// What can be changed of a switch.
-#[derive(Debug, Deserialize, JsonSchema)]
+/// A network of IPv6: VMs make their addresses themselves.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Ipv6Body {
+    /// Of 64 bits, such as fd77:1:2:3::/64.
+    subnet: String,
+    /// The VMs reach what the host reaches, under its address; without it, the network is routed.
+    #[serde(default)]
+    nat: bool,
+}
+
+/// What is to change of a switch; at least one field. What belongs to a subnet is for internal switches.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SwitchUpdate {
     /// Null clears them.
-    #[serde(deserialize_with = "or_default")]
-    #[schemars(required, with = "Option<String>")]
-    notes: String,
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<String>")]
+    notes: Option<Option<String>>,
+    /// Null: the adapter's, or 1500.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<i64>")]
+    mtu: Option<Option<i64>>,
+    /// VMs on it keep the last part of their addresses where that fits. Null takes it away, with all that belongs to it.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<String>")]
+    subnet: Option<Option<String>>,
+    #[serde(default)]
+    nat: Option<bool>,
+    /// Null: the host's resolvers.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<Vec<Ipv4Addr>>")]
+    dns: Option<Option<Vec<Ipv4Addr>>>,
+    /// Null: `lan`.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<String>")]
+    domain: Option<Option<String>>,
+    #[serde(default)]
+    host_access: Option<bool>,
+    /// Null takes it away.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<Ipv6Body>")]
+    ipv6: Option<Option<Ipv6Body>>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -64,6 +109,14 @@ pub struct SwitchFields {
     allow_management_os: Option<bool>,
     subnet: Option<String>,
     nat: Option<bool>,
+    /// The resolvers that were named; `[]` for none, null for the host's.
+    dns: Option<Vec<Ipv4Addr>>,
+    /// Null without a subnet.
+    domain: Option<String>,
+    host_access: Option<bool>,
+    ipv6: Option<Ipv6Body>,
+    /// Null for the adapter's, or 1500.
+    mtu: Option<u32>,
     /// The host's address on it.
     host_address: Option<Ipv4Addr>,
     /// Name of its bridge on the host.
@@ -84,13 +137,24 @@ struct User {
     name: String,
 }
 
+/// A switch that was changed.
 #[derive(Serialize, JsonSchema)]
-struct LeaseFields {
-    mac: String,
-    address: Ipv4Addr,
-    hostname: Option<String>,
-    /// Seconds since 1970.
-    expires: Option<u64>,
+pub struct SwitchChanged {
+    #[serde(flatten)]
+    switch: SwitchFields,
+    /// Cards whose address did not fit any more. Guests that run take the new one when they renew theirs, which they do
+    /// within ten minutes. Absent where there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    readdressed: Vec<ReaddressedBody>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ReaddressedBody {
+    vm_id: String,
+    /// The card's id.
+    network: String,
+    from: Option<Ipv4Addr>,
+    to: Ipv4Addr,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -105,33 +169,65 @@ impl SwitchBody {
         let only = |given: bool, name: &'static str, kind: &str| {
             if given { Err(Error::invalid(name, format!("be given only for {kind} switches"))) } else { Ok(()) }
         };
-        if !matches!(self.r#type, Kind::External) {
+        let external = matches!(self.r#type, Kind::External);
+        let subnet = self.subnet_wish();
+        if !external {
             only(self.adapter.is_some(), "adapter", "external")?;
             only(self.allow_management_os.is_some(), "allow_management_os", "external")?;
         }
         if !matches!(self.r#type, Kind::Internal) {
-            only(self.subnet.is_some(), "subnet", "internal")?;
             only(self.nat.is_some(), "nat", "internal")?;
+            only(self.host_access.is_some(), "host_access", "internal")?;
+            if let Some(name) = subnet.first() {
+                only(true, name, "internal")?;
+            }
         }
         let kind = match self.r#type {
             Kind::Private => SwitchKind::Private,
-            Kind::Internal => {
-                let nat = self.nat.unwrap_or(false);
-                if nat && self.subnet.is_none() {
-                    return Err(Error::invalid("subnet", "be given with nat"));
-                }
-                SwitchKind::Internal { subnet: self.subnet.map(|text| Subnet::parse(&text, nat)).transpose()? }
-            }
+            Kind::Internal => SwitchKind::Internal { subnet: subnet.apply(None)? },
             Kind::External => {
                 let name_it =
                     || Error::invalid("adapter", "be given for an external switch: the host's network adapter");
                 SwitchKind::External {
                     adapter: self.adapter.filter(|name| !name.is_empty()).ok_or_else(name_it)?,
                     allow_management_os: self.allow_management_os.unwrap_or(false),
+                    dhcp: false,
                 }
             }
         };
-        Ok(CreateSwitch { id: None, name: self.name, kind, notes: self.notes.unwrap_or_default() })
+        Ok(CreateSwitch { id: None, name: self.name, kind, notes: self.notes.unwrap_or_default(), mtu: self.mtu })
+    }
+
+    fn subnet_wish(&self) -> SubnetWish {
+        SubnetWish {
+            subnet: self.subnet.clone().map(Some),
+            nat: self.nat,
+            dns: self.dns.clone().map(Some),
+            domain: self.domain.clone().map(Some),
+            host_access: self.host_access,
+            ipv6: self.ipv6.as_ref().map(|ipv6| Some((ipv6.subnet.clone(), ipv6.nat))),
+        }
+    }
+}
+
+impl SwitchUpdate {
+    fn into_model(self) -> Result<SwitchWish, Problem> {
+        let wish = SwitchWish {
+            notes: self.notes.map(Option::unwrap_or_default),
+            mtu: self.mtu,
+            subnet: SubnetWish {
+                subnet: self.subnet,
+                nat: self.nat,
+                dns: self.dns,
+                domain: self.domain,
+                host_access: self.host_access,
+                ipv6: self.ipv6.map(|ipv6| ipv6.map(|ipv6| (ipv6.subnet, ipv6.nat))),
+            },
+        };
+        if wish == SwitchWish::default() {
+            return Err(at_least_one("notes, mtu, subnet, nat, dns, domain, host_access or ipv6").into());
+        }
+        Ok(wish)
     }
 }
 
@@ -139,7 +235,7 @@ impl SwitchFields {
     fn of(service: &Service, view: SwitchView) -> Self {
         let SwitchView { switch, used_by, problem } = view;
         let (bridge, subnet) = (switch.bridge(), switch.subnet().cloned());
-        let Switch { id, name, created_at, kind, notes } = switch;
+        let Switch { id, name, created_at, kind, notes, mtu, .. } = switch;
         let mut fields = Self {
             id: id.to_string(),
             name,
@@ -149,6 +245,18 @@ impl SwitchFields {
             allow_management_os: None,
             host_address: subnet.as_ref().map(Subnet::gateway),
             nat: subnet.as_ref().map(|subnet| subnet.nat),
+            dns: subnet.as_ref().and_then(|subnet| match &subnet.dns {
+                Dns::Default => None,
+                Dns::None => Some(Vec::new()),
+                Dns::Servers(servers) => Some(servers.clone()),
+            }),
+            domain: subnet.as_ref().map(|subnet| subnet.domain().to_owned()),
+            host_access: subnet.as_ref().map(|subnet| subnet.host_access),
+            ipv6: subnet
+                .as_ref()
+                .and_then(|subnet| subnet.ipv6.as_ref())
+                .map(|ipv6| Ipv6Body { subnet: ipv6.to_string(), nat: ipv6.nat }),
+            mtu,
             leases: Vec::new(),
             bridge,
             problem,
@@ -159,22 +267,14 @@ impl SwitchFields {
         match kind {
             SwitchKind::Private => {}
             SwitchKind::Internal { .. } => fields.r#type = Kind::Internal,
-            SwitchKind::External { adapter, allow_management_os } => {
+            SwitchKind::External { adapter, allow_management_os, .. } => {
                 fields.r#type = Kind::External;
                 (fields.adapter, fields.allow_management_os) = (Some(adapter), Some(allow_management_os));
             }
         }
-        if subnet.is_some() {
-            let leases = service.switch_leases(id).into_iter();
-            fields.leases = leases
-                .map(|lease| LeaseFields {
-                    mac: lease.mac,
-                    address: lease.address,
-                    hostname: lease.hostname,
-                    expires: lease.expires,
-                })
-                .collect();
-        }
+        // Gone where somebody was quick to delete it.
+        let leases = service.switch_leases(id).unwrap_or_default();
+        fields.leases = leases.into_iter().map(LeaseFields::of).collect();
         fields
     }
 }
@@ -201,8 +301,16 @@ pub async fn update(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let id = switch_id(&request)?;
     shared.service.switch(id)?;
     let body: SwitchUpdate = request.json()?;
-    let view = shared.service.update_switch(id, body.notes).await?;
-    Ok(Reply::json(StatusCode::OK, &SwitchFields::of(&shared.service, view)))
+    let changed = shared.service.update_switch(id, body.into_model()?).await?;
+    let readdressed = changed.readdressed.into_iter().map(|card| ReaddressedBody {
+        vm_id: card.vm.to_string(),
+        network: card.nic.to_string(),
+        from: card.from,
+        to: card.to,
+    });
+    let readdressed = readdressed.collect();
+    let body = SwitchChanged { switch: SwitchFields::of(&shared.service, changed.view), readdressed };
+    Ok(Reply::json(StatusCode::OK, &body))
 }
 
 pub async fn delete(shared: Shared, request: Request) -> Result<Reply, Problem> {
@@ -213,6 +321,6 @@ pub async fn delete(shared: Shared, request: Request) -> Result<Reply, Problem> 
 }
 
 /// The switch that a path names.
-fn switch_id(request: &Request) -> Result<SwitchId, Problem> {
+pub(super) fn switch_id(request: &Request) -> Result<SwitchId, Problem> {
     SwitchId::parse(request.param("id")).ok_or(Problem::BadId)
 }

@@ -21,7 +21,7 @@ pub fn netdev(nic: &Nic, tap: &[String]) -> Value {
             }
             netdev
         }
-        NicBackend::Switch { .. } => {
+        NicBackend::Switch(_) => {
             let mut netdev = json!({ "type": "tap", "id": netdev_id(nic), "vhost": false });
             match tap {
                 [only] => netdev["fd"] = only.as_str().into(),

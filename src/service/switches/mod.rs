@@ -1,27 +1,31 @@
 //! Switches: create, find, change, delete, and recovery of what a crash interrupted. What a switch is on the host is
 //! `net`'s knowledge; which of them there are, and who has a place on them, is `places`'.
 
+mod change;
+mod forwards;
+mod leases;
+mod names;
 mod places;
 mod recover;
 
 use serde_json::Value;
 
-pub(super) use places::Places;
-pub use places::Port;
+pub use change::{Changed, Readdressed};
+pub use forwards::{ForwardView, ForwardWish};
+pub use leases::LeaseView;
+pub use places::{Owner, Port};
+pub(super) use places::{Places, Wanted};
 pub(super) use recover::follow;
 
 use super::Service;
 use crate::{
     model::{
         CreateSwitch, Error, Operation, Result, Switch, SwitchId, SwitchRecord, SwitchRef, SwitchState, VmId,
-        check_name, now_ms,
+        check_mtu, check_name, check_notes, now_ms,
     },
-    net::{Lease, NetError},
+    net::NetError,
     store::{Batch, Record, StoreError},
 };
-
-/// Characters that the notes of a switch may have: a record has its bounds.
-const NOTES: usize = 4096;
 
 impl Record for SwitchRecord {
     const KIND: &'static str = "switch";
@@ -46,14 +50,14 @@ impl Service {
     /// All switches, oldest first.
     pub fn switches(&self) -> Vec<SwitchView> {
         let views = self.registry.views();
-        self.places.all().into_iter().map(|(switch, problem)| view(switch, problem, &views)).collect()
+        self.places.all().into_iter().map(|(switch, problem)| self.switch_view(switch, problem, &views)).collect()
     }
 
     /// # Errors
     /// [`Error::SwitchNotFound`].
     pub fn switch(&self, id: SwitchId) -> Result<SwitchView> {
         let (switch, problem) = self.places.get(id)?;
-        Ok(view(switch, problem, &self.registry.views()))
+        Ok(self.switch_view(switch, problem, &self.registry.views()))
     }
 
     /// The one switch that a client means.
@@ -82,10 +86,13 @@ impl Service {
     /// until it is dropped. By then the card is to stand in the published definition of a VM, which does the same.
     ///
     /// # Errors
-    /// As [`Self::find_switch`]; [`Error::SwitchConflict`] where the subnet has no address left.
-    pub fn reserve_port(&self, switch: &SwitchRef) -> Result<Port> {
-        let id = self.find_switch(switch)?.id;
-        self.places.reserve(id, &self.registry)
+    /// [`Error::SwitchNotFound`]; [`Error::Invalid`] for an address that guests cannot have there,
+    /// [`Error::SwitchConflict`] for one that another has, or where the subnet has none left.
+    pub(super) fn reserve_port(&self, switch: SwitchId, owner: Owner, wanted: Wanted) -> Result<Port> {
+        let port = self.places.reserve(switch, owner, wanted, &self.registry)?;
+        // Before the guest can ask for it.
+        self.tell_hosts([switch]);
+        Ok(port)
     }
 
     /// Makes a switch.
@@ -104,7 +111,13 @@ impl Service {
             created_at: now_ms(),
             kind: wish.kind,
             notes: check_notes(wish.notes)?,
+            mtu: wish.mtu.map(|mtu| check_mtu(mtu, false)).transpose()?,
+            forwards: Vec::new(),
         };
+        switch.check()?;
+        if let Some(subnet) = switch.subnet() {
+            subnet.check_free(&self.ctx.config.allow_subnets)?;
+        }
         self.places.claim(&switch)?;
         let made = self.establish(switch.clone()).await;
         if made.is_err() {
@@ -140,27 +153,13 @@ impl Service {
         stored
     }
 
-    /// Changes the notes of a switch, the only thing of it that changes.
-    ///
-    /// # Errors
-    /// [`Error::SwitchNotFound`], [`Error::Invalid`]; [`Error::Failed`] with nothing changed.
-    pub async fn update_switch(&self, id: SwitchId, notes: String) -> Result<SwitchView> {
-        let notes = check_notes(notes)?;
-        let _turn = self.places.turn.lock().await;
-        let mut record = self.places.record(id)?;
-        record.switch.notes = notes;
-        self.persist_wish(&record).await.map_err(|e| Error::failed(Operation::ChangeSwitch, e))?;
-        self.places.ready(&record);
-        self.switch(id)
-    }
-
     /// Removes a switch that no card uses. Returns its last definition.
     ///
     /// # Errors
     /// [`Error::SwitchNotFound`]; [`Error::SwitchConflict`] naming the VMs that use it; [`Error::Failed`] when something
     /// could not be removed, and the switch is still there then.
     pub async fn delete_switch(&self, id: SwitchId) -> Result<Switch> {
-        let _turn = self.places.turn.lock().await;
+        let _turn = self.places.turn(id).await?;
         let mut record = self.places.start_deleting(id, &self.registry)?;
         let failed = |e: String| Error::failed(Operation::DeleteSwitch, e);
         // What the bridge carries of the host's now goes back, not what it carried once.
@@ -192,9 +191,10 @@ impl Service {
         }
     }
 
-    /// Addresses that a switch's DHCP has given out.
-    pub fn switch_leases(&self, id: SwitchId) -> Vec<Lease> {
-        self.ctx.net.leases(id)
+    /// What the host's network tells of a switch is newer than what an operation met.
+    fn switch_view(&self, switch: Switch, problem: Option<String>, vms: &[crate::model::VmView]) -> SwitchView {
+        let problem = self.ctx.net.problem(switch.id).or(problem);
+        SwitchView { used_by: places::users(switch.id, vms), switch, problem }
     }
 
     async fn persist_switch(&self, record: &SwitchRecord) -> Result<(), StoreError> {
@@ -217,22 +217,13 @@ impl Service {
     }
 }
 
-fn view(switch: Switch, problem: Option<String>, vms: &[crate::model::VmView]) -> SwitchView {
-    SwitchView { used_by: places::users(switch.id, vms), switch, problem }
-}
-
-fn check_notes(notes: String) -> Result<String> {
-    if notes.chars().count() > NOTES {
-        return Err(Error::invalid("notes", format!("have at most {NOTES} characters")));
-    }
-    Ok(notes)
-}
-
 /// What the host's side says, as the caller's mistake, as a conflict, or as a failure of the host.
 pub(super) fn net_error(operation: Operation, error: NetError) -> Error {
     match error {
         NetError::Adapter(must) => Error::invalid("adapter", must),
-        NetError::Carries { .. } | NetError::Overlap { .. } => Error::SwitchConflict(error.to_string()),
+        NetError::Carries { .. } | NetError::Leased { .. } | NetError::Overlap { .. } => {
+            Error::SwitchConflict(error.to_string())
+        }
         NetError::Missing { .. } | NetError::Program { .. } | NetError::Failed { .. } => {
             Error::failed(operation, error)
         }

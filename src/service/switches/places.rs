@@ -2,40 +2,84 @@
 //! are claimed once, that addresses are given out once, and that no switch goes while a card is on it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use super::{forwards::leads_to, names::Names};
 use crate::{
     model::{
-        Error, Nic, NicBackend, Result, Subnet, Switch, SwitchId, SwitchKind, SwitchRecord, SwitchState, VmId, VmView,
-        same_name,
+        Error, MacAddr, Nic, Result, Subnet, Switch, SwitchForward, SwitchId, SwitchKind, SwitchPort, SwitchRecord,
+        SwitchState, VmId, VmView, same_name,
     },
+    net::Host,
     service::registry::Registry,
 };
 
 #[derive(Default)]
 pub struct Places {
-    switches: Arc<Mutex<HashMap<SwitchId, Entry>>>,
-    /// Held by whoever changes or removes a switch that is ready.
-    pub turn: tokio::sync::Mutex<()>,
+    switches: Shared,
 }
+
+type Shared = Arc<Mutex<HashMap<SwitchId, Entry>>>;
 
 struct Entry {
     record: SwitchRecord,
     /// Reserved, and not yet in the definition of a VM.
-    pending: Vec<Option<Ipv4Addr>>,
+    pending: Vec<(Owner, Option<Ipv4Addr>)>,
     problem: Option<String>,
+    /// Held by whoever changes or removes the switch.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// Held by whoever tidies up after its cards.
+    alone: Arc<tokio::sync::Mutex<()>>,
+    /// What a change that is under way will make of it.
+    claimed_subnet: Option<Subnet>,
+    claimed_forward: Option<SwitchForward>,
+}
+
+/// The card that a place is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub mac: MacAddr,
+    pub vm: VmId,
+    /// Of the VM.
+    pub name: String,
+}
+
+/// The address that a card is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Any of the subnet; none where there is no subnet.
+    Any,
+    /// This one where it is free, else any.
+    Rather(Ipv4Addr),
+    /// This one.
+    This(Ipv4Addr),
 }
 
 /// A reserved place on a switch; see [`crate::service::Service::reserve_port`].
 #[derive(Debug)]
 pub struct Port {
     pub switch: SwitchId,
-    /// Where the switch has a subnet.
+    /// Where the switch has a subnet, or an address was wished for.
     pub address: Option<Ipv4Addr>,
+    mac: MacAddr,
     places: std::sync::Weak<Mutex<HashMap<SwitchId, Entry>>>,
+}
+
+/// What a change of a switch claims, kept from others until this is dropped.
+pub struct Claim {
+    switch: SwitchId,
+    places: Shared,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(entry) = lock(&self.places).get_mut(&self.switch) {
+            (entry.claimed_subnet, entry.claimed_forward) = (None, None);
+        }
+    }
 }
 
 impl std::fmt::Debug for Entry {
@@ -48,7 +92,8 @@ impl Drop for Port {
     fn drop(&mut self) {
         let Some(places) = self.places.upgrade() else { return };
         if let Some(entry) = lock(&places).get_mut(&self.switch)
-            && let Some(at) = entry.pending.iter().position(|address| *address == self.address)
+            && let Some(at) =
+                entry.pending.iter().position(|(owner, address)| (owner.mac, *address) == (self.mac, self.address))
         {
             entry.pending.swap_remove(at);
         }
@@ -59,26 +104,9 @@ impl Places {
     /// Puts a switch that is to be made on the list, invisible yet.
     pub fn claim(&self, switch: &Switch) -> Result<()> {
         let mut switches = lock(&self.switches);
-        for other in switches.values().map(|entry| &entry.record.switch) {
-            if let (Some(wanted), Some(taken)) = (switch.subnet(), other.subnet())
-                && wanted.overlaps(taken)
-            {
-                let told = format!(
-                    "The subnet {wanted} overlaps {taken} of the switch {} ({}); choose another.",
-                    other.name, other.id
-                );
-                return Err(Error::SwitchConflict(told));
-            }
-            if let (SwitchKind::External { adapter, .. }, SwitchKind::External { adapter: taken, .. }) =
-                (&switch.kind, &other.kind)
-                && adapter == taken
-            {
-                let told = format!("The adapter {adapter} belongs to the switch {} ({}).", other.name, other.id);
-                return Err(Error::SwitchConflict(told));
-            }
-        }
+        conflict(switch, &switches)?;
         let record = SwitchRecord { switch: switch.clone(), state: SwitchState::Creating, moved: None };
-        switches.insert(switch.id, Entry { record, pending: Vec::new(), problem: None });
+        switches.insert(switch.id, Entry::of(record));
         Ok(())
     }
 
@@ -89,9 +117,54 @@ impl Places {
         match switches.get_mut(&record.switch.id) {
             Some(entry) => entry.record = record,
             None => {
-                switches.insert(record.switch.id, Entry { record, pending: Vec::new(), problem: None });
+                switches.insert(record.switch.id, Entry::of(record));
             }
         }
+    }
+
+    /// The right to change a switch; others wait for it.
+    pub async fn turn(&self, id: SwitchId) -> Result<tokio::sync::OwnedMutexGuard<()>> {
+        let turn = lock(&self.switches).get(&id).map(|entry| entry.turn.clone());
+        Ok(turn.ok_or(Error::SwitchNotFound(id.to_string()))?.lock_owned().await)
+    }
+
+    /// The right to tidy up after the cards of a switch; none while somebody does.
+    pub fn alone(&self, id: SwitchId) -> Option<tokio::sync::OwnedMutexGuard<()>> {
+        lock(&self.switches).get(&id)?.alone.clone().try_lock_owned().ok()
+    }
+
+    /// Whether somebody has the turn of a switch right now.
+    pub fn is_busy(&self, id: SwitchId) -> bool {
+        lock(&self.switches).get(&id).is_some_and(|entry| entry.turn.try_lock().is_err())
+    }
+
+    /// Keeps the subnet that a switch is about to have from others.
+    pub fn claim_subnet(&self, switch: &Switch) -> Result<Claim> {
+        let mut switches = lock(&self.switches);
+        conflict(switch, &switches)?;
+        if let Some(entry) = switches.get_mut(&switch.id) {
+            entry.claimed_subnet = switch.subnet().cloned();
+        }
+        Ok(Claim { switch: switch.id, places: self.switches.clone() })
+    }
+
+    /// Keeps the port of the host that a card of a switch is about to have from others.
+    pub fn claim_forward(&self, switch: SwitchId, forward: &SwitchForward, vms: &[VmView]) -> Result<Claim> {
+        let mut switches = lock(&self.switches);
+        for (id, entry) in &*switches {
+            let recorded = entry.record.switch.forwards.iter().filter(|other| leads_to(other, *id, vms).is_some());
+            if let Some(other) = recorded.chain(&entry.claimed_forward).find(|other| other.meets(forward)) {
+                let to = leads_to(other, *id, vms)
+                    .map(|(view, _)| format!(" to the VM {} ({})", view.spec.name, view.spec.id));
+                let (name, to) = (&entry.record.switch.name, to.unwrap_or_default());
+                let told = format!("The port {other} of the host leads{to} on the switch {name} ({id}).");
+                return Err(Error::SwitchConflict(told));
+            }
+        }
+        if let Some(entry) = switches.get_mut(&switch) {
+            entry.claimed_forward = Some(forward.clone());
+        }
+        Ok(Claim { switch, places: self.switches.clone() })
     }
 
     pub fn tell_problem(&self, id: SwitchId, problem: Option<String>) {
@@ -130,16 +203,43 @@ impl Places {
         self.all().into_iter().map(|(switch, _)| switch).filter(|switch| same_name(&switch.name, name)).collect()
     }
 
-    pub fn reserve(&self, id: SwitchId, registry: &Registry) -> Result<Port> {
+    pub fn reserve(&self, id: SwitchId, owner: Owner, wanted: Wanted, registry: &Registry) -> Result<Port> {
         let mut switches = lock(&self.switches);
         let entry = switches.get_mut(&id).filter(|entry| entry.record.state == SwitchState::Ready);
         let entry = entry.ok_or(Error::SwitchNotFound(id.to_string()))?;
-        let address = match entry.record.switch.subnet() {
-            None => None,
-            Some(subnet) => Some(free_address(subnet, entry, registry)?),
+        let address = entry.address(&owner, wanted, &registry.views())?;
+        let mac = owner.mac;
+        entry.pending.push((owner, address));
+        Ok(Port { switch: id, address, mac, places: Arc::downgrade(&self.switches) })
+    }
+
+    /// The cards that have an address on a switch, also those that are about to come, by age of their VMs.
+    pub fn hosts(&self, id: SwitchId, vms: &[VmView]) -> Vec<Host> {
+        let switches = lock(&self.switches);
+        let Some(entry) = switches.get(&id) else { return Vec::new() };
+        let mut names = Names::default();
+        let mut hosts: Vec<Host> = Vec::new();
+        let mut add = |mac: MacAddr, address: Ipv4Addr, vm: VmId, name: &str| {
+            // What is defined of a card comes before what its QEMU has.
+            if hosts.iter().all(|host| host.mac != mac && host.address != address) {
+                hosts.push(Host { mac, address, label: Some(names.label(name, vm)) });
+            }
         };
-        entry.pending.push(address);
-        Ok(Port { switch: id, address, places: Arc::downgrade(&self.switches) })
+        for view in vms {
+            for nic in cards(view) {
+                if let Some(SwitchPort { switch, address: Some(address), .. }) = nic.port()
+                    && *switch == id
+                {
+                    add(nic.mac, *address, view.spec.id, &view.spec.name);
+                }
+            }
+        }
+        for (owner, address) in &entry.pending {
+            if let Some(address) = address {
+                add(owner.mac, *address, owner.vm, &owner.name);
+            }
+        }
+        hosts
     }
 
     /// From now on nobody finds it any more, unless [`Self::ready`] brings it back.
@@ -162,6 +262,80 @@ impl Places {
 }
 
 impl Entry {
+    fn of(record: SwitchRecord) -> Self {
+        Self {
+            record,
+            pending: Vec::new(),
+            problem: None,
+            turn: Arc::default(),
+            alone: Arc::default(),
+            claimed_subnet: None,
+            claimed_forward: None,
+        }
+    }
+
+    /// An address for a card, as it is wanted.
+    fn address(&self, owner: &Owner, wanted: Wanted, vms: &[VmView]) -> Result<Option<Ipv4Addr>> {
+        let switch = &self.record.switch;
+        let taken = self.taken(owner.mac, vms);
+        let subnet = switch.subnet();
+        match (wanted, subnet) {
+            (Wanted::This(address), _) => {
+                if let Some(subnet) = subnet.filter(|subnet| !subnet.is_for_guests(address)) {
+                    let (first, last) = (u32::from(subnet.gateway()) + 1, u32::from(subnet.broadcast()) - 1);
+                    let (first, last) = (Ipv4Addr::from(first), Ipv4Addr::from(last));
+                    return Err(Error::invalid(
+                        "address",
+                        format!("be one of {first} to {last}, the guests' in {subnet}"),
+                    ));
+                }
+                let whose =
+                    |ip: Ipv4Addr| ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast();
+                if whose(address) {
+                    return Err(Error::invalid("address", "be an address that a guest can have"));
+                }
+                match taken.get(&address) {
+                    Some(whose) => Err(Error::SwitchConflict(format!(
+                        "The address {address} on the switch {} belongs to {whose}; choose another.",
+                        switch.name
+                    ))),
+                    None => Ok(Some(address)),
+                }
+            }
+            (_, None) => Ok(None),
+            (Wanted::Rather(address), Some(_)) if !taken.contains_key(&address) => Ok(Some(address)),
+            (Wanted::Rather(_) | Wanted::Any, Some(subnet)) => {
+                let free = subnet.guests().find(|address| !taken.contains_key(address));
+                free.map(Some).ok_or_else(|| {
+                    Error::SwitchConflict(format!(
+                        "The subnet {subnet} of the switch {} has no address left.",
+                        switch.name
+                    ))
+                })
+            }
+        }
+    }
+
+    /// Addresses on the switch that others have, and who.
+    fn taken(&self, mac: MacAddr, vms: &[VmView]) -> HashMap<Ipv4Addr, String> {
+        let mut taken = HashMap::new();
+        for view in vms {
+            for nic in cards(view).filter(|nic| nic.mac != mac) {
+                if let Some(SwitchPort { switch, address: Some(address), .. }) = nic.port()
+                    && *switch == self.record.switch.id
+                {
+                    taken.insert(*address, format!("the VM {} ({})", view.spec.name, view.spec.id));
+                }
+            }
+        }
+        for (owner, address) in self.pending.iter().filter(|(owner, _)| owner.mac != mac) {
+            if let Some(address) = address {
+                taken.insert(*address, format!("the VM {} ({}), which is being made or changed", owner.name, owner.vm));
+            }
+        }
+        taken
+    }
+
     /// One that is being deleted is still there for those who look.
     fn visible(&self) -> bool {
         self.record.state != SwitchState::Creating
@@ -178,20 +352,39 @@ pub(super) fn users(id: SwitchId, vms: &[VmView]) -> Vec<(VmId, String)> {
     using.map(|view| (view.spec.id, view.spec.name.clone())).collect()
 }
 
-fn free_address(subnet: &Subnet, entry: &Entry, registry: &Registry) -> Result<Ipv4Addr> {
-    let views = registry.views();
-    let mut taken: HashSet<Ipv4Addr> = entry.pending.iter().copied().flatten().collect();
-    for nic in views.iter().flat_map(cards) {
-        if let NicBackend::Switch { switch, address: Some(address), .. } = &nic.backend
-            && *switch == entry.record.switch.id
+/// Whether another switch has what this one is to have.
+fn conflict(switch: &Switch, switches: &HashMap<SwitchId, Entry>) -> Result<()> {
+    for entry in switches.values().filter(|entry| entry.record.switch.id != switch.id) {
+        let other = &entry.record.switch;
+        let theirs = other.subnet().into_iter().chain(&entry.claimed_subnet);
+        if let Some(wanted) = switch.subnet()
+            && let Some(taken) = theirs.into_iter().find(|taken| wanted.overlaps(taken))
         {
-            taken.insert(*address);
+            let told = format!(
+                "The subnet {wanted} overlaps {taken} of the switch {} ({}); choose another.",
+                other.name, other.id
+            );
+            return Err(Error::SwitchConflict(told));
+        }
+        if let (Some(wanted), Some(taken)) = (ipv6(switch), ipv6(other))
+            && wanted == taken
+        {
+            let told = format!("The network {wanted} belongs to the switch {} ({}).", other.name, other.id);
+            return Err(Error::SwitchConflict(told));
+        }
+        if let (SwitchKind::External { adapter, .. }, SwitchKind::External { adapter: taken, .. }) =
+            (&switch.kind, &other.kind)
+            && adapter == taken
+        {
+            let told = format!("The adapter {adapter} belongs to the switch {} ({}).", other.name, other.id);
+            return Err(Error::SwitchConflict(told));
         }
     }
-    subnet.guests().find(|address| !taken.contains(address)).ok_or_else(|| {
-        let name = &entry.record.switch.name;
-        Error::SwitchConflict(format!("The subnet {subnet} of the switch {name} has no address left."))
-    })
+    Ok(())
+}
+
+fn ipv6(switch: &Switch) -> Option<String> {
+    Some(switch.subnet()?.ipv6.as_ref()?.to_string())
 }
 
 // Every change under the lock is whole, so a panic leaves nothing half done.

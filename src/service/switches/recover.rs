@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{super::Service, places};
 use crate::{
-    model::{SwitchId, SwitchRecord, SwitchState},
+    model::{Nic, SwitchId, SwitchRecord, SwitchState},
     net::{NetError, PortEvent},
 };
 
@@ -67,8 +67,8 @@ impl Service {
         let readable: Result<Vec<_>, _> = records.into_iter().map(|(_, record)| record).collect();
         // What a record that cannot be read would name is not to be taken for nobody's.
         let (Ok(records), false) = (readable, self.registry.has_unreadable()) else { return };
-        let switches = records.into_iter().map(|record| record.switch.id).collect();
-        let nics = self.registry.views().iter().flat_map(places::cards).map(|nic| nic.id).collect();
+        let switches: Vec<SwitchId> = records.into_iter().map(|record| record.switch.id).collect();
+        let nics: Vec<Nic> = self.registry.views().iter().flat_map(places::cards).cloned().collect();
         match self.ctx.net.sweep(&switches, &nics).await {
             Ok(()) | Err(NetError::Missing { .. }) => {}
             Err(error) => tracing::warn!(%error, "cannot tidy up the host's network"),
@@ -77,7 +77,7 @@ impl Service {
 
     /// Brings a switch to its recorded form.
     async fn settle_switch(&self, id: SwitchId) {
-        let _turn = self.places.turn.lock().await;
+        let Ok(_turn) = self.places.turn(id).await else { return };
         let Ok(mut record) = self.places.record(id) else { return };
         let settled = async {
             let surveyed = self.ctx.net.survey(&record.switch, record.moved.as_ref()).await;
@@ -90,6 +90,8 @@ impl Service {
             }
             // Also when the adapter is missing: what is there of the switch connects its VMs.
             let put = self.ctx.net.put_switch(&record.switch, record.moved.as_ref()).await;
+            // The network tells of what it cannot make, for as long as that is so.
+            let put = if self.ctx.net.problem(id).is_some() { Ok(()) } else { put };
             surveyed.map(drop).and(put).map_err(|e| e.to_string())
         };
         let problem = settled.await.err();
@@ -103,6 +105,18 @@ impl Service {
         }
         self.places.tell_problem(id, problem);
     }
+}
+
+/// What a switch is owed, each in a task of its own: the host may keep one waiting.
+async fn tidy(service: Arc<Service>, id: SwitchId, broken: bool) {
+    if broken {
+        service.settle_switch(id).await;
+    }
+    // Where a VM keeps one waiting, no more come.
+    let Some(_alone) = service.places.alone(id) else { return };
+    // What a crash or a mute VM left of a change.
+    service.settle_addresses(id).await;
+    service.forget_forwards(id).await;
 }
 
 /// Follows the host's network for as long as the service lives.
@@ -121,17 +135,30 @@ pub(in crate::service) async fn follow(service: Weak<Service>) {
         };
         let Some(service) = service.upgrade() else { return };
         let Some(event) = event else {
-            for broken in service.switches().into_iter().filter(|view| view.problem.is_some()) {
-                service.settle_switch(broken.switch.id).await;
+            service.tell_all_hosts();
+            for view in service.switches() {
+                // One that is being worked on is looked at the next time.
+                if !service.places.is_busy(view.switch.id) {
+                    let broken = view.problem.is_some();
+                    tokio::spawn(tidy(service.clone(), view.switch.id, broken));
+                }
             }
             continue;
         };
         match event {
-            Ok(PortEvent::AdapterChanged(id) | PortEvent::SwitchBroken(id)) => service.settle_switch(id).await,
+            Ok(PortEvent::AdapterChanged(id)) => {
+                tokio::spawn(tidy(service, id, true));
+            }
+            // What was in the way of an operation may have gone with it.
+            Ok(PortEvent::SwitchChanged(id)) => {
+                if service.places.get(id).is_ok_and(|(_, problem)| problem.is_some()) {
+                    tokio::spawn(tidy(service, id, true));
+                }
+            }
             Ok(PortEvent::TapGone(nic)) => service.tap_gone(nic),
             Err(RecvError::Lagged(_)) => {
                 for view in service.switches() {
-                    service.settle_switch(view.switch.id).await;
+                    tokio::spawn(tidy(service.clone(), view.switch.id, true));
                 }
                 service.look_after_taps();
             }

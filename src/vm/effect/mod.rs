@@ -213,6 +213,7 @@ impl Actor {
             Change::Medium(_) => self.adjust_medium().await,
             Change::AddNic(nic) => self.plug_nics(Some(nic.id)).await,
             Change::RemoveNic(id) => self.plug_nics(Some(*id)).await,
+            Change::Port { nic, .. } => self.adjust_ports(Some(*nic)).await,
         }
     }
 
@@ -222,13 +223,23 @@ impl Actor {
         let plugged = self.plug_disks(None).await;
         let connected = self.plug_nics(None).await;
         let inserted = self.adjust_medium().await;
+        let adjusted = self.adjust_ports(None).await;
         let resized = self.resize_disks().await;
         let throttled = self.throttle_disks().await;
         // Each of these may have to wait for the guest, and none waits for the other.
         let vcpus = self.adjust_vcpus().await;
         let pinned = self.pin_threads().await;
         let memory = self.adjust_memory().await;
-        ruled.and(plugged).and(connected).and(inserted).and(resized).and(throttled).and(vcpus).and(pinned).and(memory)
+        ruled
+            .and(plugged)
+            .and(connected)
+            .and(inserted)
+            .and(adjusted)
+            .and(resized)
+            .and(throttled)
+            .and(vcpus)
+            .and(pinned)
+            .and(memory)
     }
 
     /// Goes on with what an earlier daemon had begun, as far as that works.

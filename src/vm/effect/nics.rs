@@ -1,7 +1,7 @@
 //! Network cards that come and go while the VM runs, and cards whose tap somebody took away. What happens on the host's
 //! side of a card is `net`'s; disks are `hotplug`'s.
 
-use std::os::fd::OwnedFd;
+use std::{net::SocketAddrV4, os::fd::OwnedFd};
 
 use serde_json::json;
 
@@ -42,6 +42,25 @@ impl Actor {
             outcome = outcome.and(self.plug_nic(nic).await);
         }
         outcome
+    }
+
+    /// Brings the ports of cards that are plugged to what is defined of them: of the card `only`, or of all.
+    pub(super) async fn adjust_ports(&mut self, only: Option<NicId>) -> Result<(), Setback> {
+        let wanted = self.record.spec.nics.clone();
+        let Some(run) = self.live_run() else { return Ok(()) };
+        let there = run.in_effect.nics.clone();
+        if only.is_some_and(|id| there.iter().all(|nic| nic.id != id)) {
+            return Err(Setback::NotNow("the card itself waits for the next start".into()));
+        }
+        for nic in wanted.iter().filter(|nic| only.is_none_or(|id| nic.id == id)) {
+            let other = |now: &&Nic| now.id == nic.id && now.switch() == nic.switch() && now.backend != nic.backend;
+            let Some(now) = there.iter().find(other).filter(|now| now.switch().is_some()) else { continue };
+            // QEMU knows nothing of it; only the host's side is another.
+            let put = Nic { backend: nic.backend.clone(), ..now.clone() };
+            self.ctx.net.put_port(&put).await.map_err(|why| Setback::Refused(why.to_string()))?;
+            self.has(|spec| spec.nics.iter_mut().filter(|n| n.id == put.id).for_each(|n| *n = put.clone())).await?;
+        }
+        Ok(())
     }
 
     /// Asks QEMU first: a daemon may have died after it was plugged and before that was stored.
@@ -200,7 +219,8 @@ impl Context {
 pub(in crate::vm) fn check_ports(forwards: &[Forward]) -> Result<(), Error> {
     forwards.iter().try_for_each(|forward| {
         let taken = |why: std::io::Error| Error::PortTaken { port: forward.to_string(), why: why.to_string() };
-        ports::check(forward).map_err(taken)
+        let address = SocketAddrV4::new(forward.host_address, forward.host_port);
+        ports::check(forward.protocol, address).map_err(taken)
     })
 }
 

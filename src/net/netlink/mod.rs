@@ -1,7 +1,11 @@
-//! Requests to the kernel's rtnetlink: links, addresses, routes. It passes on what the kernel says; what is ours, it does
-//! not know.
+//! Requests to the kernel's rtnetlink: links, addresses, routes, queues. It passes on what the kernel says; what is ours,
+//! it does not know.
 
-use std::{io, net::IpAddr};
+mod events;
+mod link;
+mod queue;
+
+use std::{io, net::IpAddr, time::Duration};
 
 use futures_util::StreamExt;
 use rtnetlink::{
@@ -13,43 +17,28 @@ use rtnetlink::{
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage},
-        link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, Stats64},
+        link::LinkMessage,
         route::RouteMessage,
     },
-    sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 
 use super::NetError;
+pub use events::Events;
+pub use link::{BridgeOptions, Link, PortOptions};
+pub use queue::BUCKET;
 
 /// Times that a list is asked for that changes meanwhile.
 const LISTINGS: usize = 20;
 
-/// Groups of events (linux/rtnetlink.h): links, IPv4 addresses, IPv6 addresses.
-const GROUPS: [u32; 3] = [1, 5, 9];
+/// A kernel that holds its own lock for so long answers nobody; whoever asked goes on without.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to the kernel, in the network namespace of whoever opened it.
 pub struct Netlink {
     handle: rtnetlink::Handle,
     /// The kernel gives one list at a time over a connection.
     listing: Mutex<()>,
-}
-
-/// An interface of the host.
-#[derive(Clone, Debug)]
-pub struct Link {
-    pub index: u32,
-    pub name: String,
-    pub alias: Option<String>,
-    pub mac: Vec<u8>,
-    pub mtu: u32,
-    /// Index of the bridge, bond… that it belongs to.
-    pub master: Option<u32>,
-    pub up: bool,
-    pub loopback: bool,
-    pub ethernet: bool,
-    pub kind: Option<InfoKind>,
-    pub stats: Option<Stats64>,
 }
 
 impl Netlink {
@@ -80,6 +69,16 @@ impl Netlink {
     }
 
     async fn ask(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+        match timeout(PATIENCE, self.exchange(message, flags)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let why = format!("the kernel has not answered for {} s", PATIENCE.as_secs());
+                Err(io::Error::new(io::ErrorKind::TimedOut, why))
+            }
+        }
+    }
+
+    async fn exchange(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
         let mut answers = self.handle.clone().request(request).map_err(|e| io::Error::other(e.to_string()))?;
@@ -99,22 +98,33 @@ impl Netlink {
     pub async fn links(&self) -> Result<Vec<Link>, NetError> {
         let all = self.list(RouteNetlinkMessage::GetLink(LinkMessage::default())).await;
         let all = all.map_err(|e| NetError::failed("list the interfaces of the host", e))?;
-        Ok(all.into_iter().filter_map(link).collect())
+        Ok(all.into_iter().filter_map(link::read).collect())
     }
 
     /// The interface of this name, if there is one.
     pub async fn link(&self, name: &str) -> Result<Option<Link>, NetError> {
         let wanted = LinkUnspec::new_with_name(name).build();
         match self.ask(RouteNetlinkMessage::GetLink(wanted), 0).await {
-            Ok(found) => Ok(found.into_iter().find_map(link)),
+            Ok(found) => Ok(found.into_iter().find_map(link::read)),
             Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(None),
             Err(error) => Err(NetError::failed(format!("look at the interface {name}"), error)),
         }
     }
 
-    pub async fn add_bridge(&self, name: &str, mac: &[u8]) -> io::Result<()> {
-        let bridge = LinkBridge::new(name).address(mac.to_vec()).build();
-        self.ask(RouteNetlinkMessage::NewLink(bridge), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).await.map(drop)
+    /// Makes a bridge that is down.
+    pub async fn add_bridge(&self, name: &str, mac: &[u8], options: BridgeOptions) -> io::Result<()> {
+        let bridge = LinkMessageBuilder::<LinkBridge>::new(name).address(mac.to_vec());
+        let message = options.on(bridge).build();
+        self.ask(RouteNetlinkMessage::NewLink(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).await.map(drop)
+    }
+
+    pub async fn set_bridge(&self, index: u32, options: BridgeOptions) -> io::Result<()> {
+        self.ask(RouteNetlinkMessage::NewLink(options.change(index)), NLM_F_ACK).await.map(drop)
+    }
+
+    /// Sets the flags of a port of a bridge, and it up.
+    pub async fn set_port(&self, index: u32, options: PortOptions) -> io::Result<()> {
+        self.ask(RouteNetlinkMessage::NewLink(options.change(index)), NLM_F_ACK).await.map(drop)
     }
 
     /// Changes an interface in one request.
@@ -148,6 +158,12 @@ impl Netlink {
     pub async fn add_address(&self, address: AddressMessage) -> io::Result<()> {
         let added = self.ask(RouteNetlinkMessage::NewAddress(address), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).await;
         gone(added, &[nix::libc::EEXIST])
+    }
+
+    /// Adds an address, or gives the one that is there this lifetime.
+    pub async fn replace_address(&self, address: AddressMessage) -> io::Result<()> {
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        self.ask(RouteNetlinkMessage::NewAddress(address), flags).await.map(drop)
     }
 
     /// Removes an address; one that is gone already is no error.
@@ -185,30 +201,6 @@ impl Netlink {
     }
 }
 
-/// Events of links and addresses. Their content is not looked at: whoever follows them looks at the whole anyway, and
-/// so an overrun loses nothing.
-pub struct Events(TokioSocket);
-
-impl Events {
-    pub fn open() -> io::Result<Self> {
-        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-        socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
-        for group in GROUPS {
-            socket.socket_mut().add_membership(group)?;
-        }
-        Ok(Self(socket))
-    }
-
-    /// Returns when something has happened, also when so much happened that the kernel lost count.
-    pub async fn next(&self) -> io::Result<()> {
-        let mut buffer = Vec::with_capacity(64 << 10);
-        match self.0.recv(&mut buffer).await {
-            Err(error) if error.raw_os_error() != Some(nix::libc::ENOBUFS) => Err(error),
-            _ => Ok(()),
-        }
-    }
-}
-
 /// The address itself of an address message.
 pub fn address_of(message: &AddressMessage) -> Option<IpAddr> {
     let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
@@ -222,40 +214,4 @@ fn gone<T>(result: io::Result<T>, fine: &[i32]) -> io::Result<()> {
         Err(error) if error.raw_os_error().is_some_and(|code| fine.contains(&code)) => Ok(()),
         other => other.map(drop),
     }
-}
-
-fn link(message: RouteNetlinkMessage) -> Option<Link> {
-    let RouteNetlinkMessage::NewLink(message) = message else { return None };
-    let header = &message.header;
-    let mut link = Link {
-        index: header.index,
-        name: String::new(),
-        alias: None,
-        mac: Vec::new(),
-        mtu: 0,
-        master: None,
-        up: header.flags.contains(LinkFlags::Up),
-        loopback: header.flags.contains(LinkFlags::Loopback),
-        ethernet: header.link_layer_type == LinkLayerType::Ether,
-        kind: None,
-        stats: None,
-    };
-    for attribute in message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name = name,
-            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
-            LinkAttribute::Address(mac) => link.mac = mac,
-            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-            LinkAttribute::Controller(master) => link.master = Some(master),
-            LinkAttribute::Stats64(stats) => link.stats = Some(stats),
-            LinkAttribute::LinkInfo(infos) => {
-                link.kind = infos.into_iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind),
-                    _ => None,
-                });
-            }
-            _ => {}
-        }
-    }
-    Some(link)
 }

@@ -1,0 +1,143 @@
+//! What a switch does for its guests, one by one: ports of the host that lead to them, and addresses that it has given out.
+
+use std::net::Ipv4Addr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use warp::http::StatusCode;
+
+use super::{Shared, error::Problem, switches::switch_id};
+use crate::{
+    api::http::{Reply, Request},
+    model::{Error, ForwardId, Protocol, VmId},
+    service::{ForwardView, ForwardWish, LeaseView},
+};
+
+/// A port of the host that is to lead to a VM on the switch.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForwardBody {
+    /// `tcp` (default) or `udp`.
+    #[serde(default)]
+    protocol: Protocol,
+    /// The host's address that it is for; every one where none is given. Not a loopback one.
+    host_address: Option<Ipv4Addr>,
+    /// 1 to 65535.
+    host_port: i64,
+    /// The id of the VM.
+    vm: String,
+    /// The VM's card, by its id or QEMU's name of it; the first one on the switch where none is given.
+    network: Option<String>,
+    /// 1 to 65535.
+    guest_port: i64,
+}
+
+/// A port of the host that leads to a VM on the switch.
+#[derive(Serialize, JsonSchema)]
+pub struct ForwardFields {
+    id: String,
+    protocol: Protocol,
+    /// Null for every one.
+    host_address: Option<Ipv4Addr>,
+    host_port: u16,
+    vm_id: String,
+    vm_name: String,
+    /// The card's id.
+    network: String,
+    device: String,
+    /// Where it leads.
+    guest_address: Option<Ipv4Addr>,
+    guest_port: u16,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct ForwardDone {
+    #[serde(flatten)]
+    forward: ForwardFields,
+    /// Always `deleted`.
+    status: &'static str,
+    message: &'static str,
+}
+
+/// An address that a card has taken from the switch's DHCP.
+#[derive(Serialize, JsonSchema)]
+pub struct LeaseFields {
+    mac: String,
+    address: Ipv4Addr,
+    /// What the switch told the guest that it is called.
+    hostname: Option<String>,
+    /// Seconds since 1970.
+    expires: Option<u64>,
+    vm_id: String,
+    vm_name: String,
+    /// The card's id.
+    network: String,
+}
+
+impl ForwardFields {
+    fn of(view: ForwardView) -> Self {
+        let ForwardView { forward, vm, device, address } = view;
+        Self {
+            id: forward.id.to_string(),
+            protocol: forward.protocol,
+            host_address: forward.host_address,
+            host_port: forward.host_port,
+            vm_id: vm.0.to_string(),
+            vm_name: vm.1,
+            network: forward.nic.to_string(),
+            device,
+            guest_address: address,
+            guest_port: forward.guest_port,
+        }
+    }
+}
+
+impl LeaseFields {
+    pub fn of(lease: LeaseView) -> Self {
+        Self {
+            mac: lease.mac.to_string(),
+            address: lease.address,
+            hostname: lease.hostname,
+            expires: lease.expires,
+            vm_id: lease.vm.0.to_string(),
+            vm_name: lease.vm.1,
+            network: lease.nic.to_string(),
+        }
+    }
+}
+
+pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let forwards = shared.service.forwards(switch_id(&request)?)?;
+    Ok(Reply::json(StatusCode::OK, &forwards.into_iter().map(ForwardFields::of).collect::<Vec<_>>()))
+}
+
+pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let id = switch_id(&request)?;
+    shared.service.switch(id)?;
+    let body: ForwardBody = request.json()?;
+    let wish = ForwardWish {
+        id: request.makes.map(ForwardId::from),
+        protocol: body.protocol,
+        host_address: body.host_address,
+        host_port: body.host_port,
+        vm: VmId::parse(&body.vm)
+            .ok_or_else(|| Error::invalid("vm", format!("be the id of a VM, not {:?}", body.vm)))?,
+        nic: body.network,
+        guest_port: body.guest_port,
+    };
+    let made = shared.service.add_forward(id, wish).await?;
+    Ok(Reply::json(StatusCode::CREATED, &ForwardFields::of(made)))
+}
+
+pub async fn remove(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let id = switch_id(&request)?;
+    let forward = ForwardId::parse(request.param("forward")).ok_or(Problem::BadId)?;
+    let forward = ForwardFields::of(shared.service.remove_forward(id, forward).await?);
+    let done = ForwardDone { forward, status: "deleted", message: "Port forward successfully deleted." };
+    Ok(Reply::json(StatusCode::OK, &done))
+}
+
+pub async fn leases(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let leases = shared.service.switch_leases(switch_id(&request)?)?;
+    Ok(Reply::json(StatusCode::OK, &leases.into_iter().map(LeaseFields::of).collect::<Vec<_>>()))
+}

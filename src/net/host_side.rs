@@ -1,0 +1,146 @@
+//! What the host's side of switches and ports is to be, computed from their definitions alone: links, addresses, sysctls.
+//! The rules are `firewall`'s, the configuration of dnsmasq is `dhcp`'s. Nothing here looks at the host.
+
+use std::net::IpAddr;
+
+use super::{
+    adapter,
+    netlink::{BridgeOptions, PortOptions},
+};
+use crate::model::{Moved, Nic, Switch, SwitchKind};
+
+/// A switch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SwitchSide {
+    pub bridge: String,
+    /// The mark of the bridge.
+    pub alias: String,
+    /// Of the bridge; one with an adapter has the adapter's.
+    pub mac: [u8; 6],
+    /// Bytes that a frame may have; none for what the adapter has, or the kernel's default.
+    pub mtu: Option<u32>,
+    pub options: BridgeOptions,
+    pub sysctls: Vec<Sysctl>,
+    /// The host's own on the bridge, with their lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Physical.
+    pub adapter: Option<String>,
+    /// Of the host's, on the bridge instead of the adapter.
+    pub moved: Option<Moved>,
+}
+
+/// A port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortSide {
+    pub tap: String,
+    pub alias: String,
+    pub options: PortOptions,
+    pub sysctls: Vec<Sysctl>,
+    /// Towards the guest, in bytes per second.
+    pub rate: Option<u64>,
+}
+
+/// A setting of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sysctl {
+    /// Below `/proc/sys/net`.
+    pub path: String,
+    pub value: &'static str,
+    /// What does not work without it; none where the kernel may lack it.
+    pub needed: Option<&'static str>,
+}
+
+/// `state` tells this daemon's from another's.
+pub fn switch(state: &str, switch: &Switch, moved: Option<&Moved>) -> SwitchSide {
+    let bridge = switch.bridge();
+    let adapter = match &switch.kind {
+        SwitchKind::External { adapter, .. } => Some(adapter.clone()),
+        SwitchKind::Private | SwitchKind::Internal { .. } => None,
+    };
+    let v4 = switch.subnet().map(|subnet| (subnet.gateway().into(), subnet.prefix));
+    let v6 = switch.subnet().and_then(|subnet| subnet.ipv6.as_ref()).map(|ipv6| (ipv6.gateway().into(), 64));
+    SwitchSide {
+        alias: mark(state, &switch.id.to_string()),
+        mac: stable_mac(switch),
+        mtu: switch.mtu,
+        options: BridgeOptions { snooping: false, vlans: false },
+        sysctls: switch_sysctls(switch, &bridge),
+        addresses: v4.into_iter().chain(v6).collect(),
+        adapter,
+        moved: moved.cloned(),
+        bridge,
+    }
+}
+
+pub fn port(state: &str, nic: &Nic) -> PortSide {
+    let tap = nic.tap();
+    // The host itself has nothing to say to the guest over the tap, nor to hear: whatever gets past the bridge, such as
+    // frames to its own group addresses, ends here.
+    let sysctls = vec![
+        set(&format!("ipv6/conf/{tap}/disable_ipv6"), "1"),
+        set(&format!("ipv4/conf/{tap}/arp_ignore"), "8"),
+        set(&format!("ipv4/conf/{tap}/rp_filter"), "1"),
+    ];
+    let options = PortOptions { isolated: nic.port().is_some_and(|port| port.isolated) };
+    let rate = nic.port().and_then(|port| port.bandwidth.inbound).map(|bits| bits / 8);
+    PortSide { alias: mark(state, &nic.id.to_string()), options, sysctls, rate, tap }
+}
+
+/// The alias of a device of ours.
+pub fn mark(state: &str, id: &str) -> String {
+    format!("qherd:{state}:{id}")
+}
+
+/// The host takes no part in it.
+pub fn closed(switch: &Switch) -> bool {
+    matches!(switch.kind, SwitchKind::Private | SwitchKind::External { allow_management_os: false, .. })
+}
+
+/// The addresses that the host has on a switch.
+pub fn host_addresses(side: &SwitchSide) -> Vec<IpAddr> {
+    let moved = side.moved.as_ref().map(adapter::addresses).unwrap_or_default();
+    side.addresses.iter().map(|(address, _)| *address).chain(moved).collect()
+}
+
+fn switch_sysctls(switch: &Switch, bridge: &str) -> Vec<Sysctl> {
+    let v4 = |name: &str, value| set(&format!("ipv4/conf/{bridge}/{name}"), value);
+    let v6 = |name: &str, value| set(&format!("ipv6/conf/{bridge}/{name}"), value);
+    if let SwitchKind::External { allow_management_os: true, .. } = &switch.kind {
+        return vec![v4("send_redirects", "0")];
+    }
+    let subnet = switch.subnet();
+    let ipv6 = subnet.and_then(|subnet| subnet.ipv6.as_ref());
+    let mut sysctls = vec![
+        // Its own link-local address would open the host's services to the guests.
+        v6("disable_ipv6", if ipv6.is_some() { "0" } else { "1" }),
+        // A guest does not tell the host where to send its traffic, nor what addresses to have.
+        v6("accept_ra", "0"),
+        v6("autoconf", "0"),
+        v4("accept_redirects", "0"),
+        v4("send_redirects", "0"),
+        // The kernel answers for any of its addresses on any interface otherwise.
+        v4("arp_ignore", if closed(switch) { "8" } else { "1" }),
+        v4("rp_filter", "1"),
+    ];
+    if subnet.is_some_and(|subnet| subnet.nat) {
+        let needed = "the host forwards nothing of its guests (net.ipv4.ip_forward is 0)";
+        sysctls.push(Sysctl { path: "ipv4/ip_forward".into(), value: "1", needed: Some(needed) });
+    }
+    if ipv6.is_some() {
+        let needed = "the host forwards no IPv6 of its guests (net.ipv6.conf.all.forwarding is 0)";
+        sysctls.push(Sysctl { path: "ipv6/conf/all/forwarding".into(), value: "1", needed: Some(needed) });
+    }
+    sysctls
+}
+
+fn set(path: &str, value: &'static str) -> Sysctl {
+    Sysctl { path: path.into(), value, needed: None }
+}
+
+/// Stays the same when the bridge is made again, whichever taps are on it.
+fn stable_mac(switch: &Switch) -> [u8; 6] {
+    let short = switch.id.short();
+    let byte = |at: usize| short.get(at..at + 2).and_then(|hex| u8::from_str_radix(hex, 16).ok()).unwrap_or_default();
+    // Locally administered.
+    [0x02, byte(0), byte(2), byte(4), byte(6), byte(8)]
+}

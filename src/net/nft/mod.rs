@@ -1,0 +1,38 @@
+//! nftables as values, and the way to the kernel's: no child process, no text. What the rules mean, it does not know
+//! (that is `net::rules`).
+//!
+//! ```text
+//!  ruleset    tables, chains, sets and elements: what is wanted, and what is
+//!  expr       what a rule is made of, as the kernel runs it           rule     how one is written down
+//!  diff       from what is to what is wanted, as a batch              batch    changes that are made together or not at all
+//!  encode · decode · wire · numbers        values and netlink messages
+//!  kernel     reads and applies                                       events   tells that somebody changed a table
+//! ```
+//! Only tables that are named are read or changed. A rule is compared by a digest that it carries, a set by its form
+//! and its elements; what packets put into a set is never compared and goes only with its set.
+
+mod batch;
+mod decode;
+mod diff;
+mod encode;
+mod events;
+mod expr;
+mod kernel;
+mod numbers;
+mod others;
+mod rule;
+mod ruleset;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use batch::{Batch, Command};
+pub use diff::diff;
+pub use events::{Change, Events};
+pub use expr::{Expr, Layer, Rate, Reg, Verdict};
+pub use kernel::{BaseChain, Kernel, Refused};
+pub use others::{CT_STATE, Instruction, OtherChain, OtherTable};
+pub use rule::{Field, Rule, When, field};
+pub use ruleset::{
+    Base, Chain, Datum, Elements, Family, Form, Hook, Key, Kind, Ruleset, Set, Table, TableName, Type, Value, ifname,
+};

@@ -1,0 +1,196 @@
+//! The switches and ports that are wanted, and what is known of each. Maps under locks that nobody holds while waiting;
+//! whoever works on a switch waits for its own turn, never for another switch.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    time::Instant,
+};
+
+use tokio::sync::Notify;
+
+use super::{PortHealth, Traffic, companion::Companion, dhcp::Host, host_side::SwitchSide};
+use crate::model::{Moved, Nic, NicId, Switch, SwitchId};
+
+/// All that is wanted.
+#[derive(Default)]
+pub struct Places {
+    switches: Mutex<HashMap<SwitchId, Arc<Place>>>,
+    ports: Mutex<HashMap<NicId, Port>>,
+    /// Who has an address on a switch, whether plugged or not.
+    hosts: Mutex<HashMap<SwitchId, Vec<Host>>>,
+}
+
+/// A switch.
+pub struct Place {
+    pub id: SwitchId,
+    wanted: Mutex<Arc<Wanted>>,
+    /// Held by whoever changes what is there of it.
+    pub turn: tokio::sync::Mutex<Hands>,
+    /// Who is on it is known, not only what an earlier daemon wrote down of it.
+    pub known: AtomicBool,
+    /// Something of it may not be as it is wanted.
+    pub wake: Arc<Notify>,
+    problems: Mutex<BTreeMap<Area, String>>,
+}
+
+/// What a switch is to be.
+pub struct Wanted {
+    pub switch: Switch,
+    pub side: SwitchSide,
+}
+
+impl Wanted {
+    pub fn moved(&self) -> Option<&Moved> {
+        self.side.moved.as_ref()
+    }
+}
+
+/// What works for a switch.
+#[derive(Default)]
+pub struct Hands {
+    pub dhcp: Option<Companion>,
+    /// It answers for names, too.
+    pub dns: bool,
+    /// Nothing of it is to be made any more.
+    pub removed: bool,
+}
+
+/// What a problem is of; a problem goes when its area is looked at again and is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Area {
+    /// Links, addresses, sysctls.
+    Host,
+    Rules,
+    Dhcp,
+    /// The port for names.
+    Dns,
+    /// Addresses of the host that go by themselves.
+    Leased,
+    /// What others have set up on the host.
+    Others,
+}
+
+/// A port.
+#[derive(Clone)]
+pub struct Port {
+    pub nic: Nic,
+    /// Before that, a tap that is not there is on its way; from then on it is gone.
+    pub plugged: Option<Instant>,
+    pub health: PortHealth,
+    pub traffic: Option<Traffic>,
+}
+
+impl Places {
+    pub fn switch(&self, id: SwitchId) -> Option<Arc<Place>> {
+        lock(&self.switches).get(&id).cloned()
+    }
+
+    pub fn switches(&self) -> Vec<Arc<Place>> {
+        lock(&self.switches).values().cloned().collect()
+    }
+
+    /// The place of a switch that is to be this from now on, and whether it is a new one.
+    pub fn put(&self, wanted: Wanted) -> (Arc<Place>, bool) {
+        let id = wanted.switch.id;
+        let wanted = Arc::new(wanted);
+        let mut switches = lock(&self.switches);
+        if let Some(place) = switches.get(&id) {
+            *lock(&place.wanted) = wanted;
+            return (place.clone(), false);
+        }
+        let place = Arc::new(Place {
+            id,
+            wanted: Mutex::new(wanted),
+            turn: tokio::sync::Mutex::default(),
+            known: AtomicBool::new(false),
+            wake: Arc::default(),
+            problems: Mutex::default(),
+        });
+        switches.insert(id, place.clone());
+        (place, true)
+    }
+
+    pub fn remove(&self, id: SwitchId) -> Option<Arc<Place>> {
+        lock(&self.hosts).remove(&id);
+        lock(&self.switches).remove(&id)
+    }
+
+    pub fn ports(&self) -> MutexGuard<'_, HashMap<NicId, Port>> {
+        lock(&self.ports)
+    }
+
+    /// The cards on a switch.
+    pub fn nics_on(&self, switch: SwitchId) -> Vec<Nic> {
+        let mut nics: Vec<Nic> =
+            self.ports().values().map(|port| &port.nic).filter(|nic| nic.switch() == Some(switch)).cloned().collect();
+        nics.sort_by_key(|nic| nic.id);
+        nics
+    }
+
+    /// From now on these have an address on a switch. Says whether that is news.
+    pub fn put_hosts(&self, switch: SwitchId, hosts: Vec<Host>) -> bool {
+        let mut all = lock(&self.hosts);
+        let news = all.get(&switch) != Some(&hosts);
+        all.insert(switch, hosts);
+        news
+    }
+
+    /// Everybody with an address on a switch, also cards that nobody told of.
+    pub fn hosts(&self, switch: SwitchId) -> Vec<Host> {
+        let mut hosts = lock(&self.hosts).get(&switch).cloned().unwrap_or_default();
+        for host in self.nics_on(switch).iter().filter_map(Host::of) {
+            if !hosts.iter().any(|other| other.mac == host.mac || other.address == host.address) {
+                hosts.push(host);
+            }
+        }
+        hosts
+    }
+
+    pub fn is_empty(&self) -> bool {
+        // One lock after the other: others hold the second when they take the first.
+        let switches = lock(&self.switches).is_empty();
+        switches && self.ports().is_empty()
+    }
+}
+
+impl Place {
+    pub fn wanted(&self) -> Arc<Wanted> {
+        lock(&self.wanted).clone()
+    }
+
+    /// Whether the files of its dnsmasq are as they are to be; also while somebody works on that.
+    pub fn is_served(&self) -> bool {
+        let Ok(hands) = self.turn.try_lock() else { return true };
+        hands.dhcp.as_ref().is_none_or(Companion::is_written)
+    }
+
+    /// From now on this is wrong with an area, or nothing. Says whether that is news.
+    pub fn tell(&self, area: Area, problem: Option<String>) -> bool {
+        let mut problems = lock(&self.problems);
+        let (before, news) = match problem {
+            Some(problem) => (problems.insert(area, problem.clone()), Some(problem)),
+            None => (problems.remove(&area), None),
+        };
+        if before == news {
+            return false;
+        }
+        match news {
+            Some(problem) => tracing::warn!(switch = %self.id, problem, "the switch is not as it should be"),
+            None => tracing::info!(switch = %self.id, "{area:?} of the switch is as it should be again"),
+        }
+        true
+    }
+
+    /// All that is wrong, in words.
+    pub fn problem(&self) -> Option<String> {
+        let problems = lock(&self.problems);
+        let all: Vec<&str> = problems.values().map(String::as_str).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+}
+
+// Every change under the lock is whole, so a panic leaves nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

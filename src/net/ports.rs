@@ -1,0 +1,244 @@
+//! The ports: a tap for each card on a switch, its rules before it, and how each is doing.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use super::{
+    Inner, NetError, PortEvent, PortHealth, Result, Traffic,
+    host_side::{self, PortSide, SwitchSide},
+    netlink::{BUCKET, Link, PortOptions},
+    place::{Place, Port},
+    reconcile::{is_set, put_sysctl},
+    tap,
+};
+use crate::model::Nic;
+
+impl Inner {
+    /// Makes the tap of a card, with its rules before it.
+    pub async fn plug(self: &Arc<Self>, nic: &Nic) -> Result<Vec<OwnedFd>> {
+        self.netlink()?;
+        let place = self.place_of(nic)?;
+        self.places.ports().insert(nic.id, port(nic, None));
+        let plugged = self.make_port(nic, &place).await;
+        match &plugged {
+            Ok(_) => {
+                self.places.ports().insert(nic.id, port(nic, Some(Instant::now())));
+                self.reserve(&place);
+            }
+            Err(_) => {
+                self.places.ports().remove(&nic.id);
+                if let Err(error) = self.put_rules().await {
+                    tracing::warn!(tap = nic.tap(), %error, "cannot take back the rules of a port");
+                }
+            }
+        }
+        plugged
+    }
+
+    async fn make_port(&self, nic: &Nic, place: &Place) -> Result<Vec<OwnedFd>> {
+        if let Some(port) = nic.port()
+            && (port.vlan.is_some() || !port.trunk.is_empty())
+        {
+            return Err(NetError::failed(format!("plug {}", nic.tap()), "VLANs are not supported"));
+        }
+        let side = host_side::port(&self.state, nic);
+        let failed = |error: io::Error| NetError::failed(format!("make the tap {}", side.tap), error);
+        self.put_port_rules(&place.wanted(), nic, true).await?;
+        let queues = tap::create(&side.tap, nic.queues).map_err(failed)?;
+        let netlink = self.netlink()?;
+        let tap = netlink.link(&side.tap).await?;
+        let tap = tap.ok_or_else(|| failed(io::Error::other("it is gone again")))?;
+        let bridge = netlink.link(&place.wanted().side.bridge).await?;
+        let bridge = bridge.ok_or_else(|| failed(io::Error::other("the bridge of its switch is not there")))?;
+        self.connect(&side, &tap, &bridge).await?;
+        Ok(queues)
+    }
+
+    /// Takes the rules of a port away, and its tap if that is still there.
+    pub async fn unplug(self: &Arc<Self>, nic: &Nic) -> Result<()> {
+        let Ok(netlink) = self.netlink() else { return Ok(()) };
+        let before = self.places.ports().remove(&nic.id);
+        let alias = host_side::mark(&self.state, &nic.id.to_string());
+        if let Some(tap) = netlink.link(&nic.tap()).await?
+            && tap.alias.is_some_and(|found| found == alias)
+        {
+            let removed = netlink.remove(tap.index).await;
+            removed.map_err(|e| NetError::failed(format!("remove the tap {}", tap.name), e))?;
+        }
+        let Ok(place) = self.place_of(nic) else { return self.put_rules().await };
+        self.reserve(&place);
+        match before {
+            Some(port) => self.put_port_rules(&place.wanted(), &port.nic, false).await?,
+            None => self.put_rules().await?,
+        }
+        self.free_claims(&place.wanted().switch, nic).await
+    }
+
+    /// A live VM's card, whose tap is there.
+    pub async fn adopt(self: &Arc<Self>, nic: &Nic) {
+        self.places.ports().insert(nic.id, port(nic, Some(Instant::now())));
+        match self.place_of(nic) {
+            Ok(place) => {
+                place.known.store(true, Ordering::Relaxed);
+                if let Err(error) = self.reconcile(&place).await {
+                    tracing::warn!(tap = nic.tap(), %error, "cannot look after a port");
+                }
+            }
+            // The port is looked after all the same: it is joined when the switch is back.
+            Err(error) => tracing::warn!(%error, "the switch of a live card"),
+        }
+        if let Err(error) = self.look(false).await {
+            tracing::warn!(tap = nic.tap(), %error, "cannot look after a port");
+        }
+    }
+
+    /// A plugged card that is to be another from now on.
+    pub async fn put_port(self: &Arc<Self>, nic: &Nic) -> Result<()> {
+        let place = self.place_of(nic)?;
+        match self.places.ports().get_mut(&nic.id) {
+            Some(port) => port.nic = nic.clone(),
+            None => return Ok(()),
+        }
+        self.reconcile(&place).await
+    }
+
+    pub fn place_of(&self, nic: &Nic) -> Result<Arc<Place>> {
+        let place = nic.switch().and_then(|id| self.places.switch(id));
+        let why = "its switch does not work on this host; the switch itself tells why";
+        place.ok_or_else(|| NetError::failed(format!("plug {}", nic.tap()), why))
+    }
+
+    /// Every link of the host by its name, with what its queue keeps to.
+    ///
+    /// # Errors
+    /// [`NetError::Failed`].
+    pub async fn links(&self) -> Result<HashMap<String, Link>> {
+        let netlink = self.netlink()?;
+        let mut links = netlink.links().await?;
+        if links.iter().any(|link| link.queue.as_deref() == Some(BUCKET)) {
+            let rates = netlink.rates().await.map_err(|e| NetError::failed("list the queues of the host", e))?;
+            links.iter_mut().for_each(|link| link.rate = rates.get(&link.index).copied());
+        }
+        Ok(links.into_iter().map(|link| (link.name.clone(), link)).collect())
+    }
+
+    /// Joins the taps of a switch that are not in it as they are to be.
+    ///
+    /// # Errors
+    /// The first that cannot be joined; the others are.
+    pub async fn join_ports(&self, switch: &SwitchSide, nics: &[Nic]) -> Result<()> {
+        let mut outcome = Ok(());
+        if nics.is_empty() {
+            return outcome;
+        }
+        let links = self.links().await?;
+        let Some(bridge) = links.get(&switch.bridge) else { return outcome };
+        for nic in nics {
+            let side = host_side::port(&self.state, nic);
+            if let Some(tap) = links.get(&side.tap)
+                && !(is_joined(&side, tap, bridge) && side.sysctls.iter().all(is_set))
+            {
+                let joined = self.connect(&side, tap, bridge).await;
+                if let Some(port) = self.places.ports().get_mut(&nic.id) {
+                    port.health = match &joined {
+                        Ok(()) => PortHealth::Ok,
+                        Err(error) => PortHealth::Detached(error.to_string()),
+                    };
+                }
+                outcome = outcome.and(joined);
+            }
+        }
+        outcome
+    }
+
+    async fn connect(&self, side: &PortSide, tap: &Link, bridge: &Link) -> Result<()> {
+        let netlink = self.netlink()?;
+        for sysctl in &side.sysctls {
+            put_sysctl(sysctl)?;
+        }
+        let failed = |error| NetError::failed(format!("join {} to the bridge {}", tap.name, bridge.name), error);
+        // A port that is to be kept apart is not up before it is.
+        let apart = side.options != PortOptions::default();
+        let change = netlink.set(tap.index, |link| {
+            let link = link.alias(&side.alias).mtu(bridge.mtu).controller(bridge.index);
+            if apart { link } else { link.up() }
+        });
+        change.await.map_err(failed)?;
+        if apart || tap.port != side.options {
+            netlink.set_port(tap.index, side.options).await.map_err(failed)?;
+        }
+        let queued = match side.rate {
+            Some(rate) => netlink.set_rate(tap.index, rate).await,
+            None if tap.rate.is_some() => netlink.unset_rate(tap.index).await,
+            None => Ok(()),
+        };
+        queued.map_err(|e| NetError::failed(format!("limit the rate of {}", tap.name), e))
+    }
+
+    /// Publishes how the ports are that were plugged before the links were read, and says which switches have one that is
+    /// not joined, or has other `settings`.
+    pub fn judge_ports(&self, links: &HashMap<String, Link>, read: Instant, settings: bool) -> Vec<Arc<Place>> {
+        let mut loose = Vec::new();
+        for port in self.places.ports().values_mut().filter(|port| port.plugged.is_some_and(|at| at < read)) {
+            let side = host_side::port(&self.state, &port.nic);
+            let Some(tap) = links.get(&side.tap) else {
+                if std::mem::replace(&mut port.health, PortHealth::Gone) != PortHealth::Gone {
+                    let _ = self.events.send(PortEvent::TapGone(port.nic.id));
+                }
+                port.traffic = None;
+                continue;
+            };
+            port.traffic = traffic(tap);
+            let place = port.nic.switch().and_then(|id| self.places.switch(id));
+            let bridge = place.as_ref().and_then(|place| links.get(&place.wanted().side.bridge));
+            match (place, bridge) {
+                (Some(place), Some(bridge)) if is_joined(&side, tap, bridge) => {
+                    port.health = PortHealth::Ok;
+                    if settings && !side.sysctls.iter().all(is_set) {
+                        loose.push(place);
+                    }
+                }
+                (Some(place), bridge) => {
+                    let on_it = bridge.is_some_and(|bridge| tap.master == Some(bridge.index));
+                    if !on_it && !matches!(port.health, PortHealth::Detached(_)) {
+                        port.health = PortHealth::Detached("its tap is not on its switch".into());
+                    }
+                    loose.push(place);
+                }
+                (None, _) => port.health = PortHealth::Detached("its switch is not there".into()),
+            }
+        }
+        loose
+    }
+}
+
+fn port(nic: &Nic, plugged: Option<Instant>) -> Port {
+    Port { nic: nic.clone(), plugged, health: PortHealth::Ok, traffic: None }
+}
+
+fn is_joined(side: &PortSide, tap: &Link, bridge: &Link) -> bool {
+    tap.master == Some(bridge.index)
+        && tap.up
+        && tap.alias.as_ref() == Some(&side.alias)
+        && tap.mtu == bridge.mtu
+        && tap.port == side.options
+        && side.rate == tap.rate
+}
+
+/// What the tap sends, the guest receives.
+fn traffic(link: &Link) -> Option<Traffic> {
+    link.stats.map(|stats| Traffic {
+        at: Instant::now(),
+        in_bytes: stats.tx_bytes,
+        in_packets: stats.tx_packets,
+        in_dropped: stats.tx_dropped,
+        out_bytes: stats.rx_bytes,
+        out_packets: stats.rx_packets,
+        out_dropped: stats.rx_dropped,
+    })
+}

@@ -1,0 +1,309 @@
+//! Brings one switch to what is wanted of it: the same for one that is new, one that somebody broke, and one that was
+//! left by a daemon that died. It changes what differs, and nothing else.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs, io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, atomic::Ordering},
+};
+
+use rtnetlink::packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol},
+    link::InfoKind,
+};
+
+use super::{
+    Inner, NetError, adapter,
+    companion::{self, Companion, Orders},
+    dhcp::{self, Facts},
+    host_side::{SwitchSide, Sysctl},
+    netlink::{Link, address_of},
+    place::{Area, Hands, Place, Wanted},
+    problem,
+};
+use crate::model::{Subnet, SwitchId};
+
+const DNS: u16 = 53;
+const DEFAULT_MTU: u32 = 1500;
+/// Says of an address of the host who put it there; the kernel keeps it (IFA_PROTO, free from 4 on).
+const OURS: u8 = 113;
+
+impl Inner {
+    /// Makes a switch what it is to be, and tells what of it is not.
+    ///
+    /// # Errors
+    /// The first thing that cannot be made; the rest is made all the same.
+    pub async fn reconcile(self: &Arc<Self>, place: &Place) -> Result<(), NetError> {
+        let mut hands = place.turn.lock().await;
+        if hands.removed {
+            return Ok(());
+        }
+        // The rules first: no frame passes without them.
+        let ruled = self.put_rules().await;
+        self.tell(place, Area::Rules, ruled.as_ref().err().map(ToString::to_string));
+        ruled?;
+        let wanted = place.wanted();
+        let stood = self.stand(&wanted).await;
+        // Its DHCP and its ports do not depend on all of it.
+        let new = *stood.as_ref().unwrap_or(&false);
+        if wanted.switch.subnet().is_none()
+            && let Some(dhcp) = hands.dhcp.take()
+        {
+            dhcp.stop().await?;
+            self.tell(place, Area::Dhcp, None);
+            self.tell(place, Area::Dns, None);
+        }
+        let served = self.serve(place, &mut hands, &wanted, new);
+        let joined = self.join_ports(&wanted.side, &self.places.nics_on(place.id)).await;
+        let done = stood.map(drop).and(joined);
+        self.tell(place, Area::Host, done.as_ref().err().map(ToString::to_string));
+        if let Err(error) = &served {
+            self.tell(place, Area::Dhcp, Some(error.to_string()));
+        }
+        done.and(served)
+    }
+
+    /// Makes a switch's bridge and what belongs to it, where it is not there. Says whether the bridge is a new one.
+    async fn stand(&self, wanted: &Wanted) -> Result<bool, NetError> {
+        let netlink = self.netlink()?;
+        let side = &wanted.side;
+        let name = &side.bridge;
+        let failed = |error: io::Error| NetError::failed(format!("make the bridge {name}"), error);
+        let found = match &side.adapter {
+            Some(adapter) => Some(adapter::check(&netlink.links().await?, adapter, name).cloned()),
+            None => None,
+        };
+        let (mtu, short) = mtu(side, found.as_ref().and_then(|found| found.as_ref().ok()));
+        let mut made = false;
+        let mut there = netlink.link(name).await?;
+        if there.is_none() {
+            let mac = match &found {
+                Some(Ok(adapter)) => &adapter.mac[..],
+                _ => &side.mac,
+            };
+            netlink.add_bridge(name, mac, side.options).await.map_err(failed)?;
+            made = true;
+            there = netlink.link(name).await?;
+        }
+        let there = there.ok_or_else(|| NetError::failed(format!("make the bridge {name}"), "it is gone again"))?;
+        if !is_ours(&there, side) {
+            return Err(NetError::failed(format!("make the bridge {name}"), "another device has that name"));
+        }
+        if there.bridge != side.options {
+            netlink.set_bridge(there.index, side.options).await.map_err(failed)?;
+        }
+        // Before it is up, so that it never speaks where it is not to.
+        let mut set = None;
+        for sysctl in &side.sysctls {
+            set = put_sysctl(sysctl).err().or(set);
+        }
+        let alias = Some(&side.alias);
+        if !there.up || there.alias.as_ref() != alias || mtu.is_some_and(|mtu| mtu != there.mtu) {
+            let change = netlink.set(there.index, |mut link| {
+                if let Some(mtu) = mtu {
+                    link = link.mtu(mtu);
+                }
+                link.alias(&side.alias).up()
+            });
+            change.await.map_err(failed)?;
+        }
+        for (address, prefix) in &side.addresses {
+            netlink.add_address(own_address(*address, *prefix, there.index)).await.map_err(failed)?;
+        }
+        if !made {
+            self.remove_old_addresses(side, there.index).await?;
+        }
+        if let (Some(adapter), Some(found)) = (&side.adapter, found) {
+            let found = found?;
+            if found.master != Some(there.index) || !found.up {
+                let join = netlink.set(found.index, |link| link.controller(there.index).up()).await;
+                join.map_err(|e| NetError::failed(format!("join {adapter} to the bridge {name}"), e))?;
+            }
+            if let Some(moved) = wanted.moved() {
+                adapter::carry(netlink, moved, Some(&found), &there).await?;
+            }
+        }
+        set.or(short).map_or(Ok(made), Err)
+    }
+
+    /// Those of ours that the switch had in an earlier form.
+    async fn remove_old_addresses(&self, side: &SwitchSide, bridge: u32) -> Result<(), NetError> {
+        let netlink = self.netlink()?;
+        for address in netlink.addresses().await?.into_iter().filter(|a| a.header.index == bridge && is_own(a)) {
+            let wanted = |ip: IpAddr| side.addresses.contains(&(ip, address.header.prefix_len));
+            if !address_of(&address).is_none_or(wanted) {
+                let removed = netlink.remove_address(address).await;
+                removed.map_err(|e| NetError::failed(format!("take an address from {}", side.bridge), e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has what a card is given out brought up to date, without waiting.
+    pub fn reserve(self: &Arc<Self>, place: &Place) {
+        place.known.store(true, Ordering::Relaxed);
+        // Whoever has the turn does it too, or is followed by the keeper.
+        match place.turn.try_lock() {
+            Ok(mut hands) if !hands.removed => {
+                if let Err(error) = self.serve(place, &mut hands, &place.wanted(), false) {
+                    self.tell(place, Area::Dhcp, Some(error.to_string()));
+                }
+            }
+            _ => place.wake.notify_one(),
+        }
+    }
+
+    /// What dnsmasq's news go to.
+    fn teller(self: &Arc<Self>, switch: SwitchId) -> companion::Told {
+        let inner = Arc::downgrade(self);
+        Box::new(move |problem| {
+            if let Some(inner) = inner.upgrade()
+                && let Some(place) = inner.places.switch(switch)
+            {
+                let gateway = place.wanted().switch.subnet().map(Subnet::gateway);
+                let problem = problem.zip(gateway).map(|(words, gateway)| problem::explained(words, gateway));
+                inner.tell(&place, Area::Dhcp, problem);
+                // Another configuration may work.
+                place.wake.notify_one();
+            }
+        })
+    }
+
+    /// Sees to the switch's DHCP and DNS.
+    fn serve(self: &Arc<Self>, place: &Place, hands: &mut Hands, wanted: &Wanted, new: bool) -> Result<(), NetError> {
+        let Some(subnet) = wanted.switch.subnet() else {
+            return Ok(());
+        };
+        let folder = self.switch_folder(place.id);
+        let serves = match &hands.dhcp {
+            Some(dhcp) => hands.dns && dhcp.is_alive(),
+            None => companion::serves_names(&folder),
+        };
+        let free = || problem::is_free(SocketAddr::new(subnet.gateway().into(), DNS));
+        let dns = subnet.serves_names() && (serves || free());
+        let lacking = (subnet.serves_names() && !dns).then(|| problem::taken(subnet.gateway(), DNS));
+        self.tell(place, Area::Dns, lacking);
+        let facts = Facts { dns, resolvers: dhcp::resolvers(), mtu: wanted.side.mtu };
+        let hosts = self.places.hosts(place.id);
+        let orders = Orders { files: dhcp::files(&wanted.switch, &hosts, &facts), hosts };
+        let known = place.known.load(Ordering::Relaxed);
+        match &hands.dhcp {
+            Some(dhcp) => {
+                if known {
+                    dhcp.want(orders);
+                }
+                if new {
+                    dhcp.restart();
+                }
+            }
+            None => {
+                let orders = if known { orders } else { companion::as_left(&folder, orders) };
+                let told = self.teller(place.id);
+                hands.dhcp = Some(Companion::start(folder, orders, new, told)?);
+            }
+        }
+        hands.dns = dns;
+        Ok(())
+    }
+}
+
+/// What the frames of a switch may have, and what is wrong with that.
+fn mtu(side: &SwitchSide, adapter: Option<&Link>) -> (Option<u32>, Option<NetError>) {
+    let Some(adapter) = adapter else {
+        // One whose adapter is missing stays as it is.
+        let default = side.adapter.is_none().then_some(DEFAULT_MTU);
+        return (side.mtu.or(default), None);
+    };
+    match side.mtu {
+        Some(wanted) if wanted > adapter.mtu => {
+            let why = format!("the adapter {} has an MTU of {}", adapter.name, adapter.mtu);
+            (Some(adapter.mtu), Some(NetError::failed(format!("carry frames of {wanted} bytes"), why)))
+        }
+        wanted => (wanted.or(Some(adapter.mtu)), None),
+    }
+}
+
+fn is_ours(bridge: &Link, side: &SwitchSide) -> bool {
+    bridge.kind == Some(InfoKind::Bridge) && bridge.alias.as_ref().is_none_or(|found| *found == side.alias)
+}
+
+/// Whether all of a switch's links and addresses are as they are wanted.
+pub fn stands(side: &SwitchSide, links: &HashMap<String, Link>, addresses: &HashSet<(u32, IpAddr)>) -> bool {
+    let Some(bridge) = links.get(&side.bridge) else { return false };
+    let adapter = side.adapter.as_ref().map(|name| links.get(name));
+    let joined = match adapter {
+        None => true,
+        Some(None) => false,
+        Some(Some(adapter)) => adapter.master == Some(bridge.index) && adapter.up,
+    };
+    let (mtu, short) = mtu(side, adapter.flatten());
+    joined
+        && short.is_none()
+        && mtu.is_none_or(|mtu| mtu == bridge.mtu)
+        && bridge.up
+        && bridge.alias.as_ref() == Some(&side.alias)
+        && bridge.bridge == side.options
+        && side.addresses.iter().all(|(address, _)| addresses.contains(&(bridge.index, *address)))
+        && side.sysctls.iter().all(is_set)
+}
+
+/// The addresses of every interface.
+pub fn address_set(all: &[AddressMessage]) -> HashSet<(u32, IpAddr)> {
+    all.iter().filter_map(|a| Some((a.header.index, address_of(a)?))).collect()
+}
+
+pub fn is_set(sysctl: &Sysctl) -> bool {
+    match fs::read_to_string(sysctl.file()) {
+        Ok(there) => there.trim() == sysctl.value,
+        // IPv6 may not be there at all.
+        Err(_) => sysctl.needed.is_none(),
+    }
+}
+
+/// # Errors
+/// For one that is needed.
+pub fn put_sysctl(sysctl: &Sysctl) -> Result<(), NetError> {
+    if is_set(sysctl) {
+        return Ok(());
+    }
+    match (fs::write(sysctl.file(), sysctl.value), sysctl.needed) {
+        (Err(error), Some(needed)) => {
+            Err(NetError::failed(format!("write {} to {}", sysctl.value, sysctl.file()), format!("{error}; {needed}")))
+        }
+        (Err(error), None) => {
+            tracing::debug!(file = sysctl.file(), %error, "sysctl");
+            Ok(())
+        }
+        (Ok(()), _) => Ok(()),
+    }
+}
+
+impl Sysctl {
+    fn file(&self) -> String {
+        format!("/proc/sys/net/{}", self.path)
+    }
+}
+
+fn is_own(address: &AddressMessage) -> bool {
+    address.attributes.contains(&AddressAttribute::Protocol(AddressProtocol::from(OURS)))
+}
+
+fn own_address(address: IpAddr, prefix: u8, index: u32) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.prefix_len = prefix;
+    message.header.index = index;
+    message.attributes = vec![
+        AddressAttribute::Local(address),
+        AddressAttribute::Address(address),
+        AddressAttribute::Protocol(AddressProtocol::from(OURS)),
+    ];
+    if address.is_ipv6() {
+        // Nobody else has it: asking would only leave it unusable for a second.
+        message.header.flags = AddressHeaderFlags::Nodad;
+    }
+    debug_assert_eq!(address_of(&message), Some(address));
+    message
+}

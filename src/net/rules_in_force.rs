@@ -1,0 +1,309 @@
+//! The rules in the kernel: brought to what is wanted in one batch, and looked at whole whenever somebody else changed
+//! them. What they say is `rules`' knowledge.
+
+use std::{
+    future::pending,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
+
+use super::{
+    Inner, NetError, Result, host_side,
+    nft::{Batch, Change, Events, Kernel, OtherTable, Ruleset, TableName, diff},
+    place::{Area, Wanted},
+    rules::{self, OnHost, Refusals},
+};
+use crate::model::{Nic, Switch};
+
+/// Changes that come together are answered by one look.
+const GATHER: Duration = Duration::from_millis(50);
+/// A kernel that holds its own lock for so long answers nobody.
+const PATIENCE: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_secs(5);
+
+pub struct RulesInForce {
+    kernel: Option<Kernel>,
+    tables: Vec<TableName>,
+    /// Of this daemon: several on one host do not meet.
+    own: String,
+    /// What is in the kernel as far as is known; none where that has to be read.
+    known: tokio::sync::Mutex<Known>,
+    /// Changes that were asked for so far.
+    asked: AtomicU64,
+    refusals: Mutex<Refusals>,
+}
+
+#[derive(Default)]
+struct Known {
+    there: Option<Ruleset>,
+    /// The last change that is in.
+    done: u64,
+    /// What an earlier daemon left, and nobody has laid claim to yet: it may be that of a card whose VM nobody has looked
+    /// at. What was wanted once, and is not any more, is not in it.
+    inherited: Inherited,
+}
+
+#[derive(Default)]
+enum Inherited {
+    #[default]
+    Unread,
+    These(Ruleset),
+    /// Every switch and port is known, so what is not wanted goes.
+    Nothing,
+}
+
+impl RulesInForce {
+    pub fn new(state: &str) -> Self {
+        let kernel = Kernel::open().inspect_err(|error| tracing::warn!(%error, "cannot speak to nf_tables")).ok();
+        Self {
+            kernel,
+            tables: rules::tables(state),
+            own: rules::table(state),
+            known: tokio::sync::Mutex::default(),
+            asked: AtomicU64::new(0),
+            refusals: Mutex::default(),
+        }
+    }
+
+    /// From now on, rules that nobody wants are removed.
+    pub async fn all_is_known(&self) {
+        self.known.lock().await.inherited = Inherited::Nothing;
+    }
+
+    pub async fn others(&self) -> Option<Vec<OtherTable>> {
+        match self.kernel.as_ref()?.others(&self.own).await {
+            Ok(tables) => Some(tables),
+            Err(error) => {
+                tracing::debug!(%error, "cannot read the rules of others");
+                None
+            }
+        }
+    }
+
+    /// Frames of a card that were refused, as last read.
+    pub fn refused(&self, nic: &Nic) -> Option<u64> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).of(nic)
+    }
+
+    /// Reads what was refused, and says how many frames in all.
+    pub async fn count_refused(&self, state: &str) -> Option<u64> {
+        let read = rules::refused(self.kernel.as_ref()?, state).await;
+        let refusals = read.inspect_err(|error| tracing::debug!(%error, "cannot read what was refused")).ok()??;
+        let total = refusals.total();
+        *self.refusals.lock().unwrap_or_else(PoisonError::into_inner) = refusals;
+        Some(total)
+    }
+
+    /// Adds what a card's port has in the rules to what is there, or takes it away, without a look at all the others. Says
+    /// whether that was all.
+    async fn put_part(&self, state: &str, on: &OnHost<'_>, nic: &Nic, add: bool) -> bool {
+        let Some(kernel) = &self.kernel else { return false };
+        let mut known = self.known.lock().await;
+        // It is known again when this has worked.
+        let Some(mut there) = known.there.take() else { return false };
+        let Some(part) = rules::part(&there, state, on, nic) else {
+            known.there = Some(there);
+            return false;
+        };
+        let mut batch = Batch::default();
+        if add {
+            batch.add_elements(&part);
+            there.add_elements(&part);
+        } else {
+            batch.delete_elements(&part);
+            there.delete_elements(&part);
+        }
+        let done = kernel.apply(batch).await.is_ok();
+        if done {
+            known.there = Some(there);
+        }
+        done
+    }
+
+    /// Brings the kernel to what is wanted by the time that it is this call's turn. Calls that wait together are served
+    /// by one batch.
+    async fn put(&self, wanted: impl FnOnce() -> Ruleset, anew: bool) -> Result<()> {
+        let ticket = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut known = self.known.lock().await;
+        if known.done >= ticket && !anew {
+            return Ok(());
+        }
+        let newest = self.asked.load(Ordering::SeqCst);
+        let mut wanted = wanted();
+        let kernel = self.kernel.as_ref().ok_or_else(|| failed("the kernel has no nf_tables"))?;
+        let there = match known.there.take() {
+            Some(there) if !anew => there,
+            _ => kernel.read(&self.tables).await.map_err(failed)?,
+        };
+        if matches!(known.inherited, Inherited::Unread) {
+            known.inherited = Inherited::These(there.clone());
+        }
+        if let Inherited::These(inherited) = &mut known.inherited {
+            disown(inherited, &wanted);
+            keep(inherited, &mut wanted);
+        }
+        let batch = diff(&there, &wanted);
+        if anew && !batch.is_empty() {
+            tracing::warn!("somebody changed the rules of the switches; putting them right");
+        }
+        kernel.apply(batch).await.map_err(failed)?;
+        known.there = Some(wanted);
+        known.done = newest;
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Brings the rules to what is wanted now.
+    pub async fn put_rules(&self) -> Result<()> {
+        let put = self.rules.put(|| self.wanted_rules(), false);
+        timeout(PATIENCE, put).await.unwrap_or_else(|_| Err(failed("the kernel has not answered")))
+    }
+
+    /// Brings the rules of one card's port to what is wanted now: it was added, or it is gone.
+    pub async fn put_port_rules(&self, wanted: &Wanted, nic: &Nic, add: bool) -> Result<()> {
+        let host = host_side::host_addresses(&wanted.side);
+        let on = OnHost { switch: &wanted.switch, host: &host };
+        let part = self.rules.put_part(&self.state, &on, nic, add);
+        if !self.places.is_empty() && timeout(PATIENCE, part).await == Ok(true) {
+            return Ok(());
+        }
+        self.put_rules().await
+    }
+
+    /// Takes back the addresses that a card's port had laid claim to, so that another can have them at once.
+    pub async fn free_claims(&self, switch: &Switch, nic: &Nic) -> Result<()> {
+        let Some(kernel) = &self.rules.kernel else { return Ok(()) };
+        if nic.port().is_none_or(|port| port.address.is_some() || port.allow_spoofing) {
+            return Ok(());
+        }
+        let claims = rules::claims_of(kernel, &self.state, switch, nic).await.map_err(failed)?;
+        kernel.apply(claims).await.map_err(failed)
+    }
+
+    /// Compares what the kernel has with what is wanted, whole.
+    pub async fn look_at_rules(&self) {
+        if self.places.is_empty() {
+            return;
+        }
+        let put = self.rules.put(|| self.wanted_rules(), true).await;
+        for place in self.places.switches() {
+            self.tell(&place, Area::Rules, put.as_ref().err().map(ToString::to_string));
+        }
+    }
+
+    fn wanted_rules(&self) -> Ruleset {
+        let switches: Vec<_> = self.places.switches().iter().map(|place| place.wanted()).collect();
+        let nics: Vec<_> = self.places.ports().values().map(|port| port.nic.clone()).collect();
+        let hosts: Vec<_> = switches.iter().map(|wanted| host_side::host_addresses(&wanted.side)).collect();
+        let on_host = switches.iter().zip(&hosts);
+        let on_host: Vec<_> = on_host.map(|(wanted, host)| OnHost { switch: &wanted.switch, host }).collect();
+        rules::ruleset(&self.state, &on_host, &nics)
+    }
+}
+
+/// Follows what others do to the rules for as long as the network is in use.
+pub async fn follow(inner: Weak<Inner>) {
+    let events = Events::open().inspect_err(|error| tracing::warn!(%error, "cannot follow nf_tables")).ok();
+    loop {
+        let told = async {
+            match &events {
+                Some(events) => events.next().await,
+                None => pending().await,
+            }
+        };
+        let changes = told.await;
+        if changes.is_err() {
+            sleep(AGAIN).await;
+        }
+        let Some(inner): Option<Arc<Inner>> = inner.upgrade() else { return };
+        let ours = inner.rules.kernel.as_ref().map(Kernel::port);
+        let changes = changes.unwrap_or_else(|_| vec![Change::Anything]);
+        let by_others = |change: &&Change| !matches!(change, Change::Table { by, .. } if Some(*by) == ours);
+        let (mut own, mut foreign) = (false, false);
+        for change in changes.iter().filter(by_others) {
+            match change {
+                Change::Table { name, .. } if inner.rules.tables.contains(name) => own = true,
+                Change::Table { .. } => foreign = true,
+                Change::Anything => (own, foreign) = (true, true),
+            }
+        }
+        if own {
+            inner.look_at_rules().await;
+        }
+        if foreign {
+            inner.others.notify_one();
+        }
+    }
+}
+
+/// Looks at what others have set up whenever that is `asked` for.
+pub async fn follow_others(inner: Weak<Inner>, asked: Arc<Notify>) {
+    loop {
+        asked.notified().await;
+        sleep(GATHER).await;
+        let Some(inner) = inner.upgrade() else { return };
+        inner.look_at_others().await;
+    }
+}
+
+/// What is wanted is not inherited any more.
+fn disown(inherited: &mut Ruleset, wanted: &Ruleset) {
+    inherited.tables.retain(|name, table| {
+        let Some(wanted) = wanted.tables.get(name) else { return true };
+        table.chains.retain(|name, _| !wanted.chains.contains_key(name));
+        table.sets.retain(|name, set| {
+            let Some(wanted) = wanted.sets.get(name) else { return true };
+            if let (Some(elements), Some(wanted)) = (&mut set.elements, &wanted.elements) {
+                elements.retain(|key, _| !wanted.contains_key(key));
+            }
+            set.elements.as_ref().is_some_and(|elements| !elements.is_empty())
+        });
+        !table.chains.is_empty() || !table.sets.is_empty()
+    });
+}
+
+/// What is there and not in `wanted` joins it: at the start it may belong to whom nobody has looked at yet.
+fn keep(there: &Ruleset, wanted: &mut Ruleset) {
+    for (name, table) in &there.tables {
+        let Some(into) = wanted.tables.get_mut(name) else {
+            wanted.tables.insert(name.clone(), table.clone());
+            continue;
+        };
+        // A table of another form is made anew as a whole.
+        let other = into.sets.iter().any(|(set, made)| table.sets.get(set).is_some_and(|set| set.form != made.form))
+            || into.chains.iter().any(|(chain, made)| table.chains.get(chain).is_some_and(|c| c.base != made.base));
+        if other {
+            continue;
+        }
+        for (name, chain) in &table.chains {
+            into.chains.entry(name.clone()).or_insert_with(|| chain.clone());
+        }
+        for (name, set) in &table.sets {
+            match into.sets.get_mut(name) {
+                None => {
+                    into.sets.insert(name.clone(), set.clone());
+                }
+                Some(wanted) => {
+                    for (key, datum) in set.elements.iter().flatten() {
+                        if let Some(elements) = &mut wanted.elements {
+                            elements.entry(key.clone()).or_insert_with(|| datum.clone());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn failed(why: impl ToString) -> NetError {
+    NetError::failed("change the rules of the switches", why)
+}

@@ -1,0 +1,78 @@
+//! What the DHCP of a switch has given out, to whom; and what it is told of the switch's cards.
+
+use crate::{
+    model::{Error, MacAddr, NicId, Result, SwitchId, VmId},
+    net::Host,
+    service::Service,
+};
+
+use super::places;
+
+/// An address that a card of a switch has taken.
+#[derive(Clone, Debug)]
+pub struct LeaseView {
+    pub mac: MacAddr,
+    pub address: std::net::Ipv4Addr,
+    pub hostname: Option<String>,
+    /// Seconds since 1970.
+    pub expires: Option<u64>,
+    pub nic: NicId,
+    /// Id and name.
+    pub vm: (VmId, String),
+}
+
+impl Service {
+    /// Addresses that the cards of a switch have taken. What is left of cards that are gone is nobody's.
+    ///
+    /// # Errors
+    /// [`Error::SwitchNotFound`].
+    pub fn switch_leases(&self, id: SwitchId) -> Result<Vec<LeaseView>, Error> {
+        let (switch, _) = self.places.get(id)?;
+        if switch.subnet().is_none() {
+            return Ok(Vec::new());
+        }
+        let views = self.registry.views();
+        let owner = |mac: MacAddr| {
+            let mut cards = views.iter().flat_map(|view| places::cards(view).map(move |nic| (view, nic)));
+            cards.find(|(_, nic)| nic.switch() == Some(id) && nic.mac == mac)
+        };
+        let leases = self.ctx.net.leases(id).into_iter().filter_map(|lease| {
+            let mac = MacAddr::parse(&lease.mac)?;
+            let (view, nic) = owner(mac)?;
+            Some(LeaseView {
+                mac,
+                address: lease.address,
+                hostname: lease.hostname,
+                expires: lease.expires,
+                nic: nic.id,
+                vm: (view.spec.id, view.spec.name.clone()),
+            })
+        });
+        let mut leases: Vec<_> = leases.collect();
+        leases.sort_by_key(|lease| lease.address);
+        Ok(leases)
+    }
+
+    /// Tells the DHCP and the DNS of these switches which cards are on them. Cheap where nothing has changed.
+    pub(in crate::service) fn tell_hosts(&self, switches: impl IntoIterator<Item = SwitchId>) {
+        let views = self.registry.views();
+        for id in switches {
+            let hosts = self.places.hosts(id, &views);
+            self.ctx.net.put_hosts(id, hosts);
+        }
+    }
+
+    /// As [`Self::tell_hosts`], all of them: also what a VM's own task has changed.
+    pub(in crate::service) fn tell_all_hosts(&self) {
+        self.tell_hosts(self.places.all().into_iter().map(|(switch, _)| switch.id));
+    }
+
+    /// What a card is called on its switch.
+    pub(in crate::service) fn dns_name(&self, switch: SwitchId, mac: MacAddr) -> Option<String> {
+        let (switch, _) = self.places.get(switch).ok()?;
+        let subnet = switch.subnet().filter(|subnet| subnet.serves_names())?;
+        let hosts: Vec<Host> = self.places.hosts(switch.id, &self.registry.views());
+        let label = hosts.into_iter().find(|host| host.mac == mac)?.label?;
+        Some(format!("{label}.{}", subnet.domain()))
+    }
+}

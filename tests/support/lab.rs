@@ -1,0 +1,116 @@
+//! A `Network` in a network namespace of the test's own, without a daemon around it.
+#![allow(dead_code)] // Every test file uses its own part.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use qherd::{
+    model::{MacAddr, Nic, NicBackend, NicId, Subnet, Switch, SwitchId, SwitchKind, SwitchPort, now_ms},
+    net::Network,
+};
+use tempfile::TempDir;
+
+use crate::support::{
+    PATIENCE,
+    netns::{Guest, Host, ip, ip_json, nft},
+};
+
+pub struct Lab {
+    pub host: Host,
+    pub dir: TempDir,
+    pub net: Network,
+}
+
+impl Lab {
+    pub async fn new() -> Self {
+        let host = Host::leave();
+        let dir = tempfile::Builder::new().prefix("qherd-test-").tempdir().unwrap();
+        let net = Network::open(dir.path()).await;
+        net.available().unwrap();
+        Self { host, dir, net }
+    }
+
+    pub async fn internal(&self, subnet: &str, nat: bool) -> Switch {
+        let subnet = Subnet::parse(subnet, nat).unwrap();
+        self.switch(SwitchKind::Internal { subnet: Some(subnet) }).await
+    }
+
+    pub async fn switch(&self, kind: SwitchKind) -> Switch {
+        let switch = switch(kind);
+        self.net.put_switch(&switch, None).await.unwrap();
+        switch
+    }
+
+    pub async fn guest(&self, nic: &Nic) -> Guest {
+        let mut queues = self.net.plug(nic).await.unwrap();
+        Guest::new(queues.remove(0), &nic.mac.to_string())
+    }
+
+    /// Waits until a switch tells of a problem with all these words, which is returned, or of none.
+    pub async fn await_problem(&self, switch: &Switch, words: &[&str]) -> String {
+        let told = async {
+            loop {
+                let problem = self.net.problem(switch.id);
+                match problem {
+                    None if words.is_empty() => return String::new(),
+                    Some(told) if !words.is_empty() && words.iter().all(|word| told.contains(word)) => return told,
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        let told = tokio::time::timeout(PATIENCE, told).await;
+        told.unwrap_or_else(|_| panic!("{words:?}, not {:?}", self.net.problem(switch.id)))
+    }
+
+    /// Removes everything; nothing of ours is left, here or on the host.
+    pub async fn close(self, switches: &[&Switch]) {
+        for switch in switches {
+            self.net.remove_switch(switch, None).await.unwrap();
+        }
+        let links = ip_json("link");
+        let links: Vec<_> = links.as_array().unwrap().iter().map(|link| link["ifname"].as_str().unwrap()).collect();
+        assert!(!links.iter().any(|name| name.starts_with("qh")), "{links:?}");
+        assert!(!nft("list ruleset").contains("qherd"), "{}", nft("list ruleset"));
+        let left: Vec<_> = std::fs::read_dir(self.dir.path().join("net")).unwrap().flatten().collect();
+        assert!(left.iter().all(|entry| entry.path().is_file()), "{left:?}");
+        self.host.assert_untouched();
+    }
+}
+
+pub fn switch(kind: SwitchKind) -> Switch {
+    Switch {
+        id: SwitchId::random(),
+        name: "lan".into(),
+        created_at: now_ms(),
+        kind,
+        notes: String::new(),
+        mtu: None,
+        forwards: Vec::new(),
+    }
+}
+
+pub fn nic(port: SwitchPort) -> Nic {
+    Nic {
+        id: NicId::random(),
+        name: "net0".into(),
+        label: "Network Adapter".into(),
+        mac: MacAddr::random(),
+        slot: None,
+        queues: 1,
+        backend: NicBackend::Switch(port),
+    }
+}
+
+pub fn nic_on(switch: &Switch, address: Option<Ipv4Addr>) -> Nic {
+    nic(SwitchPort { address, ..SwitchPort::on(switch.id) })
+}
+
+/// Waits until something holds.
+pub async fn await_that(what: &str, is: impl Fn() -> bool) {
+    let wait = async {
+        while !is() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, wait).await;
+    waited.unwrap_or_else(|_| panic!("{what}\n{}\n{}", ip("-d link"), ip("addr")));
+}
