@@ -45,7 +45,10 @@ async fn a_list_beyond_its_bound_is_refused_by_its_name() {
     let sets = |sets: usize, cores: u32| json!({ "vcpus": vec![(0..cores).collect::<Vec<_>>(); sets] });
     let many = |value: Value| Value::Array(vec![value; 65]);
     for (wish, words) in [
-        (with("networks", json!([card(65, 20_000)])), "networks[0].user.forwards must have at most 64 entries, not 65."),
+        (
+            with("networks", json!([card(65, 20_000)])),
+            "networks[0].user.forwards must have at most 64 entries, not 65.",
+        ),
         (with("networks", many(json!({ "user": {} }))), "networks must have at most 64 entries"),
         (with("disks", many(json!({ "disk_size": 1 }))), "disks must have at most 64 entries"),
         (with("cpu_pinning", json!({ "cores": cores(1025) })), "cpu_pinning.cores must have at most 1024 entries"),

@@ -190,11 +190,6 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
-    /// SIGHUP: daemons read their files again.
-    pub fn hang_up(&self) {
-        self.signal(Signal::HUP);
-    }
-
     fn signal(&self, signal: Signal) {
         if let Err(error) = pidfd_send_signal(self.pidfd.get_ref(), signal)
             && error != rustix::io::Errno::SRCH

@@ -64,14 +64,6 @@ struct Shared {
     told: Told,
 }
 
-/// What a change of its files asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Change {
-    Nothing,
-    Read,
-    Restart,
-}
-
 impl Companion {
     /// Takes over the process of an earlier daemon, or starts one. On a bridge that is `new` an earlier one is deaf.
     ///
@@ -93,7 +85,7 @@ impl Companion {
                 }
                 process
             }
-            None => shared.write().and_then(|_| shared.spawn()).map_err(|error| match error.kind() {
+            None => shared.write().and_then(|()| shared.spawn()).map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound => {
                     NetError::Program { feature: "A switch with a subnet", program: PROGRAM, package: "dnsmasq-base" }
                 }
@@ -146,9 +138,9 @@ impl Drop for Companion {
 /// The files as an earlier daemon left them, where it did.
 pub fn as_left(folder: &Path, mut orders: Orders) -> Orders {
     orders.hosts.clear();
-    for (name, file) in &mut orders.files {
-        if let Ok(text) = fs::read_to_string(folder.join(name)) {
-            file.text = text;
+    for (name, text) in &mut orders.files {
+        if let Ok(there) = fs::read_to_string(folder.join(name)) {
+            *text = there;
         }
     }
     orders
@@ -197,7 +189,7 @@ async fn supervise(shared: Arc<Shared>, first: Process) {
                 () = shared.changed.notified() => pause = FIRST_PAUSE,
             }
         }
-        let spawned = shared.write().and_then(|_| shared.spawn());
+        let spawned = shared.write().and_then(|()| shared.spawn());
         process = spawned.inspect_err(|error| (shared.told)(Some(format!("dnsmasq cannot be started: {error}")))).ok();
     }
 }
@@ -216,10 +208,10 @@ impl Shared {
                 }
                 () = self.changed.notified() => {
                     sleep(GATHER).await;
-                    match self.write() {
-                        Ok(Change::Nothing) => {}
-                        Ok(Change::Read) => process.hang_up(),
-                        Ok(Change::Restart) => {
+                    match self.prepare() {
+                        Ok(false) => {}
+                        // It ends before its files change: one that is found beside the new ones works by them.
+                        Ok(true) => {
                             end(process).await;
                             return true;
                         }
@@ -250,24 +242,34 @@ impl Shared {
     }
 
     fn is_written(&self) -> bool {
-        self.orders().files.iter().all(|(name, file)| is(&self.folder.join(name), &file.text))
+        self.orders().files.iter().all(|(name, text)| is(&self.folder.join(name), text))
     }
 
-    /// Brings the files to what is wanted, each in one step; says what that asks for.
-    fn write(&self) -> io::Result<Change> {
+    /// Writes the files that are to be others beside those that are there; says whether there is anything to be changed.
+    fn prepare(&self) -> io::Result<bool> {
         let files = self.orders().files.clone();
         fs::create_dir_all(&self.folder)?;
-        let mut change = Change::Nothing;
-        for (name, file) in files {
-            let path = self.folder.join(&name);
-            if !is(&path, &file.text) {
-                let new = self.folder.join(format!("{name}.new"));
-                fs::write(&new, &file.text)?;
+        let mut changed = self.stale().is_some();
+        for (name, text) in files.iter().filter(|(name, text)| !is(&self.folder.join(name), text)) {
+            fs::write(self.folder.join(format!("{name}.new")), text)?;
+            changed = true;
+        }
+        Ok(changed)
+    }
+
+    /// Brings the files to what is wanted, each in one step.
+    fn write(&self) -> io::Result<()> {
+        self.prepare()?;
+        let files = self.orders().files.clone();
+        for (name, text) in &files {
+            let (path, new) = (self.folder.join(name), self.folder.join(format!("{name}.new")));
+            if !is(&path, text) {
+                // What is wanted may have changed since it was prepared.
+                fs::write(&new, text)?;
                 fs::rename(&new, &path)?;
-                change = change.max(if file.read_again { Change::Read } else { Change::Restart });
             }
         }
-        Ok(if self.stale().is_some() { Change::Restart } else { change })
+        Ok(())
     }
 
     /// Its leases without those that are in somebody's way, where there are such.

@@ -1,5 +1,5 @@
 //! What the host's side of switches and ports is to be, computed from their definitions alone: links, addresses, sysctls.
-//! The rules are `firewall`'s, the configuration of dnsmasq is `dhcp`'s. Nothing here looks at the host.
+//! The rules are `rules`', the configuration of dnsmasq is `dhcp`'s. Nothing here looks at the host.
 
 use std::net::IpAddr;
 
@@ -8,6 +8,9 @@ use super::{
     netlink::{BridgeOptions, PortOptions},
 };
 use crate::model::{Moved, Nic, Switch, SwitchKind};
+
+/// Also decides whether the host takes routes from IPv6 routers.
+pub const FORWARDING6: &str = "ipv6/conf/all/forwarding";
 
 /// A switch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,7 +131,7 @@ fn switch_sysctls(switch: &Switch, bridge: &str) -> Vec<Sysctl> {
     }
     if ipv6.is_some() {
         let needed = "the host forwards no IPv6 of its guests (net.ipv6.conf.all.forwarding is 0)";
-        sysctls.push(Sysctl { path: "ipv6/conf/all/forwarding".into(), value: "1", needed: Some(needed) });
+        sysctls.push(Sysctl { path: FORWARDING6.into(), value: "1", needed: Some(needed) });
     }
     sysctls
 }

@@ -12,13 +12,14 @@ use rtnetlink::packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol},
     link::InfoKind,
+    route::{RouteAttribute, RouteProtocol},
 };
 
 use super::{
     Inner, NetError, adapter,
     companion::{self, Companion, Orders},
     dhcp::{self, Facts},
-    host_side::{SwitchSide, Sysctl},
+    host_side::{FORWARDING6, SwitchSide, Sysctl},
     netlink::{Link, address_of},
     place::{Area, Hands, Place, Wanted},
     problem,
@@ -48,10 +49,12 @@ impl Inner {
         let stood = self.stand(&wanted).await;
         // Its DHCP and its ports do not depend on all of it.
         let new = *stood.as_ref().unwrap_or(&false);
-        if wanted.switch.subnet().is_none()
-            && let Some(dhcp) = hands.dhcp.take()
-        {
-            dhcp.stop().await?;
+        if wanted.switch.subnet().is_none() {
+            match hands.dhcp.take() {
+                Some(dhcp) => dhcp.stop().await?,
+                // A daemon that died in between may have left one.
+                None => companion::remove(&self.switch_folder(place.id)).await?,
+            }
             self.tell(place, Area::Dhcp, None);
             self.tell(place, Area::Dns, None);
         }
@@ -94,6 +97,7 @@ impl Inner {
         if there.bridge != side.options {
             netlink.set_bridge(there.index, side.options).await.map_err(failed)?;
         }
+        self.check_forwarding6(side).await?;
         // Before it is up, so that it never speaks where it is not to.
         let mut set = None;
         for sysctl in &side.sysctls {
@@ -117,15 +121,41 @@ impl Inner {
         }
         if let (Some(adapter), Some(found)) = (&side.adapter, found) {
             let found = found?;
-            if found.master != Some(there.index) || !found.up {
+            let joins = made || found.master != Some(there.index);
+            if joins || !found.up {
                 let join = netlink.set(found.index, |link| link.controller(there.index).up()).await;
                 join.map_err(|e| NetError::failed(format!("join {adapter} to the bridge {name}"), e))?;
             }
-            if let Some(moved) = wanted.moved() {
+            // Once it is there, what the host has on the bridge is its administrator's to change.
+            if let Some(moved) = wanted.moved()
+                && (joins || !adapter::Carried::read(netlink, found.index).await?.is_empty())
+            {
                 adapter::carry(netlink, moved, Some(&found), &there).await?;
             }
         }
         set.or(short).map_or(Ok(made), Err)
+    }
+
+    /// A kernel that forwards IPv6 takes no routes from routers any more, and forgets those that it has taken: the host
+    /// would be cut off.
+    async fn check_forwarding6(&self, side: &SwitchSide) -> Result<(), NetError> {
+        if !side.sysctls.iter().any(|sysctl| sysctl.path == FORWARDING6 && !is_set(sysctl)) {
+            return Ok(());
+        }
+        let netlink = self.netlink()?;
+        let taken = netlink.routes().await?.into_iter().filter(|route| route.header.protocol == RouteProtocol::Ra);
+        let from: HashSet<u32> = taken.flat_map(|route| route.attributes).filter_map(interface).collect();
+        for link in netlink.links().await?.iter().filter(|link| from.contains(&link.index)) {
+            let accepts = format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name);
+            if fs::read_to_string(accepts).is_ok_and(|value| value.trim() == "1") {
+                let why = format!(
+                    "{name} has its routes from a router and would lose them; set net.ipv6.conf.{name}.accept_ra=2 first",
+                    name = link.name
+                );
+                return Err(NetError::failed("forward IPv6", why));
+            }
+        }
+        Ok(())
     }
 
     /// Those of ours that the switch had in an earlier form.
@@ -207,6 +237,10 @@ impl Inner {
         hands.dns = dns;
         Ok(())
     }
+}
+
+fn interface(attribute: RouteAttribute) -> Option<u32> {
+    if let RouteAttribute::Oif(index) = attribute { Some(index) } else { None }
 }
 
 /// What the frames of a switch may have, and what is wrong with that.

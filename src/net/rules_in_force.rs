@@ -289,6 +289,8 @@ fn keep(there: &Ruleset, wanted: &mut Ruleset) {
         }
         for (name, set) in &table.sets {
             match into.sets.get_mut(name) {
+                // One of a form that we do not make cannot be made again either.
+                None if set.form.key.is_empty() => {}
                 None => {
                     into.sets.insert(name.clone(), set.clone());
                 }

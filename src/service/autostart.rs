@@ -53,7 +53,8 @@ pub(super) async fn run(mut owed: Vec<VmHandle>) {
         let mut too_early = Vec::new();
         for handle in owed {
             let delay = handle.view().spec.policy.autostart.delay;
-            match handle.boot().await {
+            // A forced stop takes back what it is owed, and only that.
+            match handle.for_request().boot().await {
                 Turn::Taken => {
                     pause = FIRST_PAUSE;
                     sleep(Duration::from_secs(delay.into())).await;

@@ -2,6 +2,7 @@
 //! step takes the earlier ones back; a crash leaves a record that says `Creating`, which the next start unwinds.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -148,6 +149,7 @@ fn too_many(list: &str, index: usize, error: Error) -> Error {
 async fn establish(service: &Service, mut record: VmRecord, named: Option<&Path>, start: bool) -> Result<VmView> {
     let ctx = &service.ctx;
     check_mounted(service, &record.spec).await?;
+    check_nothing_there(&record.spec).await?;
     ctx.persist_wish(&record).await.map_err(|e| Error::failed(Operation::Create, e))?;
     let mut made = service.making.begin();
     if let Err(error) = make_disks(service, &mut record, named, start, &mut made).await {
@@ -171,6 +173,20 @@ async fn establish(service: &Service, mut record: VmRecord, named: Option<&Path>
     let view = handle.view();
     service.tell_hosts(changes::switches_of(&view));
     Ok(view)
+}
+
+/// Refuses a VM whose disks would be made where files are that no record tells of, as after the loss of one: taking back
+/// what then fails must not take those.
+async fn check_nothing_there(spec: &VmSpec) -> Result<()> {
+    let files: Vec<PathBuf> = spec.disks.iter().map(|disk| disk.file.clone()).collect();
+    let looked = in_time(STORAGE, move || Ok(files.into_iter().find(|file| fs::symlink_metadata(file).is_ok()))).await;
+    match looked.map_err(|error| Error::failed(Operation::Create, error))? {
+        None => Ok(()),
+        Some(file) => Err(Error::Storage(format!(
+            "There is a file {} already, of which no record tells; move it away, or ask under another idempotency key.",
+            file.display()
+        ))),
+    }
 }
 
 /// Refuses a VM whose disks would be made below a mount point, and be hidden when its storage is there.

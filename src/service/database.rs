@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{Read, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -16,8 +17,8 @@ use super::{
     recover::{StateLock, Taken},
 };
 use crate::{
-    model::{Boot, SwitchRecord, VmId, VmRecord},
-    store::{self, Helper, Import, Kind, Record, Report, Store, StoreError, put_in_place},
+    model::{Boot, Ending, Run, SwitchRecord, VmId, VmRecord},
+    store::{self, Batch, Helper, Import, Kind, Record, Report, Store, StoreError, put_in_place},
 };
 
 /// Everything that qherd stores.
@@ -132,6 +133,7 @@ impl Database {
     fn replace(&self, import: &Import, word: &str) -> anyhow::Result<Option<PathBuf>> {
         let new = self.new_store()?;
         import.make(&new)?;
+        settle(&new)?;
         Ok(put_in_place(&new, &self.db(), word)?)
     }
 
@@ -220,6 +222,30 @@ impl Database {
     fn without_record(&self, names: &[String]) -> Vec<VmId> {
         vms_with_disks(&self.state_dir).into_iter().filter(|id| !has_record(names, id)).collect()
     }
+}
+
+/// An export tells of its own moment: what was being made then has long been made, or is gone. To a daemon such a record
+/// would mean that nobody knows of it, and its disks would go.
+fn settle(db: &Path) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let store = Store::open(db)?;
+        let mut batch = Batch::new();
+        for (key, record) in store.scan::<VmRecord>()? {
+            // One that cannot be read is told of by the check.
+            let Ok(mut record) = record else { continue };
+            let before = record.clone();
+            if let Run::Creating | Run::Starting { new: true, .. } = record.run {
+                let reason = "it was being made when the export was written; see whether its disks are whole".into();
+                record.run = Run::Down { last: Ending::Crashed { reason } };
+            }
+            Arc::make_mut(&mut record.spec).disks.iter_mut().for_each(|disk| disk.in_making = false);
+            if record != before {
+                batch = batch.put(&key, &record)?;
+            }
+        }
+        Ok(store.commit(batch).await?)
+    })
 }
 
 /// The VMs that have a folder of disks, whether they are recorded or not.

@@ -105,9 +105,12 @@ impl StateLock {
     }
 }
 
-/// Whether there is such a process, and not only its remains.
+/// Whether there is such a process, and not only its remains. This one's own number is that of an earlier daemon in a
+/// container, whose first process always has the same.
 fn lives(pid: &str) -> bool {
-    !pid.is_empty() && std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+    !pid.is_empty()
+        && pid != std::process::id().to_string()
+        && std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
 }
 
 impl Service {

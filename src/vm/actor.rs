@@ -37,7 +37,7 @@ pub(super) struct Actor {
     /// What it came in on was a launch, which is undone.
     pub launch_cut: bool,
     /// Cards that QEMU had when its VM was deleted; the record no longer tells.
-    had: Vec<Nic>,
+    pub had: Vec<Nic>,
     /// Nobody was told that it exists.
     pub half_made: bool,
     /// A file that its next start would not find, when that was last looked for.
@@ -213,6 +213,7 @@ impl Actor {
             }
             Command::Change(change, reply) => {
                 let result = self.change(*change).await;
+                self.look_again_for_disks().await;
                 self.publish();
                 let _ = reply.send(result.map(|applied| (self.view.borrow().clone(), applied)));
             }
@@ -231,6 +232,7 @@ impl Actor {
             }
             Command::Redefine(redefinition, reply) => {
                 let result = self.redefine(*redefinition).await;
+                self.look_again_for_disks().await;
                 self.answer(reply, result);
             }
             Command::AtOnce(what, reply) => {
@@ -324,33 +326,6 @@ impl Actor {
                 Err(error)
             }
         }
-    }
-
-    /// Takes everything back that belongs to the VM. That it is to be gone is stored before its power is cut: from
-    /// then on it is deleted, whatever happens to the daemon in between.
-    pub(super) async fn remove(&mut self) -> Result<()> {
-        if let Machine::Down = self.machine {
-            self.ctx.check_removable(&self.record).await?;
-        }
-        self.condemn().await?;
-        match self.machine {
-            Machine::Down => self.erase().await,
-            _ => self.cut().await,
-        }
-    }
-
-    /// Stores that the VM is to be gone.
-    pub(super) async fn condemn(&mut self) -> Result<()> {
-        let before = std::mem::replace(&mut self.record.run, Run::Deleting);
-        if let Err(error) = self.ctx.persist(&self.record).await {
-            self.record.run = before;
-            return Err(Error::failed(Operation::Delete, error));
-        }
-        if let Run::Live(run) = before {
-            self.had = run.in_effect.nics.clone();
-        }
-        self.publish();
-        Ok(())
     }
 
     /// The host's side of every card that a process which has ended may have had.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{overtaken::Tally, upkeep::Turn};
-use crate::model::{Applied, Change, Error, NicId, Redefinition, Result, Sample, Status, VmId, VmView};
+use crate::model::{Applied, Change, Conflict, Error, NicId, Redefinition, Result, Sample, Status, VmId, VmView};
 
 /// Requests that may wait for one VM.
 pub(super) const QUEUE: usize = 64;
@@ -221,7 +221,7 @@ impl VmHandle {
     /// Starts it where the boot of the host has left that to be done.
     pub(crate) async fn boot(&self) -> Turn {
         match self.ask(Command::Boot).await {
-            Err(Error::Busy(_)) => Turn::TooEarly,
+            Err(Error::Busy(_) | Error::Conflict(Conflict::Overtaken)) => Turn::TooEarly,
             turn => turn.unwrap_or(Turn::Skipped),
         }
     }

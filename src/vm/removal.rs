@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::{task::spawn_blocking, time::timeout};
 
-use super::{Context, actor::Actor};
+use super::{Context, actor::Actor, live::Machine};
 use crate::{
     host::{STORAGE, folder, in_time, remove_image},
     model::{Disk, Ending, Error, MadeFolder, Operation, Result, Run, VmRecord, VmSpec},
@@ -73,8 +73,8 @@ pub(crate) fn check_mounted(file: &Path, others: &[PathBuf], folders: &[PathBuf]
 /// The storage directory that holds a file.
 pub(crate) fn storage_of<'a>(file: &Path, folders: &'a [PathBuf]) -> Option<&'a PathBuf> {
     let holding = folders.iter().filter(|folder| {
-        let canonical = folder.canonicalize();
-        file.starts_with(canonical.as_ref().unwrap_or(folder))
+        // It may be a link to a larger disk, and named by either of the two.
+        file.starts_with(folder) || folder.canonicalize().is_ok_and(|canonical| file.starts_with(canonical))
     });
     holding.max_by_key(|folder| folder.components().count())
 }
@@ -128,9 +128,9 @@ impl Context {
     ///
     /// # Errors
     /// [`Error::Storage`].
-    pub(super) async fn check_removable(&self, record: &VmRecord) -> Result<()> {
+    pub(super) async fn check_removable(&self, record: &VmRecord, patience: Duration) -> Result<()> {
         let (files, folders) = (self.own_disks(&record.spec), self.config.storage_dirs.clone());
-        let checked = in_time(STORAGE, move || Ok(files.iter().try_for_each(|file| check(file, &folders)))).await;
+        let checked = in_time(patience, move || Ok(files.iter().try_for_each(|file| check(file, &folders)))).await;
         checked.map_err(|error| Error::failed(Operation::Delete, error))?.map_err(Error::Storage)
     }
 
@@ -154,7 +154,7 @@ impl Context {
     /// What could not be removed; the record is kept then, and removing can be tried again.
     pub async fn erase(&self, record: &VmRecord, half_made: bool) -> Result<()> {
         if !half_made {
-            self.check_removable(record).await?;
+            self.check_removable(record, STORAGE).await?;
         }
         let spec = &record.spec;
         let folder = self.image_folder(&spec.id);
@@ -215,13 +215,46 @@ fn remove_emptied(folder: &Path) -> io::Result<()> {
 }
 
 impl Actor {
+    /// Takes everything back that belongs to the VM. That it is to be gone is stored before its power is cut: from
+    /// then on it is deleted, whatever happens to the daemon in between.
+    pub(super) async fn remove(&mut self) -> Result<()> {
+        self.condemn().await?;
+        match self.machine {
+            Machine::Down => self.erase().await,
+            _ => self.cut().await,
+        }
+    }
+
+    /// Stores that the VM is to be gone, unless it is known that its disks could not be removed.
+    pub(super) async fn condemn(&mut self) -> Result<()> {
+        let removable = self.ctx.check_removable(&self.record, LOOK).await;
+        match (matches!(self.machine, Machine::Down), removable) {
+            // The power of a live VM is cut whether its storage answers or not.
+            (true, Err(error)) | (false, Err(error @ Error::Storage(_))) => return Err(error),
+            _ => {}
+        }
+        let before = std::mem::replace(&mut self.record.run, Run::Deleting);
+        if let Err(error) = self.ctx.persist(&self.record).await {
+            self.record.run = before;
+            return Err(Error::failed(Operation::Delete, error));
+        }
+        if let Run::Live(run) = before {
+            self.had = run.in_effect.nics.clone();
+        }
+        self.publish();
+        Ok(())
+    }
+
     /// The last step of a deletion, once there is no process; it ends this task.
     pub(super) async fn erase(&mut self) -> Result<()> {
         if let Err(error) = self.ctx.erase(&self.record, self.half_made).await {
             tracing::error!(vm = %self.record.spec.id, %error, "cannot remove all of a VM");
-            // It can be deleted again. The stored record still says `Deleting`: the next start of qherd tries again,
-            // unless the VM is started before that.
+            // It can be deleted again. After a failure the stored record still says `Deleting`: the next start of qherd
+            // tries again, unless the VM is started before that. What was refused is not done later, unasked.
             self.record.run = Run::Down { last: Ending::Clean };
+            if let (Error::Storage(_), Err(error)) = (&error, self.ctx.persist(&self.record).await) {
+                tracing::warn!(vm = %self.record.spec.id, %error, "cannot store that a VM is not to be gone");
+            }
             return Err(error);
         }
         self.gone = true;
@@ -235,6 +268,13 @@ impl Actor {
             if let Some(missing) = &self.missing {
                 tracing::warn!(vm = %self.record.spec.id, missing, "nothing of this VM is removed meanwhile");
             }
+        }
+    }
+
+    /// After a change, which may have mended what it lacked.
+    pub(super) async fn look_again_for_disks(&mut self) {
+        if self.missing.is_some() {
+            self.look_for_disks().await;
         }
     }
 

@@ -34,7 +34,9 @@ impl Actor {
                     |upkeep: Upkeep| upkeep.after(&self.record.spec.policy, ending, has_run(run), now_ms()).fixed();
                 if self.ctx.closing.has_begun() {
                     // Most likely the host goes down. The next daemon starts it again, and this is no failure of its own.
-                    return Upkeep { attempts: before.attempts.max(1), ..after(Upkeep { attempts: 0, ..before }) };
+                    let next = after(Upkeep { attempts: 0, ..before });
+                    let owed = next.due.is_some();
+                    return if owed { Upkeep { attempts: before.attempts.max(1), ..next } } else { next };
                 }
                 after(before)
             }
@@ -75,7 +77,9 @@ impl Actor {
             return Turn::Skipped;
         }
         if let (Run::Down { .. }, Machine::Down) = (&self.record.run, &self.machine) {
-            let missing = self.ctx.missing(&self.record.spec, LOOK).await;
+            let (ctx, spec) = (self.ctx.clone(), self.record.spec.clone());
+            let looked = self.guarded(async { Ok(ctx.missing(&spec, LOOK).await) }).await;
+            let Ok(missing) = looked else { return Turn::TooEarly };
             if missing.is_some() {
                 if self.missing != missing {
                     tracing::warn!(vm = %self.record.spec.id, missing, "it starts when its files are there");

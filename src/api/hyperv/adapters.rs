@@ -196,7 +196,7 @@ pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
 
 pub async fn change(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let (id, view) = shared.vm(&request)?;
-    let nic = NicId::parse(request.param("adapterId")).ok_or(Problem::NoAdapter)?;
+    let nic = NicId::parse_guid(request.param("adapterId")).ok_or(Problem::NoAdapter)?;
     let updated = view.spec.nic(nic).ok_or(Problem::NoAdapter)?.label.clone();
     let body: ChangeBody = request.json()?;
     let wish = body.into_model();

@@ -9,7 +9,7 @@ use warp::http::StatusCode;
 use super::{Shared, dto, error::Problem};
 use crate::{
     api::http::{HttpError, Reply, Request},
-    model::{Error, ForwardId, Protocol, VmId},
+    model::{Error, ForwardId, NicId, Protocol, VmId},
     service::{ForwardView, ForwardWish, LeaseView},
 };
 
@@ -104,14 +104,14 @@ pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
 pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let id = shared.switch(&request)?;
     let body: ForwardBody = request.json()?;
-    let vm = VmId::parse(&body.vm_id);
+    let vm = VmId::parse_guid(&body.vm_id);
     let wish = ForwardWish {
         id: request.makes.map(ForwardId::from),
         protocol: body.protocol,
         host_address: body.host_address,
         host_port: body.host_port,
         vm: vm.ok_or_else(|| HttpError::invalid("vmId", format!("be the Id of a VM, not {:?}", body.vm_id)))?,
-        nic: body.adapter_id,
+        nic: body.adapter_id.map(|text| NicId::parse_guid(&text).map_or(text, |id| id.to_string())),
         guest_port: body.guest_port,
     };
     // Of the body, not of the path.
@@ -127,7 +127,7 @@ pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
 pub async fn remove(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let id = shared.switch(&request)?;
     let text = request.param("forwardId");
-    let forward = ForwardId::parse(text).ok_or(Problem::NoForward)?;
+    let forward = ForwardId::parse_guid(text).ok_or(Problem::NoForward)?;
     shared.service.remove_forward(id, forward).await?;
     Ok(Reply::json(StatusCode::OK, &dto::Deleted::new(forward, false)))
 }

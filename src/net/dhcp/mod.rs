@@ -23,17 +23,10 @@ const LEASE: &str = "12h";
 /// Seconds after which a guest asks again, and hears of a subnet, a resolver, an MTU that changed.
 const RENEWAL: u32 = 600;
 
-/// Names and contents of the files in the switch's folder.
-pub type Files = BTreeMap<String, File>;
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct File {
-    pub text: String,
-    /// dnsmasq takes a change in on SIGHUP; else it is started anew. What it reads then, and every list apart from its
-    /// configuration, it reads as a user without rights, who does not get into the state directory, and a list that it
-    /// cannot read is an empty one to it. So all is in the one file, which it reads before it gives its rights away.
-    pub read_again: bool,
-}
+/// Names and contents of the files in the switch's folder. All is in the one file, which dnsmasq reads before it gives its
+/// rights away: what it reads later, it reads as a user who does not get into the state directory, and a list that it
+/// cannot read is an empty one to it.
+pub type Files = BTreeMap<String, String>;
 
 /// A card that has an address on the switch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +71,7 @@ pub fn files(switch: &Switch, hosts: &[Host], facts: &Facts) -> Files {
         // Also where the switch resolves nothing: it is no harm, and the guest learns its own name.
         let _ = writeln!(text, ",{label}\nhost-record={label}.{},{label},{address}", subnet.domain());
     }
-    Files::from([(CONFIG.to_owned(), File { text, read_again: false })])
+    Files::from([(CONFIG.to_owned(), text)])
 }
 
 fn config(bridge: &str, subnet: &Subnet, facts: &Facts) -> String {
@@ -144,7 +137,7 @@ mod tests {
 
     fn text(subnet: &Subnet, facts: &Facts) -> String {
         let hosts = [host("52:54:00:00:00:02", 3, None), host("52:54:00:00:00:01", 2, Some("web"))];
-        files(&switch(subnet.clone()), &hosts, facts)[CONFIG].text.clone()
+        files(&switch(subnet.clone()), &hosts, facts)[CONFIG].clone()
     }
 
     /// What dnsmasq itself says of a configuration.

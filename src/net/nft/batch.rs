@@ -52,7 +52,7 @@ impl Batch {
             }
             for (chain, made) in &table.chains {
                 for rule in &made.rules {
-                    self.push(name, Command::AddRule(chain.clone(), rule.clone()));
+                    self.push(name, Command::AddRule(chain.clone(), rule.to_be_sent()));
                 }
             }
         }

@@ -73,7 +73,7 @@ fn mend(name: &TableName, is: &Table, wanted: &Table, batch: &mut Batch) {
     }
     for chain in wanted.chains.keys().filter(changed) {
         for rule in rules(wanted, chain) {
-            batch.push(name, Command::AddRule(chain.clone(), rule.clone()));
+            batch.push(name, Command::AddRule(chain.clone(), rule.to_be_sent()));
         }
     }
 }

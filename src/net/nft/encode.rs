@@ -17,6 +17,7 @@ pub const MARK: &str = "qherd ";
 const VERDICT_TYPE: u32 = 0xffff_ff00;
 
 pub mod flag {
+    pub const ANONYMOUS: u32 = 1;
     pub const INTERVAL: u32 = 4;
     pub const MAP: u32 = 8;
     pub const TIMEOUT: u32 = 0x10;

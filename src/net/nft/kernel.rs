@@ -271,8 +271,10 @@ fn table(socket: &OwnedFd, name: &TableName) -> io::Result<Table> {
         }
     })?;
     list(socket, msg::GET_SET, family, &[(1, &name.name)], |message| {
+        // An anonymous one goes with its rule, and cannot be removed alone.
         if let Some((table, set)) = decode::names(&message, 2)
             && table == name.name
+            && !decode::is_anonymous(&message)
         {
             let form = decode::form(&message);
             let elements = form.learned.is_none().then(Elements::new);
