@@ -93,7 +93,11 @@ async fn empty_words_and_null_mean_what_they_mean_everywhere() {
     client.put(&path, json!({ "notes": "x" })).await.expect(200);
     client.put(&path, json!({ "notes": null })).await.expect(200);
     assert_eq!(client.get(&path).await.expect(200)["Notes"], "");
-    refused(&client.put(&path, json!({})).await, 400, "Invalid parameter: notes must be given.");
+    refused(
+        &client.put(&path, json!({})).await,
+        400,
+        "Invalid parameter: notes, mtu, subnet, nat, dns, domain, hostAccess or ipv6 must be given, at least one of them.",
+    );
     let put = daemon.put(&path, json!({ "notes": null })).await.expect(200);
     assert_eq!(put["notes"], "");
 }

@@ -54,7 +54,7 @@ async fn a_list_beyond_its_bound_is_refused_by_its_name() {
         (with("cpu_pinning", json!({ "cores": cores(1025) })), "cpu_pinning.cores must have at most 1024 entries"),
         (with("cpu_pinning", json!({ "emulator": cores(1025) })), "cpu_pinning.emulator must have at most 1024"),
         (with("cpu_pinning", sets(256, 1)), "cpu_pinning.vcpus must have at most 255 entries"),
-        (with("cpu_pinning", sets(1, 1025)), "cpu_pinning.vcpus[] must have at most 1024 entries"),
+        (with("cpu_pinning", sets(1, 1025)), "cpu_pinning.vcpus[0] must have at most 1024 entries"),
     ] {
         refused(&daemon.post("/vms", wish).await, words);
     }

@@ -80,7 +80,11 @@ impl Inner {
             }
         }
         // A live card keeps its rules and its address until its VM is looked at.
-        for nic in nics.iter().filter(|nic| links.iter().any(|link| link.name == nic.tap())) {
+        let live = |nic: &&Nic| {
+            let tap = links.iter().find(|link| link.name == nic.tap());
+            tap.is_some_and(|tap| !self.is_anothers(tap, &nic.id.to_string()))
+        };
+        for nic in nics.iter().filter(live) {
             let port = Port { nic: nic.clone(), plugged: Some(Instant::now()), health: PortHealth::Ok, traffic: None };
             self.places.ports().entry(nic.id).or_insert(port);
         }

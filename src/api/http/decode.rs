@@ -28,7 +28,7 @@ pub enum Nulls {
     /// As much as if its field were not there: in what makes something, or acts.
     Absent,
     /// In a change: a field of the body itself that is null is cleared, where its type has room for that
-    /// (`Option<Option<T>>`, by [`given`](super::given)). Further inside it is absent.
+    /// (`Option<Option<T>>`, by [`given`]). Further inside it is absent.
     Clear,
 }
 

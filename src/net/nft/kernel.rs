@@ -60,7 +60,7 @@ impl Kernel {
         Ok(Self { socket: Arc::new(Mutex::new(socket)), port })
     }
 
-    /// Whose changes are ours, in [`super::Change::by`].
+    /// Whose changes are ours, as events tell it.
     pub fn port(&self) -> u32 {
         self.port
     }
