@@ -252,7 +252,9 @@ impl Actor {
             // It can be deleted again. After a failure the stored record still says `Deleting`: the next start of qherd
             // tries again, unless the VM is started before that. What was refused is not done later, unasked.
             self.record.run = Run::Down { last: Ending::Clean };
-            if let (Error::Storage(_), Err(error)) = (&error, self.ctx.persist(&self.record).await) {
+            if let Error::Storage(_) = error
+                && let Err(error) = self.ctx.persist(&self.record).await
+            {
                 tracing::warn!(vm = %self.record.spec.id, %error, "cannot store that a VM is not to be gone");
             }
             return Err(error);
