@@ -21,6 +21,7 @@
 mod actor;
 mod adopt;
 mod console;
+pub mod core;
 mod effect;
 mod handle;
 mod intent;

@@ -1,0 +1,130 @@
+//! What comes by itself: the end of the process, the monitor's events, the end of the daemon.
+
+use super::{RETRY, device, power, take_back};
+use crate::{
+    model::{Conflict, Error, Operation},
+    vm::core::{
+        answer::Until,
+        due::give_up_at_once,
+        facts::{Facts, Guest, Run},
+        goal::Goal,
+        seen::{Device, Monitor, Sight},
+        step::Lane,
+    },
+};
+
+/// A monitor that closes because its process ends is a matter of microseconds.
+const EXIT_GRACE: u64 = 200;
+/// Between two tries at a monitor that does not keep to the protocol.
+const LONGEST_RETRY: u64 = 30_000;
+
+pub(super) fn see(facts: &mut Facts, sight: Sight) {
+    match sight {
+        Sight::Time => {}
+        Sight::Exited(how) => exited(facts, &how),
+        Sight::Closed { reason, misconduct, brief } => closed(facts, &reason, misconduct, brief),
+        Sight::PoweredOff => power::powered_off(facts),
+        Sight::Panicked => power::panicked(facts),
+        Sight::Reset => reset(facts),
+        Sight::Halted => facts.seen.look = true,
+        Sight::Resumed => {
+            facts.seen.look = true;
+            ask_again(facts);
+        }
+        Sight::Agent(open) => {
+            facts.seen.agent = open;
+            // One that comes up while the guest is to stop is the better way to ask.
+            if open {
+                facts.seen.requested = None;
+                ask_again(facts);
+            }
+        }
+        Sight::Deleted(device) => facts.seen.releases.entry(device).or_default().gone = true,
+        Sight::Kept(device) => kept(facts, device),
+        Sight::VcpuDeleted => facts.seen.look_at_devices = true,
+        Sight::MemoryMoved => facts.seen.look_at_memory = facts.up().is_some(),
+        Sight::Memory(memory) => device::memory_is(facts, memory),
+        Sight::Vcpus { present, used } => device::vcpus_are(facts, present, used),
+        Sight::TapGone(nic) => {
+            if facts.up().is_some_and(|up| up.in_effect.nic(nic).is_some()) {
+                facts.seen.lost_taps.insert(nic);
+                facts.stuck.remove(&Lane::Nic(nic));
+            }
+        }
+        Sight::Closing { vms } => (facts.bounds.closing, facts.bounds.ends_vms) = (true, vms),
+    }
+}
+
+/// The one way out for every process, however it came to its end.
+fn exited(facts: &mut Facts, how: &str) {
+    facts.seen.process = false;
+    facts.seen.monitor = Monitor::None;
+    match &facts.record.run.state {
+        Run::Starting { .. } => {
+            let error = Error::failed(Operation::Start, how);
+            power::fail_launch(facts, error);
+        }
+        Run::Up(_) => power::end_run(facts, how),
+        Run::Making { .. } | Run::Down { .. } => {}
+    }
+}
+
+fn closed(facts: &mut Facts, reason: &str, misconduct: bool, brief: bool) {
+    if facts.up().is_none() {
+        return;
+    }
+    let seen = &mut facts.seen;
+    seen.misconduct = if misconduct && brief { seen.misconduct.saturating_add(1) } else { misconduct.into() };
+    let pause = RETRY.saturating_mul(1 << seen.misconduct.min(8)).min(LONGEST_RETRY);
+    let what = if misconduct { "its monitor was dropped" } else { "its monitor does not answer" };
+    let now = facts.now.monotonic;
+    seen.monitor =
+        Monitor::Away { reason: format!("{what}: {reason}"), tells_at: now + EXIT_GRACE, next_try: now + pause };
+}
+
+fn reset(facts: &mut Facts) {
+    let Some(_) = facts.up() else { return };
+    // The agent went with its guest; the port's own event is held back by QEMU for up to a second.
+    facts.seen.agent = false;
+    facts.seen.requested = None;
+    (facts.seen.look, facts.seen.look_at_devices, facts.seen.was_reset) = (true, true, true);
+    ask_again(facts);
+    if let Goal::Reboot(_) | Goal::Reset = facts.goal() {
+        facts.seen.powered_off = false;
+        facts.set_goal(Goal::Rest);
+    }
+}
+
+/// Something has happened to the guest: what it would not do before it may do now.
+fn ask_again(facts: &mut Facts) {
+    for release in facts.seen.releases.values_mut() {
+        (release.requested, release.times, release.refused) = (None, 0, false);
+    }
+    facts.stuck.retain(|lane, stuck| stuck.again.is_some() || !matches!(lane, Lane::Disk(_) | Lane::Nic(_)));
+}
+
+/// The guest has said that it does not let go: there is no use in waiting for it.
+fn kept(facts: &mut Facts, device: Device) {
+    let lane = match device {
+        Device::Disk(no) => Lane::Disk(no),
+        Device::Nic(nic) => Lane::Nic(nic),
+    };
+    if !take_back(facts, lane, &Conflict::DiskInUse.into()) {
+        facts.seen.releases.entry(device).or_default().refused = true;
+    }
+}
+
+/// What the guest cannot do any more for those who wait.
+pub(super) fn guest_is_off(facts: &mut Facts) {
+    let why = |operation| Error::failed(operation, "the guest has just powered off, or QEMU has ended");
+    let operation = match facts.goal() {
+        Goal::Pause => Operation::Suspend,
+        Goal::Resume => Operation::Resume,
+        _ => Operation::Reboot,
+    };
+    give_up_at_once(facts, &why(operation));
+    facts.answer_instead(|until| *until == Until::Up, &Err(why(Operation::Start)));
+    if let Some(up) = facts.up_mut() {
+        up.guest = Guest::Paused { reason: None, critical: false };
+    }
+}

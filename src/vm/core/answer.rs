@@ -1,0 +1,200 @@
+//! What a request waits for, and what it is answered. An answer says only what is stored: it is found in `stored`, or it
+//! waits for the commit that was due when it was found.
+
+use std::sync::Arc;
+
+use super::{
+    Ms,
+    difference::{differs, in_making},
+    facts::Facts,
+    plan::waits_for_start,
+    seen::Device,
+    step::Lane,
+};
+use crate::model::{Applied, Error, Result, VmSpec};
+
+/// A request, as its task knows it. Each gets one answer.
+pub type Ticket = u64;
+
+/// What a request is answered that was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Done,
+    Started,
+    Running,
+    Stopped {
+        /// The guest did not power off by itself.
+        forced: bool,
+        /// It was off before.
+        already: bool,
+    },
+    Applied(Applied),
+    /// Whether anything was changed.
+    Redefined(bool),
+    /// Of its turn after a boot: it was not waiting for one.
+    Skipped,
+    /// Its files are not there yet.
+    TooEarly,
+    Deleted,
+}
+
+/// What a request waits for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Until {
+    /// The answer is known, and waits for what it says to be stored.
+    Stored(Result<Answer>),
+    /// The answer is known, and waits for what was begun to be taken back.
+    TakenBack(Error),
+    /// It exists.
+    Made,
+    Up,
+    Off,
+    /// Off, and gone then.
+    OffThenGone,
+    Gone,
+    Halted,
+    GoesOn,
+    WasReset,
+    /// The agent has been asked.
+    Requested,
+    /// The files of its turn were looked for.
+    Turn,
+    /// A change is in effect, or waits.
+    Applied {
+        /// Where something is to be done.
+        lanes: Vec<Lane>,
+        /// When a removal that the guest holds is answered as pending.
+        pending_at: Option<Ms>,
+        /// The definition before and after it, for taking it back.
+        before: Arc<VmSpec>,
+        after: Arc<VmSpec>,
+    },
+    /// As `Applied`, of a change that a VM which is off has taken.
+    Grown {
+        lanes: Vec<Lane>,
+        before: Arc<VmSpec>,
+        after: Arc<VmSpec>,
+    },
+}
+
+/// A request that has no answer yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Waiting {
+    pub ticket: Ticket,
+    pub until: Until,
+    /// The commit that has to be through before it is answered.
+    pub commit: u64,
+}
+
+/// What follows at once.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Effects {
+    pub answers: Vec<(Ticket, Result<Answer>)>,
+}
+
+impl Facts {
+    /// Has a request wait.
+    pub fn wait(&mut self, ticket: Ticket, until: Until) {
+        let commit = self.due_commit();
+        self.waiting.push(Waiting { ticket, until, commit });
+    }
+
+    /// The commit that holds what is known now.
+    pub(super) fn due_commit(&self) -> u64 {
+        // The one under way may hold it, and may hold what was before.
+        let under_way = self.in_flight.contains_key(&Lane::Store);
+        if under_way || self.seen.unsure || self.record != self.stored { self.commits + 1 } else { 0 }
+    }
+
+    /// Gives those that wait for something `concerned` another answer than they hoped for.
+    pub fn answer_instead(&mut self, concerned: impl Fn(&Until) -> bool, answer: &Result<Answer>) {
+        let commit = self.due_commit();
+        for waiting in self.waiting.iter_mut().filter(|waiting| concerned(&waiting.until)) {
+            (waiting.until, waiting.commit) = (Until::Stored(answer.clone()), commit);
+        }
+    }
+
+    /// Those that wait for a start that is being taken back.
+    pub fn fail_starts(&mut self, error: &Error) {
+        for waiting in &mut self.waiting {
+            if let Until::Up | Until::Made = waiting.until {
+                waiting.until = Until::TakenBack(error.clone());
+            }
+        }
+    }
+
+    /// Takes out the requests whose answer is known, and stored.
+    pub fn take_answers(&mut self) -> Vec<(Ticket, Result<Answer>)> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let mut answers = Vec::new();
+        for waiting in waiting {
+            match self.answer(&waiting) {
+                Some(answer) => answers.push((waiting.ticket, answer)),
+                None => self.waiting.push(waiting),
+            }
+        }
+        answers
+    }
+
+    pub(super) fn answer(&self, waiting: &Waiting) -> Option<Result<Answer>> {
+        let is_through = self.gone || self.is_through(waiting.commit);
+        match &waiting.until {
+            Until::Stored(answer) => is_through.then(|| answer.clone()),
+            Until::Applied { lanes, pending_at, .. } => {
+                let applied = if is_through { self.applied(lanes, *pending_at) } else { None };
+                applied.map(|applied| Ok(Answer::Applied(applied)))
+            }
+            Until::Grown { lanes, .. } => {
+                (is_through && !lanes.iter().any(|lane| self.grows(*lane))).then_some(Ok(Answer::Redefined(true)))
+            }
+            // What they wait for gives them their answer.
+            Until::Made
+            | Until::Up
+            | Until::TakenBack(_)
+            | Until::Off
+            | Until::OffThenGone
+            | Until::Gone
+            | Until::Halted
+            | Until::GoesOn
+            | Until::WasReset
+            | Until::Requested
+            | Until::Turn => None,
+        }
+    }
+
+    /// Whether a commit, and every one before it, is through.
+    fn is_through(&self, commit: u64) -> bool {
+        let under_way = self.in_flight.contains_key(&Lane::Store);
+        commit <= self.done || (!under_way && !self.seen.unsure && self.record == self.stored)
+    }
+
+    /// When a stored change takes effect, where that is known by now.
+    fn applied(&self, lanes: &[Lane], pending_at: Option<Ms>) -> Option<Applied> {
+        let unmade = |lane: &Lane| matches!(lane, Lane::Disk(no) if in_making(&self.record.definition, *no));
+        if lanes.iter().any(|lane| unmade(lane) || self.grows(*lane)) {
+            return None;
+        }
+        let live = self.up().is_some() && self.is_open() && !self.goal().ends_run();
+        if !live || lanes.iter().any(|lane| self.stuck.contains_key(lane) || self.waits_for_start(*lane)) {
+            return Some(Applied::NextStart);
+        }
+        let open = |lane: &&Lane| differs(&self.record, **lane) || differs(&self.stored, **lane);
+        match lanes.iter().find(open) {
+            None => Some(Applied::Live),
+            Some(_) if pending_at.is_some_and(|at| at <= self.now.monotonic) => Some(Applied::NextStart),
+            Some(_) => None,
+        }
+    }
+
+    fn waits_for_start(&self, lane: Lane) -> bool {
+        match lane {
+            Lane::Disk(no) => waits_for_start(self, Device::Disk(no)),
+            Lane::Nic(nic) => waits_for_start(self, Device::Nic(nic)),
+            _ => false,
+        }
+    }
+
+    fn grows(&self, lane: Lane) -> bool {
+        matches!(lane, Lane::Disk(no) if self.seen.grow.contains(&no))
+    }
+}

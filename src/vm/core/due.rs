@@ -1,0 +1,208 @@
+//! What follows from the facts without anybody's doing: deadlines that pass, starts that are due, ends that are complete. It
+//! is looked at after everything that happens, and when a plan's time to wake has come.
+
+use super::{
+    Ms,
+    admit::{self, Verdict, judge},
+    answer::{Answer, Effects, Until},
+    facts::{Facts, Run},
+    goal::{Cause, Goal},
+    seen::Monitor,
+    step::Lane,
+};
+use crate::model::{Due, Ending, Error};
+
+/// Brings the facts to rest, and says what follows at once.
+pub(super) fn settle(facts: &mut Facts) -> Effects {
+    finish_making(facts);
+    finish_unwinding(facts);
+    note_ports(facts);
+    note_vcpus(facts);
+    pass_deadlines(facts);
+    note_silence(facts);
+    restart(facts);
+    take_later(facts);
+    Effects { answers: facts.take_answers() }
+}
+
+/// Every disk of a new VM is made: it exists, or it exists once it runs. One that could not be made never did.
+fn finish_making(facts: &mut Facts) {
+    let Run::Making { start } = facts.record.run.state else { return };
+    if facts.seen.launch.failed.is_some() {
+        return facts.set_goal(Goal::Gone);
+    }
+    if facts.goal() == Goal::Gone || facts.record.definition.disks.iter().any(|disk| disk.in_making) {
+        return;
+    }
+    if !start {
+        facts.record.run.state = Run::Down { last: Ending::Clean };
+        return facts.answer_instead(|until| *until == Until::Made, &Ok(Answer::Done));
+    }
+    if let Err(error) = admit::launch(facts, false) {
+        facts.fail_starts(&error);
+        facts.seen.launch.failed = Some(error);
+        facts.set_goal(Goal::Gone);
+    }
+}
+
+/// A start that failed has left nothing that runs.
+fn finish_unwinding(facts: &mut Facts) {
+    let Run::Starting { new, last, .. } = &facts.record.run.state else { return };
+    let Some(error) = facts.seen.launch.failed.clone() else { return };
+    let busy = facts.seen.process || facts.in_flight.contains_key(&Lane::Power) || facts.record.run.held.strays;
+    if busy {
+        return;
+    }
+    if *new {
+        // All or nothing.
+        facts.record.run.state = Run::Making { start: true };
+        facts.set_goal(Goal::Gone);
+        return;
+    }
+    let mut last = facts.seen.launch.ending.take().unwrap_or_else(|| last.clone());
+    if facts.seen.launch.unattended && !facts.seen.launch.was_cut && !facts.bounds.closing {
+        // Nobody waits for it: it shows as a crash, and counts as one.
+        last = Ending::Crashed { reason: format!("it did not start again: {error}") };
+        let upkeep = &mut facts.record.run.upkeep;
+        upkeep.due = None;
+        *upkeep = upkeep.after(&facts.record.definition.policy, &last, 0, facts.now.wall);
+        upkeep.due = upkeep.due.map(|due| dated(due, facts.now.wall, facts.now.monotonic));
+    }
+    facts.record.run.state = Run::Down { last };
+    is_off(facts, true);
+}
+
+/// The VM has no process any more, and it shows.
+pub(super) fn is_off(facts: &mut Facts, forced: bool) {
+    facts.seen.kernel_holds = false;
+    facts.seen.launch = Default::default();
+    let stopped = Ok(Answer::Stopped { forced, already: false });
+    facts.answer_instead(|until| *until == Until::Off, &stopped);
+    let commit = facts.due_commit();
+    for waiting in &mut facts.waiting {
+        match &waiting.until {
+            Until::TakenBack(error) => (waiting.until, waiting.commit) = (Until::Stored(Err(error.clone())), commit),
+            Until::OffThenGone => waiting.until = Until::Gone,
+            _ => {}
+        }
+    }
+}
+
+/// What a NIC of a running VM may have on the host is known before it has it.
+fn note_ports(facts: &mut Facts) {
+    let Run::Up(_) = facts.record.run.state else { return };
+    for nic in facts.record.definition.nics.iter().filter(|nic| nic.switch().is_some()) {
+        facts.record.run.held.ports.entry(nic.id).or_insert_with(|| nic.clone());
+    }
+}
+
+/// How many vCPUs QEMU has made, before it makes or loses any.
+fn note_vcpus(facts: &mut Facts) {
+    let wanted = facts.record.definition.vcpus;
+    let (Some(present), Some(up)) = (facts.seen.vcpus, facts.up()) else { return };
+    if up.in_effect.vcpus == wanted || facts.seen.vcpus_noted == Some(wanted) {
+        return;
+    }
+    let (used, made, most) = (up.in_effect.vcpus, up.vcpus_made, up.in_effect.max_vcpus);
+    facts.seen.vcpus_noted = Some(wanted);
+    let Some(up) = facts.up_mut() else { return };
+    if wanted < used {
+        up.vcpus_made = made.max(present);
+    } else if made > present {
+        // As long as none has gone, those that are there tell.
+        up.vcpus_made = (made + wanted.saturating_sub(present)).min(most);
+    }
+}
+
+fn pass_deadlines(facts: &mut Facts) {
+    let Some(deadline) = facts.goal().deadline() else { return };
+    if deadline.at > facts.now.monotonic || facts.up().is_none() || facts.seen.kernel_holds {
+        return;
+    }
+    if deadline.agent_only {
+        let why = "the guest was asked by its agent and did not do it in time; force=true cuts the power";
+        return leave_running(facts, &Error::NoAgent { why: why.to_owned() });
+    }
+    if let Goal::Stop(_) = facts.goal() {
+        facts.seen.was_cut = true;
+        facts.set_goal(Goal::Off { cause: Cause::Cut });
+    }
+}
+
+/// The guest goes on as if it had not been asked; whoever waits for its end is told why that does not come.
+pub(super) fn leave_running(facts: &mut Facts, error: &Error) {
+    facts.set_goal(Goal::Rest);
+    let concerned = |until: &Until| matches!(until, Until::Off | Until::OffThenGone | Until::Requested);
+    facts.answer_instead(concerned, &Err(error.clone()));
+}
+
+/// A monitor that has had its time can do nothing for those who wait for it.
+fn note_silence(facts: &mut Facts) {
+    let Monitor::Away { tells_at, .. } = &facts.seen.monitor else { return };
+    if *tells_at <= facts.now.monotonic {
+        give_up_at_once(facts, &Error::Unresponsive(facts.record.definition.id));
+    }
+}
+
+/// What is done at once, or not at all.
+pub(super) fn give_up_at_once(facts: &mut Facts, error: &Error) {
+    let concerned =
+        |until: &Until| matches!(until, Until::Halted | Until::GoesOn | Until::WasReset | Until::Requested);
+    facts.answer_instead(concerned, &Err(error.clone()));
+    if let Goal::Pause | Goal::Resume | Goal::Reset = facts.goal() {
+        facts.set_goal(Goal::Rest);
+    }
+}
+
+fn restart(facts: &mut Facts) {
+    let Some(at) = restart_at(facts) else { return };
+    if at <= facts.now.monotonic {
+        // The daemon does not end: that is the only refusal.
+        let _ = admit::launch(facts, true);
+    }
+}
+
+/// When the next restart is due.
+fn restart_at(facts: &Facts) -> Option<Ms> {
+    let waits = facts.record.run.is_down() && facts.goal() == Goal::Rest && !facts.bounds.closing;
+    let deleted = facts.waiting.iter().any(|waiting| waiting.until == Until::Gone);
+    match facts.record.run.upkeep.due {
+        Some(Due::Restart { monotonic, .. }) if waits && !deleted => Some(monotonic.unwrap_or(facts.now.monotonic)),
+        Some(Due::Restart { .. } | Due::Boot) | None => None,
+    }
+}
+
+/// By the clock that nobody sets.
+pub(super) fn dated(due: Due, wall: u64, monotonic: Ms) -> Due {
+    match due {
+        Due::Restart { at, .. } => Due::Restart { at, monotonic: Some(monotonic + at.saturating_sub(wall)) },
+        Due::Boot => Due::Boot,
+    }
+}
+
+/// Requests that came during a start or a deletion have their turn, in their order.
+fn take_later(facts: &mut Facts) {
+    while let Some((_, request)) = facts.later.first() {
+        if !facts.gone && judge(admit::state(facts), request.ask()) == Verdict::Later {
+            return;
+        }
+        let (ticket, request) = facts.later.remove(0);
+        admit::take(facts, ticket, request);
+    }
+}
+
+/// When something follows that nobody says.
+pub(super) fn next_wake(facts: &Facts) -> Option<Ms> {
+    let deadline = facts.goal().deadline().filter(|_| facts.up().is_some() && !facts.seen.kernel_holds);
+    let silence = match &facts.seen.monitor {
+        Monitor::Away { tells_at, .. } => Some(*tells_at),
+        Monitor::None | Monitor::Open => None,
+    };
+    let pending = facts.waiting.iter().filter_map(|waiting| match waiting.until {
+        Until::Applied { pending_at, .. } => pending_at,
+        _ => None,
+    });
+    let stuck = facts.stuck.values().filter_map(|stuck| stuck.again);
+    let alone = [deadline.map(|deadline| deadline.at), silence, restart_at(facts)];
+    alone.into_iter().flatten().chain(pending).chain(stuck).filter(|at| *at > facts.now.monotonic).min()
+}

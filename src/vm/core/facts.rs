@@ -1,0 +1,244 @@
+//! Everything that is known of one VM. What is stored of it is [`Record`]; what was only seen is in [`Seen`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Ms,
+    answer::{Answer, Ticket, Until, Waiting},
+    goal::Goal,
+    held::Held,
+    plan::Plan,
+    request::Request,
+    seen::Seen,
+    step::{Lane, Step},
+};
+pub use crate::model::Ending;
+use crate::model::{ProcessId, Upkeep, VmSpec};
+
+/// Everything that is known of one VM.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// What is to be stored.
+    pub record: Record,
+    /// What is stored. Clients and other tasks see this one.
+    pub stored: Record,
+    pub seen: Seen,
+    /// One step a lane.
+    pub in_flight: BTreeMap<Lane, Step>,
+    /// Lanes whose step is being cut short: it has yet to report.
+    pub cut: BTreeSet<Lane>,
+    /// Lanes that are not tried again for now.
+    pub stuck: BTreeMap<Lane, Stuck>,
+    /// Requests that were admitted and have no answer yet.
+    pub waiting: Vec<Waiting>,
+    /// Requests that are judged when the start is over, in their order.
+    pub later: Vec<(Ticket, Request)>,
+    /// Commits that were begun, and the last of them that went through.
+    pub commits: u64,
+    pub done: u64,
+    /// Its record is removed: nothing follows any more.
+    pub gone: bool,
+    pub now: Now,
+    pub bounds: Bounds,
+}
+
+/// What is stored of a VM: `vm/<id>` and `run/<id>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// As its owner wants it.
+    pub definition: Arc<VmSpec>,
+    pub run: RunRecord,
+}
+
+/// The bookkeeping of a VM, apart from its definition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRecord {
+    pub state: Run,
+    pub goal: Goal,
+    pub upkeep: Upkeep,
+    pub held: Held,
+}
+
+/// How far its run has come. Every value is one that a crash can leave behind; [`super::recover()`] has an answer to each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum Run {
+    /// Its disks are being made; nobody knows that it exists.
+    Making {
+        /// It exists once it runs.
+        start: bool,
+    },
+    /// No process.
+    Down { last: Ending },
+    /// A process may have been spawned; its guest may not have run yet, and nobody knows that it does.
+    Starting {
+        process: Option<ProcessId>,
+        /// It is being created as well: nobody knows that it exists.
+        new: bool,
+        /// What it was before.
+        last: Ending,
+    },
+    Up(Box<Up>),
+}
+
+/// A VM that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Up {
+    pub process: ProcessId,
+    /// Milliseconds since 1970.
+    pub started_at: u64,
+    /// What QEMU has; differs from the definition by what is under way and by what takes effect at the next start.
+    pub in_effect: Arc<VmSpec>,
+    /// MiB that QEMU was started with; what is above comes through virtio-mem, what is below through the balloon.
+    pub boot_memory: u64,
+    /// MiB that its virtio-mem can add to that.
+    pub hotplug_memory: u64,
+    /// vCPUs that this QEMU has ever had, once it has lost one: an emulating QEMU can make only so many.
+    pub vcpus_made: u32,
+    /// As it was last seen: a daemon that comes later shows it until it knows better.
+    pub guest: Guest,
+}
+
+/// Whether a guest executes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "guest")]
+pub enum Guest {
+    Running,
+    Paused {
+        reason: Option<String>,
+        /// By an I/O or internal error.
+        critical: bool,
+    },
+}
+
+/// Why a lane is not tried again for now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    pub why: String,
+    /// When it is tried again by itself; never where only a change, the guest or a start can help.
+    pub again: Option<Ms>,
+    /// Times in a row.
+    pub times: u32,
+}
+
+/// Both clocks, as they stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds since 1970: for people, and for what holds over a boot of the host.
+    pub wall: u64,
+    pub monotonic: Ms,
+    /// As `monotonic`, the host's sleep included: what the kernel dates processes by.
+    pub uptime: Ms,
+}
+
+/// What the daemon and the host set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// MiB.
+    pub memory: u64,
+    /// The daemon ends: nothing starts any more.
+    pub closing: bool,
+    /// And its VMs end with it.
+    pub ends_vms: bool,
+}
+
+impl Facts {
+    pub fn up(&self) -> Option<&Up> {
+        self.record.run.up()
+    }
+
+    pub fn up_mut(&mut self) -> Option<&mut Up> {
+        match &mut self.record.run.state {
+            Run::Up(up) => Some(up),
+            Run::Making { .. } | Run::Down { .. } | Run::Starting { .. } => None,
+        }
+    }
+
+    /// Notes what QEMU has come to have.
+    pub fn note_effect(&mut self, change: impl FnOnce(&mut VmSpec)) {
+        if let Some(up) = self.up_mut() {
+            change(Arc::make_mut(&mut up.in_effect));
+        }
+    }
+
+    pub fn goal(&self) -> Goal {
+        self.record.run.goal
+    }
+
+    /// Those that waited for the goal before have what they wanted, or what was wanted after it.
+    pub fn set_goal(&mut self, goal: Goal) {
+        let before = std::mem::replace(&mut self.record.run.goal, goal);
+        if before == goal {
+            return;
+        }
+        let done = Ok(Answer::Done);
+        match before {
+            Goal::Pause => self.answer_instead(|until| *until == Until::Halted, &done),
+            Goal::Resume => self.answer_instead(|until| *until == Until::GoesOn, &done),
+            Goal::Reset => self.answer_instead(|until| *until == Until::WasReset, &done),
+            Goal::Rest | Goal::Stop(_) | Goal::Reboot(_) | Goal::Off { .. } | Goal::Gone => {}
+        }
+    }
+
+    /// The goal is on stable storage.
+    pub fn goal_is_stored(&self) -> bool {
+        self.stored.run.goal == self.record.run.goal
+    }
+
+    /// The monitor answers.
+    pub fn is_open(&self) -> bool {
+        self.seen.monitor == super::seen::Monitor::Open
+    }
+
+    pub fn runs(&self) -> bool {
+        self.up().is_some_and(|up| up.guest == Guest::Running)
+    }
+
+    /// Steps are under way from now on, or are being cut short.
+    pub fn begin(&mut self, plan: &Plan) {
+        for step in &plan.start {
+            match step {
+                Step::Commit(_) => {
+                    self.commits += 1;
+                    self.seen.wish = false;
+                }
+                // What is seen from now on is a reason to look again.
+                Step::Look { devices } => {
+                    self.seen.look = false;
+                    self.seen.look_at_devices &= !devices;
+                }
+                Step::ReadMemory => self.seen.look_at_memory = false,
+                Step::FindFiles => self.seen.look_for_files = false,
+                Step::Pin(_) => self.seen.pin_again = false,
+                Step::Kill => self.seen.kill_again = false,
+                Step::Quit => self.seen.quitting = Some(self.now.monotonic),
+                _ => {}
+            }
+            self.in_flight.insert(step.lane(), step.clone());
+        }
+        self.cut.extend(&plan.cut);
+    }
+
+    /// A lane is not to be tried at this time.
+    pub fn is_stuck(&self, lane: Lane) -> bool {
+        self.stuck.get(&lane).is_some_and(|stuck| stuck.again.is_none_or(|at| at > self.now.monotonic))
+    }
+}
+
+impl RunRecord {
+    pub fn up(&self) -> Option<&Up> {
+        match &self.state {
+            Run::Up(up) => Some(up),
+            Run::Making { .. } | Run::Down { .. } | Run::Starting { .. } => None,
+        }
+    }
+
+    pub fn is_down(&self) -> bool {
+        matches!(self.state, Run::Down { .. })
+    }
+}

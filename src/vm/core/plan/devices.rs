@@ -1,0 +1,150 @@
+//! Disks and NICs that come and go, and the host's side of NICs.
+
+use super::{Wants, power::takes_changes};
+use crate::{
+    model::{Nic, NicId},
+    vm::core::{
+        difference::{disk, port_differs, resized, throttled},
+        facts::{Facts, Run, Up},
+        seen::{Device, Release},
+        step::{DiskNo, Step},
+    },
+};
+
+/// A guest that was just busy booting may have missed that it was asked to let go.
+const ASK_AGAIN: u64 = 3_000;
+const LONGEST_PAUSE: u64 = 60_000;
+
+pub(super) fn plan(wants: &mut Wants) {
+    let facts = wants.facts;
+    ports(wants);
+    match &facts.record.run.state {
+        Run::Making { .. } | Run::Down { .. } => {}
+        Run::Starting { .. } => connect(wants),
+        Run::Up(up) => {
+            adopt(wants, up);
+            if takes_changes(facts) {
+                disks(wants, up);
+                nics(wants, up);
+            }
+        }
+    }
+}
+
+/// The host's side of NICs that neither the definition nor QEMU has, or of a VM that is down.
+fn ports(wants: &mut Wants) {
+    let facts = wants.facts;
+    for nic in facts.record.run.held.ports.values() {
+        if !is_needed(facts, nic.id) {
+            wants.step(Step::DisconnectNic(Box::new(nic.clone())));
+        }
+    }
+}
+
+fn is_needed(facts: &Facts, nic: NicId) -> bool {
+    match &facts.record.run.state {
+        // A VM that is on its way to a start has them stored before it has them.
+        Run::Making { .. } | Run::Down { .. } => false,
+        Run::Starting { .. } => true,
+        Run::Up(up) => up.in_effect.nic(nic).is_some() || facts.record.definition.nic(nic).is_some(),
+    }
+}
+
+/// Taps for a start, side by side.
+fn connect(wants: &mut Wants) {
+    let facts = wants.facts;
+    let Run::Starting { .. } = facts.stored.run.state else { return };
+    if facts.seen.launch.failed.is_some() {
+        return;
+    }
+    for nic in facts.record.definition.nics.iter().filter(|nic| nic.switch().is_some()) {
+        if !facts.seen.taps.contains(&nic.id) {
+            wants.step(Step::ConnectNic(Box::new(nic.clone())));
+        }
+    }
+}
+
+fn adopt(wants: &mut Wants, up: &Up) {
+    for nic in up.in_effect.nics.iter().filter(|nic| wants.facts.seen.adopt.contains(&nic.id)) {
+        wants.step(Step::AdoptNic(Box::new(nic.clone())));
+    }
+}
+
+fn disks(wants: &mut Wants, up: &Up) {
+    let definition = &wants.facts.record.definition;
+    for has in &up.in_effect.disks {
+        let Some(no) = DiskNo::of(&has.name) else { continue };
+        let release = wants.facts.seen.releases.get(&Device::Disk(no)).copied().unwrap_or_default();
+        match disk(definition, no) {
+            _ if release.gone => wants.step(Step::CloseDisk(no)),
+            None if has.slot.is_some() => let_go(wants, release, Step::ReleaseDisk(no)),
+            None => {}
+            Some(wanted) if resized(wanted, has) => wants.step(Step::ResizeDisk(no, wanted.size)),
+            Some(wanted) if throttled(wanted, has) => wants.step(Step::ThrottleDisk(no, wanted.io_limits)),
+            Some(_) => {}
+        }
+    }
+    for wanted in definition.disks.iter().filter(|disk| !disk.in_making && disk.slot.is_some()) {
+        if up.in_effect.disk(&wanted.name).is_none() {
+            wants.step(Step::PlugDisk(Box::new(wanted.clone())));
+        }
+    }
+}
+
+fn nics(wants: &mut Wants, up: &Up) {
+    let facts = wants.facts;
+    let definition = &facts.record.definition;
+    for has in &up.in_effect.nics {
+        let release = facts.seen.releases.get(&Device::Nic(has.id)).copied().unwrap_or_default();
+        let lost = facts.seen.lost_taps.contains(&has.id);
+        // QEMU aborts when a NIC of several queues is unplugged whose tap is gone.
+        let comes_out = has.slot.is_some() && !(lost && has.queues > 1);
+        match definition.nic(has.id) {
+            _ if release.gone => wants.step(Step::CloseNic(has.id)),
+            None if comes_out => let_go(wants, release, Step::ReleaseNic(has.id)),
+            // A tap cannot come back under a live guest: the NIC comes out and goes in again.
+            Some(_) if lost && comes_out => let_go(wants, release, Step::ReleaseNic(has.id)),
+            Some(wanted) if port_differs(wanted, has) => {
+                let put = Nic { backend: wanted.backend.clone(), ..has.clone() };
+                wants.step(Step::PutPort(Box::new(put)));
+            }
+            None | Some(_) => {}
+        }
+    }
+    for wanted in definition.nics.iter().filter(|nic| nic.slot.is_some()) {
+        let known = wanted.switch().is_none() || facts.stored.run.held.ports.contains_key(&wanted.id);
+        if up.in_effect.nic(wanted.id).is_none() && known {
+            wants.step(Step::PlugNic(Box::new(wanted.clone())));
+        }
+    }
+}
+
+/// Has QEMU ask the guest, and ask it again: a guest in its firmware hears nothing.
+fn let_go(wants: &mut Wants, release: Release, step: Step) {
+    match release.requested {
+        _ if release.refused => {}
+        None => wants.step(step),
+        Some(at) => wants.step_at(at + (ASK_AGAIN << release.times.min(8)).min(LONGEST_PAUSE), step),
+    }
+}
+
+/// Nobody but a start can bring it about: its place is none that a device comes into or out of while the VM runs.
+pub(in crate::vm::core) fn waits_for_start(facts: &Facts, device: Device) -> bool {
+    let (Some(up), definition) = (facts.up(), &facts.record.definition) else { return false };
+    let fixed = |wanted: Option<Option<u8>>, has: Option<Option<u8>>| match (wanted, has) {
+        (Some(slot), None) | (None, Some(slot)) => slot.is_none(),
+        (None, None) | (Some(_), Some(_)) => false,
+    };
+    match device {
+        Device::Disk(no) => {
+            fixed(disk(definition, no).map(|disk| disk.slot), disk(&up.in_effect, no).map(|disk| disk.slot))
+        }
+        Device::Nic(id) => {
+            let (wanted, has) = (definition.nic(id), up.in_effect.nic(id));
+            let lost = has.is_some_and(|has| has.queues > 1) && facts.seen.lost_taps.contains(&id) && wanted.is_none();
+            let moved = |a: &Nic, b: &Nic| a.backend != b.backend && !port_differs(a, b);
+            lost || fixed(wanted.map(|nic| nic.slot), has.map(|nic| nic.slot))
+                || wanted.zip(has).is_some_and(|(wanted, has)| moved(wanted, has))
+        }
+    }
+}

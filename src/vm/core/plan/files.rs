@@ -1,0 +1,90 @@
+//! Images and run files: made before they are needed, removed when nobody needs them.
+
+use super::Wants;
+use crate::vm::core::{
+    answer::Until,
+    difference,
+    facts::{Facts, Run},
+    goal::Goal,
+    step::{DiskNo, Lane, Step},
+};
+
+pub(super) fn plan(wants: &mut Wants) {
+    let facts = wants.facts;
+    images(wants);
+    leftovers(wants);
+    if deletes(facts) {
+        wants.step(Step::CheckRemovable);
+    } else if erases(facts) {
+        let half_made = matches!(facts.record.run.state, Run::Making { .. });
+        wants.step(Step::Erase { half_made });
+    } else if facts.record.run.is_down() && facts.seen.look_for_files && facts.goal() != Goal::Gone {
+        wants.step(Step::FindFiles);
+    }
+}
+
+/// Somebody wants it gone, and it is not said yet that it goes.
+fn deletes(facts: &Facts) -> bool {
+    let wanted = facts.waiting.iter().any(|waiting| waiting.until == Until::Gone);
+    let settled = matches!(facts.record.run.state, Run::Down { .. } | Run::Up(_));
+    wanted && settled && facts.goal() != Goal::Gone
+}
+
+/// There is nothing left but what is to be removed.
+fn erases(facts: &Facts) -> bool {
+    let down = |state: &Run| matches!(state, Run::Down { .. } | Run::Making { .. });
+    let busy = facts.in_flight.keys().any(|lane| matches!(lane, Lane::Disk(_) | Lane::RunFiles));
+    facts.goal() == Goal::Gone
+        && facts.stored.run.goal == Goal::Gone
+        && down(&facts.record.run.state)
+        && down(&facts.stored.run.state)
+        && facts.record.run.held.ports.is_empty()
+        && !facts.seen.process
+        && !busy
+}
+
+fn images(wants: &mut Wants) {
+    let facts = wants.facts;
+    let is_stored = facts.record.definition == facts.stored.definition && facts.goal_is_stored();
+    if !is_stored || facts.goal() == Goal::Gone || facts.seen.launch.failed.is_some() {
+        return;
+    }
+    let (held, stored) = (&facts.record.run.held.images, &facts.stored.run.held.images);
+    for disk in facts.record.definition.disks.iter().filter(|disk| disk.in_making) {
+        let Some(no) = DiskNo::of(&disk.name) else { continue };
+        if !held.contains(&no) {
+            wants.step(Step::CheckImage(no));
+        } else if stored.contains(&no) {
+            wants.step(Step::MakeImage(no, disk.size));
+        }
+    }
+    if facts.record.run.is_down() {
+        for no in &facts.seen.grow {
+            if let Some(disk) = difference::disk(&facts.record.definition, *no).filter(|disk| !disk.in_making) {
+                wants.step(Step::GrowImage(*no, disk.size));
+            }
+        }
+    }
+}
+
+/// What is held of files, and needed no longer. What is stored counts as well: after a crash that is what there is.
+fn leftovers(wants: &mut Wants) {
+    let facts = wants.facts;
+    if facts.goal() == Goal::Gone {
+        // They go with everything else.
+        return;
+    }
+    let down = |run: &Run| matches!(run, Run::Down { .. });
+    if facts.record.run.held.run_files && down(&facts.record.run.state) && down(&facts.stored.run.state) {
+        wants.step(Step::RemoveRunFiles);
+    }
+    for no in &facts.record.run.held.images {
+        let has = |record: &super::super::facts::Record| {
+            difference::disk(&record.definition, *no).is_some()
+                || record.run.up().is_some_and(|up| difference::disk(&up.in_effect, *no).is_some())
+        };
+        if !has(&facts.record) && !has(&facts.stored) {
+            wants.step(Step::RemoveImage(*no));
+        }
+    }
+}

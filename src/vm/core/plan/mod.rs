@@ -1,0 +1,89 @@
+//! What is to be done now: the difference between what is wanted and what is, lane by lane. Start, change, stop, deletion,
+//! recovery and unwinding are all this one function; it knows no history but the facts.
+
+mod devices;
+mod files;
+mod power;
+mod sizes;
+
+pub(super) use devices::waits_for_start;
+
+use super::{
+    Ms,
+    due::next_wake,
+    facts::Facts,
+    step::{Lane, Step, Txn},
+};
+
+/// What is to be done now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    pub start: Vec<Step>,
+    /// Lanes whose step is no longer wanted; they report, and then have another one.
+    pub cut: Vec<Lane>,
+    /// When to plan again, where nothing happens before.
+    pub wake: Option<Ms>,
+}
+
+/// What each lane would do, if it had nothing under way.
+struct Wants<'a> {
+    facts: &'a Facts,
+    now: Vec<Step>,
+    wake: Option<Ms>,
+}
+
+impl Wants<'_> {
+    /// A step that may be tried: its lane is not stuck.
+    fn step(&mut self, step: Step) {
+        if !self.facts.is_stuck(step.lane()) {
+            self.now.push(step);
+        }
+    }
+
+    /// A step whose time comes.
+    fn step_at(&mut self, at: Ms, step: Step) {
+        if at <= self.facts.now.monotonic {
+            self.step(step);
+        } else {
+            self.wake_at(at);
+        }
+    }
+
+    fn wake_at(&mut self, at: Ms) {
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+}
+
+/// What is to be done now.
+pub fn plan(facts: &Facts) -> Plan {
+    if facts.gone {
+        return Plan::default();
+    }
+    let mut wants = Wants { facts, now: Vec::new(), wake: next_wake(facts) };
+    store(&mut wants);
+    if !facts.seen.erased {
+        power::plan(&mut wants);
+        files::plan(&mut wants);
+        devices::plan(&mut wants);
+        sizes::plan(&mut wants);
+    }
+    let Wants { now, wake, .. } = wants;
+    let unwanted = facts.in_flight.iter().filter(|(lane, step)| {
+        step.may_be_cut() && !facts.cut.contains(lane) && !now.contains(step)
+    });
+    let cut = unwanted.map(|(lane, _)| *lane).collect();
+    let start = now.into_iter().filter(|step| !facts.in_flight.contains_key(&step.lane())).collect();
+    Plan { start, cut, wake }
+}
+
+/// What is known is stored, all of it in one batch.
+fn store(wants: &mut Wants) {
+    let facts = wants.facts;
+    let differs = facts.seen.unsure || facts.record != facts.stored;
+    if !differs && !facts.seen.erased {
+        return;
+    }
+    let record = (!facts.seen.erased).then(|| facts.record.clone());
+    let txn = Txn { number: facts.commits + 1, record, is_wish: facts.seen.wish };
+    wants.step(Step::Commit(Box::new(txn)));
+}

@@ -1,0 +1,48 @@
+//! What others are shown of a VM: nothing that is not stored, and what the monitor and the process say.
+
+use super::{
+    facts::{Ending, Facts, Guest, Run},
+    goal::Goal,
+    seen::Monitor,
+};
+use crate::model::Status;
+
+/// The status of ruling 22.
+pub fn status(facts: &Facts) -> Status {
+    let run = &facts.stored.run;
+    match &run.state {
+        _ if facts.seen.kernel_holds => Status::Stopping,
+        Run::Making { .. } => Status::Starting,
+        Run::Down { .. } if run.goal == Goal::Gone && facts.record.run.goal == Goal::Gone => Status::Stopping,
+        Run::Down { last: Ending::Clean } => Status::Stopped,
+        Run::Down { last: Ending::Crashed { .. } } => Status::Crashed,
+        Run::Starting { .. } => Status::Starting,
+        Run::Up(up) => match (&facts.seen.monitor, run.goal) {
+            (Monitor::Away { tells_at, .. }, _) if *tells_at <= facts.now.monotonic => Status::Unresponsive,
+            (_, Goal::Stop(_) | Goal::Off { .. } | Goal::Gone) => Status::Stopping,
+            (_, Goal::Reboot(_)) => Status::Rebooting,
+            (_, Goal::Rest | Goal::Pause | Goal::Resume | Goal::Reset) => match up.guest {
+                Guest::Running => Status::Running,
+                Guest::Paused { .. } => Status::Paused,
+            },
+        },
+    }
+}
+
+/// Why it is so, where there is something to say.
+pub fn reason(facts: &Facts) -> Option<String> {
+    match (status(facts), &facts.stored.run.state, &facts.seen.monitor) {
+        (Status::Stopping, _, _) if facts.seen.kernel_holds => Some("the kernel still holds the process".to_owned()),
+        (Status::Unresponsive, _, Monitor::Away { reason, .. }) => Some(reason.clone()),
+        (Status::Paused, Run::Up(up), _) => match &up.guest {
+            Guest::Paused { reason, .. } => reason.clone(),
+            Guest::Running => None,
+        },
+        (Status::Crashed, Run::Down { last: Ending::Crashed { reason } }, _) => match &facts.seen.missing {
+            Some(missing) => Some(format!("{reason}; {missing}")),
+            None => Some(reason.clone()),
+        },
+        (Status::Stopped, _, _) => facts.seen.missing.clone(),
+        _ => None,
+    }
+}
