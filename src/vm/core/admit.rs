@@ -326,11 +326,15 @@ fn carry_out(facts: &mut Facts, ticket: Ticket, request: Request, act: Act) {
             Ok(()) => facts.wait(ticket, Until::Up),
             Err(error) => refuse(facts, ticket, error),
         },
-        Act::JoinStart => match facts.seen.launch.failed.clone() {
-            // It is being taken back already.
-            Some(_) => facts.later.push((ticket, request)),
-            None => facts.wait(ticket, Until::Up),
-        },
+        Act::JoinStart => {
+            let starts = matches!(facts.record.run.state, Run::Starting { .. } | Run::Making { start: true });
+            if starts && facts.seen.launch.failed.is_none() {
+                facts.wait(ticket, Until::Up);
+            } else {
+                // It is being taken back already, or comes to no start.
+                facts.later.push((ticket, request));
+            }
+        }
         Act::Stop => stop(facts, ticket, &request),
         Act::Cut => {
             cut(facts);
@@ -340,7 +344,7 @@ fn carry_out(facts: &mut Facts, ticket: Ticket, request: Request, act: Act) {
             facts.record.run.state = Run::Down { last: Ending::Clean };
             facts.record.run.upkeep = Upkeep::default();
             match request {
-                Request::StopAndDelete(_) => facts.wait(ticket, Until::Gone),
+                Request::StopAndDelete(_) => wait_for_gone(facts, ticket),
                 _ => facts.wait(ticket, Until::Stored(Ok(Answer::Stopped { forced: false, already: true }))),
             }
         }
@@ -375,10 +379,7 @@ fn carry_out(facts: &mut Facts, ticket: Ticket, request: Request, act: Act) {
         },
         Act::Remove => {
             cut_launch(facts);
-            facts.seen.kill_again = facts.seen.kernel_holds;
-            // One that failed is tried again.
-            facts.stuck.remove(&Lane::Files);
-            facts.wait(ticket, Until::Gone);
+            wait_for_gone(facts, ticket);
         }
     }
 }
@@ -451,12 +452,21 @@ fn stop(facts: &mut Facts, ticket: Ticket, request: &Request) {
     wait_for_off(facts, ticket, if then_gone { Until::OffThenGone } else { Until::Off });
 }
 
+/// A deletion that failed is tried again.
+fn wait_for_gone(facts: &mut Facts, ticket: Ticket) {
+    facts.seen.kill_again = facts.seen.kernel_holds;
+    facts.stuck.remove(&Lane::Files);
+    facts.wait(ticket, Until::Gone);
+}
+
 /// One that the kernel holds is tried once more: there is nothing else to wait for.
 fn wait_for_off(facts: &mut Facts, ticket: Ticket, until: Until) {
     facts.seen.kill_again = facts.seen.kernel_holds;
     let is_off = matches!(facts.record.run.state, Run::Down { .. });
+    if is_off && until == Until::OffThenGone {
+        return wait_for_gone(facts, ticket);
+    }
     facts.wait(ticket, match until {
-        Until::OffThenGone if is_off => Until::Gone,
         Until::Off if is_off => Until::Stored(Ok(Answer::Stopped { forced: true, already: false })),
         until => until,
     });
@@ -473,6 +483,11 @@ fn need_agent(facts: &Facts) -> Result<()> {
 
 fn cut(facts: &mut Facts) {
     cut_launch(facts);
+    // A start that was owed is no longer, and a crash before it is forgotten.
+    if let Run::Starting { last, .. } = &mut facts.record.run.state {
+        *last = Ending::Clean;
+        facts.record.run.upkeep = Upkeep::default();
+    }
     if facts.up().is_some() {
         facts.seen.was_cut = true;
         if facts.goal() != Goal::Gone {
@@ -618,6 +633,10 @@ fn redefine(facts: &mut Facts, ticket: Ticket, redefinition: Redefinition) {
 
 /// A change is a new reason to try, and may be one to grow an image.
 fn prepare_lanes(facts: &mut Facts, before: &VmSpec, wanted: &VmSpec, lanes: &[Lane]) {
+    if facts.record.run.is_down() {
+        // It was to go, and that failed: whoever changes it wants it.
+        facts.set_goal(Goal::Rest);
+    }
     for lane in lanes {
         facts.stuck.remove(lane);
         let Lane::Disk(no) = lane else { continue };

@@ -3,7 +3,7 @@
 
 use super::{
     Ms,
-    admit::{self, Verdict, judge},
+    admit::{self, Act, Verdict, judge},
     answer::{Answer, Effects, Until},
     facts::{Facts, Run},
     goal::{Cause, Goal},
@@ -183,7 +183,8 @@ pub(super) fn dated(due: Due, wall: u64, monotonic: Ms) -> Due {
 /// Requests that came during a start or a deletion have their turn, in their order.
 fn take_later(facts: &mut Facts) {
     while let Some((_, request)) = facts.later.first() {
-        if !facts.gone && judge(admit::state(facts), request.ask()) == Verdict::Later {
+        let verdict = judge(admit::state(facts), request.ask());
+        if !facts.gone && matches!(verdict, Verdict::Later | Verdict::Do(Act::JoinStart)) {
             return;
         }
         let (ticket, request) = facts.later.remove(0);

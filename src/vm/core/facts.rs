@@ -185,9 +185,17 @@ impl Facts {
         }
     }
 
-    /// The goal is on stable storage.
+    /// Whether it is so on stable storage, whatever the commit that is under way comes to.
+    pub fn is_stored(&self, so: impl Fn(&Record) -> bool) -> bool {
+        let under_way = match self.in_flight.get(&Lane::Store) {
+            Some(Step::Commit(txn)) => txn.record.as_ref().is_some_and(&so),
+            Some(_) | None => true,
+        };
+        !self.seen.unsure && under_way && so(&self.stored)
+    }
+
     pub fn goal_is_stored(&self) -> bool {
-        self.stored.run.goal == self.record.run.goal
+        self.is_stored(|record| record.run.goal == self.goal())
     }
 
     /// The monitor answers.

@@ -46,7 +46,7 @@ pub use plan::{Plan, plan};
 pub use recover::{Found, create, recover};
 pub use request::{Patience, Request};
 pub use seen::{Device, Launch, Monitor, Release, Seen, Sight};
-pub use step::{DiskNo, Lane, Mode, Outcome, Report as StepReport, Setback, Step, Txn};
+pub use step::{DiskNo, Lane, Look, Mode, Outcome, Report as StepReport, Setback, Step, Txn};
 pub use view::{reason, status};
 
 /// Milliseconds by the host's own clock, which goes on evenly from its boot and which nobody sets.

@@ -9,6 +9,7 @@ use crate::{
     vm::core::{
         difference,
         facts::{Facts, Run},
+        plan::port_is_needed,
         seen::Device,
         step::{Lane, Outcome, Report, Setback, Step},
     },
@@ -71,7 +72,10 @@ fn done(facts: &mut Facts, step: Step, report: Report) {
             facts.seen.adopt.remove(&nic.id);
         }
         Step::DisconnectNic(nic) => {
-            facts.record.run.held.ports.remove(&nic.id);
+            // It may be needed again since.
+            if !port_is_needed(facts, nic.id) {
+                facts.record.run.held.ports.remove(&nic.id);
+            }
             facts.seen.taps.remove(&nic.id);
         }
         Step::ReleaseDisk(no) => released(facts, Device::Disk(no), &report, now),

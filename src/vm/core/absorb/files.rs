@@ -26,7 +26,8 @@ pub(super) fn concluded(facts: &mut Facts, step: &Step, outcome: Outcome) {
             facts.record.run.held = Default::default();
         }
         (Step::Erase { .. }, Outcome::Failed(setback)) => not_erased(facts, setback),
-        (Step::RemoveRunFiles, Outcome::Done(_)) => facts.record.run.held.run_files = false,
+        // They may be needed again since.
+        (Step::RemoveRunFiles, Outcome::Done(_)) => facts.record.run.held.run_files &= !facts.record.run.is_down(),
         (Step::RemoveRunFiles, Outcome::Failed(setback)) => again(facts, Lane::RunFiles, format!("{setback:?}")),
         (_, Outcome::Done(_) | Outcome::Failed(_)) => {}
     }

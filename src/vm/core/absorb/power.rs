@@ -78,10 +78,11 @@ fn is_up(facts: &mut Facts) {
         started_at: facts.now.wall,
         boot_memory: fitted.memory,
         hotplug_memory,
-        in_effect: fitted,
+        in_effect: fitted.clone(),
         vcpus_made: 0,
         guest: Guest::Running,
     }));
+    facts.seen.vcpus = Some(fitted.vcpus);
     facts.seen.taps.clear();
     facts.seen.launch = Default::default();
     facts.stuck.clear();

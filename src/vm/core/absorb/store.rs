@@ -86,7 +86,7 @@ fn take_back_wishes(facts: &mut Facts, why: &str) {
     facts.seen.grow.clear();
     let changes = |until: &Until| matches!(until, Until::Applied { .. } | Until::Grown { .. });
     facts.answer_instead(changes, &Err(error));
-    let new = matches!(facts.record.run.state, Run::Making { .. }) && !facts.goal_is_stored();
+    let new = matches!(facts.record.run.state, Run::Making { .. }) && facts.stored.run.goal != facts.goal();
     if new {
         // It was never stored that it exists.
         facts.answer_instead(|until| *until == Until::Made, &Err(Error::failed(Operation::Create, why)));
@@ -109,7 +109,7 @@ fn take_back_wishes(facts: &mut Facts, why: &str) {
 
 /// A goal that is not stored is not gone for, but that of ending a process.
 fn take_back_goal(facts: &mut Facts, why: &str) {
-    if facts.goal_is_stored() {
+    if facts.stored.run.goal == facts.goal() {
         return;
     }
     let stop = Err(Error::failed(Operation::Stop, why));

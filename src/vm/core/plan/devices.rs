@@ -35,13 +35,13 @@ pub(super) fn plan(wants: &mut Wants) {
 fn ports(wants: &mut Wants) {
     let facts = wants.facts;
     for nic in facts.record.run.held.ports.values() {
-        if !is_needed(facts, nic.id) {
+        if !port_is_needed(facts, nic.id) {
             wants.step(Step::DisconnectNic(Box::new(nic.clone())));
         }
     }
 }
 
-fn is_needed(facts: &Facts, nic: NicId) -> bool {
+pub(in crate::vm::core) fn port_is_needed(facts: &Facts, nic: NicId) -> bool {
     match &facts.record.run.state {
         // A VM that is on its way to a start has them stored before it has them.
         Run::Making { .. } | Run::Down { .. } => false,
@@ -53,8 +53,8 @@ fn is_needed(facts: &Facts, nic: NicId) -> bool {
 /// Taps for a start, side by side.
 fn connect(wants: &mut Wants) {
     let facts = wants.facts;
-    let Run::Starting { .. } = facts.stored.run.state else { return };
-    if facts.seen.launch.failed.is_some() {
+    let is_stored = facts.is_stored(|record| matches!(record.run.state, Run::Starting { .. }));
+    if !is_stored || facts.seen.launch.failed.is_some() {
         return;
     }
     for nic in facts.record.definition.nics.iter().filter(|nic| nic.switch().is_some()) {
@@ -112,7 +112,8 @@ fn nics(wants: &mut Wants, up: &Up) {
         }
     }
     for wanted in definition.nics.iter().filter(|nic| nic.slot.is_some()) {
-        let known = wanted.switch().is_none() || facts.stored.run.held.ports.contains_key(&wanted.id);
+        let holds = || facts.is_stored(|record| record.run.held.ports.contains_key(&wanted.id));
+        let known = wanted.switch().is_none() || holds();
         if up.in_effect.nic(wanted.id).is_none() && known {
             wants.step(Step::PlugNic(Box::new(wanted.clone())));
         }

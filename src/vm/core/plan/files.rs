@@ -4,7 +4,7 @@ use super::Wants;
 use crate::vm::core::{
     answer::Until,
     difference,
-    facts::{Facts, Run},
+    facts::{Facts, Record, Run},
     goal::Goal,
     step::{DiskNo, Lane, Step},
 };
@@ -35,9 +35,8 @@ fn erases(facts: &Facts) -> bool {
     let down = |state: &Run| matches!(state, Run::Down { .. } | Run::Making { .. });
     let busy = facts.in_flight.keys().any(|lane| matches!(lane, Lane::Disk(_) | Lane::RunFiles));
     facts.goal() == Goal::Gone
-        && facts.stored.run.goal == Goal::Gone
         && down(&facts.record.run.state)
-        && down(&facts.stored.run.state)
+        && facts.is_stored(|record| record.run.goal == Goal::Gone && down(&record.run.state))
         && facts.record.run.held.ports.is_empty()
         && !facts.seen.process
         && !busy
@@ -45,16 +44,17 @@ fn erases(facts: &Facts) -> bool {
 
 fn images(wants: &mut Wants) {
     let facts = wants.facts;
-    let is_stored = facts.record.definition == facts.stored.definition && facts.goal_is_stored();
+    let (definition, goal) = (&facts.record.definition, facts.goal());
+    let is_stored = facts.is_stored(|record| record.definition == *definition && record.run.goal == goal);
     if !is_stored || facts.goal() == Goal::Gone || facts.seen.launch.failed.is_some() {
         return;
     }
-    let (held, stored) = (&facts.record.run.held.images, &facts.stored.run.held.images);
+    let held = &facts.record.run.held.images;
     for disk in facts.record.definition.disks.iter().filter(|disk| disk.in_making) {
         let Some(no) = DiskNo::of(&disk.name) else { continue };
         if !held.contains(&no) {
             wants.step(Step::CheckImage(no));
-        } else if stored.contains(&no) {
+        } else if facts.is_stored(|record| record.run.held.images.contains(&no)) {
             wants.step(Step::MakeImage(no, disk.size));
         }
     }
@@ -70,20 +70,20 @@ fn images(wants: &mut Wants) {
 /// What is held of files, and needed no longer. What is stored counts as well: after a crash that is what there is.
 fn leftovers(wants: &mut Wants) {
     let facts = wants.facts;
-    if facts.goal() == Goal::Gone {
+    if facts.goal() == Goal::Gone && !facts.stuck.contains_key(&Lane::Files) {
         // They go with everything else.
         return;
     }
-    let down = |run: &Run| matches!(run, Run::Down { .. });
-    if facts.record.run.held.run_files && down(&facts.record.run.state) && down(&facts.stored.run.state) {
+    let run = &facts.record.run;
+    if run.held.run_files && run.is_down() && facts.is_stored(|record| record.run.is_down()) {
         wants.step(Step::RemoveRunFiles);
     }
     for no in &facts.record.run.held.images {
-        let has = |record: &super::super::facts::Record| {
+        let has = |record: &Record| {
             difference::disk(&record.definition, *no).is_some()
                 || record.run.up().is_some_and(|up| difference::disk(&up.in_effect, *no).is_some())
         };
-        if !has(&facts.record) && !has(&facts.stored) {
+        if !has(&facts.record) && facts.is_stored(|record| !has(record)) {
             wants.step(Step::RemoveImage(*no));
         }
     }

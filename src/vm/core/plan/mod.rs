@@ -6,7 +6,7 @@ mod files;
 mod power;
 mod sizes;
 
-pub(super) use devices::waits_for_start;
+pub(super) use devices::{port_is_needed, waits_for_start};
 
 use super::{
     Ms,

@@ -51,11 +51,12 @@ fn unwind(wants: &mut Wants) {
 /// QEMU stopped before its first instruction, monitor, pinning, throttles, and only then the guest.
 fn start(wants: &mut Wants) {
     let facts = wants.facts;
-    let (Run::Starting { process, .. }, Run::Starting { process: stored, .. }) =
-        (&facts.record.run.state, &facts.stored.run.state)
-    else {
+    let Run::Starting { process, .. } = &facts.record.run.state else { return };
+    if !facts.is_stored(|record| matches!(record.run.state, Run::Starting { .. })) {
         return;
-    };
+    }
+    // A process that no record tells of goes no further.
+    let is_known = || facts.is_stored(|record| record.run.state == facts.record.run.state);
     let launch = &facts.seen.launch;
     let connected = || {
         let nics = facts.record.definition.nics.iter().filter(|nic| nic.switch().is_some());
@@ -72,14 +73,12 @@ fn start(wants: &mut Wants) {
         if connected() {
             wants.step(Step::Spawn);
         }
-    } else if stored.is_none() {
-        // A process that no record tells of goes no further.
-    } else if facts.seen.monitor != Monitor::Open {
-        wants.step(Step::Greet);
-    } else if !launch.tuned {
-        wants.step(Step::Tune);
-    } else {
-        wants.step(Step::Continue);
+    } else if is_known() {
+        wants.step(match facts.seen.monitor {
+            Monitor::None | Monitor::Away { .. } => Step::Greet,
+            Monitor::Open if !launch.tuned => Step::Tune,
+            Monitor::Open => Step::Continue,
+        });
     }
 }
 
@@ -146,5 +145,5 @@ pub(super) fn takes_changes(facts: &Facts) -> bool {
     facts.is_open()
         && !facts.goal().ends_run()
         && !facts.seen.powered_off
-        && facts.record.definition == facts.stored.definition
+        && facts.is_stored(|record| record.definition == facts.record.definition)
 }

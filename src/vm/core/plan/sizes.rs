@@ -37,5 +37,5 @@ pub(super) fn plan(wants: &mut Wants) {
 /// places for taken, never too few.
 fn places_are_noted(facts: &Facts, up: &Up) -> bool {
     facts.seen.vcpus_noted == Some(facts.record.definition.vcpus)
-        && facts.stored.run.up().is_some_and(|stored| stored.vcpus_made == up.vcpus_made)
+        && facts.is_stored(|record| record.run.up().is_some_and(|stored| stored.vcpus_made == up.vcpus_made))
 }

@@ -1,0 +1,154 @@
+//! What clients asked and were told, and what they may therefore rely on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use qherd::{
+    model::{Result, VmSpec},
+    vm::core::{Answer, Record, Run, Ticket},
+};
+
+use super::vm;
+
+/// What a request wanted, as far as it can be relied on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    Create,
+    /// It may bring the VM up.
+    Start,
+    Stop,
+    Memory(u64),
+    AddDisk,
+    RemoveDisk,
+    Delete,
+    Other,
+}
+
+/// The clients' side.
+#[derive(Debug)]
+pub struct Ledger {
+    open: BTreeMap<Ticket, (Kind, Option<String>)>,
+    next: Ticket,
+    last_start: Ticket,
+    /// Nobody was told that it is off, or somebody has asked for a start since.
+    may_run: bool,
+    exists: bool,
+    /// Somebody has asked for its end.
+    may_be_gone: bool,
+    /// What its memory may be.
+    memory: BTreeSet<u64>,
+    /// Names of disks that are there, and of those that are not.
+    added: BTreeSet<String>,
+    removed: BTreeSet<String>,
+    asked_to_remove: BTreeSet<String>,
+    pub answered: u64,
+}
+
+impl Ledger {
+    pub fn new(memory: u64) -> Self {
+        Self {
+            open: BTreeMap::new(),
+            next: 100,
+            last_start: 0,
+            may_run: false,
+            exists: false,
+            may_be_gone: false,
+            memory: [memory].into(),
+            added: BTreeSet::new(),
+            removed: BTreeSet::new(),
+            asked_to_remove: BTreeSet::new(),
+            answered: 0,
+        }
+    }
+
+    /// A request is sent; `disk` is the one that it is about.
+    pub fn send(&mut self, kind: Kind, disk: Option<String>) -> Ticket {
+        self.next += 1;
+        match kind {
+            Kind::Start => (self.may_run, self.last_start) = (true, self.next),
+            Kind::Delete => self.may_be_gone = true,
+            Kind::Memory(memory) => drop(self.memory.insert(memory)),
+            Kind::RemoveDisk => self.asked_to_remove.extend(disk.clone()),
+            Kind::Create | Kind::Stop | Kind::AddDisk | Kind::Other => {}
+        }
+        self.open.insert(self.next, (kind, disk));
+        self.next
+    }
+
+    /// The host starts it by itself.
+    pub fn will_start(&mut self) {
+        self.may_run = true;
+    }
+
+    pub fn answer(
+        &mut self,
+        ticket: Ticket,
+        answer: &Result<Answer>,
+        stored: Option<&VmSpec>,
+    ) -> Result<(), String> {
+        let Some((kind, disk)) = self.open.remove(&ticket) else {
+            return Err(format!("the request {ticket} was answered twice: {answer:?}"));
+        };
+        self.answered += 1;
+        match (kind, answer) {
+            (Kind::Create, Ok(_)) => self.exists = true,
+            (Kind::Stop, Ok(_)) if ticket > self.last_start => self.may_run = false,
+            (Kind::Memory(memory), Ok(_)) if !self.others_set_memory() => self.memory = [memory].into(),
+            (Kind::AddDisk, Ok(_)) => {
+                let disk = stored.and_then(|spec| spec.disk_of(Some(vm::request(ticket))));
+                // It may have been removed since.
+                match disk {
+                    Some(disk) => drop(self.added.insert(disk.name.clone())),
+                    None if self.asked_to_remove.is_empty() => return Err("an acknowledged disk is not stored".into()),
+                    None => {}
+                }
+            }
+            (Kind::RemoveDisk, Ok(_)) => self.removed.extend(disk),
+            (Kind::Delete, Ok(_)) => self.exists = false,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn others_set_memory(&self) -> bool {
+        self.open.values().any(|(kind, _)| matches!(kind, Kind::Memory(_)))
+    }
+
+    /// The daemon has died: nobody knows what became of the requests that it had.
+    pub fn lose_connections(&mut self) {
+        self.open.clear();
+    }
+
+    pub fn unanswered(&self) -> Vec<Ticket> {
+        self.open.keys().copied().collect()
+    }
+
+    /// What is stored, against what clients were told.
+    pub fn check(&self, stored: Option<&Record>, processes: usize) -> Result<(), String> {
+        let Some(record) = stored else {
+            return if self.exists && !self.may_be_gone { Err("an acknowledged VM is gone".into()) } else { Ok(()) };
+        };
+        if !self.may_run && self.exists {
+            if processes > 0 {
+                return Err("a VM that was acknowledged as off has a process".into());
+            }
+            if matches!(record.run.state, Run::Starting { .. } | Run::Up(_)) {
+                return Err("a VM that was acknowledged as off is stored as one that runs".into());
+            }
+        }
+        self.check_definition(&record.definition)
+    }
+
+    fn check_definition(&self, definition: &VmSpec) -> Result<(), String> {
+        if !self.memory.contains(&definition.memory) {
+            return Err(format!("its memory is {}, of {:?}", definition.memory, self.memory));
+        }
+        let kept = self.added.iter().filter(|name| !self.asked_to_remove.contains(*name));
+        if let Some(lost) = kept.into_iter().find(|name| definition.disk(name).is_none()) {
+            return Err(format!("the acknowledged disk {lost} is gone"));
+        }
+        match definition.disks.iter().find(|disk| self.removed.contains(&disk.name)) {
+            Some(disk) => Err(format!("the disk {} is back, whose removal was acknowledged", disk.name)),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,469 @@
+//! The host that does not exist: what steps do to it, and what it must never be made to do.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use qherd::{
+    model::{Conflict, Error, NicId, ProcessId, VmSpec},
+    vm::core::{
+        Device, DiskNo, Facts, Goal, Guest, Look, Mode, Outcome, Record, Run, Setback, Sight, Step, StepReport as Report,
+        Txn,
+    },
+};
+
+use super::history::Fate;
+
+/// How a guest is, in truth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Running,
+    Halted,
+    IoError,
+    Off,
+    Panicked,
+}
+
+/// A QEMU.
+#[derive(Clone, Debug)]
+pub struct Process {
+    pub id: ProcessId,
+    pub disks: BTreeSet<DiskNo>,
+    pub nics: BTreeSet<NicId>,
+    pub vcpus: u32,
+    pub memory: u64,
+    pub state: State,
+    pub agent: bool,
+    /// In the kernel: neither SIGKILL nor anything else gets through.
+    pub held: bool,
+    /// SIGKILL was sent.
+    pub killed: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct World {
+    pub store: Option<Record>,
+    /// Those that live.
+    pub processes: Vec<Process>,
+    pub images: BTreeSet<DiskNo>,
+    pub taps: BTreeSet<NicId>,
+    /// A deletion has removed images and was not completed.
+    pub half_erased: bool,
+    pub run_files: bool,
+    /// A disk of the host has no room.
+    pub full: bool,
+    /// Its guests do as they are asked.
+    pub heeds: bool,
+    /// QEMU has said something that is not so.
+    pub lied: bool,
+    /// The process that the daemon watches has ended, and it does not know yet.
+    pub exit: bool,
+    /// What QEMU has yet to tell.
+    pub events: VecDeque<Sight>,
+    pub spawned: i32,
+}
+
+type Violation = String;
+
+impl World {
+    /// Ends a process, if the kernel lets it.
+    pub fn kill(&mut self) -> bool {
+        let held = self.processes.iter().any(|process| process.held);
+        self.processes.iter_mut().for_each(|process| process.killed = true);
+        if !held && !self.processes.is_empty() {
+            self.processes.clear();
+            self.exit = true;
+        }
+        !held
+    }
+
+    /// The kernel lets go of everything.
+    pub fn let_go(&mut self) {
+        self.processes.iter_mut().for_each(|process| process.held = false);
+        if self.processes.iter().any(|process| process.killed) {
+            self.kill();
+        }
+    }
+
+    pub fn process(&mut self) -> Option<&mut Process> {
+        self.processes.last_mut()
+    }
+
+    /// The daemon has died, or the host: what QEMU had to tell is lost.
+    pub fn forget(&mut self) {
+        self.exit = false;
+        self.events.clear();
+    }
+
+    /// Performs a step, as the fate wills.
+    pub fn perform(&mut self, step: &Step, fate: Fate, facts: &Facts) -> Result<Outcome, Violation> {
+        match step {
+            Step::Commit(txn) => self.commit(txn, fate),
+            Step::Prepare | Step::PlugDisk(_) if self.half_erased => Ok(failed("an image is not there")),
+            Step::Kill => Ok(self.sigkill(fate)),
+            _ if is_monitors(step) => self.ask_monitor(step, fate, facts),
+            _ => match fate {
+                Fate::Well | Fate::Lie => self.on_host(step, facts).map(Outcome::Done),
+                Fate::NotNow | Fate::Refused | Fate::Host => Ok(failed("the host does not do it")),
+                Fate::Lost { effect } | Fate::Silent { effect } => {
+                    if effect {
+                        self.on_host(step, facts)?;
+                    }
+                    Ok(failed("it took too long"))
+                }
+            },
+        }
+    }
+
+    fn commit(&mut self, txn: &Txn, fate: Fate) -> Result<Outcome, Violation> {
+        let outcome = match fate {
+            Fate::Well | Fate::Lie => Outcome::Done(Report::Done),
+            Fate::NotNow | Fate::Refused | Fate::Host => {
+                return Ok(Outcome::Failed(Setback::NotStored("no room".into())));
+            }
+            Fate::Lost { effect } | Fate::Silent { effect } => {
+                let silent = Outcome::Failed(Setback::StoreSilent("it hangs".into()));
+                if !effect {
+                    return Ok(silent);
+                }
+                silent
+            }
+        };
+        if txn.record.is_none() {
+            let left = (&self.images, &self.taps, self.run_files, self.processes.len());
+            if left != (&BTreeSet::new(), &BTreeSet::new(), false, 0) {
+                return Err(format!("the record goes before what the VM has: {left:?}"));
+            }
+        }
+        self.store = txn.record.clone();
+        Ok(outcome)
+    }
+
+    fn sigkill(&mut self, fate: Fate) -> Outcome {
+        if fate == Fate::Host
+            && let Some(process) = self.process()
+        {
+            process.held = true;
+        }
+        if self.kill() { Outcome::Done(Report::Done) } else { Outcome::Failed(Setback::Held) }
+    }
+
+    /// What needs no monitor.
+    fn on_host(&mut self, step: &Step, facts: &Facts) -> Result<Report, Violation> {
+        match step {
+            Step::EndStrays => {
+                if !self.kill() {
+                    return Ok(Report::Done);
+                }
+                self.exit = false;
+            }
+            Step::Prepare => {
+                self.must_be_stored("prepared", |record| matches!(record.run.state, Run::Starting { .. }))?;
+                self.run_files = true;
+            }
+            Step::Spawn => return self.spawn(facts),
+            Step::FindFiles => return Ok(Report::Missing(None)),
+            Step::CheckRemovable => {}
+            Step::Erase { .. } => {
+                if !self.processes.is_empty() {
+                    return Err("a VM is erased that has a process".into());
+                }
+                self.must_be_stored("erased", |record| {
+                    record.run.goal == Goal::Gone || matches!(record.run.state, Run::Making { .. })
+                })
+                .or_else(|why| if self.store.is_none() { Ok(()) } else { Err(why) })?;
+                self.half_erased |= !self.images.is_empty();
+                self.images.clear();
+                self.run_files = false;
+            }
+            Step::RemoveRunFiles => {
+                if !self.processes.is_empty() {
+                    return Err("the sockets of a live process are removed".into());
+                }
+                self.run_files = false;
+            }
+            Step::CheckImage(_) => {}
+            Step::MakeImage(no, _) => {
+                self.must_be_stored("made", |record| {
+                    record.run.held.images.contains(no) && record.definition.disk(&no.name()).is_some()
+                })?;
+                if self.processes.iter().any(|process| process.disks.contains(no)) {
+                    return Err(format!("the image of {no:?} is made anew under QEMU"));
+                }
+                self.images.insert(*no);
+            }
+            Step::RemoveImage(no) => {
+                if self.processes.iter().any(|process| process.disks.contains(no)) {
+                    return Err(format!("the image of {no:?} is removed under QEMU"));
+                }
+                if self.store.as_ref().is_some_and(|record| record.definition.disk(&no.name()).is_some()) {
+                    return Err(format!("the image of {no:?} is removed, and a crash would bring the disk back"));
+                }
+                self.images.remove(no);
+            }
+            Step::GrowImage(no, _) => {
+                if self.processes.iter().any(|process| process.disks.contains(no)) {
+                    return Err(format!("the image of {no:?} is grown under QEMU"));
+                }
+            }
+            Step::ConnectNic(nic) => {
+                self.must_be_stored("connected", |record| record.run.held.ports.contains_key(&nic.id))?;
+                self.taps.insert(nic.id);
+            }
+            Step::AdoptNic(_) => {}
+            Step::DisconnectNic(nic) => {
+                if self.processes.iter().any(|process| process.nics.contains(&nic.id)) {
+                    return Err(format!("the tap of {} is removed under QEMU", nic.name));
+                }
+                self.taps.remove(&nic.id);
+            }
+            other => return Err(format!("{other:?} needs a monitor")),
+        }
+        Ok(Report::Done)
+    }
+
+    fn must_be_stored(&self, what: &str, is: impl Fn(&Record) -> bool) -> Result<(), Violation> {
+        match &self.store {
+            Some(record) if is(record) => Ok(()),
+            _ => Err(format!("something is {what} before that is stored")),
+        }
+    }
+
+    fn spawn(&mut self, facts: &Facts) -> Result<Report, Violation> {
+        if !self.processes.is_empty() {
+            return Err("a second process of one VM".into());
+        }
+        self.must_be_stored("spawned", |record| matches!(record.run.state, Run::Starting { .. }))?;
+        let mut fitted: VmSpec = (*facts.record.definition).clone();
+        fitted.disks.retain(|disk| !disk.in_making);
+        let nics: BTreeSet<NicId> = fitted.nics.iter().map(|nic| nic.id).collect();
+        let disks: BTreeSet<DiskNo> = fitted.disks.iter().filter_map(|disk| DiskNo::of(&disk.name)).collect();
+        let tap = |nic: &qherd::model::Nic| nic.switch().is_none() || self.taps.contains(&nic.id);
+        if !fitted.nics.iter().all(tap) {
+            return Err("QEMU is spawned without a tap".into());
+        }
+        if !disks.iter().all(|disk| self.images.contains(disk)) {
+            return Err("QEMU is spawned without an image".into());
+        }
+        self.spawned += 1;
+        let id = ProcessId { pid: self.spawned, starttime: facts.now.uptime / 10, boot_id: "boot".into() };
+        self.processes.push(Process {
+            id: id.clone(),
+            disks,
+            nics,
+            vcpus: fitted.vcpus,
+            memory: fitted.memory,
+            state: State::Halted,
+            agent: false,
+            held: false,
+            killed: false,
+        });
+        self.exit = false;
+        self.events.clear();
+        Ok(Report::Spawned { process: id, fitted: fitted.into(), hotplug_memory: 448 })
+    }
+
+    fn ask_monitor(&mut self, step: &Step, fate: Fate, facts: &Facts) -> Result<Outcome, Violation> {
+        let lost = || Outcome::Failed(Setback::Lost("no answer".into()));
+        if self.process().is_none_or(|process| process.held) {
+            return Ok(lost());
+        }
+        let never_lies = matches!(step, Step::Greet | Step::Connect | Step::Quit | Step::Tune | Step::Look { .. });
+        match fate {
+            Fate::Lie if !never_lies => {
+                self.lied = true;
+                Ok(Outcome::Done(Report::Done))
+            }
+            Fate::Well | Fate::Lie => self.on_monitor(step, facts),
+            Fate::NotNow => Ok(Outcome::Failed(Setback::NotNow("not now".into()))),
+            Fate::Refused | Fate::Host => Ok(Outcome::Failed(Setback::Refused("no".into()))),
+            Fate::Lost { effect } | Fate::Silent { effect } => {
+                if effect {
+                    self.on_monitor(step, facts)?;
+                }
+                Ok(lost())
+            }
+        }
+    }
+
+    fn on_monitor(&mut self, step: &Step, facts: &Facts) -> Result<Outcome, Violation> {
+        let (heeds, full) = (self.heeds, self.full);
+        let stored = self.store.clone();
+        let Some(process) = self.processes.last_mut() else { return Ok(failed("it has gone")) };
+        let mut events = Vec::new();
+        let mut report = Report::Done;
+        match step {
+            Step::Greet | Step::Tune | Step::Pin(_) | Step::ResizeDisk(..) | Step::ThrottleDisk(..) => {}
+            Step::ExchangeMedium(_) | Step::PutPort(_) | Step::PressButton => {}
+            Step::Continue | Step::GoOn => match process.state {
+                State::Off | State::Panicked => {}
+                State::IoError if full => events.push(Sight::Halted),
+                State::Running | State::Halted | State::IoError => {
+                    process.state = State::Running;
+                    events.push(Sight::Resumed);
+                }
+            },
+            Step::Pause => {
+                if process.state == State::Running {
+                    process.state = State::Halted;
+                }
+                events.push(Sight::Halted);
+            }
+            Step::Reset => {
+                (process.state, process.agent) = (State::Running, false);
+                events.push(Sight::Reset);
+            }
+            Step::Quit => {
+                self.kill();
+            }
+            Step::Connect => report = Report::Connected { agent: process.agent },
+            Step::Look { devices } => report = look(process, *devices),
+            Step::AskGuest { agent_only: true, .. } if !process.agent => {
+                let why = "nobody is there".to_owned();
+                return Ok(Outcome::Failed(Setback::Told(Error::NoAgent { why })));
+            }
+            Step::AskGuest { mode, .. } => {
+                if heeds && process.state == State::Running {
+                    match mode {
+                        Mode::PowerOff => {
+                            process.state = State::Off;
+                            events.push(Sight::PoweredOff);
+                        }
+                        Mode::Reboot => events.push(Sight::Reset),
+                    }
+                }
+            }
+            Step::PlugDisk(disk) => {
+                let Some(no) = DiskNo::of(&disk.name) else { return Err(format!("{} has no number", disk.name)) };
+                if !self.images.contains(&no) {
+                    return Err(format!("{} is plugged without an image", disk.name));
+                }
+                process.disks.insert(no);
+            }
+            Step::PlugNic(nic) => {
+                if nic.switch().is_some() {
+                    let held = stored.is_some_and(|record| record.run.held.ports.contains_key(&nic.id));
+                    if !held {
+                        return Err(format!("{} is plugged before its tap is stored", nic.name));
+                    }
+                    self.taps.insert(nic.id);
+                }
+                process.nics.insert(nic.id);
+            }
+            Step::ReleaseDisk(no) => match release(process, Device::Disk(*no), heeds) {
+                Ok((found, event)) => {
+                    report = found;
+                    events.extend(event);
+                }
+                Err(outcome) => return Ok(outcome),
+            },
+            Step::ReleaseNic(nic) => match release(process, Device::Nic(*nic), heeds) {
+                Ok((found, event)) => {
+                    report = found;
+                    events.extend(event);
+                }
+                Err(outcome) => return Ok(outcome),
+            },
+            Step::CloseDisk(no) if process.disks.contains(no) => report = Report::StillThere,
+            Step::CloseNic(nic) if process.nics.contains(nic) => report = Report::StillThere,
+            Step::CloseDisk(_) | Step::CloseNic(_) => {}
+            Step::SetVcpus(count) => process.vcpus = *count,
+            Step::SetMemory(memory) => process.memory = *memory,
+            Step::ReadMemory => report = Report::Memory(process.memory),
+            other => return Err(format!("{other:?} needs no monitor")),
+        }
+        self.events.extend(events);
+        let _ = facts;
+        Ok(Outcome::Done(report))
+    }
+}
+
+fn failed(why: &str) -> Outcome {
+    Outcome::Failed(Setback::Host(why.to_owned()))
+}
+
+fn look(process: &Process, devices: bool) -> Report {
+    let look = match process.state {
+        State::Running => Look::Is(Guest::Running),
+        State::Halted => Look::Is(Guest::Paused { reason: None, critical: false }),
+        State::IoError => Look::IoError("I/O error on root".to_owned()),
+        State::Off => Look::PoweredOff,
+        State::Panicked => Look::Panicked,
+    };
+    if !devices {
+        return Report::Guest(look);
+    }
+    let (disks, nics) = (process.disks.iter().copied().collect(), process.nics.iter().copied().collect());
+    Report::Devices { look, disks, nics, vcpus: process.vcpus }
+}
+
+/// The guest lets go at once, or not at all.
+fn release(process: &mut Process, device: Device, heeds: bool) -> Result<(Report, Option<Sight>), Outcome> {
+    let plugged = match device {
+        Device::Disk(no) => process.disks.contains(&no),
+        Device::Nic(nic) => process.nics.contains(&nic),
+    };
+    if !plugged {
+        return Ok((Report::Out, None));
+    }
+    if process.state != State::Running {
+        return Err(Outcome::Failed(Setback::Told(Conflict::Halted.into())));
+    }
+    if heeds {
+        process.lose(device);
+    }
+    Ok((Report::Done, heeds.then_some(Sight::Deleted(device))))
+}
+
+impl Process {
+    pub fn lose(&mut self, device: Device) {
+        match device {
+            Device::Disk(no) => self.disks.remove(&no),
+            Device::Nic(nic) => self.nics.remove(&nic),
+        };
+    }
+}
+
+fn is_monitors(step: &Step) -> bool {
+    match step {
+        Step::Greet
+        | Step::Tune
+        | Step::Continue
+        | Step::Pause
+        | Step::Reset
+        | Step::Quit
+        | Step::GoOn
+        | Step::Connect
+        | Step::Look { .. }
+        | Step::AskGuest { .. }
+        | Step::PressButton
+        | Step::PlugDisk(_)
+        | Step::ReleaseDisk(_)
+        | Step::CloseDisk(_)
+        | Step::ResizeDisk(..)
+        | Step::ThrottleDisk(..)
+        | Step::PlugNic(_)
+        | Step::ReleaseNic(_)
+        | Step::CloseNic(_)
+        | Step::PutPort(_)
+        | Step::SetVcpus(_)
+        | Step::Pin(_)
+        | Step::SetMemory(_)
+        | Step::ReadMemory
+        | Step::ExchangeMedium(_) => true,
+        Step::Commit(_)
+        | Step::Kill
+        | Step::EndStrays
+        | Step::Prepare
+        | Step::Spawn
+        | Step::FindFiles
+        | Step::CheckRemovable
+        | Step::Erase { .. }
+        | Step::RemoveRunFiles
+        | Step::CheckImage(_)
+        | Step::MakeImage(..)
+        | Step::RemoveImage(_)
+        | Step::GrowImage(..)
+        | Step::ConnectNic(_)
+        | Step::AdoptNic(_)
+        | Step::DisconnectNic(_) => false,
+    }
+}
