@@ -99,6 +99,12 @@ impl World {
             Step::Commit(txn) => self.commit(txn, fate),
             Step::Prepare | Step::PlugDisk(_) if self.half_erased => Ok(failed("an image is not there")),
             Step::Kill => Ok(self.sigkill(fate)),
+            Step::EndStrays => {
+                let outcome = self.sigkill(fate);
+                // Nobody watches them.
+                self.exit = false;
+                Ok(outcome)
+            }
             _ if is_monitors(step) => self.ask_monitor(step, fate, facts),
             _ => match fate {
                 Fate::Well | Fate::Lie => self.on_host(step, facts).map(Outcome::Done),
@@ -149,12 +155,6 @@ impl World {
     /// What needs no monitor.
     fn on_host(&mut self, step: &Step, facts: &Facts) -> Result<Report, Violation> {
         match step {
-            Step::EndStrays => {
-                if !self.kill() {
-                    return Ok(Report::Done);
-                }
-                self.exit = false;
-            }
             Step::Prepare => {
                 self.must_be_stored("prepared", |record| matches!(record.run.state, Run::Starting { .. }))?;
                 self.run_files = true;

@@ -259,6 +259,9 @@ pub fn admit(facts: &mut Facts, now: Now, ticket: Ticket, request: Request, over
         answer_overtaken(facts, ticket, &request);
     } else if full && !request.is_forced() {
         refuse(facts, ticket, Error::Busy(facts.record.definition.id));
+    } else if !request.is_forced() && !facts.later.is_empty() {
+        // Behind one that has to wait, everything waits: requests are done in their order.
+        facts.later.push((ticket, request));
     } else {
         take(facts, ticket, request);
     }
@@ -406,6 +409,7 @@ pub(super) fn launch(facts: &mut Facts, unattended: bool) -> Result<()> {
     }
     facts.seen.wish |= !unattended;
     facts.seen.grow.clear();
+    facts.seen.taps.clear();
     facts.record.run.held.before_start(&definition.nics);
     facts.record.run.state = Run::Starting { process: None, new, last };
     facts.seen.launch = Launch { unattended, ..Launch::default() };
@@ -640,6 +644,9 @@ fn prepare_lanes(facts: &mut Facts, before: &VmSpec, wanted: &VmSpec, lanes: &[L
     for lane in lanes {
         facts.stuck.remove(lane);
         let Lane::Disk(no) = lane else { continue };
+        if difference::disk(wanted, *no).is_none() {
+            facts.seen.grow.remove(no);
+        }
         if let (Some(then), Some(now)) = (difference::disk(before, *no), difference::disk(wanted, *no))
             && facts.record.run.is_down()
             && then.size < now.size

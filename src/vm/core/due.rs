@@ -131,9 +131,9 @@ fn pass_deadlines(facts: &mut Facts) {
 
 /// The guest goes on as if it had not been asked; whoever waits for its end is told why that does not come.
 pub(super) fn leave_running(facts: &mut Facts, error: &Error) {
-    facts.set_goal(Goal::Rest);
     let concerned = |until: &Until| matches!(until, Until::Off | Until::OffThenGone | Until::Requested);
     facts.answer_instead(concerned, &Err(error.clone()));
+    facts.set_goal(Goal::Rest);
 }
 
 /// A monitor that has had its time can do nothing for those who wait for it.

@@ -181,7 +181,8 @@ impl Facts {
             Goal::Pause => self.answer_instead(|until| *until == Until::Halted, &done),
             Goal::Resume => self.answer_instead(|until| *until == Until::GoesOn, &done),
             Goal::Reset => self.answer_instead(|until| *until == Until::WasReset, &done),
-            Goal::Rest | Goal::Stop(_) | Goal::Reboot(_) | Goal::Off { .. } | Goal::Gone => {}
+            Goal::Reboot(_) => self.answer_instead(|until| *until == Until::Requested, &done),
+            Goal::Rest | Goal::Stop(_) | Goal::Off { .. } | Goal::Gone => {}
         }
     }
 

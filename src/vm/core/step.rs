@@ -298,9 +298,7 @@ impl Step {
             | Self::AskGuest { .. }
             | Self::MakeImage(..)
             | Self::SetVcpus(_)
-            | Self::SetMemory(_)
-            | Self::GoOn
-            | Self::FindFiles => true,
+            | Self::SetMemory(_) => true,
             Self::Commit(_)
             | Self::Kill
             | Self::EndStrays
@@ -310,8 +308,10 @@ impl Step {
             | Self::Pause
             | Self::Reset
             | Self::Quit
+            | Self::GoOn
             | Self::Look { .. }
             | Self::PressButton
+            | Self::FindFiles
             | Self::CheckRemovable
             | Self::Erase { .. }
             | Self::RemoveRunFiles

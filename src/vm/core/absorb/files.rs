@@ -2,7 +2,7 @@
 
 use super::{again, set_back, take_back};
 use crate::{
-    model::{Error, Operation},
+    model::{Due, Error, Operation},
     vm::core::{
         admit,
         answer::{Answer, Until},
@@ -39,8 +39,12 @@ fn found(facts: &mut Facts, missing: Option<String>) {
     let waits = facts.waiting.iter().any(|waiting| turn(&waiting.until));
     let is_there = missing.is_none();
     facts.seen.missing = missing;
-    if !waits || !facts.record.run.is_down() {
+    if !waits {
         return;
+    }
+    if !facts.record.run.is_down() || facts.record.run.upkeep.due != Some(Due::Boot) {
+        // Somebody has started it, or wants it off.
+        return facts.answer_instead(turn, &Ok(Answer::Skipped));
     }
     if !is_there {
         return facts.answer_instead(turn, &Ok(Answer::TooEarly));
