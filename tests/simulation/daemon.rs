@@ -36,11 +36,24 @@ struct Daemon<'a> {
     figures: Figures,
     /// The VM is gone, or never was: nothing follows.
     over: bool,
+    aloud: bool,
+}
+
+/// As [`run`], and tells every event and every step.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_aloud(history: &History) -> Result<Figures, Violation> {
+    go(history, true)
 }
 
 /// # Errors
 /// The first thing that must never be.
 pub fn run(history: &History) -> Result<Figures, Violation> {
+    go(history, false)
+}
+
+fn go(history: &History, aloud: bool) -> Result<Figures, Violation> {
     let now = Now { wall: 1_000_000_000_000, monotonic: 1_000_000, uptime: 1_000_000 };
     let bounds = Bounds { memory: 4096, closing: false, ends_vms: false };
     let definition = vm::definition(history);
@@ -52,7 +65,7 @@ pub fn run(history: &History) -> Result<Figures, Violation> {
     let facts = create(definition, history.start, ticket, now, bounds);
     let world = World { heeds: history.heeds, ..World::default() };
     let (plan, figures) = Default::default();
-    let mut daemon = Daemon { history, facts, plan, world, ledger, now, bounds, figures, over: false };
+    let mut daemon = Daemon { history, facts, plan, world, ledger, now, bounds, figures, over: false, aloud };
     let all = |daemon: &mut Daemon| -> Result<(), (String, usize)> {
         daemon.report(Report::Sight(Sight::Time)).map_err(|what| (what, 0))?;
         for (at, event) in history.events.iter().enumerate() {
@@ -66,10 +79,31 @@ pub fn run(history: &History) -> Result<Figures, Violation> {
     }
 }
 
+/// A step without the definitions in it.
+fn brief(step: &Step) -> String {
+    match step {
+        Step::Commit(txn) => match &txn.record {
+            Some(record) => {
+                let disks: Vec<&str> = record.definition.disks.iter().map(|disk| disk.name.as_str()).collect();
+                let nics: Vec<&str> = record.definition.nics.iter().map(|nic| nic.name.as_str()).collect();
+                let run = &record.run;
+                let ports = run.held.ports.len();
+                let state = format!("{:?}", run.state).chars().take(60).collect::<String>();
+                format!("Commit {} {state} {:?} {disks:?} {nics:?}, {ports} ports", txn.number, run.goal)
+            }
+            None => "Commit: remove".to_owned(),
+        },
+        step => format!("{step:?}").chars().take(60).collect(),
+    }
+}
+
 type Done = Result<(), String>;
 
 impl Daemon<'_> {
     fn event(&mut self, event: Event) -> Done {
+        if self.aloud {
+            println!("{event:?}");
+        }
         self.pass(1);
         match event {
             Event::Crash { effects } => return self.crash(effects, false),
@@ -105,12 +139,18 @@ impl Daemon<'_> {
     fn follow(&mut self, effects: Effects) -> Done {
         for (ticket, answer) in effects.answers {
             let stored = self.world.store.as_ref().map(|record| record.definition.clone());
+            if self.aloud {
+                println!("    answer {ticket}: {answer:?}");
+            }
             self.ledger.answer(ticket, &answer, stored.as_deref())?;
         }
         self.plan = plan(&self.facts);
         for step in &self.plan.start {
             if self.facts.in_flight.contains_key(&step.lane()) {
                 return Err(format!("a second step in one lane: {step:?}"));
+            }
+            if self.aloud {
+                println!("    start {}", brief(step));
             }
             self.figures.steps += 1;
             self.figures.starts += u64::from(*step == Step::Spawn);
@@ -175,6 +215,9 @@ impl Daemon<'_> {
         } else {
             self.world.perform(&step, fate, &self.facts)?
         };
+        if self.aloud {
+            println!("  {lane:?} {}", format!("{outcome:?}").chars().take(100).collect::<String>());
+        }
         self.report(Report::Outcome(lane, outcome))
     }
 

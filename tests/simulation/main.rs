@@ -20,8 +20,12 @@ fn main() -> ExitCode {
         match (argument.as_str(), value) {
             ("--histories", Some(value)) => histories = value,
             ("--seed", Some(value)) => seed = value,
+            ("--replay", Some(value)) => {
+                (histories, seed) = (1, value);
+                simulation::TRACE.store(true, Relaxed);
+            }
             _ => {
-                eprintln!("usage: simulate [--histories N] [--seed S]");
+                eprintln!("usage: simulate [--histories N] [--seed S] | --replay S");
                 return ExitCode::FAILURE;
             }
         }

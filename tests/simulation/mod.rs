@@ -5,12 +5,17 @@
 //! `history` is what happens, `world` is the host, `ledger` is what clients were told and may rely on, `daemon` runs the
 //! core between them, `shrink` makes a failure short.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 pub mod daemon;
 pub mod history;
 pub mod ledger;
 pub mod shrink;
 pub mod vm;
 pub mod world;
+
+/// Every event and every step is told, for a history that is replayed.
+pub static TRACE: AtomicBool = AtomicBool::new(false);
 
 /// What must never be, and is.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +35,9 @@ pub fn check(seed: u64) -> Result<daemon::Figures, String> {
         Ok(figures) => Ok(figures),
         Err(_) => {
             let (short, violation) = shrink::shrink(history);
+            if TRACE.load(Relaxed) {
+                let _ = daemon::run_aloud(&short);
+            }
             Err(format!("seed {seed}: {}, after event {} of {short:#?}", violation.what, violation.at))
         }
     }

@@ -30,7 +30,7 @@ fn plain() -> &'static VmSpec {
     })
 }
 
-/// As a client has asked for it: its disks are in the making.
+/// As a client has asked for it.
 pub fn definition(history: &History) -> Arc<VmSpec> {
     let mut spec = plain().clone();
     spec.policy = policy(history.policy);
@@ -40,7 +40,7 @@ pub fn definition(history: &History) -> Arc<VmSpec> {
     for number in 0..history.switches {
         spec.add_nic(nic(u64::from(number), true), None).expect("a slot");
     }
-    spec.disks.iter_mut().for_each(|disk: &mut Disk| disk.in_making = true);
+    spec.disks.iter_mut().for_each(|disk: &mut Disk| disk.in_making = false);
     Arc::new(spec)
 }
 

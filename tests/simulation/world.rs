@@ -183,7 +183,7 @@ impl World {
             Step::CheckImage(_) => {}
             Step::MakeImage(no, _) => {
                 self.must_be_stored("made", |record| {
-                    record.run.held.images.contains(no) && record.definition.disk(&no.name()).is_some()
+                    record.run.held.images.contains_key(no) && record.definition.disk(&no.name()).is_some()
                 })?;
                 if self.processes.iter().any(|process| process.disks.contains(no)) {
                     return Err(format!("the image of {no:?} is made anew under QEMU"));
@@ -209,6 +209,8 @@ impl World {
                 self.taps.insert(nic.id);
             }
             Step::AdoptNic(_) => {}
+            // There is nothing of it on the host.
+            Step::DisconnectNic(nic) if nic.switch().is_none() => {}
             Step::DisconnectNic(nic) => {
                 if self.processes.iter().any(|process| process.nics.contains(&nic.id)) {
                     return Err(format!("the tap of {} is removed under QEMU", nic.name));
@@ -233,7 +235,7 @@ impl World {
         }
         self.must_be_stored("spawned", |record| matches!(record.run.state, Run::Starting { .. }))?;
         let mut fitted: VmSpec = (*facts.record.definition).clone();
-        fitted.disks.retain(|disk| !disk.in_making);
+        fitted.disks.retain(|disk| !facts.is_unmade(disk));
         let nics: BTreeSet<NicId> = fitted.nics.iter().map(|nic| nic.id).collect();
         let disks: BTreeSet<DiskNo> = fitted.disks.iter().filter_map(|disk| DiskNo::of(&disk.name)).collect();
         let tap = |nic: &qherd::model::Nic| nic.switch().is_none() || self.taps.contains(&nic.id);

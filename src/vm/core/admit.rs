@@ -601,7 +601,7 @@ fn define(facts: &mut Facts, ticket: Ticket, change: Change) {
     let before = facts.record.definition.clone();
     let in_effect = facts.up().map(|up| up.in_effect.clone());
     let wanted = match change.clone().apply(&before, in_effect.as_deref(), facts.bounds.memory) {
-        Ok(wanted) => Arc::new(wanted),
+        Ok(wanted) => Arc::new(without_bookkeeping(wanted)),
         Err(error) => return refuse(facts, ticket, error),
     };
     let removes = matches!(change, Change::RemoveDisk(_) | Change::RemoveNic(_));
@@ -635,6 +635,12 @@ fn redefine(facts: &mut Facts, ticket: Ticket, redefinition: Redefinition) {
     facts.wait(ticket, Until::Grown { lanes, before, after: wanted });
 }
 
+/// Whether a disk is made is no part of a definition.
+fn without_bookkeeping(mut spec: VmSpec) -> VmSpec {
+    spec.disks.iter_mut().for_each(|disk| disk.in_making = false);
+    spec
+}
+
 /// A change is a new reason to try, and may be one to grow an image.
 fn prepare_lanes(facts: &mut Facts, before: &VmSpec, wanted: &VmSpec, lanes: &[Lane]) {
     if facts.record.run.is_down() {
@@ -646,6 +652,9 @@ fn prepare_lanes(facts: &mut Facts, before: &VmSpec, wanted: &VmSpec, lanes: &[L
         let Lane::Disk(no) = lane else { continue };
         if difference::disk(wanted, *no).is_none() {
             facts.seen.grow.remove(no);
+        }
+        if difference::disk(before, *no).is_none() {
+            facts.record.run.unmade.insert(*no);
         }
         if let (Some(then), Some(now)) = (difference::disk(before, *no), difference::disk(wanted, *no))
             && facts.record.run.is_down()

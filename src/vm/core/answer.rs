@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     Ms,
-    difference::{differs, in_making},
+    difference::{differs, disk},
     facts::Facts,
     plan::waits_for_start,
     seen::Device,
@@ -170,7 +170,10 @@ impl Facts {
 
     /// When a stored change takes effect, where that is known by now.
     fn applied(&self, lanes: &[Lane], pending_at: Option<Ms>) -> Option<Applied> {
-        let unmade = |lane: &Lane| matches!(lane, Lane::Disk(no) if in_making(&self.record.definition, *no));
+        let unmade = |lane: &Lane| match lane {
+            Lane::Disk(no) => disk(&self.record.definition, *no).is_some_and(|disk| self.is_unmade(disk)),
+            _ => false,
+        };
         if lanes.iter().any(|lane| unmade(lane) || self.grows(*lane)) {
             return None;
         }

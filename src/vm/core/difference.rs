@@ -47,11 +47,6 @@ pub fn disk_mut(spec: &mut VmSpec, no: DiskNo) -> Option<&mut Disk> {
     spec.disks.iter_mut().find(|disk| DiskNo::of(&disk.name) == Some(no))
 }
 
-/// Its image is still being made: it is not there for QEMU.
-pub fn in_making(spec: &VmSpec, no: DiskNo) -> bool {
-    disk(spec, no).is_some_and(|disk| disk.in_making)
-}
-
 pub fn resized(wanted: &Disk, has: &Disk) -> bool {
     wanted.size > has.size
 }

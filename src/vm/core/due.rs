@@ -5,24 +5,36 @@ use super::{
     Ms,
     admit::{self, Act, Verdict, judge},
     answer::{Answer, Effects, Until},
-    facts::{Facts, Run},
+    difference::disk,
+    facts::{Facts, Record, Run},
     goal::{Cause, Goal},
     seen::Monitor,
-    step::Lane,
+    step::{DiskNo, Lane},
 };
-use crate::model::{Due, Ending, Error};
+use crate::model::{Due, Ending, Error, Nic};
 
 /// Brings the facts to rest, and says what follows at once.
 pub(super) fn settle(facts: &mut Facts) -> Effects {
+    drop_unmade(facts);
     finish_making(facts);
     finish_unwinding(facts);
     note_ports(facts);
     note_vcpus(facts);
     pass_deadlines(facts);
     note_silence(facts);
+    note_power_off(facts);
     restart(facts);
     take_later(facts);
     Effects { answers: facts.take_answers() }
+}
+
+/// Disks that are defined no more, neither here nor after a crash, are none that wait to be made.
+fn drop_unmade(facts: &mut Facts) {
+    let has = |record: &Record, no: DiskNo| disk(&record.definition, no).is_some();
+    let gone = |no: &&DiskNo| !has(&facts.record, **no) && facts.is_stored(|record| !has(record, **no));
+    if let Some(no) = facts.record.run.unmade.iter().find(gone).copied() {
+        facts.record.run.unmade.remove(&no);
+    }
 }
 
 /// Every disk of a new VM is made: it exists, or it exists once it runs. One that could not be made never did.
@@ -31,7 +43,7 @@ fn finish_making(facts: &mut Facts) {
     if facts.seen.launch.failed.is_some() {
         return facts.set_goal(Goal::Gone);
     }
-    if facts.goal() == Goal::Gone || facts.record.definition.disks.iter().any(|disk| disk.in_making) {
+    if facts.goal() == Goal::Gone || !facts.record.run.unmade.is_empty() {
         return;
     }
     if !start {
@@ -90,8 +102,9 @@ pub(super) fn is_off(facts: &mut Facts, forced: bool) {
 
 /// What a NIC of a running VM may have on the host is known before it has it.
 fn note_ports(facts: &mut Facts) {
-    let Run::Up(_) = facts.record.run.state else { return };
-    for nic in facts.record.definition.nics.iter().filter(|nic| nic.switch().is_some()) {
+    let Run::Up(up) = &facts.record.run.state else { return };
+    let may_leave = |nic: &&Nic| nic.switch().is_some() || up.in_effect.nic(nic.id).is_none();
+    for nic in facts.record.definition.nics.iter().filter(may_leave) {
         facts.record.run.held.ports.entry(nic.id).or_insert_with(|| nic.clone());
     }
 }
@@ -134,6 +147,13 @@ pub(super) fn leave_running(facts: &mut Facts, error: &Error) {
     let concerned = |until: &Until| matches!(until, Until::Off | Until::OffThenGone | Until::Requested);
     facts.answer_instead(concerned, &Err(error.clone()));
     facts.set_goal(Goal::Rest);
+}
+
+/// A guest that has powered off, and that nobody wants to reboot any more.
+fn note_power_off(facts: &mut Facts) {
+    if facts.up().is_some() && facts.seen.powered_off && facts.goal() == Goal::Rest {
+        facts.set_goal(Goal::Off { cause: Cause::Guest });
+    }
 }
 
 /// A monitor that has had its time can do nothing for those who wait for it.

@@ -15,10 +15,10 @@ use super::{
     plan::Plan,
     request::Request,
     seen::Seen,
-    step::{Lane, Step},
+    step::{DiskNo, Lane, Step},
 };
 pub use crate::model::Ending;
-use crate::model::{ProcessId, Upkeep, VmSpec};
+use crate::model::{Disk, ProcessId, Upkeep, VmSpec};
 
 /// Everything that is known of one VM.
 #[derive(Clone, Debug)]
@@ -62,6 +62,9 @@ pub struct RunRecord {
     pub goal: Goal,
     pub upkeep: Upkeep,
     pub held: Held,
+    /// Disks of the definition whose image is not made yet.
+    #[serde(default)]
+    pub unmade: BTreeSet<DiskNo>,
 }
 
 /// How far its run has come. Every value is one that a crash can leave behind; [`super::recover()`] has an answer to each.
@@ -202,6 +205,16 @@ impl Facts {
     /// The monitor answers.
     pub fn is_open(&self) -> bool {
         self.seen.monitor == super::seen::Monitor::Open
+    }
+
+    /// What QEMU has is what is noted. Where a step was lost with its monitor, or its daemon, that has to be looked at first.
+    pub fn devices_are_known(&self) -> bool {
+        self.up().is_none() || self.seen.devices_known
+    }
+
+    /// A disk that is not there yet, for nobody.
+    pub fn is_unmade(&self, disk: &Disk) -> bool {
+        DiskNo::of(&disk.name).is_some_and(|no| self.record.run.unmade.contains(&no))
     }
 
     pub fn runs(&self) -> bool {

@@ -1,12 +1,12 @@
 //! What the host may hold for a VM. It is stored before the step that makes it, and struck out after the step that removes
 //! it: so whatever a crash leaves is known, and the plan removes what is no longer needed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::step::DiskNo;
-use crate::model::{Nic, NicId};
+use crate::model::{Disk, Nic, NicId};
 
 /// What there may be of a VM outside of its record.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,10 +16,10 @@ pub struct Held {
     pub run_files: bool,
     /// Processes that a start may have left which did not come to its end.
     pub strays: bool,
-    /// The host's side of NICs: taps and rules.
+    /// NICs on a switch, with their taps and rules; and others that are plugged into a running VM.
     pub ports: BTreeMap<NicId, Nic>,
     /// Images of disks in its own folder.
-    pub images: BTreeSet<DiskNo>,
+    pub images: BTreeMap<DiskNo, Disk>,
 }
 
 impl Held {

@@ -1,7 +1,7 @@
 //! Where the facts of a VM begin: a record that a daemon left, met with what is there; or a VM that is to be made. What was
 //! begun is finished or unwound by the same plan as ever.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     absorb::end_run_as,
@@ -11,8 +11,9 @@ use super::{
     goal::{Cause, Goal},
     held::Held,
     seen::{Monitor, Seen},
+    step::DiskNo,
 };
-use crate::model::{Error, LONGEST_WAIT, Operation, Due, Upkeep, VmSpec};
+use crate::model::{Disk, Error, LONGEST_WAIT, Operation, Due, Upkeep, VmSpec};
 
 /// A live VM keeps its last known status until its monitor has had this time.
 const ADOPTION: u64 = 5_000;
@@ -78,13 +79,15 @@ pub fn recover(record: Record, found: Found, now: Now, bounds: Bounds) -> Facts 
     facts
 }
 
-/// The facts of a VM that is to be made: `ticket` waits for it. Its disks are in the making.
+/// The facts of a VM that is to be made: `ticket` waits for it.
 pub fn create(definition: Arc<VmSpec>, start: bool, ticket: Ticket, now: Now, bounds: Bounds) -> Facts {
+    let unmade: BTreeSet<DiskNo> = definition.disks.iter().filter_map(|disk| DiskNo::of(&disk.name)).collect();
     let run = |goal| RunRecord {
         state: Run::Making { start },
         goal,
         upkeep: Upkeep::default(),
         held: Held::default(),
+        unmade: unmade.clone(),
     };
     let record = Record { definition: definition.clone(), run: run(Goal::Rest) };
     // What is not stored is what would be gone after a crash.
@@ -127,10 +130,12 @@ fn crashed(facts: &mut Facts, reason: String) {
 
 /// Disks whose image an earlier daemon did not finish: nobody was told of them. Of a VM in the making none was.
 fn drop_unmade_disks(facts: &mut Facts) {
-    let unmade = facts.record.definition.disks.iter().any(|disk| disk.in_making);
-    if unmade && !matches!(facts.record.run.state, Run::Making { .. }) {
-        let definition = Arc::make_mut(&mut facts.record.definition);
-        definition.disks.retain(|disk| !disk.in_making);
+    let unmade = std::mem::take(&mut facts.record.run.unmade);
+    if matches!(facts.record.run.state, Run::Making { .. }) {
+        facts.record.run.unmade = unmade;
+    } else if !unmade.is_empty() {
+        let is_made = |disk: &Disk| DiskNo::of(&disk.name).is_none_or(|no| !unmade.contains(&no));
+        Arc::make_mut(&mut facts.record.definition).disks.retain(is_made);
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Seen {
     pub look: bool,
     /// What QEMU has has to be looked at: it may have changed unseen.
     pub look_at_devices: bool,
+    /// What QEMU has is what is noted of it.
+    pub devices_known: bool,
     /// The guest was reset since QEMU was last looked at.
     pub was_reset: bool,
     /// How much memory the guest has has to be looked at.

@@ -103,7 +103,9 @@ pub(super) fn image(facts: &mut Facts, no: DiskNo, step: &Step, outcome: Outcome
     match (step, outcome) {
         (_, Outcome::Cut) => {}
         (Step::CheckImage(_), Outcome::Done(_)) => {
-            facts.record.run.held.images.insert(no);
+            if let Some(disk) = difference::disk(&facts.record.definition, no).cloned() {
+                facts.record.run.held.images.insert(no, disk);
+            }
         }
         (Step::MakeImage(_, size), Outcome::Done(_)) => made(facts, no, *size),
         (Step::CheckImage(_) | Step::MakeImage(..), Outcome::Failed(setback)) => not_made(facts, no, setback),
@@ -125,11 +127,8 @@ pub(super) fn image(facts: &mut Facts, no: DiskNo, step: &Step, outcome: Outcome
 }
 
 fn made(facts: &mut Facts, no: DiskNo, size: u64) {
-    let mut definition = (*facts.record.definition).clone();
-    let Some(disk) = difference::disk_mut(&mut definition, no).filter(|disk| disk.in_making) else { return };
-    disk.in_making = false;
-    let grew = disk.size > size;
-    facts.record.definition = definition.into();
+    facts.record.run.unmade.remove(&no);
+    let grew = difference::disk(&facts.record.definition, no).is_some_and(|disk| disk.size > size);
     if grew && facts.up().is_none() {
         facts.seen.grow.insert(no);
     }
@@ -148,7 +147,7 @@ fn not_made(facts: &mut Facts, no: DiskNo, setback: Setback) {
         return;
     }
     take_back(facts, Lane::Disk(no), &error);
-    if difference::in_making(&facts.record.definition, no) {
+    if facts.record.run.unmade.contains(&no) {
         let mut definition = (*facts.record.definition).clone();
         definition.disks.retain(|disk| disk.name != no.name());
         facts.record.definition = definition.into();

@@ -2,7 +2,7 @@
 
 use super::power::{panicked, powered_off};
 use crate::{
-    model::{NicId, OnIoError},
+    model::{Disk, Nic, NicId, OnIoError},
     vm::core::{
         facts::{Facts, Guest},
         seen::{Device, Monitor, Trouble},
@@ -65,6 +65,27 @@ fn not_connected(facts: &mut Facts, setback: &Setback) {
     }
 }
 
+/// A daemon may have died, or a monitor, after a device came and before that was noted.
+fn find_unnoted(facts: &mut Facts, disks: &[DiskNo], nics: &[NicId]) {
+    // A step that is under way says so itself.
+    let busy = |lane| facts.in_flight.contains_key(&lane);
+    let held = facts.record.run.held.clone();
+    let has = |no: &DiskNo| facts.up().is_some_and(|up| up.in_effect.disk(&no.name()).is_some());
+    let disks = disks.iter().filter(|no| !has(no) && !busy(Lane::Disk(**no)));
+    let disks: Vec<Disk> = disks.filter_map(|no| held.images.get(no).cloned()).collect();
+    let has = |nic: &NicId| facts.up().is_some_and(|up| up.in_effect.nic(*nic).is_some());
+    let nics = nics.iter().filter(|nic| !has(nic) && !busy(Lane::Nic(**nic)));
+    let nics: Vec<Nic> = nics.filter_map(|nic| held.ports.get(nic).cloned()).collect();
+    if !disks.is_empty() || !nics.is_empty() {
+        let disks = disks.into_iter().map(|disk| Disk { io_limits: None, ..disk });
+        facts.note_effect(|spec| {
+            spec.disks.extend(disks);
+            spec.nics.extend(nics);
+        });
+    }
+    facts.seen.devices_known = true;
+}
+
 fn guest_is(facts: &mut Facts, look: Look) {
     let guest = match look {
         Look::PoweredOff => return powered_off(facts),
@@ -122,6 +143,7 @@ fn devices_are(facts: &mut Facts, disks: &[DiskNo], nics: &[NicId], vcpus: u32) 
             facts.seen.releases.entry(Device::Nic(nic.id)).or_default().gone = true;
         }
     }
+    find_unnoted(facts, disks, nics);
     let was_reset = std::mem::take(&mut facts.seen.was_reset);
     let (wanted, agent) = (facts.record.definition.vcpus, facts.seen.agent);
     facts.seen.vcpus = Some(vcpus);

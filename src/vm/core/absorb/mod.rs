@@ -90,6 +90,7 @@ fn conclude(facts: &mut Facts, step: Step, outcome: Outcome) {
 fn lose(facts: &mut Facts, why: &str) {
     if facts.is_open() {
         let now = facts.now.monotonic;
+        facts.seen.devices_known = false;
         facts.seen.monitor = Monitor::Away {
             reason: format!("its monitor does not answer: {why}"),
             tells_at: now,

@@ -83,6 +83,7 @@ fn is_up(facts: &mut Facts) {
         guest: Guest::Running,
     }));
     facts.seen.vcpus = Some(fitted.vcpus);
+    facts.seen.devices_known = true;
     facts.seen.taps.clear();
     facts.seen.launch = Default::default();
     facts.stuck.clear();

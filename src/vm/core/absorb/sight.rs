@@ -74,6 +74,7 @@ fn closed(facts: &mut Facts, reason: &str, misconduct: bool, brief: bool) {
         return;
     }
     let seen = &mut facts.seen;
+    seen.devices_known = false;
     seen.misconduct = if misconduct && brief { seen.misconduct.saturating_add(1) } else { misconduct.into() };
     let pause = RETRY.saturating_mul(1 << seen.misconduct.min(8)).min(LONGEST_RETRY);
     let what = if misconduct { "its monitor was dropped" } else { "its monitor does not answer" };

@@ -1,6 +1,9 @@
 //! Disks and NICs that come and go, and the host's side of NICs.
 
-use super::{Wants, power::takes_changes};
+use super::{
+    Wants,
+    power::{start_is_stored, takes_changes},
+};
 use crate::{
     model::{Nic, NicId},
     vm::core::{
@@ -35,7 +38,7 @@ pub(super) fn plan(wants: &mut Wants) {
 fn ports(wants: &mut Wants) {
     let facts = wants.facts;
     for nic in facts.record.run.held.ports.values() {
-        if !port_is_needed(facts, nic.id) {
+        if !port_is_needed(facts, nic.id) && facts.devices_are_known() {
             wants.step(Step::DisconnectNic(Box::new(nic.clone())));
         }
     }
@@ -53,8 +56,7 @@ pub(in crate::vm::core) fn port_is_needed(facts: &Facts, nic: NicId) -> bool {
 /// Taps for a start, side by side.
 fn connect(wants: &mut Wants) {
     let facts = wants.facts;
-    let is_stored = facts.is_stored(|record| matches!(record.run.state, Run::Starting { .. }));
-    if !is_stored || facts.seen.launch.failed.is_some() {
+    if !start_is_stored(facts) || facts.seen.launch.failed.is_some() {
         return;
     }
     for nic in facts.record.definition.nics.iter().filter(|nic| nic.switch().is_some()) {
@@ -84,7 +86,7 @@ fn disks(wants: &mut Wants, up: &Up) {
             Some(_) => {}
         }
     }
-    for wanted in definition.disks.iter().filter(|disk| !disk.in_making && disk.slot.is_some()) {
+    for wanted in definition.disks.iter().filter(|disk| disk.slot.is_some() && !wants.facts.is_unmade(disk)) {
         if up.in_effect.disk(&wanted.name).is_none() {
             wants.step(Step::PlugDisk(Box::new(wanted.clone())));
         }
@@ -112,8 +114,7 @@ fn nics(wants: &mut Wants, up: &Up) {
         }
     }
     for wanted in definition.nics.iter().filter(|nic| nic.slot.is_some()) {
-        let holds = || facts.is_stored(|record| record.run.held.ports.contains_key(&wanted.id));
-        let known = wanted.switch().is_none() || holds();
+        let known = facts.is_stored(|record| record.run.held.ports.contains_key(&wanted.id));
         if up.in_effect.nic(wanted.id).is_none() && known {
             wants.step(Step::PlugNic(Box::new(wanted.clone())));
         }

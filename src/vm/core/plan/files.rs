@@ -50,17 +50,17 @@ fn images(wants: &mut Wants) {
         return;
     }
     let held = &facts.record.run.held.images;
-    for disk in facts.record.definition.disks.iter().filter(|disk| disk.in_making) {
+    for disk in facts.record.definition.disks.iter().filter(|disk| facts.is_unmade(disk)) {
         let Some(no) = DiskNo::of(&disk.name) else { continue };
-        if !held.contains(&no) {
+        if !held.contains_key(&no) {
             wants.step(Step::CheckImage(no));
-        } else if facts.is_stored(|record| record.run.held.images.contains(&no)) {
+        } else if facts.is_stored(|record| record.run.held.images.contains_key(&no)) {
             wants.step(Step::MakeImage(no, disk.size));
         }
     }
     if facts.record.run.is_down() {
         for no in &facts.seen.grow {
-            if let Some(disk) = difference::disk(&facts.record.definition, *no).filter(|disk| !disk.in_making) {
+            if let Some(disk) = difference::disk(&facts.record.definition, *no).filter(|disk| !facts.is_unmade(disk)) {
                 wants.step(Step::GrowImage(*no, disk.size));
             }
         }
@@ -78,7 +78,10 @@ fn leftovers(wants: &mut Wants) {
     if run.held.run_files && run.is_down() && facts.is_stored(|record| record.run.is_down()) {
         wants.step(Step::RemoveRunFiles);
     }
-    for no in &facts.record.run.held.images {
+    if !facts.devices_are_known() {
+        return;
+    }
+    for no in facts.record.run.held.images.keys() {
         let has = |record: &Record| {
             difference::disk(&record.definition, *no).is_some()
                 || record.run.up().is_some_and(|up| difference::disk(&up.in_effect, *no).is_some())

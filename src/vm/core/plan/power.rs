@@ -52,7 +52,7 @@ fn unwind(wants: &mut Wants) {
 fn start(wants: &mut Wants) {
     let facts = wants.facts;
     let Run::Starting { process, .. } = &facts.record.run.state else { return };
-    if !facts.is_stored(|record| matches!(record.run.state, Run::Starting { .. })) {
+    if !start_is_stored(facts) {
         return;
     }
     // A process that no record tells of goes no further.
@@ -80,6 +80,16 @@ fn start(wants: &mut Wants) {
             Monitor::Open => Step::Continue,
         });
     }
+}
+
+/// That a start is under way is stored, with what it starts and what it may leave.
+pub(super) fn start_is_stored(facts: &Facts) -> bool {
+    let (definition, held) = (&facts.record.definition, &facts.record.run.held);
+    facts.is_stored(|record| {
+        matches!(record.run.state, Run::Starting { .. })
+            && record.definition == *definition
+            && record.run.held == *held
+    })
 }
 
 /// A process that is to end.
