@@ -572,6 +572,7 @@ pub(super) fn take_back(facts: &mut Facts, before: &VmSpec, after: &VmSpec) {
     }
     if without != *facts.record.definition {
         facts.record.definition = Arc::new(without);
+        adopt_policy(facts);
     }
 }
 
@@ -615,10 +616,7 @@ fn define(facts: &mut Facts, ticket: Ticket, change: Change) {
         lanes.push(Lane::Nic(*id));
     }
     prepare_lanes(facts, &before, &wanted, &lanes);
-    if let Change::Policy(_) = change {
-        let applied = adopt_policy(facts, &wanted.policy);
-        return facts.wait(ticket, Until::Stored(Ok(Answer::Applied(applied))));
-    }
+    adopt_policy(facts);
     let pending_at = removes.then_some(facts.now.monotonic + PENDING);
     facts.wait(ticket, Until::Applied { lanes, pending_at, before, after: wanted });
 }
@@ -666,15 +664,15 @@ fn prepare_lanes(facts: &mut Facts, before: &VmSpec, wanted: &VmSpec, lanes: &[L
 }
 
 /// Most of a policy is the daemon's own; what a disk does with an error is set when it is plugged.
-fn adopt_policy(facts: &mut Facts, wanted: &Policy) -> Applied {
-    let Some(up) = facts.up_mut() else { return Applied::NextStart };
+fn adopt_policy(facts: &mut Facts) {
+    let wanted = facts.record.definition.policy.clone();
+    let Some(up) = facts.up_mut().filter(|up| up.in_effect.policy != wanted) else { return };
     let reports = |policy: &Policy| policy.on_io_error == OnIoError::Report;
     let had = up.in_effect.policy.clone();
-    let follows = reports(&had) == reports(wanted);
+    let follows = reports(&had) == reports(&wanted);
     let on_io_error = if follows { wanted.on_io_error } else { had.on_io_error };
-    let policy = Policy { on_io_error, ..wanted.clone() };
+    let policy = Policy { on_io_error, ..wanted };
     facts.note_effect(|spec| spec.policy = policy);
     // A guest that is halted may go on by itself from now on, or no longer.
     facts.seen.look = true;
-    if follows && !facts.goal().ends_run() && facts.is_open() { Applied::Live } else { Applied::NextStart }
 }

@@ -181,6 +181,10 @@ impl Facts {
         if !live || lanes.iter().any(|lane| self.stuck.contains_key(lane) || self.waits_for_start(*lane)) {
             return Some(Applied::NextStart);
         }
+        if lanes.is_empty() && self.up().is_some_and(|up| up.in_effect.policy != self.record.definition.policy) {
+            // A disk is told at its start what it does with an error.
+            return Some(Applied::NextStart);
+        }
         let open = |lane: &&Lane| differs(&self.record, **lane) || differs(&self.stored, **lane);
         match lanes.iter().find(open) {
             None => Some(Applied::Live),

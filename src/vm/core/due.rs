@@ -100,10 +100,15 @@ pub(super) fn is_off(facts: &mut Facts, forced: bool) {
     }
 }
 
-/// What a NIC of a running VM may have on the host is known before it has it.
+/// What a NIC may have on the host is known before it has it.
 fn note_ports(facts: &mut Facts) {
-    let Run::Up(up) = &facts.record.run.state else { return };
-    let may_leave = |nic: &&Nic| nic.switch().is_some() || up.in_effect.nic(nic.id).is_none();
+    let in_effect = match &facts.record.run.state {
+        Run::Making { .. } | Run::Down { .. } => return,
+        Run::Starting { .. } => None,
+        Run::Up(up) => Some(&up.in_effect),
+    };
+    let is_plugged = |nic: &Nic| in_effect.is_none_or(|has| has.nic(nic.id).is_some());
+    let may_leave = |nic: &&Nic| nic.switch().is_some() || !is_plugged(nic);
     for nic in facts.record.definition.nics.iter().filter(may_leave) {
         facts.record.run.held.ports.entry(nic.id).or_insert_with(|| nic.clone());
     }

@@ -5,6 +5,7 @@ use super::again;
 use crate::{
     model::{Error, Operation},
     vm::core::{
+        admit,
         answer::{Answer, Until},
         facts::{Facts, Run},
         goal::{Cause, Goal},
@@ -81,11 +82,16 @@ fn gone(facts: &mut Facts) {
 
 /// Nothing has been done for them: each waited for this.
 fn take_back_wishes(facts: &mut Facts, why: &str) {
-    let error = Error::failed(Operation::Change, why);
-    facts.record.definition = facts.stored.definition.clone();
-    facts.seen.grow.clear();
-    let changes = |until: &Until| matches!(until, Until::Applied { .. } | Until::Grown { .. });
-    facts.answer_instead(changes, &Err(error));
+    // The latest first: each is taken back from what it has left.
+    for at in (0..facts.waiting.len()).rev() {
+        let waiting = facts.waiting[at].clone();
+        if let Until::Applied { before, after, .. } | Until::Grown { before, after, .. } = &waiting.until
+            && waiting.commit > facts.done
+        {
+            admit::take_back(facts, before, after);
+            facts.waiting[at].until = Until::Stored(Err(Error::failed(Operation::Change, why)));
+        }
+    }
     let new = matches!(facts.record.run.state, Run::Making { .. }) && facts.stored.run.goal != facts.goal();
     if new {
         // It was never stored that it exists.
