@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{
     Ms,
     difference::{differs, disk},
-    facts::Facts,
+    facts::{Facts, Record},
     plan::waits_for_start,
     seen::Device,
     step::Lane,
@@ -171,7 +171,11 @@ impl Facts {
     /// When a stored change takes effect, where that is known by now.
     fn applied(&self, lanes: &[Lane], pending_at: Option<Ms>) -> Option<Applied> {
         let unmade = |lane: &Lane| match lane {
-            Lane::Disk(no) => disk(&self.record.definition, *no).is_some_and(|disk| self.is_unmade(disk)),
+            Lane::Disk(no) => {
+                let unmade = |record: &Record| record.run.unmade.contains(no);
+                let is_defined = disk(&self.record.definition, *no).is_some();
+                is_defined && (unmade(&self.record) || !self.is_stored(|record| !unmade(record)))
+            }
             _ => false,
         };
         if lanes.iter().any(|lane| unmade(lane) || self.grows(*lane)) {

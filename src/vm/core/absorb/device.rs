@@ -1,7 +1,8 @@
 //! What became of a device, a size or a limit of a running VM.
 
 use super::{
-    power::{fail_launch, forget, host_failed},
+    again,
+    power::{fail_launch, forget},
     set_back,
 };
 use crate::{
@@ -37,9 +38,11 @@ fn failed(facts: &mut Facts, step: &Step, lane: Lane, setback: Setback) {
             let why = format!("the NIC {}: {}", nic.name, words(&setback));
             fail_launch(facts, Error::failed(Operation::Start, why));
         }
-        Step::DisconnectNic(_) | Step::AdoptNic(_) => host_failed(facts, lane, setback),
+        // What is left over goes, however often that has to be tried.
         Step::CloseDisk(_) | Step::CloseNic(_) if matches!(setback, Setback::Lost(_)) => {}
-        Step::CloseDisk(_) | Step::CloseNic(_) => host_failed(facts, lane, setback),
+        Step::DisconnectNic(_) | Step::AdoptNic(_) | Step::CloseDisk(_) | Step::CloseNic(_) => {
+            again(facts, lane, words(&setback));
+        }
         Step::ReadMemory => {}
         Step::SetVcpus(_) => {
             facts.seen.vcpus_noted = None;

@@ -1,6 +1,6 @@
 //! Starts, stops and what a guest does about them.
 
-use super::{again, not_now, sight::guest_is_off};
+use super::{again, sight::guest_is_off};
 use crate::{
     model::{Due, Ending, Error, Operation, Upkeep},
     vm::core::{
@@ -313,12 +313,4 @@ fn owed_after(facts: &Facts, ending: &Ending) -> Upkeep {
 /// A device that the plan has no more business with.
 pub(super) fn forget(facts: &mut Facts, device: Device) {
     facts.seen.releases.remove(&device);
-}
-
-/// A lane of the host's side that failed: it is tried again.
-pub(super) fn host_failed(facts: &mut Facts, lane: Lane, setback: Setback) {
-    match setback {
-        Setback::NotNow(why) => not_now(facts, lane, why),
-        other => again(facts, lane, format!("{other:?}")),
-    }
 }

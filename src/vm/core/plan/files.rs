@@ -78,7 +78,8 @@ fn leftovers(wants: &mut Wants) {
     if run.held.run_files && run.is_down() && facts.is_stored(|record| record.run.is_down()) {
         wants.step(Step::RemoveRunFiles);
     }
-    if !facts.devices_are_known() {
+    // Nobody knows what a start that is under way, or is being taken back, has opened.
+    if !facts.devices_are_known() || matches!(run.state, Run::Starting { .. }) {
         return;
     }
     for no in facts.record.run.held.images.keys() {
