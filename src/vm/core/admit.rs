@@ -10,7 +10,7 @@ use super::{
     facts::{Facts, Guest, Now, Run},
     goal::{Cause, Deadline, Goal},
     request::{Patience, Request},
-    seen::{Launch, Monitor},
+    seen::{Device, Launch, Monitor},
     step::Lane,
 };
 use crate::model::{
@@ -647,6 +647,15 @@ fn prepare_lanes(facts: &mut Facts, before: &VmSpec, wanted: &VmSpec, lanes: &[L
     }
     for lane in lanes {
         facts.stuck.remove(lane);
+        let device = match lane {
+            Lane::Disk(no) => Some(Device::Disk(*no)),
+            Lane::Nic(nic) => Some(Device::Nic(*nic)),
+            _ => None,
+        };
+        if let Some(release) = device.and_then(|device| facts.seen.releases.get_mut(&device)) {
+            // Whoever wants it out again has the guest asked again.
+            (release.requested, release.times, release.refused) = (None, 0, false);
+        }
         let Lane::Disk(no) = lane else { continue };
         if difference::disk(wanted, *no).is_none() {
             facts.seen.grow.remove(no);

@@ -140,8 +140,8 @@ impl Facts {
         let is_through = self.gone || self.is_through(waiting.commit);
         match &waiting.until {
             Until::Stored(answer) => is_through.then(|| answer.clone()),
-            Until::Applied { lanes, pending_at, .. } => {
-                let applied = if is_through { self.applied(lanes, *pending_at) } else { None };
+            Until::Applied { lanes, pending_at, after, .. } => {
+                let applied = if is_through { self.applied(lanes, *pending_at, after) } else { None };
                 applied.map(|applied| Ok(Answer::Applied(applied)))
             }
             Until::Grown { lanes, .. } => {
@@ -169,7 +169,7 @@ impl Facts {
     }
 
     /// When a stored change takes effect, where that is known by now.
-    fn applied(&self, lanes: &[Lane], pending_at: Option<Ms>) -> Option<Applied> {
+    fn applied(&self, lanes: &[Lane], pending_at: Option<Ms>, after: &VmSpec) -> Option<Applied> {
         let unmade = |lane: &Lane| match lane {
             Lane::Disk(no) => {
                 let unmade = |record: &Record| record.run.unmade.contains(no);
@@ -187,6 +187,15 @@ impl Facts {
         }
         if lanes.is_empty() && self.up().is_some_and(|up| up.in_effect.policy != self.record.definition.policy) {
             // A disk is told at its start what it does with an error.
+            return Some(Applied::NextStart);
+        }
+        // What the change was about is to go since.
+        let is_removed = |lane: &&Lane| match lane {
+            Lane::Disk(no) => disk(after, *no).is_some() && disk(&self.record.definition, *no).is_none(),
+            Lane::Nic(id) => after.nic(*id).is_some() && self.record.definition.nic(*id).is_none(),
+            _ => false,
+        };
+        if lanes.iter().any(|lane| is_removed(&lane)) {
             return Some(Applied::NextStart);
         }
         let open = |lane: &&Lane| differs(&self.record, **lane) || differs(&self.stored, **lane);

@@ -52,3 +52,5 @@ pub use view::{reason, status};
 /// Milliseconds by the host's own clock, which goes on evenly from its boot and which nobody sets.
 pub type Ms = u64;
 
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Ms, facts::Ending, step::DiskNo};
+use super::{Ms, facts::Ending, step::{DiskNo, Lane}};
 use crate::model::{Error, NicId, VmSpec};
 
 /// What was seen of a VM.
@@ -110,6 +110,15 @@ pub struct Launch {
 pub enum Device {
     Disk(DiskNo),
     Nic(NicId),
+}
+
+impl Device {
+    pub fn lane(self) -> Lane {
+        match self {
+            Self::Disk(no) => Lane::Disk(no),
+            Self::Nic(nic) => Lane::Nic(nic),
+        }
+    }
 }
 
 /// The way of a device out of the guest.

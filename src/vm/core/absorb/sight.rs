@@ -39,7 +39,10 @@ pub(super) fn see(facts: &mut Facts, sight: Sight) {
                 ask_again(facts);
             }
         }
-        Sight::Deleted(device) => facts.seen.releases.entry(device).or_default().gone = true,
+        Sight::Deleted(device) => {
+            facts.seen.releases.entry(device).or_default().gone = true;
+            facts.stuck.remove(&device.lane());
+        }
         Sight::Kept(device) => kept(facts, device),
         Sight::VcpuDeleted => facts.seen.look_at_devices = true,
         Sight::MemoryMoved => facts.seen.look_at_memory = facts.up().is_some(),
@@ -106,13 +109,12 @@ fn ask_again(facts: &mut Facts) {
 
 /// The guest has said that it does not let go: there is no use in waiting for it.
 fn kept(facts: &mut Facts, device: Device) {
-    let lane = match device {
-        Device::Disk(no) => Lane::Disk(no),
-        Device::Nic(nic) => Lane::Nic(nic),
+    // Said of a request that nobody has made, it says nothing.
+    let Some(release) = facts.seen.releases.get_mut(&device).filter(|release| release.requested.is_some()) else {
+        return;
     };
-    if !take_back(facts, lane, &Conflict::DiskInUse.into()) {
-        facts.seen.releases.entry(device).or_default().refused = true;
-    }
+    release.refused = true;
+    take_back(facts, device.lane(), &Conflict::DiskInUse.into());
 }
 
 /// What the guest cannot do any more for those who wait.
