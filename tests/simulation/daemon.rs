@@ -1,19 +1,19 @@
 //! Runs the core through a history, and looks after every event whether anything is as it must never be.
 
 use qherd::{
-    model::{Change, Due, IoLimits, PolicyWish, PortWish, Redefinition},
+    model::{Due, ProcessId},
     vm::core::{
-        Bounds, Device, DiskNo, Effects, Facts, Found, Lane, Monitor, Now, Outcome, Patience, Plan, Report, Request, Run,
-        Sight, Step, absorb, admit, create, plan, recover,
+        Bounds, DiskNo, Effects, Facts, Found, Lane, Monitor, Now, Outcome, Plan, Report, Run, Sight, Step, absorb,
+        create, plan, recover,
     },
 };
 
 use super::{
     Violation,
-    history::{Ask, Chance, Event, Fate, History},
+    history::{Event, Fate, History},
     ledger::{Kind, Ledger},
     vm,
-    world::{State, World},
+    world::World,
 };
 
 /// What a history came to.
@@ -25,14 +25,14 @@ pub struct Figures {
     pub starts: u64,
 }
 
-struct Daemon<'a> {
-    history: &'a History,
-    facts: Facts,
+pub struct Daemon<'a> {
+    pub history: &'a History,
+    pub facts: Facts,
     plan: Plan,
-    world: World,
-    ledger: Ledger,
-    now: Now,
-    bounds: Bounds,
+    pub world: World,
+    pub ledger: Ledger,
+    pub now: Now,
+    pub bounds: Bounds,
     figures: Figures,
     /// The VM is gone, or never was: nothing follows.
     over: bool,
@@ -97,7 +97,7 @@ fn brief(step: &Step) -> String {
     }
 }
 
-type Done = Result<(), String>;
+pub type Done = Result<(), String>;
 
 impl Daemon<'_> {
     fn event(&mut self, event: Event) -> Done {
@@ -130,13 +130,13 @@ impl Daemon<'_> {
         self.now.uptime += time;
     }
 
-    fn report(&mut self, report: Report) -> Done {
+    pub fn report(&mut self, report: Report) -> Done {
         let effects = absorb(&mut self.facts, self.now, report);
         self.follow(effects)
     }
 
     /// Hands out answers, starts steps, and looks at everything.
-    fn follow(&mut self, effects: Effects) -> Done {
+    pub fn follow(&mut self, effects: Effects) -> Done {
         for (ticket, answer) in effects.answers {
             let stored = self.world.store.as_ref().map(|record| record.definition.clone());
             if self.aloud {
@@ -165,7 +165,10 @@ impl Daemon<'_> {
         self.check()
     }
 
-    fn check(&self) -> Done {
+    fn check(&mut self) -> Done {
+        if self.facts.seen.unsure {
+            self.ledger.leave_open(self.world.store.as_ref());
+        }
         self.ledger.check(self.world.store.as_ref(), self.world.processes.len())?;
         if self.world.processes.len() > 1 {
             return Err("two processes of one VM".into());
@@ -281,7 +284,7 @@ impl Daemon<'_> {
             record.run.upkeep.due = Some(Due::Boot);
             self.world.store = Some(record.clone());
         }
-        let lives = |id: &qherd::model::ProcessId| self.world.processes.iter().any(|process| process.id == *id);
+        let lives = |id: &ProcessId| self.world.processes.iter().any(|process| process.id == *id);
         let found = match record.run.up() {
             Some(up) if lives(&up.process) => Found::Alive,
             Some(_) if boot => Found::AnotherBoot,
@@ -291,181 +294,6 @@ impl Daemon<'_> {
         self.bounds = Bounds { closing: false, ends_vms: false, ..self.bounds };
         self.facts = recover(record, found, self.now, self.bounds);
         self.report(Report::Sight(Sight::Time))
-    }
-
-    fn request(&mut self, ask: Ask) -> Done {
-        let definition = self.facts.record.definition.clone();
-        let disk = |nth: u8| definition.disks.get(usize::from(nth) % definition.disks.len().max(1)).cloned();
-        let nic = |nth: u8| definition.nics.get(usize::from(nth) % definition.nics.len().max(1)).cloned();
-        let patience = |time: u32, agent_only| Patience { time: time.into(), agent_only };
-        let change = |change| Request::Change(Box::new(change));
-        let (kind, about, request) = match ask {
-            Ask::Start => (Kind::Start, None, Request::Start),
-            Ask::Stop { patience: time, agent_only } => {
-                (Kind::Stop, None, Request::Stop(patience(time, agent_only)))
-            }
-            Ask::StopAndDelete { patience: time } => {
-                (Kind::Delete, None, Request::StopAndDelete(patience(time, false)))
-            }
-            Ask::ForceOff => (Kind::Stop, None, Request::ForceOff),
-            Ask::Reboot { patience: time, agent_only } => {
-                (Kind::Other, None, Request::Reboot(patience(time, agent_only)))
-            }
-            Ask::Reset => (Kind::Other, None, Request::Reset),
-            Ask::Restart => (Kind::Start, None, Request::Restart(Some(patience(1_000, false)))),
-            Ask::Suspend => (Kind::Other, None, Request::Suspend),
-            Ask::Resume => (Kind::Other, None, Request::Resume),
-            Ask::TurnAfterBoot => (Kind::Start, None, Request::Boot),
-            Ask::Vcpus(vcpus) => {
-                (Kind::Other, None, change(Change::Cpu { vcpus: Some(vcpus.into()), pinning: None }))
-            }
-            Ask::Memory(memory) => {
-                let memory = 64 + 64 * u64::from(memory);
-                (Kind::Memory(memory), None, change(Change::Memory(memory as i64)))
-            }
-            Ask::Grow(nth) => {
-                let Some(disk) = disk(nth) else { return Ok(()) };
-                let size = Some(disk.size as i64 + i64::from(nth % 2));
-                (Kind::Other, None, change(Change::Disk { name: disk.name, size, io_limits: None }))
-            }
-            Ask::Throttle(nth) => {
-                let Some(disk) = disk(nth) else { return Ok(()) };
-                let limits = IoLimits { iops: Some(i64::from(nth) + 1), ..IoLimits::default() };
-                let io_limits = Some((nth % 3 != 0).then(|| Box::new(limits)));
-                (Kind::Other, None, change(Change::Disk { name: disk.name, size: None, io_limits }))
-            }
-            Ask::AddDisk => {
-                let ticket = self.ledger.send(Kind::AddDisk, None);
-                let disk = Box::new(vm::new_disk(ticket));
-                return self.admit(ticket, change(Change::AddDisk { disk, folder: "/i".into() }));
-            }
-            Ask::RemoveDisk(nth) => {
-                let Some(disk) = disk(nth) else { return Ok(()) };
-                (Kind::RemoveDisk, Some(disk.name.clone()), change(Change::RemoveDisk(disk.name)))
-            }
-            Ask::AddNic { on_switch } => {
-                let ticket = self.ledger.send(Kind::Other, None);
-                return self.admit(ticket, change(Change::AddNic(Box::new(vm::nic(ticket, on_switch)))));
-            }
-            Ask::RemoveNic(nth) => {
-                let Some(nic) = nic(nth) else { return Ok(()) };
-                (Kind::Other, None, change(Change::RemoveNic(nic.id)))
-            }
-            Ask::MovePort(nth) => {
-                let Some((nic, switch)) = nic(nth).and_then(|nic| Some((nic.id, nic.switch()?))) else {
-                    return Ok(());
-                };
-                let wish = Box::new(PortWish { isolated: Some(nth % 2 == 0), ..PortWish::default() });
-                (Kind::Other, None, change(Change::Port { nic, switch, wish }))
-            }
-            Ask::Policy(number) => {
-                let policy = vm::policy(number);
-                let wish = PolicyWish {
-                    restart: Some(policy.restart),
-                    on_io_error: Some(policy.on_io_error),
-                    ..PolicyWish::default()
-                };
-                (Kind::Other, None, change(Change::Policy(wish)))
-            }
-            Ask::Medium(medium) => {
-                (Kind::Other, None, change(Change::Medium(medium.then(|| "/iso".into()))))
-            }
-            Ask::Redefine(number) => {
-                let redefinition =
-                    Redefinition { vcpus: Some(i64::from(number % 4) + 1), ..Redefinition::default() };
-                (Kind::Other, None, Request::Redefine(Box::new(redefinition)))
-            }
-            Ask::Delete => (Kind::Delete, None, Request::Delete),
-        };
-        let ticket = self.ledger.send(kind, about);
-        self.admit(ticket, request)
-    }
-
-    fn admit(&mut self, ticket: u64, request: Request) -> Done {
-        let kills = matches!(request, Request::ForceOff)
-            && matches!(self.facts.record.run.state, Run::Up(_))
-            && self.facts.seen.process;
-        let effects = admit(&mut self.facts, self.now, ticket, request, false);
-        self.follow(effects)?;
-        if kills && !self.facts.in_flight.contains_key(&Lane::Kill) {
-            return Err("a forced stop waits for something".into());
-        }
-        Ok(())
-    }
-
-    fn chance(&mut self, chance: Chance) -> Done {
-        let open = self.facts.is_open();
-        let device = |nth: u8, world: &World| {
-            let process = world.processes.last()?;
-            let disks = process.disks.iter().filter(|no| no.0 > 0).map(|no| Device::Disk(*no));
-            let devices: Vec<Device> = disks.chain(process.nics.iter().map(|nic| Device::Nic(*nic))).collect();
-            devices.get(usize::from(nth) % devices.len().max(1)).copied()
-        };
-        match chance {
-            Chance::ProcessDies => {
-                self.world.kill();
-            }
-            Chance::KernelHolds => self.world.process().into_iter().for_each(|process| process.held = true),
-            Chance::KernelLetsGo => self.world.let_go(),
-            Chance::Closing => {
-                self.bounds.closing = true;
-                return self.report(Report::Sight(Sight::Closing { vms: self.history.seed % 2 == 0 }));
-            }
-            Chance::MonitorCloses | Chance::MonitorMisbehaves if self.facts.seen.process => {
-                self.world.events.clear();
-                let misconduct = chance == Chance::MonitorMisbehaves;
-                let closed = Sight::Closed { reason: "end of file".into(), misconduct, brief: true };
-                return self.report(Report::Sight(closed));
-            }
-            Chance::Flood if open => {
-                for _ in 0..20 {
-                    self.report(Report::Sight(Sight::MemoryMoved))?;
-                    self.report(Report::Sight(Sight::Halted))?;
-                    self.report(Report::Sight(Sight::Deleted(Device::Disk(DiskNo(99)))))?;
-                }
-            }
-            Chance::LetsGo(nth) => {
-                if let Some(device) = device(nth, &self.world) {
-                    self.world.process().into_iter().for_each(|process| process.lose(device));
-                    self.world.events.push_back(Sight::Deleted(device));
-                }
-            }
-            Chance::Keeps(nth) => {
-                let kept = device(nth, &self.world).map(Sight::Kept);
-                self.world.events.extend(kept);
-            }
-            Chance::TapRemoved(nth) => {
-                if let Some(Device::Nic(nic)) = device(nth, &self.world) {
-                    return self.report(Report::Sight(Sight::TapGone(nic)));
-                }
-            }
-            Chance::GuestPowersOff => self.guest(State::Off, Sight::PoweredOff),
-            Chance::GuestPanics => self.guest(State::Panicked, Sight::Panicked),
-            Chance::GuestResets => self.guest(State::Running, Sight::Reset),
-            Chance::IoError => {
-                self.world.full = true;
-                self.guest(State::IoError, Sight::Halted);
-            }
-            Chance::AgentComes | Chance::AgentGoes => {
-                let agent = chance == Chance::AgentComes;
-                self.world.process().into_iter().for_each(|process| process.agent = agent);
-                self.world.events.push_back(Sight::Agent(agent));
-            }
-            Chance::MemoryMoves(memory) => {
-                self.world.process().into_iter().for_each(|process| process.memory = 16 + u64::from(memory));
-                self.world.events.push_back(Sight::MemoryMoved);
-            }
-            Chance::MonitorCloses | Chance::MonitorMisbehaves | Chance::Flood => {}
-        }
-        Ok(())
-    }
-
-    /// Something happens to a guest that runs.
-    fn guest(&mut self, state: State, event: Sight) {
-        if let Some(process) = self.world.process().filter(|process| process.state == State::Running) {
-            process.state = state;
-            self.world.events.push_back(event);
-        }
     }
 
     /// The host does as it is told from now on: nobody waits any more then, nothing is under way, and nothing is left

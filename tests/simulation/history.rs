@@ -8,7 +8,10 @@ use fastrand::Rng;
 pub enum Event {
     Request(Ask),
     /// The `nth` step that is under way ends like this.
-    Finish { nth: u8, fate: Fate },
+    Finish {
+        nth: u8,
+        fate: Fate,
+    },
     /// All that is under way ends well, and so does what follows, for a while.
     Calm,
     /// Milliseconds go by.
@@ -16,9 +19,13 @@ pub enum Event {
     /// Something comes by itself.
     Sight(Chance),
     /// The daemon dies: of the steps under way those had taken effect whose bit is set.
-    Crash { effects: u8 },
+    Crash {
+        effects: u8,
+    },
     /// The host is booted.
-    Boot { effects: u8 },
+    Boot {
+        effects: u8,
+    },
     /// The wall clock is set.
     SetClock(i32),
 }
@@ -61,9 +68,13 @@ pub enum Fate {
     Refused,
     Host,
     /// The monitor hangs or dies over it; it may have taken effect.
-    Lost { effect: bool },
+    Lost {
+        effect: bool,
+    },
     /// It takes longer than anybody waits for.
-    Silent { effect: bool },
+    Silent {
+        effect: bool,
+    },
 }
 
 /// What comes by itself.

@@ -79,12 +79,7 @@ impl Ledger {
         self.may_run = true;
     }
 
-    pub fn answer(
-        &mut self,
-        ticket: Ticket,
-        answer: &Result<Answer>,
-        stored: Option<&VmSpec>,
-    ) -> Result<(), String> {
+    pub fn answer(&mut self, ticket: Ticket, answer: &Result<Answer>, stored: Option<&VmSpec>) -> Result<(), String> {
         let Some((kind, disk)) = self.open.remove(&ticket) else {
             return Err(format!("the request {ticket} was answered twice: {answer:?}"));
         };
@@ -120,6 +115,11 @@ impl Ledger {
 
     pub fn unanswered(&self) -> Vec<Ticket> {
         self.open.keys().copied().collect()
+    }
+
+    /// The store has not said whether it did what it was asked: what it holds is one of both.
+    pub fn leave_open(&mut self, stored: Option<&Record>) {
+        self.memory.extend(stored.map(|record| record.definition.memory));
     }
 
     /// What is stored, against what clients were told.

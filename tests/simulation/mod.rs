@@ -2,14 +2,17 @@
 //! do not, images, taps, a store that refuses and stalls, clocks that jump, and a daemon that dies at any moment. A history
 //! is a seed; one that breaks an invariant is replayed and made as short as it can be.
 //!
-//! `history` is what happens, `world` is the host, `ledger` is what clients were told and may rely on, `daemon` runs the
-//! core between them, `shrink` makes a failure short.
+//! `history` is what happens, `world` is the host, `monitor` its QEMUs, `ledger` is what clients were told and may rely on, `daemon` runs the
+//! core between them (`requests`, `chances`), `shrink` makes a failure short.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+pub mod chances;
 pub mod daemon;
 pub mod history;
 pub mod ledger;
+pub mod monitor;
+pub mod requests;
 pub mod shrink;
 pub mod vm;
 pub mod world;

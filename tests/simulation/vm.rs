@@ -3,8 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use qherd::model::{
-    Autostart, Disk, MacAddr, NewDisk, NewNic, NicBackend, NicId, OnIoError, Policy, RestartPolicy, SwitchId, SwitchPort,
-    VmSpec,
+    Autostart, Disk, MacAddr, NewDisk, NewNic, NicBackend, NicId, OnIoError, Policy, RestartPolicy, SwitchId,
+    SwitchPort, VmSpec,
 };
 use serde_json::json;
 use uuid::Uuid;

@@ -3,14 +3,11 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use qherd::{
-    model::{Conflict, Error, NicId, ProcessId, VmSpec},
-    vm::core::{
-        Device, DiskNo, Facts, Goal, Guest, Look, Mode, Outcome, Record, Run, Setback, Sight, Step, StepReport as Report,
-        Txn,
-    },
+    model::{NicId, ProcessId, VmSpec},
+    vm::core::{Device, DiskNo, Facts, Goal, Outcome, Record, Run, Setback, Sight, Step, StepReport as Report, Txn},
 };
 
-use super::history::Fate;
+use super::{history::Fate, monitor};
 
 /// How a guest is, in truth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +58,7 @@ pub struct World {
     pub spawned: i32,
 }
 
-type Violation = String;
+pub type Violation = String;
 
 impl World {
     /// Ends a process, if the kernel lets it.
@@ -105,7 +102,7 @@ impl World {
                 self.exit = false;
                 Ok(outcome)
             }
-            _ if is_monitors(step) => self.ask_monitor(step, fate, facts),
+            _ if monitor::has(step) => self.ask_monitor(step, fate, facts),
             _ => match fate {
                 Fate::Well | Fate::Lie => self.on_host(step, facts).map(Outcome::Done),
                 Fate::NotNow | Fate::Refused | Fate::Host => Ok(failed("the host does not do it")),
@@ -182,9 +179,8 @@ impl World {
             }
             Step::CheckImage(_) => {}
             Step::MakeImage(no, _) => {
-                self.must_be_stored("made", |record| {
-                    record.run.held.images.contains_key(no) && record.definition.disk(&no.name()).is_some()
-                })?;
+                // Defined it may be no longer: a copy that is cut short goes on for a moment.
+                self.must_be_stored("made", |record| record.run.held.images.contains_key(no))?;
                 if self.processes.iter().any(|process| process.disks.contains(no)) {
                     return Err(format!("the image of {no:?} is made anew under QEMU"));
                 }
@@ -262,157 +258,10 @@ impl World {
         self.events.clear();
         Ok(Report::Spawned { process: id, fitted: fitted.into(), hotplug_memory: 448 })
     }
-
-    fn ask_monitor(&mut self, step: &Step, fate: Fate, facts: &Facts) -> Result<Outcome, Violation> {
-        let lost = || Outcome::Failed(Setback::Lost("no answer".into()));
-        if self.process().is_none_or(|process| process.held) {
-            return Ok(lost());
-        }
-        let never_lies = matches!(step, Step::Greet | Step::Connect | Step::Quit | Step::Tune | Step::Look { .. });
-        match fate {
-            Fate::Lie if !never_lies => {
-                self.lied = true;
-                Ok(Outcome::Done(Report::Done))
-            }
-            Fate::Well | Fate::Lie => self.on_monitor(step, facts),
-            Fate::NotNow => Ok(Outcome::Failed(Setback::NotNow("not now".into()))),
-            Fate::Refused | Fate::Host => Ok(Outcome::Failed(Setback::Refused("no".into()))),
-            Fate::Lost { effect } | Fate::Silent { effect } => {
-                if effect {
-                    self.on_monitor(step, facts)?;
-                }
-                Ok(lost())
-            }
-        }
-    }
-
-    fn on_monitor(&mut self, step: &Step, facts: &Facts) -> Result<Outcome, Violation> {
-        let (heeds, full) = (self.heeds, self.full);
-        let stored = self.store.clone();
-        let Some(process) = self.processes.last_mut() else { return Ok(failed("it has gone")) };
-        let mut events = Vec::new();
-        let mut report = Report::Done;
-        match step {
-            Step::Greet | Step::Tune | Step::Pin(_) | Step::ResizeDisk(..) | Step::ThrottleDisk(..) => {}
-            Step::ExchangeMedium(_) | Step::PutPort(_) | Step::PressButton => {}
-            Step::Continue | Step::GoOn => match process.state {
-                State::Off | State::Panicked => {}
-                State::IoError if full => events.push(Sight::Halted),
-                State::Running | State::Halted | State::IoError => {
-                    process.state = State::Running;
-                    events.push(Sight::Resumed);
-                }
-            },
-            Step::Pause => {
-                if process.state == State::Running {
-                    process.state = State::Halted;
-                }
-                events.push(Sight::Halted);
-            }
-            Step::Reset => {
-                (process.state, process.agent) = (State::Running, false);
-                events.push(Sight::Reset);
-            }
-            Step::Quit => {
-                self.kill();
-            }
-            Step::Connect => report = Report::Connected { agent: process.agent },
-            Step::Look { devices } => report = look(process, *devices),
-            Step::AskGuest { agent_only: true, .. } if !process.agent => {
-                let why = "nobody is there".to_owned();
-                return Ok(Outcome::Failed(Setback::Told(Error::NoAgent { why })));
-            }
-            Step::AskGuest { mode, .. } => {
-                if heeds && process.state == State::Running {
-                    match mode {
-                        Mode::PowerOff => {
-                            process.state = State::Off;
-                            events.push(Sight::PoweredOff);
-                        }
-                        Mode::Reboot => events.push(Sight::Reset),
-                    }
-                }
-            }
-            Step::PlugDisk(disk) => {
-                let Some(no) = DiskNo::of(&disk.name) else { return Err(format!("{} has no number", disk.name)) };
-                if !self.images.contains(&no) {
-                    return Err(format!("{} is plugged without an image", disk.name));
-                }
-                process.disks.insert(no);
-            }
-            Step::PlugNic(nic) => {
-                if nic.switch().is_some() {
-                    let held = stored.is_some_and(|record| record.run.held.ports.contains_key(&nic.id));
-                    if !held {
-                        return Err(format!("{} is plugged before its tap is stored", nic.name));
-                    }
-                    self.taps.insert(nic.id);
-                }
-                process.nics.insert(nic.id);
-            }
-            Step::ReleaseDisk(no) => match release(process, Device::Disk(*no), heeds) {
-                Ok((found, event)) => {
-                    report = found;
-                    events.extend(event);
-                }
-                Err(outcome) => return Ok(outcome),
-            },
-            Step::ReleaseNic(nic) => match release(process, Device::Nic(*nic), heeds) {
-                Ok((found, event)) => {
-                    report = found;
-                    events.extend(event);
-                }
-                Err(outcome) => return Ok(outcome),
-            },
-            Step::CloseDisk(no) if process.disks.contains(no) => report = Report::StillThere,
-            Step::CloseNic(nic) if process.nics.contains(nic) => report = Report::StillThere,
-            Step::CloseDisk(_) | Step::CloseNic(_) => {}
-            Step::SetVcpus(count) => process.vcpus = *count,
-            Step::SetMemory(memory) => process.memory = *memory,
-            Step::ReadMemory => report = Report::Memory(process.memory),
-            other => return Err(format!("{other:?} needs no monitor")),
-        }
-        self.events.extend(events);
-        let _ = facts;
-        Ok(Outcome::Done(report))
-    }
 }
 
-fn failed(why: &str) -> Outcome {
+pub fn failed(why: &str) -> Outcome {
     Outcome::Failed(Setback::Host(why.to_owned()))
-}
-
-fn look(process: &Process, devices: bool) -> Report {
-    let look = match process.state {
-        State::Running => Look::Is(Guest::Running),
-        State::Halted => Look::Is(Guest::Paused { reason: None, critical: false }),
-        State::IoError => Look::IoError("I/O error on root".to_owned()),
-        State::Off => Look::PoweredOff,
-        State::Panicked => Look::Panicked,
-    };
-    if !devices {
-        return Report::Guest(look);
-    }
-    let (disks, nics) = (process.disks.iter().copied().collect(), process.nics.iter().copied().collect());
-    Report::Devices { look, disks, nics, vcpus: process.vcpus }
-}
-
-/// The guest lets go at once, or not at all.
-fn release(process: &mut Process, device: Device, heeds: bool) -> Result<(Report, Option<Sight>), Outcome> {
-    let plugged = match device {
-        Device::Disk(no) => process.disks.contains(&no),
-        Device::Nic(nic) => process.nics.contains(&nic),
-    };
-    if !plugged {
-        return Ok((Report::Out, None));
-    }
-    if process.state != State::Running {
-        return Err(Outcome::Failed(Setback::Told(Conflict::Halted.into())));
-    }
-    if heeds {
-        process.lose(device);
-    }
-    Ok((Report::Done, heeds.then_some(Sight::Deleted(device))))
 }
 
 impl Process {
@@ -421,51 +270,5 @@ impl Process {
             Device::Disk(no) => self.disks.remove(&no),
             Device::Nic(nic) => self.nics.remove(&nic),
         };
-    }
-}
-
-fn is_monitors(step: &Step) -> bool {
-    match step {
-        Step::Greet
-        | Step::Tune
-        | Step::Continue
-        | Step::Pause
-        | Step::Reset
-        | Step::Quit
-        | Step::GoOn
-        | Step::Connect
-        | Step::Look { .. }
-        | Step::AskGuest { .. }
-        | Step::PressButton
-        | Step::PlugDisk(_)
-        | Step::ReleaseDisk(_)
-        | Step::CloseDisk(_)
-        | Step::ResizeDisk(..)
-        | Step::ThrottleDisk(..)
-        | Step::PlugNic(_)
-        | Step::ReleaseNic(_)
-        | Step::CloseNic(_)
-        | Step::PutPort(_)
-        | Step::SetVcpus(_)
-        | Step::Pin(_)
-        | Step::SetMemory(_)
-        | Step::ReadMemory
-        | Step::ExchangeMedium(_) => true,
-        Step::Commit(_)
-        | Step::Kill
-        | Step::EndStrays
-        | Step::Prepare
-        | Step::Spawn
-        | Step::FindFiles
-        | Step::CheckRemovable
-        | Step::Erase { .. }
-        | Step::RemoveRunFiles
-        | Step::CheckImage(_)
-        | Step::MakeImage(..)
-        | Step::RemoveImage(_)
-        | Step::GrowImage(..)
-        | Step::ConnectNic(_)
-        | Step::AdoptNic(_)
-        | Step::DisconnectNic(_) => false,
     }
 }

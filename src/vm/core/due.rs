@@ -2,14 +2,14 @@
 //! is looked at after everything that happens, and when a plan's time to wake has come.
 
 use super::{
-    Ms,
-    admit::{self, Act, Verdict, judge},
+    Ms, admit,
     answer::{Answer, Effects, Until},
     difference::disk,
     facts::{Facts, Record, Run},
     goal::{Cause, Goal},
     seen::Monitor,
     step::{DiskNo, Lane},
+    table::{Act, Verdict, judge},
 };
 use crate::model::{Due, Ending, Error, Nic};
 
@@ -171,8 +171,7 @@ fn note_silence(facts: &mut Facts) {
 
 /// What is done at once, or not at all.
 pub(super) fn give_up_at_once(facts: &mut Facts, error: &Error) {
-    let concerned =
-        |until: &Until| matches!(until, Until::Halted | Until::GoesOn | Until::WasReset | Until::Requested);
+    let concerned = |until: &Until| matches!(until, Until::Halted | Until::GoesOn | Until::WasReset | Until::Requested);
     facts.answer_instead(concerned, &Err(error.clone()));
     if let Goal::Pause | Goal::Resume | Goal::Reset = facts.goal() {
         facts.set_goal(Goal::Rest);

@@ -77,7 +77,9 @@ pub enum Run {
         start: bool,
     },
     /// No process.
-    Down { last: Ending },
+    Down {
+        last: Ending,
+    },
     /// A process may have been spawned; its guest may not have run yet, and nobody knows that it does.
     Starting {
         process: Option<ProcessId>,

@@ -24,6 +24,7 @@
 mod absorb;
 mod admit;
 mod answer;
+mod change;
 mod difference;
 mod due;
 mod facts;
@@ -34,10 +35,11 @@ mod recover;
 mod request;
 mod seen;
 mod step;
+mod table;
 mod view;
 
 pub use absorb::{Report, absorb};
-pub use admit::{Act, Ask, Refusal, State, Verdict, admit, judge};
+pub use admit::admit;
 pub use answer::{Answer, Effects, Ticket, Until, Waiting};
 pub use facts::{Bounds, Ending, Facts, Guest, Now, Record, Run, RunRecord, Up};
 pub use goal::{Cause, Deadline, Goal};
@@ -47,6 +49,7 @@ pub use recover::{Found, create, recover};
 pub use request::{Patience, Request};
 pub use seen::{Device, Launch, Monitor, Release, Seen, Sight};
 pub use step::{DiskNo, Lane, Look, Mode, Outcome, Report as StepReport, Setback, Step, Txn};
+pub use table::{Act, Ask, Refusal, State, Verdict, judge};
 pub use view::{reason, status};
 
 /// Milliseconds by the host's own clock, which goes on evenly from its boot and which nobody sets.

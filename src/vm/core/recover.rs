@@ -13,7 +13,7 @@ use super::{
     seen::{Monitor, Seen},
     step::DiskNo,
 };
-use crate::model::{Disk, Error, LONGEST_WAIT, Operation, Due, Upkeep, VmSpec};
+use crate::model::{Disk, Due, Error, LONGEST_WAIT, Operation, Upkeep, VmSpec};
 
 /// A live VM keeps its last known status until its monitor has had this time.
 const ADOPTION: u64 = 5_000;

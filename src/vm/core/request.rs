@@ -1,6 +1,6 @@
 //! What may be asked of a VM. It sets a goal or changes the definition, and nothing else.
 
-use super::{Ms, admit::Ask};
+use super::{Ms, table::Ask};
 use crate::model::{Change, Redefinition};
 
 /// How long a guest is given, and whether that is all.

@@ -5,7 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{Ms, facts::Ending, step::{DiskNo, Lane}};
+use super::{
+    Ms,
+    facts::Ending,
+    step::{DiskNo, Lane},
+};
 use crate::model::{Error, NicId, VmSpec};
 
 /// What was seen of a VM.

@@ -12,7 +12,7 @@ pub(super) use power::end_run_as;
 
 use super::{
     answer::{Effects, Until},
-    admit,
+    change,
     due::settle,
     facts::{Facts, Now, Stuck},
     seen::{Monitor, Sight},
@@ -126,7 +126,7 @@ fn take_back(facts: &mut Facts, lane: Lane, error: &Error) -> bool {
             && concerned(until)
         {
             let (before, after) = (before.clone(), after.clone());
-            admit::take_back(facts, &before, &after);
+            change::take_back(facts, &before, &after);
             any = true;
         }
     }

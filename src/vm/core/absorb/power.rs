@@ -239,8 +239,7 @@ fn guest_ended(facts: &mut Facts, cause: Cause) {
     facts.seen.powered_off = true;
     match (facts.goal(), cause) {
         (Goal::Stop(_) | Goal::Off { .. } | Goal::Gone, _) | (Goal::Reboot(_), Cause::Guest | Cause::Cut) => {}
-        (Goal::Reboot(_), Cause::Panic)
-        | (Goal::Rest | Goal::Pause | Goal::Resume | Goal::Reset, _) => {
+        (Goal::Reboot(_), Cause::Panic) | (Goal::Rest | Goal::Pause | Goal::Resume | Goal::Reset, _) => {
             guest_is_off(facts);
             facts.set_goal(Goal::Off { cause });
         }

@@ -5,8 +5,8 @@ use super::again;
 use crate::{
     model::{Error, Operation},
     vm::core::{
-        admit,
         answer::{Answer, Until},
+        change,
         facts::{Facts, Run},
         goal::{Cause, Goal},
         step::{Lane, Outcome, Setback, Txn},
@@ -88,7 +88,7 @@ fn take_back_wishes(facts: &mut Facts, why: &str) {
         if let Until::Applied { before, after, .. } | Until::Grown { before, after, .. } = &waiting.until
             && waiting.commit > facts.done
         {
-            admit::take_back(facts, before, after);
+            change::take_back(facts, before, after);
             facts.waiting[at].until = Until::Stored(Err(Error::failed(Operation::Change, why)));
         }
     }

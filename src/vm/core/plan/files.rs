@@ -88,7 +88,8 @@ fn leftovers(wants: &mut Wants) {
                 || record.run.up().is_some_and(|up| difference::disk(&up.in_effect, *no).is_some())
         };
         // A removal that may yet be taken back keeps it.
-        let concerned = |until: &Until| matches!(until, Until::Applied { lanes, .. } if lanes.contains(&Lane::Disk(*no)));
+        let concerned =
+            |until: &Until| matches!(until, Until::Applied { lanes, .. } if lanes.contains(&Lane::Disk(*no)));
         let open = facts.waiting.iter().any(|waiting| concerned(&waiting.until));
         if !open && !has(&facts.record) && facts.is_stored(|record| !has(record)) {
             wants.step(Step::RemoveImage(*no));

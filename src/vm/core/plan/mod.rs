@@ -68,9 +68,10 @@ pub fn plan(facts: &Facts) -> Plan {
         sizes::plan(&mut wants);
     }
     let Wants { now, wake, .. } = wants;
-    let unwanted = facts.in_flight.iter().filter(|(lane, step)| {
-        step.may_be_cut() && !facts.cut.contains(lane) && !now.contains(step)
-    });
+    let unwanted = facts
+        .in_flight
+        .iter()
+        .filter(|(lane, step)| step.may_be_cut() && !facts.cut.contains(lane) && !now.contains(step));
     let cut = unwanted.map(|(lane, _)| *lane).collect();
     let start = now.into_iter().filter(|step| !facts.in_flight.contains_key(&step.lane())).collect();
     Plan { start, cut, wake }

@@ -86,9 +86,7 @@ fn start(wants: &mut Wants) {
 pub(super) fn start_is_stored(facts: &Facts) -> bool {
     let (definition, held) = (&facts.record.definition, &facts.record.run.held);
     facts.is_stored(|record| {
-        matches!(record.run.state, Run::Starting { .. })
-            && record.definition == *definition
-            && record.run.held == *held
+        matches!(record.run.state, Run::Starting { .. }) && record.definition == *definition && record.run.held == *held
     })
 }
 

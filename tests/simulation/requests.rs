@@ -1,0 +1,108 @@
+//! What clients ask, made of what there is.
+
+use qherd::{
+    model::{Change, IoLimits, PolicyWish, PortWish, Redefinition},
+    vm::core::{Lane, Patience, Request, Run, admit},
+};
+
+use super::{
+    daemon::{Daemon, Done},
+    history::Ask,
+    ledger::Kind,
+    vm,
+};
+
+impl Daemon<'_> {
+    pub fn request(&mut self, ask: Ask) -> Done {
+        let definition = self.facts.record.definition.clone();
+        let disk = |nth: u8| definition.disks.get(usize::from(nth) % definition.disks.len().max(1)).cloned();
+        let nic = |nth: u8| definition.nics.get(usize::from(nth) % definition.nics.len().max(1)).cloned();
+        let patience = |time: u32, agent_only| Patience { time: time.into(), agent_only };
+        let change = |change| Request::Change(Box::new(change));
+        let (kind, about, request) = match ask {
+            Ask::Start => (Kind::Start, None, Request::Start),
+            Ask::Stop { patience: time, agent_only } => (Kind::Stop, None, Request::Stop(patience(time, agent_only))),
+            Ask::StopAndDelete { patience: time } => {
+                (Kind::Delete, None, Request::StopAndDelete(patience(time, false)))
+            }
+            Ask::ForceOff => (Kind::Stop, None, Request::ForceOff),
+            Ask::Reboot { patience: time, agent_only } => {
+                (Kind::Other, None, Request::Reboot(patience(time, agent_only)))
+            }
+            Ask::Reset => (Kind::Other, None, Request::Reset),
+            Ask::Restart => (Kind::Start, None, Request::Restart(Some(patience(1_000, false)))),
+            Ask::Suspend => (Kind::Other, None, Request::Suspend),
+            Ask::Resume => (Kind::Other, None, Request::Resume),
+            Ask::TurnAfterBoot => (Kind::Start, None, Request::Boot),
+            Ask::Vcpus(vcpus) => (Kind::Other, None, change(Change::Cpu { vcpus: Some(vcpus.into()), pinning: None })),
+            Ask::Memory(memory) => {
+                let memory = 64 + 64 * u64::from(memory);
+                (Kind::Memory(memory), None, change(Change::Memory(memory as i64)))
+            }
+            Ask::Grow(nth) => {
+                let Some(disk) = disk(nth) else { return Ok(()) };
+                let size = Some(disk.size as i64 + i64::from(nth % 2));
+                (Kind::Other, None, change(Change::Disk { name: disk.name, size, io_limits: None }))
+            }
+            Ask::Throttle(nth) => {
+                let Some(disk) = disk(nth) else { return Ok(()) };
+                let limits = IoLimits { iops: Some(i64::from(nth) + 1), ..IoLimits::default() };
+                let io_limits = Some((nth % 3 != 0).then(|| Box::new(limits)));
+                (Kind::Other, None, change(Change::Disk { name: disk.name, size: None, io_limits }))
+            }
+            Ask::AddDisk => {
+                let ticket = self.ledger.send(Kind::AddDisk, None);
+                let disk = Box::new(vm::new_disk(ticket));
+                return self.admit(ticket, change(Change::AddDisk { disk, folder: "/i".into() }));
+            }
+            Ask::RemoveDisk(nth) => {
+                let Some(disk) = disk(nth) else { return Ok(()) };
+                (Kind::RemoveDisk, Some(disk.name.clone()), change(Change::RemoveDisk(disk.name)))
+            }
+            Ask::AddNic { on_switch } => {
+                let ticket = self.ledger.send(Kind::Other, None);
+                return self.admit(ticket, change(Change::AddNic(Box::new(vm::nic(ticket, on_switch)))));
+            }
+            Ask::RemoveNic(nth) => {
+                let Some(nic) = nic(nth) else { return Ok(()) };
+                (Kind::Other, None, change(Change::RemoveNic(nic.id)))
+            }
+            Ask::MovePort(nth) => {
+                let Some((nic, switch)) = nic(nth).and_then(|nic| Some((nic.id, nic.switch()?))) else {
+                    return Ok(());
+                };
+                let wish = Box::new(PortWish { isolated: Some(nth % 2 == 0), ..PortWish::default() });
+                (Kind::Other, None, change(Change::Port { nic, switch, wish }))
+            }
+            Ask::Policy(number) => {
+                let policy = vm::policy(number);
+                let wish = PolicyWish {
+                    restart: Some(policy.restart),
+                    on_io_error: Some(policy.on_io_error),
+                    ..PolicyWish::default()
+                };
+                (Kind::Other, None, change(Change::Policy(wish)))
+            }
+            Ask::Medium(medium) => (Kind::Other, None, change(Change::Medium(medium.then(|| "/iso".into())))),
+            Ask::Redefine(number) => {
+                let redefinition = Redefinition { vcpus: Some(i64::from(number % 4) + 1), ..Redefinition::default() };
+                (Kind::Other, None, Request::Redefine(Box::new(redefinition)))
+            }
+            Ask::Delete => (Kind::Delete, None, Request::Delete),
+        };
+        let ticket = self.ledger.send(kind, about);
+        self.admit(ticket, request)
+    }
+
+    fn admit(&mut self, ticket: u64, request: Request) -> Done {
+        let kills = matches!(request, Request::ForceOff)
+            && matches!(self.facts.record.run.state, Run::Up(_))
+            && self.facts.seen.process;
+        let effects = admit(&mut self.facts, self.now, ticket, request, false);
+        self.follow(effects)?;
+        if kills && !self.facts.in_flight.contains_key(&Lane::Kill) {
+            return Err("a forced stop waits for something".into());
+        }
+        Ok(())
+    }
+}
