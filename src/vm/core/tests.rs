@@ -167,11 +167,11 @@ fn a_stop_a_suspend_and_a_policy_do_not_wait_for_memory_that_is_slow_to_come() {
     commit(&mut facts);
     end(&mut facts, Lane::Power, StepReport::Done);
     assert_eq!(commit(&mut facts).answers, [(3, Ok(Answer::Done))]);
-    ask(&mut facts, 4, stop(1_000));
     // Nobody wants the memory any more.
-    assert!(facts.cut.contains(&Lane::Memory));
-    let answers = commit(&mut facts).answers;
+    let answers = ask(&mut facts, 4, stop(1_000)).answers;
     assert_eq!(answers, [(1, Ok(Answer::Applied(Applied::NextStart)))]);
+    assert!(facts.cut.contains(&Lane::Memory));
+    commit(&mut facts);
     assert_eq!(facts.in_flight.get(&Lane::Power), Some(&Step::Continue), "a halted guest hears nothing");
     end(&mut facts, Lane::Power, StepReport::Done);
     assert!(matches!(facts.in_flight.get(&Lane::Agent), Some(Step::AskGuest { .. })));
