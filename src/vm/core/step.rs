@@ -115,7 +115,7 @@ pub enum Step {
     /// The device is out: its node is closed.
     CloseDisk(DiskNo),
     ResizeDisk(DiskNo, u64),
-    ThrottleDisk(DiskNo, Option<IoLimits>),
+    ThrottleDisk(DiskNo, Option<Box<IoLimits>>),
 
     /// The host's side of a NIC, before a start.
     ConnectNic(Box<Nic>),

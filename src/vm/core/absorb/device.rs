@@ -122,7 +122,7 @@ fn done(facts: &mut Facts, step: Step, report: Report) {
         }),
         Step::ThrottleDisk(no, limits) => facts.note_effect(|spec| {
             if let Some(disk) = difference::disk_mut(spec, no) {
-                disk.io_limits = limits;
+                disk.io_limits = limits.map(|limits| *limits);
             }
         }),
         Step::SetVcpus(count) => {

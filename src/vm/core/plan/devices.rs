@@ -82,7 +82,9 @@ fn disks(wants: &mut Wants, up: &Up) {
             None if has.slot.is_some() => let_go(wants, release, Step::ReleaseDisk(no)),
             None => {}
             Some(wanted) if resized(wanted, has) => wants.step(Step::ResizeDisk(no, wanted.size)),
-            Some(wanted) if throttled(wanted, has) => wants.step(Step::ThrottleDisk(no, wanted.io_limits)),
+            Some(wanted) if throttled(wanted, has) => {
+                wants.step(Step::ThrottleDisk(no, wanted.io_limits.map(Box::new)))
+            }
             Some(_) => {}
         }
     }
