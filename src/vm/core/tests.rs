@@ -1,3 +1,5 @@
+//! What the core does in single situations, step by step; what holds in all of them is `tests/simulation`.
+
 use std::sync::Arc;
 
 use serde_json::json;
