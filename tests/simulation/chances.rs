@@ -41,7 +41,9 @@ impl Daemon<'_> {
                 }
             }
             Chance::LetsGo(nth) => {
-                if let Some(device) = device(nth, &self.world) {
+                // A guest that does not run lets go of nothing.
+                let runs = self.world.process().is_some_and(|process| process.state == State::Running);
+                if let Some(device) = device(nth, &self.world).filter(|_| runs) {
                     self.world.process().into_iter().for_each(|process| process.lose(device));
                     self.world.events.push_back(Sight::Deleted(device));
                 }
