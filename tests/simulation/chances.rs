@@ -25,7 +25,7 @@ impl Daemon<'_> {
             Chance::KernelLetsGo => self.world.let_go(),
             Chance::Closing => {
                 self.bounds.closing = true;
-                return self.report(Report::Sight(Sight::Closing { vms: self.history.seed % 2 == 0 }));
+                return self.report(Report::Sight(Sight::Closing { vms: self.history.seed.is_multiple_of(2) }));
             }
             Chance::MonitorCloses | Chance::MonitorMisbehaves if self.facts.seen.process => {
                 self.world.events.clear();

@@ -106,13 +106,13 @@ impl Daemon<'_> {
         }
         self.pass(1);
         match event {
-            Event::Crash { effects } => return self.crash(effects, false),
-            Event::Boot { effects } => return self.crash(effects, true),
+            Event::Crash { effects } => self.crash(effects, false),
+            Event::Boot { effects } => self.crash(effects, true),
             Event::SetClock(by) => {
                 self.now.wall = self.now.wall.saturating_add_signed(by.into());
-                return Ok(());
+                Ok(())
             }
-            _ if self.over => return Ok(()),
+            _ if self.over => Ok(()),
             Event::Request(ask) => self.request(ask),
             Event::Finish { nth, fate } => self.finish(nth.into(), fate),
             Event::Calm => self.calm(2_000, 300).map(drop),

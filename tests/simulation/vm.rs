@@ -47,8 +47,8 @@ pub fn definition(history: &History) -> Arc<VmSpec> {
 pub fn policy(number: u8) -> Policy {
     Policy {
         restart: [RestartPolicy::Never, RestartPolicy::OnFailure, RestartPolicy::Always][usize::from(number % 3)],
-        max_restarts: (number % 2 == 0).then_some(2),
-        autostart: Autostart { enabled: number % 4 == 0, ..Autostart::default() },
+        max_restarts: number.is_multiple_of(2).then_some(2),
+        autostart: Autostart { enabled: number.is_multiple_of(4), ..Autostart::default() },
         on_io_error: [OnIoError::Pause, OnIoError::Retry, OnIoError::Report][usize::from(number / 4 % 3)],
     }
 }
