@@ -68,7 +68,7 @@ impl World {
             Step::Look { devices } => report = look(process, *devices),
             Step::AskGuest { agent_only: true, .. } if !process.agent => {
                 let why = "nobody is there".to_owned();
-                return Ok(Outcome::Failed(Setback::Told(Error::NoAgent { why })));
+                return Ok(Outcome::Failed(Setback::Reported(Error::NoAgent { why })));
             }
             Step::AskGuest { mode, .. } => {
                 if heeds && process.state == State::Running {
@@ -151,7 +151,7 @@ fn release(process: &mut Process, device: Device, heeds: bool) -> Result<(Report
         return Ok((Report::Out, None));
     }
     if process.state != State::Running {
-        return Err(Outcome::Failed(Setback::Told(Conflict::Halted.into())));
+        return Err(Outcome::Failed(Setback::Reported(Conflict::Halted.into())));
     }
     if heeds {
         process.lose(device);

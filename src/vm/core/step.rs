@@ -201,7 +201,7 @@ pub enum Setback {
     /// QEMU refuses what it should take: what a client wants so is taken back.
     Refused(String),
     /// In words of our own; as with `Refused`.
-    Told(Error),
+    Reported(Error),
     /// The host failed; it may do better later.
     Host(String),
     /// The monitor did not answer.

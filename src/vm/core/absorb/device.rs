@@ -60,7 +60,7 @@ fn words(setback: &Setback) -> String {
         | Setback::Lost(why)
         | Setback::NotStored(why)
         | Setback::StoreSilent(why) => why.clone(),
-        Setback::Told(error) | Setback::Foreign(error) => error.to_string(),
+        Setback::Reported(error) | Setback::Foreign(error) => error.to_string(),
         Setback::Held => "the kernel holds the process".to_owned(),
     }
 }

@@ -65,7 +65,7 @@ fn condemn(facts: &mut Facts) {
 
 fn not_removable(facts: &mut Facts, setback: Setback) {
     let error = match setback {
-        Setback::Told(error) => error,
+        Setback::Reported(error) => error,
         // The power of a live VM is cut whether its storage answers or not.
         _ if facts.seen.process => return condemn(facts),
         other => Error::failed(Operation::Delete, format!("{other:?}")),
@@ -76,9 +76,9 @@ fn not_removable(facts: &mut Facts, setback: Setback) {
 /// It can be deleted again, or started. What the host failed at is tried once more by the next daemon; what was refused is
 /// not done later, unasked.
 fn not_erased(facts: &mut Facts, setback: Setback) {
-    let refused = matches!(setback, Setback::Told(_));
+    let refused = matches!(setback, Setback::Reported(_));
     let error = match setback {
-        Setback::Told(error) => error,
+        Setback::Reported(error) => error,
         Setback::Host(why) => Error::failed(Operation::Delete, why),
         other => Error::failed(Operation::Delete, format!("{other:?}")),
     };
@@ -136,7 +136,7 @@ fn made(facts: &mut Facts, no: DiskNo, size: u64) {
 /// Nobody has been told of the disk: it never was.
 fn not_made(facts: &mut Facts, no: DiskNo, setback: Setback) {
     let error = match setback {
-        Setback::Told(error) | Setback::Foreign(error) => error,
+        Setback::Reported(error) | Setback::Foreign(error) => error,
         Setback::Refused(why) | Setback::Host(why) | Setback::NotNow(why) => Error::failed(Operation::Change, why),
         other => Error::failed(Operation::Change, format!("{other:?}")),
     };

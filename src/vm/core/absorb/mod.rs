@@ -140,7 +140,7 @@ fn set_back(facts: &mut Facts, lane: Lane, setback: Setback) {
         Setback::NotNow(why) => return not_now(facts, lane, why),
         // It is taken up again when the monitor is back.
         Setback::Lost(_) => return,
-        Setback::Told(error) | Setback::Foreign(error) => error,
+        Setback::Reported(error) | Setback::Foreign(error) => error,
         Setback::Refused(why) | Setback::Host(why) | Setback::NotStored(why) | Setback::StoreSilent(why) => {
             Error::failed(Operation::Change, why)
         }

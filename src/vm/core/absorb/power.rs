@@ -41,7 +41,7 @@ pub(super) fn launched(facts: &mut Facts, step: &Step, outcome: Outcome) {
 
 fn start_error(setback: Setback) -> Error {
     match setback {
-        Setback::Told(error) | Setback::Foreign(error) => error,
+        Setback::Reported(error) | Setback::Foreign(error) => error,
         Setback::NotNow(why)
         | Setback::Refused(why)
         | Setback::Host(why)
@@ -210,7 +210,7 @@ pub(super) fn requested(facts: &mut Facts, step: &Step, outcome: Outcome) {
     let alone = matches!(step, Step::AskGuest { agent_only: true, .. });
     match outcome {
         Outcome::Cut => {}
-        Outcome::Failed(Setback::Told(error)) if alone => {
+        Outcome::Failed(Setback::Reported(error)) if alone => {
             if facts.goal().deadline().is_some_and(|deadline| deadline.agent_only) {
                 leave_running(facts, &error);
             }
