@@ -350,7 +350,7 @@ fn refuses_to_start(daemon: &Daemon) {
     let state = daemon.state();
     let before = contents(&state.join("db"));
     let command = format!("qherd db restore --state-dir {}", state.display());
-    refused(&mut daemon.command(), &["is damaged", &command, "machines are not affected"]);
+    refused(&mut daemon.command(), &["is damaged", &command, "VMs are not affected"]);
     refused(&mut db(&state, &["check"]), &["is damaged", &command]);
     assert_eq!(contents(&state.join("db")), before, "the damaged store was touched");
 }
@@ -398,8 +398,8 @@ async fn a_store_of_which_nothing_is_left_is_restored_from_the_newest_export() {
     assert!(said.contains(&format!("VM {late} has disks but no record")), "{said}");
     assert_eq!(beside(&daemon.state(), "db.damaged-").len(), 1);
     daemon.run();
-    let told = daemon.log_text();
-    assert!(told.contains("disks of VMs that are not recorded") && told.contains(&late), "{told}");
+    let reported = daemon.log_text();
+    assert!(reported.contains("disks of VMs that are not recorded") && reported.contains(&late), "{reported}");
     for id in &ids {
         daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
     }
