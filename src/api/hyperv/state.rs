@@ -47,10 +47,10 @@ pub fn health(view: &VmView) -> String {
         Status::Crashed => Some("crashed"),
         Status::Unresponsive => Some("unresponsive"),
     };
-    match (told, &view.reason) {
+    match (told, view.reason()) {
         (None, None) => "Ok".to_owned(),
         (Some(told), None) => told.to_owned(),
-        (None, Some(reason)) => reason.clone(),
+        (None, Some(reason)) => reason,
         (Some(told), Some(reason)) => format!("{told}: {reason}"),
     }
 }
