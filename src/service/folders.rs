@@ -148,7 +148,10 @@ impl Made<'_> {
     /// Something has been put there, or will not be.
     pub async fn leave(&mut self) {
         if let Some(taken) = self.taken.take() {
-            let left = in_time(STORAGE, move || Ok(folder::leave(&taken)));
+            let left = in_time(STORAGE, move || {
+                folder::leave(&taken);
+                Ok(())
+            });
             // What stays of it goes with the VM.
             let _ = left.await;
         }

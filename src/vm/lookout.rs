@@ -116,7 +116,11 @@ impl Actor {
     pub(super) async fn look(&mut self, patience: Duration) -> Result<(), Interrupted> {
         let spec = self.record.spec.clone();
         let mut lookout = std::mem::replace(&mut self.lookout, Lookout::new());
-        let looked = self.guarded(async { Ok(lookout.look(&spec, patience).await) }).await;
+        let look = async {
+            lookout.look(&spec, patience).await;
+            Ok(())
+        };
+        let looked = self.guarded(look).await;
         self.lookout = lookout;
         looked
     }
