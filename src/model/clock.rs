@@ -73,7 +73,7 @@ impl Moment {
     }
 
     /// When it is, by the clock on the wall as it stands now, for people.
-    pub fn told(self) -> u64 {
+    pub fn message(self) -> u64 {
         match self.monotonic {
             Some(monotonic) => told_again(self.at, now_ms().saturating_add(monotonic).saturating_sub(monotonic_ms())),
             None => self.at,
@@ -97,13 +97,13 @@ mod tests {
     #[test]
     fn a_moment_is_told_as_it_was_until_the_clock_is_set() {
         let noted = Moment::after(Duration::from_secs(30));
-        assert_eq!(noted.told(), noted.at);
+        assert_eq!(noted.message(), noted.at);
         // As it stands when the clock was put forward, or back, after it was noted.
         for said in [noted.at - HOUR, noted.at + HOUR] {
-            let told = Moment { at: said, ..noted }.told();
-            assert!(told.abs_diff(noted.at) < SET, "{told}, not {}", noted.at);
+            let message = Moment { at: said, ..noted }.message();
+            assert!(message.abs_diff(noted.at) < SET, "{message}, not {}", noted.at);
         }
-        assert_eq!(Moment { at: 7, monotonic: None }.told(), 7, "an older record's");
+        assert_eq!(Moment { at: 7, monotonic: None }.message(), 7, "an older record's");
         assert!(wall_at_uptime(uptime_ms()).abs_diff(now_ms()) < SET);
     }
 
