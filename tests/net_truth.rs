@@ -215,11 +215,24 @@ async fn an_adapter_with_an_address_that_runs_out_is_refused() {
     lab.net.put_switch(&wan, moved.as_ref()).await.unwrap();
     assert!(ip(&format!("addr show dev {}", wan.bridge())).contains("192.0.2.8"));
     lab.await_problem(&wan, &["192.0.2.8", "run out"]).await;
-    let again = lab.net.survey(&wan, moved.as_ref()).await.unwrap();
+    let mut again = lab.net.survey(&wan, moved.as_ref()).await.unwrap();
     lab.net.put_switch(&wan, again.as_ref()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
     lab.await_problem(&wan, &["192.0.2.8"]).await;
     assert!(!ip("addr").contains("192.0.2.8"), "what has run out does not come back by itself");
+    // What is told helps.
+    let bridge = wan.bridge();
+    ip(&format!("addr add 192.0.2.10/24 dev {bridge}"));
+    lab.await_problem(&wan, &[]).await;
+    // The host's own DHCP client may be on the bridge.
+    ip(&format!("addr add 192.0.2.11/24 dev {bridge} valid_lft 3 preferred_lft 3"));
+    lab.await_problem(&wan, &["192.0.2.11", "run out", "static address"]).await;
+    ip(&format!("addr add 192.0.2.12/24 dev {bridge} valid_lft 1000 preferred_lft 1000"));
+    lab.await_problem(&wan, &[]).await;
+    ip(&format!("addr del 192.0.2.12/24 dev {bridge}"));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(lab.net.problem(wan.id), None, "somebody took it away");
+    again = lab.net.survey(&wan, again.as_ref()).await.unwrap();
     lab.net.remove_switch(&wan, again.as_ref()).await.unwrap();
     ip("link del up0");
     lab.close(&[]).await;

@@ -1,17 +1,15 @@
-//! Looks for what is in the way of the switches and is not ours, and tells it with what to do: other people's rules, the
-//! way of a subnet, addresses of the host that have run out.
+//! Looks for what others have set up that is in the way of the switches, and tells it with what to do.
 
 use std::{collections::HashMap, fs};
 
 use rtnetlink::packet_route::route::RouteAttribute;
 
 use super::{
-    Inner, adapter,
+    Inner,
     foreign::{self, Dropped, Packet, TCP, UDP},
     netlink::{Link, Netlink},
     nft::{Family, Hook, OtherTable},
-    place::{Area, Place},
-    reconcile::address_set,
+    place::Area,
 };
 use crate::model::Switch;
 
@@ -37,23 +35,6 @@ impl Inner {
             let switch = &place.wanted().switch;
             let told = in_the_way(&tables, switch, uplink.as_deref(), bridged, taps.get(&switch.bridge()));
             self.tell(place, Area::Others, told);
-        }
-        self.look_at_leased(netlink, &places).await;
-    }
-
-    async fn look_at_leased(&self, netlink: &Netlink, places: &[std::sync::Arc<Place>]) {
-        if places.iter().all(|place| place.wanted().moved().is_none()) {
-            return;
-        }
-        let Ok(addresses) = netlink.addresses().await else { return };
-        let there = address_set(&addresses);
-        for place in places {
-            let wanted = place.wanted();
-            let lost = wanted.moved().map(|moved| adapter::lost(moved, &there)).unwrap_or_default();
-            let told = lost.first().map(|address| {
-                format!("the host's address {address} has run out, because nobody renewed it; give the host a static address")
-            });
-            self.tell(place, Area::Leased, told);
         }
     }
 

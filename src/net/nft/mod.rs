@@ -27,7 +27,7 @@ mod tests;
 mod wire;
 
 pub use batch::{Batch, Command};
-pub use diff::diff;
+pub use diff::{diff, is_mendable};
 pub use events::{Change, Events};
 pub use expr::{Expr, Layer, Rate, Reg, Verdict};
 pub use kernel::{BaseChain, Kernel, Refused};
