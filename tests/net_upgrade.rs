@@ -41,6 +41,7 @@ async fn an_address_that_the_kernel_keeps_no_mark_of_goes_with_its_subnet() {
     let addresses = ip(&format!("addr show {bridge}"));
     assert!(addresses.contains("10.78.0.1/24") && !addresses.contains("10.77.0.1"), "{addresses}");
     assert!(addresses.contains("198.51.100.1/24"), "somebody else's: {addresses}");
+    lab.net.sweep(&[lan.id], &[]).await.unwrap();
     lab.close(&[&lan]).await;
 }
 
@@ -55,8 +56,10 @@ async fn a_table_of_another_form_is_made_anew_with_nothing_of_the_old_one() {
     lab.net = Network::open(&lab.dir.path().join("elsewhere")).await;
     // A set that is there today has another form, and a chain that is not there any more works by it.
     let old = format!(
-        "table inet {table} {{ set services {{ type ipv4_addr; elements = {{ 192.0.2.1 }} }}
-        chain old {{ type filter hook forward priority 0; ip saddr @services drop; }} }}"
+        "table inet {table} {{ 
+            set services {{ type ipv4_addr; elements = {{ 192.0.2.1 }}; }}
+            chain old {{ type filter hook forward priority 0; ip saddr @services drop; }}
+        }}"
     );
     sh(&format!("nft delete table inet {table} && nft '{old}'"));
     lab.net = Network::open(lab.dir.path()).await;

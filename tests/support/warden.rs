@@ -76,8 +76,7 @@ fn filter() -> OwnedFd {
     let load = |offset| libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: offset };
     let answer = |what| libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: what };
     let is_send = libc::sock_filter { code: 0x15, jt: 0, jf: 1, k: libc::SYS_sendto as u32 };
-    let mut program =
-        [load(0), is_send, answer(libc::SECCOMP_RET_USER_NOTIF), answer(libc::SECCOMP_RET_ALLOW)];
+    let mut program = [load(0), is_send, answer(libc::SECCOMP_RET_USER_NOTIF), answer(libc::SECCOMP_RET_ALLOW)];
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: the program lives during the call, which makes a descriptor of the caller's.
     unsafe {
@@ -144,9 +143,7 @@ fn family_of(fd: i32) -> Option<i32> {
     let (mut value, mut length) = (0i32, 4u32);
     let mut ask = |option| {
         // SAFETY: both are of the size that the call expects.
-        let told = unsafe {
-            libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut length)
-        };
+        let told = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut length) };
         (told == 0).then_some(value)
     };
     (ask(libc::SO_DOMAIN)? == libc::AF_NETLINK).then_some(())?;
