@@ -26,7 +26,7 @@ impl Events {
     pub async fn next(&self) -> io::Result<()> {
         loop {
             let mut guard = self.0.readable().await?;
-            match guard.try_io(|socket| forget(socket)) {
+            match guard.try_io(forget) {
                 Ok(told) => return told,
                 Err(_not_yet) => {}
             }
