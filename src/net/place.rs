@@ -72,6 +72,8 @@ pub enum Area {
     Leased,
     /// What others have set up on the host.
     Others,
+    /// What the kernel takes for forged.
+    ReversePath,
 }
 
 /// A port.
