@@ -48,16 +48,16 @@ async fn rules_of_iptables_legacy_that_drop_what_a_switch_needs_are_named_with_w
     let late = lab.internal("10.78.0.0/24", true).await;
     for switch in [&early, &late] {
         look(&lab, switch).await;
-        let mut told = lab.await_problem(switch, &words).await;
+        let mut reported = lab.await_problem(switch, &words).await;
         while lab.net.problem(switch.id).is_some() {
             let commands =
-                told.split("iptables-legacy -t ").skip(1).map(|rest| rest.split(" -j ACCEPT").next().unwrap());
+                reported.split("iptables-legacy -t ").skip(1).map(|rest| rest.split(" -j ACCEPT").next().unwrap());
             let commands: Vec<&str> = commands.collect();
-            assert!(!commands.is_empty(), "nothing to do in {told:?}");
+            assert!(!commands.is_empty(), "nothing to do in {reported:?}");
             commands.into_iter().for_each(|command| sh(&format!("iptables-legacy -t {command} -j ACCEPT")));
             look(&lab, switch).await;
-            await_that("another problem, or none", || lab.net.problem(switch.id).as_ref() != Some(&told)).await;
-            told = lab.net.problem(switch.id).unwrap_or_default();
+            await_that("another problem, or none", || lab.net.problem(switch.id).as_ref() != Some(&reported)).await;
+            reported = lab.net.problem(switch.id).unwrap_or_default();
         }
     }
     sh(
@@ -66,8 +66,8 @@ async fn rules_of_iptables_legacy_that_drop_what_a_switch_needs_are_named_with_w
     );
     look(&lab, &early).await;
     let words = ["rule 2 of the chain guests in the table filter of iptables-legacy", "DHCP"];
-    let told = lab.await_problem(&early, &words).await;
-    assert!(told.contains("iptables-legacy -t filter -I INPUT -i qhb"), "{told}");
+    let reported = lab.await_problem(&early, &words).await;
+    assert!(reported.contains("iptables-legacy -t filter -I INPUT -i qhb"), "{reported}");
     sh("iptables-legacy -F; iptables-legacy -P FORWARD ACCEPT");
     look(&lab, &early).await;
     lab.await_problem(&early, &[]).await;

@@ -73,7 +73,7 @@ async fn a_table_of_another_form_is_made_anew_with_nothing_of_the_old_one() {
 }
 
 #[tokio::test]
-async fn rules_of_a_card_that_nobody_has_looked_at_yet_stay_closed_when_somebody_takes_them_away() {
+async fn rules_of_a_nic_that_nobody_has_looked_at_yet_stay_closed_when_somebody_takes_them_away() {
     let mut lab = Lab::new().await;
     let lan = lab.internal("10.77.0.0/24", true).await;
     let nic = nic_on(&lan, Some([10, 77, 0, 2].into()));

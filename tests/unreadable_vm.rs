@@ -1,12 +1,12 @@
 //! A VM whose record cannot be read, and whose guest lives: what its switch gave it stays its own.
 
-#[path = "support/cards.rs"]
-mod cards;
+#[path = "support/nics.rs"]
+mod nics;
 mod support;
 
 use std::{fs, process::Command};
 
-use cards::{networks, tap_of, taps};
+use nics::{networks, tap_of, taps};
 use serde_json::{Value, json};
 use support::{
     Daemon,
@@ -44,11 +44,11 @@ async fn a_live_guest_whose_record_cannot_be_read_keeps_its_address_and_its_name
         wish
     };
     let web = daemon.create(running("web", json!([{ "switch": "LAN" }]))).await;
-    let card = networks(&daemon, &web).await.remove(0);
-    assert_eq!(card["reserved"], "10.77.0.2");
+    let nic = networks(&daemon, &web).await.remove(0);
+    assert_eq!(nic["reserved"], "10.77.0.2");
     let next = running("db", json!([{ "switch": "LAN" }]));
     let taken = json!({ "switch": "LAN", "address": "10.77.0.2" });
-    let same = json!({ "switch": "LAN", "mac": card["mac"] });
+    let same = json!({ "switch": "LAN", "mac": nic["mac"] });
 
     daemon.kill();
     let damage = |from: &'static str, to: &'static str| {
@@ -64,15 +64,15 @@ async fn a_live_guest_whose_record_cannot_be_read_keeps_its_address_and_its_name
     let config = daemon.state().join("net").join(&switch.replace('-', "")[..12]).join("dnsmasq.conf");
     let text = fs::read_to_string(&config).unwrap();
     let own =
-        format!("dhcp-host={},id:*,10.77.0.2,web\nhost-record=web.lan,web,10.77.0.2\n", card["mac"].as_str().unwrap());
+        format!("dhcp-host={},id:*,10.77.0.2,web\nhost-record=web.lan,web,10.77.0.2\n", nic["mac"].as_str().unwrap());
     assert!(text.contains(&own) && text.contains(",10.77.0.3,db\n"), "{text}");
     for body in [taken, same] {
         let refused = daemon.post(&format!("/vms/{db}/networks"), body).await;
         assert_eq!(refused.status, 409, "{refused:?}");
         assert!(refused.message().contains("a VM whose record cannot be read"), "{refused:?}");
     }
-    assert!(taps().contains(&tap_of(&card)));
-    assert!(!ip_json(&format!("link show {}", tap_of(&card)))[0]["master"].is_null());
+    assert!(taps().contains(&tap_of(&nic)));
+    assert!(!ip_json(&format!("link show {}", tap_of(&nic)))[0]["master"].is_null());
 
     // Once it can be read, it is as it was.
     daemon.kill();

@@ -39,12 +39,12 @@ impl Inner {
             here.filter_map(|a| Some((address_of(a)?, adapter::lifetime(a)))).collect();
         let written = wanted.moved().map(adapter::leased).unwrap_or_default();
         let lost = place.leases(|leases| leases.run_out(&here, &written, Instant::now()));
-        let told = lost.map(|address| {
+        let reported = lost.map(|address| {
             format!(
                 "the host's address {address} has run out, because nobody renewed it; give the host a static address"
             )
         });
-        self.tell(place, Area::Leased, told);
+        self.tell(place, Area::Leased, reported);
     }
 }
 

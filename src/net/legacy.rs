@@ -62,10 +62,10 @@ fn ask(socket: &OwnedFd, what: i32, name: &str, answer: &mut [u8]) -> io::Result
     answer[..name.len()].copy_from_slice(name);
     let mut length = answer.len() as libc::socklen_t;
     // SAFETY: the kernel writes no more than `length` bytes.
-    let told = unsafe {
+    let reported = unsafe {
         libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, what, answer.as_mut_ptr().cast(), &raw mut length)
     };
-    if told == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if reported == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {

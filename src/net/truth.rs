@@ -31,7 +31,7 @@ impl Inner {
         let (Ok(netlink), Some(mut tables)) = (self.netlink(), self.rules.others().await) else { return };
         match tokio::task::spawn_blocking(legacy::tables).await {
             Ok(Ok(more)) => tables.extend(more),
-            told => tracing::debug!(?told, "cannot read the rules of iptables-legacy"),
+            problems => tracing::debug!(?problems, "cannot read the rules of iptables-legacy"),
         }
         let (Ok(links), Ok(routes), Ok(addresses)) =
             (netlink.links().await, netlink.routes().await, netlink.addresses().await)
@@ -43,8 +43,8 @@ impl Inner {
         let taps = self.taps();
         for place in &places {
             let switch = &place.wanted().switch;
-            let told = in_the_way(&tables, switch, uplink.as_deref(), bridged, taps.get(&switch.bridge()));
-            self.tell(place, Area::Others, told);
+            let problems = in_the_way(&tables, switch, uplink.as_deref(), bridged, taps.get(&switch.bridge()));
+            self.tell(place, Area::Others, problems);
             self.tell(place, Area::ReversePath, reverse_path::in_the_way(switch, &routes, &links, &addresses));
         }
     }
@@ -79,7 +79,7 @@ fn in_the_way(
     tap: Option<&String>,
 ) -> Option<String> {
     let bridge = switch.bridge();
-    let mut told = Vec::new();
+    let mut problems = Vec::new();
     let nat = switch.subnet().is_some_and(|subnet| subnet.nat);
     if nat {
         let out =
@@ -93,13 +93,13 @@ fn in_the_way(
         };
         if let Some(dropped) = foreign::dropped(tables, &ROUTED, Hook::Forward, &out) {
             let how = allow(tables, &dropped, &[Let { from: Some(&bridge), ..Let::default() }], &bridge);
-            told.push(format!("{dropped} drops what the guests send to other networks; {how}"));
+            problems.push(format!("{dropped} drops what the guests send to other networks; {how}"));
         } else if let Some(dropped) = foreign::dropped(tables, &ROUTED, Hook::Forward, &back)
             && uplink.is_some()
         {
             let answers = Let { to: Some(&bridge), answers: true, ..Let::default() };
             let how = allow(tables, &dropped, &[answers], &bridge);
-            told.push(format!("{dropped} drops what other networks answer to the guests; {how}"));
+            problems.push(format!("{dropped} drops what other networks answer to the guests; {how}"));
         }
     }
     if switch.subnet().is_some() {
@@ -107,9 +107,9 @@ fn in_the_way(
         for (port, what) in ports {
             let packet = Packet { from: bridge.clone(), protocol: Some(UDP), port: Some(*port), ..Packet::default() };
             if let Some(dropped) = foreign::dropped(tables, &ROUTED, Hook::Input, &packet) {
-                let asked = Let { from: Some(&bridge), port: Some(*port), ..Let::default() };
-                let how = allow(tables, &dropped, &[asked], &bridge);
-                told.push(format!("{dropped} drops what the guests ask of the host's {what}; {how}"));
+                let requested = Let { from: Some(&bridge), port: Some(*port), ..Let::default() };
+                let how = allow(tables, &dropped, &[requested], &bridge);
+                problems.push(format!("{dropped} drops what the guests ask of the host's {what}; {how}"));
             }
         }
     }
@@ -117,7 +117,7 @@ fn in_the_way(
     if bridged && let Some(dropped) = foreign::dropped(tables, &ROUTED, Hook::Forward, &between) {
         let within = Let { from: Some(&bridge), to: Some(&bridge), ..Let::default() };
         let how = allow(tables, &dropped, &[within], &bridge);
-        told.push(format!(
+        problems.push(format!(
             "{dropped} drops what guests of the switch send to one another, because the host has bridged frames filtered; sysctl net.bridge.bridge-nf-call-iptables=0 ends that, or {how}"
         ));
     }
@@ -125,10 +125,10 @@ fn in_the_way(
         let frame = Packet { from: tap.clone(), to: Some(tap.clone()), protocol: Some(TCP), ..Packet::default() };
         if let Some(dropped) = foreign::dropped(tables, &[Family::Bridge], Hook::Forward, &frame) {
             let how = allow(tables, &dropped, &[Let { from: Some("qht*"), ..Let::default() }], &bridge);
-            told.push(format!("{dropped} drops what guests of the switch send to one another; {how}"));
+            problems.push(format!("{dropped} drops what guests of the switch send to one another; {how}"));
         }
     }
-    (!told.is_empty()).then(|| told.join("; "))
+    (!problems.is_empty()).then(|| problems.join("; "))
 }
 
 /// What a rule is to let through.

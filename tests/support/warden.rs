@@ -143,8 +143,9 @@ fn family_of(fd: i32) -> Option<i32> {
     let (mut value, mut length) = (0i32, 4u32);
     let mut ask = |option| {
         // SAFETY: both are of the size that the call expects.
-        let told = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut length) };
-        (told == 0).then_some(value)
+        let reported =
+            unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut length) };
+        (reported == 0).then_some(value)
     };
     (ask(libc::SO_DOMAIN)? == libc::AF_NETLINK).then_some(())?;
     ask(libc::SO_PROTOCOL)

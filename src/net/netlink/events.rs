@@ -27,7 +27,7 @@ impl Events {
         loop {
             let mut guard = self.0.readable().await?;
             match guard.try_io(forget) {
-                Ok(told) => return told,
+                Ok(reported) => return reported,
                 Err(_not_yet) => {}
             }
         }
@@ -41,13 +41,13 @@ impl Events {
 
 /// Takes all that is there. An error where that is nothing.
 fn forget(socket: &AsyncFd<OwnedFd>) -> io::Result<()> {
-    let mut told = Err(io::ErrorKind::WouldBlock.into());
+    let mut reported = Err(io::ErrorKind::WouldBlock.into());
     // Whatever of a message does not fit in is left out.
     let mut beginning = [0; 16];
     loop {
         match recv(socket.get_ref(), &mut beginning[..], RecvFlags::empty()) {
-            Ok(_) | Err(rustix::io::Errno::NOBUFS) => told = Ok(()),
-            Err(rustix::io::Errno::AGAIN) => return told,
+            Ok(_) | Err(rustix::io::Errno::NOBUFS) => reported = Ok(()),
+            Err(rustix::io::Errno::AGAIN) => return reported,
             Err(error) => return Err(error.into()),
         }
     }

@@ -8,7 +8,7 @@ use crate::{
     net::nft::{Batch, Elements, Family, Form, Kernel, Key, Ruleset, TableName, Type, ifname},
 };
 
-/// What takes the claims of a card's port away, in batches that do not depend on one another; none where it has no claims.
+/// What takes the claims of a NIC's port away, in batches that do not depend on one another; none where it has no claims.
 ///
 /// # Errors
 /// Of the kernel.

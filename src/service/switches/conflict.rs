@@ -12,24 +12,24 @@ pub fn conflict<'a>(switch: &Switch, others: impl Iterator<Item = (&'a Switch, O
         if let Some(wanted) = switch.subnet()
             && let Some(taken) = theirs.into_iter().find(|taken| wanted.overlaps(taken))
         {
-            let told = format!(
+            let message = format!(
                 "The subnet {wanted} overlaps {taken} of the switch {} ({}); choose another.",
                 other.name, other.id
             );
-            return Err(Error::SwitchConflict(told));
+            return Err(Error::SwitchConflict(message));
         }
         if let Some(wanted) = ipv6(switch)
             && [ipv6(other), claimed.and_then(network6)].contains(&Some(wanted.clone()))
         {
-            let told = format!("The network {wanted} belongs to the switch {} ({}).", other.name, other.id);
-            return Err(Error::SwitchConflict(told));
+            let message = format!("The network {wanted} belongs to the switch {} ({}).", other.name, other.id);
+            return Err(Error::SwitchConflict(message));
         }
         if let (SwitchKind::External { adapter, .. }, SwitchKind::External { adapter: taken, .. }) =
             (&switch.kind, &other.kind)
             && adapter == taken
         {
-            let told = format!("The adapter {adapter} belongs to the switch {} ({}).", other.name, other.id);
-            return Err(Error::SwitchConflict(told));
+            let message = format!("The adapter {adapter} belongs to the switch {} ({}).", other.name, other.id);
+            return Err(Error::SwitchConflict(message));
         }
     }
     Ok(())
