@@ -7,7 +7,7 @@ use super::{Error, Result, VmSpec};
 
 /// Entries of `forwards` of one NIC.
 pub const MAX_FORWARDS: usize = 64;
-/// Entries of a list of disks or of NICs; a machine has fewer places.
+/// Entries of a list of disks or of NICs; a VM has fewer places.
 pub const MAX_DEVICES: usize = 64;
 /// Cores in one list of a pinning.
 pub const MAX_PINNED: usize = 1024;

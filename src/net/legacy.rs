@@ -10,7 +10,9 @@ use std::{
 use nix::libc;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
 
-use super::nft::{Base, Family, Hook, Instruction, Kind, OtherChain, OtherTable, TableName, Verdict, matched, target};
+use super::nft::{
+    Base, ChainKind, Family, Hook, Instruction, OtherChain, OtherTable, TableName, Verdict, matched, target,
+};
 
 const NAMES: &str = "/proc/thread-self/net/ip_tables_names";
 const GET_INFO: i32 = 64;
@@ -103,7 +105,7 @@ fn chains(entries: &[u8], hooks: &[(Hook, usize, usize)]) -> Option<BTreeMap<Str
     };
     for (hook, first, policy) in hooks {
         let drop = all.iter().any(|entry| entry.at == *policy && entry.verdict() == Some(DROP));
-        let base = Base { kind: Kind::Filter, hook: *hook, priority: 0, drop };
+        let base = Base { kind: ChainKind::Filter, hook: *hook, priority: 0, drop };
         put(if *hook == Hook::Input { "INPUT" } else { "FORWARD" }, Some(base), *first, Some(*policy));
     }
     for (from, name) in &names {

@@ -76,7 +76,7 @@ pub enum Area {
     ReversePath,
 }
 
-/// A port.
+/// A port of a switch, as it was plugged and as it was last seen.
 #[derive(Clone)]
 pub struct PlugState {
     pub nic: Nic,

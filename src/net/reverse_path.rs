@@ -31,10 +31,10 @@ pub fn in_the_way(switch: &Switch, routes: &[RouteMessage], links: &[Link], all:
         let leading: Vec<&Way> = ways.iter().filter(|way| way.leads_to(far)).collect();
         let back = leading.iter().min_by_key(|way| (32 - way.prefix, way.metric))?;
         let strict = leading.iter().find(|way| {
-            let has = |ip: Ipv4Addr| {
+            let bears = |ip: Ipv4Addr| {
                 all.iter().any(|a| a.header.index == way.interface && address_of(a) == Some(IpAddr::V4(ip)))
             };
-            let comes = |address: Option<Ipv4Addr>| address.is_none_or(|ip| ip.is_unspecified() || has(ip));
+            let comes = |address: Option<Ipv4Addr>| address.is_none_or(|ip| ip.is_unspecified() || bears(ip));
             way.interface != back.interface
                 && switch.forwards.iter().any(|forward| comes(forward.host_address))
                 && name(way.interface).is_some_and(is_strict)

@@ -160,7 +160,7 @@ impl Actor {
         let press_again = self.press_again;
         let restart = self.restart_at();
         tokio::select! {
-            // In this order: force overtakes, and what happened to the machine is known before the next request is judged.
+            // In this order: force overtakes, and what happened to the process is known before the next request is judged.
             biased;
             forced = self.forced.recv() => forced.map_or(Wake::Orphaned, Wake::Forced),
             happening = self.instance.next() => Wake::Instance(happening),

@@ -100,7 +100,7 @@ fn watch(listener: &OwnedFd, shared: &Mutex<Orders>) {
         }
         if ready && let Some((id, fd, text)) = receive(listener) {
             match (&orders.hold, text) {
-                (Some((family, words)), Some(text)) if family_of(fd) == Some(*family) && has(&text, words) => {
+                (Some((family, words)), Some(text)) if family_of(fd) == Some(*family) && says(&text, words) => {
                     held.push(id);
                 }
                 _ => go_on(listener, id),
@@ -110,7 +110,7 @@ fn watch(listener: &OwnedFd, shared: &Mutex<Orders>) {
     }
 }
 
-fn has(text: &[u8], words: &[u8]) -> bool {
+fn says(text: &[u8], words: &[u8]) -> bool {
     words.is_empty() || text.windows(words.len()).any(|part| part == words)
 }
 

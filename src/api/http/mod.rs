@@ -7,7 +7,7 @@
 //!        ├─ origin, idempotency   web pages of others are refused; a request with a known key gets its first answer
 //!        ├─ table, route   which handler a path and a method mean; what OpenAPI says about it
 //!        ├─ request        what a handler is given; query, json and decode turn it into the handler's types
-//!        └─ response, told what a handler gives back; error is everything the plumbing itself can object to
+//!        └─ response, section  what a handler gives back; error is everything the plumbing itself can object to
 //! ```
 //!
 //! A dialect writes a table and says once how an [`HttpError`] looks:

@@ -116,7 +116,7 @@ pub fn part(there: &Ruleset, state: &str, on: &OnHost, nic: &Nic) -> Option<Rule
     whole.then_some(part)
 }
 
-/// A NIC's port, with what the rules ask for.
+/// A NIC's port of a switch, with what the rules need of it.
 struct RuledPort<'a> {
     nic: &'a Nic,
     settings: &'a SwitchPort,
