@@ -123,6 +123,9 @@ async fn rules_of_others_that_drop_what_a_switch_needs_are_named_with_what_to_do
     nft(&format!("insert rule inet firewalld filter_FORWARD iifname {} accept", early.bridge()));
     lab.await_problem(&early, &[]).await;
     lab.await_problem(&late, &["filter_INPUT"]).await;
+    let latest = lab.internal("10.79.0.0/24", true).await;
+    lab.await_problem(&latest, &["filter_INPUT", "filter_FORWARD"]).await;
+    lab.net.remove_switch(&latest, None).await.unwrap();
     nft("delete table inet firewalld");
     lab.await_problem(&late, &[]).await;
 
