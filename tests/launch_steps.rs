@@ -48,7 +48,7 @@ fn a_launch_that_fails_after(step: LaunchStep) {
         for _ in 0..2 {
             assert_eq!(service.start(id).await.unwrap_err(), made_to_fail(step));
             let view = service.view(id).unwrap();
-            assert_eq!((view.status, view.pid, view.started_at), (Status::Stopped, None, None));
+            assert_eq!((view.status, view.pid, view.started_at()), (Status::Stopped, None, None));
             place.assert_only_the_image_of(id);
         }
         // All or nothing: a VM that was to be started at once does not exist at all.

@@ -25,7 +25,7 @@ mod switch;
 mod view;
 
 pub use change::{Applied, Change, NewNics, Redefinition};
-pub use clock::{Moment, monotonic_ms, now_ms, uptime_ms};
+pub use clock::{Moment, monotonic_ms, now_ms, told_again, uptime_ms, wall_at_uptime};
 pub use create::{CreateVm, DiskWish, NetworkWish, NicWish};
 pub use error::{Conflict, Error, Operation, Result, human};
 pub use forward::{SwitchForward, check_forward};
@@ -36,7 +36,7 @@ pub use mac::MacAddr;
 pub use name::{check_name, same_name};
 pub use named::{Alias, MadeFolder, Named};
 pub use network::{Forward, NewNic, Nic, NicBackend, Protocol, TAP_PREFIX, check_forwards, check_queues};
-pub use policy::{Autostart, AutostartWish, Due, LONGEST_WAIT, OnIoError, Policy, PolicyWish, RestartPolicy, Upkeep};
+pub use policy::{Autostart, AutostartWish, Due, OnIoError, Policy, PolicyWish, RestartPolicy, Upkeep};
 pub use port::{Bandwidth, PortWish, SwitchPort};
 pub use record::{Boot, Ending, Intent, LiveRun, ProcessId, Run, VmRecord};
 pub use sample::{BalloonSample, DiskSample, NetworkSample, NicSample, Sample, VcpuSample};

@@ -71,7 +71,7 @@ pub enum Ending {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveRun {
     pub process: ProcessId,
-    /// Milliseconds since 1970.
+    /// The start of the process, as the clock on the wall said then, in milliseconds since 1970.
     pub started_at: u64,
     pub intent: Intent,
     /// What QEMU has right now; differs from the definition by what takes effect at the next start.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Upkeep, VmSpec, uptime_ms};
+use super::{Upkeep, VmSpec, told_again, uptime_ms, wall_at_uptime};
 
 /// The status of ruling 22.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -57,14 +57,16 @@ pub struct VmView {
     pub in_effect: Option<Arc<VmSpec>>,
     pub status: Status,
     /// Why it is paused, crashed or unresponsive.
-    pub reason: Option<String>,
+    pub why: Option<String>,
+    /// A file that its next start would not find.
+    pub missing: Option<String>,
     /// It is paused by an I/O or internal error.
     pub critical: bool,
     /// QEMU's process, while there is one.
     pub pid: Option<i32>,
-    /// Milliseconds since 1970, while it runs.
-    pub started_at: Option<u64>,
-    /// The start of its process, by `uptime_ms`: no setting of the clock makes it younger or older.
+    /// The start of its process, as the clock on the wall said then, in milliseconds since 1970.
+    pub started_on_the_wall: Option<u64>,
+    /// The same by `uptime_ms`: no setting of the clock makes it younger or older.
     pub started: Option<u64>,
     /// Starts that it is owed.
     pub upkeep: Upkeep,
@@ -78,5 +80,18 @@ impl VmView {
     /// For how many seconds it has been running.
     pub fn uptime(&self) -> Option<u64> {
         self.started.map(|since| uptime_ms().saturating_sub(since) / 1000)
+    }
+
+    /// Since when, by the clock on the wall as it stands now, in milliseconds since 1970.
+    pub fn started_at(&self) -> Option<u64> {
+        self.started_on_the_wall.zip(self.started).map(|(said, since)| told_again(said, wall_at_uptime(since)))
+    }
+
+    /// All there is to say of its status: of one that is down also what it lacks, and its next start.
+    pub fn reason(&self) -> Option<String> {
+        let down = self.in_effect.is_none() && matches!(self.status, Status::Stopped | Status::Crashed);
+        let further = if down { [self.missing.clone(), self.upkeep.owed()] } else { [None, None] };
+        let said: Vec<String> = [self.why.clone()].into_iter().chain(further).flatten().collect();
+        (!said.is_empty()).then(|| said.join("; "))
     }
 }
