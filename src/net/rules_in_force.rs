@@ -3,6 +3,7 @@
 
 use std::{
     future::pending,
+    io::ErrorKind,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -17,7 +18,7 @@ use tokio::{
 
 use super::{
     Inner, NetError, Result, host_side,
-    nft::{Batch, Change, Events, Kernel, OtherTable, Ruleset, TableName, diff},
+    nft::{Batch, Change, Events, Kernel, OtherTable, Ruleset, TableName, diff, is_mendable},
     place::{Area, Wanted},
     rules::{self, OnHost, Refusals},
 };
@@ -27,10 +28,20 @@ use crate::model::{Nic, Switch};
 const GATHER: Duration = Duration::from_millis(50);
 /// A kernel that holds its own lock for so long answers nobody.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A batch takes the kernel some milliseconds.
+const SOON: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(5);
+const UNANSWERED: &str = "the kernel has not answered";
+/// What was refused is read so often.
+const COUNT: Duration = Duration::from_secs(5);
+/// Everything is looked at so often, also what should have been told.
+const WHOLE: Duration = Duration::from_secs(20);
 
 pub struct RulesInForce {
     kernel: Option<Kernel>,
+    /// For what only looks: what waits for one of these keeps no rule waiting.
+    others: Option<Kernel>,
+    counts: Option<Kernel>,
     tables: Vec<TableName>,
     /// Of this daemon: several on one host do not meet.
     own: String,
@@ -62,9 +73,11 @@ enum Inherited {
 
 impl RulesInForce {
     pub fn new(state: &str) -> Self {
-        let kernel = Kernel::open().inspect_err(|error| tracing::warn!(%error, "cannot speak to nf_tables")).ok();
+        let open = || Kernel::open().inspect_err(|error| tracing::warn!(%error, "cannot speak to nf_tables")).ok();
         Self {
-            kernel,
+            kernel: open(),
+            others: open(),
+            counts: open(),
             tables: rules::tables(state),
             own: rules::table(state),
             known: tokio::sync::Mutex::default(),
@@ -79,7 +92,7 @@ impl RulesInForce {
     }
 
     pub async fn others(&self) -> Option<Vec<OtherTable>> {
-        match self.kernel.as_ref()?.others(&self.own).await {
+        match self.others.as_ref()?.others(&self.own).await {
             Ok(tables) => Some(tables),
             Err(error) => {
                 tracing::debug!(%error, "cannot read the rules of others");
@@ -95,7 +108,7 @@ impl RulesInForce {
 
     /// Reads what was refused, and says how many frames in all.
     pub async fn count_refused(&self, state: &str) -> Option<u64> {
-        let read = rules::refused(self.kernel.as_ref()?, state).await;
+        let read = rules::refused(self.counts.as_ref()?, state).await;
         let refusals = read.inspect_err(|error| tracing::debug!(%error, "cannot read what was refused")).ok()??;
         let total = refusals.total();
         *self.refusals.lock().unwrap_or_else(PoisonError::into_inner) = refusals;
@@ -147,6 +160,8 @@ impl RulesInForce {
             known.inherited = Inherited::These(there.clone());
         }
         if let Inherited::These(inherited) = &mut known.inherited {
+            // Of a table that is made anew, nothing can stay.
+            inherited.tables.retain(|name, _| can_stay(name, &there, &wanted));
             disown(inherited, &wanted);
             keep(inherited, &mut wanted);
         }
@@ -165,7 +180,12 @@ impl Inner {
     /// Brings the rules to what is wanted now.
     pub async fn put_rules(&self) -> Result<()> {
         let put = self.rules.put(|| self.wanted_rules(), false);
-        timeout(PATIENCE, put).await.unwrap_or_else(|_| Err(failed("the kernel has not answered")))
+        timeout(PATIENCE, put).await.unwrap_or_else(|_| Err(failed(UNANSWERED)))
+    }
+
+    /// As [`Self::put_rules`], for whoever has other things to do.
+    pub async fn put_rules_soon(&self) -> Result<()> {
+        timeout(SOON, self.put_rules()).await.unwrap_or_else(|_| Err(failed(UNANSWERED)))
     }
 
     /// Brings the rules of one NIC's port to what is wanted now: it was added, or it is gone.
@@ -185,8 +205,17 @@ impl Inner {
         if nic.port().is_none_or(|port| port.address.is_some() || port.allow_spoofing) {
             return Ok(());
         }
-        let claims = rules::claims_of(kernel, &self.state, switch, nic).await.map_err(failed)?;
-        kernel.apply(claims).await.map_err(failed)
+        let claims = async {
+            for batch in rules::claims_of(kernel, &self.state, switch, nic).await.map_err(failed)? {
+                match kernel.apply(batch).await {
+                    // Whoever removed the set has removed the claims.
+                    Err(refused) if refused.error.kind() == ErrorKind::NotFound => {}
+                    done => done.map_err(failed)?,
+                }
+            }
+            Ok(())
+        };
+        timeout(PATIENCE, claims).await.unwrap_or_else(|_| Err(failed(UNANSWERED)))
     }
 
     /// Compares what the kernel has with what is wanted, whole.
@@ -194,7 +223,8 @@ impl Inner {
         if self.places.is_empty() {
             return;
         }
-        let put = self.rules.put(|| self.wanted_rules(), true).await;
+        let put = timeout(PATIENCE, self.rules.put(|| self.wanted_rules(), true)).await;
+        let put = put.unwrap_or_else(|_| Err(failed(UNANSWERED)));
         for place in self.places.switches() {
             self.tell(&place, Area::Rules, put.as_ref().err().map(ToString::to_string));
         }
@@ -245,6 +275,27 @@ pub async fn follow(inner: Weak<Inner>) {
     }
 }
 
+/// Compares the rules with what is wanted from time to time, for as long as the network is in use: an event may be lost.
+pub async fn compare(inner: Weak<Inner>) {
+    loop {
+        sleep(WHOLE).await;
+        let Some(inner) = inner.upgrade() else { return };
+        inner.others.notify_one();
+        inner.look_at_rules().await;
+    }
+}
+
+/// Reads what was refused from time to time.
+pub async fn count(inner: Weak<Inner>) {
+    loop {
+        sleep(COUNT).await;
+        let Some(inner) = inner.upgrade() else { return };
+        if !inner.places.is_empty() {
+            inner.rules.count_refused(&inner.state).await;
+        }
+    }
+}
+
 /// Looks at what others have set up whenever that is `requested` for.
 pub async fn follow_others(inner: Weak<Inner>, wake: Arc<Notify>) {
     loop {
@@ -253,6 +304,12 @@ pub async fn follow_others(inner: Weak<Inner>, wake: Arc<Notify>) {
         let Some(inner) = inner.upgrade() else { return };
         inner.look_at_others().await;
     }
+}
+
+/// Whether a table keeps what it has beside what is wanted of it.
+fn can_stay(name: &TableName, there: &Ruleset, wanted: &Ruleset) -> bool {
+    let both = there.tables.get(name).zip(wanted.tables.get(name));
+    both.is_none_or(|(there, wanted)| is_mendable(there, wanted))
 }
 
 /// What is wanted is not inherited any more.
@@ -278,12 +335,6 @@ fn keep(there: &Ruleset, wanted: &mut Ruleset) {
             wanted.tables.insert(name.clone(), table.clone());
             continue;
         };
-        // A table of another form is made anew as a whole.
-        let other = into.sets.iter().any(|(set, made)| table.sets.get(set).is_some_and(|set| set.form != made.form))
-            || into.chains.iter().any(|(chain, made)| table.chains.get(chain).is_some_and(|c| c.base != made.base));
-        if other {
-            continue;
-        }
         for (name, chain) in &table.chains {
             into.chains.entry(name.clone()).or_insert_with(|| chain.clone());
         }

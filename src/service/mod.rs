@@ -148,6 +148,7 @@ impl Service {
         };
         service.recover_switches().await?;
         service.recover(history.older).await?;
+        service.keep_hosts_of_unreadable();
         service.tell_all_hosts();
         service.sweep_network().await;
         exports::keep_daily(service.ctx.store.clone(), &service.ctx.config.state_dir);

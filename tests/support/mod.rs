@@ -6,6 +6,7 @@ pub mod crash;
 pub mod guest;
 pub mod netns;
 pub mod outside;
+pub mod parts;
 pub mod yard;
 
 use std::{

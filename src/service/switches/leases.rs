@@ -1,5 +1,7 @@
 //! What the DHCP of a switch has given out, to whom; and what it is told of the switch's NICs.
 
+use std::collections::HashSet;
+
 use crate::{
     model::{Error, MacAddr, NicId, Result, SwitchId, VmId},
     net::Host,
@@ -59,6 +61,20 @@ impl Service {
         for id in switches {
             let hosts = self.places.hosts(id, &views);
             self.ctx.net.put_hosts(id, hosts);
+        }
+    }
+
+    /// What the switches' DHCP still knows of VMs whose records cannot be read: their guests may live, and keep their
+    /// addresses.
+    pub(in crate::service) fn keep_hosts_of_unreadable(&self) {
+        if !self.registry.has_unreadable() {
+            return;
+        }
+        let views = self.registry.views();
+        let known: HashSet<MacAddr> = views.iter().flat_map(places::nics).map(|nic| nic.mac).collect();
+        for (switch, _) in self.places.all() {
+            let left = self.ctx.net.hosts_left(switch.id).into_iter();
+            self.places.keep_hosts(switch.id, left.filter(|host| !known.contains(&host.mac)).collect());
         }
     }
 

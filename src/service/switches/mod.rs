@@ -2,6 +2,7 @@
 //! `net`'s knowledge; which of them there are, and who has a place on them, is `places`'.
 
 mod change;
+mod conflict;
 mod forwards;
 mod leases;
 mod names;
