@@ -21,6 +21,7 @@ mod recover;
 mod registry;
 mod relocate;
 mod state_dir;
+mod state_lock;
 mod switches;
 
 use std::{sync::Arc, time::Duration};
@@ -66,7 +67,7 @@ pub struct Service {
     log_reads: Semaphore,
     keys: Arc<Keys>,
     /// Held for as long as the daemon lives.
-    _lock: recover::StateLock,
+    _lock: state_lock::StateLock,
 }
 
 /// Which VMs a list is to hold.
@@ -92,7 +93,7 @@ impl Service {
             config.state_dir.display()
         );
         process::raise_descriptor_limit();
-        let lock = recover::StateLock::for_daemon(&config.state_dir)?;
+        let lock = state_lock::StateLock::for_daemon(&config.state_dir)?;
         private::folders(&config.state_dir)?;
         let state_dir = config.state_dir.clone();
         // It looks at where the directory was before, too, which may be on storage that hangs.

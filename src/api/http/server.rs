@@ -25,7 +25,7 @@ use warp::http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use super::inflight::InFlight;
 pub use super::wire::Socket;
 use super::wire::{Refused, Turns, Wire};
-use super::{Response, Shutdown};
+use super::{Limits, Response, Shutdown};
 
 /// After an accept that failed for want of something: long enough not to spin, short enough not to be noticed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -34,35 +34,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const LINGER: Duration = Duration::from_millis(100);
 /// How long the last answers may take to be written.
 const FAREWELL: Duration = Duration::from_secs(2);
-
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// How long requests under way may still take once the server is told to end.
-    pub drain: Duration,
-    /// How long a request's head may take to arrive, from its first byte on.
-    pub header_timeout: Duration,
-    /// How long a connection is kept between two requests, whatever happens. Clients keep theirs for 60 to 90 s.
-    pub idle: Duration,
-    /// How long it is kept beyond that, while nobody needs its place.
-    pub silence: Duration,
-    /// The largest head of a request; beyond it 431, and 414 for an eighth of it in the path.
-    pub header_bytes: usize,
-    /// Beyond it clients wait in the backlog. Descriptors are needed for VMs too.
-    pub connections: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            drain: Duration::from_secs(30),
-            header_timeout: Duration::from_secs(10),
-            idle: Duration::from_secs(75),
-            silence: Duration::from_secs(180),
-            header_bytes: 64 * 1024,
-            connections: 1024,
-        }
-    }
-}
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,10 +7,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{forwards::leads_to, names::Names};
+use super::{
+    names::Names,
+    plugged::{leads_to, nics},
+};
 use crate::{
     model::{
-        Error, MacAddr, Nic, Result, Subnet, Switch, SwitchForward, SwitchId, SwitchKind, SwitchPort, SwitchRecord,
+        Error, MacAddr, Result, Subnet, Switch, SwitchForward, SwitchId, SwitchKind, SwitchPort, SwitchRecord,
         SwitchState, VmId, VmView, same_name,
     },
     net::Host,
@@ -340,11 +343,6 @@ impl Entry {
     fn visible(&self) -> bool {
         self.record.state != SwitchState::Creating
     }
-}
-
-/// NICs that a VM has, or still has in its running QEMU.
-pub(super) fn nics(view: &VmView) -> impl Iterator<Item = &Nic> {
-    view.spec.nics.iter().chain(view.in_effect.iter().flat_map(|spec| &spec.nics)).filter(|_| !view.gone)
 }
 
 pub(super) fn users(id: SwitchId, vms: &[VmView]) -> Vec<(VmId, String)> {
