@@ -33,7 +33,7 @@ pub use error::{CloseReason, QgaError, QmpError};
 pub use event::{Event, TimedEvent};
 pub use session::{Events, Options, Session};
 pub use types::{
-    BalloonInfo, BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, ChardevInfo, CpuFast, GuestStats, ImageInfo,
-    MachineInfo, MemorySizeSummary, RunState, StatusInfo,
+    BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, CpuFast, GuestStats, ImageInfo, MachineInfo, RunState,
+    StatusInfo,
 };
 pub use version::QemuVersion;

@@ -85,7 +85,20 @@ impl Service {
     /// # Errors
     /// For the person who starts the daemon: a second daemon on the state directory, a missing program, a store that
     /// does not open.
-    pub async fn open(config: Config, fail_launch_after: Option<LaunchStep>) -> anyhow::Result<Arc<Self>> {
+    pub async fn open(config: Config) -> anyhow::Result<Arc<Self>> {
+        Self::open_with(config, None).await
+    }
+
+    /// For tests, in debug builds only: every launch fails after this step.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    #[cfg(debug_assertions)]
+    pub async fn open_failing(config: Config, after: LaunchStep) -> anyhow::Result<Arc<Self>> {
+        Self::open_with(config, Some(after)).await
+    }
+
+    async fn open_with(config: Config, fail_launch_after: Option<LaunchStep>) -> anyhow::Result<Arc<Self>> {
         // Definitions are JSON, and so are QEMU's arguments.
         anyhow::ensure!(
             config.state_dir.to_str().is_some(),
