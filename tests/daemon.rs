@@ -1,6 +1,8 @@
 //! The daemon as a process: its start, its settings, what it says when it cannot start, and what becomes of its VMs when
 //! it ends, however it ends.
 
+#![allow(unsafe_code)]
+
 mod support;
 
 use std::{

@@ -1,6 +1,8 @@
 //! The arguments that a VM's QEMU is started with: exact, in tests/golden/*.args, one per line. And valid: the QEMU of
 //! this host is started with each file and asked where it put what we named.
 
+#![allow(unsafe_code)]
+
 #[path = "support/golden.rs"]
 mod golden;
 

@@ -1,6 +1,8 @@
 //! What guests reach of the host, of other switches and of the world, with real sockets in namespaces of their own. That
 //! something does not arrive is known from what is sent after it and does.
 
+#![allow(unsafe_code)]
+
 mod support;
 
 use std::{
