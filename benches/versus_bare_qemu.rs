@@ -4,6 +4,8 @@
 //! Run with `scripts/bench`. Not a criterion bench: pairs have to alternate for their ratio to hold when the machine's
 //! speed drifts.
 
+#![allow(unsafe_code)]
+
 #[path = "../tests/support/mod.rs"]
 mod support;
 

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
 
-use super::{Shared, change::at_least_one, error::Problem, vm_id};
+use super::{Shared, error::Problem, updated::at_least_one, vm_id};
 use crate::{
     api::http::{Reply, Request, given},
     model::{
@@ -359,20 +359,4 @@ fn named(shared: &Shared, id: VmId, request: &Request) -> Result<NicId, Error> {
     let nics = view.spec.nics.iter().chain(view.in_effect.iter().flat_map(|now| &now.nics));
     let found = nics.into_iter().find(|nic| nic.is_called(name)).map(|nic| nic.id);
     found.ok_or_else(|| Error::NicNotFound { name: name.to_owned() })
-}
-
-/// For comparing what is configured with what is in effect.
-pub fn settings(nics: &[Nic]) -> Vec<serde_json::Value> {
-    let entry = |nic: &Nic| {
-        let mut entry = serde_json::json!({ "id": nic.id.to_string(), "device": nic.name, "mac": nic.mac });
-        match nic.switch() {
-            Some(switch) => {
-                entry["switch"] = switch.to_string().into();
-                entry["port"] = serde_json::json!(nic.port());
-            }
-            None => entry["user"] = serde_json::json!({ "forwards": nic.backend.forwards() }),
-        }
-        entry
-    };
-    nics.iter().map(entry).collect()
 }

@@ -7,6 +7,7 @@ mod forwards;
 mod leases;
 mod names;
 mod places;
+mod plugged;
 mod recover;
 
 use serde_json::Value;

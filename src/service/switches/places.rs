@@ -7,11 +7,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{conflict::conflict, forwards::leads_to, names::Names};
+use super::{
+    conflict::conflict,
+    names::Names,
+    plugged::{leads_to, nics},
+};
 use crate::{
     model::{
-        Error, MacAddr, Nic, Result, Subnet, Switch, SwitchForward, SwitchId, SwitchPort, SwitchRecord, SwitchState,
-        VmId, VmView, same_name,
+        Error, MacAddr, Result, Subnet, Switch, SwitchForward, SwitchId, SwitchPort, SwitchRecord, SwitchState, VmId,
+        VmView, same_name,
     },
     net::Host,
     service::registry::Registry,
@@ -368,11 +372,6 @@ impl Entry {
     fn visible(&self) -> bool {
         self.record.state != SwitchState::Creating
     }
-}
-
-/// NICs that a VM has, or still has in its running QEMU.
-pub(super) fn nics(view: &VmView) -> impl Iterator<Item = &Nic> {
-    view.spec.nics.iter().chain(view.in_effect.iter().flat_map(|spec| &spec.nics)).filter(|_| !view.gone)
 }
 
 pub(super) fn users(id: SwitchId, vms: &[VmView]) -> Vec<(VmId, String)> {
