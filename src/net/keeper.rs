@@ -3,7 +3,7 @@
 //! mends.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     future::pending,
     sync::{Arc, Weak},
     time::{Duration, Instant},
@@ -47,10 +47,18 @@ impl Inner {
         let switches = self.places.switches();
         let addressed = switches.iter().any(|place| !place.wanted().side.addresses.is_empty());
         let addresses = if addressed { address_set(&netlink.addresses().await?) } else { HashSet::new() };
+        // Those of all are one list.
+        let vlans = links.values().any(|link| link.filtering.is_some_and(|filtering| filtering.on));
+        let failed = |error| NetError::failed("list the VLANs of the bridges", error);
+        let vlans = if vlans { netlink.vlans().await.map_err(failed)? } else { HashMap::new() };
         for place in switches {
             let wanted = place.wanted();
             let written = !again || place.is_served();
-            if again && place.problem().is_some() || !written || !stands(&wanted.side, &links, &addresses) {
+            if again && place.problem().is_some()
+                || !written
+                || !stands(&wanted.side, &links, &addresses)
+                || !self.vlans_stand(&place, &links, &vlans)
+            {
                 place.wake.notify_one();
             }
             if let SwitchKind::External { adapter, allow_management_os: true, .. } = &wanted.switch.kind

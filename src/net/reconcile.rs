@@ -46,7 +46,7 @@ impl Inner {
         self.tell(place, Area::Rules, ruled.as_ref().err().map(ToString::to_string));
         ruled?;
         let wanted = place.wanted();
-        let stood = self.stand(&wanted).await;
+        let stood = self.stand(place, &wanted).await;
         // Its DHCP and its ports do not depend on all of it.
         let new = *stood.as_ref().unwrap_or(&false);
         if wanted.switch.subnet().is_none() {
@@ -59,8 +59,9 @@ impl Inner {
             self.tell(place, Area::Dns, None);
         }
         let served = self.serve(place, &mut hands, &wanted, new);
-        let joined = self.join_ports(&wanted.side, &self.places.nics_on(place.id)).await;
-        let done = stood.map(drop).and(joined);
+        let joined = self.join_ports(place, &self.places.nics_on(place.id)).await;
+        let apart = self.put_vlans(place).await;
+        let done = stood.map(drop).and(joined).and(apart);
         self.tell(place, Area::Host, done.as_ref().err().map(ToString::to_string));
         if let Err(error) = &served {
             self.tell(place, Area::Dhcp, Some(error.to_string()));
@@ -69,7 +70,7 @@ impl Inner {
     }
 
     /// Makes a switch's bridge and what belongs to it, where it is not there. Says whether the bridge is a new one.
-    async fn stand(&self, wanted: &Wanted) -> Result<bool, NetError> {
+    async fn stand(&self, place: &Place, wanted: &Wanted) -> Result<bool, NetError> {
         let netlink = self.netlink()?;
         let side = &wanted.side;
         let name = &side.bridge;
@@ -93,6 +94,14 @@ impl Inner {
         let there = there.ok_or_else(|| NetError::failed(format!("make the bridge {name}"), "it is gone again"))?;
         if !is_ours(&there, side) {
             return Err(NetError::failed(format!("make the bridge {name}"), "another device has that name"));
+        }
+        let _ = self.keeps_vlans.set(there.filtering.is_some());
+        if made {
+            // Before anybody joins: what is to be kept apart never meets. Where the kernel cannot, it does not join.
+            match self.put_vlans(place).await {
+                Ok(()) | Err(NetError::Vlans) => {}
+                Err(error) => return Err(error),
+            }
         }
         if there.bridge != side.options {
             netlink.set_bridge(there.index, side.options).await.map_err(failed)?;

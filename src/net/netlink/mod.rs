@@ -4,6 +4,7 @@
 mod events;
 mod link;
 mod queue;
+mod vlans;
 
 use std::{io, net::IpAddr, time::Duration};
 
@@ -27,6 +28,7 @@ use super::NetError;
 pub use events::Events;
 pub use link::{BridgeOptions, Link, PortOptions};
 pub use queue::BUCKET;
+pub use vlans::{Carried, Form};
 
 /// Times that a list is asked for that changes meanwhile.
 const LISTINGS: usize = 20;

@@ -45,6 +45,8 @@ pub struct Owner {
     pub vm: VmId,
     /// Of the VM.
     pub name: String,
+    /// One address in two VLANs is two addresses.
+    pub vlan: Option<u16>,
 }
 
 /// The address that a card is to have.
@@ -277,7 +279,7 @@ impl Entry {
     /// An address for a card, as it is wanted.
     fn address(&self, owner: &Owner, wanted: Wanted, vms: &[VmView]) -> Result<Option<Ipv4Addr>> {
         let switch = &self.record.switch;
-        let taken = self.taken(owner.mac, vms);
+        let taken = self.taken(owner, vms);
         let subnet = switch.subnet();
         match (wanted, subnet) {
             (Wanted::This(address), _) => {
@@ -317,18 +319,20 @@ impl Entry {
     }
 
     /// Addresses on the switch that others have, and who.
-    fn taken(&self, mac: MacAddr, vms: &[VmView]) -> HashMap<Ipv4Addr, String> {
+    fn taken(&self, asks: &Owner, vms: &[VmView]) -> HashMap<Ipv4Addr, String> {
         let mut taken = HashMap::new();
         for view in vms {
-            for nic in cards(view).filter(|nic| nic.mac != mac) {
-                if let Some(SwitchPort { switch, address: Some(address), .. }) = nic.port()
-                    && *switch == self.record.switch.id
+            for nic in cards(view).filter(|nic| nic.mac != asks.mac) {
+                if let Some(SwitchPort { switch, address: Some(address), vlan, .. }) = nic.port()
+                    && (*switch, *vlan) == (self.record.switch.id, asks.vlan)
                 {
                     taken.insert(*address, format!("the VM {} ({})", view.spec.name, view.spec.id));
                 }
             }
         }
-        for (owner, address) in self.pending.iter().filter(|(owner, _)| owner.mac != mac) {
+        for (owner, address) in
+            self.pending.iter().filter(|(owner, _)| owner.mac != asks.mac && owner.vlan == asks.vlan)
+        {
             if let Some(address) = address {
                 taken.insert(*address, format!("the VM {} ({}), which is being made or changed", owner.name, owner.vm));
             }
