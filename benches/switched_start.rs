@@ -1,4 +1,4 @@
-//! What a card on a NAT switch adds to a start: through the API against the very same QEMU with a tap that was put on the
+//! What a NIC on a NAT switch adds to a start: through the API against the very same QEMU with a tap that was put on the
 //! same bridge by hand, without rules, in turn, in one run.
 //!
 //! Run with `scripts/bench`, as root; it works in a network namespace of its own.
@@ -53,8 +53,8 @@ async fn main() {
     }
     println!("{PAIRS} rounds, in turn; milliseconds, median");
     println!("bare QEMU, its tap made by hand:          {:.1}", median(&bare));
-    println!("start of a VM with a card on the switch:  {:.1}", median(&started));
-    println!("start of a VM without a card:             {:.1}", median(&alone));
+    println!("start of a VM with a NIC on the switch:  {:.1}", median(&started));
+    println!("start of a VM without a NIC:             {:.1}", median(&alone));
     let added: Vec<f64> = started.iter().zip(&bare).map(|(ours, bare)| ours - bare).collect();
     println!("added to bare and by hand, pair by pair:  {:.1}", median(&added));
     for id in [&with, &without] {

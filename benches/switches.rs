@@ -1,4 +1,4 @@
-//! What switches and ports cost, without QEMU: making fifty switches, plugging and unplugging a card beside three hundred
+//! What switches and ports cost, without QEMU: making fifty switches, plugging and unplugging a NIC beside three hundred
 //! others, and bringing all of them about on a host where nothing of it is left. CPU is that of this process, of the
 //! dnsmasqs beside it, and of what the kernel does for either.
 //!
@@ -53,8 +53,8 @@ async fn main() {
     );
 
     let lan = switches[0].clone();
-    let nics: Vec<Nic> = (0..PORTS).map(|n| card(&lan, n)).collect();
-    let one = card(&lan, PORTS);
+    let nics: Vec<Nic> = (0..PORTS).map(|n| nic(&lan, n)).collect();
+    let one = nic(&lan, PORTS);
     let hosts: Vec<Host> = nics.iter().filter_map(Host::of).collect();
     let with_one: Vec<Host> = hosts.iter().cloned().chain(Host::of(&one)).collect();
     lab.net.put_hosts(lan.id, hosts.clone());
@@ -63,7 +63,7 @@ async fn main() {
     for nic in &nics {
         held.push(lab.net.plug(nic).await.unwrap());
     }
-    println!("{PORTS} cards plugged: {} each", ms(begun.elapsed() / PORTS.into()));
+    println!("{PORTS} NICs plugged: {} each", ms(begun.elapsed() / PORTS.into()));
 
     settle().await;
     let idle = {
@@ -76,11 +76,11 @@ async fn main() {
     lab.net.put_hosts(lan.id, with_one.clone());
     settle().await;
     let (plugged, taken) = rounds(&lab.net, &one, || {}, || {}).await;
-    println!("plug and unplug of a card beside {PORTS} others: {plugged}, {taken} of CPU");
+    println!("plug and unplug of a NIC beside {PORTS} others: {plugged}, {taken} of CPU");
     let come = || lab.net.put_hosts(lan.id, with_one.clone());
     let go = || lab.net.put_hosts(lan.id, hosts.clone());
     let (plugged, taken) = rounds(&lab.net, &one, come, go).await;
-    println!("the same of a card that nobody knew before or after: {plugged}, {taken} of CPU");
+    println!("the same of a NIC that nobody knew before or after: {plugged}, {taken} of CPU");
 
     // A new daemon finds the taps, and nothing else.
     let Lab { host, dir, net } = lab;
@@ -123,7 +123,7 @@ async fn settle() {
     tokio::time::sleep(Duration::from_secs(3)).await;
 }
 
-fn card(lan: &Switch, n: u16) -> Nic {
+fn nic(lan: &Switch, n: u16) -> Nic {
     let [high, low] = (n + 2).to_be_bytes();
     nic_on(lan, Some([10, 0, high, low].into()))
 }

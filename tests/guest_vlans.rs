@@ -54,7 +54,7 @@ async fn inside() {
     };
     let mut nics = BTreeMap::new();
     let mut guests = BTreeMap::new();
-    for (name, card) in [
+    for (name, nic) in [
         ("plain", port(1, None, &[])),
         ("ten", port(2, Some(10), &[])),
         ("tenth", port(3, Some(10), &[])),
@@ -62,8 +62,8 @@ async fn inside() {
         ("twenty", port(2, Some(20), &[])),
         ("trunk", port(0, None, &[10, 20])),
     ] {
-        guests.insert(name, lab.guest(&card).await);
-        nics.insert(name, card);
+        guests.insert(name, lab.guest(&nic).await);
+        nics.insert(name, nic);
     }
     let mut yard = Yard { lab, lan, wire, nics, guests };
     println!("each hears its own");
@@ -71,7 +71,7 @@ async fn inside() {
     println!("attacks");
     yard.attacks_are_refused().await;
     println!("live changes");
-    yard.a_card_moves_while_it_is_plugged().await;
+    yard.a_nic_moves_while_it_is_plugged().await;
     println!("mending");
     yard.what_is_changed_by_hand_is_mended().await;
     println!("another daemon");
@@ -219,13 +219,13 @@ impl Yard {
     }
 
     async fn change(&mut self, name: &'static str, vlan: Option<u16>, trunk: &[u16]) {
-        let card = self.nics.get_mut(name).unwrap();
-        let NicBackend::Switch(port) = &mut card.backend else { unreachable!() };
+        let nic = self.nics.get_mut(name).unwrap();
+        let NicBackend::Switch(port) = &mut nic.backend else { unreachable!() };
         (port.vlan, port.trunk) = (vlan, trunk.to_vec());
-        self.lab.net.put_port(card).await.unwrap();
+        self.lab.net.put_port(nic).await.unwrap();
     }
 
-    async fn a_card_moves_while_it_is_plugged(&mut self) {
+    async fn a_nic_moves_while_it_is_plugged(&mut self) {
         self.change("tenth", Some(4094), &[]).await;
         let hello = self.hello("tenth", 3);
         assert_eq!(self.hear("tenth", &hello, &hello).await, heard([("wire", Some(4094))]));
@@ -278,7 +278,7 @@ impl Yard {
         let net = Network::open(dir.path()).await;
         net.put_switch(&self.lan, None).await.unwrap();
         net.adopt(&self.nics["plain"]).await;
-        assert_eq!(state(&bridge), before, "before it knows all of its cards");
+        assert_eq!(state(&bridge), before, "before it knows all of its NICs");
         let nics: Vec<Nic> = self.nics.values().cloned().collect();
         net.sweep(&[self.lan.id], &nics).await.unwrap();
         for nic in &nics {
@@ -316,13 +316,13 @@ fn filtering(bridge: &str) -> i64 {
 /// All VLANs of the host's bridges, and whether this one keeps them apart, in words.
 fn state(bridge: &str) -> String {
     let mut vlans: Vec<String> = Vec::new();
-    let told = std::process::Command::new("bridge").args(["-j", "vlan", "show"]).output().unwrap().stdout;
-    for port in serde_json::from_slice::<Vec<serde_json::Value>>(&told).unwrap_or_default() {
+    let reported = std::process::Command::new("bridge").args(["-j", "vlan", "show"]).output().unwrap().stdout;
+    for port in serde_json::from_slice::<Vec<serde_json::Value>>(&reported).unwrap_or_default() {
         vlans.push(format!("{} {}", port["ifname"], port["vlans"]));
     }
     vlans.sort();
     let default = std::process::Command::new("ip").args(["-j", "-d", "link", "show", bridge]).output().unwrap().stdout;
-    let told: serde_json::Value = serde_json::from_slice(&default).unwrap_or_default();
-    let options = &told[0]["linkinfo"]["info_data"];
+    let reported: serde_json::Value = serde_json::from_slice(&default).unwrap_or_default();
+    let options = &reported[0]["linkinfo"]["info_data"];
     format!("{} {} {vlans:?}", options["vlan_filtering"], options["vlan_default_pvid"])
 }

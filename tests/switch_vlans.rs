@@ -1,13 +1,13 @@
-//! VLANs of cards as both dialects take, refuse and tell them. Whether frames keep to them is `guest_vlans`' to see, in a kernel
+//! VLANs of NICs as both dialects take, refuse and tell them. Whether frames keep to them is `guest_vlans`' to see, in a kernel
 //! that can; whether this machine's can, its bridges say.
 
-#[path = "support/cards.rs"]
-mod cards;
+#[path = "support/nics.rs"]
+mod nics;
 #[path = "support/hyperv.rs"]
 mod hyperv;
 mod support;
 
-use cards::{networks, tap_of};
+use nics::{networks, tap_of};
 use hyperv::{Client, MOUNTS};
 use serde_json::{Value, json};
 use support::{
@@ -17,8 +17,8 @@ use support::{
 
 fn refused(answer: &Answer, status: u16, words: &[&str]) {
     assert_eq!(answer.status, status, "{answer:?}");
-    let told = answer.body.to_string();
-    assert!(words.iter().all(|word| told.contains(word)), "{words:?}: {told}");
+    let reported = answer.body.to_string();
+    assert!(words.iter().all(|word| reported.contains(word)), "{words:?}: {reported}");
 }
 
 async fn switches(daemon: &Daemon) {
@@ -51,8 +51,8 @@ async fn vlans_are_an_external_switchs_alone_and_refused_where_the_kernel_cannot
     let id = daemon.create(wish.clone()).await;
     let path = format!("/vms/{id}/networks");
     for (body, words) in [
-        (json!({ "switch": "Yard", "vlan": 7 }), &["vlan must be given only for a card on an external switch"][..]),
-        (json!({ "switch": "LAN", "trunk": [7] }), &["trunk must be given only for a card on an external switch"]),
+        (json!({ "switch": "Yard", "vlan": 7 }), &["vlan must be given only for a NIC on an external switch"][..]),
+        (json!({ "switch": "LAN", "trunk": [7] }), &["trunk must be given only for a NIC on an external switch"]),
         (json!({ "user": {}, "vlan": 7 }), &["vlan must not be set"]),
         (json!({ "switch": "Out", "vlan": 0 }), &["vlan must be from 1 to 4094"]),
         (json!({ "switch": "Out", "vlan": 4095 }), &["vlan must be from 1 to 4094"]),
@@ -112,10 +112,10 @@ async fn the_hyperv_dialect_has_its_own_words_for_vlans() {
         let untagged = json!({
             "OperationMode": "Untagged", "AccessVlanId": 0, "NativeVlanId": 0, "AllowedVlanIdList": [],
         });
-        let card = client.get(&adapters).await.expect(200)[0].clone();
-        assert_eq!(card["VlanSetting"], untagged);
-        let card = format!("{adapters}/{}", card["Id"].as_str().unwrap());
-        let set = async |setting: Value| client.put(&card, json!({ "vlanSetting": setting })).await;
+        let nic = client.get(&adapters).await.expect(200)[0].clone();
+        assert_eq!(nic["VlanSetting"], untagged);
+        let nic = format!("{adapters}/{}", nic["Id"].as_str().unwrap());
+        let set = async |setting: Value| client.put(&nic, json!({ "vlanSetting": setting })).await;
         for (setting, words) in [
             (json!({ "operationMode": "Access" }), "vlanSetting.accessVlanId must be given"),
             (json!({ "operationMode": "Access", "accessVlanId": 4095 }), "vlanSetting must be from 1 to 4094"),
@@ -129,8 +129,8 @@ async fn the_hyperv_dialect_has_its_own_words_for_vlans() {
         let trunk = set(json!({ "operationMode": "Trunk", "nativeVlanId": 7, "allowedVlanIdList": [20] })).await;
         if can {
             trunk.expect(200);
-            let told = client.get(&adapters).await.expect(200)[0]["VlanSetting"].clone();
-            assert_eq!((&told["OperationMode"], &told["NativeVlanId"]), (&json!("Trunk"), &json!(7)));
+            let reported = client.get(&adapters).await.expect(200)[0]["VlanSetting"].clone();
+            assert_eq!((&reported["OperationMode"], &reported["NativeVlanId"]), (&json!("Trunk"), &json!(7)));
         } else {
             refused(&trunk, 409, &["CONFIG_BRIDGE_VLAN_FILTERING"]);
             assert_eq!(client.get(&adapters).await.expect(200)[0]["VlanSetting"], untagged);

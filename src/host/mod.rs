@@ -8,7 +8,7 @@ mod in_time;
 pub mod inventory;
 pub mod memory;
 pub mod mounts;
-pub mod ports;
+pub mod host_ports;
 pub mod process;
 mod removal;
 mod space;

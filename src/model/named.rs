@@ -52,7 +52,7 @@ impl VmSpec {
     }
 
     /// Whether `other` is the same machine, whatever its client calls its files.
-    pub fn is_same_machine(&self, other: &Self) -> bool {
+    pub fn is_same_but_for_names(&self, other: &Self) -> bool {
         let bare = |spec: &Self| Self { named: Named::default(), ..spec.clone() };
         bare(self) == bare(other)
     }

@@ -18,7 +18,7 @@ use super::{
     Inner, NetError, PortEvent, adapter,
     netlink::Events,
     place::{Area, Place},
-    reconcile::{address_set, stands},
+    reconcile::{address_set, is_in_place},
 };
 use crate::model::SwitchKind;
 
@@ -56,7 +56,7 @@ impl Inner {
             let written = !again || place.is_served();
             if again && place.problem().is_some()
                 || !written
-                || !stands(&wanted.side, &links, &addresses)
+                || !is_in_place(&wanted.side, &links, &addresses)
                 || !self.vlans_stand(&place, &links, &vlans)
             {
                 place.wake.notify_one();

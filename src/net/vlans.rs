@@ -1,7 +1,7 @@
 //! VLANs of an External switch: what the bridge, its adapter and its ports are to carry, computed from the definitions of
-//! the cards alone, and how the bridge is brought to it.
+//! the NICs alone, and how the bridge is brought to it.
 //!
-//! A bridge keeps VLANs apart only while a card of its switch is in one. It knows no frames without a VLAN then, so those
+//! A bridge keeps VLANs apart only while a NIC of its switch is in one. It knows no frames without a VLAN then, so those
 //! that have no tag on the wire are in one that nobody of the switch uses, and that never leaves the bridge with a tag.
 
 use std::collections::{BTreeMap, HashMap};
@@ -27,7 +27,7 @@ pub struct Plan {
     pub ports: BTreeMap<String, Carried>,
 }
 
-/// The VLAN, known to the bridge alone, of frames without a tag on the wire; none where no card is in a VLAN.
+/// The VLAN, known to the bridge alone, of frames without a tag on the wire; none where no NIC is in a VLAN.
 pub fn native<'a>(ports: impl Iterator<Item = &'a SwitchPort>) -> Option<u16> {
     let used: Vec<u16> = ports.flat_map(|port| port.trunk.iter().copied().chain(port.vlan)).collect();
     // Somebody who uses all of them has no frames without a tag.
@@ -87,7 +87,7 @@ impl Inner {
         let Some(bridge) = netlink.link(name).await? else { return Ok(()) };
         let plan = plan(&wanted.switch, &self.places.nics_on(place.id));
         let failed = |error| NetError::failed(format!("keep the VLANs of the bridge {name} apart"), error);
-        // Until everybody is known, what is there may be that of a live card.
+        // Until everybody is known, what is there may be that of a live NIC.
         let all = self.knows_all();
         let plan = match (plan, bridge.filtering) {
             (Some(plan), Some(_)) => plan,

@@ -4,7 +4,7 @@
 mod args;
 mod caps;
 pub mod devices;
-mod probe;
+mod accelerator;
 
 pub use args::{ChardevFds, CommandLine, RunPaths};
 pub use caps::{Accelerator, Caps, family};

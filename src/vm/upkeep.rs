@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{actor::Actor, adopt::rebooted, live::Machine};
+use super::{actor::Actor, adopt::rebooted, live::Instance};
 use crate::model::{Due, Ending, Error, LONGEST_WAIT, LiveRun, Moment, Run, Upkeep, now_ms, uptime_ms};
 
 /// What has become of a VM's turn after a boot.
@@ -49,9 +49,9 @@ impl Actor {
 
     /// When the next restart is due.
     pub(super) fn restart_at(&self) -> Option<Instant> {
-        match (&self.record.run, &self.machine, self.record.upkeep.due) {
+        match (&self.record.run, &self.instance, self.record.upkeep.due) {
             _ if self.ctx.closing.has_begun() => None,
-            (Run::Down { .. }, Machine::Down, Some(Due::Restart { at, monotonic })) => {
+            (Run::Down { .. }, Instance::Down, Some(Due::Restart { at, monotonic })) => {
                 // One that was stored on another boot of the host means nothing on this one.
                 let wait = Moment { at, monotonic }.left().min(Duration::from_millis(LONGEST_WAIT));
                 Some(Instant::now() + wait)
@@ -76,7 +76,7 @@ impl Actor {
         if self.record.upkeep.due != Some(Due::Boot) || self.ctx.closing.has_begun() {
             return Turn::Skipped;
         }
-        if let (Run::Down { .. }, Machine::Down) = (&self.record.run, &self.machine) {
+        if let (Run::Down { .. }, Instance::Down) = (&self.record.run, &self.instance) {
             let (ctx, spec) = (self.ctx.clone(), self.record.spec.clone());
             let looked = self.guarded(async { Ok(ctx.missing(&spec, LOOK).await) }).await;
             let Ok(missing) = looked else { return Turn::TooEarly };
@@ -90,7 +90,7 @@ impl Actor {
         }
         tracing::info!(vm = %self.record.spec.id, "starting after the boot of the host");
         let started = self.start().await;
-        if !matches!(self.machine, Machine::Down) && self.record.upkeep.due.take().is_some() {
+        if !matches!(self.instance, Instance::Down) && self.record.upkeep.due.take().is_some() {
             // It ran already.
             self.store_upkeep().await;
         }
@@ -105,7 +105,7 @@ impl Actor {
         // Where a client or the kernel came in between, they have the word; where the daemon ends, the next one has.
         if self.is_overtaken()
             || self.ctx.closing.has_begun()
-            || !matches!((&self.record.run, &self.machine), (Run::Down { .. }, Machine::Down))
+            || !matches!((&self.record.run, &self.instance), (Run::Down { .. }, Instance::Down))
         {
             return;
         }

@@ -95,7 +95,7 @@ async fn one(daemon: &Daemon, vm: &mut Vm, known: &Known, qemus: &[Qemu]) -> Vec
     if let Some(gap) = gap {
         complain(format!("its heartbeat has a gap: {gap}"));
     }
-    vm.settle(&known.id, definition, status, process);
+    vm.observe(&known.id, definition, status, process);
     let known_boots = vm.boot.as_ref().and_then(|boot| boots.iter().rposition(|other| other == boot));
     let new = boots.len() - known_boots.map_or(0, |index| index + 1);
     if new > vm.boots_due {

@@ -189,14 +189,14 @@ impl Client<'_> {
             let further = disks.as_array()?.iter().skip(1);
             disk = further.min_by_key(|disk| disk["disk_size"].as_u64())?["name"].as_str()?.to_owned();
         }
-        let mut card = String::new();
-        if *operation == Operation::RemoveCard {
+        let mut nic = String::new();
+        if *operation == Operation::RemoveNic {
             let networks = self.daemon.try_get(&format!("/vms/{id}/networks")).await?;
-            card = operation::cards(&networks).min()?.1.to_owned();
+            nic = operation::nics(&networks).min()?.1.to_owned();
         }
         let subnet = format!("10.77.{number}.0/24");
         let (name, now) = (vm.name.as_str(), vm.definition());
-        let target = Target { base, name, id: &id, now, disk, card, switch, switch_id, subnet };
+        let target = Target { base, name, id: &id, now, disk, nic, switch, switch_id, subnet };
         let (method, path, body) = operation.request(&target);
         self.tally.borrow_mut().operations += 1;
         let request = self.daemon.http().request(method, self.daemon.at(&path)).json(&body);

@@ -48,9 +48,9 @@ pub struct Tally {
     reads: u64,
     /// Running VMs that a recovery was looked at with, added up.
     running: u64,
-    /// Switches and cards on them that a recovery was looked at with, added up.
+    /// Switches and NICs on them that a recovery was looked at with, added up.
     switches: u64,
-    cards: u64,
+    nics: u64,
     /// Of these, guests that had told of their heartbeat.
     beating: u64,
     /// Guests whose heart beat at the end.
@@ -157,7 +157,7 @@ async fn one_cycle(daemon: &mut Daemon, cycle: &Cycle, places: &mut [Place], tal
     for vm in running {
         tally.running += 1;
         tally.beating += u64::from(vm.boot.is_some());
-        tally.cards += vm.definition().cards.len() as u64;
+        tally.nics += vm.definition().nics.len() as u64;
     }
     tally.switches += places.iter().filter(|place| place.switch.is_some()).count() as u64;
     if wrong.is_empty() {

@@ -68,12 +68,12 @@ impl Vm {
             iops: None,
             core: None,
             disks: Default::default(),
-            cards: Default::default(),
+            nics: Default::default(),
         })
     }
 
     /// Nothing but what is seen now.
-    pub fn settle(&mut self, id: &str, definition: Definition, status: &'static str, process: Option<Identity>) {
+    pub fn observe(&mut self, id: &str, definition: Definition, status: &'static str, process: Option<Identity>) {
         self.id = Some(id.to_owned());
         self.may_be_absent = false;
         self.definitions = vec![definition];
@@ -240,13 +240,13 @@ mod tests {
     use super::*;
 
     fn defined(vcpus: u64) -> Definition {
-        let (disks, cards) = Default::default();
-        Definition { vcpus, memory: 16, size: 1, iops: None, core: None, disks, cards }
+        let (disks, nics) = Default::default();
+        Definition { vcpus, memory: 16, size: 1, iops: None, core: None, disks, nics }
     }
 
     fn running() -> Vm {
         let mut vm = Vm::asked_for("one".into());
-        vm.settle("id", defined(1), "running", Some(Identity { pid: 7, starttime: 7 }));
+        vm.observe("id", defined(1), "running", Some(Identity { pid: 7, starttime: 7 }));
         vm
     }
 

@@ -1,4 +1,4 @@
-//! A network namespace of the chaos's own: what in it belongs to nobody, and what a switch or a card lacks.
+//! A network namespace of the chaos's own: what in it belongs to nobody, and what a switch or a NIC lacks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,9 +48,9 @@ async fn wanted(daemon: &Daemon) -> Wanted {
     let bridges = switches.as_array().unwrap().iter().map(|switch| name("qhb", &switch["id"])).collect();
     let mut taps = BTreeMap::new();
     for vm in daemon.known().await.iter().filter(|vm| vm.has_process()) {
-        let cards = daemon.get(&format!("/vms/{}/networks", vm.id)).await.expect(200);
-        let on_switch = cards.as_array().unwrap().iter().filter(|card| !card["switch"].is_null());
-        taps.extend(on_switch.map(|card| (name("qht", &card["id"]), name("qhb", &card["switch"]["id"]))));
+        let nics = daemon.get(&format!("/vms/{}/networks", vm.id)).await.expect(200);
+        let on_switch = nics.as_array().unwrap().iter().filter(|nic| !nic["switch"].is_null());
+        taps.extend(on_switch.map(|nic| (name("qht", &nic["id"]), name("qhb", &nic["switch"]["id"]))));
     }
     Wanted { bridges, taps }
 }

@@ -37,10 +37,10 @@ pub enum Operation {
     },
     /// Where there is none, one is made.
     RemoveSwitch,
-    /// On the place's switch, which is made where there is none; by a number that no other card has.
-    AddCard(u64),
+    /// On the place's switch, which is made where there is none; by a number that no other NIC has.
+    AddNic(u64),
     /// Of those on the switch the one with the lowest number.
-    RemoveCard,
+    RemoveNic,
     Suspend,
     Resume,
 }
@@ -54,8 +54,8 @@ pub struct Target<'a> {
     pub now: Definition,
     /// Name of the smallest further disk, where there is one.
     pub disk: String,
-    /// The card that is to go.
-    pub card: String,
+    /// The NIC that is to go.
+    pub nic: String,
     /// The name, and the id where it is known, of the place's switch.
     pub switch: &'a str,
     pub switch_id: &'a str,
@@ -73,8 +73,8 @@ pub struct Definition {
     pub core: Option<u64>,
     /// Sizes of the further disks, each of which is there once.
     pub disks: BTreeSet<u64>,
-    /// Numbers of the cards on the place's switch.
-    pub cards: BTreeSet<u64>,
+    /// Numbers of the NICs on the place's switch.
+    pub nics: BTreeSet<u64>,
 }
 
 /// What an operation makes of a VM that exists.
@@ -90,7 +90,7 @@ pub enum Power {
     Resumed,
 }
 
-/// Numbers of cards, and sizes of further disks: none is used twice.
+/// Numbers of NICs, and sizes of further disks: none is used twice.
 fn size(rng: &mut Rng) -> u64 {
     rng.u64(1..60_000)
 }
@@ -105,7 +105,7 @@ impl Operation {
             iops: rng.bool().then(|| rng.u64(100..1000)),
             core: rng.bool().then_some(0),
             disks,
-            cards: (0..rng.usize(0..2)).map(|_| size(rng)).collect(),
+            nics: (0..rng.usize(0..2)).map(|_| size(rng)).collect(),
         };
         Self::Create { start: rng.u8(0..3) > 0, definition }
     }
@@ -127,8 +127,8 @@ impl Operation {
             95..100 => Self::RemoveDisk,
             100..102 => Self::MakeSwitch { private: rng.bool() },
             102..106 => Self::RemoveSwitch,
-            106..120 => Self::AddCard(size(rng)),
-            120..126 => Self::RemoveCard,
+            106..120 => Self::AddNic(size(rng)),
+            120..126 => Self::RemoveNic,
             126..131 => Self::Suspend,
             _ => Self::Resume,
         }
@@ -145,8 +145,8 @@ impl Operation {
             6 => Self::Grow(1),
             7 => Self::Limit(rng.bool().then(|| rng.u64(1000..9000))),
             8 => Self::Pinning(rng.bool().then_some(0)),
-            9 | 10 => Self::AddCard(size(rng)),
-            11 => Self::RemoveCard,
+            9 | 10 => Self::AddNic(size(rng)),
+            11 => Self::RemoveNic,
             12 => Self::Suspend,
             _ => Self::Start,
         }
@@ -157,9 +157,9 @@ impl Operation {
         match (self.clone(), switch) {
             (Self::MakeSwitch { .. }, true) => Self::RemoveSwitch,
             (Self::RemoveSwitch, false) => Self::MakeSwitch { private: true },
-            (Self::AddCard(_), false) => Self::MakeSwitch { private: false },
+            (Self::AddNic(_), false) => Self::MakeSwitch { private: false },
             (Self::Create { start, mut definition }, false) => {
-                definition.cards.clear();
+                definition.nics.clear();
                 Self::Create { start, definition }
             }
             (same, _) => same,
@@ -172,16 +172,16 @@ impl Operation {
     }
 
     pub fn request(&self, target: &Target<'_>) -> (Method, String, Value) {
-        let Target { base, name, now, disk, card, switch, switch_id, subnet, .. } = target;
+        let Target { base, name, now, disk, nic, switch, switch_id, subnet, .. } = target;
         let vm = format!("/vms/{}", target.id);
-        let on_switch = |card: &u64| json!({ "switch": switch_id, "name": format!("card-{card}") });
+        let on_switch = |nic: &u64| json!({ "switch": switch_id, "name": format!("nic-{nic}") });
         let limits = |iops: &Option<u64>| iops.map(|iops| json!({ "iops": iops }));
         let pinning = |core: &Option<u64>| core.map(|core| json!({ "cores": [core] }));
         match self {
             Self::Create { start, definition } => {
                 let disks: Vec<Value> = definition.disks.iter().map(|size| json!({ "disk_size": size })).collect();
-                let cards = definition.cards.iter().map(on_switch);
-                let networks: Vec<Value> = std::iter::once(json!({ "user": {} })).chain(cards).collect();
+                let nics = definition.nics.iter().map(on_switch);
+                let networks: Vec<Value> = std::iter::once(json!({ "user": {} })).chain(nics).collect();
                 let wish = json!({
                     "name": name, "networks": networks, "start": start, "base_image": base, "disks": disks,
                     "vcpus": definition.vcpus, "memory": definition.memory, "disk_size": definition.size,
@@ -208,8 +208,8 @@ impl Operation {
                 (Method::POST, "/switches".into(), json!({ "name": switch, "type": "internal", "subnet": subnet }))
             }
             Self::RemoveSwitch => (Method::DELETE, format!("/switches/{switch_id}"), json!({})),
-            Self::AddCard(card) => (Method::POST, format!("{vm}/networks"), on_switch(card)),
-            Self::RemoveCard => (Method::DELETE, format!("{vm}/networks/{card}"), json!({})),
+            Self::AddNic(nic) => (Method::POST, format!("{vm}/networks"), on_switch(nic)),
+            Self::RemoveNic => (Method::DELETE, format!("{vm}/networks/{nic}"), json!({})),
             Self::Suspend => (Method::POST, format!("{vm}/suspend"), json!({})),
             Self::Resume => (Method::POST, format!("{vm}/resume"), json!({})),
         }
@@ -221,11 +221,11 @@ impl Operation {
             Self::Create { definition, .. } => return definition.clone(),
             Self::Start | Self::Stop(_) | Self::ForceOff | Self::Reboot(_) | Self::Delete => {}
             Self::MakeSwitch { .. } | Self::RemoveSwitch | Self::Suspend | Self::Resume => {}
-            Self::AddCard(card) => {
-                now.cards.insert(*card);
+            Self::AddNic(nic) => {
+                now.nics.insert(*nic);
             }
-            Self::RemoveCard => {
-                now.cards.pop_first();
+            Self::RemoveNic => {
+                now.nics.pop_first();
             }
             Self::Vcpus(vcpus) => now.vcpus = *vcpus,
             Self::Pinning(core) => now.core = *core,
@@ -260,8 +260,8 @@ impl Operation {
             | Self::RemoveDisk
             | Self::MakeSwitch { .. }
             | Self::RemoveSwitch
-            | Self::AddCard(_)
-            | Self::RemoveCard => Power::AsItWas,
+            | Self::AddNic(_)
+            | Self::RemoveNic => Power::AsItWas,
         }
     }
 }
@@ -277,14 +277,14 @@ impl Definition {
             iops: number(&config["io_limits"]["iops"]),
             core: number(&config["cpu_pinning"]["cores"][0]),
             disks: disks.as_array().unwrap().iter().skip(1).map(|disk| number(&disk["disk_size"]).unwrap()).collect(),
-            cards: cards(networks).map(|(number, _)| number).collect(),
+            nics: nics(networks).map(|(number, _)| number).collect(),
         }
     }
 }
 
-/// Numbers and QEMU's names of the cards on a switch that a VM is defined with.
-pub fn cards(networks: &Value) -> impl Iterator<Item = (u64, &str)> {
-    let defined = networks.as_array().unwrap().iter().filter(|card| card["status"] != "removing");
-    let number = |card: &Value| card["name"].as_str()?.strip_prefix("card-")?.parse().ok();
-    defined.filter_map(move |card| Some((number(card)?, card["device"].as_str()?)))
+/// Numbers and QEMU's names of the NICs on a switch that a VM is defined with.
+pub fn nics(networks: &Value) -> impl Iterator<Item = (u64, &str)> {
+    let defined = networks.as_array().unwrap().iter().filter(|nic| nic["status"] != "removing");
+    let number = |nic: &Value| nic["name"].as_str()?.strip_prefix("nic-")?.parse().ok();
+    defined.filter_map(move |nic| Some((number(nic)?, nic["device"].as_str()?)))
 }

@@ -112,7 +112,7 @@ fn lane(rng: &mut Rng, place: usize) -> Option<Lane> {
 
 fn newcomer(rng: &mut Rng, place: usize) -> Lane {
     let private = rng.bool();
-    let first = [Operation::Start, Operation::MakeSwitch { private }, Operation::AddCard(rng.u64(1..60_000))];
+    let first = [Operation::Start, Operation::MakeSwitch { private }, Operation::AddNic(rng.u64(1..60_000))];
     let steps =
         first.map(|operation| Step { pause: 0, create: create(rng, place), asleep: operation.clone(), operation });
     Lane { place, steps: steps.into() }

@@ -34,8 +34,8 @@ pub fn run_inside(test: &str, programs: &[&str]) -> String {
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-m", "1024", "-nodefaults", "-no-reboot"]);
     qemu.args(["-display", "none", "-serial", "stdio", "-append", &line]).arg("-kernel").arg(image);
-    let told = dir.path().join("told");
-    qemu.arg("-initrd").arg(initrd).stdin(Stdio::null()).stdout(fs::File::create(&told).unwrap());
+    let reported = dir.path().join("told");
+    qemu.arg("-initrd").arg(initrd).stdin(Stdio::null()).stdout(fs::File::create(&reported).unwrap());
     let mut qemu = qemu.spawn().unwrap();
     let deadline = std::time::Instant::now() + PATIENCE;
     let ended = loop {
@@ -48,9 +48,9 @@ pub fn run_inside(test: &str, programs: &[&str]) -> String {
         qemu.kill().unwrap();
         qemu.wait().unwrap();
     }
-    let told = String::from_utf8_lossy(&fs::read(told).unwrap()).into_owned();
-    assert!(ended.is_some() && told.contains("test result: ok. 1 passed"), "{told}");
-    told
+    let reported = String::from_utf8_lossy(&fs::read(reported).unwrap()).into_owned();
+    assert!(ended.is_some() && reported.contains("test result: ok. 1 passed"), "{reported}");
+    reported
 }
 
 /// What the test itself does first, in there.
@@ -88,8 +88,8 @@ fn archive(kernel: &Path, programs: &[&str], scratch: &Path) -> Vec<u8> {
         all.push(found);
     }
     for program in all {
-        let told = Command::new("ldd").arg(&program).output().unwrap().stdout;
-        for line in String::from_utf8(told).unwrap().lines() {
+        let reported = Command::new("ldd").arg(&program).output().unwrap().stdout;
+        for line in String::from_utf8(reported).unwrap().lines() {
             // `NAME => PATH (…)`, or the path of the loader alone.
             let path = line.split_whitespace().find(|word| word.starts_with('/'));
             if let Some(path) = path {

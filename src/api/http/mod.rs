@@ -47,7 +47,7 @@ pub mod route;
 pub mod server;
 pub mod shutdown;
 pub mod table;
-pub mod told;
+pub mod section;
 mod wire;
 
 pub use decode::{Nulls, given, or_default};
@@ -58,4 +58,4 @@ pub use route::{QueryParam, Route, RouteInfo};
 pub use server::{Limits, Report, serve};
 pub use shutdown::Shutdown;
 pub use table::Table;
-pub use told::{Problem, told};
+pub use section::{Problem, in_section};

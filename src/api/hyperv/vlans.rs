@@ -118,10 +118,10 @@ mod tests {
             let body: VlanBody = serde_json::from_value(body).unwrap();
             let mut port = SwitchPort { vlan: Some(99), ..SwitchPort::on(SwitchId::random()) };
             body.wish(PortWish::default()).unwrap().apply(&mut port).unwrap();
-            let told = json!({
+            let reported = json!({
                 "OperationMode": mode, "AccessVlanId": access, "NativeVlanId": native, "AllowedVlanIdList": list,
             });
-            assert_eq!(serde_json::to_value(VlanFields::of(&port)).unwrap(), told);
+            assert_eq!(serde_json::to_value(VlanFields::of(&port)).unwrap(), reported);
         }
     }
 
@@ -135,8 +135,8 @@ mod tests {
             (json!({ "operationMode": "Trunk", "allowedVlanIdList": [] }), "allowedVlanIdList"),
         ] {
             let body: VlanBody = serde_json::from_value(body).unwrap();
-            let told = body.wish(PortWish::default()).unwrap_err().message();
-            assert!(told.contains(name), "{told}");
+            let reported = body.wish(PortWish::default()).unwrap_err().message();
+            assert!(reported.contains(name), "{reported}");
         }
     }
 }

@@ -158,9 +158,9 @@ mod tests {
     fn ranges_are_read_as_what_they_stand_for() {
         let (begin, end) = (BridgeVlanInfoFlags::RangeBegin, BridgeVlanInfoFlags::RangeEnd);
         let own = Form::Plain.flags();
-        let told = [info(7, own), info(20, begin), info(22, end), info(30, BridgeVlanInfoFlags::Pvid)];
+        let reported = [info(7, own), info(20, begin), info(22, end), info(30, BridgeVlanInfoFlags::Pvid)];
         let tagged = (20..=22).map(|id| (id, Form::Tagged));
         let expected: Carried = tagged.chain([(7, Form::Plain), (30, Form::Half)]).collect();
-        assert_eq!(read(told.iter()), expected);
+        assert_eq!(read(reported.iter()), expected);
     }
 }

@@ -20,7 +20,7 @@ pub struct Events(AsyncFd<OwnedFd>);
 /// What has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Something in this table. It was made over the connection with this number ([`super::Kernel::port`]).
+    /// Something in this table. It was made over the connection with this number ([`super::Kernel::port_id`]).
     Table { name: TableName, by: u32 },
     /// More than the kernel could tell.
     Anything,

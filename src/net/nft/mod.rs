@@ -34,5 +34,5 @@ pub use kernel::{BaseChain, Kernel, Refused};
 pub use others::{CT_STATE, Instruction, OtherChain, OtherTable};
 pub use rule::{Field, Rule, When, field};
 pub use ruleset::{
-    Base, Chain, Datum, Elements, Family, Form, Hook, Key, Kind, Ruleset, Set, Table, TableName, Type, Value, ifname,
+    Base, Chain, Datum, Elements, Family, Form, Hook, Key, ChainKind, Ruleset, Set, Table, TableName, Type, Value, ifname,
 };

@@ -96,21 +96,21 @@ impl Segment {
     }
 
     fn arp(&self) -> Vec<Rule> {
-        let probe = || Rule::when().is(ARP_SADDR, [0; 4]);
+        let arp_probe = || Rule::when().is(ARP_SADDR, [0; 4]);
         let mut rules = vec![
             Rule::when().isnt(ARP_HTYPE, [0, 1]).goto("refuse"),
             Rule::when().isnt(ARP_PTYPE, IP).goto("refuse"),
             Rule::when().outside([IIFNAME, ARP_SADDR_ETHER], "macs").goto("refuse"),
             // Asks whether an address is free (RFC 5227): who asks at the same time as its owner takes it from it.
-            probe().within([IIFNAME, ARP_DADDR], "given4").accept(),
-            probe().within([IIFNAME], "fixed").goto("refuse"),
+            arp_probe().within([IIFNAME, ARP_DADDR], "given4").accept(),
+            arp_probe().within([IIFNAME], "fixed").goto("refuse"),
         ];
         for others in ["host4", "assigned4"] {
-            rules.push(probe().within([ARP_DADDR], self.of(others)).goto("refuse"));
+            rules.push(arp_probe().within([ARP_DADDR], self.of(others)).goto("refuse"));
         }
-        rules.push(probe().within([IIFNAME, ARP_DADDR], self.of("claims4")).accept());
-        rules.push(probe().within([ARP_DADDR], self.of("taken4")).goto("refuse"));
-        rules.push(probe().accept());
+        rules.push(arp_probe().within([IIFNAME, ARP_DADDR], self.of("claims4")).accept());
+        rules.push(arp_probe().within([ARP_DADDR], self.of("taken4")).goto("refuse"));
+        rules.push(arp_probe().accept());
         rules.extend(self.owned("4", ARP_SADDR));
         rules
     }
@@ -219,13 +219,13 @@ impl Segment {
         };
         into.insert(Key::of([&vlan.to_be_bytes()]), Some(goto(self.of("met"))));
         let arp = || Rule::when().is(VLAN_TYPE, ARP);
-        let probe = || arp().is(ARP_SADDR, [0; 4]);
+        let arp_probe = || arp().is(ARP_SADDR, [0; 4]);
         let asks = || Rule::when().is(VLAN_TYPE, IP6).is(L4PROTO, ICMP6).is(IP6_SADDR, NOBODY).is(ICMP6_TYPE, [135]);
         let advert = || Rule::when().is(VLAN_TYPE, IP6).is(L4PROTO, ICMP6).is(ICMP6_TYPE, [136]);
         let mut rules = Vec::new();
         for whose in ["assigned", "taken"] {
             let (four, six) = (self.of(&format!("{whose}4")), self.of(&format!("{whose}6")));
-            rules.push(probe().within([ARP_DADDR], four.clone()).goto("refuse"));
+            rules.push(arp_probe().within([ARP_DADDR], four.clone()).goto("refuse"));
             rules.push(arp().within([ARP_SADDR], four).goto("refuse"));
             rules.push(asks().within([ND_TARGET], six.clone()).goto("refuse"));
             rules.push(advert().within([ND_TARGET], six).goto("refuse"));
@@ -233,7 +233,7 @@ impl Segment {
         rules.push(Rule::when().is(VLAN_TYPE, IP).within([IP_SADDR], self.of("assigned4")).goto("refuse"));
         rules.push(Rule::when().is(VLAN_TYPE, IP6).within([IP6_SADDR], self.of("assigned6")).goto("refuse"));
         // What it calls its own there is no neighbour's to take.
-        rules.push(probe().accept());
+        rules.push(arp_probe().accept());
         rules.push(arp().update(self.of("lan4"), [ARP_SADDR]).go_on());
         rules.push(advert().update(self.of("lan6"), [ND_TARGET]).go_on());
         rules.push(Rule::when().accept());
