@@ -29,6 +29,8 @@ pub struct Place {
     pub turn: Arc<tokio::sync::Mutex<Hands>>,
     /// Who is on it is known, not only what an earlier daemon wrote down of it.
     pub known: AtomicBool,
+    /// Held by whoever changes its VLANs.
+    pub vlans: tokio::sync::Mutex<()>,
     /// Something of it may not be as it is wanted.
     pub wake: Arc<Notify>,
     problems: Mutex<BTreeMap<Area, String>>,
@@ -107,7 +109,12 @@ impl Places {
         let place = Arc::new(Place {
             id,
             wanted: Mutex::new(wanted),
+<<<<<<< 16bc0143aa3898c9d0902505cb54fa361378ac4d
             turn: Arc::default(),
+=======
+            turn: tokio::sync::Mutex::default(),
+            vlans: tokio::sync::Mutex::default(),
+>>>>>>> 319579409217a3410e6e504650dd4ef6c33d85b3
             known: AtomicBool::new(false),
             wake: Arc::default(),
             problems: Mutex::default(),

@@ -192,6 +192,8 @@ fn param_name(param: &str) -> Cow<'_, str> {
         "max_addresses" => "maxAddresses",
         "bandwidth.in_bits_per_second" => "bandwidth.inBitsPerSecond",
         "bandwidth.out_bits_per_second" => "bandwidth.outBitsPerSecond",
+        "vlan" => "vlanSetting",
+        "trunk" => "vlanSetting.allowedVlanIdList",
         "networks" => "networkAdapters",
         other => other,
     })

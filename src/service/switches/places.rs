@@ -53,6 +53,8 @@ pub struct Owner {
     pub vm: VmId,
     /// Of the VM.
     pub name: String,
+    /// One address in two VLANs is two addresses.
+    pub vlan: Option<u16>,
 }
 
 /// The address that a NIC is to have.
@@ -303,7 +305,7 @@ impl Entry {
     /// An address for a NIC, as it is wanted.
     fn address(&self, owner: &Owner, wanted: Wanted, vms: &[VmView]) -> Result<Option<Ipv4Addr>> {
         let switch = &self.record.switch;
-        let taken = self.taken(owner.mac, vms);
+        let taken = self.taken(owner, vms);
         let subnet = switch.subnet();
         match (wanted, subnet) {
             (Wanted::This(address), _) => {
@@ -349,18 +351,25 @@ impl Entry {
     }
 
     /// Addresses on the switch that others have, and who.
+<<<<<<< 16bc0143aa3898c9d0902505cb54fa361378ac4d
     fn taken(&self, mac: MacAddr, vms: &[VmView]) -> HashMap<Ipv4Addr, String> {
         let mut taken: HashMap<_, _> = self.unreadable().map(|host| (host.address, UNREADABLE.to_owned())).collect();
+=======
+    fn taken(&self, asks: &Owner, vms: &[VmView]) -> HashMap<Ipv4Addr, String> {
+        let mut taken = HashMap::new();
+>>>>>>> 319579409217a3410e6e504650dd4ef6c33d85b3
         for view in vms {
-            for nic in nics(view).filter(|nic| nic.mac != mac) {
-                if let Some(SwitchPort { switch, address: Some(address), .. }) = nic.port()
-                    && *switch == self.record.switch.id
+            for nic in nics(view).filter(|nic| nic.mac != asks.mac) {
+                if let Some(SwitchPort { switch, address: Some(address), vlan, .. }) = nic.port()
+                    && (*switch, *vlan) == (self.record.switch.id, asks.vlan)
                 {
                     taken.insert(*address, format!("the VM {} ({})", view.spec.name, view.spec.id));
                 }
             }
         }
-        for (owner, address) in self.pending.iter().filter(|(owner, _)| owner.mac != mac) {
+        for (owner, address) in
+            self.pending.iter().filter(|(owner, _)| owner.mac != asks.mac && owner.vlan == asks.vlan)
+        {
             if let Some(address) = address {
                 taken.insert(*address, format!("the VM {} ({}), which is being made or changed", owner.name, owner.vm));
             }
