@@ -65,7 +65,7 @@ async fn main() {
     }
     println!("{PORTS} NICs plugged: {} each", ms(begun.elapsed() / PORTS.into()));
 
-    settle().await;
+    await_rest().await;
     let idle = {
         let (begun, before) = (Instant::now(), cpu_time());
         tokio::time::sleep(Duration::from_secs(5)).await;
@@ -74,7 +74,7 @@ async fn main() {
     println!("watching all of it: {:.1} % of a core", idle * 100.0);
 
     lab.net.put_hosts(lan.id, with_one.clone());
-    settle().await;
+    await_rest().await;
     let (plugged, taken) = rounds(&lab.net, &one, || {}, || {}).await;
     println!("plug and unplug of a NIC beside {PORTS} others: {plugged}, {taken} of CPU");
     let come = || lab.net.put_hosts(lan.id, with_one.clone());
@@ -119,7 +119,7 @@ async fn rounds(net: &Network, one: &Nic, come: impl Fn(), go: impl Fn()) -> (St
 }
 
 /// What was set off has happened.
-async fn settle() {
+async fn await_rest() {
     tokio::time::sleep(Duration::from_secs(3)).await;
 }
 

@@ -4,12 +4,9 @@
 //! Run with `scripts/bench`. Not a criterion bench: pairs have to alternate for their ratio to hold when the machine's
 //! speed drifts.
 
-<<<<<<< 16bc0143aa3898c9d0902505cb54fa361378ac4d
 #![allow(unsafe_code)]
 
-=======
 mod bare;
->>>>>>> 319579409217a3410e6e504650dd4ef6c33d85b3
 #[path = "../tests/support/mod.rs"]
 mod support;
 

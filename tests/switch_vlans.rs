@@ -1,14 +1,14 @@
 //! VLANs of NICs as both dialects take, refuse and tell them. Whether frames keep to them is `guest_vlans`' to see, in a kernel
 //! that can; whether this machine's can, its bridges say.
 
-#[path = "support/nics.rs"]
-mod nics;
 #[path = "support/hyperv.rs"]
 mod hyperv;
+#[path = "support/nics.rs"]
+mod nics;
 mod support;
 
-use nics::{networks, tap_of};
 use hyperv::{Client, MOUNTS};
+use nics::{networks, tap_of};
 use serde_json::{Value, json};
 use support::{
     Answer, Daemon,

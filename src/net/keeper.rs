@@ -3,10 +3,7 @@
 //! mends.
 
 use std::{
-<<<<<<< 16bc0143aa3898c9d0902505cb54fa361378ac4d
-=======
-    collections::{HashMap, HashSet},
->>>>>>> 319579409217a3410e6e504650dd4ef6c33d85b3
+    collections::HashMap,
     future::pending,
     sync::{Arc, Weak},
     time::{Duration, Instant},
@@ -45,19 +42,14 @@ impl Inner {
         let read = Instant::now();
         let links = self.links().await?;
         let switches = self.places.switches();
-<<<<<<< 16bc0143aa3898c9d0902505cb54fa361378ac4d
         let addressed = |side: &SwitchSide| !side.addresses.is_empty() || side.adapter.is_some();
         let addressed = switches.iter().any(|place| addressed(&place.wanted().side));
         let all = if addressed { netlink.addresses().await? } else { Vec::new() };
         let addresses = address_set(&all);
-=======
-        let addressed = switches.iter().any(|place| !place.wanted().side.addresses.is_empty());
-        let addresses = if addressed { address_set(&netlink.addresses().await?) } else { HashSet::new() };
         // Those of all are one list.
         let vlans = links.values().any(|link| link.filtering.is_some_and(|filtering| filtering.on));
         let failed = |error| NetError::failed("list the VLANs of the bridges", error);
         let vlans = if vlans { netlink.vlans().await.map_err(failed)? } else { HashMap::new() };
->>>>>>> 319579409217a3410e6e504650dd4ef6c33d85b3
         for place in switches {
             let wanted = place.wanted();
             let written = !again || place.is_served();

@@ -42,15 +42,11 @@ use std::{
     fs, io,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
-<<<<<<< 16bc0143aa3898c9d0902505cb54fa361378ac4d
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-=======
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
->>>>>>> 319579409217a3410e6e504650dd4ef6c33d85b3
+    time::Duration,
 };
 
 use tokio::{

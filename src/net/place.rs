@@ -109,12 +109,8 @@ impl Places {
         let place = Arc::new(Place {
             id,
             wanted: Mutex::new(wanted),
-<<<<<<< 16bc0143aa3898c9d0902505cb54fa361378ac4d
             turn: Arc::default(),
-=======
-            turn: tokio::sync::Mutex::default(),
             vlans: tokio::sync::Mutex::default(),
->>>>>>> 319579409217a3410e6e504650dd4ef6c33d85b3
             known: AtomicBool::new(false),
             wake: Arc::default(),
             problems: Mutex::default(),

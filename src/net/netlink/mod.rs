@@ -4,11 +4,8 @@
 mod events;
 mod link;
 mod queue;
-<<<<<<< 16bc0143aa3898c9d0902505cb54fa361378ac4d
 mod sockets;
-=======
 mod vlans;
->>>>>>> 319579409217a3410e6e504650dd4ef6c33d85b3
 
 use std::{io, net::IpAddr};
 
@@ -26,17 +23,8 @@ use rtnetlink::{
         route::RouteMessage,
     },
 };
-<<<<<<< 16bc0143aa3898c9d0902505cb54fa361378ac4d
 use sockets::Sockets;
-=======
-use tokio::{sync::Mutex, time::timeout};
-
-use super::NetError;
-pub use events::Events;
-pub use link::{BridgeOptions, Link, PortOptions};
-pub use queue::BUCKET;
 pub use vlans::{Carried, Form};
->>>>>>> 319579409217a3410e6e504650dd4ef6c33d85b3
 
 /// Times that a list is asked for that changes meanwhile.
 const LISTINGS: usize = 20;

@@ -71,7 +71,7 @@ impl Service {
             return;
         }
         let views = self.registry.views();
-        let known: HashSet<MacAddr> = views.iter().flat_map(places::nics).map(|nic| nic.mac).collect();
+        let known: HashSet<MacAddr> = views.iter().flat_map(plugged::nics).map(|nic| nic.mac).collect();
         for (switch, _) in self.places.all() {
             let left = self.ctx.net.hosts_left(switch.id).into_iter();
             self.places.keep_hosts(switch.id, left.filter(|host| !known.contains(&host.mac)).collect());

@@ -351,13 +351,8 @@ impl Entry {
     }
 
     /// Addresses on the switch that others have, and who.
-<<<<<<< 16bc0143aa3898c9d0902505cb54fa361378ac4d
-    fn taken(&self, mac: MacAddr, vms: &[VmView]) -> HashMap<Ipv4Addr, String> {
-        let mut taken: HashMap<_, _> = self.unreadable().map(|host| (host.address, UNREADABLE.to_owned())).collect();
-=======
     fn taken(&self, asks: &Owner, vms: &[VmView]) -> HashMap<Ipv4Addr, String> {
-        let mut taken = HashMap::new();
->>>>>>> 319579409217a3410e6e504650dd4ef6c33d85b3
+        let mut taken: HashMap<_, _> = self.unreadable().map(|host| (host.address, UNREADABLE.to_owned())).collect();
         for view in vms {
             for nic in nics(view).filter(|nic| nic.mac != asks.mac) {
                 if let Some(SwitchPort { switch, address: Some(address), vlan, .. }) = nic.port()
