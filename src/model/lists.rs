@@ -17,3 +17,15 @@ pub fn check_length<T>(param: &'static str, list: &[T], max: usize) -> Result<()
     }
     Err(Error::invalid(param, format!("have at most {max} entries, not {}", list.len())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_says_its_bound() {
+        check_length("forwards", &[0; 64], 64).unwrap();
+        let said = check_length("forwards", &[0; 65], 64).unwrap_err().to_string();
+        assert_eq!(said, "Invalid parameter: forwards must have at most 64 entries, not 65.");
+    }
+}
