@@ -173,7 +173,7 @@ impl StatusBody {
             message: format!("VM is {}", view.status.as_str()),
             reason: view.reason(),
             restarts: view.upkeep.attempts,
-            next_restart: view.upkeep.restart().map(|restart| time(restart.in_section())),
+            next_restart: view.upkeep.restart().map(|restart| time(restart.wall_time())),
         }
     }
 }
