@@ -1,6 +1,8 @@
 //! The daemon as a process: what becomes of its VMs when it ends, however it ends, and what it needs of the host for
 //! itself.
 
+#![allow(unsafe_code)]
+
 mod support;
 
 use std::{

@@ -102,7 +102,10 @@ impl Place {
     fn with_service<T>(&self, failing: Option<LaunchStep>, work: impl AsyncFnOnce(&Service) -> T) -> T {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
-            let service = Service::open(self.config(), failing).await.unwrap();
+            let service = match failing {
+                Some(step) => Service::open_failing(self.config(), step).await.unwrap(),
+                None => Service::open(self.config()).await.unwrap(),
+            };
             work(&service).await
         })
     }

@@ -1,5 +1,7 @@
 //! What guests reach of other switches and of the world, and the world of them, with real sockets in namespaces of their own.
 
+#![allow(unsafe_code)]
+
 #[path = "support/sockets.rs"]
 mod sockets;
 mod support;

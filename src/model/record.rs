@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Moment, Upkeep, VmSpec};
+use super::{Ending, Moment, Upkeep, VmSpec};
 
 /// One VM on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,16 +55,6 @@ pub enum Run {
     Live(LiveRun),
     /// Everything it has is being removed.
     Deleting,
-}
-
-/// How the last run ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "how")]
-pub enum Ending {
-    /// It never ran, or it stopped as asked.
-    Clean,
-    /// The process ended unasked, or the guest panicked.
-    Crashed { reason: String },
 }
 
 /// A running VM.

@@ -3,6 +3,7 @@
 //! mends.
 
 use std::{
+    collections::HashMap,
     future::pending,
     sync::{Arc, Weak},
     time::{Duration, Instant},
@@ -45,10 +46,18 @@ impl Inner {
         let addressed = switches.iter().any(|place| addressed(&place.wanted().side));
         let all = if addressed { netlink.addresses().await? } else { Vec::new() };
         let addresses = address_set(&all);
+        // Those of all are one list.
+        let vlans = links.values().any(|link| link.filtering.is_some_and(|filtering| filtering.on));
+        let failed = |error| NetError::failed("list the VLANs of the bridges", error);
+        let vlans = if vlans { netlink.vlans().await.map_err(failed)? } else { HashMap::new() };
         for place in switches {
             let wanted = place.wanted();
             let written = !again || place.is_served();
-            if again && place.problem().is_some() || !written || !is_in_place(&wanted.side, &links, &addresses) {
+            if again && place.problem().is_some()
+                || !written
+                || !is_in_place(&wanted.side, &links, &addresses)
+                || !self.vlans_stand(&place, &links, &vlans)
+            {
                 place.wake.notify_one();
             }
             self.look_at_leased(&place, &all, &links);

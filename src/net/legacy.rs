@@ -1,6 +1,8 @@
 //! The rules of iptables-legacy, which nf_tables does not show: read into the same form, to be judged and never changed.
 //! What the kernel gives is a list of entries, in which chains follow one another (linux/netfilter_ipv4/ip_tables.h).
 
+#![expect(unsafe_code, reason = "the options of iptables are in neither nix nor rustix")]
+
 use std::{
     collections::{BTreeMap, HashMap},
     fs, io,

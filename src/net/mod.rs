@@ -3,7 +3,7 @@
 //! ```text
 //!  Network     what the rest of qherd asks for: each call changes what is wanted, and has it made
 //!  place       what is wanted, and what is known of it            host_side   what that is on the host, as a value
-//!  reconcile · ports · rules_in_force      bring a switch, its ports, the rules to it
+//!  reconcile · ports · rules_in_force · vlans      bring a switch, its ports, the rules to it
 //!  keeper      looks at the whole whenever the kernel tells of a change, and wakes the switches that differ
 //!  problem · foreign       what is in the way that is not ours
 //!  netlink · nft · tap · companion         the kernel, and dnsmasq beside a switch
@@ -36,12 +36,16 @@ mod survey;
 mod sweep;
 mod tap;
 mod truth;
+mod vlans;
 
 use std::{
     fs, io,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -80,6 +84,10 @@ struct Inner {
     netlink: Option<Netlink>,
     rules: RulesInForce,
     places: Places,
+    /// Of every NIC it is known whether it lives.
+    knows_all: AtomicBool,
+    /// Whether the kernel's bridges can keep VLANs apart; none before one was looked at.
+    keeps_vlans: OnceLock<bool>,
     /// What others have set up is to be looked at.
     others: Arc<Notify>,
     events: broadcast::Sender<PortEvent>,
@@ -111,6 +119,8 @@ impl Network {
             state,
             netlink,
             places: Places::default(),
+            knows_all: AtomicBool::new(false),
+            keeps_vlans: OnceLock::new(),
             others: Arc::default(),
             events: broadcast::Sender::new(256),
         });
@@ -130,6 +140,14 @@ impl Network {
     /// [`NetError::Missing`].
     pub fn available(&self) -> Result<()> {
         self.0.netlink().map(drop)
+    }
+
+    /// Whether ports of switches can be in VLANs, as far as is known. Never waits.
+    ///
+    /// # Errors
+    /// [`NetError::Vlans`].
+    pub fn check_vlans(&self) -> Result<()> {
+        if self.0.keeps_vlans.get() == Some(&false) { Err(NetError::Vlans) } else { Ok(()) }
     }
 
     /// Makes a switch, or brings it to this form. Idempotent.
@@ -336,6 +354,10 @@ impl Inner {
     /// made: its name has 48 bits of chance in it.
     fn is_anothers(&self, link: &Link, id: &str) -> bool {
         link.alias.as_ref().is_some_and(|found| *found != mark(&self.state, id))
+    }
+
+    fn knows_all(&self) -> bool {
+        self.knows_all.load(Ordering::Relaxed)
     }
 
     fn switch_folder(&self, switch: SwitchId) -> PathBuf {

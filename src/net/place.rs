@@ -29,6 +29,8 @@ pub struct Place {
     pub turn: Arc<tokio::sync::Mutex<Hands>>,
     /// Who is on it is known, not only what an earlier daemon wrote down of it.
     pub known: AtomicBool,
+    /// Held by whoever changes its VLANs.
+    pub vlans: tokio::sync::Mutex<()>,
     /// Something of it may not be as it is wanted.
     pub wake: Arc<Notify>,
     problems: Mutex<BTreeMap<Area, String>>,
@@ -108,6 +110,7 @@ impl Places {
             id,
             wanted: Mutex::new(wanted),
             turn: Arc::default(),
+            vlans: tokio::sync::Mutex::default(),
             known: AtomicBool::new(false),
             wake: Arc::default(),
             problems: Mutex::default(),

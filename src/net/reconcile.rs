@@ -48,7 +48,7 @@ impl Inner {
             hands.ruled = true;
         }
         let wanted = place.wanted();
-        let made = self.make_links(&wanted).await;
+        let made = self.make_links(place, &wanted).await;
         // Its DHCP and its ports do not depend on all of it.
         let new = *made.as_ref().unwrap_or(&false);
         if wanted.switch.subnet().is_none() {
@@ -61,8 +61,9 @@ impl Inner {
             self.tell(place, Area::Dns, None);
         }
         let served = self.serve(place, &mut hands, &wanted, new);
-        let joined = self.join_ports(&wanted.side, &self.places.nics_on(place.id)).await;
-        let done = made.map(drop).and(joined);
+        let joined = self.join_ports(place, &self.places.nics_on(place.id)).await;
+        let apart = self.put_vlans(place).await;
+        let done = made.map(drop).and(joined).and(apart);
         self.tell(place, Area::Host, done.as_ref().err().map(ToString::to_string));
         if let Err(error) = &served {
             self.tell(place, Area::Dhcp, Some(error.to_string()));
@@ -71,7 +72,7 @@ impl Inner {
     }
 
     /// Makes a switch's bridge and what belongs to it, where it is not there. Says whether the bridge is a new one.
-    async fn make_links(&self, wanted: &Wanted) -> Result<bool, NetError> {
+    async fn make_links(&self, place: &Place, wanted: &Wanted) -> Result<bool, NetError> {
         let netlink = self.netlink()?;
         let side = &wanted.side;
         let name = &side.bridge;
@@ -95,6 +96,14 @@ impl Inner {
         let there = there.ok_or_else(|| NetError::failed(format!("make the bridge {name}"), "it is gone again"))?;
         if !is_ours(&there, side) {
             return Err(NetError::failed(format!("make the bridge {name}"), "another device has that name"));
+        }
+        let _ = self.keeps_vlans.set(there.filtering.is_some());
+        if made {
+            // Before anybody joins: what is to be kept apart never meets. Where the kernel cannot, it does not join.
+            match self.put_vlans(place).await {
+                Ok(()) | Err(NetError::Vlans) => {}
+                Err(error) => return Err(error),
+            }
         }
         if there.bridge != side.options {
             netlink.set_bridge(there.index, side.options).await.map_err(failed)?;

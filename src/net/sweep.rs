@@ -103,6 +103,7 @@ impl Inner {
             self.places.ports().entry(nic.id).or_insert(port);
         }
         self.rules.all_is_known().await;
+        self.knows_all.store(true, Ordering::Relaxed);
         for place in self.places.switches() {
             place.known.store(true, Ordering::Relaxed);
             place.wake.notify_one();

@@ -25,13 +25,15 @@ mod outgoing;
 mod session;
 pub mod socket;
 mod types;
+mod version;
 
 pub use agent::{Agent, ShutdownMode};
 pub use deadline::deadline;
 pub use error::{CloseReason, QgaError, QmpError};
 pub use event::{Event, TimedEvent};
-pub use session::{Events, Options, QemuVersion, Session};
+pub use session::{Events, Options, Session};
 pub use types::{
-    BalloonInfo, BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, ChardevInfo, CpuFast, GuestStats, ImageInfo,
-    MachineInfo, MemorySizeSummary, RunState, StatusInfo,
+    BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, CpuFast, GuestStats, ImageInfo, MachineInfo, RunState,
+    StatusInfo,
 };
+pub use version::QemuVersion;

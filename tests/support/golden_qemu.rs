@@ -1,5 +1,7 @@
 //! The QEMU of this host, started with the arguments of a golden file and asked where it put what they name.
 
+#![allow(unsafe_code)]
+
 use std::{
     collections::BTreeMap,
     os::fd::{AsRawFd, OwnedFd},

@@ -1,5 +1,6 @@
 //! A real daemon in a state directory of its own, and a client for it. Dropping it ends the daemon and every QEMU of
 //! that directory, also when a test fails.
+#![allow(unsafe_code)]
 #![allow(dead_code)] // Every test file uses its own part.
 
 pub mod crash;

@@ -126,7 +126,7 @@ impl Yard {
 }
 
 /// A tap with one queue, as QEMU gets it.
-fn tap(name: &str) -> OwnedFd {
+pub fn tap(name: &str) -> OwnedFd {
     const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
     let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
     let mut request = [0u8; 40];

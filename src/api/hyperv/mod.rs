@@ -10,6 +10,7 @@ mod power;
 mod routes;
 mod state;
 mod switches;
+mod vlans;
 mod vms;
 
 pub use routes::{openapi, table};

@@ -10,9 +10,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    change::{Pending, pending},
     disks::DiskBody,
     networks::{self, NetworkBody},
+    pending::{Pending, pending},
     pinning::CpuPinning,
     policy::{self, AutostartBody, PolicyView},
 };

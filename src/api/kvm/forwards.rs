@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
 
-use super::{Shared, error::Problem, switches::switch_id};
+use super::{Shared, error::Problem, switch_id};
 use crate::{
     api::http::{Reply, Request},
     model::{Error, ForwardId, Protocol, VmId},

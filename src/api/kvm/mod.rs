@@ -2,6 +2,7 @@
 //! translation: what a request means is decided in `service` and `vm`.
 
 mod change;
+mod disk_view;
 mod disks;
 mod dto;
 mod error;
@@ -10,12 +11,14 @@ mod host;
 mod info;
 mod media;
 mod networks;
+mod pending;
 mod performance;
 mod pinning;
 mod policy;
 mod power;
 mod routes;
 mod switches;
+mod updated;
 
 pub use routes::{openapi, table};
 
@@ -23,7 +26,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::{api::http::Request, model::VmId, service::Service};
+use crate::{
+    api::http::Request,
+    model::{SwitchId, VmId},
+    service::Service,
+};
 use error::Problem;
 
 /// What a handler of this dialect has at hand.
@@ -31,6 +38,11 @@ use error::Problem;
 pub struct Shared {
     service: Arc<Service>,
     openapi: Arc<Value>,
+}
+
+/// The switch that a path names.
+fn switch_id(request: &Request) -> Result<SwitchId, Problem> {
+    SwitchId::parse(request.param("id")).ok_or(Problem::BadId)
 }
 
 /// The VM that a path names. Its syntax is the first thing that is checked (ruling 6).

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
 
-use super::{Shared, change::at_least_one, error::Problem, vm_id};
+use super::{Shared, error::Problem, updated::at_least_one, vm_id};
 use crate::{
     api::http::{Reply, Request, given},
     model::{
@@ -41,6 +41,12 @@ pub struct NetworkBody {
     /// It reaches no other isolated NIC of its switch; default false.
     #[serde(default)]
     isolated: bool,
+    /// On an External switch: the VLAN that it is in, 1 to 4094; its guest sends and receives without a tag.
+    vlan: Option<i64>,
+    /// On an External switch: VLANs that its guest sees with their tags.
+    #[serde(default)]
+    #[schemars(length(max = 4094))]
+    trunk: Vec<i64>,
     bandwidth: Option<BandwidthBody>,
 }
 
@@ -69,6 +75,14 @@ pub struct NetworkUpdate {
     max_addresses: Option<Option<i64>>,
     #[serde(default)]
     isolated: Option<bool>,
+    /// Null: the adapter's own network.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<i64>")]
+    vlan: Option<Option<i64>>,
+    /// Replaced whole; null or an empty list removes it.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<Vec<i64>>", length(max = 4094))]
+    trunk: Option<Option<Vec<i64>>>,
     /// Replaced whole; null removes it.
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<BandwidthBody>")]
@@ -94,6 +108,8 @@ impl NetworkUpdate {
             allow_spoofing: self.allow_spoofing,
             max_addresses: self.max_addresses,
             isolated: self.isolated,
+            vlan: self.vlan,
+            trunk: self.trunk.map(Option::unwrap_or_default),
             bandwidth: self.bandwidth.map(|bandwidth| bandwidth.unwrap_or_default().into_model()),
         }
     }
@@ -123,6 +139,8 @@ impl NetworkBody {
             allow_spoofing: Some(self.allow_spoofing),
             max_addresses: self.max_addresses.map(Some),
             isolated: Some(self.isolated),
+            vlan: self.vlan.map(Some),
+            trunk: Some(self.trunk),
             bandwidth: self.bandwidth.map(BandwidthBody::into_model),
         };
         Ok(NicWish { id: None, label: self.name, network, queues: self.queues, mac: self.mac, port })
@@ -162,6 +180,8 @@ pub struct NetworkView {
     allow_spoofing: bool,
     max_addresses: Option<u16>,
     isolated: bool,
+    vlan: Option<u16>,
+    trunk: Vec<u16>,
     bandwidth: Option<BandwidthBody>,
     /// Since it was plugged; null where nobody counts.
     traffic: Option<TrafficBody>,
@@ -251,6 +271,8 @@ impl NetworkView {
             allow_spoofing: port.is_some_and(|port| port.allow_spoofing),
             max_addresses: port.and_then(|port| port.max_addresses),
             isolated: port.is_some_and(|port| port.isolated),
+            vlan: port.and_then(|port| port.vlan),
+            trunk: port.map(|port| port.trunk.clone()).unwrap_or_default(),
             bandwidth: port.and_then(|port| BandwidthBody::of(port.bandwidth)),
             traffic: None,
             refused: None,
@@ -319,7 +341,7 @@ pub async fn change(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let body: NetworkUpdate = request.json()?;
     let wish = body.into_model();
     if wish == PortWish::default() {
-        let fields = "address, allow_spoofing, max_addresses, isolated or bandwidth";
+        let fields = "address, allow_spoofing, max_addresses, isolated, vlan, trunk or bandwidth";
         return Err(at_least_one(fields).into());
     }
     let (_, applied) = shared.service.change_port(id, nic, wish).await?;
@@ -359,20 +381,4 @@ fn named(shared: &Shared, id: VmId, request: &Request) -> Result<NicId, Error> {
     let nics = view.spec.nics.iter().chain(view.in_effect.iter().flat_map(|now| &now.nics));
     let found = nics.into_iter().find(|nic| nic.is_called(name)).map(|nic| nic.id);
     found.ok_or_else(|| Error::NicNotFound { name: name.to_owned() })
-}
-
-/// For comparing what is configured with what is in effect.
-pub fn settings(nics: &[Nic]) -> Vec<serde_json::Value> {
-    let entry = |nic: &Nic| {
-        let mut entry = serde_json::json!({ "id": nic.id.to_string(), "device": nic.name, "mac": nic.mac });
-        match nic.switch() {
-            Some(switch) => {
-                entry["switch"] = switch.to_string().into();
-                entry["port"] = serde_json::json!(nic.port());
-            }
-            None => entry["user"] = serde_json::json!({ "forwards": nic.backend.forwards() }),
-        }
-        entry
-    };
-    nics.iter().map(entry).collect()
 }

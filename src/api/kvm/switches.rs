@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
 
-use super::{Shared, change::at_least_one, error::Problem, forwards::LeaseFields};
+use super::{Shared, error::Problem, forwards::LeaseFields, switch_id, updated::at_least_one};
 use crate::{
     api::http::{Reply, Request, given},
     model::{CreateSwitch, Dns, Error, Subnet, SubnetWish, Switch, SwitchId, SwitchKind, SwitchWish},
@@ -318,9 +318,4 @@ pub async fn delete(shared: Shared, request: Request) -> Result<Reply, Problem> 
     shared.service.delete_switch(id).await?;
     let done = SwitchDone { id: id.to_string(), status: "deleted", message: "Switch successfully deleted." };
     Ok(Reply::json(StatusCode::OK, &done))
-}
-
-/// The switch that a path names.
-pub(super) fn switch_id(request: &Request) -> Result<SwitchId, Problem> {
-    SwitchId::parse(request.param("id")).ok_or(Problem::BadId)
 }

@@ -1,5 +1,7 @@
 //! What the kernel tells by itself of the host's network.
 
+#![expect(unsafe_code, reason = "tokio's AsyncFd::register wants the descriptor kept open")]
+
 use std::{io, os::fd::OwnedFd};
 
 use rustix::net::{RecvFlags, recv};

@@ -5,6 +5,7 @@ mod events;
 mod link;
 mod queue;
 mod sockets;
+mod vlans;
 
 use std::{io, net::IpAddr};
 
@@ -23,6 +24,7 @@ use rtnetlink::{
     },
 };
 use sockets::Sockets;
+pub use vlans::{Carried, Form};
 
 /// Times that a list is asked for that changes meanwhile.
 const LISTINGS: usize = 20;

@@ -115,7 +115,7 @@ impl Service {
                 if from.is_some_and(|address| subnet.is_for_guests(address)) {
                     continue;
                 }
-                let owner = Owner { mac: nic.mac, vm: view.spec.id, name: view.spec.name.clone() };
+                let owner = Owner { mac: nic.mac, vm: view.spec.id, name: view.spec.name.clone(), vlan: port.vlan };
                 let wanted = from.and_then(|from| subnet.like(from)).map_or(Wanted::Any, Wanted::Rather);
                 let Ok(place) = self.reserve(id, owner, wanted) else { continue };
                 let Some(to) = place.address else { continue };

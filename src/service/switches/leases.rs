@@ -8,7 +8,7 @@ use crate::{
     service::Service,
 };
 
-use super::places;
+use super::plugged;
 
 /// An address that a NIC of a switch has taken.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ impl Service {
         }
         let views = self.registry.views();
         let owner = |mac: MacAddr| {
-            let mut nics = views.iter().flat_map(|view| places::nics(view).map(move |nic| (view, nic)));
+            let mut nics = views.iter().flat_map(|view| plugged::nics(view).map(move |nic| (view, nic)));
             nics.find(|(_, nic)| nic.switch() == Some(id) && nic.mac == mac)
         };
         let leases = self.ctx.net.leases(id).into_iter().filter_map(|lease| {
@@ -71,7 +71,7 @@ impl Service {
             return;
         }
         let views = self.registry.views();
-        let known: HashSet<MacAddr> = views.iter().flat_map(places::nics).map(|nic| nic.mac).collect();
+        let known: HashSet<MacAddr> = views.iter().flat_map(plugged::nics).map(|nic| nic.mac).collect();
         for (switch, _) in self.places.all() {
             let left = self.ctx.net.hosts_left(switch.id).into_iter();
             self.places.keep_hosts(switch.id, left.filter(|host| !known.contains(&host.mac)).collect());

@@ -7,11 +7,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{conflict::conflict, forwards::leads_to, names::Names};
+use super::{
+    conflict::conflict,
+    names::Names,
+    plugged::{leads_to, nics},
+};
 use crate::{
     model::{
-        Error, MacAddr, Nic, Result, Subnet, Switch, SwitchForward, SwitchId, SwitchPort, SwitchRecord, SwitchState,
-        VmId, VmView, same_name,
+        Error, MacAddr, Result, Subnet, Switch, SwitchForward, SwitchId, SwitchPort, SwitchRecord, SwitchState, VmId,
+        VmView, same_name,
     },
     net::Host,
     service::registry::Registry,
@@ -49,6 +53,8 @@ pub struct Owner {
     pub vm: VmId,
     /// Of the VM.
     pub name: String,
+    /// One address in two VLANs is two addresses.
+    pub vlan: Option<u16>,
 }
 
 /// The address that a NIC is to have.
@@ -299,7 +305,7 @@ impl Entry {
     /// An address for a NIC, as it is wanted.
     fn address(&self, owner: &Owner, wanted: Wanted, vms: &[VmView]) -> Result<Option<Ipv4Addr>> {
         let switch = &self.record.switch;
-        let taken = self.taken(owner.mac, vms);
+        let taken = self.taken(owner, vms);
         let subnet = switch.subnet();
         match (wanted, subnet) {
             (Wanted::This(address), _) => {
@@ -345,18 +351,20 @@ impl Entry {
     }
 
     /// Addresses on the switch that others have, and who.
-    fn taken(&self, mac: MacAddr, vms: &[VmView]) -> HashMap<Ipv4Addr, String> {
+    fn taken(&self, asks: &Owner, vms: &[VmView]) -> HashMap<Ipv4Addr, String> {
         let mut taken: HashMap<_, _> = self.unreadable().map(|host| (host.address, UNREADABLE.to_owned())).collect();
         for view in vms {
-            for nic in nics(view).filter(|nic| nic.mac != mac) {
-                if let Some(SwitchPort { switch, address: Some(address), .. }) = nic.port()
-                    && *switch == self.record.switch.id
+            for nic in nics(view).filter(|nic| nic.mac != asks.mac) {
+                if let Some(SwitchPort { switch, address: Some(address), vlan, .. }) = nic.port()
+                    && (*switch, *vlan) == (self.record.switch.id, asks.vlan)
                 {
                     taken.insert(*address, format!("the VM {} ({})", view.spec.name, view.spec.id));
                 }
             }
         }
-        for (owner, address) in self.pending.iter().filter(|(owner, _)| owner.mac != mac) {
+        for (owner, address) in
+            self.pending.iter().filter(|(owner, _)| owner.mac != asks.mac && owner.vlan == asks.vlan)
+        {
             if let Some(address) = address {
                 taken.insert(*address, format!("the VM {} ({}), which is being made or changed", owner.name, owner.vm));
             }
@@ -368,11 +376,6 @@ impl Entry {
     fn visible(&self) -> bool {
         self.record.state != SwitchState::Creating
     }
-}
-
-/// NICs that a VM has, or still has in its running QEMU.
-pub(super) fn nics(view: &VmView) -> impl Iterator<Item = &Nic> {
-    view.spec.nics.iter().chain(view.in_effect.iter().flat_map(|spec| &spec.nics)).filter(|_| !view.gone)
 }
 
 pub(super) fn users(id: SwitchId, vms: &[VmView]) -> Vec<(VmId, String)> {

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at},
 };
 
-use super::{super::Service, places};
+use super::{super::Service, plugged};
 use crate::{
     model::{Nic, SwitchId, SwitchRecord, SwitchState},
     net::{NetError, PortEvent},
@@ -71,7 +71,7 @@ impl Service {
         // What a record that cannot be read would name is not to be taken for nobody's.
         let (Ok(records), false) = (readable, self.registry.has_unreadable()) else { return };
         let switches: Vec<SwitchId> = records.into_iter().map(|record| record.switch.id).collect();
-        let nics: Vec<Nic> = self.registry.views().iter().flat_map(places::nics).cloned().collect();
+        let nics: Vec<Nic> = self.registry.views().iter().flat_map(plugged::nics).cloned().collect();
         match self.ctx.net.sweep(&switches, &nics).await {
             Ok(()) | Err(NetError::Missing { .. }) => {}
             Err(error) => tracing::warn!(%error, "cannot tidy up the host's network"),
