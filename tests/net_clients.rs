@@ -69,12 +69,12 @@ fn dhclient(machine: &Peer, folder: &std::path::Path) -> Client {
     run(machine, command)
 }
 
-/// As it runs in a guest: with a /run and a view of the devices of its own.
+/// As it runs in a container: with a /run of its own, and devices that nobody has to make ready (it waits for udev otherwise).
 fn networkd(machine: &Peer, folder: &std::path::Path) -> Client {
     let network = "[Match]\nName=eth0\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=ipv6\n[DHCPv4]\nUseMTU=yes\n";
     fs::write(folder.join("10-eth0.network"), network).unwrap();
     let script = format!(
-        "umount -l /sys; mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/network && \
+        "umount -l /sys; mount -t sysfs -o ro sysfs /sys && mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/network && \
          cp {}/10-eth0.network /run/systemd/network && exec /lib/systemd/systemd-networkd",
         folder.display()
     );

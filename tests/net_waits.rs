@@ -108,10 +108,19 @@ async fn a_dnsmasq_that_hangs_is_replaced_and_keeps_no_other_switch_waiting() {
     // It is to give out another address now, which it cannot.
     let late = nic_on(&one, Some([10, 77, 0, 9].into()));
     let guest = lab.guest(&late).await;
+    let config = lab.dir.path().join("net").join(one.id.short()).join("dnsmasq.conf");
+    let knows = || std::fs::read_to_string(&config).unwrap().contains("10.77.0.9");
+    let lives = || std::fs::read(format!("/proc/{hung}/cmdline")).is_ok_and(|line| !line.is_empty());
+    assert!(lives());
+    await_that("it has ended", || {
+        // One that a next daemon finds beside its files works by them.
+        assert!(!(knows() && lives()), "its files change while it lives");
+        !lives()
+    })
+    .await;
     others_go_on(&lab, &other, &nic).await;
     await_that("another is there", || dnsmasq(&lab, &one).is_some_and(|pid| pid != hung)).await;
-    let config = lab.dir.path().join("net").join(one.id.short()).join("dnsmasq.conf");
-    assert!(std::fs::read_to_string(config).unwrap().contains("10.77.0.9"));
+    assert!(knows());
     lab.net.unplug(&late).await.unwrap();
     drop(guest);
 

@@ -1,10 +1,12 @@
 //! A VM whose record cannot be read, and whose guest lives: what its switch gave it stays its own.
 
+#[path = "support/db.rs"]
+mod db;
 #[path = "support/nics.rs"]
 mod nics;
 mod support;
 
-use std::{fs, process::Command};
+use std::fs;
 
 use nics::{networks, tap_of, taps};
 use serde_json::{Value, json};
@@ -15,21 +17,8 @@ use support::{
 
 /// Changes the records of a daemon that does not run.
 fn change_records(daemon: &Daemon, change: impl Fn(String) -> String) {
-    let db = |args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_qherd"));
-        let done = command.arg("db").args(args).arg("--state-dir").arg(daemon.state()).output().unwrap();
-        assert!(done.status.success(), "{args:?}: {done:?}");
-        String::from_utf8(done.stdout).unwrap()
-    };
-    // What was changed on purpose has another checksum.
-    let own = |line: &str| match line.split_once(",\"crc\"") {
-        Some((rest, _)) if line.starts_with("{\"records\":") => format!("{rest}}}\n"),
-        _ => change(line.to_owned()) + "\n",
-    };
-    let changed: String = db(&["export"]).lines().map(own).collect();
-    let file = daemon.state().parent().unwrap().join("changed.jsonl");
-    fs::write(&file, changed).unwrap();
-    db(&["import", file.to_str().unwrap(), "--replace"]);
+    let changed: Vec<String> = db::records(&daemon.state()).into_iter().map(change).collect();
+    db::done(&mut db::import(&daemon.state(), &changed, &["--replace"]));
 }
 
 #[tokio::test]
@@ -59,15 +48,15 @@ async fn a_live_guest_whose_record_cannot_be_read_keeps_its_address_and_its_name
     daemon.run();
     daemon.get(&format!("/vms/{web}")).await.expect(500);
     // Another comes, and DHCP is told of it.
-    let db = daemon.create(next).await;
-    assert_eq!(networks(&daemon, &db).await[0]["reserved"], "10.77.0.3");
+    let other = daemon.create(next).await;
+    assert_eq!(networks(&daemon, &other).await[0]["reserved"], "10.77.0.3");
     let config = daemon.state().join("net").join(&switch.replace('-', "")[..12]).join("dnsmasq.conf");
     let text = fs::read_to_string(&config).unwrap();
     let own =
         format!("dhcp-host={},id:*,10.77.0.2,web\nhost-record=web.lan,web,10.77.0.2\n", nic["mac"].as_str().unwrap());
     assert!(text.contains(&own) && text.contains(",10.77.0.3,db\n"), "{text}");
     for body in [taken, same] {
-        let refused = daemon.post(&format!("/vms/{db}/networks"), body).await;
+        let refused = daemon.post(&format!("/vms/{other}/networks"), body).await;
         assert_eq!(refused.status, 409, "{refused:?}");
         assert!(refused.message().contains("a VM whose record cannot be read"), "{refused:?}");
     }
@@ -80,7 +69,7 @@ async fn a_live_guest_whose_record_cannot_be_read_keeps_its_address_and_its_name
     daemon.run();
     daemon.await_status(&web, "running").await;
     assert_eq!(networks(&daemon, &web).await[0]["reserved"], "10.77.0.2");
-    for id in [&web, &db] {
+    for id in [&web, &other] {
         daemon.delete(&format!("/vms/{id}")).await.expect(200);
     }
     daemon.delete(&format!("/switches/{switch}")).await.expect(200);

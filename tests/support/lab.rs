@@ -1,5 +1,5 @@
 //! A `Network` in a network namespace of the test's own, without a daemon around it.
-#![allow(dead_code)] // Every test file uses its own part.
+#![allow(dead_code, unused_imports)] // Every test file uses its own part.
 
 use std::time::Duration;
 
