@@ -1,4 +1,4 @@
-//! What switches and ports cost, without QEMU: making fifty switches, plugging and unplugging a card beside three hundred
+//! What switches and ports cost, without QEMU: making fifty switches, plugging and unplugging a NIC beside three hundred
 //! others, and bringing all of them about on a host where nothing of it is left.
 //!
 //! Run with `scripts/bench`, as root; it works in a network namespace of its own.
@@ -40,15 +40,15 @@ async fn main() {
     println!("{SWITCHES} switches with NAT and DHCP: {} each", ms(begun.elapsed() / SWITCHES.into()));
 
     let lan = switches[0].clone();
-    let nics: Vec<Nic> = (0..PORTS).map(|n| card(&lan, n)).collect();
+    let nics: Vec<Nic> = (0..PORTS).map(|n| nic(&lan, n)).collect();
     let mut held = Vec::new();
     let begun = Instant::now();
     for nic in &nics {
         held.push(lab.net.plug(nic).await.unwrap());
     }
-    println!("{PORTS} cards plugged: {} each", ms(begun.elapsed() / PORTS.into()));
+    println!("{PORTS} NICs plugged: {} each", ms(begun.elapsed() / PORTS.into()));
 
-    let one = card(&lan, PORTS);
+    let one = nic(&lan, PORTS);
     let (begun, cpu) = (Instant::now(), cpu_time());
     for _ in 0..ROUNDS {
         drop(lab.net.plug(&one).await.unwrap());
@@ -82,7 +82,7 @@ async fn main() {
     Lab { host, dir, net }.close(&switches.iter().collect::<Vec<_>>()).await;
 }
 
-fn card(lan: &Switch, n: u16) -> Nic {
+fn nic(lan: &Switch, n: u16) -> Nic {
     let [high, low] = (n + 2).to_be_bytes();
     nic_on(lan, Some([10, 0, high, low].into()))
 }

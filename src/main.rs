@@ -118,12 +118,12 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     }
     let mounts = vec![("", kvm::table(service.clone())), ("/hyperv", hyperv::table(service.clone(), "/hyperv"))];
     let shutdown = Shutdown::default();
-    let (asked, core) = (shutdown.clone(), service.clone());
+    let (servers, core) = (shutdown.clone(), service.clone());
     tokio::spawn(async move {
         loop {
             tracing::info!("{}", ends.next().await);
             core.begin_to_end();
-            asked.ask();
+            servers.ask();
         }
     });
     let limits = Limits { drain: DRAIN, ..Limits::default() };
@@ -136,7 +136,7 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     };
     // Reads are answered at once; ready is who has taken over its VMs.
     let tell = async {
-        service.settled().await;
+        service.recovered().await;
         // In one piece: whoever waits for the first line may not stay for the second, or wanted to read neither.
         let mut out = std::io::stdout();
         if let Err(error) = out.write_all(ready.as_bytes()).and_then(|()| out.flush()) {

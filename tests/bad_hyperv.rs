@@ -385,7 +385,7 @@ async fn an_address_that_is_taken_is_told_before_any_vm_is_touched() {
     let output =
         other.command().stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).output().unwrap();
     assert!(!output.status.success());
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(told.contains(&format!("cannot listen on {taken}")), "{told}");
+    let reported = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(reported.contains(&format!("cannot listen on {taken}")), "{reported}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");
 }

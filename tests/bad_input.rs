@@ -11,11 +11,11 @@ const NOTHING: [std::path::PathBuf; 0] = [];
 
 /// Refused, and the message holds every one of `words` (separated by `|`).
 #[track_caller]
-fn refused(answer: &Answer, status: u16, words: &str, asked: &str) {
-    assert_eq!(answer.status, status, "{asked} → {}", answer.body);
-    assert_eq!(answer.body["error"]["code"], status, "{asked} → {}", answer.body);
+fn refused(answer: &Answer, status: u16, words: &str, requested: &str) {
+    assert_eq!(answer.status, status, "{requested} → {}", answer.body);
+    assert_eq!(answer.body["error"]["code"], status, "{requested} → {}", answer.body);
     for word in words.split('|') {
-        assert!(answer.message().contains(word), "{asked}: no {word:?} in {:?}", answer.message());
+        assert!(answer.message().contains(word), "{requested}: no {word:?} in {:?}", answer.message());
     }
 }
 

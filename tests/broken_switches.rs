@@ -1,5 +1,5 @@
 //! Switches that somebody breaks while the daemon runs, or that cannot be made for now: what can be mended is mended, and
-//! the rest is told for as long as it lasts. Cards and taps are in `switch_networks.rs`.
+//! the rest is told for as long as it lasts. NICs and taps are in `switch_networks.rs`.
 
 mod support;
 
@@ -87,7 +87,7 @@ fn end_dnsmasq(daemon: &Daemon) {
 
 /// Waits until a switch tells of a problem with this word in it, or of none.
 async fn await_problem(daemon: &Daemon, path: &str, word: Option<&str>) {
-    let told = async {
+    let reported = async {
         loop {
             let problem = daemon.get(path).await.expect(200)["problem"].as_str().map(str::to_owned);
             match (&problem, word) {
@@ -97,5 +97,7 @@ async fn await_problem(daemon: &Daemon, path: &str, word: Option<&str>) {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, told).await.unwrap_or_else(|_| panic!("{path}: {word:?}\n{}", daemon.log_text()));
+    tokio::time::timeout(PATIENCE, reported)
+        .await
+        .unwrap_or_else(|_| panic!("{path}: {word:?}\n{}", daemon.log_text()));
 }

@@ -173,19 +173,19 @@ async fn moments_are_told_by_the_clock_as_it_stands() {
     clock.daemon.kill();
     owe_a_restart(&clock.daemon, &owed).await;
     clock.run();
-    let told = async |clock: &Clock| {
+    let reported = async |clock: &Clock| {
         let (owed, runs) = (format!("/vms/{owed}/status"), format!("/vms/{runs}"));
         let (owed, runs) = (clock.daemon.get(&owed).await.expect(200), clock.daemon.get(&runs).await.expect(200));
         let in_words = owed["reason"].as_str().unwrap().rsplit(' ').next().unwrap().to_owned();
         [seconds(&owed["next_restart"]), seconds(&json!(in_words)), seconds(&runs["started_at"])]
     };
-    let before = told(&clock).await;
-    assert_eq!(before, told(&clock).await, "nobody has set it");
+    let before = reported(&clock).await;
+    assert_eq!(before, reported(&clock).await, "nobody has set it");
     for offset in [-HOUR, 25 * HOUR] {
         clock.set(offset);
-        for (told, before) in told(&clock).await.into_iter().zip(before) {
-            let late = told - before - offset;
-            assert!((-1..=1).contains(&late), "{told}, {before} before the clock was set by {offset}");
+        for (reported, before) in reported(&clock).await.into_iter().zip(before) {
+            let late = reported - before - offset;
+            assert!((-1..=1).contains(&late), "{reported}, {before} before the clock was set by {offset}");
         }
     }
 }

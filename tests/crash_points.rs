@@ -145,14 +145,14 @@ async fn look(
     Ok(format!("{status} {definition}"))
 }
 
-/// What is defined, disks and cards included; what is pending is not, nor what a card is doing.
+/// What is defined, disks and NICs included; what is pending is not, nor what a NIC is doing.
 async fn definition(daemon: &Daemon, id: &str) -> Value {
     let mut config = daemon.get(&format!("/vms/{id}/config")).await.expect(200);
     config["pending"].take();
-    let cards = daemon.get(&format!("/vms/{id}/networks")).await.expect(200);
-    let cards = cards.as_array().unwrap().iter().filter(|card| card["status"] != "removing");
-    let cards: Vec<Value> = cards.map(|card| json!([card["device"], card["mac"], card["switch"]])).collect();
-    json!([config, daemon.get(&format!("/vms/{id}/disks")).await.expect(200), cards])
+    let nics = daemon.get(&format!("/vms/{id}/networks")).await.expect(200);
+    let nics = nics.as_array().unwrap().iter().filter(|nic| nic["status"] != "removing");
+    let nics: Vec<Value> = nics.map(|nic| json!([nic["device"], nic["mac"], nic["switch"]])).collect();
+    json!([config, daemon.get(&format!("/vms/{id}/disks")).await.expect(200), nics])
 }
 
 async fn nothing(_: &Daemon) -> Before {
@@ -309,8 +309,8 @@ async fn a_suspension_and_its_end_are_stored_by_nobody() {
 }
 
 #[tokio::test]
-async fn an_added_card_is_finished_or_unwound() {
-    let card = || json!({ "switch": "LAN" });
+async fn an_added_nic_is_finished_or_unwound() {
+    let nic = || json!({ "switch": "LAN" });
     let with_lan = async |daemon: &Daemon, runs: bool| {
         if daemon.get("/switches").await.expect(200) == json!([]) {
             let lan = json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24" });
@@ -318,7 +318,7 @@ async fn an_added_card_is_finished_or_unwound() {
         }
         if runs { running(daemon).await } else { stopped(daemon).await }
     };
-    let add = |commits| Operation::change(Method::POST, "/vms/{}/networks", card(), commits);
+    let add = |commits| Operation::change(Method::POST, "/vms/{}/networks", nic(), commits);
     let _ = Host::leave();
     dies_at_every_commit_of(add(1), async |daemon| with_lan(daemon, false).await).await;
     // The first daemon's switch has stayed in its namespace.
@@ -327,7 +327,7 @@ async fn an_added_card_is_finished_or_unwound() {
 }
 
 #[tokio::test]
-async fn a_removed_card_is_finished_or_unwound() {
+async fn a_removed_nic_is_finished_or_unwound() {
     let remove = |commits| Operation::change(Method::DELETE, "/vms/{}/networks/net0", json!({}), commits);
     dies_at_every_commit_of(remove(1), stopped).await;
 }

@@ -171,8 +171,8 @@ async fn a_store_of_which_nothing_is_left_is_restored_from_the_newest_export() {
     assert!(said.contains(&format!("VM {late} has disks but no record")), "{said}");
     assert_eq!(beside(&daemon.state(), "db.damaged-").len(), 1);
     daemon.run();
-    let told = daemon.log_text();
-    assert!(told.contains("disks of VMs that are not recorded") && told.contains(&late), "{told}");
+    let reported = daemon.log_text();
+    assert!(reported.contains("disks of VMs that are not recorded") && reported.contains(&late), "{reported}");
     for id in &ids {
         daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
     }

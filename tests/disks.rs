@@ -64,7 +64,7 @@ async fn a_guest_that_does_not_let_go_keeps_its_disk() {
     assert_eq!(names(&daemon, &id).await, ["root", "disk1"]);
     assert_eq!(images(&daemon, &id), ["disk1.qcow2", "root.qcow2"]);
     assert_eq!(daemon.get(&format!("/vms/{id}/config")).await.expect(200)["pending"], json!({}));
-    // Hot-plug itself needs nothing of the guest; the eighth further disk finds no port: the network card has one.
+    // Hot-plug itself needs nothing of the guest; the eighth further disk finds no port: the NIC has one.
     for number in 2..=7 {
         let added = daemon.post(&format!("/vms/{id}/disks"), json!({ "disk_size": 1 })).await.expect(201);
         assert_eq!((&added["name"], &added["applied"]), (&json!(format!("disk{number}")), &json!("live")));
@@ -85,9 +85,9 @@ async fn a_guest_that_does_not_run_is_asked_for_no_device() {
     wish["disks"] = json!([{ "disk_size": 1 }]);
     wish["start"] = json!(true);
     let id = daemon.create(wish).await;
-    let (disk, card) = (format!("/vms/{id}/disks/disk1"), format!("/vms/{id}/networks/net0"));
+    let (disk, nic) = (format!("/vms/{id}/disks/disk1"), format!("/vms/{id}/networks/net0"));
     daemon.post(&format!("/vms/{id}/suspend"), json!({})).await.expect(200);
-    for device in [&disk, &card] {
+    for device in [&disk, &nic] {
         let refused = daemon.delete(device).await;
         assert!(refused.message().contains("paused") && refused.message().contains("resume"), "{refused:?}");
         refused.expect(409);
@@ -109,7 +109,7 @@ async fn a_guest_that_does_not_run_is_asked_for_no_device() {
     // What QEMU does not have yet comes out at once.
     daemon.post(&format!("/vms/{id}/stop?force=true"), json!({})).await.expect(200);
     daemon.delete(&disk).await.expect(200);
-    daemon.delete(&card).await.expect(200);
+    daemon.delete(&nic).await.expect(200);
     assert_eq!(names(&daemon, &id).await, ["root"]);
 }
 

@@ -40,7 +40,7 @@ async fn act(daemon: &Daemon, id: &str, action: &str, body: Value) -> Answer {
 }
 
 #[track_caller]
-fn told(answer: Answer, why: &str) {
+fn reported(answer: Answer, why: &str) {
     let body = answer.expect(500);
     let detail = body["error"]["detail"].as_str().unwrap_or_default();
     assert!(detail.contains(why), "no {why:?} in {body}");
@@ -67,9 +67,9 @@ fn a_full_disk_refuses_what_is_new_and_lets_everything_go() {
         ];
         let mut filler = Filler::new(&daemon.state());
         filler.fill();
-        told(daemon.post("/vms", daemon.wish()).await, "no room in the state directory");
-        told(act(&daemon, &stopped, "start", json!({})).await, "no room in the state directory");
-        told(daemon.put(&format!("/vms/{stays}/memory"), json!({"memory": 128})).await, "no room");
+        reported(daemon.post("/vms", daemon.wish()).await, "no room in the state directory");
+        reported(act(&daemon, &stopped, "start", json!({})).await, "no room in the state directory");
+        reported(daemon.put(&format!("/vms/{stays}/memory"), json!({"memory": 128})).await, "no room");
         assert_eq!(daemon.get("/vms").await.expect(200).as_array().unwrap().len(), 5);
         assert_eq!(act(&daemon, &forced, "stop", json!({"force": true})).await.expect(200)["forced"], true);
         assert_eq!(act(&daemon, &gracefully, "stop", json!({"timeout": 1})).await.expect(200)["forced"], true);
@@ -256,8 +256,8 @@ async fn without_descriptors_requests_are_refused_or_wait_and_vms_stay() {
     // One connection, kept alive, so that descriptors are wanted by the requests' own work alone. No number below the limit
     // is free; `launch.rs` has starts that run out of them later on.
     limit(&daemon, "nofile", "3");
-    told(act(&daemon, &stopped, "start", json!({})).await, "Too many open files");
-    told(daemon.post("/vms", daemon.wish()).await, "Too many open files");
+    reported(act(&daemon, &stopped, "start", json!({})).await, "Too many open files");
+    reported(daemon.post("/vms", daemon.wish()).await, "Too many open files");
     assert_eq!(daemon.status(&stopped).await, "stopped");
     assert_eq!(daemon.status(&runs).await, "running");
     // Not even for a connection: those wait, and the daemon does not spin.
@@ -284,7 +284,7 @@ async fn a_qemu_that_gets_no_memory_fails_to_start_with_its_own_words() {
     wish["memory"] = json!(2048);
     let id = daemon.create(wish).await;
     limit(&daemon, "as", &(1536u64 << 20).to_string());
-    told(act(&daemon, &id, "start", json!({})).await, "Cannot allocate memory");
+    reported(act(&daemon, &id, "start", json!({})).await, "Cannot allocate memory");
     assert_eq!(daemon.status(&id).await, "stopped");
     assert!(daemon.qemus().is_empty());
     limit(&daemon, "as", "unlimited");

@@ -1,13 +1,13 @@
 //! What real guests get from the DHCP and the DNS of a switch: an address that was another's a moment ago, one for each of
 //! two clones, names and their way back; and an address also where nobody can answer questions for names.
 
-#[path = "support/cards.rs"]
-mod cards;
+#[path = "support/nics.rs"]
+mod nics;
 mod support;
 
 use std::time::{Duration, Instant};
 
-use cards::networks;
+use nics::networks;
 use serde_json::{Value, json};
 use support::{Daemon, PATIENCE, guest, netns::Host};
 
@@ -21,11 +21,11 @@ async fn create(daemon: &Daemon, name: &str) -> String {
 async fn taken(daemon: &Daemon, id: &str) -> String {
     let begin = Instant::now();
     loop {
-        let card = networks(daemon, id).await.remove(0);
-        if let Some(address) = card["addresses"][0].as_str() {
+        let nic = networks(daemon, id).await.remove(0);
+        if let Some(address) = nic["addresses"][0].as_str() {
             return address.to_owned();
         }
-        assert!(begin.elapsed() < PATIENCE, "{card}\n{}", daemon.console(id).await);
+        assert!(begin.elapsed() < PATIENCE, "{nic}\n{}", daemon.console(id).await);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
@@ -58,21 +58,21 @@ async fn an_address_and_a_name_go_with_their_vm_and_clones_each_have_their_own()
     prints(&daemon, &web, "nslookup data-base.lan 10.77.0.1", "10.77.0.3").await;
     prints(&daemon, &db, "nslookup 10.77.0.2 10.77.0.1", "web.lan").await;
 
-    // Clones send one client id; each has the address of its own card, however often they ask.
+    // Clones send one client id; each has the address of its own NIC, however often they ask.
     let ask = "udhcpc -f -n -q -i eth0 -x 0x3d:01636c6f6e65 -s /usr/lib/guest/dhcp 2>&1";
     for _ in 0..2 {
         prints(&daemon, &web, ask, "lease of 10.77.0.2 obtained").await;
         prints(&daemon, &db, ask, "lease of 10.77.0.3 obtained").await;
     }
     let leases = daemon.get(&format!("/switches/{lan}/leases")).await.expect(200);
-    let told: Vec<_> = leases
+    let reported: Vec<_> = leases
         .as_array()
         .unwrap()
         .iter()
         .map(|lease| (&lease["address"], &lease["hostname"], &lease["vm_id"]))
         .collect();
     assert_eq!(
-        told,
+        reported,
         [(&json!("10.77.0.2"), &json!("web"), &json!(web)), (&json!("10.77.0.3"), &json!("data-base"), &json!(db))]
     );
 
@@ -81,15 +81,15 @@ async fn an_address_and_a_name_go_with_their_vm_and_clones_each_have_their_own()
     let left = daemon.get(&format!("/switches/{lan}/leases")).await.expect(200);
     assert_eq!(left.as_array().unwrap().len(), 1, "{left}");
     let next = create(&daemon, "next").await;
-    let card = networks(&daemon, &next).await.remove(0);
-    assert_eq!((&card["reserved"], &card["addresses"]), (&json!("10.77.0.2"), &json!([])), "it has not got it yet");
+    let nic = networks(&daemon, &next).await.remove(0);
+    assert_eq!((&nic["reserved"], &nic["addresses"]), (&json!("10.77.0.2"), &json!([])), "it has not got it yet");
     assert_eq!(taken(&daemon, &next).await, "10.77.0.2");
     prints(&daemon, &db, "nslookup next.lan 10.77.0.1", "10.77.0.2").await;
     prints(&daemon, &next, "ip addr show dev eth0", "10.77.0.2/24").await;
     // Off, it has none.
     daemon.post(&format!("/vms/{next}/stop?force=true"), json!({})).await.expect(200);
-    let card = networks(&daemon, &next).await.remove(0);
-    assert_eq!((&card["addresses"], &card["reserved"]), (&json!([]), &json!("10.77.0.2")));
+    let nic = networks(&daemon, &next).await.remove(0);
+    assert_eq!((&nic["addresses"], &nic["reserved"]), (&json!([]), &json!("10.77.0.2")));
     for id in [db, next] {
         daemon.delete(&format!("/vms/{id}")).await.expect(200);
     }

@@ -131,8 +131,8 @@ async fn with_frozen_storage_the_monitor_goes_on_answering_and_a_forced_stop_say
     assert!(daemon.beats(&id).await.len() > beats);
     assert!(!daemon.console(&id).await[from..].contains("written-"), "the write hangs");
 
-    let told = daemon.post(&format!("/vms/{id}/stop"), json!({ "force": true })).await;
-    let body = told.expect(500);
+    let reported = daemon.post(&format!("/vms/{id}/stop"), json!({ "force": true })).await;
+    let body = reported.expect(500);
     assert!(body["error"]["detail"].as_str().unwrap().contains("the kernel still holds it"), "{body}");
     assert_eq!(daemon.status(&id).await, "stopping");
     drop((serial, frozen));

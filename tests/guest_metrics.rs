@@ -124,8 +124,8 @@ async fn what_is_always_there(vm: &Vm<'_>, begin: Instant, started: Instant) {
     let status = std::fs::read_to_string(format!("/proc/{}/status", vm.pid)).unwrap();
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
     let resident: u64 = line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() / 1024;
-    let told = sample["resident_memory"].as_u64().unwrap();
-    assert!(told.abs_diff(resident) < 16, "said {told} MiB, the kernel {resident}");
+    let reported = sample["resident_memory"].as_u64().unwrap();
+    assert!(reported.abs_diff(resident) < 16, "said {reported} MiB, the kernel {resident}");
     for name in ["network_in_bytes", "network_out_bytes", "network_in_packets", "network_out_packets"] {
         assert_eq!(sample[name], Value::Null, "user-mode networking counts nothing");
     }
@@ -154,8 +154,8 @@ async fn cores_and_their_use(vm: &Vm<'_>, first: &Value, second: &Value) {
         assert_eq!((vcpus.len(), kernel.len()), (2, 2), "{sample}");
         assert_eq!(vcpus.iter().map(|v| &v["vcpu"]).collect::<Vec<_>>(), [&json!(0), &json!(1)]);
         assert_eq!((&vcpus[0]["core"], &vcpus[1]["core"]), (first, second), "pinned there: {sample}");
-        let agrees = vcpus.iter().zip(&kernel).all(|(told, kernel)| {
-            (number(&told["usage"]) - kernel.0).abs() < 10.0 && (number(&told["wait"]) - kernel.1).abs() < 10.0
+        let agrees = vcpus.iter().zip(&kernel).all(|(reported, kernel)| {
+            (number(&reported["usage"]) - kernel.0).abs() < 10.0 && (number(&reported["wait"]) - kernel.1).abs() < 10.0
         });
         let (idle, busy) = (number(&vcpus[0]["usage"]), number(&vcpus[1]["usage"]));
         // Who always wants to run either runs or waits.
@@ -177,12 +177,12 @@ async fn memory(vm: &Vm<'_>, mem_mib: u64) {
         let awk = "awk '/^MemTotal/ {t=$2} /^MemAvailable/ {a=$2} END {print int((t-a)/1024)}' /proc/meminfo";
         vm.guest(awk).await.parse::<u64>().unwrap()
     };
-    let asked = in_use().await;
+    let requested = in_use().await;
     let sample = vm.sample_with("the balloon's figures", |sample| sample["memory_source"] == "guest").await;
     let balloon = &sample["balloon"];
     assert_eq!((&balloon["total"], &balloon["actual"]), (&json!(mem_mib), &json!(256)), "{sample}");
-    let told = sample["memory_usage"].as_u64().unwrap();
-    assert!(told.abs_diff(asked) < 16, "said {told} MiB, the guest {asked}");
+    let reported = sample["memory_usage"].as_u64().unwrap();
+    assert!(reported.abs_diff(requested) < 16, "said {reported} MiB, the guest {requested}");
     let (free, available) = (number(&balloon["free"]), number(&balloon["available"]));
     assert!(free > 0.0 && free <= mem_mib as f64 && available > 0.0 && available <= mem_mib as f64, "{sample}");
     assert_eq!((&balloon["swap_in_bytes"], &balloon["swap_out_bytes"]), (&json!(0), &json!(0)), "it has no swap");
@@ -192,9 +192,9 @@ async fn memory(vm: &Vm<'_>, mem_mib: u64) {
 
     // 60 MiB that cannot be given back.
     vm.daemon.type_line(&vm.id, "dd if=/dev/zero of=/tmp/ballast bs=1M count=60; echo to''ok-$?", "took-0").await;
-    let grown = vm.sample_with("60 MiB more", |s| s["memory_usage"].as_u64().unwrap() >= told + 50).await;
-    let asked = in_use().await;
-    assert!(number(&grown["memory_usage"]) < asked as f64 + 16.0, "the guest says {asked}: {grown}");
+    let grown = vm.sample_with("60 MiB more", |s| s["memory_usage"].as_u64().unwrap() >= reported + 50).await;
+    let requested = in_use().await;
+    assert!(number(&grown["memory_usage"]) < requested as f64 + 16.0, "the guest says {requested}: {grown}");
     vm.daemon.type_line(&vm.id, "rm /tmp/ballast; echo remov''ed", "removed").await;
 }
 

@@ -1,13 +1,13 @@
-//! What real guests see of their network cards: two on the same switches, beside the host and a network behind an adapter;
-//! cards that come and go while a guest runs. The daemon and everything else is in a network namespace of the test's own.
+//! What real guests see of their NICs: two on the same switches, beside the host and a network behind an adapter;
+//! NICs that come and go while a guest runs. The daemon and everything else is in a network namespace of the test's own.
 
-#[path = "support/cards.rs"]
-mod cards;
+#[path = "support/nics.rs"]
+mod nics;
 mod support;
 
 use std::time::Duration;
 
-use cards::{networks, tap_of, taps};
+use nics::{networks, tap_of, taps};
 use serde_json::{Value, json};
 use support::{
     Daemon, PATIENCE, guest,
@@ -59,15 +59,15 @@ fn ping(address: &str) -> String {
     format!("ping -c 1 -W 3 {address} >/dev/null 2>&1")
 }
 
-/// Waits until the card of the place `index` fulfils `wanted`.
-async fn await_card(daemon: &Daemon, id: &str, index: usize, wanted: impl Fn(&Value) -> bool) -> Value {
+/// Waits until the NIC of the place `index` fulfils `wanted`.
+async fn await_nic(daemon: &Daemon, id: &str, index: usize, wanted: impl Fn(&Value) -> bool) -> Value {
     let begin = std::time::Instant::now();
     loop {
-        let cards = networks(daemon, id).await;
-        if let Some(card) = cards.get(index).filter(|card| wanted(card)) {
-            return card.clone();
+        let nics = networks(daemon, id).await;
+        if let Some(nic) = nics.get(index).filter(|nic| wanted(nic)) {
+            return nic.clone();
         }
-        assert!(begin.elapsed() < PATIENCE, "{cards:?}\n{}", daemon.console(id).await);
+        assert!(begin.elapsed() < PATIENCE, "{nics:?}\n{}", daemon.console(id).await);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
@@ -86,8 +86,8 @@ async fn guests_reach_each_other_the_host_and_a_network_as_their_switches_say() 
     ] {
         daemon.post("/switches", body).await.expect(201);
     }
-    let cards = json!([{ "switch": "LAN" }, { "switch": "Yard" }]);
-    let (one, two) = (create(&daemon, cards.clone()).await, create(&daemon, cards).await);
+    let nics = json!([{ "switch": "LAN" }, { "switch": "Yard" }]);
+    let (one, two) = (create(&daemon, nics.clone()).await, create(&daemon, nics).await);
     for (id, own) in [(&one, "10.99.0.1"), (&two, "10.99.0.2")] {
         daemon.await_boot(id, None).await;
         daemon.await_beat(id, |beat| beat.nics == 2).await;
@@ -98,8 +98,8 @@ async fn guests_reach_each_other_the_host_and_a_network_as_their_switches_say() 
     let mut addresses = Vec::new();
     for id in [&one, &two] {
         works(&daemon, id, &ping("10.77.0.1")).await;
-        let card = await_card(&daemon, id, 0, |card| card["addresses"] != json!([])).await;
-        let address = card["addresses"][0].as_str().unwrap().to_owned();
+        let nic = await_nic(&daemon, id, 0, |nic| nic["addresses"] != json!([])).await;
+        let address = nic["addresses"][0].as_str().unwrap().to_owned();
         works(&daemon, id, &format!("ip addr show dev eth0 | grep -q {address}/24")).await;
         addresses.push(address);
     }
@@ -109,14 +109,14 @@ async fn guests_reach_each_other_the_host_and_a_network_as_their_switches_say() 
     works(&daemon, &two, &ping("10.99.0.1")).await;
     fails(&daemon, &one, "ping -c 2 -W 2 -I eth1 10.77.0.1 >/dev/null 2>&1").await;
     // What the switch's DHCP does not know, the guest agent tells.
-    await_card(&daemon, &two, 1, |card| card["addresses"] == json!(["10.99.0.2"])).await;
+    await_nic(&daemon, &two, 1, |nic| nic["addresses"] == json!(["10.99.0.2"])).await;
     let figures = daemon.get(&format!("/vms/{one}/performance")).await.expect(200);
-    for card in figures["networks"].as_array().unwrap() {
-        assert!(card["in_bytes"].as_u64() > Some(0) && card["out_bytes"].as_u64() > Some(0), "{figures}");
+    for nic in figures["networks"].as_array().unwrap() {
+        assert!(nic["in_bytes"].as_u64() > Some(0) && nic["out_bytes"].as_u64() > Some(0), "{figures}");
     }
     assert!(figures["network_in_bytes"].as_u64() > Some(0), "{figures}");
 
-    // A card is plugged in, carries traffic at once, and comes out again.
+    // A NIC is plugged in, carries traffic at once, and comes out again.
     let path = format!("/vms/{one}/networks");
     let added = daemon.post(&path, json!({ "switch": "Street" })).await.expect(201);
     assert_eq!(added["applied"], "live", "{added}");
@@ -129,7 +129,7 @@ async fn guests_reach_each_other_the_host_and_a_network_as_their_switches_say() 
     let beat = daemon.beats(&one).await.last().unwrap().beat;
     daemon.await_beat(&one, |now| now.beat > beat && now.nics == 2).await;
 
-    // Somebody removes a tap: the card comes back with a new one, at once or, where QEMU would not outlive that, when its VM
+    // Somebody removes a tap: the NIC comes back with a new one, at once or, where QEMU would not outlive that, when its VM
     // is started again.
     let first = networks(&daemon, &one).await[0].clone();
     ip(&format!("link delete {}", tap_of(&first)));
@@ -137,8 +137,8 @@ async fn guests_reach_each_other_the_host_and_a_network_as_their_switches_say() 
     if health["qemu_version"].as_str().unwrap().starts_with("7.") {
         daemon.await_log("plugging it anew").await;
     } else {
-        daemon.await_log("the card is without its tap for now").await;
-        let degraded = await_card(&daemon, &one, 0, |card| card["status"] == "degraded").await;
+        daemon.await_log("the NIC is without its tap for now").await;
+        let degraded = await_nic(&daemon, &one, 0, |nic| nic["status"] == "degraded").await;
         assert!(degraded["reason"].as_str().unwrap().contains("removed its tap"), "{degraded}");
         let last = daemon.beats(&one).await.pop().unwrap();
         daemon.await_beat(&one, |now| now.beat > last.beat).await;
@@ -146,7 +146,7 @@ async fn guests_reach_each_other_the_host_and_a_network_as_their_switches_say() 
         daemon.post(&format!("/vms/{one}/start"), json!({})).await.expect(200);
         daemon.await_boot(&one, Some(&last)).await;
     }
-    await_card(&daemon, &one, 0, |card| card["status"] == "ok" && taps().contains(&tap_of(card))).await;
+    await_nic(&daemon, &one, 0, |nic| nic["status"] == "ok" && taps().contains(&tap_of(nic))).await;
     assert_eq!(networks(&daemon, &one).await[0]["mac"], first["mac"]);
     works(&daemon, &one, &format!("ip addr show | grep -q {}/24", addresses[0])).await;
     works(&daemon, &one, &ping(&addresses[1])).await;
@@ -160,7 +160,7 @@ async fn guests_reach_each_other_the_host_and_a_network_as_their_switches_say() 
 }
 
 #[tokio::test]
-async fn a_card_of_several_queues_works_and_a_guest_lets_go_of_a_card_when_it_has_booted() {
+async fn a_nic_of_several_queues_works_and_a_guest_lets_go_of_a_nic_when_it_has_booted() {
     let host = Host::leave();
     let mut daemon = guest::daemon();
     daemon.post("/switches", json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24" })).await.expect(201);
@@ -182,7 +182,7 @@ async fn a_card_of_several_queues_works_and_a_guest_lets_go_of_a_card_when_it_ha
     daemon.await_beat(&id, |now| now.beat > beat && now.nics == 1).await;
     works(&daemon, &id, &ping("10.77.0.1")).await;
 
-    // Another daemon plugs and unplugs a card of several queues, and a reset does not disturb the other.
+    // Another daemon plugs and unplugs a NIC of several queues, and a reset does not disturb the other.
     daemon.kill();
     daemon.run();
     daemon.await_status(&id, "running").await;

@@ -29,8 +29,8 @@ async fn the_host_is_told_as_the_kernel_tells_it() {
     assert_eq!((&cores["pinned"], &host["pinned_by"]), (&json!([]), &json!([])));
 
     assert_eq!(host["memory_total"], meminfo("MemTotal"));
-    let (told, now) = (host["memory_available"].as_u64().unwrap(), meminfo("MemAvailable"));
-    assert!(told.abs_diff(now) < meminfo("MemTotal") / 4, "said {told} MiB, the kernel {now}");
+    let (reported, now) = (host["memory_available"].as_u64().unwrap(), meminfo("MemAvailable"));
+    assert!(reported.abs_diff(now) < meminfo("MemTotal") / 4, "said {reported} MiB, the kernel {now}");
 
     let nodes = host["numa_nodes"].as_array().unwrap();
     let folders = std::fs::read_dir("/sys/devices/system/node").into_iter().flatten().flatten();

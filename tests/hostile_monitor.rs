@@ -60,11 +60,11 @@ async fn a_monitor_that(deed: &str, reason: &str) {
     let other = running(&daemon, "other").await;
     let before = resident(&daemon);
     let id = running(&daemon, "hostile").await;
-    let (begun, mut told, mut rounds) = (Instant::now(), false, 0);
+    let (begun, mut reported, mut rounds) = (Instant::now(), false, 0);
     // It goes on for as long as it likes; the other one is served meanwhile.
-    while !told || rounds < 3 {
+    while !reported || rounds < 3 {
         let status: Value = daemon.get(&format!("/vms/{id}/status")).await.expect(200);
-        told |= status["status"] == "unresponsive" && status["reason"].as_str().unwrap().contains(reason);
+        reported |= status["status"] == "unresponsive" && status["reason"].as_str().unwrap().contains(reason);
         daemon.post(&format!("/vms/{other}/stop"), json!({ "force": true })).await.expect(200);
         daemon.post(&format!("/vms/{other}/start"), json!({})).await.expect(200);
         assert_eq!(daemon.status(&other).await, "running");

@@ -113,14 +113,14 @@ async fn ask(client: &Client<'_>, example: &Value, ids: &Ids) -> Answer {
 /// Holds an answer against an example.
 #[track_caller]
 fn check(example: &Value, ids: &Ids, answer: &Answer) {
-    let told = format!("{example}\n→ {} {}", answer.status, answer.body);
-    assert_eq!(answer.status, example["status"], "{told}");
+    let context = format!("{example}\n→ {} {}", answer.status, answer.body);
+    assert_eq!(answer.status, example["status"], "{context}");
     let expected = &example["response"];
-    same_shape(expected, &answer.body, &told);
+    same_shape(expected, &answer.body, &context);
     if answer.status >= 400 {
         // Every error text is the document's; a detail is our own.
         for (name, value) in expected.as_object().unwrap().iter().filter(|(name, _)| *name != "detail") {
-            assert_eq!(&answer.body[name], value, "{name}: {told}");
+            assert_eq!(&answer.body[name], value, "{name}: {context}");
         }
         return;
     }
@@ -130,7 +130,7 @@ fn check(example: &Value, ids: &Ids, answer: &Answer) {
     };
     for field in example["literal"].as_array().unwrap() {
         let field = field.as_str().unwrap();
-        assert_eq!(found[field], expected[field], "{field}: {told}");
+        assert_eq!(found[field], expected[field], "{field}: {context}");
     }
     let target = if example["path"].as_str().unwrap().contains("/network-adapters") {
         &ids.adapter
@@ -142,7 +142,7 @@ fn check(example: &Value, ids: &Ids, answer: &Answer) {
     // What is created has an id of its own.
     for field in ["Id", "id", "deleted"].into_iter().filter(|_| answer.status != 201) {
         if !expected[field].is_null() {
-            assert_eq!(found[field], target.as_str(), "{field}: {told}");
+            assert_eq!(found[field], target.as_str(), "{field}: {context}");
         }
     }
     if answer.status == 201 {
@@ -153,21 +153,21 @@ fn check(example: &Value, ids: &Ids, answer: &Answer) {
 
 /// Every documented field is there, with the JSON type that it has in the example. More fields are fine.
 #[track_caller]
-fn same_shape(expected: &Value, actual: &Value, told: &str) {
+fn same_shape(expected: &Value, actual: &Value, context: &str) {
     match (expected, actual) {
         (Value::Object(fields), Value::Object(_)) => {
             for (name, value) in fields {
-                let found = actual.get(name).unwrap_or_else(|| panic!("{name} is missing: {told}"));
-                same_shape(value, found, told);
+                let found = actual.get(name).unwrap_or_else(|| panic!("{name} is missing: {context}"));
+                same_shape(value, found, context);
             }
         }
         (Value::Array(items), Value::Array(found)) => {
-            assert!(!found.is_empty(), "{told}");
-            found.iter().for_each(|item| same_shape(&items[0], item, told));
+            assert!(!found.is_empty(), "{context}");
+            found.iter().for_each(|item| same_shape(&items[0], item, context));
         }
-        (Value::Number(_), Value::Number(found)) => assert!(found.is_u64(), "{found} is not a whole number: {told}"),
+        (Value::Number(_), Value::Number(found)) => assert!(found.is_u64(), "{found} is not a whole number: {context}"),
         (Value::String(_), Value::String(_)) | (Value::Bool(_), Value::Bool(_)) => {}
-        _ => panic!("{actual} is not of the type of {expected}: {told}"),
+        _ => panic!("{actual} is not of the type of {expected}: {context}"),
     }
 }
 

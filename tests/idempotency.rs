@@ -159,10 +159,10 @@ async fn whenever_the_daemon_dies_a_retry_makes_no_second_vm() {
     for round in 0..16_u64 {
         let key = format!("round{round}");
         let request = daemon.http().post(daemon.at("/vms")).header("idempotency-key", &key).json(&wish);
-        let asked = tokio::spawn(request.send());
+        let requested = tokio::spawn(request.send());
         tokio::time::sleep(Duration::from_millis(12 * round)).await;
         daemon.kill();
-        cut += u32::from(asked.await.unwrap().is_err());
+        cut += u32::from(requested.await.unwrap().is_err());
         daemon.run();
         let answer = post(&daemon, "/vms", &key, &wish).await.0.expect(201);
         made.push(answer["id"].as_str().unwrap().to_owned());
@@ -229,7 +229,7 @@ async fn a_daemon_that_dies_between_effect_and_answer_finds_what_it_has_made() {
 }
 
 #[tokio::test]
-async fn switches_cards_and_vms_of_both_dialects_are_found_again() {
+async fn switches_nics_and_vms_of_both_dialects_are_found_again() {
     let _ = netns::Host::leave();
     let mut daemon = Daemon::prepare(&["--accel", "tcg"]);
     let disks = daemon.dir.path().join("disks");
@@ -243,12 +243,12 @@ async fn switches_cards_and_vms_of_both_dialects_are_found_again() {
     let vm = json!({"name": "vm1", "memoryMB": 64, "vcpu": 1, "diskPath": disks, "diskGB": 1, "switchName": "LAN"});
     let vm_id = post(&daemon, "/hyperv/vms", "vm", &vm).await.0.expect(201)["id"].clone();
     let vm_path = format!("/vms/{}", vm_id.as_str().unwrap());
-    let (card, adapter) = (format!("{vm_path}/networks"), format!("/hyperv{vm_path}/network-adapters"));
+    let (nic, adapter) = (format!("{vm_path}/networks"), format!("/hyperv{vm_path}/network-adapters"));
     let requests = [
         ("/switches", "lan", lan),
         ("/hyperv/switches", "wan", wan),
         ("/hyperv/vms", "vm", vm),
-        (card.as_str(), "card", json!({"switch": lan_id})),
+        (nic.as_str(), "NIC", json!({"switch": lan_id})),
         (adapter.as_str(), "adapter", json!({"switchName": "WAN"})),
     ];
     let mut first = Vec::new();
@@ -264,7 +264,7 @@ async fn switches_cards_and_vms_of_both_dialects_are_found_again() {
         assert_eq!(again.expect(201)["id"], first["id"], "{path}");
     }
     assert_eq!(daemon.get("/switches").await.expect(200).as_array().unwrap().len(), 2);
-    assert_eq!(daemon.get(&card).await.expect(200).as_array().unwrap().len(), 3);
+    assert_eq!(daemon.get(&nic).await.expect(200).as_array().unwrap().len(), 3);
     assert_eq!(ids(&daemon).await, [vm_id.as_str().unwrap()]);
 }
 

@@ -13,7 +13,7 @@ fn forwards(count: u16, from: u16) -> Value {
         .collect()
 }
 
-fn card(count: u16, from: u16) -> Value {
+fn nic(count: u16, from: u16) -> Value {
     json!({ "name": "ü".repeat(64), "user": { "forwards": forwards(count, from) } })
 }
 
@@ -45,10 +45,7 @@ async fn a_list_beyond_its_bound_is_refused_by_its_name() {
     let sets = |sets: usize, cores: u32| json!({ "vcpus": vec![(0..cores).collect::<Vec<_>>(); sets] });
     let many = |value: Value| Value::Array(vec![value; 65]);
     for (wish, words) in [
-        (
-            with("networks", json!([card(65, 20_000)])),
-            "networks[0].user.forwards must have at most 64 entries, not 65.",
-        ),
+        (with("networks", json!([nic(65, 20_000)])), "networks[0].user.forwards must have at most 64 entries, not 65."),
         (with("networks", many(json!({ "user": {} }))), "networks must have at most 64 entries"),
         (with("disks", many(json!({ "disk_size": 1 }))), "disks must have at most 64 entries"),
         (with("cpu_pinning", json!({ "cores": cores(1025) })), "cpu_pinning.cores must have at most 1024 entries"),
@@ -58,7 +55,7 @@ async fn a_list_beyond_its_bound_is_refused_by_its_name() {
     ] {
         refused(&daemon.post("/vms", wish).await, words);
     }
-    refused(&daemon.post(&format!("/vms/{id}/networks"), card(65, 20_000)).await, "forwards must have at most 64");
+    refused(&daemon.post(&format!("/vms/{id}/networks"), nic(65, 20_000)).await, "forwards must have at most 64");
     let pinning = json!({ "cpu_pinning": { "cores": cores(1025) } });
     refused(&daemon.put(&format!("/vms/{id}/cpu"), pinning).await, "cpu_pinning.cores must have at most 1024");
     let adapters = Value::Array(vec![json!({ "switchName": "" }); 65]);
@@ -77,11 +74,11 @@ async fn a_list_beyond_its_bound_is_refused_by_its_name() {
     for (document, schema, field, bound) in bounds {
         let document = daemon.get(document).await.expect(200);
         let schemas = document["components"]["schemas"].as_object().unwrap();
-        let told = [schema.to_owned(), format!("{schema}Input")]
+        let reported = [schema.to_owned(), format!("{schema}Input")]
             .iter()
             .filter_map(|name| schemas.get(name))
             .any(|schema| schema["properties"][field]["maxItems"] == bound);
-        assert!(told, "{schema}.{field}: {:?}", schemas.get(schema));
+        assert!(reported, "{schema}.{field}: {:?}", schemas.get(schema));
     }
     assert_eq!(daemon.get("/vms").await.expect(200).as_array().unwrap().len(), 1, "nothing was made");
 }
@@ -102,7 +99,7 @@ async fn the_largest_vm_that_is_accepted_starts_changes_reboots_and_stops() {
     wish["cpu_pinning"] = json!({ "vcpus": vec![[0, 1]; 8], "emulator": [0, 1] });
     wish["disks"] = json!([disk(&base), disk(&base), disk(&base)]);
     // All that it can have at once is more than a record holds: it is told what to give less of, and nothing is left.
-    wish["networks"] = json!([card(64, 20_000), card(64, 20_100), card(64, 20_200)]);
+    wish["networks"] = json!([nic(64, 20_000), nic(64, 20_100), nic(64, 20_200)]);
     let answer = daemon.post("/vms", wish.clone()).await;
     refused(&answer, "networks must take less room: the whole definition of a VM may have 12800 bytes");
     assert_eq!(daemon.leftovers(), [] as [std::path::PathBuf; 0]);
@@ -111,7 +108,7 @@ async fn the_largest_vm_that_is_accepted_starts_changes_reboots_and_stops() {
     let id = loop {
         let count = if refuses - fits > 1 { (fits + refuses) / 2 } else { fits };
         let (first, second) = (count.min(64), count.saturating_sub(64).min(64));
-        wish["networks"] = json!([card(first, 20_000), card(second, 20_100), card(count - first - second, 20_200)]);
+        wish["networks"] = json!([nic(first, 20_000), nic(second, 20_100), nic(count - first - second, 20_200)]);
         let answer = daemon.post("/vms", wish.clone()).await;
         match answer.status {
             201 => {
@@ -142,7 +139,7 @@ async fn the_largest_vm_that_is_accepted_starts_changes_reboots_and_stops() {
     let policy =
         json!({ "restart_policy": "on-failure", "max_restarts": 1_000_000, "autostart": { "enabled": false } });
     daemon.put(&path("policy"), policy).await.expect(200);
-    refused(&daemon.post(&path("networks"), card(64, 20_300)).await, "networks must take less room");
+    refused(&daemon.post(&path("networks"), nic(64, 20_300)).await, "networks must take less room");
     post(&daemon, "suspend", json!({})).await;
     post(&daemon, "resume", json!({})).await;
     post(&daemon, "reboot", json!({ "timeout": 1 })).await;

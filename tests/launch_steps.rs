@@ -9,7 +9,7 @@ use qherd::{
     model::{CreateVm, Ending, Error, Operation, Run, Status, VmId, VmRecord},
     service::{Filter, Service},
     store::Store,
-    vm::{Step, StopMode},
+    vm::{LaunchStep, StopMode},
 };
 use support::qemus_below;
 
@@ -17,12 +17,12 @@ macro_rules! failing_after {
     ($($name:ident: $step:ident,)*) => {
         $(#[test]
         fn $name() {
-            a_launch_that_fails_after(Step::$step);
+            a_launch_that_fails_after(LaunchStep::$step);
         })*
 
         #[test]
         fn every_step_is_made_to_fail() {
-            assert_eq!([$(Step::$step),*], Step::ALL);
+            assert_eq!([$(LaunchStep::$step),*], LaunchStep::ALL);
         }
     };
 }
@@ -40,7 +40,7 @@ failing_after! {
     after_the_last_record_a_failed_start_leaves_nothing: Acknowledge,
 }
 
-fn a_launch_that_fails_after(step: Step) {
+fn a_launch_that_fails_after(step: LaunchStep) {
     let place = Place::new();
     let id = place.with_service(Some(step), async |service| {
         let id = service.create(place.wish(false)).await.unwrap().spec.id;
@@ -68,7 +68,7 @@ fn a_launch_that_fails_after(step: Step) {
     });
 }
 
-fn made_to_fail(step: Step) -> Error {
+fn made_to_fail(step: LaunchStep) -> Error {
     Error::failed(Operation::Start, format!("made to fail after {step:?}"))
 }
 
@@ -99,7 +99,7 @@ impl Place {
     }
 
     /// Opens the core, works with it, and closes it with all its tasks.
-    fn with_service<T>(&self, failing: Option<Step>, work: impl AsyncFnOnce(&Service) -> T) -> T {
+    fn with_service<T>(&self, failing: Option<LaunchStep>, work: impl AsyncFnOnce(&Service) -> T) -> T {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
             let service = Service::open(self.config(), failing).await.unwrap();

@@ -130,8 +130,10 @@ fn every_kind_of_record_is_checked() {
             let record = record.trim_end_matches(['{', ' ']);
             found += 1;
             if !kinds.contains(&format!("Kind::of::<{record}>()")) {
-                violations
-                    .push(format!("src/{}:{number}: {record} is not in KINDS of src/service/database.rs", file.path));
+                violations.push(format!(
+                    "src/{}:{number}: {record} is not in RECORD_KINDS of src/service/database.rs",
+                    file.path
+                ));
             }
         }
     }

@@ -77,27 +77,27 @@ async fn a_running_vm_has_its_cd_exchanged_at_once() {
     let path = format!("/vms/{id}/iso");
     let names = ["first.iso", "second.iso", "third.iso"];
     let files = names.map(|name| iso(&daemon, name));
-    let has = async |daemon: &Daemon, wanted: Option<&Path>| {
+    let is_missing = async |daemon: &Daemon, wanted: Option<&Path>| {
         let open = open_files(daemon, &id).await;
         let isos: Vec<&PathBuf> = open.iter().filter(|file| files.contains(file)).collect();
         assert_eq!(isos, wanted.into_iter().collect::<Vec<_>>());
         let config = daemon.get(&format!("/vms/{id}/config")).await.expect(200);
         assert_eq!((&config["iso"], &config["pending"]), (&json!(wanted), &json!({})));
     };
-    has(&daemon, Some(&files[0])).await;
+    is_missing(&daemon, Some(&files[0])).await;
     for next in [Some(1), Some(2), None, Some(0), Some(0), None, None, Some(1)] {
         let answer = daemon.put(&path, json!({ "iso": next.map(|next| names[next]) })).await.expect(200);
         assert_eq!((&answer["applied"], &answer["pending"]), (&json!("live"), &json!({})), "{answer}");
-        has(&daemon, next.map(|next| files[next].as_path())).await;
+        is_missing(&daemon, next.map(|next| files[next].as_path())).await;
     }
     // A daemon after this one goes on from what QEMU has.
     daemon.kill();
     daemon.run();
     daemon.await_status(&id, "running").await;
     daemon.put(&path, json!({ "iso": "third.iso" })).await.expect(200);
-    has(&daemon, Some(&files[2])).await;
+    is_missing(&daemon, Some(&files[2])).await;
     assert_eq!(daemon.delete(&path).await.expect(200)["applied"], "live");
-    has(&daemon, None).await;
+    is_missing(&daemon, None).await;
 
     // One that was started without a drive has it from the next start on.
     let mut wish = daemon.wish();

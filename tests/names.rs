@@ -46,7 +46,7 @@ async fn a_name_of_any_language_is_kept_found_and_seen_in_the_process_list() {
 #[tokio::test]
 async fn a_name_that_would_mislead_is_refused_with_the_character() {
     let daemon = started();
-    for (name, told) in [
+    for (name, expected) in [
         ("a/b", "without '/'"),
         ("a,b", "without ','"),
         ("a\u{202e}b", "without U+202E"),
@@ -57,7 +57,7 @@ async fn a_name_that_would_mislead_is_refused_with_the_character() {
         let mut wish = daemon.wish();
         wish["name"] = json!(name);
         let answer = daemon.post("/vms", wish).await;
-        assert!(answer.status == 400 && answer.message().contains(told), "no {told:?} in {answer:?}");
+        assert!(answer.status == 400 && answer.message().contains(expected), "no {expected:?} in {answer:?}");
     }
 }
 

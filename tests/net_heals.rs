@@ -46,7 +46,7 @@ fn essence() -> Vec<String> {
             _ => {}
         }
     }
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for mut item in listed() {
         forget(&mut item);
         for kind in ["set", "map"] {
@@ -59,14 +59,14 @@ fn essence() -> Vec<String> {
                 }
             }
         }
-        told.push(item);
+        reported.push(item);
     }
     // Rules stay in their order; the rest has none, and the rules of a chain come together.
-    told.sort_by_key(|item| match item.get("rule") {
+    reported.sort_by_key(|item| match item.get("rule") {
         Some(rule) => format!("rule {} {} {}", rule["family"], rule["table"], rule["chain"]),
         None => item.to_string(),
     });
-    told.iter().map(Value::to_string).collect()
+    reported.iter().map(Value::to_string).collect()
 }
 
 /// Every command that takes one thing of ours away, in an order that does not depend on the kernel's.
@@ -199,8 +199,8 @@ async fn links_addresses_and_settings_that_somebody_changes_are_right_again() {
     let taps: Vec<String> = town.nics.iter().map(Nic::tap).collect();
     let shown = |name: &str| ip_json(&format!("-d link show {name}"))[0].clone();
     let rate = || {
-        let told = std::process::Command::new("tc").args(["qdisc", "show", "dev", &taps[1]]).output().unwrap();
-        String::from_utf8(told.stdout).unwrap()
+        let reported = std::process::Command::new("tc").args(["qdisc", "show", "dev", &taps[1]]).output().unwrap();
+        String::from_utf8(reported.stdout).unwrap()
     };
     assert!(rate().contains("rate 80Mbit"), "{}", rate());
     assert_eq!(shown(&taps[1])["linkinfo"]["info_slave_data"]["isolated"], true);
@@ -283,9 +283,9 @@ async fn what_a_switch_and_a_port_may_is_changed_in_place() {
             ..SwitchPort::on(lan.id)
         });
         lab.net.adopt(&na).await;
-        let told = std::process::Command::new("tc").args(["qdisc", "show", "dev", &na.tap()]).output().unwrap();
-        let told = String::from_utf8(told.stdout).unwrap();
-        assert_eq!(told.contains(word), rate.is_some(), "{told}");
+        let reported = std::process::Command::new("tc").args(["qdisc", "show", "dev", &na.tap()]).output().unwrap();
+        let reported = String::from_utf8(reported.stdout).unwrap();
+        assert_eq!(reported.contains(word), rate.is_some(), "{reported}");
         let shown =
             ip_json(&format!("-d link show {}", na.tap()))[0]["linkinfo"]["info_slave_data"]["isolated"].clone();
         assert_eq!(shown, rate.is_some());

@@ -164,9 +164,9 @@ async fn an_assigned_address_is_the_only_one_and_allow_spoofing_lifts_everything
     assert!(arrives(&a, A, &b, &data(a.mac, A)).await);
     assert!(!arrives(&a, A, &b, &data(a.mac, C)).await, "an address that nobody has");
     assert!(!arrives(&a, A, &b, &arp(a.mac, a.mac, C, B)).await);
-    let probe = |address| arp(a.mac, a.mac, [0, 0, 0, 0], address);
-    assert!(arrives(&a, A, &b, &probe(A)).await, "asking whether its own address is free");
-    assert!(!arrives(&a, A, &b, &probe(C)).await, "asking for another's, which would give that up");
+    let arp_probe = |address| arp(a.mac, a.mac, [0, 0, 0, 0], address);
+    assert!(arrives(&a, A, &b, &arp_probe(A)).await, "asking whether its own address is free");
+    assert!(!arrives(&a, A, &b, &arp_probe(C)).await, "asking for another's, which would give that up");
     // The other one may do anything.
     for frame in [data([2, 0, 0, 0, 0, 9], C), arp(b.mac, [2, 0, 0, 0, 0, 9], A, C), data(b.mac, A)] {
         assert!(arrives(&b, B, &a, &frame).await);
@@ -371,7 +371,7 @@ async fn an_internal_switch_gives_out_reserved_addresses_and_nat_leads_outside()
     let answer = |kind: u8| {
         move |frame: &[u8]| frame.len() > 280 && frame[12..14] == [8, 0] && option(frame, 53) == Some(&[kind])
     };
-    // A client asks until somebody answers: dnsmasq is just taking note of the new card.
+    // A client asks until somebody answers: dnsmasq is just taking note of the new NIC.
     let ask = async |frame: Vec<u8>, kind: u8| {
         for _ in 0..600 {
             a.send(&frame);

@@ -61,8 +61,8 @@ fn hear(socket: &UdpSocket) -> (String, SocketAddr) {
 
 fn heard_nothing(socket: &UdpSocket) {
     socket.set_nonblocking(true).unwrap();
-    let told = socket.recv_from(&mut [0; 100]).map(|(_, from)| from);
-    assert_eq!(told.map_err(|error| error.kind()), Err(ErrorKind::WouldBlock), "{:?}", socket.local_addr());
+    let reported = socket.recv_from(&mut [0; 100]).map(|(_, from)| from);
+    assert_eq!(reported.map_err(|error| error.kind()), Err(ErrorKind::WouldBlock), "{:?}", socket.local_addr());
     socket.set_nonblocking(false).unwrap();
 }
 
@@ -248,7 +248,7 @@ async fn tcp_fits_through_a_smaller_uplink_both_ways() {
         let stream = TcpStream::connect("192.0.2.2:80").unwrap();
         let (mut size, mut length) = (0i32, 4u32);
         // SAFETY: both are of the size that the call expects.
-        let told = unsafe {
+        let reported = unsafe {
             nix::libc::getsockopt(
                 stream.as_raw_fd(),
                 nix::libc::IPPROTO_TCP,
@@ -257,7 +257,7 @@ async fn tcp_fits_through_a_smaller_uplink_both_ways() {
                 &raw mut length,
             )
         };
-        assert_eq!(told, 0);
+        assert_eq!(reported, 0);
         size
     });
     let segment = segment.join().unwrap();

@@ -156,8 +156,8 @@ async fn a_hundred_switches_at_once_are_a_hundred_bridges() {
 /// Where an address of the host is.
 fn device_of(address: &str) -> Vec<String> {
     let all = ip_json("addr");
-    let has = |link: &&Value| link["addr_info"].as_array().unwrap().iter().any(|info| info["local"] == address);
-    all.as_array().unwrap().iter().filter(has).map(|link| link["ifname"].as_str().unwrap().to_owned()).collect()
+    let bears = |link: &&Value| link["addr_info"].as_array().unwrap().iter().any(|info| info["local"] == address);
+    all.as_array().unwrap().iter().filter(bears).map(|link| link["ifname"].as_str().unwrap().to_owned()).collect()
 }
 
 fn default_route(family: &str) -> Vec<Value> {

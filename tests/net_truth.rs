@@ -102,16 +102,16 @@ async fn rules_of_others_that_drop_what_a_switch_needs_are_named_with_what_to_do
     lab.await_problem(&early, &[]).await;
 
     apply(DOCKER);
-    let told = lab.await_problem(&early, &["chain FORWARD", "table ip filter", "policy", "DOCKER-USER"]).await;
+    let reported = lab.await_problem(&early, &["chain FORWARD", "table ip filter", "policy", "DOCKER-USER"]).await;
     // One that is made on such a host tells it too.
     let late = lab.internal("10.78.0.0/24", true).await;
     let told_late = lab.await_problem(&late, &["chain FORWARD", "table ip filter"]).await;
-    for (switch, mut told) in [(&early, told), (&late, told_late)] {
+    for (switch, mut reported) in [(&early, reported), (&late, told_late)] {
         // Out, then what comes back, then between guests: each is told when the one before is through.
         while lab.net.problem(switch.id).is_some() {
-            follow(&told);
-            await_that("another problem, or none", || lab.net.problem(switch.id).as_ref() != Some(&told)).await;
-            told = lab.net.problem(switch.id).unwrap_or_default();
+            follow(&reported);
+            await_that("another problem, or none", || lab.net.problem(switch.id).as_ref() != Some(&reported)).await;
+            reported = lab.net.problem(switch.id).unwrap_or_default();
         }
     }
     nft("delete table ip filter");
@@ -135,8 +135,8 @@ async fn rules_of_others_that_drop_what_a_switch_needs_are_named_with_what_to_do
     apply(HARMLESS);
     apply(BRIDGED);
     lab.await_problem(&early, &["table bridge filter"]).await;
-    let told = lab.net.problem(early.id).unwrap();
-    assert!(!told.contains("harmless"), "{told}");
+    let reported = lab.net.problem(early.id).unwrap();
+    assert!(!reported.contains("harmless"), "{reported}");
     lab.net.unplug(&na).await.unwrap();
     nft("flush ruleset");
     ip("link del up0");

@@ -1,4 +1,4 @@
-//! Network cards of VMs whose guest never boots: definitions, ports of the host, odd input, and a guest that does not let
+//! NICs of VMs whose guest never boots: definitions, ports of the host, odd input, and a guest that does not let
 //! go. What is on a switch is in `switch_networks.rs`, what a real guest sees of it in `guest_networks.rs`.
 
 mod support;
@@ -30,18 +30,18 @@ fn forward(port: u16) -> Value {
 }
 
 #[tokio::test]
-async fn a_vm_has_the_cards_that_it_was_created_with() {
+async fn a_vm_has_the_nics_that_it_was_created_with() {
     let mut daemon = Daemon::start();
     let by_default = daemon.create(daemon.wish()).await;
-    let [card] = &networks(&daemon, &by_default).await[..] else { panic!() };
-    let mac = card["mac"].as_str().unwrap();
-    assert!(mac.starts_with("52:54:00:") && mac == mac.to_lowercase(), "{card}");
+    let [nic] = &networks(&daemon, &by_default).await[..] else { panic!() };
+    let mac = nic["mac"].as_str().unwrap();
+    assert!(mac.starts_with("52:54:00:") && mac == mac.to_lowercase(), "{nic}");
     assert_eq!(
-        (&card["name"], &card["device"], &card["status"]),
+        (&nic["name"], &nic["device"], &nic["status"]),
         (&json!("Network Adapter"), &json!("net0"), &json!("ok"))
     );
-    assert_eq!((&card["switch"], &card["user"]), (&Value::Null, &json!({ "forwards": [] })));
-    assert_eq!((&card["queues"], &card["addresses"], &card["traffic"]), (&json!(1), &json!([]), &Value::Null));
+    assert_eq!((&nic["switch"], &nic["user"]), (&Value::Null, &json!({ "forwards": [] })));
+    assert_eq!((&nic["queues"], &nic["addresses"], &nic["traffic"]), (&json!(1), &json!([]), &Value::Null));
     assert_eq!(daemon.get(&format!("/vms/{by_default}/config")).await.expect(200)["mac_address"], mac);
 
     let mut wish = daemon.wish();
@@ -56,18 +56,18 @@ async fn a_vm_has_the_cards_that_it_was_created_with() {
     wish["networks"] = json!([forward(port), { "user": {}, "name": "out" }]);
     wish["start"] = json!(true);
     let two = daemon.create(wish).await;
-    let cards = networks(&daemon, &two).await;
-    assert_eq!((&cards[0]["user"]["forwards"][0]["host_port"], &cards[1]["name"]), (&json!(port), &json!("out")));
+    let nics = networks(&daemon, &two).await;
+    assert_eq!((&nics[0]["user"]["forwards"][0]["host_port"], &nics[1]["name"]), (&json!(port), &json!("out")));
     std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     let figures = daemon.get(&format!("/vms/{two}/performance")).await.expect(200);
     assert_eq!(figures["network_in_bytes"], Value::Null, "{figures}");
 
-    let macs: BTreeSet<String> = cards.iter().map(|card| card["mac"].to_string()).collect();
+    let macs: BTreeSet<String> = nics.iter().map(|nic| nic["mac"].to_string()).collect();
     daemon.kill();
     daemon.run();
     let again = networks(&daemon, &two).await;
-    assert_eq!(macs, again.iter().map(|card| card["mac"].to_string()).collect());
-    assert_eq!(again[0]["id"], cards[0]["id"]);
+    assert_eq!(macs, again.iter().map(|nic| nic["mac"].to_string()).collect());
+    assert_eq!(again[0]["id"], nics[0]["id"]);
     for id in [by_default, without, two] {
         daemon.delete(&format!("/vms/{id}")).await.expect(200);
     }
@@ -75,7 +75,7 @@ async fn a_vm_has_the_cards_that_it_was_created_with() {
 }
 
 #[tokio::test]
-async fn cards_come_and_go_while_the_vm_is_stopped() {
+async fn nics_come_and_go_while_the_vm_is_stopped() {
     let daemon = Daemon::start();
     let id = daemon.create(daemon.wish()).await;
     let path = format!("/vms/{id}/networks");
@@ -90,7 +90,7 @@ async fn cards_come_and_go_while_the_vm_is_stopped() {
         (&json!("net0"), &json!("deleted"), &json!(false))
     );
     assert_eq!(devices(&daemon, &id).await, ["net1"]);
-    // A name is never used again, and an id names a card as well.
+    // A name is never used again, and an id names a NIC as well.
     let third = daemon.post(&path, json!({ "user": {} })).await.expect(201);
     assert_eq!(third["device"], "net2");
     daemon.delete(&format!("{path}/{}", third["id"].as_str().unwrap())).await.expect(200);
@@ -99,7 +99,7 @@ async fn cards_come_and_go_while_the_vm_is_stopped() {
 }
 
 #[tokio::test]
-async fn a_card_is_plugged_into_a_running_vm_and_a_guest_that_does_not_let_go_keeps_it_for_now() {
+async fn a_nic_is_plugged_into_a_running_vm_and_a_guest_that_does_not_let_go_keeps_it_for_now() {
     let daemon = Daemon::start();
     let mut wish = daemon.wish();
     wish["start"] = json!(true);
@@ -114,10 +114,10 @@ async fn a_card_is_plugged_into_a_running_vm_and_a_guest_that_does_not_let_go_ke
     // The firmware never lets go.
     let removed = daemon.delete(&format!("{path}/net1")).await.expect(200);
     assert_eq!((&removed["pending"], &removed["status"]), (&json!(true), &json!("deleted")), "{removed}");
-    let cards = networks(&daemon, &id).await;
-    assert_eq!((cards.len(), &cards[1]["status"], &cards[1]["device"]), (2, &json!("removing"), &json!("net1")));
+    let nics = networks(&daemon, &id).await;
+    assert_eq!((nics.len(), &nics[1]["status"], &nics[1]["device"]), (2, &json!("removing"), &json!("net1")));
     assert_eq!(pending(&daemon, &id).await["networks"]["in_effect"].as_array().unwrap().len(), 2);
-    // Its slot is not given away: seven remain of eight, and the first card has one of them.
+    // Its slot is not given away: seven remain of eight, and the first NIC has one of them.
     for number in 2..=7 {
         let added = daemon.post(&path, json!({ "user": {} })).await.expect(201);
         assert_eq!((&added["device"], &added["applied"]), (&json!(format!("net{number}")), &json!("live")));
@@ -172,7 +172,7 @@ async fn a_port_of_the_host_that_is_taken_is_refused_with_nothing_left() {
 }
 
 #[tokio::test]
-async fn odd_cards_are_refused_and_leave_nothing() {
+async fn odd_nics_are_refused_and_leave_nothing() {
     let daemon = Daemon::start();
     let id = daemon.create(daemon.wish()).await;
     let path = format!("/vms/{id}/networks");
@@ -184,7 +184,7 @@ async fn odd_cards_are_refused_and_leave_nothing() {
         (json!({ "switch": 7 }), 400, "switch must be"),
         (json!({ "switch": "nowhere" }), 404, "Switch not found: nowhere."),
         (json!({ "switch": "123e4567-e89b-42d3-a456-426614174000" }), 404, "Switch not found: 123e4567"),
-        (json!({ "user": {}, "queues": 2 }), 400, "queues must be 1 for a card on the user-mode network"),
+        (json!({ "user": {}, "queues": 2 }), 400, "queues must be 1 for a NIC on the user-mode network"),
         (json!({ "user": {}, "queues": 0 }), 400, "queues must be greater than 0"),
         (json!({ "user": {}, "queues": 9 }), 400, "queues must be at most 8"),
         (json!({ "user": {}, "queues": "2" }), 400, "queues must be a whole number"),
@@ -211,7 +211,7 @@ async fn odd_cards_are_refused_and_leave_nothing() {
     ] {
         let answer = daemon.post(&path, body.clone()).await;
         assert!(answer.status == status && answer.message().contains(words), "{body}: {answer:?}");
-        // The same among the cards of a create names its place.
+        // The same among the NICs of a create names its place.
         let mut wish = daemon.wish();
         wish["networks"] = json!([{ "user": {} }, body]);
         let answer = daemon.post("/vms", wish).await;
@@ -225,8 +225,8 @@ async fn odd_cards_are_refused_and_leave_nothing() {
     assert!(answer.status == 400 && answer.message().contains("networks[9] must have a slot"), "{answer:?}");
     for (method, path, status, words) in [
         ("GET", "/vms/nonsense/networks", 400, "Invalid UUID format."),
-        ("DELETE", "/vms/ID/networks/net9", 404, "Network card not found: net9."),
-        ("DELETE", "/vms/ID/networks/123e4567-e89b-12d3-a456-426614174000", 404, "Network card not found: 123e4567"),
+        ("DELETE", "/vms/ID/networks/net9", 404, "NIC not found: net9."),
+        ("DELETE", "/vms/ID/networks/123e4567-e89b-12d3-a456-426614174000", 404, "NIC not found: 123e4567"),
         ("DELETE", "/vms/123e4567-e89b-12d3-a456-426614174000/networks/net0", 404, "VM not found"),
         ("GET", "/vms/123e4567-e89b-12d3-a456-426614174000/networks", 404, "VM not found"),
     ] {
@@ -239,7 +239,7 @@ async fn odd_cards_are_refused_and_leave_nothing() {
 }
 
 #[tokio::test]
-async fn a_hundred_cards_at_once_have_a_hundred_addresses() {
+async fn a_hundred_nics_at_once_have_a_hundred_addresses() {
     let daemon = Daemon::start();
     let mut ids = Vec::new();
     for _ in 0..15 {
@@ -253,6 +253,6 @@ async fn a_hundred_cards_at_once_have_a_hundred_addresses() {
         async move { daemon.post(&path, json!({ "user": {} })).await.expect(201) }
     });
     let added = futures_util::future::join_all(adding).await;
-    let distinct = |field: &str| added.iter().map(|card| card[field].to_string()).collect::<BTreeSet<_>>().len();
+    let distinct = |field: &str| added.iter().map(|nic| nic[field].to_string()).collect::<BTreeSet<_>>().len();
     assert_eq!((distinct("mac"), distinct("id")), (100, 100));
 }

@@ -179,13 +179,13 @@ async fn changes_are_told_with_their_table_and_ours_are_known_for_ours() {
     wanted.table(Family::Inet, "ours").chain("c");
     kernel.apply(diff(&Ruleset::default(), &wanted)).await.unwrap();
     let name = TableName { family: Family::Inet, name: "ours".into() };
-    let told = events.next().await.unwrap();
-    assert_eq!(told, [Change::Table { name: name.clone(), by: kernel.port() }]);
+    let reported = events.next().await.unwrap();
+    assert_eq!(reported, [Change::Table { name: name.clone(), by: kernel.port_id() }]);
     nft("add rule inet ours c accept");
-    let told = events.next().await.unwrap();
+    let reported = events.next().await.unwrap();
     assert!(
-        matches!(&told[..], [Change::Table { name: told, by }] if *told == name && *by != kernel.port()),
-        "{told:?}"
+        matches!(&reported[..], [Change::Table { name: reported, by }] if *reported == name && *by != kernel.port_id()),
+        "{reported:?}"
     );
     // More than the kernel keeps for somebody who does not listen.
     let mut long = wanted.clone();
@@ -193,10 +193,10 @@ async fn changes_are_told_with_their_table_and_ours_are_known_for_ours() {
         long.table(Family::Inet, "ours").chain(format!("c{number}"));
     }
     kernel.apply(diff(&wanted, &long)).await.unwrap();
-    let mut told = BTreeSet::new();
-    while !told.contains("anything") {
+    let mut reported = BTreeSet::new();
+    while !reported.contains("anything") {
         for change in tokio::time::timeout(Duration::from_secs(60), events.next()).await.unwrap().unwrap() {
-            told.insert(if change == Change::Anything { "anything" } else { "table" });
+            reported.insert(if change == Change::Anything { "anything" } else { "table" });
         }
     }
     let chains = kernel.base_chains().await.unwrap();

@@ -42,9 +42,9 @@ use Ask::*;
 const ALL: [Ask; 9] = [Start, Stop, ForceOff, Reboot, Restart, Suspend, Change, DeleteGracefully, Delete];
 
 /// What a request was answered; of a stop, whether it was forced.
-type Told = Result<Option<bool>>;
+type Reported = Result<Option<bool>>;
 /// A request that has come.
-type Sent<'a> = Pin<Box<MaybeDone<BoxFuture<'a, Told>>>>;
+type Sent<'a> = Pin<Box<MaybeDone<BoxFuture<'a, Reported>>>>;
 
 impl Ask {
     fn is_forced(self) -> bool {
@@ -55,7 +55,7 @@ impl Ask {
         matches!(self, Start | Restart)
     }
 
-    fn ask(self, service: &Service, id: VmId) -> BoxFuture<'_, Told> {
+    fn ask(self, service: &Service, id: VmId) -> BoxFuture<'_, Reported> {
         Box::pin(async move {
             match self {
                 Start => service.start(id).await.map(|_| None),
@@ -73,7 +73,7 @@ impl Ask {
 }
 
 /// Polls the request once.
-async fn send(request: BoxFuture<'_, Told>) -> Sent<'_> {
+async fn send(request: BoxFuture<'_, Reported>) -> Sent<'_> {
     let mut sent = Box::pin(maybe_done(request));
     std::future::poll_fn(|context| {
         let _ = sent.as_mut().poll(context);
@@ -83,7 +83,7 @@ async fn send(request: BoxFuture<'_, Told>) -> Sent<'_> {
     sent
 }
 
-async fn answer(mut sent: Sent<'_>, what: &str) -> Told {
+async fn answer(mut sent: Sent<'_>, what: &str) -> Reported {
     let answered = tokio::time::timeout(PATIENCE, sent.as_mut()).await;
     assert!(answered.is_ok(), "{what}: never answered");
     sent.as_mut().take_output().unwrap()
@@ -175,16 +175,16 @@ async fn judge(place: &Place, service: &Service, id: VmId, held: Sent<'_>, order
     let held = answer(held, &what).await;
     assert_eq!(held, Err(Error::Conflict(Conflict::Overtaken)), "{what}: what was under way");
     for (ask, sent) in order[..last].iter().zip(sent) {
-        let told = answer(sent, &what).await;
+        let reported = answer(sent, &what).await;
         let right = match ask {
-            Stop => told == Ok(Some(true)) || (deleted_before && matches!(told, Err(Error::VmNotFound(_)))),
-            ForceOff | Delete => told.is_ok() || (deleted_before && matches!(told, Err(Error::VmNotFound(_)))),
+            Stop => reported == Ok(Some(true)) || (deleted_before && matches!(reported, Err(Error::VmNotFound(_)))),
+            ForceOff | Delete => reported.is_ok() || (deleted_before && matches!(reported, Err(Error::VmNotFound(_)))),
             _ => {
-                told == Err(Error::Conflict(Conflict::Overtaken))
-                    || (deleted_before && matches!(told, Err(Error::VmNotFound(_))))
+                reported == Err(Error::Conflict(Conflict::Overtaken))
+                    || (deleted_before && matches!(reported, Err(Error::VmNotFound(_))))
             }
         };
-        assert!(right, "{what}: {ask:?} came before the last forced one, and was told {told:?}");
+        assert!(right, "{what}: {ask:?} came before the last forced one, and was told {reported:?}");
     }
 
     let gone = order[..=last].contains(&Delete);
@@ -204,11 +204,14 @@ async fn judge(place: &Place, service: &Service, id: VmId, held: Sent<'_>, order
         service.stop(id, StopMode::Force).await.unwrap();
     }
     for (ask, sent) in after.iter().zip(later.drain(..)) {
-        let told = answer(sent, &what).await;
+        let reported = answer(sent, &what).await;
         if gone {
-            assert!(matches!(told, Err(Error::VmNotFound(_))), "{what}: {ask:?} of a VM that is gone: {told:?}");
+            assert!(
+                matches!(reported, Err(Error::VmNotFound(_))),
+                "{what}: {ask:?} of a VM that is gone: {reported:?}"
+            );
         } else if starts.is_none() {
-            let overtaken = told == Err(Error::Conflict(Conflict::Overtaken));
+            let overtaken = reported == Err(Error::Conflict(Conflict::Overtaken));
             assert!(!overtaken, "{what}: {ask:?} came after the last forced one, and was overtaken");
         }
     }
@@ -246,7 +249,7 @@ async fn whatever_waits_behind_a_disk_that_a_guest_does_not_let_go_of_is_overtak
     let mut id = place.vm(&service, 1).await;
     for order in orders(2) {
         service.start(id).await.unwrap();
-        let removal: BoxFuture<'_, Told> =
+        let removal: BoxFuture<'_, Reported> =
             Box::pin(async { service.change(id, Change::RemoveDisk("disk1".into())).await.map(|_| None) });
         let held = send(removal).await;
         until("removing", || service.view(id).unwrap().spec.disks.len() == 1).await;

@@ -52,16 +52,16 @@ fn waits_for(command: &str, file: &str) {
     let file = folder.path().join(file);
     let held = lock(&file);
     let mut running = apt_get.spawn().unwrap();
-    let mut told = BufReader::new(running.stderr.take().unwrap());
+    let mut reported = BufReader::new(running.stderr.take().unwrap());
     let mut line = String::new();
-    told.read_line(&mut line).unwrap();
+    reported.read_line(&mut line).unwrap();
     let expected =
         format!("waiting: Could not get lock {}. It is held by process {}", file.display(), std::process::id());
     assert!(line.contains(&expected), "{command}: {line}");
     assert_eq!(running.try_wait().unwrap(), None, "{command} waits");
     drop(held);
     let mut rest = String::new();
-    told.read_to_string(&mut rest).unwrap();
+    reported.read_to_string(&mut rest).unwrap();
     assert!(running.wait().unwrap().success(), "{command}: {rest}");
 }
 
@@ -78,6 +78,9 @@ fn what_is_wrong_otherwise_is_told_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let output = apt_get(folder.path(), "install").arg("no-such-package").output().unwrap();
     assert_eq!(output.status.code(), Some(100));
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(told.contains("Unable to locate package no-such-package") && !told.contains("waiting"), "{told}");
+    let reported = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        reported.contains("Unable to locate package no-such-package") && !reported.contains("waiting"),
+        "{reported}"
+    );
 }

@@ -71,16 +71,16 @@ async fn every_reply_about_a_vm_bears_its_vm_id() {
         bears(reply);
     }
     bears(daemon.put(&path("/policy"), json!({"on_io_error": "retry"})).await.expect(200));
-    // The id in a reply about a disk is the disk's, about a card the card's.
+    // The id in a reply about a disk is the disk's, about a NIC the NIC's.
     let disk = daemon.post(&path("/disks"), json!({"disk_size": 1})).await.expect(201);
     assert_eq!((&disk["id"], &disk["name"]), (&json!("disk1"), &json!("disk1")));
     bears(disk);
     let grown = daemon.put(&path("/disks/disk1"), json!({"disk_size": 2})).await.expect(200);
     assert_eq!(grown["id"], "disk1");
     bears(grown);
-    let card = daemon.post(&path("/networks"), json!({"user": {}})).await.expect(201);
-    assert_ne!(card["id"], id);
-    bears(card);
+    let nic = daemon.post(&path("/networks"), json!({"user": {}})).await.expect(201);
+    assert_ne!(nic["id"], id);
+    bears(nic);
     for (list, length) in [("/vms", 1), (&path("/disks"), 2), (&path("/networks"), 2)] {
         let rows = daemon.get(list).await.expect(200);
         assert_eq!(rows.as_array().unwrap().len(), length, "{rows}");

@@ -13,12 +13,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A q35 machine that has not started, with a disk, a balloon and an agent port. Killed and reaped
 /// when dropped.
-struct Machine {
+struct Qemu {
     qemu: Child,
     directory: tempfile::TempDir,
 }
 
-impl Machine {
+impl Qemu {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let monitor = socket::listen(&directory.path().join("qmp.sock")).unwrap();
@@ -56,7 +56,7 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
+impl Drop for Qemu {
     fn drop(&mut self) {
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
@@ -65,8 +65,8 @@ impl Drop for Machine {
 
 #[tokio::test]
 async fn every_typed_query_decodes() {
-    let machine = Machine::start();
-    let (session, _events) = machine.open(Options::default()).await;
+    let qemu = Qemu::start();
+    let (session, _events) = qemu.open(Options::default()).await;
     assert!(session.version().major >= 7);
 
     let status = session.query_status().await.unwrap();
@@ -104,8 +104,8 @@ async fn every_typed_query_decodes() {
 
 #[tokio::test]
 async fn a_machine_runs_stops_and_quits_and_says_so() {
-    let machine = Machine::start();
-    let (session, mut events) = machine.open(Options::default()).await;
+    let qemu = Qemu::start();
+    let (session, mut events) = qemu.open(Options::default()).await;
     session.execute(qapi::qmp::cont {}).await.unwrap();
     session.execute(qapi::qmp::stop {}).await.unwrap();
     let refused = session.execute_raw("device_del", Some(json!({"id": "nothing"}))).await.unwrap_err();
@@ -124,57 +124,57 @@ async fn a_machine_runs_stops_and_quits_and_says_so() {
 
 #[tokio::test]
 async fn a_stopped_qemu_is_a_timeout_and_a_new_session_works_once_it_goes_on() {
-    let machine = Machine::start();
+    let qemu = Qemu::start();
     let options = Options { deadline: |_| Duration::from_millis(500), ..Options::default() };
-    let (session, _events) = machine.open(options).await;
-    machine.signal(Signal::STOP);
+    let (session, _events) = qemu.open(options).await;
+    qemu.signal(Signal::STOP);
     let error = session.query_status().await.unwrap_err();
     assert!(matches!(error, QmpError::Timeout { .. }), "{error}");
-    machine.signal(Signal::CONT);
-    let (session, _events) = machine.open(Options::default()).await;
+    qemu.signal(Signal::CONT);
+    let (session, _events) = qemu.open(Options::default()).await;
     assert_eq!(session.query_status().await.unwrap().status, RunState::Prelaunch);
 }
 
 #[tokio::test]
 async fn a_killed_qemu_closes_the_session_at_once() {
-    let machine = Machine::start();
-    let (session, _events) = machine.open(Options::default()).await;
+    let qemu = Qemu::start();
+    let (session, _events) = qemu.open(Options::default()).await;
     let pending = session.execute_raw("query-status", None);
-    machine.signal(Signal::KILL);
+    qemu.signal(Signal::KILL);
     let _: Result<Value, QmpError> = pending.await; // answered or not, it does not hang
     assert_eq!(session.closed().await, CloseReason::Eof);
 }
 
 #[tokio::test]
 async fn a_second_client_waits_for_the_first() {
-    let machine = Machine::start();
-    let first = machine.open(Options::default()).await;
-    let stream = socket::connect(&machine.path("qmp.sock"), PATIENCE).await.unwrap();
+    let qemu = Qemu::start();
+    let first = qemu.open(Options::default()).await;
+    let stream = socket::connect(&qemu.path("qmp.sock"), PATIENCE).await.unwrap();
     let error = Session::open(stream, Duration::from_millis(300)).await.unwrap_err();
     assert!(matches!(&error, QmpError::Timeout { command, .. } if command == "greeting"), "{error}");
     drop(first);
-    machine.open(Options::default()).await;
+    qemu.open(Options::default()).await;
 }
 
 #[tokio::test]
 async fn a_guest_without_an_agent_is_a_timeout() {
-    let machine = Machine::start();
-    let _session = machine.open(Options::default()).await; // QEMU is up, and so is the agent's socket
+    let qemu = Qemu::start();
+    let _session = qemu.open(Options::default()).await; // QEMU is up, and so is the agent's socket
     let short = Duration::from_millis(300);
-    let error = Agent::connect(&machine.path("agent.sock"), short).await.unwrap_err();
+    let error = Agent::connect(&qemu.path("agent.sock"), short).await.unwrap_err();
     assert!(matches!(error, QgaError::Timeout { .. }), "{error}");
 }
 
 #[tokio::test]
 async fn qemu_takes_descriptors_and_uses_them() {
-    let machine = Machine::start();
-    let (session, _events) = machine.open(Options::default()).await;
+    let qemu = Qemu::start();
+    let (session, _events) = qemu.open(Options::default()).await;
     for name in ["one", "two"] {
         let (qemus, _ours) = std::os::unix::net::UnixStream::pair().unwrap();
         // Queries beside it do not come between a descriptor and its command.
-        let (sent, asked) = tokio::join!(session.send_descriptor(name, qemus.into()), session.query_status());
+        let (sent, requested) = tokio::join!(session.send_descriptor(name, qemus.into()), session.query_status());
         sent.unwrap();
-        asked.unwrap();
+        requested.unwrap();
     }
     let netdev = json!({ "type": "socket", "id": "net0-host", "fd": "one" });
     session.execute_raw("netdev_add", Some(netdev)).await.unwrap();

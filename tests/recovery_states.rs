@@ -28,7 +28,7 @@ fn name(run: &Run) -> Vec<&'static str> {
             Intent::Run => vec!["live", "run"],
             Intent::Stop { .. } => vec!["live", "stop"],
             Intent::Reboot { .. } => vec!["live", "reboot"],
-            Intent::Off { asked: true | false } => vec!["live", "off"],
+            Intent::Off { by_client: true | false } => vec!["live", "off"],
         },
         Run::Deleting => vec!["deleting"],
     }
@@ -59,8 +59,8 @@ const SITUATIONS: &[(&str, State)] = &[
     ("running", |vm| vm.live(Intent::Run)),
     ("asked to stop", |vm| vm.live(Intent::Stop { deadline: now_ms() + 1500, monotonic: None, agent_only: false })),
     ("to be cut", |vm| vm.live(Intent::Stop { deadline: now_ms() - 1, monotonic: None, agent_only: false })),
-    ("being cut", |vm| vm.live(Intent::Off { asked: true })),
-    ("powered off", |vm| vm.live(Intent::Off { asked: false })),
+    ("being cut", |vm| vm.live(Intent::Off { by_client: true })),
+    ("powered off", |vm| vm.live(Intent::Off { by_client: false })),
     ("asked to reboot", |vm| vm.live(Intent::Reboot { deadline: now_ms() + 1500, monotonic: None, agent_only: false })),
     ("to be reset", |vm| vm.live(Intent::Reboot { deadline: now_ms() - 1, monotonic: None, agent_only: false })),
     ("asked to stop by its agent alone", |vm| {

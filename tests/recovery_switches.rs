@@ -1,13 +1,13 @@
 //! Every state that the record of a switch can say is met, at the start of the daemon, with every part of the switch that
 //! the host may lack. The states are taken from the type itself, as in `recovery_states.rs`.
 
-#[path = "support/cards.rs"]
-mod cards;
+#[path = "support/nics.rs"]
+mod nics;
 mod support;
 
 use std::collections::BTreeSet;
 
-use cards::links;
+use nics::links;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,

@@ -7,7 +7,7 @@ mod systemd;
 
 use serde_json::{Value, json};
 use support::netns::Host;
-use systemd::Machine;
+use systemd::Container;
 
 const UNIT: &str = include_str!("../templates/qherd.service");
 const PROGRAM: &str = "ExecStart=/usr/bin/qherd serve\n";
@@ -15,17 +15,17 @@ const URL: &str = "http://127.0.0.1:8080";
 /// Of the test's machine: no journal keeps the log, and there is no KVM.
 const OWN: &str = "[Service]\nEnvironment=QHERD_ACCEL=tcg\nStandardError=append:/run/qherd.log\n";
 
-async fn ask(machine: &Machine, method: reqwest::Method, path: &str, body: Value) -> Value {
+async fn ask(container: &Container, method: reqwest::Method, path: &str, body: Value) -> Value {
     let request = reqwest::Client::new().request(method, format!("{URL}{path}")).json(&body);
-    let answer = request.send().await.unwrap_or_else(|e| panic!("{path}: {e}\n{}", machine.log()));
+    let answer = request.send().await.unwrap_or_else(|e| panic!("{path}: {e}\n{}", container.log()));
     let status = answer.status();
     let body: Value = answer.json().await.unwrap();
-    assert!(status.is_success(), "{path}: {status}: {body}\n{}", machine.log());
+    assert!(status.is_success(), "{path}: {status}: {body}\n{}", container.log());
     body
 }
 
 /// Waits until the daemon answers, and has the VM in this status.
-async fn await_status(machine: &Machine, id: &str, wanted: &str) {
+async fn await_status(container: &Container, id: &str, wanted: &str) {
     let begun = std::time::Instant::now();
     loop {
         let status = match reqwest::get(format!("{URL}/vms/{id}/status")).await {
@@ -35,7 +35,7 @@ async fn await_status(machine: &Machine, id: &str, wanted: &str) {
         if status == wanted {
             return;
         }
-        assert!(begun.elapsed() < support::PATIENCE, "still {status}, not {wanted}\n{}", machine.log());
+        assert!(begun.elapsed() < support::PATIENCE, "still {status}, not {wanted}\n{}", container.log());
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
 }
@@ -44,8 +44,8 @@ async fn await_status(machine: &Machine, id: &str, wanted: &str) {
 type Lives = Vec<(i32, u64)>;
 
 /// What runs: the daemon, and what must not notice its end.
-fn running(machine: &Machine) -> (Lives, [Lives; 2]) {
-    (machine.processes("qherd"), ["qemu-system-x86_64", "dnsmasq"].map(|name| machine.processes(name)))
+fn running(container: &Container) -> (Lives, [Lives; 2]) {
+    (container.processes("qherd"), ["qemu-system-x86_64", "dnsmasq"].map(|name| container.processes(name)))
 }
 
 #[tokio::test]
@@ -53,27 +53,27 @@ async fn guests_and_dhcp_outlive_restart_stop_and_death_of_the_service() {
     let _host = Host::leave();
     assert!(UNIT.contains(PROGRAM), "{UNIT}");
     let unit = UNIT.replace(PROGRAM, "ExecStart=/opt/qherd serve\n");
-    let machine = Machine::boot(&[
+    let container = Container::boot(&[
         ("qherd.service", &unit),
         ("qherd.service.d/own.conf", OWN),
         ("multi-user.target", "[Unit]\nWants=qherd.service\n"),
     ]);
-    machine.until("the daemon listens", || std::net::TcpStream::connect("127.0.0.1:8080").ok());
-    assert_eq!(machine.property("qherd", "ActiveState"), "active");
-    assert_eq!(machine.property("qherd", "OOMPolicy"), "continue");
-    let bases = machine.at("/var/lib/qherd/bases");
+    container.until("the daemon listens", || std::net::TcpStream::connect("127.0.0.1:8080").ok());
+    assert_eq!(container.property("qherd", "ActiveState"), "active");
+    assert_eq!(container.property("qherd", "OOMPolicy"), "continue");
+    let bases = container.at("/var/lib/qherd/bases");
     std::fs::create_dir_all(&bases).unwrap();
     std::fs::File::create(bases.join("blank.raw")).unwrap().set_len(64 << 20).unwrap();
     let post = reqwest::Method::POST;
-    ask(&machine, post.clone(), "/switches", json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24" }))
+    ask(&container, post.clone(), "/switches", json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24" }))
         .await;
     let wish = json!({ "vcpus": 1, "memory": 64, "disk_size": 1, "base_image": "blank.raw", "start": true,
                        "networks": [{ "switch": "LAN" }] });
-    let vm = ask(&machine, post.clone(), "/vms", wish).await;
+    let vm = ask(&container, post.clone(), "/vms", wish).await;
     let id = vm["id"].as_str().unwrap();
-    let (mut daemon, children) = running(&machine);
+    let (mut daemon, children) = running(&container);
     assert_eq!((daemon.len(), children[0].len(), children[1].len()), (1, 1, 1), "{daemon:?} {children:?}");
-    let cgroup = std::fs::read_to_string(machine.at(&format!("/proc/{}/cgroup", children[0][0].0))).unwrap();
+    let cgroup = std::fs::read_to_string(container.at(&format!("/proc/{}/cgroup", children[0][0].0))).unwrap();
     assert!(cgroup.contains("/system.slice/qherd.service"), "{cgroup}");
 
     // Each end, and what makes it run again; systemd itself does where it died.
@@ -81,24 +81,24 @@ async fn guests_and_dhcp_outlive_restart_stop_and_death_of_the_service() {
     let ends: [(&[&str], &[&str]); 3] =
         [(&["restart", "qherd"], &[]), (&["stop", "qherd"], &["start", "qherd"]), (&killed, &[])];
     for (end, again) in ends {
-        machine.systemctl(end);
+        container.systemctl(end);
         if !again.is_empty() {
-            assert_eq!(running(&machine), (vec![], children.clone()), "{end:?}\n{}", machine.log());
-            assert_eq!(machine.property("qherd", "ActiveState"), "inactive");
-            machine.systemctl(again);
+            assert_eq!(running(&container), (vec![], children.clone()), "{end:?}\n{}", container.log());
+            assert_eq!(container.property("qherd", "ActiveState"), "inactive");
+            container.systemctl(again);
         }
-        let next = machine.until("another daemon", || {
-            let (next, now) = running(&machine);
+        let next = container.until("another daemon", || {
+            let (next, now) = running(&container);
             let live = children.iter().zip(&now).all(|(before, now)| before.iter().all(|child| now.contains(child)));
-            assert!(live, "{end:?}: {now:?}, not {children:?}\n{}", machine.log());
+            assert!(live, "{end:?}: {now:?}, not {children:?}\n{}", container.log());
             // The QEMU that a daemon asks what it can do is gone by the time that it is ready.
             (next.len() == 1 && next != daemon && now == children).then_some(next)
         });
         daemon = next;
-        await_status(&machine, id, "running").await;
-        assert_eq!(running(&machine), (daemon.clone(), children.clone()), "{end:?}\n{}", machine.log());
+        await_status(&container, id, "running").await;
+        assert_eq!(running(&container), (daemon.clone(), children.clone()), "{end:?}\n{}", container.log());
     }
     // Taken over, not only left alone.
-    ask(&machine, post, &format!("/vms/{id}/stop"), json!({ "force": true })).await;
-    assert_eq!(running(&machine).1, [vec![], children[1].clone()]);
+    ask(&container, post, &format!("/vms/{id}/stop"), json!({ "force": true })).await;
+    assert_eq!(running(&container).1, [vec![], children[1].clone()]);
 }

@@ -28,8 +28,8 @@ fn bare(folder: &Path) -> Command {
 fn ended(command: &mut Command) -> Output {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let pid = Pid::from_raw(child.id() as i32);
-    let (told, ends) = std::sync::mpsc::channel();
-    std::thread::spawn(move || told.send(child.wait_with_output()));
+    let (reported, ends) = std::sync::mpsc::channel();
+    std::thread::spawn(move || reported.send(child.wait_with_output()));
     match ends.recv_timeout(PATIENCE) {
         Ok(output) => output.unwrap(),
         Err(_) => {

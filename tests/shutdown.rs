@@ -9,14 +9,14 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::Daemon;
 
-struct Told {
+struct Reported {
     what: &'static str,
     status: u16,
     body: Value,
 }
 
 /// One request on a connection of its own; an answer there has to be.
-async fn told(what: &'static str, request: reqwest::RequestBuilder) -> Told {
+async fn reported(what: &'static str, request: reqwest::RequestBuilder) -> Reported {
     let response = request.send().await.unwrap_or_else(|e| panic!("{what}: no answer: {e:?}"));
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let body: Value = response.json().await.unwrap_or_else(|e| panic!("{what}: half an answer: {e:?}"));
@@ -24,7 +24,7 @@ async fn told(what: &'static str, request: reqwest::RequestBuilder) -> Told {
         assert!(headers.contains_key("retry-after") && headers["connection"] == "close", "{what}: {headers:?}");
         assert!(body["error"]["message"].as_str().unwrap().contains("shutting down"), "{what}: {body}");
     }
-    Told { what, status, body }
+    Reported { what, status, body }
 }
 
 fn client() -> reqwest::Client {
@@ -45,18 +45,18 @@ async fn of_fifty_requests_at_a_sigterm_each_has_its_answer() {
     }
     let mut requests = Vec::new();
     for id in running {
-        requests.push(told("stop", client().post(daemon.at(&format!("/vms/{id}/stop?timeout=3600")))));
+        requests.push(reported("stop", client().post(daemon.at(&format!("/vms/{id}/stop?timeout=3600")))));
     }
     for id in stopped {
-        requests.push(told("start", client().post(daemon.at(&format!("/vms/{id}/start")))));
+        requests.push(reported("start", client().post(daemon.at(&format!("/vms/{id}/start")))));
     }
     for n in 0..15 {
         let mut wish = daemon.wish();
         wish["start"] = json!(n % 2 == 0);
-        requests.push(told("create", client().post(daemon.at("/vms")).json(&wish)));
+        requests.push(reported("create", client().post(daemon.at("/vms")).json(&wish)));
     }
     for id in before.iter().chain(&before).take(15) {
-        requests.push(told("read", client().get(daemon.at(&format!("/vms/{id}")))));
+        requests.push(reported("read", client().get(daemon.at(&format!("/vms/{id}")))));
     }
     assert_eq!(requests.len(), 50);
     let requests: Vec<_> = requests.into_iter().map(tokio::spawn).collect();
@@ -68,13 +68,13 @@ async fn of_fifty_requests_at_a_sigterm_each_has_its_answer() {
     daemon.await_log("SIGTERM").await;
     // The daemon waits for the stops, and says so to whoever comes meanwhile.
     for _ in 0..5 {
-        let late = told("late", client().get(daemon.at("/vms"))).await;
+        let late = reported("late", client().get(daemon.at("/vms"))).await;
         assert_eq!(late.status, 503, "{}", late.body);
     }
     let mut acknowledged: BTreeSet<String> = before.iter().cloned().collect();
     let mut unfinished = 0;
     for request in requests {
-        let Told { what, status, body } = request.await.unwrap();
+        let Reported { what, status, body } = request.await.unwrap();
         match (what, status) {
             ("create", 201) => {
                 acknowledged.insert(body["id"].as_str().unwrap().to_owned());
@@ -102,12 +102,12 @@ async fn of_fifty_requests_at_a_sigterm_each_has_its_answer() {
 }
 
 /// A daemon with a VM that is asked to stop and has an hour for it: the VM, and what the client is told.
-async fn stopping() -> (Daemon, String, tokio::task::JoinHandle<Told>) {
+async fn stopping() -> (Daemon, String, tokio::task::JoinHandle<Reported>) {
     let daemon = Daemon::start();
     let id = daemon.create(daemon.wish()).await;
     daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
     let stop = client().post(daemon.at(&format!("/vms/{id}/stop?timeout=3600")));
-    let stop = tokio::spawn(told("stop", stop));
+    let stop = tokio::spawn(reported("stop", stop));
     daemon.await_status(&id, "stopping").await;
     (daemon, id, stop)
 }
@@ -123,8 +123,8 @@ async fn a_second_sigterm_ends_the_waiting() {
     }
     daemon.signal(Signal::SIGTERM);
     tokio::select! {
-        told = stop => assert_eq!(told.unwrap().status, 503),
-        told = waiting => panic!("no sooner than without it: {}", told.unwrap().body),
+        reported = stop => assert_eq!(reported.unwrap().status, 503),
+        reported = waiting => panic!("no sooner than without it: {}", reported.unwrap().body),
     }
     assert!(daemon.wait().success());
     daemon.run();

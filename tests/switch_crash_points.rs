@@ -1,11 +1,11 @@
 //! The daemon dies right before and right after every commit of a switch's operations, and again at every commit of the
 //! recovery: the switch is there whole, with its bridge, rules and DHCP, or gone with all of it.
 
-#[path = "support/cards.rs"]
-mod cards;
+#[path = "support/nics.rs"]
+mod nics;
 mod support;
 
-use cards::links;
+use nics::links;
 use reqwest::Method;
 use serde_json::{Value, json};
 use support::{

@@ -1,13 +1,13 @@
-//! Network cards on switches, of VMs whose guest never boots: taps, rules, addresses, and who looks after them when the
+//! NICs on switches, of VMs whose guest never boots: taps, rules, addresses, and who looks after them when the
 //! daemon dies or somebody takes a tap away. What a real guest sees of it is in `guest_networks.rs`.
 
-#[path = "support/cards.rs"]
-mod cards;
+#[path = "support/nics.rs"]
+mod nics;
 mod support;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use cards::{links, networks, tap_of, taps};
+use nics::{links, networks, tap_of, taps};
 use serde_json::{Value, json};
 use support::{
     Daemon, PATIENCE,
@@ -19,7 +19,7 @@ async fn switch(daemon: &Daemon, body: Value) -> String {
     made["id"].as_str().unwrap().to_owned()
 }
 
-/// A wish for a VM with these cards, that is started.
+/// A wish for a VM with these NICs, that is started.
 fn running(daemon: &Daemon, networks: Value) -> Value {
     let mut wish = daemon.wish();
     (wish["networks"], wish["start"]) = (networks, json!(true));
@@ -41,7 +41,7 @@ async fn until<F: Future<Output = bool>>(daemon: &Daemon, what: &str, mut done: 
 }
 
 #[tokio::test]
-async fn a_card_on_a_switch_has_a_tap_for_as_long_as_its_vm_runs() {
+async fn a_nic_on_a_switch_has_a_tap_for_as_long_as_its_vm_runs() {
     let host = Host::leave();
     let daemon = Daemon::start();
     let lan = switch(&daemon, json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24" })).await;
@@ -49,8 +49,8 @@ async fn a_card_on_a_switch_has_a_tap_for_as_long_as_its_vm_runs() {
     let id = daemon
         .create(running(&daemon, json!([{ "switch": "lan", "name": "front" }, { "switch": yard, "queues": 3 }])))
         .await;
-    let cards = networks(&daemon, &id).await;
-    let (one, three) = (&cards[0], &cards[1]);
+    let nics = networks(&daemon, &id).await;
+    let (one, three) = (&nics[0], &nics[1]);
     assert_eq!(one["switch"], json!({ "id": lan, "name": "LAN" }));
     assert_eq!((&one["name"], &one["status"], &one["user"]), (&json!("front"), &json!("ok"), &Value::Null));
     assert_eq!((&three["queues"], &three["switch"]["name"]), (&json!(3), &json!("Yard")));
@@ -63,7 +63,7 @@ async fn a_card_on_a_switch_has_a_tap_for_as_long_as_its_vm_runs() {
     let ours = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().flatten();
     let held = ours.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.ends_with("tun"))).count();
     assert_eq!(held, 0);
-    until(&daemon, "figures of the cards", || async {
+    until(&daemon, "figures of the NICs", || async {
         daemon.get(&format!("/vms/{id}/performance")).await.expect(200)["network_in_packets"].is_u64()
     })
     .await;
@@ -86,7 +86,7 @@ async fn a_card_on_a_switch_has_a_tap_for_as_long_as_its_vm_runs() {
 }
 
 #[tokio::test]
-async fn a_card_comes_and_goes_with_its_tap_and_a_daemon_that_was_killed_looks_after_it_again() {
+async fn a_nic_comes_and_goes_with_its_tap_and_a_daemon_that_was_killed_looks_after_it_again() {
     let host = Host::leave();
     let mut daemon = Daemon::start();
     switch(&daemon, json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24" })).await;
@@ -104,8 +104,8 @@ async fn a_card_comes_and_goes_with_its_tap_and_a_daemon_that_was_killed_looks_a
     assert_eq!(taps(), before, "the guest goes on");
     daemon.run();
     daemon.await_status(&id, "running").await;
-    let cards = networks(&daemon, &id).await;
-    assert!(cards.iter().all(|card| card["status"] == "ok"), "{cards:?}");
+    let nics = networks(&daemon, &id).await;
+    assert!(nics.iter().all(|nic| nic["status"] == "ok"), "{nics:?}");
     assert_eq!(daemon.get(&format!("/vms/{id}")).await.expect(200)["pid"], pid);
 
     // The firmware does not let go; what is left of the removal goes with QEMU.
@@ -142,15 +142,15 @@ async fn a_tap_that_somebody_removed_is_told_and_qemu_lives_on() {
     switch(&daemon, json!({ "name": "Yard", "type": "private" })).await;
     let id = daemon.create(running(&daemon, json!([{ "switch": "Yard" }, { "switch": "Yard", "queues": 2 }]))).await;
     let pid = daemon.get(&format!("/vms/{id}")).await.expect(200)["pid"].clone();
-    for card in networks(&daemon, &id).await {
-        ip(&format!("link delete {}", tap_of(&card)));
+    for nic in networks(&daemon, &id).await {
+        ip(&format!("link delete {}", tap_of(&nic)));
     }
     until(&daemon, "both are degraded", || async {
-        networks(&daemon, &id).await.iter().all(|card| card["status"] == "degraded")
+        networks(&daemon, &id).await.iter().all(|nic| nic["status"] == "degraded")
     })
     .await;
-    let cards = networks(&daemon, &id).await;
-    assert!(cards[1]["reason"].as_str().unwrap().contains("removed its tap"), "{cards:?}");
+    let nics = networks(&daemon, &id).await;
+    assert!(nics[1]["reason"].as_str().unwrap().contains("removed its tap"), "{nics:?}");
     // Of several queues: QEMU would abort if it were asked to unplug it.
     let removed = daemon.delete(&format!("/vms/{id}/networks/net1")).await.expect(200);
     assert_eq!(removed["pending"], true, "{removed}");
@@ -158,14 +158,14 @@ async fn a_tap_that_somebody_removed_is_told_and_qemu_lives_on() {
     assert_eq!((&now["status"], &now["pid"]), (&json!("running"), &pid));
     daemon.post(&format!("/vms/{id}/stop?force=true"), json!({})).await.expect(200);
     daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
-    let cards = networks(&daemon, &id).await;
-    assert_eq!((cards.len(), &cards[0]["status"]), (1, &json!("ok")), "{cards:?}");
+    let nics = networks(&daemon, &id).await;
+    assert_eq!((nics.len(), &nics[0]["status"]), (1, &json!("ok")), "{nics:?}");
     drop(daemon);
     host.assert_untouched();
 }
 
 #[tokio::test]
-async fn a_hundred_cards_at_once_on_one_switch_share_nothing() {
+async fn a_hundred_nics_at_once_on_one_switch_share_nothing() {
     let host = Host::leave();
     let daemon = Daemon::start();
     switch(&daemon, json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24" })).await;
@@ -186,9 +186,9 @@ async fn a_hundred_cards_at_once_on_one_switch_share_nothing() {
     });
     let added = futures_util::future::join_all(adding).await;
     let distinct = |of: &dyn Fn(&Value) -> String| added.iter().map(of).collect::<BTreeSet<_>>().len();
-    assert_eq!((distinct(&|card| card["mac"].to_string()), distinct(&tap_of)), (100, 100));
-    assert_eq!(taps().len(), 16, "eight cards of each VM that runs");
-    assert_eq!(distinct(&|card| card["reserved"].as_str().unwrap().to_owned()), 100);
+    assert_eq!((distinct(&|nic| nic["mac"].to_string()), distinct(&tap_of)), (100, 100));
+    assert_eq!(taps().len(), 16, "eight NICs of each VM that runs");
+    assert_eq!(distinct(&|nic| nic["reserved"].as_str().unwrap().to_owned()), 100);
     for id in &ids {
         daemon.delete(&format!("/vms/{id}")).await.expect(200);
     }
@@ -198,7 +198,7 @@ async fn a_hundred_cards_at_once_on_one_switch_share_nothing() {
 }
 
 #[tokio::test]
-async fn a_switch_gives_as_many_cards_an_address_as_its_subnet_has() {
+async fn a_switch_gives_as_many_nics_an_address_as_its_subnet_has() {
     let host = Host::leave();
     let daemon = Daemon::start();
     switch(&daemon, json!({ "name": "tiny", "type": "internal", "subnet": "10.77.0.0/30" })).await;
@@ -208,7 +208,7 @@ async fn a_switch_gives_as_many_cards_an_address_as_its_subnet_has() {
     let full = daemon.post("/vms", wish.clone()).await;
     assert!(full.status == 409 && full.message().contains("no address left"), "{full:?}");
     assert_eq!(daemon.get("/vms").await.expect(200).as_array().unwrap().len(), 1);
-    // A card that goes, or a VM, gives it back.
+    // A NIC that goes, or a VM, gives it back.
     daemon.delete(&format!("/vms/{first}/networks/net0")).await.expect(200);
     let second = daemon.create(wish.clone()).await;
     daemon.delete(&format!("/vms/{second}")).await.expect(200);
@@ -227,11 +227,11 @@ async fn a_daemon_that_dies_while_it_adds_removes_or_starts_leaves_no_tap_behind
     switch(&daemon, json!({ "name": "Yard", "type": "private" })).await;
     let id = daemon.create(running(&daemon, json!([]))).await;
     let path = format!("/vms/{id}/networks");
-    let settled = async |daemon: &Daemon, what: &str| {
+    let is_consistent = async |daemon: &Daemon, what: &str| {
         until(daemon, what, || async {
-            let cards = networks(daemon, &id).await;
-            let whole = cards.iter().all(|card| card["status"] == "ok");
-            let mut wanted: Vec<String> = cards.iter().map(tap_of).collect();
+            let nics = networks(daemon, &id).await;
+            let whole = nics.iter().all(|nic| nic["status"] == "ok");
+            let mut wanted: Vec<String> = nics.iter().map(tap_of).collect();
             wanted.sort();
             whole && taps() == wanted
         })
@@ -245,7 +245,7 @@ async fn a_daemon_that_dies_while_it_adds_removes_or_starts_leaves_no_tap_behind
         let _ = cut_short.await;
         daemon.run();
         daemon.await_status(&id, "running").await;
-        settled(&daemon, &format!("an add that was cut short after {delay} ms is whole or gone")).await;
+        is_consistent(&daemon, &format!("an add that was cut short after {delay} ms is whole or gone")).await;
     }
     daemon.post(&format!("/vms/{id}/stop?force=true"), json!({})).await.expect(200);
     assert_eq!(taps(), Vec::<String>::new());

@@ -1,14 +1,14 @@
-//! What switches do for their cards beside carrying frames, without a guest that boots: addresses and MAC addresses of the
+//! What switches do for their NICs beside carrying frames, without a guest that boots: addresses and MAC addresses of the
 //! client's choice, changes in place, forwards, names. What a real guest gets of it is in `guest_addresses.rs`.
 
-#[path = "support/cards.rs"]
-mod cards;
 #[path = "support/hyperv.rs"]
 mod hyperv;
+#[path = "support/nics.rs"]
+mod nics;
 mod support;
 
-use cards::networks;
 use hyperv::{Client, MOUNTS};
+use nics::networks;
 use serde_json::{Value, json};
 use support::{
     Answer, Daemon,
@@ -28,8 +28,8 @@ async fn vm(daemon: &Daemon, name: &str, networks: Value) -> String {
 fn refused(answer: &Answer, status: u16, words: &[&str]) {
     assert_eq!(answer.status, status, "{answer:?}");
     // Each dialect has a shape of its own.
-    let told = answer.body.to_string();
-    assert!(words.iter().all(|word| told.contains(word)), "{words:?}: {told}");
+    let reported = answer.body.to_string();
+    assert!(words.iter().all(|word| reported.contains(word)), "{words:?}: {reported}");
 }
 
 fn nat(name: &str, subnet: &str) -> Value {
@@ -44,9 +44,9 @@ async fn addresses_and_mac_addresses_of_the_clients_choice_are_had_by_one() {
     switch(&daemon, json!({ "name": "Yard", "type": "private" })).await;
     let own = json!([{ "switch": "LAN", "address": "10.77.0.9", "mac": "00:16:3E:00:00:01" }]);
     let web = vm(&daemon, "web", own).await;
-    let card = networks(&daemon, &web).await.remove(0);
-    assert_eq!((&card["reserved"], &card["mac"]), (&json!("10.77.0.9"), &json!("00:16:3e:00:00:01")));
-    assert_eq!((&card["addresses"], &card["dns_name"]), (&json!([]), &json!("web.lan")), "it is off");
+    let nic = networks(&daemon, &web).await.remove(0);
+    assert_eq!((&nic["reserved"], &nic["mac"]), (&json!("10.77.0.9"), &json!("00:16:3e:00:00:01")));
+    assert_eq!((&nic["addresses"], &nic["dns_name"]), (&json!([]), &json!("web.lan")), "it is off");
     let db = vm(&daemon, "db", json!([])).await;
     let path = format!("/vms/{db}/networks");
     for (body, status, words) in [
@@ -77,7 +77,7 @@ async fn addresses_and_mac_addresses_of_the_clients_choice_are_had_by_one() {
         refused(&daemon.post(&path, body).await, status, words);
     }
     assert_eq!(networks(&daemon, &db).await, [] as [Value; 0], "nothing of it is left");
-    // Without a subnet an address is only the one that the card sends from; another switch knows nothing of it.
+    // Without a subnet an address is only the one that the NIC sends from; another switch knows nothing of it.
     let still = json!({ "switch": "Yard", "address": "10.77.0.9", "isolated": true });
     let added = daemon.post(&path, still).await.expect(201);
     assert_eq!(
@@ -90,12 +90,12 @@ async fn addresses_and_mac_addresses_of_the_clients_choice_are_had_by_one() {
     assert_eq!((&moved["reserved"], &moved["applied"]), (&json!("10.77.0.2"), &json!("next_start")));
     let added = daemon.post(&path, json!({ "switch": "LAN" })).await.expect(201);
     assert_eq!(added["reserved"], "10.77.0.3");
-    let card = format!("{path}/{}", added["id"].as_str().unwrap());
-    refused(&daemon.put(&card, json!({ "address": "10.77.0.2" })).await, 409, &["10.77.0.2", "web"]);
-    refused(&daemon.put(&card, json!({})).await, 400, &["at least one"]);
-    refused(&daemon.put(&card, json!({ "adress": "10.77.0.4" })).await, 400, &["adress", "did you mean address"]);
+    let nic = format!("{path}/{}", added["id"].as_str().unwrap());
+    refused(&daemon.put(&nic, json!({ "address": "10.77.0.2" })).await, 409, &["10.77.0.2", "web"]);
+    refused(&daemon.put(&nic, json!({})).await, 400, &["at least one"]);
+    refused(&daemon.put(&nic, json!({ "adress": "10.77.0.4" })).await, 400, &["adress", "did you mean address"]);
     refused(&daemon.put(&format!("{path}/net9"), json!({ "isolated": true })).await, 404, &["net9"]);
-    daemon.put(&card, json!({ "address": "10.77.0.9" })).await.expect(200);
+    daemon.put(&nic, json!({ "address": "10.77.0.9" })).await.expect(200);
     drop(daemon);
     host.assert_untouched();
 }
@@ -118,9 +118,9 @@ async fn the_port_of_a_running_vm_changes_at_once() {
     daemon.kill();
     daemon.run();
     daemon.await_status(&id, "running").await;
-    let card = networks(&daemon, &id).await.remove(0);
-    assert_eq!((&card["reserved"], &card["bandwidth"]), (&json!("10.77.0.40"), &rate));
-    assert_eq!((&card["allow_spoofing"], &card["isolated"]), (&json!(true), &json!(true)));
+    let nic = networks(&daemon, &id).await.remove(0);
+    assert_eq!((&nic["reserved"], &nic["bandwidth"]), (&json!("10.77.0.40"), &rate));
+    assert_eq!((&nic["allow_spoofing"], &nic["isolated"]), (&json!(true), &json!(true)));
     // Null is nothing special again.
     let cleared = daemon.put(&path, json!({ "bandwidth": null, "isolated": false })).await.expect(200);
     assert_eq!(
@@ -133,7 +133,7 @@ async fn the_port_of_a_running_vm_changes_at_once() {
 }
 
 #[tokio::test]
-async fn a_subnet_changes_under_its_cards_and_they_keep_their_place_in_it() {
+async fn a_subnet_changes_under_its_nics_and_they_keep_their_place_in_it() {
     let host = Host::leave();
     let daemon = Daemon::start();
     let lan = switch(&daemon, nat("LAN", "10.77.0.0/24")).await;
@@ -151,9 +151,9 @@ async fn a_subnet_changes_under_its_cards_and_they_keep_their_place_in_it() {
         (&json!("10.78.0.0/28"), &json!(true), &json!(1400))
     );
     assert_eq!((&changed["dns"], &changed["domain"]), (&json!(["9.9.9.9"]), &json!("lab")));
-    let told = changed["readdressed"].as_array().unwrap();
+    let reported = changed["readdressed"].as_array().unwrap();
     assert_eq!(
-        (told.len(), &told[0]["from"], &told[0]["to"], &told[0]["vm_id"]),
+        (reported.len(), &reported[0]["from"], &reported[0]["to"], &reported[0]["vm_id"]),
         (2, &json!("10.77.0.9"), &json!("10.78.0.9"), &json!(one))
     );
     assert_eq!(
@@ -190,7 +190,7 @@ async fn a_subnet_changes_under_its_cards_and_they_keep_their_place_in_it() {
 }
 
 #[tokio::test]
-async fn a_port_of_the_host_leads_to_one_guest_and_goes_with_its_card() {
+async fn a_port_of_the_host_leads_to_one_guest_and_goes_with_its_nic() {
     let host = Host::leave();
     // Its end of the cable is there for as long as it is.
     let peer = Peer::new();
@@ -230,7 +230,7 @@ async fn a_port_of_the_host_leads_to_one_guest_and_goes_with_its_card() {
         (&lan, with(&[("guest_port", json!(65_536))]), 400, &["guest_port must be a port from 1 to 65535"]),
         (&lan, with(&[("vm", json!("web"))]), 400, &["vm must be the id of a VM"]),
         (&lan, with(&[("vm", json!(lan))]), 404, &["VM not found"]),
-        (&lan, with(&[("vm", json!(db)), ("host_port", json!(9))]), 409, &["db", "no network card on the switch LAN"]),
+        (&lan, with(&[("vm", json!(db)), ("host_port", json!(9))]), 409, &["db", "no NIC on the switch LAN"]),
         (&lan, with(&[("network", json!("net1")), ("host_port", json!(9))]), 404, &["net1"]),
         (&quiet, with(&[("host_port", json!(9))]), 409, &["Quiet", "no NAT"]),
         (&lan, with(&[("port", json!(9))]), 400, &["port"]),
@@ -245,7 +245,7 @@ async fn a_port_of_the_host_leads_to_one_guest_and_goes_with_its_card() {
     daemon.run();
     let list = daemon.get(&path).await.expect(200);
     assert_eq!((list.as_array().unwrap().len(), &list[0]), (2, &made));
-    // Sixty-four of one card, and no more.
+    // Sixty-four of one NIC, and no more.
     for port in 1..=62 {
         daemon.post(&path, with(&[("host_port", json!(20_000 + port))])).await.expect(201);
     }
@@ -259,7 +259,7 @@ async fn a_port_of_the_host_leads_to_one_guest_and_goes_with_its_card() {
     );
     refused(&daemon.delete(&format!("{path}/net0")).await, 400, &["Invalid UUID format."]);
 
-    // The card goes, and so do they: the ports are others' at once.
+    // The NIC goes, and so do they: the ports are others' at once.
     daemon.delete(&format!("/vms/{web}")).await.expect(200);
     assert_eq!(daemon.get(&path).await.expect(200), json!([]));
     let theirs = with(&[("vm", json!(db)), ("protocol", json!("udp"))]);
@@ -281,18 +281,21 @@ async fn the_other_dialect_has_all_of_it_in_its_own_words() {
         });
         let lan = client.post("/switches", body).await.expect(201)["id"].as_str().unwrap().to_owned();
         let path = format!("/switches/{lan}");
-        let told = client.get(&path).await.expect(200);
+        let reported = client.get(&path).await.expect(200);
         assert_eq!(
-            (&told["Dns"], &told["Domain"], &told["HostAccess"]),
+            (&reported["Dns"], &reported["Domain"], &reported["HostAccess"]),
             (&json!([]), &json!("lab"), &json!(true)),
-            "{told}"
+            "{reported}"
         );
-        assert_eq!((&told["Mtu"], &told["IPv6"]["Nat"]), (&json!(1400), &json!(true)));
+        assert_eq!((&reported["Mtu"], &reported["IPv6"]["Nat"]), (&json!(1400), &json!(true)));
         refused(&client.put(&path, json!({ "hostAcces": true })).await, 400, &["hostAcces", "did you mean hostAccess"]);
         refused(&client.put(&path, json!({ "mtu": 1000 })).await, 400, &["mtu must be from 1280"]);
         client.put(&path, json!({ "dns": null, "hostAccess": false, "ipv6": null })).await.expect(200);
-        let told = client.get(&path).await.expect(200);
-        assert_eq!((&told["Dns"], &told["HostAccess"], &told["IPv6"]), (&Value::Null, &json!(false), &Value::Null));
+        let reported = client.get(&path).await.expect(200);
+        assert_eq!(
+            (&reported["Dns"], &reported["HostAccess"], &reported["IPv6"]),
+            (&Value::Null, &json!(false), &Value::Null)
+        );
 
         let body = json!({
             "name": "web", "memoryMB": 64, "vcpu": 1, "diskPath": "D:/HyperV", "diskGB": 1, "switchId": lan,
@@ -306,24 +309,24 @@ async fn the_other_dialect_has_all_of_it_in_its_own_words() {
         let added = client.post(&adapters, add.clone()).await.expect(201);
         refused(&client.post(&adapters, add).await, 409, &["00:16:3e:00:00", "web"]);
         let list = client.get(&adapters).await.expect(200);
-        let card = &list[1];
+        let nic = &list[1];
         assert_eq!(
-            (&card["MacAddress"], &card["AllowSpoofing"]),
+            (&nic["MacAddress"], &nic["AllowSpoofing"]),
             (&json!(format!("00163E0000{number:02}")), &json!(true))
         );
-        assert_eq!((&card["IPAddresses"], &card["Bandwidth"]["InBitsPerSecond"]), (&json!([]), &json!(1_000_000)));
+        assert_eq!((&nic["IPAddresses"], &nic["Bandwidth"]["InBitsPerSecond"]), (&json!([]), &json!(1_000_000)));
         assert_eq!(
             (&list[0]["ReservedIPAddress"], &list[0]["DnsName"]),
             (&json!(format!("10.{}.0.2", 90 + number)), &json!("web.lab"))
         );
-        let card = format!("{adapters}/{}", added["id"].as_str().unwrap());
-        client.put(&card, json!({ "allowSpoofing": false, "isolated": true, "bandwidth": null })).await.expect(200);
+        let nic = format!("{adapters}/{}", added["id"].as_str().unwrap());
+        client.put(&nic, json!({ "allowSpoofing": false, "isolated": true, "bandwidth": null })).await.expect(200);
         let now = client.get(&adapters).await.expect(200)[1].clone();
         assert_eq!(
             (&now["AllowSpoofing"], &now["Isolated"], &now["Bandwidth"]),
             (&json!(false), &json!(true), &Value::Null)
         );
-        refused(&client.put(&card, json!({})).await, 400, &["allowSpoofing", "at least one"]);
+        refused(&client.put(&nic, json!({})).await, 400, &["allowSpoofing", "at least one"]);
         refused(&client.put(&format!("{adapters}/x"), json!({ "isolated": true })).await, 404, &["not found"]);
 
         let forwards = format!("{path}/forwards");

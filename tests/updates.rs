@@ -62,12 +62,13 @@ async fn updates_at_once_are_made_one_after_the_other_and_each_is_told_its_own()
             }
         }))
         .await;
-        for (field, asked, answer) in &answers {
-            assert_eq!(&answer[*field], asked, "{answer}");
+        for (field, requested, answer) in &answers {
+            assert_eq!(&answer[*field], requested, "{answer}");
         }
         let now = config(&daemon, &id).await;
-        let asked = |name: &str, value: &Value| answers.iter().any(|(n, asked, _)| *n == name && value == asked);
-        assert!(asked("vcpus", &now["vcpus"]) && asked("iops", &now["io_limits"]["iops"]), "{now}");
+        let requested =
+            |name: &str, value: &Value| answers.iter().any(|(n, requested, _)| *n == name && value == requested);
+        assert!(requested("vcpus", &now["vcpus"]) && requested("iops", &now["io_limits"]["iops"]), "{now}");
         assert_eq!(now["disk_size"], 2);
         assert_eq!(disk_gib(&daemon, &id).await, 2);
     }

@@ -15,7 +15,7 @@ const MAX_VCPUS: i64 = 4;
 const MAX_MEMORY: i64 = 128;
 
 #[derive(Clone, Debug)]
-enum Step {
+enum Act {
     Vcpus(i64),
     Pinning(Value),
     Memory(i64),
@@ -27,7 +27,7 @@ enum Step {
 }
 
 /// Some of it is refused. Memory is rare: a guest without a driver is given 5 s to follow.
-fn step() -> impl Strategy<Value = Step> {
+fn act() -> impl Strategy<Value = Act> {
     let pinnings = vec![
         Value::Null,
         json!({ "cores": [0] }),
@@ -40,14 +40,14 @@ fn step() -> impl Strategy<Value = Step> {
     let limits =
         vec![Value::Null, json!({ "iops": 100 }), json!({ "bps_read": 5000 }), json!({ "iops": 0 }), json!({})];
     prop_oneof![
-        4 => (0..=MAX_VCPUS + 1).prop_map(Step::Vcpus),
-        4 => proptest::sample::select(pinnings).prop_map(Step::Pinning),
-        1 => prop_oneof![Just(0), Just(64), Just(96), Just(MAX_MEMORY), Just(MAX_MEMORY + 1)].prop_map(Step::Memory),
-        3 => (0..6_i64).prop_map(Step::Size),
-        3 => proptest::sample::select(limits).prop_map(Step::Limits),
-        2 => Just(Step::Start),
-        1 => Just(Step::ForceOff),
-        2 => Just(Step::DaemonDies),
+        4 => (0..=MAX_VCPUS + 1).prop_map(Act::Vcpus),
+        4 => proptest::sample::select(pinnings).prop_map(Act::Pinning),
+        1 => prop_oneof![Just(0), Just(64), Just(96), Just(MAX_MEMORY), Just(MAX_MEMORY + 1)].prop_map(Act::Memory),
+        3 => (0..6_i64).prop_map(Act::Size),
+        3 => proptest::sample::select(limits).prop_map(Act::Limits),
+        2 => Just(Act::Start),
+        1 => Just(Act::ForceOff),
+        2 => Just(Act::DaemonDies),
     ]
 }
 
@@ -65,34 +65,34 @@ impl Model {
     }
 
     /// Whether a value is to be taken.
-    fn takes(&self, step: &Step) -> bool {
-        match step {
-            Step::Vcpus(n) => (1..=MAX_VCPUS).contains(n) && *n >= Self::listed(&self.0["cpu_pinning"]),
-            Step::Pinning(pinning) => {
+    fn takes(&self, act: &Act) -> bool {
+        match act {
+            Act::Vcpus(n) => (1..=MAX_VCPUS).contains(n) && *n >= Self::listed(&self.0["cpu_pinning"]),
+            Act::Pinning(pinning) => {
                 pinning["cores"] != json!([])
                     && pinning["cores"] != json!([4095])
                     && Self::listed(pinning) <= self.vcpus()
             }
-            Step::Memory(n) => (16..=MAX_MEMORY).contains(n),
-            Step::Size(n) => *n >= self.0["disk_size"].as_i64().unwrap(),
-            Step::Limits(limits) => *limits != json!({}) && limits["iops"] != json!(0),
+            Act::Memory(n) => (16..=MAX_MEMORY).contains(n),
+            Act::Size(n) => *n >= self.0["disk_size"].as_i64().unwrap(),
+            Act::Limits(limits) => *limits != json!({}) && limits["iops"] != json!(0),
             _ => true,
         }
     }
 }
 
-async fn update(daemon: &Daemon, id: &str, model: &mut Model, step: &Step) {
-    let (what, field, value) = match step {
-        Step::Vcpus(n) => ("cpu", "vcpus", json!(n)),
-        Step::Pinning(pinning) => ("cpu", "cpu_pinning", pinning.clone()),
-        Step::Memory(n) => ("memory", "memory", json!(n)),
-        Step::Size(n) => ("disk", "disk_size", json!(n)),
-        Step::Limits(limits) => ("disk", "io_limits", limits.clone()),
+async fn update(daemon: &Daemon, id: &str, model: &mut Model, act: &Act) {
+    let (what, field, value) = match act {
+        Act::Vcpus(n) => ("cpu", "vcpus", json!(n)),
+        Act::Pinning(pinning) => ("cpu", "cpu_pinning", pinning.clone()),
+        Act::Memory(n) => ("memory", "memory", json!(n)),
+        Act::Size(n) => ("disk", "disk_size", json!(n)),
+        Act::Limits(limits) => ("disk", "io_limits", limits.clone()),
         _ => unreachable!(),
     };
-    let taken = model.takes(step);
+    let taken = model.takes(act);
     let answer = daemon.put(&format!("/vms/{id}/{what}"), json!({ field: value })).await;
-    assert_eq!(answer.status, if taken { 200 } else { 400 }, "{step:?} of {model:?} → {}", answer.body);
+    assert_eq!(answer.status, if taken { 200 } else { 400 }, "{act:?} of {model:?} → {}", answer.body);
     if taken {
         assert_eq!(answer.body[field], value);
         model.0[field] = value;
@@ -106,7 +106,7 @@ fn same(config: &Value, model: &Model) {
     }
 }
 
-async fn play(steps: Vec<Step>) {
+async fn play(acts: Vec<Act>) {
     let mut daemon = Daemon::start();
     let mut wish = daemon.wish();
     (wish["max_vcpus"], wish["max_memory"]) = (json!(MAX_VCPUS), json!(MAX_MEMORY));
@@ -115,9 +115,9 @@ async fn play(steps: Vec<Step>) {
     let mut model =
         Model(json!({ "vcpus": 1, "memory": 64, "disk_size": 1, "cpu_pinning": unset, "io_limits": unset }));
     let mut runs = false;
-    for step in &steps {
-        match step {
-            Step::Start => {
+    for act in &acts {
+        match act {
+            Act::Start => {
                 if runs {
                     // Over a daemon's death it may take a moment until its monitor answers.
                     daemon.await_status(&id, "running").await;
@@ -125,11 +125,11 @@ async fn play(steps: Vec<Step>) {
                 start(&daemon, &id).await;
                 runs = true;
             }
-            Step::ForceOff => {
+            Act::ForceOff => {
                 force_off(&daemon, &id).await;
                 runs = false;
             }
-            Step::DaemonDies => {
+            Act::DaemonDies => {
                 daemon.kill();
                 daemon.run();
             }
@@ -137,7 +137,7 @@ async fn play(steps: Vec<Step>) {
         }
         let now = config(&daemon, &id).await;
         same(&now, &model);
-        assert_eq!(daemon.qemus().len(), usize::from(runs), "after {step:?}");
+        assert_eq!(daemon.qemus().len(), usize::from(runs), "after {act:?}");
         assert!(runs || now["pending"] == json!({}), "{now}");
     }
     force_off(&daemon, &id).await;
@@ -157,8 +157,8 @@ fn a_definition_is_what_was_last_acknowledged() {
     let few = ProptestConfig { cases: 6, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     TestRunner::new(few)
-        .run(&proptest::collection::vec(step(), 12), |steps| {
-            runtime.block_on(play(steps));
+        .run(&proptest::collection::vec(act(), 12), |acts| {
+            runtime.block_on(play(acts));
             Ok(())
         })
         .unwrap();

@@ -24,14 +24,14 @@ pub enum Command {
     /// Read every record and say what is wrong; exit status 1 if anything is
     Check {
         #[command(flatten)]
-        place: Place,
+        at: StateDir,
     },
     /// Write all records as JSON lines
     Export {
         /// Where to; standard output without it
         file: Option<PathBuf>,
         #[command(flatten)]
-        place: Place,
+        at: StateDir,
     },
     /// Make the store anew from an export
     Import {
@@ -41,7 +41,7 @@ pub enum Command {
         #[arg(long)]
         replace: bool,
         #[command(flatten)]
-        place: Place,
+        at: StateDir,
     },
     /// Set a damaged store aside, and go on with what can be saved of it or with the newest export
     Restore {
@@ -49,16 +49,16 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         from: Option<PathBuf>,
         #[command(flatten)]
-        place: Place,
+        at: StateDir,
     },
     /// The helper process that opens a copy of the store
     #[command(hide = true)]
-    Probe { dir: PathBuf },
+    TryOpen { dir: PathBuf },
 }
 
 /// Which state directory.
 #[derive(Args)]
-pub struct Place {
+pub struct StateDir {
     /// Configuration file [default: ./qherd.toml, if there]
     #[arg(long, env = "QHERD_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -67,7 +67,7 @@ pub struct Place {
     state_dir: Option<PathBuf>,
 }
 
-impl Place {
+impl StateDir {
     fn claim(self) -> anyhow::Result<Database> {
         let settings = Settings { state_dir: self.state_dir, ..Settings::default() };
         Database::claim(&settings.resolve(self.config.as_deref())?.state_dir, THIS_PROGRAM.into())
@@ -79,11 +79,11 @@ impl Command {
     /// What could not be done, in words.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Check { place } => check(&place.claim()?),
-            Self::Export { file, place } => export(&place.claim()?, file.as_deref()),
-            Self::Import { file, replace, place } => import(&place.claim()?, &file, replace),
-            Self::Restore { from, place } => restore(&place.claim()?, from.as_deref()),
-            Self::Probe { dir } => Ok(ExitCode::from(u8::try_from(help(&dir)).unwrap_or(1))),
+            Self::Check { at } => check(&at.claim()?),
+            Self::Export { file, at } => export(&at.claim()?, file.as_deref()),
+            Self::Import { file, replace, at } => import(&at.claim()?, &file, replace),
+            Self::Restore { from, at } => restore(&at.claim()?, from.as_deref()),
+            Self::TryOpen { dir } => Ok(ExitCode::from(u8::try_from(help(&dir)).unwrap_or(1))),
         }
     }
 }

@@ -3,12 +3,12 @@
 
 pub mod cpus;
 pub mod folder;
+pub mod host_ports;
 pub mod image;
 mod in_time;
 pub mod inventory;
 pub mod memory;
 pub mod mounts;
-pub mod ports;
 pub mod process;
 mod removal;
 mod space;

@@ -37,7 +37,7 @@ pub enum Change {
     Medium(Option<PathBuf>),
     AddNic(Box<NewNic>),
     RemoveNic(NicId),
-    /// Of a card on that switch.
+    /// Of a NIC on that switch.
     Port {
         nic: NicId,
         switch: SwitchId,
@@ -63,7 +63,7 @@ pub struct Redefinition {
     pub machine_type: Option<String>,
 }
 
-/// Cards as wished for, checked.
+/// NICs as wished for, checked.
 #[derive(Clone, Debug)]
 pub enum NewNics {
     /// The whole list, by label.

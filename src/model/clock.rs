@@ -33,7 +33,7 @@ pub fn wall_at_uptime(uptime: u64) -> u64 {
 const SET: u64 = 1000;
 
 /// What the clock on the wall says now of a moment for which it once `said` something: the same, unless it has been set.
-pub fn told_again(said: u64, says: u64) -> u64 {
+pub fn wall_time_of(said: u64, says: u64) -> u64 {
     if said.abs_diff(says) < SET { said } else { says }
 }
 
@@ -73,9 +73,9 @@ impl Moment {
     }
 
     /// When it is, by the clock on the wall as it stands now, for people.
-    pub fn told(self) -> u64 {
+    pub fn wall_time(self) -> u64 {
         match self.monotonic {
-            Some(monotonic) => told_again(self.at, now_ms().saturating_add(monotonic).saturating_sub(monotonic_ms())),
+            Some(monotonic) => wall_time_of(self.at, now_ms().saturating_add(monotonic).saturating_sub(monotonic_ms())),
             None => self.at,
         }
     }
@@ -97,13 +97,13 @@ mod tests {
     #[test]
     fn a_moment_is_told_as_it_was_until_the_clock_is_set() {
         let noted = Moment::after(Duration::from_secs(30));
-        assert_eq!(noted.told(), noted.at);
+        assert_eq!(noted.wall_time(), noted.at);
         // As it stands when the clock was put forward, or back, after it was noted.
         for said in [noted.at - HOUR, noted.at + HOUR] {
-            let told = Moment { at: said, ..noted }.told();
-            assert!(told.abs_diff(noted.at) < SET, "{told}, not {}", noted.at);
+            let message = Moment { at: said, ..noted }.wall_time();
+            assert!(message.abs_diff(noted.at) < SET, "{message}, not {}", noted.at);
         }
-        assert_eq!(Moment { at: 7, monotonic: None }.told(), 7, "an older record's");
+        assert_eq!(Moment { at: 7, monotonic: None }.wall_time(), 7, "an older record's");
         assert!(wall_at_uptime(uptime_ms()).abs_diff(now_ms()) < SET);
     }
 

@@ -33,7 +33,7 @@ pub struct CreateVm {
     /// Beside the root disk.
     pub disks: Vec<DiskWish>,
     pub policy: PolicyWish,
-    /// None for one card on the user-mode network.
+    /// None for one NIC on the user-mode network.
     pub networks: Option<Vec<NicWish>>,
     /// Start it as well, all or nothing.
     pub start: bool,
@@ -52,7 +52,7 @@ pub struct DiskWish {
     pub io_limits: Option<IoLimits>,
 }
 
-/// A network card.
+/// A NIC.
 #[derive(Clone, Debug)]
 pub struct NicWish {
     /// The id that it is to have, where the request may be one that was made before; else a new one.
@@ -64,18 +64,18 @@ pub struct NicWish {
     pub queues: Option<i64>,
     /// A random one when not said.
     pub mac: Option<MacAddr>,
-    /// Of a card on a switch.
+    /// Of a NIC on a switch.
     pub port: PortWish,
 }
 
 impl NicWish {
-    /// A card that nothing special is wished of.
+    /// A NIC that nothing special is wished of.
     pub fn on(network: NetworkWish) -> Self {
         Self { id: None, label: None, network, queues: None, mac: None, port: PortWish::default() }
     }
 }
 
-/// What a card is to be plugged into.
+/// What a NIC is to be plugged into.
 #[derive(Clone, Debug)]
 pub enum NetworkWish {
     User { forwards: Vec<Forward> },

@@ -21,9 +21,9 @@ pub enum Error {
     #[error("Disk not found: {name}.")]
     DiskNotFound { name: String },
     /// In the words of the client: an id or QEMU's name.
-    #[error("Network card not found: {name}.")]
+    #[error("NIC not found: {name}.")]
     NicNotFound { name: String },
-    /// A forward of a user-mode card needs a port of the host that it cannot have.
+    /// A forward of a user-mode NIC needs a port of the host that it cannot have.
     #[error("The port {port} of the host cannot be forwarded to the guest: {why}. Choose another.")]
     PortTaken { port: String, why: String },
     #[error("Base image not found: {}.", .path.display())]
@@ -98,7 +98,7 @@ pub enum Operation {
     ChangeSwitch,
     #[error("delete the switch")]
     DeleteSwitch,
-    #[error("connect the network card")]
+    #[error("connect the NIC")]
     Plug,
     #[error("look at the host")]
     Host,
@@ -125,7 +125,7 @@ pub enum Conflict {
     #[error("VM is rebooting; wait until it is running.")]
     Rebooting,
     #[error(
-        "The VM has no free slot for another disk or network card; remove one, or create the VM with a profile that has more hotplug_ports."
+        "The VM has no free slot for another disk or NIC; remove one, or create the VM with a profile that has more hotplug_ports."
     )]
     NoFreeSlot,
     #[error("The guest does not let go of the disk; unmount it there and try again, or stop the VM first.")]

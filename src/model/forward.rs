@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, ForwardId, NicId, Protocol, Result};
 
-/// A port of the host that leads to a port of a card on the switch.
+/// A port of the host that leads to a port of a NIC on the switch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SwitchForward {
     pub id: ForwardId,

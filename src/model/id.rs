@@ -59,7 +59,7 @@ macro_rules! ids {
 ids! {
     /// A virtual machine.
     VmId;
-    /// A network card of a virtual machine.
+    /// A NIC of a virtual machine.
     NicId;
     /// A virtual switch.
     SwitchId;

@@ -1,11 +1,11 @@
-//! Hardware addresses of network cards.
+//! Hardware addresses of NICs.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// A MAC address that a card can have, `52:54:00:ab:cd:ef` when written.
+/// A MAC address that a NIC can have, `52:54:00:ab:cd:ef` when written.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct MacAddr([u8; 6]);
@@ -65,7 +65,7 @@ impl TryFrom<String> for MacAddr {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        Self::parse(&text).ok_or_else(|| format!("{text:?} is not the MAC address of a network card"))
+        Self::parse(&text).ok_or_else(|| format!("{text:?} is not the MAC address of a NIC"))
     }
 }
 

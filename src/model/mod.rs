@@ -25,7 +25,7 @@ mod switch;
 mod view;
 
 pub use change::{Applied, Change, NewNics, Redefinition};
-pub use clock::{Moment, monotonic_ms, now_ms, told_again, uptime_ms, wall_at_uptime};
+pub use clock::{Moment, monotonic_ms, now_ms, uptime_ms, wall_at_uptime, wall_time_of};
 pub use create::{CreateVm, DiskWish, NetworkWish, NicWish};
 pub use error::{Conflict, Error, Operation, Result, human};
 pub use forward::{SwitchForward, check_forward};

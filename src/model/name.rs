@@ -1,4 +1,4 @@
-//! Names that people give: of VMs, switches and network cards. Which characters they may have, and when two of them are
+//! Names that people give: of VMs, switches and NICs. Which characters they may have, and when two of them are
 //! the same. What must be quoted somewhere (QEMU's `-name`, a URL) is quoted there.
 
 use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};

@@ -1,4 +1,4 @@
-//! What a client called the files of its VM, and which folders came into being for them. None of it is the machine: two
+//! What a client called the files of its VM, and which folders came into being for them. None of it is hardware: two
 //! definitions that differ in this alone are the same one.
 
 use std::path::PathBuf;
@@ -51,8 +51,8 @@ impl VmSpec {
         Some(self.named.iso.as_ref().filter(|alias| alias.file == *iso).map_or(iso, |alias| &alias.sent))
     }
 
-    /// Whether `other` is the same machine, whatever its client calls its files.
-    pub fn is_same_machine(&self, other: &Self) -> bool {
+    /// Whether `other` is the same definition, whatever its client calls its files.
+    pub fn is_same_but_for_names(&self, other: &Self) -> bool {
         let bare = |spec: &Self| Self { named: Named::default(), ..spec.clone() };
         bare(self) == bare(other)
     }

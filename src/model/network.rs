@@ -1,4 +1,4 @@
-//! Network cards of a VM, and what they are plugged into.
+//! NICs of a VM, and what they are plugged into.
 
 use std::{fmt, net::Ipv4Addr};
 
@@ -9,7 +9,7 @@ use super::{Error, MAX_FORWARDS, MacAddr, NicId, Result, SwitchId, SwitchPort, V
 /// Tap devices whose name begins so are ours.
 pub const TAP_PREFIX: &str = "qht";
 
-/// One network card.
+/// One NIC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nic {
     pub id: NicId,
@@ -18,7 +18,7 @@ pub struct Nic {
     /// What people call it; need not be unique.
     pub label: String,
     pub mac: MacAddr,
-    /// The hot-plug slot it sits in, from 1; none for a card in a place of its own, which does not come out while the VM
+    /// The hot-plug slot it sits in, from 1; none for a NIC in a place of its own, which does not come out while the VM
     /// runs.
     pub slot: Option<u8>,
     /// Pairs of queues, from 1.
@@ -27,7 +27,7 @@ pub struct Nic {
 }
 
 impl Nic {
-    /// Name of the tap device of a card on a switch: recognisable as ours, and 15 characters.
+    /// Name of the tap device of a NIC on a switch: recognisable as ours, and 15 characters.
     pub fn tap(&self) -> String {
         format!("{TAP_PREFIX}{}", self.id.short())
     }
@@ -36,7 +36,7 @@ impl Nic {
         self.backend.switch()
     }
 
-    /// Of a card on a switch.
+    /// Of a NIC on a switch.
     pub fn port(&self) -> Option<&SwitchPort> {
         self.backend.port()
     }
@@ -54,7 +54,7 @@ impl Nic {
     }
 }
 
-/// A card as wished for, checked, before it has a name and a place.
+/// A NIC as wished for, checked, before it has a name and a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewNic {
     pub id: NicId,
@@ -70,9 +70,9 @@ impl From<Nic> for NewNic {
     }
 }
 
-/// The cards of a VM.
+/// The NICs of a VM.
 impl VmSpec {
-    /// Adds a card in the first free hot-plug slot; where there is none, one card can have a place of its own that it
+    /// Adds a NIC in the first free hot-plug slot; where there is none, one NIC can have a place of its own that it
     /// neither gets into nor comes out of while the VM runs. What QEMU has right now is `in_effect`.
     ///
     /// # Errors
@@ -93,7 +93,7 @@ impl VmSpec {
         self.nics.iter().find(|nic| nic.id == id)
     }
 
-    /// Makes these the cards, in whatever order. One that is there, by its label, stays what it is, and moves where it is
+    /// Makes these the NICs, in whatever order. One that is there, by its label, stays what it is, and moves where it is
     /// wanted elsewhere.
     ///
     /// # Errors
@@ -121,7 +121,7 @@ impl VmSpec {
     }
 }
 
-/// What a card is plugged into on the host's side.
+/// What a NIC is plugged into on the host's side.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NicBackend {
@@ -227,7 +227,7 @@ pub fn check_forwards(forwards: &[Forward]) -> Result<()> {
     Ok(())
 }
 
-/// Pairs of queues of a card on a switch, 1 to 8.
+/// Pairs of queues of a NIC on a switch, 1 to 8.
 ///
 /// # Errors
 /// [`Error::Invalid`].
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wanted_list_keeps_moves_adds_and_removes_cards_by_their_labels() {
+    fn a_wanted_list_keeps_moves_adds_and_removes_nics_by_their_labels() {
         let (lan, yard) = (SwitchId::random(), SwitchId::random());
         let mut spec = vm();
         for nic in [new("a", Some(lan)), new("b", None), new("a", Some(yard)), new("c", Some(lan))] {
@@ -317,8 +317,8 @@ mod tests {
         spec.set_nics(vec![new("c", Some(lan)), new("a", Some(yard)), new("b", None), new("a", Some(lan))]).unwrap();
         assert_eq!(spec, before);
         spec.set_nics(vec![new("a", Some(yard)), new("b", Some(lan)), new("d", None)]).unwrap();
-        let told: Vec<_> = spec.nics.iter().map(|nic| (nic.name.as_str(), nic.label.as_str(), nic.switch())).collect();
-        assert_eq!(told, [("net1", "b", Some(lan)), ("net2", "a", Some(yard)), ("net4", "d", None)]);
+        let shown: Vec<_> = spec.nics.iter().map(|nic| (nic.name.as_str(), nic.label.as_str(), nic.switch())).collect();
+        assert_eq!(shown, [("net1", "b", Some(lan)), ("net2", "a", Some(yard)), ("net4", "d", None)]);
         assert_eq!((spec.nics[0].mac, spec.nics[0].id), (before.nics[1].mac, before.nics[1].id));
         assert_eq!(spec.nics[2].slot, Some(1), "the place of one that is gone");
         spec.set_nics(Vec::new()).unwrap();

@@ -176,7 +176,7 @@ impl Upkeep {
         let attempts = self.attempts;
         match (self.restart(), self.due) {
             (Some(restart), _) => {
-                let at = UNIX_EPOCH + Duration::from_millis(restart.told());
+                let at = UNIX_EPOCH + Duration::from_millis(restart.wall_time());
                 Some(format!("restart {attempts} follows at {}", humantime::format_rfc3339_seconds(at)))
             }
             (None, Some(_)) => Some("it starts when it is its turn after the boot of the host".to_owned()),

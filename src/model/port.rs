@@ -1,4 +1,4 @@
-//! A card's port on a switch: what it was given, what it may do, how much of it.
+//! A NIC's port on a switch: what it was given, what it may do, how much of it.
 
 use std::net::Ipv4Addr;
 
@@ -76,7 +76,7 @@ impl SwitchPort {
 }
 
 impl PortWish {
-    /// The first thing that it wishes for, which a card without a port cannot have.
+    /// The first thing that it wishes for, which a NIC without a port cannot have.
     pub fn first(&self) -> Option<&'static str> {
         let given = [
             (self.address.is_some(), "address"),
@@ -103,7 +103,7 @@ impl PortWish {
             port.max_addresses = count.map(check_max_addresses).transpose()?;
         }
         if port.max_addresses.is_some() && port.address.is_some() {
-            return Err(Error::invalid("max_addresses", "not be given for a card whose address is assigned"));
+            return Err(Error::invalid("max_addresses", "not be given for a NIC whose address is assigned"));
         }
         if let Some(isolated) = self.isolated {
             port.isolated = isolated;
@@ -167,8 +167,8 @@ mod tests {
         assert_eq!((port.isolated, port.bandwidth, port.allow_spoofing), (false, Bandwidth::default(), true));
         let address = Some(Ipv4Addr::new(10, 0, 0, 2));
         let both = PortWish { address, max_addresses: Some(Some(5)), ..PortWish::default() };
-        let told = both.apply(&mut port).unwrap_err().to_string();
-        assert!(told.contains("max_addresses must not be given for a card"), "{told}");
+        let message = both.apply(&mut port).unwrap_err().to_string();
+        assert!(message.contains("max_addresses must not be given for a NIC"), "{message}");
         assert_eq!((both.first(), clear.first()), (Some("address"), None));
     }
 

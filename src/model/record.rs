@@ -110,9 +110,10 @@ pub enum Intent {
         #[serde(default)]
         agent_only: bool,
     },
-    /// Its process is being ended: a client cut its power (`asked`), or the guest has powered off.
+    /// Its process is being ended: a client cut its power (`by_client`), or the guest has powered off.
     Off {
-        asked: bool,
+        #[serde(rename = "asked")]
+        by_client: bool,
     },
 }
 
@@ -146,7 +147,7 @@ impl Intent {
 
     /// A client wants it stopped.
     pub fn is_stop(self) -> bool {
-        matches!(self, Self::Stop { .. } | Self::Off { asked: true })
+        matches!(self, Self::Stop { .. } | Self::Off { by_client: true })
     }
 }
 

@@ -22,9 +22,9 @@ pub struct Sample {
     pub balloon: Option<BalloonSample>,
     /// All disks together.
     pub disk: Option<DiskSample>,
-    /// The cards that QEMU has.
+    /// The NICs that QEMU has.
     pub nics: Vec<NicSample>,
-    /// All cards together, also those that are gone; `None` unless each can be measured.
+    /// All NICs together, also those that are gone; `None` unless each can be measured.
     pub network: Option<NetworkSample>,
     /// Seconds since the VM was started.
     pub uptime: u64,
@@ -86,12 +86,12 @@ pub struct DiskSample {
     pub queue: Option<f64>,
 }
 
-/// One network card.
+/// One NIC.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NicSample {
     pub id: NicId,
     pub name: String,
-    /// `None` for a card whose traffic nobody counts: one on the user-mode network.
+    /// `None` for a NIC whose traffic nobody counts: one on the user-mode network.
     pub traffic: Option<NetworkSample>,
 }
 

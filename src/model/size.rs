@@ -5,9 +5,9 @@ use serde::Serialize;
 
 use super::{Error, Result, VmSpec};
 
-/// Entries of `forwards` of one card.
+/// Entries of `forwards` of one NIC.
 pub const MAX_FORWARDS: usize = 64;
-/// Entries of a list of disks or of network cards; a machine has fewer places.
+/// Entries of a list of disks or of NICs; a VM has fewer places.
 pub const MAX_DEVICES: usize = 64;
 /// Cores in one list of a pinning.
 pub const MAX_PINNED: usize = 1024;
@@ -71,7 +71,7 @@ mod tests {
         serde_json::from_value(spec).unwrap()
     }
 
-    fn card(forwards: u16) -> NewNic {
+    fn nic(forwards: u16) -> NewNic {
         let forward = |host_port| Forward {
             protocol: Protocol::Tcp,
             host_address: [255, 255, 255, 255].into(),
@@ -85,11 +85,11 @@ mod tests {
     #[test]
     fn a_definition_that_no_record_holds_is_refused_by_the_name_of_its_largest_part() {
         let mut spec = vm();
-        spec.add_nic(card(64), None).unwrap();
+        spec.add_nic(nic(64), None).unwrap();
         check_definition(&spec, None).unwrap();
         let small = spec.clone();
-        spec.add_nic(card(64), None).unwrap();
-        spec.add_nic(card(64), None).unwrap();
+        spec.add_nic(nic(64), None).unwrap();
+        spec.add_nic(nic(64), None).unwrap();
         let said = check_definition(&spec, Some(&small)).unwrap_err().to_string();
         assert!(said.starts_with("Invalid parameter: networks must take less room"), "{said}");
         // One of old may become smaller, step by step.

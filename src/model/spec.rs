@@ -47,7 +47,7 @@ pub struct VmSpec {
     #[serde(default)]
     pub disks_added: u32,
     pub nics: Vec<Nic>,
-    /// Cards added so far: names are never used again.
+    /// NICs added so far: names are never used again.
     pub nics_added: u32,
     #[serde(default)]
     pub policy: Policy,
@@ -74,16 +74,16 @@ pub struct NewDisk {
 }
 
 impl VmSpec {
-    /// The first hot-plug slot that no disk and no card has, neither here nor in what QEMU has right now.
+    /// The first hot-plug slot that no disk and no NIC has, neither here nor in what QEMU has right now.
     pub(super) fn free_slot(&self, in_effect: Option<&Self>) -> Result<u8> {
         let slots = match self.machine.bus {
             Bus::Pcie { hotplug_ports } => hotplug_ports,
             Bus::Pci => PCI_SLOTS,
         };
-        let has = |spec: &Self, slot| {
+        let occupies = |spec: &Self, slot| {
             spec.disks.iter().any(|d| d.slot == Some(slot)) || spec.nics.iter().any(|n| n.slot == Some(slot))
         };
-        let taken = |slot: &u8| has(self, *slot) || in_effect.is_some_and(|now| has(now, *slot));
+        let taken = |slot: &u8| occupies(self, *slot) || in_effect.is_some_and(|now| occupies(now, *slot));
         (1..=slots).find(|slot| !taken(slot)).ok_or(Error::Conflict(Conflict::NoFreeSlot))
     }
 

@@ -305,8 +305,8 @@ mod tests {
             assert_eq!(subnet(free).check_free(&[]), Ok(()), "{free}");
         }
         for other in ["8.8.8.0/24", "169.254.169.252/30", "172.0.0.0/8", "100.0.0.0/8", "198.20.0.0/24", "11.0.0.0/8"] {
-            let told = subnet(other).check_free(&[]).unwrap_err().to_string();
-            assert!(told.contains("subnet must be in 10.0.0.0/8") && told.contains("allow-subnets"), "{told}");
+            let message = subnet(other).check_free(&[]).unwrap_err().to_string();
+            assert!(message.contains("subnet must be in 10.0.0.0/8") && message.contains("allow-subnets"), "{message}");
         }
         let allowed = ["203.0.113.0/24".parse().unwrap()];
         assert_eq!(subnet("203.0.113.128/25").check_free(&allowed), Ok(()));

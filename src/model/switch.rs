@@ -23,7 +23,7 @@ pub struct Switch {
     /// The largest packet, in bytes; where nothing is said, what the adapter has, or 1500.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
-    /// Those of cards that are no longer on the switch lead nowhere, and go with its next record.
+    /// Those of NICs that are no longer on the switch lead nowhere, and go with its next record.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<SwitchForward>,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Upkeep, VmSpec, told_again, uptime_ms, wall_at_uptime};
+use super::{Upkeep, VmSpec, uptime_ms, wall_at_uptime, wall_time_of};
 
 /// The status of ruling 22.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -84,7 +84,7 @@ impl VmView {
 
     /// Since when, by the clock on the wall as it stands now, in milliseconds since 1970.
     pub fn started_at(&self) -> Option<u64> {
-        self.started_on_the_wall.zip(self.started).map(|(said, since)| told_again(said, wall_at_uptime(since)))
+        self.started_on_the_wall.zip(self.started).map(|(said, since)| wall_time_of(said, wall_at_uptime(since)))
     }
 
     /// All there is to say of its status: of one that is down also what it lacks, and its next start.

@@ -40,7 +40,7 @@ const LOOK: Duration = Duration::from_millis(50);
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Told of every change of what is wrong with it.
-pub type Told = Box<dyn Fn(Option<String>) + Send + Sync>;
+pub type Report = Box<dyn Fn(Option<String>) + Send + Sync>;
 
 /// What it works by.
 #[derive(Clone)]
@@ -61,7 +61,7 @@ struct Shared {
     orders: Mutex<Orders>,
     changed: Notify,
     alive: AtomicBool,
-    told: Told,
+    report: Report,
 }
 
 impl Companion {
@@ -69,14 +69,14 @@ impl Companion {
     ///
     /// # Errors
     /// When it cannot be started now; one that ends later is started again.
-    pub fn start(folder: PathBuf, orders: Orders, new: bool, told: Told) -> Result<Self, NetError> {
+    pub fn start(folder: PathBuf, orders: Orders, new: bool, report: Report) -> Result<Self, NetError> {
         let failed = |error: io::Error| NetError::failed(format!("start dnsmasq in {}", folder.display()), error);
         let mut running = if folder.exists() { running(&folder) } else { Vec::new() };
         if new {
             running.drain(..).for_each(|process| process.kill());
         }
         let (changed, alive) = (Notify::new(), AtomicBool::new(true));
-        let shared = Shared { folder: folder.clone(), orders: Mutex::new(orders), changed, alive, told };
+        let shared = Shared { folder: folder.clone(), orders: Mutex::new(orders), changed, alive, report };
         let process = match running.pop() {
             Some(process) => {
                 // It may serve something else.
@@ -175,7 +175,7 @@ async fn supervise(shared: Arc<Shared>, first: Process) {
     loop {
         let born = Instant::now();
         shared.alive.store(process.is_some(), Ordering::Relaxed);
-        let asked = match &process {
+        let on_purpose = match &process {
             Some(process) => shared.serve(process).await,
             None => false,
         };
@@ -183,14 +183,15 @@ async fn supervise(shared: Arc<Shared>, first: Process) {
             pause = FIRST_PAUSE;
         }
         shared.alive.store(false, Ordering::Relaxed);
-        if !asked {
+        if !on_purpose {
             tokio::select! {
                 () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
                 () = shared.changed.notified() => pause = FIRST_PAUSE,
             }
         }
         let spawned = shared.write().and_then(|()| shared.spawn());
-        process = spawned.inspect_err(|error| (shared.told)(Some(format!("dnsmasq cannot be started: {error}")))).ok();
+        process =
+            spawned.inspect_err(|error| (shared.report)(Some(format!("dnsmasq cannot be started: {error}")))).ok();
     }
 }
 
@@ -203,7 +204,7 @@ impl Shared {
             tokio::select! {
                 _ = process.exited() => {
                     self.alive.store(false, Ordering::Relaxed);
-                    (self.told)(Some(format!("dnsmasq has ended: {}", self.last_words())));
+                    (self.report)(Some(format!("dnsmasq has ended: {}", self.last_words())));
                     return false;
                 }
                 () = self.changed.notified() => {
@@ -217,14 +218,14 @@ impl Shared {
                         }
                         Err(error) => {
                             well = false;
-                            (self.told)(Some(format!("dnsmasq's files cannot be written: {error}")));
+                            (self.report)(Some(format!("dnsmasq's files cannot be written: {error}")));
                         }
                     }
                 }
                 () = sleep(LOOK), if !well => {
                     if Instant::now() >= begun || self.log().contains(" started, version ") {
                         well = true;
-                        (self.told)(None);
+                        (self.report)(None);
                     }
                 }
             }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::nft::{CT_STATE, Datum, Family, Hook, Instruction, Kind, OtherChain, OtherTable, Verdict, ifname};
+use super::nft::{CT_STATE, ChainKind, Datum, Family, Hook, Instruction, OtherChain, OtherTable, Verdict, ifname};
 
 /// A chain that calls itself does not load; this is for what is merely deep.
 const DEPTH: usize = 32;
@@ -59,14 +59,14 @@ impl std::fmt::Display for Dropped {
 pub fn dropped(tables: &[OtherTable], families: &[Family], hook: Hook, packet: &Packet) -> Option<Dropped> {
     tables.iter().filter(|table| families.contains(&table.name.family)).find_map(|table| {
         table.chains.iter().find_map(|(name, chain)| {
-            let base = chain.base.as_ref().filter(|base| base.hook == hook && base.kind == Kind::Filter)?;
+            let base = chain.base.as_ref().filter(|base| base.hook == hook && base.kind == ChainKind::Filter)?;
             let mut walk = Walk { table, packet, unsure: false };
-            let told = match walk.chain(name, chain, 0) {
+            let dropped = match walk.chain(name, chain, 0) {
                 Way::Dropped(chain, rule) => Some((chain, Some(rule))),
                 Way::End if base.drop => Some((name.clone(), None)),
                 Way::End | Way::Accepted => None,
             };
-            let (chain, rule) = told.filter(|_| !walk.unsure)?;
+            let (chain, rule) = dropped.filter(|_| !walk.unsure)?;
             let (family, table) = (table.name.family, table.name.name.clone());
             Some(Dropped { family, table, base: name.clone(), chain, rule })
         })

@@ -18,7 +18,7 @@ use super::{
     Inner, NetError, PortEvent, adapter,
     netlink::Events,
     place::{Area, Place},
-    reconcile::{address_set, stands},
+    reconcile::{address_set, is_in_place},
 };
 use crate::model::SwitchKind;
 
@@ -50,7 +50,7 @@ impl Inner {
         for place in switches {
             let wanted = place.wanted();
             let written = !again || place.is_served();
-            if again && place.problem().is_some() || !written || !stands(&wanted.side, &links, &addresses) {
+            if again && place.problem().is_some() || !written || !is_in_place(&wanted.side, &links, &addresses) {
                 place.wake.notify_one();
             }
             if let SwitchKind::External { adapter, allow_management_os: true, .. } = &wanted.switch.kind

@@ -151,7 +151,7 @@ impl Network {
         self.0.remove_switch(switch, moved).await
     }
 
-    /// Makes the tap of a card on a switch with the rules of its port, and joins it to the bridge: one descriptor per
+    /// Makes the tap of a NIC on a switch with the rules of its port, and joins it to the bridge: one descriptor per
     /// queue, for QEMU. The tap goes when the last of them is closed.
     ///
     /// # Errors
@@ -160,7 +160,7 @@ impl Network {
         self.0.plug(nic).await
     }
 
-    /// After QEMU has let go of the card or has ended: its rules go, and the tap if it is still there. Idempotent.
+    /// After QEMU has let go of the NIC or has ended: its rules go, and the tap if it is still there. Idempotent.
     ///
     /// # Errors
     /// [`NetError::Failed`].
@@ -168,12 +168,12 @@ impl Network {
         self.0.unplug(nic).await
     }
 
-    /// A live VM's card after a restart of the daemon: its tap is there (QEMU holds it), and is looked after from now on.
+    /// A live VM's NIC after a restart of the daemon: its tap is there (QEMU holds it), and is looked after from now on.
     pub async fn adopt(&self, nic: &Nic) {
         self.0.adopt(nic).await;
     }
 
-    /// Brings the port of a plugged card to what is now said of it. Idempotent.
+    /// Brings the port of a plugged NIC to what is now said of it. Idempotent.
     ///
     /// # Errors
     /// [`NetError`]; the port is then made so by itself as soon as that is possible.
@@ -201,7 +201,7 @@ impl Network {
     }
 
     /// Removes what is ours by its mark and belongs to no record; for the start, when all records are known. `nics` are
-    /// the cards of all VMs. Until then no rule of an earlier daemon goes.
+    /// the NICs of all VMs. Until then no rule of an earlier daemon goes.
     ///
     /// # Errors
     /// [`NetError`].
@@ -224,12 +224,12 @@ impl Network {
             .map_or(PortHealth::Gone, |port| port.health.clone())
     }
 
-    /// The last figures of a card's tap, a second old at most. Never waits.
+    /// The last figures of a NIC's tap, a second old at most. Never waits.
     pub fn traffic(&self, nic: NicId) -> Option<Traffic> {
         self.0.places.ports().get(&nic)?.traffic
     }
 
-    /// Frames that a card's guest sent and the rules refused, seconds old at most; none where it has no rules. Never waits.
+    /// Frames that a NIC's guest sent and the rules refused, seconds old at most; none where it has no rules. Never waits.
     pub fn refused(&self, nic: &Nic) -> Option<u64> {
         self.0.rules.refused(nic)
     }

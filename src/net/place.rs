@@ -16,7 +16,7 @@ use crate::model::{Moved, Nic, NicId, Switch, SwitchId};
 #[derive(Default)]
 pub struct Places {
     switches: Mutex<HashMap<SwitchId, Arc<Place>>>,
-    ports: Mutex<HashMap<NicId, Port>>,
+    ports: Mutex<HashMap<NicId, PlugState>>,
     /// Who has an address on a switch, whether plugged or not.
     hosts: Mutex<HashMap<SwitchId, Vec<Host>>>,
 }
@@ -71,9 +71,9 @@ pub enum Area {
     Others,
 }
 
-/// A port.
+/// A port of a switch, as it was plugged and as it was last seen.
 #[derive(Clone)]
-pub struct Port {
+pub struct PlugState {
     pub nic: Nic,
     /// Before that, a tap that is not there is on its way; from then on it is gone.
     pub plugged: Option<Instant>,
@@ -116,11 +116,11 @@ impl Places {
         lock(&self.switches).remove(&id)
     }
 
-    pub fn ports(&self) -> MutexGuard<'_, HashMap<NicId, Port>> {
+    pub fn ports(&self) -> MutexGuard<'_, HashMap<NicId, PlugState>> {
         lock(&self.ports)
     }
 
-    /// The cards on a switch.
+    /// The NICs on a switch.
     pub fn nics_on(&self, switch: SwitchId) -> Vec<Nic> {
         let mut nics: Vec<Nic> =
             self.ports().values().map(|port| &port.nic).filter(|nic| nic.switch() == Some(switch)).cloned().collect();
@@ -136,7 +136,7 @@ impl Places {
         news
     }
 
-    /// Everybody with an address on a switch, also cards that nobody told of.
+    /// Everybody with an address on a switch, also NICs that nobody told of.
     pub fn hosts(&self, switch: SwitchId) -> Vec<Host> {
         let mut hosts = lock(&self.hosts).get(&switch).cloned().unwrap_or_default();
         for host in self.nics_on(switch).iter().filter_map(Host::of) {

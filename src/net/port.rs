@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, time::Instant};
 
 use crate::model::{NicId, SwitchId, now_ms};
 
-/// How a card's port is doing.
+/// How a NIC's port is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortHealth {
     Ok,
@@ -32,7 +32,7 @@ pub struct Traffic {
 /// What happened to the host's network without qherd's doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortEvent {
-    /// Somebody removed the tap of a plugged card, or its QEMU ended. It cannot come back under a live guest.
+    /// Somebody removed the tap of a plugged NIC, or its QEMU ended. It cannot come back under a live guest.
     TapGone(NicId),
     /// The adapter of an External switch carries addresses (again) that are to move to the bridge.
     AdapterChanged(SwitchId),

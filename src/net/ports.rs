@@ -1,4 +1,4 @@
-//! The ports: a tap for each card on a switch, its rules before it, and how each is doing.
+//! The ports: a tap for each NIC on a switch, its rules before it, and how each is doing.
 
 use std::{
     collections::HashMap,
@@ -12,14 +12,14 @@ use super::{
     Inner, NetError, PortEvent, PortHealth, Result, Traffic,
     host_side::{self, PortSide, SwitchSide},
     netlink::{BUCKET, Link, PortOptions},
-    place::{Place, Port},
+    place::{Place, PlugState},
     reconcile::{is_set, put_sysctl},
     tap,
 };
 use crate::model::Nic;
 
 impl Inner {
-    /// Makes the tap of a card, with its rules before it.
+    /// Makes the tap of a NIC, with its rules before it.
     pub async fn plug(self: &Arc<Self>, nic: &Nic) -> Result<Vec<OwnedFd>> {
         self.netlink()?;
         let place = self.place_of(nic)?;
@@ -79,7 +79,7 @@ impl Inner {
         self.free_claims(&place.wanted().switch, nic).await
     }
 
-    /// A live VM's card, whose tap is there.
+    /// A live VM's NIC, whose tap is there.
     pub async fn adopt(self: &Arc<Self>, nic: &Nic) {
         self.places.ports().insert(nic.id, port(nic, Some(Instant::now())));
         match self.place_of(nic) {
@@ -90,14 +90,14 @@ impl Inner {
                 }
             }
             // The port is looked after all the same: it is joined when the switch is back.
-            Err(error) => tracing::warn!(%error, "the switch of a live card"),
+            Err(error) => tracing::warn!(%error, "the switch of a live NIC"),
         }
         if let Err(error) = self.look(false).await {
             tracing::warn!(tap = nic.tap(), %error, "cannot look after a port");
         }
     }
 
-    /// A plugged card that is to be another from now on.
+    /// A plugged NIC that is to be another from now on.
     pub async fn put_port(self: &Arc<Self>, nic: &Nic) -> Result<()> {
         let place = self.place_of(nic)?;
         match self.places.ports().get_mut(&nic.id) {
@@ -217,8 +217,8 @@ impl Inner {
     }
 }
 
-fn port(nic: &Nic, plugged: Option<Instant>) -> Port {
-    Port { nic: nic.clone(), plugged, health: PortHealth::Ok, traffic: None }
+fn port(nic: &Nic, plugged: Option<Instant>) -> PlugState {
+    PlugState { nic: nic.clone(), plugged, health: PortHealth::Ok, traffic: None }
 }
 
 fn is_joined(side: &PortSide, tap: &Link, bridge: &Link) -> bool {

@@ -46,9 +46,9 @@ impl Inner {
         self.tell(place, Area::Rules, ruled.as_ref().err().map(ToString::to_string));
         ruled?;
         let wanted = place.wanted();
-        let stood = self.stand(&wanted).await;
+        let made = self.make_links(&wanted).await;
         // Its DHCP and its ports do not depend on all of it.
-        let new = *stood.as_ref().unwrap_or(&false);
+        let new = *made.as_ref().unwrap_or(&false);
         if wanted.switch.subnet().is_none() {
             match hands.dhcp.take() {
                 Some(dhcp) => dhcp.stop().await?,
@@ -60,7 +60,7 @@ impl Inner {
         }
         let served = self.serve(place, &mut hands, &wanted, new);
         let joined = self.join_ports(&wanted.side, &self.places.nics_on(place.id)).await;
-        let done = stood.map(drop).and(joined);
+        let done = made.map(drop).and(joined);
         self.tell(place, Area::Host, done.as_ref().err().map(ToString::to_string));
         if let Err(error) = &served {
             self.tell(place, Area::Dhcp, Some(error.to_string()));
@@ -69,7 +69,7 @@ impl Inner {
     }
 
     /// Makes a switch's bridge and what belongs to it, where it is not there. Says whether the bridge is a new one.
-    async fn stand(&self, wanted: &Wanted) -> Result<bool, NetError> {
+    async fn make_links(&self, wanted: &Wanted) -> Result<bool, NetError> {
         let netlink = self.netlink()?;
         let side = &wanted.side;
         let name = &side.bridge;
@@ -171,7 +171,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Has what a card is given out brought up to date, without waiting.
+    /// Has what a NIC is given out brought up to date, without waiting.
     pub fn reserve(self: &Arc<Self>, place: &Place) {
         place.known.store(true, Ordering::Relaxed);
         // Whoever has the turn does it too, or is followed by the keeper.
@@ -186,7 +186,7 @@ impl Inner {
     }
 
     /// What dnsmasq's news go to.
-    fn teller(self: &Arc<Self>, switch: SwitchId) -> companion::Told {
+    fn teller(self: &Arc<Self>, switch: SwitchId) -> companion::Report {
         let inner = Arc::downgrade(self);
         Box::new(move |problem| {
             if let Some(inner) = inner.upgrade()
@@ -230,8 +230,8 @@ impl Inner {
             }
             None => {
                 let orders = if known { orders } else { companion::as_left(&folder, orders) };
-                let told = self.teller(place.id);
-                hands.dhcp = Some(Companion::start(folder, orders, new, told)?);
+                let report = self.teller(place.id);
+                hands.dhcp = Some(Companion::start(folder, orders, new, report)?);
             }
         }
         hands.dns = dns;
@@ -264,7 +264,7 @@ fn is_ours(bridge: &Link, side: &SwitchSide) -> bool {
 }
 
 /// Whether all of a switch's links and addresses are as they are wanted.
-pub fn stands(side: &SwitchSide, links: &HashMap<String, Link>, addresses: &HashSet<(u32, IpAddr)>) -> bool {
+pub fn is_in_place(side: &SwitchSide, links: &HashMap<String, Link>, addresses: &HashSet<(u32, IpAddr)>) -> bool {
     let Some(bridge) = links.get(&side.bridge) else { return false };
     let adapter = side.adapter.as_ref().map(|name| links.get(name));
     let joined = match adapter {

@@ -37,7 +37,7 @@ pub struct RulesInForce {
     /// What is in the kernel as far as is known; none where that has to be read.
     known: tokio::sync::Mutex<Known>,
     /// Changes that were asked for so far.
-    asked: AtomicU64,
+    requested: AtomicU64,
     refusals: Mutex<Refusals>,
 }
 
@@ -46,7 +46,7 @@ struct Known {
     there: Option<Ruleset>,
     /// The last change that is in.
     done: u64,
-    /// What an earlier daemon left, and nobody has laid claim to yet: it may be that of a card whose VM nobody has looked
+    /// What an earlier daemon left, and nobody has laid claim to yet: it may be that of a NIC whose VM nobody has looked
     /// at. What was wanted once, and is not any more, is not in it.
     inherited: Inherited,
 }
@@ -68,7 +68,7 @@ impl RulesInForce {
             tables: rules::tables(state),
             own: rules::table(state),
             known: tokio::sync::Mutex::default(),
-            asked: AtomicU64::new(0),
+            requested: AtomicU64::new(0),
             refusals: Mutex::default(),
         }
     }
@@ -88,7 +88,7 @@ impl RulesInForce {
         }
     }
 
-    /// Frames of a card that were refused, as last read.
+    /// Frames of a NIC that were refused, as last read.
     pub fn refused(&self, nic: &Nic) -> Option<u64> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner).of(nic)
     }
@@ -102,7 +102,7 @@ impl RulesInForce {
         Some(total)
     }
 
-    /// Adds what a card's port has in the rules to what is there, or takes it away, without a look at all the others. Says
+    /// Adds what a NIC's port has in the rules to what is there, or takes it away, without a look at all the others. Says
     /// whether that was all.
     async fn put_part(&self, state: &str, on: &OnHost<'_>, nic: &Nic, add: bool) -> bool {
         let Some(kernel) = &self.kernel else { return false };
@@ -131,12 +131,12 @@ impl RulesInForce {
     /// Brings the kernel to what is wanted by the time that it is this call's turn. Calls that wait together are served
     /// by one batch.
     async fn put(&self, wanted: impl FnOnce() -> Ruleset, anew: bool) -> Result<()> {
-        let ticket = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let ticket = self.requested.fetch_add(1, Ordering::SeqCst) + 1;
         let mut known = self.known.lock().await;
         if known.done >= ticket && !anew {
             return Ok(());
         }
-        let newest = self.asked.load(Ordering::SeqCst);
+        let newest = self.requested.load(Ordering::SeqCst);
         let mut wanted = wanted();
         let kernel = self.kernel.as_ref().ok_or_else(|| failed("the kernel has no nf_tables"))?;
         let there = match known.there.take() {
@@ -168,7 +168,7 @@ impl Inner {
         timeout(PATIENCE, put).await.unwrap_or_else(|_| Err(failed("the kernel has not answered")))
     }
 
-    /// Brings the rules of one card's port to what is wanted now: it was added, or it is gone.
+    /// Brings the rules of one NIC's port to what is wanted now: it was added, or it is gone.
     pub async fn put_port_rules(&self, wanted: &Wanted, nic: &Nic, add: bool) -> Result<()> {
         let host = host_side::host_addresses(&wanted.side);
         let on = OnHost { switch: &wanted.switch, host: &host };
@@ -179,7 +179,7 @@ impl Inner {
         self.put_rules().await
     }
 
-    /// Takes back the addresses that a card's port had laid claim to, so that another can have them at once.
+    /// Takes back the addresses that a NIC's port had laid claim to, so that another can have them at once.
     pub async fn free_claims(&self, switch: &Switch, nic: &Nic) -> Result<()> {
         let Some(kernel) = &self.rules.kernel else { return Ok(()) };
         if nic.port().is_none_or(|port| port.address.is_some() || port.allow_spoofing) {
@@ -214,18 +214,18 @@ impl Inner {
 pub async fn follow(inner: Weak<Inner>) {
     let events = Events::open().inspect_err(|error| tracing::warn!(%error, "cannot follow nf_tables")).ok();
     loop {
-        let told = async {
+        let next = async {
             match &events {
                 Some(events) => events.next().await,
                 None => pending().await,
             }
         };
-        let changes = told.await;
+        let changes = next.await;
         if changes.is_err() {
             sleep(AGAIN).await;
         }
         let Some(inner): Option<Arc<Inner>> = inner.upgrade() else { return };
-        let ours = inner.rules.kernel.as_ref().map(Kernel::port);
+        let ours = inner.rules.kernel.as_ref().map(Kernel::port_id);
         let changes = changes.unwrap_or_else(|_| vec![Change::Anything]);
         let by_others = |change: &&Change| !matches!(change, Change::Table { by, .. } if Some(*by) == ours);
         let (mut own, mut foreign) = (false, false);
@@ -245,10 +245,10 @@ pub async fn follow(inner: Weak<Inner>) {
     }
 }
 
-/// Looks at what others have set up whenever that is `asked` for.
-pub async fn follow_others(inner: Weak<Inner>, asked: Arc<Notify>) {
+/// Looks at what others have set up whenever that is `requested` for.
+pub async fn follow_others(inner: Weak<Inner>, wake: Arc<Notify>) {
     loop {
-        asked.notified().await;
+        wake.notified().await;
         sleep(GATHER).await;
         let Some(inner) = inner.upgrade() else { return };
         inner.look_at_others().await;

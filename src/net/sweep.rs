@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Inner, NetError, Result, adapter, companion, mark,
-    place::{Area, Port},
+    place::{Area, PlugState},
     port::PortHealth,
 };
 use crate::model::{Moved, Nic, Switch, SwitchId, SwitchKind};
@@ -79,13 +79,14 @@ impl Inner {
                 removed.map_err(|e| NetError::failed(format!("remove {}", link.name), e))?;
             }
         }
-        // A live card keeps its rules and its address until its VM is looked at.
+        // A live NIC keeps its rules and its address until its VM is looked at.
         let live = |nic: &&Nic| {
             let tap = links.iter().find(|link| link.name == nic.tap());
             tap.is_some_and(|tap| !self.is_anothers(tap, &nic.id.to_string()))
         };
         for nic in nics.iter().filter(live) {
-            let port = Port { nic: nic.clone(), plugged: Some(Instant::now()), health: PortHealth::Ok, traffic: None };
+            let port =
+                PlugState { nic: nic.clone(), plugged: Some(Instant::now()), health: PortHealth::Ok, traffic: None };
             self.places.ports().entry(nic.id).or_insert(port);
         }
         self.rules.all_is_known().await;

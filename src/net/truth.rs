@@ -35,8 +35,8 @@ impl Inner {
         let taps = self.taps();
         for place in &places {
             let switch = &place.wanted().switch;
-            let told = in_the_way(&tables, switch, uplink.as_deref(), bridged, taps.get(&switch.bridge()));
-            self.tell(place, Area::Others, told);
+            let problems = in_the_way(&tables, switch, uplink.as_deref(), bridged, taps.get(&switch.bridge()));
+            self.tell(place, Area::Others, problems);
         }
         self.look_at_leased(netlink, &places).await;
     }
@@ -50,10 +50,10 @@ impl Inner {
         for place in places {
             let wanted = place.wanted();
             let lost = wanted.moved().map(|moved| adapter::lost(moved, &there)).unwrap_or_default();
-            let told = lost.first().map(|address| {
+            let problems = lost.first().map(|address| {
                 format!("the host's address {address} has run out, because nobody renewed it; give the host a static address")
             });
-            self.tell(place, Area::Leased, told);
+            self.tell(place, Area::Leased, problems);
         }
     }
 
@@ -88,7 +88,7 @@ fn in_the_way(
     tap: Option<&String>,
 ) -> Option<String> {
     let bridge = switch.bridge();
-    let mut told = Vec::new();
+    let mut problems = Vec::new();
     let nat = switch.subnet().is_some_and(|subnet| subnet.nat);
     if nat {
         let out =
@@ -102,13 +102,13 @@ fn in_the_way(
         };
         if let Some(dropped) = foreign::dropped(tables, &ROUTED, Hook::Forward, &out) {
             let how = allow(tables, &dropped, &[format!("iifname \"{bridge}\" accept")], &bridge);
-            told.push(format!("{dropped} drops what the guests send to other networks; {how}"));
+            problems.push(format!("{dropped} drops what the guests send to other networks; {how}"));
         } else if let Some(dropped) = foreign::dropped(tables, &ROUTED, Hook::Forward, &back)
             && uplink.is_some()
         {
             let rule = format!("oifname \"{bridge}\" ct state established,related accept");
             let how = allow(tables, &dropped, &[rule], &bridge);
-            told.push(format!("{dropped} drops what other networks answer to the guests; {how}"));
+            problems.push(format!("{dropped} drops what other networks answer to the guests; {how}"));
         }
     }
     if switch.subnet().is_some() {
@@ -118,7 +118,7 @@ fn in_the_way(
             if let Some(dropped) = foreign::dropped(tables, &ROUTED, Hook::Input, &packet) {
                 let rule = format!("iifname \"{bridge}\" udp dport {port} accept");
                 let how = allow(tables, &dropped, &[rule], &bridge);
-                told.push(format!("{dropped} drops what the guests ask of the host's {what}; {how}"));
+                problems.push(format!("{dropped} drops what the guests ask of the host's {what}; {how}"));
             }
         }
     }
@@ -126,7 +126,7 @@ fn in_the_way(
     if bridged && let Some(dropped) = foreign::dropped(tables, &ROUTED, Hook::Forward, &between) {
         let rule = format!("iifname \"{bridge}\" oifname \"{bridge}\" accept");
         let how = allow(tables, &dropped, &[rule], &bridge);
-        told.push(format!(
+        problems.push(format!(
             "{dropped} drops what guests of the switch send to one another, because the host has bridged frames filtered; sysctl net.bridge.bridge-nf-call-iptables=0 ends that, or {how}"
         ));
     }
@@ -134,10 +134,10 @@ fn in_the_way(
         let frame = Packet { from: tap.clone(), to: Some(tap.clone()), protocol: Some(TCP), ..Packet::default() };
         if let Some(dropped) = foreign::dropped(tables, &[Family::Bridge], Hook::Forward, &frame) {
             let how = allow(tables, &dropped, &["iifname \"qht*\" accept".to_owned()], &bridge);
-            told.push(format!("{dropped} drops what guests of the switch send to one another; {how}"));
+            problems.push(format!("{dropped} drops what guests of the switch send to one another; {how}"));
         }
     }
-    (!told.is_empty()).then(|| told.join("; "))
+    (!problems.is_empty()).then(|| problems.join("; "))
 }
 
 /// How to let something through where it is dropped.

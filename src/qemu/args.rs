@@ -86,7 +86,7 @@ pub struct CommandLine<'a> {
     pub spec: &'a VmSpec,
     pub paths: &'a RunPaths,
     pub fds: ChardevFds,
-    /// Descriptors of the tap devices of the cards that are on a switch, one for each queue.
+    /// Descriptors of the tap devices of the NICs that are on a switch, one for each queue.
     pub taps: &'a HashMap<NicId, Vec<i32>>,
     pub accelerator: Accelerator,
 }

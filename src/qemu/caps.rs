@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::probe;
+use super::accelerator;
 use crate::{
     host::process::Process,
     qmp::{MachineInfo, Session},
@@ -65,10 +65,10 @@ impl Caps {
     ///
     /// # Errors
     /// In words: QEMU is missing (with the package's name) or does not start, or KVM is wanted and does not work.
-    pub async fn probe(qemu: &Path, wanted: Option<Accelerator>, cache: &Path) -> Result<Self, String> {
+    pub async fn detect(qemu: &Path, wanted: Option<Accelerator>, cache: &Path) -> Result<Self, String> {
         let qemu = &locate(qemu)?;
         let (version, machines) = interrogate(qemu).await?;
-        let (accelerator, accelerator_reason) = probe::choose(qemu, &version, wanted, cache).await?;
+        let (accelerator, accelerator_reason) = accelerator::choose(qemu, &version, wanted, cache).await?;
         Ok(Self { version, accelerator, accelerator_reason, machines })
     }
 
@@ -145,7 +145,7 @@ async fn interrogate(qemu: &Path) -> Result<(String, Vec<MachineInfo>), String> 
     let (stderr, words) = stderr_pipe().map_err(|e| failed(e.to_string()))?;
     let process = Process::spawn_helper(qemu, &args, &[fd], stderr).map_err(|e| failed(e.to_string()))?;
     drop(theirs);
-    let asked = async {
+    let answers = async {
         ours.set_nonblocking(true).map_err(|e| e.to_string())?;
         let stream = tokio::net::UnixStream::from_std(ours).map_err(|e| e.to_string())?;
         let (session, _events) = Session::open(stream, ANSWER).await.map_err(|e| e.to_string())?;
@@ -157,7 +157,7 @@ async fn interrogate(qemu: &Path) -> Result<(String, Vec<MachineInfo>), String> 
     .await;
     process.kill();
     process.exited().await;
-    asked.map_err(|why| failed(format!("{why} {}", words.read())))
+    answers.map_err(|why| failed(format!("{why} {}", words.read())))
 }
 
 /// Where a short-lived QEMU writes its complaints.

@@ -1,10 +1,10 @@
 //! What is known about QEMU as a program: its command line for a VM, its abilities, and which accelerator works.
 //! Talking to a running QEMU is `qmp`'s work, and its process is `host`'s.
 
+mod accelerator;
 mod args;
 mod caps;
 pub mod devices;
-mod probe;
 
 pub use args::{ChardevFds, CommandLine, RunPaths};
 pub use caps::{Accelerator, Caps, family};

@@ -11,7 +11,7 @@
 //! has to write, `session` the handle to it, `deadline` says how long each command may take, `event` and `types` say what
 //! QEMU's JSON means.
 //!
-//! Nothing here knows what a VM is: it starts no process, keeps no state of a machine and never
+//! Nothing here knows what a VM is: it starts no process, keeps no state of a VM and never
 //! reconnects. A session that goes wrong closes with a [`CloseReason`], and the caller decides what
 //! that means.
 

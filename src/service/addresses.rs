@@ -1,4 +1,4 @@
-//! The addresses of network cards: what the DHCP of their switch has given them, else what the guest agent tells.
+//! The addresses of NICs: what the DHCP of their switch has given them, else what the guest agent tells.
 //! A guest is asked in passing: a read waits for it only a moment, and what it told is kept for a while.
 
 use std::{
@@ -23,7 +23,7 @@ const FRESH: Duration = Duration::from_secs(5);
 
 /// What the agents of the guests told last.
 #[derive(Default)]
-pub(super) struct Asked(Mutex<HashMap<VmId, (Instant, Vec<GuestInterface>)>>);
+pub(super) struct GuestAnswers(Mutex<HashMap<VmId, (Instant, Vec<GuestInterface>)>>);
 
 /// All that is known of the addresses of one VM.
 #[derive(Default)]
@@ -38,7 +38,7 @@ impl Addresses {
 }
 
 impl Service {
-    /// What the cards of a VM have: what they were given is not theirs until they took it.
+    /// What the NICs of a VM have: what they were given is not theirs until they took it.
     pub(super) async fn addresses(&self, view: &VmView) -> Addresses {
         let mut known = Addresses::default();
         let mut silent = false;
@@ -72,20 +72,20 @@ impl Service {
     async fn ask_guest(&self, view: &VmView) -> Vec<GuestInterface> {
         let id = view.spec.id;
         {
-            let mut asked = self.asked.0.lock().unwrap_or_else(PoisonError::into_inner);
-            asked.retain(|_, (at, _)| at.elapsed() < FRESH);
-            if let Some((_, told)) = asked.get(&id) {
-                return told.clone();
+            let mut answers = self.guest_answers.0.lock().unwrap_or_else(PoisonError::into_inner);
+            answers.retain(|_, (at, _)| at.elapsed() < FRESH);
+            if let Some((_, interfaces)) = answers.get(&id) {
+                return interfaces.clone();
             }
             if !view.agent {
                 return Vec::new();
             }
             // Whoever reads in the meantime does not ask as well: an agent serves one at a time.
-            asked.insert(id, (Instant::now(), Vec::new()));
+            answers.insert(id, (Instant::now(), Vec::new()));
         }
-        let told = vm::guest_interfaces(&self.ctx, id, MOMENT).await;
-        let mut asked = self.asked.0.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.insert(id, (Instant::now(), told.clone()));
-        told
+        let interfaces = vm::guest_interfaces(&self.ctx, id, MOMENT).await;
+        let mut answers = self.guest_answers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.insert(id, (Instant::now(), interfaces.clone()));
+        interfaces
     }
 }

@@ -16,7 +16,7 @@ use futures_util::{
 
 use super::{
     Service,
-    images::{self, Kind},
+    images::{self, ImageUse},
 };
 use crate::{
     host::image::{ImageError, Info, QemuImg},
@@ -123,11 +123,11 @@ impl Inspector {
 /// [`Error::BaseImageNotFound`], [`Error::BaseImageInUse`], [`Error::BaseImageUnchecked`]; [`Error::Failed`] when its
 /// storage does not answer.
 pub(super) async fn resolve(service: &Service, named: &Path) -> Result<(BaseImage, u64)> {
-    let (path, metadata) = images::locate(service, named, Kind::Base).await?;
+    let (path, metadata) = images::locate(service, named, ImageUse::Base).await?;
     let look = service.bases.look(&service.ctx.images, &path, Fingerprint::of(&metadata));
     match tokio::time::timeout(PATIENCE, look).await {
         Ok(Ok(info)) => Ok((BaseImage { path, format: info.format }, info.virtual_size)),
-        Ok(Err(ImageError::Unsuitable(must))) => Err(Error::invalid(Kind::Base.param(), must)),
+        Ok(Err(ImageError::Unsuitable(must))) => Err(Error::invalid(ImageUse::Base.param(), must)),
         Ok(Err(ImageError::InUse(by))) => Err(Error::BaseImageInUse { path: named.to_owned(), by }),
         Ok(Err(ImageError::Host(why))) => Err(Error::failed(Operation::Create, why)),
         Err(_) => Err(Error::BaseImageUnchecked { path: named.to_owned() }),

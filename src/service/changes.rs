@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Service,
-    images::{self, Kind},
+    images::{self, ImageUse},
     nics::Nics,
 };
 use crate::{
@@ -53,7 +53,7 @@ impl Service {
     pub async fn medium(&self, id: VmId, named: Option<&Path>) -> Result<Change> {
         self.handle(id)?;
         Ok(Change::Medium(match named {
-            Some(named) => Some(images::locate(self, named, Kind::Iso).await?.0),
+            Some(named) => Some(images::locate(self, named, ImageUse::Iso).await?.0),
             None => None,
         }))
     }
@@ -85,7 +85,7 @@ impl Service {
         let handle = self.handle(id)?;
         let iso = match wish.iso {
             Some(Some(sent)) => {
-                let (file, _) = images::locate(self, &sent, Kind::Iso).await?;
+                let (file, _) = images::locate(self, &sent, ImageUse::Iso).await?;
                 Some(Some(Alias { file, sent }))
             }
             Some(None) => Some(None),
@@ -109,7 +109,7 @@ impl Service {
     }
 }
 
-/// Those that a VM has a card on.
+/// Those that a VM has a NIC on.
 pub(super) fn switches_of(view: &VmView) -> HashSet<SwitchId> {
     let in_effect = view.in_effect.iter().flat_map(|now| &now.nics);
     view.spec.nics.iter().chain(in_effect).filter_map(|nic| nic.switch()).collect()

@@ -11,7 +11,7 @@ use std::{
 use super::{
     Service, changes, disks,
     folders::Made,
-    images::{self, Kind},
+    images::{self, ImageUse},
     nics,
 };
 use crate::{
@@ -85,7 +85,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
         None => folder.join("root.qcow2"),
     };
     let iso = match &wish.iso {
-        Some(named) => Some(images::locate(service, named, Kind::Iso).await?.0),
+        Some(named) => Some(images::locate(service, named, ImageUse::Iso).await?.0),
         None => None,
     };
     let named_iso = iso.clone().zip(wish.iso).map(|(file, sent)| Alias { file, sent });
@@ -137,7 +137,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
 fn too_many(list: &str, index: usize, error: Error) -> Error {
     match error {
         Error::Conflict(Conflict::NoFreeSlot) => {
-            let must = "have a slot, and the profile has none left for it; ask for fewer disks and network cards, or for a \
+            let must = "have a slot, and the profile has none left for it; ask for fewer disks and NICs, or for a \
                         profile with more hotplug_ports";
             Error::invalid(format!("{list}[{index}]"), must)
         }
@@ -217,7 +217,7 @@ async fn made_before(service: &Service, id: Option<VmId>) -> Result<Option<VmHan
         Some(Ok(handle)) => handle,
     };
     // What that daemon had not finished is being unwound.
-    let _ = tokio::time::timeout(UNWINDING, handle.settled()).await;
+    let _ = tokio::time::timeout(UNWINDING, handle.recovered()).await;
     let view = handle.view();
     if view.gone {
         service.registry.remove(view.spec.id);

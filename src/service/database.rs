@@ -18,15 +18,19 @@ use super::{
 };
 use crate::{
     model::{Boot, Ending, Run, SwitchRecord, VmId, VmRecord},
-    store::{self, Batch, Helper, Import, Kind, Record, Report, Store, StoreError, put_in_place},
+    store::{self, Batch, Helper, Import, Record, RecordKind, Report, Store, StoreError, put_in_place},
 };
 
 /// Everything that qherd stores.
-const KINDS: &[Kind] =
-    &[Kind::of::<VmRecord>(), Kind::of::<SwitchRecord>(), Kind::of::<KeyRecord>(), Kind::of::<Boot>()];
+const RECORD_KINDS: &[RecordKind] = &[
+    RecordKind::of::<VmRecord>(),
+    RecordKind::of::<SwitchRecord>(),
+    RecordKind::of::<KeyRecord>(),
+    RecordKind::of::<Boot>(),
+];
 
 /// How the helper process is told what it is.
-pub const HELPER: [&str; 2] = ["db", "probe"];
+pub const HELPER: [&str; 2] = ["db", "try-open"];
 
 /// The helper's whole work; returns its exit status.
 pub fn help(dir: &Path) -> i32 {
@@ -34,9 +38,9 @@ pub fn help(dir: &Path) -> i32 {
 }
 
 /// Whether the store can be opened, tried by `program` as a helper.
-pub(super) fn probe(db: &Path, program: PathBuf) -> Result<(), StoreError> {
+pub(super) fn try_open(db: &Path, program: PathBuf) -> Result<(), StoreError> {
     let helper = Helper { program, args: HELPER.map(str::to_owned).to_vec() };
-    store::probe(db, &helper, store::DEADLINE)
+    store::try_open(db, &helper, store::DEADLINE)
 }
 
 /// The store of a state directory, while this holds the claim on it.
@@ -85,7 +89,7 @@ impl Database {
     fn open(&self) -> anyhow::Result<Store> {
         let db = self.db();
         ensure!(db.join("db").exists(), "there is no store in {}", db.display());
-        probe(&db, self.program.clone())?;
+        try_open(&db, self.program.clone())?;
         Ok(Store::open(&db)?)
     }
 
@@ -94,7 +98,7 @@ impl Database {
     /// # Errors
     /// A store that does not open.
     pub fn check(&self) -> anyhow::Result<Report> {
-        Ok(self.open()?.check(KINDS)?)
+        Ok(self.open()?.check(RECORD_KINDS)?)
     }
 
     /// Writes everything to `out`, which messages call `path`; returns how many records there are.
@@ -133,7 +137,7 @@ impl Database {
     fn replace(&self, import: &Import, word: &str) -> anyhow::Result<Option<PathBuf>> {
         let new = self.new_store()?;
         import.make(&new)?;
-        settle(&new)?;
+        finish_half_made(&new)?;
         Ok(put_in_place(&new, &self.db(), word)?)
     }
 
@@ -159,7 +163,7 @@ impl Database {
         if let Some(file) = from {
             return self.restored(&read_file(file)?, file);
         }
-        match probe(&db, self.program.clone()) {
+        match try_open(&db, self.program.clone()) {
             Err(StoreError::Damaged { .. }) => {}
             Err(other) => return Err(other.into()),
             Ok(()) if db.join("db").exists() => {
@@ -210,7 +214,7 @@ impl Database {
         let (db, copy) = (self.db(), self.new_store()?);
         let saved = || -> anyhow::Result<Vec<String>> {
             store::copy(&db, &copy, false).with_context(|| format!("cannot copy {}", db.display()))?;
-            probe(&copy, self.program.clone())?;
+            try_open(&copy, self.program.clone())?;
             let names = Store::open(&copy)?.names()?;
             store::sync(&copy).with_context(|| format!("cannot sync {}", copy.display()))?;
             Ok(names)
@@ -226,7 +230,7 @@ impl Database {
 
 /// An export tells of its own moment: what was being made then has long been made, or is gone. To a daemon such a record
 /// would mean that nobody knows of it, and its disks would go.
-fn settle(db: &Path) -> anyhow::Result<()> {
+fn finish_half_made(db: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let store = Store::open(db)?;

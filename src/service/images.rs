@@ -22,14 +22,14 @@ use crate::{
 
 /// What an image is wanted for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ImageUse {
     /// To be cloned.
     Base,
     /// For the CD drive.
     Iso,
 }
 
-impl Kind {
+impl ImageUse {
     pub fn param(self) -> &'static str {
         match self {
             Self::Base => "base_image",
@@ -69,10 +69,10 @@ impl Kind {
 /// # Errors
 /// [`Error::Invalid`] outside the image directories or for what is no readable file; where it does not exist what its
 /// kind says to that; [`Error::Failed`] when its storage does not answer.
-pub(super) async fn locate(service: &Service, named: &Path, kind: Kind) -> Result<(PathBuf, Metadata)> {
-    let asked = host_path(service, named, kind.param(), "be the path of an image file")?;
-    let (ctx, views, told) = (service.ctx.clone(), service.registry.views(), named.to_owned());
-    let found = in_time(STORAGE, move || Ok(find(&ctx.config, &views, &told, asked, kind))).await;
+pub(super) async fn locate(service: &Service, named: &Path, kind: ImageUse) -> Result<(PathBuf, Metadata)> {
+    let wanted = host_path(service, named, kind.param(), "be the path of an image file")?;
+    let (ctx, views, shown) = (service.ctx.clone(), service.registry.views(), named.to_owned());
+    let found = in_time(STORAGE, move || Ok(find(&ctx.config, &views, &shown, wanted, kind))).await;
     found.map_err(|e| Error::failed(kind.operation(named), e))?
 }
 
@@ -82,9 +82,9 @@ pub(super) async fn locate(service: &Service, named: &Path, kind: Kind) -> Resul
 /// [`Error::Invalid`] outside the storage directories, or where there is something that is no folder;
 /// [`Error::Failed`] when its storage does not answer.
 pub(super) async fn folder(service: &Service, named: &Path) -> Result<PathBuf> {
-    let asked = host_path(service, named, FOLDER, "be the path of a folder")?;
+    let wanted = host_path(service, named, FOLDER, "be the path of a folder")?;
     let ctx = service.ctx.clone();
-    let found = in_time(STORAGE, move || Ok(find_folder(&ctx.config, &asked))).await;
+    let found = in_time(STORAGE, move || Ok(find_folder(&ctx.config, &wanted))).await;
     found.map_err(|e| Error::failed(Operation::Create, e))?
 }
 
@@ -97,13 +97,13 @@ pub(super) async fn check_same_folder(service: &Service, named: &Path, spec: &Vm
     if spec.named.disk_folder.as_deref() == Some(named) {
         return Ok(());
     }
-    let asked = host_path(service, named, FOLDER, "be the path of a folder")?;
-    let told = spec.named.disk_folder.clone().unwrap_or_else(|| place.clone());
+    let wanted = host_path(service, named, FOLDER, "be the path of a folder")?;
+    let shown = spec.named.disk_folder.clone().unwrap_or_else(|| place.clone());
     let same =
-        in_time(STORAGE, move || Ok(asked == place || paths::canonical(&asked) == paths::canonical(&place))).await;
+        in_time(STORAGE, move || Ok(wanted == place || paths::canonical(&wanted) == paths::canonical(&place))).await;
     match same.map_err(|e| Error::failed(Operation::Change, e))? {
         true => Ok(()),
-        false => Err(Error::Fixed { param: FOLDER.into(), is: told.display().to_string() }),
+        false => Err(Error::Fixed { param: FOLDER.into(), is: shown.display().to_string() }),
     }
 }
 
@@ -133,20 +133,20 @@ fn find(
     config: &Config,
     views: &[VmView],
     named: &Path,
-    mut asked: PathBuf,
-    kind: Kind,
+    mut wanted: PathBuf,
+    kind: ImageUse,
 ) -> Result<(PathBuf, Metadata)> {
-    if asked.is_relative() {
+    if wanted.is_relative() {
         // A plain name is looked for in the image directories, in their order.
-        let candidates = || config.image_dirs.iter().map(|dir| dir.join(&asked));
-        asked = candidates().find(|path| path.exists()).or_else(|| candidates().next()).unwrap_or(asked);
+        let candidates = || config.image_dirs.iter().map(|dir| dir.join(&wanted));
+        wanted = candidates().find(|path| path.exists()).or_else(|| candidates().next()).unwrap_or(wanted);
     }
     let outside = || {
         let dirs = listed(&config.image_dirs);
         kind.invalid(format!("lie in an image directory ({dirs}); others are allowed with --image-dir"))
     };
     let path =
-        paths::canonical(&asked).filter(|path| paths::is_within(path, &config.image_dirs)).ok_or_else(outside)?;
+        paths::canonical(&wanted).filter(|path| paths::is_within(path, &config.image_dirs)).ok_or_else(outside)?;
     if path.to_str().is_none() {
         return Err(kind.invalid(format!("have a path that is UTF-8, links resolved, unlike {}", path.display())));
     }
@@ -172,7 +172,7 @@ fn find(
     }
     let unreadable = |e: std::io::Error| kind.unreadable(named, &e);
     match kind {
-        Kind::Base => {
+        ImageUse::Base => {
             if path.as_os_str().len() > BACKING_PATH {
                 return Err(
                     kind.invalid(format!("have a path of at most {BACKING_PATH} bytes: a clone holds no longer one"))
@@ -182,7 +182,7 @@ fn find(
                 return Err(Error::BaseImageInUse { path: named.to_owned(), by });
             }
         }
-        Kind::Iso => {
+        ImageUse::Iso => {
             if let Some(foreign) = not_a_cd(&path).map_err(unreadable)? {
                 return Err(kind.invalid(format!("be an ISO image, not {foreign}")));
             }
@@ -191,16 +191,16 @@ fn find(
     Ok((path, metadata))
 }
 
-fn find_folder(config: &Config, asked: &Path) -> Result<PathBuf> {
+fn find_folder(config: &Config, wanted: &Path) -> Result<PathBuf> {
     let invalid = |must: String| Err(Error::invalid(FOLDER, must));
-    if asked.is_relative() {
+    if wanted.is_relative() {
         return invalid("be an absolute path".into());
     }
     let dirs = &config.storage_dirs;
     let allowed = |path: &PathBuf| {
         paths::is_within(path, dirs) || dirs.iter().any(|dir| paths::canonical(dir).as_ref() == Some(path))
     };
-    let Some(path) = paths::canonical(asked).filter(allowed) else {
+    let Some(path) = paths::canonical(wanted).filter(allowed) else {
         let dirs = listed(dirs);
         return invalid(format!("lie in a storage directory ({dirs}); others are allowed with --storage-dir"));
     };

@@ -75,12 +75,12 @@ pub struct Keys {
 }
 
 /// What an attempt was answered, once it was.
-type Told = watch::Receiver<Option<KeptAnswer>>;
+type Outcome = watch::Receiver<Option<KeptAnswer>>;
 
 #[derive(Default)]
 struct Inner {
     /// By key; the receiver ends with the attempt.
-    under_way: HashMap<Digest, (Digest, Told)>,
+    under_way: HashMap<Digest, (Digest, Outcome)>,
     /// What is stored, the oldest first.
     ages: BTreeSet<(u64, Digest)>,
 }
@@ -144,7 +144,7 @@ impl Keys {
     }
 
     /// The exclusive right to deal with a key, or who has it.
-    fn turn(self: &Arc<Self>, key: &Digest, request: &Digest) -> Result<Turn, (Digest, Told)> {
+    fn turn(self: &Arc<Self>, key: &Digest, request: &Digest) -> Result<Turn, (Digest, Outcome)> {
         let mut inner = self.lock();
         if let Some(other) = inner.under_way.get(key) {
             return Err(other.clone());

@@ -16,11 +16,11 @@ mod keys;
 mod machine;
 mod nics;
 mod paths;
-mod place;
 mod private;
 mod recover;
 mod registry;
 mod relocate;
+mod state_dir;
 mod switches;
 
 use std::{sync::Arc, time::Duration};
@@ -45,7 +45,7 @@ use crate::{
     profile::Profiles,
     qemu::Accelerator,
     store::Store,
-    vm::{Closing, Context, RebootMode, SharedContext, Start, Step, StopMode, Stopped, VmHandle},
+    vm::{Closing, Context, LaunchStep, RebootMode, SharedContext, Start, StopMode, Stopped, VmHandle},
 };
 use registry::Registry;
 
@@ -61,7 +61,7 @@ pub struct Service {
     registry: Registry,
     places: switches::Places,
     bases: bases::Inspector,
-    asked: addresses::Asked,
+    guest_answers: addresses::GuestAnswers,
     making: folders::Making,
     log_reads: Semaphore,
     keys: Arc<Keys>,
@@ -79,12 +79,12 @@ pub struct Filter {
 
 impl Service {
     /// Opens the state directory, asks QEMU what it can do, and begins to take over every VM that is recorded
-    /// ([`Self::settled`]).
+    /// ([`Self::recovered`]).
     ///
     /// # Errors
     /// For the person who starts the daemon: a second daemon on the state directory, a missing program, a store that
     /// does not open.
-    pub async fn open(config: Config, fail_launch_after: Option<Step>) -> anyhow::Result<Arc<Self>> {
+    pub async fn open(config: Config, fail_launch_after: Option<LaunchStep>) -> anyhow::Result<Arc<Self>> {
         // Definitions are JSON, and so are QEMU's arguments.
         anyhow::ensure!(
             config.state_dir.to_str().is_some(),
@@ -96,8 +96,8 @@ impl Service {
         private::folders(&config.state_dir)?;
         let state_dir = config.state_dir.clone();
         // It looks at where the directory was before, too, which may be on storage that hangs.
-        let place = in_time(STORAGE, move || Ok(place::settle(&state_dir))).await;
-        let place = place.context("cannot tell where the state directory was")??;
+        let history = in_time(STORAGE, move || Ok(state_dir::recognise(&state_dir))).await;
+        let history = history.context("cannot tell where the state directory was")??;
         let profiles = Profiles::load(config.templates_dir.as_deref())?;
         let wanted = match config.accel {
             Accel::Auto => None,
@@ -110,10 +110,10 @@ impl Service {
         // Each takes its time, and none needs another: VMs wait for this daemon.
         let (images, caps, store, net) = tokio::join!(
             QemuImg::find(&config.qemu_img),
-            Caps::probe(&config.qemu, wanted, &cache),
+            Caps::detect(&config.qemu, wanted, &cache),
             tokio::task::spawn_blocking(move || {
                 if let Some(program) = program {
-                    database::probe(&db, program)?;
+                    database::try_open(&db, program)?;
                 }
                 Ok::<_, anyhow::Error>(Store::open(&db)?)
             }),
@@ -130,13 +130,13 @@ impl Service {
             images,
             store,
             net,
-            original: place.original,
+            original: history.original,
             closing: Closing::default(),
             fail_launch_after,
         });
         let service = Self {
             bases: bases::Inspector::default(),
-            asked: addresses::Asked::default(),
+            guest_answers: addresses::GuestAnswers::default(),
             making: folders::Making::default(),
             log_reads: Semaphore::new(LOG_READS),
             registry: Registry::default(),
@@ -147,7 +147,7 @@ impl Service {
             _lock: lock,
         };
         service.recover_switches().await?;
-        service.recover(place.older).await?;
+        service.recover(history.older).await?;
         service.tell_all_hosts();
         service.sweep_network().await;
         exports::keep_daily(service.ctx.store.clone(), &service.ctx.config.state_dir);

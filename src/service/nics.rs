@@ -1,4 +1,4 @@
-//! Network cards: what a client wishes for, checked and given its addresses, and what is told of those that are there.
+//! NICs: what a client wishes for, checked and given its addresses, and what is told of those that are there.
 //! Making them is the VM's work, and what is on the host's side of them `net`'s.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::{
     Service,
     registry::Promise,
-    switches::{Owner, Port, Wanted},
+    switches::{Owner, Reservation, Wanted},
 };
 use crate::{
     model::{
@@ -16,14 +16,14 @@ use crate::{
     net::{PortHealth, Traffic},
 };
 
-/// What a card is called that was given no name.
+/// What a NIC is called that was given no name.
 const DEFAULT_LABEL: &str = "Network Adapter";
 
-/// A card as a client sees it.
+/// A NIC as a client sees it.
 #[derive(Clone, Debug)]
 pub struct NicView {
     pub nic: Nic,
-    /// Of a card on a switch.
+    /// Of a NIC on a switch.
     pub switch_name: Option<String>,
     /// What the guest has.
     pub addresses: Vec<IpAddr>,
@@ -38,7 +38,7 @@ pub struct NicView {
     pub refused: Option<u64>,
 }
 
-/// How a card is doing.
+/// How a NIC is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NicStatus {
     Ok,
@@ -58,7 +58,7 @@ pub struct Removed {
     pub pending: bool,
 }
 
-/// Cards that a VM which is off is to have.
+/// NICs that a VM which is off is to have.
 #[derive(Clone, Debug)]
 pub enum Nics {
     /// The whole list, by label.
@@ -67,13 +67,13 @@ pub enum Nics {
     First(NicWish),
 }
 
-/// What is kept for a card until it stands in the definition of a VM.
+/// What is kept for a NIC until it stands in the definition of a VM.
 pub(super) struct Promises<'a> {
     _mac: Promise<'a>,
-    _port: Option<Port>,
+    _port: Option<Reservation>,
 }
 
-/// The cards of a VM whose creator does not say.
+/// The NICs of a VM whose creator does not say.
 pub(super) fn by_default() -> Vec<NicWish> {
     let network = NetworkWish::User { forwards: Vec::new() };
     vec![NicWish::on(network)]
@@ -91,10 +91,10 @@ pub(super) fn resolve<'a>(service: &'a Service, wish: NicWish, vm: (VmId, &str))
     let (backend, port) = match wish.network {
         NetworkWish::User { forwards } => {
             if queues > 1 {
-                return Err(Error::invalid("queues", "be 1 for a card on the user-mode network"));
+                return Err(Error::invalid("queues", "be 1 for a NIC on the user-mode network"));
             }
             if let Some(name) = wish.port.first() {
-                return Err(Error::invalid(name, "not be set for a card on the user-mode network"));
+                return Err(Error::invalid(name, "not be set for a NIC on the user-mode network"));
             }
             check_forwards(&forwards)?;
             (NicBackend::User { forwards }, None)
@@ -105,7 +105,7 @@ pub(super) fn resolve<'a>(service: &'a Service, wish: NicWish, vm: (VmId, &str))
             let wanted = wish.port.address.map_or(Wanted::Any, Wanted::This);
             // What is wrong with the wish is told before what others have.
             wish.port.apply(&mut SwitchPort::on(switch.id))?;
-            let port = service.reserve_port(switch.id, owner, wanted)?;
+            let port = service.reserve(switch.id, owner, wanted)?;
             let mut place = SwitchPort { address: port.address, ..SwitchPort::on(switch.id) };
             wish.port.apply(&mut place)?;
             (NicBackend::Switch(place), Some(port))
@@ -115,13 +115,13 @@ pub(super) fn resolve<'a>(service: &'a Service, wish: NicWish, vm: (VmId, &str))
     Ok((nic, Promises { _mac: promise, _port: port }))
 }
 
-/// The same error about the field of the `index`th card.
+/// The same error about the field of the `index`th NIC.
 pub fn among(index: usize, error: Error) -> Error {
     error.within(&format!("networks[{index}]"))
 }
 
 impl Service {
-    /// Adds a card, to a running VM by hot-plug.
+    /// Adds a NIC, to a running VM by hot-plug.
     ///
     /// # Errors
     /// [`Error::VmNotFound`], [`Error::Invalid`], [`Error::SwitchNotFound`], [`Error::AmbiguousSwitch`];
@@ -140,7 +140,7 @@ impl Service {
         Ok((view, added, applied))
     }
 
-    /// Changes the port of a card on a switch, of a running VM at once.
+    /// Changes the port of a NIC on a switch, of a running VM at once.
     ///
     /// # Errors
     /// [`Error::VmNotFound`], [`Error::NicNotFound`], [`Error::Invalid`]; [`Error::SwitchConflict`] where another has the
@@ -150,21 +150,21 @@ impl Service {
         let there = view.spec.nic(nic).ok_or_else(|| Error::NicNotFound { name: nic.to_string() })?;
         let Some(port) = there.port() else {
             let name = wish.first().unwrap_or("switch");
-            return Err(Error::invalid(name, "not be changed of a card on the user-mode network"));
+            return Err(Error::invalid(name, "not be changed of a NIC on the user-mode network"));
         };
         let (switch, _) = self.places.get(port.switch)?;
         wish.apply(&mut port.clone())?;
         let owner = Owner { mac: there.mac, vm: id, name: view.spec.name.clone() };
         // Kept until it stands in the definition.
         let _place = match wish.address {
-            Some(address) => Some(self.reserve_port(switch.id, owner, Wanted::This(address))?),
+            Some(address) => Some(self.reserve(switch.id, owner, Wanted::This(address))?),
             None => None,
         };
         let change = Change::Port { nic, switch: switch.id, wish: Box::new(wish) };
         self.change(id, change).await
     }
 
-    /// Removes a card, from a running VM as soon as its guest lets go of it.
+    /// Removes a NIC, from a running VM as soon as its guest lets go of it.
     ///
     /// # Errors
     /// [`Error::VmNotFound`], [`Error::NicNotFound`]; [`Error::Failed`] with nothing changed.
@@ -178,7 +178,7 @@ impl Service {
         Ok(Removed { nic: removed, pending })
     }
 
-    /// Cards wished for a VM that may have some of them already, by label: those need nothing that they do not have.
+    /// NICs wished for a VM that may have some of them already, by label: those need nothing that they do not have.
     ///
     /// # Errors
     /// As [`resolve`].
@@ -223,16 +223,16 @@ impl Service {
         }
     }
 
-    /// The cards of a VM, and those that its guest has not let go of yet.
+    /// The NICs of a VM, and those that its guest has not let go of yet.
     ///
     /// # Errors
     /// [`Error::VmNotFound`].
     pub async fn networks(&self, id: VmId) -> Result<Vec<NicView>> {
         let view = self.view(id)?;
-        let told = self.addresses(&view).await;
+        let addresses = self.addresses(&view).await;
         let leaving = view.in_effect.iter().flat_map(|now| &now.nics).filter(|nic| view.spec.nic(nic.id).is_none());
         let nics = view.spec.nics.iter().chain(leaving);
-        Ok(nics.map(|nic| self.nic_view(nic, &view, told.of(nic))).collect())
+        Ok(nics.map(|nic| self.nic_view(nic, &view, addresses.of(nic))).collect())
     }
 
     fn nic_view(&self, nic: &Nic, view: &VmView, addresses: Vec<IpAddr>) -> NicView {
@@ -259,10 +259,10 @@ impl Service {
         NicView { nic: nic.clone(), switch_name, addresses, reserved, dns_name, status, traffic, refused }
     }
 
-    /// Somebody removed the tap of a card: its VM is told.
+    /// Somebody removed the tap of a NIC: its VM is told.
     pub(super) fn tap_gone(&self, nic: NicId) {
-        let has = |view: &VmView| view.in_effect.as_ref().is_some_and(|now| now.nic(nic).is_some());
-        if let Some(handle) = self.registry.handles().into_iter().find(|handle| has(&handle.view())) {
+        let is_plugged = |view: &VmView| view.in_effect.as_ref().is_some_and(|now| now.nic(nic).is_some());
+        if let Some(handle) = self.registry.handles().into_iter().find(|handle| is_plugged(&handle.view())) {
             tokio::spawn(async move { handle.tap_gone(nic).await });
         }
     }

@@ -15,7 +15,7 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
-use super::{Service, autostart, database, place, private, relocate};
+use super::{Service, autostart, database, private, relocate, state_dir};
 use crate::{
     host::{STORAGE, in_time},
     model::{Due, Status, VmId, VmRecord},
@@ -49,7 +49,7 @@ impl StateLock {
     /// When the directory cannot be made or another daemon has it, with its pid.
     pub fn take(state_dir: &Path) -> Result<Self, Taken> {
         let failed = |error: anyhow::Error| Taken::Failed(error);
-        place::refuse_unmounted(state_dir).map_err(failed)?;
+        state_dir::refuse_unmounted(state_dir).map_err(failed)?;
         // For nobody else: it holds the guests' disks and consoles. One that is there keeps its mode.
         DirBuilder::new()
             .recursive(true)
@@ -198,9 +198,9 @@ impl Service {
     }
 
     /// Waits a moment for the VMs whose process and storage answer to be taken over. Reads need not wait for it.
-    pub async fn settled(&self) {
-        let settled = self.registry.handles().into_iter().map(|handle| async move { handle.settled().await });
-        let _ = tokio::time::timeout(ADOPTION, futures_util::future::join_all(settled)).await;
+    pub async fn recovered(&self) {
+        let recovered = self.registry.handles().into_iter().map(|handle| async move { handle.recovered().await });
+        let _ = tokio::time::timeout(ADOPTION, futures_util::future::join_all(recovered)).await;
         let count = |status| self.registry.views().iter().filter(|view| view.status == status).count();
         tracing::info!(
             running = count(Status::Running),

@@ -27,7 +27,7 @@ struct Inner {
     unreadable: HashMap<VmId, String>,
 }
 
-/// A MAC address that no VM of this host has. It is kept for a card until this is dropped; by then the card is to stand
+/// A MAC address that no VM of this host has. It is kept for a NIC until this is dropped; by then the NIC is to stand
 /// in the published definition of a VM, which does the same.
 pub(super) struct Promise<'a> {
     pub mac: MacAddr,
@@ -94,17 +94,17 @@ impl Registry {
         }
     }
 
-    /// A MAC address for a new card: this one, or a random one.
+    /// A MAC address for a new NIC: this one, or a random one.
     ///
     /// # Errors
     /// [`Error::SwitchConflict`] that says who has it.
     pub fn promise_mac(&self, wanted: Option<MacAddr>) -> Result<Promise<'_>> {
         let mut inner = self.write();
-        let has = |spec: &VmSpec, mac| spec.nics.iter().any(|nic| nic.mac == mac);
+        let bears = |spec: &VmSpec, mac| spec.nics.iter().any(|nic| nic.mac == mac);
         let taken = |handle: &VmHandle, mac| {
             let view = handle.view();
-            // A card that was removed is there for as long as its guest holds it.
-            has(&view.spec, mac) || view.in_effect.is_some_and(|spec| has(&spec, mac))
+            // A NIC that was removed is there for as long as its guest holds it.
+            bears(&view.spec, mac) || view.in_effect.is_some_and(|spec| bears(&spec, mac))
         };
         loop {
             let mac = wanted.unwrap_or_else(MacAddr::random);

@@ -7,14 +7,14 @@ use super::{Store, StoreError};
 
 /// A kind of record, for those who go through all of them.
 #[derive(Clone, Copy)]
-pub struct Kind {
+pub struct RecordKind {
     name: &'static str,
     check: fn(&str, &[u8]) -> Result<(), StoreError>,
 }
 
-impl Kind {
-    pub const fn of<R: Record>() -> Kind {
-        Kind { name: R::KIND, check: |key, value| record::decode::<R>(key, value).map(drop) }
+impl RecordKind {
+    pub const fn of<R: Record>() -> RecordKind {
+        RecordKind { name: R::KIND, check: |key, value| record::decode::<R>(key, value).map(drop) }
     }
 }
 
@@ -34,7 +34,7 @@ impl Store {
     ///
     /// # Errors
     /// `Failed` or `Damaged` as the store is; what is wrong with single records is in the report.
-    pub fn check(&self, kinds: &[Kind]) -> Result<Report, StoreError> {
+    pub fn check(&self, kinds: &[RecordKind]) -> Result<Report, StoreError> {
         let mut report = Report::default();
         for (name, value) in self.entries()? {
             let name = String::from_utf8_lossy(&name);

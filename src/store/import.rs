@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::disk::Disk;
+use super::backend::Backend;
 use super::dump::{self, Entry};
 use super::record::{MAX_KEY_BYTES, MAX_RECORD_BYTES};
 use super::{StoreError, utc};
@@ -49,7 +49,8 @@ impl Import {
     /// # Errors
     /// `Io`, `NoSpace`, `Damaged`; what was made of it is removed.
     pub fn make(&self, dir: &Path) -> Result<(), StoreError> {
-        let made = Disk::open(dir).and_then(|disk| self.0.chunks(GROUP).try_for_each(|group| disk.insert(group)));
+        let made =
+            Backend::open(dir).and_then(|backend| self.0.chunks(GROUP).try_for_each(|group| backend.insert(group)));
         if made.is_err() {
             let _ = fs::remove_dir_all(dir);
         }

@@ -11,21 +11,21 @@
 //! The promise: when [`Store::commit`] returns `Ok`, the batch survives `kill -9` and a power cut. On `Err` it was not
 //! promised; except for `NoSpace`, `ReadOnly` and `Busy` it may still turn up when the store is opened the next time.
 //!
-//! Around it: `check` reads everything, `export` writes it as text (`dump`), `import` makes a store of that, and `probe`
+//! Around it: `check` reads everything, `export` writes it as text (`dump`), `import` makes a store of that, and `try_open`
 //! finds out in a helper process whether a store can be opened at all (sled may spin for ever on a damaged one).
 
+mod backend;
 mod batch;
 mod check;
-mod disk;
 mod dump;
 mod error;
 mod export;
 #[cfg(debug_assertions)]
 mod fail_point;
 mod import;
-mod probe;
 mod record;
 mod reserve;
+mod trial;
 mod writer;
 
 use std::any::Any;
@@ -40,12 +40,12 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 pub use batch::Batch;
-pub use check::{Kind, Report};
+pub use check::{RecordKind, Report};
 pub use error::StoreError;
 pub use export::{ExportError, exports};
 pub use import::{Import, put_in_place};
-pub use probe::{DEADLINE, Helper, copy, help, probe, sync};
 pub use record::{MAX_RECORD_BYTES, Record};
+pub use trial::{DEADLINE, Helper, copy, help, sync, try_open};
 use writer::{End, Health, Job};
 
 /// Commits that may wait. Each VM has one under way at most, so a full queue means a dead disk.
@@ -82,9 +82,9 @@ impl Store {
     /// # Errors
     /// `InUse` when another process has it, `Damaged` when sled cannot make sense of it, `Io` otherwise.
     pub fn open(dir: &Path) -> Result<Store, StoreError> {
-        let disk = disk::Disk::open(dir)?;
-        disk.keep_reserve();
-        let db = disk.db.clone();
+        let backend = backend::Backend::open(dir)?;
+        backend.keep_reserve();
+        let db = backend.db.clone();
         let health = Arc::new(Health::default());
         let (queue, jobs) = sync_channel(QUEUE);
         let (ending, ended) = sync_channel(0);
@@ -92,15 +92,15 @@ impl Store {
         thread::Builder::new()
             .name("store".into())
             .spawn(move || {
-                let write = |group: &[Job]| disk.write(group);
+                let write = |group: &[Job]| backend.write(group);
                 #[cfg(debug_assertions)]
                 let write = fail_point::around(write);
-                let end = writer::run(&jobs, &state, write, || disk.keep_reserve());
+                let end = writer::run(&jobs, &state, write, || backend.keep_reserve());
                 if end == End::Panicked {
                     // Its destructor flushes, and could panic or wait for ever.
-                    std::mem::forget(disk);
+                    std::mem::forget(backend);
                 } else {
-                    drop(disk);
+                    drop(backend);
                 }
                 drop(ending);
             })

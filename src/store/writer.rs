@@ -1,5 +1,5 @@
 //! The writer: one thread through which every change goes. Decides what is written together and who is told what;
-//! how bytes reach the disk is the business of `disk`.
+//! how bytes reach the disk is the business of `backend`.
 //!
 //! Group commit: while one group is on its way to the disk others queue up, and they form the next group, made
 //! durable by a single sync. A lone commit never waits for company.

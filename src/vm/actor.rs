@@ -13,7 +13,7 @@ use super::{
     handle::{Command, Forced, QUEUE, Queued, Reply, Start, VmHandle, Waiter},
     launch::Launch,
     lifecycle::{Action, Decision, Refusal, Request, decide},
-    live::{Happening, Machine},
+    live::{Happening, Instance},
     lookout::Lookout,
     overtaken::Tally,
     undo::Undo,
@@ -26,7 +26,7 @@ use crate::{
 pub(super) struct Actor {
     pub ctx: SharedContext,
     pub record: VmRecord,
-    pub machine: Machine,
+    pub instance: Instance,
     /// Stops under way that wait for the guest.
     pub waiters: Vec<Waiter>,
     /// When the power button is pressed once more, while the guest is to stop or reboot.
@@ -37,8 +37,8 @@ pub(super) struct Actor {
     pub overtaking: Option<Forced>,
     /// What it came in on was a launch, which is undone.
     pub launch_cut: bool,
-    /// Cards that QEMU had when its VM was deleted; the record no longer tells.
-    pub had: Vec<Nic>,
+    /// NICs that QEMU had when its VM was deleted; the record no longer tells.
+    pub deleted_nics: Vec<Nic>,
     /// Nobody was told that it exists.
     pub half_made: bool,
     pub lookout: Lookout,
@@ -65,7 +65,7 @@ pub(super) enum Interrupted {
 
 enum Wake {
     Forced(Forced),
-    Machine(Happening),
+    Instance(Happening),
     Deadline,
     PressAgain,
     Restart,
@@ -110,7 +110,7 @@ fn spawn(ctx: SharedContext, record: VmRecord, adopted: bool) -> VmHandle {
     let (sample, sample_reader) = watch::channel(None);
     let handle = VmHandle::new(record.spec.id, tally.clone(), commands, forced, view_reader, sample_reader);
     let actor = Actor {
-        machine: Machine::of(&ctx, &record),
+        instance: Instance::of(&ctx, &record),
         ctx,
         record,
         waiters: Vec::new(),
@@ -118,7 +118,7 @@ fn spawn(ctx: SharedContext, record: VmRecord, adopted: bool) -> VmHandle {
         misconduct: 0,
         overtaking: None,
         launch_cut: false,
-        had: Vec::new(),
+        deleted_nics: Vec::new(),
         half_made: false,
         lookout: Lookout::new(),
         gone: false,
@@ -137,13 +137,13 @@ fn spawn(ctx: SharedContext, record: VmRecord, adopted: bool) -> VmHandle {
 impl Actor {
     async fn run(mut self, adopted: bool) {
         if adopted {
-            self.arrive().await;
+            self.recover().await;
         }
         while !self.gone {
             self.publish();
             match self.next().await {
                 Wake::Forced(forced) => self.forced(forced).await,
-                Wake::Machine(happening) => self.happened(happening).await,
+                Wake::Instance(happening) => self.happened(happening).await,
                 Wake::Deadline => self.deadline_passed().await,
                 Wake::PressAgain => self.press_again().await,
                 Wake::Restart => self.restart().await,
@@ -163,12 +163,12 @@ impl Actor {
         let deadline = self.deadline();
         let press_again = self.press_again;
         let restart = self.restart_at();
-        let (down, spec) = (matches!(self.machine, Machine::Down), self.record.spec.clone());
+        let (down, spec) = (matches!(self.instance, Instance::Down), self.record.spec.clone());
         tokio::select! {
-            // In this order: force overtakes, and what happened to the machine is known before the next request is judged.
+            // In this order: force overtakes, and what happened to the process is known before the next request is judged.
             biased;
             forced = self.forced.recv() => forced.map_or(Wake::Orphaned, Wake::Forced),
-            happening = self.machine.next() => Wake::Machine(happening),
+            happening = self.instance.next() => Wake::Instance(happening),
             () = until(deadline) => Wake::Deadline,
             () = until(press_again) => Wake::PressAgain,
             () = until(restart) => Wake::Restart,
@@ -186,7 +186,7 @@ impl Actor {
         if self.is_overtaken() {
             return Err(Interrupted::Overtaken);
         }
-        let process = self.machine.process();
+        let process = self.instance.process();
         let ended = async {
             match &process {
                 Some(process) => process.exited().await,
@@ -257,7 +257,7 @@ impl Actor {
     /// A start that a client asks for: restarts are counted from here.
     async fn start_anew(&mut self) -> Result<Start> {
         let attempts = self.record.upkeep.attempts;
-        if let Machine::Down = self.machine {
+        if let Instance::Down = self.instance {
             self.record.upkeep.attempts = 0;
         }
         let started = self.start().await;
@@ -306,7 +306,7 @@ impl Actor {
         match launched {
             Ok(live) => {
                 self.lookout.nothing_missing();
-                self.machine = Machine::Live(Box::new(live));
+                self.instance = Instance::Live(Box::new(live));
                 Ok(())
             }
             Err(error) => {
@@ -324,7 +324,7 @@ impl Actor {
                 }
                 // The launch's own error is the one to tell; those of its undoing are in the log.
                 if let Some(process) = held {
-                    let _ = self.doom(process);
+                    let _ = self.leave_to_kernel(process);
                 } else {
                     let last = if let Run::Down { last } = before { last } else { Ending::Clean };
                     let _ = self.ended(last, false).await;
@@ -335,9 +335,9 @@ impl Actor {
         }
     }
 
-    /// The host's side of every card that a process which has ended may have had.
+    /// The host's side of every NIC that a process which has ended may have had.
     pub(super) async fn disconnect_all(&mut self) {
-        let mut nics = std::mem::take(&mut self.had);
+        let mut nics = std::mem::take(&mut self.deleted_nics);
         if let Run::Live(run) = &self.record.run {
             nics.extend(run.in_effect.nics.iter().cloned());
         }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Context, actor::Actor, live::Machine, power::killed};
+use super::{Context, actor::Actor, live::Instance, power::killed};
 use crate::{
     host::process::{self, Process},
     model::{Ending, Intent, Run, VmRecord},
@@ -11,14 +11,14 @@ use crate::{
 
 impl Actor {
     /// The first thing a VM's task does.
-    pub(super) async fn arrive(&mut self) {
+    pub(super) async fn recover(&mut self) {
         self.drop_unmade_disks().await;
         // A record of an older daemon knows the wall clock alone.
         if let Run::Live(run) = &mut self.record.run {
             run.intent = run.intent.fixed();
         }
         self.record.upkeep = self.record.upkeep.fixed();
-        match (&self.record.run, &self.machine) {
+        match (&self.record.run, &self.instance) {
             // Nobody was told that it exists: it never did.
             (Run::Creating | Run::Starting { new: true, .. }, _) => {
                 self.record.run = Run::Deleting;
@@ -27,7 +27,7 @@ impl Actor {
             }
             // Its owner wanted it gone; or nobody was told that it runs, and its guest may never have.
             (Run::Deleting | Run::Starting { .. }, _) => self.unwind().await,
-            (Run::Live(run), Machine::Down) => {
+            (Run::Live(run), Instance::Down) => {
                 let elsewhere = self.ctx.elsewhere(&self.record).is_some();
                 let ending = match run.intent {
                     Intent::Stop { .. } | Intent::Off { .. } => Ending::Clean,
@@ -47,7 +47,7 @@ impl Actor {
                 };
                 if elsewhere && let Run::Live(run) = &mut self.record.run {
                     // Nobody wants two of it at once: it is not started again by itself.
-                    run.intent = Intent::Off { asked: true };
+                    run.intent = Intent::Off { by_client: true };
                 }
                 let _ = self.ended(ending, true).await;
             }
@@ -64,7 +64,7 @@ impl Actor {
     /// Ends what may be running, and goes on as after every end.
     async fn unwind(&mut self) {
         match self.end_strays().await {
-            Some(held) => drop(self.doom(held)),
+            Some(held) => drop(self.leave_to_kernel(held)),
             None => drop(self.ended(Ending::Clean, true).await),
         }
     }

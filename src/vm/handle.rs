@@ -108,7 +108,7 @@ pub(super) enum Command {
     Change(Box<Change>, Reply<(VmView, Applied)>),
     /// Answered with whether anything was changed.
     Redefine(Box<Redefinition>, Reply<bool>),
-    /// Somebody removed the tap of a card.
+    /// Somebody removed the tap of a NIC.
     TapGone(NicId),
 }
 
@@ -243,9 +243,9 @@ impl VmHandle {
         self.ask(|reply| Command::Redefine(Box::new(redefinition), reply)).await
     }
 
-    /// Tells it that somebody removed the tap of one of its cards. Waits for room in its queue, not for the VM.
+    /// Tells it that somebody removed the tap of one of its NICs. Waits for room in its queue, not for the VM.
     pub(crate) async fn tap_gone(&self, nic: NicId) {
-        // A task that is gone has no cards.
+        // A task that is gone has no NICs.
         let _ = self.commands.send(Queued { came: self.came, command: Command::TapGone(nic) }).await;
     }
 
@@ -269,7 +269,7 @@ impl VmHandle {
 
     /// Returns when what the daemon before left of the VM has been taken over, or removed: at once for one that does
     /// not run.
-    pub(crate) async fn settled(&self) {
+    pub(crate) async fn recovered(&self) {
         let mut view = self.view.clone();
         let under_way = [Status::Starting, Status::Unresponsive, Status::Stopping];
         // An error means that the task is gone, which is settled as well.

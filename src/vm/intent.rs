@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-use super::{actor::Actor, live::Machine};
+use super::{actor::Actor, live::Instance};
 use crate::{
     model::{Ending, Error, Intent, Moment, Operation, Result, Run},
     qmp::ShutdownMode,
@@ -19,14 +19,14 @@ impl Actor {
 
     /// When the guest's time to stop or reboot is over.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        match (self.intent(), &self.machine) {
+        match (self.intent(), &self.instance) {
             // A process that SIGKILL did not end ends when the kernel lets go of it.
-            (_, Machine::Doomed(_)) | (Intent::Run, _) => None,
+            (_, Instance::Killed(_)) | (Intent::Run, _) => None,
             // Only a monitor that answers can reset the guest; when it is back the reboot is taken up again.
-            (Intent::Reboot { .. }, Machine::Mute(_)) => None,
+            (Intent::Reboot { .. }, Instance::Mute(_)) => None,
             // A guest that has powered off waits for QEMU to close its images: it has the time.
-            (Intent::Off { asked: false }, _) => None,
-            (Intent::Off { asked: true }, _) => Some(Instant::now()),
+            (Intent::Off { by_client: false }, _) => None,
+            (Intent::Off { by_client: true }, _) => Some(Instant::now()),
             (intent @ (Intent::Stop { .. } | Intent::Reboot { .. }), _) => {
                 intent.deadline().map(|deadline| Instant::now() + deadline.left())
             }
@@ -53,8 +53,8 @@ impl Actor {
     pub(super) async fn take_up_intent(&mut self) {
         match self.intent() {
             // A process that is to end has no time left: its deadline does the rest.
-            Intent::Run | Intent::Off { asked: true } => {}
-            Intent::Off { asked: false } => self.quit(Ending::Clean).await,
+            Intent::Run | Intent::Off { by_client: true } => {}
+            Intent::Off { by_client: false } => self.quit(Ending::Clean).await,
             Intent::Stop { .. } => drop(self.ask_guest(ShutdownMode::Powerdown).await),
             Intent::Reboot { .. } => drop(self.ask_guest(ShutdownMode::Reboot).await),
         }
@@ -71,9 +71,9 @@ pub(super) fn joined(under_way: Intent, deadline: Moment, agent_only: bool) -> I
         },
         Intent::Stop { agent_only: false, .. } => under_way,
         // What is being cut already goes on being cut.
-        Intent::Off { asked: true } => under_way,
+        Intent::Off { by_client: true } => under_way,
         // A guest that has powered off, of a QEMU that does not end: it has no deadline of its own.
-        Intent::Off { asked: false } | Intent::Stop { .. } | Intent::Run | Intent::Reboot { .. } => {
+        Intent::Off { by_client: false } | Intent::Stop { .. } | Intent::Run | Intent::Reboot { .. } => {
             Intent::stop(deadline, agent_only)
         }
     }
@@ -88,13 +88,13 @@ mod tests {
         // The wall clock was set back in between: it does not count.
         let at = |monotonic| Moment { at: 10 - monotonic, monotonic: Some(monotonic) };
         let (soon, late) = (Intent::stop(at(1), false), Intent::stop(at(9), false));
-        for under_way in [Intent::Run, Intent::reboot(at(5), false), Intent::Off { asked: false }] {
+        for under_way in [Intent::Run, Intent::reboot(at(5), false), Intent::Off { by_client: false }] {
             assert_eq!(joined(under_way, at(9), false), late);
         }
         assert_eq!(joined(soon, at(9), false), soon, "the earliest deadline holds");
         assert_eq!(joined(late, at(1), false), soon);
         assert_eq!(joined(late, at(1), true), late, "one of the agent alone does not hasten it");
         assert_eq!(joined(Intent::stop(at(1), true), at(9), false), late);
-        assert_eq!(joined(Intent::Off { asked: true }, at(9), false), Intent::Off { asked: true });
+        assert_eq!(joined(Intent::Off { by_client: true }, at(9), false), Intent::Off { by_client: true });
     }
 }

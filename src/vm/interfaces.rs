@@ -10,7 +10,7 @@ use crate::{
     qmp::Agent,
 };
 
-/// One interface that has a card of ours.
+/// One interface that has a NIC of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestInterface {
     pub mac: MacAddr,
@@ -40,8 +40,8 @@ pub(crate) async fn ask(ctx: &Context, id: VmId, patience: Duration) -> Vec<Gues
         let mut agent = Agent::connect(&path, patience).await?;
         agent.execute("guest-network-get-interfaces", None, patience).await
     };
-    let told = tokio::time::timeout(patience, exchange).await;
-    match told {
+    let answer = tokio::time::timeout(patience, exchange).await;
+    match answer {
         Ok(Ok(reply)) => read(reply),
         Ok(Err(error)) => {
             tracing::debug!(vm = %id, %error, "guest agent");
@@ -77,8 +77,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn interfaces_are_those_of_our_cards_and_nonsense_is_left_out() {
-        let told = read(json!([
+    fn interfaces_are_those_of_our_nics_and_nonsense_is_left_out() {
+        let answer = read(json!([
             { "name": "lo", "ip-addresses": [{ "ip-address": "127.0.0.1", "ip-address-type": "ipv4", "prefix": 8 }],
               "hardware-address": "00:00:00:00:00:00" },
             { "name": "eth0", "hardware-address": "52:54:00:AB:cd:ef", "ip-addresses": [
@@ -89,9 +89,9 @@ mod tests {
             { "name": "eth1", "hardware-address": "52:54:00:00:00:01" },
             { "name": "tun0" }, 7, { "hardware-address": 3 },
         ]));
-        let addresses: Vec<String> = told[0].addresses.iter().map(IpAddr::to_string).collect();
+        let addresses: Vec<String> = answer[0].addresses.iter().map(IpAddr::to_string).collect();
         assert_eq!(addresses, ["10.0.2.15", "fd00::2"]);
-        assert_eq!((told.len(), told[1].addresses.len()), (2, 0));
+        assert_eq!((answer.len(), answer[1].addresses.len()), (2, 0));
         assert_eq!(read(json!({ "x": 1 })), []);
     }
 }

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     actor::Actor,
-    live::{Guest, Machine, under_way},
+    live::{Guest, Instance, under_way},
 };
 use crate::{
     host::free_space,
@@ -102,12 +102,12 @@ async fn is_room(files: Vec<PathBuf>) -> bool {
 impl Actor {
     /// QEMU says that the guest is halted by an I/O error.
     pub(super) async fn halted(&mut self) {
-        let Machine::Live(live) = &self.machine else { return };
+        let Instance::Live(live) = &self.instance else { return };
         if live.trouble.error.is_none() {
             // It was told to an earlier daemon.
             let session = live.session.clone();
             let Ok(blocks) = self.guarded(session.query_block()).await else { return };
-            let Machine::Live(live) = &mut self.machine else { return };
+            let Instance::Live(live) = &mut self.instance else { return };
             for block in blocks {
                 let node = block.inserted.and_then(|medium| medium.node_name).unwrap_or_default();
                 match block.io_status.as_deref() {
@@ -117,7 +117,7 @@ impl Actor {
                 }
             }
         }
-        let (spec, Machine::Live(live)) = (&self.record.spec, &mut self.machine) else { return };
+        let (spec, Instance::Live(live)) = (&self.record.spec, &mut self.instance) else { return };
         let policy = spec.policy.on_io_error;
         live.guest = Guest::Paused { reason: Some(live.trouble.reason(policy)), critical: true };
         match policy {
@@ -133,7 +133,7 @@ impl Actor {
 
     /// Has QEMU try again.
     pub(super) async fn go_on(&mut self) {
-        let Machine::Live(live) = &mut self.machine else { return };
+        let Instance::Live(live) = &mut self.instance else { return };
         live.trouble.tries += 1;
         live.trouble.last_try = Some(Instant::now());
         tracing::info!(vm = %self.record.spec.id, tries = live.trouble.tries, "the guest goes on after an I/O error");

@@ -25,7 +25,7 @@ const BALLOON_POLLING: u64 = 2;
 
 /// The steps in their order, for tests that let a launch fail after each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum LaunchStep {
     Files,
     Network,
     Sockets,
@@ -38,7 +38,7 @@ pub enum Step {
     Acknowledge,
 }
 
-impl Step {
+impl LaunchStep {
     pub const ALL: [Self; 10] = [
         Self::Files,
         Self::Network,
@@ -95,32 +95,32 @@ impl Launch<'_> {
         self.record.run = Run::Starting { process: None, new: self.new };
         self.ctx.persist_wish(self.record).await?;
         self.files(&paths).await?;
-        self.reached(Step::Files)?;
+        self.reached(LaunchStep::Files)?;
         let taps = self.connect().await?;
-        self.reached(Step::Network)?;
+        self.reached(LaunchStep::Network)?;
         let spec = fitted(&self.record.spec, memory::is_strict());
         let process = self.spawn(&spec, &paths, &taps)?;
         // QEMU has its own copies now, and its end is the end of its taps.
         drop(taps);
         self.write(Run::Starting { process: Some(process.id().clone()), new: self.new }).await?;
-        self.reached(Step::Record)?;
+        self.reached(LaunchStep::Record)?;
         let greeting = greet(&process, &paths).await;
         let (session, events) = greeting.map_err(|why| explained(why, &spec, &self.ctx.caps.version))?;
         is_itself(&process, &paths)?;
-        self.reached(Step::Monitor)?;
+        self.reached(LaunchStep::Monitor)?;
         let threads = vcpu_threads(&session).await?;
         if spec.cpu_pinning.is_some() {
             effect::pin(process.pid(), &threads, &spec, &self.ctx.host).map_err(Failure::Host)?;
         }
-        self.reached(Step::Pin)?;
+        self.reached(LaunchStep::Pin)?;
         effect::resize_at_start(&session, &spec).await?;
         effect::throttle_at_start(&session, &spec).await?;
-        self.reached(Step::Throttle)?;
+        self.reached(LaunchStep::Throttle)?;
         if spec.machine.balloon {
             poll_balloon(&session).await?;
         }
         session.execute(qapi::qmp::cont {}).await?;
-        self.reached(Step::Continue)?;
+        self.reached(LaunchStep::Continue)?;
         let run = LiveRun {
             process: process.id().clone(),
             started_at: wall_at_uptime(process.id().started()),
@@ -132,11 +132,11 @@ impl Launch<'_> {
         };
         self.record.upkeep.due = None;
         self.write(Run::Live(run)).await?;
-        self.reached(Step::Acknowledge)?;
+        self.reached(LaunchStep::Acknowledge)?;
         Ok(Live::new(process, session, events, threads))
     }
 
-    fn reached(&self, step: Step) -> Result<(), Failure> {
+    fn reached(&self, step: LaunchStep) -> Result<(), Failure> {
         match self.ctx.fail_launch_after {
             Some(failing) if failing == step => Err(Failure::Host(format!("made to fail after {step:?}"))),
             _ => Ok(()),
@@ -169,7 +169,7 @@ impl Launch<'_> {
         Ok(())
     }
 
-    /// The taps of the cards that are on a switch.
+    /// The taps of the NICs that are on a switch.
     async fn connect(&mut self) -> Result<HashMap<NicId, Vec<OwnedFd>>, Failure> {
         let mut taps = HashMap::new();
         let spec = self.record.spec.clone();
@@ -177,11 +177,11 @@ impl Launch<'_> {
             let (net, port) = (self.ctx.net.clone(), nic.clone());
             self.undo.push(|| async move {
                 if let Err(error) = net.unplug(&port).await {
-                    tracing::warn!(tap = port.tap(), %error, "cannot take back a network card");
+                    tracing::warn!(tap = port.tap(), %error, "cannot take back a NIC");
                 }
             });
             let plugged = self.ctx.net.plug(nic).await;
-            taps.insert(nic.id, plugged.map_err(|e| Failure::Host(format!("the network card {}: {e}", nic.name)))?);
+            taps.insert(nic.id, plugged.map_err(|e| Failure::Host(format!("the NIC {}: {e}", nic.name)))?);
         }
         Ok(taps)
     }
@@ -197,7 +197,7 @@ impl Launch<'_> {
         self.undo.push(|| async move { remove_run_files(&leftovers) });
         let listen = |path: PathBuf| socket::listen(&path).map_err(|e| Failure::Host(format!("cannot listen on {e}")));
         let (qmp, agent, serial) = (listen(paths.qmp())?, listen(paths.agent())?, listen(paths.serial())?);
-        self.reached(Step::Sockets)?;
+        self.reached(LaunchStep::Sockets)?;
         let fds = ChardevFds { qmp: qmp.as_raw_fd(), agent: agent.as_raw_fd(), serial: serial.as_raw_fd() };
         let raw = |fds: &Vec<OwnedFd>| fds.iter().map(OwnedFd::as_raw_fd).collect();
         let taps: HashMap<NicId, Vec<i32>> = taps.iter().map(|(nic, fds)| (*nic, raw(fds))).collect();
@@ -211,7 +211,7 @@ impl Launch<'_> {
             .map_err(|e| Failure::Host(format!("cannot run {}: {e}", self.ctx.config.qemu.display())))?;
         let process = Arc::new(process);
         *self.spawned = Some(process.clone());
-        self.reached(Step::Spawn)?;
+        self.reached(LaunchStep::Spawn)?;
         // Our copies of the listening sockets close here: from now on an end of QEMU is an end of its sockets.
         Ok(process)
     }

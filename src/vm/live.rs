@@ -13,9 +13,9 @@ use super::{
     actor::{Actor, Interrupted},
     console,
     effect::MemorySource,
+    heartbeat::Heartbeat,
     io_error::Trouble,
     launch::{complaints, vcpu_threads},
-    probe::Probe,
     sampler::{Circumstances, Readings, Sampler},
 };
 use crate::{
@@ -39,12 +39,12 @@ const AGENT_PORT: &str = "agent-port";
 const AGENT_CHARDEV: &str = "agent0";
 
 /// What there is of a VM on this host. QMP on a stopped VM cannot be written: there is no session then.
-pub(super) enum Machine {
+pub(super) enum Instance {
     Down,
     Live(Box<Live>),
     Mute(Mute),
     /// SIGKILL was sent, and the kernel still holds the process.
-    Doomed(Arc<Process>),
+    Killed(Arc<Process>),
 }
 
 /// A process whose monitor answers.
@@ -59,7 +59,7 @@ pub(super) struct Live {
     sampler: Sampler,
     /// The sampling under way. Nothing waits for it: a monitor that is mute delays no request.
     sampling: Option<BoxFuture<'static, Result<Readings, QmpError>>>,
-    _probe: Probe,
+    _heartbeat: Heartbeat,
     /// The last bounding of the console log; two at once would cut what neither has kept.
     bounding: Option<JoinHandle<()>>,
     pub trouble: Trouble,
@@ -83,7 +83,7 @@ pub(super) struct Mute {
     reconnect: BoxFuture<'static, (Session, Events)>,
 }
 
-/// What may happen to a machine by itself.
+/// What may happen to an instance by itself.
 pub(super) enum Happening {
     Exited(Exit),
     Event(Event),
@@ -95,8 +95,8 @@ pub(super) enum Happening {
     MayGoOn,
 }
 
-impl Machine {
-    /// The machine of a stored record: one that ran is looked for.
+impl Instance {
+    /// The instance of a stored record: the process of one that ran is looked for.
     pub fn of(ctx: &Context, record: &VmRecord) -> Self {
         match ctx.process_of(record) {
             Some(process) => {
@@ -113,7 +113,7 @@ impl Machine {
             Self::Down => None,
             Self::Live(live) => Some(live.process.clone()),
             Self::Mute(mute) => Some(mute.process.clone()),
-            Self::Doomed(process) => Some(process.clone()),
+            Self::Killed(process) => Some(process.clone()),
         }
     }
 
@@ -126,7 +126,7 @@ impl Machine {
                 exit = mute.process.exited() => Happening::Exited(exit),
                 (session, events) = &mut mute.reconnect => Happening::MonitorBack(session, events),
             },
-            Self::Doomed(process) => Happening::Exited(process.exited().await),
+            Self::Killed(process) => Happening::Exited(process.exited().await),
         }
     }
 }
@@ -134,7 +134,7 @@ impl Machine {
 impl Live {
     pub fn new(process: Arc<Process>, session: Session, events: Events, threads: Vec<i32>) -> Self {
         let sampler = Sampler::new(process.pid(), threads);
-        let probe = Probe::of(session.clone(), process.pid());
+        let heartbeat = Heartbeat::of(session.clone(), process.pid());
         Self {
             process,
             session,
@@ -144,7 +144,7 @@ impl Live {
             events,
             sampler,
             sampling: None,
-            _probe: probe,
+            _heartbeat: heartbeat,
             bounding: None,
             trouble: Trouble::default(),
         }
@@ -215,22 +215,22 @@ impl Actor {
 
     /// The one way out for every process that ended by itself, spawned or adopted.
     async fn exited(&mut self, exit: Exit) {
-        let asked = self.ctx.ends_vms()
-            || matches!(self.machine, Machine::Doomed(_))
+        let wanted = self.ctx.ends_vms()
+            || matches!(self.instance, Instance::Killed(_))
             || matches!(self.intent(), Intent::Stop { .. } | Intent::Off { .. });
-        let ending = if asked {
+        let ending = if wanted {
             Ending::Clean
         } else {
             let reason = format!("{exit}: {}", complaints(&self.ctx.run_paths(&self.record.spec.id)));
             tracing::warn!(vm = %self.record.spec.id, reason, "crashed");
             Ending::Crashed { reason }
         };
-        let _ = self.ended(ending, asked).await;
+        let _ = self.ended(ending, wanted).await;
     }
 
     async fn event(&mut self, event: Event) {
         tracing::debug!(vm = %self.record.spec.id, ?event, "event");
-        let Machine::Live(live) = &mut self.machine else { return };
+        let Instance::Live(live) = &mut self.instance else { return };
         match event {
             // A shutdown from the host's side (a signal to QEMU) ends the process; the pidfd tells.
             Event::Shutdown { guest: true, .. } => self.guest_powered_off().await,
@@ -241,7 +241,7 @@ impl Actor {
                 self.was_reset().await;
                 self.refresh().await;
                 self.vcpus_are_back().await;
-                self.ask_for_cards_again().await;
+                self.ask_for_nics_again().await;
             }
             Event::DeviceDeleted { device: Some(id), .. } => {
                 self.disk_deleted(&id).await;
@@ -258,7 +258,7 @@ impl Actor {
                 // One that comes up while the guest is to stop is the better way to ask.
                 if open {
                     self.take_up_intent().await;
-                    self.ask_for_cards_again().await;
+                    self.ask_for_nics_again().await;
                 }
             }
             Event::BalloonChange { .. } => {
@@ -278,11 +278,11 @@ impl Actor {
 
     /// Asks QEMU how the guest is.
     pub(super) async fn refresh(&mut self) {
-        let Machine::Live(live) = &self.machine else { return };
+        let Instance::Live(live) = &self.instance else { return };
         let session = live.session.clone();
         // A monitor that fails here closes, and a process that ended has a pidfd: both come as happenings of their own.
         let Ok(status) = self.guarded(session.query_status()).await else { return };
-        let Machine::Live(live) = &mut self.machine else { return };
+        let Instance::Live(live) = &mut self.instance else { return };
         let paused = |reason| Guest::Paused { reason, critical: false };
         let halted = |reason| Guest::Paused { reason: Some(reason), critical: true };
         live.guest = match status.status {
@@ -309,13 +309,13 @@ impl Actor {
     }
 
     async fn monitor_closed(&mut self, reason: CloseReason) {
-        let Some(process) = self.machine.process() else { return };
+        let Some(process) = self.instance.process() else { return };
         // An end of QEMU closes the monitor first; it is the exit that counts then.
         if let Ok(exit) = tokio::time::timeout(EXIT_GRACE, process.exited()).await {
             return self.exited(exit).await;
         }
         let misconduct = reason.is_misconduct();
-        let brief = matches!(&self.machine, Machine::Live(live) if live.since.elapsed() < CALM);
+        let brief = matches!(&self.instance, Instance::Live(live) if live.since.elapsed() < CALM);
         self.misconduct = if misconduct && brief { self.misconduct.saturating_add(1) } else { misconduct.into() };
         let pause = RETRY.saturating_mul(1 << self.misconduct.min(8)).min(LONGEST_RETRY);
         let what = if misconduct { "its monitor was dropped" } else { "its monitor does not answer" };
@@ -323,11 +323,11 @@ impl Actor {
         tracing::warn!(vm = %self.record.spec.id, reason, "unresponsive");
         let path = self.ctx.run_paths(&self.record.spec.id).qmp();
         self.publish_sample(None);
-        self.machine = Machine::Mute(Mute { process, reason, reconnect: reconnect(path, pause) });
+        self.instance = Instance::Mute(Mute { process, reason, reconnect: reconnect(path, pause) });
     }
 
     async fn monitor_back(&mut self, session: Session, events: Events) {
-        let Some(process) = self.machine.process() else { return };
+        let Some(process) = self.instance.process() else { return };
         let asking = session.clone();
         let facts = self.guarded(async {
             let threads = vcpu_threads(&asking).await?;
@@ -338,7 +338,7 @@ impl Actor {
             Ok((threads, agent)) => {
                 let mut live = Live::new(process, session, events, threads);
                 live.agent = agent;
-                self.machine = Machine::Live(Box::new(live));
+                self.instance = Instance::Live(Box::new(live));
                 self.refresh().await;
                 // What follows may wait for the guest; that the monitor answers is known now.
                 self.publish();
@@ -348,13 +348,13 @@ impl Actor {
             Err(Interrupted::Qmp(error)) => {
                 let path = self.ctx.run_paths(&self.record.spec.id).qmp();
                 let reason = format!("its monitor does not answer: {error}");
-                self.machine = Machine::Mute(Mute { process, reason, reconnect: reconnect(path, RETRY) });
+                self.instance = Instance::Mute(Mute { process, reason, reconnect: reconnect(path, RETRY) });
             }
             // The session goes, the forced request or the exit comes next; until then there is a process to be looked after.
             Err(Interrupted::Overtaken | Interrupted::Ended | Interrupted::Deadline) => {
                 let path = self.ctx.run_paths(&self.record.spec.id).qmp();
                 let reason = "qherd is connecting to its monitor".to_owned();
-                self.machine = Machine::Mute(Mute { process, reason, reconnect: reconnect(path, RETRY) });
+                self.instance = Instance::Mute(Mute { process, reason, reconnect: reconnect(path, RETRY) });
             }
         }
     }
@@ -362,7 +362,7 @@ impl Actor {
     fn begin_sampling(&mut self) {
         let balloon = self.record.spec.machine.balloon;
         let paths = self.ctx.run_paths(&self.record.spec.id);
-        let Machine::Live(live) = &mut self.machine else { return };
+        let Instance::Live(live) = &mut self.instance else { return };
         // Storage that hangs holds one thread of the daemon for this VM, not one more at every sampling.
         if live.bounding.as_ref().is_none_or(JoinHandle::is_finished) {
             live.bounding = Some(spawn_blocking(move || console::bound(&paths)));
@@ -372,7 +372,7 @@ impl Actor {
     }
 
     fn sampled(&mut self, readings: Readings) {
-        let (Run::Live(run), Machine::Live(live)) = (&self.record.run, &mut self.machine) else { return };
+        let (Run::Live(run), Instance::Live(live)) = (&self.record.run, &mut self.instance) else { return };
         let (started, balloon) = (run.process.started(), self.record.spec.machine.balloon);
         let traffic = |nic: &Nic| (nic.clone(), self.ctx.net.traffic(nic.id));
         let nics = run.in_effect.nics.iter().map(traffic).collect();

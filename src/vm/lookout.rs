@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     actor::{Actor, Interrupted},
-    live::Machine,
+    live::Instance,
 };
 use crate::model::{Run, VmSpec};
 
@@ -103,7 +103,7 @@ fn begin(spec: &VmSpec) -> JoinHandle<Option<String>> {
 impl Actor {
     /// What a stopped VM lacks, for its status.
     pub(super) async fn look_for_files(&mut self) {
-        if let (Run::Down { .. }, Machine::Down) = (&self.record.run, &self.machine) {
+        if let (Run::Down { .. }, Instance::Down) = (&self.record.run, &self.instance) {
             let looked = self.look(LOOK).await;
             if let (Ok(()), Some(missing)) = (looked, self.lookout.missing()) {
                 let vm = self.record.spec.id;

@@ -9,28 +9,28 @@ pub(super) fn record(from: u32, mut data: Value) -> Result<Value, String> {
     if from != 1 {
         return Err(format!("nothing here knows version {from}"));
     }
-    network_cards(data.get_mut("spec").ok_or("it has no definition")?)?;
+    complete_nics(data.get_mut("spec").ok_or("it has no definition")?)?;
     if let Some(in_effect) = data.get_mut("run").and_then(|run| run.get_mut("in_effect")) {
-        network_cards(in_effect)?;
+        complete_nics(in_effect)?;
     }
     Ok(data)
 }
 
-/// 1 to 2: a card had no id and one kind of backend. An id that is the VM's with the card's own digits at its end is
+/// 1 to 2: a NIC had no id and one kind of backend. An id that is the VM's with the NIC's own digits at its end is
 /// the same at every reading.
-fn network_cards(spec: &mut Value) -> Result<(), String> {
+fn complete_nics(spec: &mut Value) -> Result<(), String> {
     let id = spec["id"].as_str().and_then(|id| id.get(..30)).ok_or("the VM has no id")?.to_owned();
-    let cards = spec["nics"].as_array_mut().ok_or("the VM has no list of network cards")?;
-    for card in cards.iter_mut() {
-        let mac = card["mac"].as_str().ok_or("a network card has no MAC address")?;
+    let nics = spec["nics"].as_array_mut().ok_or("the VM has no list of NICs")?;
+    for nic in nics.iter_mut() {
+        let mac = nic["mac"].as_str().ok_or("a NIC has no MAC address")?;
         let digits: String = mac.chars().filter(char::is_ascii_hexdigit).skip(6).collect();
-        card["id"] = format!("{id}{digits}").into();
-        card["label"] = "Network Adapter".into();
-        card["slot"] = Value::Null;
-        card["queues"] = 1.into();
-        card["backend"] = json!({ "user": { "forwards": [] } });
+        nic["id"] = format!("{id}{digits}").into();
+        nic["label"] = "Network Adapter".into();
+        nic["slot"] = Value::Null;
+        nic["queues"] = 1.into();
+        nic["backend"] = json!({ "user": { "forwards": [] } });
     }
-    let added = cards.len();
+    let added = nics.len();
     spec["nics_added"] = added.into();
     Ok(())
 }

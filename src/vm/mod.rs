@@ -11,11 +11,11 @@
 //!   Unresponsive ◀── monitor mute ── any live state       └──▶ Rebooting ── reset ──▶ Running
 //! ```
 //!
-//! A process that SIGKILL does not end (the kernel holds it) is `Doomed`; its VM is `Stopping` until the pidfd fires.
+//! A process that SIGKILL does not end (the kernel holds it) is `Killed`; its VM is `Stopping` until the pidfd fires.
 //!
 //! `lifecycle` decides what a request means in a state, `launch` starts, `actor` is the task, `overtaken` sees to those
 //! that came too early, `live` and `power` are its work on a running VM, `suspend` what only the Hyper-V dialect asks for,
-//! `probe` sees that its monitor answers, `adopt` takes a VM over from an earlier daemon, `removal` removes what goes with
+//! `heartbeat` sees that its monitor answers, `adopt` takes a VM over from an earlier daemon, `removal` removes what goes with
 //! it, `lookout` sees what a stopped one lacks, `sampler` measures.
 
 mod actor;
@@ -23,6 +23,7 @@ mod adopt;
 mod console;
 mod effect;
 mod handle;
+mod heartbeat;
 mod intent;
 mod interfaces;
 mod io_error;
@@ -33,7 +34,6 @@ mod lookout;
 mod migrate;
 mod overtaken;
 mod power;
-mod probe;
 mod publish;
 mod removal;
 mod sampler;
@@ -55,7 +55,7 @@ pub use actor::{adopt, create};
 pub(crate) use console::tail as console_tail;
 pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
 pub(crate) use interfaces::{GuestInterface, ask as guest_interfaces};
-pub use launch::Step;
+pub use launch::LaunchStep;
 pub(crate) use removal::{Original, check_mounted, is_marked, mark as mark_storage, storage_of};
 pub(crate) use upkeep::Turn;
 
@@ -98,7 +98,7 @@ pub struct Context {
     pub(crate) original: Option<Original>,
     pub closing: Closing,
     /// For tests: every launch fails after this step.
-    pub fail_launch_after: Option<Step>,
+    pub fail_launch_after: Option<LaunchStep>,
 }
 
 /// The end of the daemon, as VMs' tasks know of it: nothing starts any more.

@@ -80,7 +80,7 @@ impl Actor {
 
     async fn overtaken(&mut self, command: Command) {
         match command {
-            Command::Stop(_, Waiter::Stop(reply)) if self.machine.process().is_none() => {
+            Command::Stop(_, Waiter::Stop(reply)) if self.instance.process().is_none() => {
                 self.answer(reply, Ok(Stopped { forced: true, already: false }));
             }
             // The kernel, or the store, stood in the way of the other one.

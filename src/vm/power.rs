@@ -11,7 +11,7 @@ use super::{
     intent::joined,
     launch::remove_run_files,
     lifecycle::{Action, Decision, Request},
-    live::{Guest, Machine},
+    live::{Guest, Instance},
 };
 use crate::{
     host::process::Process,
@@ -39,7 +39,7 @@ impl Actor {
                 self.is_off(waiter, result.map(|()| Stopped::BEFORE)).await;
             }
             // The deadline of a stop was over before SIGKILL was sent: there is no time left to wait.
-            Decision::Do(_) if matches!(self.machine, Machine::Doomed(_)) => {
+            Decision::Do(_) if matches!(self.instance, Instance::Killed(_)) => {
                 let result = self.cut().await;
                 self.is_off(waiter, result.map(|()| Stopped { forced: true, already: false })).await;
             }
@@ -112,11 +112,11 @@ impl Actor {
 
     /// Lets a paused guest go on, as a part of `operation`.
     pub(super) async fn resume(&mut self, operation: Operation) -> Result<()> {
-        let Machine::Live(live) = &self.machine else { return Err(Error::Unresponsive(self.record.spec.id)) };
+        let Instance::Live(live) = &self.instance else { return Err(Error::Unresponsive(self.record.spec.id)) };
         let session = live.session.clone();
         match self.guarded(session.execute(qapi::qmp::cont {})).await {
             Ok(_) => {
-                if let Machine::Live(live) = &mut self.machine {
+                if let Instance::Live(live) = &mut self.instance {
                     live.guest = Guest::Running;
                 }
                 Ok(())
@@ -136,18 +136,18 @@ impl Actor {
     /// Asks the agent, else presses the power button; failures are the deadline's matter. Where nobody but the agent is to
     /// be asked, and it does not do it, the whole is taken back, and why is returned.
     pub(super) async fn ask_guest(&mut self, mode: ShutdownMode) -> Option<Error> {
-        let Machine::Live(live) = &self.machine else { return None };
+        let Instance::Live(live) = &self.instance else { return None };
         let session = live.session.clone();
         if live.guest != Guest::Running && self.guarded(session.execute(qapi::qmp::cont {})).await.is_err() {
             return None;
         }
-        let Machine::Live(live) = &self.machine else { return None };
+        let Instance::Live(live) = &self.instance else { return None };
         if self.agent_only() {
             return self.ask_agent_only(mode).await;
         }
         let agent = live.agent;
         let path = self.ctx.run_paths(&self.record.spec.id).agent();
-        let asked = self.guarded(async {
+        let exchange = self.guarded(async {
             if agent {
                 match Agent::connect(&path, AGENT).await {
                     Ok(agent) => match agent.shutdown(mode, AGENT).await {
@@ -161,7 +161,7 @@ impl Actor {
             }
             press(&session).await
         });
-        if let Err(Interrupted::Qmp(error)) = asked.await {
+        if let Err(Interrupted::Qmp(error)) = exchange.await {
             tracing::warn!(vm = %self.record.spec.id, %error, "cannot press the power button");
         }
         None
@@ -171,7 +171,7 @@ impl Actor {
     /// notice, and one that is on its way down does not mind.
     pub(super) async fn press_again(&mut self) {
         self.press_again = Some(Instant::now() + PRESS_AGAIN);
-        let Machine::Live(live) = &self.machine else { return };
+        let Instance::Live(live) = &self.instance else { return };
         let session = live.session.clone();
         let _ = self.guarded(press(&session)).await;
     }
@@ -218,7 +218,7 @@ impl Actor {
 
     /// Whether there is nothing more to be tried; a monitor that fails is taken up again when it is back.
     pub(super) async fn reset(&mut self) -> bool {
-        let Machine::Live(live) = &self.machine else { return false };
+        let Instance::Live(live) = &self.instance else { return false };
         let session = live.session.clone();
         let reset = self.guarded(async {
             session.execute(qapi::qmp::system_reset {}).await?;
@@ -246,8 +246,8 @@ impl Actor {
 
     /// Has QEMU close its images and end.
     pub(super) async fn quit(&mut self, ending: Ending) {
-        let Some(process) = self.machine.process() else { return };
-        if let Machine::Live(live) = &self.machine {
+        let Some(process) = self.instance.process() else { return };
+        if let Instance::Live(live) = &self.instance {
             let (session, process) = (live.session.clone(), process.clone());
             let ended = self.guarded(async {
                 // Whether it answers or ends without an answer is the same.
@@ -261,7 +261,7 @@ impl Actor {
             }
         }
         if !killed(&process).await {
-            let _ = self.doom(process);
+            let _ = self.leave_to_kernel(process);
             return;
         }
         let _ = self.ended(ending, false).await;
@@ -280,8 +280,8 @@ impl Actor {
 
     /// Stores that the process is being ended. Where the store fails, or hangs, it is ended all the same: what is lost
     /// then is only that a daemon which is killed in between would call it a crash.
-    async fn note_end(&mut self, asked: bool) {
-        let intent = Intent::Off { asked };
+    async fn note_end(&mut self, by_client: bool) {
+        let intent = Intent::Off { by_client };
         match timeout(NOTE, self.intend(intent, Operation::Stop)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(vm = %self.record.spec.id, %error, "cannot store that the VM ends"),
@@ -295,15 +295,15 @@ impl Actor {
     }
 
     async fn end_process(&mut self) -> Result<()> {
-        let Some(process) = self.machine.process() else { return Ok(()) };
+        let Some(process) = self.instance.process() else { return Ok(()) };
         if !killed(&process).await {
-            return Err(self.doom(process));
+            return Err(self.leave_to_kernel(process));
         }
         self.ended(Ending::Clean, true).await
     }
 
     /// Nothing is left to be done but to wait for the kernel, which may take for ever: whoever waits is told so.
-    pub(super) fn doom(&mut self, process: Arc<Process>) -> Error {
+    pub(super) fn leave_to_kernel(&mut self, process: Arc<Process>) -> Error {
         let (operation, what) = match self.record.run {
             Run::Deleting => (Operation::Delete, "is deleted"),
             _ => (Operation::Stop, "counts as stopped"),
@@ -314,7 +314,7 @@ impl Actor {
         );
         tracing::warn!(vm = %self.record.spec.id, pid = process.pid(), why);
         let error = Error::failed(operation, why);
-        self.machine = Machine::Doomed(process);
+        self.instance = Instance::Killed(process);
         self.press_again = None;
         self.publish_sample(None);
         self.publish();
@@ -325,7 +325,7 @@ impl Actor {
     /// The process is gone, which is the way that every run ends: cleans up after it, stores how it ended, answers who
     /// waits for that, and goes on with a deletion.
     pub(super) async fn ended(&mut self, ending: Ending, forced: bool) -> Result<()> {
-        self.machine = Machine::Down;
+        self.instance = Instance::Down;
         self.press_again = None;
         remove_run_files(&self.ctx.run_paths(&self.record.spec.id));
         self.disconnect_all().await;

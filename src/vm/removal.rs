@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::{task::spawn_blocking, time::timeout};
 
-use super::{Context, actor::Actor, live::Machine};
+use super::{Context, actor::Actor, live::Instance};
 use crate::{
     host::{STORAGE, folder, in_time, remove_image},
     model::{Disk, Ending, Error, MadeFolder, Operation, Result, Run, VmRecord, VmSpec},
@@ -206,8 +206,8 @@ impl Actor {
     /// then on it is deleted, whatever happens to the daemon in between.
     pub(super) async fn remove(&mut self) -> Result<()> {
         self.condemn().await?;
-        match self.machine {
-            Machine::Down => self.erase().await,
+        match self.instance {
+            Instance::Down => self.erase().await,
             _ => self.cut().await,
         }
     }
@@ -215,7 +215,7 @@ impl Actor {
     /// Stores that the VM is to be gone, unless it is known that its disks could not be removed.
     pub(super) async fn condemn(&mut self) -> Result<()> {
         let removable = self.ctx.check_removable(&self.record, LOOK).await;
-        match (matches!(self.machine, Machine::Down), removable) {
+        match (matches!(self.instance, Instance::Down), removable) {
             // The power of a live VM is cut whether its storage answers or not.
             (true, Err(error)) | (false, Err(error @ Error::Storage(_))) => return Err(error),
             _ => {}
@@ -226,7 +226,7 @@ impl Actor {
             return Err(Error::failed(Operation::Delete, error));
         }
         if let Run::Live(run) = before {
-            self.had = run.in_effect.nics.clone();
+            self.deleted_nics = run.in_effect.nics.clone();
         }
         self.publish();
         Ok(())

@@ -46,7 +46,7 @@ pub(super) struct Circumstances {
     /// A paused guest cannot report, and what it reported last stays true.
     pub running: bool,
     pub balloon: bool,
-    /// The cards that QEMU has.
+    /// The NICs that QEMU has.
     pub nics: Vec<nics::Reading>,
 }
 

@@ -5,7 +5,7 @@ use super::{
     actor::{Actor, Interrupted},
     handle::AtOnce,
     lifecycle::{Decision, Request},
-    live::{Guest, Machine},
+    live::{Guest, Instance},
     power::AGENT,
 };
 use crate::{
@@ -26,11 +26,11 @@ impl Actor {
         match self.decide(Request::Suspend) {
             Decision::Do(_) => {
                 let id = self.record.spec.id;
-                let Machine::Live(live) = &self.machine else { return Err(Error::Unresponsive(id)) };
+                let Instance::Live(live) = &self.instance else { return Err(Error::Unresponsive(id)) };
                 let session = live.session.clone();
                 match self.guarded(session.execute(qapi::qmp::stop {})).await {
                     Ok(_) => {
-                        if let Machine::Live(live) = &mut self.machine {
+                        if let Instance::Live(live) = &mut self.instance {
                             live.guest = Guest::Paused { reason: None, critical: false };
                         }
                         Ok(())
@@ -64,7 +64,7 @@ impl Actor {
                     self.unless_overtaken()?;
                     return Err(Error::Unresponsive(self.record.spec.id));
                 }
-                if let Machine::Live(live) = &mut self.machine {
+                if let Instance::Live(live) = &mut self.instance {
                     live.guest = Guest::Running;
                 }
                 self.was_reset().await;
@@ -85,9 +85,9 @@ impl Actor {
     /// # Errors
     /// [`Error::NoAgent`], with the reason and the way out.
     pub(super) fn need_agent(&self) -> Result<()> {
-        let why = match &self.machine {
-            Machine::Live(live) if live.agent => return Ok(()),
-            Machine::Live(_) => "it is not running in the guest, or the guest is still booting",
+        let why = match &self.instance {
+            Instance::Live(live) if live.agent => return Ok(()),
+            Instance::Live(_) => "it is not running in the guest, or the guest is still booting",
             _ => "the VM's monitor does not answer, so it cannot be asked",
         };
         Err(Error::NoAgent { why: format!("{why}; force=true cuts the power") })
@@ -96,13 +96,13 @@ impl Actor {
     /// Asks the agent. What it does not do is taken back at once.
     pub(super) async fn ask_agent_only(&mut self, mode: ShutdownMode) -> Option<Error> {
         let path = self.ctx.run_paths(&self.record.spec.id).agent();
-        let asked = self.guarded(async {
+        let exchange = self.guarded(async {
             Ok(match Agent::connect(&path, AGENT).await {
                 Ok(agent) => agent.shutdown(mode, AGENT).await,
                 Err(error) => Err(error),
             })
         });
-        match asked.await {
+        match exchange.await {
             Ok(Err(error)) => Some(self.take_back(format!("{error}; force=true cuts the power")).await),
             // Whatever came between is dealt with next.
             Ok(Ok(())) | Err(_) => None,

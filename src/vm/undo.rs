@@ -2,12 +2,12 @@
 
 use futures_util::future::BoxFuture;
 
-type Step = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
+type UndoStep = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 
 /// A stack of what is to be undone. Dropping it undoes nothing: undoing may take
 /// its time, and a drop cannot.
 #[derive(Default)]
-pub struct Undo(Vec<Step>);
+pub struct Undo(Vec<UndoStep>);
 
 impl Undo {
     /// Adds what takes back the step that has just been made.

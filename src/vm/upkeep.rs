@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{actor::Actor, adopt::rebooted, live::Machine};
+use super::{actor::Actor, adopt::rebooted, live::Instance};
 use crate::model::{Due, Ending, Error, LiveRun, Run, Upkeep, now_ms, uptime_ms};
 
 /// What has become of a VM's turn after a boot.
@@ -49,9 +49,9 @@ impl Actor {
 
     /// When the next restart is due.
     pub(super) fn restart_at(&self) -> Option<Instant> {
-        match (&self.record.run, &self.machine, self.record.upkeep.restart()) {
+        match (&self.record.run, &self.instance, self.record.upkeep.restart()) {
             _ if self.ctx.closing.has_begun() => None,
-            (Run::Down { .. }, Machine::Down, Some(restart)) => Some(Instant::now() + restart.left()),
+            (Run::Down { .. }, Instance::Down, Some(restart)) => Some(Instant::now() + restart.left()),
             _ => None,
         }
     }
@@ -72,7 +72,7 @@ impl Actor {
         if self.record.upkeep.due != Some(Due::Boot) || self.ctx.closing.has_begun() {
             return Turn::Skipped;
         }
-        if let (Run::Down { .. }, Machine::Down) = (&self.record.run, &self.machine) {
+        if let (Run::Down { .. }, Instance::Down) = (&self.record.run, &self.instance) {
             let before = self.lookout.missing().cloned();
             if self.look(LOOK).await.is_err() {
                 return Turn::TooEarly;
@@ -86,7 +86,7 @@ impl Actor {
         }
         tracing::info!(vm = %self.record.spec.id, "starting after the boot of the host");
         let started = self.start().await;
-        if !matches!(self.machine, Machine::Down) && self.record.upkeep.due.take().is_some() {
+        if !matches!(self.instance, Instance::Down) && self.record.upkeep.due.take().is_some() {
             // It ran already.
             self.store_upkeep().await;
         }
@@ -101,7 +101,7 @@ impl Actor {
         // Where a client or the kernel came in between, they have the word; where the daemon ends, the next one has.
         if self.is_overtaken()
             || self.ctx.closing.has_begun()
-            || !matches!((&self.record.run, &self.machine), (Run::Down { .. }, Machine::Down))
+            || !matches!((&self.record.run, &self.instance), (Run::Down { .. }, Instance::Down))
         {
             return;
         }

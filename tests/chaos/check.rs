@@ -44,7 +44,7 @@ pub async fn complaints(daemon: &Daemon, places: &mut [Place]) -> Vec<String> {
             wrong.push(format!("{} {} ({}) is deleted, or was never created", known.name, known.id, known.status));
         }
     }
-    // By now it is known which cards there are.
+    // By now it is known which NICs there are.
     wrong.extend(switches(daemon, places).await);
     wrong
 }
@@ -67,8 +67,8 @@ async fn switches(daemon: &Daemon, places: &mut [Place]) -> Vec<String> {
                 if !known["problem"].is_null() {
                     wrong.push(format!("{} has a problem: {known}", switch.name));
                 }
-                let cards = place.vm.as_ref().map(|vm| vm.definition().cards).unwrap_or_default();
-                let may_be = switch.definitions.iter().map(|one| one.clone().with_cards(|card| cards.contains(&card)));
+                let nics = place.vm.as_ref().map(|vm| vm.definition().nics).unwrap_or_default();
+                let may_be = switch.definitions.iter().map(|one| one.clone().with_nics(|nic| nics.contains(&nic)));
                 let may_be: Vec<_> = may_be.collect();
                 let leads = may_be.iter().flat_map(|one| one.forwards.clone()).collect();
                 let path = format!("/switches/{}/forwards", known["id"].as_str().unwrap());
@@ -113,7 +113,7 @@ async fn one(daemon: &Daemon, vm: &mut Vm, known: &Known, qemus: &[Qemu]) -> Vec
     if let Some(gap) = gap {
         complain(format!("its heartbeat has a gap: {gap}"));
     }
-    vm.settle(&known.id, definition, status, process);
+    vm.observe(&known.id, definition, status, process);
     let known_boots = vm.boot.as_ref().and_then(|boot| boots.iter().rposition(|other| other == boot));
     let new = boots.len() - known_boots.map_or(0, |index| index + 1);
     if new > vm.boots_due {

@@ -152,11 +152,11 @@ impl Client<'_> {
             }
             let Some(vm) = &mut place.vm else { return };
             let (lowest, defined) =
-                (vm.definition().cards.first().copied(), place.switch.as_ref().map(Switch::definition));
+                (vm.definition().nics.first().copied(), place.switch.as_ref().map(Switch::definition));
             let operation = &operation.meeting(Around {
                 switch: place.switch.is_some(),
                 private: defined.as_ref().is_some_and(|switch| switch.subnet.is_none()),
-                card: lowest.is_some(),
+                nic: lowest.is_some(),
                 forward: defined.is_some_and(|switch| !switch.forwards.is_empty()),
             });
             if matches!(operation, Operation::MakeSwitch { .. }) {
@@ -175,13 +175,13 @@ impl Client<'_> {
                 vm.id = answer["id"].as_str().map(str::to_owned);
             }
             vm.learn(operation, outcome);
-            let there = if vm.is_gone() { Default::default() } else { vm.definition().cards };
+            let there = if vm.is_gone() { Default::default() } else { vm.definition().nics };
             switch::learn(&mut place.switch, operation, outcome, (&name, answer["id"].as_str()), lowest);
-            // What leads to a card goes with it.
+            // What leads to a NIC goes with it.
             if let Some(switch) = &mut place.switch
                 && outcome == Outcome::Acknowledged
             {
-                let live = |switch: switch::Definition| switch.with_cards(|card| there.contains(&card));
+                let live = |switch: switch::Definition| switch.with_nics(|nic| there.contains(&nic));
                 switch.definitions = switch.definitions.drain(..).map(live).collect();
             }
             if outcome == Outcome::Unanswered {
@@ -210,10 +210,10 @@ impl Client<'_> {
             let further = disks.as_array()?.iter().skip(1);
             disk = further.min_by_key(|disk| disk["disk_size"].as_u64())?["name"].as_str()?.to_owned();
         }
-        let mut card = String::new();
-        if matches!(operation, Operation::RemoveCard | Operation::AddForward(_)) {
+        let mut nic = String::new();
+        if matches!(operation, Operation::RemoveNic | Operation::AddForward(_)) {
             let networks = self.daemon.try_get(&format!("/vms/{id}/networks")).await?;
-            card = operation::cards(&networks).min()?.1.to_owned();
+            nic = operation::nics(&networks).min()?.1.to_owned();
         }
         let mut forward = String::new();
         if *operation == Operation::RemoveForward {
@@ -223,7 +223,7 @@ impl Client<'_> {
         }
         let subnets = subnets(number);
         let (name, now) = (vm.name.as_str(), vm.definition());
-        let target = Target { base, name, id: &id, now, disk, card, switch, switch_id, subnets, forward };
+        let target = Target { base, name, id: &id, now, disk, nic, switch, switch_id, subnets, forward };
         let (method, path, body) = operation.request(&target);
         self.tally.borrow_mut().operations += 1;
         let request = self.daemon.http().request(method, self.daemon.at(&path)).json(&body);

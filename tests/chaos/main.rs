@@ -49,9 +49,9 @@ pub struct Tally {
     reads: u64,
     /// Running VMs that a recovery was looked at with, added up.
     running: u64,
-    /// Switches and cards on them that a recovery was looked at with, added up.
+    /// Switches and NICs on them that a recovery was looked at with, added up.
     switches: u64,
-    cards: u64,
+    nics: u64,
     forwards: u64,
     discs: u64,
     /// Of the running VMs, guests that had told of their heartbeat.
@@ -163,7 +163,7 @@ async fn one_cycle(daemon: &mut Daemon, cycle: &Cycle, places: &mut [Place], tal
     for vm in running {
         tally.running += 1;
         tally.beating += u64::from(vm.boot.is_some());
-        tally.cards += vm.definition().cards.len() as u64;
+        tally.nics += vm.definition().nics.len() as u64;
         tally.discs += u64::from(vm.definition().iso.is_some());
     }
     for switch in places.iter().filter_map(|place| place.switch.as_ref()) {

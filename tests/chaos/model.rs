@@ -68,14 +68,14 @@ impl Vm {
             iops: None,
             core: None,
             disks: Default::default(),
-            cards: Default::default(),
+            nics: Default::default(),
             iso: None,
             machine: None,
         })
     }
 
     /// Nothing but what is seen now.
-    pub fn settle(&mut self, id: &str, definition: Definition, status: &'static str, process: Option<Identity>) {
+    pub fn observe(&mut self, id: &str, definition: Definition, status: &'static str, process: Option<Identity>) {
         self.id = Some(id.to_owned());
         self.may_be_absent = false;
         self.definitions = vec![definition];
@@ -208,13 +208,13 @@ mod tests {
     use super::*;
 
     fn defined(vcpus: u64) -> Definition {
-        let (disks, cards) = Default::default();
-        Definition { vcpus, memory: 16, size: 1, iops: None, core: None, disks, cards, iso: None, machine: None }
+        let (disks, nics) = Default::default();
+        Definition { vcpus, memory: 16, size: 1, iops: None, core: None, disks, nics, iso: None, machine: None }
     }
 
     fn running() -> Vm {
         let mut vm = Vm::asked_for("one".into());
-        vm.settle("id", defined(1), "running", Some(Identity { pid: 7, starttime: 7 }));
+        vm.observe("id", defined(1), "running", Some(Identity { pid: 7, starttime: 7 }));
         vm
     }
 

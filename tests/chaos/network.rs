@@ -1,4 +1,4 @@
-//! A network namespace of the chaos's own: what in it belongs to nobody, and what a switch or a card lacks.
+//! A network namespace of the chaos's own: what in it belongs to nobody, and what a switch or a NIC lacks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,7 @@ pub struct Wanted {
     pub bridges: BTreeSet<String>,
     /// The taps of live VMs, and the bridges that they are in.
     pub taps: BTreeMap<String, String>,
-    /// Cards whose address is not of their switch's subnet, in words.
+    /// NICs whose address is not of their switch's subnet, in words.
     pub strangers: Vec<String>,
 }
 
@@ -50,17 +50,17 @@ async fn wanted(daemon: &Daemon) -> Wanted {
     let bridges = switches.as_array().unwrap().iter().map(|switch| name("qhb", &switch["id"])).collect();
     let (mut taps, mut strangers) = (BTreeMap::new(), Vec::new());
     for vm in daemon.known().await {
-        let cards = daemon.get(&format!("/vms/{}/networks", vm.id)).await.expect(200);
-        for card in cards.as_array().unwrap().iter().filter(|card| !card["switch"].is_null()) {
+        let nics = daemon.get(&format!("/vms/{}/networks", vm.id)).await.expect(200);
+        for nic in nics.as_array().unwrap().iter().filter(|nic| !nic["switch"].is_null()) {
             if vm.has_process() {
-                taps.insert(name("qht", &card["id"]), name("qhb", &card["switch"]["id"]));
+                taps.insert(name("qht", &nic["id"]), name("qhb", &nic["switch"]["id"]));
             }
-            let on = switches.as_array().unwrap().iter().find(|switch| switch["id"] == card["switch"]["id"]);
+            let on = switches.as_array().unwrap().iter().find(|switch| switch["id"] == nic["switch"]["id"]);
             // 10.77.3.0/24, say.
             let subnet = on.and_then(|switch| switch["subnet"].as_str()).and_then(|subnet| subnet.strip_suffix("0/24"));
-            let fits = |subnet: &str| card["reserved"].as_str().is_some_and(|address| address.starts_with(subnet));
-            if card["status"] != "removing" && !subnet.is_none_or(fits) {
-                strangers.push(format!("the address of {card} is not of the subnet {subnet:?}"));
+            let fits = |subnet: &str| nic["reserved"].as_str().is_some_and(|address| address.starts_with(subnet));
+            if nic["status"] != "removing" && !subnet.is_none_or(fits) {
+                strangers.push(format!("the address of {nic} is not of the subnet {subnet:?}"));
             }
         }
     }

@@ -38,13 +38,13 @@ pub enum Operation {
     },
     /// Where there is none, one is made.
     RemoveSwitch,
-    /// On the place's switch, which is made where there is none; by a number that no other card has.
-    AddCard(u64),
+    /// On the place's switch, which is made where there is none; by a number that no other NIC has.
+    AddNic(u64),
     /// Of those on the switch the one with the lowest number.
-    RemoveCard,
+    RemoveNic,
     /// Of the place's switch, in place.
     ChangeSwitch(SwitchChange),
-    /// From this port of the host to the card with the lowest number.
+    /// From this port of the host to the NIC with the lowest number.
     AddForward(u64),
     /// The one with the lowest port.
     RemoveForward,
@@ -71,7 +71,7 @@ pub struct Around {
     /// It has no subnet.
     pub private: bool,
     /// Of the VM, on the switch.
-    pub card: bool,
+    pub nic: bool,
     pub forward: bool,
 }
 
@@ -84,8 +84,8 @@ pub struct Target<'a> {
     pub now: Definition,
     /// Name of the smallest further disk, where there is one.
     pub disk: String,
-    /// The card that is to go.
-    pub card: String,
+    /// The NIC that is to go.
+    pub nic: String,
     /// The name, and the id where it is known, of the place's switch.
     pub switch: &'a str,
     pub switch_id: &'a str,
@@ -105,8 +105,8 @@ pub struct Definition {
     pub core: Option<u64>,
     /// Sizes of the further disks, each of which is there once.
     pub disks: BTreeSet<u64>,
-    /// Numbers of the cards on the place's switch.
-    pub cards: BTreeSet<u64>,
+    /// Numbers of the NICs on the place's switch.
+    pub nics: BTreeSet<u64>,
     /// The CD in its drive.
     pub iso: Option<u64>,
     /// The version of its machine type, of those that are asked for here.
@@ -138,7 +138,7 @@ pub enum Power {
     Resumed,
 }
 
-/// Numbers of cards, and sizes of further disks: none is used twice.
+/// Numbers of NICs, and sizes of further disks: none is used twice.
 fn size(rng: &mut Rng) -> u64 {
     rng.u64(1..60_000)
 }
@@ -165,7 +165,7 @@ impl Operation {
             iops: rng.bool().then(|| rng.u64(100..1000)),
             core: rng.bool().then_some(0),
             disks,
-            cards: (0..rng.usize(0..2)).map(|_| size(rng)).collect(),
+            nics: (0..rng.usize(0..2)).map(|_| size(rng)).collect(),
             iso: medium(rng),
             machine: None,
         };
@@ -189,8 +189,8 @@ impl Operation {
             95..100 => Self::RemoveDisk,
             100..102 => Self::MakeSwitch { private: rng.bool(), nat: rng.bool() },
             102..106 => Self::RemoveSwitch,
-            106..120 => Self::AddCard(size(rng)),
-            120..126 => Self::RemoveCard,
+            106..120 => Self::AddNic(size(rng)),
+            120..126 => Self::RemoveNic,
             126..131 => Self::Suspend,
             131..135 => Self::Resume,
             135..142 => Self::ChangeSwitch(switch_change(rng)),
@@ -212,8 +212,8 @@ impl Operation {
             6 => Self::Grow(1),
             7 => Self::Limit(rng.bool().then(|| rng.u64(1000..9000))),
             8 => Self::Pinning(rng.bool().then_some(0)),
-            9 | 10 => Self::AddCard(size(rng)),
-            11 => Self::RemoveCard,
+            9 | 10 => Self::AddNic(size(rng)),
+            11 => Self::RemoveNic,
             12 => Self::Suspend,
             13 => Self::Medium(medium(rng)),
             14 => Self::ChangeSwitch(switch_change(rng)),
@@ -224,20 +224,20 @@ impl Operation {
 
     /// What it comes to where it is asked for.
     pub fn meeting(&self, around: Around) -> Self {
-        let Around { switch, private, card, forward } = around;
+        let Around { switch, private, nic, forward } = around;
         match self.clone() {
             Self::MakeSwitch { .. } if switch => Self::RemoveSwitch,
             Self::RemoveSwitch if !switch => Self::MakeSwitch { private: true, nat: false },
-            Self::AddCard(_) | Self::AddForward(_) | Self::RemoveForward | Self::ChangeSwitch(_) if !switch => {
+            Self::AddNic(_) | Self::AddForward(_) | Self::RemoveForward | Self::ChangeSwitch(_) if !switch => {
                 Self::MakeSwitch { private: false, nat: true }
             }
             Self::ChangeSwitch(SwitchChange::Subnet(_) | SwitchChange::Nat(_)) if private => {
                 Self::ChangeSwitch(SwitchChange::Mtu(None))
             }
-            Self::AddForward(number) if !card => Self::AddCard(number),
+            Self::AddForward(number) if !nic => Self::AddNic(number),
             Self::RemoveForward if !forward => Self::ChangeSwitch(SwitchChange::Mtu(Some(1400))),
             Self::Create { start, mut definition } if !switch => {
-                definition.cards.clear();
+                definition.nics.clear();
                 Self::Create { start, definition }
             }
             same => same,
@@ -250,17 +250,17 @@ impl Operation {
     }
 
     pub fn request(&self, target: &Target<'_>) -> (Method, String, Value) {
-        let Target { base, name, now, disk, card, switch, switch_id, subnets, forward, .. } = target;
+        let Target { base, name, now, disk, nic, switch, switch_id, subnets, forward, .. } = target;
         let on_the_switch = format!("/switches/{switch_id}");
         let vm = format!("/vms/{}", target.id);
-        let on_switch = |card: &u64| json!({ "switch": switch_id, "name": format!("card-{card}") });
+        let on_switch = |nic: &u64| json!({ "switch": switch_id, "name": format!("nic-{nic}") });
         let limits = |iops: &Option<u64>| iops.map(|iops| json!({ "iops": iops }));
         let pinning = |core: &Option<u64>| core.map(|core| json!({ "cores": [core] }));
         match self {
             Self::Create { start, definition } => {
                 let disks: Vec<Value> = definition.disks.iter().map(|size| json!({ "disk_size": size })).collect();
-                let cards = definition.cards.iter().map(on_switch);
-                let networks: Vec<Value> = std::iter::once(json!({ "user": {} })).chain(cards).collect();
+                let nics = definition.nics.iter().map(on_switch);
+                let networks: Vec<Value> = std::iter::once(json!({ "user": {} })).chain(nics).collect();
                 let wish = json!({
                     "name": name, "networks": networks, "start": start, "base_image": base, "disks": disks,
                     "vcpus": definition.vcpus, "memory": definition.memory, "disk_size": definition.size,
@@ -295,7 +295,7 @@ impl Operation {
             }
             Self::ChangeSwitch(SwitchChange::Nat(nat)) => (Method::PUT, on_the_switch, json!({ "nat": nat })),
             Self::AddForward(port) => {
-                let wish = json!({ "host_port": port, "vm": target.id, "network": card, "guest_port": 22 });
+                let wish = json!({ "host_port": port, "vm": target.id, "network": nic, "guest_port": 22 });
                 (Method::POST, format!("{on_the_switch}/forwards"), wish)
             }
             Self::RemoveForward => (Method::DELETE, format!("{on_the_switch}/forwards/{forward}"), json!({})),
@@ -304,8 +304,8 @@ impl Operation {
             Self::Machine(Some(version)) => {
                 (Method::PUT, format!("{vm}/machine"), json!({ "type": machine_type(*version) }))
             }
-            Self::AddCard(card) => (Method::POST, format!("{vm}/networks"), on_switch(card)),
-            Self::RemoveCard => (Method::DELETE, format!("{vm}/networks/{card}"), json!({})),
+            Self::AddNic(nic) => (Method::POST, format!("{vm}/networks"), on_switch(nic)),
+            Self::RemoveNic => (Method::DELETE, format!("{vm}/networks/{nic}"), json!({})),
             Self::Suspend => (Method::POST, format!("{vm}/suspend"), json!({})),
             Self::Resume => (Method::POST, format!("{vm}/resume"), json!({})),
         }
@@ -320,11 +320,11 @@ impl Operation {
             Self::ChangeSwitch(_) | Self::AddForward(_) | Self::RemoveForward => {}
             Self::Medium(iso) => now.iso = *iso,
             Self::Machine(machine) => now.machine = *machine,
-            Self::AddCard(card) => {
-                now.cards.insert(*card);
+            Self::AddNic(nic) => {
+                now.nics.insert(*nic);
             }
-            Self::RemoveCard => {
-                now.cards.pop_first();
+            Self::RemoveNic => {
+                now.nics.pop_first();
             }
             Self::Vcpus(vcpus) => now.vcpus = *vcpus,
             Self::Pinning(core) => now.core = *core,
@@ -359,8 +359,8 @@ impl Operation {
             | Self::RemoveDisk
             | Self::MakeSwitch { .. }
             | Self::RemoveSwitch
-            | Self::AddCard(_)
-            | Self::RemoveCard
+            | Self::AddNic(_)
+            | Self::RemoveNic
             | Self::ChangeSwitch(_)
             | Self::AddForward(_)
             | Self::RemoveForward
@@ -381,16 +381,16 @@ impl Definition {
             iops: number(&config["io_limits"]["iops"]),
             core: number(&config["cpu_pinning"]["cores"][0]),
             disks: disks.as_array().unwrap().iter().skip(1).map(|disk| number(&disk["disk_size"]).unwrap()).collect(),
-            cards: cards(networks).map(|(number, _)| number).collect(),
+            nics: nics(networks).map(|(number, _)| number).collect(),
             iso: DISCS.into_iter().find(|number| config["iso"].to_string().ends_with(&format!("/{}\"", disc(*number)))),
             machine: (0..2).find(|version| config["machine_type"] == machine_type(*version)),
         }
     }
 }
 
-/// Numbers and QEMU's names of the cards on a switch that a VM is defined with.
-pub fn cards(networks: &Value) -> impl Iterator<Item = (u64, &str)> {
-    let defined = networks.as_array().unwrap().iter().filter(|card| card["status"] != "removing");
-    let number = |card: &Value| card["name"].as_str()?.strip_prefix("card-")?.parse().ok();
-    defined.filter_map(move |card| Some((number(card)?, card["device"].as_str()?)))
+/// Numbers and QEMU's names of the NICs on a switch that a VM is defined with.
+pub fn nics(networks: &Value) -> impl Iterator<Item = (u64, &str)> {
+    let defined = networks.as_array().unwrap().iter().filter(|nic| nic["status"] != "removing");
+    let number = |nic: &Value| nic["name"].as_str()?.strip_prefix("nic-")?.parse().ok();
+    defined.filter_map(move |nic| Some((number(nic)?, nic["device"].as_str()?)))
 }

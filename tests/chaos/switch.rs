@@ -16,12 +16,12 @@ pub struct Definition {
     /// Which of the place's two; a private one has none.
     pub subnet: Option<usize>,
     pub nat: bool,
-    /// By the port of the host, the number of the card that each leads to. It goes with the card.
+    /// By the port of the host, the number of the NIC that each leads to. It goes with the NIC.
     pub forwards: BTreeMap<u64, u64>,
 }
 
 impl Definition {
-    /// As the API tells it, of a place with these subnets; where a forward leads is not told by the card's number, but is
+    /// As the API tells it, of a place with these subnets; where a forward leads is not told by the NIC's number, but is
     /// one of what `known` says.
     pub fn read(switch: &Value, forwards: &Value, subnets: &[String; 2], known: &BTreeMap<u64, u64>) -> Self {
         let ports = forwards.as_array().unwrap().iter().map(|forward| forward["host_port"].as_u64().unwrap());
@@ -33,14 +33,14 @@ impl Definition {
         }
     }
 
-    /// Once an operation on it is done; `card` is the one with the lowest number.
-    fn after(mut self, operation: &Operation, card: Option<u64>) -> Self {
+    /// Once an operation on it is done; `nic` is the one with the lowest number.
+    fn after(mut self, operation: &Operation, nic: Option<u64>) -> Self {
         match operation {
             Operation::ChangeSwitch(SwitchChange::Mtu(mtu)) => self.mtu = *mtu,
             Operation::ChangeSwitch(SwitchChange::Subnet(which)) => self.subnet = Some(*which),
             Operation::ChangeSwitch(SwitchChange::Nat(nat)) => self.nat = *nat,
             Operation::AddForward(port) => {
-                self.forwards.insert(*port, card.unwrap_or_default());
+                self.forwards.insert(*port, nic.unwrap_or_default());
             }
             Operation::RemoveForward => {
                 self.forwards.pop_first();
@@ -50,9 +50,9 @@ impl Definition {
         self
     }
 
-    /// Without forwards to cards that are no more.
-    pub fn with_cards(mut self, there: impl Fn(u64) -> bool) -> Self {
-        self.forwards.retain(|_, card| there(*card));
+    /// Without forwards to NICs that are no more.
+    pub fn with_nics(mut self, there: impl Fn(u64) -> bool) -> Self {
+        self.forwards.retain(|_, nic| there(*nic));
         self
     }
 }
@@ -75,13 +75,13 @@ impl Switch {
     }
 }
 
-/// What an operation on the switch of a place, named so, has made of it; `card` is the one with the lowest number.
+/// What an operation on the switch of a place, named so, has made of it; `nic` is the one with the lowest number.
 pub fn learn(
     switch: &mut Option<Switch>,
     operation: &Operation,
     outcome: Outcome,
     (name, id): (&str, Option<&str>),
-    card: Option<u64>,
+    nic: Option<u64>,
 ) {
     match (operation, outcome, switch) {
         (_, Outcome::Refused, _) => {}
@@ -97,7 +97,7 @@ pub fn learn(
         (Operation::RemoveSwitch, Outcome::Acknowledged, switch) => *switch = None,
         (Operation::RemoveSwitch, _, Some(switch)) => switch.may_be_absent = true,
         (operation, outcome, Some(switch)) => {
-            let after = switch.definition().after(operation, card);
+            let after = switch.definition().after(operation, nic);
             if outcome == Outcome::Acknowledged {
                 switch.definitions.clear();
             }
@@ -127,7 +127,7 @@ mod tests {
         learn(&mut place, &change, Outcome::Unanswered, ("one", None), None);
         let changed = Definition { mtu: Some(1400), ..forwarding.clone() };
         assert_eq!(place.as_ref().unwrap().definitions, [forwarding.clone(), changed]);
-        assert_eq!(forwarding.with_cards(|card| card != 3), made, "it goes with its card");
+        assert_eq!(forwarding.with_nics(|nic| nic != 3), made, "it goes with its NIC");
         learn(&mut place, &Operation::RemoveSwitch, Outcome::Unanswered, ("one", None), None);
         assert!(place.as_ref().unwrap().may_be_absent);
         learn(&mut place, &Operation::RemoveSwitch, Outcome::Acknowledged, ("one", None), None);

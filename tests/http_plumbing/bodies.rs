@@ -19,7 +19,7 @@ async fn a_good_body_is_taken() {
 #[tokio::test]
 async fn what_is_wrong_with_a_body_is_400_with_the_reason() {
     let server = Server::start().await;
-    for (sent, told) in [
+    for (sent, expected) in [
         (&b"{"[..], "The body is not valid JSON: it ends in the middle of an object (line 1, column 1)."),
         (b"\xff", "The body is not valid JSON: it is not UTF-8 (line 1, column 1)."),
         (b"", "The body is missing: a JSON object is required."),
@@ -30,7 +30,7 @@ async fn what_is_wrong_with_a_body_is_400_with_the_reason() {
         (b"{\"name\":\"a\",\"vcpus\":1,\"vcpus\":1}", "Invalid parameter: vcpus must be given only once."),
     ] {
         let (status, body) = server.post("/vms/a/make", sent).await;
-        assert_eq!((status, message(&body)), (400, told));
+        assert_eq!((status, message(&body)), (400, expected));
     }
 }
 

@@ -42,10 +42,10 @@ async fn pipelined_requests_are_answered_in_order() {
 #[tokio::test]
 async fn a_head_that_does_not_come_is_not_waited_for() {
     let server = Server::with(quick()).await;
-    for (beginning, told) in [("", ""), ("GET /vms HTTP/1.1\r\nhost:", "HTTP/1.1 408")] {
+    for (beginning, expected) in [("", ""), ("GET /vms HTTP/1.1\r\nhost:", "HTTP/1.1 408")] {
         // To the end of the connection.
         let text = server.raw(beginning).await;
-        assert!(text.starts_with(told) && text.is_empty() == told.is_empty(), "{beginning:?}: {text}");
+        assert!(text.starts_with(expected) && text.is_empty() == expected.is_empty(), "{beginning:?}: {text}");
     }
 }
 
@@ -160,14 +160,14 @@ async fn a_server_that_is_asked_twice_waits_for_nothing() {
 #[tokio::test]
 async fn a_page_of_another_origin_is_refused_and_its_request_not_carried_out() {
     let server = Server::start().await;
-    let asked = |origin: String| {
+    let requested = |origin: String| {
         let request = Client::new().post(server.url("/vms/a/stop")).header("origin", origin);
         answer(request)
     };
-    let (status, body) = asked("http://evil.example".into()).await;
+    let (status, body) = requested("http://evil.example".into()).await;
     assert_eq!(status, 403, "{body}");
     assert!(message(&body).contains("another origin"), "{body}");
-    assert_eq!(asked(server.url("")).await.0, 200);
+    assert_eq!(requested(server.url("")).await.0, 200);
 }
 
 #[tokio::test]

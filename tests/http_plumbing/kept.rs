@@ -27,7 +27,7 @@ async fn kept(server: &Server) -> (TcpStream, Instant) {
 }
 
 /// From 10 ms before to 10 ms after `limit`, in steps of 0.1 ms.
-fn probes(limit: u64) -> impl Iterator<Item = Duration> {
+fn around(limit: u64) -> impl Iterator<Item = Duration> {
     (0..200).map(move |step| Duration::from_micros(limit * 1000 - 10_000 + step * 100))
 }
 
@@ -41,7 +41,7 @@ fn connections_are_kept_for_longer_than_their_clients_keep_them() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_the_idle_limit_no_request_is_lost() {
     let server = Server::with(limits(500, 3_600_000)).await;
-    let sent = join_all(probes(500).map(|after| {
+    let sent = join_all(around(500).map(|after| {
         let server = &server;
         async move {
             let (mut socket, answered) = kept(server).await;
@@ -62,18 +62,18 @@ async fn at_the_idle_limit_no_request_is_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_the_end_of_a_silence_what_is_not_answered_was_not_done() {
     let server = Server::with(limits(300, 500)).await;
-    let answered = join_all(probes(500).map(|after| {
+    let answered = join_all(around(500).map(|after| {
         let server = &server;
         async move {
             let (mut socket, answered) = kept(server).await;
             sleep_until(answered + after).await;
             let mut text = Vec::new();
-            let asked = async {
+            let requested = async {
                 socket.write_all(POST).await?;
                 socket.shutdown().await?;
                 socket.read_to_end(&mut text).await
             };
-            let ended = asked.await;
+            let ended = requested.await;
             let got = String::from_utf8_lossy(&text).into_owned();
             assert!(got.is_empty() || got.starts_with("HTTP/1.1 201") && ended.is_ok(), "{after:?}: {ended:?} {got:?}");
             usize::from(!got.is_empty())
@@ -113,7 +113,7 @@ async fn who_needs_a_place_gets_that_of_a_connection_with_its_next_answer() {
     let (mut first, _) = kept(&server).await;
     // It takes the last place; the server hears of it in its own time.
     let _second = server.connect().await;
-    let told = async {
+    let expected = async {
         loop {
             first.write_all(POST).await.unwrap();
             let text = read_one(&mut first).await;
@@ -123,7 +123,7 @@ async fn who_needs_a_place_gets_that_of_a_connection_with_its_next_answer() {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(15), told).await.expect("it is told");
+    tokio::time::timeout(Duration::from_secs(15), expected).await.expect("it is told");
     assert_eq!(read_all(&mut first).await, "");
     let mut third = server.connect().await;
     third.write_all(GET).await.unwrap();

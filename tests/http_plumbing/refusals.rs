@@ -86,8 +86,8 @@ async fn every_refusal_has_the_shape_of_its_dialect() {
 async fn a_head_that_does_not_come_to_its_end_is_408() {
     let server = Server::with(Limits { header_timeout: Duration::from_secs(1), ..Limits::default() }).await;
     for path in ["/vms", "/hyperv/vms"] {
-        let told = in_both_shapes(path, 408, "The headers did not arrive within 1 seconds.");
-        assert_eq!(last(&server.raw(&format!("GET {path} HTTP/1.1\r\nhost: a")).await), (408, told));
+        let expected = in_both_shapes(path, 408, "The headers did not arrive within 1 seconds.");
+        assert_eq!(last(&server.raw(&format!("GET {path} HTTP/1.1\r\nhost: a")).await), (408, expected));
     }
 }
 

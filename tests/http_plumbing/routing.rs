@@ -100,13 +100,13 @@ async fn head_answers_as_get_without_the_body() {
 #[tokio::test]
 async fn query_parameters_are_checked_against_the_route() {
     let server = Server::start().await;
-    for (query, told) in [
+    for (query, expected) in [
         ("timeot=3", "Invalid parameter: timeot is not known; did you mean timeout?"),
         ("timeout=3&timeout=4", "Invalid parameter: timeout must be given only once."),
         ("timeout=soon", "Invalid parameter: timeout must be a whole number, not \"soon\"."),
     ] {
         let (status, body) = answer(Client::new().post(server.url(&format!("/vms/a/stop?{query}")))).await;
-        assert_eq!((status, message(&body)), (400, told));
+        assert_eq!((status, message(&body)), (400, expected));
     }
     let (status, body) = answer(Client::new().post(server.url("/vms/a/stop?timeout=3"))).await;
     assert_eq!((status, body), (200, json!({"id": "a", "timeout": 3})));

@@ -73,49 +73,49 @@ pub async fn ask(daemon: &Daemon, example: &Value, id: &str) -> Answer {
 /// Holds an answer against an example.
 #[track_caller]
 pub fn check(example: &Value, id: &str, answer: &Answer) {
-    let told = format!("{example}\n→ {} {}", answer.status, answer.body);
-    assert_eq!(answer.status, example["status"], "{told}");
+    let context = format!("{example}\n→ {} {}", answer.status, answer.body);
+    assert_eq!(answer.status, example["status"], "{context}");
     let expected = &example["response"];
     if answer.status >= 400 {
         let message = expected["error"]["message"].as_str().unwrap().replace(ID, id);
-        assert_eq!(answer.body["error"]["code"], expected["error"]["code"], "{told}");
-        assert_eq!(answer.message(), message, "{told}");
+        assert_eq!(answer.body["error"]["code"], expected["error"]["code"], "{context}");
+        assert_eq!(answer.message(), message, "{context}");
         return;
     }
-    same_shape(expected, &answer.body, example, &told);
+    same_shape(expected, &answer.body, example, &context);
     for field in example["literal"].as_array().unwrap() {
         let field = field.as_str().unwrap();
-        assert_eq!(answer.body[field], expected[field], "{field}: {told}");
+        assert_eq!(answer.body[field], expected[field], "{field}: {context}");
     }
     for field in ["id", "vm_id"] {
         if id != ID && !expected[field].is_null() {
-            assert_eq!(answer.body[field], id, "{told}");
+            assert_eq!(answer.body[field], id, "{context}");
         }
     }
 }
 
 /// Every documented field is there, with the JSON type that it has in the example. More fields are fine.
 #[track_caller]
-pub fn same_shape(expected: &Value, actual: &Value, example: &Value, told: &str) {
+pub fn same_shape(expected: &Value, actual: &Value, example: &Value, context: &str) {
     match (expected, actual) {
         (Value::Object(fields), Value::Object(_)) => {
             for (name, value) in fields {
-                let found = actual.get(name).unwrap_or_else(|| panic!("{name} is missing: {told}"));
+                let found = actual.get(name).unwrap_or_else(|| panic!("{name} is missing: {context}"));
                 let nullable = example["nullable"].as_array().is_some_and(|n| n.contains(&json!(name)));
                 if !(nullable && found.is_null()) {
-                    same_shape(value, found, example, told);
+                    same_shape(value, found, example, context);
                 }
             }
         }
         (Value::Array(items), Value::Array(found)) => {
-            assert!(!found.is_empty(), "{told}");
-            found.iter().for_each(|item| same_shape(&items[0], item, example, told));
+            assert!(!found.is_empty(), "{context}");
+            found.iter().for_each(|item| same_shape(&items[0], item, example, context));
         }
         (Value::Number(number), Value::Number(found)) => {
-            assert!(number.is_f64() || found.is_u64(), "{found} is not a whole number: {told}");
+            assert!(number.is_f64() || found.is_u64(), "{found} is not a whole number: {context}");
         }
         (Value::String(_), Value::String(_)) | (Value::Bool(_), Value::Bool(_)) => {}
-        _ => panic!("{actual} is not of the type of {expected}: {told}"),
+        _ => panic!("{actual} is not of the type of {expected}: {context}"),
     }
 }
 

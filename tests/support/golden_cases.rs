@@ -62,11 +62,11 @@ fn q35() -> VmSpec {
         iso: None,
         named: Default::default(),
     };
-    spec.add_nic(card(mac), None).unwrap();
+    spec.add_nic(nic(mac), None).unwrap();
     spec
 }
 
-fn card(mac: MacAddr) -> NewNic {
+fn nic(mac: MacAddr) -> NewNic {
     let id = NicId::parse("1b2c3d4e-5f60-4a6b-8c7d-8e9fa0b1c2d3").unwrap();
     let backend = NicBackend::User { forwards: Vec::new() };
     NewNic { id, label: "Network Adapter".into(), mac, queues: 1, backend }
@@ -101,7 +101,7 @@ fn without_hotplug(spec: &mut VmSpec) {
     spec.machine.bus = Bus::Pcie { hotplug_ports: 0 };
     let mac = spec.nics[0].mac;
     (spec.nics, spec.nics_added) = (Vec::new(), 0);
-    spec.add_nic(card(mac), None).unwrap();
+    spec.add_nic(nic(mac), None).unwrap();
     assert_eq!(spec.nics[0].slot, None);
 }
 
@@ -122,11 +122,11 @@ fn on_switches(spec: &mut VmSpec) {
         let mac = serde_json::from_value(json!(format!("52:54:00:ab:cd:e{index}"))).unwrap();
         let id = NicId::parse(&format!("1b2c3d4e-5f6{index}-4a6b-8c7d-8e9fa0b1c2d3")).unwrap();
         let backend = NicBackend::Switch(SwitchPort::on(switch));
-        spec.add_nic(NewNic { id, queues, backend, ..card(mac) }, None).unwrap();
+        spec.add_nic(NewNic { id, queues, backend, ..nic(mac) }, None).unwrap();
     }
 }
 
-/// The descriptors of the taps of a VM's cards, as the files have them: from 13 on.
+/// The descriptors of the taps of a VM's NICs, as the files have them: from 13 on.
 pub fn tap_fds(spec: &VmSpec) -> HashMap<NicId, Vec<i32>> {
     let mut next = 13..;
     let on_switch = spec.nics.iter().filter(|nic| nic.switch().is_some());

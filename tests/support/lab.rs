@@ -47,18 +47,20 @@ impl Lab {
 
     /// Waits until a switch tells of a problem with all these words, which is returned, or of none.
     pub async fn await_problem(&self, switch: &Switch, words: &[&str]) -> String {
-        let told = async {
+        let reported = async {
             loop {
                 let problem = self.net.problem(switch.id);
                 match problem {
                     None if words.is_empty() => return String::new(),
-                    Some(told) if !words.is_empty() && words.iter().all(|word| told.contains(word)) => return told,
+                    Some(reported) if !words.is_empty() && words.iter().all(|word| reported.contains(word)) => {
+                        return reported;
+                    }
                     _ => tokio::time::sleep(Duration::from_millis(20)).await,
                 }
             }
         };
-        let told = tokio::time::timeout(PATIENCE, told).await;
-        told.unwrap_or_else(|_| panic!("{words:?}, not {:?}", self.net.problem(switch.id)))
+        let reported = tokio::time::timeout(PATIENCE, reported).await;
+        reported.unwrap_or_else(|_| panic!("{words:?}, not {:?}", self.net.problem(switch.id)))
     }
 
     /// Removes everything; nothing of ours is left, here or on the host.

@@ -168,11 +168,11 @@ fn born_in(folder: &Path, daemon: i32, qemus: &[Qemu]) -> Vec<String> {
     let found = processes.filter(|process| process.cwd().is_ok_and(|cwd| cwd == folder));
     let owned = |pid: i32| pid == daemon || qemus.iter().any(|qemu| qemu.process.pid == pid);
     let orphans = found.filter(|process| !owned(process.pid()));
-    let told = orphans.map(|process| {
+    let reported = orphans.map(|process| {
         let line = process.cmdline().unwrap_or_default().join(" ");
         format!("a process that belongs to nobody in the daemon's folder: {} {line}", process.pid())
     });
-    told.collect()
+    reported.collect()
 }
 
 fn images(folder: &Path, known: &[Known]) -> Vec<String> {

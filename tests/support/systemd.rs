@@ -13,14 +13,14 @@ use tempfile::TempDir;
 
 use crate::support::PATIENCE;
 
-pub struct Machine {
+pub struct Container {
     folder: TempDir,
     maker: Child,
     /// systemd itself, as its maker sees it.
     init: i32,
 }
 
-impl Machine {
+impl Container {
     /// Boots with these units, by name.
     pub fn boot(units: &[(&str, &str)]) -> Self {
         let folder = tempfile::Builder::new().prefix("qherd-systemd-").tempdir().unwrap();
@@ -45,16 +45,16 @@ impl Machine {
             .unwrap();
         let mut line = String::new();
         BufReader::new(maker.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let mut machine = Self { folder, maker, init: 0 };
-        let unshare: i32 = line.trim().parse().unwrap_or_else(|_| panic!("{}", machine.log()));
+        let mut container = Self { folder, maker, init: 0 };
+        let unshare: i32 = line.trim().parse().unwrap_or_else(|_| panic!("{}", container.log()));
         // The child of unshare, once systemd is what it runs.
-        machine.init = machine.until("systemd runs", || {
+        container.init = container.until("systemd runs", || {
             let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).ok()?;
             let child = children.trim().parse().ok()?;
             (fs::read_to_string(format!("/proc/{child}/comm")).ok()?.trim() == "systemd").then_some(child)
         });
-        machine.until("systemd answers", || machine.try_systemctl(&["list-units"]).status.success().then_some(()));
-        machine
+        container.until("systemd answers", || container.try_systemctl(&["list-units"]).status.success().then_some(()));
+        container
     }
 
     /// A path of the machine's, as its maker sees it.
@@ -114,7 +114,7 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
+impl Drop for Container {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- machine ---\n{}", self.log());

@@ -197,13 +197,13 @@ where
     let span = tracing::info_span!("request", operation = info.operation_id);
     let operation = async move {
         let _guard = guard;
-        let told = move |answer: Answer| answer.unwrap_or_else(refuse);
+        let respond = move |answer: Answer| answer.unwrap_or_else(refuse);
         match keyed {
-            None => told(handler(request).await),
+            None => respond(handler(request).await),
             Some(keyed) => {
                 let run = async move |id| {
                     request.makes = Some(id);
-                    told(handler(request).await)
+                    respond(handler(request).await)
                 };
                 keyed.answer(run, refuse).await
             }

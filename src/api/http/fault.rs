@@ -12,18 +12,18 @@ use super::HttpError;
 #[derive(Debug)]
 pub struct Fault {
     /// Innermost step first: it is collected on the way out.
-    path: Vec<Step>,
-    kind: Kind,
+    path: Vec<PathPart>,
+    kind: FaultKind,
 }
 
 #[derive(Debug)]
-enum Step {
+enum PathPart {
     Key(String),
     Index(usize),
 }
 
 #[derive(Debug)]
-enum Kind {
+enum FaultKind {
     Must(String),
     Missing(&'static str),
     Repeated(&'static str),
@@ -32,7 +32,7 @@ enum Kind {
 
 impl Fault {
     pub fn must(must: impl Into<String>) -> Self {
-        Self { path: Vec::new(), kind: Kind::Must(must.into()) }
+        Self { path: Vec::new(), kind: FaultKind::Must(must.into()) }
     }
 
     pub fn not_one_of(variants: &[&str], found: Unexpected<'_>) -> Self {
@@ -45,22 +45,22 @@ impl Fault {
     }
 
     pub fn inside_key(mut self, key: &str) -> Self {
-        self.path.push(Step::Key(shorten(key)));
+        self.path.push(PathPart::Key(shorten(key)));
         self
     }
 
     pub fn inside_index(mut self, index: usize) -> Self {
-        self.path.push(Step::Index(index));
+        self.path.push(PathPart::Index(index));
         self
     }
 
     fn name(&self, last: Option<&str>) -> String {
         let mut name = String::new();
         let keys = self.path.iter().rev();
-        for step in keys {
-            match step {
-                Step::Index(i) => name.push_str(&format!("[{i}]")),
-                Step::Key(key) => join(&mut name, key),
+        for part in keys {
+            match part {
+                PathPart::Index(i) => name.push_str(&format!("[{i}]")),
+                PathPart::Key(key) => join(&mut name, key),
             }
         }
         if let Some(last) = last {
@@ -80,14 +80,14 @@ fn join(name: &mut String, key: &str) {
 impl From<Fault> for HttpError {
     fn from(fault: Fault) -> Self {
         match &fault.kind {
-            Kind::Must(must) => {
+            FaultKind::Must(must) => {
                 let name = fault.name(None);
                 let name = if name.is_empty() { "the body".to_owned() } else { name };
                 HttpError::invalid(name, must)
             }
-            Kind::Missing(field) => HttpError::invalid(fault.name(Some(field)), "be given"),
-            Kind::Repeated(field) => HttpError::invalid(fault.name(Some(field)), "be given only once"),
-            Kind::Unknown { field, known } => HttpError::unknown(fault.name(Some(field)), field, known),
+            FaultKind::Missing(field) => HttpError::invalid(fault.name(Some(field)), "be given"),
+            FaultKind::Repeated(field) => HttpError::invalid(fault.name(Some(field)), "be given only once"),
+            FaultKind::Unknown { field, known } => HttpError::unknown(fault.name(Some(field)), field, known),
         }
     }
 }
@@ -125,15 +125,15 @@ impl de::Error for Fault {
     }
 
     fn unknown_field(field: &str, known: &'static [&'static str]) -> Self {
-        Self { path: Vec::new(), kind: Kind::Unknown { field: field.to_owned(), known } }
+        Self { path: Vec::new(), kind: FaultKind::Unknown { field: field.to_owned(), known } }
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self { path: Vec::new(), kind: Kind::Missing(field) }
+        Self { path: Vec::new(), kind: FaultKind::Missing(field) }
     }
 
     fn duplicate_field(field: &'static str) -> Self {
-        Self { path: Vec::new(), kind: Kind::Repeated(field) }
+        Self { path: Vec::new(), kind: FaultKind::Repeated(field) }
     }
 }
 

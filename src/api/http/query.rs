@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn objections_name_the_parameter() {
-        for (raw, told) in [
+        for (raw, expected) in [
             ("force=yes", "force must be true or false, not \"yes\"."),
             ("force", "force must be true or false, not \"\"."),
             ("timeout=soon", "timeout must be a whole number, not \"soon\"."),
@@ -195,7 +195,7 @@ mod tests {
             ("forse=true", "forse is not known; did you mean force?"),
             ("x=1", "x is not known; known here: force, timeout, name, order."),
         ] {
-            assert_eq!(read(raw), Err(format!("Invalid parameter: {told}")), "{raw}");
+            assert_eq!(read(raw), Err(format!("Invalid parameter: {expected}")), "{raw}");
         }
         assert_eq!(
             parse("x=1", &[]).unwrap_err().message(),

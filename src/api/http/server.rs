@@ -47,7 +47,7 @@ pub struct Limits {
     pub silence: Duration,
     /// The largest head of a request; beyond it 431, and 414 for an eighth of it in the path.
     pub header_bytes: usize,
-    /// Beyond it clients wait in the backlog. Descriptors are needed for machines too.
+    /// Beyond it clients wait in the backlog. Descriptors are needed for VMs too.
     pub connections: usize,
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Asked {
+enum Stage {
     Nothing,
     Ending,
     Hurrying,
@@ -13,34 +13,34 @@ enum Asked {
 
 /// Clones speak and hear the same; every server of a process takes one.
 #[derive(Debug, Clone)]
-pub struct Shutdown(Arc<watch::Sender<Asked>>);
+pub struct Shutdown(Arc<watch::Sender<Stage>>);
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(Asked::Nothing)))
+        Self(Arc::new(watch::Sender::new(Stage::Nothing)))
     }
 }
 
 impl Shutdown {
     /// The first time: end, and let what is under way finish. From then on: wait for nothing more.
     pub fn ask(&self) {
-        self.0.send_modify(|asked| {
-            *asked = if *asked == Asked::Nothing { Asked::Ending } else { Asked::Hurrying };
+        self.0.send_modify(|stage| {
+            *stage = if *stage == Stage::Nothing { Stage::Ending } else { Stage::Hurrying };
         });
     }
 
     /// Returns once it was asked.
     pub async fn begun(&self) {
-        self.reached(Asked::Ending).await;
+        self.reached(Stage::Ending).await;
     }
 
     /// Returns once it was asked a second time.
     pub async fn hurried(&self) {
-        self.reached(Asked::Hurrying).await;
+        self.reached(Stage::Hurrying).await;
     }
 
-    async fn reached(&self, wanted: Asked) {
+    async fn reached(&self, wanted: Stage) {
         // The sender lives in `self`, so the wait cannot fail.
-        let _ = self.0.subscribe().wait_for(|asked| *asked >= wanted).await;
+        let _ = self.0.subscribe().wait_for(|stage| *stage >= wanted).await;
     }
 }

@@ -21,7 +21,7 @@ pub struct Adapter {
     /// "" on QEMU's user-mode network.
     switch_name: String,
     switch_id: Option<String>,
-    /// `Synthetic`: every card is virtio.
+    /// `Synthetic`: every NIC is virtio.
     r#type: &'static str,
     /// 12 upper-case hex digits.
     mac_address: String,

@@ -110,7 +110,7 @@ impl CreateBody {
             disk_size: self.disk_gb,
             disk_folder: Some(self.disk_path.into()),
             iso: self.iso_path.filter(|path| !path.is_empty()).map(Into::into),
-            networks: Some(network.into_iter().map(|network| card(None, network)).collect()),
+            networks: Some(network.into_iter().map(|network| nic(None, network)).collect()),
             ..CreateVm::default()
         })
     }
@@ -172,7 +172,7 @@ impl AdapterBody {
 
     pub fn into_model(self) -> Result<NicWish, HttpError> {
         match network(self.switch_name, self.switch_id)? {
-            Some(network) => Ok(card(self.name, network)),
+            Some(network) => Ok(nic(self.name, network)),
             None => Err(HttpError::invalid("switchName", "be given, or switchId")),
         }
     }
@@ -200,7 +200,7 @@ pub fn mac(mac: MacAddr) -> String {
     mac.octets().iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
-pub fn card(label: Option<String>, network: NetworkWish) -> NicWish {
+pub fn nic(label: Option<String>, network: NetworkWish) -> NicWish {
     NicWish { label, ..NicWish::on(network) }
 }
 

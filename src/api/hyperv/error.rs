@@ -112,8 +112,8 @@ fn domain(error: Error, endpoint: &Endpoint) -> (StatusCode, ErrorBody) {
             (StatusCode::BAD_REQUEST, ErrorBody { ids: Some(ids), ..said(error) })
         }
         // What this dialect calls the way out.
-        Error::SwitchConflict(told) => {
-            (StatusCode::CONFLICT, said(told.replace("allow_management_os", "allowManagementOS")))
+        Error::SwitchConflict(message) => {
+            (StatusCode::CONFLICT, said(message.replace("allow_management_os", "allowManagementOS")))
         }
         Error::PortTaken { .. } | Error::Storage(_) | Error::BaseImageInUse { .. } | Error::Unstartable { .. } => {
             (StatusCode::CONFLICT, said(message))

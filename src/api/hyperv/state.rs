@@ -41,17 +41,17 @@ impl From<Status> for State {
 
 /// `Ok`, or what the state does not say, with the reason.
 pub fn health(view: &VmView) -> String {
-    let told = match view.status {
+    let health = match view.status {
         Status::Stopped | Status::Starting | Status::Running | Status::Paused | Status::Stopping => None,
         Status::Rebooting => Some("the guest is rebooting"),
         Status::Crashed => Some("crashed"),
         Status::Unresponsive => Some("unresponsive"),
     };
-    match (told, view.reason()) {
+    match (health, view.reason()) {
         (None, None) => "Ok".to_owned(),
-        (Some(told), None) => told.to_owned(),
+        (Some(health), None) => health.to_owned(),
         (None, Some(reason)) => reason,
-        (Some(told), Some(reason)) => format!("{told}: {reason}"),
+        (Some(health), Some(reason)) => format!("{health}: {reason}"),
     }
 }
 

@@ -295,11 +295,11 @@ pub async fn update(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let id = shared.switch(&request)?;
     let body: UpdateBody = request.json()?;
     let changed = shared.service.update_switch(id, body.into_model()?).await?;
-    let readdressed = changed.readdressed.into_iter().map(|card| Readdressed {
-        vm_id: card.vm.to_string(),
-        adapter_id: card.nic.to_string(),
-        from: card.from,
-        to: card.to,
+    let readdressed = changed.readdressed.into_iter().map(|nic| Readdressed {
+        vm_id: nic.vm.to_string(),
+        adapter_id: nic.nic.to_string(),
+        from: nic.from,
+        to: nic.to,
     });
     let updated = changed.view.switch.name;
     let body = Updated { updated, id: id.to_string(), readdressed: readdressed.collect() };

@@ -76,7 +76,7 @@ pub async fn update(shared: Shared, request: Request) -> Result<Reply, Problem> 
         (Some(_), Some(_)) => {
             return Err(HttpError::invalid("networkAdapters", "not be combined with switchName or switchId").into());
         }
-        (Some(network), None) => Some(Nics::First(dto::card(None, network))),
+        (Some(network), None) => Some(Nics::First(dto::nic(None, network))),
         (None, Some(wanted)) => {
             let wishes = wanted.into_iter().enumerate().map(|(index, adapter)| {
                 adapter.into_model().map_err(|error| error.within(&format!("networkAdapters[{index}].")))

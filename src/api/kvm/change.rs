@@ -93,7 +93,7 @@ pub struct Memory {
 }
 
 #[derive(Serialize, JsonSchema)]
-pub struct Disk {
+pub struct RootDisk {
     /// GiB.
     disk_size: Option<u64>,
     io_limits: Option<IoLimits>,
@@ -198,7 +198,7 @@ pub async fn disk(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let name = view.spec.root().map(|disk| disk.name.clone()).unwrap_or_default();
     let change =
         Change::Disk { name, size: body.disk_size, io_limits: body.io_limits.map(|limits| limits.map(Box::new)) };
-    update(&shared, id, Of::vm(id), change, message, |spec| Disk {
+    update(&shared, id, Of::vm(id), change, message, |spec| RootDisk {
         disk_size: spec.root().map(|disk| disk.size),
         io_limits: spec.root().and_then(|disk| disk.io_limits),
     })

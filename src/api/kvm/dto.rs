@@ -51,7 +51,7 @@ pub struct CreateBody {
     #[serde(default)]
     #[schemars(length(max = MAX_DEVICES))]
     disks: Vec<DiskBody>,
-    /// Network cards; default one on QEMU's user-mode network, and none for an empty list.
+    /// NICs; default one on QEMU's user-mode network, and none for an empty list.
     #[schemars(length(max = MAX_DEVICES))]
     networks: Option<Vec<NetworkBody>>,
     /// vCPUs that it can grow to; default 16.
@@ -173,7 +173,7 @@ impl StatusBody {
             message: format!("VM is {}", view.status.as_str()),
             reason: view.reason(),
             restarts: view.upkeep.attempts,
-            next_restart: view.upkeep.restart().map(|restart| time(restart.told())),
+            next_restart: view.upkeep.restart().map(|restart| time(restart.wall_time())),
         }
     }
 }

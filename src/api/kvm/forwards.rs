@@ -26,7 +26,7 @@ pub struct ForwardBody {
     host_port: i64,
     /// The id of the VM.
     vm: String,
-    /// The VM's card, by its id or QEMU's name of it; the first one on the switch where none is given.
+    /// The VM's NIC, by its id or QEMU's name of it; the first one on the switch where none is given.
     network: Option<String>,
     /// 1 to 65535.
     guest_port: i64,
@@ -42,7 +42,7 @@ pub struct ForwardFields {
     host_port: u16,
     vm_id: String,
     vm_name: String,
-    /// The card's id.
+    /// The NIC's id.
     network: String,
     device: String,
     /// Where it leads.
@@ -59,7 +59,7 @@ pub struct ForwardDone {
     message: &'static str,
 }
 
-/// An address that a card has taken from the switch's DHCP.
+/// An address that a NIC has taken from the switch's DHCP.
 #[derive(Serialize, JsonSchema)]
 pub struct LeaseFields {
     mac: String,
@@ -70,7 +70,7 @@ pub struct LeaseFields {
     expires: Option<u64>,
     vm_id: String,
     vm_name: String,
-    /// The card's id.
+    /// The NIC's id.
     network: String,
 }
 

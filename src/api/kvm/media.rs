@@ -42,7 +42,7 @@ pub struct MachineBody {
 }
 
 #[derive(Serialize, JsonSchema)]
-pub struct Machine {
+pub struct MachineType {
     machine_type: String,
 }
 
@@ -68,7 +68,7 @@ pub async fn machine(shared: Shared, request: Request) -> Result<Reply, Problem>
     shared.service.view(id)?;
     let body: MachineBody = request.json_or_default()?;
     let view = shared.service.change_machine(id, body.r#type.as_deref()).await?;
-    let configured = Machine { machine_type: view.spec.machine.machine_type.clone() };
+    let configured = MachineType { machine_type: view.spec.machine.machine_type.clone() };
     let message = "Machine type successfully updated.";
     Ok(Updated::new(Of::vm(id), &view, configured, message, Applied::NextStart).reply())
 }

@@ -1,4 +1,4 @@
-//! The network cards of a VM, one by one: bodies and handlers.
+//! The NICs of a VM, one by one: bodies and handlers.
 
 use std::net::Ipv4Addr;
 
@@ -16,7 +16,7 @@ use crate::{
     service::{NicStatus, NicView, among_networks},
 };
 
-/// A network card: on a switch, or on QEMU's user-mode network.
+/// A NIC: on a switch, or on QEMU's user-mode network.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkBody {
@@ -24,9 +24,9 @@ pub struct NetworkBody {
     switch: Option<String>,
     /// QEMU's user-mode network: outbound traffic, and ports of the host that lead into the guest.
     user: Option<UserBody>,
-    /// What people call the card; default `Network Adapter`.
+    /// What people call the NIC; default `Network Adapter`.
     name: Option<String>,
-    /// Pairs of queues of a card on a switch, 1 (default) to 8.
+    /// Pairs of queues of a NIC on a switch, 1 (default) to 8.
     queues: Option<i64>,
     /// Its hardware address, such as 52:54:00:ab:cd:ef; a random one where none is given.
     #[schemars(with = "Option<String>")]
@@ -38,13 +38,13 @@ pub struct NetworkBody {
     allow_spoofing: bool,
     /// How many addresses it may use where none is assigned to it, 1 to 4096; default 20.
     max_addresses: Option<i64>,
-    /// It reaches no other isolated card of its switch; default false.
+    /// It reaches no other isolated NIC of its switch; default false.
     #[serde(default)]
     isolated: bool,
     bandwidth: Option<BandwidthBody>,
 }
 
-/// How much a card carries, in bits per second, 64,000 to 1,000,000,000,000; null for as much as there is.
+/// How much a NIC carries, in bits per second, 64,000 to 1,000,000,000,000; null for as much as there is.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BandwidthBody {
@@ -54,7 +54,7 @@ pub struct BandwidthBody {
     out_bits_per_second: Option<u64>,
 }
 
-/// What is to change of a card on a switch; at least one field.
+/// What is to change of a NIC on a switch; at least one field.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkUpdate {
@@ -129,13 +129,13 @@ impl NetworkBody {
     }
 }
 
-/// The cards of a VM that is to be made; what is wrong is told with its place.
+/// The NICs of a VM that is to be made; what is wrong is told with its place.
 pub fn into_model(bodies: Vec<NetworkBody>) -> Result<Vec<NicWish>, Error> {
     let placed = |(index, body): (usize, NetworkBody)| body.into_model().map_err(|error| among_networks(index, error));
     bodies.into_iter().enumerate().map(placed).collect()
 }
 
-/// One network card.
+/// One NIC.
 #[derive(Serialize, JsonSchema)]
 pub struct NetworkView {
     id: String,
@@ -258,7 +258,7 @@ impl NetworkView {
     }
 }
 
-/// A card that was added.
+/// A NIC that was added.
 #[derive(Serialize, JsonSchema)]
 pub struct NetworkAdded {
     vm_id: String,
@@ -268,7 +268,7 @@ pub struct NetworkAdded {
     applied: Applied,
 }
 
-/// A card that was changed.
+/// A NIC that was changed.
 #[derive(Serialize, JsonSchema)]
 pub struct NetworkChanged {
     vm_id: String,
@@ -278,7 +278,7 @@ pub struct NetworkChanged {
     applied: Applied,
 }
 
-/// A card that was removed.
+/// A NIC that was removed.
 #[derive(Serialize, JsonSchema)]
 pub struct NetworkRemoved {
     vm_id: String,
@@ -308,7 +308,7 @@ pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let (_, nic, applied) = shared.service.add_nic(id, wish).await?;
     // Gone again where somebody was quick to remove it.
     let network = shared.service.networks(id).await?.into_iter().find(|view| view.nic.id == nic).map(NetworkView::of);
-    let message = "Network card successfully added.";
+    let message = "NIC successfully added.";
     let added = NetworkAdded { vm_id: id.to_string(), network, message, applied };
     Ok(Reply::json(StatusCode::CREATED, &added))
 }
@@ -324,7 +324,7 @@ pub async fn change(shared: Shared, request: Request) -> Result<Reply, Problem> 
     }
     let (_, applied) = shared.service.change_port(id, nic, wish).await?;
     let network = shared.service.networks(id).await?.into_iter().find(|view| view.nic.id == nic).map(NetworkView::of);
-    let message = "Network card successfully updated.";
+    let message = "NIC successfully updated.";
     let changed = NetworkChanged { vm_id: id.to_string(), network, message, applied };
     Ok(Reply::json(StatusCode::OK, &changed))
 }
@@ -334,9 +334,9 @@ pub async fn remove(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let nic = named(&shared, id, &request)?;
     let removed = shared.service.remove_nic(id, nic).await?;
     let message = if removed.pending {
-        "Network card removed; it goes as soon as the guest lets go of it."
+        "NIC removed; it goes as soon as the guest lets go of it."
     } else {
-        "Network card successfully removed."
+        "NIC successfully removed."
     };
     let body = NetworkRemoved {
         vm_id: id.to_string(),
@@ -351,7 +351,7 @@ pub async fn remove(shared: Shared, request: Request) -> Result<Reply, Problem> 
     Ok(Reply::json(StatusCode::OK, &body))
 }
 
-/// The card that the path names, by its id or as QEMU calls it. One that the guest has not let go of can be removed again,
+/// The NIC that the path names, by its id or as QEMU calls it. One that the guest has not let go of can be removed again,
 /// which changes nothing.
 fn named(shared: &Shared, id: VmId, request: &Request) -> Result<NicId, Error> {
     let name = request.param("nic");
@@ -363,16 +363,16 @@ fn named(shared: &Shared, id: VmId, request: &Request) -> Result<NicId, Error> {
 
 /// For comparing what is configured with what is in effect.
 pub fn settings(nics: &[Nic]) -> Vec<serde_json::Value> {
-    let told = |nic: &Nic| {
-        let mut told = serde_json::json!({ "id": nic.id.to_string(), "device": nic.name, "mac": nic.mac });
+    let entry = |nic: &Nic| {
+        let mut entry = serde_json::json!({ "id": nic.id.to_string(), "device": nic.name, "mac": nic.mac });
         match nic.switch() {
             Some(switch) => {
-                told["switch"] = switch.to_string().into();
-                told["port"] = serde_json::json!(nic.port());
+                entry["switch"] = switch.to_string().into();
+                entry["port"] = serde_json::json!(nic.port());
             }
-            None => told["user"] = serde_json::json!({ "forwards": nic.backend.forwards() }),
+            None => entry["user"] = serde_json::json!({ "forwards": nic.backend.forwards() }),
         }
-        told
+        entry
     };
-    nics.iter().map(told).collect()
+    nics.iter().map(entry).collect()
 }

@@ -43,14 +43,14 @@ pub struct Performance {
     disk_flush_latency_ms: Option<f64>,
     /// Requests that were under way on average, by the times of those that were completed; null when none was.
     disk_queue: Option<f64>,
-    /// Towards the guest, all cards together; null unless each is counted.
+    /// Towards the guest, all NICs together; null unless each is counted.
     network_in_bytes: Option<u64>,
     network_out_bytes: Option<u64>,
     /// Per second.
     network_in_packets: Option<u64>,
     /// Per second.
     network_out_packets: Option<u64>,
-    /// One entry for each card that QEMU has.
+    /// One entry for each NIC that QEMU has.
     networks: Vec<Network>,
     /// Seconds since start.
     uptime: Option<u64>,
@@ -73,7 +73,7 @@ struct Vcpu {
     core: Option<u32>,
 }
 
-/// One network card. Null where nobody counts: on the user-mode network.
+/// One NIC. Null where nobody counts: on the user-mode network.
 #[derive(Serialize, JsonSchema)]
 struct Network {
     id: String,
@@ -223,9 +223,9 @@ mod tests {
         );
         let balloon =
             BalloonSample { total: Some(200), available: Some(150), updated_at: Some(1), ..Default::default() };
-        let told = body(Some(&Sample { balloon: Some(balloon), ..silent }));
-        assert_eq!((&told["memory_usage"], &told["memory_source"]), (&50.into(), &"guest".into()));
-        assert_eq!(told["balloon"]["updated_at"], "1970-01-01T00:00:01.000Z");
-        assert!(told["disk_read_bytes"].is_null(), "a VM without disks: {told}");
+        let figures = body(Some(&Sample { balloon: Some(balloon), ..silent }));
+        assert_eq!((&figures["memory_usage"], &figures["memory_source"]), (&50.into(), &"guest".into()));
+        assert_eq!(figures["balloon"]["updated_at"], "1970-01-01T00:00:01.000Z");
+        assert!(figures["disk_read_bytes"].is_null(), "a VM without disks: {figures}");
     }
 }

@@ -13,10 +13,10 @@ use crate::{
     service::{Service, SwitchView},
 };
 
-/// How a switch connects its cards, beside with one another.
+/// How a switch connects its NICs, beside with one another.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum SwitchKindBody {
     /// With nothing.
     Private,
     /// With the host.
@@ -31,7 +31,7 @@ pub enum Kind {
 pub struct SwitchBody {
     name: String,
     /// `private`, `internal` or `external`.
-    r#type: Kind,
+    r#type: SwitchKindBody,
     /// The host's network adapter of an external switch.
     adapter: Option<String>,
     /// The host's own addresses and routes on the adapter move to the switch while it is there; without it an adapter that
@@ -103,7 +103,7 @@ pub struct SwitchUpdate {
 pub struct SwitchFields {
     id: String,
     name: String,
-    r#type: Kind,
+    r#type: SwitchKindBody,
     notes: String,
     adapter: Option<String>,
     allow_management_os: Option<bool>,
@@ -123,7 +123,7 @@ pub struct SwitchFields {
     bridge: String,
     /// Why it does not work as it should, if so.
     problem: Option<String>,
-    /// VMs with a network card on it.
+    /// VMs with a NIC on it.
     vms: Vec<User>,
     /// Addresses that its DHCP has given out.
     leases: Vec<LeaseFields>,
@@ -142,7 +142,7 @@ struct User {
 pub struct SwitchChanged {
     #[serde(flatten)]
     switch: SwitchFields,
-    /// Cards whose address did not fit any more. Guests that run take the new one when they renew theirs, which they do
+    /// NICs whose address did not fit any more. Guests that run take the new one when they renew theirs, which they do
     /// within ten minutes. Absent where there is none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     readdressed: Vec<ReaddressedBody>,
@@ -151,7 +151,7 @@ pub struct SwitchChanged {
 #[derive(Serialize, JsonSchema)]
 struct ReaddressedBody {
     vm_id: String,
-    /// The card's id.
+    /// The NIC's id.
     network: String,
     from: Option<Ipv4Addr>,
     to: Ipv4Addr,
@@ -169,13 +169,13 @@ impl SwitchBody {
         let only = |given: bool, name: &'static str, kind: &str| {
             if given { Err(Error::invalid(name, format!("be given only for {kind} switches"))) } else { Ok(()) }
         };
-        let external = matches!(self.r#type, Kind::External);
+        let external = matches!(self.r#type, SwitchKindBody::External);
         let subnet = self.subnet_wish();
         if !external {
             only(self.adapter.is_some(), "adapter", "external")?;
             only(self.allow_management_os.is_some(), "allow_management_os", "external")?;
         }
-        if !matches!(self.r#type, Kind::Internal) {
+        if !matches!(self.r#type, SwitchKindBody::Internal) {
             only(self.nat.is_some(), "nat", "internal")?;
             only(self.host_access.is_some(), "host_access", "internal")?;
             if let Some(name) = subnet.first() {
@@ -183,9 +183,9 @@ impl SwitchBody {
             }
         }
         let kind = match self.r#type {
-            Kind::Private => SwitchKind::Private,
-            Kind::Internal => SwitchKind::Internal { subnet: subnet.apply(None)? },
-            Kind::External => {
+            SwitchKindBody::Private => SwitchKind::Private,
+            SwitchKindBody::Internal => SwitchKind::Internal { subnet: subnet.apply(None)? },
+            SwitchKindBody::External => {
                 let name_it =
                     || Error::invalid("adapter", "be given for an external switch: the host's network adapter");
                 SwitchKind::External {
@@ -239,7 +239,7 @@ impl SwitchFields {
         let mut fields = Self {
             id: id.to_string(),
             name,
-            r#type: Kind::Private,
+            r#type: SwitchKindBody::Private,
             notes,
             adapter: None,
             allow_management_os: None,
@@ -266,9 +266,9 @@ impl SwitchFields {
         };
         match kind {
             SwitchKind::Private => {}
-            SwitchKind::Internal { .. } => fields.r#type = Kind::Internal,
+            SwitchKind::Internal { .. } => fields.r#type = SwitchKindBody::Internal,
             SwitchKind::External { adapter, allow_management_os, .. } => {
-                fields.r#type = Kind::External;
+                fields.r#type = SwitchKindBody::External;
                 (fields.adapter, fields.allow_management_os) = (Some(adapter), Some(allow_management_os));
             }
         }
@@ -302,11 +302,11 @@ pub async fn update(shared: Shared, request: Request) -> Result<Reply, Problem> 
     shared.service.switch(id)?;
     let body: SwitchUpdate = request.json()?;
     let changed = shared.service.update_switch(id, body.into_model()?).await?;
-    let readdressed = changed.readdressed.into_iter().map(|card| ReaddressedBody {
-        vm_id: card.vm.to_string(),
-        network: card.nic.to_string(),
-        from: card.from,
-        to: card.to,
+    let readdressed = changed.readdressed.into_iter().map(|nic| ReaddressedBody {
+        vm_id: nic.vm.to_string(),
+        network: nic.nic.to_string(),
+        from: nic.from,
+        to: nic.to,
     });
     let readdressed = readdressed.collect();
     let body = SwitchChanged { switch: SwitchFields::of(&shared.service, changed.view), readdressed };

@@ -69,9 +69,9 @@ const TRAILERS: &[(&[u8], &str, &str)] = &[
 pub fn not_a_disk(path: &Path) -> io::Result<Option<Foreign>> {
     let (file, head) = open(path)?;
     let among = DISKS[..1].iter().chain([&ISO_9660]);
-    let told = signed(&head, CONTAINERS.iter().chain(among)).or_else(|| by_words(&head));
+    let recognised = signed(&head, CONTAINERS.iter().chain(among)).or_else(|| by_words(&head));
     // A dynamic VHD has its trailer in front as well, where qemu-img finds it.
-    if told.is_some() || head.starts_with(TRAILERS[0].0) { Ok(told) } else { trailer(&file) }
+    if recognised.is_some() || head.starts_with(TRAILERS[0].0) { Ok(recognised) } else { trailer(&file) }
 }
 
 /// What an image for the CD drive is instead.
@@ -194,8 +194,8 @@ mod tests {
             (&iso, "an ISO image (ISO 9660); put it into the CD drive"),
         ];
         for (content, said) in cases {
-            let told = disk(content).unwrap_or_default();
-            assert!(told.contains(said), "{told}");
+            let recognised = disk(content).unwrap_or_default();
+            assert!(recognised.contains(said), "{recognised}");
         }
     }
 

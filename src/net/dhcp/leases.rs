@@ -25,8 +25,8 @@ fn lease(line: &str) -> Option<Lease> {
     Some(Lease { mac, address, hostname, expires: (expires != 0).then_some(expires) })
 }
 
-/// The list without leases of an address that is another's now, and of a card that has another address now; none where
-/// there are no such. Leases of cards that nobody knows are in nobody's way, and stay: the card may be known in a moment.
+/// The list without leases of an address that is another's now, and of a NIC that has another address now; none where
+/// there are no such. Leases of NICs that nobody knows are in nobody's way, and stay: the NIC may be known in a moment.
 pub fn stale(leases: &str, hosts: &[Host]) -> Option<String> {
     let by_address: HashMap<Ipv4Addr, MacAddr> = hosts.iter().map(|host| (host.address, host.mac)).collect();
     let by_mac: HashMap<MacAddr, Ipv4Addr> = hosts.iter().map(|host| (host.mac, host.address)).collect();

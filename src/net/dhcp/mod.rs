@@ -1,7 +1,7 @@
 //! What dnsmasq is to know of a switch with a subnet, as the files that it reads: pure, computed anew from the switch and
-//! its cards. Its process is looked after elsewhere.
+//! its NICs. Its process is looked after elsewhere.
 //!
-//! Every address is assigned: a card is given its own, by its MAC address alone (clones send one client id), and nobody
+//! Every address is assigned: a NIC is given its own, by its MAC address alone (clones send one client id), and nobody
 //! else is given any. What a guest calls itself counts for nothing, so none takes another's name.
 
 mod leases;
@@ -28,7 +28,7 @@ const RENEWAL: u32 = 600;
 /// cannot read is an empty one to it.
 pub type Files = BTreeMap<String, String>;
 
-/// A card that has an address on the switch.
+/// A NIC that has an address on the switch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     pub mac: MacAddr,
@@ -49,7 +49,7 @@ pub struct Facts {
 }
 
 impl Host {
-    /// A card of which no more is known.
+    /// A NIC of which no more is known.
     pub fn of(nic: &Nic) -> Option<Self> {
         let address = nic.port()?.address?;
         Some(Self { mac: nic.mac, address, label: None })
@@ -102,13 +102,13 @@ fn config(bridge: &str, subnet: &Subnet, facts: &Facts) -> String {
         }
         return text;
     }
-    let told = match dns {
+    let servers = match dns {
         Dns::Servers(servers) => servers.as_slice(),
         Dns::Default if subnet.nat => &facts.resolvers,
         Dns::Default | Dns::None => &[],
     };
     text += "port=0\ndhcp-option=option:dns-server";
-    told.iter().for_each(|server| text += &format!(",{server}"));
+    servers.iter().for_each(|server| text += &format!(",{server}"));
     text.push('\n');
     text
 }
@@ -145,12 +145,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(CONFIG), text).unwrap();
         let config = format!("--conf-file={}", dir.path().join(CONFIG).display());
-        let told = std::process::Command::new("dnsmasq").args(["--test", &config]).output().unwrap();
-        assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+        let checked = std::process::Command::new("dnsmasq").args(["--test", &config]).output().unwrap();
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
     }
 
     #[test]
-    fn a_card_is_known_by_its_mac_address_and_a_name_by_its_vm() {
+    fn a_nic_is_known_by_its_mac_address_and_a_name_by_its_vm() {
         let subnet = Subnet::parse("10.77.0.0/24", true).unwrap();
         let facts = Facts { dns: true, ..Facts::default() };
         let hosts = "dhcp-host=52:54:00:00:00:01,id:*,10.77.0.2,web\nhost-record=web.lan,web,10.77.0.2\n\
@@ -207,9 +207,9 @@ mod tests {
                 &["port=0"],
             ),
         ];
-        for (subnet, facts, has, lacks) in cases {
+        for (subnet, facts, contains, lacks) in cases {
             let text = text(subnet, facts);
-            assert!(has.iter().all(|part| text.contains(part)), "{has:?}: {text}");
+            assert!(contains.iter().all(|part| text.contains(part)), "{contains:?}: {text}");
             assert!(!lacks.iter().any(|part| text.contains(part)), "not {lacks:?}: {text}");
             accepted(&text);
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Base, Datum, Family, Form, Hook, Key, Kind, Rule, Type, Value, Verdict,
+    Base, ChainKind, Datum, Family, Form, Hook, Key, Rule, Type, Value, Verdict,
     encode::{MARK, flag},
     numbers::types,
     wire::{Attributes, Received},
@@ -19,9 +19,9 @@ pub fn base(message: &Received) -> Option<Base> {
     let attributes = message.attributes();
     let hook = attributes.nested(4)?;
     let kind = match attributes.text(7)? {
-        "nat" => Kind::Nat,
-        "route" => Kind::Route,
-        _ => Kind::Filter,
+        "nat" => ChainKind::Nat,
+        "route" => ChainKind::Route,
+        _ => ChainKind::Filter,
     };
     let number = hook.u32(1)?;
     let hook_of = |number: u32| {
@@ -97,7 +97,7 @@ fn element(attributes: Attributes) -> Option<Element> {
     let bytes = attributes.nested(1)?.get(1)?.to_vec();
     let end = attributes.u32(3).is_some_and(|flags| flags & flag::END != 0);
     let datum = attributes.nested(2).and_then(|data| match data.nested(2) {
-        Some(told) => verdict(told).map(Datum::Verdict),
+        Some(encoded) => verdict(encoded).map(Datum::Verdict),
         None => data.get(1).map(|bytes| Datum::Bytes(bytes.to_vec())),
     });
     let expr = |name: &str| attributes.nested(7).filter(|expr| expr.text(1) == Some(name))?.nested(2);

@@ -1,7 +1,7 @@
 //! Values to messages of nf_tables. The numbers are those of linux/netfilter/nf_tables.h.
 
 use super::{
-    Base, Batch, Command, Datum, Elements, Family, Form, Hook, Key, Kind, Rule, TableName, Type, Value, Verdict,
+    Base, Batch, ChainKind, Command, Datum, Elements, Family, Form, Hook, Key, Rule, TableName, Type, Value, Verdict,
     expr::{Expr, Layer, Reg},
     numbers::types,
     wire::{ACK, APPEND, BEGIN, CREATE, END, Message, msg},
@@ -166,9 +166,9 @@ fn base(message: &mut Message, family: Family, base: &Base) {
         message.u32(1, hook).bytes(2, &base.priority.to_be_bytes());
     });
     let kind = match base.kind {
-        Kind::Filter => "filter",
-        Kind::Nat => "nat",
-        Kind::Route => "route",
+        ChainKind::Filter => "filter",
+        ChainKind::Nat => "nat",
+        ChainKind::Route => "route",
     };
     message.u32(5, u32::from(!base.drop)).text(7, kind);
 }
@@ -225,7 +225,7 @@ fn form(message: &mut Message, form: &Form) {
         message.nest(17, counter);
     }
     if form.key == [Type::IfName] {
-        // A note for nft: the text is in the order of the machine.
+        // A note for nft: the text is in the byte order of the host.
         message.bytes(13, &[&[0, 4][..], &1u32.to_ne_bytes()].concat());
     }
 }

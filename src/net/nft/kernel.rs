@@ -61,7 +61,7 @@ impl Kernel {
     }
 
     /// Whose changes are ours, as events tell it.
-    pub fn port(&self) -> u32 {
+    pub fn port_id(&self) -> u32 {
         self.port
     }
 
@@ -97,9 +97,9 @@ impl Kernel {
             let _ = sender.send(apply(socket, &batch));
             Ok(())
         });
-        let told = work.await;
+        let outcome = work.await;
         done.await.unwrap_or_else(|_| {
-            let error = told.err().unwrap_or_else(|| io::Error::other("the daemon is ending"));
+            let error = outcome.err().unwrap_or_else(|| io::Error::other("the daemon is ending"));
             Err(Refused { error, what: String::new() })
         })
     }
@@ -179,14 +179,14 @@ fn changing(error: &io::Error) -> bool {
 }
 
 pub(super) fn again<T>(mut ask: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let mut told = ask();
+    let mut outcome = ask();
     for _ in 0..LISTINGS {
-        match told {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => told = ask(),
+        match outcome {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => outcome = ask(),
             done => return done,
         }
     }
-    told
+    outcome
 }
 
 /// Asks for everything of a kind, in a family (0 for all) and under these names.

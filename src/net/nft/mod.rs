@@ -34,5 +34,6 @@ pub use kernel::{BaseChain, Kernel, Refused};
 pub use others::{CT_STATE, Instruction, OtherChain, OtherTable};
 pub use rule::{Field, Rule, When, field};
 pub use ruleset::{
-    Base, Chain, Datum, Elements, Family, Form, Hook, Key, Kind, Ruleset, Set, Table, TableName, Type, Value, ifname,
+    Base, Chain, ChainKind, Datum, Elements, Family, Form, Hook, Key, Ruleset, Set, Table, TableName, Type, Value,
+    ifname,
 };

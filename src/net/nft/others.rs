@@ -104,13 +104,13 @@ fn read(socket: &OwnedFd, name: &TableName) -> io::Result<OtherTable> {
             found.chains.entry(chain.to_owned()).or_default().rules.push(instructions(&message));
         }
     })?;
-    let asked: Vec<String> =
+    let looked_up: Vec<String> =
         found.chains.values().flat_map(|chain| chain.rules.iter().flatten()).filter_map(set_of).collect();
     let mut exact = Vec::new();
     list(socket, msg::GET_SET, family, &[(1, &name.name)], |message| {
         if let Some((table, set)) = decode::names(&message, 2)
             && table == name.name
-            && asked.iter().any(|asked| asked == set)
+            && looked_up.iter().any(|looked_up| looked_up == set)
             && !decode::form(&message).interval
         {
             exact.push(set.to_owned());

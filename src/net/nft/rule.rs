@@ -112,7 +112,7 @@ pub mod field {
     /// Whom it is for.
     pub const DHCP_CHADDR: Field = packet(Layer::Transport, 8 + 28, 6);
 
-    /// In the order of the machine, as [`super::When::any`] takes them.
+    /// In the byte order of the host, as [`super::When::any`] takes them.
     pub const CT_STATE: Field = Field { load: Load::Ct(0), len: 4, mask: None };
     pub const CT_STATUS: Field = Field { load: Load::Ct(2), len: 4, mask: None };
 

@@ -42,7 +42,7 @@ pub struct Chain {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Base {
-    pub kind: Kind,
+    pub kind: ChainKind,
     pub hook: Hook,
     /// Lower comes first.
     pub priority: i32,
@@ -51,7 +51,7 @@ pub struct Base {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ChainKind {
     Filter,
     Nat,
     Route,

@@ -1,10 +1,10 @@
 //! The arp table: for which addresses the host answers guests. It would for any that it has, on any interface.
 
 use super::{
-    OnHost, Port, host4,
+    OnHost, RuledPort, host4,
     ports::{Put, insert},
 };
-use crate::net::nft::{Base, Chain, Form, Hook, Key, Kind, Rule, Table, Type, field::*, ifname};
+use crate::net::nft::{Base, Chain, ChainKind, Form, Hook, Key, Rule, Table, Type, field::*, ifname};
 
 pub fn frame(table: &mut Table) {
     table.set("taps", Form::of([Type::IfName]).counted());
@@ -15,7 +15,7 @@ pub fn frame(table: &mut Table) {
         Rule::when().within([IIFNAME], "taps").drop(),
         Rule::when().is(ARP_OPERATION, [0, 1]).within([IIFNAME], "inside").outside([IIFNAME, ARP_DADDR], "own4").drop(),
     ];
-    let base = Some(Base { kind: Kind::Filter, hook: Hook::Input, priority: 0, drop: false });
+    let base = Some(Base { kind: ChainKind::Filter, hook: Hook::Input, priority: 0, drop: false });
     *table.chain("input") = Chain { base, rules };
 }
 
@@ -30,6 +30,6 @@ pub fn switch(table: &mut Table, on: &OnHost) {
     }
 }
 
-pub fn port(put: &mut Put, port: &Port) {
+pub fn port(put: &mut Put, port: &RuledPort) {
     put("taps", Key::of([&ifname(&port.tap)]), None);
 }

@@ -8,7 +8,7 @@ use crate::{
     net::nft::{Batch, Elements, Family, Form, Kernel, Key, Ruleset, TableName, Type, ifname},
 };
 
-/// What takes the claims of a card's port away; empty where it has none.
+/// What takes the claims of a NIC's port away; empty where it has none.
 ///
 /// # Errors
 /// Of the kernel.

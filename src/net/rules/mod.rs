@@ -50,11 +50,11 @@ pub fn tables(state: &str) -> Vec<TableName> {
     [Family::Arp, Family::Bridge, Family::Inet].map(|family| TableName { family, name: table(state) }).to_vec()
 }
 
-/// All rules for these switches and the cards that are plugged into them. Without any it is empty.
+/// All rules for these switches and the NICs that are plugged into them. Without any it is empty.
 pub fn ruleset(state: &str, switches: &[OnHost], nics: &[Nic]) -> Ruleset {
     let mut ruleset = Ruleset::default();
     let by_id: HashMap<SwitchId, &OnHost> = switches.iter().map(|on| (on.switch.id, on)).collect();
-    let mut ports: Vec<Port> = nics.iter().filter_map(|nic| Port::new(nic, &by_id)).collect();
+    let mut ports: Vec<RuledPort> = nics.iter().filter_map(|nic| RuledPort::new(nic, &by_id)).collect();
     if switches.is_empty() && ports.is_empty() {
         return ruleset;
     }
@@ -91,10 +91,10 @@ fn into(table: &mut Table) -> impl FnMut(&str, Key, Option<Datum>) {
     move |set, key, value| ports::insert(table, set, key, value)
 }
 
-/// What a card's port has in the rules: some elements, to be added to what is `there` when it is plugged and taken away
+/// What a NIC's port has in the rules: some elements, to be added to what is `there` when it is plugged and taken away
 /// when it goes, without a look at all the others. None where that is not all that it needs.
 pub fn part(there: &Ruleset, state: &str, on: &OnHost, nic: &Nic) -> Option<Ruleset> {
-    let port = Port::new(nic, &HashMap::from([(on.switch.id, on)]))?;
+    let port = RuledPort::new(nic, &HashMap::from([(on.switch.id, on)]))?;
     let forwards = forwards(&[*on], std::slice::from_ref(&port));
     let (mut part, mut whole) = (Ruleset::default(), true);
     for family in [Family::Arp, Family::Bridge, Family::Inet] {
@@ -116,18 +116,18 @@ pub fn part(there: &Ruleset, state: &str, on: &OnHost, nic: &Nic) -> Option<Rule
     whole.then_some(part)
 }
 
-/// A card's port, with what the rules ask for.
-struct Port<'a> {
+/// A NIC's port of a switch, with what the rules need of it.
+struct RuledPort<'a> {
     nic: &'a Nic,
     settings: &'a SwitchPort,
-    /// None for a live card whose switch is not there at the moment: it sends nothing.
+    /// None for a live NIC whose switch is not there at the moment: it sends nothing.
     on: Option<&'a OnHost<'a>>,
     tap: String,
     mac: [u8; 6],
     segment: String,
 }
 
-impl<'a> Port<'a> {
+impl<'a> RuledPort<'a> {
     fn new(nic: &'a Nic, switches: &HashMap<SwitchId, &'a OnHost<'a>>) -> Option<Self> {
         let settings = nic.port()?;
         let on = switches.get(&settings.switch).copied();
@@ -155,8 +155,8 @@ fn eui64(net: [u8; 8], [a, b, c, d, e, f]: [u8; 6]) -> [u8; 16] {
     address
 }
 
-fn allowances(ports: &[Port]) -> BTreeSet<u16> {
-    ports.iter().map(Port::allowance).chain([ADDRESSES]).collect()
+fn allowances(ports: &[RuledPort]) -> BTreeSet<u16> {
+    ports.iter().map(RuledPort::allowance).chain([ADDRESSES]).collect()
 }
 
 /// A port of the host that leads to a guest.
@@ -169,9 +169,9 @@ struct Forward {
     guest_port: u16,
 }
 
-/// Those whose card is on the switch, with an address.
-fn forwards(switches: &[OnHost], ports: &[Port]) -> Vec<Forward> {
-    let by_nic: HashMap<NicId, &Port> = ports.iter().map(|port| (port.nic.id, port)).collect();
+/// Those whose NIC is on the switch, with an address.
+fn forwards(switches: &[OnHost], ports: &[RuledPort]) -> Vec<Forward> {
+    let by_nic: HashMap<NicId, &RuledPort> = ports.iter().map(|port| (port.nic.id, port)).collect();
     let of = |on: &OnHost| {
         let switch = on.switch.id;
         let bridge = on.switch.bridge();

@@ -3,12 +3,12 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    OnHost, Port, closed, goto,
+    OnHost, RuledPort, closed, goto,
     wire::{ARP, DESTINATION, DHCP_SERVER, FRAGMENT, HOP_BY_HOP, ICMP6, IP, IP6, PROVIDER_VLAN, ROUTING, UDP, VLAN},
 };
 use crate::{
     model::SwitchKind,
-    net::nft::{Base, Chain, Datum, Form, Hook, Key, Kind, Rate, Rule, Table, Type, field::*, ifname},
+    net::nft::{Base, Chain, ChainKind, Datum, Form, Hook, Key, Rate, Rule, Table, Type, field::*, ifname},
 };
 
 /// Before everybody else's.
@@ -50,7 +50,7 @@ pub fn frame(table: &mut Table, allowances: &BTreeSet<u16>) {
         let groups = Rule::when().masked(ETHER_DADDR, [255, 255, 255, 255, 255, 0xf0], [1, 0x80, 0xc2, 0, 0, 0]);
         groups.within([IIFNAME], "taps").goto("refuse")
     };
-    let base = |hook| Some(Base { kind: Kind::Filter, hook, priority: FIRST, drop: false });
+    let base = |hook| Some(Base { kind: ChainKind::Filter, hook, priority: FIRST, drop: false });
     // What is above a port's bandwidth is lost, as on a full link.
     table.set("outbound", tap());
     let above = Rule::when().within([IIFNAME], "outbound").drop();
@@ -159,7 +159,7 @@ pub fn switch(table: &mut Table, on: &OnHost) {
 }
 
 /// The elements of a port.
-pub fn port(put: &mut Put, port: &Port) {
+pub fn port(put: &mut Put, port: &RuledPort) {
     let tap = ifname(&port.tap);
     let alone = || Key::of([&tap]);
     for set in ["tally", "taps"] {

@@ -16,7 +16,7 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// Of a card; none where it has no rules.
+    /// Of a NIC; none where it has no rules.
     pub fn of(&self, nic: &Nic) -> Option<u64> {
         let judged = self.by_tap.get(&ifname(&nic.tap())[..])?;
         Some(judged + self.by_mac.get(&nic.mac.octets()[..]).unwrap_or(&0))

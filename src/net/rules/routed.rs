@@ -1,13 +1,13 @@
 //! The inet table: what of the host guests reach, what is routed between our networks and others, and under which address.
 
 use super::{
-    Forward, OnHost, Port, closed, ipv6,
+    Forward, OnHost, RuledPort, closed, ipv6,
     ports::{Put, insert},
     wire::{DHCP_SERVER, DHCP6_SERVER, DNS, ICMP, ICMP6, TCP, UDP},
 };
 use crate::{
     model::SwitchKind,
-    net::nft::{Base, Chain, Datum, Form, Hook, Key, Kind, Rule, Table, Type, When, field::*, ifname},
+    net::nft::{Base, Chain, ChainKind, Datum, Form, Hook, Key, Rule, Table, Type, When, field::*, ifname},
 };
 
 /// Behind the connections' own place, before anybody rewrites an address.
@@ -22,7 +22,7 @@ const SRCNAT: i32 = 100;
 const KNOWN: u32 = 2 | 4;
 const REDIRECTED: u32 = 32;
 
-/// Kinds of addresses (linux/rtnetlink.h), in the order of the machine.
+/// Kinds of addresses (linux/rtnetlink.h), in the byte order of the host.
 const LOCAL: [u8; 4] = 2u32.to_ne_bytes();
 const BROADCAST: [u8; 4] = 3u32.to_ne_bytes();
 const MULTICAST: [u8; 4] = 5u32.to_ne_bytes();
@@ -35,7 +35,7 @@ pub fn frame(table: &mut Table) {
     sets(table);
     // By the MAC address, which a port cannot choose: the tap is not known here any more.
     table.chain("refuse").rules = vec![Rule::when().within([ETHER_SADDR], "guests").drop(), Rule::when().drop()];
-    arrival(table);
+    prerouting(table);
     host(table);
     forwarding(table);
     rewriting(table);
@@ -75,7 +75,7 @@ fn sets(table: &mut Table) {
     table.set("published_at", Form::of([Type::IfName, Type::Protocol, Type::Service, Type::Ip4]));
 }
 
-fn base(kind: Kind, hook: Hook, priority: i32, rules: Vec<Rule>) -> Chain {
+fn base(kind: ChainKind, hook: Hook, priority: i32, rules: Vec<Rule>) -> Chain {
     Chain { base: Some(Base { kind, hook, priority, drop: false }), rules }
 }
 
@@ -92,16 +92,16 @@ fn known() -> Rule {
 }
 
 /// Before anybody else's rules could lead a guest elsewhere.
-fn arrival(table: &mut Table) {
+fn prerouting(table: &mut Table) {
     // A bridge hands some frames to the host without looking at them: those to 01:80:c2:00:00:0e.
     let taps = vec![Rule::when().within([IIFNAME], "taps").goto("refuse")];
-    *table.chain("taps") = base(Kind::Filter, Hook::Prerouting, -300, taps);
+    *table.chain("taps") = base(ChainKind::Filter, Hook::Prerouting, -300, taps);
     let guests = vec![
         known(),
         Rule::when().within([IIFNAME], "inside").is(DADDR_KIND, LOCAL).goto("own"),
         Rule::when().within([IIFNAME], "shared").within([ETHER_SADDR], "own_macs").is(DADDR_KIND, LOCAL).goto("own"),
     ];
-    *table.chain("prerouting") = base(Kind::Filter, Hook::Prerouting, EARLY, guests);
+    *table.chain("prerouting") = base(ChainKind::Filter, Hook::Prerouting, EARLY, guests);
 }
 
 /// What guests reach of the host itself.
@@ -111,7 +111,7 @@ fn host(table: &mut Table) {
         Rule::when().within([IIFNAME], "inside").goto("local"),
         Rule::when().within([IIFNAME], "shared").within([ETHER_SADDR], "own_macs").goto("local"),
     ];
-    *table.chain("input") = base(Kind::Filter, Hook::Input, EARLY, input);
+    *table.chain("input") = base(ChainKind::Filter, Hook::Input, EARLY, input);
     table.chain("local").rules = vec![
         v6().is(IP6_DADDR_FIRST, [255]).goto("crowd"),
         v4().is(DADDR_KIND, BROADCAST).goto("crowd"),
@@ -164,11 +164,11 @@ fn forwarding(table: &mut Table) {
         from("inside").goto("refuse"),
         to("inside").drop(),
     ];
-    *table.chain("forward") = base(Kind::Filter, Hook::Forward, FILTER, rules);
+    *table.chain("forward") = base(ChainKind::Filter, Hook::Forward, FILTER, rules);
     // Where "fragmentation needed" is lost on the way, TCP would hang.
     let opens = || Rule::when().is(L4PROTO, TCP).masked(TCP_FLAGS, [6], [2]);
     let clamp = vec![opens().within([IIFNAME], "inside").clamp_mss(), opens().within([OIFNAME], "inside").clamp_mss()];
-    *table.chain("mss") = base(Kind::Filter, Hook::Forward, MANGLE, clamp);
+    *table.chain("mss") = base(ChainKind::Filter, Hook::Forward, MANGLE, clamp);
 }
 
 fn rewriting(table: &mut Table) {
@@ -178,18 +178,18 @@ fn rewriting(table: &mut Table) {
             v4().is(DADDR_KIND, LOCAL).dnat([L4PROTO, DPORT], "forwards"),
         ]
     };
-    *table.chain("dstnat") = base(Kind::Nat, Hook::Prerouting, DSTNAT, forwards().into());
+    *table.chain("dstnat") = base(ChainKind::Nat, Hook::Prerouting, DSTNAT, forwards().into());
     // Of the host itself; loopback addresses do not leave it.
     let loopback = v4().masked(IP_DADDR, [255, 0, 0, 0], [127, 0, 0, 0]).accept();
     let own = [loopback].into_iter().chain(forwards()).collect();
-    *table.chain("output") = base(Kind::Nat, Hook::Output, DSTNAT, own);
+    *table.chain("output") = base(ChainKind::Nat, Hook::Output, DSTNAT, own);
     let outwards = vec![
         v4().within([IP_SADDR], "nat_nets4").outside([OIFNAME], "inside").masquerade(),
         // A guest that takes a forward to its neighbour: the answer comes back by the host.
         v4().any(CT_STATUS, REDIRECTED).within([IP_SADDR], "nets4").within([OIFNAME], "inside").masquerade(),
         v6().within([IP6_SADDR], "nat_nets6").outside([OIFNAME], "inside").masquerade(),
     ];
-    *table.chain("srcnat") = base(Kind::Nat, Hook::Postrouting, SRCNAT, outwards);
+    *table.chain("srcnat") = base(ChainKind::Nat, Hook::Postrouting, SRCNAT, outwards);
 }
 
 pub fn switch(table: &mut Table, on: &OnHost) {
@@ -248,7 +248,7 @@ pub fn forward(put: &mut Put, forward: &Forward) {
     put("targets", Key::of([&bridge, &protocol, &guest, &guest_port]), None);
 }
 
-pub fn port(put: &mut Put, port: &Port) {
+pub fn port(put: &mut Put, port: &RuledPort) {
     put("taps", Key::of([&ifname(&port.tap)]), None);
     put("guests", Key::of([&port.mac]), None);
     put("own_macs", Key::of([&port.mac]), None);

@@ -88,21 +88,21 @@ impl Segment {
     }
 
     fn arp(&self) -> Vec<Rule> {
-        let probe = || Rule::when().is(ARP_SADDR, [0; 4]);
+        let arp_probe = || Rule::when().is(ARP_SADDR, [0; 4]);
         let mut rules = vec![
             Rule::when().isnt(ARP_HTYPE, [0, 1]).goto("refuse"),
             Rule::when().isnt(ARP_PTYPE, IP).goto("refuse"),
             Rule::when().outside([IIFNAME, ARP_SADDR_ETHER], "macs").goto("refuse"),
             // Asks whether an address is free (RFC 5227): who asks at the same time as its owner takes it from it.
-            probe().within([IIFNAME, ARP_DADDR], "given4").accept(),
-            probe().within([IIFNAME], "fixed").goto("refuse"),
+            arp_probe().within([IIFNAME, ARP_DADDR], "given4").accept(),
+            arp_probe().within([IIFNAME], "fixed").goto("refuse"),
         ];
         for others in ["host4", "assigned4"] {
-            rules.push(probe().within([ARP_DADDR], self.of(others)).goto("refuse"));
+            rules.push(arp_probe().within([ARP_DADDR], self.of(others)).goto("refuse"));
         }
-        rules.push(probe().within([IIFNAME, ARP_DADDR], self.of("claims4")).accept());
-        rules.push(probe().within([ARP_DADDR], self.of("taken4")).goto("refuse"));
-        rules.push(probe().accept());
+        rules.push(arp_probe().within([IIFNAME, ARP_DADDR], self.of("claims4")).accept());
+        rules.push(arp_probe().within([ARP_DADDR], self.of("taken4")).goto("refuse"));
+        rules.push(arp_probe().accept());
         rules.extend(self.owned("4", ARP_SADDR));
         rules
     }

@@ -107,7 +107,7 @@ fn a_port_more_is_some_elements_more_and_nothing_else() {
 }
 
 #[test]
-fn a_forward_leads_to_the_address_of_its_card_and_nowhere_without() {
+fn a_forward_leads_to_the_address_of_its_nic_and_nowhere_without() {
     let mut lan = natted();
     let target = nic(SwitchPort { address: Some(Ipv4Addr::new(10, 77, 0, 5)), ..SwitchPort::on(lan.id) });
     let gone = nic(SwitchPort::on(lan.id));

@@ -1,6 +1,6 @@
 //! The devices of a VM, one JSON value each: the same value goes behind `-device` on the command line and into
 //! `device_add` on a running VM, so a device is described once. Addresses are fixed, because a guest names its
-//! disks and cards by them and a device that came later must not move the others.
+//! disks and NICs by them and a device that came later must not move the others.
 
 mod cdrom;
 mod chardev;
@@ -8,7 +8,7 @@ mod disk;
 mod memory;
 mod nic;
 mod platform;
-mod ports;
+mod root_ports;
 
 pub use cdrom::{CDROM_ID, cdrom, cdrom_blockdev, cdrom_nodes, first_cdrom_blockdev};
 pub use chardev::{agent_channel, serial};
@@ -16,7 +16,7 @@ pub use disk::{blockdev, device_id, disk, node_name, throttle, throttle_id};
 pub use memory::{VIRTIO_MEM_ID, hotplug_size, memory, memory_argument, requested_size};
 pub use nic::{netdev, netdev_id, nic};
 pub use platform::{BALLOON_ID, objects, platform};
-pub use ports::root_ports;
+pub use root_ports::root_ports;
 
 use crate::model::{Bus, VmSpec};
 
@@ -43,7 +43,7 @@ fn root_bus(spec: &VmSpec) -> &'static str {
 /// Bus and address of a hot-plug slot, numbered from 1: a root port's only place, or a late slot of `pci.0`.
 fn hotplug_slot(number: u8, spec: &VmSpec) -> (String, String) {
     match spec.machine.bus {
-        Bus::Pcie { .. } => (ports::port_id(number), address(0)),
+        Bus::Pcie { .. } => (root_ports::id(number), address(0)),
         Bus::Pci => ("pci.0".to_owned(), address(slot::ROOT_PORTS + number - 1)),
     }
 }

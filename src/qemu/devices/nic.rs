@@ -1,4 +1,4 @@
-//! Network cards.
+//! NICs.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ pub fn netdev_id(nic: &Nic) -> String {
     format!("{}-host", nic.name)
 }
 
-/// The host's side. A card on a switch takes its queues as descriptors of its tap device: numbers that QEMU inherits, or
+/// The host's side. A NIC on a switch takes its queues as descriptors of its tap device: numbers that QEMU inherits, or
 /// names that `getfd` gave them.
 pub fn netdev(nic: &Nic, tap: &[String]) -> Value {
     match &nic.backend {
@@ -41,7 +41,7 @@ fn forward(forward: &Forward) -> String {
     format!("{protocol}:{}:{}-:{}", forward.host_address, forward.host_port, forward.guest_port)
 }
 
-/// The card. Without its boot ROM: nothing boots from the network here, and loading it costs start time.
+/// The NIC. Without its boot ROM: nothing boots from the network here, and loading it costs start time.
 pub fn nic(nic: &Nic, spec: &VmSpec) -> Value {
     let (bus, addr) = match nic.slot {
         None => (root_bus(spec).to_owned(), address(slot::FIRST_NIC)),

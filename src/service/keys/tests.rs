@@ -168,7 +168,7 @@ async fn those_that_wait_for_one_that_fails_are_told_so_and_only_who_comes_later
     tokio::task::yield_now().await;
     let failure = KeptAnswer { status: 500, ..answer("no") };
     first.tell(failure.clone());
-    assert!(matches!(other.await.unwrap(), Claim::Replay(told) if told == failure));
+    assert!(matches!(other.await.unwrap(), Claim::Replay(kept) if kept == failure));
     assert_eq!(keys.run(NOW, "k", "a").await.id(), id);
 }
 

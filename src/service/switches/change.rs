@@ -1,5 +1,5 @@
-//! Changes of a switch in place, with cards on it. Its definition comes first, and is durable then; the addresses of its
-//! cards follow it, each in the record of its VM, also when a crash or a mute VM came in between.
+//! Changes of a switch in place, with NICs on it. Its definition comes first, and is durable then; the addresses of its
+//! NICs follow it, each in the record of its VM, also when a crash or a mute VM came in between.
 
 use std::net::Ipv4Addr;
 
@@ -19,7 +19,7 @@ pub struct Changed {
     pub readdressed: Vec<Readdressed>,
 }
 
-/// A card whose address did not fit any more.
+/// A NIC whose address did not fit any more.
 #[derive(Clone, Debug)]
 pub struct Readdressed {
     pub vm: VmId,
@@ -29,7 +29,7 @@ pub struct Readdressed {
 }
 
 impl Service {
-    /// Changes a switch: its notes, MTU, subnet, and what belongs to that. Cards whose address does not fit into the subnet
+    /// Changes a switch: its notes, MTU, subnet, and what belongs to that. NICs whose address does not fit into the subnet
     /// any more get the one with the same last bits there, or the first that is free; running guests hear of it when they
     /// next renew theirs.
     ///
@@ -54,16 +54,16 @@ impl Service {
             if !switch.subnet().is_some_and(|subnet| subnet.nat)
                 && let Some(forward) = forwarded.first()
             {
-                let told = format!(
+                let message = format!(
                     "The switch {} has port forwards ({forward}), which need NAT; remove them first.",
                     switch.name
                 );
-                return Err(Error::SwitchConflict(told));
+                return Err(Error::SwitchConflict(message));
             }
             self.restate(&before, SwitchRecord { switch, ..before.clone() }).await?;
         }
         drop(turn);
-        let readdressed = self.settle_addresses(id).await;
+        let readdressed = self.readdress(id).await;
         self.tell_hosts([id]);
         Ok(Changed { view: self.switch(id)?, readdressed })
     }
@@ -89,22 +89,21 @@ impl Service {
         Err(net_error(Operation::ChangeSwitch, error))
     }
 
-    /// Whether there are addresses for all of the cards.
+    /// Whether there are addresses for all of the NICs.
     fn has_room(&self, record: &SwitchRecord, subnet: &Subnet) -> Result<()> {
         let views = self.registry.views();
-        let cards = views.iter().flat_map(|view| &view.spec.nics);
-        let cards = cards.filter(|nic| nic.switch() == Some(record.switch.id)).count();
-        let room = subnet.guests().take(cards).count();
-        if room < cards {
-            let must =
-                format!("have room for the {cards} network cards on the switch; {subnet} has addresses for {room}");
+        let nics = views.iter().flat_map(|view| &view.spec.nics);
+        let nics = nics.filter(|nic| nic.switch() == Some(record.switch.id)).count();
+        let room = subnet.guests().take(nics).count();
+        if room < nics {
+            let must = format!("have room for the {nics} NICs on the switch; {subnet} has addresses for {room}");
             return Err(Error::invalid("subnet", must));
         }
         Ok(())
     }
 
-    /// Gives every card of a switch an address of its subnet that has none.
-    pub(super) async fn settle_addresses(&self, id: SwitchId) -> Vec<Readdressed> {
+    /// Gives every NIC of a switch an address of its subnet that has none.
+    pub(super) async fn readdress(&self, id: SwitchId) -> Vec<Readdressed> {
         let Ok((switch, _)) = self.places.get(id) else { return Vec::new() };
         let Some(subnet) = switch.subnet() else { return Vec::new() };
         let mut done = Vec::new();
@@ -117,14 +116,14 @@ impl Service {
                 }
                 let owner = Owner { mac: nic.mac, vm: view.spec.id, name: view.spec.name.clone() };
                 let wanted = from.and_then(|from| subnet.like(from)).map_or(Wanted::Any, Wanted::Rather);
-                let Ok(place) = self.reserve_port(id, owner, wanted) else { continue };
+                let Ok(place) = self.reserve(id, owner, wanted) else { continue };
                 let Some(to) = place.address else { continue };
                 let wish = PortWish { address: Some(to), max_addresses: Some(None), ..PortWish::default() };
                 let change = Change::Port { nic: nic.id, switch: id, wish: Box::new(wish) };
                 match self.change(view.spec.id, change).await {
                     Ok(_) => done.push(Readdressed { vm: view.spec.id, nic: nic.id, from, to }),
                     Err(error) => {
-                        tracing::warn!(vm = %view.spec.id, card = nic.name, %error, "cannot give a card an address of its switch's new subnet yet; trying again");
+                        tracing::warn!(vm = %view.spec.id, nic = nic.name, %error, "cannot give a NIC an address of its switch's new subnet yet; trying again");
                     }
                 }
             }

@@ -1,11 +1,11 @@
-//! Ports of the host that lead to guests on a switch with NAT. They stand in the switch's record, and mean a card: when
+//! Ports of the host that lead to guests on a switch with NAT. They stand in the switch's record, and mean a NIC: when
 //! that leaves the switch they lead nowhere, are shown to nobody, and go with the next change of the record.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::places;
 use crate::{
-    host::ports,
+    host::host_ports,
     model::{
         Error, ForwardId, Nic, NicId, Protocol, Result, Switch, SwitchForward, SwitchId, SwitchRecord, VmId, VmView,
         check_forward,
@@ -13,8 +13,8 @@ use crate::{
     service::Service,
 };
 
-/// Forwards of one card, and of one switch: a record has its bounds.
-const OF_A_CARD: usize = 64;
+/// Forwards of one NIC, and of one switch: a record has its bounds.
+const OF_A_NIC: usize = 64;
 const OF_A_SWITCH: usize = 1024;
 
 /// A forward as a client sees it.
@@ -23,7 +23,7 @@ pub struct ForwardView {
     pub forward: SwitchForward,
     /// Id and name.
     pub vm: (VmId, String),
-    /// Of the card in QEMU.
+    /// Of the NIC in QEMU.
     pub device: String,
     /// Where it leads.
     pub address: Option<Ipv4Addr>,
@@ -79,11 +79,11 @@ impl Service {
             return Ok(made);
         }
         if !before.switch.subnet().is_some_and(|subnet| subnet.nat) {
-            let told =
+            let message =
                 format!("The switch {} has no NAT, so no port of the host leads to its guests.", before.switch.name);
-            return Err(Error::SwitchConflict(told));
+            return Err(Error::SwitchConflict(message));
         }
-        let nic = self.card_on(&before.switch, wish.vm, wish.nic.as_deref())?;
+        let nic = self.nic_on(&before.switch, wish.vm, wish.nic.as_deref())?;
         let forward = SwitchForward {
             id: wish.id.unwrap_or_else(ForwardId::random),
             protocol: wish.protocol,
@@ -97,15 +97,15 @@ impl Service {
         if switch.forwards.len() >= OF_A_SWITCH {
             return Err(Error::invalid("forwards", format!("be at most {OF_A_SWITCH} on one switch")));
         }
-        if switch.forwards.iter().filter(|other| other.nic == nic).count() >= OF_A_CARD {
-            return Err(Error::invalid("forwards", format!("be at most {OF_A_CARD} for one network card")));
+        if switch.forwards.iter().filter(|other| other.nic == nic).count() >= OF_A_NIC {
+            return Err(Error::invalid("forwards", format!("be at most {OF_A_NIC} for one NIC")));
         }
         self.check_host_port(&forward)?;
         let _claim = self.places.claim_forward(id, &forward, &self.registry.views())?;
         switch.forwards.push(forward.clone());
         self.restate(&before, SwitchRecord { switch, ..before.clone() }).await?;
         let made = self.forwards(id)?.into_iter().find(|view| view.forward.id == forward.id);
-        // Gone again where somebody was quick to remove the card.
+        // Gone again where somebody was quick to remove the NIC.
         made.ok_or(Error::NicNotFound { name: nic.to_string() })
     }
 
@@ -154,14 +154,14 @@ impl Service {
         }
     }
 
-    /// The card of a VM that is meant, on this switch.
-    fn card_on(&self, switch: &Switch, vm: VmId, named: Option<&str>) -> Result<NicId> {
+    /// The NIC of a VM that is meant, on this switch.
+    fn nic_on(&self, switch: &Switch, vm: VmId, named: Option<&str>) -> Result<NicId> {
         let view = self.view(vm)?;
         let mut there = view.spec.nics.iter().filter(|nic| nic.switch() == Some(switch.id));
         match named {
             None => there.next().map(|nic| nic.id).ok_or_else(|| {
-                let told = format!("The VM {} has no network card on the switch {}.", view.spec.name, switch.name);
-                Error::SwitchConflict(told)
+                let message = format!("The VM {} has no NIC on the switch {}.", view.spec.name, switch.name);
+                Error::SwitchConflict(message)
             }),
             Some(text) => {
                 let found = there.find(|nic| nic.is_called(text)).map(|nic| nic.id);
@@ -183,21 +183,21 @@ impl Service {
             };
             if let Some(other) = user.into_iter().find(meets) {
                 let VmView { spec, .. } = &view;
-                let told = format!("The port {other} of the host leads to the VM {} ({}).", spec.name, spec.id);
-                return Err(Error::SwitchConflict(told));
+                let message = format!("The port {other} of the host leads to the VM {} ({}).", spec.name, spec.id);
+                return Err(Error::SwitchConflict(message));
             }
         }
         let taken = |why: std::io::Error| Error::PortTaken { port: forward.to_string(), why: why.to_string() };
-        ports::check(forward.protocol, SocketAddrV4::new(address, forward.host_port)).map_err(taken)
+        host_ports::check(forward.protocol, SocketAddrV4::new(address, forward.host_port)).map_err(taken)
     }
 }
 
-/// The card that a forward of a switch is for, while it is on it.
+/// The NIC that a forward of a switch is for, while it is on it.
 pub(super) fn leads_to<'a>(
     forward: &SwitchForward,
     switch: SwitchId,
     views: &'a [VmView],
 ) -> Option<(&'a VmView, &'a Nic)> {
-    let mut cards = views.iter().flat_map(|view| places::cards(view).map(move |nic| (view, nic)));
-    cards.find(|(view, nic)| nic.id == forward.nic && nic.switch() == Some(switch) && view.spec.nic(nic.id).is_some())
+    let mut nics = views.iter().flat_map(|view| places::nics(view).map(move |nic| (view, nic)));
+    nics.find(|(view, nic)| nic.id == forward.nic && nic.switch() == Some(switch) && view.spec.nic(nic.id).is_some())
 }

@@ -1,4 +1,4 @@
-//! What the DHCP of a switch has given out, to whom; and what it is told of the switch's cards.
+//! What the DHCP of a switch has given out, to whom; and what it is told of the switch's NICs.
 
 use crate::{
     model::{Error, MacAddr, NicId, Result, SwitchId, VmId},
@@ -8,7 +8,7 @@ use crate::{
 
 use super::places;
 
-/// An address that a card of a switch has taken.
+/// An address that a NIC of a switch has taken.
 #[derive(Clone, Debug)]
 pub struct LeaseView {
     pub mac: MacAddr,
@@ -22,7 +22,7 @@ pub struct LeaseView {
 }
 
 impl Service {
-    /// Addresses that the cards of a switch have taken. What is left of cards that are gone is nobody's.
+    /// Addresses that the NICs of a switch have taken. What is left of NICs that are gone is nobody's.
     ///
     /// # Errors
     /// [`Error::SwitchNotFound`].
@@ -33,8 +33,8 @@ impl Service {
         }
         let views = self.registry.views();
         let owner = |mac: MacAddr| {
-            let mut cards = views.iter().flat_map(|view| places::cards(view).map(move |nic| (view, nic)));
-            cards.find(|(_, nic)| nic.switch() == Some(id) && nic.mac == mac)
+            let mut nics = views.iter().flat_map(|view| places::nics(view).map(move |nic| (view, nic)));
+            nics.find(|(_, nic)| nic.switch() == Some(id) && nic.mac == mac)
         };
         let leases = self.ctx.net.leases(id).into_iter().filter_map(|lease| {
             let mac = MacAddr::parse(&lease.mac)?;
@@ -53,7 +53,7 @@ impl Service {
         Ok(leases)
     }
 
-    /// Tells the DHCP and the DNS of these switches which cards are on them. Cheap where nothing has changed.
+    /// Tells the DHCP and the DNS of these switches which NICs are on them. Cheap where nothing has changed.
     pub(in crate::service) fn tell_hosts(&self, switches: impl IntoIterator<Item = SwitchId>) {
         let views = self.registry.views();
         for id in switches {
@@ -67,7 +67,7 @@ impl Service {
         self.tell_hosts(self.places.all().into_iter().map(|(switch, _)| switch.id));
     }
 
-    /// What a card is called on its switch.
+    /// What a NIC is called on its switch.
     pub(in crate::service) fn dns_name(&self, switch: SwitchId, mac: MacAddr) -> Option<String> {
         let (switch, _) = self.places.get(switch).ok()?;
         let subnet = switch.subnet().filter(|subnet| subnet.serves_names())?;

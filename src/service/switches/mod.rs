@@ -13,7 +13,7 @@ use serde_json::Value;
 pub use change::{Changed, Readdressed};
 pub use forwards::{ForwardView, ForwardWish};
 pub use leases::LeaseView;
-pub use places::{Owner, Port};
+pub use places::{Owner, Reservation};
 pub(super) use places::{Places, Wanted};
 pub(super) use recover::follow;
 
@@ -40,7 +40,7 @@ impl Record for SwitchRecord {
 #[derive(Clone, Debug)]
 pub struct SwitchView {
     pub switch: Switch,
-    /// VMs with a card on it, by age: id and name.
+    /// VMs with a NIC on it, by age: id and name.
     pub used_by: Vec<(VmId, String)>,
     /// Why it does not work as it should, if so.
     pub problem: Option<String>,
@@ -82,13 +82,13 @@ impl Service {
         }
     }
 
-    /// A place for a card on a switch: keeps the switch from being deleted, and an address of its subnet for the card,
-    /// until it is dropped. By then the card is to stand in the published definition of a VM, which does the same.
+    /// A place for a NIC on a switch: keeps the switch from being deleted, and an address of its subnet for the NIC,
+    /// until it is dropped. By then the NIC is to stand in the published definition of a VM, which does the same.
     ///
     /// # Errors
     /// [`Error::SwitchNotFound`]; [`Error::Invalid`] for an address that guests cannot have there,
     /// [`Error::SwitchConflict`] for one that another has, or where the subnet has none left.
-    pub(super) fn reserve_port(&self, switch: SwitchId, owner: Owner, wanted: Wanted) -> Result<Port> {
+    pub(super) fn reserve(&self, switch: SwitchId, owner: Owner, wanted: Wanted) -> Result<Reservation> {
         let port = self.places.reserve(switch, owner, wanted, &self.registry)?;
         // Before the guest can ask for it.
         self.tell_hosts([switch]);
@@ -153,7 +153,7 @@ impl Service {
         stored
     }
 
-    /// Removes a switch that no card uses. Returns its last definition.
+    /// Removes a switch that no NIC uses. Returns its last definition.
     ///
     /// # Errors
     /// [`Error::SwitchNotFound`]; [`Error::SwitchConflict`] naming the VMs that use it; [`Error::Failed`] when something

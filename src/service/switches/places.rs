@@ -1,5 +1,5 @@
 //! Which switches there are, and who has a place on them: a map under a lock. It sees to it that subnets and adapters
-//! are claimed once, that addresses are given out once, and that no switch goes while a card is on it.
+//! are claimed once, that addresses are given out once, and that no switch goes while a NIC is on it.
 
 use std::{
     collections::HashMap,
@@ -31,14 +31,14 @@ struct Entry {
     problem: Option<String>,
     /// Held by whoever changes or removes the switch.
     turn: Arc<tokio::sync::Mutex<()>>,
-    /// Held by whoever tidies up after its cards.
+    /// Held by whoever tidies up after its NICs.
     alone: Arc<tokio::sync::Mutex<()>>,
     /// What a change that is under way will make of it.
     claimed_subnet: Option<Subnet>,
     claimed_forward: Option<SwitchForward>,
 }
 
-/// The card that a place is for.
+/// The NIC that a place is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     pub mac: MacAddr,
@@ -47,7 +47,7 @@ pub struct Owner {
     pub name: String,
 }
 
-/// The address that a card is to have.
+/// The address that a NIC is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// Any of the subnet; none where there is no subnet.
@@ -58,9 +58,9 @@ pub enum Wanted {
     This(Ipv4Addr),
 }
 
-/// A reserved place on a switch; see [`crate::service::Service::reserve_port`].
+/// A reserved place on a switch; see [`crate::service::Service::reserve`].
 #[derive(Debug)]
-pub struct Port {
+pub struct Reservation {
     pub switch: SwitchId,
     /// Where the switch has a subnet, or an address was wished for.
     pub address: Option<Ipv4Addr>,
@@ -88,7 +88,7 @@ impl std::fmt::Debug for Entry {
     }
 }
 
-impl Drop for Port {
+impl Drop for Reservation {
     fn drop(&mut self) {
         let Some(places) = self.places.upgrade() else { return };
         if let Some(entry) = lock(&places).get_mut(&self.switch)
@@ -128,7 +128,7 @@ impl Places {
         Ok(turn.ok_or(Error::SwitchNotFound(id.to_string()))?.lock_owned().await)
     }
 
-    /// The right to tidy up after the cards of a switch; none while somebody does.
+    /// The right to tidy up after the NICs of a switch; none while somebody does.
     pub fn alone(&self, id: SwitchId) -> Option<tokio::sync::OwnedMutexGuard<()>> {
         lock(&self.switches).get(&id)?.alone.clone().try_lock_owned().ok()
     }
@@ -148,7 +148,7 @@ impl Places {
         Ok(Claim { switch: switch.id, places: self.switches.clone() })
     }
 
-    /// Keeps the port of the host that a card of a switch is about to have from others.
+    /// Keeps the port of the host that a NIC of a switch is about to have from others.
     pub fn claim_forward(&self, switch: SwitchId, forward: &SwitchForward, vms: &[VmView]) -> Result<Claim> {
         let mut switches = lock(&self.switches);
         for (id, entry) in &*switches {
@@ -157,8 +157,8 @@ impl Places {
                 let to = leads_to(other, *id, vms)
                     .map(|(view, _)| format!(" to the VM {} ({})", view.spec.name, view.spec.id));
                 let (name, to) = (&entry.record.switch.name, to.unwrap_or_default());
-                let told = format!("The port {other} of the host leads{to} on the switch {name} ({id}).");
-                return Err(Error::SwitchConflict(told));
+                let message = format!("The port {other} of the host leads{to} on the switch {name} ({id}).");
+                return Err(Error::SwitchConflict(message));
             }
         }
         if let Some(entry) = switches.get_mut(&switch) {
@@ -203,30 +203,30 @@ impl Places {
         self.all().into_iter().map(|(switch, _)| switch).filter(|switch| same_name(&switch.name, name)).collect()
     }
 
-    pub fn reserve(&self, id: SwitchId, owner: Owner, wanted: Wanted, registry: &Registry) -> Result<Port> {
+    pub fn reserve(&self, id: SwitchId, owner: Owner, wanted: Wanted, registry: &Registry) -> Result<Reservation> {
         let mut switches = lock(&self.switches);
         let entry = switches.get_mut(&id).filter(|entry| entry.record.state == SwitchState::Ready);
         let entry = entry.ok_or(Error::SwitchNotFound(id.to_string()))?;
         let address = entry.address(&owner, wanted, &registry.views())?;
         let mac = owner.mac;
         entry.pending.push((owner, address));
-        Ok(Port { switch: id, address, mac, places: Arc::downgrade(&self.switches) })
+        Ok(Reservation { switch: id, address, mac, places: Arc::downgrade(&self.switches) })
     }
 
-    /// The cards that have an address on a switch, also those that are about to come, by age of their VMs.
+    /// The NICs that have an address on a switch, also those that are about to come, by age of their VMs.
     pub fn hosts(&self, id: SwitchId, vms: &[VmView]) -> Vec<Host> {
         let switches = lock(&self.switches);
         let Some(entry) = switches.get(&id) else { return Vec::new() };
         let mut names = Names::default();
         let mut hosts: Vec<Host> = Vec::new();
         let mut add = |mac: MacAddr, address: Ipv4Addr, vm: VmId, name: &str| {
-            // What is defined of a card comes before what its QEMU has.
+            // What is defined of a NIC comes before what its QEMU has.
             if hosts.iter().all(|host| host.mac != mac && host.address != address) {
                 hosts.push(Host { mac, address, label: Some(names.label(name, vm)) });
             }
         };
         for view in vms {
-            for nic in cards(view) {
+            for nic in nics(view) {
                 if let Some(SwitchPort { switch, address: Some(address), .. }) = nic.port()
                     && *switch == id
                 {
@@ -253,8 +253,8 @@ impl Places {
             users.push("a VM that is being made or changed right now".into());
         }
         if !users.is_empty() {
-            let told = format!("The switch {} is in use by {}.", entry.record.switch.name, users.join(", "));
-            return Err(Error::SwitchConflict(told));
+            let message = format!("The switch {} is in use by {}.", entry.record.switch.name, users.join(", "));
+            return Err(Error::SwitchConflict(message));
         }
         entry.record.state = SwitchState::Deleting;
         Ok(entry.record.clone())
@@ -274,7 +274,7 @@ impl Entry {
         }
     }
 
-    /// An address for a card, as it is wanted.
+    /// An address for a NIC, as it is wanted.
     fn address(&self, owner: &Owner, wanted: Wanted, vms: &[VmView]) -> Result<Option<Ipv4Addr>> {
         let switch = &self.record.switch;
         let taken = self.taken(owner.mac, vms);
@@ -320,7 +320,7 @@ impl Entry {
     fn taken(&self, mac: MacAddr, vms: &[VmView]) -> HashMap<Ipv4Addr, String> {
         let mut taken = HashMap::new();
         for view in vms {
-            for nic in cards(view).filter(|nic| nic.mac != mac) {
+            for nic in nics(view).filter(|nic| nic.mac != mac) {
                 if let Some(SwitchPort { switch, address: Some(address), .. }) = nic.port()
                     && *switch == self.record.switch.id
                 {
@@ -342,13 +342,13 @@ impl Entry {
     }
 }
 
-/// Cards that a VM has, or still has in its running QEMU.
-pub(super) fn cards(view: &VmView) -> impl Iterator<Item = &Nic> {
+/// NICs that a VM has, or still has in its running QEMU.
+pub(super) fn nics(view: &VmView) -> impl Iterator<Item = &Nic> {
     view.spec.nics.iter().chain(view.in_effect.iter().flat_map(|spec| &spec.nics)).filter(|_| !view.gone)
 }
 
 pub(super) fn users(id: SwitchId, vms: &[VmView]) -> Vec<(VmId, String)> {
-    let using = vms.iter().filter(|view| cards(view).any(|nic| nic.switch() == Some(id)));
+    let using = vms.iter().filter(|view| nics(view).any(|nic| nic.switch() == Some(id)));
     using.map(|view| (view.spec.id, view.spec.name.clone())).collect()
 }
 
@@ -360,24 +360,24 @@ fn conflict(switch: &Switch, switches: &HashMap<SwitchId, Entry>) -> Result<()> 
         if let Some(wanted) = switch.subnet()
             && let Some(taken) = theirs.into_iter().find(|taken| wanted.overlaps(taken))
         {
-            let told = format!(
+            let message = format!(
                 "The subnet {wanted} overlaps {taken} of the switch {} ({}); choose another.",
                 other.name, other.id
             );
-            return Err(Error::SwitchConflict(told));
+            return Err(Error::SwitchConflict(message));
         }
         if let (Some(wanted), Some(taken)) = (ipv6(switch), ipv6(other))
             && wanted == taken
         {
-            let told = format!("The network {wanted} belongs to the switch {} ({}).", other.name, other.id);
-            return Err(Error::SwitchConflict(told));
+            let message = format!("The network {wanted} belongs to the switch {} ({}).", other.name, other.id);
+            return Err(Error::SwitchConflict(message));
         }
         if let (SwitchKind::External { adapter, .. }, SwitchKind::External { adapter: taken, .. }) =
             (&switch.kind, &other.kind)
             && adapter == taken
         {
-            let told = format!("The adapter {adapter} belongs to the switch {} ({}).", other.name, other.id);
-            return Err(Error::SwitchConflict(told));
+            let message = format!("The adapter {adapter} belongs to the switch {} ({}).", other.name, other.id);
+            return Err(Error::SwitchConflict(message));
         }
     }
     Ok(())

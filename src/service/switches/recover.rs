@@ -45,13 +45,13 @@ impl Service {
             match record.state {
                 SwitchState::Ready => {
                     self.places.ready(&record);
-                    self.settle_switch(record.switch.id).await;
+                    self.repair_switch(record.switch.id).await;
                 }
                 // Nobody was told that it exists; or its owner wanted it gone.
                 SwitchState::Creating | SwitchState::Deleting => unwanted.push(record),
             }
         }
-        // After the others: with the last switch the rules of all go, also those of the cards of live VMs.
+        // After the others: with the last switch the rules of all go, also those of the NICs of live VMs.
         for record in unwanted {
             if let Err(error) = self.erase_switch(&record).await {
                 tracing::error!(switch = %record.switch.id, error, "cannot remove what a crash left of a switch; the next start of qherd tries again");
@@ -68,7 +68,7 @@ impl Service {
         // What a record that cannot be read would name is not to be taken for nobody's.
         let (Ok(records), false) = (readable, self.registry.has_unreadable()) else { return };
         let switches: Vec<SwitchId> = records.into_iter().map(|record| record.switch.id).collect();
-        let nics: Vec<Nic> = self.registry.views().iter().flat_map(places::cards).cloned().collect();
+        let nics: Vec<Nic> = self.registry.views().iter().flat_map(places::nics).cloned().collect();
         match self.ctx.net.sweep(&switches, &nics).await {
             Ok(()) | Err(NetError::Missing { .. }) => {}
             Err(error) => tracing::warn!(%error, "cannot tidy up the host's network"),
@@ -76,10 +76,10 @@ impl Service {
     }
 
     /// Brings a switch to its recorded form.
-    async fn settle_switch(&self, id: SwitchId) {
+    async fn repair_switch(&self, id: SwitchId) {
         let Ok(_turn) = self.places.turn(id).await else { return };
         let Ok(mut record) = self.places.record(id) else { return };
-        let settled = async {
+        let repaired = async {
             let surveyed = self.ctx.net.survey(&record.switch, record.moved.as_ref()).await;
             if let Ok(moved) = &surveyed
                 && *moved != record.moved
@@ -94,7 +94,7 @@ impl Service {
             let put = if self.ctx.net.problem(id).is_some() { Ok(()) } else { put };
             surveyed.map(drop).and(put).map_err(|e| e.to_string())
         };
-        let problem = settled.await.err();
+        let problem = repaired.await.err();
         let known = self.places.get(id).ok().and_then(|(_, problem)| problem);
         match &problem {
             Some(error) if problem != known => {
@@ -110,12 +110,12 @@ impl Service {
 /// What a switch is owed, each in a task of its own: the host may keep one waiting.
 async fn tidy(service: Arc<Service>, id: SwitchId, broken: bool) {
     if broken {
-        service.settle_switch(id).await;
+        service.repair_switch(id).await;
     }
     // Where a VM keeps one waiting, no more come.
     let Some(_alone) = service.places.alone(id) else { return };
     // What a crash or a mute VM left of a change.
-    service.settle_addresses(id).await;
+    service.readdress(id).await;
     service.forget_forwards(id).await;
 }
 

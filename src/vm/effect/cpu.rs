@@ -88,7 +88,7 @@ impl Actor {
         let Ok(threads) = self.guarded(vcpu_threads(&session)).await else { return };
         let count = threads.len() as u32;
         if self.live_run().is_some_and(|run| run.in_effect.vcpus != count) {
-            let _ = self.has(|spec| spec.vcpus = count).await;
+            let _ = self.record_in_effect(|spec| spec.vcpus = count).await;
         }
     }
 
@@ -99,7 +99,7 @@ impl Actor {
         let Ok(threads) = self.guarded(vcpu_threads(&session)).await else { return };
         let there = threads.len() as u32;
         let added = if self.has_agent() { 0 } else { self.record.spec.vcpus.min(there) };
-        let _ = self.has(|spec| spec.vcpus = spec.vcpus.max(added).min(there)).await;
+        let _ = self.record_in_effect(|spec| spec.vcpus = spec.vcpus.max(added).min(there)).await;
     }
 
     /// The guest has let go of a device: perhaps of a vCPU, later than anybody waited for it.
@@ -113,7 +113,7 @@ impl Actor {
         if let Ok(live) = self.live() {
             live.set_vcpu_threads(threads);
         }
-        let _ = self.has(|spec| spec.vcpus = spec.vcpus.min(there)).await;
+        let _ = self.record_in_effect(|spec| spec.vcpus = spec.vcpus.min(there)).await;
     }
 
     /// Fills the lowest free slots first: a gap below makes QEMU 7.2 and the guest stumble at the next reset.
@@ -140,20 +140,20 @@ impl Actor {
             // A new thread inherits what the main thread is bound to; it runs the guest only when that brings it online.
             self.pin_threads().await?;
             if !held {
-                self.has(|spec| spec.vcpus = count).await?;
+                self.record_in_effect(|spec| spec.vcpus = count).await?;
             }
         }
         let there = wanted.min(present + added);
         if held {
             self.online(there, Instant::now() + GUEST).await?;
-            self.has(|spec| spec.vcpus = there).await?;
+            self.record_in_effect(|spec| spec.vcpus = there).await?;
         } else if self.has_agent() {
             // Guests bring new ones online by themselves; with an agent that is made sure of.
             match self.online(there, Instant::now() + GUEST).await {
                 Err(Setback::NotNow(why)) => {
                     tracing::info!(vm = %self.record.spec.id, why, "new vCPUs are the guest's to use")
                 }
-                settled => settled?,
+                done => done?,
             }
         }
         if added < free {
@@ -172,7 +172,7 @@ impl Actor {
             return Ok(());
         }
         self.online(wanted, Instant::now() + GUEST).await?;
-        self.has(|spec| spec.vcpus = wanted).await
+        self.record_in_effect(|spec| spec.vcpus = wanted).await
     }
 
     /// Whether vCPUs can be unplugged and plugged again. Asked of the QEMU that runs: the one on the host, and what
@@ -235,7 +235,7 @@ impl Actor {
             match self.guarded(async { session.execute_raw("device_del", Some(json!({ "id": id }))).await }).await {
                 // Before a guest takes part in the hot-plug of vCPUs QEMU has no way to ask it.
                 Err(Interrupted::Qmp(QmpError::Refused { desc, .. })) => return Err(Setback::NotNow(desc)),
-                asked => asked?,
+                outcome => outcome?,
             };
             let deadline = Instant::now() + GUEST;
             let threads = loop {
@@ -254,7 +254,7 @@ impl Actor {
             };
             let there = threads.len() as u32;
             self.live()?.set_vcpu_threads(threads);
-            self.has(|spec| spec.vcpus = spec.vcpus.min(there)).await?;
+            self.record_in_effect(|spec| spec.vcpus = spec.vcpus.min(there)).await?;
         }
         Ok(())
     }
@@ -270,8 +270,8 @@ impl Actor {
         }
         let path = self.ctx.run_paths(&self.record.spec.id).agent();
         loop {
-            let asked = self.guarded(async { Ok(set_online(&path, wanted).await) }).await?;
-            match asked {
+            let outcome = self.guarded(async { Ok(set_online(&path, wanted).await) }).await?;
+            match outcome {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(error) => return Err(Setback::NotNow(error.to_string())),

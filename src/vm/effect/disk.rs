@@ -15,20 +15,20 @@ const GIB: u64 = 1 << 30;
 impl Actor {
     /// `block_resize`; the guest sees the new size at once.
     pub(super) async fn resize_disks(&mut self) -> Result<(), Setback> {
-        for disk in self.differing(|wanted, has| wanted.size > has.size) {
+        for disk in self.differing(|wanted, present| wanted.size > present.size) {
             let session = self.session()?;
             self.guarded(resize(&session, devices::node_name(&disk), disk.size * GIB)).await?;
-            self.has_disk(&disk.name, |has| has.size = disk.size).await?;
+            self.record_disk_in_effect(&disk.name, |present| present.size = disk.size).await?;
         }
         Ok(())
     }
 
     /// `block_set_io_throttle`, with zeros for what is no longer limited.
     pub(super) async fn throttle_disks(&mut self) -> Result<(), Setback> {
-        for disk in self.differing(|wanted, has| wanted.io_limits != has.io_limits) {
+        for disk in self.differing(|wanted, present| wanted.io_limits != present.io_limits) {
             let session = self.session()?;
             self.guarded(throttle(&session, &disk, &disk.io_limits.unwrap_or_default())).await?;
-            self.has_disk(&disk.name, |has| has.io_limits = disk.io_limits).await?;
+            self.record_disk_in_effect(&disk.name, |present| present.io_limits = disk.io_limits).await?;
         }
         Ok(())
     }
@@ -37,13 +37,18 @@ impl Actor {
     fn differing(&mut self, differ: impl Fn(&Disk, &Disk) -> bool) -> Vec<Disk> {
         let wanted = self.record.spec.disks.clone();
         let Some(run) = self.live_run() else { return Vec::new() };
-        let has = &run.in_effect;
-        let pairs = wanted.into_iter().filter_map(|disk| has.disk(&disk.name).cloned().map(|has| (disk, has)));
-        pairs.filter(|(wanted, has)| differ(wanted, has)).map(|(wanted, _)| wanted).collect()
+        let present = &run.in_effect;
+        let pairs =
+            wanted.into_iter().filter_map(|disk| present.disk(&disk.name).cloned().map(|present| (disk, present)));
+        pairs.filter(|(wanted, present)| differ(wanted, present)).map(|(wanted, _)| wanted).collect()
     }
 
-    pub(super) async fn has_disk(&mut self, name: &str, step: impl FnOnce(&mut Disk)) -> Result<(), Setback> {
-        self.has(|spec| {
+    pub(super) async fn record_disk_in_effect(
+        &mut self,
+        name: &str,
+        step: impl FnOnce(&mut Disk),
+    ) -> Result<(), Setback> {
+        self.record_in_effect(|spec| {
             if let Some(disk) = spec.disk_mut(name) {
                 step(disk);
             }

@@ -1,4 +1,4 @@
-//! Disks that come and go while the VM runs, and their images. Cards are `nics`'s.
+//! Disks that come and go while the VM runs, and their images. NICs are `nics`'s.
 
 use serde_json::json;
 
@@ -88,10 +88,10 @@ impl Actor {
         .await?;
         // QEMU has it from here on, and so its image is one that is in use, whatever comes of its limits.
         let plugged = Disk { io_limits: None, ..disk.clone() };
-        self.has(|spec| spec.disks.push(plugged)).await?;
+        self.record_in_effect(|spec| spec.disks.push(plugged)).await?;
         if let Some(limits) = &disk.io_limits {
             self.guarded(throttle(&session, disk, limits)).await?;
-            self.has_disk(&disk.name, |has| has.io_limits = disk.io_limits).await?;
+            self.record_disk_in_effect(&disk.name, |present| present.io_limits = disk.io_limits).await?;
         }
         Ok(())
     }
@@ -101,7 +101,7 @@ impl Actor {
         self.unplugged(disk).await
     }
 
-    /// As with cards: a removal that was cut short is taken up again.
+    /// As with NICs: a removal that was cut short is taken up again.
     pub(super) async fn ask_for_disks_again(&mut self) {
         let Some(run) = self.live_run() else { return };
         let there = run.in_effect.disks.clone();
@@ -156,6 +156,6 @@ impl Actor {
             Ok(_) | Err(Setback::Refused(_)) => {}
             Err(other) => return Err(other),
         }
-        self.has(|spec| spec.disks.retain(|d| d.name != disk.name)).await
+        self.record_in_effect(|spec| spec.disks.retain(|d| d.name != disk.name)).await
     }
 }

@@ -30,7 +30,7 @@ impl Actor {
         }
         let session = self.session()?;
         match self.guarded(exchange(&session, wanted.as_deref())).await? {
-            Outcome::Done => self.has(|spec| spec.iso = wanted).await,
+            Outcome::Done => self.record_in_effect(|spec| spec.iso = wanted).await,
             Outcome::NoDrive => Err(Setback::NotNow("it was started without a CD drive".into())),
             Outcome::Locked(why) => Err(Setback::NotNow(why)),
         }

@@ -53,7 +53,7 @@ impl Actor {
             return Err(Setback::NotNow(format!("the balloon leaves a guest at least {target} MiB")));
         }
         if self.live_run().is_some_and(|run| run.in_effect.memory != wanted) {
-            self.has(|spec| spec.memory = wanted).await?;
+            self.record_in_effect(|spec| spec.memory = wanted).await?;
         }
         Ok(())
     }
@@ -86,7 +86,7 @@ impl Actor {
         let memory = source.total(reached, boot);
         let memory = if memory.abs_diff(wanted) <= TOLERANCE { wanted } else { memory };
         if !other_counts && memory != now {
-            let _ = self.has(|spec| spec.memory = memory).await;
+            let _ = self.record_in_effect(|spec| spec.memory = memory).await;
         }
     }
 
@@ -102,7 +102,7 @@ impl Actor {
             let tells =
                 |now: u64| now != memory && !(matches!(source, Source::VirtioMem) && reached == 0 && now < boot);
             if self.live_run().is_some_and(|run| tells(run.in_effect.memory)) {
-                self.has(|spec| spec.memory = memory).await?;
+                self.record_in_effect(|spec| spec.memory = memory).await?;
             }
             if reached.abs_diff(target) <= if target == 0 { TOLERANCE } else { 0 } {
                 return Ok(());

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use super::{
     actor::{Actor, Interrupted},
     lifecycle::{Action, Decision, Request},
-    live::{Live, Machine},
+    live::{Instance, Live},
 };
 use crate::{
     model::{Applied, Change, Conflict, Error, LiveRun, Operation, Redefinition, Result, Run, VmRecord, VmSpec},
@@ -37,10 +37,10 @@ enum Setback {
     NotNow(String),
     /// QEMU refuses what it should take: the change is taken back.
     Refused(String),
-    /// The guest holds on to a device. A disk stays then; a card goes when the guest lets go of it.
+    /// The guest holds on to a device. A disk stays then; a NIC goes when the guest lets go of it.
     InUse,
     /// In words of our own: the change is taken back.
-    Told(Error),
+    Reported(Error),
     Interrupted(Interrupted),
 }
 
@@ -49,7 +49,7 @@ impl std::fmt::Display for Setback {
         match self {
             Self::NotNow(why) | Self::Refused(why) => f.write_str(why),
             Self::InUse => f.write_str("the guest has not let go of it"),
-            Self::Told(error) => error.fmt(f),
+            Self::Reported(error) => error.fmt(f),
             Self::Interrupted(_) => f.write_str("something else came first"),
         }
     }
@@ -110,7 +110,7 @@ impl Actor {
             self.remove_orphans().await;
             return Err(error);
         }
-        let outcome = self.settle(&change, before, decision).await;
+        let outcome = self.carry_out(&change, before, decision).await;
         self.remove_orphans().await;
         outcome
     }
@@ -131,7 +131,7 @@ impl Actor {
             return Ok(false);
         }
         // Only its client calls something differently.
-        if wanted.is_same_machine(&before) {
+        if wanted.is_same_but_for_names(&before) {
             return self.define_anew(wanted).await.map(|()| false);
         }
         if let Decision::Refuse(refusal) = self.decide(Request::Redefine) {
@@ -147,10 +147,10 @@ impl Actor {
     }
 
     /// Brings a stored change into effect, or takes it back.
-    async fn settle(&mut self, change: &Change, before: VmSpec, decision: Decision) -> Result<Applied> {
+    async fn carry_out(&mut self, change: &Change, before: VmSpec, decision: Decision) -> Result<Applied> {
         if decision != Decision::Do(Action::Apply) {
             if matches!(change, Change::Disk { size: Some(_), .. })
-                && self.machine.process().is_none()
+                && self.instance.process().is_none()
                 && let Err(why) = self.resize_offline().await
             {
                 self.define(before).await?;
@@ -168,7 +168,7 @@ impl Actor {
                 self.define(before).await?;
                 Err(Error::failed(Operation::Change, why))
             }
-            Err(Setback::Told(error)) => {
+            Err(Setback::Reported(error)) => {
                 self.define(before).await?;
                 Err(error)
             }
@@ -276,7 +276,7 @@ impl Actor {
     }
 
     /// Notes a step that QEMU has made, if it is none that is noted already.
-    async fn has(&mut self, step: impl FnOnce(&mut VmSpec)) -> std::result::Result<(), Setback> {
+    async fn record_in_effect(&mut self, step: impl FnOnce(&mut VmSpec)) -> std::result::Result<(), Setback> {
         let Some(run) = self.live_run() else { return Ok(()) };
         let before = run.in_effect.clone();
         step(Arc::make_mut(&mut run.in_effect));
@@ -296,8 +296,8 @@ impl Actor {
     }
 
     fn live(&mut self) -> std::result::Result<&mut Live, Setback> {
-        match &mut self.machine {
-            Machine::Live(live) => Ok(live),
+        match &mut self.instance {
+            Instance::Live(live) => Ok(live),
             _ => Err(Setback::NotNow("its monitor does not answer".into())),
         }
     }

@@ -22,7 +22,7 @@ impl Actor {
         let process = live.process.pid();
         live.set_vcpu_threads(threads.clone());
         pin(process, &threads, &self.record.spec, &self.ctx.host).map_err(Setback::Refused)?;
-        self.has(|spec| spec.cpu_pinning = wanted).await
+        self.record_in_effect(|spec| spec.cpu_pinning = wanted).await
     }
 }
 

@@ -63,7 +63,7 @@ impl Device<'_> {
 
 /// What a client is told who wants a device out of a guest that does not run.
 pub(super) fn halted() -> Setback {
-    Setback::Told(Conflict::Halted.into())
+    Setback::Reported(Conflict::Halted.into())
 }
 
 impl Actor {
@@ -75,13 +75,13 @@ impl Actor {
     pub(super) async fn release(&mut self, device: Device<'_>) -> Result<(), Setback> {
         let session = self.session()?;
         let begin = Instant::now();
-        let mut asked: Option<Instant> = None;
+        let mut last_request: Option<Instant> = None;
         while self.guarded(device.is_plugged(&session)).await? {
             if begin.elapsed() > RELEASE {
                 return Err(Setback::InUse);
             }
-            if asked.is_none_or(|at| at.elapsed() > ASK_AGAIN) {
-                let before = asked.replace(Instant::now());
+            if last_request.is_none_or(|at| at.elapsed() > ASK_AGAIN) {
+                let before = last_request.replace(Instant::now());
                 if !self.guarded(device.ask(&session)).await? {
                     // Asked before, it may let go of it when it runs again.
                     return Err(if before.is_none() { halted() } else { Setback::InUse });

@@ -8,21 +8,21 @@ use crate::{
 /// All disks of the VM together, since QEMU started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
-    read: Kind,
-    write: Kind,
-    flush: Kind,
+    read: Requests,
+    write: Requests,
+    flush: Requests,
 }
 
 /// One kind of request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Kind {
+struct Requests {
     bytes: u64,
     completed: u64,
     /// Nanoseconds from the guest's request to its completion, of all that are completed.
     time: u64,
 }
 
-impl Kind {
+impl Requests {
     fn add(&mut self, bytes: u64, completed: u64, time: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
         self.completed = self.completed.saturating_add(completed);
@@ -60,9 +60,9 @@ impl Totals {
 
     /// `seconds` lie between `before` and this.
     pub fn since(&self, before: Option<&Self>, seconds: Option<f64>) -> DiskSample {
-        let passed = |kind: fn(&Self) -> &Kind| kind(self).since(kind(before?));
+        let passed = |kind: fn(&Self) -> &Requests| kind(self).since(kind(before?));
         let (read, write, flush) = (passed(|t| &t.read), passed(|t| &t.write), passed(|t| &t.flush));
-        let rate = |kind: Option<Kind>| Some((kind?.completed as f64 / seconds?).round() as u64);
+        let rate = |kind: Option<Requests>| Some((kind?.completed as f64 / seconds?).round() as u64);
         DiskSample {
             read_bytes: self.read.bytes,
             write_bytes: self.write.bytes,
@@ -79,7 +79,7 @@ impl Totals {
 /// QEMU 7.2 tells no queue depth of a `-blockdev` disk, but the time that all requests took together: over the length
 /// of the interval that is how many were under way on average (Little's law). QEMU counts a request's time when it is
 /// completed; when none was, an idle disk and one that hangs look alike, and there is nothing to say.
-fn queue(kinds: [Kind; 3], seconds: f64) -> Option<f64> {
+fn queue(kinds: [Requests; 3], seconds: f64) -> Option<f64> {
     let completed = kinds.iter().any(|kind| kind.completed > 0);
     completed.then(|| kinds.iter().map(|kind| kind.time as f64).sum::<f64>() / (seconds * 1e9))
 }

@@ -15,7 +15,7 @@ struct Vm {
     start: Option<bool>,
     base_image: Option<String>,
     cpu_pinning: Option<Pinning>,
-    kind: Option<Kind>,
+    kind: Option<Choice>,
     #[allow(dead_code)]
     id: Option<uuid::Uuid>,
     labels: Option<BTreeMap<String, String>>,
@@ -35,7 +35,7 @@ struct Disk {
 
 #[derive(Debug, Deserialize, PartialEq)]
 #[serde(rename_all = "lowercase")]
-enum Kind {
+enum Choice {
     Internal,
     Private,
     Sized { mib: i64 },
@@ -64,7 +64,7 @@ fn what_fits_is_taken() {
     assert_eq!(vm.start, Some(true));
     assert_eq!(vm.base_image.as_deref(), Some("/a"));
     assert_eq!(vm.cpu_pinning.unwrap().cores, [0, 1]);
-    assert_eq!(vm.kind, Some(Kind::Sized { mib: 3 }));
+    assert_eq!(vm.kind, Some(Choice::Sized { mib: 3 }));
     assert_eq!(vm.labels.unwrap()["a"], "b");
     assert_eq!(vm.pair, Some((1, 2)));
     assert_eq!(vm.disks.unwrap()[0].size.get(), 1);
@@ -101,7 +101,7 @@ fn a_narrow_whole_number_tells_its_range() {
 
 #[test]
 fn a_wrong_type_names_the_place_and_the_expectation() {
-    for (field, told) in [
+    for (field, expected) in [
         ("\"cpu_pinning\":{\"cores\":[\"x\"]}", "cpu_pinning.cores[0] must be a whole number, not \"x\""),
         ("\"cpu_pinning\":{\"cores\":3}", "cpu_pinning.cores must be an array, not 3"),
         ("\"cpu_pinning\":[[0]]", "cpu_pinning must be an object, not an array"),
@@ -118,7 +118,7 @@ fn a_wrong_type_names_the_place_and_the_expectation() {
         ("\"pair\":[1]", "pair must be an array of 2 elements, not of 1 elements"),
         ("\"disks\":[5]", "disks[0] must be an object, not 5"),
     ] {
-        assert_eq!(sentence(&format!("{{\"vcpus\":1,{field}}}")), format!("Invalid parameter: {told}."));
+        assert_eq!(sentence(&format!("{{\"vcpus\":1,{field}}}")), format!("Invalid parameter: {expected}."));
     }
 }
 

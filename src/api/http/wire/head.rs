@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn what_is_no_head_is_refused_with_the_reason() {
-        for (text, told) in [
+        for (text, expected) in [
             ("GET / HTTP/1.1\r\n\r\n", "it has no Host header"),
             ("GET / HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n", "it has more than one Host header"),
             ("GET / HTTP/1.0\r\nhost: a\r\nhost: b\r\n\r\n", "it has more than one Host header"),
@@ -188,7 +188,7 @@ mod tests {
                 "its Transfer-Encoding must be chunked, in HTTP/1.1",
             ),
         ] {
-            assert_eq!(refused(text), format!("400 The request is not valid HTTP: {told}."), "{text:?}");
+            assert_eq!(refused(text), format!("400 The request is not valid HTTP: {expected}."), "{text:?}");
         }
     }
 

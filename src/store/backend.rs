@@ -12,7 +12,7 @@
 //! - `snap.X.generating`, half a snapshot: when sled is interrupted there, it later takes the rest for the newest
 //!   snapshot and calls the store corrupt. It is never needed, and removed before opening.
 //!
-//! Some kinds of damage make sled panic while opening, which is caught here, or spin for ever, which cannot be: `probe`
+//! Some kinds of damage make sled panic while opening, which is caught here, or spin for ever, which cannot be: `try_open`
 //! finds out before.
 
 use std::fs::{self, DirBuilder, File};
@@ -41,7 +41,7 @@ const MAX_PAGE_BYTES: usize = SEGMENT_BYTES / 4 - 256;
 const MAX_PAGE_RECORDS: usize = 18;
 const _: () = assert!(MAX_PAGE_RECORDS * (MAX_RECORD_BYTES + MAX_KEY_BYTES + 16) < MAX_PAGE_BYTES);
 
-/// sled keeps decoded pages up to this; the records of a thousand machines fit.
+/// sled keeps decoded pages up to this; the records of a thousand VMs fit.
 const CACHE_BYTES: u64 = 4 << 20;
 
 /// Room that has to remain, beside the reserve for what is new. A real ENOSPC inside sled stops the store for good,
@@ -53,24 +53,24 @@ const HEADROOM_BYTES: u64 = 3 * SEGMENT_BYTES as u64;
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The writing side. Reading goes through clones of `db`.
-pub(super) struct Disk {
+pub(super) struct Backend {
     pub db: sled::Db,
     dir: PathBuf,
     log: File,
 }
 
-impl Disk {
+impl Backend {
     /// Opens, or creates, the database in `dir`; on success all of it is durable.
     ///
     /// # Errors
     /// `InUse`, `Damaged`, or `Io` when the operating system refuses.
-    pub fn open(dir: &Path) -> Result<Disk, StoreError> {
+    pub fn open(dir: &Path) -> Result<Backend, StoreError> {
         let io = |what| move |source| StoreError::Io { what, dir: dir.to_path_buf(), source };
         let db = open_alone(dir)?;
         let log = File::options().read(true).write(true).open(dir.join("db"));
-        let disk = Disk { db, dir: dir.to_path_buf(), log: log.map_err(io("open the log of the store"))? };
-        disk.sync_everything().map_err(io("sync the store"))?;
-        Ok(disk)
+        let backend = Backend { db, dir: dir.to_path_buf(), log: log.map_err(io("open the log of the store"))? };
+        backend.sync_everything().map_err(io("sync the store"))?;
+        Ok(backend)
     }
 
     /// Applies `group` in order and returns when it is durable: all of it, or, with a reason, only those that may use
@@ -142,14 +142,14 @@ impl Disk {
 /// Opens, or creates, the database in `dir`, after a predecessor has let go of it. Not all of it need be durable.
 ///
 /// # Errors
-/// As [`Disk::open`].
+/// As [`Backend::open`].
 pub(super) fn open_alone(dir: &Path) -> Result<sled::Db, StoreError> {
     let io = |what| move |source| StoreError::Io { what, dir: dir.to_path_buf(), source };
     // For nobody else: it tells where the guests' disks are.
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io("create the store"))?;
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
-        let opened = match lock_probe(dir).map_err(io("lock the store"))? {
+        let opened = match try_lock(dir).map_err(io("lock the store"))? {
             Lock::Taken => Err(StoreError::InUse { dir: dir.to_path_buf() }),
             Lock::Free(_held) => {
                 remove_half_snapshots(dir).map_err(io("tidy the store"))?;
@@ -179,7 +179,7 @@ enum Lock {
 }
 
 /// Takes the same lock as sled, which would report a failure only in words.
-fn lock_probe(dir: &Path) -> io::Result<Lock> {
+fn try_lock(dir: &Path) -> io::Result<Lock> {
     let file = match File::open(dir.join("db")) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Lock::Free(None)),

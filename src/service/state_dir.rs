@@ -26,7 +26,7 @@ const MOST_NAMES: usize = 32;
 
 /// What is known of the state directory.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct History {
     /// Other names that it has had.
     pub older: Vec<PathBuf>,
     /// It began as a copy of this one.
@@ -143,7 +143,7 @@ pub(super) fn refuse_unmounted(state_dir: &Path) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// A marker that cannot be read or written.
-pub(super) fn settle(state_dir: &Path) -> anyhow::Result<Place> {
+pub(super) fn recognise(state_dir: &Path) -> anyhow::Result<History> {
     let before = read(state_dir)?;
     let directory = Directory::of(state_dir).with_context(|| format!("cannot look at {}", state_dir.display()))?;
     let path = state_dir.to_owned();
@@ -184,7 +184,7 @@ pub(super) fn settle(state_dir: &Path) -> anyhow::Result<Place> {
         write(&marker(state_dir), &now).with_context(|| format!("cannot write {}", marker(state_dir).display()))?;
     }
     remember(state_dir, &now.id);
-    Ok(Place { older: now.older, original: now.copied_from })
+    Ok(History { older: now.older, original: now.copied_from })
 }
 
 /// What bears the mark of the one that this is a copy of is not ours; `net` makes a new one.
@@ -263,35 +263,35 @@ mod tests {
         fs::create_dir_all(a.join("net")).unwrap();
         let marked = |path: &Path| {
             fs::write(path.join("net/id"), "01234567").unwrap();
-            let place = settle(path).unwrap();
-            (place, path.join("net/id").exists(), read(path).unwrap().unwrap().id)
+            let history = recognise(path).unwrap();
+            (history, path.join("net/id").exists(), read(path).unwrap().unwrap().id)
         };
-        let (place, keeps, id) = marked(&a);
-        assert!(place.older.is_empty() && place.original.is_none() && keeps);
+        let (history, keeps, id) = marked(&a);
+        assert!(history.older.is_empty() && history.original.is_none() && keeps);
         assert_eq!(marked(&a).2, id);
 
         fs::rename(&a, &b).unwrap();
-        let (place, keeps, moved) = marked(&b);
-        assert_eq!((place.older, keeps, &moved), (vec![a.clone()], true, &id));
-        assert!(place.original.is_none());
+        let (history, keeps, moved) = marked(&b);
+        assert_eq!((history.older, keeps, &moved), (vec![a.clone()], true, &id));
+        assert!(history.original.is_none());
 
         let copy = |from: &Path, to: &Path| {
             assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
         };
         copy(&b, &c);
-        let (place, keeps, copied) = marked(&c);
-        assert_eq!(place.original.unwrap().path, b);
-        assert_eq!((place.older, keeps), (vec![a.clone(), b.clone()], false));
+        let (history, keeps, copied) = marked(&c);
+        assert_eq!(history.original.unwrap().path, b);
+        assert_eq!((history.older, keeps), (vec![a.clone(), b.clone()], false));
         assert_ne!(copied, id);
         // It stays one.
-        let (place, keeps, again) = marked(&c);
-        assert!(place.original.is_some() && keeps && again == copied);
+        let (history, keeps, again) = marked(&c);
+        assert!(history.original.is_some() && keeps && again == copied);
 
         // Restored in its own place, with the one that it was made from moved away: who is who is known all the same.
         fs::rename(&b, &d).unwrap();
         copy(&d, &b);
-        let (place, keeps, restored) = marked(&b);
-        assert!(!keeps && restored != id && place.original.is_none());
+        let (history, keeps, restored) = marked(&b);
+        assert!(!keeps && restored != id && history.original.is_none());
         let (_, keeps, moved) = marked(&d);
         assert!(keeps && moved == id);
     }
@@ -315,14 +315,14 @@ mod tests {
             assert!(error.contains("not mounted") && error.contains(".disk.qherd"), "{error}");
         }
         refuse_unmounted(&root.join("disk/other")).unwrap();
-        settle(&state).unwrap();
+        recognise(&state).unwrap();
         refuse_unmounted(&state).unwrap();
         forget(&state, "another");
         assert!(note.exists());
         forget(&state, "id");
         assert!(!note.exists());
         fs::write(marker(&state), "{").unwrap();
-        assert!(format!("{:#}", settle(&state).unwrap_err()).contains("damaged"));
+        assert!(format!("{:#}", recognise(&state).unwrap_err()).contains("damaged"));
         std::os::unix::fs::symlink(root.join("nowhere"), root.join("link")).unwrap();
         assert!(refuse_unmounted(&root.join("link")).unwrap_err().to_string().contains("leads nowhere"));
     }

@@ -12,9 +12,9 @@ use crate::qmp::Session;
 const PERIOD: Duration = Duration::from_secs(4);
 
 /// Goes on until it is dropped or the session ends.
-pub(super) struct Probe(JoinHandle<()>);
+pub(super) struct Heartbeat(JoinHandle<()>);
 
-impl Probe {
+impl Heartbeat {
     /// VMs take turns, by the id of their process.
     pub fn of(session: Session, process: i32) -> Self {
         Self(tokio::spawn(async move {
@@ -26,7 +26,7 @@ impl Probe {
     }
 }
 
-impl Drop for Probe {
+impl Drop for Heartbeat {
     fn drop(&mut self) {
         self.0.abort();
     }

@@ -1,4 +1,4 @@
-//! Network cards, as the API tells of them and as the taps of this thread's namespace.
+//! NICs, as the API tells of them and as the taps of this thread's namespace.
 #![allow(dead_code)] // Every test file uses its own part.
 
 use serde_json::Value;
@@ -18,12 +18,12 @@ pub fn taps() -> Vec<String> {
     taps
 }
 
-/// Name of the tap of a card, by the card's id.
-pub fn tap_of(card: &Value) -> String {
-    format!("qht{}", &card["id"].as_str().unwrap().replace('-', "")[..12])
+/// Name of the tap of a NIC, by the NIC's id.
+pub fn tap_of(nic: &Value) -> String {
+    format!("qht{}", &nic["id"].as_str().unwrap().replace('-', "")[..12])
 }
 
-/// The cards of a VM.
+/// The NICs of a VM.
 pub async fn networks(daemon: &Daemon, id: &str) -> Vec<Value> {
     daemon.get(&format!("/vms/{id}/networks")).await.expect(200).as_array().unwrap().clone()
 }

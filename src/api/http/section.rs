@@ -14,7 +14,7 @@ pub trait Problem: Send + 'static {
 }
 
 /// A handler whose problems are told in the words of `section`.
-pub fn told<S, P, F, Fut>(
+pub fn in_section<S, P, F, Fut>(
     section: &'static P::Section,
     handler: F,
 ) -> impl Fn(S, Request) -> Pin<Box<dyn Future<Output = Response> + Send>> + Send + Sync + 'static

@@ -14,7 +14,7 @@ use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, set_parent_process_death_signal, setrlimit,
 };
 
-use super::disk::open_alone;
+use super::backend::open_alone;
 use super::{StoreError, panic_text};
 
 /// Opening a sound store takes milliseconds; a frozen disk is no damage.
@@ -38,7 +38,7 @@ pub struct Helper {
 ///
 /// # Errors
 /// `Damaged`; `Io` when it cannot be tried.
-pub fn probe(dir: &Path, helper: &Helper, deadline: Duration) -> Result<(), StoreError> {
+pub fn try_open(dir: &Path, helper: &Helper, deadline: Duration) -> Result<(), StoreError> {
     if !dir.join("db").exists() {
         return Ok(());
     }
@@ -171,7 +171,7 @@ mod tests {
         let store = dir.path().join("db");
         drop(Store::open(&store).unwrap());
         let args = ["-c", script, "helper"].map(str::to_owned).to_vec();
-        let result = probe(&store, &Helper { program: "/bin/sh".into(), args }, deadline);
+        let result = try_open(&store, &Helper { program: "/bin/sh".into(), args }, deadline);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the copy is removed");
         result
     }
@@ -205,6 +205,6 @@ mod tests {
     #[test]
     fn where_there_is_no_store_nothing_is_tried() {
         let helper = Helper { program: "/nonexistent".into(), args: vec![] };
-        probe(Path::new("/nonexistent/db"), &helper, LONG).unwrap();
+        try_open(Path::new("/nonexistent/db"), &helper, LONG).unwrap();
     }
 }
