@@ -35,7 +35,7 @@ async fn switches(daemon: &Daemon) {
 /// Whether bridges of this kernel can keep VLANs apart; asked of one that is not the daemon's.
 fn kernel_can() -> bool {
     ip("link add br9 type bridge");
-    let can = ip_json("-d link show br9")[0]["linkinfo"]["info_data"]["vlan_filtering"].is_number();
+    let can = ip_json("-d link show br9")[0]["linkinfo"]["info_data"]["vlan_default_pvid"].is_number();
     ip("link del br9");
     can
 }
