@@ -115,8 +115,14 @@ fn lane(rng: &mut Rng, place: usize) -> Option<Lane> {
 fn newcomer(rng: &mut Rng, place: usize) -> Lane {
     let (private, nat) = (rng.u8(0..4) == 0, rng.u8(0..4) > 0);
     let (nic, port) = (rng.u64(1..60_000), rng.u64(1..60_000));
-    let first =
-        [Operation::MakeSwitch { private, nat }, Operation::AddNic(nic), Operation::AddForward(port), Operation::Start];
+    // The first one makes the VM.
+    let first = [
+        Operation::Start,
+        Operation::MakeSwitch { private, nat },
+        Operation::AddNic(nic),
+        Operation::AddForward(port),
+        Operation::Start,
+    ];
     let steps =
         first.map(|operation| Step { pause: 0, create: create(rng, place), asleep: operation.clone(), operation });
     Lane { place, steps: steps.into() }
