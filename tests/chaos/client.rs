@@ -66,6 +66,13 @@ impl Client<'_> {
                 };
                 tokio::join!(lanes, death, self.read());
             }
+            Death::WhenDone => {
+                let end = async {
+                    lanes.await;
+                    self.daemon.signal(Signal::SIGKILL);
+                };
+                tokio::join!(end, self.read());
+            }
             Death::Commit(..) => {
                 // A daemon that has not come to its commit by then dies all the same.
                 let end = async {

@@ -127,7 +127,7 @@ async fn run(seed: u64, time: Duration) -> Tally {
 async fn one_cycle(daemon: &mut Daemon, cycle: &Cycle, places: &mut [Place], tally: &mut Tally) -> Vec<String> {
     daemon.forget_log();
     match cycle.death {
-        Death::At(_) => daemon.run(),
+        Death::At(_) | Death::WhenDone => daemon.run(),
         Death::Commit(commit, side) => {
             let command = daemon.dying_at(commit, side);
             // Its start may have something to commit, and die over it.
