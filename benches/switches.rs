@@ -4,6 +4,8 @@
 //!
 //! Run with `scripts/bench`, as root; it works in a network namespace of its own.
 
+#![allow(unsafe_code)]
+
 #[path = "../tests/support/lab.rs"]
 mod lab;
 #[path = "../tests/support/mod.rs"]
