@@ -103,7 +103,8 @@ fn a_library_is_named_only_where_it_belongs() {
 fn nothing_panics_outside_tests() {
     let mut violations = Vec::new();
     for file in Source::all().iter().filter(|file| !file.is_test) {
-        for (number, line) in file.product_lines() {
+        // A lint that is expected to fire is no call.
+        for (number, line) in file.product_lines().filter(|(_, line)| !line.trim_start().starts_with("#![expect(")) {
             let calls = words(line).filter(|(word, rest)| PANICS.contains(word) && rest.trim_start().starts_with('('));
             let macros = words(line).filter(|(word, rest)| PANICKING_MACROS.contains(word) && rest.starts_with('!'));
             for (word, _) in calls.chain(macros) {

@@ -1,5 +1,6 @@
 //! Requests to the kernel that are kept waiting, as a kernel keeps them that waits itself: each `sendto` of the test's own
 //! threads passes a warden, who holds those that say a certain thing for as long as he is told to.
+#![allow(unsafe_code)]
 
 use std::{
     fs::File,
