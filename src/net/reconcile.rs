@@ -42,7 +42,7 @@ impl Inner {
             return Ok(());
         }
         // The rules first: no frame passes without them.
-        let ruled = self.put_rules().await;
+        let ruled = self.put_switch_rules(place).await;
         self.tell(place, Area::Rules, ruled.as_ref().err().map(ToString::to_string));
         ruled?;
         let wanted = place.wanted();

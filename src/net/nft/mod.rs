@@ -20,6 +20,7 @@ mod expr;
 mod kernel;
 mod numbers;
 mod others;
+mod part;
 mod rule;
 mod ruleset;
 #[cfg(test)]
