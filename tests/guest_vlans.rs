@@ -7,14 +7,18 @@ mod kernel;
 mod lab;
 mod support;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
-use lab::{Lab, await_that, nic};
+use lab::{Lab, nic};
 use qherd::{
     model::{Nic, NicBackend, Switch, SwitchKind, SwitchPort},
     net::{Network, PortHealth},
 };
 use support::{
+    PATIENCE,
     netns::{BROADCAST, Guest, Peer, arp, ethernet, icmp6, ip, ip_json, udp},
     yard,
 };
@@ -32,6 +36,8 @@ fn vlans_are_kept_apart_on_the_wire_and_between_guests() {
 #[ignore = "runs in a kernel of its own"]
 async fn inside() {
     kernel::enter();
+    let begun = Instant::now();
+    let step = |what: &str| println!("{:6.1} s: {what}", begun.elapsed().as_secs_f64());
     let lab = Lab::new().await;
     let peer = Peer::new();
     peer.connect("up0", "wire0");
@@ -66,17 +72,17 @@ async fn inside() {
         nics.insert(name, nic);
     }
     let mut yard = Yard { lab, lan, wire, nics, guests };
-    println!("each hears its own");
+    step("each hears its own");
     yard.each_hears_its_own().await;
-    println!("attacks");
+    step("attacks");
     yard.attacks_are_refused().await;
-    println!("live changes");
+    step("live changes");
     yard.a_nic_moves_while_it_is_plugged().await;
-    println!("mending");
+    step("mending");
     yard.what_is_changed_by_hand_is_mended().await;
-    println!("another daemon");
+    step("another daemon");
     let yard = yard.a_new_daemon_leaves_it_as_it_is().await;
-    println!("the end");
+    step("the end");
     yard.without_vlans_nothing_is_kept_apart().await;
 }
 
@@ -261,11 +267,15 @@ impl Yard {
             "ip link set up0 nomaster".to_owned(),
             format!("ip link del {bridge}"),
         ] {
-            println!("{by_hand}");
             let mut words = by_hand.split(' ');
             let done = std::process::Command::new(words.next().unwrap()).args(words).status().unwrap();
             assert!(done.success(), "{by_hand}");
-            await_that(&by_hand, || state(&bridge) == before).await;
+            // Each look starts two programs, which is not for nothing under emulation.
+            let deadline = Instant::now() + PATIENCE;
+            while state(&bridge) != before {
+                assert!(Instant::now() < deadline, "{by_hand}: {} is not {before}", state(&bridge));
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
         }
         self.each_hears_its_own().await;
     }

@@ -41,7 +41,10 @@ impl Inner {
         }
         // The rules first: no frame passes without them. Where they have been put in and are what nobody answers about now,
         // the rest is mended meanwhile.
-        let ruled = if hands.ruled { self.put_rules_soon().await } else { self.put_rules().await };
+        let ruled = match hands.ruled {
+            true => self.put_switch_rules_soon(place).await,
+            false => self.put_switch_rules(place).await,
+        };
         self.tell(place, Area::Rules, ruled.as_ref().err().map(ToString::to_string));
         if !hands.ruled {
             ruled.clone()?;

@@ -2,6 +2,7 @@
 //! them. What they say is `rules`' knowledge.
 
 use std::{
+    collections::HashMap,
     future::pending,
     io::ErrorKind,
     sync::{
@@ -19,10 +20,10 @@ use tokio::{
 use super::{
     Inner, NetError, Result, host_side,
     nft::{Batch, Change, Events, Kernel, OtherTable, Ruleset, TableName, diff, is_mendable},
-    place::{Area, Wanted},
+    place::{Area, Place, Wanted},
     rules::{self, OnHost, Refusals},
 };
-use crate::model::{Nic, Switch};
+use crate::model::{Nic, Switch, SwitchId};
 
 /// Changes that come together are answered by one look.
 const GATHER: Duration = Duration::from_millis(50);
@@ -55,6 +56,8 @@ pub struct RulesInForce {
 #[derive(Default)]
 struct Known {
     there: Option<Ruleset>,
+    /// What of it is a switch's, with its ports: as it would be without any other.
+    parts: HashMap<SwitchId, Ruleset>,
     /// The last change that is in.
     done: u64,
     /// What an earlier daemon left, and nobody has laid claim to yet: it may be that of a NIC whose VM nobody has looked
@@ -127,12 +130,13 @@ impl RulesInForce {
             return false;
         };
         let mut batch = Batch::default();
+        let own = known.parts.get_mut(&on.switch.id);
         if add {
             batch.add_elements(&part);
-            there.add_elements(&part);
+            [Some(&mut there), own].into_iter().flatten().for_each(|all| all.add_elements(&part));
         } else {
             batch.delete_elements(&part);
-            there.delete_elements(&part);
+            [Some(&mut there), own].into_iter().flatten().for_each(|all| all.delete_elements(&part));
         }
         let done = kernel.apply(batch).await.is_ok();
         if done {
@@ -141,16 +145,51 @@ impl RulesInForce {
         done
     }
 
+    /// Brings what a switch and its ports have in the rules to what is wanted, without a look at all the others. Says
+    /// whether that was all.
+    async fn put_switch(
+        &self,
+        state: &str,
+        switch: SwitchId,
+        alone: impl FnOnce() -> Option<(Switch, Ruleset)>,
+    ) -> bool {
+        let Some(kernel) = &self.kernel else { return false };
+        let mut known = self.known.lock().await;
+        let Some((wanted, alone)) = alone() else { return false };
+        let before = known.parts.remove(&switch);
+        // It is known again when this has worked.
+        let Some(mut there) = known.there.take() else { return false };
+        let (Some(before), true) = (
+            before.or_else(|| (!rules::has(&there, state, &wanted)).then(Ruleset::default)),
+            rules::is_framed(&there, &alone, &wanted),
+        ) else {
+            known.there = Some(there);
+            return false;
+        };
+        let is = there.about(&[&before, &alone]);
+        let done = kernel.apply(diff(&is, &alone)).await.is_ok();
+        if done {
+            if let Inherited::These(inherited) = &mut known.inherited {
+                disown(inherited, &alone);
+            }
+            there.replace(&is, &alone);
+            known.there = Some(there);
+            known.parts.insert(switch, alone);
+        }
+        done
+    }
+
     /// Brings the kernel to what is wanted by the time that it is this call's turn. Calls that wait together are served
     /// by one batch.
-    async fn put(&self, wanted: impl FnOnce() -> Ruleset, anew: bool) -> Result<()> {
+    async fn put(&self, wanted: impl FnOnce() -> (Ruleset, HashMap<SwitchId, Ruleset>), anew: bool) -> Result<()> {
         let ticket = self.requested.fetch_add(1, Ordering::SeqCst) + 1;
         let mut known = self.known.lock().await;
         if known.done >= ticket && !anew {
             return Ok(());
         }
         let newest = self.requested.load(Ordering::SeqCst);
-        let mut wanted = wanted();
+        let (mut wanted, parts) = wanted();
+        known.parts.clear();
         let kernel = self.kernel.as_ref().ok_or_else(|| failed("the kernel has no nf_tables"))?;
         let there = match known.there.take() {
             Some(there) if !anew => there,
@@ -171,6 +210,7 @@ impl RulesInForce {
         }
         kernel.apply(batch).await.map_err(failed)?;
         known.there = Some(wanted);
+        known.parts = parts;
         known.done = newest;
         Ok(())
     }
@@ -183,9 +223,24 @@ impl Inner {
         timeout(PATIENCE, put).await.unwrap_or_else(|_| Err(failed(UNANSWERED)))
     }
 
-    /// As [`Self::put_rules`], for whoever has other things to do.
-    pub async fn put_rules_soon(&self) -> Result<()> {
-        timeout(SOON, self.put_rules()).await.unwrap_or_else(|_| Err(failed(UNANSWERED)))
+    /// Brings the rules of one switch and its ports to what is wanted now.
+    pub async fn put_switch_rules(&self, place: &Place) -> Result<()> {
+        let alone = || {
+            // One that is gone has none.
+            let place = self.places.switch(place.id)?;
+            let wanted = place.wanted();
+            Some((wanted.switch.clone(), self.rules_of(&wanted)))
+        };
+        let part = self.rules.put_switch(&self.state, place.id, alone);
+        if timeout(PATIENCE, part).await == Ok(true) {
+            return Ok(());
+        }
+        self.put_rules().await
+    }
+
+    /// As [`Self::put_switch_rules`], for whoever has other things to do.
+    pub async fn put_switch_rules_soon(&self, place: &Place) -> Result<()> {
+        timeout(SOON, self.put_switch_rules(place)).await.unwrap_or_else(|_| Err(failed(UNANSWERED)))
     }
 
     /// Brings the rules of one NIC's port to what is wanted now: it was added, or it is gone.
@@ -230,13 +285,21 @@ impl Inner {
         }
     }
 
-    fn wanted_rules(&self) -> Ruleset {
+    /// What a switch and its ports have in the rules, as if there were no other.
+    fn rules_of(&self, wanted: &Wanted) -> Ruleset {
+        let host = host_side::host_addresses(&wanted.side);
+        let on = OnHost { switch: &wanted.switch, host: &host };
+        rules::ruleset(&self.state, &[on], &self.places.nics_on(wanted.switch.id))
+    }
+
+    fn wanted_rules(&self) -> (Ruleset, HashMap<SwitchId, Ruleset>) {
         let switches: Vec<_> = self.places.switches().iter().map(|place| place.wanted()).collect();
         let nics: Vec<_> = self.places.ports().values().map(|port| port.nic.clone()).collect();
         let hosts: Vec<_> = switches.iter().map(|wanted| host_side::host_addresses(&wanted.side)).collect();
         let on_host = switches.iter().zip(&hosts);
         let on_host: Vec<_> = on_host.map(|(wanted, host)| OnHost { switch: &wanted.switch, host }).collect();
-        rules::ruleset(&self.state, &on_host, &nics)
+        let parts = switches.iter().map(|wanted| (wanted.switch.id, self.rules_of(wanted))).collect();
+        (rules::ruleset(&self.state, &on_host, &nics), parts)
     }
 }
 

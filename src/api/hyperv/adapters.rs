@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use warp::http::StatusCode;
 
 use super::{
@@ -61,6 +62,8 @@ struct BandwidthFields {
 /// An adapter to be added.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(example = json!({ "switchName": "LAN", "address": "10.77.0.9" }))]
+#[schemars(example = json!({ "switchName": "Out", "vlanSetting": { "operationMode": "Access", "accessVlanId": 10 } }))]
 pub struct AddBody {
     /// What people call it; `Network Adapter` unless given.
     name: Option<String>,
@@ -95,6 +98,7 @@ pub struct BandwidthBody {
 /// What is to change of an adapter on a switch; at least one field.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(example = json!({ "vlanSetting": { "operationMode": "Trunk", "nativeVlanId": 10, "allowedVlanIdList": [20, 30] }, "bandwidth": null }))]
 pub struct ChangeBody {
     /// A running guest takes it when it renews its lease, within ten minutes; until then it is cut off.
     address: Option<Ipv4Addr>,

@@ -47,3 +47,17 @@ impl Shared {
         Ok(id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{adapters, forwards, switches};
+    use crate::api::tests::has_examples;
+
+    #[test]
+    fn what_is_shown_as_an_example_is_taken() {
+        has_examples::<adapters::AddBody>();
+        has_examples::<adapters::ChangeBody>();
+        has_examples::<switches::CreateBody>();
+        has_examples::<forwards::ForwardBody>();
+    }
+}

@@ -1,6 +1,7 @@
 //! The KVM dialect: snake_case, errors as `{"error":{"code","message"}}`, mounted at `/` (shared/contract). Only
 //! translation: what a request means is decided in `service` and `vm`.
 
+mod bandwidth;
 mod change;
 mod disk_view;
 mod disks;
@@ -48,4 +49,18 @@ fn switch_id(request: &Request) -> Result<SwitchId, Problem> {
 /// The VM that a path names. Its syntax is the first thing that is checked (ruling 6).
 fn vm_id(request: &Request) -> Result<VmId, Problem> {
     VmId::parse(request.param("id")).ok_or(Problem::BadId)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{forwards, networks, switches};
+    use crate::api::tests::has_examples;
+
+    #[test]
+    fn what_is_shown_as_an_example_is_taken() {
+        has_examples::<networks::NetworkBody>();
+        has_examples::<networks::NetworkUpdate>();
+        has_examples::<switches::SwitchBody>();
+        has_examples::<forwards::ForwardBody>();
+    }
 }

@@ -4,14 +4,15 @@ use std::net::Ipv4Addr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use warp::http::StatusCode;
 
-use super::{Shared, error::Problem, updated::at_least_one, vm_id};
+use super::{Shared, bandwidth::BandwidthBody, error::Problem, updated::at_least_one, vm_id};
 use crate::{
     api::http::{Reply, Request, given},
     model::{
-        Applied, Bandwidth, Error, Forward, MAX_FORWARDS, MacAddr, NetworkWish, Nic, NicBackend, NicId, NicWish,
-        PortWish, SwitchId, SwitchRef, VmId,
+        Applied, Error, Forward, MAX_FORWARDS, MacAddr, NetworkWish, Nic, NicBackend, NicId, NicWish, PortWish,
+        SwitchId, SwitchRef, VmId,
     },
     service::{NicStatus, NicView, among_networks},
 };
@@ -19,6 +20,8 @@ use crate::{
 /// A NIC: on a switch, or on QEMU's user-mode network.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = json!({ "switch": "LAN", "address": "10.77.0.9", "name": "front" }))]
+#[schemars(example = json!({ "switch": "Out", "vlan": 10, "trunk": [20, 30], "isolated": true, "bandwidth": { "in_bits_per_second": 100_000_000 } }))]
 pub struct NetworkBody {
     /// The id or the name of a switch.
     switch: Option<String>,
@@ -50,19 +53,10 @@ pub struct NetworkBody {
     bandwidth: Option<BandwidthBody>,
 }
 
-/// How much a NIC carries, in bits per second, 64,000 to 1,000,000,000,000; null for as much as there is.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct BandwidthBody {
-    /// Towards the guest.
-    in_bits_per_second: Option<u64>,
-    /// From the guest.
-    out_bits_per_second: Option<u64>,
-}
-
 /// What is to change of a NIC on a switch; at least one field.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = json!({ "vlan": 20, "trunk": null, "bandwidth": { "out_bits_per_second": 10_000_000 } }))]
 pub struct NetworkUpdate {
     /// A running guest takes it when it renews its lease, within ten minutes; until then it is cut off.
     #[serde(default)]
@@ -87,18 +81,6 @@ pub struct NetworkUpdate {
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<BandwidthBody>")]
     bandwidth: Option<Option<BandwidthBody>>,
-}
-
-impl BandwidthBody {
-    fn into_model(self) -> Bandwidth {
-        Bandwidth { inbound: self.in_bits_per_second, outbound: self.out_bits_per_second }
-    }
-
-    fn of(bandwidth: Bandwidth) -> Option<Self> {
-        let Bandwidth { inbound, outbound } = bandwidth;
-        let body = Self { in_bits_per_second: inbound, out_bits_per_second: outbound };
-        (bandwidth != Bandwidth::default()).then_some(body)
-    }
 }
 
 impl NetworkUpdate {

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use warp::http::StatusCode;
 
 use super::{Shared, error::Problem, forwards::LeaseFields, switch_id, updated::at_least_one};
@@ -28,6 +29,8 @@ pub enum SwitchKindBody {
 /// A switch to be made.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24", "nat": true }))]
+#[schemars(example = json!({ "name": "Out", "type": "external", "adapter": "eth1" }))]
 pub struct SwitchBody {
     name: String,
     /// `private`, `internal` or `external`.

@@ -22,6 +22,7 @@ mod family;
 mod kernel;
 mod numbers;
 mod others;
+mod part;
 mod rule;
 mod ruleset;
 #[cfg(test)]

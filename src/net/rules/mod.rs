@@ -90,6 +90,24 @@ pub fn ruleset(state: &str, switches: &[OnHost], nics: &[Nic]) -> Ruleset {
     ruleset
 }
 
+/// Whether a switch has anything in the rules.
+pub fn has(there: &Ruleset, state: &str, switch: &Switch) -> bool {
+    let bridge = TableName { family: Family::Bridge, name: table(state) };
+    there.tables.get(&bridge).is_some_and(|table| table.chains.contains_key(&switch.bridge()))
+}
+
+/// Whether what a switch's rules have in common with those of the others is `there` as it is for it alone.
+pub fn is_framed(there: &Ruleset, alone: &Ruleset, switch: &Switch) -> bool {
+    let bridge = switch.bridge();
+    alone.tables.iter().all(|(name, alone)| {
+        let Some(there) = there.tables.get(name) else { return false };
+        let chain = |(name, chain): (&String, _)| name.starts_with(&bridge) || there.chains.get(name) == Some(chain);
+        let form = |name: &String| there.sets.get(name).map(|set| &set.form);
+        alone.chains.iter().all(chain)
+            && alone.sets.iter().all(|(name, set)| name.starts_with(&bridge) || form(name) == Some(&set.form))
+    })
+}
+
 fn into(table: &mut Table) -> impl FnMut(&str, Key, Option<Datum>) {
     move |set, key, value| ports::insert(table, set, key, value)
 }
