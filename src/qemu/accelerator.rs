@@ -3,7 +3,7 @@
 //! through memory, SSE and local APIC accesses, to a write on a debug port that makes QEMU end with a known
 //! status. It is a firmware of its own: no SeaBIOS, nothing to load, some 30 ms where KVM works.
 
-#![expect(unsafe_code, reason = "the code of the probe guest is found between two symbols")]
+#![allow(unsafe_code, reason = "the code of the probe guest is found between two symbols")]
 
 use std::{io::Write, path::Path, time::Duration};
 

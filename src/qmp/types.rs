@@ -86,7 +86,7 @@ pub struct BlockDeviceStats {
     pub failed_flush_operations: u64,
 }
 
-/// One block device (`query-block`). Our own: qapi wants what it says of the image and of throttling for every driver.
+/// One block device (`query-block`). Our own, of the few members that are looked at; qapi's can read it as well.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct BlockInfo {
     /// The id that `block_set_io_throttle` wants: for virtio-blk-pci a QOM path, for others the

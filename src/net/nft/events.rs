@@ -1,7 +1,7 @@
 //! Tells that somebody has changed a table. What has changed is not looked at: whoever follows looks at the whole
 //! anyway, and so nothing is lost when the kernel loses count.
 
-#![expect(unsafe_code, reason = "tokio's AsyncFd::register wants the descriptor kept open")]
+#![allow(unsafe_code, reason = "tokio's AsyncFd::register wants the descriptor kept open")]
 
 use std::{io, os::fd::OwnedFd};
 
