@@ -160,7 +160,7 @@ impl RulesInForce {
         // It is known again when this has worked.
         let Some(mut there) = known.there.take() else { return false };
         let (Some(before), true) = (
-            before.or_else(|| (!rules::has(&there, state, &wanted)).then(Ruleset::default)),
+            before.or_else(|| (!rules::is_in(&there, state, &wanted)).then(Ruleset::default)),
             rules::is_framed(&there, &alone, &wanted),
         ) else {
             known.there = Some(there);

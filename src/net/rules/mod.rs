@@ -91,7 +91,7 @@ pub fn ruleset(state: &str, switches: &[OnHost], nics: &[Nic]) -> Ruleset {
 }
 
 /// Whether a switch has anything in the rules.
-pub fn has(there: &Ruleset, state: &str, switch: &Switch) -> bool {
+pub fn is_in(there: &Ruleset, state: &str, switch: &Switch) -> bool {
     let bridge = TableName { family: Family::Bridge, name: table(state) };
     there.tables.get(&bridge).is_some_and(|table| table.chains.contains_key(&switch.bridge()))
 }

@@ -146,7 +146,7 @@ fn what_is_changed_of_one_switch_alone_is_what_the_whole_says() {
     };
     let mut there = whole(&others, &theirs);
     let mut before = Ruleset::default();
-    assert!(!has(&there, "abc", &lan));
+    assert!(!is_in(&there, "abc", &lan));
     let forward = |nic: &Nic| SwitchForward {
         id: crate::model::ForwardId::random(),
         protocol: crate::model::Protocol::Tcp,
