@@ -1,5 +1,6 @@
 //! A bare QEMU with the very same arguments as one of the daemon's, for a comparison in one run: what a script would do
 //! that starts it by hand.
+#![allow(unsafe_code)]
 #![allow(dead_code)] // Every bench uses its own part.
 
 use std::{

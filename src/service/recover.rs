@@ -4,7 +4,7 @@ use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 
-use super::{Service, autostart, database, relocate, state_dir};
+use super::{Service, autostart, database, relocate};
 use crate::{
     host::{STORAGE, in_time},
     model::{Due, Status, VmId, VmRecord},
