@@ -1,5 +1,6 @@
 //! A test in a kernel of its own, booted by QEMU with nothing but the test's program: for what the kernel of this machine
 //! may lack. The program is the first process there, and the test that it runs is one of its own that is ignored here.
+#![allow(unsafe_code)]
 #![allow(dead_code)] // Every test file uses its own part.
 
 use std::{
