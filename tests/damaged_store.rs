@@ -123,7 +123,7 @@ fn refuses_to_start(daemon: &Daemon) {
     let state = daemon.state();
     let before = contents(&state.join("db"));
     let command = format!("qherd db restore --state-dir {}", state.display());
-    refused(&mut daemon.command(), &["is damaged", &command, "machines are not affected"]);
+    refused(&mut daemon.command(), &["is damaged", &command, "VMs are not affected"]);
     refused(&mut db(&state, &["check"]), &["is damaged", &command]);
     assert_eq!(contents(&state.join("db")), before, "the damaged store was touched");
 }

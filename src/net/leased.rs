@@ -7,15 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rtnetlink::packet_route::address::AddressMessage;
-
-use super::{
-    Inner, adapter,
-    netlink::{Link, address_of},
-    place::{Area, Place},
-};
-use crate::model::SwitchKind;
-
 /// The kernel tells of the end of an address about when it comes.
 const SLACK: Duration = Duration::from_secs(2);
 
@@ -28,30 +19,10 @@ pub struct Leases {
     lost: HashMap<IpAddr, HashSet<IpAddr>>,
 }
 
-impl Inner {
-    /// Remembers what goes by itself, and tells what is gone.
-    pub fn look_at_leased(&self, place: &Place, addresses: &[AddressMessage], links: &HashMap<String, Link>) {
-        let wanted = place.wanted();
-        let SwitchKind::External { adapter, allow_management_os: true, .. } = &wanted.switch.kind else { return };
-        let own = [adapter, &wanted.side.bridge].map(|name| links.get(name).map(|link| link.index));
-        let here = addresses.iter().filter(|a| own.contains(&Some(a.header.index)) && adapter::movable(a));
-        let here: Vec<(IpAddr, Option<u32>)> =
-            here.filter_map(|a| Some((address_of(a)?, adapter::lifetime(a)))).collect();
-        let written = wanted.moved().map(adapter::leased).unwrap_or_default();
-        let lost = place.leases(|leases| leases.run_out(&here, &written, Instant::now()));
-        let reported = lost.map(|address| {
-            format!(
-                "the host's address {address} has run out, because nobody renewed it; give the host a static address"
-            )
-        });
-        self.tell(place, Area::Leased, reported);
-    }
-}
-
 impl Leases {
     /// An address that has run out, and that no other came for. `here` are the addresses with the seconds that they have
     /// left, `written` those that an earlier look wrote down.
-    fn run_out(&mut self, here: &[(IpAddr, Option<u32>)], written: &[IpAddr], now: Instant) -> Option<IpAddr> {
+    pub fn run_out(&mut self, here: &[(IpAddr, Option<u32>)], written: &[IpAddr], now: Instant) -> Option<IpAddr> {
         let all: HashSet<IpAddr> = here.iter().map(|(ip, _)| *ip).collect();
         // What somebody took away before its time is not missed.
         let over = |(ip, end): (&IpAddr, &Instant)| (!all.contains(ip) && *end <= now + SLACK).then_some(*ip);

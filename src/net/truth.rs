@@ -1,19 +1,22 @@
 //! Looks for what others have set up that is in the way of the switches, and tells it with what to do.
 
-use std::{collections::HashMap, fs};
+use std::{collections::HashMap, fs, net::IpAddr, time::Instant};
 
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
+use rtnetlink::packet_route::{
+    address::AddressMessage,
+    route::{RouteAttribute, RouteMessage},
+};
 
 use super::{
-    Inner,
+    Inner, adapter,
     foreign::{self, Dropped, Packet, TCP, UDP},
     legacy,
-    netlink::Link,
+    netlink::{Link, address_of},
     nft::{Family, Hook, OtherTable},
-    place::Area,
+    place::{Area, Place},
     reverse_path,
 };
-use crate::model::Switch;
+use crate::model::{Switch, SwitchKind};
 
 /// Whether the host has frames between two ports of a bridge filtered as if it routed them.
 const FILTERS_BRIDGED: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
@@ -22,6 +25,24 @@ const DHCP: u16 = 67;
 const DNS: u16 = 53;
 
 impl Inner {
+    /// Remembers what goes by itself, and tells what is gone.
+    pub fn look_at_leased(&self, place: &Place, addresses: &[AddressMessage], links: &HashMap<String, Link>) {
+        let wanted = place.wanted();
+        let SwitchKind::External { adapter, allow_management_os: true, .. } = &wanted.switch.kind else { return };
+        let own = [adapter, &wanted.side.bridge].map(|name| links.get(name).map(|link| link.index));
+        let here = addresses.iter().filter(|a| own.contains(&Some(a.header.index)) && adapter::movable(a));
+        let here: Vec<(IpAddr, Option<u32>)> =
+            here.filter_map(|a| Some((address_of(a)?, adapter::lifetime(a)))).collect();
+        let written = wanted.moved().map(adapter::leased).unwrap_or_default();
+        let lost = place.leases(|leases| leases.run_out(&here, &written, Instant::now()));
+        let reported = lost.map(|address| {
+            format!(
+                "the host's address {address} has run out, because nobody renewed it; give the host a static address"
+            )
+        });
+        self.tell(place, Area::Leased, reported);
+    }
+
     /// Looks at what others have set up, for every switch.
     pub async fn look_at_others(&self) {
         let places = self.places.switches();

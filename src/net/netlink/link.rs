@@ -11,7 +11,10 @@ use rtnetlink::{
     },
 };
 
-use super::vlans::{Filtering, filtering};
+use super::{
+    nameless,
+    vlans::{Filtering, filtering},
+};
 
 /// An interface of the host.
 #[derive(Clone, Debug)]
@@ -55,12 +58,6 @@ impl BridgeOptions {
     pub(super) fn change(self, index: u32) -> LinkMessage {
         nameless(self.on(LinkMessageBuilder::<LinkBridge>::new("")).index(index).build())
     }
-}
-
-/// About an interface that is known by its index.
-pub(super) fn nameless(mut message: LinkMessage) -> LinkMessage {
-    message.attributes.retain(|a| !matches!(a, LinkAttribute::IfName(_)));
-    message
 }
 
 /// What of a port of a bridge is not as every port is by default.

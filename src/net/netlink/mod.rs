@@ -19,7 +19,7 @@ use rtnetlink::{
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage},
-        link::LinkMessage,
+        link::{LinkAttribute, LinkMessage},
         route::RouteMessage,
     },
 };
@@ -183,4 +183,10 @@ fn gone<T>(result: io::Result<T>, fine: &[i32]) -> io::Result<()> {
         Err(error) if error.raw_os_error().is_some_and(|code| fine.contains(&code)) => Ok(()),
         other => other.map(drop),
     }
+}
+
+/// About an interface that is known by its index.
+fn nameless(mut message: LinkMessage) -> LinkMessage {
+    message.attributes.retain(|a| !matches!(a, LinkAttribute::IfName(_)));
+    message
 }

@@ -17,7 +17,7 @@ use rtnetlink::{
     },
 };
 
-use super::{Netlink, gone, link::nameless};
+use super::{Netlink, gone, nameless};
 
 /// VLANs of a port, by their numbers.
 pub type Carried = BTreeMap<u16, Form>;
