@@ -17,6 +17,7 @@ mod dhcp;
 mod error;
 mod foreign;
 mod host_side;
+mod inherited;
 mod keeper;
 mod leased;
 mod legacy;

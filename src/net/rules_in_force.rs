@@ -19,7 +19,8 @@ use tokio::{
 
 use super::{
     Inner, NetError, Result, host_side,
-    nft::{Batch, Change, Events, Kernel, OtherTable, Ruleset, TableName, diff, is_mendable},
+    inherited::Inherited,
+    nft::{Batch, Change, Events, Kernel, OtherTable, Ruleset, TableName, diff},
     place::{Area, Place, Wanted},
     rules::{self, OnHost, Refusals},
 };
@@ -63,15 +64,6 @@ struct Known {
     /// What an earlier daemon left, and nobody has laid claim to yet: it may be that of a NIC whose VM nobody has looked
     /// at. What was wanted once, and is not any more, is not in it.
     inherited: Inherited,
-}
-
-#[derive(Default)]
-enum Inherited {
-    #[default]
-    Unread,
-    These(Ruleset),
-    /// Every switch and port is known, so what is not wanted goes.
-    Nothing,
 }
 
 impl RulesInForce {
@@ -169,9 +161,7 @@ impl RulesInForce {
         let is = there.about(&[&before, &alone]);
         let done = kernel.apply(diff(&is, &alone)).await.is_ok();
         if done {
-            if let Inherited::These(inherited) = &mut known.inherited {
-                disown(inherited, &alone);
-            }
+            known.inherited.disown(&alone);
             there.replace(&is, &alone);
             known.there = Some(there);
             known.parts.insert(switch, alone);
@@ -195,15 +185,8 @@ impl RulesInForce {
             Some(there) if !anew => there,
             _ => kernel.read(&self.tables).await.map_err(failed)?,
         };
-        if matches!(known.inherited, Inherited::Unread) {
-            known.inherited = Inherited::These(there.clone());
-        }
-        if let Inherited::These(inherited) = &mut known.inherited {
-            // Of a table that is made anew, nothing can stay.
-            inherited.tables.retain(|name, _| can_stay(name, &there, &wanted));
-            disown(inherited, &wanted);
-            keep(inherited, &mut wanted);
-        }
+        known.inherited.read(&there);
+        known.inherited.join(&there, &mut wanted);
         let batch = diff(&there, &wanted);
         if anew && !batch.is_empty() {
             tracing::warn!("somebody changed the rules of the switches; putting them right");
@@ -366,57 +349,6 @@ pub async fn follow_others(inner: Weak<Inner>, wake: Arc<Notify>) {
         sleep(GATHER).await;
         let Some(inner) = inner.upgrade() else { return };
         inner.look_at_others().await;
-    }
-}
-
-/// Whether a table keeps what it has beside what is wanted of it.
-fn can_stay(name: &TableName, there: &Ruleset, wanted: &Ruleset) -> bool {
-    let both = there.tables.get(name).zip(wanted.tables.get(name));
-    both.is_none_or(|(there, wanted)| is_mendable(there, wanted))
-}
-
-/// What is wanted is not inherited any more.
-fn disown(inherited: &mut Ruleset, wanted: &Ruleset) {
-    inherited.tables.retain(|name, table| {
-        let Some(wanted) = wanted.tables.get(name) else { return true };
-        table.chains.retain(|name, _| !wanted.chains.contains_key(name));
-        table.sets.retain(|name, set| {
-            let Some(wanted) = wanted.sets.get(name) else { return true };
-            if let (Some(elements), Some(wanted)) = (&mut set.elements, &wanted.elements) {
-                elements.retain(|key, _| !wanted.contains_key(key));
-            }
-            set.elements.as_ref().is_some_and(|elements| !elements.is_empty())
-        });
-        !table.chains.is_empty() || !table.sets.is_empty()
-    });
-}
-
-/// What is there and not in `wanted` joins it: at the start it may belong to whom nobody has looked at yet.
-fn keep(there: &Ruleset, wanted: &mut Ruleset) {
-    for (name, table) in &there.tables {
-        let Some(into) = wanted.tables.get_mut(name) else {
-            wanted.tables.insert(name.clone(), table.clone());
-            continue;
-        };
-        for (name, chain) in &table.chains {
-            into.chains.entry(name.clone()).or_insert_with(|| chain.clone());
-        }
-        for (name, set) in &table.sets {
-            match into.sets.get_mut(name) {
-                // One of a form that we do not make cannot be made again either.
-                None if set.form.key.is_empty() => {}
-                None => {
-                    into.sets.insert(name.clone(), set.clone());
-                }
-                Some(wanted) => {
-                    for (key, datum) in set.elements.iter().flatten() {
-                        if let Some(elements) = &mut wanted.elements {
-                            elements.entry(key.clone()).or_insert_with(|| datum.clone());
-                        }
-                    }
-                }
-            }
-        }
     }
 }
 

@@ -84,6 +84,7 @@ impl Made<'_> {
     /// another VM, are noted in the record, and the record is stored before there is anything to see of them.
     pub async fn make(&mut self, service: &Service, place: &Path, record: &mut VmRecord) -> Result<()> {
         let taken = folder::taken(place, &record.spec.id.to_string());
+        let mut refused = Vec::new();
         for _ in 0..TRIES {
             let parts = look(service, place).await.map_err(|error| failed(place, &error))?;
             let seen: Vec<_> = parts.iter().filter(|part| part.clients).filter_map(|part| part.seen.clone()).collect();
@@ -101,12 +102,21 @@ impl Made<'_> {
                     self.build(service, record, (first, chain, known, &parts)).await?
                 }
             };
-            if there.map_err(|error| failed(place, &error))? {
-                self.taken = Some(taken);
-                return Ok(());
+            match there {
+                Ok(true) => {
+                    self.taken = Some(taken);
+                    return Ok(());
+                }
+                // Somebody else was quicker: what is there now?
+                Ok(false) => {}
+                // What it was to be in has gone, or takes no folders, as /proc.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => refused.push(error),
+                Err(error) => return Err(failed(place, &error)),
             }
-            // Somebody else was quicker: what is there now?
             self.forget();
+        }
+        if let (Some(error), TRIES) = (refused.last(), refused.len()) {
+            return Err(failed(place, error));
         }
         Err(Error::Storage(format!("{} is made and removed by others all the time; try again.", place.display())))
     }
@@ -127,7 +137,7 @@ impl Made<'_> {
         });
         let mut made = match made.await {
             Ok(made) => made,
-            Err(error) => return Ok(gone(error)),
+            Err(error) => return Ok(Err(error)),
         };
         made.retain(|made| parts.iter().any(|part| part.clients && part.path == made.path));
         noted.extend_from_slice(&made);
@@ -142,7 +152,7 @@ impl Made<'_> {
             }
             named
         });
-        Ok(named.await.or_else(gone))
+        Ok(named.await)
     }
 
     /// Something has been put there, or will not be.
@@ -160,11 +170,6 @@ impl Made<'_> {
 
 fn failed(place: &Path, error: &std::io::Error) -> Error {
     Error::failed(Operation::Create, format!("cannot make {}: {error}", place.display()))
-}
-
-/// A folder that has gone meanwhile is no failure.
-fn gone(error: std::io::Error) -> std::io::Result<bool> {
-    if error.kind() == std::io::ErrorKind::NotFound { Ok(false) } else { Err(error) }
 }
 
 /// What there is on the way to `place`, the outermost first.
