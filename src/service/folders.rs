@@ -84,7 +84,7 @@ impl Made<'_> {
     /// another VM, are noted in the record, and the record is stored before there is anything to see of them.
     pub async fn make(&mut self, service: &Service, place: &Path, record: &mut VmRecord) -> Result<()> {
         let taken = folder::taken(place, &record.spec.id.to_string());
-        let mut refused = Vec::new();
+        let mut refused = None;
         for _ in 0..TRIES {
             let parts = look(service, place).await.map_err(|error| failed(place, &error))?;
             let seen: Vec<_> = parts.iter().filter(|part| part.clients).filter_map(|part| part.seen.clone()).collect();
@@ -108,20 +108,23 @@ impl Made<'_> {
                     return Ok(());
                 }
                 // Somebody else was quicker: what is there now?
-                Ok(false) => {}
+                Ok(false) => refused = None,
                 // What it was to be in has gone, or takes no folders, as /proc.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => refused.push(error),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => refused = Some(error),
                 Err(error) => return Err(failed(place, &error)),
             }
             self.forget();
         }
-        if let (Some(error), TRIES) = (refused.last(), refused.len()) {
-            return Err(failed(place, error));
-        }
-        Err(Error::Storage(format!("{} is made and removed by others all the time; try again.", place.display())))
+        Err(match refused {
+            Some(error) => failed(place, &error),
+            None => {
+                Error::Storage(format!("{} is made and removed by others all the time; try again.", place.display()))
+            }
+        })
     }
 
-    /// Makes what is missing, all of it at once. False when somebody else has made or removed something meanwhile.
+    /// Makes what is missing, all of it at once. False when somebody else has made something meanwhile; `NotFound` when
+    /// what it is to be in has gone.
     async fn build(
         &mut self,
         service: &Service,
