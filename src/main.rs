@@ -105,7 +105,7 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
         }
         None => None,
     };
-    let service = Service::open(config, None).await?;
+    let service = Service::open(config).await?;
     let caps = service.caps();
     tracing::info!(
         qemu = caps.version,

@@ -12,6 +12,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use qherd::{
+    model::{Due, Ending, Moment, Run, Upkeep, VmRecord},
+    store::{Batch, Store},
+};
 use serde_json::{Value, json};
 use stand_in::StandIn;
 use support::{Answer, Daemon, PATIENCE};
@@ -140,6 +144,50 @@ async fn restarts_uptimes_and_keys_do_not_follow_a_clock_that_is_set() {
     assert_eq!((&status["restarts"], &status["next_restart"]), (&json!(1), &Value::Null), "{status}");
     // A day has not passed.
     assert_eq!(keyed(&clock.daemon, key).await.expect(201)["id"], made["id"]);
+}
+
+/// A restart that is a minute ahead, as the daemon before this one has stored it.
+async fn owe_a_restart(daemon: &Daemon, id: &str) {
+    let dir = daemon.state().join("db");
+    let store = tokio::task::spawn_blocking(move || Store::open(&dir).unwrap()).await.unwrap();
+    let mut record = store.get::<VmRecord>(id).unwrap().unwrap();
+    let Moment { at, monotonic } = Moment::after(Duration::from_secs(60));
+    record.run = Run::Down { last: Ending::Crashed { reason: "a test".into() } };
+    record.upkeep = Upkeep { attempts: 7, due: Some(Due::Restart { at, monotonic }) };
+    store.commit(Batch::new().put(id, &record).unwrap()).await.unwrap();
+    tokio::task::spawn_blocking(move || drop(store)).await.unwrap();
+}
+
+/// Seconds since 1970.
+fn seconds(time: &Value) -> i64 {
+    let time = humantime::parse_rfc3339(time.as_str().unwrap_or_else(|| panic!("no time: {time}"))).unwrap();
+    time.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64
+}
+
+#[tokio::test]
+async fn moments_are_told_by_the_clock_as_it_stands() {
+    let mut clock = Clock::start();
+    let owed = clock.running(json!({ "restart_policy": "on-failure" })).await;
+    let runs = clock.running(json!({})).await;
+    clock.daemon.post(&format!("/vms/{owed}/stop?force=true"), json!({})).await.expect(200);
+    clock.daemon.kill();
+    owe_a_restart(&clock.daemon, &owed).await;
+    clock.run();
+    let reported = async |clock: &Clock| {
+        let (owed, runs) = (format!("/vms/{owed}/status"), format!("/vms/{runs}"));
+        let (owed, runs) = (clock.daemon.get(&owed).await.expect(200), clock.daemon.get(&runs).await.expect(200));
+        let in_words = owed["reason"].as_str().unwrap().rsplit(' ').next().unwrap().to_owned();
+        [seconds(&owed["next_restart"]), seconds(&json!(in_words)), seconds(&runs["started_at"])]
+    };
+    let before = reported(&clock).await;
+    assert_eq!(before, reported(&clock).await, "nobody has set it");
+    for offset in [-HOUR, 25 * HOUR] {
+        clock.set(offset);
+        for (reported, before) in reported(&clock).await.into_iter().zip(before) {
+            let late = reported - before - offset;
+            assert!((-1..=1).contains(&late), "{reported}, {before} before the clock was set by {offset}");
+        }
+    }
 }
 
 async fn keyed(daemon: &Daemon, key: &str) -> Answer {

@@ -1,117 +1,22 @@
-//! `qherd db` and the exports that the daemon makes of itself: what is written comes back, nothing is lost on the way,
-//! and a damaged store leads to words that help.
+//! `qherd db`: what is exported comes back by an import, and nothing is lost on the way.
 
+#[path = "support/db.rs"]
+mod db;
 mod support;
 
 use std::{
     fs,
-    io::Write,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
-    time::{Duration, SystemTime},
+    process::Stdio,
+    sync::Arc,
 };
 
+use db::{OTHERS, beside, db, done, exports, import, records, refused, stopped_with_vms, text};
+use qherd::{
+    model::{Run, VmRecord},
+    store::{Batch, Store},
+};
 use serde_json::json;
-use support::{Daemon, PATIENCE};
-
-fn db(state: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qherd"));
-    command.arg("db").args(args).arg("--state-dir").arg(state).current_dir(state.parent().unwrap());
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("QHERD_")) {
-        command.env_remove(name);
-    }
-    command.stdin(Stdio::null());
-    command
-}
-
-fn text(bytes: &[u8]) -> &str {
-    str::from_utf8(bytes).unwrap()
-}
-
-/// The command succeeds; what it says on standard output.
-#[track_caller]
-fn done(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    text(&output.stdout).to_owned()
-}
-
-/// The command fails with one message that holds every one of `words`.
-#[track_caller]
-fn refused(command: &mut Command, words: &[&str]) -> Output {
-    let output = command.output().unwrap();
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(!said.contains("panicked"), "{said}");
-    for word in words {
-        assert!(said.contains(word), "no {word:?} in: {said}");
-    }
-    output
-}
-
-/// The records' lines of an export.
-fn records(state: &Path) -> Vec<String> {
-    lines(&done(&mut db(state, &["export"])))
-}
-
-fn lines(export: &str) -> Vec<String> {
-    let lines: Vec<_> = export.lines().map(str::to_owned).collect();
-    assert!(lines[0].starts_with("{\"qherd_export\":1,") && lines[lines.len() - 1].starts_with("{\"records\":"));
-    lines[1..lines.len() - 1].to_vec()
-}
-
-/// An export of these lines.
-fn export(lines: &[String]) -> String {
-    let head = r#"{"qherd_export":1,"by":"a test","at":"2026-11-22T00:00:00Z"}"#;
-    format!("{head}\n{}{{\"records\":{}}}\n", lines.iter().map(|l| format!("{l}\n")).collect::<String>(), lines.len())
-}
-
-fn import(state: &Path, lines: &[String], args: &[&str]) -> Command {
-    let file = state.parent().unwrap().join("import.jsonl");
-    fs::write(&file, export(lines)).unwrap();
-    let mut all = vec!["import", file.to_str().unwrap()];
-    all.extend(args);
-    db(state, &all)
-}
-
-/// Files of the state directory whose names begin so.
-fn beside(state: &Path, prefix: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(state).unwrap().map(|e| e.unwrap());
-    entries.filter(|e| e.file_name().to_str().unwrap().starts_with(prefix)).map(|e| e.path()).collect()
-}
-
-fn exports(daemon: &Daemon) -> Vec<PathBuf> {
-    let mut found: Vec<_> = fs::read_dir(daemon.state().join("exports")).unwrap().map(|e| e.unwrap().path()).collect();
-    found.sort();
-    found
-}
-
-/// Every file below a folder with its bytes.
-fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
-        if entry.is_dir() {
-            found.extend(contents(&entry));
-        } else {
-            found.push((entry.clone(), fs::read(&entry).unwrap()));
-        }
-    }
-    found.sort();
-    found
-}
-
-/// Records of a store beside its VMs: the last boot of the host.
-const OTHERS: usize = 1;
-
-async fn stopped_with_vms(count: usize) -> (Daemon, Vec<String>) {
-    let mut daemon = Daemon::start();
-    let mut ids = Vec::new();
-    for _ in 0..count {
-        ids.push(daemon.create(daemon.wish()).await);
-    }
-    assert!(daemon.terminate().success());
-    (daemon, ids)
-}
 
 #[tokio::test]
 async fn an_export_imported_elsewhere_gives_the_same_bytes_also_of_unknown_kinds_and_newer_versions() {
@@ -244,179 +149,37 @@ async fn while_a_daemon_runs_the_commands_name_its_pid_and_what_to_do() {
 }
 
 #[tokio::test]
-async fn one_unreadable_record_keeps_no_other_vm_down_and_loses_nothing() {
-    let (mut daemon, ids) = stopped_with_vms(2).await;
-    let state = daemon.state();
-    let damaged: Vec<_> = records(&state)
-        .iter()
-        .map(|l| if l.contains(&ids[0]) { l.replace("\"memory\":64", "\"memory\":65") } else { l.clone() })
-        .collect();
-    done(&mut import(&state, &damaged, &["--replace"]));
+async fn what_was_being_made_when_an_export_was_written_is_kept_by_an_import() {
+    let (mut daemon, ids) = stopped_with_vms(3).await;
+    let [created, started, grown] = &ids[..] else { panic!() };
+    daemon.run();
+    daemon.post(&format!("/vms/{grown}/disks"), json!({ "disk_size": 1 })).await.expect(201);
+    assert!(daemon.terminate().success());
     let disks = daemon.leftovers();
-    daemon.run();
-    daemon.post(&format!("/vms/{}/start", ids[1]), json!({})).await.expect(200);
-    assert!(daemon.log_text().contains(&format!("vm=\"{}\"", ids[0])), "{}", daemon.log_text());
-    for answer in [daemon.get(&format!("/vms/{}", ids[0])).await, daemon.delete(&format!("/vms/{}", ids[0])).await] {
-        let body = answer.expect(500);
-        let detail = body["error"]["detail"].as_str().unwrap();
-        assert!(detail.contains(&format!("vm/{}", ids[0])) && detail.contains("checksum"), "{detail}");
-    }
-    assert_eq!(daemon.get("/vms").await.expect(200).as_array().unwrap().len(), 1);
-    daemon.delete(&format!("/vms/{}", ids[1])).await.expect(200);
-    assert!(daemon.terminate().success());
-    let output = db(&state, &["check"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stdout).contains(&format!("bad: record vm/{} cannot be read", ids[0])), "{output:?}");
-    let theirs: Vec<_> = damaged.into_iter().filter(|l| l.contains(&ids[0])).collect();
-    let vms: Vec<_> = records(&state).into_iter().filter(|l| l.contains("\"vm/")).collect();
-    assert_eq!(vms, theirs, "kept to the letter");
-    let image = disks.iter().find(|d| d.ends_with("root.qcow2") && d.display().to_string().contains(&ids[0])).unwrap();
-    assert!(image.exists(), "{disks:?}");
-}
-
-#[tokio::test]
-async fn a_record_of_a_newer_version_stops_the_start_before_any_vm_is_touched() {
-    let (daemon, _) = stopped_with_vms(1).await;
+    // As an export tells of it that was written in between.
     let state = daemon.state();
-    let mut newer = records(&state);
-    newer.push(r#"{"name":"vm/newer","value":{"v":999}}"#.into());
-    done(&mut import(&state, &newer, &["--replace"]));
-    refused(&mut daemon.command(), &["vm/newer", "version 999", "start the newer qherd again"]);
-    assert_eq!(records(&state), newer);
-}
-
-#[tokio::test]
-async fn a_clean_stop_exports_what_has_changed_and_the_last_seven_are_kept() {
-    let mut daemon = Daemon::start();
-    let mut newest = Vec::new();
-    for count in 1..=9 {
-        let id = daemon.create(daemon.wish()).await;
-        assert!(daemon.terminate().success());
-        let export = fs::read_to_string(exports(&daemon).pop().unwrap()).unwrap();
-        assert!(lines(&export).len() == count + OTHERS && export.contains(&id));
-        newest.push(exports(&daemon).pop().unwrap());
-        daemon.run();
+    {
+        let store = Store::open(&state.join("db")).unwrap();
+        let change = async |id: &str, change: &dyn Fn(&mut VmRecord)| {
+            let mut record = store.get::<VmRecord>(id).unwrap().unwrap();
+            change(&mut record);
+            store.commit(Batch::new().put(id, &record).unwrap()).await.unwrap();
+        };
+        change(created, &|record| record.run = Run::Creating).await;
+        change(started, &|record| record.run = Run::Starting { process: None, new: true }).await;
+        change(grown, &|record| Arc::make_mut(&mut record.spec).disks[1].in_making = true).await;
     }
-    assert!(daemon.terminate().success());
-    // Nothing had changed since.
-    assert_eq!(exports(&daemon), newest[2..]);
-    let named = newest.iter().map(|p| p.file_name().unwrap().to_str().unwrap());
-    let numbers: Vec<u32> = named.map(|name| name.split_once('-').unwrap().0.parse().unwrap()).collect();
-    assert!(numbers.is_sorted() && numbers[8] - numbers[0] == 8, "{numbers:?}");
-    assert_eq!(lines(&fs::read_to_string(&newest[8]).unwrap()), records(&daemon.state()));
-}
-
-#[tokio::test]
-async fn a_running_daemon_exports_once_a_day() {
-    let (mut daemon, _) = stopped_with_vms(1).await;
-    let yesterday = exports(&daemon).pop().unwrap();
-    let old = SystemTime::now() - Duration::from_secs(25 * 3600);
-    fs::File::options().append(true).open(&yesterday).unwrap().set_modified(old).unwrap();
+    let then = records(&state);
+    done(&mut import(&state, &then, &["--replace"]));
     daemon.run();
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while fs::metadata(&yesterday).unwrap().modified().unwrap() == old {
-        assert!(std::time::Instant::now() < deadline, "{:?}\n{}", exports(&daemon), daemon.log_text());
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(daemon.leftovers(), disks);
+    for id in [created, started] {
+        let status = daemon.get(&format!("/vms/{id}/status")).await.expect(200);
+        assert_eq!(status["status"], "crashed", "{status}");
+        assert!(status["reason"].as_str().unwrap().contains("being made when the export was written"), "{status}");
     }
-    // Nothing had changed, so it is as good as new.
-    let count = exports(&daemon).len();
-    daemon.kill();
-    fs::File::options().append(true).open(&yesterday).unwrap().set_modified(old).unwrap();
-    let extra = records(&daemon.state());
-    let mut more = extra.clone();
-    more.push(r#"{"name":"zz/1","value":1}"#.into());
-    done(&mut import(&daemon.state(), &more, &["--replace"]));
-    daemon.run();
-    while exports(&daemon).len() == count {
-        assert!(std::time::Instant::now() < deadline, "{:?}\n{}", exports(&daemon), daemon.log_text());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// Alters every file of the store whose name begins so.
-fn damage(state: &Path, prefix: &str) {
-    let files = beside(&state.join("db"), prefix);
-    assert!(!files.is_empty());
-    for file in files {
-        let length = fs::metadata(&file).unwrap().len();
-        let mut file = fs::File::options().write(true).open(&file).unwrap();
-        file.write_all(&vec![0x5a; usize::try_from(length).unwrap()]).unwrap();
-    }
-}
-
-/// The daemon refuses, says how to restore, and leaves the store as it is.
-#[track_caller]
-fn refuses_to_start(daemon: &Daemon) {
-    let state = daemon.state();
-    let before = contents(&state.join("db"));
-    let command = format!("qherd db restore --state-dir {}", state.display());
-    refused(&mut daemon.command(), &["is damaged", &command, "machines are not affected"]);
-    refused(&mut db(&state, &["check"]), &["is damaged", &command]);
-    assert_eq!(contents(&state.join("db")), before, "the damaged store was touched");
-}
-
-#[tokio::test]
-async fn a_store_with_damaged_snapshots_is_restored_from_itself() {
-    let mut daemon = Daemon::start();
-    let id = daemon.create(daemon.wish()).await;
-    daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
-    let qemu = daemon.qemus();
-    daemon.kill();
-    // sled writes a snapshot when it opens.
-    let before = records(&daemon.state());
-    damage(&daemon.state(), "snap.");
-    refuses_to_start(&daemon);
-    let damaged = contents(&daemon.state().join("db"));
-    let said = done(&mut db(&daemon.state(), &["restore"]));
-    assert!(said.contains("restored 2 records from the damaged store itself"), "{said}");
-    let aside = beside(&daemon.state(), "db.damaged-").pop().unwrap();
-    let strip = |files: Vec<(PathBuf, Vec<u8>)>| -> Vec<_> {
-        files.into_iter().map(|(path, bytes)| (path.file_name().unwrap().to_owned(), bytes)).collect()
-    };
-    assert_eq!(strip(contents(&aside)), strip(damaged), "set aside as it was");
-    assert_eq!(records(&daemon.state()), before);
-    refused(&mut db(&daemon.state(), &["restore"]), &["nothing to restore", "--from"]);
-    daemon.run();
-    assert_eq!(daemon.status(&id).await, "running");
-    assert_eq!(daemon.qemus(), qemu, "the same process throughout");
-}
-
-#[tokio::test]
-async fn a_store_of_which_nothing_is_left_is_restored_from_the_newest_export() {
-    let (mut daemon, ids) = stopped_with_vms(2).await;
-    daemon.run();
-    // Not in any export.
-    let late = daemon.create(daemon.wish()).await;
-    daemon.kill();
-    let newest = exports(&daemon).pop().unwrap();
-    for part in ["snap.", "db", "conf"] {
-        damage(&daemon.state(), part);
-    }
-    refuses_to_start(&daemon);
-    let said = done(&mut db(&daemon.state(), &["restore"]));
-    assert!(said.contains(&format!("restored 3 records from the export {}", newest.display())), "{said}");
-    assert!(said.contains(&format!("VM {late} has disks but no record")), "{said}");
-    assert_eq!(beside(&daemon.state(), "db.damaged-").len(), 1);
-    daemon.run();
-    let reported = daemon.log_text();
-    assert!(reported.contains("disks of VMs that are not recorded") && reported.contains(&late), "{reported}");
+    assert_eq!(daemon.get(&format!("/vms/{grown}/disks")).await.expect(200).as_array().unwrap().len(), 2);
     for id in &ids {
         daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
     }
-    assert!(daemon.leftovers().iter().any(|file| file.display().to_string().contains(&late)), "never removed");
-}
-
-#[tokio::test]
-async fn without_a_snapshot_and_without_an_export_nothing_is_done() {
-    let (mut daemon, _) = stopped_with_vms(1).await;
-    // sled writes a snapshot when it opens.
-    daemon.run();
-    daemon.kill();
-    fs::remove_dir_all(daemon.state().join("exports")).unwrap();
-    for part in ["snap.", "db", "conf"] {
-        damage(&daemon.state(), part);
-    }
-    let before = contents(&daemon.state());
-    refused(&mut db(&daemon.state(), &["restore"]), &["nothing can be saved", "no export", "--from"]);
-    assert_eq!(contents(&daemon.state()).len(), before.len());
 }

@@ -129,10 +129,23 @@ async fn guests_reach_each_other_the_host_and_a_network_as_their_switches_say() 
     let beat = daemon.beats(&one).await.last().unwrap().beat;
     daemon.await_beat(&one, |now| now.beat > beat && now.nics == 2).await;
 
-    // Somebody removes a tap: the NIC comes back with a new one.
+    // Somebody removes a tap: the NIC comes back with a new one, at once or, where QEMU would not outlive that, when its VM
+    // is started again.
     let first = networks(&daemon, &one).await[0].clone();
     ip(&format!("link delete {}", tap_of(&first)));
-    daemon.await_log("plugging it anew").await;
+    let health = daemon.get("/health").await.expect(200);
+    if health["qemu_version"].as_str().unwrap().starts_with("7.") {
+        daemon.await_log("plugging it anew").await;
+    } else {
+        daemon.await_log("the NIC is without its tap for now").await;
+        let degraded = await_nic(&daemon, &one, 0, |nic| nic["status"] == "degraded").await;
+        assert!(degraded["reason"].as_str().unwrap().contains("removed its tap"), "{degraded}");
+        let last = daemon.beats(&one).await.pop().unwrap();
+        daemon.await_beat(&one, |now| now.beat > last.beat).await;
+        daemon.post(&format!("/vms/{one}/stop?force=true"), json!({})).await.expect(200);
+        daemon.post(&format!("/vms/{one}/start"), json!({})).await.expect(200);
+        daemon.await_boot(&one, Some(&last)).await;
+    }
     await_nic(&daemon, &one, 0, |nic| nic["status"] == "ok" && taps().contains(&tap_of(nic))).await;
     assert_eq!(networks(&daemon, &one).await[0]["mac"], first["mac"]);
     works(&daemon, &one, &format!("ip addr show | grep -q {}/24", addresses[0])).await;

@@ -2,6 +2,8 @@
 //! places where the dialect is mounted: status, documented fields with their JSON types, fixed texts literally. Its
 //! paths are used as they are, by `--path-map`; its switches are real, in a network namespace of the test's own.
 
+#![allow(unsafe_code)]
+
 #[path = "support/hyperv.rs"]
 mod hyperv;
 mod support;

@@ -1,5 +1,4 @@
-//! What clients of the Hyper-V dialect write in another way than it is kept: ids, paths, empty words for nothing. And the
-//! folders that come into being for a `diskPath`.
+//! What clients of the Hyper-V dialect write in another way than it is kept: paths, empty words for nothing.
 
 #[path = "support/hyperv.rs"]
 mod hyperv;
@@ -7,39 +6,10 @@ mod support;
 
 use hyperv::{Client, Mount, wish};
 use serde_json::{Value, json};
-use support::{Answer, crash::Side};
+use support::Answer;
 
 fn refused(answer: &Answer, status: u16, error: &str) {
     assert_eq!((answer.status, answer.body["error"].as_str()), (status, Some(error)), "{answer:?}");
-}
-
-#[tokio::test]
-async fn an_id_is_the_same_in_any_case_in_braces_and_without_hyphens() {
-    let daemon = hyperv::started();
-    let client = Client::at(&daemon, Mount::Root);
-    let switch = client.created("/switches", json!({ "name": "LAN", "type": "Private" })).await;
-    let mut vm = wish("vm");
-    vm["switchId"] = json!(format!("{{{}}}", switch.to_uppercase()));
-    let vm = client.created("/vms", vm).await;
-    let adapters = client.get(&format!("/vms/{vm}/network-adapters")).await.expect(200);
-    let adapter = adapters[0]["Id"].as_str().unwrap();
-    let forms = |id: &str| {
-        [id.to_uppercase(), id.replace('-', ""), format!("%7B{id}%7D"), format!("{{{}}}", id.to_uppercase())]
-    };
-    for id in forms(&vm) {
-        assert_eq!(client.get(&format!("/vms/{id}")).await.expect(200)["Id"], vm);
-        refused(&client.get(&format!("/vms/{id}/start%3Fforce=true")).await, 404, NO_PATH);
-    }
-    for id in forms(&switch) {
-        assert_eq!(client.get(&format!("/switches/{id}")).await.expect(200)["Id"], switch);
-    }
-    for id in [format!("{{{vm}"), format!("{vm}}}"), format!("urn:uuid:{vm}"), vm[1..].to_owned()] {
-        refused(&client.get(&format!("/vms/{id}")).await, 404, "VM not found");
-    }
-    let braced = format!("/vms/{}/network-adapters/{{{}}}", vm.replace('-', ""), adapter.to_uppercase());
-    assert_eq!(client.delete(&braced).await.expect(200)["deleted"], adapter);
-    // The main dialect gives one thing one address.
-    assert_eq!(daemon.get(&format!("/vms/{}", vm.replace('-', ""))).await.status, 400);
 }
 
 const NO_PATH: &str = "No such path; openapi.json lists those that there are.";
@@ -161,71 +131,6 @@ async fn what_cannot_be_changed_is_a_conflict_that_says_what_it_is() {
     client.post(&format!("{path}/start"), Value::Null).await.expect(200);
     for put in [json!({ "name": "other" }), json!({ "diskGB": 4 })] {
         assert_eq!(client.put(&path, put).await.status, 409);
-    }
-}
-
-#[tokio::test]
-async fn folders_made_for_a_disk_go_with_the_last_disk_in_them_and_no_others_do() {
-    let mut daemon = hyperv::started();
-    let disks = hyperv::disks(&daemon);
-    std::fs::create_dir(disks.join("theirs")).unwrap();
-    let client = Client::at(&daemon, Mount::Root);
-    let made = async |client: &Client<'_>, folder: &str| {
-        let mut wish = wish("vm");
-        wish["diskPath"] = json!(format!("D:/HyperV/{folder}"));
-        client.created("/vms", wish).await
-    };
-    let (one, two, three) =
-        (made(&client, "theirs/a/b").await, made(&client, "theirs/a").await, made(&client, "theirs/a/b").await);
-    let gone = async |client: &Client<'_>, id: &str| drop(client.delete(&format!("/vms/{id}")).await.expect(200));
-    gone(&client, &one).await;
-    assert!(disks.join("theirs/a/b").exists(), "another disk is in it");
-    daemon.kill();
-    daemon.run();
-    let client = Client::at(&daemon, Mount::Root);
-    gone(&client, &three).await;
-    assert!(!disks.join("theirs/a/b").exists() && disks.join("theirs/a").exists());
-    gone(&client, &two).await;
-    assert!(!disks.join("theirs/a").exists() && disks.join("theirs").exists(), "that one was there before");
-
-    // Something else is in it; somebody put another in its place; a create that fails.
-    let vm = made(&client, "b").await;
-    std::fs::write(disks.join("b/notes"), "x").unwrap();
-    gone(&client, &vm).await;
-    assert!(disks.join("b/notes").exists());
-    let vm = made(&client, "c").await;
-    std::fs::rename(disks.join("c"), disks.join("d")).unwrap();
-    std::fs::create_dir(disks.join("c")).unwrap();
-    gone(&client, &vm).await;
-    assert!(disks.join("c").exists(), "it is not the one that was made");
-    let mut wish = wish("vm");
-    wish["diskPath"] = json!("D:/HyperV/e/f");
-    wish["isoPath"] = json!("D:/ISOs/missing.iso");
-    assert_eq!(client.post("/vms", wish).await.status, 400);
-    assert!(!disks.join("e").exists());
-}
-
-/// It is killed around each of its commits: what it made for a VM that nobody was told of goes.
-#[tokio::test]
-async fn a_create_that_a_crash_cuts_short_leaves_no_folder() {
-    let mut daemon = hyperv::started();
-    let mut body = wish("vm");
-    body["diskPath"] = json!("D:/HyperV/new/deep");
-    for (commit, side) in (1..=3).flat_map(|commit| Side::BOTH.map(|side| (commit, side))) {
-        daemon.kill();
-        let command = daemon.dying_at(commit, side);
-        daemon.run_as(command);
-        let post = daemon.http().post(daemon.at("/hyperv/vms")).json(&body);
-        assert!(daemon.try_send(post).await.is_none(), "{side:?} commit {commit}");
-        daemon.wait();
-        daemon.run();
-        // The last one was made: nobody was told, and it is there.
-        for vm in daemon.get("/vms").await.expect(200).as_array().unwrap() {
-            assert_eq!((commit, side), (3, Side::After));
-            daemon.delete(&format!("/vms/{}", vm["id"].as_str().unwrap())).await.expect(200);
-        }
-        assert_eq!(hyperv::in_disks(&daemon), [] as [String; 0], "{side:?} commit {commit}");
-        assert_eq!(daemon.leftovers(), [] as [std::path::PathBuf; 0]);
     }
 }
 

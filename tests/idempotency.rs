@@ -5,7 +5,10 @@ mod support;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use qherd::store::{Batch, Record, Store};
+use qherd::{
+    model::VmRecord,
+    store::{Batch, Record, Store},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use support::{Answer, Daemon, netns};
@@ -263,4 +266,49 @@ async fn switches_nics_and_vms_of_both_dialects_are_found_again() {
     assert_eq!(daemon.get("/switches").await.expect(200).as_array().unwrap().len(), 2);
     assert_eq!(daemon.get(&nic).await.expect(200).as_array().unwrap().len(), 3);
     assert_eq!(ids(&daemon).await, [vm_id.as_str().unwrap()]);
+}
+
+/// A key outlives the record of the VM that was made under it, which somebody may have lost; the id is drawn already.
+#[tokio::test]
+async fn a_create_does_not_touch_disks_of_which_no_record_tells() {
+    let mut daemon = Daemon::prepare(&["--accel", "tcg"]);
+    let disks = daemon.dir.path().join("disks");
+    std::fs::create_dir(&disks).unwrap();
+    daemon.add_args(&["--storage-dir", disks.to_str().unwrap()]);
+    daemon.run();
+    let mut plain = daemon.wish();
+    plain["start"] = json!(true);
+    let hyperv = json!({"name": "vm1", "memoryMB": 64, "vcpu": 1, "diskPath": disks, "diskGB": 1});
+    let plain_id = post(&daemon, "/vms", "plain", &plain).await.0.expect(201)["id"].as_str().unwrap().to_owned();
+    let hyperv_id =
+        post(&daemon, "/hyperv/vms", "hyperv", &hyperv).await.0.expect(201)["id"].as_str().unwrap().to_owned();
+    daemon.post(&format!("/vms/{plain_id}/stop"), json!({"force": true})).await.expect(200);
+    daemon.kill();
+    forget_answers(&daemon).await;
+    let dir = daemon.state().join("db");
+    let store = tokio::task::spawn_blocking(move || Store::open(&dir).unwrap()).await.unwrap();
+    for id in [&plain_id, &hyperv_id] {
+        store.commit(Batch::new().remove::<VmRecord>(id)).await.unwrap();
+    }
+    tokio::task::spawn_blocking(move || drop(store)).await.unwrap();
+    let folder = daemon.state().join("images").join(&plain_id);
+    let files = [folder.join("root.qcow2"), folder.join("disk1.qcow2"), disks.join(format!("{hyperv_id}.qcow2"))];
+    for file in &files {
+        std::fs::write(file, "precious").unwrap();
+    }
+    let are_there = || files.iter().all(|file| std::fs::read(file).unwrap() == b"precious");
+    daemon.run();
+    for (path, key, body, file) in [("/vms", "plain", &plain, &files[0]), ("/hyperv/vms", "hyperv", &hyperv, &files[2])]
+    {
+        let refused = post(&daemon, path, key, body).await.0.expect(409).to_string();
+        assert!(refused.contains(file.to_str().unwrap()) && refused.contains("another idempotency key"), "{refused}");
+        assert!(are_there(), "{path}");
+    }
+    assert!(ids(&daemon).await.is_empty());
+    // As it says.
+    post(&daemon, "/vms", "again", &plain).await.0.expect(201);
+    post(&daemon, "/hyperv/vms", "again-too", &hyperv).await.0.expect(201);
+    daemon.kill();
+    daemon.run();
+    assert!(are_there());
 }

@@ -193,7 +193,7 @@ async fn what_cannot_be_recorded_is_a_500_and_is_not_done() {
         assert_eq!((daemon.status(id).await.as_str(), daemon.qemus()), (status, pid.clone()), "{section}");
     }
     assert_eq!(daemon.leftovers().len(), files);
-    // As the detail says: once the cause is corrected, qherd is restarted; machines keep running.
+    // As the detail says: once the cause is corrected, qherd is restarted; VMs keep running.
     daemon.kill();
     daemon.run();
     daemon.await_status(&running, "running").await;

@@ -48,7 +48,7 @@ fn a_launch_that_fails_after(step: LaunchStep) {
         for _ in 0..2 {
             assert_eq!(service.start(id).await.unwrap_err(), made_to_fail(step));
             let view = service.view(id).unwrap();
-            assert_eq!((view.status, view.pid, view.started_at), (Status::Stopped, None, None));
+            assert_eq!((view.status, view.pid, view.started_at()), (Status::Stopped, None, None));
             place.assert_only_the_image_of(id);
         }
         // All or nothing: a VM that was to be started at once does not exist at all.
@@ -102,7 +102,10 @@ impl Place {
     fn with_service<T>(&self, failing: Option<LaunchStep>, work: impl AsyncFnOnce(&Service) -> T) -> T {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
-            let service = Service::open(self.config(), failing).await.unwrap();
+            let service = match failing {
+                Some(step) => Service::open_failing(self.config(), step).await.unwrap(),
+                None => Service::open(self.config()).await.unwrap(),
+            };
             work(&service).await
         })
     }

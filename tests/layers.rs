@@ -41,6 +41,16 @@ const ANYHOW: &str = "main cli config profile service";
 const PANICS: &[&str] = &["unwrap", "expect", "unwrap_err", "expect_err", "unwrap_unchecked"];
 const PANICKING_MACROS: &[&str] = &["panic", "todo", "unimplemented", "unreachable", "dbg"];
 const MOST_LINES: usize = 400;
+/// The files that cannot do without `unsafe`.
+const UNSAFE: &[&str] = &[
+    "host/image.rs",
+    "host/process.rs",
+    "net/legacy.rs",
+    "net/netlink/events.rs",
+    "net/nft/events.rs",
+    "net/tap.rs",
+    "qemu/accelerator.rs",
+];
 
 fn tell(rule: &str, violations: Vec<String>) {
     assert!(violations.is_empty(), "{rule}\n  {}\n", violations.join("\n  "));
@@ -93,7 +103,8 @@ fn a_library_is_named_only_where_it_belongs() {
 fn nothing_panics_outside_tests() {
     let mut violations = Vec::new();
     for file in Source::all().iter().filter(|file| !file.is_test) {
-        for (number, line) in file.product_lines() {
+        // A lint that is expected to fire is no call.
+        for (number, line) in file.product_lines().filter(|(_, line)| !line.trim_start().starts_with("#![expect(")) {
             let calls = words(line).filter(|(word, rest)| PANICS.contains(word) && rest.trim_start().starts_with('('));
             let macros = words(line).filter(|(word, rest)| PANICKING_MACROS.contains(word) && rest.starts_with('!'));
             for (word, _) in calls.chain(macros) {
@@ -102,6 +113,14 @@ fn nothing_panics_outside_tests() {
         }
     }
     tell("Errors are values:", violations);
+}
+
+/// The lint of Cargo.toml denies it elsewhere; here is who may lift that.
+#[test]
+fn unsafe_code_is_where_it_has_to_be() {
+    let uses = |file: &Source| file.product_lines().any(|(_, line)| words(line).any(|(word, _)| word == "unsafe_code"));
+    let found: Vec<String> = Source::all().into_iter().filter(uses).map(|file| file.path).collect();
+    assert_eq!(found, UNSAFE);
 }
 
 #[test]
@@ -130,8 +149,10 @@ fn every_kind_of_record_is_checked() {
             let record = record.trim_end_matches(['{', ' ']);
             found += 1;
             if !kinds.contains(&format!("Kind::of::<{record}>()")) {
-                violations
-                    .push(format!("src/{}:{number}: {record} is not in KINDS of src/service/database.rs", file.path));
+                violations.push(format!(
+                    "src/{}:{number}: {record} is not in RECORD_KINDS of src/service/database.rs",
+                    file.path
+                ));
             }
         }
     }

@@ -320,6 +320,49 @@ async fn where_a_disk_of_the_record_is_missing_nothing_is_removed() {
 }
 
 #[tokio::test]
+async fn images_can_be_kept_elsewhere_by_a_link_and_nothing_foreign_goes_with_them() {
+    let mut daemon = Daemon::prepare(&["--accel", "tcg"]);
+    let root = daemon.dir.path().canonicalize().unwrap();
+    let (disks, theirs) = (root.join("large disk"), root.join("theirs"));
+    for folder in [&disks, &theirs, &daemon.state()] {
+        fs::create_dir(folder).unwrap();
+    }
+    std::os::unix::fs::symlink(&disks, daemon.state().join("images")).unwrap();
+    let unknown = disks.join(VmId::random().to_string());
+    fs::create_dir(&unknown).unwrap();
+    let foreign = [disks.join("root.qcow2"), unknown.join("root.qcow2"), theirs.join("root.qcow2")];
+    for file in &foreign {
+        fs::write(file, "precious").unwrap();
+    }
+    daemon.run();
+    let (runs, stopped, linked) =
+        (with_disk(&daemon, true).await, with_disk(&daemon, false).await, daemon.create(daemon.wish()).await);
+    daemon.delete(&format!("/vms/{stopped}/disks/disk1")).await.expect(200);
+    daemon.kill();
+    let half = half_made(&daemon.state(), &stopped).await;
+    // One whose folder leads elsewhere by now.
+    fs::rename(disks.join(&linked), root.join("away")).unwrap();
+    std::os::unix::fs::symlink(&theirs, disks.join(&linked)).unwrap();
+    daemon.run();
+    daemon.await_status(&runs, "running").await;
+    daemon.get(&format!("/vms/{half}")).await.expect(404);
+    let left: Vec<_> = sums(&disks).into_keys().filter(|file| !file.starts_with(&linked)).collect();
+    let unknown = unknown.file_name().unwrap().to_str().unwrap();
+    let mut expected = vec!["root.qcow2".to_owned(), format!("{unknown}/root.qcow2")];
+    expected.extend([format!("{runs}/root.qcow2"), format!("{runs}/disk1.qcow2"), format!("{stopped}/root.qcow2")]);
+    expected.sort();
+    assert_eq!(left, expected.iter().map(PathBuf::from).collect::<Vec<_>>());
+    daemon.post(&format!("/vms/{stopped}/start"), json!({})).await.expect(200);
+    for id in [&runs, &stopped] {
+        daemon.delete(&format!("/vms/{id}")).await.expect(200);
+        assert!(!disks.join(id).exists());
+    }
+    let refused = daemon.delete(&format!("/vms/{linked}")).await.expect(500);
+    assert!(refused["error"]["detail"].as_str().unwrap().contains("is outside of the state and storage"), "{refused}");
+    assert!(foreign.iter().all(|file| fs::read(file).unwrap() == b"precious"));
+}
+
+#[tokio::test]
 async fn an_image_that_another_program_has_open_is_not_removed() {
     let daemon = Daemon::start();
     let id = daemon.create(daemon.wish()).await;

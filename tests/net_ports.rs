@@ -1,105 +1,30 @@
 //! The ports of switches, with the test as the guest: frames go through real taps and a real bridge, in a network
 //! namespace of each test's own.
 
+#[path = "support/lab.rs"]
+mod lab;
 mod support;
 
 use std::{net::Ipv4Addr, time::Duration};
 
+use lab::{Lab, await_that};
 use qherd::{
-    model::{MacAddr, Nic, NicBackend, NicId, Subnet, Switch, SwitchId, SwitchKind, SwitchPort, now_ms},
+    model::{Nic, Subnet, Switch, SwitchId, SwitchKind, SwitchPort},
     net::{Network, PortEvent, PortHealth},
 };
 use support::{
     PATIENCE,
-    netns::{Guest, Host, Peer, arp, ethernet, icmp6, ip, ip_json, nft, udp},
+    netns::{Guest, arp, ethernet, icmp6, ip, ip_json, nft, udp},
+    parts::arrives,
 };
-use tempfile::TempDir;
-
-/// A network of the test's own, and what it is kept in.
-struct Lab {
-    host: Host,
-    dir: TempDir,
-    net: Network,
-}
-
-impl Lab {
-    async fn new() -> Self {
-        let host = Host::leave();
-        let dir = tempfile::Builder::new().prefix("qherd-test-").tempdir().unwrap();
-        let net = Network::open(dir.path()).await;
-        net.available().unwrap();
-        Self { host, dir, net }
-    }
-
-    async fn switch(&self, kind: SwitchKind) -> Switch {
-        let switch = Switch {
-            id: SwitchId::random(),
-            name: "lan".into(),
-            created_at: now_ms(),
-            kind,
-            notes: String::new(),
-            mtu: None,
-            forwards: Vec::new(),
-        };
-        self.net.put_switch(&switch, None).await.unwrap();
-        switch
-    }
-
-    async fn guest(&self, nic: &Nic) -> Guest {
-        let mut queues = self.net.plug(nic).await.unwrap();
-        assert_eq!(queues.len(), usize::from(nic.queues));
-        Guest::new(queues.remove(0), &nic.mac.to_string())
-    }
-
-    /// Removes everything; nothing of ours is left, here or on the host.
-    async fn close(self, switches: &[&Switch]) {
-        for switch in switches {
-            self.net.remove_switch(switch, None).await.unwrap();
-        }
-        let links = ip_json("link");
-        let links: Vec<_> = links.as_array().unwrap().iter().map(|link| link["ifname"].as_str().unwrap()).collect();
-        assert!(!links.iter().any(|name| name.starts_with("qh")), "{links:?}");
-        assert!(!nft("list ruleset").contains("qherd"), "{}", nft("list ruleset"));
-        self.host.assert_untouched();
-    }
-
-    async fn await_port(&self, nic: &Nic, wanted: &PortHealth) {
-        let wait = async {
-            while self.net.port(nic.id) != *wanted {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let waited = tokio::time::timeout(PATIENCE, wait).await;
-        waited.unwrap_or_else(|_| panic!("{:?}, not {wanted:?}", self.net.port(nic.id)));
-    }
-}
 
 fn nic(switch: &Switch, address: Option<Ipv4Addr>, allow_spoofing: bool) -> Nic {
-    Nic {
-        id: NicId::random(),
-        name: "net0".into(),
-        label: "Network Adapter".into(),
-        mac: MacAddr::random(),
-        slot: None,
-        queues: 1,
-        backend: NicBackend::Switch(SwitchPort { address, allow_spoofing, ..SwitchPort::on(switch.id) }),
-    }
+    lab::nic(SwitchPort { address, allow_spoofing, ..SwitchPort::on(switch.id) })
 }
 
 const A: [u8; 4] = [10, 0, 0, 1];
 const B: [u8; 4] = [10, 0, 0, 2];
 const C: [u8; 4] = [10, 0, 0, 3];
-
-/// Whether `frame` from one guest reaches the other: one that is known to pass is sent after it.
-async fn arrives(from: &Guest, own: [u8; 4], to: &Guest, frame: &[u8]) -> bool {
-    static SERIAL: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(1);
-    let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let marker = arp(from.mac, from.mac, own, [192, 0, 2, serial]);
-    from.send(frame);
-    from.send(&marker);
-    let seen = to.until(|seen| seen.starts_with(&marker)).await;
-    seen.iter().any(|seen| seen.starts_with(frame))
-}
 
 #[tokio::test]
 async fn a_guest_sends_only_under_its_own_addresses() {
@@ -253,10 +178,10 @@ async fn what_somebody_removed_is_made_again_and_what_is_not_ours_is_left_alone(
     .await
     .expect("the tap is in its bridge again");
     assert!(arrives(&a, A, &b, &arp(a.mac, a.mac, A, B)).await);
-    lab.await_port(&na, &PortHealth::Ok).await;
+    await_that("how it is", || lab.net.port(na.id) == PortHealth::Ok).await;
 
     ip(&format!("link del {}", nb.tap()));
-    lab.await_port(&nb, &PortHealth::Gone).await;
+    await_that("how it is", || lab.net.port(nb.id) == PortHealth::Gone).await;
     assert_eq!(events.recv().await.unwrap(), PortEvent::TapGone(nb.id));
 
     // Another daemon on the same host, with a switch and a port of its own.
@@ -336,113 +261,4 @@ async fn an_adopted_port_keeps_its_rules_and_traffic_is_counted_from_the_guests_
     drop(net);
     let net = Network::open(dir.path()).await;
     Lab { host, dir, net }.close(&[&switch]).await;
-}
-
-/// The options of a DHCP answer.
-fn option(frame: &[u8], wanted: u8) -> Option<&[u8]> {
-    let mut rest = frame.get(14 + 20 + 8 + 240..)?;
-    while let [code, length, tail @ ..] = rest {
-        if *code == wanted {
-            return tail.get(..usize::from(*length));
-        }
-        rest = tail.get(usize::from(*length)..)?;
-    }
-    None
-}
-
-fn dhcp(mac: [u8; 6], kind: u8, options: &[u8]) -> Vec<u8> {
-    let fixed = [&[1, 1, 6, 0, 1, 2, 3, 4, 0, 0, 0x80, 0][..], &[0; 16], &mac, &[0; 10 + 192]].concat();
-    let data = [&fixed[..], &[99, 130, 83, 99, 53, 1, kind], options, &[255]].concat();
-    udp([0xff; 6], mac, ([0; 4], [255; 4]), (68, 67), &data)
-}
-
-#[tokio::test]
-async fn an_internal_switch_gives_out_reserved_addresses_and_nat_leads_outside() {
-    let lab = Lab::new().await;
-    let peer = Peer::new();
-    peer.connect("up0", "up1");
-    ip("addr add 192.0.2.1/24 dev up0");
-    peer.ip("addr add 192.0.2.2/24 dev up1");
-    let subnet = Subnet::parse("10.77.0.0/24", true).unwrap();
-    let switch = lab.switch(SwitchKind::Internal { subnet: Some(subnet) }).await;
-    let address = [10, 77, 0, 50];
-    let na = nic(&switch, Some(address.into()), false);
-    let a = lab.guest(&na).await;
-    let answer = |kind: u8| {
-        move |frame: &[u8]| frame.len() > 280 && frame[12..14] == [8, 0] && option(frame, 53) == Some(&[kind])
-    };
-    // A client asks until somebody answers: dnsmasq is just taking note of the new NIC.
-    let ask = async |frame: Vec<u8>, kind: u8| {
-        for _ in 0..600 {
-            a.send(&frame);
-            let wait = tokio::time::timeout(Duration::from_millis(200), a.until(answer(kind))).await;
-            if let Ok(mut seen) = wait {
-                return seen.pop().unwrap();
-            }
-        }
-        panic!("no answer");
-    };
-    let offer = ask(dhcp(a.mac, 1, &[]), 2).await;
-    let given = |frame: &[u8]| <[u8; 4]>::try_from(&frame[14 + 28 + 16..14 + 28 + 20]).unwrap();
-    assert_eq!(given(&offer), address);
-    assert_eq!(option(&offer, 3), Some(&[10, 77, 0, 1][..]), "the way out");
-    let request = [&[50, 4][..], &address, &[54, 4, 10, 77, 0, 1, 12, 3], b"web"].concat();
-    let ack = ask(dhcp(a.mac, 3, &request), 5).await;
-    assert_eq!(given(&ack), address);
-    let leases = lab.net.leases(switch.id);
-    assert_eq!(leases.len(), 1, "{leases:?}");
-    assert_eq!((leases[0].address, leases[0].mac.clone()), (Ipv4Addr::from(address), na.mac.to_string()));
-    assert_eq!(leases[0].hostname, None, "what a guest calls itself counts for nothing");
-
-    // Another machine sees the host's address.
-    let (ready, bound) = std::sync::mpsc::channel();
-    let server = peer.within(move || {
-        let socket = std::net::UdpSocket::bind("192.0.2.2:7").unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        ready.send(()).unwrap();
-        let mut buffer = [0; 100];
-        let (length, from) = socket.recv_from(&mut buffer).unwrap();
-        socket.send_to(&buffer[..length], from).unwrap();
-        from.ip()
-    });
-    bound.recv().unwrap();
-    a.send(&arp(a.mac, a.mac, address, [10, 77, 0, 1]));
-    let arps = a.until(|frame| frame.starts_with(&a.mac) && frame[12..14] == [8, 6]).await;
-    let gateway: [u8; 6] = arps.last().unwrap()[6..12].try_into().unwrap();
-    a.send(&udp(gateway, a.mac, (address, [192, 0, 2, 2]), (5000, 7), b"hello"));
-    // The way back asks for the guest's MAC address, which only a guest answers; it is known from its ARP.
-    let back = a.until(|frame| frame.len() >= 47 && frame[12..14] == [8, 0] && frame[42..47] == *b"hello").await;
-    assert_eq!(back.last().unwrap()[26..30], [192, 0, 2, 2]);
-    assert_eq!(server.join().unwrap(), Ipv4Addr::new(192, 0, 2, 1));
-
-    // A dnsmasq that ends is replaced; one that lives is taken over by the next daemon.
-    let config =
-        format!("--conf-file={}", lab.dir.path().join("net").join(switch.id.short()).join("dnsmasq.conf").display());
-    let running = || qherd::host::process::find(&["--keep-in-foreground", &config]);
-    let first = running();
-    assert_eq!(first.len(), 1);
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(first[0]), nix::sys::signal::Signal::SIGKILL).unwrap();
-    let second = tokio::time::timeout(PATIENCE, async {
-        loop {
-            match running()[..] {
-                [pid] if pid != first[0] => return pid,
-                _ => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
-    });
-    let second = second.await.expect("another dnsmasq");
-    ask(dhcp(a.mac, 1, &[]), 2).await;
-    let Lab { host, dir, net } = lab;
-    drop(net);
-    let net = Network::open(dir.path()).await;
-    net.put_switch(&switch, None).await.unwrap();
-    net.adopt(&na).await;
-    assert_eq!(running(), [second]);
-    let lab = Lab { host, dir, net };
-    drop(a);
-    lab.net.unplug(&na).await.unwrap();
-    ip("link del up0");
-    let folder = lab.dir.path().join("net").join(switch.id.short());
-    lab.close(&[&switch]).await;
-    assert!(running().is_empty() && !folder.exists());
 }

@@ -203,10 +203,12 @@ async fn a_port_claims_as_many_addresses_as_it_may_and_leaves_them_when_it_goes(
     nft(&format!("flush chain bridge qherd_{} {}_ip", support::yard::STATE, lan.bridge()));
     yard.put().await;
     assert!(nft(&taken).contains("10.1.0.5"));
-    let batch = qherd::net::rules::claims_of(&yard.kernel, support::yard::STATE, &lan, &na).await.unwrap();
+    let batches = qherd::net::rules::claims_of(&yard.kernel, support::yard::STATE, &lan, &na).await.unwrap();
     yard.nics.retain(|nic| nic.id != na.id);
     yard.put().await;
-    yard.kernel.apply(batch).await.unwrap();
+    for batch in batches {
+        yard.kernel.apply(batch).await.unwrap();
+    }
     let left = nft(&taken);
     assert!(!left.contains("10.1.0.") && left.contains("10.2.0.5"), "{left}");
     assert!(!nft("list ruleset").contains(&na.tap()));

@@ -9,7 +9,7 @@ use std::{fs, net::UdpSocket, os::unix::fs::DirBuilderExt, path::PathBuf, time::
 
 use lab::{Lab, await_that, nic_on};
 use qherd::{
-    model::{Switch, SwitchKind},
+    model::{Subnet, Subnet6, Switch, SwitchKind},
     net::NetError,
 };
 use support::netns::{Peer, ip, nft};
@@ -123,6 +123,9 @@ async fn rules_of_others_that_drop_what_a_switch_needs_are_named_with_what_to_do
     nft(&format!("insert rule inet firewalld filter_FORWARD iifname {} accept", early.bridge()));
     lab.await_problem(&early, &[]).await;
     lab.await_problem(&late, &["filter_INPUT"]).await;
+    let latest = lab.internal("10.79.0.0/24", true).await;
+    lab.await_problem(&latest, &["filter_INPUT", "filter_FORWARD"]).await;
+    lab.net.remove_switch(&latest, None).await.unwrap();
     nft("delete table inet firewalld");
     lab.await_problem(&late, &[]).await;
 
@@ -215,12 +218,78 @@ async fn an_adapter_with_an_address_that_runs_out_is_refused() {
     lab.net.put_switch(&wan, moved.as_ref()).await.unwrap();
     assert!(ip(&format!("addr show dev {}", wan.bridge())).contains("192.0.2.8"));
     lab.await_problem(&wan, &["192.0.2.8", "run out"]).await;
-    let again = lab.net.survey(&wan, moved.as_ref()).await.unwrap();
+    let mut again = lab.net.survey(&wan, moved.as_ref()).await.unwrap();
     lab.net.put_switch(&wan, again.as_ref()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
     lab.await_problem(&wan, &["192.0.2.8"]).await;
     assert!(!ip("addr").contains("192.0.2.8"), "what has run out does not come back by itself");
+    // What is told helps.
+    let bridge = wan.bridge();
+    ip(&format!("addr add 192.0.2.10/24 dev {bridge}"));
+    lab.await_problem(&wan, &[]).await;
+    // The host's own DHCP client may be on the bridge.
+    ip(&format!("addr add 192.0.2.11/24 dev {bridge} valid_lft 3 preferred_lft 3"));
+    lab.await_problem(&wan, &["192.0.2.11", "run out", "static address"]).await;
+    ip(&format!("addr add 192.0.2.12/24 dev {bridge} valid_lft 1000 preferred_lft 1000"));
+    lab.await_problem(&wan, &[]).await;
+    ip(&format!("addr del 192.0.2.12/24 dev {bridge}"));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(lab.net.problem(wan.id), None, "somebody took it away");
+    again = lab.net.survey(&wan, again.as_ref()).await.unwrap();
     lab.net.remove_switch(&wan, again.as_ref()).await.unwrap();
+    ip("link del up0");
+    lab.close(&[]).await;
+}
+
+#[tokio::test]
+async fn a_host_that_has_its_ipv6_routes_from_a_router_is_not_cut_off() {
+    let (lab, _peer) = network().await;
+    fs::write("/proc/sys/net/ipv6/conf/up0/accept_ra", "1").unwrap();
+    ip("-6 route add default via fe80::1 dev up0 proto ra");
+    let mut subnet = Subnet::parse("10.77.0.0/24", true).unwrap();
+    subnet.ipv6 = Some(Subnet6::parse("fd77::/64", true).unwrap());
+    let lan = lab::switch(SwitchKind::Internal { subnet: Some(subnet) });
+    let refused = lab.net.put_switch(&lan, None).await.unwrap_err().to_string();
+    assert!(refused.contains("net.ipv6.conf.up0.accept_ra=2"), "{refused}");
+    let forwarding = || fs::read_to_string("/proc/sys/net/ipv6/conf/all/forwarding").unwrap();
+    assert_eq!(forwarding(), "0\n");
+    assert!(ip("-6 route").contains("default via fe80::1"));
+    // What is told helps.
+    fs::write("/proc/sys/net/ipv6/conf/up0/accept_ra", "2").unwrap();
+    lab.net.put_switch(&lan, None).await.unwrap();
+    assert_eq!(forwarding(), "1\n");
+    assert!(ip("-6 route").contains("default via fe80::1"), "{}", ip("-6 route"));
+    ip("link del up0");
+    lab.close(&[&lan]).await;
+}
+
+#[tokio::test]
+async fn a_network_that_the_host_has_is_refused_in_both_families() {
+    let (lab, _peer) = network().await;
+    ip("-6 addr add fd77::9/64 dev up0 nodad");
+    ip("-6 route add fd78:0:0:0:8::/80 via fd77::2");
+    ip("-6 route add fd00::/8 via fd77::2");
+    ip("route add 10.0.0.0/8 via 192.0.2.3");
+    let wish = |v4: &str, v6: &str| {
+        let mut subnet = Subnet::parse(v4, true).unwrap();
+        subnet.ipv6 = Some(Subnet6::parse(v6, true).unwrap());
+        lab::switch(SwitchKind::Internal { subnet: Some(subnet) })
+    };
+    for (v4, v6, with) in [
+        ("10.77.0.0/24", "fd77::/64", "the address fd77::9/64"),
+        ("10.77.0.0/24", "fd78::/64", "the route to fd78::8:0:0:0/80"),
+        ("192.0.2.0/24", "fd79::/64", "the address 192.0.2.1/24"),
+        ("10.0.0.0/8", "fd79::/64", "the route to 10.0.0.0/8"),
+    ] {
+        let refused = lab.net.survey(&wish(v4, v6), None).await.unwrap_err();
+        assert!(matches!(&refused, NetError::Overlap { with: reported, .. } if reported == with), "{refused}");
+    }
+    // The router of a wide route, and nothing else, is in it.
+    ip("-6 addr del fd77::9/64 dev up0");
+    ip("-6 route add 2001:db8::/32 via fd77::2 dev up0 onlink");
+    let refused = lab.net.survey(&wish("10.77.0.0/24", "fd77::/64"), None).await.unwrap_err().to_string();
+    assert!(refused.contains("fd77::2, the gateway of the route to"), "{refused}");
+    lab.net.survey(&wish("10.77.0.0/24", "fd79::/64"), None).await.unwrap();
     ip("link del up0");
     lab.close(&[]).await;
 }

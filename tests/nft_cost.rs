@@ -1,6 +1,8 @@
 //! What rules cost, in CPU of this process (the kernel's work for it included): `cargo nextest run --release --run-ignored
 //! only --test nft_cost --no-capture`.
 
+#![allow(unsafe_code)]
+
 mod support;
 
 use std::{net::Ipv4Addr, time::Instant};

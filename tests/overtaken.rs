@@ -231,7 +231,7 @@ async fn judge(place: &Place, service: &Service, id: VmId, held: Sent<'_>, order
 #[tokio::test]
 async fn whatever_waits_behind_a_start_is_overtaken_in_every_order_of_three() {
     let (place, stand_in) = (Place::new(), StandIn::holding());
-    let service = Service::open(place.config(Some(stand_in.path())), None).await.unwrap();
+    let service = Service::open(place.config(Some(stand_in.path()))).await.unwrap();
     let mut id = place.vm(&service, 0).await;
     for order in orders(3) {
         let held = send(Start.ask(&service, id)).await;
@@ -245,7 +245,7 @@ async fn whatever_waits_behind_a_start_is_overtaken_in_every_order_of_three() {
 #[tokio::test]
 async fn whatever_waits_behind_a_disk_that_a_guest_does_not_let_go_of_is_overtaken_in_every_order_of_two() {
     let place = Place::new();
-    let service = Service::open(place.config(None), None).await.unwrap();
+    let service = Service::open(place.config(None)).await.unwrap();
     let mut id = place.vm(&service, 1).await;
     for order in orders(2) {
         service.start(id).await.unwrap();

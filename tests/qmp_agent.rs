@@ -4,6 +4,7 @@
 #[path = "support/scripted_peer.rs"]
 mod scripted_peer;
 
+use qapi::qga::guest_ping;
 use qherd::qmp::{Agent, CloseReason, QgaError, ShutdownMode};
 use scripted_peer::{LONG, Peer, SHORT};
 use serde_json::{Value, json};
@@ -37,7 +38,8 @@ async fn whatever_stands_before_the_delimiter_is_skipped() {
     let leftovers = b"{\"return\": \"of an earlier client\"}\nnoise\n\xFF{\"return\": 5}\n{\"return\": {\"half";
     let (agent, ()) = tokio::join!(Agent::open(stream, LONG), answer_sync(&mut peer, leftovers));
     let mut agent = agent.unwrap();
-    let (pong, command) = tokio::join!(agent.ping(LONG), say_after_command(&mut peer, json!({"return": {}})));
+    let (pong, command) =
+        tokio::join!(agent.execute(guest_ping {}, LONG), say_after_command(&mut peer, json!({"return": {}})));
     pong.unwrap();
     assert_eq!(command["execute"], "guest-ping");
 }
@@ -66,27 +68,27 @@ async fn a_guest_that_only_makes_noise_is_bounded() {
 async fn an_error_reply_carries_the_agents_words_and_the_agent_stays_usable() {
     let (mut agent, mut peer) = open().await;
     let refusal = json!({"error": {"class": "CommandNotFound", "desc": "disabled"}});
-    let (reply, _) = tokio::join!(agent.execute("guest-exec", None, LONG), say_after_command(&mut peer, refusal));
+    let (reply, _) = tokio::join!(agent.execute_raw("guest-exec", None, LONG), say_after_command(&mut peer, refusal));
     let expected =
         QgaError::Refused { command: "guest-exec".into(), class: "CommandNotFound".into(), desc: "disabled".into() };
     assert_eq!(reply.unwrap_err(), expected);
     let (reply, _) =
-        tokio::join!(agent.execute("guest-info", None, LONG), say_after_command(&mut peer, json!({"return": 1})));
+        tokio::join!(agent.execute_raw("guest-info", None, LONG), say_after_command(&mut peer, json!({"return": 1})));
     assert_eq!(reply.unwrap(), json!(1));
 }
 
 #[tokio::test]
 async fn after_a_call_without_an_answer_the_next_is_not_confused_with_it() {
     let (mut agent, mut peer) = open().await;
-    let error = agent.ping(SHORT).await.unwrap_err();
+    let error = agent.execute(guest_ping {}, SHORT).await.unwrap_err();
     assert_eq!(error, QgaError::Timeout { command: "guest-ping".into(), after: SHORT });
     peer.hear().await;
     peer.say(r#"{"return": "late"}"#).await;
-    assert_eq!(agent.ping(LONG).await, Err(QgaError::OutOfSync));
+    assert!(matches!(agent.execute(guest_ping {}, LONG).await, Err(QgaError::OutOfSync)));
 
     let (mut agent, _peer) = open().await;
-    assert!(timeout(SHORT, agent.ping(LONG)).await.is_err(), "cancelled");
-    assert_eq!(agent.ping(LONG).await, Err(QgaError::OutOfSync));
+    assert!(timeout(SHORT, agent.execute(guest_ping {}, LONG)).await.is_err(), "cancelled");
+    assert!(matches!(agent.execute(guest_ping {}, LONG).await, Err(QgaError::OutOfSync)));
 }
 
 #[tokio::test]
@@ -112,7 +114,7 @@ async fn a_shutdown_that_takes_the_agent_with_it_is_success() {
         peer.hear().await;
         drop(peer);
     };
-    let (outcome, ()) = tokio::join!(agent.shutdown(ShutdownMode::Halt, LONG), script);
+    let (outcome, ()) = tokio::join!(agent.shutdown(ShutdownMode::Powerdown, LONG), script);
     outcome.unwrap();
 }
 

@@ -13,7 +13,7 @@ use qherd::{
     store::{Batch, Store},
 };
 use serde_json::{Value, json};
-use support::Daemon;
+use support::{Daemon, PATIENCE};
 
 fn is_empty(folder: &Path) -> bool {
     fs::read_dir(folder).unwrap().next().is_none()
@@ -23,6 +23,19 @@ fn is_empty(folder: &Path) -> bool {
 async fn unmount(at: &Path) {
     while !Command::new("umount").arg(at).output().unwrap().status.success() {
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Of its status.
+async fn await_reason(daemon: &Daemon, id: &str, wanted: impl Fn(&Value) -> bool) {
+    let begun = std::time::Instant::now();
+    loop {
+        let status = daemon.get(&format!("/vms/{id}/status")).await.expect(200);
+        if wanted(&status["reason"]) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{status}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -114,6 +127,8 @@ fn a_disk_on_storage_that_is_away_is_waited_for_and_not_forgotten() {
         mount(&image, &vms, "loop");
         daemon.await_status(id, "running").await;
         assert_eq!(daemon.status(other).await, "stopped");
+        // What is said of it becomes true again by itself.
+        await_reason(&daemon, other, |reason| reason.is_null()).await;
         for id in &ids {
             daemon.delete(&format!("/vms/{id}")).await.expect(200);
         }
@@ -121,7 +136,13 @@ fn a_disk_on_storage_that_is_away_is_waited_for_and_not_forgotten() {
         assert!(left.iter().all(|name| name == "lost+found" || name == ".qherd-storage"), "{left:?}");
         // One that is lost for good can be deleted, once that has been said.
         let lost = daemon.post("/hyperv/vms", wish("c")).await.expect(201)["id"].as_str().unwrap().to_owned();
-        fs::remove_file(vms.join(format!("{lost}.qcow2"))).unwrap();
+        let (disk, away) = (vms.join(format!("{lost}.qcow2")), vms.join("away"));
+        fs::rename(&disk, &away).unwrap();
+        daemon.post(&format!("/vms/{lost}/start"), json!({})).await.expect(500);
+        await_reason(&daemon, &lost, |reason| reason.to_string().contains("cannot be used")).await;
+        fs::rename(&away, &disk).unwrap();
+        await_reason(&daemon, &lost, |reason| reason.is_null()).await;
+        fs::remove_file(disk).unwrap();
         daemon.delete(&format!("/vms/{lost}")).await.expect(200);
         assert_eq!(daemon.get(&format!("/vms/{inside}")).await.expect(200)["reason"], Value::Null);
         run("sync", &[]);

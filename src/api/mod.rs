@@ -6,3 +6,21 @@
 pub mod http;
 pub mod hyperv;
 pub mod kvm;
+
+#[cfg(test)]
+mod tests {
+    use schemars::{JsonSchema, schema_for};
+    use serde::de::DeserializeOwned;
+
+    /// That the document shows how a body is written, and that it can be written so.
+    pub fn has_examples<T: JsonSchema + DeserializeOwned>() {
+        let schema = schema_for!(T);
+        let examples = schema.get("examples").and_then(|examples| examples.as_array()).cloned().unwrap_or_default();
+        assert!(!examples.is_empty(), "{} has none", T::schema_name());
+        for example in examples {
+            if let Err(error) = serde_json::from_value::<T>(example.clone()) {
+                panic!("{}: {error}: {example}", T::schema_name());
+            }
+        }
+    }
+}

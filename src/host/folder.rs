@@ -1,4 +1,5 @@
-//! Folders that qherd makes, and takes away again: only when it is the very one that was made, and empty.
+//! Folders that qherd makes, and takes away again: only when it is the very one that was made, and empty. Who is about to
+//! put something into one has a place taken in it until then, and so it is not empty.
 
 use std::{
     fs::{self, DirBuilder, Metadata},
@@ -48,17 +49,49 @@ pub fn publish(aside: &Path, first: &Path) -> io::Result<bool> {
     }
 }
 
+/// The name of the place that somebody has taken in a folder.
+pub fn taken(place: &Path, owner: &str) -> PathBuf {
+    place.join(format!(".qherd-{owner}"))
+}
+
+/// Takes a place in a folder, if those on the way to it are still `seen`. False, and nothing has changed, when one of them
+/// has gone meanwhile.
+///
+/// # Errors
+/// The file system's.
+pub fn take(taken: &Path, seen: &[MadeFolder]) -> io::Result<bool> {
+    match DirBuilder::new().mode(0o700).create(taken) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        // Of an earlier attempt that a crash cut short.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let same = seen.iter().all(|seen| look(&seen.path).as_ref() == Some(seen));
+    if !same {
+        leave(taken);
+    }
+    Ok(same)
+}
+
+/// Gives a place up: something has been put there, or will not be.
+pub fn leave(taken: &Path) {
+    // One that is gone already, or that somebody has put something into, is no concern of anybody's here.
+    let _ = fs::remove_dir(taken);
+}
+
 /// Takes away what lies `aside` of a chain.
 pub fn discard(aside: &Path, chain: &[PathBuf]) {
     // What is not there, or holds something, is no concern of anybody's here.
     places(aside, chain).iter().rev().for_each(|now| drop(fs::remove_dir(now)));
 }
 
-/// Takes away what a crash left aside of any chain that was to lead to `place`.
+/// Takes away what a crash left of an attempt to put something into `place`: what is aside of any chain that was to lead
+/// there, and the place taken in it.
 pub fn discard_all(place: &Path, owner: &str) {
+    leave(&taken(place, owner));
     for first in place.ancestors().filter(|first| first.parent().is_some()) {
-        let chain: Vec<PathBuf> =
-            place.ancestors().take_while(|part| part.starts_with(first)).map(Into::into).collect();
+        let mut chain = vec![taken(place, owner)];
+        chain.extend(place.ancestors().take_while(|part| part.starts_with(first)).map(Into::into));
         discard(&aside(first, owner), &chain.into_iter().rev().collect::<Vec<_>>());
     }
 }
@@ -78,11 +111,7 @@ fn places(aside: &Path, chain: &[PathBuf]) -> Vec<PathBuf> {
 /// # Errors
 /// The file system's.
 pub fn remove(made: &MadeFolder) -> io::Result<bool> {
-    let found = match fs::symlink_metadata(&made.path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        found => found?,
-    };
-    if !found.is_dir() || identity(made.path.clone(), &found) != *made {
+    if look(&made.path).as_ref() != Some(made) {
         return Ok(false);
     }
     // rmdir(2) takes no folder that holds anything.
@@ -90,6 +119,12 @@ pub fn remove(made: &MadeFolder) -> io::Result<bool> {
         Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => Ok(false),
         removed => removed.map(|()| true),
     }
+}
+
+/// The folder that is there now.
+pub fn look(path: &Path) -> Option<MadeFolder> {
+    let found = fs::symlink_metadata(path).ok().filter(Metadata::is_dir)?;
+    Some(identity(path.to_owned(), &found))
 }
 
 fn identity(path: PathBuf, metadata: &Metadata) -> MadeFolder {
@@ -129,6 +164,32 @@ mod tests {
         discard_all(&chain[2], "x");
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, [".qherd-y"], "another's stays");
+    }
+
+    #[test]
+    fn a_folder_in_which_a_place_is_taken_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("made");
+        let made = made(&path);
+        let (one, two) = (taken(&path, "one"), taken(&path, "two"));
+        for taken in [&one, &two, &one] {
+            assert!(take(taken, std::slice::from_ref(&made)).unwrap(), "also again, after a crash");
+        }
+        leave(&one);
+        assert!(!remove(&made).unwrap());
+        discard_all(&path, "two");
+        assert!(remove(&made).unwrap());
+        assert!(!take(&one, &[]).unwrap(), "it is gone");
+
+        // Another in its place is not the one that was seen.
+        fs::create_dir(&path).unwrap();
+        let other = MadeFolder { inode: made.inode + 1, ..made };
+        assert!(!take(&one, &[other]).unwrap() && fs::read_dir(&path).unwrap().next().is_none());
+
+        let chain = [dir.path().join("a"), dir.path().join("a/b"), taken(&dir.path().join("a/b"), "x")];
+        make(&aside(&chain[0], "x"), &chain).unwrap();
+        discard_all(&chain[1], "x");
+        assert!(!aside(&chain[0], "x").exists());
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Disk images through qemu-img, each run bounded in time and dying with the daemon. Which paths are allowed is
 //! decided in `service`.
 
+#![allow(unsafe_code, reason = "what a child does between fork and exec")]
+
 mod foreign;
 mod writer;
 

@@ -1,6 +1,8 @@
 //! A process that outlives the daemon: spawned into its own session, held by a pidfd, found again after a restart.
 //! The pidfd decides death, nothing else (design.md, decision 2); there is no kill on drop.
 
+#![allow(unsafe_code, reason = "what a child does between fork and exec, and an AsyncFd on a pidfd")]
+
 use std::{
     fs, io,
     os::{

@@ -1,5 +1,8 @@
 //! What the kernel counts of a process and of its threads. Each reading is one small file of /proc, and reading by
 //! process *and* thread means that the number of a thread that is gone never leads to somebody else's.
+//!
+//! Not through the crate procfs, which opens the folders first and parses all fields: a reading of a thread takes half as
+//! long again (120 and 80 µs, in 20,000 readings each), and every vCPU of every VM is read every few seconds.
 
 use std::fs;
 

@@ -24,6 +24,19 @@ fn read(clock: ClockId) -> u64 {
     clock_gettime(clock).map_or(0, |now| Duration::from(now).as_millis() as u64)
 }
 
+/// When something happened that the kernel dates by [`uptime_ms`], by the clock on the wall as it stands now.
+pub fn wall_at_uptime(uptime: u64) -> u64 {
+    now_ms().saturating_sub(uptime_ms()).saturating_add(uptime)
+}
+
+/// Two readings of two clocks, and what is corrected of one bit by bit, differ by less: nobody has set it.
+const SET: u64 = 1000;
+
+/// What the clock on the wall says now of a moment for which it once `said` something: the same, unless it has been set.
+pub fn wall_time_of(said: u64, says: u64) -> u64 {
+    if said.abs_diff(says) < SET { said } else { says }
+}
+
 /// A moment ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
@@ -49,7 +62,22 @@ impl Moment {
 
     /// The same, from now on by the clock that nobody sets.
     pub fn fixed(self) -> Self {
-        Self { monotonic: Some(monotonic_ms().saturating_add(self.left().as_millis() as u64)), ..self }
+        self.within(Duration::MAX)
+    }
+
+    /// As [`Self::fixed`], and not further ahead than `longest`: what was stored on another boot of the host means nothing
+    /// on this one.
+    pub fn within(self, longest: Duration) -> Self {
+        let left = u64::try_from(self.left().min(longest).as_millis()).unwrap_or(u64::MAX);
+        Self { monotonic: Some(monotonic_ms().saturating_add(left)), ..self }
+    }
+
+    /// When it is, by the clock on the wall as it stands now, for people.
+    pub fn wall_time(self) -> u64 {
+        match self.monotonic {
+            Some(monotonic) => wall_time_of(self.at, now_ms().saturating_add(monotonic).saturating_sub(monotonic_ms())),
+            None => self.at,
+        }
     }
 
     pub fn is_before(self, other: Self) -> bool {
@@ -57,5 +85,33 @@ impl Moment {
             (Some(one), Some(other)) => one < other,
             _ => self.at < other.at,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 3_600_000;
+
+    #[test]
+    fn a_moment_is_told_as_it_was_until_the_clock_is_set() {
+        let noted = Moment::after(Duration::from_secs(30));
+        assert_eq!(noted.wall_time(), noted.at);
+        // As it stands when the clock was put forward, or back, after it was noted.
+        for said in [noted.at - HOUR, noted.at + HOUR] {
+            let message = Moment { at: said, ..noted }.wall_time();
+            assert!(message.abs_diff(noted.at) < SET, "{message}, not {}", noted.at);
+        }
+        assert_eq!(Moment { at: 7, monotonic: None }.wall_time(), 7, "an older record's");
+        assert!(wall_at_uptime(uptime_ms()).abs_diff(now_ms()) < SET);
+    }
+
+    #[test]
+    fn a_moment_of_another_boot_is_not_far_ahead() {
+        let stale = Moment { at: now_ms(), monotonic: Some(monotonic_ms() + 100 * HOUR) };
+        let within = stale.within(Duration::from_millis(HOUR));
+        assert!(within.left() <= Duration::from_millis(HOUR));
+        assert!(stale.fixed().left() > Duration::from_millis(99 * HOUR));
     }
 }

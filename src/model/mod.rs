@@ -4,11 +4,13 @@
 mod change;
 mod clock;
 mod create;
+mod ending;
 mod error;
 mod forward;
 mod hostname;
 mod id;
 mod limits;
+mod lists;
 mod mac;
 mod name;
 mod named;
@@ -19,36 +21,41 @@ mod record;
 mod sample;
 mod size;
 mod spec;
+mod spec_parts;
+mod status;
 mod subnet;
 mod subnet_wish;
 mod switch;
 mod view;
 
 pub use change::{Applied, Change, NewNics, Redefinition};
-pub use clock::{Moment, monotonic_ms, now_ms, uptime_ms};
+pub use clock::{Moment, monotonic_ms, now_ms, uptime_ms, wall_at_uptime, wall_time_of};
 pub use create::{CreateVm, DiskWish, NetworkWish, NicWish};
+pub use ending::Ending;
 pub use error::{Conflict, Error, Operation, Result, human};
 pub use forward::{SwitchForward, check_forward};
 pub use hostname::{check_domain, host_label};
 pub use id::{ForwardId, NicId, SwitchId, VmId};
 pub use limits::{IoLimits, Rate};
+pub use lists::{MAX_DEVICES, MAX_FORWARDS, MAX_PINNED, check_length};
 pub use mac::MacAddr;
 pub use name::{check_name, same_name};
 pub use named::{Alias, MadeFolder, Named};
 pub use network::{Forward, NewNic, Nic, NicBackend, Protocol, TAP_PREFIX, check_forwards, check_queues};
-pub use policy::{Autostart, AutostartWish, Due, LONGEST_WAIT, OnIoError, Policy, PolicyWish, RestartPolicy, Upkeep};
+pub use policy::{Autostart, AutostartWish, Due, OnIoError, Policy, PolicyWish, RestartPolicy, Upkeep};
 pub use port::{Bandwidth, PortWish, SwitchPort};
-pub use record::{Boot, Ending, Intent, LiveRun, ProcessId, Run, VmRecord};
+pub use record::{Boot, Intent, LiveRun, ProcessId, Run, VmRecord};
 pub use sample::{BalloonSample, DiskSample, NetworkSample, NicSample, Sample, VcpuSample};
-pub use size::{MAX_DEFINITION, MAX_DEVICES, MAX_FORWARDS, MAX_PINNED, check_definition, check_length};
+pub use size::{MAX_DEFINITION, check_definition};
 pub use spec::{
     BaseImage, Bus, CloneMode, CpuPinning, Disk, ImageFormat, MAX_VCPUS, Machine, NewDisk, VmSpec, check_disk_size,
     check_max_memory, check_max_vcpus, check_memory, check_vcpus, default_max_memory,
 };
+pub use status::Status;
 pub use subnet::{Cidr, Dns, Subnet, Subnet6};
 pub use subnet_wish::SubnetWish;
 pub use switch::{
     BRIDGE_PREFIX, CreateSwitch, Moved, Switch, SwitchKind, SwitchRecord, SwitchRef, SwitchState, SwitchWish,
     check_mtu, check_notes,
 };
-pub use view::{Status, VmView};
+pub use view::VmView;

@@ -1,11 +1,9 @@
-//! What a client called the files of its VM, and which folders came into being for them. None of it is the machine: two
+//! What a client called the files of its VM, and which folders came into being for them. None of it is hardware: two
 //! definitions that differ in this alone are the same one.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-
-use super::VmSpec;
 
 /// Paths as they were sent (ruling 29), and the folders made for them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,19 +39,5 @@ pub struct MadeFolder {
 impl Named {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
-    }
-}
-
-impl VmSpec {
-    /// Its ISO image, in the words of the client who put it there.
-    pub fn iso_as_sent(&self) -> Option<&PathBuf> {
-        let iso = self.iso.as_ref()?;
-        Some(self.named.iso.as_ref().filter(|alias| alias.file == *iso).map_or(iso, |alias| &alias.sent))
-    }
-
-    /// Whether `other` is the same machine, whatever its client calls its files.
-    pub fn is_same_but_for_names(&self, other: &Self) -> bool {
-        let bare = |spec: &Self| Self { named: Named::default(), ..spec.clone() };
-        bare(self) == bare(other)
     }
 }

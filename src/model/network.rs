@@ -4,7 +4,7 @@ use std::{fmt, net::Ipv4Addr};
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use super::{Error, MAX_FORWARDS, MacAddr, NicId, Result, SwitchId, SwitchPort, VmSpec, check_length};
+use super::{Error, MAX_FORWARDS, MacAddr, NicId, Result, SwitchId, SwitchPort, check_length};
 
 /// Tap devices whose name begins so are ours.
 pub const TAP_PREFIX: &str = "qht";
@@ -67,57 +67,6 @@ pub struct NewNic {
 impl From<Nic> for NewNic {
     fn from(nic: Nic) -> Self {
         Self { id: nic.id, label: nic.label, mac: nic.mac, queues: nic.queues, backend: nic.backend }
-    }
-}
-
-/// The NICs of a VM.
-impl VmSpec {
-    /// Adds a NIC in the first free hot-plug slot; where there is none, one NIC can have a place of its own that it
-    /// neither gets into nor comes out of while the VM runs. What QEMU has right now is `in_effect`.
-    ///
-    /// # Errors
-    /// [`super::Conflict::NoFreeSlot`].
-    pub fn add_nic(&mut self, nic: NewNic, in_effect: Option<&Self>) -> Result<()> {
-        let slot = match self.free_slot(in_effect) {
-            Err(full) if in_effect.is_some() || self.nics.iter().any(|nic| nic.slot.is_none()) => return Err(full),
-            slot => slot.ok(),
-        };
-        let NewNic { id, label, mac, queues, backend } = nic;
-        let name = format!("net{}", self.nics_added);
-        self.nics_added += 1;
-        self.nics.push(Nic { id, name, label, mac, slot, queues, backend });
-        Ok(())
-    }
-
-    pub fn nic(&self, id: NicId) -> Option<&Nic> {
-        self.nics.iter().find(|nic| nic.id == id)
-    }
-
-    /// Makes these the NICs, in whatever order. One that is there, by its label, stays what it is, and moves where it is
-    /// wanted elsewhere.
-    ///
-    /// # Errors
-    /// [`super::Conflict::NoFreeSlot`].
-    pub fn set_nics(&mut self, wanted: Vec<NewNic>) -> Result<()> {
-        let mut kept = vec![false; self.nics.len()];
-        let mut fresh = Vec::new();
-        for new in wanted {
-            let same = |at: &usize| !kept[*at] && self.nics[*at].label == new.label;
-            let unmoved = |at: &usize| same(at) && self.nics[*at].switch() == new.backend.switch();
-            let found = (0..self.nics.len()).find(unmoved);
-            match found.or_else(|| (0..self.nics.len()).find(same)) {
-                Some(at) => {
-                    if found.is_none() {
-                        self.nics[at].backend = new.backend;
-                    }
-                    kept[at] = true;
-                }
-                None => fresh.push(new),
-            }
-        }
-        let mut kept = kept.into_iter();
-        self.nics.retain(|_| kept.next() == Some(true));
-        fresh.into_iter().try_for_each(|nic| self.add_nic(nic, None))
     }
 }
 
@@ -259,6 +208,7 @@ impl fmt::Display for Protocol {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::VmSpec;
 
     #[test]
     fn a_port_of_the_host_leads_to_one_place() {

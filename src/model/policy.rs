@@ -1,6 +1,8 @@
 //! What is done with a VM that nobody asked for at that moment: after its end, at the boot of the host, on an I/O error.
 //! Plain rules; the VM's task follows them.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use serde::{Deserialize, Serialize};
 
 use super::{Ending, Error, Moment, Result};
@@ -8,7 +10,7 @@ use super::{Ending, Error, Moment, Result};
 /// Milliseconds before the first restart; each further one in a row waits twice as long.
 const FIRST_WAIT: u64 = 1_000;
 /// Milliseconds; no wait is longer.
-pub const LONGEST_WAIT: u64 = 60_000;
+const LONGEST_WAIT: u64 = 60_000;
 /// After a run of so many milliseconds the next end counts as the first again.
 const PROVEN: u64 = 600_000;
 /// Seconds.
@@ -154,11 +156,33 @@ impl Upkeep {
 }
 
 impl Upkeep {
-    /// The same with [`Moment::fixed`].
+    /// The same with [`Moment::within`] what a restart waits at most.
     pub fn fixed(self) -> Self {
-        let Some(Due::Restart { at, monotonic }) = self.due else { return self };
-        let Moment { at, monotonic } = Moment { at, monotonic }.fixed();
+        let Some(restart) = self.restart() else { return self };
+        let Moment { at, monotonic } = restart.within(Duration::from_millis(LONGEST_WAIT));
         Self { due: Some(Due::Restart { at, monotonic }), ..self }
+    }
+
+    /// When it is started again by its policy.
+    pub fn restart(self) -> Option<Moment> {
+        match self.due {
+            Some(Due::Restart { at, monotonic }) => Some(Moment { at, monotonic }),
+            Some(Due::Boot) | None => None,
+        }
+    }
+
+    /// The start that comes by itself, or no longer does, in words.
+    pub fn owed(self) -> Option<String> {
+        let attempts = self.attempts;
+        match (self.restart(), self.due) {
+            (Some(restart), _) => {
+                let at = UNIX_EPOCH + Duration::from_millis(restart.wall_time());
+                Some(format!("restart {attempts} follows at {}", humantime::format_rfc3339_seconds(at)))
+            }
+            (None, Some(_)) => Some("it starts when it is its turn after the boot of the host".to_owned()),
+            (None, None) if attempts > 0 => Some(format!("given up after {attempts} restarts in a row")),
+            (None, None) => None,
+        }
     }
 
     /// Without what `policy` no longer wants.

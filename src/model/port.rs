@@ -42,6 +42,10 @@ pub struct PortWish {
     /// `Some(None)` is what nobody said.
     pub max_addresses: Option<Option<i64>>,
     pub isolated: Option<bool>,
+    /// `Some(None)` is none.
+    pub vlan: Option<Option<i64>>,
+    /// Replaced whole.
+    pub trunk: Option<Vec<i64>>,
     /// Replaced whole.
     pub bandwidth: Option<Bandwidth>,
 }
@@ -73,6 +77,11 @@ impl SwitchPort {
             bandwidth: Bandwidth::default(),
         }
     }
+
+    /// It carries what the bridge has to keep apart from other ports.
+    pub fn is_in_vlan(&self) -> bool {
+        self.vlan.is_some() || !self.trunk.is_empty()
+    }
 }
 
 impl PortWish {
@@ -83,6 +92,8 @@ impl PortWish {
             (self.allow_spoofing == Some(true), "allow_spoofing"),
             (matches!(self.max_addresses, Some(Some(_))), "max_addresses"),
             (self.isolated == Some(true), "isolated"),
+            (matches!(self.vlan, Some(Some(_))), "vlan"),
+            (self.trunk.as_ref().is_some_and(|trunk| !trunk.is_empty()), "trunk"),
             (self.bandwidth.is_some_and(|bandwidth| bandwidth != Bandwidth::default()), "bandwidth"),
         ];
         given.into_iter().find_map(|(given, name)| given.then_some(name))
@@ -111,6 +122,18 @@ impl PortWish {
         if let Some(bandwidth) = self.bandwidth {
             port.bandwidth = bandwidth.check()?;
         }
+        if let Some(vlan) = self.vlan {
+            port.vlan = vlan.map(|id| check_vlan("vlan", id)).transpose()?;
+        }
+        if let Some(trunk) = &self.trunk {
+            port.trunk = check_trunk(trunk)?;
+        }
+        if let Some(vlan) = port.vlan.filter(|vlan| port.trunk.contains(vlan)) {
+            return Err(Error::invalid(
+                "trunk",
+                format!("not contain {vlan}, the VLAN that the NIC is in without a tag"),
+            ));
+        }
         Ok(())
     }
 }
@@ -136,6 +159,29 @@ fn check_max_addresses(count: i64) -> Result<u16> {
         1..=4096 => Ok(count as u16),
         _ => Err(Error::invalid("max_addresses", "be from 1 to 4096")),
     }
+}
+
+/// # Errors
+/// [`Error::Invalid`].
+fn check_vlan(name: &'static str, id: i64) -> Result<u16> {
+    match id {
+        1..=4094 => Ok(id as u16),
+        _ => Err(Error::invalid(name, "be from 1 to 4094")),
+    }
+}
+
+/// In their order, each once.
+fn check_trunk(ids: &[i64]) -> Result<Vec<u16>> {
+    let mut trunk = Vec::new();
+    for id in ids {
+        let id = check_vlan("trunk", *id)?;
+        if trunk.contains(&id) {
+            return Err(Error::invalid("trunk", format!("name each VLAN once, not {id} twice")));
+        }
+        trunk.push(id);
+    }
+    trunk.sort_unstable();
+    Ok(trunk)
 }
 
 #[cfg(test)]
@@ -170,6 +216,28 @@ mod tests {
         let message = both.apply(&mut port).unwrap_err().to_string();
         assert!(message.contains("max_addresses must not be given for a NIC"), "{message}");
         assert_eq!((both.first(), clear.first()), (Some("address"), None));
+    }
+
+    #[test]
+    fn a_port_is_in_a_vlan_or_sees_its_tag() {
+        let mut port = SwitchPort::on(SwitchId::random());
+        let wish = |vlan, trunk: Option<Vec<i64>>| PortWish { vlan, trunk, ..PortWish::default() };
+        wish(Some(Some(10)), Some(vec![4094, 20, 1])).apply(&mut port).unwrap();
+        assert_eq!((port.vlan, &port.trunk[..], port.is_in_vlan()), (Some(10), &[1, 20, 4094][..], true));
+        for (vlan, trunk, must) in [
+            (Some(Some(0)), None, "vlan must be from 1 to 4094"),
+            (Some(Some(4095)), None, "vlan must be from 1 to 4094"),
+            (None, Some(vec![20, -1]), "trunk must be from 1 to 4094"),
+            (None, Some(vec![20, 30, 20]), "trunk must name each VLAN once, not 20 twice"),
+            (None, Some(vec![10]), "trunk must not contain 10"),
+            (Some(Some(20)), None, "trunk must not contain 20"),
+        ] {
+            let message = wish(vlan, trunk).apply(&mut port.clone()).unwrap_err().to_string();
+            assert!(message.contains(must), "{message}");
+        }
+        wish(Some(None), Some(Vec::new())).apply(&mut port).unwrap();
+        assert!(!port.is_in_vlan());
+        assert_eq!((wish(Some(None), Some(vec![])).first(), wish(None, Some(vec![7])).first()), (None, Some("trunk")));
     }
 
     #[test]

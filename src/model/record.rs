@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Moment, Upkeep, VmSpec};
+use super::{Ending, Moment, Upkeep, VmSpec};
 
 /// One VM on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,21 +57,11 @@ pub enum Run {
     Deleting,
 }
 
-/// How the last run ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "how")]
-pub enum Ending {
-    /// It never ran, or it stopped as asked.
-    Clean,
-    /// The process ended unasked, or the guest panicked.
-    Crashed { reason: String },
-}
-
 /// A running VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveRun {
     pub process: ProcessId,
-    /// Milliseconds since 1970.
+    /// The start of the process, as the clock on the wall said then, in milliseconds since 1970.
     pub started_at: u64,
     pub intent: Intent,
     /// What QEMU has right now; differs from the definition by what takes effect at the next start.

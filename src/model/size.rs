@@ -1,27 +1,12 @@
-//! How large a VM may be: a bound on every list that a client sends, and one on the definition as a whole, so that whatever
-//! is accepted can also be stored, in every state of a run.
+//! How large the definition of a VM may be as a whole, so that whatever is accepted can also be stored, in every state of a
+//! run. How long its lists may be is in `lists`.
 
 use serde::Serialize;
 
 use super::{Error, Result, VmSpec};
 
-/// Entries of `forwards` of one NIC.
-pub const MAX_FORWARDS: usize = 64;
-/// Entries of a list of disks or of NICs; a machine has fewer places.
-pub const MAX_DEVICES: usize = 64;
-/// Cores in one list of a pinning.
-pub const MAX_PINNED: usize = 1024;
 /// Bytes of a definition, as JSON. The record of a running VM holds it twice: as it is wanted, and as QEMU has it.
 pub const MAX_DEFINITION: usize = 12_800;
-
-/// # Errors
-/// [`Error::Invalid`] with the list's name and its bound.
-pub fn check_length<T>(param: &'static str, list: &[T], max: usize) -> Result<()> {
-    if list.len() <= max {
-        return Ok(());
-    }
-    Err(Error::invalid(param, format!("have at most {max} entries, not {}", list.len())))
-}
 
 /// Refuses what would not fit into a record. A definition that was stored `before` there was this bound may shrink.
 ///
@@ -96,12 +81,5 @@ mod tests {
         let large = spec.clone();
         spec.nics.pop();
         check_definition(&spec, Some(&large)).unwrap();
-    }
-
-    #[test]
-    fn a_list_says_its_bound() {
-        check_length("forwards", &[0; 64], 64).unwrap();
-        let said = check_length("forwards", &[0; 65], 64).unwrap_err().to_string();
-        assert_eq!(said, "Invalid parameter: forwards must have at most 64 entries, not 65.");
     }
 }

@@ -2,52 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
-use super::{Upkeep, VmSpec, uptime_ms};
-
-/// The status of ruling 22.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    Stopped,
-    Starting,
-    Running,
-    Paused,
-    Stopping,
-    Rebooting,
-    /// The process ended unasked, or the guest panicked.
-    Crashed,
-    /// The process lives, its monitor does not answer.
-    Unresponsive,
-}
-
-impl Status {
-    pub const ALL: [Self; 8] = [
-        Self::Stopped,
-        Self::Starting,
-        Self::Running,
-        Self::Paused,
-        Self::Stopping,
-        Self::Rebooting,
-        Self::Crashed,
-        Self::Unresponsive,
-    ];
-
-    /// As it is written in the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Stopped => "stopped",
-            Self::Starting => "starting",
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Stopping => "stopping",
-            Self::Rebooting => "rebooting",
-            Self::Crashed => "crashed",
-            Self::Unresponsive => "unresponsive",
-        }
-    }
-}
+use super::{Status, Upkeep, VmSpec, uptime_ms, wall_at_uptime, wall_time_of};
 
 /// One VM as published.
 #[derive(Clone, Debug)]
@@ -57,14 +12,16 @@ pub struct VmView {
     pub in_effect: Option<Arc<VmSpec>>,
     pub status: Status,
     /// Why it is paused, crashed or unresponsive.
-    pub reason: Option<String>,
+    pub why: Option<String>,
+    /// A file that its next start would not find.
+    pub missing: Option<String>,
     /// It is paused by an I/O or internal error.
     pub critical: bool,
     /// QEMU's process, while there is one.
     pub pid: Option<i32>,
-    /// Milliseconds since 1970, while it runs.
-    pub started_at: Option<u64>,
-    /// The start of its process, by `uptime_ms`: no setting of the clock makes it younger or older.
+    /// The start of its process, as the clock on the wall said then, in milliseconds since 1970.
+    pub started_on_the_wall: Option<u64>,
+    /// The same by `uptime_ms`: no setting of the clock makes it younger or older.
     pub started: Option<u64>,
     /// Starts that it is owed.
     pub upkeep: Upkeep,
@@ -78,5 +35,18 @@ impl VmView {
     /// For how many seconds it has been running.
     pub fn uptime(&self) -> Option<u64> {
         self.started.map(|since| uptime_ms().saturating_sub(since) / 1000)
+    }
+
+    /// Since when, by the clock on the wall as it stands now, in milliseconds since 1970.
+    pub fn started_at(&self) -> Option<u64> {
+        self.started_on_the_wall.zip(self.started).map(|(said, since)| wall_time_of(said, wall_at_uptime(since)))
+    }
+
+    /// All there is to say of its status: of one that is down also what it lacks, and its next start.
+    pub fn reason(&self) -> Option<String> {
+        let down = self.in_effect.is_none() && matches!(self.status, Status::Stopped | Status::Crashed);
+        let further = if down { [self.missing.clone(), self.upkeep.owed()] } else { [None, None] };
+        let said: Vec<String> = [self.why.clone()].into_iter().chain(further).flatten().collect();
+        (!said.is_empty()).then(|| said.join("; "))
     }
 }

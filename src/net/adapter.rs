@@ -158,11 +158,14 @@ impl Carried {
     }
 }
 
-/// The addresses with a lifetime in `moved`, where none of them is on the host any more.
-pub fn lost(moved: &Moved, there: &HashSet<(u32, IpAddr)>) -> Vec<IpAddr> {
-    let leased: Vec<IpAddr> = parse(moved).0.iter().filter(|a| lifetime(a).is_some()).filter_map(address_of).collect();
-    let here = |address: &IpAddr| there.iter().any(|(_, ip)| ip == address);
-    if leased.iter().any(here) { Vec::new() } else { leased }
+/// Whether it was written down since the host was last started: after that the adapter has its own again.
+pub fn is_of_this_boot(moved: &Moved) -> bool {
+    boot_id().is_ok_and(|now| now == moved.boot_id)
+}
+
+/// The addresses with a lifetime in `moved`.
+pub fn leased(moved: &Moved) -> Vec<IpAddr> {
+    parse(moved).0.iter().filter(|a| lifetime(a).is_some()).filter_map(address_of).collect()
 }
 
 /// The same address as an interface has it.
@@ -171,7 +174,7 @@ fn on<'a>(all: &'a [AddressMessage], index: u32, address: &AddressMessage) -> Op
 }
 
 /// Seconds that an address has left; none for one that stays.
-fn lifetime(address: &AddressMessage) -> Option<u32> {
+pub fn lifetime(address: &AddressMessage) -> Option<u32> {
     let valid = address.attributes.iter().find_map(|a| match a {
         AddressAttribute::CacheInfo(info) => Some(info.ifa_valid),
         _ => None,
@@ -223,7 +226,7 @@ pub async fn carry(netlink: &Netlink, moved: &Moved, from: Option<&Link>, to: &L
 }
 
 /// Not those that every interface makes for itself.
-fn movable(address: &AddressMessage) -> bool {
+pub fn movable(address: &AddressMessage) -> bool {
     match address_of(address) {
         Some(IpAddr::V6(ip)) => !ip.is_unicast_link_local() && !ip.is_multicast(),
         Some(IpAddr::V4(_)) => true,

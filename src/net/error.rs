@@ -28,6 +28,11 @@ pub enum NetError {
     /// The subnet meets an address or route of the host.
     #[error("The subnet {subnet} overlaps {with} of the host; choose another.")]
     Overlap { subnet: String, with: String },
+    /// The kernel was built without what keeps them apart.
+    #[error(
+        "The kernel of this host cannot keep the VLANs of a switch apart: its bridges have no VLAN filtering (CONFIG_BRIDGE_VLAN_FILTERING). Boot a kernel that has it, as those of the distributions do, or take vlan and trunk off."
+    )]
+    Vlans,
     /// The kernel or a program said no.
     #[error("cannot {what}: {why}")]
     Failed { what: String, why: String },

@@ -43,14 +43,21 @@ pub struct Dropped {
     pub chain: String,
     /// Counted from 1; none where its policy does it.
     pub rule: Option<usize>,
+    /// Of iptables-legacy.
+    pub legacy: bool,
 }
 
 impl std::fmt::Display for Dropped {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { family, table, chain, rule, .. } = self;
         match rule {
-            Some(rule) => write!(f, "rule {rule} of the chain {chain} in the table {family} {table}"),
-            None => write!(f, "the policy of the chain {chain} in the table {family} {table}"),
+            Some(rule) => write!(f, "rule {rule} of the chain {chain}")?,
+            None => write!(f, "the policy of the chain {chain}")?,
+        }
+        if self.legacy {
+            write!(f, " in the table {table} of iptables-legacy")
+        } else {
+            write!(f, " in the table {family} {table}")
         }
     }
 }
@@ -67,8 +74,8 @@ pub fn dropped(tables: &[OtherTable], families: &[Family], hook: Hook, packet: &
                 Way::End | Way::Accepted => None,
             };
             let (chain, rule) = dropped.filter(|_| !walk.unsure)?;
-            let (family, table) = (table.name.family, table.name.name.clone());
-            Some(Dropped { family, table, base: name.clone(), chain, rule })
+            let (family, legacy, table) = (table.name.family, table.legacy, table.name.name.clone());
+            Some(Dropped { family, table, base: name.clone(), chain, rule, legacy })
         })
     })
 }

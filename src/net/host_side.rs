@@ -7,7 +7,7 @@ use super::{
     adapter,
     netlink::{BridgeOptions, PortOptions},
 };
-use crate::model::{Moved, Nic, Switch, SwitchKind};
+use crate::model::{Moved, Nic, Switch, SwitchKind, SwitchPort};
 
 /// Also decides whether the host takes routes from IPv6 routers.
 pub const FORWARDING6: &str = "ipv6/conf/all/forwarding";
@@ -41,6 +41,8 @@ pub struct PortSide {
     pub sysctls: Vec<Sysctl>,
     /// Towards the guest, in bytes per second.
     pub rate: Option<u64>,
+    /// It is in no network but its VLANs.
+    pub in_vlan: bool,
 }
 
 /// A setting of the kernel.
@@ -66,7 +68,7 @@ pub fn switch(state: &str, switch: &Switch, moved: Option<&Moved>) -> SwitchSide
         alias: mark(state, &switch.id.to_string()),
         mac: stable_mac(switch),
         mtu: switch.mtu,
-        options: BridgeOptions { snooping: false, vlans: false },
+        options: BridgeOptions { snooping: false },
         sysctls: switch_sysctls(switch, &bridge),
         addresses: v4.into_iter().chain(v6).collect(),
         adapter,
@@ -86,7 +88,8 @@ pub fn port(state: &str, nic: &Nic) -> PortSide {
     ];
     let options = PortOptions { isolated: nic.port().is_some_and(|port| port.isolated) };
     let rate = nic.port().and_then(|port| port.bandwidth.inbound).map(|bits| bits / 8);
-    PortSide { alias: mark(state, &nic.id.to_string()), options, sysctls, rate, tap }
+    let in_vlan = nic.port().is_some_and(SwitchPort::is_in_vlan);
+    PortSide { alias: mark(state, &nic.id.to_string()), options, sysctls, rate, in_vlan, tap }
 }
 
 /// The alias of a device of ours.

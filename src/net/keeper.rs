@@ -3,7 +3,7 @@
 //! mends.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     future::pending,
     sync::{Arc, Weak},
     time::{Duration, Instant},
@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{
     Inner, NetError, PortEvent, adapter,
+    host_side::SwitchSide,
     netlink::Events,
     place::{Area, Place},
     reconcile::{address_set, is_in_place},
@@ -26,10 +27,6 @@ use crate::model::SwitchKind;
 const GATHER: Duration = Duration::from_millis(50);
 /// The figures of the taps are read so often, and the rest is looked at too.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Looks between two at everything, also at what should have been told.
-const WHOLE: u32 = 20;
-/// Looks between two readings of what was refused.
-const COUNT: u32 = 5;
 
 impl Inner {
     /// Looks at every link and address, wakes the switches that are not as they are wanted, and publishes how the ports
@@ -45,14 +42,25 @@ impl Inner {
         let read = Instant::now();
         let links = self.links().await?;
         let switches = self.places.switches();
-        let addressed = switches.iter().any(|place| !place.wanted().side.addresses.is_empty());
-        let addresses = if addressed { address_set(&netlink.addresses().await?) } else { HashSet::new() };
+        let addressed = |side: &SwitchSide| !side.addresses.is_empty() || side.adapter.is_some();
+        let addressed = switches.iter().any(|place| addressed(&place.wanted().side));
+        let all = if addressed { netlink.addresses().await? } else { Vec::new() };
+        let addresses = address_set(&all);
+        // Those of all are one list.
+        let vlans = links.values().any(|link| link.filtering.is_some_and(|filtering| filtering.on));
+        let failed = |error| NetError::failed("list the VLANs of the bridges", error);
+        let vlans = if vlans { netlink.vlans().await.map_err(failed)? } else { HashMap::new() };
         for place in switches {
             let wanted = place.wanted();
             let written = !again || place.is_served();
-            if again && place.problem().is_some() || !written || !is_in_place(&wanted.side, &links, &addresses) {
+            if again && place.problem().is_some()
+                || !written
+                || !is_in_place(&wanted.side, &links, &addresses)
+                || !self.vlans_stand(&place, &links, &vlans)
+            {
                 place.wake.notify_one();
             }
+            self.look_at_leased(&place, &all, &links);
             if let SwitchKind::External { adapter, allow_management_os: true, .. } = &wanted.switch.kind
                 && let Some(link) = links.get(adapter)
                 && let Ok(carried) = adapter::Carried::read(netlink, link.index).await
@@ -76,7 +84,7 @@ impl Inner {
     }
 }
 
-/// Mends one switch whenever it is woken, for as long as it is wanted. It keeps neither alive while it waits.
+/// Mends one switch whenever it is woken, for as long as it is wanted. It keeps neither alive while it waits for that.
 pub async fn mend(inner: Weak<Inner>, place: Weak<Place>, wake: Arc<Notify>) {
     loop {
         wake.notified().await;
@@ -102,7 +110,6 @@ pub async fn follow(inner: Weak<Inner>) {
     };
     let mut tick = interval(PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut looks = 0_u32;
     loop {
         let event = async {
             match &events {
@@ -117,24 +124,14 @@ pub async fn follow(inner: Weak<Inner>) {
                     sleep(PERIOD).await;
                 }
                 sleep(GATHER).await;
+                events.iter().for_each(Events::forget);
                 false
             }
-            _ = tick.tick() => {
-                looks += 1;
-                true
-            }
+            _ = tick.tick() => true,
         };
         let Some(inner): Option<Arc<Inner>> = inner.upgrade() else { return };
         if let Err(error) = inner.look(ticked).await {
             tracing::warn!(%error, "cannot look after the host's network");
-        }
-        if ticked && looks.is_multiple_of(COUNT) {
-            inner.rules.count_refused(&inner.state).await;
-        }
-        if looks >= WHOLE {
-            looks = 0;
-            inner.look_at_rules().await;
-            inner.others.notify_one();
         }
     }
 }

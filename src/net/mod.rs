@@ -3,7 +3,7 @@
 //! ```text
 //!  Network     what the rest of qherd asks for: each call changes what is wanted, and has it made
 //!  place       what is wanted, and what is known of it            host_side   what that is on the host, as a value
-//!  reconcile · ports · rules_in_force      bring a switch, its ports, the rules to it
+//!  reconcile · ports · rules_in_force · vlans      bring a switch, its ports, the rules to it
 //!  keeper      looks at the whole whenever the kernel tells of a change, and wakes the switches that differ
 //!  problem · foreign       what is in the way that is not ours
 //!  netlink · nft · tap · companion         the kernel, and dnsmasq beside a switch
@@ -17,30 +17,43 @@ mod dhcp;
 mod error;
 mod foreign;
 mod host_side;
+mod inherited;
 mod keeper;
+mod leased;
+mod legacy;
 mod netlink;
 pub mod nft;
 mod overlap;
+mod own_addresses;
 mod place;
 mod port;
 mod ports;
 mod problem;
 mod reconcile;
+mod reverse_path;
 pub mod rules;
 mod rules_in_force;
 mod survey;
 mod sweep;
 mod tap;
 mod truth;
+mod vlans;
 
 use std::{
     fs, io,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
-use tokio::sync::{Notify, broadcast};
+use tokio::{
+    sync::{Notify, broadcast, oneshot},
+    time::timeout,
+};
 use uuid::Uuid;
 
 pub use dhcp::Host;
@@ -57,6 +70,9 @@ type Result<T, E = NetError> = std::result::Result<T, E>;
 
 const CAPABILITY: &str = "CAP_NET_ADMIN";
 
+/// Longer than this no call waits for the host. What it has begun goes on by itself, and keeps nothing else waiting.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 /// The host's network, as far as it is ours. Cheap to share.
 #[derive(Clone)]
 pub struct Network(Arc<Inner>);
@@ -69,6 +85,10 @@ struct Inner {
     netlink: Option<Netlink>,
     rules: RulesInForce,
     places: Places,
+    /// Of every NIC it is known whether it lives.
+    knows_all: AtomicBool,
+    /// Whether the kernel's bridges can keep VLANs apart; none before one was looked at.
+    keeps_vlans: OnceLock<bool>,
     /// What others have set up is to be looked at.
     others: Arc<Notify>,
     events: broadcast::Sender<PortEvent>,
@@ -83,7 +103,8 @@ impl Network {
             "unknown".into()
         });
         let netlink = match Netlink::open() {
-            Ok(netlink) if netlink.may_change().await => Some(netlink),
+            // A kernel that is busy has not said no.
+            Ok(netlink) if timeout(PATIENCE, netlink.may_change()).await.unwrap_or(true) => Some(netlink),
             Ok(_) => None,
             Err(error) => {
                 tracing::warn!(%error, "cannot speak to the kernel about the network");
@@ -99,12 +120,16 @@ impl Network {
             state,
             netlink,
             places: Places::default(),
+            knows_all: AtomicBool::new(false),
+            keeps_vlans: OnceLock::new(),
             others: Arc::default(),
             events: broadcast::Sender::new(256),
         });
         if inner.netlink.is_some() {
             tokio::spawn(keeper::follow(Arc::downgrade(&inner)));
             tokio::spawn(rules_in_force::follow(Arc::downgrade(&inner)));
+            tokio::spawn(rules_in_force::compare(Arc::downgrade(&inner)));
+            tokio::spawn(rules_in_force::count(Arc::downgrade(&inner)));
             tokio::spawn(rules_in_force::follow_others(Arc::downgrade(&inner), inner.others.clone()));
         }
         Self(inner)
@@ -118,29 +143,26 @@ impl Network {
         self.0.netlink().map(drop)
     }
 
+    /// Whether ports of switches can be in VLANs, as far as is known. Never waits.
+    ///
+    /// # Errors
+    /// [`NetError::Vlans`].
+    pub fn check_vlans(&self) -> Result<()> {
+        if self.0.keeps_vlans.get() == Some(&false) { Err(NetError::Vlans) } else { Ok(()) }
+    }
+
     /// Makes a switch, or brings it to this form. Idempotent.
     ///
     /// # Errors
     /// [`NetError`]; what was made before is removed again by [`Network::remove_switch`].
     pub async fn put_switch(&self, switch: &Switch, moved: Option<&Moved>) -> Result<()> {
-        let netlink = self.0.netlink()?;
-        // Before its rules, which would hold for another's bridge as well.
-        let bridge = netlink.link(&switch.bridge()).await?;
-        if bridge.is_some_and(|bridge| self.0.is_anothers(&bridge, &switch.id.to_string())) {
-            let why = "there is one already, of another state directory: this one is a copy of it, it seems";
-            return Err(NetError::failed(format!("make the bridge {}", switch.bridge()), why));
-        }
-        let side = host_side::switch(&self.0.state, switch, moved);
-        let (place, new) = self.0.places.put(Wanted { switch: switch.clone(), side });
-        if new {
-            // Of one that nobody knew, nothing is left by an earlier daemon.
-            place.known.store(!self.0.switch_folder(switch.id).exists(), Ordering::Relaxed);
-            tokio::spawn(keeper::mend(Arc::downgrade(&self.0), Arc::downgrade(&place), place.wake.clone()));
-        }
-        let made = self.0.reconcile(&place).await;
-        // What is in its way was there before it.
-        self.0.others.notify_one();
-        made
+        // What was written down before the host was last started is not true any more.
+        let moved = moved.filter(|moved| adapter::is_of_this_boot(moved)).cloned();
+        let (inner, switch) = (self.0.clone(), switch.clone());
+        in_time(format!("make the bridge {}", switch.bridge()), async move {
+            inner.put_switch(&switch, moved.as_ref()).await
+        })
+        .await
     }
 
     /// Removes what [`Network::put_switch`] made, also half of it. Idempotent.
@@ -148,7 +170,17 @@ impl Network {
     /// # Errors
     /// [`NetError::Missing`], [`NetError::Failed`].
     pub async fn remove_switch(&self, switch: &Switch, moved: Option<&Moved>) -> Result<()> {
-        self.0.remove_switch(switch, moved).await
+        self.0.netlink()?;
+        let what = || format!("remove the bridge {}", switch.bridge());
+        let (inner, switch, moved) = (self.0.clone(), switch.clone(), moved.cloned());
+        // Whoever works on it finishes first. A removal that is given up before it has begun never begins.
+        let turn = match inner.places.switch(switch.id) {
+            Some(place) => {
+                Some(timeout(PATIENCE, place.turn.clone().lock_owned()).await.map_err(|_| unanswered(what()))?)
+            }
+            None => None,
+        };
+        in_time(what(), async move { inner.remove_switch(&switch, moved.as_ref(), turn).await }).await
     }
 
     /// Makes the tap of a NIC on a switch with the rules of its port, and joins it to the bridge: one descriptor per
@@ -157,7 +189,19 @@ impl Network {
     /// # Errors
     /// [`NetError`]; nothing is left behind.
     pub async fn plug(&self, nic: &Nic) -> Result<Vec<OwnedFd>> {
-        self.0.plug(nic).await
+        let (inner, nic) = (self.0.clone(), nic.clone());
+        let what = format!("plug {}", nic.tap());
+        let (sender, plugged) = oneshot::channel();
+        tokio::spawn(async move {
+            if let Err(Ok(late)) = sender.send(inner.plug(&nic).await) {
+                drop(late);
+                let _ = inner.unplug(&nic).await;
+            }
+        });
+        match timeout(PATIENCE, plugged).await {
+            Ok(Ok(plugged)) => plugged,
+            _ => Err(unanswered(what)),
+        }
     }
 
     /// After QEMU has let go of the NIC or has ended: its rules go, and the tap if it is still there. Idempotent.
@@ -165,12 +209,20 @@ impl Network {
     /// # Errors
     /// [`NetError::Failed`].
     pub async fn unplug(&self, nic: &Nic) -> Result<()> {
-        self.0.unplug(nic).await
+        let (inner, nic) = (self.0.clone(), nic.clone());
+        in_time(format!("unplug {}", nic.tap()), async move { inner.unplug(&nic).await }).await
     }
 
     /// A live VM's NIC after a restart of the daemon: its tap is there (QEMU holds it), and is looked after from now on.
     pub async fn adopt(&self, nic: &Nic) {
-        self.0.adopt(nic).await;
+        let (inner, nic) = (self.0.clone(), nic.clone());
+        let adopted = in_time(format!("look after {}", nic.tap()), async move {
+            inner.adopt(&nic).await;
+            Ok(())
+        });
+        if let Err(error) = adopted.await {
+            tracing::warn!(%error, "a port");
+        }
     }
 
     /// Brings the port of a plugged NIC to what is now said of it. Idempotent.
@@ -178,7 +230,8 @@ impl Network {
     /// # Errors
     /// [`NetError`]; the port is then made so by itself as soon as that is possible.
     pub async fn put_port(&self, nic: &Nic) -> Result<()> {
-        self.0.put_port(nic).await
+        let (inner, nic) = (self.0.clone(), nic.clone());
+        in_time(format!("change the port {}", nic.tap()), async move { inner.put_port(&nic).await }).await
     }
 
     /// Who has an address on a switch from now on, whether plugged or not: the whole list. Never waits.
@@ -189,15 +242,24 @@ impl Network {
         }
     }
 
+    /// Who had an address on a switch when its DHCP was last told.
+    pub fn hosts_left(&self, switch: SwitchId) -> Vec<Host> {
+        dhcp::hosts(&self.0.switch_folder(switch))
+    }
+
     /// Whether a subnet is free on this host, but for what the switch itself has of it.
     ///
     /// # Errors
     /// [`NetError::Overlap`].
     pub async fn check_subnet(&self, switch: &Switch) -> Result<()> {
-        let netlink = self.0.netlink()?;
-        let Some(subnet) = switch.subnet() else { return Ok(()) };
-        let bridge = netlink.link(&switch.bridge()).await?;
-        overlap::check_overlap(netlink, subnet, bridge.map(|bridge| bridge.index)).await
+        let (inner, switch) = (self.0.clone(), switch.clone());
+        in_time("look at the routes of the host".into(), async move {
+            let netlink = inner.netlink()?;
+            let Some(subnet) = switch.subnet() else { return Ok(()) };
+            let bridge = netlink.link(&switch.bridge()).await?;
+            overlap::check_overlap(netlink, subnet, bridge.map(|bridge| bridge.index)).await
+        })
+        .await
     }
 
     /// Removes what is ours by its mark and belongs to no record; for the start, when all records are known. `nics` are
@@ -206,7 +268,8 @@ impl Network {
     /// # Errors
     /// [`NetError`].
     pub async fn sweep(&self, switches: &[SwitchId], nics: &[Nic]) -> Result<()> {
-        self.0.sweep(switches, nics).await
+        let (inner, switches, nics) = (self.0.clone(), switches.to_vec(), nics.to_vec());
+        in_time("tidy up".into(), async move { inner.sweep(&switches, &nics).await }).await
     }
 
     /// What is wrong with a switch, as last seen. Never waits.
@@ -236,7 +299,7 @@ impl Network {
 
     /// Frames of all guests that were refused, as of now.
     pub async fn refused_frames(&self) -> Option<u64> {
-        self.0.rules.count_refused(&self.0.state).await
+        timeout(PATIENCE, self.0.rules.count_refused(&self.0.state)).await.ok()?
     }
 
     /// What happens from now on.
@@ -250,7 +313,40 @@ impl Network {
     }
 }
 
+/// Has something done that the host may keep waiting, and waits for it for a while.
+async fn in_time<T: Send + 'static>(what: String, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    match timeout(PATIENCE, tokio::spawn(work)).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(error)) => Err(NetError::failed(what, error)),
+        Err(_) => Err(unanswered(what)),
+    }
+}
+
+fn unanswered(what: String) -> NetError {
+    NetError::failed(what, format!("the host has not answered for {} s", PATIENCE.as_secs()))
+}
+
 impl Inner {
+    async fn put_switch(self: &Arc<Self>, switch: &Switch, moved: Option<&Moved>) -> Result<()> {
+        // Before its rules, which would hold for another's bridge as well.
+        let bridge = self.netlink()?.link(&switch.bridge()).await?;
+        if bridge.is_some_and(|bridge| self.is_anothers(&bridge, &switch.id.to_string())) {
+            let why = "there is one already, of another state directory: this one is a copy of it, it seems";
+            return Err(NetError::failed(format!("make the bridge {}", switch.bridge()), why));
+        }
+        let side = host_side::switch(&self.state, switch, moved);
+        let (place, new) = self.places.put(Wanted { switch: switch.clone(), side });
+        if new {
+            // Of one that nobody knew, nothing is left by an earlier daemon.
+            place.known.store(!self.switch_folder(switch.id).exists(), Ordering::Relaxed);
+            tokio::spawn(keeper::mend(Arc::downgrade(self), Arc::downgrade(&place), place.wake.clone()));
+        }
+        let made = self.reconcile(&place).await;
+        // What is in its way was there before it.
+        self.others.notify_one();
+        made
+    }
+
     fn netlink(&self) -> Result<&Netlink> {
         self.netlink.as_ref().ok_or(NetError::Missing { capability: CAPABILITY })
     }
@@ -259,6 +355,10 @@ impl Inner {
     /// made: its name has 48 bits of chance in it.
     fn is_anothers(&self, link: &Link, id: &str) -> bool {
         link.alias.as_ref().is_some_and(|found| *found != mark(&self.state, id))
+    }
+
+    fn knows_all(&self) -> bool {
+        self.knows_all.load(Ordering::Relaxed)
     }
 
     fn switch_folder(&self, switch: SwitchId) -> PathBuf {

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{PortHealth, Traffic, companion::Companion, dhcp::Host, host_side::SwitchSide};
+use super::{PortHealth, Traffic, companion::Companion, dhcp::Host, host_side::SwitchSide, leased::Leases};
 use crate::model::{Moved, Nic, NicId, Switch, SwitchId};
 
 /// All that is wanted.
@@ -26,12 +26,15 @@ pub struct Place {
     pub id: SwitchId,
     wanted: Mutex<Arc<Wanted>>,
     /// Held by whoever changes what is there of it.
-    pub turn: tokio::sync::Mutex<Hands>,
+    pub turn: Arc<tokio::sync::Mutex<Hands>>,
     /// Who is on it is known, not only what an earlier daemon wrote down of it.
     pub known: AtomicBool,
+    /// Held by whoever changes its VLANs.
+    pub vlans: tokio::sync::Mutex<()>,
     /// Something of it may not be as it is wanted.
     pub wake: Arc<Notify>,
     problems: Mutex<BTreeMap<Area, String>>,
+    leases: Mutex<Leases>,
 }
 
 /// What a switch is to be.
@@ -52,6 +55,8 @@ pub struct Hands {
     pub dhcp: Option<Companion>,
     /// It answers for names, too.
     pub dns: bool,
+    /// Its rules are in.
+    pub ruled: bool,
     /// Nothing of it is to be made any more.
     pub removed: bool,
 }
@@ -69,9 +74,11 @@ pub enum Area {
     Leased,
     /// What others have set up on the host.
     Others,
+    /// What the kernel takes for forged.
+    ReversePath,
 }
 
-/// A port.
+/// A port of a switch, as it was plugged and as it was last seen.
 #[derive(Clone)]
 pub struct PlugState {
     pub nic: Nic,
@@ -102,10 +109,12 @@ impl Places {
         let place = Arc::new(Place {
             id,
             wanted: Mutex::new(wanted),
-            turn: tokio::sync::Mutex::default(),
+            turn: Arc::default(),
+            vlans: tokio::sync::Mutex::default(),
             known: AtomicBool::new(false),
             wake: Arc::default(),
             problems: Mutex::default(),
+            leases: Mutex::default(),
         });
         switches.insert(id, place.clone());
         (place, true)
@@ -163,6 +172,11 @@ impl Place {
     pub fn is_served(&self) -> bool {
         let Ok(hands) = self.turn.try_lock() else { return true };
         hands.dhcp.as_ref().is_none_or(Companion::is_written)
+    }
+
+    /// Does something with what is known of addresses of the host that go by themselves.
+    pub fn leases<T>(&self, work: impl FnOnce(&mut Leases) -> T) -> T {
+        work(&mut lock(&self.leases))
     }
 
     /// From now on this is wrong with an area, or nothing. Says whether that is news.

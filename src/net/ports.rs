@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Inner, NetError, PortEvent, PortHealth, Result, Traffic,
-    host_side::{self, PortSide, SwitchSide},
+    host_side::{self, PortSide},
     netlink::{BUCKET, Link, PortOptions},
     place::{Place, PlugState},
     reconcile::{is_set, put_sysctl},
@@ -41,11 +41,6 @@ impl Inner {
     }
 
     async fn make_port(&self, nic: &Nic, place: &Place) -> Result<Vec<OwnedFd>> {
-        if let Some(port) = nic.port()
-            && (port.vlan.is_some() || !port.trunk.is_empty())
-        {
-            return Err(NetError::failed(format!("plug {}", nic.tap()), "VLANs are not supported"));
-        }
         let side = host_side::port(&self.state, nic);
         let failed = |error: io::Error| NetError::failed(format!("make the tap {}", side.tap), error);
         self.put_port_rules(&place.wanted(), nic, true).await?;
@@ -55,7 +50,11 @@ impl Inner {
         let tap = tap.ok_or_else(|| failed(io::Error::other("it is gone again")))?;
         let bridge = netlink.link(&place.wanted().side.bridge).await?;
         let bridge = bridge.ok_or_else(|| failed(io::Error::other("the bridge of its switch is not there")))?;
-        self.connect(&side, &tap, &bridge).await?;
+        self.connect(place, &side, &tap, &bridge).await?;
+        if !side.in_vlan {
+            // Where others are.
+            self.put_vlans(place).await?;
+        }
         Ok(queues)
     }
 
@@ -72,6 +71,7 @@ impl Inner {
         }
         let Ok(place) = self.place_of(nic) else { return self.put_rules().await };
         self.reserve(&place);
+        self.put_vlans(&place).await?;
         match before {
             Some(port) => self.put_port_rules(&place.wanted(), &port.nic, false).await?,
             None => self.put_rules().await?,
@@ -131,19 +131,19 @@ impl Inner {
     ///
     /// # Errors
     /// The first that cannot be joined; the others are.
-    pub async fn join_ports(&self, switch: &SwitchSide, nics: &[Nic]) -> Result<()> {
+    pub async fn join_ports(&self, place: &Place, nics: &[Nic]) -> Result<()> {
         let mut outcome = Ok(());
         if nics.is_empty() {
             return outcome;
         }
         let links = self.links().await?;
-        let Some(bridge) = links.get(&switch.bridge) else { return outcome };
+        let Some(bridge) = links.get(&place.wanted().side.bridge) else { return outcome };
         for nic in nics {
             let side = host_side::port(&self.state, nic);
             if let Some(tap) = links.get(&side.tap)
                 && !(is_joined(&side, tap, bridge) && side.sysctls.iter().all(is_set))
             {
-                let joined = self.connect(&side, tap, bridge).await;
+                let joined = self.connect(place, &side, tap, bridge).await;
                 if let Some(port) = self.places.ports().get_mut(&nic.id) {
                     port.health = match &joined {
                         Ok(()) => PortHealth::Ok,
@@ -156,19 +156,25 @@ impl Inner {
         outcome
     }
 
-    async fn connect(&self, side: &PortSide, tap: &Link, bridge: &Link) -> Result<()> {
+    async fn connect(&self, place: &Place, side: &PortSide, tap: &Link, bridge: &Link) -> Result<()> {
         let netlink = self.netlink()?;
         for sysctl in &side.sysctls {
             put_sysctl(sysctl)?;
         }
         let failed = |error| NetError::failed(format!("join {} to the bridge {}", tap.name, bridge.name), error);
+        if side.in_vlan && bridge.filtering.is_none() {
+            return Err(NetError::Vlans);
+        }
         // A port that is to be kept apart is not up before it is.
-        let apart = side.options != PortOptions::default();
+        let apart = side.in_vlan || side.options != PortOptions::default();
         let change = netlink.set(tap.index, |link| {
             let link = link.alias(&side.alias).mtu(bridge.mtu).controller(bridge.index);
             if apart { link } else { link.up() }
         });
         change.await.map_err(failed)?;
+        if side.in_vlan {
+            self.put_vlans(place).await?;
+        }
         if apart || tap.port != side.options {
             netlink.set_port(tap.index, side.options).await.map_err(failed)?;
         }

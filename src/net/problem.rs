@@ -50,7 +50,7 @@ fn holder(address: Ipv4Addr, port: u16) -> String {
 fn inodes(table: &str, address: Ipv4Addr, port: u16) -> Vec<String> {
     const LISTENS: &str = "0A";
     let text = fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap_or_default();
-    // As the kernel writes it: the bytes in network order, as a number of this machine.
+    // As the kernel writes it: the bytes in network order, as a number of this host.
     let own = format!("{:08X}", u32::from_ne_bytes(address.octets()));
     let socket = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();

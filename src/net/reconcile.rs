@@ -9,8 +9,7 @@ use std::{
 };
 
 use rtnetlink::packet_route::{
-    AddressFamily,
-    address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol},
+    address::AddressMessage,
     link::InfoKind,
     route::{RouteAttribute, RouteProtocol},
 };
@@ -21,6 +20,7 @@ use super::{
     dhcp::{self, Facts},
     host_side::{FORWARDING6, SwitchSide, Sysctl},
     netlink::{Link, address_of},
+    own_addresses,
     place::{Area, Hands, Place, Wanted},
     problem,
 };
@@ -28,8 +28,6 @@ use crate::model::{Subnet, SwitchId};
 
 const DNS: u16 = 53;
 const DEFAULT_MTU: u32 = 1500;
-/// Says of an address of the host who put it there; the kernel keeps it (IFA_PROTO, free from 4 on).
-const OURS: u8 = 113;
 
 impl Inner {
     /// Makes a switch what it is to be, and tells what of it is not.
@@ -41,12 +39,19 @@ impl Inner {
         if hands.removed {
             return Ok(());
         }
-        // The rules first: no frame passes without them.
-        let ruled = self.put_rules().await;
+        // The rules first: no frame passes without them. Where they have been put in and are what nobody answers about now,
+        // the rest is mended meanwhile.
+        let ruled = match hands.ruled {
+            true => self.put_switch_rules_soon(place).await,
+            false => self.put_switch_rules(place).await,
+        };
         self.tell(place, Area::Rules, ruled.as_ref().err().map(ToString::to_string));
-        ruled?;
+        if !hands.ruled {
+            ruled.clone()?;
+            hands.ruled = true;
+        }
         let wanted = place.wanted();
-        let made = self.make_links(&wanted).await;
+        let made = self.make_links(place, &wanted).await;
         // Its DHCP and its ports do not depend on all of it.
         let new = *made.as_ref().unwrap_or(&false);
         if wanted.switch.subnet().is_none() {
@@ -59,17 +64,18 @@ impl Inner {
             self.tell(place, Area::Dns, None);
         }
         let served = self.serve(place, &mut hands, &wanted, new);
-        let joined = self.join_ports(&wanted.side, &self.places.nics_on(place.id)).await;
-        let done = made.map(drop).and(joined);
+        let joined = self.join_ports(place, &self.places.nics_on(place.id)).await;
+        let apart = self.put_vlans(place).await;
+        let done = made.map(drop).and(joined).and(apart);
         self.tell(place, Area::Host, done.as_ref().err().map(ToString::to_string));
         if let Err(error) = &served {
             self.tell(place, Area::Dhcp, Some(error.to_string()));
         }
-        done.and(served)
+        ruled.and(done).and(served)
     }
 
     /// Makes a switch's bridge and what belongs to it, where it is not there. Says whether the bridge is a new one.
-    async fn make_links(&self, wanted: &Wanted) -> Result<bool, NetError> {
+    async fn make_links(&self, place: &Place, wanted: &Wanted) -> Result<bool, NetError> {
         let netlink = self.netlink()?;
         let side = &wanted.side;
         let name = &side.bridge;
@@ -94,6 +100,14 @@ impl Inner {
         if !is_ours(&there, side) {
             return Err(NetError::failed(format!("make the bridge {name}"), "another device has that name"));
         }
+        let _ = self.keeps_vlans.set(there.filtering.is_some());
+        if made {
+            // Before anybody joins: what is to be kept apart never meets. Where the kernel cannot, it does not join.
+            match self.put_vlans(place).await {
+                Ok(()) | Err(NetError::Vlans) => {}
+                Err(error) => return Err(error),
+            }
+        }
         if there.bridge != side.options {
             netlink.set_bridge(there.index, side.options).await.map_err(failed)?;
         }
@@ -113,12 +127,8 @@ impl Inner {
             });
             change.await.map_err(failed)?;
         }
-        for (address, prefix) in &side.addresses {
-            netlink.add_address(own_address(*address, *prefix, there.index)).await.map_err(failed)?;
-        }
-        if !made {
-            self.remove_old_addresses(side, there.index).await?;
-        }
+        let file = self.address_file(wanted.switch.id);
+        own_addresses::put(netlink, side, there.index, made, &file).await?;
         if let (Some(adapter), Some(found)) = (&side.adapter, found) {
             let found = found?;
             let joins = made || found.master != Some(there.index);
@@ -153,19 +163,6 @@ impl Inner {
                     name = link.name
                 );
                 return Err(NetError::failed("forward IPv6", why));
-            }
-        }
-        Ok(())
-    }
-
-    /// Those of ours that the switch had in an earlier form.
-    async fn remove_old_addresses(&self, side: &SwitchSide, bridge: u32) -> Result<(), NetError> {
-        let netlink = self.netlink()?;
-        for address in netlink.addresses().await?.into_iter().filter(|a| a.header.index == bridge && is_own(a)) {
-            let wanted = |ip: IpAddr| side.addresses.contains(&(ip, address.header.prefix_len));
-            if !address_of(&address).is_none_or(wanted) {
-                let removed = netlink.remove_address(address).await;
-                removed.map_err(|e| NetError::failed(format!("take an address from {}", side.bridge), e))?;
             }
         }
         Ok(())
@@ -318,26 +315,4 @@ impl Sysctl {
     fn file(&self) -> String {
         format!("/proc/sys/net/{}", self.path)
     }
-}
-
-fn is_own(address: &AddressMessage) -> bool {
-    address.attributes.contains(&AddressAttribute::Protocol(AddressProtocol::from(OURS)))
-}
-
-fn own_address(address: IpAddr, prefix: u8, index: u32) -> AddressMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    message.header.prefix_len = prefix;
-    message.header.index = index;
-    message.attributes = vec![
-        AddressAttribute::Local(address),
-        AddressAttribute::Address(address),
-        AddressAttribute::Protocol(AddressProtocol::from(OURS)),
-    ];
-    if address.is_ipv6() {
-        // Nobody else has it: asking would only leave it unusable for a second.
-        message.header.flags = AddressHeaderFlags::Nodad;
-    }
-    debug_assert_eq!(address_of(&message), Some(address));
-    message
 }

@@ -2,7 +2,9 @@
 //! them. What they say is `rules`' knowledge.
 
 use std::{
+    collections::HashMap,
     future::pending,
+    io::ErrorKind,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -17,20 +19,31 @@ use tokio::{
 
 use super::{
     Inner, NetError, Result, host_side,
+    inherited::Inherited,
     nft::{Batch, Change, Events, Kernel, OtherTable, Ruleset, TableName, diff},
-    place::{Area, Wanted},
+    place::{Area, Place, Wanted},
     rules::{self, OnHost, Refusals},
 };
-use crate::model::{Nic, Switch};
+use crate::model::{Nic, Switch, SwitchId};
 
 /// Changes that come together are answered by one look.
 const GATHER: Duration = Duration::from_millis(50);
 /// A kernel that holds its own lock for so long answers nobody.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A batch takes the kernel some milliseconds.
+const SOON: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(5);
+const UNANSWERED: &str = "the kernel has not answered";
+/// What was refused is read so often.
+const COUNT: Duration = Duration::from_secs(5);
+/// Everything is looked at so often, also what should have been told.
+const WHOLE: Duration = Duration::from_secs(20);
 
 pub struct RulesInForce {
     kernel: Option<Kernel>,
+    /// For what only looks: what waits for one of these keeps no rule waiting.
+    others: Option<Kernel>,
+    counts: Option<Kernel>,
     tables: Vec<TableName>,
     /// Of this daemon: several on one host do not meet.
     own: String,
@@ -44,6 +57,8 @@ pub struct RulesInForce {
 #[derive(Default)]
 struct Known {
     there: Option<Ruleset>,
+    /// What of it is a switch's, with its ports: as it would be without any other.
+    parts: HashMap<SwitchId, Ruleset>,
     /// The last change that is in.
     done: u64,
     /// What an earlier daemon left, and nobody has laid claim to yet: it may be that of a NIC whose VM nobody has looked
@@ -51,20 +66,13 @@ struct Known {
     inherited: Inherited,
 }
 
-#[derive(Default)]
-enum Inherited {
-    #[default]
-    Unread,
-    These(Ruleset),
-    /// Every switch and port is known, so what is not wanted goes.
-    Nothing,
-}
-
 impl RulesInForce {
     pub fn new(state: &str) -> Self {
-        let kernel = Kernel::open().inspect_err(|error| tracing::warn!(%error, "cannot speak to nf_tables")).ok();
+        let open = || Kernel::open().inspect_err(|error| tracing::warn!(%error, "cannot speak to nf_tables")).ok();
         Self {
-            kernel,
+            kernel: open(),
+            others: open(),
+            counts: open(),
             tables: rules::tables(state),
             own: rules::table(state),
             known: tokio::sync::Mutex::default(),
@@ -79,7 +87,7 @@ impl RulesInForce {
     }
 
     pub async fn others(&self) -> Option<Vec<OtherTable>> {
-        match self.kernel.as_ref()?.others(&self.own).await {
+        match self.others.as_ref()?.others(&self.own).await {
             Ok(tables) => Some(tables),
             Err(error) => {
                 tracing::debug!(%error, "cannot read the rules of others");
@@ -95,7 +103,7 @@ impl RulesInForce {
 
     /// Reads what was refused, and says how many frames in all.
     pub async fn count_refused(&self, state: &str) -> Option<u64> {
-        let read = rules::refused(self.kernel.as_ref()?, state).await;
+        let read = rules::refused(self.counts.as_ref()?, state).await;
         let refusals = read.inspect_err(|error| tracing::debug!(%error, "cannot read what was refused")).ok()??;
         let total = refusals.total();
         *self.refusals.lock().unwrap_or_else(PoisonError::into_inner) = refusals;
@@ -114,12 +122,13 @@ impl RulesInForce {
             return false;
         };
         let mut batch = Batch::default();
+        let own = known.parts.get_mut(&on.switch.id);
         if add {
             batch.add_elements(&part);
-            there.add_elements(&part);
+            [Some(&mut there), own].into_iter().flatten().for_each(|all| all.add_elements(&part));
         } else {
             batch.delete_elements(&part);
-            there.delete_elements(&part);
+            [Some(&mut there), own].into_iter().flatten().for_each(|all| all.delete_elements(&part));
         }
         let done = kernel.apply(batch).await.is_ok();
         if done {
@@ -128,34 +137,63 @@ impl RulesInForce {
         done
     }
 
+    /// Brings what a switch and its ports have in the rules to what is wanted, without a look at all the others. Says
+    /// whether that was all.
+    async fn put_switch(
+        &self,
+        state: &str,
+        switch: SwitchId,
+        alone: impl FnOnce() -> Option<(Switch, Ruleset)>,
+    ) -> bool {
+        let Some(kernel) = &self.kernel else { return false };
+        let mut known = self.known.lock().await;
+        let Some((wanted, alone)) = alone() else { return false };
+        let before = known.parts.remove(&switch);
+        // It is known again when this has worked.
+        let Some(mut there) = known.there.take() else { return false };
+        let (Some(before), true) = (
+            before.or_else(|| (!rules::is_in(&there, state, &wanted)).then(Ruleset::default)),
+            rules::is_framed(&there, &alone, &wanted),
+        ) else {
+            known.there = Some(there);
+            return false;
+        };
+        let is = there.about(&[&before, &alone]);
+        let done = kernel.apply(diff(&is, &alone)).await.is_ok();
+        if done {
+            known.inherited.disown(&alone);
+            there.replace(&is, &alone);
+            known.there = Some(there);
+            known.parts.insert(switch, alone);
+        }
+        done
+    }
+
     /// Brings the kernel to what is wanted by the time that it is this call's turn. Calls that wait together are served
     /// by one batch.
-    async fn put(&self, wanted: impl FnOnce() -> Ruleset, anew: bool) -> Result<()> {
+    async fn put(&self, wanted: impl FnOnce() -> (Ruleset, HashMap<SwitchId, Ruleset>), anew: bool) -> Result<()> {
         let ticket = self.requested.fetch_add(1, Ordering::SeqCst) + 1;
         let mut known = self.known.lock().await;
         if known.done >= ticket && !anew {
             return Ok(());
         }
         let newest = self.requested.load(Ordering::SeqCst);
-        let mut wanted = wanted();
+        let (mut wanted, parts) = wanted();
+        known.parts.clear();
         let kernel = self.kernel.as_ref().ok_or_else(|| failed("the kernel has no nf_tables"))?;
         let there = match known.there.take() {
             Some(there) if !anew => there,
             _ => kernel.read(&self.tables).await.map_err(failed)?,
         };
-        if matches!(known.inherited, Inherited::Unread) {
-            known.inherited = Inherited::These(there.clone());
-        }
-        if let Inherited::These(inherited) = &mut known.inherited {
-            disown(inherited, &wanted);
-            keep(inherited, &mut wanted);
-        }
+        known.inherited.read(&there);
+        known.inherited.join(&there, &mut wanted);
         let batch = diff(&there, &wanted);
         if anew && !batch.is_empty() {
             tracing::warn!("somebody changed the rules of the switches; putting them right");
         }
         kernel.apply(batch).await.map_err(failed)?;
         known.there = Some(wanted);
+        known.parts = parts;
         known.done = newest;
         Ok(())
     }
@@ -165,7 +203,27 @@ impl Inner {
     /// Brings the rules to what is wanted now.
     pub async fn put_rules(&self) -> Result<()> {
         let put = self.rules.put(|| self.wanted_rules(), false);
-        timeout(PATIENCE, put).await.unwrap_or_else(|_| Err(failed("the kernel has not answered")))
+        timeout(PATIENCE, put).await.unwrap_or_else(|_| Err(failed(UNANSWERED)))
+    }
+
+    /// Brings the rules of one switch and its ports to what is wanted now.
+    pub async fn put_switch_rules(&self, place: &Place) -> Result<()> {
+        let alone = || {
+            // One that is gone has none.
+            let place = self.places.switch(place.id)?;
+            let wanted = place.wanted();
+            Some((wanted.switch.clone(), self.rules_of(&wanted)))
+        };
+        let part = self.rules.put_switch(&self.state, place.id, alone);
+        if timeout(PATIENCE, part).await == Ok(true) {
+            return Ok(());
+        }
+        self.put_rules().await
+    }
+
+    /// As [`Self::put_switch_rules`], for whoever has other things to do.
+    pub async fn put_switch_rules_soon(&self, place: &Place) -> Result<()> {
+        timeout(SOON, self.put_switch_rules(place)).await.unwrap_or_else(|_| Err(failed(UNANSWERED)))
     }
 
     /// Brings the rules of one NIC's port to what is wanted now: it was added, or it is gone.
@@ -185,8 +243,17 @@ impl Inner {
         if nic.port().is_none_or(|port| port.address.is_some() || port.allow_spoofing) {
             return Ok(());
         }
-        let claims = rules::claims_of(kernel, &self.state, switch, nic).await.map_err(failed)?;
-        kernel.apply(claims).await.map_err(failed)
+        let claims = async {
+            for batch in rules::claims_of(kernel, &self.state, switch, nic).await.map_err(failed)? {
+                match kernel.apply(batch).await {
+                    // Whoever removed the set has removed the claims.
+                    Err(refused) if refused.error.kind() == ErrorKind::NotFound => {}
+                    done => done.map_err(failed)?,
+                }
+            }
+            Ok(())
+        };
+        timeout(PATIENCE, claims).await.unwrap_or_else(|_| Err(failed(UNANSWERED)))
     }
 
     /// Compares what the kernel has with what is wanted, whole.
@@ -194,19 +261,28 @@ impl Inner {
         if self.places.is_empty() {
             return;
         }
-        let put = self.rules.put(|| self.wanted_rules(), true).await;
+        let put = timeout(PATIENCE, self.rules.put(|| self.wanted_rules(), true)).await;
+        let put = put.unwrap_or_else(|_| Err(failed(UNANSWERED)));
         for place in self.places.switches() {
             self.tell(&place, Area::Rules, put.as_ref().err().map(ToString::to_string));
         }
     }
 
-    fn wanted_rules(&self) -> Ruleset {
+    /// What a switch and its ports have in the rules, as if there were no other.
+    fn rules_of(&self, wanted: &Wanted) -> Ruleset {
+        let host = host_side::host_addresses(&wanted.side);
+        let on = OnHost { switch: &wanted.switch, host: &host };
+        rules::ruleset(&self.state, &[on], &self.places.nics_on(wanted.switch.id))
+    }
+
+    fn wanted_rules(&self) -> (Ruleset, HashMap<SwitchId, Ruleset>) {
         let switches: Vec<_> = self.places.switches().iter().map(|place| place.wanted()).collect();
         let nics: Vec<_> = self.places.ports().values().map(|port| port.nic.clone()).collect();
         let hosts: Vec<_> = switches.iter().map(|wanted| host_side::host_addresses(&wanted.side)).collect();
         let on_host = switches.iter().zip(&hosts);
         let on_host: Vec<_> = on_host.map(|(wanted, host)| OnHost { switch: &wanted.switch, host }).collect();
-        rules::ruleset(&self.state, &on_host, &nics)
+        let parts = switches.iter().map(|wanted| (wanted.switch.id, self.rules_of(wanted))).collect();
+        (rules::ruleset(&self.state, &on_host, &nics), parts)
     }
 }
 
@@ -245,6 +321,27 @@ pub async fn follow(inner: Weak<Inner>) {
     }
 }
 
+/// Compares the rules with what is wanted from time to time, for as long as the network is in use: an event may be lost.
+pub async fn compare(inner: Weak<Inner>) {
+    loop {
+        sleep(WHOLE).await;
+        let Some(inner) = inner.upgrade() else { return };
+        inner.others.notify_one();
+        inner.look_at_rules().await;
+    }
+}
+
+/// Reads what was refused from time to time.
+pub async fn count(inner: Weak<Inner>) {
+    loop {
+        sleep(COUNT).await;
+        let Some(inner) = inner.upgrade() else { return };
+        if !inner.places.is_empty() {
+            inner.rules.count_refused(&inner.state).await;
+        }
+    }
+}
+
 /// Looks at what others have set up whenever that is `requested` for.
 pub async fn follow_others(inner: Weak<Inner>, wake: Arc<Notify>) {
     loop {
@@ -252,57 +349,6 @@ pub async fn follow_others(inner: Weak<Inner>, wake: Arc<Notify>) {
         sleep(GATHER).await;
         let Some(inner) = inner.upgrade() else { return };
         inner.look_at_others().await;
-    }
-}
-
-/// What is wanted is not inherited any more.
-fn disown(inherited: &mut Ruleset, wanted: &Ruleset) {
-    inherited.tables.retain(|name, table| {
-        let Some(wanted) = wanted.tables.get(name) else { return true };
-        table.chains.retain(|name, _| !wanted.chains.contains_key(name));
-        table.sets.retain(|name, set| {
-            let Some(wanted) = wanted.sets.get(name) else { return true };
-            if let (Some(elements), Some(wanted)) = (&mut set.elements, &wanted.elements) {
-                elements.retain(|key, _| !wanted.contains_key(key));
-            }
-            set.elements.as_ref().is_some_and(|elements| !elements.is_empty())
-        });
-        !table.chains.is_empty() || !table.sets.is_empty()
-    });
-}
-
-/// What is there and not in `wanted` joins it: at the start it may belong to whom nobody has looked at yet.
-fn keep(there: &Ruleset, wanted: &mut Ruleset) {
-    for (name, table) in &there.tables {
-        let Some(into) = wanted.tables.get_mut(name) else {
-            wanted.tables.insert(name.clone(), table.clone());
-            continue;
-        };
-        // A table of another form is made anew as a whole.
-        let other = into.sets.iter().any(|(set, made)| table.sets.get(set).is_some_and(|set| set.form != made.form))
-            || into.chains.iter().any(|(chain, made)| table.chains.get(chain).is_some_and(|c| c.base != made.base));
-        if other {
-            continue;
-        }
-        for (name, chain) in &table.chains {
-            into.chains.entry(name.clone()).or_insert_with(|| chain.clone());
-        }
-        for (name, set) in &table.sets {
-            match into.sets.get_mut(name) {
-                // One of a form that we do not make cannot be made again either.
-                None if set.form.key.is_empty() => {}
-                None => {
-                    into.sets.insert(name.clone(), set.clone());
-                }
-                Some(wanted) => {
-                    for (key, datum) in set.elements.iter().flatten() {
-                        if let Some(elements) = &mut wanted.elements {
-                            elements.entry(key.clone()).or_insert_with(|| datum.clone());
-                        }
-                    }
-                }
-            }
-        }
     }
 }
 

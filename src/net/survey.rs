@@ -6,10 +6,7 @@ use super::{
     adapter::{self, Carried},
     overlap,
 };
-use crate::{
-    host::process::boot_id,
-    model::{Moved, Switch, SwitchKind},
-};
+use crate::model::{Moved, Switch, SwitchKind};
 
 impl Network {
     /// What of the host's is to move from the adapter of an External switch to its bridge. It has to be on stable
@@ -52,7 +49,7 @@ impl Network {
         // the bridge, what was written down counts too. After another boot the adapter has what it is to have.
         let joined = bridge.is_some_and(|bridge| adapter.master == Some(bridge.index));
         if let (false, Some(known)) = (joined, known)
-            && boot_id().is_ok_and(|now| now == known.boot_id)
+            && adapter::is_of_this_boot(known)
         {
             carried.join(known);
         }

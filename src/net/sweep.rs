@@ -2,40 +2,43 @@
 
 use std::{
     collections::HashSet,
+    fs,
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
 
+use tokio::sync::OwnedMutexGuard;
+
 use super::{
-    Inner, NetError, Result, adapter, companion, mark,
-    place::{Area, PlugState},
+    Inner, NetError, Result, adapter,
+    companion::{self, Companion},
+    mark,
+    place::{Area, Hands, PlugState},
     port::PortHealth,
 };
 use crate::model::{Moved, Nic, Switch, SwitchId, SwitchKind};
 
 impl Inner {
-    /// Removes a switch, also half of one.
-    pub async fn remove_switch(self: &Arc<Self>, switch: &Switch, moved: Option<&Moved>) -> Result<()> {
-        self.netlink()?;
-        match self.places.remove(switch.id) {
-            None => self.take_down(switch, moved, None).await,
-            Some(place) => {
-                // Whoever works on it finishes first; nobody begins anew.
-                let mut hands = place.turn.lock().await;
-                hands.removed = true;
-                place.wake.notify_one();
-                let dhcp = hands.dhcp.take();
-                self.take_down(switch, moved, dhcp).await
-            }
-        }
-    }
-
-    async fn take_down(
+    /// Removes a switch, also half of one. `turn` is that of its place.
+    pub async fn remove_switch(
         self: &Arc<Self>,
         switch: &Switch,
         moved: Option<&Moved>,
-        dhcp: Option<companion::Companion>,
+        mut turn: Option<OwnedMutexGuard<Hands>>,
     ) -> Result<()> {
+        let mut dhcp = None;
+        if let Some(hands) = &mut turn {
+            // Nobody begins anew.
+            hands.removed = true;
+            dhcp = hands.dhcp.take();
+            if let Some(place) = self.places.remove(switch.id) {
+                place.wake.notify_one();
+            }
+        }
+        self.take_down(switch, moved, dhcp).await
+    }
+
+    async fn take_down(&self, switch: &Switch, moved: Option<&Moved>, dhcp: Option<Companion>) -> Result<()> {
         let netlink = self.netlink()?;
         match dhcp {
             Some(dhcp) => dhcp.stop().await?,
@@ -43,8 +46,11 @@ impl Inner {
         }
         let bridge = netlink.link(&switch.bridge()).await?;
         let anothers = bridge.as_ref().is_some_and(|bridge| self.is_anothers(bridge, &switch.id.to_string()));
+        // Whoever waited for this may have given up, and want the switch again.
+        if anothers || self.places.switch(switch.id).is_some() {
+            return self.put_rules().await;
+        }
         if let SwitchKind::External { adapter, .. } = &switch.kind
-            && !anothers
             && let Some(adapter) = netlink.link(adapter).await?
         {
             if let Some(bridge) = &bridge
@@ -53,14 +59,21 @@ impl Inner {
                 let left = netlink.set(adapter.index, rtnetlink::LinkMessageBuilder::nocontroller).await;
                 left.map_err(|e| NetError::failed(format!("take {} out of its bridge", adapter.name), e))?;
             }
-            if let Some(moved) = moved {
-                adapter::carry(netlink, moved, bridge.as_ref(), &adapter).await?;
+            let back = match (moved, &bridge) {
+                (Some(moved), _) if adapter::is_of_this_boot(moved) => Some(moved.clone()),
+                // What was written down before the host was last started is not true any more.
+                (Some(_), Some(bridge)) => Some(adapter::Carried::read(netlink, bridge.index).await?.to_moved()?),
+                _ => None,
+            };
+            if let Some(moved) = back {
+                adapter::carry(netlink, &moved, bridge.as_ref(), &adapter).await?;
             }
         }
-        if let Some(bridge) = bridge.filter(|_| !anothers) {
+        if let Some(bridge) = bridge {
             let removed = netlink.remove(bridge.index).await;
             removed.map_err(|e| NetError::failed(format!("remove the bridge {}", bridge.name), e))?;
         }
+        let _ = fs::remove_file(self.address_file(switch.id));
         self.put_rules().await
     }
 
@@ -90,6 +103,7 @@ impl Inner {
             self.places.ports().entry(nic.id).or_insert(port);
         }
         self.rules.all_is_known().await;
+        self.knows_all.store(true, Ordering::Relaxed);
         for place in self.places.switches() {
             place.known.store(true, Ordering::Relaxed);
             place.wake.notify_one();

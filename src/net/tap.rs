@@ -1,6 +1,8 @@
 //! Taps: network devices whose other end is a file descriptor, which QEMU gets. They are not persistent: a tap goes with
 //! the last process that holds it.
 
+#![allow(unsafe_code, reason = "the ioctl that makes a tap takes a pointer")]
+
 use std::{
     fs::File,
     io,

@@ -1,19 +1,22 @@
-//! Looks for what is in the way of the switches and is not ours, and tells it with what to do: other people's rules, the
-//! way of a subnet, addresses of the host that have run out.
+//! Looks for what others have set up that is in the way of the switches, and tells it with what to do.
 
-use std::{collections::HashMap, fs};
+use std::{collections::HashMap, fs, net::IpAddr, time::Instant};
 
-use rtnetlink::packet_route::route::RouteAttribute;
+use rtnetlink::packet_route::{
+    address::AddressMessage,
+    route::{RouteAttribute, RouteMessage},
+};
 
 use super::{
     Inner, adapter,
     foreign::{self, Dropped, Packet, TCP, UDP},
-    netlink::{Link, Netlink},
+    legacy,
+    netlink::{Link, address_of},
     nft::{Family, Hook, OtherTable},
     place::{Area, Place},
-    reconcile::address_set,
+    reverse_path,
 };
-use crate::model::Switch;
+use crate::model::{Switch, SwitchKind};
 
 /// Whether the host has frames between two ports of a bridge filtered as if it routed them.
 const FILTERS_BRIDGED: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
@@ -22,38 +25,48 @@ const DHCP: u16 = 67;
 const DNS: u16 = 53;
 
 impl Inner {
+    /// Remembers what goes by itself, and tells what is gone.
+    pub fn look_at_leased(&self, place: &Place, addresses: &[AddressMessage], links: &HashMap<String, Link>) {
+        let wanted = place.wanted();
+        let SwitchKind::External { adapter, allow_management_os: true, .. } = &wanted.switch.kind else { return };
+        let own = [adapter, &wanted.side.bridge].map(|name| links.get(name).map(|link| link.index));
+        let here = addresses.iter().filter(|a| own.contains(&Some(a.header.index)) && adapter::movable(a));
+        let here: Vec<(IpAddr, Option<u32>)> =
+            here.filter_map(|a| Some((address_of(a)?, adapter::lifetime(a)))).collect();
+        let written = wanted.moved().map(adapter::leased).unwrap_or_default();
+        let lost = place.leases(|leases| leases.run_out(&here, &written, Instant::now()));
+        let reported = lost.map(|address| {
+            format!(
+                "the host's address {address} has run out, because nobody renewed it; give the host a static address"
+            )
+        });
+        self.tell(place, Area::Leased, reported);
+    }
+
     /// Looks at what others have set up, for every switch.
     pub async fn look_at_others(&self) {
         let places = self.places.switches();
         if places.is_empty() {
             return;
         }
-        let (Ok(netlink), Some(tables)) = (self.netlink(), self.rules.others().await) else { return };
-        let Ok(links) = netlink.links().await else { return };
-        let uplink = uplink(netlink, &links).await;
+        let (Ok(netlink), Some(mut tables)) = (self.netlink(), self.rules.others().await) else { return };
+        match tokio::task::spawn_blocking(legacy::tables).await {
+            Ok(Ok(more)) => tables.extend(more),
+            problems => tracing::debug!(?problems, "cannot read the rules of iptables-legacy"),
+        }
+        let (Ok(links), Ok(routes), Ok(addresses)) =
+            (netlink.links().await, netlink.routes().await, netlink.addresses().await)
+        else {
+            return;
+        };
+        let uplink = uplink(&routes, &links);
         let bridged = fs::read_to_string(FILTERS_BRIDGED).is_ok_and(|on| on.trim() == "1");
         let taps = self.taps();
         for place in &places {
             let switch = &place.wanted().switch;
             let problems = in_the_way(&tables, switch, uplink.as_deref(), bridged, taps.get(&switch.bridge()));
             self.tell(place, Area::Others, problems);
-        }
-        self.look_at_leased(netlink, &places).await;
-    }
-
-    async fn look_at_leased(&self, netlink: &Netlink, places: &[std::sync::Arc<Place>]) {
-        if places.iter().all(|place| place.wanted().moved().is_none()) {
-            return;
-        }
-        let Ok(addresses) = netlink.addresses().await else { return };
-        let there = address_set(&addresses);
-        for place in places {
-            let wanted = place.wanted();
-            let lost = wanted.moved().map(|moved| adapter::lost(moved, &there)).unwrap_or_default();
-            let problems = lost.first().map(|address| {
-                format!("the host's address {address} has run out, because nobody renewed it; give the host a static address")
-            });
-            self.tell(place, Area::Leased, problems);
+            self.tell(place, Area::ReversePath, reverse_path::in_the_way(switch, &routes, &links, &addresses));
         }
     }
 
@@ -66,8 +79,7 @@ impl Inner {
 }
 
 /// The interface of the default route.
-async fn uplink(netlink: &Netlink, links: &[Link]) -> Option<String> {
-    let routes = netlink.routes().await.ok()?;
+fn uplink(routes: &[RouteMessage], links: &[Link]) -> Option<String> {
     let metric = |attributes: &[RouteAttribute]| {
         attributes.iter().find_map(|a| if let RouteAttribute::Priority(metric) = a { Some(*metric) } else { None })
     };
@@ -101,13 +113,13 @@ fn in_the_way(
             ..Packet::default()
         };
         if let Some(dropped) = foreign::dropped(tables, &ROUTED, Hook::Forward, &out) {
-            let how = allow(tables, &dropped, &[format!("iifname \"{bridge}\" accept")], &bridge);
+            let how = allow(tables, &dropped, &[Let { from: Some(&bridge), ..Let::default() }], &bridge);
             problems.push(format!("{dropped} drops what the guests send to other networks; {how}"));
         } else if let Some(dropped) = foreign::dropped(tables, &ROUTED, Hook::Forward, &back)
             && uplink.is_some()
         {
-            let rule = format!("oifname \"{bridge}\" ct state established,related accept");
-            let how = allow(tables, &dropped, &[rule], &bridge);
+            let answers = Let { to: Some(&bridge), answers: true, ..Let::default() };
+            let how = allow(tables, &dropped, &[answers], &bridge);
             problems.push(format!("{dropped} drops what other networks answer to the guests; {how}"));
         }
     }
@@ -116,16 +128,16 @@ fn in_the_way(
         for (port, what) in ports {
             let packet = Packet { from: bridge.clone(), protocol: Some(UDP), port: Some(*port), ..Packet::default() };
             if let Some(dropped) = foreign::dropped(tables, &ROUTED, Hook::Input, &packet) {
-                let rule = format!("iifname \"{bridge}\" udp dport {port} accept");
-                let how = allow(tables, &dropped, &[rule], &bridge);
+                let requested = Let { from: Some(&bridge), port: Some(*port), ..Let::default() };
+                let how = allow(tables, &dropped, &[requested], &bridge);
                 problems.push(format!("{dropped} drops what the guests ask of the host's {what}; {how}"));
             }
         }
     }
     let between = Packet { from: bridge.clone(), to: Some(bridge.clone()), protocol: Some(TCP), ..Packet::default() };
     if bridged && let Some(dropped) = foreign::dropped(tables, &ROUTED, Hook::Forward, &between) {
-        let rule = format!("iifname \"{bridge}\" oifname \"{bridge}\" accept");
-        let how = allow(tables, &dropped, &[rule], &bridge);
+        let within = Let { from: Some(&bridge), to: Some(&bridge), ..Let::default() };
+        let how = allow(tables, &dropped, &[within], &bridge);
         problems.push(format!(
             "{dropped} drops what guests of the switch send to one another, because the host has bridged frames filtered; sysctl net.bridge.bridge-nf-call-iptables=0 ends that, or {how}"
         ));
@@ -133,25 +145,60 @@ fn in_the_way(
     if let Some(tap) = tap {
         let frame = Packet { from: tap.clone(), to: Some(tap.clone()), protocol: Some(TCP), ..Packet::default() };
         if let Some(dropped) = foreign::dropped(tables, &[Family::Bridge], Hook::Forward, &frame) {
-            let how = allow(tables, &dropped, &["iifname \"qht*\" accept".to_owned()], &bridge);
+            let how = allow(tables, &dropped, &[Let { from: Some("qht*"), ..Let::default() }], &bridge);
             problems.push(format!("{dropped} drops what guests of the switch send to one another; {how}"));
         }
     }
     (!problems.is_empty()).then(|| problems.join("; "))
 }
 
+/// What a rule is to let through.
+#[derive(Default)]
+struct Let<'a> {
+    from: Option<&'a str>,
+    to: Option<&'a str>,
+    /// Of connections that the other side has begun.
+    answers: bool,
+    /// Of UDP.
+    port: Option<u16>,
+}
+
+impl Let<'_> {
+    fn nft(&self) -> String {
+        let names = [("iifname", self.from), ("oifname", self.to)];
+        let names = names.into_iter().filter_map(|(word, name)| Some(format!("{word} \"{}\" ", name?)));
+        let state = if self.answers { "ct state established,related " } else { "" };
+        let port = self.port.map(|port| format!("udp dport {port} ")).unwrap_or_default();
+        format!("{}{state}{port}accept", names.collect::<String>())
+    }
+
+    fn iptables(&self) -> String {
+        let names = [("-i", self.from), ("-o", self.to)];
+        let names = names.into_iter().filter_map(|(word, name)| Some(format!("{word} {} ", name?)));
+        let state = if self.answers { "-m conntrack --ctstate ESTABLISHED,RELATED " } else { "" };
+        let port = self.port.map(|port| format!("-p udp --dport {port} ")).unwrap_or_default();
+        format!("{}{state}{port}-j ACCEPT", names.collect::<String>())
+    }
+}
+
 /// How to let something through where it is dropped.
-fn allow(tables: &[OtherTable], dropped: &Dropped, rules: &[String], bridge: &str) -> String {
-    let Dropped { family, table, base, .. } = dropped;
+fn allow(tables: &[OtherTable], dropped: &Dropped, what: &[Let], bridge: &str) -> String {
+    let Dropped { family, table, base, legacy, .. } = dropped;
     if table == "firewalld" {
         return format!("firewall-cmd --zone=trusted --add-interface={bridge} lets it through");
     }
     // What Docker leaves alone when it writes its own rules anew.
     const USER: &str = "DOCKER-USER";
-    let has_user =
-        tables.iter().any(|t| t.name.family == *family && t.name.name == *table && t.chains.contains_key(USER));
+    let here = |other: &&OtherTable| (other.name.family, &other.name.name, other.legacy) == (*family, table, *legacy);
+    let has_user = tables.iter().filter(here).any(|table| table.chains.contains_key(USER));
     let chain = if has_user && base == "FORWARD" { USER } else { base };
-    let rules: Vec<String> =
-        rules.iter().map(|rule| format!("nft insert rule {family} {table} {chain} {rule}")).collect();
+    let rule = |what: &Let| {
+        if *legacy {
+            format!("iptables-legacy -t {table} -I {chain} {}", what.iptables())
+        } else {
+            format!("nft insert rule {family} {table} {chain} {}", what.nft())
+        }
+    };
+    let rules: Vec<String> = what.iter().map(rule).collect();
     format!("{} lets it through", rules.join(" and "))
 }

@@ -3,17 +3,51 @@
 //! through memory, SSE and local APIC accesses, to a write on a debug port that makes QEMU end with a known
 //! status. It is a firmware of its own: no SeaBIOS, nothing to load, some 30 ms where KVM works.
 
+#![allow(unsafe_code, reason = "the code of the probe guest is found between two symbols")]
+
 use std::{io::Write, path::Path, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Accelerator, caps::stderr_pipe};
+use super::stderr::stderr_pipe;
 use crate::host::process::{Exit, Process, boot_id};
 
 /// A KVM that needs longer for the probe than this is not worth having.
 const DEADLINE: Duration = Duration::from_secs(3);
 /// isa-debug-exit turns a written V into the exit status 2V+1; the guest writes 42.
 const SUCCESS: Exit = Exit::Code(85);
+
+/// The accelerator in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accelerator {
+    Kvm,
+    Tcg,
+}
+
+impl Accelerator {
+    /// The value of `-accel`.
+    pub fn argument(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg,thread=multi",
+        }
+    }
+
+    /// The richest CPU that each offers.
+    pub fn cpu_model(self) -> &'static str {
+        match self {
+            Self::Kvm => "host",
+            Self::Tcg => "max",
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
 
 /// The outcome of a probe, valid for one boot of the host and one version of QEMU.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use super::accelerator;
+use super::{
+    accelerator::{self, Accelerator},
+    stderr::stderr_pipe,
+};
 use crate::{
     host::process::Process,
     qmp::{MachineInfo, Session},
@@ -15,38 +18,6 @@ use crate::{
 
 /// Starting a bare QEMU takes 30 ms; this is for a host under heavy load.
 const ANSWER: Duration = Duration::from_secs(30);
-
-/// The accelerator in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accelerator {
-    Kvm,
-    Tcg,
-}
-
-impl Accelerator {
-    /// The value of `-accel`.
-    pub fn argument(self) -> &'static str {
-        match self {
-            Self::Kvm => "kvm",
-            Self::Tcg => "tcg,thread=multi",
-        }
-    }
-
-    /// The richest CPU that each offers.
-    pub fn cpu_model(self) -> &'static str {
-        match self {
-            Self::Kvm => "host",
-            Self::Tcg => "max",
-        }
-    }
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Kvm => "kvm",
-            Self::Tcg => "tcg",
-        }
-    }
-}
 
 /// The abilities of one QEMU on this host.
 #[derive(Clone, Debug)]
@@ -158,26 +129,6 @@ async fn interrogate(qemu: &Path) -> Result<(String, Vec<MachineInfo>), String> 
     process.kill();
     process.exited().await;
     answers.map_err(|why| failed(format!("{why} {}", words.read())))
-}
-
-/// Where a short-lived QEMU writes its complaints.
-pub(super) struct Words(std::fs::File);
-
-impl Words {
-    /// All that was written; the process must have ended.
-    pub(super) fn read(mut self) -> String {
-        let mut text = String::new();
-        let _ = std::io::Seek::rewind(&mut self.0);
-        let _ = std::io::Read::read_to_string(&mut std::io::Read::take(&mut self.0, 4096), &mut text);
-        text.trim().to_owned()
-    }
-}
-
-/// A nameless file for standard error.
-pub(super) fn stderr_pipe() -> std::io::Result<(std::fs::File, Words)> {
-    let fd = rustix::fs::memfd_create("qemu-stderr", rustix::fs::MemfdFlags::CLOEXEC)?;
-    let file = std::fs::File::from(fd);
-    Ok((file.try_clone()?, Words(file)))
 }
 
 #[cfg(test)]

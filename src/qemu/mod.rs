@@ -5,6 +5,8 @@ mod accelerator;
 mod args;
 mod caps;
 pub mod devices;
+mod stderr;
 
+pub use accelerator::Accelerator;
 pub use args::{ChardevFds, CommandLine, RunPaths};
-pub use caps::{Accelerator, Caps, family};
+pub use caps::{Caps, family};

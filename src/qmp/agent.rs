@@ -6,6 +6,10 @@
 //! behind. It does not look for the agent's presence; QEMU tells that by `query-chardev` and
 //! `VSERPORT_CHANGE`.
 
+use qapi::{
+    Command,
+    qga::{guest_shutdown, guest_sync_delimited},
+};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -13,6 +17,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, timeout};
+
+pub use qapi::qga::GuestShutdownMode as ShutdownMode;
 
 use super::codec::{Incoming, Lines, decode};
 use super::error::{CloseReason, QgaError};
@@ -29,24 +35,6 @@ const DELIMITER: u8 = 0xFF;
 /// How long an error may take after `guest-shutdown`, which answers nothing when it succeeds.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
-/// What `guest-shutdown` shall do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ShutdownMode {
-    Halt,
-    Powerdown,
-    Reboot,
-}
-
-impl ShutdownMode {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Halt => "halt",
-            Self::Powerdown => "powerdown",
-            Self::Reboot => "reboot",
-        }
-    }
-}
-
 /// A connection to a guest agent that has answered.
 #[derive(Debug)]
 pub struct Agent {
@@ -57,9 +45,6 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Three seconds: enough for an agent that is there, short enough for one that is not.
-    pub const SYNC_DEADLINE: Duration = Duration::from_secs(3);
-
     /// Connects to the agent socket at `path` and synchronises, all within `deadline`.
     pub async fn connect(path: &Path, deadline: Duration) -> Result<Agent, QgaError> {
         let began = Instant::now();
@@ -75,8 +60,8 @@ impl Agent {
     pub async fn open(stream: UnixStream, deadline: Duration) -> Result<Agent, QgaError> {
         let (read, socket) = stream.into_split();
         let mut agent = Agent { lines: Lines::new(read, LINE_LIMIT), socket, unfinished: false };
-        let command = "guest-sync-delimited";
-        match timeout(deadline, agent.sync(command)).await {
+        let command = guest_sync_delimited::NAME;
+        match timeout(deadline, agent.sync()).await {
             Ok(outcome) => outcome.map_err(|reason| QgaError::Closed { reason })?,
             Err(_) => {
                 return Err(QgaError::Timeout { command: command.into(), after: deadline });
@@ -85,12 +70,12 @@ impl Agent {
         Ok(agent)
     }
 
-    async fn sync(&mut self, command: &str) -> Result<(), CloseReason> {
+    async fn sync(&mut self) -> Result<(), CloseReason> {
         // Random, because the reply to an earlier client's sync may still be on its way; 63 bits,
         // because the agent reads a signed number.
         let id = uuid::Uuid::new_v4().as_u64_pair().1 >> 1;
         let mut message = vec![DELIMITER];
-        message.extend(line(command, Some(json!({ "id": id }))));
+        message.extend(line(guest_sync_delimited::NAME, Some(json!({ "id": id }))));
         self.write(&message).await?;
         loop {
             let line = self.lines.next().await?;
@@ -109,9 +94,21 @@ impl Agent {
 
     /// Sends a command and waits for its reply, together up to `deadline`.
     ///
+    /// Fails as [`execute_raw`](Self::execute_raw), and with `Decode` where the reply is not of qapi's type.
+    pub async fn execute<C: Command>(&mut self, command: C, deadline: Duration) -> Result<C::Ok, QgaError> {
+        let undecoded =
+            |error: serde_json::Error| QgaError::Decode { command: C::NAME.into(), error: error.to_string() };
+        let arguments = serde_json::to_value(command).map_err(undecoded)?;
+        let arguments = Some(arguments).filter(|arguments| arguments.as_object().is_some_and(|all| !all.is_empty()));
+        let reply = self.execute_raw(C::NAME, arguments, deadline).await?;
+        serde_json::from_value(reply).map_err(undecoded)
+    }
+
+    /// Sends a command and waits for its reply, together up to `deadline`, for callers who take less than all of it.
+    ///
     /// After any error but `Refused`, and after a cancelled call, only a new connection helps;
     /// further calls on this one fail with `OutOfSync`.
-    pub async fn execute(
+    pub async fn execute_raw(
         &mut self,
         name: &str,
         arguments: Option<Value>,
@@ -125,19 +122,14 @@ impl Agent {
         timeout(deadline, exchange).await.map_err(late)?
     }
 
-    /// Asks whether the agent is alive, and waits up to `deadline` for its answer.
-    pub async fn ping(&mut self, deadline: Duration) -> Result<(), QgaError> {
-        self.execute("guest-ping", None, deadline).await.map(drop)
-    }
-
     /// Asks the guest to shut down, and consumes the connection: the agent is about to go.
     ///
     /// The agent answers only if it cannot. So the command must be written within `deadline`, and
     /// half a second without an error after that counts as success; a guest that fails later is
     /// found by whoever waits for its shutdown.
     pub async fn shutdown(mut self, mode: ShutdownMode, deadline: Duration) -> Result<(), QgaError> {
-        let name = "guest-shutdown";
-        let arguments = json!({ "mode": mode.name() });
+        let name = guest_shutdown::NAME;
+        let arguments = json!({ "mode": mode });
         let late = |_| QgaError::Timeout { command: name.into(), after: deadline };
         timeout(deadline, self.begin(name, Some(arguments))).await.map_err(late)??;
         match timeout(SHUTDOWN_GRACE, self.reply(name)).await {

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::error::CloseReason;
-use super::session::QemuVersion;
+use super::version::QemuVersion;
 
 /// Longest line accepted from QEMU, in bytes. `query-qmp-schema` is the largest honest reply, at
 /// some 200 kB.

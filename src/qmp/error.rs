@@ -123,6 +123,14 @@ pub enum QgaError {
         /// Why it ended.
         reason: CloseReason,
     },
+    /// The reply is none to this command.
+    #[error("the guest agent's answer to `{command}` cannot be read: {error}")]
+    Decode {
+        /// The command.
+        command: String,
+        /// What is wrong with the reply.
+        error: String,
+    },
     /// An earlier call was cancelled or failed half-way, so the next reply could belong to it.
     /// Connect anew.
     #[error("an earlier call to the guest agent was left unfinished")]

@@ -20,7 +20,7 @@ pub struct TimedEvent {
 /// are empty.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// `SHUTDOWN`: the machine stopped; `guest` tells whether the guest asked for it. `reason` is
+    /// `SHUTDOWN`: the VM stopped; `guest` tells whether the guest asked for it. `reason` is
     /// such as `guest-shutdown`, `host-qmp-quit`, `host-signal` or `guest-panic`.
     Shutdown { guest: bool, reason: String },
     /// `POWERDOWN`: the power button was pressed; the guest may ignore it.

@@ -11,7 +11,7 @@
 //! has to write, `session` the handle to it, `deadline` says how long each command may take, `event` and `types` say what
 //! QEMU's JSON means.
 //!
-//! Nothing here knows what a VM is: it starts no process, keeps no state of a machine and never
+//! Nothing here knows what a VM is: it starts no process, keeps no state of a VM and never
 //! reconnects. A session that goes wrong closes with a [`CloseReason`], and the caller decides what
 //! that means.
 
@@ -25,13 +25,15 @@ mod outgoing;
 mod session;
 pub mod socket;
 mod types;
+mod version;
 
 pub use agent::{Agent, ShutdownMode};
 pub use deadline::deadline;
 pub use error::{CloseReason, QgaError, QmpError};
 pub use event::{Event, TimedEvent};
-pub use session::{Events, Options, QemuVersion, Session};
+pub use session::{Events, Options, Session};
 pub use types::{
-    BalloonInfo, BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, ChardevInfo, CpuFast, GuestStats, ImageInfo,
-    MachineInfo, MemorySizeSummary, RunState, StatusInfo,
+    BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, CpuFast, GuestStats, ImageInfo, MachineInfo, RunState,
+    StatusInfo,
 };
+pub use version::QemuVersion;

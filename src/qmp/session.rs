@@ -7,7 +7,6 @@
 use qapi::Command;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,25 +18,10 @@ use super::codec::{Incoming, LINE_LIMIT, Lines, decode};
 use super::driver::{Call, Driver};
 use super::error::{CloseReason, QmpError};
 use super::event::TimedEvent;
+use super::version::QemuVersion;
 
 /// Commands that may wait for the driver before `execute` itself waits.
 const CALL_CAPACITY: usize = 64;
-
-/// What the greeting says about the QEMU at the other end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QemuVersion {
-    pub major: u32,
-    pub minor: u32,
-    pub micro: u32,
-    /// The distributor's own version, often empty.
-    pub package: String,
-}
-
-impl fmt::Display for QemuVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.major, self.minor, self.micro)
-    }
-}
 
 /// The limits of a session. The defaults are meant for use, other values for tests.
 #[derive(Debug, Clone)]

@@ -1,17 +1,19 @@
 //! What QEMU's queries answer, as far as qherd looks at it, and a typed method of [`Session`] for
 //! each.
 //!
-//! qapi's own types follow QEMU 9.1 and refuse several replies of 7.2, so these ask only for what
-//! is always there and let everything else default. Names are QEMU's own. Commands without a reply
-//! worth reading have no method here.
+//! The types are qapi's where they can read the replies of both QEMU 7.2 and 10.0. They follow 9.1, and name every
+//! member and value of it: each type of our own says why it is one. Those ask only for what is always there and let
+//! everything else default. Commands without a reply worth reading have no method here.
 
+use qapi::qmp::{ChardevInfo, MemoryInfo, qom_list, query_balloon, query_chardev, query_memory_size_summary};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::error::QmpError;
 use super::session::Session;
 
-/// A vCPU and the host thread that runs it (`query-cpus-fast`).
+/// A vCPU and the host thread that runs it (`query-cpus-fast`). Our own: of qapi's union, which knows the targets of its
+/// day, only what all of them have.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct CpuFast {
@@ -21,7 +23,8 @@ pub struct CpuFast {
     pub qom_path: String,
 }
 
-/// Whether the guest runs, and why not (`query-status`).
+/// Whether the guest runs, and why not (`query-status`). Our own: a run state that qapi does not know must not make the
+/// monitor look as if it did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct StatusInfo {
     pub running: bool,
@@ -53,7 +56,7 @@ pub enum RunState {
     Other(String),
 }
 
-/// The counters of one block device (`query-blockstats`).
+/// The counters of one block device (`query-blockstats`). Our own: 7.2 has fewer than qapi wants.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct BlockStats {
@@ -83,7 +86,7 @@ pub struct BlockDeviceStats {
     pub failed_flush_operations: u64,
 }
 
-/// One block device (`query-block`).
+/// One block device (`query-block`). Our own, of the few members that are looked at; qapi's can read it as well.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct BlockInfo {
     /// The id that `block_set_io_throttle` wants: for virtio-blk-pci a QOM path, for others the
@@ -118,7 +121,7 @@ pub struct ImageInfo {
     pub actual_size: Option<u64>,
 }
 
-/// A machine type that this QEMU can emulate (`query-machines`).
+/// A machine type that this QEMU can emulate (`query-machines`). Our own: 7.2 does not say `acpi`, which qapi wants.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct MachineInfo {
@@ -132,36 +135,7 @@ pub struct MachineInfo {
     pub deprecated: bool,
 }
 
-/// A character device (`query-chardev`).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct ChardevInfo {
-    /// The id it was given.
-    pub label: String,
-    pub filename: String,
-    /// Whether the guest's side has it open: for the agent's port, whether an agent runs.
-    #[serde(default)]
-    pub frontend_open: bool,
-}
-
-/// The balloon (`query-balloon`).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct BalloonInfo {
-    /// The guest's memory without what the balloon holds, in bytes.
-    pub actual: u64,
-}
-
-/// The guest's memory as QEMU gave it, in bytes (`query-memory-size-summary`).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct MemorySizeSummary {
-    /// What it was started with.
-    pub base_memory: u64,
-    /// What was plugged since; absent where the machine cannot plug memory.
-    pub plugged_memory: Option<u64>,
-}
-
-/// What the guest's balloon driver reports, in bytes and counts; `None` is what it has not sent.
+/// What the guest's balloon driver reports, in bytes and counts. Our own: for qapi a property is any JSON; `None` is what it has not sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, from = "GuestStatsReply")]
 pub struct GuestStats {
@@ -249,8 +223,7 @@ impl Session {
 
     /// The ids of the devices that were given one.
     pub async fn peripherals(&self) -> Result<Vec<String>, QmpError> {
-        let path = json!({ "path": "/machine/peripheral" });
-        let listed: Vec<ObjectProperty> = self.execute_as("qom-list", Some(path)).await?;
+        let listed = self.execute(qom_list { path: "/machine/peripheral".into() }).await?;
         Ok(listed.into_iter().map(|property| property.name).collect())
     }
 
@@ -261,17 +234,18 @@ impl Session {
 
     /// Every character device.
     pub async fn query_chardev(&self) -> Result<Vec<ChardevInfo>, QmpError> {
-        self.execute_as("query-chardev", None).await
+        self.execute(query_chardev {}).await
     }
 
-    /// The balloon's size; `Refused` with class `DeviceNotActive` if there is none.
-    pub async fn query_balloon(&self) -> Result<BalloonInfo, QmpError> {
-        self.execute_as("query-balloon", None).await
+    /// The guest's memory without what the balloon holds, in bytes; `Refused` with class `DeviceNotActive` if there is no
+    /// balloon.
+    pub async fn query_balloon(&self) -> Result<u64, QmpError> {
+        Ok(self.execute(query_balloon {}).await?.actual.unsigned_abs())
     }
 
     /// How much memory the guest was given.
-    pub async fn query_memory_size_summary(&self) -> Result<MemorySizeSummary, QmpError> {
-        self.execute_as("query-memory-size-summary", None).await
+    pub async fn query_memory_size_summary(&self) -> Result<MemoryInfo, QmpError> {
+        self.execute(query_memory_size_summary {}).await
     }
 
     /// What the guest last told the balloon device at QOM path `path`, such as
@@ -280,12 +254,6 @@ impl Session {
     pub async fn guest_stats(&self, path: &str) -> Result<GuestStats, QmpError> {
         self.execute_as("qom-get", Some(json!({ "path": path, "property": "guest-stats" }))).await
     }
-}
-
-/// A line of `qom-list`.
-#[derive(Deserialize)]
-struct ObjectProperty {
-    name: String,
 }
 
 #[cfg(test)]

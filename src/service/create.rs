@@ -183,7 +183,7 @@ async fn check_nothing_there(spec: &VmSpec) -> Result<()> {
     match looked.map_err(|error| Error::failed(Operation::Create, error))? {
         None => Ok(()),
         Some(file) => Err(Error::Storage(format!(
-            "There is a file {} already, of which no record tells; move it away, or ask under another idempotency key.",
+            "There is a file {} already, of which no record tells. It is left alone; ask under another idempotency key.",
             file.display()
         ))),
     }
@@ -251,17 +251,18 @@ async fn make_disks(
         }
     }
     for disk in &record.spec.disks {
-        let made = match &disk.base {
+        let image = match &disk.base {
             Some(base) => ctx.images.clone_base(base, disk.clone, &disk.file, disk.size).await,
             None => ctx.images.create(&disk.file, disk.size).await,
         };
         let operation = named.map_or(Operation::Create, |base| Operation::Clone { base: base.to_owned() });
-        made.map_err(|why| Error::failed(operation, why))?;
+        image.map_err(|why| Error::failed(operation, why))?;
         if disk.file.parent() != Some(&folder) {
             // Its folder may be open to others.
             let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
             let closed = tokio::fs::set_permissions(&disk.file, private).await;
             closed.map_err(|e| Error::failed(Operation::Create, format!("{}: {e}", disk.file.display())))?;
+            made.leave().await;
         }
     }
     Arc::make_mut(&mut record.spec).disks.iter_mut().for_each(|disk| disk.in_making = false);

@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail, ensure};
 use super::{
     exports,
     keys::KeyRecord,
-    recover::{StateLock, Taken},
+    state_lock::{StateLock, Taken},
 };
 use crate::{
     model::{Boot, Ending, Run, SwitchRecord, VmId, VmRecord},

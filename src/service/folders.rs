@@ -2,7 +2,6 @@
 //! has its disk in one, so that the last of them takes it along. A folder that somebody else made is nobody's to remove.
 
 use std::{
-    collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -13,24 +12,29 @@ use crate::{
     model::{Error, MadeFolder, Operation, Result, VmRecord},
 };
 
-/// Folders that requests under way have made, and that are in no VM's definition yet.
-#[derive(Default)]
-pub(super) struct Making(Mutex<HashMap<PathBuf, MadeFolder>>);
+/// Each of them means that another request was quicker, and got further.
+const TRIES: usize = 1000;
 
-/// Those of one request. They are forgotten when this goes: by then they stand in a VM's definition, or are gone.
+/// Folders of qherd's that requests under way count on, once for each, and that are in no VM's definition yet.
+#[derive(Default)]
+pub(super) struct Making(Mutex<Vec<MadeFolder>>);
+
+/// Those of one request, and its place in the last of them. They are forgotten when this goes: by then they stand in a
+/// VM's definition, or are gone.
 pub(super) struct Made<'a> {
     making: &'a Making,
     own: Vec<MadeFolder>,
+    taken: Option<PathBuf>,
 }
 
 impl Making {
     // Every change under the lock is whole, so a panic leaves nothing half done.
-    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, MadeFolder>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<MadeFolder>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn begin(&self) -> Made<'_> {
-        Made { making: self, own: Vec::new() }
+        Made { making: self, own: Vec::new(), taken: None }
     }
 }
 
@@ -40,83 +44,150 @@ impl Drop for Made<'_> {
     }
 }
 
+/// A folder on the way to the one that is wanted.
+struct Part {
+    path: PathBuf,
+    exists: bool,
+    /// A client's, in a storage directory. That itself is not, whoever made it.
+    clients: bool,
+    seen: Option<MadeFolder>,
+}
+
 impl Made<'_> {
     fn forget(&mut self) {
         let mut making = self.making.lock();
         for made in self.own.drain(..) {
-            if making.get(&made.path) == Some(&made) {
-                making.remove(&made.path);
+            if let Some(at) = making.iter().position(|other| *other == made) {
+                making.swap_remove(at);
             }
         }
     }
 
-    /// Sees to it that `place` is there. Those of its folders that qherd made, now or for another VM, are noted in the
-    /// record, and the record is stored before there is anything to see of them.
+    fn count_on(&mut self, folders: &[MadeFolder]) {
+        self.making.lock().extend_from_slice(folders);
+        self.own.extend_from_slice(folders);
+    }
+
+    /// Of those that are there, the ones that were made for a VM that is there or is being made; this request counts on
+    /// them as well from now on. It is one step: whoever looks later finds them with this one, when that VM has gone.
+    fn count_on_known(&mut self, service: &Service, seen: &[MadeFolder]) -> Vec<MadeFolder> {
+        let mut making = self.making.lock();
+        let views = service.registry.views();
+        let noted = |folder: &MadeFolder| views.iter().any(|view| view.spec.named.folders.contains(folder));
+        let known: Vec<_> = seen.iter().filter(|folder| making.contains(folder) || noted(folder)).cloned().collect();
+        making.extend_from_slice(&known);
+        self.own.extend_from_slice(&known);
+        known
+    }
+
+    /// Sees to it that `place` is there, and stays until [`Self::leave`]. Those of its folders that qherd made, now or for
+    /// another VM, are noted in the record, and the record is stored before there is anything to see of them.
     pub async fn make(&mut self, service: &Service, place: &Path, record: &mut VmRecord) -> Result<()> {
-        let owner = record.spec.id.to_string();
-        let failed = |error: std::io::Error| {
-            Error::failed(Operation::Create, format!("cannot make {}: {error}", place.display()))
-        };
-        loop {
-            let (wanted, dirs) = (place.to_owned(), service.ctx.config.storage_dirs.clone());
-            let looked = in_time(STORAGE, move || {
-                let part = |path: &Path| (path.to_owned(), path.exists(), paths::is_within(path, &dirs));
-                Ok(wanted.ancestors().map(part).collect::<Vec<_>>())
-            });
-            let mut parts = looked.await.map_err(failed)?;
-            parts.reverse();
-            // A storage directory itself is not a client's, whoever made it.
-            let clients = |path: &Path| parts.iter().any(|(part, _, within)| part == path && *within);
-            let there = parts.iter().filter(|(path, exists, _)| *exists && clients(path));
-            let mut noted: Vec<MadeFolder> = there.filter_map(|(path, ..)| self.known(service, path)).collect();
-            let chain: Vec<PathBuf> =
-                parts.iter().filter(|(_, exists, _)| !exists).map(|(path, ..)| path.clone()).collect();
-            let Some(first) = chain.first().cloned() else {
-                return note(service, record, noted).await;
-            };
-            let aside = folder::aside(&first, &owner);
-            let (at, links) = (aside.clone(), chain.clone());
-            let made = in_time(STORAGE, move || {
-                // Of an earlier attempt that a crash cut short.
-                folder::discard(&at, &links);
-                folder::make(&at, &links).inspect_err(|_| folder::discard(&at, &links))
-            });
-            let made = made.await.map_err(failed)?;
-            noted.extend(made.iter().filter(|made| clients(&made.path)).cloned());
-            note(service, record, noted).await?;
-            // Before anybody can find them; where two make the same, the one that gets the name has the last word.
-            for made in &made {
-                self.making.lock().entry(made.path.clone()).or_insert_with(|| made.clone());
-            }
-            self.own = made;
-            let named = in_time(STORAGE, move || {
-                let named = folder::publish(&aside, &first);
-                if !matches!(named, Ok(true)) {
-                    folder::discard(&aside, &chain);
+        let taken = folder::taken(place, &record.spec.id.to_string());
+        let mut refused = None;
+        for _ in 0..TRIES {
+            let parts = look(service, place).await.map_err(|error| failed(place, &error))?;
+            let seen: Vec<_> = parts.iter().filter(|part| part.clients).filter_map(|part| part.seen.clone()).collect();
+            let known = self.count_on_known(service, &seen);
+            let missing: Vec<PathBuf> =
+                parts.iter().filter(|part| !part.exists).map(|part| part.path.clone()).collect();
+            let there = match missing.first() {
+                None => {
+                    note(service, record, known).await?;
+                    let place = taken.clone();
+                    in_time(STORAGE, move || folder::take(&place, &seen)).await
                 }
-                named
-            });
-            match named.await {
+                Some(first) => {
+                    let chain = missing.iter().cloned().chain([taken.clone()]).collect();
+                    self.build(service, record, (first, chain, known, &parts)).await?
+                }
+            };
+            match there {
                 Ok(true) => {
-                    let named = self.own.iter().map(|made| (made.path.clone(), made.clone()));
-                    self.making.lock().extend(named);
+                    self.taken = Some(taken);
                     return Ok(());
                 }
                 // Somebody else was quicker: what is there now?
-                Ok(false) => self.forget(),
-                Err(error) => return Err(failed(error)),
+                Ok(false) => refused = None,
+                // What it was to be in has gone, or takes no folders, as /proc.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => refused = Some(error),
+                Err(error) => return Err(failed(place, &error)),
             }
+            self.forget();
         }
-    }
-
-    /// The folder, if it is one that was made for a VM that is there or is being made.
-    fn known(&self, service: &Service, path: &Path) -> Option<MadeFolder> {
-        let making = self.making.lock().get(path).cloned();
-        making.or_else(|| {
-            let views = service.registry.views();
-            views.iter().flat_map(|view| &view.spec.named.folders).find(|made| made.path == path).cloned()
+        Err(match refused {
+            Some(error) => failed(place, &error),
+            None => {
+                Error::Storage(format!("{} is made and removed by others all the time; try again.", place.display()))
+            }
         })
     }
+
+    /// Makes what is missing, all of it at once. False when somebody else has made something meanwhile; `NotFound` when
+    /// what it is to be in has gone.
+    async fn build(
+        &mut self,
+        service: &Service,
+        record: &mut VmRecord,
+        (first, chain, mut noted, parts): (&Path, Vec<PathBuf>, Vec<MadeFolder>, &[Part]),
+    ) -> Result<std::io::Result<bool>> {
+        let aside = folder::aside(first, &record.spec.id.to_string());
+        let (at, links) = (aside.clone(), chain.clone());
+        let made = in_time(STORAGE, move || {
+            // Of an earlier attempt that a crash cut short.
+            folder::discard(&at, &links);
+            folder::make(&at, &links).inspect_err(|_| folder::discard(&at, &links))
+        });
+        let mut made = match made.await {
+            Ok(made) => made,
+            Err(error) => return Ok(Err(error)),
+        };
+        made.retain(|made| parts.iter().any(|part| part.clients && part.path == made.path));
+        noted.extend_from_slice(&made);
+        note(service, record, noted).await?;
+        // Before anybody can find them.
+        self.count_on(&made);
+        let first = first.to_owned();
+        let named = in_time(STORAGE, move || {
+            let named = folder::publish(&aside, &first);
+            if !matches!(named, Ok(true)) {
+                folder::discard(&aside, &chain);
+            }
+            named
+        });
+        Ok(named.await)
+    }
+
+    /// Something has been put there, or will not be.
+    pub async fn leave(&mut self) {
+        if let Some(taken) = self.taken.take() {
+            let left = in_time(STORAGE, move || {
+                folder::leave(&taken);
+                Ok(())
+            });
+            // What stays of it goes with the VM.
+            let _ = left.await;
+        }
+    }
+}
+
+fn failed(place: &Path, error: &std::io::Error) -> Error {
+    Error::failed(Operation::Create, format!("cannot make {}: {error}", place.display()))
+}
+
+/// What there is on the way to `place`, the outermost first.
+async fn look(service: &Service, place: &Path) -> std::io::Result<Vec<Part>> {
+    let (wanted, dirs) = (place.to_owned(), service.ctx.config.storage_dirs.clone());
+    let part = move |path: &Path| Part {
+        path: path.to_owned(),
+        exists: path.exists(),
+        clients: paths::is_within(path, &dirs),
+        seen: folder::look(path),
+    };
+    let looked = in_time(STORAGE, move || Ok(wanted.ancestors().map(part).collect::<Vec<_>>()));
+    let mut parts = looked.await?;
+    parts.reverse();
+    Ok(parts)
 }
 
 /// Before anything is put into them: a folder that no record tells of would stay for ever.

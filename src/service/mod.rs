@@ -21,6 +21,7 @@ mod recover;
 mod registry;
 mod relocate;
 mod state_dir;
+mod state_lock;
 mod switches;
 
 use std::{sync::Arc, time::Duration};
@@ -66,7 +67,7 @@ pub struct Service {
     log_reads: Semaphore,
     keys: Arc<Keys>,
     /// Held for as long as the daemon lives.
-    _lock: recover::StateLock,
+    _lock: state_lock::StateLock,
 }
 
 /// Which VMs a list is to hold.
@@ -84,7 +85,20 @@ impl Service {
     /// # Errors
     /// For the person who starts the daemon: a second daemon on the state directory, a missing program, a store that
     /// does not open.
-    pub async fn open(config: Config, fail_launch_after: Option<LaunchStep>) -> anyhow::Result<Arc<Self>> {
+    pub async fn open(config: Config) -> anyhow::Result<Arc<Self>> {
+        Self::open_with(config, None).await
+    }
+
+    /// For tests, in debug builds only: every launch fails after this step.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    #[cfg(debug_assertions)]
+    pub async fn open_failing(config: Config, after: LaunchStep) -> anyhow::Result<Arc<Self>> {
+        Self::open_with(config, Some(after)).await
+    }
+
+    async fn open_with(config: Config, fail_launch_after: Option<LaunchStep>) -> anyhow::Result<Arc<Self>> {
         // Definitions are JSON, and so are QEMU's arguments.
         anyhow::ensure!(
             config.state_dir.to_str().is_some(),
@@ -92,7 +106,7 @@ impl Service {
             config.state_dir.display()
         );
         process::raise_descriptor_limit();
-        let lock = recover::StateLock::for_daemon(&config.state_dir)?;
+        let lock = state_lock::StateLock::for_daemon(&config.state_dir)?;
         private::folders(&config.state_dir)?;
         let state_dir = config.state_dir.clone();
         // It looks at where the directory was before, too, which may be on storage that hangs.
@@ -148,6 +162,7 @@ impl Service {
         };
         service.recover_switches().await?;
         service.recover(history.older).await?;
+        service.keep_hosts_of_unreadable();
         service.tell_all_hosts();
         service.sweep_network().await;
         exports::keep_daily(service.ctx.store.clone(), &service.ctx.config.state_dir);

@@ -11,7 +11,8 @@ use super::{
 use crate::{
     model::{
         Applied, Change, Error, MAX_DEVICES, NetworkWish, NewNic, NewNics, Nic, NicBackend, NicId, NicWish, PortWish,
-        Result, SwitchId, SwitchPort, VmId, VmSpec, VmView, check_forwards, check_length, check_name, check_queues,
+        Result, Switch, SwitchId, SwitchKind, SwitchPort, VmId, VmSpec, VmView, check_forwards, check_length,
+        check_name, check_queues,
     },
     net::{PortHealth, Traffic},
 };
@@ -101,10 +102,12 @@ pub(super) fn resolve<'a>(service: &'a Service, wish: NicWish, vm: (VmId, &str))
         }
         NetworkWish::Switch(switch) => {
             let switch = service.find_switch(&switch)?;
-            let owner = Owner { mac: promise.mac, vm: vm.0, name: vm.1.to_owned() };
             let wanted = wish.port.address.map_or(Wanted::Any, Wanted::This);
             // What is wrong with the wish is told before what others have.
-            wish.port.apply(&mut SwitchPort::on(switch.id))?;
+            let mut wished = SwitchPort::on(switch.id);
+            wish.port.apply(&mut wished)?;
+            check_vlans(service, &switch, &wished)?;
+            let owner = Owner { mac: promise.mac, vm: vm.0, name: vm.1.to_owned(), vlan: wished.vlan };
             let port = service.reserve(switch.id, owner, wanted)?;
             let mut place = SwitchPort { address: port.address, ..SwitchPort::on(switch.id) };
             wish.port.apply(&mut place)?;
@@ -113,6 +116,19 @@ pub(super) fn resolve<'a>(service: &'a Service, wish: NicWish, vm: (VmId, &str))
     };
     let nic = NewNic { id: wish.id.unwrap_or_else(NicId::random), label, mac: promise.mac, queues, backend };
     Ok((nic, Promises { _mac: promise, _port: port }))
+}
+
+/// What only an adapter's network has, and only a kernel that keeps them apart.
+fn check_vlans(service: &Service, switch: &Switch, port: &SwitchPort) -> Result<()> {
+    let name = if port.vlan.is_some() { "vlan" } else { "trunk" };
+    match switch.kind {
+        _ if !port.is_in_vlan() => Ok(()),
+        SwitchKind::External { .. } => service.ctx.net.check_vlans().map_err(|e| Error::SwitchConflict(e.to_string())),
+        SwitchKind::Internal { .. } | SwitchKind::Private => Err(Error::invalid(
+            name,
+            "be given only for a NIC on an external switch; on another, a switch is a network",
+        )),
+    }
 }
 
 /// The same error about the field of the `index`th NIC.
@@ -153,10 +169,12 @@ impl Service {
             return Err(Error::invalid(name, "not be changed of a NIC on the user-mode network"));
         };
         let (switch, _) = self.places.get(port.switch)?;
-        wish.apply(&mut port.clone())?;
-        let owner = Owner { mac: there.mac, vm: id, name: view.spec.name.clone() };
+        let mut wished = port.clone();
+        wish.apply(&mut wished)?;
+        check_vlans(self, &switch, &wished)?;
+        let owner = Owner { mac: there.mac, vm: id, name: view.spec.name.clone(), vlan: wished.vlan };
         // Kept until it stands in the definition.
-        let _place = match wish.address {
+        let _place = match wished.address.filter(|_| (wished.address, wished.vlan) != (port.address, port.vlan)) {
             Some(address) => Some(self.reserve(switch.id, owner, Wanted::This(address))?),
             None => None,
         };

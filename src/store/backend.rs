@@ -41,7 +41,7 @@ const MAX_PAGE_BYTES: usize = SEGMENT_BYTES / 4 - 256;
 const MAX_PAGE_RECORDS: usize = 18;
 const _: () = assert!(MAX_PAGE_RECORDS * (MAX_RECORD_BYTES + MAX_KEY_BYTES + 16) < MAX_PAGE_BYTES);
 
-/// sled keeps decoded pages up to this; the records of a thousand machines fit.
+/// sled keeps decoded pages up to this; the records of a thousand VMs fit.
 const CACHE_BYTES: u64 = 4 << 20;
 
 /// Room that has to remain, beside the reserve for what is new. A real ENOSPC inside sled stops the store for good,

@@ -19,7 +19,7 @@ pub enum StoreError {
     /// The files of the store do not make sense any more.
     #[error(
         "the store in {} is damaged: {reason}. To set it aside and go on with what can be saved of it, or with the newest \
-         export, run: qherd db restore --state-dir {}. Running machines are not affected",
+         export, run: qherd db restore --state-dir {}. Running VMs are not affected",
         .dir.display(), .dir.parent().unwrap_or(.dir).display()
     )]
     Damaged { dir: PathBuf, reason: String },
@@ -62,7 +62,7 @@ pub enum StoreError {
     /// A write failed, so memory and disk may differ: nothing is read or written until the store is opened anew.
     /// The write that met it may or may not be found then.
     #[error(
-        "the store has stopped after a failed write ({reason}); correct the cause and restart qherd, machines keep running"
+        "the store has stopped after a failed write ({reason}); correct the cause and restart qherd, VMs keep running"
     )]
     Failed { reason: Arc<str> },
 

@@ -14,6 +14,7 @@ use super::{
     launch::Launch,
     lifecycle::{Action, Decision, Refusal, Request, decide},
     live::{Happening, Instance},
+    lookout::Lookout,
     overtaken::Tally,
     undo::Undo,
 };
@@ -40,8 +41,7 @@ pub(super) struct Actor {
     pub deleted_nics: Vec<Nic>,
     /// Nobody was told that it exists.
     pub half_made: bool,
-    /// A file that its next start would not find, when that was last looked for.
-    pub missing: Option<String>,
+    pub lookout: Lookout,
     pub gone: bool,
     pub tally: Tally,
     /// Forced requests that were dealt with.
@@ -69,6 +69,8 @@ enum Wake {
     Deadline,
     PressAgain,
     Restart,
+    /// The files of a stopped VM were looked for.
+    Looked,
     Turn(Queued),
     /// Nobody can reach this task any more: the daemon ends.
     Orphaned,
@@ -94,10 +96,11 @@ fn spawn(ctx: SharedContext, record: VmRecord, adopted: bool) -> VmHandle {
         spec: record.spec.clone(),
         in_effect: None,
         status: Status::Stopped,
-        reason: None,
+        why: None,
+        missing: None,
         critical: false,
         pid: None,
-        started_at: None,
+        started_on_the_wall: None,
         started: None,
         upkeep: record.upkeep,
         agent: false,
@@ -117,7 +120,7 @@ fn spawn(ctx: SharedContext, record: VmRecord, adopted: bool) -> VmHandle {
         launch_cut: false,
         deleted_nics: Vec::new(),
         half_made: false,
-        missing: None,
+        lookout: Lookout::new(),
         gone: false,
         tally,
         dealt_with: 0,
@@ -144,6 +147,7 @@ impl Actor {
                 Wake::Deadline => self.deadline_passed().await,
                 Wake::PressAgain => self.press_again().await,
                 Wake::Restart => self.restart().await,
+                Wake::Looked => self.looked_again(),
                 Wake::Turn(queued) => self.turn(queued).await,
                 Wake::Orphaned => return,
             }
@@ -159,8 +163,9 @@ impl Actor {
         let deadline = self.deadline();
         let press_again = self.press_again;
         let restart = self.restart_at();
+        let (down, spec) = (matches!(self.instance, Instance::Down), self.record.spec.clone());
         tokio::select! {
-            // In this order: force overtakes, and what happened to the machine is known before the next request is judged.
+            // In this order: force overtakes, and what happened to the process is known before the next request is judged.
             biased;
             forced = self.forced.recv() => forced.map_or(Wake::Orphaned, Wake::Forced),
             happening = self.instance.next() => Wake::Instance(happening),
@@ -168,6 +173,7 @@ impl Actor {
             () = until(press_again) => Wake::PressAgain,
             () = until(restart) => Wake::Restart,
             command = self.commands.recv() => command.map_or(Wake::Orphaned, Wake::Turn),
+            () = self.lookout.look_again(&spec), if down => Wake::Looked,
         }
     }
 
@@ -213,7 +219,7 @@ impl Actor {
             }
             Command::Change(change, reply) => {
                 let result = self.change(*change).await;
-                self.look_again_for_disks().await;
+                self.look_again_for_files().await;
                 self.publish();
                 let _ = reply.send(result.map(|applied| (self.view.borrow().clone(), applied)));
             }
@@ -232,7 +238,7 @@ impl Actor {
             }
             Command::Redefine(redefinition, reply) => {
                 let result = self.redefine(*redefinition).await;
-                self.look_again_for_disks().await;
+                self.look_again_for_files().await;
                 self.answer(reply, result);
             }
             Command::AtOnce(what, reply) => {
@@ -299,7 +305,7 @@ impl Actor {
         };
         match launched {
             Ok(live) => {
-                self.missing = None;
+                self.lookout.nothing_missing();
                 self.instance = Instance::Live(Box::new(live));
                 Ok(())
             }
@@ -322,6 +328,7 @@ impl Actor {
                 } else {
                     let last = if let Run::Down { last } = before { last } else { Ending::Clean };
                     let _ = self.ended(last, false).await;
+                    self.look_for_files().await;
                 }
                 Err(error)
             }

@@ -58,7 +58,7 @@ impl Actor {
             }
             (Run::Down { .. }, _) => {}
         }
-        self.look_for_disks().await;
+        self.look_for_files().await;
     }
 
     /// Ends what may be running, and goes on as after every end.

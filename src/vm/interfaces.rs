@@ -2,7 +2,10 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use serde::Deserialize;
+use qapi::{
+    Command,
+    qga::{GuestNetworkInterface, guest_network_get_interfaces},
+};
 
 use super::Context;
 use crate::{
@@ -18,27 +21,13 @@ pub struct GuestInterface {
     pub addresses: Vec<IpAddr>,
 }
 
-/// `guest-network-get-interfaces`: only what is looked at.
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Interface {
-    hardware_address: Option<String>,
-    #[serde(default)]
-    ip_addresses: Vec<Address>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Address {
-    ip_address: String,
-}
-
 /// Asks the agent of a running guest, for `patience` at most; nothing where it does not answer.
 pub(crate) async fn ask(ctx: &Context, id: VmId, patience: Duration) -> Vec<GuestInterface> {
     let path = ctx.run_paths(&id).agent();
     let exchange = async {
         let mut agent = Agent::connect(&path, patience).await?;
-        agent.execute("guest-network-get-interfaces", None, patience).await
+        // Raw: of a list in which one interface is odd the others are still to be had.
+        agent.execute_raw(guest_network_get_interfaces::NAME, None, patience).await
     };
     let answer = tokio::time::timeout(patience, exchange).await;
     match answer {
@@ -54,10 +43,11 @@ pub(crate) async fn ask(ctx: &Context, id: VmId, patience: Duration) -> Vec<Gues
 /// A guest is not to be trusted: what is not as expected is left out.
 fn read(reply: serde_json::Value) -> Vec<GuestInterface> {
     let serde_json::Value::Array(interfaces) = reply else { return Vec::new() };
-    let interfaces = interfaces.into_iter().filter_map(|interface| serde_json::from_value::<Interface>(interface).ok());
-    let ours = interfaces.filter_map(|interface| {
+    let interfaces = interfaces.into_iter().filter_map(|interface| serde_json::from_value(interface).ok());
+    let ours = interfaces.filter_map(|interface: GuestNetworkInterface| {
         let mac = MacAddr::try_from(interface.hardware_address?.to_lowercase()).ok()?;
-        let addresses = interface.ip_addresses.iter().filter_map(|address| address.ip_address.parse().ok());
+        let addresses = interface.ip_addresses.unwrap_or_default();
+        let addresses = addresses.iter().filter_map(|address| address.ip_address.parse().ok());
         Some(GuestInterface { mac, addresses: addresses.filter(is_global).collect() })
     });
     ours.collect()

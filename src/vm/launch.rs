@@ -13,7 +13,7 @@ use std::{
 use super::{Context, console, effect, live::Live, undo::Undo};
 use crate::{
     host::{STORAGE, in_time, memory, process::Process},
-    model::{Error, Intent, LiveRun, NicId, Operation, Run, VmRecord, VmSpec, now_ms},
+    model::{Error, Intent, LiveRun, NicId, Operation, Run, VmRecord, VmSpec, wall_at_uptime},
     qemu::{ChardevFds, CommandLine, RunPaths, devices},
     qmp::{Events, QmpError, Session, socket},
 };
@@ -123,7 +123,7 @@ impl Launch<'_> {
         self.reached(LaunchStep::Continue)?;
         let run = LiveRun {
             process: process.id().clone(),
-            started_at: now_ms(),
+            started_at: wall_at_uptime(process.id().started()),
             intent: Intent::Run,
             in_effect: spec.clone(),
             boot_memory: spec.memory,

@@ -83,7 +83,7 @@ pub(super) struct Mute {
     reconnect: BoxFuture<'static, (Session, Events)>,
 }
 
-/// What may happen to a machine by itself.
+/// What may happen to an instance by itself.
 pub(super) enum Happening {
     Exited(Exit),
     Event(Event),
@@ -96,7 +96,7 @@ pub(super) enum Happening {
 }
 
 impl Instance {
-    /// The machine of a stored record: one that ran is looked for.
+    /// The instance of a stored record: the process of one that ran is looked for.
     pub fn of(ctx: &Context, record: &VmRecord) -> Self {
         match ctx.process_of(record) {
             Some(process) => {

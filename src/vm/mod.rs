@@ -16,7 +16,7 @@
 //! `lifecycle` decides what a request means in a state, `launch` starts, `actor` is the task, `overtaken` sees to those
 //! that came too early, `live` and `power` are its work on a running VM, `suspend` what only the Hyper-V dialect asks for,
 //! `heartbeat` sees that its monitor answers, `adopt` takes a VM over from an earlier daemon, `removal` removes what goes with
-//! it, `sampler` measures.
+//! it, `lookout` sees what a stopped one lacks, `sampler` measures.
 
 mod actor;
 mod adopt;
@@ -31,6 +31,7 @@ mod io_error;
 mod launch;
 pub mod lifecycle;
 mod live;
+mod lookout;
 mod migrate;
 mod overtaken;
 mod power;

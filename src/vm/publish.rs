@@ -1,12 +1,10 @@
 //! What the VM's task tells everybody else: its status, derived from the record and the process, never stored.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use super::{
     actor::Actor,
     live::{Guest, Instance},
 };
-use crate::model::{Due, Ending, Intent, Run, Sample, Status, Upkeep, VmView};
+use crate::model::{Ending, Intent, Run, Sample, Status, VmView};
 
 impl Actor {
     pub(super) fn status(&self) -> (Status, Option<String>) {
@@ -14,11 +12,8 @@ impl Actor {
             (_, Instance::Killed(_)) => (Status::Stopping, Some("the kernel still holds the process".into())),
             (Run::Deleting, _) => (Status::Stopping, None),
             (Run::Creating | Run::Starting { .. }, _) => (Status::Starting, None),
-            (Run::Down { last: Ending::Clean }, _) => (Status::Stopped, self.lacking()),
-            (Run::Down { last: Ending::Crashed { reason } }, _) => {
-                let owed = self.lacking().map(|owed| format!("; {owed}"));
-                (Status::Crashed, Some(reason.clone() + owed.as_deref().unwrap_or_default()))
-            }
+            (Run::Down { last: Ending::Clean }, _) => (Status::Stopped, None),
+            (Run::Down { last: Ending::Crashed { reason } }, _) => (Status::Crashed, Some(reason.clone())),
             (Run::Live(_), Instance::Mute(mute)) => (Status::Unresponsive, Some(mute.reason.clone())),
             (Run::Live(run), instance) => match (run.intent, instance) {
                 (Intent::Stop { .. } | Intent::Off { .. }, _) => (Status::Stopping, None),
@@ -32,31 +27,9 @@ impl Actor {
         }
     }
 
-    /// What there is to say of a VM that is down: what it lacks, and its next start.
-    fn lacking(&self) -> Option<String> {
-        match (&self.missing, self.owed()) {
-            (Some(missing), Some(owed)) => Some(format!("{missing}; {owed}")),
-            (missing, owed) => missing.clone().or(owed),
-        }
-    }
-
-    /// The start that comes by itself, or no longer does.
-    fn owed(&self) -> Option<String> {
-        let Upkeep { attempts, due } = self.record.upkeep;
-        match due {
-            Some(Due::Restart { at, .. }) => {
-                let at = UNIX_EPOCH + Duration::from_millis(at);
-                Some(format!("restart {attempts} follows at {}", humantime::format_rfc3339_seconds(at)))
-            }
-            Some(Due::Boot) => Some("it starts when it is its turn after the boot of the host".to_owned()),
-            None if attempts > 0 => Some(format!("given up after {attempts} restarts in a row")),
-            None => None,
-        }
-    }
-
     pub(super) fn publish(&self) {
-        let (status, reason) = self.status();
-        let (started_at, started, in_effect) = match &self.record.run {
+        let (status, why) = self.status();
+        let (started_on_the_wall, started, in_effect) = match &self.record.run {
             Run::Live(run) => (Some(run.started_at), Some(run.process.started()), Some(run.in_effect.clone())),
             _ => (None, None, None),
         };
@@ -69,10 +42,11 @@ impl Actor {
             spec,
             in_effect,
             status,
-            reason,
+            why,
+            missing: self.lookout.missing().cloned(),
             critical,
             pid,
-            started_at,
+            started_on_the_wall,
             started,
             upkeep,
             agent,

@@ -134,19 +134,6 @@ impl Context {
         checked.map_err(|error| Error::failed(Operation::Delete, error))?.map_err(Error::Storage)
     }
 
-    /// The first file that a start needs and does not find, with why.
-    pub(super) async fn missing(&self, spec: &VmSpec, patience: Duration) -> Option<String> {
-        let disks = spec.disks.iter().filter(|disk| !disk.in_making);
-        let bases = spec.disks.iter().filter_map(|disk| disk.backing_file()).map(|base| base.path.clone());
-        let files: Vec<PathBuf> = disks.map(|disk| disk.file.clone()).chain(bases).chain(spec.iso.clone()).collect();
-        let looked = in_time(patience, move || {
-            let missing =
-                |file: PathBuf| Some(format!("{} cannot be used: {}", file.display(), fs::metadata(&file).err()?));
-            Ok(files.into_iter().find_map(missing))
-        });
-        looked.await.unwrap_or_else(|error| Some(format!("its disks cannot be used: {error}")))
-    }
-
     /// Removes the disks that qherd made for a VM, its run directory and, last, its record. One that was never told of may
     /// have been interrupted before its disks were made.
     ///
@@ -261,23 +248,6 @@ impl Actor {
         }
         self.gone = true;
         Ok(())
-    }
-
-    /// What a stopped VM lacks, for its status.
-    pub(super) async fn look_for_disks(&mut self) {
-        if let Run::Down { .. } = self.record.run {
-            self.missing = self.ctx.missing(&self.record.spec, LOOK).await;
-            if let Some(missing) = &self.missing {
-                tracing::warn!(vm = %self.record.spec.id, missing, "nothing of this VM is removed meanwhile");
-            }
-        }
-    }
-
-    /// After a change, which may have mended what it lacked.
-    pub(super) async fn look_again_for_disks(&mut self) {
-        if self.missing.is_some() {
-            self.look_for_disks().await;
-        }
     }
 
     /// Removes the images of disks that were added once and that neither the definition nor QEMU has any more: by their

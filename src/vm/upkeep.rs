@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{actor::Actor, adopt::rebooted, live::Instance};
-use crate::model::{Due, Ending, Error, LONGEST_WAIT, LiveRun, Moment, Run, Upkeep, now_ms, uptime_ms};
+use crate::model::{Due, Ending, Error, LiveRun, Run, Upkeep, now_ms, uptime_ms};
 
 /// What has become of a VM's turn after a boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,13 +49,9 @@ impl Actor {
 
     /// When the next restart is due.
     pub(super) fn restart_at(&self) -> Option<Instant> {
-        match (&self.record.run, &self.instance, self.record.upkeep.due) {
+        match (&self.record.run, &self.instance, self.record.upkeep.restart()) {
             _ if self.ctx.closing.has_begun() => None,
-            (Run::Down { .. }, Instance::Down, Some(Due::Restart { at, monotonic })) => {
-                // One that was stored on another boot of the host means nothing on this one.
-                let wait = Moment { at, monotonic }.left().min(Duration::from_millis(LONGEST_WAIT));
-                Some(Instant::now() + wait)
-            }
+            (Run::Down { .. }, Instance::Down, Some(restart)) => Some(Instant::now() + restart.left()),
             _ => None,
         }
     }
@@ -77,14 +73,14 @@ impl Actor {
             return Turn::Skipped;
         }
         if let (Run::Down { .. }, Instance::Down) = (&self.record.run, &self.instance) {
-            let (ctx, spec) = (self.ctx.clone(), self.record.spec.clone());
-            let looked = self.guarded(async { Ok(ctx.missing(&spec, LOOK).await) }).await;
-            let Ok(missing) = looked else { return Turn::TooEarly };
-            if missing.is_some() {
-                if self.missing != missing {
+            let before = self.lookout.missing().cloned();
+            if self.look(LOOK).await.is_err() {
+                return Turn::TooEarly;
+            }
+            if let Some(missing) = self.lookout.missing() {
+                if before.as_ref() != Some(missing) {
                     tracing::warn!(vm = %self.record.spec.id, missing, "it starts when its files are there");
                 }
-                self.missing = missing;
                 return Turn::TooEarly;
             }
         }

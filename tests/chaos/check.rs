@@ -4,7 +4,13 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{client::Place, model::Vm, network, operation::Definition};
+use super::{
+    client::{Place, subnets},
+    model::Vm,
+    network,
+    operation::Definition,
+    switch,
+};
 use crate::support::{
     Daemon,
     guest::Beat,
@@ -15,7 +21,6 @@ use crate::support::{
 pub async fn complaints(daemon: &Daemon, places: &mut [Place]) -> Vec<String> {
     let mut wrong = daemon.lasting_complaints().await;
     wrong.extend(network::lasting_complaints(daemon).await);
-    wrong.extend(switches(daemon, places).await);
     let known = daemon.known().await;
     let qemus = outside::qemus(&daemon.state());
     for place in places.iter_mut() {
@@ -39,6 +44,8 @@ pub async fn complaints(daemon: &Daemon, places: &mut [Place]) -> Vec<String> {
             wrong.push(format!("{} {} ({}) is deleted, or was never created", known.name, known.id, known.status));
         }
     }
+    // By now it is known which NICs there are.
+    wrong.extend(switches(daemon, places).await);
     wrong
 }
 
@@ -47,7 +54,7 @@ async fn switches(daemon: &Daemon, places: &mut [Place]) -> Vec<String> {
     let listed = daemon.get("/switches").await.expect(200);
     let mut unowned: Vec<&Value> = listed.as_array().unwrap().iter().collect();
     let mut wrong = Vec::new();
-    for place in places.iter_mut() {
+    for (number, place) in places.iter_mut().enumerate() {
         let Some(switch) = &mut place.switch else { continue };
         let found = unowned.iter().position(|known| match &switch.id {
             Some(id) => known["id"] == id.as_str(),
@@ -60,6 +67,17 @@ async fn switches(daemon: &Daemon, places: &mut [Place]) -> Vec<String> {
                 if !known["problem"].is_null() {
                     wrong.push(format!("{} has a problem: {known}", switch.name));
                 }
+                let nics = place.vm.as_ref().map(|vm| vm.definition().nics).unwrap_or_default();
+                let may_be = switch.definitions.iter().map(|one| one.clone().with_nics(|nic| nics.contains(&nic)));
+                let may_be: Vec<_> = may_be.collect();
+                let leads = may_be.iter().flat_map(|one| one.forwards.clone()).collect();
+                let path = format!("/switches/{}/forwards", known["id"].as_str().unwrap());
+                let forwards = daemon.get(&path).await.expect(200);
+                let is = switch::Definition::read(known, &forwards, &subnets(number), &leads);
+                if !may_be.contains(&is) {
+                    wrong.push(format!("{} is {is:?}, and should be one of {may_be:?}", switch.name));
+                }
+                switch.definitions = vec![is];
             }
             None if switch.may_be_absent => place.switch = None,
             None => {

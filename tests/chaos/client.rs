@@ -13,9 +13,10 @@ use tokio::time::sleep;
 
 use super::{
     Tally,
-    model::{Outcome, Switch, Vm, learn_switch},
-    operation::{self, Operation, Target},
+    model::{Outcome, Vm},
+    operation::{self, Around, Operation, Target},
     plan::{BARE, Cycle, Death, Deed, Lane, Violence},
+    switch::{self, Switch},
 };
 use crate::support::{Daemon, guest, outside};
 
@@ -34,6 +35,11 @@ pub struct Place {
     pub generation: u64,
     pub switch: Option<Switch>,
     pub switches: u64,
+}
+
+/// What switches of a place may have.
+pub fn subnets(place: usize) -> [String; 2] {
+    [77, 78].map(|second| format!("10.{second}.{place}.0/24"))
 }
 
 impl Client<'_> {
@@ -59,6 +65,13 @@ impl Client<'_> {
                     self.daemon.signal(Signal::SIGKILL);
                 };
                 tokio::join!(lanes, death, self.read());
+            }
+            Death::WhenDone => {
+                let end = async {
+                    lanes.await;
+                    self.daemon.signal(Signal::SIGKILL);
+                };
+                tokio::join!(end, self.read());
             }
             Death::Commit(..) => {
                 // A daemon that has not come to its commit by then dies all the same.
@@ -145,7 +158,14 @@ impl Client<'_> {
                 place.vm = Some(Vm::asked_for(format!("chaos-{number}-{}", place.generation)));
             }
             let Some(vm) = &mut place.vm else { return };
-            let operation = &operation.meeting(place.switch.is_some());
+            let (lowest, defined) =
+                (vm.definition().nics.first().copied(), place.switch.as_ref().map(Switch::definition));
+            let operation = &operation.meeting(Around {
+                switch: place.switch.is_some(),
+                private: defined.as_ref().is_some_and(|switch| switch.subnet.is_none()),
+                nic: lowest.is_some(),
+                forward: defined.is_some_and(|switch| !switch.forwards.is_empty()),
+            });
             if matches!(operation, Operation::MakeSwitch { .. }) {
                 place.switches += 1;
             }
@@ -162,7 +182,15 @@ impl Client<'_> {
                 vm.id = answer["id"].as_str().map(str::to_owned);
             }
             vm.learn(operation, outcome);
-            learn_switch(&mut place.switch, operation, outcome, &name, answer["id"].as_str());
+            let there = if vm.is_gone() { Default::default() } else { vm.definition().nics };
+            switch::learn(&mut place.switch, operation, outcome, (&name, answer["id"].as_str()), lowest);
+            // What leads to a NIC goes with it.
+            if let Some(switch) = &mut place.switch
+                && outcome == Outcome::Acknowledged
+            {
+                let live = |switch: switch::Definition| switch.with_nics(|nic| there.contains(&nic));
+                switch.definitions = switch.definitions.drain(..).map(live).collect();
+            }
             if outcome == Outcome::Unanswered {
                 return;
             }
@@ -190,13 +218,19 @@ impl Client<'_> {
             disk = further.min_by_key(|disk| disk["disk_size"].as_u64())?["name"].as_str()?.to_owned();
         }
         let mut nic = String::new();
-        if *operation == Operation::RemoveNic {
+        if matches!(operation, Operation::RemoveNic | Operation::AddForward(_)) {
             let networks = self.daemon.try_get(&format!("/vms/{id}/networks")).await?;
             nic = operation::nics(&networks).min()?.1.to_owned();
         }
-        let subnet = format!("10.77.{number}.0/24");
+        let mut forward = String::new();
+        if *operation == Operation::RemoveForward {
+            let forwards = self.daemon.try_get(&format!("/switches/{switch_id}/forwards")).await?;
+            let lowest = forwards.as_array()?.iter().min_by_key(|forward| forward["host_port"].as_u64())?;
+            forward = lowest["id"].as_str()?.to_owned();
+        }
+        let subnets = subnets(number);
         let (name, now) = (vm.name.as_str(), vm.definition());
-        let target = Target { base, name, id: &id, now, disk, nic, switch, switch_id, subnet };
+        let target = Target { base, name, id: &id, now, disk, nic, switch, switch_id, subnets, forward };
         let (method, path, body) = operation.request(&target);
         self.tally.borrow_mut().operations += 1;
         let request = self.daemon.http().request(method, self.daemon.at(&path)).json(&body);

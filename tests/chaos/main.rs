@@ -12,6 +12,7 @@ mod operation;
 mod plan;
 #[path = "../support/mod.rs"]
 mod support;
+mod switch;
 
 use std::{
     process::Stdio,
@@ -51,7 +52,9 @@ pub struct Tally {
     /// Switches and NICs on them that a recovery was looked at with, added up.
     switches: u64,
     nics: u64,
-    /// Of these, guests that had told of their heartbeat.
+    forwards: u64,
+    discs: u64,
+    /// Of the running VMs, guests that had told of their heartbeat.
     beating: u64,
     /// Guests whose heart beat at the end.
     beat_at_the_end: u64,
@@ -94,6 +97,9 @@ fn chaos(seed: u64, time: Duration) {
 async fn run(seed: u64, time: Duration) -> Tally {
     let images = guest::image().parent().unwrap().display().to_string();
     let mut daemon = Daemon::prepare(&["--accel", "tcg", "--image-dir", &images]);
+    for number in operation::DISCS {
+        std::fs::write(daemon.bases().join(operation::disc(number)), vec![0; 1 << 20]).unwrap();
+    }
     let mut places: Vec<Place> = (0..PLACES).map(|_| Place::default()).collect();
     let mut tally = Tally::default();
     let begin = Instant::now();
@@ -121,7 +127,7 @@ async fn run(seed: u64, time: Duration) -> Tally {
 async fn one_cycle(daemon: &mut Daemon, cycle: &Cycle, places: &mut [Place], tally: &mut Tally) -> Vec<String> {
     daemon.forget_log();
     match cycle.death {
-        Death::At(_) => daemon.run(),
+        Death::At(_) | Death::WhenDone => daemon.run(),
         Death::Commit(commit, side) => {
             let command = daemon.dying_at(commit, side);
             // Its start may have something to commit, and die over it.
@@ -158,8 +164,12 @@ async fn one_cycle(daemon: &mut Daemon, cycle: &Cycle, places: &mut [Place], tal
         tally.running += 1;
         tally.beating += u64::from(vm.boot.is_some());
         tally.nics += vm.definition().nics.len() as u64;
+        tally.discs += u64::from(vm.definition().iso.is_some());
     }
-    tally.switches += places.iter().filter(|place| place.switch.is_some()).count() as u64;
+    for switch in places.iter().filter_map(|place| place.switch.as_ref()) {
+        tally.switches += 1;
+        tally.forwards += switch.definition().forwards.len() as u64;
+    }
     if wrong.is_empty() {
         daemon.kill();
         tally.killed_idle += 1;

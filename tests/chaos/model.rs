@@ -69,6 +69,8 @@ impl Vm {
             core: None,
             disks: Default::default(),
             nics: Default::default(),
+            iso: None,
+            machine: None,
         })
     }
 
@@ -201,47 +203,13 @@ impl Vm {
     }
 }
 
-/// The switch of a place as it may be now.
-#[derive(Clone, Debug)]
-pub struct Switch {
-    /// No other switch of the run has it.
-    pub name: String,
-    /// Unknown while its creation was not answered.
-    pub id: Option<String>,
-    pub may_be_absent: bool,
-}
-
-/// What an operation on the switch of a place, named so, has made of it.
-pub fn learn_switch(
-    switch: &mut Option<Switch>,
-    operation: &Operation,
-    outcome: Outcome,
-    name: &str,
-    id: Option<&str>,
-) {
-    let id = id.map(str::to_owned);
-    match (operation, outcome) {
-        (Operation::MakeSwitch { .. }, Outcome::Acknowledged | Outcome::Unanswered) => {
-            let may_be_absent = outcome == Outcome::Unanswered;
-            *switch = Some(Switch { name: name.into(), id, may_be_absent });
-        }
-        (Operation::RemoveSwitch, Outcome::Acknowledged) => *switch = None,
-        (Operation::RemoveSwitch, Outcome::Unanswered) => {
-            if let Some(switch) = switch {
-                switch.may_be_absent = true;
-            }
-        }
-        _ => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn defined(vcpus: u64) -> Definition {
         let (disks, nics) = Default::default();
-        Definition { vcpus, memory: 16, size: 1, iops: None, core: None, disks, nics }
+        Definition { vcpus, memory: 16, size: 1, iops: None, core: None, disks, nics, iso: None, machine: None }
     }
 
     fn running() -> Vm {

@@ -22,6 +22,8 @@ pub struct Wanted {
     pub bridges: BTreeSet<String>,
     /// The taps of live VMs, and the bridges that they are in.
     pub taps: BTreeMap<String, String>,
+    /// NICs whose address is not of their switch's subnet, in words.
+    pub strangers: Vec<String>,
 }
 
 /// Takes this thread, and all that it starts from now on, into a network namespace with nothing but a loopback; it goes
@@ -46,13 +48,23 @@ async fn wanted(daemon: &Daemon) -> Wanted {
     let name = |prefix: &str, id: &Value| format!("{prefix}{}", &id.as_str().unwrap().replace('-', "")[..12]);
     let switches = daemon.get("/switches").await.expect(200);
     let bridges = switches.as_array().unwrap().iter().map(|switch| name("qhb", &switch["id"])).collect();
-    let mut taps = BTreeMap::new();
-    for vm in daemon.known().await.iter().filter(|vm| vm.has_process()) {
+    let (mut taps, mut strangers) = (BTreeMap::new(), Vec::new());
+    for vm in daemon.known().await {
         let nics = daemon.get(&format!("/vms/{}/networks", vm.id)).await.expect(200);
-        let on_switch = nics.as_array().unwrap().iter().filter(|nic| !nic["switch"].is_null());
-        taps.extend(on_switch.map(|nic| (name("qht", &nic["id"]), name("qhb", &nic["switch"]["id"]))));
+        for nic in nics.as_array().unwrap().iter().filter(|nic| !nic["switch"].is_null()) {
+            if vm.has_process() {
+                taps.insert(name("qht", &nic["id"]), name("qhb", &nic["switch"]["id"]));
+            }
+            let on = switches.as_array().unwrap().iter().find(|switch| switch["id"] == nic["switch"]["id"]);
+            // 10.77.3.0/24, say.
+            let subnet = on.and_then(|switch| switch["subnet"].as_str()).and_then(|subnet| subnet.strip_suffix("0/24"));
+            let fits = |subnet: &str| nic["reserved"].as_str().is_some_and(|address| address.starts_with(subnet));
+            if nic["status"] != "removing" && !subnet.is_none_or(fits) {
+                strangers.push(format!("the address of {nic} is not of the subnet {subnet:?}"));
+            }
+        }
     }
-    Wanted { bridges, taps }
+    Wanted { bridges, taps, strangers }
 }
 
 pub fn complaints(wanted: &Wanted) -> Vec<String> {
@@ -77,6 +89,7 @@ pub fn complaints(wanted: &Wanted) -> Vec<String> {
         }
     }
     wrong.extend(rules(wanted));
+    wrong.extend(wanted.strangers.iter().cloned());
     wrong
 }
 

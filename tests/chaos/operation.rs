@@ -34,6 +34,7 @@ pub enum Operation {
     /// Of the place's own; where there is one already, it goes.
     MakeSwitch {
         private: bool,
+        nat: bool,
     },
     /// Where there is none, one is made.
     RemoveSwitch,
@@ -41,8 +42,37 @@ pub enum Operation {
     AddNic(u64),
     /// Of those on the switch the one with the lowest number.
     RemoveNic,
+    /// Of the place's switch, in place.
+    ChangeSwitch(SwitchChange),
+    /// From this port of the host to the NIC with the lowest number.
+    AddForward(u64),
+    /// The one with the lowest port.
+    RemoveForward,
+    /// Exchanges the CD, or ejects it.
+    Medium(Option<u64>),
+    /// Another version of its machine type, or the latest.
+    Machine(Option<u64>),
     Suspend,
     Resume,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SwitchChange {
+    Mtu(Option<u64>),
+    /// The first or the second of the place's.
+    Subnet(usize),
+    Nat(bool),
+}
+
+/// What an operation meets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Around {
+    pub switch: bool,
+    /// It has no subnet.
+    pub private: bool,
+    /// Of the VM, on the switch.
+    pub nic: bool,
+    pub forward: bool,
 }
 
 /// What a request is about.
@@ -59,7 +89,9 @@ pub struct Target<'a> {
     /// The name, and the id where it is known, of the place's switch.
     pub switch: &'a str,
     pub switch_id: &'a str,
-    pub subnet: String,
+    pub subnets: [String; 2],
+    /// The forward that is to go.
+    pub forward: String,
 }
 
 /// What of a VM's definition is compared.
@@ -75,6 +107,22 @@ pub struct Definition {
     pub disks: BTreeSet<u64>,
     /// Numbers of the NICs on the place's switch.
     pub nics: BTreeSet<u64>,
+    /// The CD in its drive.
+    pub iso: Option<u64>,
+    /// The version of its machine type, of those that are asked for here.
+    pub machine: Option<u64>,
+}
+
+/// The images of CDs, by their numbers.
+pub const DISCS: [u64; 2] = [1, 2];
+
+pub fn disc(number: u64) -> String {
+    format!("disc{number}.iso")
+}
+
+/// Machine types that every QEMU knows which these tests run with.
+fn machine_type(version: u64) -> String {
+    format!("pc-q35-7.{version}")
 }
 
 /// What an operation makes of a VM that exists.
@@ -95,6 +143,18 @@ fn size(rng: &mut Rng) -> u64 {
     rng.u64(1..60_000)
 }
 
+fn medium(rng: &mut Rng) -> Option<u64> {
+    rng.bool().then(|| DISCS[rng.usize(0..2)])
+}
+
+fn switch_change(rng: &mut Rng) -> SwitchChange {
+    match rng.u8(0..3) {
+        0 => SwitchChange::Mtu(rng.bool().then(|| rng.u64(1280..9000))),
+        1 => SwitchChange::Subnet(rng.usize(0..2)),
+        _ => SwitchChange::Nat(rng.bool()),
+    }
+}
+
 impl Operation {
     pub fn create(rng: &mut Rng, memory: u64) -> Self {
         let disks = (0..rng.usize(0..3)).map(|_| size(rng)).collect();
@@ -106,13 +166,15 @@ impl Operation {
             core: rng.bool().then_some(0),
             disks,
             nics: (0..rng.usize(0..2)).map(|_| size(rng)).collect(),
+            iso: medium(rng),
+            machine: None,
         };
         Self::Create { start: rng.u8(0..3) > 0, definition }
     }
 
     /// For a VM that is there.
     pub fn pick(rng: &mut Rng) -> Self {
-        match rng.u8(0..135) {
+        match rng.u8(0..165) {
             0..25 => Self::Start,
             25..32 => Self::Stop(rng.u64(1..3)),
             32..42 => Self::ForceOff,
@@ -125,18 +187,23 @@ impl Operation {
             80..87 => Self::Limit(rng.bool().then(|| rng.u64(100..1000))),
             87..95 => Self::AddDisk(size(rng)),
             95..100 => Self::RemoveDisk,
-            100..102 => Self::MakeSwitch { private: rng.bool() },
+            100..102 => Self::MakeSwitch { private: rng.bool(), nat: rng.bool() },
             102..106 => Self::RemoveSwitch,
             106..120 => Self::AddNic(size(rng)),
             120..126 => Self::RemoveNic,
             126..131 => Self::Suspend,
-            _ => Self::Resume,
+            131..135 => Self::Resume,
+            135..142 => Self::ChangeSwitch(switch_change(rng)),
+            142..150 => Self::AddForward(size(rng)),
+            150..153 => Self::RemoveForward,
+            153..160 => Self::Medium(medium(rng)),
+            _ => Self::Machine(rng.bool().then(|| rng.u64(0..2))),
         }
     }
 
     /// What a VM with a guest in it is asked now and then, so that it comes to boot.
     pub fn pick_gentle(rng: &mut Rng) -> Self {
-        match rng.u8(0..16) {
+        match rng.u8(0..20) {
             0 => Self::Stop(rng.u64(2..6)),
             1 => Self::Reboot(rng.u64(2..6)),
             2 => Self::Vcpus(rng.u64(1..3)),
@@ -148,21 +215,32 @@ impl Operation {
             9 | 10 => Self::AddNic(size(rng)),
             11 => Self::RemoveNic,
             12 => Self::Suspend,
+            13 => Self::Medium(medium(rng)),
+            14 => Self::ChangeSwitch(switch_change(rng)),
+            15 | 16 => Self::AddForward(size(rng)),
             _ => Self::Start,
         }
     }
 
-    /// What it comes to in a place with a switch, or without one.
-    pub fn meeting(&self, switch: bool) -> Self {
-        match (self.clone(), switch) {
-            (Self::MakeSwitch { .. }, true) => Self::RemoveSwitch,
-            (Self::RemoveSwitch, false) => Self::MakeSwitch { private: true },
-            (Self::AddNic(_), false) => Self::MakeSwitch { private: false },
-            (Self::Create { start, mut definition }, false) => {
+    /// What it comes to where it is asked for.
+    pub fn meeting(&self, around: Around) -> Self {
+        let Around { switch, private, nic, forward } = around;
+        match self.clone() {
+            Self::MakeSwitch { .. } if switch => Self::RemoveSwitch,
+            Self::RemoveSwitch if !switch => Self::MakeSwitch { private: true, nat: false },
+            Self::AddNic(_) | Self::AddForward(_) | Self::RemoveForward | Self::ChangeSwitch(_) if !switch => {
+                Self::MakeSwitch { private: false, nat: true }
+            }
+            Self::ChangeSwitch(SwitchChange::Subnet(_) | SwitchChange::Nat(_)) if private => {
+                Self::ChangeSwitch(SwitchChange::Mtu(None))
+            }
+            Self::AddForward(number) if !nic => Self::AddNic(number),
+            Self::RemoveForward if !forward => Self::ChangeSwitch(SwitchChange::Mtu(Some(1400))),
+            Self::Create { start, mut definition } if !switch => {
                 definition.nics.clear();
                 Self::Create { start, definition }
             }
-            (same, _) => same,
+            same => same,
         }
     }
 
@@ -172,7 +250,8 @@ impl Operation {
     }
 
     pub fn request(&self, target: &Target<'_>) -> (Method, String, Value) {
-        let Target { base, name, now, disk, nic, switch, switch_id, subnet, .. } = target;
+        let Target { base, name, now, disk, nic, switch, switch_id, subnets, forward, .. } = target;
+        let on_the_switch = format!("/switches/{switch_id}");
         let vm = format!("/vms/{}", target.id);
         let on_switch = |nic: &u64| json!({ "switch": switch_id, "name": format!("nic-{nic}") });
         let limits = |iops: &Option<u64>| iops.map(|iops| json!({ "iops": iops }));
@@ -186,6 +265,7 @@ impl Operation {
                     "name": name, "networks": networks, "start": start, "base_image": base, "disks": disks,
                     "vcpus": definition.vcpus, "memory": definition.memory, "disk_size": definition.size,
                     "io_limits": limits(&definition.iops), "cpu_pinning": pinning(&definition.core),
+                    "iso": definition.iso.map(disc),
                 });
                 (Method::POST, "/vms".into(), wish)
             }
@@ -201,13 +281,29 @@ impl Operation {
             Self::Limit(iops) => (Method::PUT, format!("{vm}/disk"), json!({ "io_limits": limits(iops) })),
             Self::AddDisk(size) => (Method::POST, format!("{vm}/disks"), json!({ "disk_size": size })),
             Self::RemoveDisk => (Method::DELETE, format!("{vm}/disks/{disk}"), json!({})),
-            Self::MakeSwitch { private: true } => {
+            Self::MakeSwitch { private: true, .. } => {
                 (Method::POST, "/switches".into(), json!({ "name": switch, "type": "private" }))
             }
-            Self::MakeSwitch { private: false } => {
-                (Method::POST, "/switches".into(), json!({ "name": switch, "type": "internal", "subnet": subnet }))
+            Self::MakeSwitch { private: false, nat } => {
+                let wish = json!({ "name": switch, "type": "internal", "subnet": subnets[0], "nat": nat });
+                (Method::POST, "/switches".into(), wish)
             }
-            Self::RemoveSwitch => (Method::DELETE, format!("/switches/{switch_id}"), json!({})),
+            Self::RemoveSwitch => (Method::DELETE, on_the_switch, json!({})),
+            Self::ChangeSwitch(SwitchChange::Mtu(mtu)) => (Method::PUT, on_the_switch, json!({ "mtu": mtu })),
+            Self::ChangeSwitch(SwitchChange::Subnet(which)) => {
+                (Method::PUT, on_the_switch, json!({ "subnet": subnets[*which] }))
+            }
+            Self::ChangeSwitch(SwitchChange::Nat(nat)) => (Method::PUT, on_the_switch, json!({ "nat": nat })),
+            Self::AddForward(port) => {
+                let wish = json!({ "host_port": port, "vm": target.id, "network": nic, "guest_port": 22 });
+                (Method::POST, format!("{on_the_switch}/forwards"), wish)
+            }
+            Self::RemoveForward => (Method::DELETE, format!("{on_the_switch}/forwards/{forward}"), json!({})),
+            Self::Medium(iso) => (Method::PUT, format!("{vm}/iso"), json!({ "iso": iso.map(disc) })),
+            Self::Machine(None) => (Method::PUT, format!("{vm}/machine"), json!({})),
+            Self::Machine(Some(version)) => {
+                (Method::PUT, format!("{vm}/machine"), json!({ "type": machine_type(*version) }))
+            }
             Self::AddNic(nic) => (Method::POST, format!("{vm}/networks"), on_switch(nic)),
             Self::RemoveNic => (Method::DELETE, format!("{vm}/networks/{nic}"), json!({})),
             Self::Suspend => (Method::POST, format!("{vm}/suspend"), json!({})),
@@ -221,6 +317,9 @@ impl Operation {
             Self::Create { definition, .. } => return definition.clone(),
             Self::Start | Self::Stop(_) | Self::ForceOff | Self::Reboot(_) | Self::Delete => {}
             Self::MakeSwitch { .. } | Self::RemoveSwitch | Self::Suspend | Self::Resume => {}
+            Self::ChangeSwitch(_) | Self::AddForward(_) | Self::RemoveForward => {}
+            Self::Medium(iso) => now.iso = *iso,
+            Self::Machine(machine) => now.machine = *machine,
             Self::AddNic(nic) => {
                 now.nics.insert(*nic);
             }
@@ -261,7 +360,12 @@ impl Operation {
             | Self::MakeSwitch { .. }
             | Self::RemoveSwitch
             | Self::AddNic(_)
-            | Self::RemoveNic => Power::AsItWas,
+            | Self::RemoveNic
+            | Self::ChangeSwitch(_)
+            | Self::AddForward(_)
+            | Self::RemoveForward
+            | Self::Medium(_)
+            | Self::Machine(_) => Power::AsItWas,
         }
     }
 }
@@ -278,6 +382,8 @@ impl Definition {
             core: number(&config["cpu_pinning"]["cores"][0]),
             disks: disks.as_array().unwrap().iter().skip(1).map(|disk| number(&disk["disk_size"]).unwrap()).collect(),
             nics: nics(networks).map(|(number, _)| number).collect(),
+            iso: DISCS.into_iter().find(|number| config["iso"].to_string().ends_with(&format!("/{}\"", disc(*number)))),
+            machine: (0..2).find(|version| config["machine_type"] == machine_type(*version)),
         }
     }
 }

@@ -44,6 +44,8 @@ pub struct Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Death {
     At(u64),
+    /// When all has been asked and answered.
+    WhenDone,
     /// At a commit, at the latest when there is nothing more to do.
     Commit(u64, Side),
 }
@@ -72,7 +74,7 @@ impl Cycle {
         let mut lanes: Vec<Lane> = (0..PLACES).filter_map(|place| lane(rng, place)).collect();
         let first = number == 0;
         if first {
-            // So that there is something to lose from the beginning.
+            // So that there is something to lose from the beginning, however slow the host is.
             lanes = (0..PLACES).map(|place| newcomer(rng, place)).collect();
         }
         let violence = (0..rng.usize(0..3)).map(|_| Violence {
@@ -86,7 +88,7 @@ impl Cycle {
         });
         let violence = violence.collect();
         let death = if first {
-            Death::At(3000)
+            Death::WhenDone
         } else if rng.bool() {
             Death::At(rng.u64(0..1200))
         } else {
@@ -111,8 +113,16 @@ fn lane(rng: &mut Rng, place: usize) -> Option<Lane> {
 }
 
 fn newcomer(rng: &mut Rng, place: usize) -> Lane {
-    let private = rng.bool();
-    let first = [Operation::Start, Operation::MakeSwitch { private }, Operation::AddNic(rng.u64(1..60_000))];
+    let (private, nat) = (rng.u8(0..4) == 0, rng.u8(0..4) > 0);
+    let (nic, port) = (rng.u64(1..60_000), rng.u64(1..60_000));
+    // The first one makes the VM.
+    let first = [
+        Operation::Start,
+        Operation::MakeSwitch { private, nat },
+        Operation::AddNic(nic),
+        Operation::AddForward(port),
+        Operation::Start,
+    ];
     let steps =
         first.map(|operation| Step { pause: 0, create: create(rng, place), asleep: operation.clone(), operation });
     Lane { place, steps: steps.into() }

@@ -1,5 +1,6 @@
 //! The examples of the KVM document (tests/fixtures/README.md): what each needs prepared, and how an answer is held
 //! against it.
+#![allow(unsafe_code)]
 #![allow(dead_code)] // Every test file uses its own part.
 
 use std::os::unix::process::CommandExt;

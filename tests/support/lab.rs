@@ -1,14 +1,15 @@
 //! A `Network` in a network namespace of the test's own, without a daemon around it.
-#![allow(dead_code)] // Every test file uses its own part.
+#![allow(dead_code, unused_imports)] // Every test file uses its own part.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::time::Duration;
 
 use qherd::{
-    model::{MacAddr, Nic, NicBackend, NicId, Subnet, Switch, SwitchId, SwitchKind, SwitchPort, now_ms},
+    model::{Nic, Subnet, Switch, SwitchKind},
     net::Network,
 };
 use tempfile::TempDir;
 
+pub use crate::support::parts::{nic, nic_on, switch};
 use crate::support::{
     PATIENCE,
     netns::{Guest, Host, ip, ip_json, nft},
@@ -76,34 +77,6 @@ impl Lab {
         assert!(left.iter().all(|entry| entry.path().is_file()), "{left:?}");
         self.host.assert_untouched();
     }
-}
-
-pub fn switch(kind: SwitchKind) -> Switch {
-    Switch {
-        id: SwitchId::random(),
-        name: "lan".into(),
-        created_at: now_ms(),
-        kind,
-        notes: String::new(),
-        mtu: None,
-        forwards: Vec::new(),
-    }
-}
-
-pub fn nic(port: SwitchPort) -> Nic {
-    Nic {
-        id: NicId::random(),
-        name: "net0".into(),
-        label: "Network Adapter".into(),
-        mac: MacAddr::random(),
-        slot: None,
-        queues: 1,
-        backend: NicBackend::Switch(port),
-    }
-}
-
-pub fn nic_on(switch: &Switch, address: Option<Ipv4Addr>) -> Nic {
-    nic(SwitchPort { address, ..SwitchPort::on(switch.id) })
 }
 
 /// Waits until something holds.

@@ -1,11 +1,13 @@
 //! A real daemon in a state directory of its own, and a client for it. Dropping it ends the daemon and every QEMU of
 //! that directory, also when a test fails.
+#![allow(unsafe_code)]
 #![allow(dead_code)] // Every test file uses its own part.
 
 pub mod crash;
 pub mod guest;
 pub mod netns;
 pub mod outside;
+pub mod parts;
 pub mod yard;
 
 use std::{

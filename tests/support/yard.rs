@@ -9,14 +9,18 @@ use std::{
 };
 
 use qherd::{
-    model::{MacAddr, Nic, NicBackend, NicId, Subnet, Switch, SwitchId, SwitchKind, SwitchPort, now_ms},
+    model::{Nic, Subnet, Switch, SwitchKind, SwitchPort},
     net::{
         nft::{Kernel, Ruleset, diff},
         rules::{self, OnHost, refused, ruleset},
     },
 };
 
-use super::netns::{Guest, Host, Peer, arp, ip};
+pub use super::parts::arrives;
+use super::{
+    netns::{Guest, Host, Peer, ip},
+    parts,
+};
 
 pub const STATE: &str = "0123abcd";
 
@@ -37,15 +41,7 @@ impl Yard {
     }
 
     pub fn switch(&mut self, kind: SwitchKind) -> Switch {
-        let switch = Switch {
-            id: SwitchId::random(),
-            name: "lan".into(),
-            created_at: now_ms(),
-            kind,
-            notes: String::new(),
-            mtu: None,
-            forwards: Vec::new(),
-        };
+        let switch = parts::switch(kind);
         let bridge = switch.bridge();
         ip(&format!("link add {bridge} type bridge mcast_snooping 0"));
         ip(&format!("link set {bridge} up"));
@@ -104,15 +100,7 @@ impl Yard {
     }
 
     async fn plug(&mut self, port: SwitchPort) -> Nic {
-        let nic = Nic {
-            id: NicId::random(),
-            name: "net0".into(),
-            label: "Network Adapter".into(),
-            mac: MacAddr::random(),
-            slot: None,
-            queues: 1,
-            backend: NicBackend::Switch(port),
-        };
+        let nic = parts::nic(port);
         self.nics.push(nic.clone());
         self.put().await;
         nic
@@ -138,7 +126,7 @@ impl Yard {
 }
 
 /// A tap with one queue, as QEMU gets it.
-fn tap(name: &str) -> OwnedFd {
+pub fn tap(name: &str) -> OwnedFd {
     const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
     let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
     let mut request = [0u8; 40];
@@ -151,14 +139,3 @@ fn tap(name: &str) -> OwnedFd {
 }
 
 use nix::libc;
-
-/// Whether `frame` from one guest reaches the other: one that is known to pass is sent after it.
-pub async fn arrives(from: &Guest, own: [u8; 4], to: &Guest, frame: &[u8]) -> bool {
-    static SERIAL: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(1);
-    let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let marker = arp(from.mac, from.mac, own, [192, 0, 2, serial]);
-    from.send(frame);
-    from.send(&marker);
-    let seen = to.until(|seen| seen.starts_with(&marker)).await;
-    seen.iter().any(|seen| seen.starts_with(frame))
-}

@@ -7,7 +7,7 @@
 //!        ├─ origin, idempotency   web pages of others are refused; a request with a known key gets its first answer
 //!        ├─ table, route   which handler a path and a method mean; what OpenAPI says about it
 //!        ├─ request        what a handler is given; query, json and decode turn it into the handler's types
-//!        └─ response, told what a handler gives back; error is everything the plumbing itself can object to
+//!        └─ response, section  what a handler gives back; error is everything the plumbing itself can object to
 //! ```
 //!
 //! A dialect writes a table and says once how an [`HttpError`] looks:
@@ -38,9 +38,11 @@ pub mod fault;
 mod idempotency;
 pub mod inflight;
 pub mod json;
+pub mod limits;
 pub mod openapi;
 mod origin;
 pub mod query;
+pub mod query_param;
 pub mod request;
 pub mod response;
 pub mod route;
@@ -52,10 +54,12 @@ mod wire;
 
 pub use decode::{Nulls, given, or_default};
 pub use error::HttpError;
+pub use limits::Limits;
+pub use query_param::QueryParam;
 pub use request::{NoFields, Request, agreed};
 pub use response::{IntoResponse, Reply, Response};
-pub use route::{QueryParam, Route, RouteInfo};
+pub use route::{Route, RouteInfo};
 pub use section::{Problem, in_section};
-pub use server::{Limits, Report, serve};
+pub use server::{Report, serve};
 pub use shutdown::Shutdown;
 pub use table::Table;

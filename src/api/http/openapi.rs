@@ -12,7 +12,8 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 use warp::http::Method;
 
-use super::route::{OutputKind, QueryKind, RouteInfo, SchemaFn};
+use super::query_param::QueryKind;
+use super::route::{OutputKind, RouteInfo, SchemaFn};
 
 const COMPONENTS: &str = "#/components/schemas/";
 

@@ -9,7 +9,7 @@ use serde::forward_to_deserialize_any;
 use super::HttpError;
 use super::fault::Fault;
 use super::json::{self, Node};
-use super::route::QueryParam;
+use super::query_param::QueryParam;
 
 /// The parameters of a query in their order, none of them unknown and none given twice.
 pub fn parse(raw: &str, known: &[QueryParam]) -> Result<Vec<(String, String)>, HttpError> {

@@ -39,10 +39,6 @@ impl Request {
         found.map_or("", |(_, value)| value)
     }
 
-    pub fn header(&self, name: impl header::AsHeaderName) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
-    }
-
     /// The query as a type. That its parameters are known and not repeated was checked before.
     pub fn query<T: DeserializeOwned>(&self) -> Result<T, HttpError> {
         query::decode(&self.query)

@@ -10,7 +10,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use warp::http::Method;
 
-use super::{HttpError, IntoResponse, Request, Response};
+use super::{HttpError, IntoResponse, QueryParam, Request, Response};
 
 pub type SchemaFn = fn(&mut SchemaGenerator) -> Schema;
 pub type Answer = Result<Response, HttpError>;
@@ -54,41 +54,6 @@ pub enum OutputKind {
     Error,
     Text,
     Empty,
-}
-
-/// A query parameter that a route takes. Whatever is not listed is refused with 400.
-#[derive(Debug, Clone, Copy)]
-pub struct QueryParam {
-    pub name: &'static str,
-    pub description: &'static str,
-    pub kind: QueryKind,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub enum QueryKind {
-    Text,
-    Integer,
-    Boolean,
-    OneOf(&'static [&'static str]),
-}
-
-impl QueryParam {
-    pub const fn text(name: &'static str, description: &'static str) -> Self {
-        Self::new(name, description, QueryKind::Text)
-    }
-    pub const fn integer(name: &'static str, description: &'static str) -> Self {
-        Self::new(name, description, QueryKind::Integer)
-    }
-    pub const fn boolean(name: &'static str, description: &'static str) -> Self {
-        Self::new(name, description, QueryKind::Boolean)
-    }
-    /// The values are for the description; refusing others is the handler's enum's task.
-    pub const fn one_of(name: &'static str, values: &'static [&'static str], description: &'static str) -> Self {
-        Self::new(name, description, QueryKind::OneOf(values))
-    }
-    const fn new(name: &'static str, description: &'static str, kind: QueryKind) -> Self {
-        Self { name, description, kind }
-    }
 }
 
 impl<S: 'static> Route<S> {

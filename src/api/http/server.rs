@@ -7,7 +7,6 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +24,7 @@ use warp::http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use super::inflight::InFlight;
 pub use super::wire::Socket;
 use super::wire::{Refused, Turns, Wire};
-use super::{Response, Shutdown};
+use super::{Limits, Response, Shutdown};
 
 /// After an accept that failed for want of something: long enough not to spin, short enough not to be noticed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -34,35 +33,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const LINGER: Duration = Duration::from_millis(100);
 /// How long the last answers may take to be written.
 const FAREWELL: Duration = Duration::from_secs(2);
-
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// How long requests under way may still take once the server is told to end.
-    pub drain: Duration,
-    /// How long a request's head may take to arrive, from its first byte on.
-    pub header_timeout: Duration,
-    /// How long a connection is kept between two requests, whatever happens. Clients keep theirs for 60 to 90 s.
-    pub idle: Duration,
-    /// How long it is kept beyond that, while nobody needs its place.
-    pub silence: Duration,
-    /// The largest head of a request; beyond it 431, and 414 for an eighth of it in the path.
-    pub header_bytes: usize,
-    /// Beyond it clients wait in the backlog. Descriptors are needed for machines too.
-    pub connections: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            drain: Duration::from_secs(30),
-            header_timeout: Duration::from_secs(10),
-            idle: Duration::from_secs(75),
-            silence: Duration::from_secs(180),
-            header_bytes: 64 * 1024,
-            connections: 1024,
-        }
-    }
-}
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,26 +45,20 @@ pub struct Report {
     pub unfinished: usize,
 }
 
-/// Where connections come from. TCP now; a Unix socket differs in its `Io` and in what it knows of its peer.
+/// Where connections come from. TCP now; a Unix socket differs in its `Io`.
 pub trait Listener: Send + 'static {
     type Io: Socket;
     /// Is dropped and called again at any time, so it must not lose a connection thereby.
-    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, Peer)>> + Send;
-}
-
-/// Who is at the other end. Every request carries it as an extension.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peer {
-    Tcp(SocketAddr),
+    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Io>> + Send;
 }
 
 impl Listener for TcpListener {
     type Io = TcpStream;
-    async fn accept(&mut self) -> io::Result<(TcpStream, Peer)> {
-        let (stream, addr) = TcpListener::accept(self).await?;
+    async fn accept(&mut self) -> io::Result<TcpStream> {
+        let (stream, _) = TcpListener::accept(self).await?;
         // Answers are small and whole: nothing is gained by waiting for more. Failing this is no reason to refuse.
         let _ = stream.set_nodelay(true);
-        Ok((stream, Peer::Tcp(addr)))
+        Ok(stream)
     }
 }
 
@@ -178,7 +142,7 @@ impl<L: Listener, S: Service> Acceptor<L, S> {
         loop {
             let next = async {
                 let permit = self.room.place().await?;
-                self.listener.accept().await.map(|(io, peer)| (io, peer, permit))
+                self.listener.accept().await.map(|io| (io, permit))
             };
             tokio::select! {
                 biased;
@@ -186,11 +150,10 @@ impl<L: Listener, S: Service> Acceptor<L, S> {
                 // Ended connections are taken out as they end, or the set would grow for ever.
                 Some(_) = self.connections.join_next() => {}
                 result = next => match result {
-                    Ok((io, peer, permit)) => {
+                    Ok((io, permit)) => {
                         self.accepted += 1;
                         complained = false;
                         let connection = Connection {
-                            peer,
                             in_flight: self.in_flight.clone(),
                             limits: self.limits.clone(),
                             room: self.room.wanted.subscribe(),
@@ -258,7 +221,6 @@ fn http(limits: &Limits) -> http1::Builder {
 }
 
 struct Connection {
-    peer: Peer,
     in_flight: InFlight,
     limits: Limits,
     room: watch::Receiver<bool>,
@@ -267,7 +229,7 @@ struct Connection {
 
 impl Connection {
     async fn run<Io: Socket>(self, http: http1::Builder, io: Io, service: impl Service, watcher: Watcher) {
-        let Self { peer, in_flight, limits, room, _permit } = self;
+        let Self { in_flight, limits, room, _permit } = self;
         let turns = Turns::new();
         let kept = HeaderValue::from_str(&format!("timeout={}", limits.idle.as_secs())).ok();
         let wire = Wire::new(io, limits, Arc::clone(&turns), in_flight.clone(), room.clone());
@@ -277,7 +239,6 @@ impl Connection {
                 request.extensions_mut().insert(Refused(error));
             }
             request.extensions_mut().insert(in_flight.clone());
-            request.extensions_mut().insert(peer);
             let modern = request.version() == Version::HTTP_11;
             let (turns, room, kept) = (Arc::clone(&turns), room.clone(), kept.clone());
             // warp's service is always ready, so `poll_ready` is not asked.
@@ -299,7 +260,7 @@ impl Connection {
         });
         let connection = http.serve_connection(TokioIo::new(wire), answer);
         if let Err(err) = watcher.watch(connection).await {
-            tracing::debug!(?peer, %err, "a connection ended badly");
+            tracing::debug!(%err, "a connection ended badly");
         }
     }
 }
@@ -331,10 +292,10 @@ mod tests {
 
     impl Listener for Scripted {
         type Io = DuplexStream;
-        async fn accept(&mut self) -> io::Result<(DuplexStream, Peer)> {
+        async fn accept(&mut self) -> io::Result<DuplexStream> {
             self.calls.fetch_add(1, Ordering::SeqCst);
             match self.script.pop_front() {
-                Some(result) => result.map(|io| (io, Peer::Tcp(([127, 0, 0, 1], 1).into()))),
+                Some(result) => result,
                 None => std::future::pending().await,
             }
         }

@@ -4,9 +4,14 @@ use std::net::Ipv4Addr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use warp::http::StatusCode;
 
-use super::{Shared, dto, error::Problem};
+use super::{
+    Shared, dto,
+    error::Problem,
+    vlans::{VlanBody, VlanFields},
+};
 use crate::{
     api::http::{HttpError, Reply, Request, given},
     model::{Applied, Bandwidth, MacAddr, NicId, NicWish, PortWish},
@@ -39,6 +44,8 @@ pub struct Adapter {
     dns_name: Option<String>,
     allow_spoofing: bool,
     isolated: bool,
+    /// Null on QEMU's user-mode network.
+    vlan_setting: Option<VlanFields>,
     bandwidth: Option<BandwidthFields>,
     /// Frames of the guest that the rules of its port refused; null where there are none.
     refused: Option<u64>,
@@ -55,6 +62,8 @@ struct BandwidthFields {
 /// An adapter to be added.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(example = json!({ "switchName": "LAN", "address": "10.77.0.9" }))]
+#[schemars(example = json!({ "switchName": "Out", "vlanSetting": { "operationMode": "Access", "accessVlanId": 10 } }))]
 pub struct AddBody {
     /// What people call it; `Network Adapter` unless given.
     name: Option<String>,
@@ -72,6 +81,7 @@ pub struct AddBody {
     max_addresses: Option<i64>,
     /// It reaches no other isolated adapter of its switch; default false.
     isolated: Option<bool>,
+    vlan_setting: Option<VlanBody>,
     bandwidth: Option<BandwidthBody>,
 }
 
@@ -88,6 +98,7 @@ pub struct BandwidthBody {
 /// What is to change of an adapter on a switch; at least one field.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(example = json!({ "vlanSetting": { "operationMode": "Trunk", "nativeVlanId": 10, "allowedVlanIdList": [20, 30] }, "bandwidth": null }))]
 pub struct ChangeBody {
     /// A running guest takes it when it renews its lease, within ten minutes; until then it is cut off.
     address: Option<Ipv4Addr>,
@@ -97,6 +108,8 @@ pub struct ChangeBody {
     #[schemars(with = "Option<i64>")]
     max_addresses: Option<Option<i64>>,
     isolated: Option<bool>,
+    /// Replaced whole; of a running VM at once.
+    vlan_setting: Option<VlanBody>,
     /// Replaced whole; null removes it.
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<BandwidthBody>")]
@@ -128,19 +141,29 @@ impl AddBody {
             max_addresses: self.max_addresses.map(Some),
             isolated: self.isolated,
             bandwidth: self.bandwidth.map(BandwidthBody::into_model),
+            ..PortWish::default()
+        };
+        let port = match self.vlan_setting {
+            Some(vlans) => vlans.wish(port)?,
+            None => port,
         };
         Ok(NicWish { mac: self.mac_address, port, ..place })
     }
 }
 
 impl ChangeBody {
-    fn into_model(self) -> PortWish {
-        PortWish {
+    fn into_model(self) -> Result<PortWish, HttpError> {
+        let wish = PortWish {
             address: self.address,
             allow_spoofing: self.allow_spoofing,
             max_addresses: self.max_addresses,
             isolated: self.isolated,
             bandwidth: self.bandwidth.map(|bandwidth| bandwidth.unwrap_or_default().into_model()),
+            ..PortWish::default()
+        };
+        match self.vlan_setting {
+            Some(vlans) => vlans.wish(wish),
+            None => Ok(wish),
         }
     }
 }
@@ -169,6 +192,7 @@ impl Adapter {
             refused: view.refused,
             allow_spoofing: port.is_some_and(|port| port.allow_spoofing),
             isolated: port.is_some_and(|port| port.isolated),
+            vlan_setting: port.map(VlanFields::of),
             bandwidth: port.map(|port| port.bandwidth).filter(|bandwidth| *bandwidth != Bandwidth::default()).map(
                 |Bandwidth { inbound, outbound }| BandwidthFields {
                     in_bits_per_second: inbound,
@@ -199,9 +223,9 @@ pub async fn change(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let nic = NicId::parse_guid(request.param("adapterId")).ok_or(Problem::NoAdapter)?;
     let updated = view.spec.nic(nic).ok_or(Problem::NoAdapter)?.label.clone();
     let body: ChangeBody = request.json()?;
-    let wish = body.into_model();
+    let wish = body.into_model()?;
     if wish == PortWish::default() {
-        let fields = "address, allowSpoofing, maxAddresses, isolated or bandwidth";
+        let fields = "address, allowSpoofing, maxAddresses, isolated, vlanSetting or bandwidth";
         return Err(HttpError::invalid(fields, "be given, at least one of them").into());
     }
     let (view, applied) = shared.service.change_port(id, nic, wish).await?;

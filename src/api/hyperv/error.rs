@@ -13,6 +13,9 @@ use crate::{
     model::{Conflict, Error, SwitchId},
 };
 
+/// What an endpoint of switches says of one that is not there.
+pub const SWITCH_NOT_FOUND: &str = "Switch not found";
+
 /// The body of every error.
 #[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct ErrorBody {
@@ -142,7 +145,7 @@ fn said(error: impl Into<String>) -> ErrorBody {
 
 /// The switch of the path, or one that a body names (ruling 28).
 fn switch_not_found(named: &str, endpoint: &Endpoint) -> (StatusCode, ErrorBody) {
-    if endpoint.not_found == super::routes::SWITCH_NOT_FOUND {
+    if endpoint.not_found == SWITCH_NOT_FOUND {
         return (StatusCode::NOT_FOUND, said(endpoint.not_found));
     }
     let param = if SwitchId::parse_guid(named).is_some() { "switchId" } else { "switchName" };
@@ -189,6 +192,8 @@ fn param_name(param: &str) -> Cow<'_, str> {
         "max_addresses" => "maxAddresses",
         "bandwidth.in_bits_per_second" => "bandwidth.inBitsPerSecond",
         "bandwidth.out_bits_per_second" => "bandwidth.outBitsPerSecond",
+        "vlan" => "vlanSetting",
+        "trunk" => "vlanSetting.allowedVlanIdList",
         "networks" => "networkAdapters",
         other => other,
     })

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use warp::http::StatusCode;
 
 use super::{Shared, dto, error::Problem};
@@ -16,6 +17,7 @@ use crate::{
 /// A port of the host that is to lead to a VM on the switch.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(example = json!({ "hostPort": 8443, "vmId": "5b0b4b8e-4a0c-4f6e-9b1a-2f4f3f0c7d11", "guestPort": 443 }))]
 pub struct ForwardBody {
     /// `tcp` (default) or `udp`.
     #[serde(default)]

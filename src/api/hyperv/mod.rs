@@ -10,6 +10,7 @@ mod power;
 mod routes;
 mod state;
 mod switches;
+mod vlans;
 mod vms;
 
 pub use routes::{openapi, table};
@@ -44,5 +45,19 @@ impl Shared {
         let id = SwitchId::parse_guid(request.param("id")).ok_or(Problem::NoSwitch)?;
         self.service.switch(id)?;
         Ok(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{adapters, forwards, switches};
+    use crate::api::tests::has_examples;
+
+    #[test]
+    fn what_is_shown_as_an_example_is_taken() {
+        has_examples::<adapters::AddBody>();
+        has_examples::<adapters::ChangeBody>();
+        has_examples::<switches::CreateBody>();
+        has_examples::<forwards::ForwardBody>();
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Shared, adapters, dto,
-    error::{Endpoint, ErrorBody, http_error},
+    error::{Endpoint, ErrorBody, SWITCH_NOT_FOUND, http_error},
     forwards, info, power, switches, vms,
 };
 use crate::{
@@ -17,8 +17,6 @@ use crate::{
     },
     service::Service,
 };
-
-pub(super) const SWITCH_NOT_FOUND: &str = "Switch not found";
 
 const fn vm(failed: &'static str) -> Endpoint {
     Endpoint { not_found: "VM not found", failed }

@@ -47,10 +47,10 @@ pub fn health(view: &VmView) -> String {
         Status::Crashed => Some("crashed"),
         Status::Unresponsive => Some("unresponsive"),
     };
-    match (health, &view.reason) {
+    match (health, view.reason()) {
         (None, None) => "Ok".to_owned(),
         (Some(health), None) => health.to_owned(),
-        (None, Some(reason)) => reason.clone(),
+        (None, Some(reason)) => reason,
         (Some(health), Some(reason)) => format!("{health}: {reason}"),
     }
 }

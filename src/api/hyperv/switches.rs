@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use warp::http::StatusCode;
 
 use super::{Shared, dto, error::Problem};
@@ -100,6 +101,8 @@ impl Switch {
 /// A switch to be created.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = json!({ "name": "LAN", "type": "Internal", "subnet": "10.77.0.0/24", "nat": true }))]
+#[schemars(example = json!({ "name": "Out", "type": "External", "netAdapterName": "eth1" }))]
 pub struct CreateBody {
     /// 1 to 64 letters, digits, '.', '_', '-', spaces; need not be unique.
     name: String,

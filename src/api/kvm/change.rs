@@ -1,16 +1,18 @@
-//! Handlers and bodies of the updates: CPU, memory, disk, and what of them is still pending.
-
-use std::collections::BTreeMap;
+//! Handlers and bodies of the updates: CPU, memory, disk.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use warp::http::StatusCode;
 
-use super::{Shared, error::Problem, pinning::CpuPinning, vm_id};
+use super::{
+    Shared,
+    error::Problem,
+    pinning::CpuPinning,
+    updated::{Of, at_least_one, update},
+    vm_id,
+};
 use crate::{
-    api::http::{HttpError, Reply, Request, given},
-    model::{Applied, Change, IoLimits, VmId, VmSpec, VmView},
+    api::http::{Reply, Request, given},
+    model::{Change, IoLimits},
 };
 
 /// At least one field.
@@ -46,40 +48,6 @@ pub struct DiskUpdate {
     pub io_limits: Option<Option<IoLimits>>,
 }
 
-/// What became of an update.
-#[derive(Serialize, JsonSchema)]
-pub struct Updated<T> {
-    #[serde(flatten)]
-    of: Of,
-    #[serde(flatten)]
-    configured: T,
-    /// Always `updated`.
-    status: &'static str,
-    message: &'static str,
-    applied: Applied,
-    /// What of it waits for the next start.
-    pending: BTreeMap<&'static str, Pending>,
-}
-
-/// What was changed.
-#[derive(Serialize, JsonSchema)]
-pub struct Of {
-    /// Of the VM; of a disk that has a path of its own, the disk's.
-    id: String,
-    vm_id: String,
-}
-
-impl Of {
-    pub fn vm(id: VmId) -> Self {
-        Self { id: id.to_string(), vm_id: id.to_string() }
-    }
-
-    /// A disk's name is its id.
-    pub fn disk(vm: VmId, name: &str) -> Self {
-        Self { id: name.to_owned(), vm_id: vm.to_string() }
-    }
-}
-
 #[derive(Serialize, JsonSchema)]
 pub struct Cpu {
     vcpus: u32,
@@ -97,66 +65,6 @@ pub struct RootDisk {
     /// GiB.
     disk_size: Option<u64>,
     io_limits: Option<IoLimits>,
-}
-
-impl<T: Serialize> Updated<T> {
-    pub fn new(of: Of, view: &VmView, configured: T, message: &'static str, applied: Applied) -> Self {
-        Self { of, configured, status: "updated", message, applied, pending: pending(view) }
-    }
-
-    pub fn reply(&self) -> Reply {
-        Reply::json(StatusCode::OK, self)
-    }
-}
-
-/// A setting that QEMU does not have yet.
-#[derive(Serialize, JsonSchema)]
-pub struct Pending {
-    configured: Value,
-    in_effect: Value,
-}
-
-/// Where the definition and what QEMU has differ; empty for a VM that does not run.
-pub fn pending(view: &VmView) -> BTreeMap<&'static str, Pending> {
-    let Some(now) = &view.in_effect else { return BTreeMap::new() };
-    let (configured, in_effect) = (settings(&view.spec), settings(now));
-    let pairs = configured.into_iter().zip(in_effect);
-    pairs
-        .filter(|((_, configured), (_, in_effect))| configured != in_effect)
-        .map(|((name, configured), (_, in_effect))| (name, Pending { configured, in_effect }))
-        .collect()
-}
-
-fn settings(spec: &VmSpec) -> [(&'static str, Value); 10] {
-    [
-        ("vcpus", json!(spec.vcpus)),
-        ("max_vcpus", json!(spec.max_vcpus)),
-        ("cpu_pinning", json!(spec.cpu_pinning.as_ref().map(CpuPinning::of))),
-        ("memory", json!(spec.memory)),
-        ("disks", json!(spec.disks.iter().skip(1).map(super::disks::DiskView::of).collect::<Vec<_>>())),
-        ("networks", json!(super::networks::settings(&spec.nics))),
-        ("disk_size", json!(spec.root().map(|disk| disk.size))),
-        ("iso", json!(spec.iso)),
-        ("on_io_error", json!(spec.policy.on_io_error)),
-        ("io_limits", json!(spec.root().and_then(|disk| disk.io_limits))),
-    ]
-}
-
-pub async fn update<T: Serialize>(
-    shared: &Shared,
-    id: VmId,
-    of: Of,
-    change: Change,
-    message: &'static str,
-    configured: impl FnOnce(&VmSpec) -> T,
-) -> Result<Reply, Problem> {
-    let (view, applied) = shared.service.change(id, change).await?;
-    let configured = configured(&view.spec);
-    Ok(Updated::new(of, &view, configured, message, applied).reply())
-}
-
-pub fn at_least_one(fields: &'static str) -> HttpError {
-    HttpError::invalid(fields, "be given, at least one of them")
 }
 
 pub async fn cpu(shared: Shared, request: Request) -> Result<Reply, Problem> {

@@ -8,8 +8,10 @@ use warp::http::StatusCode;
 
 use super::{
     Shared,
-    change::{DiskUpdate, Of, at_least_one, update},
+    change::DiskUpdate,
+    disk_view::DiskView,
     error::Problem,
+    updated::{Of, at_least_one, update},
     vm_id,
 };
 use crate::{
@@ -39,31 +41,6 @@ impl DiskBody {
             base_image: self.base_image,
             clone: self.clone,
             io_limits: self.io_limits,
-        }
-    }
-}
-
-#[derive(Serialize, JsonSchema)]
-pub struct DiskView {
-    /// `root`, `disk1`…
-    name: String,
-    /// GiB.
-    disk_size: u64,
-    disk_file: PathBuf,
-    base_image: Option<PathBuf>,
-    clone: Option<CloneMode>,
-    io_limits: Option<IoLimits>,
-}
-
-impl DiskView {
-    pub fn of(disk: &Disk) -> Self {
-        Self {
-            name: disk.name.clone(),
-            disk_size: disk.size,
-            disk_file: disk.file.clone(),
-            base_image: disk.base.as_ref().map(|base| base.path.clone()),
-            clone: disk.base.as_ref().map(|_| disk.clone),
-            io_limits: disk.io_limits,
         }
     }
 }

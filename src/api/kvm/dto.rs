@@ -10,16 +10,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    change::{Pending, pending},
     disks::DiskBody,
     networks::{self, NetworkBody},
+    pending::{Pending, pending},
     pinning::CpuPinning,
     policy::{self, AutostartBody, PolicyView},
 };
 use crate::{
     model::{
-        CloneMode, CreateVm, Due, Error, ImageFormat, IoLimits, MAX_DEVICES, OnIoError, RestartPolicy, Status, VmId,
-        VmView,
+        CloneMode, CreateVm, Error, ImageFormat, IoLimits, MAX_DEVICES, OnIoError, RestartPolicy, Status, VmId, VmView,
     },
     service::Base,
 };
@@ -172,12 +171,9 @@ impl StatusBody {
             name: view.spec.name.clone(),
             status: view.status,
             message: format!("VM is {}", view.status.as_str()),
-            reason: view.reason.clone(),
+            reason: view.reason(),
             restarts: view.upkeep.attempts,
-            next_restart: match view.upkeep.due {
-                Some(Due::Restart { at, .. }) => Some(time(at)),
-                Some(Due::Boot) | None => None,
-            },
+            next_restart: view.upkeep.restart().map(|restart| time(restart.wall_time())),
         }
     }
 }
@@ -274,7 +270,7 @@ impl Details {
             restarts,
             next_restart,
             pid: view.pid,
-            started_at: view.started_at.map(time),
+            started_at: view.started_at().map(time),
             uptime: view.uptime(),
             guest_agent: view.agent,
             accelerator,

@@ -4,9 +4,10 @@ use std::net::Ipv4Addr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use warp::http::StatusCode;
 
-use super::{Shared, error::Problem, switches::switch_id};
+use super::{Shared, error::Problem, switch_id};
 use crate::{
     api::http::{Reply, Request},
     model::{Error, ForwardId, Protocol, VmId},
@@ -16,6 +17,7 @@ use crate::{
 /// A port of the host that is to lead to a VM on the switch.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = json!({ "host_port": 8443, "vm": "5b0b4b8e-4a0c-4f6e-9b1a-2f4f3f0c7d11", "guest_port": 443 }))]
 pub struct ForwardBody {
     /// `tcp` (default) or `udp`.
     #[serde(default)]

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Shared,
-    change::{Of, Updated, update},
     error::Problem,
+    updated::{Of, Updated, update},
     vm_id,
 };
 use crate::{

@@ -1,7 +1,9 @@
 //! The KVM dialect: snake_case, errors as `{"error":{"code","message"}}`, mounted at `/` (shared/contract). Only
 //! translation: what a request means is decided in `service` and `vm`.
 
+mod bandwidth;
 mod change;
+mod disk_view;
 mod disks;
 mod dto;
 mod error;
@@ -10,12 +12,14 @@ mod host;
 mod info;
 mod media;
 mod networks;
+mod pending;
 mod performance;
 mod pinning;
 mod policy;
 mod power;
 mod routes;
 mod switches;
+mod updated;
 
 pub use routes::{openapi, table};
 
@@ -23,7 +27,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::{api::http::Request, model::VmId, service::Service};
+use crate::{
+    api::http::Request,
+    model::{SwitchId, VmId},
+    service::Service,
+};
 use error::Problem;
 
 /// What a handler of this dialect has at hand.
@@ -33,7 +41,26 @@ pub struct Shared {
     openapi: Arc<Value>,
 }
 
+/// The switch that a path names.
+fn switch_id(request: &Request) -> Result<SwitchId, Problem> {
+    SwitchId::parse(request.param("id")).ok_or(Problem::BadId)
+}
+
 /// The VM that a path names. Its syntax is the first thing that is checked (ruling 6).
 fn vm_id(request: &Request) -> Result<VmId, Problem> {
     VmId::parse(request.param("id")).ok_or(Problem::BadId)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{forwards, networks, switches};
+    use crate::api::tests::has_examples;
+
+    #[test]
+    fn what_is_shown_as_an_example_is_taken() {
+        has_examples::<networks::NetworkBody>();
+        has_examples::<networks::NetworkUpdate>();
+        has_examples::<switches::SwitchBody>();
+        has_examples::<forwards::ForwardBody>();
+    }
 }

@@ -4,14 +4,15 @@ use std::net::Ipv4Addr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use warp::http::StatusCode;
 
-use super::{Shared, change::at_least_one, error::Problem, vm_id};
+use super::{Shared, bandwidth::BandwidthBody, error::Problem, updated::at_least_one, vm_id};
 use crate::{
     api::http::{Reply, Request, given},
     model::{
-        Applied, Bandwidth, Error, Forward, MAX_FORWARDS, MacAddr, NetworkWish, Nic, NicBackend, NicId, NicWish,
-        PortWish, SwitchId, SwitchRef, VmId,
+        Applied, Error, Forward, MAX_FORWARDS, MacAddr, NetworkWish, Nic, NicBackend, NicId, NicWish, PortWish,
+        SwitchId, SwitchRef, VmId,
     },
     service::{NicStatus, NicView, among_networks},
 };
@@ -19,6 +20,8 @@ use crate::{
 /// A NIC: on a switch, or on QEMU's user-mode network.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = json!({ "switch": "LAN", "address": "10.77.0.9", "name": "front" }))]
+#[schemars(example = json!({ "switch": "Out", "vlan": 10, "trunk": [20, 30], "isolated": true, "bandwidth": { "in_bits_per_second": 100_000_000 } }))]
 pub struct NetworkBody {
     /// The id or the name of a switch.
     switch: Option<String>,
@@ -41,22 +44,19 @@ pub struct NetworkBody {
     /// It reaches no other isolated NIC of its switch; default false.
     #[serde(default)]
     isolated: bool,
+    /// On an External switch: the VLAN that it is in, 1 to 4094; its guest sends and receives without a tag.
+    vlan: Option<i64>,
+    /// On an External switch: VLANs that its guest sees with their tags.
+    #[serde(default)]
+    #[schemars(length(max = 4094))]
+    trunk: Vec<i64>,
     bandwidth: Option<BandwidthBody>,
-}
-
-/// How much a NIC carries, in bits per second, 64,000 to 1,000,000,000,000; null for as much as there is.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct BandwidthBody {
-    /// Towards the guest.
-    in_bits_per_second: Option<u64>,
-    /// From the guest.
-    out_bits_per_second: Option<u64>,
 }
 
 /// What is to change of a NIC on a switch; at least one field.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = json!({ "vlan": 20, "trunk": null, "bandwidth": { "out_bits_per_second": 10_000_000 } }))]
 pub struct NetworkUpdate {
     /// A running guest takes it when it renews its lease, within ten minutes; until then it is cut off.
     #[serde(default)]
@@ -69,22 +69,18 @@ pub struct NetworkUpdate {
     max_addresses: Option<Option<i64>>,
     #[serde(default)]
     isolated: Option<bool>,
+    /// Null: the adapter's own network.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<i64>")]
+    vlan: Option<Option<i64>>,
+    /// Replaced whole; null or an empty list removes it.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<Vec<i64>>", length(max = 4094))]
+    trunk: Option<Option<Vec<i64>>>,
     /// Replaced whole; null removes it.
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<BandwidthBody>")]
     bandwidth: Option<Option<BandwidthBody>>,
-}
-
-impl BandwidthBody {
-    fn into_model(self) -> Bandwidth {
-        Bandwidth { inbound: self.in_bits_per_second, outbound: self.out_bits_per_second }
-    }
-
-    fn of(bandwidth: Bandwidth) -> Option<Self> {
-        let Bandwidth { inbound, outbound } = bandwidth;
-        let body = Self { in_bits_per_second: inbound, out_bits_per_second: outbound };
-        (bandwidth != Bandwidth::default()).then_some(body)
-    }
 }
 
 impl NetworkUpdate {
@@ -94,6 +90,8 @@ impl NetworkUpdate {
             allow_spoofing: self.allow_spoofing,
             max_addresses: self.max_addresses,
             isolated: self.isolated,
+            vlan: self.vlan,
+            trunk: self.trunk.map(Option::unwrap_or_default),
             bandwidth: self.bandwidth.map(|bandwidth| bandwidth.unwrap_or_default().into_model()),
         }
     }
@@ -123,6 +121,8 @@ impl NetworkBody {
             allow_spoofing: Some(self.allow_spoofing),
             max_addresses: self.max_addresses.map(Some),
             isolated: Some(self.isolated),
+            vlan: self.vlan.map(Some),
+            trunk: Some(self.trunk),
             bandwidth: self.bandwidth.map(BandwidthBody::into_model),
         };
         Ok(NicWish { id: None, label: self.name, network, queues: self.queues, mac: self.mac, port })
@@ -162,6 +162,8 @@ pub struct NetworkView {
     allow_spoofing: bool,
     max_addresses: Option<u16>,
     isolated: bool,
+    vlan: Option<u16>,
+    trunk: Vec<u16>,
     bandwidth: Option<BandwidthBody>,
     /// Since it was plugged; null where nobody counts.
     traffic: Option<TrafficBody>,
@@ -251,6 +253,8 @@ impl NetworkView {
             allow_spoofing: port.is_some_and(|port| port.allow_spoofing),
             max_addresses: port.and_then(|port| port.max_addresses),
             isolated: port.is_some_and(|port| port.isolated),
+            vlan: port.and_then(|port| port.vlan),
+            trunk: port.map(|port| port.trunk.clone()).unwrap_or_default(),
             bandwidth: port.and_then(|port| BandwidthBody::of(port.bandwidth)),
             traffic: None,
             refused: None,
@@ -319,7 +323,7 @@ pub async fn change(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let body: NetworkUpdate = request.json()?;
     let wish = body.into_model();
     if wish == PortWish::default() {
-        let fields = "address, allow_spoofing, max_addresses, isolated or bandwidth";
+        let fields = "address, allow_spoofing, max_addresses, isolated, vlan, trunk or bandwidth";
         return Err(at_least_one(fields).into());
     }
     let (_, applied) = shared.service.change_port(id, nic, wish).await?;
@@ -359,20 +363,4 @@ fn named(shared: &Shared, id: VmId, request: &Request) -> Result<NicId, Error> {
     let nics = view.spec.nics.iter().chain(view.in_effect.iter().flat_map(|now| &now.nics));
     let found = nics.into_iter().find(|nic| nic.is_called(name)).map(|nic| nic.id);
     found.ok_or_else(|| Error::NicNotFound { name: name.to_owned() })
-}
-
-/// For comparing what is configured with what is in effect.
-pub fn settings(nics: &[Nic]) -> Vec<serde_json::Value> {
-    let entry = |nic: &Nic| {
-        let mut entry = serde_json::json!({ "id": nic.id.to_string(), "device": nic.name, "mac": nic.mac });
-        match nic.switch() {
-            Some(switch) => {
-                entry["switch"] = switch.to_string().into();
-                entry["port"] = serde_json::json!(nic.port());
-            }
-            None => entry["user"] = serde_json::json!({ "forwards": nic.backend.forwards() }),
-        }
-        entry
-    };
-    nics.iter().map(entry).collect()
 }

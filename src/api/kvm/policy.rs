@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Shared,
-    change::{Of, at_least_one, update},
     error::Problem,
+    updated::{Of, at_least_one, update},
     vm_id,
 };
 use crate::{

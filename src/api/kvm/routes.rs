@@ -6,9 +6,9 @@ use schemars::SchemaGenerator;
 use serde_json::Value;
 
 use super::{
-    Shared, change, disks, dto,
+    Shared, change, disk_view, disks, dto,
     error::{Endpoint, ErrorBody, NotFound, http_error},
-    forwards, host, info, media, networks, performance, policy, power, switches,
+    forwards, host, info, media, networks, performance, policy, power, switches, updated,
 };
 use crate::{
     api::http::{
@@ -114,42 +114,42 @@ fn routes() -> Vec<Route<Shared>> {
             .tag(UPDATE)
             .summary("Change the vCPUs and their pinning, live where QEMU and the guest allow.")
             .input::<change::CpuBody>()
-            .output::<change::Updated<change::Cpu>>(200, "It is stored; `applied` says whether it is in effect.")
+            .output::<updated::Updated<change::Cpu>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
         Route::put("/vms/{id}/memory", "updateVMMemory", in_section(&MEMORY, change::memory))
             .tag(UPDATE)
             .summary("Change the memory, live where the guest follows.")
             .input::<change::MemoryBody>()
-            .output::<change::Updated<change::Memory>>(200, "It is stored; `applied` says whether it is in effect.")
+            .output::<updated::Updated<change::Memory>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
         Route::put("/vms/{id}/disk", "resizeVMDisk", in_section(&DISK, change::disk))
             .tag(UPDATE)
             .summary("Grow the root disk, and change its I/O limits.")
             .input::<change::DiskUpdate>()
-            .output::<change::Updated<change::RootDisk>>(200, "It is stored; `applied` says whether it is in effect.")
+            .output::<updated::Updated<change::RootDisk>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
         Route::put("/vms/{id}/policy", "updateVMPolicy", in_section(&POLICY, policy::policy))
             .tag(UPDATE)
             .summary("Change what happens unasked: restarts, autostart, I/O errors.")
             .input::<policy::PolicyBody>()
-            .output::<change::Updated<policy::PolicyView>>(200, "It is stored; `applied` says whether it is in effect.")
+            .output::<updated::Updated<policy::PolicyView>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
         Route::put("/vms/{id}/iso", "changeVMIso", in_section(&ISO, media::put_iso))
             .tag(UPDATE)
             .summary("Exchange or eject the ISO image in the CD drive, live where the VM has the drive and the guest allows.")
             .input::<media::IsoBody>()
-            .output::<change::Updated<media::Iso>>(200, "It is stored; `applied` says whether it is in effect.")
+            .output::<updated::Updated<media::Iso>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
         Route::delete("/vms/{id}/iso", "ejectVMIso", in_section(&ISO, media::eject))
             .tag(UPDATE)
             .summary("Eject the ISO image from the CD drive.")
-            .output::<change::Updated<media::Iso>>(200, "It is stored; `applied` says whether it is in effect.")
+            .output::<updated::Updated<media::Iso>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
         Route::put("/vms/{id}/machine", "updateVMMachine", in_section(&MACHINE, media::machine))
             .tag(UPDATE)
             .summary("Give a VM that is off another version of its machine type, such as the latest that this QEMU knows.")
             .optional_input::<media::MachineBody>()
-            .output::<change::Updated<media::MachineType>>(200, "It is stored, and takes effect at the next start.")
+            .output::<updated::Updated<media::MachineType>>(200, "It is stored, and takes effect at the next start.")
             .error(409, "The VM is not off."),
         Route::get("/vms/{id}/disks", "listVMDisks", in_section(&DISKS, disks::list))
             .tag(INFORMATION)
@@ -165,7 +165,7 @@ fn routes() -> Vec<Route<Shared>> {
             .tag(UPDATE)
             .summary("Grow a disk, and change its I/O limits.")
             .input::<change::DiskUpdate>()
-            .output::<change::Updated<Option<disks::DiskView>>>(
+            .output::<updated::Updated<Option<disk_view::DiskView>>>(
                 200,
                 "It is stored; `applied` says whether it is in effect.",
             )

@@ -4,9 +4,10 @@ use std::net::Ipv4Addr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use warp::http::StatusCode;
 
-use super::{Shared, change::at_least_one, error::Problem, forwards::LeaseFields};
+use super::{Shared, error::Problem, forwards::LeaseFields, switch_id, updated::at_least_one};
 use crate::{
     api::http::{Reply, Request, given},
     model::{CreateSwitch, Dns, Error, Subnet, SubnetWish, Switch, SwitchId, SwitchKind, SwitchWish},
@@ -28,6 +29,8 @@ pub enum SwitchKindBody {
 /// A switch to be made.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24", "nat": true }))]
+#[schemars(example = json!({ "name": "Out", "type": "external", "adapter": "eth1" }))]
 pub struct SwitchBody {
     name: String,
     /// `private`, `internal` or `external`.
@@ -318,9 +321,4 @@ pub async fn delete(shared: Shared, request: Request) -> Result<Reply, Problem> 
     shared.service.delete_switch(id).await?;
     let done = SwitchDone { id: id.to_string(), status: "deleted", message: "Switch successfully deleted." };
     Ok(Reply::json(StatusCode::OK, &done))
-}
-
-/// The switch that a path names.
-pub(super) fn switch_id(request: &Request) -> Result<SwitchId, Problem> {
-    SwitchId::parse(request.param("id")).ok_or(Problem::BadId)
 }

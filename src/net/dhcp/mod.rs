@@ -7,7 +7,7 @@
 mod leases;
 mod resolvers;
 
-use std::{collections::BTreeMap, fmt::Write, net::Ipv4Addr};
+use std::{collections::BTreeMap, fmt::Write, fs, net::Ipv4Addr, path::Path};
 
 pub use leases::{leases, stale};
 pub use resolvers::resolvers;
@@ -72,6 +72,21 @@ pub fn files(switch: &Switch, hosts: &[Host], facts: &Facts) -> Files {
         let _ = writeln!(text, ",{label}\nhost-record={label}.{},{label},{address}", subnet.domain());
     }
     Files::from([(CONFIG.to_owned(), text)])
+}
+
+/// The NICs that a folder's configuration names.
+pub fn hosts(folder: &Path) -> Vec<Host> {
+    parse(&fs::read_to_string(folder.join(CONFIG)).unwrap_or_default())
+}
+
+fn parse(text: &str) -> Vec<Host> {
+    let host = |line: &str| {
+        let mut words = line.strip_prefix("dhcp-host=")?.split(',');
+        let mac = MacAddr::parse(words.next()?)?;
+        let address = words.nth(1)?.parse().ok()?;
+        Some(Host { mac, address, label: words.next().map(str::to_owned) })
+    };
+    text.lines().filter_map(host).collect()
 }
 
 fn config(bridge: &str, subnet: &Subnet, facts: &Facts) -> String {
@@ -156,6 +171,8 @@ mod tests {
         let hosts = "dhcp-host=52:54:00:00:00:01,id:*,10.77.0.2,web\nhost-record=web.lan,web,10.77.0.2\n\
             dhcp-host=52:54:00:00:00:02,id:*,10.77.0.3\n";
         assert!(text(&subnet, &facts).ends_with(hosts), "{}", text(&subnet, &facts));
+        let read = parse(&text(&subnet, &facts));
+        assert_eq!(read, [host("52:54:00:00:00:01", 2, Some("web")), host("52:54:00:00:00:02", 3, None)]);
         let own = Subnet { domain: Some("lab.example".into()), ..subnet };
         assert!(text(&own, &facts).contains("host-record=web.lab.example,web,10.77.0.2\n"));
     }

@@ -11,6 +11,11 @@ use rtnetlink::{
     },
 };
 
+use super::{
+    nameless,
+    vlans::{Filtering, filtering},
+};
+
 /// An interface of the host.
 #[derive(Clone, Debug)]
 pub struct Link {
@@ -27,6 +32,8 @@ pub struct Link {
     pub kind: Option<InfoKind>,
     /// Of a bridge.
     pub bridge: BridgeOptions,
+    /// Of a bridge, where the kernel can keep VLANs apart.
+    pub filtering: Option<Filtering>,
     /// Of a port of a bridge.
     pub port: PortOptions,
     /// How what it sends is queued.
@@ -41,21 +48,15 @@ pub struct Link {
 pub struct BridgeOptions {
     /// It learns who wants which multicast; without anybody who asks, it forgets, and drops what is wanted.
     pub snooping: bool,
-    /// Its ports belong to VLANs.
-    pub vlans: bool,
 }
 
 impl BridgeOptions {
     pub(super) fn on(self, message: LinkMessageBuilder<LinkBridge>) -> LinkMessageBuilder<LinkBridge> {
-        let message = message.mcast_snooping(self.snooping);
-        // A kernel without VLANs refuses the option, whatever it says.
-        if self.vlans { message.vlan_filtering(true) } else { message }
+        message.mcast_snooping(self.snooping)
     }
 
     pub(super) fn change(self, index: u32) -> LinkMessage {
-        let mut message = self.on(LinkMessageBuilder::<LinkBridge>::new("")).index(index).build();
-        message.attributes.retain(|a| !matches!(a, LinkAttribute::IfName(_)));
-        message
+        nameless(self.on(LinkMessageBuilder::<LinkBridge>::new("")).index(index).build())
     }
 }
 
@@ -88,6 +89,7 @@ pub fn read(message: RouteNetlinkMessage) -> Option<Link> {
         ethernet: header.link_layer_type == LinkLayerType::Ether,
         kind: None,
         bridge: BridgeOptions::default(),
+        filtering: None,
         port: PortOptions::default(),
         queue: None,
         rate: None,
@@ -102,7 +104,10 @@ pub fn read(message: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::Controller(master) => link.master = Some(master),
             LinkAttribute::Qdisc(queue) => link.queue = Some(queue),
             LinkAttribute::Stats64(stats) => link.stats = Some(stats),
-            LinkAttribute::LinkInfo(infos) => infos.into_iter().for_each(|info| link.learn(info)),
+            LinkAttribute::LinkInfo(infos) => {
+                link.filtering = filtering(&infos);
+                infos.into_iter().for_each(|info| link.learn(info));
+            }
             _ => {}
         }
     }
@@ -115,10 +120,8 @@ impl Link {
             LinkInfo::Kind(kind) => self.kind = Some(kind),
             LinkInfo::Data(InfoData::Bridge(options)) => {
                 for option in options {
-                    match option {
-                        InfoBridge::MulticastSnooping(on) => self.bridge.snooping = on,
-                        InfoBridge::VlanFiltering(on) => self.bridge.vlans = on,
-                        _ => {}
+                    if let InfoBridge::MulticastSnooping(on) = option {
+                        self.bridge.snooping = on;
                     }
                 }
             }

@@ -4,48 +4,38 @@
 mod events;
 mod link;
 mod queue;
+mod sockets;
+mod vlans;
 
-use std::{io, net::IpAddr, time::Duration};
-
-use futures_util::StreamExt;
-use rtnetlink::{
-    LinkBridge, LinkMessageBuilder, LinkUnspec,
-    packet_core::{
-        NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
-        NetlinkPayload,
-    },
-    packet_route::{
-        AddressFamily, RouteNetlinkMessage,
-        address::{AddressAttribute, AddressMessage},
-        link::LinkMessage,
-        route::RouteMessage,
-    },
-};
-use tokio::{sync::Mutex, time::timeout};
+use std::{io, net::IpAddr};
 
 use super::NetError;
 pub use events::Events;
 pub use link::{BridgeOptions, Link, PortOptions};
 pub use queue::BUCKET;
+use rtnetlink::{
+    LinkBridge, LinkMessageBuilder, LinkUnspec,
+    packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage},
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        address::{AddressAttribute, AddressMessage},
+        link::{LinkAttribute, LinkMessage},
+        route::RouteMessage,
+    },
+};
+use sockets::Sockets;
+pub use vlans::{Carried, Form};
 
 /// Times that a list is asked for that changes meanwhile.
 const LISTINGS: usize = 20;
 
-/// A kernel that holds its own lock for so long answers nobody; whoever asked goes on without.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A connection to the kernel, in the network namespace of whoever opened it.
-pub struct Netlink {
-    handle: rtnetlink::Handle,
-    /// The kernel gives one list at a time over a connection.
-    listing: Mutex<()>,
-}
+/// The way to the kernel, in the network namespace of whoever opened it. How long a request may take is decided by whoever
+/// asks: one that is given up goes on in the kernel.
+pub struct Netlink(Sockets);
 
 impl Netlink {
     pub fn open() -> io::Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
-        tokio::spawn(connection);
-        Ok(Self { handle, listing: Mutex::default() })
+        Sockets::open().map(Self)
     }
 
     /// The kernel checks the right to change anything before it looks at what is to be changed.
@@ -58,7 +48,6 @@ impl Netlink {
     /// Asks for everything of a kind. What changes meanwhile may be in the answer twice or not at all, and then the kernel
     /// says so.
     async fn list(&self, message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
-        let _turn = self.listing.lock().await;
         for _ in 0..LISTINGS {
             match self.ask(message.clone(), NLM_F_DUMP).await {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -69,29 +58,9 @@ impl Netlink {
     }
 
     async fn ask(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
-        match timeout(PATIENCE, self.exchange(message, flags)).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                let why = format!("the kernel has not answered for {} s", PATIENCE.as_secs());
-                Err(io::Error::new(io::ErrorKind::TimedOut, why))
-            }
-        }
-    }
-
-    async fn exchange(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
-        let mut answers = self.handle.clone().request(request).map_err(|e| io::Error::other(e.to_string()))?;
-        let (mut found, mut interrupted) = (Vec::new(), false);
-        while let Some(answer) = answers.next().await {
-            interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
-            match answer.payload {
-                NetlinkPayload::InnerMessage(message) => found.push(message),
-                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                _ => {}
-            }
-        }
-        if interrupted { Err(io::ErrorKind::Interrupted.into()) } else { Ok(found) }
+        self.0.ask(request).await
     }
 
     /// Every interface.
@@ -214,4 +183,10 @@ fn gone<T>(result: io::Result<T>, fine: &[i32]) -> io::Result<()> {
         Err(error) if error.raw_os_error().is_some_and(|code| fine.contains(&code)) => Ok(()),
         other => other.map(drop),
     }
+}
+
+/// About an interface that is known by its index.
+fn nameless(mut message: LinkMessage) -> LinkMessage {
+    message.attributes.retain(|a| !matches!(a, LinkAttribute::IfName(_)));
+    message
 }

@@ -45,12 +45,12 @@ pub fn rule(message: &Received) -> Rule {
     Rule { exprs: Vec::new(), digest }
 }
 
-/// The form of a set; one with keys of a type that we never use has none.
 /// Whether a set is one that a single rule holds within itself.
 pub fn is_anonymous(message: &Received) -> bool {
     message.attributes().u32(3).unwrap_or(0) & flag::ANONYMOUS != 0
 }
 
+/// The form of a set; one with keys of a type that we never use has none.
 pub fn form(message: &Received) -> Form {
     let attributes = message.attributes();
     let flags = attributes.u32(3).unwrap_or(0);

@@ -11,7 +11,7 @@ pub fn diff(is: &Ruleset, wanted: &Ruleset) -> Batch {
     }
     for (name, wanted) in &wanted.tables {
         match is.tables.get(name) {
-            Some(is) if mendable(is, wanted) => mend(name, is, wanted, &mut batch),
+            Some(is) if is_mendable(is, wanted) => mend(name, is, wanted, &mut batch),
             found => {
                 if found.is_some() {
                     batch.push(name, Command::DeleteTable);
@@ -24,8 +24,8 @@ pub fn diff(is: &Ruleset, wanted: &Ruleset) -> Batch {
     batch
 }
 
-/// Whether what is there has the form that is wanted of it.
-fn mendable(is: &Table, wanted: &Table) -> bool {
+/// Whether what is there has the form that is wanted of it; if not, it is made anew.
+pub fn is_mendable(is: &Table, wanted: &Table) -> bool {
     let chain = |(name, chain): (&String, &Chain)| is.chains.get(name).is_none_or(|found| found.base == chain.base);
     let set = |(name, set): (&String, &Set)| is.sets.get(name).is_none_or(|found| found.form == set.form);
     wanted.chains.iter().all(chain) && wanted.sets.iter().all(set)

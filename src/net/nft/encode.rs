@@ -1,8 +1,8 @@
 //! Values to messages of nf_tables. The numbers are those of linux/netfilter/nf_tables.h.
 
 use super::{
-    Base, Batch, ChainKind, Command, Datum, Elements, Family, Form, Hook, Key, Rule, TableName, Type, Value, Verdict,
-    expr::{Expr, Layer, Reg},
+    Base, Batch, ChainKind, Command, Datum, Elements, Family, Form, Hook, Key, Rule, TableName, Type, Value,
+    encode_expr::{counter, expressions, limit, verdict},
     numbers::types,
     wire::{ACK, APPEND, BEGIN, CREATE, END, Message, msg},
 };
@@ -24,15 +24,6 @@ pub mod flag {
     pub const DYNAMIC: u32 = 0x20;
     pub const CONCATENATED: u32 = 0x80;
     pub const END: u32 = 1;
-}
-
-/// What a rule is known by.
-pub fn digest(exprs: &[Expr]) -> String {
-    let mut code = Vec::new();
-    let mut message = Message::begin(&mut code, 0, 0, 0, 0);
-    expressions(&mut message, exprs);
-    drop(message);
-    format!("{:08x}{:04x}", crc32fast::hash(&code), code.len())
 }
 
 /// The messages of a batch, and which command each belongs to, by its sequence number.
@@ -227,129 +218,5 @@ fn form(message: &mut Message, form: &Form) {
     if form.key == [Type::IfName] {
         // A note for nft: the text is in the byte order of the host.
         message.bytes(13, &[&[0, 4][..], &1u32.to_ne_bytes()].concat());
-    }
-}
-
-fn counter(message: &mut Message) {
-    message.text(1, "counter").nest(2, |message| {
-        message.u64(1, 0).u64(2, 0);
-    });
-}
-
-pub fn expressions(message: &mut Message, exprs: &[Expr]) {
-    message.nest(4, |message| {
-        for expr in exprs {
-            message.nest(1, |message| expression(message, expr));
-        }
-    });
-}
-
-fn expression(message: &mut Message, expr: &Expr) {
-    let mut write = |name: &str, data: &dyn Fn(&mut Message)| {
-        message.text(1, name).nest(2, |message| data(message));
-    };
-    match expr {
-        Expr::Payload { layer, offset, len, to } => write("payload", &|m| {
-            let layer = match layer {
-                Layer::Link => 0,
-                Layer::Network => 1,
-                Layer::Transport => 2,
-            };
-            m.u32(1, to.number()).u32(2, layer).u32(3, *offset).u32(4, *len);
-        }),
-        Expr::Meta { key, to } => write("meta", &|m| {
-            m.u32(2, *key).u32(1, to.number());
-        }),
-        Expr::Ct { key, to } => write("ct", &|m| {
-            m.u32(2, *key).u32(1, to.number());
-        }),
-        Expr::AddressKind { here, to } => write("fib", &|m| {
-            // The kind of the destination, here or anywhere.
-            m.u32(1, to.number()).u32(2, 3).u32(3, if *here { 2 | 8 } else { 2 });
-        }),
-        Expr::Extension { header, offset, len, to } => write("exthdr", &|m| {
-            m.u32(1, to.number()).bytes(2, &[*header]).u32(3, *offset).u32(4, *len);
-        }),
-        Expr::HasExtension { header, to } => write("exthdr", &|m| {
-            m.u32(1, to.number()).bytes(2, &[*header]).u32(3, 0).u32(4, 1).u32(5, 1);
-        }),
-        Expr::RouteMss { to } => write("rt", &|m| {
-            m.u32(1, to.number()).u32(2, 3);
-        }),
-        Expr::ClampMss { from } => write("exthdr", &|m| {
-            m.bytes(2, &[2]).u32(3, 2).u32(4, 2).u32(6, 1).u32(7, from.number());
-        }),
-        Expr::ToNetworkOrder { reg } => write("byteorder", &|m| {
-            m.u32(1, reg.number()).u32(2, reg.number()).u32(3, 1).u32(4, 2).u32(5, 2);
-        }),
-        Expr::Mask { reg, mask } => write("bitwise", &|m| {
-            m.u32(1, reg.number()).u32(2, reg.number()).u32(3, mask.len() as u32);
-            value(m, 4, mask);
-            value(m, 5, &vec![0; mask.len()]);
-        }),
-        Expr::Compare { reg, equal, value: wanted } => write("cmp", &|m| {
-            m.u32(1, reg.number()).u32(2, u32::from(!equal));
-            value(m, 3, wanted);
-        }),
-        Expr::Lookup { set, key, to, absent } => write("lookup", &|m| {
-            m.text(1, set).u32(2, key.number());
-            if let Some(to) = to {
-                m.u32(3, to.number());
-            }
-            m.u32(5, u32::from(*absent));
-        }),
-        Expr::Dispatch { map, key } => write("lookup", &|m| {
-            m.text(1, map).u32(2, key.number()).u32(3, 0);
-        }),
-        Expr::Update { set, key, above } => write("dynset", &|m| {
-            m.text(1, set).u32(3, 1).u32(4, key.number());
-            if let Some(rate) = above {
-                m.nest(7, |m| limit(m, rate.a_minute, 60, rate.burst, 0));
-            }
-        }),
-        Expr::Counter => counter(message),
-        Expr::Masquerade => write("masq", &|_| ()),
-        Expr::Dnat { address, port } => write("nat", &|m| {
-            m.u32(1, 1).u32(2, u32::from(Family::Ip.number())).u32(3, address.number()).u32(5, port.number());
-        }),
-        Expr::Verdict(to) => write("immediate", &|m| {
-            m.u32(1, 0).nest(2, |m| verdict(m, to));
-        }),
-    }
-}
-
-/// A limit that holds for what is above it: packets (0) or bytes (1) in so many seconds.
-fn limit(message: &mut Message, rate: u64, seconds: u64, burst: u32, what: u32) {
-    message.text(1, "limit").nest(2, |message| {
-        message.u64(1, rate).u64(2, seconds).u32(3, burst).u32(4, what).u32(5, 1);
-    });
-}
-
-fn value(message: &mut Message, kind: u16, bytes: &[u8]) {
-    message.nest(kind, |message| {
-        message.bytes(1, bytes);
-    });
-}
-
-fn verdict(message: &mut Message, verdict: &Verdict) {
-    let (code, chain): (i32, Option<&str>) = match verdict {
-        Verdict::Drop => (0, None),
-        Verdict::Accept => (1, None),
-        Verdict::Jump(chain) => (-3, Some(chain)),
-        Verdict::Goto(chain) => (-4, Some(chain)),
-        Verdict::Return => (-5, None),
-    };
-    message.nest(2, |message| {
-        message.bytes(1, &code.to_be_bytes());
-        if let Some(chain) = chain {
-            message.text(2, chain);
-        }
-    });
-}
-
-impl Reg {
-    /// The registers of four bytes begin at 8.
-    fn number(self) -> u32 {
-        8 + u32::from(self.0)
     }
 }

@@ -1,6 +1,8 @@
 //! Tells that somebody has changed a table. What has changed is not looked at: whoever follows looks at the whole
 //! anyway, and so nothing is lost when the kernel loses count.
 
+#![allow(unsafe_code, reason = "tokio's AsyncFd::register wants the descriptor kept open")]
+
 use std::{io, os::fd::OwnedFd};
 
 use rustix::net::{RecvFlags, recv};

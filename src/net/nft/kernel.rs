@@ -1,12 +1,7 @@
-//! The way to the kernel: reads tables and applies batches. A call waits for the kernel alone, on a thread where nobody
-//! else waits.
+//! The way to the kernel: reads tables and applies batches. A call waits for the kernel on a thread where nobody else
+//! waits.
 
-use std::{
-    collections::BTreeMap,
-    fmt, io,
-    os::fd::OwnedFd,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, fmt, io, os::fd::OwnedFd, sync::Arc};
 
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, getsockname,
@@ -24,10 +19,11 @@ const LISTINGS: usize = 20;
 /// What the kernel writes at once at most.
 const BUFFER: usize = 64 << 10;
 
-/// A connection to nf_tables, in the network namespace of whoever opened it. Cheap to share.
+/// A connection to nf_tables, in the network namespace of whoever opened it. Cheap to share; those who share it wait for
+/// one another.
 #[derive(Clone)]
 pub struct Kernel {
-    socket: Arc<Mutex<OwnedFd>>,
+    socket: Arc<tokio::sync::Mutex<OwnedFd>>,
     port: u32,
 }
 
@@ -57,7 +53,7 @@ impl Kernel {
         let (socket, port) = open(0)?;
         // An answer to a long batch may be as long as the batch.
         let _ = sockopt::set_socket_recv_buffer_size_force(&socket, 4 << 20);
-        Ok(Self { socket: Arc::new(Mutex::new(socket)), port })
+        Ok(Self { socket: Arc::new(tokio::sync::Mutex::new(socket)), port })
     }
 
     /// Whose changes are ours, as events tell it.
@@ -159,9 +155,9 @@ impl Kernel {
         &self,
         work: impl FnOnce(&OwnedFd) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let socket = self.socket.clone();
-        let work = move || work(&socket.lock().unwrap_or_else(PoisonError::into_inner));
-        tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+        // Whoever gives up on the kernel leaves it to the one thread that it keeps waiting.
+        let socket = self.socket.clone().lock_owned().await;
+        tokio::task::spawn_blocking(move || work(&socket)).await.map_err(io::Error::other)?
     }
 }
 

@@ -15,11 +15,14 @@ mod batch;
 mod decode;
 mod diff;
 mod encode;
+mod encode_expr;
 mod events;
 mod expr;
+mod family;
 mod kernel;
 mod numbers;
 mod others;
+mod part;
 mod rule;
 mod ruleset;
 #[cfg(test)]
@@ -27,13 +30,13 @@ mod tests;
 mod wire;
 
 pub use batch::{Batch, Command};
-pub use diff::diff;
+pub use diff::{diff, is_mendable};
 pub use events::{Change, Events};
 pub use expr::{Expr, Layer, Rate, Reg, Verdict};
+pub use family::Family;
 pub use kernel::{BaseChain, Kernel, Refused};
-pub use others::{CT_STATE, Instruction, OtherChain, OtherTable};
+pub use others::{CT_STATE, Instruction, OtherChain, OtherTable, matched, target};
 pub use rule::{Field, Rule, When, field};
 pub use ruleset::{
-    Base, Chain, ChainKind, Datum, Elements, Family, Form, Hook, Key, Ruleset, Set, Table, TableName, Type, Value,
-    ifname,
+    Base, Chain, ChainKind, Datum, Elements, Form, Hook, Key, Ruleset, Set, Table, TableName, Type, Value, ifname,
 };

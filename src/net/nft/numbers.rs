@@ -1,6 +1,6 @@
-//! Types of keys and families by their numbers.
+//! Types of keys by their numbers.
 
-use super::{Family, Type};
+use super::Type;
 
 /// Their number for nft, six bits each, and their length in registers.
 pub fn types(types: &[Type]) -> (u32, u32) {
@@ -29,23 +29,4 @@ impl Type {
 
     pub const ALL: [Self; 8] =
         [Self::Ip4, Self::Ip6, Self::Ether, Self::EtherType, Self::Protocol, Self::Service, Self::Icmp6, Self::IfName];
-}
-
-impl Family {
-    const ALL: [Self; 6] = [Self::Inet, Self::Ip, Self::Arp, Self::Netdev, Self::Bridge, Self::Ip6];
-
-    pub fn number(self) -> u8 {
-        match self {
-            Self::Inet => 1,
-            Self::Ip => 2,
-            Self::Arp => 3,
-            Self::Netdev => 5,
-            Self::Bridge => 7,
-            Self::Ip6 => 10,
-        }
-    }
-
-    pub fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|family| family.number() == number)
-    }
 }

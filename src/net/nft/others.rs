@@ -20,6 +20,8 @@ pub struct OtherTable {
     pub chains: BTreeMap<String, OtherChain>,
     /// Sets and maps that rules look things up in, by exact keys; others are not known.
     pub sets: HashMap<String, HashMap<Vec<u8>, Option<Datum>>>,
+    /// Not one of nftables (`net::legacy`).
+    pub legacy: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -88,7 +90,7 @@ impl Kernel {
 }
 
 fn read(socket: &OwnedFd, name: &TableName) -> io::Result<OtherTable> {
-    let mut found = OtherTable { name: name.clone(), chains: BTreeMap::new(), sets: HashMap::new() };
+    let mut found = OtherTable { name: name.clone(), chains: BTreeMap::new(), sets: HashMap::new(), legacy: false };
     let family = name.family.number();
     list(socket, msg::GET_CHAIN, family, &[(1, &name.name)], |message| {
         if let Some((table, chain)) = decode::names(&message, 3)
@@ -174,25 +176,29 @@ fn instruction(one: Attributes) -> Option<Instruction> {
         "immediate" => Instruction::LoadUnknown { to: reg(1)? },
         "reject" => Instruction::Verdict(Verdict::Drop),
         "counter" | "log" | "objref" | "notrack" | "last" => Instruction::Passes,
-        "match" => matched(data)?,
-        "target" => match data.text(1)? {
-            "REJECT" => Instruction::Verdict(Verdict::Drop),
-            "LOG" | "NFLOG" | "MARK" | "CONNMARK" | "TCPMSS" => Instruction::Passes,
-            _ => Instruction::MayPass,
-        },
+        "match" => matched(data.text(1)?, data.u32(2)?, data.get(3)?)?,
+        "target" => target(data.text(1)?),
         _ => Instruction::MayPass,
     })
 }
 
+/// A target of iptables.
+pub fn target(name: &str) -> Instruction {
+    match name {
+        "REJECT" => Instruction::Verdict(Verdict::Drop),
+        "LOG" | "NFLOG" | "MARK" | "CONNMARK" | "TCPMSS" => Instruction::Passes,
+        _ => Instruction::MayPass,
+    }
+}
+
 /// A match of iptables.
-fn matched(data: Attributes) -> Option<Instruction> {
+pub fn matched(name: &str, revision: u32, info: &[u8]) -> Option<Instruction> {
     const STATE: u16 = 1;
-    let info = data.get(3)?;
     let half = |at: usize| Some(u16::from_ne_bytes(info.get(at..at + 2)?.try_into().ok()?));
-    match data.text(1)? {
+    match name {
         "comment" => Some(Instruction::Passes),
         // struct xt_conntrack_mtinfo3: only the state is asked for, and not its opposite.
-        "conntrack" if data.u32(2) == Some(3) && half(146)? == STATE && half(148)? == 0 => {
+        "conntrack" if revision == 3 && half(146)? == STATE && half(148)? == 0 => {
             Some(Instruction::Lookup { set: state(half(150)?), key: CT_STATE, verdict: false, absent: false })
         }
         "state" => {

@@ -1,7 +1,7 @@
 //! Writing a rule down: tests of fields one after another, and what is done when all of them hold.
 
 use super::{
-    encode,
+    encode_expr::digest,
     expr::{Expr, Layer, Rate, Reg, Verdict},
 };
 
@@ -31,7 +31,7 @@ impl Eq for Rule {}
 
 impl Rule {
     pub fn new(exprs: Vec<Expr>) -> Self {
-        let digest = Some(encode::digest(&exprs));
+        let digest = Some(digest(&exprs));
         Self { exprs, digest }
     }
 

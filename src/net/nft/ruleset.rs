@@ -2,7 +2,7 @@
 
 use std::{cmp::Ordering, collections::BTreeMap, time::Duration};
 
-use super::Rule;
+use super::{Family, Rule};
 
 /// Tables by their names. Those that are not in it are nobody's business here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,17 +14,6 @@ pub struct Ruleset {
 pub struct TableName {
     pub family: Family,
     pub name: String,
-}
-
-/// Which packets a table sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    Inet,
-    Ip,
-    Arp,
-    Netdev,
-    Bridge,
-    Ip6,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

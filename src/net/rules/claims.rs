@@ -8,31 +8,43 @@ use crate::{
     net::nft::{Batch, Elements, Family, Form, Kernel, Key, Ruleset, TableName, Type, ifname},
 };
 
-/// What takes the claims of a NIC's port away; empty where it has none.
+/// What takes the claims of a NIC's port away, in batches that do not depend on one another; none where it has no claims.
 ///
 /// # Errors
 /// Of the kernel.
-pub async fn claims_of(kernel: &Kernel, state: &str, switch: &Switch, nic: &Nic) -> io::Result<Batch> {
+pub async fn claims_of(kernel: &Kernel, state: &str, switch: &Switch, nic: &Nic) -> io::Result<Vec<Batch>> {
     let name = TableName { family: Family::Bridge, name: table(state) };
     let segment = segment::name(switch, nic.port().and_then(|port| port.vlan));
     let tap = ifname(&nic.tap());
-    let mut part = Ruleset::default();
+    let mut batches = Vec::new();
     for (version, kind) in [("4", Type::Ip4), ("6", Type::Ip6)] {
         let (claims, taken) = (format!("{segment}_claims{version}"), format!("{segment}_taken{version}"));
         let all = kernel.elements(&name, &claims).await?.unwrap_or_default();
         let own: Vec<&[u8]> = all.iter().filter_map(|key| key.bytes.strip_prefix(&tap)).collect();
-        let there = part.table(name.family, &name.name);
+        if own.is_empty() {
+            continue;
+        }
         let elements = |key: &dyn Fn(&[u8]) -> Key| own.iter().map(|ip| (key(ip), None)).collect::<Elements>();
+        let mut part = Ruleset::default();
+        let there = part.table(name.family, &name.name);
         *there.set(claims, Form::of([Type::IfName, kind])) = elements(&|ip| Key::of([&tap, ip]));
         *there.set(taken, Form::of([kind])) = elements(&|ip| Key::of([ip]));
+        batches.push(gone(&part));
         if let Some(port) = nic.port() {
+            let mut part = Ruleset::default();
             let claiming = ports::claiming(version, port.max_addresses.unwrap_or(ADDRESSES));
-            there.set(claiming, Form::of([Type::IfName])).insert(Key::of([&tap]), None);
+            let claiming = part.table(name.family, &name.name).set(claiming, Form::of([Type::IfName]));
+            claiming.insert(Key::of([&tap]), None);
+            batches.push(gone(&part));
         }
     }
+    Ok(batches)
+}
+
+/// One that has run out meanwhile is no error: it is there again, and goes.
+fn gone(part: &Ruleset) -> Batch {
     let mut batch = Batch::default();
-    // One that has run out meanwhile is no error: it is there again, and goes.
-    batch.add_elements(&part);
-    batch.delete_elements(&part);
-    Ok(batch)
+    batch.add_elements(part);
+    batch.delete_elements(part);
+    batch
 }

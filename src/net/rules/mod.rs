@@ -25,7 +25,10 @@ use std::{
 pub use claims::claims_of;
 pub use refused::{Refusals, refused};
 
-use super::nft::{Datum, Family, Key, Ruleset, Table, TableName, Verdict};
+use super::{
+    nft::{Datum, Family, Key, Ruleset, Table, TableName, Verdict},
+    vlans,
+};
 use crate::model::{Nic, NicId, Subnet6, Switch, SwitchId, SwitchKind, SwitchPort};
 use segment::Segment;
 
@@ -61,7 +64,7 @@ pub fn ruleset(state: &str, switches: &[OnHost], nics: &[Nic]) -> Ruleset {
     ports.sort_by_key(|port| port.nic.id);
     let mut segments: BTreeMap<String, Segment> = BTreeMap::new();
     for on in switches {
-        let base = Segment::new(on, None);
+        let base = Segment::new(on, None).with_native(native(&ports, on));
         segments.insert(base.name.clone(), base);
     }
     for port in &ports {
@@ -87,6 +90,24 @@ pub fn ruleset(state: &str, switches: &[OnHost], nics: &[Nic]) -> Ruleset {
     ruleset
 }
 
+/// Whether a switch has anything in the rules.
+pub fn is_in(there: &Ruleset, state: &str, switch: &Switch) -> bool {
+    let bridge = TableName { family: Family::Bridge, name: table(state) };
+    there.tables.get(&bridge).is_some_and(|table| table.chains.contains_key(&switch.bridge()))
+}
+
+/// Whether what a switch's rules have in common with those of the others is `there` as it is for it alone.
+pub fn is_framed(there: &Ruleset, alone: &Ruleset, switch: &Switch) -> bool {
+    let bridge = switch.bridge();
+    alone.tables.iter().all(|(name, alone)| {
+        let Some(there) = there.tables.get(name) else { return false };
+        let chain = |(name, chain): (&String, _)| name.starts_with(&bridge) || there.chains.get(name) == Some(chain);
+        let form = |name: &String| there.sets.get(name).map(|set| &set.form);
+        alone.chains.iter().all(chain)
+            && alone.sets.iter().all(|(name, set)| name.starts_with(&bridge) || form(name) == Some(&set.form))
+    })
+}
+
 fn into(table: &mut Table) -> impl FnMut(&str, Key, Option<Datum>) {
     move |set, key, value| ports::insert(table, set, key, value)
 }
@@ -95,6 +116,10 @@ fn into(table: &mut Table) -> impl FnMut(&str, Key, Option<Datum>) {
 /// when it goes, without a look at all the others. None where that is not all that it needs.
 pub fn part(there: &Ruleset, state: &str, on: &OnHost, nic: &Nic) -> Option<Ruleset> {
     let port = RuledPort::new(nic, &HashMap::from([(on.switch.id, on)]))?;
+    if port.settings.is_in_vlan() {
+        // What it says of frames without a tag is not its own.
+        return None;
+    }
     let forwards = forwards(&[*on], std::slice::from_ref(&port));
     let (mut part, mut whole) = (Ruleset::default(), true);
     for family in [Family::Arp, Family::Bridge, Family::Inet] {
@@ -116,7 +141,7 @@ pub fn part(there: &Ruleset, state: &str, on: &OnHost, nic: &Nic) -> Option<Rule
     whole.then_some(part)
 }
 
-/// A NIC's port, with what the rules ask for.
+/// A NIC's port of a switch, with what the rules need of it.
 struct RuledPort<'a> {
     nic: &'a Nic,
     settings: &'a SwitchPort,
@@ -153,6 +178,12 @@ fn eui64(net: [u8; 8], [a, b, c, d, e, f]: [u8; 6]) -> [u8; 16] {
     address[..8].copy_from_slice(&net);
     address[8..].copy_from_slice(&[a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
     address
+}
+
+/// The VLAN that the bridge of a switch has frames without a tag in.
+fn native(ports: &[RuledPort], on: &OnHost) -> Option<u16> {
+    let on_it = ports.iter().map(|port| port.settings).filter(|port| port.switch == on.switch.id);
+    vlans::native(on_it).filter(|id| *id != 0)
 }
 
 fn allowances(ports: &[RuledPort]) -> BTreeSet<u16> {

@@ -104,12 +104,12 @@ fn tagged(table: &mut Table) {
     table.chain("tagged").rules = vec![
         Rule::when().outside([IIFNAME, VLAN_ID], "trunks").goto("refuse"),
         kind(ARP).outside([IIFNAME, ARP_SADDR_ETHER], "macs").goto("refuse"),
-        kind(ARP).accept(),
+        kind(ARP).leave(),
         kind(IP).is(L4PROTO, UDP).is(SPORT, DHCP_SERVER).goto("refuse"),
         kind(IP).is(L4PROTO, UDP).is(DPORT, DHCP_SERVER).jump("dhcp"),
-        kind(IP).accept(),
+        kind(IP).leave(),
         kind(IP6).jump("unhidden"),
-        kind(IP6).accept(),
+        kind(IP6).leave(),
         Rule::when().goto("refuse"),
     ];
     // What plays the router, also in pieces or behind other headers (RFC 6980, RFC 7113).

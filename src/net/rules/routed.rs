@@ -65,7 +65,7 @@ fn sets(table: &mut Table) {
     table.set("nat_nets6", Form::of([Type::Ip6]).intervals());
     table.set("routed_nets6", Form::of([Type::Ip6]).intervals());
     // Guests that are kept apart.
-    table.set("apart4", Form::of([Type::Ip4]));
+    table.set("apart4", Form::of([Type::IfName, Type::Ip4]));
     // Forwards: on every address of the host or on one, where they lead, and who of the guests may use them.
     let to = [Type::Ip4, Type::Service];
     table.set("forwards", Form::map([Type::Protocol, Type::Service], to));
@@ -146,8 +146,8 @@ fn forwarding(table: &mut Table) {
     let to = |set: &str| Rule::when().within([OIFNAME], set);
     let rules = vec![
         v4().within([IIFNAME, OIFNAME], "within")
-            .within([IP_SADDR], "apart4")
-            .within([IP_DADDR], "apart4")
+            .within([IIFNAME, IP_SADDR], "apart4")
+            .within([OIFNAME, IP_DADDR], "apart4")
             .goto("refuse"),
         Rule::when().within([IIFNAME, OIFNAME], "within").accept(),
         // Nobody routes these (RFC 3927); what answers there is a cloud's metadata service.
@@ -252,7 +252,7 @@ pub fn port(put: &mut Put, port: &RuledPort) {
     put("taps", Key::of([&ifname(&port.tap)]), None);
     put("guests", Key::of([&port.mac]), None);
     put("own_macs", Key::of([&port.mac]), None);
-    if let (true, Some(address)) = (port.settings.isolated, port.settings.address) {
-        put("apart4", Key::of([&address.octets()]), None);
+    if let (true, Some(address), Some(on)) = (port.settings.isolated, port.settings.address, port.on) {
+        put("apart4", Key::of([&ifname(&on.switch.bridge()), &address.octets()]), None);
     }
 }

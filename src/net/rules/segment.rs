@@ -24,6 +24,8 @@ pub struct Segment {
     bridge: String,
     vlan: Option<u16>,
     external: bool,
+    /// Where the bridge keeps VLANs apart: the one that has no tag on the wire.
+    native: Option<u16>,
     host: Vec<IpAddr>,
 }
 
@@ -42,9 +44,14 @@ impl Segment {
             bridge: on.switch.bridge(),
             vlan,
             external: matches!(on.switch.kind, SwitchKind::External { .. }),
+            native: None,
             // The host itself is in no VLAN.
             host: if vlan.is_none() { on.host.to_vec() } else { Vec::new() },
         }
+    }
+
+    pub fn with_native(self, native: Option<u16>) -> Self {
+        Self { native, ..self }
     }
 
     pub fn write(&self, table: &mut Table) {
@@ -65,7 +72,7 @@ impl Segment {
             kinds.insert(Key::of([&kind]), Some(goto(self.of(chain))));
         }
         if self.external {
-            kinds.insert(Key::of([&VLAN]), Some(goto("tagged")));
+            kinds.insert(Key::of([&VLAN]), Some(goto(format!("{}_tagged", self.bridge))));
         }
         table.chain(&self.name).rules = vec![
             Rule::when().outside([IIFNAME, ETHER_SADDR], "macs").goto("refuse"),
@@ -80,6 +87,7 @@ impl Segment {
         table.chain(name("advert")).rules = self.advertised();
         if self.external {
             self.lan(table);
+            self.trunked(table);
         }
     }
 
@@ -182,6 +190,11 @@ impl Segment {
             None => {
                 let rules = &mut table.chain(self.of(lan)).rules;
                 rules.push(Rule::when().is(ETHER_TYPE, VLAN).dispatch([VLAN_ID], vlans));
+                if let Some(native) = self.native {
+                    // With a tag it is another network on the wire.
+                    let its = Rule::when().is(ETHER_TYPE, VLAN).is(VLAN_ID, native.to_be_bytes());
+                    rules.push(its.drop());
+                }
                 rules.extend(learning);
             }
             Some(vlan) => {
@@ -190,6 +203,41 @@ impl Segment {
                 table.set(vlans, Form::verdicts([Type::Service])).insert(Key::of([&vlan.to_be_bytes()]), to);
             }
         }
+    }
+}
+
+impl Segment {
+    /// What a port may send with a tag: in the VLANs of its trunk, and not under the addresses of those whose own VLAN it
+    /// is. It is a router there more often than not, so it may send under any other.
+    fn trunked(&self, table: &mut Table) {
+        let met = format!("{}_met", self.bridge);
+        let into = table.set(&met, Form::verdicts([Type::Service]));
+        let Some(vlan) = self.vlan else {
+            table.chain(format!("{}_tagged", self.bridge)).rules =
+                vec![Rule::when().jump("tagged"), Rule::when().dispatch([VLAN_ID], met), Rule::when().accept()];
+            return;
+        };
+        into.insert(Key::of([&vlan.to_be_bytes()]), Some(goto(self.of("met"))));
+        let arp = || Rule::when().is(VLAN_TYPE, ARP);
+        let arp_probe = || arp().is(ARP_SADDR, [0; 4]);
+        let asks = || Rule::when().is(VLAN_TYPE, IP6).is(L4PROTO, ICMP6).is(IP6_SADDR, NOBODY).is(ICMP6_TYPE, [135]);
+        let advert = || Rule::when().is(VLAN_TYPE, IP6).is(L4PROTO, ICMP6).is(ICMP6_TYPE, [136]);
+        let mut rules = Vec::new();
+        for whose in ["assigned", "taken"] {
+            let (four, six) = (self.of(&format!("{whose}4")), self.of(&format!("{whose}6")));
+            rules.push(arp_probe().within([ARP_DADDR], four.clone()).goto("refuse"));
+            rules.push(arp().within([ARP_SADDR], four).goto("refuse"));
+            rules.push(asks().within([ND_TARGET], six.clone()).goto("refuse"));
+            rules.push(advert().within([ND_TARGET], six).goto("refuse"));
+        }
+        rules.push(Rule::when().is(VLAN_TYPE, IP).within([IP_SADDR], self.of("assigned4")).goto("refuse"));
+        rules.push(Rule::when().is(VLAN_TYPE, IP6).within([IP6_SADDR], self.of("assigned6")).goto("refuse"));
+        // What it calls its own there is no neighbour's to take.
+        rules.push(arp_probe().accept());
+        rules.push(arp().update(self.of("lan4"), [ARP_SADDR]).go_on());
+        rules.push(advert().update(self.of("lan6"), [ND_TARGET]).go_on());
+        rules.push(Rule::when().accept());
+        table.chain(self.of("met")).rules = rules;
     }
 }
 

@@ -127,3 +127,58 @@ fn a_forward_leads_to_the_address_of_its_nic_and_nowhere_without() {
     let expected = [(crate::net::nft::Key::of([&[6], &8080u16.to_be_bytes()]), Some(to))];
     assert_eq!(forwards.clone().into_iter().collect::<Vec<_>>(), expected);
 }
+
+/// A switch that comes, changes or gets ports beside others leads to what the whole description says, by a change that
+/// tells of nothing else.
+#[test]
+fn what_is_changed_of_one_switch_alone_is_what_the_whole_says() {
+    let subnet = |text: &str| switch(SwitchKind::Internal { subnet: Some(Subnet::parse(text, true).unwrap()) });
+    let external = switch(SwitchKind::External { adapter: "eth0".into(), allow_management_os: true, dhcp: false });
+    // Neighbours in every sense: one's network ends where the other's begins.
+    let (left, mut lan) = (subnet("10.76.0.0/24"), subnet("10.76.1.0/24"));
+    let others = [external.clone(), left.clone()];
+    let at =
+        |switch: &Switch, last| SwitchPort { address: Some([10, 76, 0, last].into()), ..SwitchPort::on(switch.id) };
+    let theirs = [nic(at(&left, 2)), nic(SwitchPort { vlan: Some(10), ..SwitchPort::on(external.id) })];
+    let whole = |switches: &[Switch], nics: &[Nic]| {
+        let on: Vec<_> = switches.iter().map(|switch| OnHost { switch, host: &[] }).collect();
+        ruleset("abc", &on, nics)
+    };
+    let mut there = whole(&others, &theirs);
+    let mut before = Ruleset::default();
+    assert!(!is_in(&there, "abc", &lan));
+    let forward = |nic: &Nic| SwitchForward {
+        id: crate::model::ForwardId::random(),
+        protocol: crate::model::Protocol::Tcp,
+        host_address: None,
+        host_port: 80,
+        nic: nic.id,
+        guest_port: 80,
+    };
+    let (mine, more) = (nic(at(&lan, 9)), nic(SwitchPort { isolated: true, ..at(&lan, 10) }));
+    for (nics, forwards, net) in [
+        (vec![], vec![], "10.76.1.0/24"),
+        (vec![mine.clone()], vec![forward(&mine)], "10.76.1.0/24"),
+        (vec![mine.clone(), more.clone()], vec![], "10.76.1.0/24"),
+        (vec![more], vec![], "10.80.0.0/16"),
+        (vec![], vec![], "10.76.1.0/25"),
+    ] {
+        lan.kind = SwitchKind::Internal { subnet: Some(Subnet::parse(net, true).unwrap()) };
+        lan.forwards = forwards;
+        let alone = whole(std::slice::from_ref(&lan), &nics);
+        assert!(is_framed(&there, &alone, &lan));
+        let is = there.about(&[&before, &alone]);
+        for (_, command) in diff(&is, &alone).0 {
+            let reported = format!("{command:?}");
+            assert!(!reported.contains(&left.bridge()) && !reported.contains(&external.bridge()), "{reported}");
+        }
+        there.replace(&is, &alone);
+        let all: Vec<Switch> = others.iter().cloned().chain([lan.clone()]).collect();
+        let nics: Vec<Nic> = theirs.iter().cloned().chain(nics).collect();
+        assert_eq!(there, whole(&all, &nics), "{net}");
+        before = alone;
+    }
+    // A port that needs what all have in common.
+    let hungry = nic(SwitchPort { max_addresses: Some(300), ..SwitchPort::on(lan.id) });
+    assert!(!is_framed(&there, &whole(&[lan.clone()], &[hungry]), &lan));
+}

@@ -42,8 +42,9 @@ impl Service {
         if switch != before.switch {
             // Kept from other switches until it is theirs to see.
             let _claim = self.places.claim_subnet(&switch)?;
+            let nets = |subnet: &Subnet| (subnet.network, subnet.prefix, subnet.ipv6.as_ref().map(|six| six.network));
             if let Some(subnet) = switch.subnet()
-                && before.switch.subnet().is_none_or(|old| (old.network, old.prefix) != (subnet.network, subnet.prefix))
+                && before.switch.subnet().is_none_or(|old| nets(old) != nets(subnet))
             {
                 subnet.check_free(&self.ctx.config.allow_subnets)?;
                 self.has_room(&before, subnet)?;
@@ -114,7 +115,7 @@ impl Service {
                 if from.is_some_and(|address| subnet.is_for_guests(address)) {
                     continue;
                 }
-                let owner = Owner { mac: nic.mac, vm: view.spec.id, name: view.spec.name.clone() };
+                let owner = Owner { mac: nic.mac, vm: view.spec.id, name: view.spec.name.clone(), vlan: port.vlan };
                 let wanted = from.and_then(|from| subnet.like(from)).map_or(Wanted::Any, Wanted::Rather);
                 let Ok(place) = self.reserve(id, owner, wanted) else { continue };
                 let Some(to) = place.address else { continue };

@@ -3,11 +3,11 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::places;
+use super::plugged::leads_to;
 use crate::{
     host::host_ports,
     model::{
-        Error, ForwardId, Nic, NicId, Protocol, Result, Switch, SwitchForward, SwitchId, SwitchRecord, VmId, VmView,
+        Error, ForwardId, NicId, Protocol, Result, Switch, SwitchForward, SwitchId, SwitchRecord, VmId, VmView,
         check_forward,
     },
     service::Service,
@@ -190,14 +190,4 @@ impl Service {
         let taken = |why: std::io::Error| Error::PortTaken { port: forward.to_string(), why: why.to_string() };
         host_ports::check(forward.protocol, SocketAddrV4::new(address, forward.host_port)).map_err(taken)
     }
-}
-
-/// The NIC that a forward of a switch is for, while it is on it.
-pub(super) fn leads_to<'a>(
-    forward: &SwitchForward,
-    switch: SwitchId,
-    views: &'a [VmView],
-) -> Option<(&'a VmView, &'a Nic)> {
-    let mut nics = views.iter().flat_map(|view| places::nics(view).map(move |nic| (view, nic)));
-    nics.find(|(view, nic)| nic.id == forward.nic && nic.switch() == Some(switch) && view.spec.nic(nic.id).is_some())
 }

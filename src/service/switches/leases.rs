@@ -1,12 +1,14 @@
 //! What the DHCP of a switch has given out, to whom; and what it is told of the switch's NICs.
 
+use std::collections::HashSet;
+
 use crate::{
     model::{Error, MacAddr, NicId, Result, SwitchId, VmId},
     net::Host,
     service::Service,
 };
 
-use super::places;
+use super::plugged;
 
 /// An address that a NIC of a switch has taken.
 #[derive(Clone, Debug)]
@@ -33,7 +35,7 @@ impl Service {
         }
         let views = self.registry.views();
         let owner = |mac: MacAddr| {
-            let mut nics = views.iter().flat_map(|view| places::nics(view).map(move |nic| (view, nic)));
+            let mut nics = views.iter().flat_map(|view| plugged::nics(view).map(move |nic| (view, nic)));
             nics.find(|(_, nic)| nic.switch() == Some(id) && nic.mac == mac)
         };
         let leases = self.ctx.net.leases(id).into_iter().filter_map(|lease| {
@@ -59,6 +61,20 @@ impl Service {
         for id in switches {
             let hosts = self.places.hosts(id, &views);
             self.ctx.net.put_hosts(id, hosts);
+        }
+    }
+
+    /// What the switches' DHCP still knows of VMs whose records cannot be read: their guests may live, and keep their
+    /// addresses.
+    pub(in crate::service) fn keep_hosts_of_unreadable(&self) {
+        if !self.registry.has_unreadable() {
+            return;
+        }
+        let views = self.registry.views();
+        let known: HashSet<MacAddr> = views.iter().flat_map(plugged::nics).map(|nic| nic.mac).collect();
+        for (switch, _) in self.places.all() {
+            let left = self.ctx.net.hosts_left(switch.id).into_iter();
+            self.places.keep_hosts(switch.id, left.filter(|host| !known.contains(&host.mac)).collect());
         }
     }
 

@@ -2,10 +2,12 @@
 //! `net`'s knowledge; which of them there are, and who has a place on them, is `places`'.
 
 mod change;
+mod conflict;
 mod forwards;
 mod leases;
 mod names;
 mod places;
+mod plugged;
 mod recover;
 
 use serde_json::Value;
@@ -221,7 +223,7 @@ impl Service {
 pub(super) fn net_error(operation: Operation, error: NetError) -> Error {
     match error {
         NetError::Adapter(must) => Error::invalid("adapter", must),
-        NetError::Carries { .. } | NetError::Leased { .. } | NetError::Overlap { .. } => {
+        NetError::Carries { .. } | NetError::Leased { .. } | NetError::Overlap { .. } | NetError::Vlans => {
             Error::SwitchConflict(error.to_string())
         }
         NetError::Missing { .. } | NetError::Program { .. } | NetError::Failed { .. } => {

@@ -7,15 +7,21 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{forwards::leads_to, names::Names};
+use super::{
+    conflict::conflict,
+    names::Names,
+    plugged::{leads_to, nics},
+};
 use crate::{
     model::{
-        Error, MacAddr, Nic, Result, Subnet, Switch, SwitchForward, SwitchId, SwitchKind, SwitchPort, SwitchRecord,
-        SwitchState, VmId, VmView, same_name,
+        Error, MacAddr, Result, Subnet, Switch, SwitchForward, SwitchId, SwitchPort, SwitchRecord, SwitchState, VmId,
+        VmView, same_name,
     },
     net::Host,
     service::registry::Registry,
 };
+
+const UNREADABLE: &str = "a VM whose record cannot be read";
 
 #[derive(Default)]
 pub struct Places {
@@ -33,6 +39,8 @@ struct Entry {
     turn: Arc<tokio::sync::Mutex<()>>,
     /// Held by whoever tidies up after its NICs.
     alone: Arc<tokio::sync::Mutex<()>>,
+    /// Of VMs whose records cannot be read.
+    unreadable: Vec<Host>,
     /// What a change that is under way will make of it.
     claimed_subnet: Option<Subnet>,
     claimed_forward: Option<SwitchForward>,
@@ -45,6 +53,8 @@ pub struct Owner {
     pub vm: VmId,
     /// Of the VM.
     pub name: String,
+    /// One address in two VLANs is two addresses.
+    pub vlan: Option<u16>,
 }
 
 /// The address that a NIC is to have.
@@ -104,7 +114,7 @@ impl Places {
     /// Puts a switch that is to be made on the list, invisible yet.
     pub fn claim(&self, switch: &Switch) -> Result<()> {
         let mut switches = lock(&self.switches);
-        conflict(switch, &switches)?;
+        conflict(switch, others(&switches))?;
         let record = SwitchRecord { switch: switch.clone(), state: SwitchState::Creating, moved: None };
         switches.insert(switch.id, Entry::of(record));
         Ok(())
@@ -141,7 +151,7 @@ impl Places {
     /// Keeps the subnet that a switch is about to have from others.
     pub fn claim_subnet(&self, switch: &Switch) -> Result<Claim> {
         let mut switches = lock(&self.switches);
-        conflict(switch, &switches)?;
+        conflict(switch, others(&switches))?;
         if let Some(entry) = switches.get_mut(&switch.id) {
             entry.claimed_subnet = switch.subnet().cloned();
         }
@@ -207,10 +217,21 @@ impl Places {
         let mut switches = lock(&self.switches);
         let entry = switches.get_mut(&id).filter(|entry| entry.record.state == SwitchState::Ready);
         let entry = entry.ok_or(Error::SwitchNotFound(id.to_string()))?;
+        if entry.unreadable.iter().any(|host| host.mac == owner.mac) {
+            let message = format!("The MAC address {} belongs to {UNREADABLE}; choose another.", owner.mac);
+            return Err(Error::SwitchConflict(message));
+        }
         let address = entry.address(&owner, wanted, &registry.views())?;
         let mac = owner.mac;
         entry.pending.push((owner, address));
         Ok(Reservation { switch: id, address, mac, places: Arc::downgrade(&self.switches) })
+    }
+
+    /// These NICs, of which no more is known, keep their addresses.
+    pub fn keep_hosts(&self, id: SwitchId, hosts: Vec<Host>) {
+        if let Some(entry) = lock(&self.switches).get_mut(&id) {
+            entry.unreadable = hosts;
+        }
     }
 
     /// The NICs that have an address on a switch, also those that are about to come, by age of their VMs.
@@ -237,6 +258,12 @@ impl Places {
         for (owner, address) in &entry.pending {
             if let Some(address) = address {
                 add(owner.mac, *address, owner.vm, &owner.name);
+            }
+        }
+        for left in entry.unreadable() {
+            if hosts.iter().all(|host| host.mac != left.mac && host.address != left.address) {
+                let label = left.label.clone().filter(|_| hosts.iter().all(|host| host.label != left.label));
+                hosts.push(Host { label, ..left.clone() });
             }
         }
         hosts
@@ -269,6 +296,7 @@ impl Entry {
             problem: None,
             turn: Arc::default(),
             alone: Arc::default(),
+            unreadable: Vec::new(),
             claimed_subnet: None,
             claimed_forward: None,
         }
@@ -277,7 +305,7 @@ impl Entry {
     /// An address for a NIC, as it is wanted.
     fn address(&self, owner: &Owner, wanted: Wanted, vms: &[VmView]) -> Result<Option<Ipv4Addr>> {
         let switch = &self.record.switch;
-        let taken = self.taken(owner.mac, vms);
+        let taken = self.taken(owner, vms);
         let subnet = switch.subnet();
         match (wanted, subnet) {
             (Wanted::This(address), _) => {
@@ -316,19 +344,27 @@ impl Entry {
         }
     }
 
+    /// NICs of VMs whose records cannot be read.
+    fn unreadable(&self) -> impl Iterator<Item = &Host> {
+        let subnet = self.record.switch.subnet();
+        self.unreadable.iter().filter(move |host| subnet.is_some_and(|subnet| subnet.is_for_guests(host.address)))
+    }
+
     /// Addresses on the switch that others have, and who.
-    fn taken(&self, mac: MacAddr, vms: &[VmView]) -> HashMap<Ipv4Addr, String> {
-        let mut taken = HashMap::new();
+    fn taken(&self, asks: &Owner, vms: &[VmView]) -> HashMap<Ipv4Addr, String> {
+        let mut taken: HashMap<_, _> = self.unreadable().map(|host| (host.address, UNREADABLE.to_owned())).collect();
         for view in vms {
-            for nic in nics(view).filter(|nic| nic.mac != mac) {
-                if let Some(SwitchPort { switch, address: Some(address), .. }) = nic.port()
-                    && *switch == self.record.switch.id
+            for nic in nics(view).filter(|nic| nic.mac != asks.mac) {
+                if let Some(SwitchPort { switch, address: Some(address), vlan, .. }) = nic.port()
+                    && (*switch, *vlan) == (self.record.switch.id, asks.vlan)
                 {
                     taken.insert(*address, format!("the VM {} ({})", view.spec.name, view.spec.id));
                 }
             }
         }
-        for (owner, address) in self.pending.iter().filter(|(owner, _)| owner.mac != mac) {
+        for (owner, address) in
+            self.pending.iter().filter(|(owner, _)| owner.mac != asks.mac && owner.vlan == asks.vlan)
+        {
             if let Some(address) = address {
                 taken.insert(*address, format!("the VM {} ({}), which is being made or changed", owner.name, owner.vm));
             }
@@ -342,49 +378,13 @@ impl Entry {
     }
 }
 
-/// NICs that a VM has, or still has in its running QEMU.
-pub(super) fn nics(view: &VmView) -> impl Iterator<Item = &Nic> {
-    view.spec.nics.iter().chain(view.in_effect.iter().flat_map(|spec| &spec.nics)).filter(|_| !view.gone)
-}
-
 pub(super) fn users(id: SwitchId, vms: &[VmView]) -> Vec<(VmId, String)> {
     let using = vms.iter().filter(|view| nics(view).any(|nic| nic.switch() == Some(id)));
     using.map(|view| (view.spec.id, view.spec.name.clone())).collect()
 }
 
-/// Whether another switch has what this one is to have.
-fn conflict(switch: &Switch, switches: &HashMap<SwitchId, Entry>) -> Result<()> {
-    for entry in switches.values().filter(|entry| entry.record.switch.id != switch.id) {
-        let other = &entry.record.switch;
-        let theirs = other.subnet().into_iter().chain(&entry.claimed_subnet);
-        if let Some(wanted) = switch.subnet()
-            && let Some(taken) = theirs.into_iter().find(|taken| wanted.overlaps(taken))
-        {
-            let message = format!(
-                "The subnet {wanted} overlaps {taken} of the switch {} ({}); choose another.",
-                other.name, other.id
-            );
-            return Err(Error::SwitchConflict(message));
-        }
-        if let (Some(wanted), Some(taken)) = (ipv6(switch), ipv6(other))
-            && wanted == taken
-        {
-            let message = format!("The network {wanted} belongs to the switch {} ({}).", other.name, other.id);
-            return Err(Error::SwitchConflict(message));
-        }
-        if let (SwitchKind::External { adapter, .. }, SwitchKind::External { adapter: taken, .. }) =
-            (&switch.kind, &other.kind)
-            && adapter == taken
-        {
-            let message = format!("The adapter {adapter} belongs to the switch {} ({}).", other.name, other.id);
-            return Err(Error::SwitchConflict(message));
-        }
-    }
-    Ok(())
-}
-
-fn ipv6(switch: &Switch) -> Option<String> {
-    Some(switch.subnet()?.ipv6.as_ref()?.to_string())
+fn others(switches: &HashMap<SwitchId, Entry>) -> impl Iterator<Item = (&Switch, Option<&Subnet>)> {
+    switches.values().map(|entry| (&entry.record.switch, entry.claimed_subnet.as_ref()))
 }
 
 // Every change under the lock is whole, so a panic leaves nothing half done.

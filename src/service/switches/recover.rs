@@ -7,12 +7,13 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use futures_util::future::join_all;
 use tokio::{
     sync::broadcast::error::RecvError,
     time::{Instant, MissedTickBehavior, interval_at},
 };
 
-use super::{super::Service, places};
+use super::{super::Service, plugged};
 use crate::{
     model::{Nic, SwitchId, SwitchRecord, SwitchState},
     net::{NetError, PortEvent},
@@ -29,7 +30,7 @@ impl Service {
         if let Some(newer) = records.iter().find_map(|(_, r)| r.as_ref().err().filter(|e| e.is_newer())) {
             bail!("cannot read the definitions of the switches: {newer}");
         }
-        let mut unwanted = Vec::new();
+        let (mut wanted, mut unwanted) = (Vec::new(), Vec::new());
         for (key, record) in records {
             let record = match record {
                 Ok(record) => record,
@@ -45,12 +46,14 @@ impl Service {
             match record.state {
                 SwitchState::Ready => {
                     self.places.ready(&record);
-                    self.repair_switch(record.switch.id).await;
+                    wanted.push(record.switch.id);
                 }
                 // Nobody was told that it exists; or its owner wanted it gone.
                 SwitchState::Creating | SwitchState::Deleting => unwanted.push(record),
             }
         }
+        // One that the host keeps waiting is not in the way of the others.
+        join_all(wanted.into_iter().map(|id| self.repair_switch(id))).await;
         // After the others: with the last switch the rules of all go, also those of the NICs of live VMs.
         for record in unwanted {
             if let Err(error) = self.erase_switch(&record).await {
@@ -68,7 +71,7 @@ impl Service {
         // What a record that cannot be read would name is not to be taken for nobody's.
         let (Ok(records), false) = (readable, self.registry.has_unreadable()) else { return };
         let switches: Vec<SwitchId> = records.into_iter().map(|record| record.switch.id).collect();
-        let nics: Vec<Nic> = self.registry.views().iter().flat_map(places::nics).cloned().collect();
+        let nics: Vec<Nic> = self.registry.views().iter().flat_map(plugged::nics).cloned().collect();
         match self.ctx.net.sweep(&switches, &nics).await {
             Ok(()) | Err(NetError::Missing { .. }) => {}
             Err(error) => tracing::warn!(%error, "cannot tidy up the host's network"),

@@ -137,7 +137,7 @@ impl Source {
                     session.execute_as("qom-get", Some(json!({ "path": path, "property": "size" }))).await?;
                 Ok(size / MIB)
             }
-            Self::Balloon => Ok(session.query_balloon().await?.actual / MIB),
+            Self::Balloon => Ok(session.query_balloon().await? / MIB),
         }
     }
 

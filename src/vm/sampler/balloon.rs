@@ -29,7 +29,7 @@ impl Bounds {
         let memory = memory?;
         let memory = memory.base_memory.saturating_add(memory.plugged_memory.unwrap_or(0));
         // QEMU computes it out of a number that the guest writes.
-        Ok(Self { memory, actual: balloon?.actual.min(memory) })
+        Ok(Self { memory, actual: balloon?.min(memory) })
     }
 }
 

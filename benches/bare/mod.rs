@@ -1,0 +1,136 @@
+//! A bare QEMU with the very same arguments as one of the daemon's, for a comparison in one run: what a script would do
+//! that starts it by hand.
+#![allow(unsafe_code)]
+#![allow(dead_code)] // Every bench uses its own part.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, Write},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{net::UnixStream, process::CommandExt},
+    },
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::libc;
+use qherd::qmp::socket;
+use serde_json::Value;
+
+pub fn command_line(pid: i64) -> Vec<String> {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    bytes.split(|&b| b == 0).filter(|a| !a.is_empty()).map(|a| String::from_utf8(a.to_vec()).unwrap()).collect()
+}
+
+/// A tap on a bridge, for a bare QEMU.
+pub struct ByHand {
+    pub tap: String,
+    pub bridge: String,
+}
+
+/// The same arguments with listening sockets of our own, and a tap of our own where there is one, up to a guest that runs.
+pub fn bare_start(arguments: &[String], dir: &Path, tap: Option<&ByHand>) -> (Child, Duration) {
+    let begin = Instant::now();
+    let tap = tap.map(ByHand::make);
+    let sockets =
+        ["monitor", "serial0", "agent0"].map(|id| (id, socket::listen(&dir.join(format!("{id}.bare"))).unwrap()));
+    let mut command = Command::new(&arguments[0]);
+    for argument in &arguments[1..] {
+        if let (Some(tap), true) = (&tap, argument.starts_with("tap,")) {
+            let parts = argument.split(',').map(|part| match part.split_once('=') {
+                Some((name @ ("fd" | "fds"), _)) => format!("{name}={}", tap.as_raw_fd()),
+                _ => part.to_owned(),
+            });
+            command.arg(parts.collect::<Vec<_>>().join(","));
+            continue;
+        }
+        let own = sockets.iter().find(|(id, _)| argument.starts_with(&format!("socket,id={id},fd=")));
+        command.arg(match own {
+            None => argument.clone(),
+            Some((id, listener)) => {
+                let rest = argument.splitn(4, ',').nth(3).unwrap();
+                format!("socket,id={id},fd={},{rest}", listener.as_raw_fd())
+            }
+        });
+    }
+    let mut fds: Vec<i32> = sockets.iter().map(|(_, listener)| listener.as_raw_fd()).collect();
+    fds.extend(tap.as_ref().map(AsRawFd::as_raw_fd));
+    // SAFETY: one async-signal-safe system call per descriptor.
+    unsafe {
+        command.pre_exec(move || {
+            for &fd in &fds {
+                let fd = std::os::fd::BorrowedFd::borrow_raw(fd);
+                rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+            }
+            Ok(())
+        });
+    }
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    drop((sockets, tap));
+    let mut stream = UnixStream::connect(dir.join("monitor.bare")).unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap())
+        .lines()
+        .map(|l| serde_json::from_str::<Value>(&l.unwrap()).unwrap());
+    lines.next().unwrap();
+    for command in ["qmp_capabilities", "cont", "query-status"] {
+        writeln!(stream, "{{\"execute\":\"{command}\"}}").unwrap();
+        let reply = lines.find(|line| line.get("return").is_some()).unwrap();
+        assert!(command != "query-status" || reply["return"]["running"] == true);
+    }
+    let taken = begin.elapsed();
+    for id in ["monitor", "serial0", "agent0"] {
+        let _ = std::fs::remove_file(dir.join(format!("{id}.bare")));
+    }
+    (child, taken)
+}
+
+impl ByHand {
+    /// By the fewest system calls that do it.
+    fn make(&self) -> OwnedFd {
+        const BRIDGE_ADD: libc::Ioctl = 0x89a2;
+        const GET_FLAGS: libc::Ioctl = 0x8913;
+        const SET_FLAGS: libc::Ioctl = 0x8914;
+        const INDEX: libc::Ioctl = 0x8933;
+        const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
+        let request = |name: &str| {
+            let mut request = [0u8; 40];
+            request[..name.len()].copy_from_slice(name.as_bytes());
+            request
+        };
+        let call = |fd: i32, number: libc::Ioctl, request: &mut [u8; 40]| {
+            // SAFETY: the request is a struct ifreq.
+            assert_eq!(unsafe { libc::ioctl(fd, number, request.as_mut_ptr()) }, 0, "{number:x}");
+        };
+        let file: File = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
+        let mut tap = request(&self.tap);
+        // IFF_TAP, IFF_NO_PI, IFF_VNET_HDR.
+        tap[16..18].copy_from_slice(&(0x0002u16 | 0x1000 | 0x4000).to_ne_bytes());
+        call(file.as_raw_fd(), TUNSETIFF, &mut tap);
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut tap = request(&self.tap);
+        call(socket.as_raw_fd(), INDEX, &mut tap);
+        let mut bridge = request(&self.bridge);
+        bridge[16..20].copy_from_slice(&tap[16..20]);
+        call(socket.as_raw_fd(), BRIDGE_ADD, &mut bridge);
+        let mut tap = request(&self.tap);
+        call(socket.as_raw_fd(), GET_FLAGS, &mut tap);
+        tap[16] |= libc::IFF_UP as u8;
+        call(socket.as_raw_fd(), SET_FLAGS, &mut tap);
+        file.into()
+    }
+}
+
+pub fn bare_stop(mut qemu: Child) -> Duration {
+    let begin = Instant::now();
+    qemu.kill().unwrap();
+    qemu.wait().unwrap();
+    begin.elapsed()
+}
+
+pub fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

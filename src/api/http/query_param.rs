@@ -1,0 +1,36 @@
+//! What a route says of the query parameters that it takes. `query` reads them.
+
+/// A query parameter that a route takes. Whatever is not listed is refused with 400.
+#[derive(Debug, Clone, Copy)]
+pub struct QueryParam {
+    pub name: &'static str,
+    pub description: &'static str,
+    pub kind: QueryKind,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum QueryKind {
+    Text,
+    Integer,
+    Boolean,
+    OneOf(&'static [&'static str]),
+}
+
+impl QueryParam {
+    pub const fn text(name: &'static str, description: &'static str) -> Self {
+        Self::new(name, description, QueryKind::Text)
+    }
+    pub const fn integer(name: &'static str, description: &'static str) -> Self {
+        Self::new(name, description, QueryKind::Integer)
+    }
+    pub const fn boolean(name: &'static str, description: &'static str) -> Self {
+        Self::new(name, description, QueryKind::Boolean)
+    }
+    /// The values are for the description; refusing others is the handler's enum's task.
+    pub const fn one_of(name: &'static str, values: &'static [&'static str], description: &'static str) -> Self {
+        Self::new(name, description, QueryKind::OneOf(values))
+    }
+    const fn new(name: &'static str, description: &'static str, kind: QueryKind) -> Self {
+        Self { name, description, kind }
+    }
+}

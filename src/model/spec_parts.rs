@@ -1,0 +1,70 @@
+//! What a definition says of its NICs and of the names that its client gave.
+
+use std::path::PathBuf;
+
+use super::{Named, NewNic, Nic, NicId, Result, VmSpec};
+
+/// The NICs of a VM.
+impl VmSpec {
+    /// Adds a NIC in the first free hot-plug slot; where there is none, one NIC can have a place of its own that it
+    /// neither gets into nor comes out of while the VM runs. What QEMU has right now is `in_effect`.
+    ///
+    /// # Errors
+    /// [`super::Conflict::NoFreeSlot`].
+    pub fn add_nic(&mut self, nic: NewNic, in_effect: Option<&Self>) -> Result<()> {
+        let slot = match self.free_slot(in_effect) {
+            Err(full) if in_effect.is_some() || self.nics.iter().any(|nic| nic.slot.is_none()) => return Err(full),
+            slot => slot.ok(),
+        };
+        let NewNic { id, label, mac, queues, backend } = nic;
+        let name = format!("net{}", self.nics_added);
+        self.nics_added += 1;
+        self.nics.push(Nic { id, name, label, mac, slot, queues, backend });
+        Ok(())
+    }
+
+    pub fn nic(&self, id: NicId) -> Option<&Nic> {
+        self.nics.iter().find(|nic| nic.id == id)
+    }
+
+    /// Makes these the NICs, in whatever order. One that is there, by its label, stays what it is, and moves where it is
+    /// wanted elsewhere.
+    ///
+    /// # Errors
+    /// [`super::Conflict::NoFreeSlot`].
+    pub fn set_nics(&mut self, wanted: Vec<NewNic>) -> Result<()> {
+        let mut kept = vec![false; self.nics.len()];
+        let mut fresh = Vec::new();
+        for new in wanted {
+            let same = |at: &usize| !kept[*at] && self.nics[*at].label == new.label;
+            let unmoved = |at: &usize| same(at) && self.nics[*at].switch() == new.backend.switch();
+            let found = (0..self.nics.len()).find(unmoved);
+            match found.or_else(|| (0..self.nics.len()).find(same)) {
+                Some(at) => {
+                    if found.is_none() {
+                        self.nics[at].backend = new.backend;
+                    }
+                    kept[at] = true;
+                }
+                None => fresh.push(new),
+            }
+        }
+        let mut kept = kept.into_iter();
+        self.nics.retain(|_| kept.next() == Some(true));
+        fresh.into_iter().try_for_each(|nic| self.add_nic(nic, None))
+    }
+}
+
+impl VmSpec {
+    /// Its ISO image, in the words of the client who put it there.
+    pub fn iso_as_sent(&self) -> Option<&PathBuf> {
+        let iso = self.iso.as_ref()?;
+        Some(self.named.iso.as_ref().filter(|alias| alias.file == *iso).map_or(iso, |alias| &alias.sent))
+    }
+
+    /// Whether `other` is the same definition, whatever its client calls its files.
+    pub fn is_same_but_for_names(&self, other: &Self) -> bool {
+        let bare = |spec: &Self| Self { named: Named::default(), ..spec.clone() };
+        bare(self) == bare(other)
+    }
+}

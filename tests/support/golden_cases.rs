@@ -1,0 +1,183 @@
+//! The VMs whose arguments are kept in golden files.
+
+use std::collections::HashMap;
+
+use qherd::{
+    model::{
+        BaseImage, Bus, CloneMode, Disk, Forward, ImageFormat, MacAddr, Machine, NewDisk, NewNic, NicBackend, NicId,
+        OnIoError, Policy, SwitchId, SwitchPort, VmId, VmSpec,
+    },
+    qemu::Accelerator,
+};
+use serde_json::json;
+
+/// Stands for the state directory and the image directory in the files.
+pub const ROOT: &str = "/golden";
+pub const ID: &str = "0a1b2c3d-4e5f-4a6b-8c7d-8e9fa0b1c2d3";
+
+pub struct Case {
+    pub name: &'static str,
+    pub accelerator: Accelerator,
+    pub spec: VmSpec,
+}
+
+fn q35() -> VmSpec {
+    let id = VmId::parse(ID).unwrap();
+    let mac = serde_json::from_value(json!("52:54:00:ab:cd:ef")).unwrap();
+    let mut spec = VmSpec {
+        id,
+        name: "web-1".into(),
+        created_at: 1_700_000_000_000,
+        machine: Machine {
+            profile: "q35".into(),
+            machine_type: "pc-q35-7.2".into(),
+            bus: Bus::Pcie { hotplug_ports: 8 },
+            rng: true,
+            balloon: true,
+            pvpanic: true,
+            virtio_mem: true,
+        },
+        vcpus: 2,
+        max_vcpus: 16,
+        max_vcpus_given: false,
+        memory: 128,
+        max_memory: 4096,
+        max_memory_given: false,
+        cpu_pinning: None,
+        disks: vec![Disk {
+            name: "root".into(),
+            file: format!("{ROOT}/images/{ID}/root.qcow2").into(),
+            size: 1,
+            clone: CloneMode::Linked,
+            base: Some(BaseImage { path: format!("{ROOT}/bases/base.qcow2").into(), format: ImageFormat::Qcow2 }),
+            io_limits: None,
+            slot: None,
+            request: None,
+            in_making: false,
+        }],
+        disks_added: 0,
+        nics: Vec::new(),
+        nics_added: 0,
+        policy: Policy::default(),
+        iso: None,
+        named: Default::default(),
+    };
+    spec.add_nic(nic(mac), None).unwrap();
+    spec
+}
+
+fn nic(mac: MacAddr) -> NewNic {
+    let id = NicId::parse("1b2c3d4e-5f60-4a6b-8c7d-8e9fa0b1c2d3").unwrap();
+    let backend = NicBackend::User { forwards: Vec::new() };
+    NewNic { id, label: "Network Adapter".into(), mac, queues: 1, backend }
+}
+
+fn pc() -> VmSpec {
+    let mut spec = q35();
+    spec.machine.profile = "pc".into();
+    spec.machine.machine_type = "pc-i440fx-7.2".into();
+    spec.machine.bus = Bus::Pci;
+    spec
+}
+
+fn raw_base(spec: &mut VmSpec) {
+    spec.disks[0].base = Some(BaseImage { path: format!("{ROOT}/bases/base.raw").into(), format: ImageFormat::Raw });
+}
+
+fn further_disks(spec: &mut VmSpec) {
+    let folder = format!("{ROOT}/images/{ID}");
+    let clone = spec.disks[0].base.clone();
+    for base in [None, clone] {
+        let disk = NewDisk { request: None, size: 2, base, clone: CloneMode::Linked, io_limits: None };
+        spec.add_disk(disk, folder.as_ref(), None).unwrap();
+    }
+}
+
+fn iso(spec: &mut VmSpec) {
+    spec.iso = Some(format!("{ROOT}/bases/disc.iso").into());
+}
+
+fn without_hotplug(spec: &mut VmSpec) {
+    spec.machine.bus = Bus::Pcie { hotplug_ports: 0 };
+    let mac = spec.nics[0].mac;
+    (spec.nics, spec.nics_added) = (Vec::new(), 0);
+    spec.add_nic(nic(mac), None).unwrap();
+    assert_eq!(spec.nics[0].slot, None);
+}
+
+fn forwards(spec: &mut VmSpec) {
+    let forward = |value| serde_json::from_value::<Forward>(value).unwrap();
+    let forwards = vec![
+        forward(json!({ "host_port": 20022, "guest_port": 22 })),
+        forward(json!({ "protocol": "udp", "host_address": "127.0.0.2", "host_port": 20053, "guest_port": 53 })),
+    ];
+    spec.nics[0].backend = NicBackend::User { forwards };
+}
+
+/// On a switch, with one queue, and with three on another.
+fn on_switches(spec: &mut VmSpec) {
+    (spec.nics, spec.nics_added) = (Vec::new(), 0);
+    let switch = SwitchId::parse("2b2c3d4e-5f60-4a6b-8c7d-8e9fa0b1c2d3").unwrap();
+    for (index, queues) in [1, 3].into_iter().enumerate() {
+        let mac = serde_json::from_value(json!(format!("52:54:00:ab:cd:e{index}"))).unwrap();
+        let id = NicId::parse(&format!("1b2c3d4e-5f6{index}-4a6b-8c7d-8e9fa0b1c2d3")).unwrap();
+        let backend = NicBackend::Switch(SwitchPort::on(switch));
+        spec.add_nic(NewNic { id, queues, backend, ..nic(mac) }, None).unwrap();
+    }
+}
+
+/// The descriptors of the taps of a VM's NICs, as the files have them: from 13 on.
+pub fn tap_fds(spec: &VmSpec) -> HashMap<NicId, Vec<i32>> {
+    let mut next = 13..;
+    let on_switch = spec.nics.iter().filter(|nic| nic.switch().is_some());
+    on_switch.map(|nic| (nic.id, next.by_ref().take(nic.queues.into()).collect())).collect()
+}
+
+fn bare(spec: &mut VmSpec) {
+    spec.machine = Machine { rng: false, balloon: false, pvpanic: false, virtio_mem: false, ..spec.machine.clone() };
+    spec.nics.clear();
+}
+
+fn many_vcpus(spec: &mut VmSpec) {
+    (spec.vcpus, spec.max_vcpus) = (64, 255);
+}
+
+pub fn cases() -> Vec<Case> {
+    let case = |name, base: fn() -> VmSpec, change: &dyn Fn(&mut VmSpec)| {
+        let mut spec = base();
+        change(&mut spec);
+        Case { name, accelerator: Accelerator::Tcg, spec }
+    };
+    let kvm = |case: Case| Case { accelerator: Accelerator::Kvm, ..case };
+    let nothing = |_: &mut VmSpec| {};
+    vec![
+        case("q35", q35, &nothing),
+        kvm(case("q35-kvm", q35, &nothing)),
+        case("q35-raw-base", q35, &raw_base),
+        case("q35-full-clone", q35, &|spec| spec.disks[0].clone = CloneMode::Full),
+        case("q35-without-balloon", q35, &|spec| spec.machine.balloon = false),
+        case("q35-without-rng", q35, &|spec| spec.machine.rng = false),
+        case("q35-without-virtio-mem", q35, &|spec| spec.machine.virtio_mem = false),
+        case("q35-without-pvpanic", q35, &|spec| spec.machine.pvpanic = false),
+        case("q35-report-io-errors", q35, &|spec| spec.policy.on_io_error = OnIoError::Report),
+        case("q35-without-nic", q35, &|spec| spec.nics.clear()),
+        case("q35-bare", q35, &bare),
+        case("q35-many-vcpus", q35, &many_vcpus),
+        case("q35-without-hotplug", q35, &without_hotplug),
+        case("q35-forwards", q35, &forwards),
+        case("q35-hotplug-17", q35, &|spec| spec.machine.bus = Bus::Pcie { hotplug_ports: 17 }),
+        case("q35-odd-name", q35, &|spec| spec.name = "größe 1,debug-threads=off,,\"x\" %s $HOME".into()),
+        case("q35-disks", q35, &further_disks),
+        case("q35-iso", q35, &iso),
+        case("pc-iso", pc, &iso),
+        case("pc-disks", pc, &further_disks),
+        case("q35-switches", q35, &on_switches),
+        case("pc-switches", pc, &on_switches),
+        case("pc", pc, &nothing),
+        kvm(case("pc-kvm", pc, &nothing)),
+        case("pc-raw-base", pc, &raw_base),
+        case("pc-full-clone", pc, &|spec| spec.disks[0].clone = CloneMode::Full),
+        case("pc-bare", pc, &bare),
+        case("pc-many-vcpus", pc, &many_vcpus),
+    ]
+}
