@@ -42,7 +42,7 @@ pub use mac::MacAddr;
 pub use name::{check_name, same_name};
 pub use named::{Alias, MadeFolder, Named};
 pub use network::{Forward, NewNic, Nic, NicBackend, Protocol, TAP_PREFIX, check_forwards, check_queues};
-pub use policy::{Autostart, AutostartWish, Due, OnIoError, Policy, PolicyWish, RestartPolicy, Upkeep};
+pub use policy::{Autostart, AutostartWish, Due, LONGEST_WAIT, OnIoError, Policy, PolicyWish, RestartPolicy, Upkeep};
 pub use port::{Bandwidth, PortWish, SwitchPort};
 pub use record::{Boot, Intent, LiveRun, ProcessId, Run, VmRecord};
 pub use sample::{BalloonSample, DiskSample, NetworkSample, NicSample, Sample, VcpuSample};

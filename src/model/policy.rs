@@ -10,7 +10,7 @@ use super::{Ending, Error, Moment, Result};
 /// Milliseconds before the first restart; each further one in a row waits twice as long.
 const FIRST_WAIT: u64 = 1_000;
 /// Milliseconds; no wait is longer.
-const LONGEST_WAIT: u64 = 60_000;
+pub const LONGEST_WAIT: u64 = 60_000;
 /// After a run of so many milliseconds the next end counts as the first again.
 const PROVEN: u64 = 600_000;
 /// Seconds.

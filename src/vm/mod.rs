@@ -34,6 +34,8 @@ mod live;
 mod lookout;
 mod migrate;
 mod overtaken;
+#[allow(dead_code, unused_imports, clippy::unused_async)] // until the task performs by it
+mod perform;
 mod power;
 mod publish;
 mod removal;

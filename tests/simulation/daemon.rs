@@ -11,7 +11,7 @@ use qherd::{
 use super::{
     Violation,
     history::{Event, Fate, History},
-    ledger::{Kind, Ledger},
+    ledger::{Ledger, Promise},
     vm,
     world::World,
 };
@@ -58,7 +58,7 @@ fn go(history: &History, aloud: bool) -> Result<Figures, Violation> {
     let bounds = Bounds { memory: 4096, closing: false, ends_vms: false };
     let definition = vm::definition(history);
     let mut ledger = Ledger::new(definition.memory);
-    let ticket = ledger.send(Kind::Create, None);
+    let ticket = ledger.send(Promise::Create, None);
     if history.start {
         ledger.will_start();
     }
@@ -352,10 +352,10 @@ impl Daemon<'_> {
                 if self.facts.seen.monitor != Monitor::Open {
                     return Err(format!("its monitor is {:?}", self.facts.seen.monitor));
                 }
-                let has: Vec<DiskNo> = up.in_effect.disks.iter().filter_map(|disk| DiskNo::of(&disk.name)).collect();
-                let missing = has.iter().find(|no| !process.disks.contains(no));
-                if !world.lied && (missing.is_some() || has.len() != process.disks.len()) {
-                    return Err(format!("QEMU has the disks {:?}, and is known to have {has:?}", process.disks));
+                let live: Vec<DiskNo> = up.in_effect.disks.iter().filter_map(|disk| DiskNo::of(&disk.name)).collect();
+                let missing = live.iter().find(|no| !process.disks.contains(no));
+                if !world.lied && (missing.is_some() || live.len() != process.disks.len()) {
+                    return Err(format!("QEMU has the disks {:?}, and is known to have {live:?}", process.disks));
                 }
                 let stray = world.taps.iter().find(|tap| !held.ports.contains_key(tap));
                 if let Some(stray) = stray {

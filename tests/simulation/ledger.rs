@@ -11,7 +11,7 @@ use super::vm;
 
 /// What a request wanted, as far as it can be relied on.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
+pub enum Promise {
     Create,
     /// It may bring the VM up.
     Start,
@@ -26,7 +26,7 @@ pub enum Kind {
 /// The clients' side.
 #[derive(Debug)]
 pub struct Ledger {
-    open: BTreeMap<Ticket, (Kind, Option<String>)>,
+    open: BTreeMap<Ticket, (Promise, Option<String>)>,
     next: Ticket,
     last_start: Ticket,
     /// Nobody was told that it is off, or somebody has asked for a start since.
@@ -61,16 +61,16 @@ impl Ledger {
     }
 
     /// A request is sent; `disk` is the one that it is about.
-    pub fn send(&mut self, kind: Kind, disk: Option<String>) -> Ticket {
+    pub fn send(&mut self, promise: Promise, disk: Option<String>) -> Ticket {
         self.next += 1;
-        match kind {
-            Kind::Start => (self.may_run, self.last_start) = (true, self.next),
-            Kind::Delete => self.may_be_gone = true,
-            Kind::Memory(memory) => drop(self.memory.insert(memory)),
-            Kind::RemoveDisk => self.asked_to_remove.extend(disk.clone()),
-            Kind::Create | Kind::Stop | Kind::AddDisk | Kind::Other => {}
+        match promise {
+            Promise::Start => (self.may_run, self.last_start) = (true, self.next),
+            Promise::Delete => self.may_be_gone = true,
+            Promise::Memory(memory) => drop(self.memory.insert(memory)),
+            Promise::RemoveDisk => self.asked_to_remove.extend(disk.clone()),
+            Promise::Create | Promise::Stop | Promise::AddDisk | Promise::Other => {}
         }
-        self.open.insert(self.next, (kind, disk));
+        self.open.insert(self.next, (promise, disk));
         self.next
     }
 
@@ -80,15 +80,15 @@ impl Ledger {
     }
 
     pub fn answer(&mut self, ticket: Ticket, answer: &Result<Answer>, stored: Option<&VmSpec>) -> Result<(), String> {
-        let Some((kind, disk)) = self.open.remove(&ticket) else {
+        let Some((promise, disk)) = self.open.remove(&ticket) else {
             return Err(format!("the request {ticket} was answered twice: {answer:?}"));
         };
         self.answered += 1;
-        match (kind, answer) {
-            (Kind::Create, Ok(_)) => self.exists = true,
-            (Kind::Stop, Ok(_)) if ticket > self.last_start => self.may_run = false,
-            (Kind::Memory(memory), Ok(_)) if !self.others_set_memory() => self.memory = [memory].into(),
-            (Kind::AddDisk, Ok(_)) => {
+        match (promise, answer) {
+            (Promise::Create, Ok(_)) => self.exists = true,
+            (Promise::Stop, Ok(_)) if ticket > self.last_start => self.may_run = false,
+            (Promise::Memory(memory), Ok(_)) if !self.others_set_memory() => self.memory = [memory].into(),
+            (Promise::AddDisk, Ok(_)) => {
                 let disk = stored.and_then(|spec| spec.disk_of(Some(vm::request(ticket))));
                 // It may have been removed since.
                 match disk {
@@ -97,15 +97,15 @@ impl Ledger {
                     None => {}
                 }
             }
-            (Kind::RemoveDisk, Ok(_)) => self.removed.extend(disk),
-            (Kind::Delete, Ok(_)) => self.exists = false,
+            (Promise::RemoveDisk, Ok(_)) => self.removed.extend(disk),
+            (Promise::Delete, Ok(_)) => self.exists = false,
             _ => {}
         }
         Ok(())
     }
 
     fn others_set_memory(&self) -> bool {
-        self.open.values().any(|(kind, _)| matches!(kind, Kind::Memory(_)))
+        self.open.values().any(|(promise, _)| matches!(promise, Promise::Memory(_)))
     }
 
     /// The daemon has died: nobody knows what became of the requests that it had.

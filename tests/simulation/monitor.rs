@@ -160,7 +160,7 @@ fn release(process: &mut Process, device: Device, heeds: bool) -> Result<(Report
 }
 
 /// Whether a step is an exchange with the monitor.
-pub fn has(step: &Step) -> bool {
+pub fn bears(step: &Step) -> bool {
     match step {
         Step::Greet
         | Step::Tune

@@ -8,7 +8,7 @@ use qherd::{
 use super::{
     daemon::{Daemon, Done},
     history::Ask,
-    ledger::Kind,
+    ledger::Promise,
     vm,
 };
 
@@ -19,60 +19,64 @@ impl Daemon<'_> {
         let nic = |nth: u8| definition.nics.get(usize::from(nth) % definition.nics.len().max(1)).cloned();
         let patience = |time: u32, agent_only| Patience { time: time.into(), agent_only };
         let change = |change| Request::Change(Box::new(change));
-        let (kind, about, request) = match ask {
-            Ask::Start => (Kind::Start, None, Request::Start),
-            Ask::Stop { patience: time, agent_only } => (Kind::Stop, None, Request::Stop(patience(time, agent_only))),
+        let (promise, about, request) = match ask {
+            Ask::Start => (Promise::Start, None, Request::Start),
+            Ask::Stop { patience: time, agent_only } => {
+                (Promise::Stop, None, Request::Stop(patience(time, agent_only)))
+            }
             Ask::StopAndDelete { patience: time } => {
-                (Kind::Delete, None, Request::StopAndDelete(patience(time, false)))
+                (Promise::Delete, None, Request::StopAndDelete(patience(time, false)))
             }
-            Ask::ForceOff => (Kind::Stop, None, Request::ForceOff),
+            Ask::ForceOff => (Promise::Stop, None, Request::ForceOff),
             Ask::Reboot { patience: time, agent_only } => {
-                (Kind::Other, None, Request::Reboot(patience(time, agent_only)))
+                (Promise::Other, None, Request::Reboot(patience(time, agent_only)))
             }
-            Ask::Reset => (Kind::Other, None, Request::Reset),
-            Ask::Restart => (Kind::Start, None, Request::Restart(Some(patience(1_000, false)))),
-            Ask::Suspend => (Kind::Other, None, Request::Suspend),
-            Ask::Resume => (Kind::Other, None, Request::Resume),
-            Ask::TurnAfterBoot => (Kind::Start, None, Request::Boot),
-            Ask::Vcpus(vcpus) => (Kind::Other, None, change(Change::Cpu { vcpus: Some(vcpus.into()), pinning: None })),
+            Ask::Reset => (Promise::Other, None, Request::Reset),
+            Ask::Restart => (Promise::Start, None, Request::Restart(Some(patience(1_000, false)))),
+            Ask::Suspend => (Promise::Other, None, Request::Suspend),
+            Ask::Resume => (Promise::Other, None, Request::Resume),
+            Ask::TurnAfterBoot => (Promise::Start, None, Request::Boot),
+            Ask::Vcpus(vcpus) => {
+                (Promise::Other, None, change(Change::Cpu { vcpus: Some(vcpus.into()), pinning: None }))
+            }
             Ask::Memory(memory) => {
                 let memory = 64 + 64 * u64::from(memory);
-                (Kind::Memory(memory), None, change(Change::Memory(memory as i64)))
+                (Promise::Memory(memory), None, change(Change::Memory(memory as i64)))
             }
             Ask::Grow(nth) => {
                 let Some(disk) = disk(nth) else { return Ok(()) };
                 let size = Some(disk.size as i64 + i64::from(nth % 2));
-                (Kind::Other, None, change(Change::Disk { name: disk.name, size, io_limits: None }))
+                (Promise::Other, None, change(Change::Disk { name: disk.name, size, io_limits: None }))
             }
             Ask::Throttle(nth) => {
                 let Some(disk) = disk(nth) else { return Ok(()) };
                 let limits = IoLimits { iops: Some(i64::from(nth) + 1), ..IoLimits::default() };
                 let io_limits = Some((nth % 3 != 0).then(|| Box::new(limits)));
-                (Kind::Other, None, change(Change::Disk { name: disk.name, size: None, io_limits }))
+                (Promise::Other, None, change(Change::Disk { name: disk.name, size: None, io_limits }))
             }
             Ask::AddDisk => {
-                let ticket = self.ledger.send(Kind::AddDisk, None);
+                let ticket = self.ledger.send(Promise::AddDisk, None);
                 let disk = Box::new(vm::new_disk(ticket));
                 return self.admit(ticket, change(Change::AddDisk { disk, folder: "/i".into() }));
             }
             Ask::RemoveDisk(nth) => {
                 let Some(disk) = disk(nth) else { return Ok(()) };
-                (Kind::RemoveDisk, Some(disk.name.clone()), change(Change::RemoveDisk(disk.name)))
+                (Promise::RemoveDisk, Some(disk.name.clone()), change(Change::RemoveDisk(disk.name)))
             }
             Ask::AddNic { on_switch } => {
-                let ticket = self.ledger.send(Kind::Other, None);
+                let ticket = self.ledger.send(Promise::Other, None);
                 return self.admit(ticket, change(Change::AddNic(Box::new(vm::nic(ticket, on_switch)))));
             }
             Ask::RemoveNic(nth) => {
                 let Some(nic) = nic(nth) else { return Ok(()) };
-                (Kind::Other, None, change(Change::RemoveNic(nic.id)))
+                (Promise::Other, None, change(Change::RemoveNic(nic.id)))
             }
             Ask::MovePort(nth) => {
                 let Some((nic, switch)) = nic(nth).and_then(|nic| Some((nic.id, nic.switch()?))) else {
                     return Ok(());
                 };
                 let wish = Box::new(PortWish { isolated: Some(nth % 2 == 0), ..PortWish::default() });
-                (Kind::Other, None, change(Change::Port { nic, switch, wish }))
+                (Promise::Other, None, change(Change::Port { nic, switch, wish }))
             }
             Ask::Policy(number) => {
                 let policy = vm::policy(number);
@@ -81,16 +85,16 @@ impl Daemon<'_> {
                     on_io_error: Some(policy.on_io_error),
                     ..PolicyWish::default()
                 };
-                (Kind::Other, None, change(Change::Policy(wish)))
+                (Promise::Other, None, change(Change::Policy(wish)))
             }
-            Ask::Medium(medium) => (Kind::Other, None, change(Change::Medium(medium.then(|| "/iso".into())))),
+            Ask::Medium(medium) => (Promise::Other, None, change(Change::Medium(medium.then(|| "/iso".into())))),
             Ask::Redefine(number) => {
                 let redefinition = Redefinition { vcpus: Some(i64::from(number % 4) + 1), ..Redefinition::default() };
-                (Kind::Other, None, Request::Redefine(Box::new(redefinition)))
+                (Promise::Other, None, Request::Redefine(Box::new(redefinition)))
             }
-            Ask::Delete => (Kind::Delete, None, Request::Delete),
+            Ask::Delete => (Promise::Delete, None, Request::Delete),
         };
-        let ticket = self.ledger.send(kind, about);
+        let ticket = self.ledger.send(promise, about);
         self.admit(ticket, request)
     }
 

@@ -102,7 +102,7 @@ impl World {
                 self.exit = false;
                 Ok(outcome)
             }
-            _ if monitor::has(step) => self.ask_monitor(step, fate, facts),
+            _ if monitor::bears(step) => self.ask_monitor(step, fate, facts),
             _ => match fate {
                 Fate::Well | Fate::Lie => self.on_host(step, facts).map(Outcome::Done),
                 Fate::NotNow | Fate::Refused | Fate::Host => Ok(failed("the host does not do it")),

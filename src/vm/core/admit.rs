@@ -3,7 +3,7 @@
 use super::{
     answer::{Answer, Effects, Ticket, Until, Waiting},
     change::{define, redefine, take_back, unchanged},
-    due::settle,
+    due::bring_to_rest,
     facts::{Facts, Guest, Now, Run},
     goal::{Cause, Deadline, Goal},
     request::{Patience, Request},
@@ -33,7 +33,7 @@ pub fn admit(facts: &mut Facts, now: Now, ticket: Ticket, request: Request, over
     } else {
         take(facts, ticket, request);
     }
-    settle(facts)
+    bring_to_rest(facts)
 }
 
 /// A refusal holds whatever is stored.

@@ -131,9 +131,9 @@ fn adopt_policy(facts: &mut Facts) {
     let wanted = facts.record.definition.policy.clone();
     let Some(up) = facts.up_mut().filter(|up| up.in_effect.policy != wanted) else { return };
     let reports = |policy: &Policy| policy.on_io_error == OnIoError::Report;
-    let had = up.in_effect.policy.clone();
-    let follows = reports(&had) == reports(&wanted);
-    let on_io_error = if follows { wanted.on_io_error } else { had.on_io_error };
+    let before = up.in_effect.policy.clone();
+    let follows = reports(&before) == reports(&wanted);
+    let on_io_error = if follows { wanted.on_io_error } else { before.on_io_error };
     let policy = Policy { on_io_error, ..wanted };
     facts.note_effect(|spec| spec.policy = policy);
     // A guest that is halted may go on by itself from now on, or no longer.

@@ -10,22 +10,22 @@ use crate::model::{Disk, Nic, VmSpec};
 /// Whether a lane has something left to do. Of a VM without a process nothing differs.
 pub fn differs(record: &Record, lane: Lane) -> bool {
     let Some(up) = record.run.up() else { return false };
-    let (wanted, has) = (&record.definition, &up.in_effect);
+    let (wanted, live) = (&record.definition, &up.in_effect);
     match lane {
-        Lane::Disk(no) => match (disk(wanted, no), disk(has, no)) {
+        Lane::Disk(no) => match (disk(wanted, no), disk(live, no)) {
             (None, None) => false,
-            (Some(wanted), Some(has)) => resized(wanted, has) || throttled(wanted, has),
+            (Some(wanted), Some(live)) => resized(wanted, live) || throttled(wanted, live),
             (Some(_), None) | (None, Some(_)) => true,
         },
-        Lane::Nic(id) => match (wanted.nic(id), has.nic(id)) {
+        Lane::Nic(id) => match (wanted.nic(id), live.nic(id)) {
             (None, None) => false,
-            (Some(wanted), Some(has)) => wanted.backend != has.backend,
+            (Some(wanted), Some(live)) => wanted.backend != live.backend,
             (Some(_), None) | (None, Some(_)) => true,
         },
-        Lane::Vcpus => wanted.vcpus != has.vcpus,
-        Lane::Pin => wanted.cpu_pinning != has.cpu_pinning,
-        Lane::Memory => wanted.memory != has.memory,
-        Lane::Medium => wanted.iso != has.iso,
+        Lane::Vcpus => wanted.vcpus != live.vcpus,
+        Lane::Pin => wanted.cpu_pinning != live.cpu_pinning,
+        Lane::Memory => wanted.memory != live.memory,
+        Lane::Medium => wanted.iso != live.iso,
         Lane::Store
         | Lane::Kill
         | Lane::Strays
@@ -47,17 +47,17 @@ pub fn disk_mut(spec: &mut VmSpec, no: DiskNo) -> Option<&mut Disk> {
     spec.disks.iter_mut().find(|disk| DiskNo::of(&disk.name) == Some(no))
 }
 
-pub fn resized(wanted: &Disk, has: &Disk) -> bool {
-    wanted.size > has.size
+pub fn resized(wanted: &Disk, live: &Disk) -> bool {
+    wanted.size > live.size
 }
 
-pub fn throttled(wanted: &Disk, has: &Disk) -> bool {
-    wanted.io_limits != has.io_limits
+pub fn throttled(wanted: &Disk, live: &Disk) -> bool {
+    wanted.io_limits != live.io_limits
 }
 
 /// The host's side of a NIC is another one, and QEMU knows nothing of that.
-pub fn port_differs(wanted: &Nic, has: &Nic) -> bool {
-    wanted.switch().is_some() && wanted.switch() == has.switch() && wanted.backend != has.backend
+pub fn port_differs(wanted: &Nic, live: &Nic) -> bool {
+    wanted.switch().is_some() && wanted.switch() == live.switch() && wanted.backend != live.backend
 }
 
 /// The lanes that see to the difference between two definitions.

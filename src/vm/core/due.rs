@@ -14,7 +14,7 @@ use super::{
 use crate::model::{Due, Ending, Error, Nic};
 
 /// Brings the facts to rest, and says what follows at once.
-pub(super) fn settle(facts: &mut Facts) -> Effects {
+pub(super) fn bring_to_rest(facts: &mut Facts) -> Effects {
     drop_unmade(facts);
     finish_making(facts);
     finish_unwinding(facts);
@@ -30,8 +30,8 @@ pub(super) fn settle(facts: &mut Facts) -> Effects {
 
 /// Disks that are defined no more, neither here nor after a crash, are none that wait to be made.
 fn drop_unmade(facts: &mut Facts) {
-    let has = |record: &Record, no: DiskNo| disk(&record.definition, no).is_some();
-    let gone = |no: &&DiskNo| !has(&facts.record, **no) && facts.is_stored(|record| !has(record, **no));
+    let bears = |record: &Record, no: DiskNo| disk(&record.definition, no).is_some();
+    let gone = |no: &&DiskNo| !bears(&facts.record, **no) && facts.is_stored(|record| !bears(record, **no));
     if let Some(no) = facts.record.run.unmade.iter().find(gone).copied() {
         facts.record.run.unmade.remove(&no);
     }
@@ -107,7 +107,7 @@ fn note_ports(facts: &mut Facts) {
         Run::Starting { .. } => None,
         Run::Up(up) => Some(&up.in_effect),
     };
-    let is_plugged = |nic: &Nic| in_effect.is_none_or(|has| has.nic(nic.id).is_some());
+    let is_plugged = |nic: &Nic| in_effect.is_none_or(|live| live.nic(nic.id).is_some());
     let may_leave = |nic: &&Nic| nic.switch().is_some() || !is_plugged(nic);
     for nic in facts.record.definition.nics.iter().filter(may_leave) {
         facts.record.run.held.ports.entry(nic.id).or_insert_with(|| nic.clone());

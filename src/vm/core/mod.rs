@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  request ──▶ admit ──┐                            ┌──▶ answers
-//!                      ├──▶ Facts ──▶ settle ───────┤
+//!                      ├──▶ Facts ──▶ at rest ──────┤
 //!  sight, outcome ──▶ absorb                        └──▶ plan ──▶ steps to start, lanes to cut, when to wake
 //!                      ▲                                            │
 //!                      └────────────── outcome ◀── perform ◀────────┘

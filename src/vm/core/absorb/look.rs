@@ -70,11 +70,11 @@ fn find_unnoted(facts: &mut Facts, disks: &[DiskNo], nics: &[NicId]) {
     // A step that is under way says so itself.
     let busy = |lane| facts.in_flight.contains_key(&lane);
     let held = facts.record.run.held.clone();
-    let has = |no: &DiskNo| facts.up().is_some_and(|up| up.in_effect.disk(&no.name()).is_some());
-    let disks = disks.iter().filter(|no| !has(no) && !busy(Lane::Disk(**no)));
+    let bears = |no: &DiskNo| facts.up().is_some_and(|up| up.in_effect.disk(&no.name()).is_some());
+    let disks = disks.iter().filter(|no| !bears(no) && !busy(Lane::Disk(**no)));
     let disks: Vec<Disk> = disks.filter_map(|no| held.images.get(no).cloned()).collect();
-    let has = |nic: &NicId| facts.up().is_some_and(|up| up.in_effect.nic(*nic).is_some());
-    let nics = nics.iter().filter(|nic| !has(nic) && !busy(Lane::Nic(**nic)));
+    let bears = |nic: &NicId| facts.up().is_some_and(|up| up.in_effect.nic(*nic).is_some());
+    let nics = nics.iter().filter(|nic| !bears(nic) && !busy(Lane::Nic(**nic)));
     let nics: Vec<Nic> = nics.filter_map(|nic| held.ports.get(nic).cloned()).collect();
     if !disks.is_empty() || !nics.is_empty() {
         let disks = disks.into_iter().map(|disk| Disk { io_limits: None, ..disk });

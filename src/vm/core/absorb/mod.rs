@@ -1,5 +1,5 @@
 //! What happened: a sight of something that came by itself, or the outcome of a step. It becomes a fact, and what follows
-//! from it is `settle`'s and the plan's.
+//! from it is `bring_to_rest`'s and the plan's.
 
 mod device;
 mod files;
@@ -13,7 +13,7 @@ pub(super) use power::end_run_as;
 use super::{
     answer::{Effects, Until},
     change,
-    due::settle,
+    due::bring_to_rest,
     facts::{Facts, Now, Stuck},
     seen::{Monitor, Sight},
     step::{Lane, Outcome, Setback, Step},
@@ -46,7 +46,7 @@ pub fn absorb(facts: &mut Facts, now: Now, report: Report) -> Effects {
             }
         }
     }
-    settle(facts)
+    bring_to_rest(facts)
 }
 
 fn conclude(facts: &mut Facts, step: Step, outcome: Outcome) {

@@ -52,7 +52,7 @@ fn start_error(setback: Setback) -> Error {
     }
 }
 
-/// The start is taken back: the plan ends what runs, and `settle` sees when it is done.
+/// The start is taken back: the plan ends what runs, and `bring_to_rest` sees when it is done.
 pub(super) fn fail_launch(facts: &mut Facts, error: Error) {
     let Run::Starting { .. } = facts.record.run.state else { return };
     if facts.seen.launch.failed.is_none() {

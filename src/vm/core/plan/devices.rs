@@ -74,15 +74,15 @@ fn adopt(wants: &mut Wants, up: &Up) {
 
 fn disks(wants: &mut Wants, up: &Up) {
     let definition = &wants.facts.record.definition;
-    for has in &up.in_effect.disks {
-        let Some(no) = DiskNo::of(&has.name) else { continue };
+    for live in &up.in_effect.disks {
+        let Some(no) = DiskNo::of(&live.name) else { continue };
         let release = wants.facts.seen.releases.get(&Device::Disk(no)).copied().unwrap_or_default();
         match disk(definition, no) {
             _ if release.gone => wants.step(Step::CloseDisk(no)),
-            None if has.slot.is_some() => let_go(wants, release, Step::ReleaseDisk(no)),
+            None if live.slot.is_some() => let_go(wants, release, Step::ReleaseDisk(no)),
             None => {}
-            Some(wanted) if resized(wanted, has) => wants.step(Step::ResizeDisk(no, wanted.size)),
-            Some(wanted) if throttled(wanted, has) => {
+            Some(wanted) if resized(wanted, live) => wants.step(Step::ResizeDisk(no, wanted.size)),
+            Some(wanted) if throttled(wanted, live) => {
                 wants.step(Step::ThrottleDisk(no, wanted.io_limits.map(Box::new)))
             }
             Some(_) => {}
@@ -98,18 +98,18 @@ fn disks(wants: &mut Wants, up: &Up) {
 fn nics(wants: &mut Wants, up: &Up) {
     let facts = wants.facts;
     let definition = &facts.record.definition;
-    for has in &up.in_effect.nics {
-        let release = facts.seen.releases.get(&Device::Nic(has.id)).copied().unwrap_or_default();
-        let lost = facts.seen.lost_taps.contains(&has.id);
+    for live in &up.in_effect.nics {
+        let release = facts.seen.releases.get(&Device::Nic(live.id)).copied().unwrap_or_default();
+        let lost = facts.seen.lost_taps.contains(&live.id);
         // QEMU aborts when a NIC of several queues is unplugged whose tap is gone.
-        let comes_out = has.slot.is_some() && !(lost && has.queues > 1);
-        match definition.nic(has.id) {
-            _ if release.gone => wants.step(Step::CloseNic(has.id)),
-            None if comes_out => let_go(wants, release, Step::ReleaseNic(has.id)),
+        let comes_out = live.slot.is_some() && !(lost && live.queues > 1);
+        match definition.nic(live.id) {
+            _ if release.gone => wants.step(Step::CloseNic(live.id)),
+            None if comes_out => let_go(wants, release, Step::ReleaseNic(live.id)),
             // A tap cannot come back under a live guest: the NIC comes out and goes in again.
-            Some(_) if lost && comes_out => let_go(wants, release, Step::ReleaseNic(has.id)),
-            Some(wanted) if port_differs(wanted, has) => {
-                let put = Nic { backend: wanted.backend.clone(), ..has.clone() };
+            Some(_) if lost && comes_out => let_go(wants, release, Step::ReleaseNic(live.id)),
+            Some(wanted) if port_differs(wanted, live) => {
+                let put = Nic { backend: wanted.backend.clone(), ..live.clone() };
                 wants.step(Step::PutPort(Box::new(put)));
             }
             None | Some(_) => {}
@@ -135,7 +135,7 @@ fn let_go(wants: &mut Wants, release: Release, step: Step) {
 /// Nobody but a start can bring it about: its place is none that a device comes into or out of while the VM runs.
 pub(in crate::vm::core) fn waits_for_start(facts: &Facts, device: Device) -> bool {
     let (Some(up), definition) = (facts.up(), &facts.record.definition) else { return false };
-    let fixed = |wanted: Option<Option<u8>>, has: Option<Option<u8>>| match (wanted, has) {
+    let fixed = |wanted: Option<Option<u8>>, live: Option<Option<u8>>| match (wanted, live) {
         (Some(slot), None) | (None, Some(slot)) => slot.is_none(),
         (None, None) | (Some(_), Some(_)) => false,
     };
@@ -144,11 +144,12 @@ pub(in crate::vm::core) fn waits_for_start(facts: &Facts, device: Device) -> boo
             fixed(disk(definition, no).map(|disk| disk.slot), disk(&up.in_effect, no).map(|disk| disk.slot))
         }
         Device::Nic(id) => {
-            let (wanted, has) = (definition.nic(id), up.in_effect.nic(id));
-            let lost = has.is_some_and(|has| has.queues > 1) && facts.seen.lost_taps.contains(&id) && wanted.is_none();
+            let (wanted, live) = (definition.nic(id), up.in_effect.nic(id));
+            let lost =
+                live.is_some_and(|live| live.queues > 1) && facts.seen.lost_taps.contains(&id) && wanted.is_none();
             let moved = |a: &Nic, b: &Nic| a.backend != b.backend && !port_differs(a, b);
-            lost || fixed(wanted.map(|nic| nic.slot), has.map(|nic| nic.slot))
-                || wanted.zip(has).is_some_and(|(wanted, has)| moved(wanted, has))
+            lost || fixed(wanted.map(|nic| nic.slot), live.map(|nic| nic.slot))
+                || wanted.zip(live).is_some_and(|(wanted, live)| moved(wanted, live))
         }
     }
 }

@@ -26,8 +26,8 @@ pub(super) fn plan(wants: &mut Wants) {
 /// Somebody wants it gone, and it is not said yet that it goes.
 fn deletes(facts: &Facts) -> bool {
     let wanted = facts.waiting.iter().any(|waiting| waiting.until == Until::Gone);
-    let settled = matches!(facts.record.run.state, Run::Down { .. } | Run::Up(_));
-    wanted && settled && facts.goal() != Goal::Gone
+    let at_rest = matches!(facts.record.run.state, Run::Down { .. } | Run::Up(_));
+    wanted && at_rest && facts.goal() != Goal::Gone
 }
 
 /// There is nothing left but what is to be removed.
@@ -83,7 +83,7 @@ fn leftovers(wants: &mut Wants) {
         return;
     }
     for no in facts.record.run.held.images.keys() {
-        let has = |record: &Record| {
+        let bears = |record: &Record| {
             difference::disk(&record.definition, *no).is_some()
                 || record.run.up().is_some_and(|up| difference::disk(&up.in_effect, *no).is_some())
         };
@@ -91,7 +91,7 @@ fn leftovers(wants: &mut Wants) {
         let concerned =
             |until: &Until| matches!(until, Until::Applied { lanes, .. } if lanes.contains(&Lane::Disk(*no)));
         let open = facts.waiting.iter().any(|waiting| concerned(&waiting.until));
-        if !open && !has(&facts.record) && facts.is_stored(|record| !has(record)) {
+        if !open && !bears(&facts.record) && facts.is_stored(|record| !bears(record)) {
             wants.step(Step::RemoveImage(*no));
         }
     }

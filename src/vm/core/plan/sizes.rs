@@ -13,22 +13,22 @@ pub(super) fn plan(wants: &mut Wants) {
     if !takes_changes(facts) {
         return;
     }
-    let (wanted, has) = (&facts.record.definition, &up.in_effect);
+    let (wanted, live) = (&facts.record.definition, &up.in_effect);
     let under_way = |step: &Step| facts.in_flight.get(&step.lane()) == Some(step);
     let vcpus = Step::SetVcpus(wanted.vcpus);
-    if under_way(&vcpus) || (wanted.vcpus != has.vcpus && places_are_noted(facts, up)) {
+    if under_way(&vcpus) || (wanted.vcpus != live.vcpus && places_are_noted(facts, up)) {
         wants.step(vcpus);
     }
     let memory = Step::SetMemory(wanted.memory);
-    if under_way(&memory) || wanted.memory != has.memory {
+    if under_way(&memory) || wanted.memory != live.memory {
         wants.step(memory);
     } else if facts.seen.look_at_memory && !facts.in_flight.contains_key(&Lane::Memory) {
         wants.step(Step::ReadMemory);
     }
-    if wanted.cpu_pinning != has.cpu_pinning || (facts.seen.pin_again && wanted.cpu_pinning.is_some()) {
+    if wanted.cpu_pinning != live.cpu_pinning || (facts.seen.pin_again && wanted.cpu_pinning.is_some()) {
         wants.step(Step::Pin(wanted.cpu_pinning.clone().map(Box::new)));
     }
-    if wanted.iso != has.iso {
+    if wanted.iso != live.iso {
         wants.step(Step::ExchangeMedium(wanted.iso.clone()));
     }
 }

@@ -1,0 +1,147 @@
+//! What the steps of one VM work with.
+
+use std::{
+    collections::HashMap,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::mpsc;
+
+use crate::{
+    host::process::Process,
+    model::{NicId, VmId, VmSpec},
+    qemu::RunPaths,
+    qmp::{Events, Session},
+    vm::{
+        SharedContext,
+        core::{Record, Setback, Sight, Up},
+    },
+};
+
+/// What the facts were when a step was planned.
+pub(in crate::vm) struct Brief {
+    pub record: Record,
+    /// The guest agent has opened its port.
+    pub agent: bool,
+}
+
+impl Brief {
+    pub fn definition(&self) -> &Arc<VmSpec> {
+        &self.record.definition
+    }
+
+    /// What the VM is up with.
+    ///
+    /// # Errors
+    /// Of a VM that is not: its step comes too late.
+    pub fn up(&self) -> Result<&Up, Setback> {
+        self.record.run.up().ok_or_else(|| Setback::NotNow("the VM is not running".to_owned()))
+    }
+}
+
+/// The last I/O error that QEMU told of.
+#[derive(Clone, Debug)]
+pub(in crate::vm) struct IoError {
+    /// As in `root`.
+    pub disk: String,
+    pub nospace: bool,
+}
+
+/// What the steps of one VM share, and its task with them.
+pub(in crate::vm) struct Hands {
+    pub ctx: SharedContext,
+    pub id: VmId,
+    pub paths: RunPaths,
+    sights: mpsc::UnboundedSender<Sight>,
+    link: Mutex<Link>,
+}
+
+/// What cannot be stored. It is locked for moments, never across an await.
+#[derive(Default)]
+struct Link {
+    process: Option<Arc<Process>>,
+    session: Option<Session>,
+    /// Of a session that the task has not taken up yet.
+    events: Option<Events>,
+    /// Of the vCPUs, in their order.
+    threads: Vec<i32>,
+    /// For a start that is under way.
+    taps: HashMap<NicId, Vec<OwnedFd>>,
+    io_error: Option<IoError>,
+}
+
+impl Hands {
+    pub fn new(ctx: SharedContext, id: VmId, sights: mpsc::UnboundedSender<Sight>) -> Self {
+        let paths = ctx.run_paths(&id);
+        Self { ctx, id, paths, sights, link: Mutex::default() }
+    }
+
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the core how far a long step has come.
+    pub fn see(&self, sight: Sight) {
+        // A task that is gone wants to know nothing.
+        let _ = self.sights.send(sight);
+    }
+
+    pub fn process(&self) -> Option<Arc<Process>> {
+        self.link().process.clone()
+    }
+
+    pub fn set_process(&self, process: Option<Arc<Process>>) {
+        self.link().process = process;
+    }
+
+    /// # Errors
+    /// `Lost` while there is none.
+    pub fn session(&self) -> Result<Session, Setback> {
+        self.link().session.clone().ok_or_else(|| Setback::Lost("its monitor does not answer".to_owned()))
+    }
+
+    pub fn opened(&self, session: Session, events: Events, threads: Vec<i32>) {
+        let mut link = self.link();
+        (link.session, link.events, link.threads) = (Some(session), Some(events), threads);
+    }
+
+    /// The events of a session that was opened since the last call.
+    pub fn take_events(&self) -> Option<(Session, Events)> {
+        let mut link = self.link();
+        link.session.clone().zip(link.events.take())
+    }
+
+    /// The session is over.
+    pub fn close(&self) {
+        let mut link = self.link();
+        (link.session, link.events, link.io_error) = (None, None, None);
+    }
+
+    pub fn threads(&self) -> Vec<i32> {
+        self.link().threads.clone()
+    }
+
+    /// vCPUs came or went.
+    pub fn set_threads(&self, threads: Vec<i32>) {
+        self.link().threads = threads;
+    }
+
+    pub fn io_error(&self) -> Option<IoError> {
+        self.link().io_error.clone()
+    }
+
+    pub fn set_io_error(&self, error: Option<IoError>) {
+        self.link().io_error = error;
+    }
+
+    /// The descriptors of a NIC's tap, one a queue, for the start that comes.
+    pub fn keep_taps(&self, nic: NicId, taps: Vec<OwnedFd>) {
+        self.link().taps.insert(nic, taps);
+    }
+
+    /// QEMU has its own copies then, or there is no start any more: the end of the last copy is the end of a tap.
+    pub fn take_taps(&self) -> HashMap<NicId, Vec<OwnedFd>> {
+        std::mem::take(&mut self.link().taps)
+    }
+}
