@@ -40,6 +40,7 @@ mod power;
 mod publish;
 mod removal;
 mod sampler;
+mod storage;
 mod suspend;
 mod undo;
 mod upkeep;
@@ -59,7 +60,7 @@ pub(crate) use console::tail as console_tail;
 pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
 pub(crate) use interfaces::{GuestInterface, ask as guest_interfaces};
 pub use launch::LaunchStep;
-pub(crate) use removal::{Original, check_mounted, is_marked, mark as mark_storage, storage_of};
+pub(crate) use storage::{Original, check_mounted, is_marked, mark as mark_storage, storage_of};
 pub(crate) use upkeep::Turn;
 
 use crate::{
