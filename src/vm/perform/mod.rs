@@ -18,6 +18,7 @@ mod sizes;
 mod store;
 
 pub(super) use hands::{Brief, Hands, IoError};
+pub use launch::LaunchStep;
 
 use super::core::{Outcome, Setback, Step, StepReport as Report};
 use crate::qmp::QmpError;
