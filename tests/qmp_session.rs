@@ -138,6 +138,37 @@ async fn a_cancelled_command_disturbs_no_other() {
     assert_eq!(reply.unwrap(), json!("next"));
 }
 
+/// QEMU would forget the first one's when the second arrived before its command was carried out.
+#[tokio::test]
+async fn descriptors_go_one_at_a_time_and_keep_nothing_else_waiting() {
+    let (session, _events, mut peer) = open().await;
+    let descriptor = || std::os::unix::net::UnixStream::pair().unwrap().0.into();
+    let send = |name| session.send_descriptor(name, descriptor());
+    let given_up = timeout(SHORT, send("first")).await;
+    assert!(given_up.is_err());
+    let script = async {
+        let first = peer.hear().await;
+        assert_eq!(first["arguments"]["fdname"], "first");
+        // What was sent behind all of them comes first.
+        let query = peer.hear().await;
+        assert_eq!(query["execute"], "query");
+        peer.answer(&query, json!({})).await;
+        peer.answer(&first, json!({})).await;
+        for name in ["second", "third"] {
+            let next = peer.hear().await;
+            assert_eq!(next["arguments"]["fdname"], name);
+            peer.answer(&next, json!({})).await;
+        }
+    };
+    let query = async {
+        // The others have been given to the driver by then.
+        tokio::task::yield_now().await;
+        session.execute_raw("query", None).await
+    };
+    let (second, third, query, ()) = tokio::join!(send("second"), send("third"), query, script);
+    second.and(third).and(query.map(drop)).unwrap();
+}
+
 /// Far more than the socket holds, so that commands are cancelled with their line half written.
 #[tokio::test]
 async fn cancelled_commands_never_leave_half_a_line() {

@@ -7,7 +7,7 @@ mod foreign;
 mod writer;
 
 use std::{
-    io,
+    io::{self, Read},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::Stdio,
@@ -258,6 +258,19 @@ impl QemuImg {
         }
         command
     }
+}
+
+/// Bytes that a guest sees of a qcow2 image, by its header. Blocks.
+///
+/// # Errors
+/// The file system's; when it is no qcow2 image.
+pub fn virtual_size(file: &Path) -> io::Result<u64> {
+    let mut header = [0; 32];
+    std::fs::File::open(file)?.read_exact(&mut header)?;
+    let [b'Q', b'F', b'I', 0xfb, .., a, b, c, d, e, f, g, h] = header else {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no qcow2 image"));
+    };
+    Ok(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
 }
 
 async fn finish(mut command: Command, deadline: Duration) -> Result<String, String> {

@@ -56,6 +56,8 @@ pub(super) struct Driver {
     /// Unanswered commands, oldest first. A cancelled one stays until its reply: QEMU is still busy
     /// with it.
     unanswered: VecDeque<Unanswered>,
+    /// Commands with a descriptor, behind one that is unanswered: QEMU would forget that one's when the next arrives.
+    held_back: VecDeque<Call>,
     last_id: u64,
     clock: Clock,
     rate: Rate,
@@ -71,6 +73,7 @@ struct Rate {
 struct Unanswered {
     id: u64,
     call: Call,
+    had_descriptor: bool,
 }
 
 /// When the oldest unanswered command is overdue, and whether the last look has been granted
@@ -93,8 +96,8 @@ impl Driver {
     ) -> Self {
         let clock = Clock { due: Instant::now(), last_look: false };
         let rate = Rate { limit: event_rate, count: 0, began: Instant::now() };
-        let (outgoing, unanswered) = (Outgoing::default(), VecDeque::new());
-        Self { lines, socket, outgoing, calls, events, closed, unanswered, last_id: 0, clock, rate }
+        let (outgoing, unanswered, held_back) = (Outgoing::default(), VecDeque::new(), VecDeque::new());
+        Self { lines, socket, outgoing, calls, events, closed, unanswered, held_back, last_id: 0, clock, rate }
     }
 
     /// Runs until the session ends. Every channel and the socket close with it.
@@ -123,7 +126,7 @@ impl Driver {
                 }
                 // The pattern also rests this branch once every `Session` is gone and only `Events`
                 // is left.
-                Some(call) = self.calls.recv(), if self.outgoing.len() < OUTGOING_LIMIT => self.send(call),
+                Some(call) = self.calls.recv(), if self.outgoing.len() < OUTGOING_LIMIT => self.take(call),
                 written = self.outgoing.write_to(self.socket.as_ref()), if !self.outgoing.is_empty() => {
                     if written.is_err() {
                         // A peer that is going away may have left a last event: reading on finds
@@ -145,6 +148,14 @@ impl Driver {
         }
     }
 
+    fn take(&mut self, call: Call) {
+        if call.descriptor.is_some() && self.unanswered.iter().any(|before| before.had_descriptor) {
+            self.held_back.push_back(call);
+        } else {
+            self.send(call);
+        }
+    }
+
     fn send(&mut self, mut call: Call) {
         if call.reply.is_closed() {
             return; // cancelled before it was ever sent
@@ -157,8 +168,10 @@ impl Driver {
         }
         let mut line = message.to_string();
         line.push('\n');
-        self.outgoing.push(line.as_bytes(), call.descriptor.take());
-        self.unanswered.push_back(Unanswered { id, call });
+        let descriptor = call.descriptor.take();
+        let had_descriptor = descriptor.is_some();
+        self.outgoing.push(line.as_bytes(), descriptor);
+        self.unanswered.push_back(Unanswered { id, call, had_descriptor });
         if self.unanswered.len() == 1 {
             self.restart_clock();
         }
@@ -191,7 +204,7 @@ impl Driver {
     fn answer(&mut self, id: Option<Value>, result: Result<Value, (String, String)>) -> Result<(), CloseReason> {
         let id = id.as_ref().and_then(Value::as_u64);
         let position = self.unanswered.iter().position(|waiting| Some(waiting.id) == id);
-        let Some(Unanswered { call, .. }) = position.and_then(|at| self.unanswered.remove(at)) else {
+        let Some(Unanswered { call, had_descriptor, .. }) = position.and_then(|at| self.unanswered.remove(at)) else {
             // A cancelled command is still waited for, and a session never sees the replies of another.
             return Err(CloseReason::Garbage("a reply to nothing".into()));
         };
@@ -201,7 +214,19 @@ impl Driver {
         if position == Some(0) {
             self.restart_clock();
         }
+        if had_descriptor {
+            self.send_next_descriptor();
+        }
         Ok(())
+    }
+
+    fn send_next_descriptor(&mut self) {
+        // One whose caller has given up is not sent, and holds nobody back.
+        while let Some(call) = self.held_back.pop_front() {
+            if !call.reply.is_closed() {
+                return self.send(call);
+            }
+        }
     }
 
     /// QEMU works on one command at a time, so a command's time begins when all before it are

@@ -1,7 +1,7 @@
 //! What waits to be written to a monitor: bytes, and the descriptors that go with some of them.
 //!
 //! QEMU keeps the descriptors of one message until a `getfd` takes them, and forgets them when others
-//! arrive before that; that there is one such command at a time is the caller's care.
+//! arrive before that; that there is one such command at a time is the driver's care.
 
 use bytes::{Buf, BytesMut};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};

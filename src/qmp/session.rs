@@ -150,8 +150,8 @@ impl Session {
     /// Gives QEMU a file descriptor under a `name` that later commands use (`getfd`); an earlier one of
     /// that name is closed there. `closefd` takes it back.
     ///
-    /// One at a time: QEMU forgets a descriptor when the next one arrives before its command was carried
-    /// out. Fails as [`execute_raw`](Self::execute_raw).
+    /// QEMU forgets a descriptor when the next one arrives before its command was carried out, so each waits
+    /// until the one before is answered, whoever sends it. Fails as [`execute_raw`](Self::execute_raw).
     pub async fn send_descriptor(&self, name: &str, descriptor: OwnedFd) -> Result<(), QmpError> {
         self.call("getfd", Some(json!({ "fdname": name })), Some(descriptor)).await.map(drop)
     }

@@ -95,6 +95,8 @@ pub struct BlockInfo {
     /// `ok`, `failed` or `nospace`; only where QEMU watches for errors.
     #[serde(rename = "io-status")]
     pub io_status: Option<String>,
+    /// Of a drive that has one.
+    pub tray_open: Option<bool>,
     /// What is in the drive; a CD drive may be empty.
     pub inserted: Option<BlockDeviceInfo>,
 }
@@ -219,6 +221,11 @@ impl Session {
     /// Every block device with its medium.
     pub async fn query_block(&self) -> Result<Vec<BlockInfo>, QmpError> {
         self.execute_as("query-block", None).await
+    }
+
+    /// Every block node that has a name, without what is behind it.
+    pub async fn query_named_block_nodes(&self) -> Result<Vec<BlockDeviceInfo>, QmpError> {
+        self.execute_as("query-named-block-nodes", Some(json!({ "flat": true }))).await
     }
 
     /// The ids of the devices that were given one.

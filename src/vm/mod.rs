@@ -27,9 +27,9 @@ mod migrate;
 mod perform;
 mod publish;
 pub mod records;
-mod removal;
 mod sampler;
 mod sampling;
+mod storage;
 mod task;
 
 use std::{
@@ -45,7 +45,7 @@ pub(crate) use handle::Turn;
 pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
 pub(crate) use interfaces::{GuestInterface, ask as guest_interfaces};
 pub use perform::LaunchStep;
-pub(crate) use removal::{Original, check_mounted, is_marked, mark as mark_storage, storage_of};
+pub(crate) use storage::{Original, check_mounted, is_marked, mark as mark_storage, storage_of};
 pub use task::{adopt, create};
 
 use crate::{

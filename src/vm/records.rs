@@ -115,7 +115,8 @@ fn held(spec: &VmSpec, state: &Run) -> Held {
     };
     let specs = || [spec].into_iter().chain(up.map(|spec| &**spec));
     let runs = matches!(state, Run::Up(_) | Run::Starting { .. });
-    let ports = specs().flat_map(|spec| &spec.nics).filter(|nic| runs && (nic.switch().is_some() || nic.slot.is_some()));
+    let ports =
+        specs().flat_map(|spec| &spec.nics).filter(|nic| runs && (nic.switch().is_some() || nic.slot.is_some()));
     let disks = specs().flat_map(|spec| &spec.disks);
     Held {
         run_files: true,

@@ -17,8 +17,8 @@ use tokio::{
 use super::{
     SharedContext, console,
     core::{
-        self, Bounds, Effects, Facts, Lane, Now, Outcome, Record, Report, Request, Run, Setback, Sight, Step,
-        Ticket, absorb, admit, plan, recover,
+        self, Bounds, Effects, Facts, Lane, Now, Outcome, Record, Report, Request, Run, Setback, Sight, Step, Ticket,
+        absorb, admit, plan, recover,
     },
     events::sight,
     handle::{Inbox, Message, Reply, Tally, VmHandle},
@@ -322,7 +322,11 @@ impl Task {
 
     fn start(&mut self, step: Step) {
         let (lane, deadline) = (step.lane(), step.deadline());
-        let brief = Brief { record: self.facts.record.clone(), agent: self.facts.seen.agent };
+        let brief = Brief {
+            record: self.facts.record.clone(),
+            agent: self.facts.seen.agent,
+            vcpu_room: self.facts.seen.vcpu_room,
+        };
         let hands = self.hands.clone();
         tracing::debug!(vm = %hands.id, ?lane, "a step begins");
         let handle = self.steps.spawn(async move {
@@ -376,4 +380,3 @@ fn late(step: &Step) -> Setback {
         _ => Setback::Host(why),
     }
 }
-

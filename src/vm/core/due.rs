@@ -124,6 +124,7 @@ fn note_vcpus(facts: &mut Facts) {
     }
     let (used, made, most) = (up.in_effect.vcpus, up.vcpus_made, up.in_effect.max_vcpus);
     facts.seen.vcpus_noted = Some(wanted);
+    facts.seen.vcpu_room = most.saturating_sub(made.max(present));
     let Some(up) = facts.up_mut() else { return };
     if wanted < used {
         up.vcpus_made = made.max(present);

@@ -53,6 +53,8 @@ pub struct Seen {
     pub vcpus: Option<u32>,
     /// The number of vCPUs that `vcpus_made` has been raised for.
     pub vcpus_noted: Option<u32>,
+    /// vCPUs that an emulating QEMU could still make before that.
+    pub vcpu_room: u32,
     /// vCPUs came: their threads are to be pinned as well.
     pub pin_again: bool,
     pub trouble: Trouble,

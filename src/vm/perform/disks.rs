@@ -1,43 +1,150 @@
-//! Images, and disks that come and go while the VM runs.
+//! Disks that come and go while the VM runs, their sizes and limits. Their images are `images`'s.
 
-use super::{Brief, Done, Hands};
+use serde_json::json;
+
+use super::{Brief, Done, Hands, release};
 use crate::{
-    model::{Disk, IoLimits},
-    vm::core::{DiskNo, Setback},
+    model::{Disk, IoLimits, VmSpec},
+    qemu::devices,
+    qmp::{QmpError, Session},
+    vm::core::{DiskNo, Setback, StepReport as Report},
 };
 
-pub(super) async fn check_image(_hands: &Hands, _brief: &Brief, _no: DiskNo) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+pub(in crate::vm) const GIB: u64 = 1 << 30;
+
+/// Plugs it, as large as it is defined. QEMU has it from here on, whatever comes of its limits.
+pub(super) async fn plug(hands: &Hands, brief: &Brief, disk: Disk) -> Done {
+    let session = hands.session()?;
+    if is_plugged(&session, &disk).await? {
+        // A daemon has died after that. Its size is made up for at the next start, if at all.
+        if let Err(why) = enlarge(&session, &disk, disk.size).await {
+            tracing::warn!(vm = %hands.id, disk = disk.name, ?why, "a disk is smaller than it is to be");
+        }
+        return Ok(Report::Done);
+    }
+    // A node without its device is from a try that was cut short.
+    close_node(&session, &disk).await?;
+    // Raw JSON: qapi's type drops `"backing": null`, and QEMU would follow the header then.
+    session.execute_raw("blockdev-add", Some(devices::blockdev(&disk))).await?;
+    let plugged = async {
+        enlarge(&session, &disk, disk.size).await?;
+        let device = devices::disk(&disk, brief.definition());
+        Ok(session.execute_raw("device_add", Some(device)).await.map(drop)?)
+    };
+    if let Err(setback) = plugged.await {
+        if let Setback::Refused(_) = setback {
+            close_node(&session, &disk).await?;
+        }
+        return Err(setback);
+    }
+    Ok(Report::Done)
 }
 
-pub(super) async fn make_image(_hands: &Hands, _brief: &Brief, _no: DiskNo, _size: u64) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+/// Has QEMU ask the guest to let go of it.
+pub(super) async fn release(hands: &Hands, brief: &Brief, no: DiskNo) -> Done {
+    let (session, disk) = (hands.session()?, live(brief, no)?);
+    if !is_plugged(&session, disk).await? {
+        return Ok(Report::Out);
+    }
+    release::ask(&session, &devices::device_id(disk)).await
 }
 
-pub(super) async fn remove_image(_hands: &Hands, _brief: &Brief, _no: DiskNo) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+/// The guest has let go of it: its image is closed.
+pub(super) async fn close(hands: &Hands, brief: &Brief, no: DiskNo) -> Done {
+    let (session, disk) = (hands.session()?, live(brief, no)?);
+    // The news may be old: a disk that has come back since has the same name.
+    if is_plugged(&session, disk).await? {
+        return Ok(Report::StillThere);
+    }
+    close_node(&session, disk).await?;
+    Ok(Report::Done)
 }
 
-pub(super) async fn grow_image(_hands: &Hands, _brief: &Brief, _no: DiskNo, _size: u64) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+/// `block_resize`; the guest sees the new size at once.
+pub(super) async fn resize(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) -> Done {
+    let (session, disk) = (hands.session()?, live(brief, no)?);
+    enlarge(&session, disk, size).await?;
+    Ok(Report::Done)
 }
 
-pub(super) async fn plug(_hands: &Hands, _brief: &Brief, _disk: Disk) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+/// `block_set_io_throttle`, with zeros for what is no longer limited.
+pub(super) async fn limit(hands: &Hands, brief: &Brief, no: DiskNo, limits: Option<IoLimits>) -> Done {
+    let (session, disk) = (hands.session()?, live(brief, no)?);
+    throttle(&session, disk, &limits.unwrap_or_default()).await?;
+    Ok(Report::Done)
 }
 
-pub(super) async fn release(_hands: &Hands, _brief: &Brief, _no: DiskNo) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+/// A disk as QEMU has it.
+fn live(brief: &Brief, no: DiskNo) -> Result<&Disk, Setback> {
+    let gone = || Setback::NotNow(format!("QEMU does not have {}", no.name()));
+    brief.up()?.in_effect.disk(&no.name()).ok_or_else(gone)
 }
 
-pub(super) async fn close(_hands: &Hands, _brief: &Brief, _no: DiskNo) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+/// Whether QEMU has it: not before the disk has let go of its node, which comes after the device is out of the tree.
+pub(in crate::vm) async fn is_plugged(session: &Session, disk: &Disk) -> Result<bool, QmpError> {
+    let id = format!("/{}/", devices::device_id(disk));
+    let blocks = session.query_block().await?;
+    Ok(blocks.iter().any(|block| block.qdev.as_ref().is_some_and(|qdev| qdev.contains(&id))))
 }
 
-pub(super) async fn resize(_hands: &Hands, _brief: &Brief, _no: DiskNo, _size: u64) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+/// Closes the image of a disk that QEMU no longer has, and may never have had.
+pub(super) async fn close_node(session: &Session, disk: &Disk) -> Result<(), Setback> {
+    let node = devices::node_name(disk);
+    match session.execute_raw("blockdev-del", Some(json!({ "node-name": node }))).await {
+        Ok(_) => Ok(()),
+        Err(QmpError::Refused { desc, .. }) => {
+            let is_there = size_of(session, &node).await?.is_some();
+            if is_there { Err(Setback::Host(desc)) } else { Ok(()) }
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
-pub(super) async fn throttle(_hands: &Hands, _brief: &Brief, _no: DiskNo, _limits: Option<IoLimits>) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+/// Bytes that a node shows its guest.
+async fn size_of(session: &Session, node: &str) -> Result<Option<u64>, QmpError> {
+    let nodes = session.query_named_block_nodes().await?;
+    let found = nodes.into_iter().find(|found| found.node_name.as_deref() == Some(node));
+    Ok(found.map(|found| found.image.virtual_size))
+}
+
+/// It never shrinks.
+async fn enlarge(session: &Session, disk: &Disk, size: u64) -> Result<(), Setback> {
+    let (node, size) = (devices::node_name(disk), size * GIB);
+    if size_of(session, &node).await?.is_none_or(|present| present < size) {
+        set_size(session, node, size).await?;
+    }
+    Ok(())
+}
+
+pub(in crate::vm) async fn set_size(session: &Session, node: String, size: u64) -> Result<(), QmpError> {
+    session.execute_raw("block_resize", Some(json!({ "node-name": node, "size": size }))).await.map(drop)
+}
+
+pub(in crate::vm) async fn throttle(session: &Session, disk: &Disk, limits: &IoLimits) -> Result<(), QmpError> {
+    session.execute_raw("block_set_io_throttle", Some(devices::throttle(disk, limits))).await.map(drop)
+}
+
+/// Sees to it before the guest runs that its disks have their defined size: a crash may have come between the
+/// definition and the image.
+pub(in crate::vm) async fn resize_at_start(session: &Session, spec: &VmSpec) -> Result<(), QmpError> {
+    let blocks = session.query_block().await?;
+    for disk in &spec.disks {
+        let (node, size) = (devices::node_name(disk), disk.size * GIB);
+        let inserted = blocks.iter().filter_map(|b| b.inserted.as_ref());
+        let now = inserted.filter(|i| i.node_name.as_ref() == Some(&node)).map(|i| i.image.virtual_size).next();
+        if now.is_some_and(|now| now < size) {
+            set_size(session, node, size).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Sets every limited disk's throttle, before the guest runs.
+pub(in crate::vm) async fn throttle_at_start(session: &Session, spec: &VmSpec) -> Result<(), QmpError> {
+    for disk in &spec.disks {
+        if let Some(limits) = &disk.io_limits {
+            throttle(session, disk, limits).await?;
+        }
+    }
+    Ok(())
 }

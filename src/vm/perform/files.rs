@@ -1,20 +1,136 @@
-//! What a VM has on disk beside its images: looked for, and removed.
+//! What a VM has on disk beside its images: looked for, and removed with it (ADR 0014).
 
-use super::{Brief, Done, Hands};
-use crate::vm::core::Setback;
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-pub(super) async fn find(_hands: &Hands, _brief: &Brief) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+use super::{
+    Brief, Done, Hands,
+    images::{REMOVAL, absent, host},
+};
+use crate::{
+    host::{STORAGE, folder, in_time, remove_image},
+    model::{Disk, Error, MadeFolder, VmSpec},
+    qemu::RunPaths,
+    vm::{
+        core::{DiskNo, Setback, StepReport as Report},
+        storage::check,
+    },
+};
+
+/// Storage that does not answer by then is not there.
+const LOOK: Duration = Duration::from_secs(9);
+/// How long a VM that is to go is asked for its disks before anybody is answered.
+const QUICK_LOOK: Duration = Duration::from_millis(900);
+
+/// The first file that the next start would not find, in words.
+pub(super) async fn find(brief: &Brief) -> Done {
+    let spec = brief.definition();
+    let disks = made(brief).map(|disk| disk.file.clone());
+    let bases = spec.disks.iter().filter_map(|disk| disk.backing_file()).map(|base| base.path.clone());
+    let files: Vec<PathBuf> = disks.chain(bases).chain(spec.iso.clone()).collect();
+    let missing = |file: PathBuf| Some(format!("{} cannot be used: {}", file.display(), fs::metadata(&file).err()?));
+    let looked = in_time(LOOK, move || Ok(files.into_iter().find_map(missing))).await;
+    let silent = |error: io::Error| Some(format!("its disks cannot be used: {error}"));
+    Ok(Report::Missing(looked.unwrap_or_else(silent)))
 }
 
-pub(super) async fn check_removable(_hands: &Hands, _brief: &Brief) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+/// Whether a deletion could remove the VM's disks, before anything is done about it.
+pub(super) async fn check_removable(hands: &Hands, brief: &Brief) -> Done {
+    are_removable(hands, brief, QUICK_LOOK).await?;
+    Ok(Report::Done)
 }
 
-pub(super) async fn erase(_hands: &Hands, _brief: &Brief, _half_made: bool) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+async fn are_removable(hands: &Hands, brief: &Brief, patience: Duration) -> Result<(), Setback> {
+    let files = own_images(hands, brief, made(brief));
+    let folders = hands.ctx.config.storage_dirs.clone();
+    let checked = in_time(patience, move || Ok(files.iter().try_for_each(|file| check(file, &folders)))).await;
+    checked.map_err(host)?.map_err(|why| Setback::Reported(Error::Storage(why)))
 }
 
-pub(super) async fn remove_run_files(_hands: &Hands) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+/// Removes everything that belongs to a VM but its record: its images, the folders that were made for them, its run
+/// directory. Of one that was `half_made` what is not there is no matter.
+pub(super) async fn erase(hands: &Hands, brief: &Brief, half_made: bool) -> Done {
+    if !half_made {
+        are_removable(hands, brief, STORAGE).await?;
+    }
+    let spec = brief.definition();
+    let held = brief.record.run.held.images.values();
+    let mut images = own_images(hands, brief, made(brief).chain(held));
+    let (folder, run) = (hands.ctx.image_folder(&hands.id), hands.paths.clone());
+    // An earlier daemon did not note what it held.
+    images.extend((1..=spec.disks_added).map(|number| folder.join(VmSpec::image_name(number))));
+    let folders = hands.ctx.config.storage_dirs.clone();
+    let removed = in_time(REMOVAL, move || {
+        for file in images {
+            let removed = remove_image(&file, &folders);
+            removed.map_err(|e| io::Error::new(e.kind(), format!("cannot remove {}: {e}", file.display())))?;
+        }
+        remove_emptied(&folder)?;
+        for file in run.all() {
+            absent(fs::remove_file(&file), &file)?;
+        }
+        remove_emptied(run.dir())
+    });
+    removed.await.map_err(host)?;
+    if let Some(place) = spec.root().and_then(|root| root.file.parent()).map(Path::to_owned) {
+        remove_folders(place, spec.id.to_string(), spec.named.folders.clone()).await;
+    }
+    Ok(Report::Done)
+}
+
+/// What a run has left in its directory; the logs stay.
+pub(super) async fn remove_run_files(hands: &Hands) -> Done {
+    let paths = hands.paths.clone();
+    in_time(STORAGE, move || clear(&paths)).await.map_err(host)?;
+    Ok(Report::Done)
+}
+
+/// Removes sockets and pid file of a run.
+///
+/// # Errors
+/// The file system's.
+pub(in crate::vm) fn clear(paths: &RunPaths) -> io::Result<()> {
+    [paths.qmp(), paths.agent(), paths.serial(), paths.pid()]
+        .iter()
+        .try_for_each(|file| absent(fs::remove_file(file), file))
+}
+
+/// The disks that have an image.
+fn made(brief: &Brief) -> impl Iterator<Item = &Disk> {
+    let unmade = &brief.record.run.unmade;
+    let is_made = |disk: &&Disk| DiskNo::of(&disk.name).is_none_or(|no| !unmade.contains(&no));
+    brief.definition().disks.iter().filter(is_made)
+}
+
+/// Those that are not another state directory's.
+fn own_images<'a>(hands: &Hands, brief: &Brief, disks: impl Iterator<Item = &'a Disk>) -> BTreeSet<PathBuf> {
+    let owned = disks.filter(|disk| hands.ctx.owns(disk, brief.definition()).is_ok());
+    owned.map(|disk| disk.file.clone()).collect()
+}
+
+/// Folders that were made for its disk, where no other VM's is in them. One that is not the one that was made stays, and
+/// keeps nothing else.
+pub(in crate::vm) async fn remove_folders(place: PathBuf, owner: String, folders: Vec<MadeFolder>) {
+    let removal = in_time(REMOVAL, move || {
+        folder::discard_all(&place, &owner);
+        folders.iter().rev().try_for_each(|made| folder::remove(made).map(|removed| tracing::debug!(?made, removed)))
+    });
+    if let Err(error) = removal.await {
+        tracing::warn!(%error, "cannot remove a folder that was made for a disk");
+    }
+}
+
+/// A folder of ours, in which somebody may have put something of theirs.
+pub(in crate::vm) fn remove_emptied(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            tracing::warn!(folder = %folder.display(), "there is something in the folder of a deleted VM that is not qherd's; it stays");
+            Ok(())
+        }
+        removed => absent(removed, folder),
+    }
 }

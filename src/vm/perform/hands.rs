@@ -24,6 +24,8 @@ pub(in crate::vm) struct Brief {
     pub record: Record,
     /// The guest agent has opened its port.
     pub agent: bool,
+    /// vCPUs that an emulating QEMU can still make.
+    pub vcpu_room: u32,
 }
 
 impl Brief {
@@ -162,6 +164,11 @@ impl Hands {
     /// The descriptors of a NIC's tap, one a queue, for the start that comes.
     pub fn keep_taps(&self, nic: NicId, taps: Vec<OwnedFd>) {
         self.link().taps.insert(nic, taps);
+    }
+
+    /// Its tap goes, unless a QEMU has it.
+    pub fn drop_taps(&self, nic: NicId) {
+        self.link().taps.remove(&nic);
     }
 
     /// QEMU has its own copies then, or there is no start any more: the end of the last copy is the end of a tap.

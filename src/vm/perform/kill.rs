@@ -69,6 +69,10 @@ impl Context {
     fn strays(&self, spec: &VmSpec) -> Vec<Process> {
         let id: &VmId = &spec.id;
         let here = |process: &Process| self.is_here(process.pid(), spec).unwrap_or(false);
-        process::find(&["-uuid", &id.to_string()]).into_iter().filter_map(|pid| process::open(pid).ok()).filter(here).collect()
+        process::find(&["-uuid", &id.to_string()])
+            .into_iter()
+            .filter_map(|pid| process::open(pid).ok())
+            .filter(here)
+            .collect()
     }
 }

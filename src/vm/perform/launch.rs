@@ -12,7 +12,7 @@ use std::{
 
 use tokio::task::spawn_blocking;
 
-use super::{Brief, Done, Hands, Report, disks, files, monitor::vcpu_threads, nics, sizes};
+use super::{Brief, Done, Hands, Report, disks, files, nics, pinning, vcpus};
 use crate::{
     host::{STORAGE, in_time, memory, process::Process},
     model::{Error, NicId, VmSpec},
@@ -119,8 +119,7 @@ pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
     hands.reached(LaunchStep::Network)?;
     let taps = hands.take_taps();
     let spec = fitted(brief, memory::is_strict());
-    let listen =
-        |path: PathBuf| socket::listen(&path).map_err(|e| Setback::Host(format!("cannot listen on {e}")));
+    let listen = |path: PathBuf| socket::listen(&path).map_err(|e| Setback::Host(format!("cannot listen on {e}")));
     let paths = &hands.paths;
     let sockets = [listen(paths.qmp())?, listen(paths.agent())?, listen(paths.serial())?];
     hands.reached(LaunchStep::Sockets)?;
@@ -172,7 +171,7 @@ pub(super) async fn greet(hands: &Hands, brief: &Brief) -> Done {
     let (session, events) = opened.map_err(|why| explained(why, brief.definition(), &hands.ctx.caps.version))?;
     is_itself(&process, &hands.paths)?;
     hands.reached(LaunchStep::Monitor)?;
-    let threads = vcpu_threads(&session).await?;
+    let threads = vcpus::threads(&session).await?;
     hands.opened(session, events, threads);
     Ok(Report::Done)
 }
@@ -229,7 +228,9 @@ pub(super) async fn tune(hands: &Hands, brief: &Brief) -> Done {
     let mut spec = (**brief.definition()).clone();
     spec.disks.retain(|disk| !brief.is_unmade(disk));
     if let Some(process) = hands.process().filter(|_| spec.cpu_pinning.is_some()) {
-        sizes::bind(process.pid(), &hands.threads(), &spec, &hands.ctx.host).map_err(Setback::Host)?;
+        let pinned = spec.cpu_pinning.as_ref();
+        let bound = pinning::bind(process.pid(), &hands.threads(), pinned, spec.vcpus, &hands.ctx.host);
+        bound.map_err(Setback::Host)?;
     }
     hands.reached(LaunchStep::Pin)?;
     disks::resize_at_start(&session, &spec).await?;

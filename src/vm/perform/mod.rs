@@ -9,13 +9,18 @@ mod agent;
 mod disks;
 mod files;
 mod hands;
+mod images;
 mod kill;
 mod launch;
+mod medium;
+mod memory;
 mod monitor;
 mod nics;
+mod pinning;
 mod power;
-mod sizes;
+mod release;
 mod store;
+mod vcpus;
 
 pub(super) use hands::{Brief, Hands, IoError};
 pub use launch::LaunchStep;
@@ -61,20 +66,20 @@ pub(super) async fn perform(hands: &Hands, brief: Brief, step: Step) -> Outcome 
         Step::AskGuest { mode, by_agent, agent_only } => agent::ask(hands, mode, by_agent, agent_only).await,
         Step::PressButton => agent::press_button(hands).await,
 
-        Step::FindFiles => files::find(hands, brief).await,
+        Step::FindFiles => files::find(brief).await,
         Step::CheckRemovable => files::check_removable(hands, brief).await,
         Step::Erase { half_made } => files::erase(hands, brief, half_made).await,
         Step::RemoveRunFiles => files::remove_run_files(hands).await,
 
-        Step::CheckImage(no) => disks::check_image(hands, brief, no).await,
-        Step::MakeImage(no, size) => disks::make_image(hands, brief, no, size).await,
-        Step::RemoveImage(no) => disks::remove_image(hands, brief, no).await,
-        Step::GrowImage(no, size) => disks::grow_image(hands, brief, no, size).await,
+        Step::CheckImage(no) => images::check_free(brief, no).await,
+        Step::MakeImage(no, size) => images::make(hands, brief, no, size).await,
+        Step::RemoveImage(no) => images::remove(hands, brief, no).await,
+        Step::GrowImage(no, size) => images::grow(hands, brief, no, size).await,
         Step::PlugDisk(disk) => disks::plug(hands, brief, *disk).await,
         Step::ReleaseDisk(no) => disks::release(hands, brief, no).await,
         Step::CloseDisk(no) => disks::close(hands, brief, no).await,
         Step::ResizeDisk(no, size) => disks::resize(hands, brief, no, size).await,
-        Step::ThrottleDisk(no, limits) => disks::throttle(hands, brief, no, limits.map(|limits| *limits)).await,
+        Step::ThrottleDisk(no, limits) => disks::limit(hands, brief, no, limits.map(|limits| *limits)).await,
 
         Step::ConnectNic(nic) => nics::connect(hands, *nic).await,
         Step::AdoptNic(nic) => nics::adopt(hands, *nic).await,
@@ -84,11 +89,11 @@ pub(super) async fn perform(hands: &Hands, brief: Brief, step: Step) -> Outcome 
         Step::CloseNic(id) => nics::close(hands, brief, id).await,
         Step::PutPort(nic) => nics::put_port(hands, *nic).await,
 
-        Step::SetVcpus(count) => sizes::set_vcpus(hands, brief, count).await,
-        Step::Pin(pinning) => sizes::pin(hands, brief, pinning.map(|pinning| *pinning)).await,
-        Step::SetMemory(memory) => sizes::set_memory(hands, brief, memory).await,
-        Step::ReadMemory => sizes::read_memory(hands, brief).await,
-        Step::ExchangeMedium(iso) => sizes::exchange_medium(hands, iso).await,
+        Step::SetVcpus(count) => vcpus::set(hands, brief, count).await,
+        Step::Pin(pinning) => pinning::pin(hands, brief, pinning.map(|pinning| *pinning)).await,
+        Step::SetMemory(memory) => memory::set(hands, brief, memory).await,
+        Step::ReadMemory => memory::read(hands, brief).await,
+        Step::ExchangeMedium(iso) => medium::exchange(hands, iso).await,
     };
     match done {
         Ok(report) => Outcome::Done(report),

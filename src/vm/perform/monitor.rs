@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Brief, Done, Hands, IoError, Report};
+use super::{Brief, Done, Hands, IoError, Report, vcpus};
 use crate::{
     qmp::{QmpError, RunState, Session, StatusInfo, socket},
     vm::{
@@ -22,18 +22,11 @@ pub(super) async fn connect(hands: &Hands) -> Done {
     let stream = stream.map_err(|error| Setback::Host(error.to_string()))?;
     // One that does not keep to the protocol says so at once, and is tried again later.
     let (session, events) = Session::open(stream, PATIENCE).await.map_err(|error| Setback::Host(error.to_string()))?;
-    let threads = vcpu_threads(&session).await?;
+    let threads = vcpus::threads(&session).await?;
     let chardevs = session.query_chardev().await?;
     let agent = chardevs.iter().any(|chardev| chardev.label == AGENT_CHARDEV && chardev.frontend_open);
     hands.opened(session, events, threads);
     Ok(Report::Connected { agent })
-}
-
-/// Thread ids of the vCPUs, in their order.
-pub(super) async fn vcpu_threads(session: &Session) -> Result<Vec<i32>, QmpError> {
-    let mut cpus = session.query_cpus_fast().await?;
-    cpus.sort_by_key(|cpu| cpu.cpu_index);
-    Ok(cpus.iter().map(|cpu| cpu.thread_id).collect())
 }
 
 /// How the guest is and, where that is asked, what QEMU has.
@@ -46,7 +39,7 @@ pub(super) async fn look(hands: &Hands, brief: &Brief, devices: bool) -> Done {
     }
     let blocks = session.query_block().await?;
     let peripherals = session.peripherals().await?;
-    let threads = vcpu_threads(&session).await?;
+    let threads = vcpus::threads(&session).await?;
     let vcpus = u32::try_from(threads.len()).unwrap_or(u32::MAX);
     hands.set_threads(threads);
     // Not before a disk has let go of its node, which comes after the device is out of the tree.

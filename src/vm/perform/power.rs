@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use tokio::{task::spawn_blocking, time::timeout};
 
-use super::{Brief, Done, Hands, Report};
+use super::{Brief, Done, Hands, LaunchStep, Report};
 use crate::{
     host::free_space,
     vm::core::{Run, Setback},
@@ -19,7 +19,7 @@ const ENOUGH: u64 = 1 << 20;
 pub(super) async fn go_on(hands: &Hands, brief: &Brief) -> Done {
     hands.session()?.execute(qapi::qmp::cont {}).await?;
     if let Run::Starting { .. } = brief.record.run.state {
-        hands.reached(super::LaunchStep::Continue)?;
+        hands.reached(LaunchStep::Continue)?;
     }
     Ok(Report::Done)
 }

@@ -22,8 +22,12 @@ const TOLERANCE: u64 = 2;
 pub(super) fn concluded(facts: &mut Facts, step: Step, outcome: Outcome) {
     let lane = step.lane();
     match outcome {
-        // It comes again where it is still wanted.
-        Outcome::Cut => {}
+        // It comes again where it is still wanted. How many vCPUs it has made is not known: their places are noted anew.
+        Outcome::Cut => {
+            if let Step::SetVcpus(_) = step {
+                facts.seen.vcpus_noted = None;
+            }
+        }
         Outcome::Failed(setback) => failed(facts, &step, lane, setback),
         Outcome::Done(report) => {
             facts.stuck.remove(&lane);

@@ -1,0 +1,160 @@
+//! Images of disks: made, grown while nobody has them open, removed. What proves that one is ours and unused is ADR 0014's:
+//! its name stands in the record, which was stored before there was an image; its storage is there; nobody has it locked.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{Brief, Done, Hands, disks};
+use crate::{
+    host::{STORAGE, image, in_time, remove_image},
+    model::{Disk, Error, VmSpec},
+    qemu::devices,
+    vm::{
+        core::{DiskNo, Setback, StepReport as Report},
+        mark_storage,
+        storage::check,
+        storage_of,
+    },
+};
+
+/// For a look at one name.
+const LOOK: Duration = Duration::from_secs(10);
+/// Freeing the blocks of a large image takes seconds.
+pub(super) const REMOVAL: Duration = Duration::from_secs(60);
+
+/// Whether the place of a new image is free. What is there is none that a record tells of, and is left alone.
+pub(super) async fn check_free(brief: &Brief, no: DiskNo) -> Done {
+    let file = defined(brief, no)?.file.clone();
+    let looked = file.clone();
+    let found = in_time(LOOK, move || match fs::symlink_metadata(looked) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        found => found.map(|_| true),
+    });
+    let file = file.display();
+    match found.await {
+        Ok(false) => Ok(Report::Done),
+        Ok(true) if no == DiskNo(0) => Err(Setback::Foreign(Error::Storage(format!(
+            "There is a file {file} already, of which no record tells. It is left alone; ask under another idempotency key."
+        )))),
+        Ok(true) => Err(Setback::Foreign(Error::Storage(format!(
+            "There is a file {file} that no record names, as there may be after an older export was restored; qherd does not \
+             write over it. Move it away and try again."
+        )))),
+        Err(error) => Err(Setback::Host(format!("cannot look for {file}: {error}"))),
+    }
+}
+
+/// Makes the image, on stable storage when this returns. Dropped half-way it leaves one that is half made, which the next
+/// try, or a removal, takes away: its name was free when it was noted.
+pub(super) async fn make(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) -> Done {
+    let disk = defined(brief, no)?;
+    if !brief.record.run.held.images.contains_key(&no) {
+        return Err(Setback::Host(format!("the image of {} is not noted yet", disk.name)));
+    }
+    let (ctx, file) = (&hands.ctx, disk.file.clone());
+    let (folder, folders) = (ctx.image_folder(&hands.id), ctx.config.storage_dirs.clone());
+    let prepared = in_time(STORAGE, move || {
+        if file.parent() == Some(&folder) {
+            fs::create_dir_all(&folder)
+                .map_err(|e| io::Error::new(e.kind(), format!("cannot make {}: {e}", folder.display())))?;
+        }
+        // Of a try that was cut short.
+        remove_image(&file, &folders)
+            .map_err(|e| io::Error::new(e.kind(), format!("cannot make {}: {e}", file.display())))?;
+        if let Some(storage) = storage_of(&file, &folders) {
+            mark_storage(storage);
+        }
+        Ok(())
+    });
+    prepared.await.map_err(host)?;
+    let made = match &disk.base {
+        Some(base) => ctx.images.clone_base(base, disk.clone, &disk.file, size).await,
+        None => ctx.images.create(&disk.file, size).await,
+    };
+    made.map_err(Setback::Host)?;
+    // Its folder may be open to others.
+    let file = disk.file.clone();
+    let closed = in_time(STORAGE, move || fs::set_permissions(&file, fs::Permissions::from_mode(0o600)));
+    closed.await.map_err(|e| Setback::Host(format!("{}: {e}", disk.file.display())))?;
+    Ok(Report::Done)
+}
+
+/// Removes an image that neither the definition nor QEMU has any more. Where another disk of the VM is missing beside it,
+/// the folder is not the one that the record tells of, and nothing is removed.
+pub(super) async fn remove(hands: &Hands, brief: &Brief, no: DiskNo) -> Done {
+    let Some(disk) = brief.record.run.held.images.get(&no) else { return Ok(Report::Done) };
+    if hands.ctx.owns(disk, brief.definition()).is_err() {
+        // The original's: this one has never had it.
+        return Ok(Report::Done);
+    }
+    if let Ok(session) = hands.session() {
+        // A node without its device, of a plugging that was cut short.
+        disks::close_node(&session, disk).await?;
+    }
+    let (file, others) = (disk.file.clone(), beside(brief, disk));
+    let folders = hands.ctx.config.storage_dirs.clone();
+    let removed = in_time(REMOVAL, move || {
+        if let Some(missing) = others.iter().find(|other| fs::symlink_metadata(other).is_err()) {
+            let why = format!("{} stays, because {} is missing", file.display(), missing.display());
+            return Err(io::Error::other(why));
+        }
+        check(&file, &folders).map_err(io::Error::other)?;
+        let removed = remove_image(&file, &folders);
+        removed.map_err(|e| io::Error::new(e.kind(), format!("cannot remove {}: {e}", file.display())))
+    });
+    if removed.await.map_err(host)? {
+        tracing::info!(vm = %hands.id, file = %disk.file.display(), "removed the image of a disk that was taken out");
+    }
+    Ok(Report::Done)
+}
+
+/// Gives an image that no QEMU has open its size; it never shrinks, and one that is large enough stays as it is.
+pub(super) async fn grow(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) -> Done {
+    let disk = defined(brief, no)?;
+    hands.ctx.owns(disk, brief.definition()).map_err(Setback::Reported)?;
+    let file = disk.file.clone();
+    let present = in_time(STORAGE, move || image::virtual_size(&file)).await;
+    let present = present.map_err(|e| Setback::Host(format!("cannot read {}: {e}", disk.file.display())))?;
+    if present >= size * disks::GIB {
+        return Ok(Report::Done);
+    }
+    // In QEMU's own words, and not by its header: a base image may have moved with the state directory.
+    let image = format!("json:{}", devices::blockdev(disk));
+    hands.ctx.images.grow(&image, &disk.file, size).await.map_err(Setback::Host)?;
+    Ok(Report::Done)
+}
+
+fn defined(brief: &Brief, no: DiskNo) -> Result<&Disk, Setback> {
+    let gone = || Setback::NotNow(format!("{} is not defined any more", no.name()));
+    brief.definition().disk(&no.name()).ok_or_else(gone)
+}
+
+/// The images that are to be in the same folder.
+fn beside(brief: &Brief, disk: &Disk) -> Vec<PathBuf> {
+    let in_effect = brief.record.run.up().map(|up| &*up.in_effect);
+    let specs = [Some(&**brief.definition()), in_effect].into_iter().flatten();
+    let made = |spec: &'_ &VmSpec| {
+        let is_made = |disk: &&Disk| DiskNo::of(&disk.name).is_some_and(|no| !brief.record.run.unmade.contains(&no));
+        spec.disks.iter().filter(is_made).map(|disk| disk.file.clone()).collect::<Vec<_>>()
+    };
+    let same = |file: &PathBuf| file.parent() == disk.file.parent() && *file != disk.file;
+    specs.flat_map(|spec| made(&spec)).filter(same).collect()
+}
+
+pub(super) fn host(error: io::Error) -> Setback {
+    Setback::Host(error.to_string())
+}
+
+/// A path that is not there is no matter.
+pub(super) fn absent(removed: io::Result<()>, path: &Path) -> io::Result<()> {
+    match removed {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(io::Error::new(e.kind(), format!("cannot remove {}: {e}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}

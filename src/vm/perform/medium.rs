@@ -1,0 +1,61 @@
+//! The medium in the CD drive of a running VM: exchanged, taken out, put in. The drive itself does not come and go: IDE
+//! takes no hot-plug, so a VM that was started without one has it from the next start on.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::{Done, Hands};
+use crate::{
+    qemu::devices::{self, CDROM_ID},
+    qmp::{QmpError, Session},
+    vm::core::{Setback, StepReport as Report},
+};
+
+/// Has the drive hold `iso`, or nothing. Repeated from any point it comes to the same: what is in the drive is asked of
+/// QEMU. A file that cannot be opened is found out before the present one is taken out.
+pub(super) async fn exchange(hands: &Hands, iso: Option<PathBuf>) -> Done {
+    let session = hands.session()?;
+    let is_drive = |qdev: &String| qdev == CDROM_ID || qdev.ends_with(&format!("/{CDROM_ID}"));
+    let drives = session.query_block().await?;
+    let Some(drive) = drives.iter().find(|block| block.qdev.as_ref().is_some_and(is_drive)) else {
+        return Err(Setback::NotNow("it was started without a CD drive".to_owned()));
+    };
+    let present = drive.inserted.as_ref().and_then(|medium| medium.node_name.as_deref());
+    let [fresh, other] = devices::cdrom_nodes(present);
+    // From an exchange that was cut short.
+    forget(&session, fresh).await?;
+    let held = drive.inserted.as_ref().map(|medium| Path::new(&medium.file));
+    if drive.tray_open != Some(true) && held == iso.as_deref() {
+        return Ok(Report::Done);
+    }
+    if let Some(iso) = &iso {
+        session.execute_raw("blockdev-add", Some(devices::cdrom_blockdev(iso, fresh))).await?;
+    }
+    let on_drive = json!({ "id": CDROM_ID });
+    match session.execute_raw("blockdev-open-tray", Some(on_drive.clone())).await {
+        Ok(_) => {}
+        Err(QmpError::Refused { desc, .. }) => {
+            // The guest has the medium in use.
+            forget(&session, fresh).await?;
+            return Err(Setback::NotNow(desc));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    session.execute_raw("blockdev-remove-medium", Some(on_drive.clone())).await?;
+    if iso.is_some() {
+        let medium = json!({ "id": CDROM_ID, "node-name": fresh });
+        session.execute_raw("blockdev-insert-medium", Some(medium)).await?;
+    }
+    session.execute_raw("blockdev-close-tray", Some(on_drive)).await?;
+    forget(&session, other).await?;
+    Ok(Report::Done)
+}
+
+/// Closes the file of a node that is in no drive; there may be none.
+async fn forget(session: &Session, node: &str) -> Result<(), QmpError> {
+    match session.execute_raw("blockdev-del", Some(json!({ "node-name": node }))).await {
+        Ok(_) | Err(QmpError::Refused { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

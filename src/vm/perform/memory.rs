@@ -1,0 +1,160 @@
+//! The size of a running VM's memory: above what it was started with through virtio-mem, below it through the balloon.
+//! Both need a driver in the guest; one that does not follow within the deadline keeps what it has.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Brief, Done, Hands};
+use crate::{
+    qemu::devices::{self, VIRTIO_MEM_ID},
+    qmp::{QmpError, Session},
+    vm::core::{Setback, Sight, StepReport as Report, Up},
+};
+
+/// For all that has to be moved; guests give back some hundred MiB a second, under emulation too.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// For both ways together.
+const LONGEST: Duration = Duration::from_secs(28);
+/// A guest without a driver is seen by its doing nothing at all.
+const FIRST_MOVE: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(100);
+const MIB: u64 = 1 << 20;
+/// virtio-mem may keep its last block (facts of QEMU 7.2).
+const TOLERANCE: u64 = 2;
+
+/// Brings the guest's memory to `wanted` MiB, telling how far it has come. Cut short, it has moved some of it, and more may
+/// follow.
+pub(super) async fn set(hands: &Hands, brief: &Brief, wanted: u64) -> Done {
+    let move_ = Move { hands, session: hands.session()?, up: brief.up()? };
+    let in_time = timeout(LONGEST, move_.to(wanted)).await;
+    in_time.unwrap_or_else(|_| Err(Setback::NotNow("the guest does not follow in time".to_owned())))
+}
+
+/// How much the guest has: it moves memory by itself too, late, or because it reboots.
+pub(super) async fn read(hands: &Hands, brief: &Brief) -> Done {
+    let move_ = Move { hands, session: hands.session()?, up: brief.up()? };
+    Ok(Report::Memory(move_.present().await?.total()))
+}
+
+struct Move<'a> {
+    hands: &'a Hands,
+    session: Session,
+    up: &'a Up,
+}
+
+/// In MiB.
+struct Present {
+    /// What virtio-mem gives.
+    added: u64,
+    /// What the balloon leaves of the rest.
+    left: u64,
+}
+
+impl Present {
+    fn total(&self) -> u64 {
+        self.added + self.left
+    }
+}
+
+/// What memory is moved through.
+#[derive(Clone, Copy)]
+enum Way {
+    VirtioMem,
+    Balloon,
+}
+
+impl Move<'_> {
+    async fn to(&self, wanted: u64) -> Done {
+        let (boot, virtio_mem) = (self.up.boot_memory, self.up.hotplug_memory);
+        let above = wanted.saturating_sub(boot);
+        if above > virtio_mem {
+            let why = format!("{above} MiB more than it was started with can only come with a start");
+            return Err(Setback::NotNow(why));
+        }
+        let floor = u64::from(self.hands.ctx.config.balloon_floor).min(boot);
+        let target = wanted.max(floor).min(boot);
+        // A guest deep in its balloon has no memory to take in more with: out of the balloon first, into it last.
+        if wanted >= boot {
+            self.fill_balloon(target, false).await?;
+        }
+        // Also where nothing differs: what was asked for before and not followed is taken back thereby.
+        if virtio_mem > 0 {
+            let requested = devices::requested_size(above);
+            request(&self.session, requested).await?;
+            self.follow(Way::VirtioMem, requested / MIB).await?;
+        }
+        if wanted < boot {
+            self.fill_balloon(target, true).await?;
+        }
+        if target > wanted.min(boot) {
+            return Err(Setback::NotNow(format!("the balloon leaves a guest at least {target} MiB")));
+        }
+        Ok(Report::Done)
+    }
+
+    /// Has the balloon leave the guest `target` MiB. No balloon, or no driver in the guest for it, matters only where it is
+    /// `needed`.
+    async fn fill_balloon(&self, target: u64, needed: bool) -> Result<(), Setback> {
+        let arguments = json!({ "value": target * MIB });
+        match self.session.execute_raw("balloon", Some(arguments)).await {
+            Ok(_) => self.follow(Way::Balloon, target).await,
+            Err(QmpError::Refused { desc, .. }) if needed => Err(Setback::NotNow(desc)),
+            Err(QmpError::Refused { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits for the guest, telling how far it has come.
+    async fn follow(&self, way: Way, target: u64) -> Result<(), Setback> {
+        let begin = Instant::now();
+        let mut told = self.up.in_effect.memory;
+        let mut first = None;
+        loop {
+            let present = self.present().await?;
+            let (reached, memory) = match way {
+                Way::VirtioMem => (present.added, present.total()),
+                Way::Balloon => (present.left, present.total()),
+            };
+            if memory != told {
+                told = memory;
+                self.hands.see(Sight::Memory(memory));
+            }
+            if reached.abs_diff(target) <= if target == 0 { TOLERANCE } else { 0 } {
+                return Ok(());
+            }
+            let still = *first.get_or_insert(reached) == reached;
+            if begin.elapsed() > DEADLINE || (still && begin.elapsed() > FIRST_MOVE) {
+                return Err(Setback::NotNow(format!("the guest has {memory} MiB and does not follow")));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    async fn present(&self) -> Result<Present, QmpError> {
+        let added = if self.up.hotplug_memory > 0 { plugged(&self.session).await? } else { 0 };
+        let left = match self.session.query_balloon().await {
+            Ok(bytes) => bytes / MIB,
+            // There is none, or nobody who fills it.
+            Err(QmpError::Refused { .. }) => self.up.boot_memory,
+            Err(error) => return Err(error),
+        };
+        Ok(Present { added, left })
+    }
+}
+
+/// MiB that virtio-mem gives.
+async fn plugged(session: &Session) -> Result<u64, QmpError> {
+    let size: u64 = session.execute_as("qom-get", Some(json!({ "path": virtio_mem(), "property": "size" }))).await?;
+    Ok(size / MIB)
+}
+
+async fn request(session: &Session, bytes: u64) -> Result<(), QmpError> {
+    let arguments = json!({ "path": virtio_mem(), "property": "requested-size", "value": bytes });
+    session.execute_raw("qom-set", Some(arguments)).await.map(drop)
+}
+
+fn virtio_mem() -> String {
+    format!("/machine/peripheral/{VIRTIO_MEM_ID}")
+}
