@@ -28,6 +28,8 @@ pub struct VmView {
     /// Its guest agent has opened its port.
     pub agent: bool,
     /// Deleted: the VM is gone for good, its id answers 404.
+    /// Nothing of an earlier daemon's is under way any more, and its monitor answers or has had its time.
+    pub taken_over: bool,
     pub gone: bool,
 }
 

@@ -8,9 +8,9 @@ use tokio::time::sleep;
 
 use crate::{
     host::process,
-    model::{Boot, Due, VmRecord},
+    model::{Boot, Due},
     store::{Batch, Store, StoreError},
-    vm::{Turn, VmHandle},
+    vm::{Turn, VmHandle, core::Record, records},
 };
 
 /// Before those whose files were not there are tried again; doubles up to the longest.
@@ -20,8 +20,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Marks who is owed a start, when the host has booted since the last time.
 ///
 /// # Errors
-/// When the store cannot be read or written; the marks are in `records` all the same.
-pub(super) async fn mark(store: &Store, records: &mut [VmRecord]) -> Result<(), StoreError> {
+/// When the store cannot be read or written; the marks are in `vms` all the same.
+pub(super) async fn mark(store: &Store, vms: &mut [Record]) -> Result<(), StoreError> {
     let Ok(boot_id) = process::boot_id() else { return Ok(()) };
     let now = Boot { boot_id, init: process::init() };
     let last = store.get::<Boot>(BOOT)?;
@@ -31,9 +31,9 @@ pub(super) async fn mark(store: &Store, records: &mut [VmRecord]) -> Result<(), 
     let mut batch = Batch::new().put(BOOT, &now)?;
     // A state directory that no daemon has served yet knows of no boot.
     let restarted = last.is_some_and(|last| !last.is(&now));
-    for record in records.iter_mut().filter(|record| restarted && record.spec.policy.autostart.enabled) {
-        record.upkeep.due = Some(Due::Boot);
-        batch = batch.put(&record.spec.id.to_string(), record)?;
+    for record in vms.iter_mut().filter(|record| restarted && record.definition.policy.autostart.enabled) {
+        record.run.upkeep.due = Some(Due::Boot);
+        batch = records::put(batch, record, true)?;
     }
     store.commit(batch.from_reserve()).await
 }

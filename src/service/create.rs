@@ -1,5 +1,5 @@
-//! Creates a VM: check everything, record it, make its disk, and only then let anybody know of it. A failure at any
-//! step takes the earlier ones back; a crash leaves a record that says `Creating`, which the next start unwinds.
+//! Creates a VM: everything is checked, and its task makes it; only then anybody is let know of it. What fails, or is cut
+//! short by a crash, is taken back whole.
 
 use std::{
     fs,
@@ -10,19 +10,18 @@ use std::{
 
 use super::{
     Service, changes, disks,
-    folders::Made,
     images::{self, ImageUse},
     nics,
 };
 use crate::{
     host::{STORAGE, in_time},
     model::{
-        Alias, Conflict, CreateVm, Disk, DiskWish, Ending, Error, MAX_DEVICES, Named, NewDisk, Operation, Policy,
-        Result, Run, Status, Upkeep, VmId, VmRecord, VmSpec, VmView, check_definition, check_disk_size, check_length,
-        check_max_memory, check_max_vcpus, check_memory, check_name, check_vcpus, default_max_memory, now_ms,
+        Alias, Conflict, CreateVm, Disk, DiskWish, Error, MAX_DEVICES, Named, NewDisk, Operation, Policy, Result,
+        Status, VmId, VmSpec, VmView, check_definition, check_disk_size, check_length, check_max_memory,
+        check_max_vcpus, check_memory, check_name, check_vcpus, default_max_memory, now_ms,
     },
     profile,
-    vm::{self, VmHandle},
+    vm::{self, VmHandle, records},
 };
 
 /// vCPUs that a VM can grow to when its creator does not say (ruling 12).
@@ -40,8 +39,7 @@ pub(super) async fn create(service: &Service, wish: CreateVm) -> Result<VmView> 
     let (start, named) = (wish.start, wish.base_image.clone());
     // Kept until the VM is on the list, or is not.
     let (spec, _promises) = resolve(service, wish).await?;
-    let record = VmRecord { spec: Arc::new(spec), run: Run::Creating, upkeep: Upkeep::default() };
-    establish(service, record, named.as_deref(), start).await
+    establish(service, Arc::new(spec), named, start).await
 }
 
 /// Checks the wish and fills in what it leaves open. Makes nothing.
@@ -146,33 +144,68 @@ fn too_many(list: &str, index: usize, error: Error) -> Error {
 }
 
 /// Makes it real. `named` is the base image in the client's words.
-async fn establish(service: &Service, mut record: VmRecord, named: Option<&Path>, start: bool) -> Result<VmView> {
+async fn establish(service: &Service, mut spec: Arc<VmSpec>, named: Option<PathBuf>, start: bool) -> Result<VmView> {
+    check_mounted(service, &spec).await?;
+    check_nothing_there(&spec).await?;
     let ctx = &service.ctx;
-    check_mounted(service, &record.spec).await?;
-    check_nothing_there(&record.spec).await?;
-    ctx.persist_wish(&record).await.map_err(|e| Error::failed(Operation::Create, e))?;
     let mut made = service.making.begin();
-    if let Err(error) = make_disks(service, &mut record, named, start, &mut made).await {
-        undo(service, &record).await;
+    // Outside of the VM's own folder.
+    let folder = ctx.image_folder(&spec.id);
+    let place = spec.root().and_then(|root| root.file.parent()).filter(|place| **place != folder).map(Path::to_owned);
+    if let Some(place) = &place
+        && let Err(error) = made.make(service, place, &mut spec).await
+    {
+        take_back(service, spec).await;
         return Err(error);
     }
-    let id = record.spec.id;
-    let handle = vm::create(ctx.clone(), record);
-    let _making = start.then(|| service.registry.making(handle.clone()));
-    if start && let Err(error) = handle.start().await {
-        // Its task takes it back, unless the host does not let it.
-        if !handle.view().gone
-            && let Err(left) = handle.delete().await
-        {
-            tracing::error!(vm = %id, error = %left, "cannot take back a VM that did not start");
+    let (handle, answer) = vm::create(ctx.clone(), spec.clone(), start);
+    let making = service.registry.making(handle.clone());
+    let answer = answer.await;
+    made.leave().await;
+    match answer {
+        Ok(view) => {
             service.registry.insert(handle);
+            drop(making);
+            service.tell_hosts(changes::switches_of(&view));
+            Ok(view)
         }
-        return Err(error);
+        Err(error) => {
+            if !handle.view().gone {
+                // Its task takes it back as soon as the host lets it.
+                tracing::error!(vm = %spec.id, "cannot take back a VM that was not made");
+                service.registry.insert(handle);
+            } else if place.is_some() {
+                take_back(service, spec).await;
+            }
+            Err(in_words_of(error, named))
+        }
     }
-    service.registry.insert(handle.clone());
-    let view = handle.view();
-    service.tell_hosts(changes::switches_of(&view));
-    Ok(view)
+}
+
+/// What went wrong with a disk went wrong with the VM, or with the image that it was to be cloned from.
+fn in_words_of(error: Error, named: Option<PathBuf>) -> Error {
+    match error {
+        Error::Failed { operation: Operation::Change, why } => {
+            Error::failed(named.map_or(Operation::Create, |base| Operation::Clone { base }), why)
+        }
+        other => other,
+    }
+}
+
+/// What is noted of a VM that did not come to be goes as after a crash.
+async fn take_back(service: &Service, spec: Arc<VmSpec>) {
+    let id = spec.id;
+    match records::get(&service.ctx.store, &id.to_string()) {
+        Ok(Some(record)) => {
+            let handle = vm::adopt(service.ctx.clone(), record);
+            if tokio::time::timeout(UNWINDING, handle.gone()).await.is_err() {
+                tracing::error!(vm = %id, "cannot take back a half-made VM; the next start of qherd tries again");
+                service.registry.insert(handle);
+            }
+        }
+        Ok(None) => {}
+        Err(error) => tracing::error!(vm = %id, %error, "cannot take back a half-made VM"),
+    }
 }
 
 /// Refuses a VM whose disks would be made where files are that no record tells of, as after the loss of one: taking back
@@ -227,55 +260,4 @@ async fn made_before(service: &Service, id: Option<VmId>) -> Result<Option<VmHan
         return Err(Error::Busy(view.spec.id));
     }
     Ok(Some(handle))
-}
-
-async fn make_disks(
-    service: &Service,
-    record: &mut VmRecord,
-    named: Option<&Path>,
-    start: bool,
-    made: &mut Made<'_>,
-) -> Result<()> {
-    let ctx = &service.ctx;
-    let folder = ctx.image_folder(&record.spec.id);
-    tokio::fs::create_dir_all(&folder)
-        .await
-        .map_err(|e| Error::failed(Operation::Create, format!("cannot make {}: {e}", folder.display())))?;
-    vm::mark_storage(&ctx.config.storage_dirs[0]);
-    // Outside of the VM's own folder.
-    let place = record.spec.root().and_then(|root| root.file.parent()).filter(|place| *place != folder);
-    if let Some(place) = place.map(Path::to_owned) {
-        made.make(service, &place, record).await?;
-        if let Some(storage) = vm::storage_of(&place, &ctx.config.storage_dirs) {
-            vm::mark_storage(storage);
-        }
-    }
-    for disk in &record.spec.disks {
-        let image = match &disk.base {
-            Some(base) => ctx.images.clone_base(base, disk.clone, &disk.file, disk.size).await,
-            None => ctx.images.create(&disk.file, disk.size).await,
-        };
-        let operation = named.map_or(Operation::Create, |base| Operation::Clone { base: base.to_owned() });
-        image.map_err(|why| Error::failed(operation, why))?;
-        if disk.file.parent() != Some(&folder) {
-            // Its folder may be open to others.
-            let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-            let closed = tokio::fs::set_permissions(&disk.file, private).await;
-            closed.map_err(|e| Error::failed(Operation::Create, format!("{}: {e}", disk.file.display())))?;
-            made.leave().await;
-        }
-    }
-    Arc::make_mut(&mut record.spec).disks.iter_mut().for_each(|disk| disk.in_making = false);
-    if start {
-        // It exists when it runs, and not before: its task stores that.
-        return Ok(());
-    }
-    record.run = Run::Down { last: Ending::Clean };
-    ctx.persist(record).await.map_err(|e| Error::failed(Operation::Create, e))
-}
-
-async fn undo(service: &Service, record: &VmRecord) {
-    if let Err(error) = service.ctx.erase(record, true).await {
-        tracing::error!(vm = %record.spec.id, %error, "cannot take back a half-made VM; the next start of qherd tries again");
-    }
 }

@@ -6,7 +6,6 @@ use std::{
     fs,
     io::{Read, Write},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -17,13 +16,18 @@ use super::{
     state_lock::{StateLock, Taken},
 };
 use crate::{
-    model::{Boot, Ending, Run, SwitchRecord, VmId, VmRecord},
+    model::{Boot, Ending, SwitchRecord, VmId},
     store::{self, Batch, Helper, Import, Record, RecordKind, Report, Store, StoreError, put_in_place},
+    vm::{
+        core::{Run, RunRecord},
+        records::{self, Definition},
+    },
 };
 
 /// Everything that qherd stores.
 const RECORD_KINDS: &[RecordKind] = &[
-    RecordKind::of::<VmRecord>(),
+    RecordKind::of::<Definition>(),
+    RecordKind::of::<RunRecord>(),
     RecordKind::of::<SwitchRecord>(),
     RecordKind::of::<KeyRecord>(),
     RecordKind::of::<Boot>(),
@@ -235,17 +239,17 @@ fn finish_half_made(db: &Path) -> anyhow::Result<()> {
     runtime.block_on(async {
         let store = Store::open(db)?;
         let mut batch = Batch::new();
-        for (key, record) in store.scan::<VmRecord>()? {
+        for (_, record) in records::scan(&store)? {
             // One that cannot be read is told of by the check.
             let Ok(mut record) = record else { continue };
             let before = record.clone();
-            if let Run::Creating | Run::Starting { new: true, .. } = record.run {
+            if let Run::Making { .. } | Run::Starting { new: true, .. } = record.run.state {
                 let reason = "it was being made when the export was written; see whether its disks are whole".into();
-                record.run = Run::Down { last: Ending::Crashed { reason } };
+                record.run.state = Run::Down { last: Ending::Crashed { reason } };
             }
-            Arc::make_mut(&mut record.spec).disks.iter_mut().for_each(|disk| disk.in_making = false);
+            record.run.unmade.clear();
             if record != before {
-                batch = batch.put(&key, &record)?;
+                batch = records::put(batch, &record, true)?;
             }
         }
         Ok(store.commit(batch).await?)
@@ -259,7 +263,7 @@ pub(super) fn vms_with_disks(state_dir: &Path) -> BTreeSet<VmId> {
 }
 
 fn has_record(names: &[String], id: &VmId) -> bool {
-    let wanted = format!("{}/{id}", VmRecord::KIND);
+    let wanted = format!("{}/{id}", Definition::KIND);
     names.contains(&wanted)
 }
 

@@ -9,7 +9,9 @@ use std::{
 use super::{Service, paths};
 use crate::{
     host::{STORAGE, folder, in_time},
-    model::{Error, MadeFolder, Operation, Result, VmRecord},
+    model::{Error, MadeFolder, Operation, Result, VmSpec},
+    store::Batch,
+    vm::{core, records},
 };
 
 /// Each of them means that another request was quicker, and got further.
@@ -81,9 +83,9 @@ impl Made<'_> {
     }
 
     /// Sees to it that `place` is there, and stays until [`Self::leave`]. Those of its folders that qherd made, now or for
-    /// another VM, are noted in the record, and the record is stored before there is anything to see of them.
-    pub async fn make(&mut self, service: &Service, place: &Path, record: &mut VmRecord) -> Result<()> {
-        let taken = folder::taken(place, &record.spec.id.to_string());
+    /// another VM, are noted in the definition, which is stored before there is anything to see of them.
+    pub async fn make(&mut self, service: &Service, place: &Path, spec: &mut Arc<VmSpec>) -> Result<()> {
+        let taken = folder::taken(place, &spec.id.to_string());
         let mut refused = None;
         for _ in 0..TRIES {
             let parts = look(service, place).await.map_err(|error| failed(place, &error))?;
@@ -93,13 +95,13 @@ impl Made<'_> {
                 parts.iter().filter(|part| !part.exists).map(|part| part.path.clone()).collect();
             let there = match missing.first() {
                 None => {
-                    note(service, record, known).await?;
+                    note(service, spec, known).await?;
                     let place = taken.clone();
                     in_time(STORAGE, move || folder::take(&place, &seen)).await
                 }
                 Some(first) => {
                     let chain = missing.iter().cloned().chain([taken.clone()]).collect();
-                    self.build(service, record, (first, chain, known, &parts)).await?
+                    self.build(service, spec, (first, chain, known, &parts)).await?
                 }
             };
             match there {
@@ -128,10 +130,10 @@ impl Made<'_> {
     async fn build(
         &mut self,
         service: &Service,
-        record: &mut VmRecord,
+        spec: &mut Arc<VmSpec>,
         (first, chain, mut noted, parts): (&Path, Vec<PathBuf>, Vec<MadeFolder>, &[Part]),
     ) -> Result<std::io::Result<bool>> {
-        let aside = folder::aside(first, &record.spec.id.to_string());
+        let aside = folder::aside(first, &spec.id.to_string());
         let (at, links) = (aside.clone(), chain.clone());
         let made = in_time(STORAGE, move || {
             // Of an earlier attempt that a crash cut short.
@@ -144,7 +146,7 @@ impl Made<'_> {
         };
         made.retain(|made| parts.iter().any(|part| part.clients && part.path == made.path));
         noted.extend_from_slice(&made);
-        note(service, record, noted).await?;
+        note(service, spec, noted).await?;
         // Before anybody can find them.
         self.count_on(&made);
         let first = first.to_owned();
@@ -191,10 +193,12 @@ async fn look(service: &Service, place: &Path) -> std::io::Result<Vec<Part>> {
 }
 
 /// Before anything is put into them: a folder that no record tells of would stay for ever.
-async fn note(service: &Service, record: &mut VmRecord, folders: Vec<MadeFolder>) -> Result<()> {
-    if record.spec.named.folders == folders {
+async fn note(service: &Service, spec: &mut Arc<VmSpec>, folders: Vec<MadeFolder>) -> Result<()> {
+    if spec.named.folders == folders {
         return Ok(());
     }
-    Arc::make_mut(&mut record.spec).named.folders = folders;
-    service.ctx.persist(record).await.map_err(|e| Error::failed(Operation::Create, e))
+    Arc::make_mut(spec).named.folders = folders;
+    let batch = records::put(Batch::new(), &core::unmade(spec.clone()), true);
+    let stored = async { service.ctx.store.commit(batch?).await };
+    stored.await.map_err(|e| Error::failed(Operation::Create, e))
 }

@@ -281,7 +281,7 @@ impl Service {
     pub(super) fn tap_gone(&self, nic: NicId) {
         let is_plugged = |view: &VmView| view.in_effect.as_ref().is_some_and(|now| now.nic(nic).is_some());
         if let Some(handle) = self.registry.handles().into_iter().find(|handle| is_plugged(&handle.view())) {
-            tokio::spawn(async move { handle.tap_gone(nic).await });
+            handle.tap_gone(nic);
         }
     }
 

@@ -7,9 +7,9 @@ use anyhow::{Context, bail};
 use super::{Service, autostart, database, relocate};
 use crate::{
     host::{STORAGE, in_time},
-    model::{Due, Status, VmId, VmRecord},
+    model::{Due, Status, VmId},
     store::{Batch, StoreError},
-    vm::{self, mark_storage, storage_of},
+    vm::{self, core::Record, mark_storage, records, storage_of},
 };
 
 /// Adopting a VM whose monitor answers takes milliseconds; one that is mute must not hold the daemon's start.
@@ -20,12 +20,12 @@ impl Service {
     /// for a VM it shows as unresponsive, connecting.
     /// `older` are names that the state directory has had.
     pub(super) async fn recover(&self, older: Vec<PathBuf>) -> anyhow::Result<()> {
-        let records = self.ctx.store.scan::<VmRecord>().context("cannot read the definitions of the VMs")?;
+        let vms = records::scan(&self.ctx.store).context("cannot read the definitions of the VMs")?;
         // Before any VM is touched: what a newer qherd has stored is not for this one.
-        if let Some(newer) = records.iter().find_map(|(_, r)| r.as_ref().err().filter(|e| e.is_newer())) {
+        if let Some(newer) = vms.iter().find_map(|(_, r)| r.as_ref().err().filter(|e| e.is_newer())) {
             bail!("cannot read the definitions of the VMs: {newer}");
         }
-        let names: Vec<_> = records.iter().map(|(key, _)| key.clone()).collect();
+        let names: Vec<_> = vms.iter().map(|(key, _)| key.clone()).collect();
         let unknown = database::vms_with_disks(&self.ctx.config.state_dir).into_iter().map(|id| id.to_string());
         let unknown: Vec<_> = unknown.filter(|id| !names.contains(id)).collect();
         if !unknown.is_empty() {
@@ -35,22 +35,22 @@ impl Service {
                  may have them: qherd db restore --from FILE"
             );
         }
-        let readable = records.into_iter().filter_map(|(key, record)| match record {
+        let readable = vms.into_iter().filter_map(|(key, record)| match record {
             Ok(record) => Some(record),
             Err(error) => {
                 self.leave_alone(&key, &error);
                 None
             }
         });
-        let mut records: Vec<VmRecord> = readable.collect();
-        self.bring_up_to_date(older, &mut records).await;
-        self.mark_storage(&records).await;
-        if let Err(error) = autostart::mark(&self.ctx.store, &mut records).await {
+        let mut vms: Vec<Record> = readable.collect();
+        self.bring_up_to_date(older, &mut vms).await;
+        self.mark_storage(&vms).await;
+        if let Err(error) = autostart::mark(&self.ctx.store, &mut vms).await {
             tracing::error!(%error, "cannot store that the host has booted");
         }
         let mut owed = Vec::new();
-        for record in records {
-            let due = record.upkeep.due == Some(Due::Boot);
+        for record in vms {
+            let due = record.run.upkeep.due == Some(Due::Boot);
             let handle = vm::adopt(self.ctx.clone(), record);
             owed.extend(due.then(|| handle.clone()));
             self.registry.insert(handle);
@@ -60,14 +60,14 @@ impl Service {
     }
 
     /// What the records name in a state directory that has been moved or copied is found where it is today.
-    async fn bring_up_to_date(&self, older: Vec<PathBuf>, records: &mut [VmRecord]) {
-        let names = relocate::Names::new(&self.ctx.config.state_dir, older, records);
+    async fn bring_up_to_date(&self, older: Vec<PathBuf>, vms: &mut [Record]) {
+        let names = relocate::Names::new(&self.ctx.config.state_dir, older, vms);
         let mut batch = Ok(Batch::new());
         let mut changed = 0;
-        for record in records {
+        for record in vms {
             if names.bring_up_to_date(record) {
                 changed += 1;
-                batch = batch.and_then(|batch| batch.put(&record.spec.id.to_string(), record));
+                batch = batch.and_then(|batch| records::put(batch, record, true));
             }
         }
         if changed == 0 {
@@ -81,8 +81,8 @@ impl Service {
     }
 
     /// Every folder in which a disk is found is marked, so that its storage is missed when it is not mounted.
-    async fn mark_storage(&self, records: &[VmRecord]) {
-        let files = records.iter().flat_map(|record| &record.spec.disks).map(|disk| disk.file.clone());
+    async fn mark_storage(&self, vms: &[Record]) {
+        let files = vms.iter().flat_map(|record| &record.definition.disks).map(|disk| disk.file.clone());
         let (files, folders): (Vec<_>, _) = (files.collect(), self.ctx.config.storage_dirs.clone());
         let marked = in_time(STORAGE, move || {
             let there = files.iter().filter(|file| file.exists());

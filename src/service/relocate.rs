@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use crate::model::{Run, VmRecord, VmSpec};
+use crate::{
+    model::{Disk, VmSpec},
+    vm::core::{Record, Run},
+};
 
 /// The names that the state directory has and has had.
 pub(super) struct Names {
@@ -16,9 +19,9 @@ pub(super) struct Names {
 
 impl Names {
     /// `older` are those that the directory's marker knows; one of an earlier qherd has none, but its records tell.
-    pub fn new(today: &Path, mut older: Vec<PathBuf>, records: &[VmRecord]) -> Self {
+    pub fn new(today: &Path, mut older: Vec<PathBuf>, records: &[Record]) -> Self {
         for record in records {
-            let places = record.spec.disks.iter().filter_map(|disk| own(&disk.file, &record.spec));
+            let places = record.definition.disks.iter().filter_map(|disk| own(&disk.file, &record.definition));
             older.extend(places.map(|(state_dir, _)| state_dir.to_owned()));
         }
         older.sort();
@@ -30,32 +33,41 @@ impl Names {
     }
 
     /// Gives what a record names in the state directory the names of today. Returns whether that changed anything.
-    pub fn bring_up_to_date(&self, record: &mut VmRecord) -> bool {
-        let changed = self.rename(&mut record.spec);
-        match &mut record.run {
-            Run::Live(run) => self.rename(&mut run.in_effect) || changed,
-            _ => changed,
+    pub fn bring_up_to_date(&self, record: &mut Record) -> bool {
+        let spec = record.definition.clone();
+        let mut changed = self.rename(&mut record.definition);
+        if let Run::Up(up) = &mut record.run.state {
+            changed |= self.rename(&mut up.in_effect);
         }
+        for disk in record.run.held.images.values_mut() {
+            let today = self.disk(disk, &spec);
+            changed |= today != *disk;
+            *disk = today;
+        }
+        changed
     }
 
     fn rename(&self, shared: &mut Arc<VmSpec>) -> bool {
         let mut spec = (**shared).clone();
-        let images = self.today.join("images");
-        for disk in &mut spec.disks {
-            disk.file = match own(&disk.file, shared) {
-                Some((_, name)) => images.join(shared.id.to_string()).join(name),
-                None => self.of_today(&disk.file),
-            };
-            if let Some(base) = &mut disk.base {
-                base.path = self.of_today(&base.path);
-            }
-        }
+        spec.disks.iter_mut().for_each(|disk| *disk = self.disk(disk, shared));
         spec.iso = spec.iso.map(|iso| self.of_today(&iso));
         let changed = spec != **shared;
         if changed {
             *shared = spec.into();
         }
         changed
+    }
+
+    fn disk(&self, disk: &Disk, spec: &VmSpec) -> Disk {
+        let mut disk = disk.clone();
+        disk.file = match own(&disk.file, spec) {
+            Some((_, name)) => self.today.join("images").join(spec.id.to_string()).join(name),
+            None => self.of_today(&disk.file),
+        };
+        if let Some(base) = &mut disk.base {
+            base.path = self.of_today(&base.path);
+        }
+        disk
     }
 
     fn of_today(&self, path: &Path) -> PathBuf {
@@ -87,7 +99,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::{BaseImage, CloneMode, Disk, Ending, ImageFormat, Upkeep};
+    use crate::{
+        model::{BaseImage, CloneMode, Disk, Ending, ImageFormat, Upkeep},
+        vm::core::{Goal, Held, RunRecord},
+    };
 
     fn disk(file: &str, base: Option<&str>) -> Disk {
         let base = base.map(|path| BaseImage { path: path.into(), format: ImageFormat::Raw });
@@ -104,7 +119,7 @@ mod tests {
         }
     }
 
-    fn record(id: &str, disks: Vec<Disk>, iso: Option<&str>) -> VmRecord {
+    fn record(id: &str, disks: Vec<Disk>, iso: Option<&str>) -> Record {
         let machine = json!({
             "profile": "pc", "machine_type": "pc", "bus": {"kind": "pci"}, "rng": false, "balloon": false, "pvpanic": false
         });
@@ -114,7 +129,10 @@ mod tests {
             "nics": [], "nics_added": 0, "iso": iso
         });
         let spec: VmSpec = serde_json::from_value(spec).unwrap();
-        VmRecord { spec: spec.into(), run: Run::Down { last: Ending::Clean }, upkeep: Upkeep::default() }
+        let state = Run::Down { last: Ending::Clean };
+        let held = Held::default();
+        let run = RunRecord { state, goal: Goal::Rest, upkeep: Upkeep::default(), held, unmade: Default::default() };
+        Record { definition: spec.into(), run }
     }
 
     #[test]
@@ -139,7 +157,7 @@ mod tests {
         );
         let names = Names::new(&today, Vec::new(), std::slice::from_ref(&one));
         assert!(names.bring_up_to_date(&mut one));
-        let files: Vec<_> = one.spec.disks.iter().map(|disk| disk.file.clone()).collect();
+        let files: Vec<_> = one.definition.disks.iter().map(|disk| disk.file.clone()).collect();
         let images = today.join("images").join(id);
         let expected = [
             images.join("root.qcow2"),
@@ -149,9 +167,9 @@ mod tests {
             format!("/x/images/{id}/notes.qcow2").into(),
         ];
         assert_eq!(files, expected);
-        let bases: Vec<_> = one.spec.disks.iter().filter_map(|disk| Some(disk.base.clone()?.path)).collect();
+        let bases: Vec<_> = one.definition.disks.iter().filter_map(|disk| Some(disk.base.clone()?.path)).collect();
         assert_eq!(bases, [today.join("bases/here"), "/a/state/bases/not-here".into(), "/srv/base".into()]);
-        assert_eq!(one.spec.iso, Some(today.join("bases/here")));
+        assert_eq!(one.definition.iso, Some(today.join("bases/here")));
         assert!(!Names::new(&today, vec!["/a/state".into()], &[]).bring_up_to_date(&mut one));
     }
 }

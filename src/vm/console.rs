@@ -71,6 +71,18 @@ pub(super) fn complaints(paths: &RunPaths, lines: usize) -> Vec<u8> {
     read_back(&paths.qemu_log(), 8192, lines).unwrap_or_default()
 }
 
+/// Bytes of them in a message: it stands in the VM's record after a crash.
+const COMPLAINT: usize = 2048;
+
+/// The last complaints of QEMU, for a message.
+pub(super) fn last_complaints(paths: &RunPaths) -> String {
+    let text = complaints(paths, 3);
+    let end = &text[text.len().saturating_sub(COMPLAINT)..];
+    let text = String::from_utf8_lossy(end);
+    let text = text.trim();
+    if text.is_empty() { "it left no message".to_owned() } else { text.replace('\n', "; ") }
+}
+
 /// The last `lines` lines of the console, over both files; empty when the VM never ran.
 ///
 /// # Errors

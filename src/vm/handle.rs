@@ -1,17 +1,60 @@
-//! How the rest of the program speaks to a VM's task: requests on a bounded queue, forced ones on a lane of their own
-//! that overtakes everything, reads from what was last published.
+//! How the rest of the program speaks to a VM's task: requests, each of which gets one answer, and reads from what was last
+//! published. A forced request overtakes every one that came before it (ruling 8), wherever that waits meanwhile: forced
+//! ones are counted as they come, and every other request carries the count that it found.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{overtaken::Tally, upkeep::Turn};
+use super::core::{Answer, Patience, Request};
 use crate::model::{Applied, Change, Conflict, Error, NicId, Redefinition, Result, Sample, Status, VmId, VmView};
 
-/// Requests that may wait for one VM.
-pub(super) const QUEUE: usize = 64;
+/// Forced requests that have come.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tally(Arc<AtomicU64>);
 
-pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
+impl Tally {
+    fn count(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn add(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Where the answer to a request goes, with the VM as it was then.
+pub(super) type Reply = oneshot::Sender<(Result<Answer>, VmView)>;
+
+/// A request, with the forced ones that there were when it came.
+pub(super) struct Message {
+    pub request: Request,
+    pub came: u64,
+    pub reply: Reply,
+}
+
+/// What a VM's task is told from outside.
+pub(super) enum Inbox {
+    Request(Message),
+    /// Somebody removed the tap of a NIC.
+    TapGone(NicId),
+}
+
+/// What has become of a VM's turn after a boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It was not waiting for one.
+    Skipped,
+    Taken,
+    /// Its files are not there yet.
+    TooEarly,
+}
 
 /// How a stop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,11 +63,6 @@ pub struct Stopped {
     pub forced: bool,
     /// It was off before.
     pub already: bool,
-}
-
-impl Stopped {
-    /// There was nothing to be done.
-    pub(super) const BEFORE: Self = Self { forced: false, already: true };
 }
 
 /// What a start found.
@@ -57,67 +95,6 @@ pub enum RebootMode {
     Force,
 }
 
-/// What is done to a guest without asking it.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum AtOnce {
-    Suspend,
-    Resume,
-}
-
-/// How long a guest is given, and whether that is all.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
-    pub time: Duration,
-    pub agent_only: bool,
-}
-
-/// Who waits for a VM that was asked to power off.
-pub(super) enum Waiter {
-    Stop(Reply<Stopped>),
-    /// Wants it gone then.
-    Delete(Reply<()>),
-}
-
-impl Waiter {
-    pub fn refuse(self, error: Error) {
-        // Whoever does not wait any more is not told.
-        match self {
-            Self::Stop(reply) => drop(reply.send(Err(error))),
-            Self::Delete(reply) => drop(reply.send(Err(error))),
-        }
-    }
-}
-
-/// A request that waits for its turn, with the forced ones that there were when it came.
-pub(super) struct Queued {
-    pub came: u64,
-    pub command: Command,
-}
-
-/// Ordinary requests, answered one after the other. What is one request to a client is one here: between two nobody
-/// knows what has come in.
-pub(super) enum Command {
-    Start(Reply<Start>),
-    Stop(Patience, Waiter),
-    Reboot(RebootMode, Reply<()>),
-    /// A reboot, or a start where it does not run.
-    Restart(RebootMode, Reply<()>),
-    AtOnce(AtOnce, Reply<()>),
-    /// Its turn after the boot of the host.
-    Boot(Reply<Turn>),
-    Change(Box<Change>, Reply<(VmView, Applied)>),
-    /// Answered with whether anything was changed.
-    Redefine(Box<Redefinition>, Reply<bool>),
-    /// Somebody removed the tap of a NIC.
-    TapGone(NicId),
-}
-
-/// Requests that overtake an operation under way (ruling 8).
-pub(super) enum Forced {
-    Off(Reply<Stopped>),
-    Delete(Reply<()>),
-}
-
 /// One VM, from outside its task.
 #[derive(Clone, Debug)]
 pub struct VmHandle {
@@ -125,9 +102,8 @@ pub struct VmHandle {
     tally: Tally,
     /// Forced requests that had come when this handle was made.
     came: u64,
-    commands: mpsc::Sender<Queued>,
-    /// Has room for all: sending to it is one step, and cannot be given up half-way.
-    forced: mpsc::UnboundedSender<Forced>,
+    /// Has room for all: sending to it is one step, and cannot be given up half-way. Its task never waits.
+    inbox: mpsc::UnboundedSender<Inbox>,
     view: watch::Receiver<VmView>,
     sample: watch::Receiver<Option<Sample>>,
 }
@@ -136,12 +112,11 @@ impl VmHandle {
     pub(super) fn new(
         id: VmId,
         tally: Tally,
-        commands: mpsc::Sender<Queued>,
-        forced: mpsc::UnboundedSender<Forced>,
+        inbox: mpsc::UnboundedSender<Inbox>,
         view: watch::Receiver<VmView>,
         sample: watch::Receiver<Option<Sample>>,
     ) -> Self {
-        Self { id, tally, came: 0, commands, forced, view, sample }
+        Self { id, tally, came: 0, inbox, view, sample }
     }
 
     /// The handle of a request that comes now. Whatever it takes the request until it asks something of the VM, a
@@ -165,7 +140,10 @@ impl VmHandle {
     /// # Errors
     /// [`Error::Conflict`] while it stops or reboots or when the start is overtaken, [`Error::Failed`] with QEMU's words.
     pub async fn start(&self) -> Result<Start> {
-        self.ask(Command::Start).await
+        match self.ask(Request::Start).await? {
+            (Answer::Running, _) => Ok(Start::Already),
+            _ => Ok(Start::Started),
+        }
     }
 
     /// Powers it off.
@@ -174,14 +152,14 @@ impl VmHandle {
     /// [`Error::NoAgent`] where only the agent was to be asked; the VM runs then.
     /// [`Error::Failed`] when the kernel does not let go of the process, or the outcome cannot be stored.
     pub async fn stop(&self, mode: StopMode) -> Result<Stopped> {
-        match mode {
-            StopMode::Graceful(time) => {
-                self.ask(|reply| Command::Stop(Patience { time, agent_only: false }, Waiter::Stop(reply))).await
-            }
-            StopMode::Agent(time) => {
-                self.ask(|reply| Command::Stop(Patience { time, agent_only: true }, Waiter::Stop(reply))).await
-            }
-            StopMode::Force => self.overtake(Forced::Off).await,
+        let request = match mode {
+            StopMode::Graceful(time) => Request::Stop(patience_of(time, false)),
+            StopMode::Agent(time) => Request::Stop(patience_of(time, true)),
+            StopMode::Force => Request::ForceOff,
+        };
+        match self.ask(request).await? {
+            (Answer::Stopped { forced, already }, _) => Ok(Stopped { forced, already }),
+            _ => Ok(Stopped { forced: false, already: false }),
         }
     }
 
@@ -191,7 +169,12 @@ impl VmHandle {
     /// [`Error::Conflict`] when it does not run, [`Error::Unresponsive`]; [`Error::NoAgent`] where only the agent was to
     /// be asked, which does not answer.
     pub async fn reboot(&self, mode: RebootMode) -> Result<()> {
-        self.ask(|reply| Command::Reboot(mode, reply)).await
+        self.ask(match graceful(mode) {
+            Some(patience) => Request::Reboot(patience),
+            None => Request::Reset,
+        })
+        .await
+        .map(drop)
     }
 
     /// Has it reboot, or starts it where it does not run (ruling 27).
@@ -199,7 +182,7 @@ impl VmHandle {
     /// # Errors
     /// As [`Self::reboot`] and [`Self::start`].
     pub async fn restart(&self, mode: RebootMode) -> Result<()> {
-        self.ask(|reply| Command::Restart(mode, reply)).await
+        self.ask(Request::Restart(graceful(mode))).await.map(drop)
     }
 
     /// Halts the guest; it stays so until it is resumed or started, also when the daemon is restarted.
@@ -207,7 +190,7 @@ impl VmHandle {
     /// # Errors
     /// [`Error::Conflict`] when it does not run or is suspended already, [`Error::Unresponsive`].
     pub async fn suspend(&self) -> Result<()> {
-        self.ask(|reply| Command::AtOnce(AtOnce::Suspend, reply)).await
+        self.ask(Request::Suspend).await.map(drop)
     }
 
     /// Lets a suspended guest go on.
@@ -215,14 +198,20 @@ impl VmHandle {
     /// # Errors
     /// [`Error::Conflict`] when it is not suspended, [`Error::Unresponsive`].
     pub async fn resume(&self) -> Result<()> {
-        self.ask(|reply| Command::AtOnce(AtOnce::Resume, reply)).await
+        self.ask(Request::Resume).await.map(drop)
     }
 
     /// Starts it where the boot of the host has left that to be done.
     pub(crate) async fn boot(&self) -> Turn {
-        match self.ask(Command::Boot).await {
-            Err(Error::Busy(_) | Error::Conflict(Conflict::Overtaken)) => Turn::TooEarly,
-            turn => turn.unwrap_or(Turn::Skipped),
+        match self.ask(Request::Boot).await {
+            Ok((Answer::TooEarly, _)) | Err(Error::Busy(_) | Error::Conflict(Conflict::Overtaken)) => Turn::TooEarly,
+            Ok((Answer::Skipped, _)) | Err(_) => Turn::Skipped,
+            Ok(_) => {
+                // The next one's turn is when this one has started, or has not.
+                let mut view = self.view.clone();
+                let _ = view.wait_for(|view| view.gone || view.status != Status::Starting).await;
+                Turn::Taken
+            }
         }
     }
 
@@ -232,7 +221,10 @@ impl VmHandle {
     /// # Errors
     /// [`Error::Invalid`] and [`Error::Failed`] with nothing changed, [`Error::Conflict`] when it is overtaken.
     pub async fn change(&self, change: Change) -> Result<(VmView, Applied)> {
-        self.ask(|reply| Command::Change(Box::new(change), reply)).await
+        match self.ask(Request::Change(Box::new(change))).await? {
+            (Answer::Applied(applied), view) => Ok((view, applied)),
+            (_, view) => Ok((view, Applied::NextStart)),
+        }
     }
 
     /// Replaces what is given of its definition, all or nothing. Returns whether that changed anything.
@@ -240,13 +232,14 @@ impl VmHandle {
     /// # Errors
     /// [`Error::Invalid`]; [`Error::Conflict`] when anything would change and the VM is not off.
     pub async fn redefine(&self, redefinition: Redefinition) -> Result<bool> {
-        self.ask(|reply| Command::Redefine(Box::new(redefinition), reply)).await
+        let (answer, _) = self.ask(Request::Redefine(Box::new(redefinition))).await?;
+        Ok(answer == Answer::Redefined(true))
     }
 
-    /// Tells it that somebody removed the tap of one of its NICs. Waits for room in its queue, not for the VM.
-    pub(crate) async fn tap_gone(&self, nic: NicId) {
+    /// Tells it that somebody removed the tap of one of its NICs.
+    pub(crate) fn tap_gone(&self, nic: NicId) {
         // A task that is gone has no NICs.
-        let _ = self.commands.send(Queued { came: self.came, command: Command::TapGone(nic) }).await;
+        let _ = self.inbox.send(Inbox::TapGone(nic));
     }
 
     /// Cuts it if it runs and removes everything it has; its task ends.
@@ -255,7 +248,7 @@ impl VmHandle {
     /// [`Error::Failed`]; the VM is still there then, and deleting may be tried again. Where only the kernel was in the
     /// way, the VM goes by itself as soon as its process ends.
     pub async fn delete(&self) -> Result<()> {
-        self.overtake(Forced::Delete).await
+        self.ask(Request::Delete).await.map(drop)
     }
 
     /// Powers it off as gracefully as `patience` allows, and removes everything it has then.
@@ -263,37 +256,50 @@ impl VmHandle {
     /// # Errors
     /// As [`Self::stop`] and [`Self::delete`]; [`Error::Conflict`] when it is overtaken, and the VM stays.
     pub async fn delete_gracefully(&self, patience: Duration) -> Result<()> {
-        let patience = Patience { time: patience, agent_only: false };
-        self.ask(|reply| Command::Stop(patience, Waiter::Delete(reply))).await
+        self.ask(Request::StopAndDelete(patience_of(patience, false))).await.map(drop)
     }
 
     /// Returns when what the daemon before left of the VM has been taken over, or removed: at once for one that does
     /// not run.
     pub(crate) async fn recovered(&self) {
         let mut view = self.view.clone();
-        let under_way = [Status::Starting, Status::Unresponsive, Status::Stopping];
-        // An error means that the task is gone, which is settled as well.
-        let _ = view.wait_for(|view| view.gone || !under_way.contains(&view.status)).await;
+        // An error means that the task is gone, and the VM with it.
+        let _ = view.wait_for(|view| view.gone || view.taken_over).await;
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.try_send(Queued { came: self.came, command: command(reply) }).map_err(|e| match e {
-            mpsc::error::TrySendError::Full(_) => Error::Busy(self.id),
-            mpsc::error::TrySendError::Closed(_) => self.ended(),
-        })?;
-        answer.await.unwrap_or_else(|_| Err(self.ended()))
+    /// Returns when there is nothing left of it.
+    pub(crate) async fn gone(&self) {
+        let mut view = self.view.clone();
+        let _ = view.wait_for(|view| view.gone).await;
     }
 
-    async fn overtake<T>(&self, forced: impl FnOnce(Reply<T>) -> Forced) -> Result<T> {
+    async fn ask(&self, request: Request) -> Result<(Answer, VmView)> {
         let (reply, answer) = oneshot::channel();
-        self.tally.add();
-        self.forced.send(forced(reply)).map_err(|_| self.ended())?;
-        answer.await.unwrap_or_else(|_| Err(self.ended()))
+        if request.is_forced() {
+            self.tally.add();
+        }
+        let message = Message { request, came: self.came, reply };
+        self.inbox.send(Inbox::Request(message)).map_err(|_| self.ended())?;
+        match answer.await {
+            Ok((answer, view)) => answer.map(|answer| (answer, view)),
+            Err(_) => Err(self.ended()),
+        }
     }
 
     /// A task ends when its VM is deleted, else with the daemon.
     fn ended(&self) -> Error {
         if self.view.borrow().gone { Error::VmNotFound(self.id) } else { Error::ShuttingDown }
+    }
+}
+
+fn patience_of(time: Duration, agent_only: bool) -> Patience {
+    Patience { time: u64::try_from(time.as_millis()).unwrap_or(u64::MAX), agent_only }
+}
+
+fn graceful(mode: RebootMode) -> Option<Patience> {
+    match mode {
+        RebootMode::Graceful(time) => Some(patience_of(time, false)),
+        RebootMode::Agent(time) => Some(patience_of(time, true)),
+        RebootMode::Force => None,
     }
 }

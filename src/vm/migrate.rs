@@ -3,17 +3,98 @@
 
 use serde_json::{Value, json};
 
+use crate::model::{monotonic_ms, now_ms};
+
+/// Milliseconds; no client was ever given more time for a guest.
+const LONGEST_DEADLINE: u64 = 24 * 3_600_000;
+
 /// # Errors
 /// For a version that never was, or data that is not of its version.
 pub(super) fn record(from: u32, mut data: Value) -> Result<Value, String> {
-    if from != 1 {
+    if !(1..=2).contains(&from) {
         return Err(format!("nothing here knows version {from}"));
     }
-    complete_nics(data.get_mut("spec").ok_or("it has no definition")?)?;
-    if let Some(in_effect) = data.get_mut("run").and_then(|run| run.get_mut("in_effect")) {
-        complete_nics(in_effect)?;
+    if from == 1 {
+        complete_nics(data.get_mut("spec").ok_or("it has no definition")?)?;
+        if let Some(in_effect) = data.get_mut("run").and_then(|run| run.get_mut("in_effect")) {
+            complete_nics(in_effect)?;
+        }
     }
-    Ok(data)
+    set_run_apart(data)
+}
+
+/// 2 to 3: how far a run has come, and what is wanted of it, is a record of its own. Whether a disk is made is no part of
+/// its definition.
+fn set_run_apart(mut data: Value) -> Result<Value, String> {
+    let spec = data.get_mut("spec").ok_or("it has no definition")?;
+    let unmade = take_unmade(spec)?;
+    let spec = spec.take();
+    let mut run = data.get_mut("run").filter(|run| run.is_object()).ok_or("it says nothing of its run")?.take();
+    let intent = run.get_mut("intent").map(Value::take).unwrap_or(Value::Null);
+    let mut goal = json!({ "goal": "rest" });
+    let state = match run["state"].as_str().unwrap_or_default() {
+        "creating" => json!({ "state": "making", "start": false }),
+        "down" => json!({ "state": "down", "last": run["last"] }),
+        "starting" => json!({
+            "state": "starting", "process": run["process"], "new": run.get("new").unwrap_or(&json!(false)),
+            "last": { "how": "clean" }
+        }),
+        // Its process may have been there yet: as one that was being started, with everything to go.
+        "deleting" => {
+            goal = json!({ "goal": "gone" });
+            json!({ "state": "starting", "process": null, "new": false, "last": { "how": "clean" } })
+        }
+        "live" => {
+            goal = goal_of(&intent)?;
+            if let Some(in_effect) = run.get_mut("in_effect") {
+                take_unmade(in_effect)?;
+            }
+            let fields = run.as_object_mut().ok_or("its run is no object")?;
+            fields.remove("intent");
+            fields.insert("state".to_owned(), json!("up"));
+            fields.insert("guest".to_owned(), json!({ "guest": "running" }));
+            run
+        }
+        other => return Err(format!("nobody knows the state {other}")),
+    };
+    let none = json!({ "attempts": 0, "due": null });
+    let upkeep = data.get("upkeep").unwrap_or(&none);
+    Ok(json!({
+        "spec": spec,
+        "run": { "state": state, "goal": goal, "upkeep": upkeep, "held": {}, "unmade": unmade }
+    }))
+}
+
+/// The numbers of disks whose image is not made, which are no longer said of the disks themselves.
+fn take_unmade(spec: &mut Value) -> Result<Vec<u32>, String> {
+    let mut unmade = Vec::new();
+    for disk in spec.get_mut("disks").and_then(Value::as_array_mut).into_iter().flatten() {
+        let disk = disk.as_object_mut().ok_or("a disk is no object")?;
+        if disk.remove("in_making") == Some(Value::Bool(true)) {
+            let name = disk.get("name").and_then(Value::as_str).unwrap_or_default();
+            unmade.push(name.strip_prefix("disk").and_then(|number| number.parse().ok()).unwrap_or(0));
+        }
+    }
+    Ok(unmade)
+}
+
+/// What was to be done with a live VM.
+fn goal_of(intent: &Value) -> Result<Value, String> {
+    let agent_only = intent.get("agent_only").and_then(Value::as_bool).unwrap_or(false);
+    // Records of the first daemons know the wall clock alone.
+    let at = || match (intent["monotonic"].as_u64(), intent["deadline"].as_u64()) {
+        (Some(monotonic), _) => monotonic,
+        (None, deadline) => {
+            monotonic_ms().saturating_add(deadline.unwrap_or(0).saturating_sub(now_ms()).min(LONGEST_DEADLINE))
+        }
+    };
+    Ok(match intent["intent"].as_str().unwrap_or_default() {
+        "run" => json!({ "goal": "rest" }),
+        word @ ("stop" | "reboot") => json!({ "goal": word, "at": at(), "agent_only": agent_only }),
+        "off" if intent["asked"] == json!(true) => json!({ "goal": "off", "cause": "cut" }),
+        "off" => json!({ "goal": "off", "cause": "guest" }),
+        other => return Err(format!("nobody knows the intent {other}")),
+    })
 }
 
 /// 1 to 2: a NIC had no id and one kind of backend. An id that is the VM's with the NIC's own digits at its end is

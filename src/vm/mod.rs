@@ -11,39 +11,26 @@
 //!   Unresponsive ◀── monitor mute ── any live state       └──▶ Rebooting ── reset ──▶ Running
 //! ```
 //!
-//! A process that SIGKILL does not end (the kernel holds it) is `Killed`; its VM is `Stopping` until the pidfd fires.
+//! A process that SIGKILL does not end is the kernel's; its VM is `Stopping` until the pidfd fires.
 //!
-//! `lifecycle` decides what a request means in a state, `launch` starts, `actor` is the task, `overtaken` sees to those
-//! that came too early, `live` and `power` are its work on a running VM, `suspend` what only the Hyper-V dialect asks for,
-//! `heartbeat` sees that its monitor answers, `adopt` takes a VM over from an earlier daemon, `removal` removes what goes with
-//! it, `lookout` sees what a stopped one lacks, `sampler` measures.
+//! `core` decides: values in, values out. `task` tells it what happens and has done what it plans; `perform` does that, and
+//! is all that speaks to the host. `records` is how a VM is stored, `handle` how others speak to its task, `publish` what
+//! they see. `heartbeat` and `sampling` work beside the task.
 
-mod actor;
-mod adopt;
 mod console;
 pub mod core;
-mod effect;
+mod events;
 mod handle;
 mod heartbeat;
-mod intent;
 mod interfaces;
-mod io_error;
-mod launch;
-pub mod lifecycle;
-mod live;
-mod lookout;
 mod migrate;
-mod overtaken;
-#[allow(dead_code, unused_imports, clippy::unused_async)] // until the task performs by it
 mod perform;
-mod power;
 mod publish;
-mod removal;
+pub mod records;
 mod sampler;
+mod sampling;
 mod storage;
-mod suspend;
-mod undo;
-mod upkeep;
+mod task;
 
 use std::{
     path::PathBuf,
@@ -53,42 +40,22 @@ use std::{
     },
 };
 
-use serde_json::Value;
-
-pub use actor::{adopt, create};
 pub(crate) use console::tail as console_tail;
+pub(crate) use handle::Turn;
 pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
 pub(crate) use interfaces::{GuestInterface, ask as guest_interfaces};
-pub use launch::LaunchStep;
+pub use perform::LaunchStep;
 pub(crate) use storage::{Original, check_mounted, is_marked, mark as mark_storage, storage_of};
-pub(crate) use upkeep::Turn;
+pub use task::{adopt, create};
 
 use crate::{
     config::Config,
     host::{cpus::Host, image::QemuImg},
-    model::{Boot, MAX_DEFINITION, VmId, VmRecord},
+    model::VmId,
     net::Network,
     qemu::{Caps, RunPaths},
-    store::{Batch, MAX_RECORD_BYTES, Record, Store, StoreError},
+    store::Store,
 };
-
-impl Record for VmRecord {
-    const KIND: &'static str = "vm";
-    const VERSION: u32 = 2;
-
-    fn migrate(from: u32, data: Value) -> Result<Value, String> {
-        migrate::record(from, data)
-    }
-}
-
-/// Whatever definition is accepted can be started, changed and stopped: it stands twice in the record of a VM that runs,
-/// beside what is known of the run.
-const _: () = assert!(2 * MAX_DEFINITION + 2048 <= MAX_RECORD_BYTES);
-
-impl Record for Boot {
-    const KIND: &'static str = "host";
-    const VERSION: u32 = 1;
-}
 
 /// What every VM's task needs of the daemon.
 pub struct Context {
@@ -101,7 +68,7 @@ pub struct Context {
     /// What the state directory was copied from.
     pub(crate) original: Option<Original>,
     pub closing: Closing,
-    /// For tests: every launch fails after this step.
+    /// For tests: every start fails after this stage.
     pub fail_launch_after: Option<LaunchStep>,
 }
 
@@ -120,11 +87,6 @@ impl Closing {
 }
 
 impl Context {
-    /// The daemon is ending, and its VMs are to end with it.
-    fn ends_vms(&self) -> bool {
-        self.closing.has_begun() && self.config.stop_vms_on_exit
-    }
-
     /// `<state-dir>/run/<short id>`.
     pub fn run_paths(&self, id: &VmId) -> RunPaths {
         RunPaths::new(self.config.state_dir.join("run").join(id.short()))
@@ -133,18 +95,6 @@ impl Context {
     /// `<state-dir>/images/<vm id>`: the disks that qherd made for a VM.
     pub fn image_folder(&self, id: &VmId) -> PathBuf {
         self.config.state_dir.join("images").join(id.to_string())
-    }
-
-    /// Writes what has become of a VM; it is on stable storage when this returns. Also possible while the disk is full.
-    pub(crate) async fn persist(&self, record: &VmRecord) -> Result<(), StoreError> {
-        let batch = Batch::new().put(&record.spec.id.to_string(), record)?;
-        self.store.commit(batch.from_reserve()).await
-    }
-
-    /// As [`Self::persist`], for what a client wants anew, which a full disk refuses.
-    pub(crate) async fn persist_wish(&self, record: &VmRecord) -> Result<(), StoreError> {
-        let batch = Batch::new().put(&record.spec.id.to_string(), record)?;
-        self.store.commit(batch).await
     }
 }
 

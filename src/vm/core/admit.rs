@@ -2,7 +2,7 @@
 
 use super::{
     answer::{Answer, Effects, Ticket, Until, Waiting},
-    change::{define, redefine, take_back, unchanged},
+    change::{define, redefine, renamed, take_back, unchanged},
     due::bring_to_rest,
     facts::{Facts, Guest, Now, Run},
     goal::{Cause, Deadline, Goal},
@@ -48,6 +48,11 @@ pub(super) fn take(facts: &mut Facts, ticket: Ticket, request: Request) {
     let ask = request.ask();
     if let Some(answer) = unchanged(facts, &request) {
         return facts.wait(ticket, Until::Stored(answer));
+    }
+    if let Request::Redefine(redefinition) = &request
+        && renamed(facts, ticket, redefinition)
+    {
+        return;
     }
     match judge(state(facts), ask) {
         Verdict::Do(act) => carry_out(facts, ticket, request, act),
@@ -136,6 +141,7 @@ fn carry_out(facts: &mut Facts, ticket: Ticket, request: Request, act: Act) {
         Act::Resume => set(facts, ticket, Goal::Resume, Until::GoesOn),
         Act::LookForFiles if facts.record.run.upkeep.due == Some(Due::Boot) && !facts.bounds.closing => {
             facts.seen.look_for_files = true;
+            facts.stuck.remove(&Lane::Files);
             facts.wait(ticket, Until::Turn);
         }
         Act::StrikeOut if facts.record.run.upkeep.due == Some(Due::Boot) && !facts.bounds.closing => {

@@ -123,6 +123,16 @@ impl Facts {
         }
     }
 
+    /// Its client does not wait any more. Not of one that something is done for, or taken back, as long as it waits.
+    pub fn forget(&mut self, ticket: Ticket) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|waiting| {
+            waiting.ticket != ticket
+                || !matches!(waiting.until, Until::Off | Until::Up | Until::Stored(_) | Until::TakenBack(_))
+        });
+        self.waiting.len() < before
+    }
+
     /// Takes out the requests whose answer is known, and stored.
     pub fn take_answers(&mut self) -> Vec<(Ticket, Result<Answer>)> {
         let waiting = std::mem::take(&mut self.waiting);
@@ -144,8 +154,9 @@ impl Facts {
                 let applied = if is_through { self.applied(lanes, *pending_at, after) } else { None };
                 applied.map(|applied| Ok(Answer::Applied(applied)))
             }
-            Until::Grown { lanes, .. } => {
-                (is_through && !lanes.iter().any(|lane| self.grows(*lane))).then_some(Ok(Answer::Redefined(true)))
+            Until::Grown { lanes, before, after } => {
+                let changed = !after.is_same_but_for_names(before);
+                (is_through && !lanes.iter().any(|lane| self.grows(*lane))).then_some(Ok(Answer::Redefined(changed)))
             }
             // What they wait for gives them their answer.
             Until::Made

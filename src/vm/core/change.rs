@@ -75,6 +75,20 @@ pub(super) fn define(facts: &mut Facts, ticket: Ticket, change: Change) {
     facts.wait(ticket, Until::Applied { lanes, pending_at, before, after: wanted });
 }
 
+/// Only its client calls something differently: that is taken in any state, and changes nothing.
+pub(super) fn renamed(facts: &mut Facts, ticket: Ticket, redefinition: &Redefinition) -> bool {
+    let before = facts.record.definition.clone();
+    let Ok(wanted) = redefinition.clone().apply(&before, facts.bounds.memory) else { return false };
+    if wanted == *before || !wanted.is_same_but_for_names(&before) {
+        return false;
+    }
+    let wanted = Arc::new(wanted);
+    facts.record.definition = wanted.clone();
+    facts.seen.wish = true;
+    facts.wait(ticket, Until::Grown { lanes: Vec::new(), before, after: wanted });
+    true
+}
+
 pub(super) fn redefine(facts: &mut Facts, ticket: Ticket, redefinition: Redefinition) {
     let before = facts.record.definition.clone();
     // It was applied before, for whether it changes anything.
@@ -98,6 +112,11 @@ fn prepare_lanes(facts: &mut Facts, before: &VmSpec, wanted: &VmSpec, lanes: &[L
     if facts.record.run.is_down() {
         // It was to go, and that failed: whoever changes it wants it.
         facts.set_goal(Goal::Rest);
+        if facts.seen.missing.is_some() {
+            // Perhaps it lacks nothing any more.
+            facts.seen.look_for_files = true;
+            facts.stuck.remove(&Lane::Files);
+        }
     }
     for lane in lanes {
         facts.stuck.remove(lane);

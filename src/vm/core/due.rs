@@ -81,6 +81,7 @@ fn finish_unwinding(facts: &mut Facts) {
         upkeep.due = upkeep.due.map(|due| dated(due, facts.now.wall, facts.now.monotonic));
     }
     facts.record.run.state = Run::Down { last };
+    facts.seen.look_for_files = true;
     is_off(facts, true);
 }
 

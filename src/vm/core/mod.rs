@@ -45,7 +45,7 @@ pub use facts::{Bounds, Ending, Facts, Guest, Now, Record, Run, RunRecord, Up};
 pub use goal::{Cause, Deadline, Goal};
 pub use held::Held;
 pub use plan::{Plan, plan};
-pub use recover::{Found, create, recover};
+pub use recover::{Found, create, recover, unmade};
 pub use request::{Patience, Request};
 pub use seen::{Device, Launch, Monitor, Release, Seen, Sight};
 pub use step::{DiskNo, Lane, Look, Mode, Outcome, Report as StepReport, Setback, Step, Txn};

@@ -1,7 +1,7 @@
 //! Where the facts of a VM begin: a record that a daemon left, met with what is there; or a VM that is to be made. What was
 //! begun is finished or unwound by the same plan as ever.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     absorb::end_run_as,
@@ -79,19 +79,20 @@ pub fn recover(record: Record, found: Found, now: Now, bounds: Bounds) -> Facts 
     facts
 }
 
+/// What is known of a VM that is to be made.
+pub fn unmade(definition: Arc<VmSpec>) -> Record {
+    let unmade = definition.disks.iter().filter_map(|disk| DiskNo::of(&disk.name)).collect();
+    let state = Run::Making { start: false };
+    let run = RunRecord { state, goal: Goal::Rest, upkeep: Upkeep::default(), held: Held::default(), unmade };
+    Record { definition, run }
+}
+
 /// The facts of a VM that is to be made: `ticket` waits for it.
 pub fn create(definition: Arc<VmSpec>, start: bool, ticket: Ticket, now: Now, bounds: Bounds) -> Facts {
-    let unmade: BTreeSet<DiskNo> = definition.disks.iter().filter_map(|disk| DiskNo::of(&disk.name)).collect();
-    let run = |goal| RunRecord {
-        state: Run::Making { start },
-        goal,
-        upkeep: Upkeep::default(),
-        held: Held::default(),
-        unmade: unmade.clone(),
-    };
-    let record = Record { definition: definition.clone(), run: run(Goal::Rest) };
+    let mut record = unmade(definition);
+    record.run.state = Run::Making { start };
     // What is not stored is what would be gone after a crash.
-    let nothing = Record { definition, run: run(Goal::Gone) };
+    let nothing = Record { run: RunRecord { goal: Goal::Gone, ..record.run.clone() }, ..record.clone() };
     let mut facts = facts(record, nothing, now, bounds);
     facts.seen.wish = true;
     facts.wait(ticket, Until::Made);

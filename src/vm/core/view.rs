@@ -38,11 +38,7 @@ pub fn reason(facts: &Facts) -> Option<String> {
             Guest::Paused { reason, .. } => reason.clone(),
             Guest::Running => None,
         },
-        (Status::Crashed, Run::Down { last: Ending::Crashed { reason } }, _) => match &facts.seen.missing {
-            Some(missing) => Some(format!("{reason}; {missing}")),
-            None => Some(reason.clone()),
-        },
-        (Status::Stopped, _, _) => facts.seen.missing.clone(),
+        (Status::Crashed, Run::Down { last: Ending::Crashed { reason } }, _) => Some(reason.clone()),
         _ => None,
     }
 }

@@ -1,12 +1,46 @@
-//! Asks the guest.
+//! Asks the guest to power off or to reboot: through its agent where one answers, else by the ACPI power button. Whether it
+//! heeds is the deadline's matter.
 
-use super::{Done, Hands};
-use crate::vm::core::{Mode, Setback};
+use std::time::Duration;
 
-pub(super) async fn ask(_hands: &Hands, _mode: Mode, _by_agent: bool, _agent_only: bool) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+use super::{Done, Hands, Report};
+use crate::{
+    model::Error,
+    qmp::{Agent, QgaError, ShutdownMode},
+    vm::core::{Mode, Setback},
+};
+
+/// For the agent's connection, its greeting and its command: a live one answers in milliseconds.
+const AGENT: Duration = Duration::from_secs(3);
+
+pub(super) async fn ask(hands: &Hands, mode: Mode, by_agent: bool, agent_only: bool) -> Done {
+    let mode = match mode {
+        Mode::PowerOff => ShutdownMode::Powerdown,
+        Mode::Reboot => ShutdownMode::Reboot,
+    };
+    match by_agent {
+        true => match ask_agent(hands, mode).await {
+            Ok(()) => return Ok(Report::Done),
+            Err(error) if agent_only => {
+                let why = format!("{error}; force=true cuts the power");
+                return Err(Setback::Reported(Error::NoAgent { why }));
+            }
+            Err(error) => {
+                tracing::info!(vm = %hands.id, %error, "the guest agent does not do it; pressing the power button");
+            }
+        },
+        false => {}
+    }
+    press_button(hands).await
 }
 
-pub(super) async fn press_button(_hands: &Hands) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+async fn ask_agent(hands: &Hands, mode: ShutdownMode) -> Result<(), QgaError> {
+    Agent::connect(&hands.paths.agent(), AGENT).await?.shutdown(mode, AGENT).await
+}
+
+/// Whatever was tried before: a guest in its firmware, or one that has just begun to boot, did not notice, and one that is
+/// on its way down does not mind.
+pub(super) async fn press_button(hands: &Hands) -> Done {
+    hands.session()?.execute(qapi::qmp::system_powerdown {}).await?;
+    Ok(Report::Done)
 }

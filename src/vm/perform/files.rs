@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     host::{STORAGE, folder, in_time, remove_image},
-    model::{Disk, Error, MadeFolder},
+    model::{Disk, Error, MadeFolder, VmSpec},
     qemu::RunPaths,
     vm::{
         core::{DiskNo, Setback, StepReport as Report},
@@ -59,8 +59,10 @@ pub(super) async fn erase(hands: &Hands, brief: &Brief, half_made: bool) -> Done
     }
     let spec = brief.definition();
     let held = brief.record.run.held.images.values();
-    let images = own_images(hands, brief, made(brief).chain(held));
+    let mut images = own_images(hands, brief, made(brief).chain(held));
     let (folder, run) = (hands.ctx.image_folder(&hands.id), hands.paths.clone());
+    // An earlier daemon did not note what it held.
+    images.extend((1..=spec.disks_added).map(|number| folder.join(VmSpec::image_name(number))));
     let folders = hands.ctx.config.storage_dirs.clone();
     let removed = in_time(REMOVAL, move || {
         for file in images {

@@ -71,6 +71,16 @@ struct Link {
     /// For a start that is under way.
     taps: HashMap<NicId, Vec<OwnedFd>>,
     io_error: Option<IoError>,
+    memory_changed: bool,
+    /// The definition that is stored, where that is known.
+    defined: Option<Arc<VmSpec>>,
+}
+
+impl IoError {
+    /// Of QEMU's name for a disk's node.
+    pub fn of(node: &str, nospace: bool) -> Self {
+        Self { disk: node.strip_suffix("-node").unwrap_or(node).to_owned(), nospace }
+    }
 }
 
 impl Hands {
@@ -135,6 +145,20 @@ impl Hands {
 
     pub fn set_io_error(&self, error: Option<IoError>) {
         self.link().io_error = error;
+    }
+
+    /// The guest has moved memory: who measures asks anew.
+    pub fn memory_has_changed(&self) {
+        self.link().memory_changed = true;
+    }
+
+    pub fn take_memory_has_changed(&self) -> bool {
+        std::mem::take(&mut self.link().memory_changed)
+    }
+
+    /// Notes which definition is stored, and returns what was noted before.
+    pub fn set_defined(&self, defined: Option<Arc<VmSpec>>) -> Option<Arc<VmSpec>> {
+        std::mem::replace(&mut self.link().defined, defined)
     }
 
     /// The descriptors of a NIC's tap, one a queue, for the start that comes.

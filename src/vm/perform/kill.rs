@@ -1,12 +1,78 @@
-//! Ends processes.
+//! Ends processes. A process that SIGKILL does not end is the kernel's: there is nothing else to be done about it.
 
-use super::{Brief, Done, Hands};
-use crate::vm::core::Setback;
+use std::{sync::Arc, time::Duration};
 
-pub(super) async fn kill(_hands: &Hands) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+use tokio::time::timeout;
+
+use super::{Brief, Done, Hands, Report};
+use crate::{
+    host::process::{self, Process},
+    model::{VmId, VmSpec},
+    vm::{
+        Context,
+        core::{Found, Record, Setback},
+    },
+};
+
+/// SIGKILL takes 2 ms, unless the process hangs in the kernel.
+const KILL: Duration = Duration::from_millis(800);
+
+/// Cuts the power. That the process has ended is seen by the VM's task.
+pub(super) async fn kill(hands: &Hands) -> Done {
+    match hands.process() {
+        Some(process) if !killed(&process).await => Err(Setback::Held),
+        Some(_) | None => Ok(Report::Done),
+    }
 }
 
-pub(super) async fn end_strays(_hands: &Hands, _brief: &Brief) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+async fn killed(process: &Process) -> bool {
+    process.kill();
+    timeout(KILL, process.exited()).await.is_ok()
+}
+
+/// Every QEMU that was started for this VM in this state directory: for a record that does not tell how far a start had
+/// come. One that cannot be proved to be ours is left alone.
+pub(super) async fn end_strays(hands: &Hands, brief: &Brief) -> Done {
+    for stray in hands.ctx.strays(brief.definition()) {
+        tracing::info!(vm = %hands.id, pid = stray.pid(), "ending a QEMU that nobody waits for");
+        if !killed(&stray).await {
+            return Err(Setback::Held);
+        }
+    }
+    Ok(Report::Done)
+}
+
+impl Context {
+    /// What there is of the process that a record tells of. The QEMU of the state directory that this one was copied from
+    /// has the same id, number and command line.
+    pub(in crate::vm) fn find_process(&self, record: &Record) -> (Found, Option<Arc<Process>>) {
+        let Some(up) = record.run.up() else { return (Found::Nothing, None) };
+        if process::boot_id().is_ok_and(|now| now != up.process.boot_id) {
+            return (Found::AnotherBoot, None);
+        }
+        let Some(process) = Process::adopt(&up.process, &record.definition.id.to_string()) else {
+            return (Found::Nothing, None);
+        };
+        // Another user's is not told apart, nor could it be ended.
+        match self.is_here(process.pid(), &record.definition) {
+            Ok(false) => (Found::Elsewhere, None),
+            Ok(true) | Err(_) => (Found::Alive, Some(Arc::new(process))),
+        }
+    }
+
+    /// Whether a process has files of this VM open: its logs or, where somebody has removed those, its disks.
+    fn is_here(&self, pid: i32, spec: &VmSpec) -> std::io::Result<bool> {
+        let disks: Vec<_> = spec.disks.iter().map(|disk| disk.file.clone()).collect();
+        Ok(process::has_open(pid, &self.run_paths(&spec.id).logs())? || process::has_open(pid, &disks)?)
+    }
+
+    fn strays(&self, spec: &VmSpec) -> Vec<Process> {
+        let id: &VmId = &spec.id;
+        let here = |process: &Process| self.is_here(process.pid(), spec).unwrap_or(false);
+        process::find(&["-uuid", &id.to_string()])
+            .into_iter()
+            .filter_map(|pid| process::open(pid).ok())
+            .filter(here)
+            .collect()
+    }
 }

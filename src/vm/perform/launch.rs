@@ -1,20 +1,257 @@
-//! From nothing to a QEMU whose guest may run.
+//! From nothing to a QEMU whose guest may run: files, QEMU stopped before its first instruction, monitor, pinning and
+//! throttles (design.md, decision 11). What a step leaves behind is held by the record; nothing is undone here.
 
-use super::{Brief, Done, Hands};
-use crate::vm::core::Setback;
+use std::{
+    collections::HashMap,
+    fs, io,
+    os::fd::{AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-pub(super) async fn prepare(_hands: &Hands, _brief: &Brief) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+use tokio::task::spawn_blocking;
+
+use super::{Brief, Done, Hands, Report, disks, files, nics, pinning, vcpus};
+use crate::{
+    host::{STORAGE, in_time, memory, process::Process},
+    model::{Error, NicId, VmSpec},
+    qemu::{ChardevFds, CommandLine, RunPaths, devices},
+    qmp::{Events, QmpError, Session, socket},
+    vm::{
+        console,
+        core::{DiskNo, Setback},
+    },
+};
+
+/// From the spawn to the greeting; QEMU needs some 30 ms, a host under load much more.
+const GREETING: Duration = Duration::from_secs(29);
+/// How often the balloon driver sends its statistics, in seconds.
+const BALLOON_POLLING: u64 = 2;
+
+/// The stages of a start in their order, for tests that let one fail after each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LaunchStep {
+    Files,
+    Network,
+    Sockets,
+    Spawn,
+    Record,
+    Monitor,
+    Pin,
+    Throttle,
+    Continue,
 }
 
-pub(super) async fn spawn(_hands: &Hands, _brief: &Brief) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+impl LaunchStep {
+    pub const ALL: [Self; 9] = [
+        Self::Files,
+        Self::Network,
+        Self::Sockets,
+        Self::Spawn,
+        Self::Record,
+        Self::Monitor,
+        Self::Pin,
+        Self::Throttle,
+        Self::Continue,
+    ];
 }
 
-pub(super) async fn greet(_hands: &Hands, _brief: &Brief) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+impl Hands {
+    /// # Errors
+    /// Where a test wants the start to fail after this stage.
+    pub(super) fn reached(&self, stage: LaunchStep) -> Result<(), Setback> {
+        match self.ctx.fail_launch_after {
+            Some(failing) if failing == stage => Err(Setback::Host(format!("made to fail after {stage:?}"))),
+            _ => Ok(()),
+        }
+    }
 }
 
-pub(super) async fn tune(_hands: &Hands, _brief: &Brief) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+/// What the definition names that is no longer there; a change of it mends that.
+fn unstartable(why: String) -> Setback {
+    Setback::Reported(Error::Unstartable { why })
+}
+
+/// The run directory, and a look at what QEMU would say less well, or would wait for without a word.
+pub(super) async fn prepare(hands: &Hands, brief: &Brief) -> Done {
+    let spec = brief.definition();
+    for nic in &spec.nics {
+        nics::check_ports(nic.backend.forwards()).map_err(Setback::Reported)?;
+    }
+    let disks: Vec<_> = spec.disks.iter().filter(|disk| !brief.is_unmade(disk)).collect();
+    for disk in &disks {
+        hands.ctx.owns(disk, spec).map_err(Setback::Reported)?;
+    }
+    let dir = hands.paths.dir().to_owned();
+    let made = dir.clone();
+    let made = in_time(STORAGE, move || fs::create_dir_all(made)).await;
+    made.map_err(|e| Setback::Host(format!("cannot make {}: {e}", dir.display())))?;
+    // Left by a run that nobody could clean up after; QEMU's own end would remove a successor's (facts of 7.2).
+    files::remove_run_files(hands).await?;
+    for disk in disks {
+        there(&disk.file, "the disk", "put it back").await.map_err(Setback::Host)?;
+        if let Some(base) = disk.backing_file() {
+            let what = format!("the base image that the disk {} was cloned from,", disk.name);
+            let remedy = "put it back: the disk holds only what differs from it";
+            there(&base.path, &what, remedy).await.map_err(Setback::Host)?;
+        }
+    }
+    if let Some(iso) = &spec.iso {
+        let remedy = "put it back, or exchange or eject it (PUT /vms/{id}/iso; isoPath in the Hyper-V dialect)";
+        there(iso, "the ISO image in the CD drive,", remedy).await.map_err(unstartable)?;
+    }
+    hands.reached(LaunchStep::Files)?;
+    Ok(Report::Done)
+}
+
+async fn there(path: &Path, what: &str, remedy: &str) -> Result<(), String> {
+    let looked = path.to_owned();
+    match in_time(STORAGE, move || fs::metadata(looked)).await {
+        Ok(_) => Ok(()),
+        Err(e) => Err(format!("{what} {} cannot be used ({e}); {remedy}", path.display())),
+    }
+}
+
+/// QEMU, stopped before its first instruction, with sockets that it inherits in the listening state, so that connecting
+/// cannot race with its start.
+pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
+    hands.reached(LaunchStep::Network)?;
+    let taps = hands.take_taps();
+    let spec = fitted(brief, memory::is_strict());
+    let listen = |path: PathBuf| socket::listen(&path).map_err(|e| Setback::Host(format!("cannot listen on {e}")));
+    let paths = &hands.paths;
+    let sockets = [listen(paths.qmp())?, listen(paths.agent())?, listen(paths.serial())?];
+    hands.reached(LaunchStep::Sockets)?;
+    let [qmp, agent, serial] = sockets.each_ref().map(AsRawFd::as_raw_fd);
+    let fds = ChardevFds { qmp, agent, serial };
+    let raw = |fds: &Vec<OwnedFd>| fds.iter().map(OwnedFd::as_raw_fd).collect();
+    let numbers: HashMap<NicId, Vec<i32>> = taps.iter().map(|(nic, fds)| (*nic, raw(fds))).collect();
+    let inherited: Vec<i32> = [qmp, agent, serial].into_iter().chain(numbers.values().flatten().copied()).collect();
+    let accelerator = hands.ctx.caps.accelerator;
+    let args = CommandLine { spec: &spec, paths, fds, taps: &numbers, accelerator }.render();
+    let log = console::new_qemu_log(paths)
+        .map_err(|e| Setback::Host(format!("cannot write {}: {e}", paths.qemu_log().display())))?;
+    let program = hands.ctx.config.qemu.clone();
+    let spawned = spawn_blocking(move || {
+        let spawned = Process::spawn(&program, &args, &inherited, log);
+        // QEMU has its own copies now: from here on its end is the end of its sockets and taps.
+        drop((sockets, taps));
+        spawned.map_err(|e| format!("cannot run {}: {e}", program.display()))
+    });
+    let spawned = spawned.await.map_err(|e| Setback::Host(e.to_string()))?;
+    let process = Arc::new(spawned.map_err(Setback::Host)?);
+    hands.set_process(Some(process.clone()));
+    hands.reached(LaunchStep::Spawn)?;
+    let hotplug_memory = devices::hotplug_size(&spec);
+    Ok(Report::Spawned { process: process.id().clone(), fitted: spec, hotplug_memory })
+}
+
+/// What can be had of the definition on this host: a bound for growing that nobody asked for is not reserved where memory
+/// is promised only once, and a disk that is being made is none yet.
+fn fitted(brief: &Brief, strict: bool) -> Arc<VmSpec> {
+    let definition = brief.definition();
+    let bound = strict && !definition.max_memory_given;
+    if !bound && brief.record.run.unmade.is_empty() {
+        return definition.clone();
+    }
+    let mut spec = (**definition).clone();
+    if bound {
+        spec.max_memory = spec.memory;
+    }
+    spec.disks.retain(|disk| !brief.is_unmade(disk));
+    Arc::new(spec)
+}
+
+/// Connects to the monitor, or says why QEMU ended before that.
+pub(super) async fn greet(hands: &Hands, brief: &Brief) -> Done {
+    hands.reached(LaunchStep::Record)?;
+    let Some(process) = hands.process() else { return Err(Setback::Host("QEMU has ended".to_owned())) };
+    let opened = open(&process, &hands.paths).await;
+    let (session, events) = opened.map_err(|why| explained(why, brief.definition(), &hands.ctx.caps.version))?;
+    is_itself(&process, &hands.paths)?;
+    hands.reached(LaunchStep::Monitor)?;
+    let threads = vcpus::threads(&session).await?;
+    hands.opened(session, events, threads);
+    Ok(Report::Done)
+}
+
+async fn open(process: &Process, paths: &RunPaths) -> Result<(Session, Events), String> {
+    let connect = async {
+        let stream = socket::connect(&paths.qmp(), GREETING).await?;
+        Session::open(stream, GREETING).await.map_err(io::Error::other)
+    };
+    let why = tokio::select! {
+        opened = connect => match opened {
+            Ok(opened) => return Ok(opened),
+            // The monitor goes first when QEMU ends; the reason is in its own words then.
+            Err(error) => match tokio::time::timeout(Duration::from_secs(1), process.exited()).await {
+                Ok(exit) => exit.to_string(),
+                Err(_) => return Err(format!("QEMU does not answer on its monitor: {error}")),
+            },
+        },
+        exit = process.exited() => exit.to_string(),
+    };
+    Err(format!("{why}: {}", console::last_complaints(paths)))
+}
+
+/// What QEMU complains of, with what to do about it.
+fn explained(why: String, spec: &VmSpec, version: &str) -> Setback {
+    if why.contains("unsupported machine type") {
+        let machine_type = &spec.machine.machine_type;
+        return unstartable(format!(
+            "QEMU {version} does not know its machine type {machine_type}; PUT /vms/{{id}}/machine gives it the latest of its kind"
+        ));
+    }
+    let short = ["Cannot allocate memory", "cannot set up guest memory"].iter().any(|words| why.contains(words));
+    Setback::Host(if short { format!("{why}; {}", memory::advice()) } else { why })
+}
+
+/// QEMU writes its own pid, before it greets. One behind a wrapper that did not `exec` it would outlive its VM: the
+/// daemon holds, and kills, the process that it started.
+fn is_itself(process: &Process, paths: &RunPaths) -> Result<(), Setback> {
+    let file = paths.pid();
+    let text = fs::read_to_string(&file).map_err(|e| Setback::Host(format!("cannot read {}: {e}", file.display())))?;
+    match text.trim() {
+        pid if pid == process.pid().to_string() => Ok(()),
+        pid => Err(Setback::Host(format!(
+            "QEMU runs as process {pid}, but process {} was started: a program that --qemu names in QEMU's place must \
+             end with `exec qemu-system-x86_64 \"$@\"`",
+            process.pid()
+        ))),
+    }
+}
+
+/// Everything that is to be so before the guest runs.
+pub(super) async fn tune(hands: &Hands, brief: &Brief) -> Done {
+    let session = hands.session()?;
+    let mut spec = (**brief.definition()).clone();
+    spec.disks.retain(|disk| !brief.is_unmade(disk));
+    if let Some(process) = hands.process().filter(|_| spec.cpu_pinning.is_some()) {
+        let pinned = spec.cpu_pinning.as_ref();
+        let bound = pinning::bind(process.pid(), &hands.threads(), pinned, spec.vcpus, &hands.ctx.host);
+        bound.map_err(Setback::Host)?;
+    }
+    hands.reached(LaunchStep::Pin)?;
+    disks::resize_at_start(&session, &spec).await?;
+    disks::throttle_at_start(&session, &spec).await?;
+    hands.reached(LaunchStep::Throttle)?;
+    if spec.machine.balloon {
+        poll_balloon(&session).await?;
+    }
+    Ok(Report::Done)
+}
+
+impl Brief {
+    /// A disk that is not there yet.
+    pub(super) fn is_unmade(&self, disk: &crate::model::Disk) -> bool {
+        DiskNo::of(&disk.name).is_some_and(|no| self.record.run.unmade.contains(&no))
+    }
+}
+
+async fn poll_balloon(session: &Session) -> Result<(), QmpError> {
+    let path = format!("/machine/peripheral/{}", devices::BALLOON_ID);
+    let arguments =
+        serde_json::json!({ "path": path, "property": "guest-stats-polling-interval", "value": BALLOON_POLLING });
+    session.execute_raw("qom-set", Some(arguments)).await.map(drop)
 }

@@ -23,6 +23,7 @@ mod store;
 mod vcpus;
 
 pub(super) use hands::{Brief, Hands, IoError};
+pub use launch::LaunchStep;
 
 use super::core::{Outcome, Setback, Step, StepReport as Report};
 use crate::qmp::QmpError;

@@ -1,24 +1,70 @@
-//! The guest's power, by QEMU.
+//! The guest's power, by QEMU: one command each.
 
-use super::{Brief, Done, Hands};
-use crate::vm::core::Setback;
+use std::{path::PathBuf, time::Duration};
 
-pub(super) async fn go_on(_hands: &Hands, _brief: &Brief) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+use tokio::{task::spawn_blocking, time::timeout};
+
+use super::{Brief, Done, Hands, LaunchStep, Report};
+use crate::{
+    host::free_space,
+    vm::core::{Run, Setback},
+};
+
+/// QEMU closes its images and ends; it needs some 10 ms.
+const QUIT: Duration = Duration::from_millis(1_900);
+/// Bytes; with less QEMU would halt the guest again at once.
+const ENOUGH: u64 = 1 << 20;
+
+/// The guest runs from here on, for the first time or again.
+pub(super) async fn go_on(hands: &Hands, brief: &Brief) -> Done {
+    hands.session()?.execute(qapi::qmp::cont {}).await?;
+    if let Run::Starting { .. } = brief.record.run.state {
+        hands.reached(LaunchStep::Continue)?;
+    }
+    Ok(Report::Done)
 }
 
-pub(super) async fn pause(_hands: &Hands) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+/// QEMU keeps that state, so a daemon that comes later finds it paused.
+pub(super) async fn pause(hands: &Hands) -> Done {
+    hands.session()?.execute(qapi::qmp::stop {}).await?;
+    Ok(Report::Done)
 }
 
-pub(super) async fn reset(_hands: &Hands) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+pub(super) async fn reset(hands: &Hands) -> Done {
+    let session = hands.session()?;
+    session.execute(qapi::qmp::system_reset {}).await?;
+    session.execute(qapi::qmp::cont {}).await?;
+    Ok(Report::Done)
 }
 
-pub(super) async fn quit(_hands: &Hands) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+/// Has QEMU close its images and end. Whether it answers or ends without an answer is the same.
+pub(super) async fn quit(hands: &Hands) -> Done {
+    let (session, process) = (hands.session()?, hands.process());
+    let _ = timeout(QUIT, session.execute(qapi::qmp::quit {})).await;
+    if let Some(process) = process {
+        let _ = timeout(QUIT, process.exited()).await;
+    }
+    Ok(Report::Done)
 }
 
-pub(super) async fn go_on_after_error(_hands: &Hands, _brief: &Brief) -> Done {
-    Err(Setback::Host("not wired".to_owned()))
+/// After an I/O error QEMU repeats the request: the guest notices a pause and nothing else. What comes of it is an event.
+pub(super) async fn go_on_after_error(hands: &Hands, brief: &Brief) -> Done {
+    if let Some(error) = hands.io_error().filter(|error| error.nospace) {
+        let spec = brief.definition();
+        let named = spec.disk(&error.disk).map(|disk| vec![disk.file.clone()]);
+        let files = named.unwrap_or_else(|| spec.disks.iter().map(|disk| disk.file.clone()).collect());
+        if !is_room(files).await {
+            return Err(Setback::NotNow("there is no room on the host".to_owned()));
+        }
+    }
+    tracing::info!(vm = %hands.id, "the guest goes on after an I/O error");
+    hands.session()?.execute(qapi::qmp::cont {}).await?;
+    Ok(Report::Done)
+}
+
+/// What cannot be looked at does not keep the guest from a try.
+async fn is_room(files: Vec<PathBuf>) -> bool {
+    // Storage that hangs holds this one thread, and this VM alone.
+    let look = move || files.iter().all(|file| free_space(file).map_or(true, |free| free >= ENOUGH));
+    spawn_blocking(look).await.unwrap_or(true)
 }

@@ -40,6 +40,7 @@ fn found(facts: &mut Facts, missing: Option<String>) {
     let is_there = missing.is_none();
     facts.seen.missing = missing;
     if !waits {
+        look_again(facts);
         return;
     }
     if !facts.record.run.is_down() || facts.record.run.upkeep.due != Some(Due::Boot) {
@@ -47,11 +48,24 @@ fn found(facts: &mut Facts, missing: Option<String>) {
         return facts.answer_instead(turn, &Ok(Answer::Skipped));
     }
     if !is_there {
+        look_again(facts);
         return facts.answer_instead(turn, &Ok(Answer::TooEarly));
     }
     // Its turn is taken, whatever comes of it.
     if admit::launch(facts, true).is_err() {
         facts.answer_instead(turn, &Ok(Answer::Skipped));
+    }
+}
+
+/// Storage that is mounted later is noticed without anybody asking.
+fn look_again(facts: &mut Facts) {
+    match facts.seen.missing.clone() {
+        Some(missing) if facts.record.run.is_down() && facts.goal() != Goal::Gone => {
+            facts.seen.look_for_files = true;
+            again(facts, Lane::Files, missing);
+        }
+        Some(_) => {}
+        None => drop(facts.stuck.remove(&Lane::Files)),
     }
 }
 

@@ -86,6 +86,7 @@ fn is_up(facts: &mut Facts) {
     facts.seen.devices_known = true;
     facts.seen.taps.clear();
     facts.seen.launch = Default::default();
+    facts.seen.missing = None;
     facts.stuck.clear();
     facts.answer_instead(|until| matches!(until, Until::Up | Until::Made), &Ok(Answer::Started));
 }

@@ -1,0 +1,73 @@
+//! Measures a running VM beside its task, and keeps its console within bounds. Nothing waits for it: a monitor that is mute
+//! delays no request.
+
+use std::sync::Arc;
+
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, spawn_blocking},
+};
+
+use super::{
+    console,
+    perform::Hands,
+    sampler::{Circumstances, Sampler},
+};
+use crate::{
+    model::{Nic, Sample, Status, VmView},
+    qmp::Session,
+};
+
+/// Goes on until it is dropped or the session ends.
+pub(super) struct Sampling(JoinHandle<()>);
+
+impl Sampling {
+    pub fn of(
+        hands: Arc<Hands>,
+        session: Session,
+        view: watch::Receiver<VmView>,
+        sample: watch::Sender<Option<Sample>>,
+    ) -> Self {
+        Self(tokio::spawn(measure(hands, session, view, sample)))
+    }
+}
+
+impl Drop for Sampling {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn measure(
+    hands: Arc<Hands>,
+    session: Session,
+    view: watch::Receiver<VmView>,
+    told: watch::Sender<Option<Sample>>,
+) {
+    let Some(process) = hands.process() else { return };
+    let mut sampler = Sampler::new(process.pid(), hands.threads());
+    // The last bounding of the console log; two at once would cut what neither has kept.
+    let mut bounding: Option<JoinHandle<()>> = None;
+    loop {
+        sampler.due().await;
+        // Storage that hangs holds one thread of the daemon for this VM, not one more at every sampling.
+        if bounding.as_ref().is_none_or(JoinHandle::is_finished) {
+            let paths = hands.paths.clone();
+            bounding = Some(spawn_blocking(move || console::bound(&paths)));
+        }
+        if hands.take_memory_has_changed() {
+            sampler.memory_changed();
+        }
+        sampler.set_threads(hands.threads());
+        let balloon = view.borrow().spec.machine.balloon;
+        // A monitor that does not answer closes, which is seen elsewhere.
+        let Ok(readings) = Sampler::ask(&session, sampler.questions(balloon)).await else { return };
+        let seen = view.borrow().clone();
+        let (Some(in_effect), Some(started)) = (seen.in_effect, seen.started) else { continue };
+        let traffic = |nic: &Nic| (nic.clone(), hands.ctx.net.traffic(nic.id));
+        let nics = in_effect.nics.iter().map(traffic).collect();
+        let running = seen.status != Status::Paused;
+        let circumstances = Circumstances { started, running, balloon, nics };
+        told.send_replace(Some(sampler.take(readings, circumstances)));
+    }
+}

@@ -1,0 +1,382 @@
+//! The task of one VM: tells the core what happens, has done what it plans, hands out its answers. It waits for nothing but
+//! the next thing to happen; every exchange with the host is a step, which is a task of its own.
+
+use std::{
+    collections::HashMap,
+    future::pending,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::{AbortHandle, Id, JoinError, JoinSet},
+    time::sleep,
+};
+
+use super::{
+    SharedContext, console,
+    core::{
+        self, Bounds, Effects, Facts, Lane, Now, Outcome, Record, Report, Request, Run, Setback, Sight, Step, Ticket,
+        absorb, admit, plan, recover,
+    },
+    events::sight,
+    handle::{Inbox, Message, Reply, Tally, VmHandle},
+    heartbeat::Heartbeat,
+    perform::{Brief, Hands, perform},
+    publish::view,
+    sampling::Sampling,
+};
+use crate::{
+    host::process::Exit,
+    model::{Error, NicId, Result, Sample, VmSpec, VmView, monotonic_ms, now_ms, uptime_ms},
+    net::PortHealth,
+    qmp::{CloseReason, Event, Events, Session},
+};
+
+/// Beyond a step's own deadline: then it is given up, whatever it waits for.
+const OVERTIME: Duration = Duration::from_secs(2);
+/// A session that lasts so long was a good one.
+const CALM: Duration = Duration::from_secs(60);
+/// From so many requests that wait on, those whose clients have hung up are forgotten.
+const CROWD: usize = 32;
+
+struct Task {
+    ctx: SharedContext,
+    facts: Facts,
+    hands: Arc<Hands>,
+    inbox: mpsc::UnboundedReceiver<Inbox>,
+    sights: mpsc::UnboundedReceiver<Sight>,
+    steps: JoinSet<Outcome>,
+    lanes: HashMap<Id, (Lane, AbortHandle)>,
+    link: Option<Link>,
+    replies: HashMap<Ticket, Reply>,
+    tickets: Ticket,
+    /// Forced requests that were admitted.
+    forced: u64,
+    /// By the host's own clock.
+    wake: Option<core::Ms>,
+    view: watch::Sender<VmView>,
+    sample: watch::Sender<Option<Sample>>,
+}
+
+/// A session, and who works beside the task for as long as it lasts.
+struct Link {
+    session: Session,
+    events: Events,
+    since: Instant,
+    /// Once the guest runs.
+    beside: Option<(Heartbeat, Sampling)>,
+}
+
+enum Happening {
+    Message(Inbox),
+    Exited(Exit),
+    Event(Event),
+    Closed(CloseReason),
+    Sight(Sight),
+    Step(std::result::Result<(Id, Outcome), JoinError>),
+    Time,
+    /// Nobody can reach this task any more: the daemon ends.
+    Orphaned,
+}
+
+/// Starts the task of a VM of an earlier daemon. What its record says is met with what is there.
+pub fn adopt(ctx: SharedContext, record: Record) -> VmHandle {
+    let (found, process) = ctx.find_process(&record);
+    let facts = recover(record, found, now(), bounds(&ctx));
+    let (handle, task) = Task::new(ctx, facts);
+    task.hands.set_process(process);
+    tokio::spawn(task.run());
+    handle
+}
+
+/// Starts the task of a VM that is to be made, and started where `start` says so. The answer comes when it exists; where
+/// it does not come to that, nothing of it is left, and its view says so.
+pub fn create(
+    ctx: SharedContext,
+    definition: Arc<VmSpec>,
+    start: bool,
+) -> (VmHandle, impl Future<Output = Result<VmView>> + Send) {
+    const TICKET: Ticket = 0;
+    let id = definition.id;
+    let facts = core::create(definition, start, TICKET, now(), bounds(&ctx));
+    let (handle, mut task) = Task::new(ctx, facts);
+    let (reply, answer) = oneshot::channel();
+    task.replies.insert(TICKET, reply);
+    tokio::spawn(task.run());
+    let made = async move {
+        let (answer, view) = answer.await.map_err(|_| Error::ShuttingDown)?;
+        tracing::debug!(vm = %id, ?answer, "create");
+        answer.map(|_| view)
+    };
+    (handle, made)
+}
+
+fn now() -> Now {
+    Now { wall: now_ms(), monotonic: monotonic_ms(), uptime: uptime_ms() }
+}
+
+fn bounds(ctx: &SharedContext) -> Bounds {
+    let closing = ctx.closing.has_begun();
+    Bounds { memory: ctx.host.memory, closing, ends_vms: closing && ctx.config.stop_vms_on_exit }
+}
+
+impl Task {
+    fn new(ctx: SharedContext, facts: Facts) -> (VmHandle, Self) {
+        let id = facts.record.definition.id;
+        let (sender, inbox) = mpsc::unbounded_channel();
+        let (sights, seen) = mpsc::unbounded_channel();
+        let hands = Arc::new(Hands::new(ctx.clone(), id, sights));
+        let (view, view_reader) = watch::channel(view(&facts, None));
+        let (sample, sample_reader) = watch::channel(None);
+        let handle = VmHandle::new(id, Tally::default(), sender, view_reader, sample_reader);
+        let task = Self {
+            ctx,
+            facts,
+            hands,
+            inbox,
+            sights: seen,
+            steps: JoinSet::new(),
+            lanes: HashMap::new(),
+            link: None,
+            replies: HashMap::new(),
+            tickets: 0,
+            forced: 0,
+            wake: None,
+            view,
+            sample,
+        };
+        (handle, task)
+    }
+
+    async fn run(mut self) {
+        let first = self.absorb(Report::Sight(Sight::Time));
+        self.follow(first);
+        while !self.facts.gone {
+            let effects = match self.next().await {
+                Happening::Message(message) => self.take(message),
+                Happening::Exited(exit) => self.exited(exit).await,
+                Happening::Event(event) => self.event(event),
+                Happening::Closed(reason) => self.closed(&reason),
+                Happening::Sight(sight) => self.absorb(Report::Sight(sight)),
+                Happening::Step(ended) => self.ended(ended),
+                Happening::Time => self.absorb(Report::Sight(Sight::Time)),
+                Happening::Orphaned => return,
+            };
+            self.follow(effects);
+        }
+        // Those who came too late are told so.
+        self.inbox.close();
+        while let Some(message) = self.inbox.recv().await {
+            let effects = self.take(message);
+            self.hand_out(effects);
+        }
+    }
+
+    /// The next thing to happen. What came first need not be told first, but what a step has seen comes before its end, and
+    /// the end of a process before anything that follows from it.
+    async fn next(&mut self) -> Happening {
+        // A start says itself why its QEMU has ended.
+        let starting = matches!(self.facts.in_flight.get(&Lane::Power), Some(Step::Spawn | Step::Greet));
+        let process = self.hands.process().filter(|_| !starting);
+        let exited = async {
+            match process {
+                Some(process) => process.exited().await,
+                None => pending().await,
+            }
+        };
+        let monitor = async {
+            let Some(link) = &mut self.link else { return pending().await };
+            match link.events.next().await {
+                Some(timed) => Happening::Event(timed.event),
+                None => Happening::Closed(link.session.closed().await),
+            }
+        };
+        let wake = self.wake.map(|at| Duration::from_millis(at.saturating_sub(monotonic_ms())));
+        let time = async {
+            match wake {
+                Some(wait) => sleep(wait).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            exit = exited => Happening::Exited(exit),
+            happening = monitor => happening,
+            Some(sight) = self.sights.recv() => Happening::Sight(sight),
+            Some(ended) = self.steps.join_next_with_id() => Happening::Step(ended),
+            () = time => Happening::Time,
+            message = self.inbox.recv() => message.map_or(Happening::Orphaned, Happening::Message),
+        }
+    }
+
+    fn absorb(&mut self, report: Report) -> Effects {
+        let bounds = bounds(&self.ctx);
+        (self.facts.bounds.closing, self.facts.bounds.ends_vms) = (bounds.closing, bounds.ends_vms);
+        absorb(&mut self.facts, now(), report)
+    }
+
+    fn take(&mut self, message: Inbox) -> Effects {
+        match message {
+            Inbox::Request(Message { request, came, reply }) => self.request(request, came, reply),
+            Inbox::TapGone(nic) => self.tap_gone(nic),
+        }
+    }
+
+    fn request(&mut self, request: Request, came: u64, reply: Reply) -> Effects {
+        let bounds = bounds(&self.ctx);
+        (self.facts.bounds.closing, self.facts.bounds.ends_vms) = (bounds.closing, bounds.ends_vms);
+        if self.replies.len() >= CROWD {
+            let gone: Vec<Ticket> =
+                self.replies.iter().filter(|(_, reply)| reply.is_closed()).map(|(ticket, _)| *ticket).collect();
+            for ticket in gone.into_iter().filter(|ticket| self.facts.forget(*ticket)) {
+                self.replies.remove(&ticket);
+            }
+        }
+        self.tickets += 1;
+        self.replies.insert(self.tickets, reply);
+        let overtaken = came < self.forced && !request.is_forced();
+        self.forced += u64::from(request.is_forced());
+        tracing::debug!(vm = %self.hands.id, ?request, overtaken, "request");
+        admit(&mut self.facts, now(), self.tickets, request, overtaken)
+    }
+
+    fn tap_gone(&mut self, nic: NicId) -> Effects {
+        // The news may be old.
+        if self.ctx.net.port(nic) != PortHealth::Gone {
+            return Effects::default();
+        }
+        self.absorb(Report::Sight(Sight::TapGone(nic)))
+    }
+
+    async fn exited(&mut self, exit: Exit) -> Effects {
+        let how = format!("{exit}: {}", console::last_complaints(&self.hands.paths));
+        self.link = None;
+        self.hands.close();
+        self.hands.set_process(None);
+        self.absorb(Report::Sight(Sight::Exited(how)))
+    }
+
+    fn event(&mut self, event: Event) -> Effects {
+        tracing::debug!(vm = %self.hands.id, ?event, "event");
+        match sight(&self.facts, &self.hands, event) {
+            Some(sight) => self.absorb(Report::Sight(sight)),
+            None => Effects::default(),
+        }
+    }
+
+    fn closed(&mut self, reason: &CloseReason) -> Effects {
+        let brief = self.link.take().is_some_and(|link| link.since.elapsed() < CALM);
+        self.hands.close();
+        let misconduct = reason.is_misconduct();
+        tracing::debug!(vm = %self.hands.id, %reason, "the monitor's session has ended");
+        self.absorb(Report::Sight(Sight::Closed { reason: reason.to_string(), misconduct, brief }))
+    }
+
+    /// A step has reported, or was cut short.
+    fn ended(&mut self, ended: std::result::Result<(Id, Outcome), JoinError>) -> Effects {
+        let (id, outcome) = match ended {
+            Ok(ended) => ended,
+            Err(error) if error.is_cancelled() => (error.id(), Outcome::Cut),
+            Err(error) => {
+                tracing::error!(vm = %self.hands.id, %error, "a step has panicked");
+                (error.id(), Outcome::Failed(Setback::Host("a defect of qherd's own; its log says more".to_owned())))
+            }
+        };
+        let Some((lane, _)) = self.lanes.remove(&id) else { return Effects::default() };
+        if let Outcome::Failed(setback) = &outcome {
+            tracing::info!(vm = %self.hands.id, ?lane, ?setback, "a step was not made");
+        }
+        self.absorb(Report::Outcome(lane, outcome))
+    }
+
+    /// Everything that follows from what has happened.
+    fn follow(&mut self, effects: Effects) {
+        self.look_after_link();
+        self.hand_out(effects);
+        let plan = plan(&self.facts);
+        self.facts.begin(&plan);
+        for (lane, handle) in self.lanes.values() {
+            if plan.cut.contains(lane) {
+                handle.abort();
+            }
+        }
+        for step in plan.start {
+            self.start(step);
+        }
+        self.wake = plan.wake;
+    }
+
+    /// Whoever reads after an answer finds what it says.
+    fn hand_out(&mut self, effects: Effects) {
+        let view = view(&self.facts, self.hands.process().map(|process| process.pid()));
+        self.view.send_replace(view.clone());
+        for (ticket, answer) in effects.answers {
+            if let Some(reply) = self.replies.remove(&ticket) {
+                // Who does not wait any more is not told.
+                let _ = reply.send((answer, view.clone()));
+            }
+        }
+    }
+
+    fn start(&mut self, step: Step) {
+        let (lane, deadline) = (step.lane(), step.deadline());
+        let brief = Brief {
+            record: self.facts.record.clone(),
+            agent: self.facts.seen.agent,
+            vcpu_room: self.facts.seen.vcpu_room,
+        };
+        let hands = self.hands.clone();
+        tracing::debug!(vm = %hands.id, ?lane, "a step begins");
+        let handle = self.steps.spawn(async move {
+            let late = late(&step);
+            let work = perform(&hands, brief, step);
+            match deadline {
+                None => work.await,
+                Some(deadline) => {
+                    let patience = Duration::from_millis(deadline) + OVERTIME;
+                    tokio::time::timeout(patience, work).await.unwrap_or(Outcome::Failed(late))
+                }
+            }
+        });
+        self.lanes.insert(handle.id(), (lane, handle));
+    }
+
+    /// Takes up a new session, and lets go of one that the core has given up: QEMU serves one at a time.
+    fn look_after_link(&mut self) {
+        if !self.facts.is_open() {
+            if self.link.take().is_some() {
+                self.hands.close();
+            }
+            // The end of the last descriptor is the end of a tap.
+            if !matches!(self.facts.record.run.state, Run::Starting { .. }) {
+                drop(self.hands.take_taps());
+            }
+            if self.sample.borrow().is_some() {
+                self.sample.send_replace(None);
+            }
+            return;
+        }
+        if let Some((session, events)) = self.hands.take_events() {
+            self.link = Some(Link { session, events, since: Instant::now(), beside: None });
+        }
+        if let Some(link) = self.link.as_mut().filter(|link| link.beside.is_none() && self.facts.up().is_some())
+            && let Some(process) = self.hands.process()
+        {
+            let heartbeat = Heartbeat::of(link.session.clone(), process.pid());
+            let (view, sample) = (self.view.subscribe(), self.sample.clone());
+            link.beside = Some((heartbeat, Sampling::of(self.hands.clone(), link.session.clone(), view, sample)));
+        }
+    }
+}
+
+/// What a step that does not come to its end counts as.
+fn late(step: &Step) -> Setback {
+    let why = "it did not come to its end in time".to_owned();
+    match step {
+        Step::Kill | Step::EndStrays => Setback::Held,
+        Step::Commit(_) => Setback::StoreSilent("the store does not answer".to_owned()),
+        _ => Setback::Host(why),
+    }
+}
