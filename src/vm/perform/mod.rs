@@ -100,3 +100,6 @@ pub(super) async fn perform(hands: &Hands, brief: Brief, step: Step) -> Outcome 
         Err(setback) => Outcome::Failed(setback),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use super::{Brief, Done, Hands, vcpus};
 use crate::{
     host::cpus::{self, Host},
-    model::{CpuPinning, VmSpec},
+    model::CpuPinning,
     vm::core::{Setback, StepReport as Report},
 };
 
@@ -14,18 +14,25 @@ pub(super) async fn pin(hands: &Hands, brief: &Brief, pinning: Option<CpuPinning
     // A session that answers is one of a live process, which is held: its number cannot mean another.
     let process = hands.process().ok_or_else(|| Setback::NotNow("QEMU has ended".to_owned()))?;
     hands.set_threads(threads.clone());
-    let spec = VmSpec { cpu_pinning: pinning, ..(**brief.definition()).clone() };
-    bind(process.pid(), &threads, &spec, &hands.ctx.host).map_err(Setback::Refused)?;
+    let vcpus = brief.definition().vcpus;
+    bind(process.pid(), &threads, pinning.as_ref(), vcpus, &hands.ctx.host).map_err(Setback::Refused)?;
     Ok(Report::Done)
 }
 
-/// Binds the threads of one QEMU. What the pinning does not name may run wherever qherd may.
+/// Binds the threads of one QEMU, of a VM that is defined with so many vCPUs. What the pinning does not name may run
+/// wherever qherd may.
 ///
 /// # Errors
 /// In words; a thread that has just ended is none.
-pub(super) fn bind(process: i32, threads: &[i32], spec: &VmSpec, host: &Host) -> Result<(), String> {
+pub(in crate::vm) fn bind(
+    process: i32,
+    threads: &[i32],
+    pinning: Option<&CpuPinning>,
+    vcpus: u32,
+    host: &Host,
+) -> Result<(), String> {
     let anywhere = CpuPinning::default();
-    let pinning = spec.cpu_pinning.as_ref().unwrap_or(&anywhere);
+    let pinning = pinning.unwrap_or(&anywhere);
     let bind = |thread: i32, cores: &[u32], what: &dyn std::fmt::Display| {
         let cores = if cores.is_empty() { &host.allowed } else { cores };
         match cpus::pin(thread, cores) {
@@ -35,7 +42,7 @@ pub(super) fn bind(process: i32, threads: &[i32], spec: &VmSpec, host: &Host) ->
         }
     };
     for (index, &thread) in threads.iter().enumerate() {
-        bind(thread, pinning.cores_for(index, spec.vcpus), &format_args!("vCPU {index}"))?;
+        bind(thread, pinning.cores_for(index, vcpus), &format_args!("vCPU {index}"))?;
     }
     for thread in cpus::threads(process).into_iter().filter(|thread| !threads.contains(thread)) {
         bind(thread, &pinning.emulator, &"QEMU's other threads")?;
