@@ -368,7 +368,9 @@ async fn sizes_come_as_far_as_the_guest_follows() {
     vm.twice(Step::SetMemory(64), Report::Done).await;
     // The firmware has no driver for it.
     assert!(matches!(vm.refuses(Step::SetMemory(96)).await, Setback::NotNow(_)));
-    assert!(matches!(vm.refuses(Step::SetMemory(200)).await, Setback::NotNow(why) if why.contains("only come with a start")));
+    assert!(
+        matches!(vm.refuses(Step::SetMemory(200)).await, Setback::NotNow(why) if why.contains("only come with a start"))
+    );
     // It was started without a drive.
     assert!(matches!(vm.refuses(Step::ExchangeMedium(None)).await, Setback::NotNow(_)));
 }
