@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 
 use super::{Brief, Done, Hands, Report, disks, files, nics, pinning, vcpus};
 use crate::{
-    host::{STORAGE, in_time, memory, process::Process},
+    host::{STORAGE, in_time, memory, on_storage, process::Process},
     model::{Error, NicId, VmSpec},
     qemu::{ChardevFds, CommandLine, RunPaths, devices},
     qmp::{Events, QmpError, Session, socket},
@@ -107,7 +107,7 @@ pub(super) async fn prepare(hands: &Hands, brief: &Brief) -> Done {
 
 async fn there(path: &Path, what: &str, remedy: &str) -> Result<(), String> {
     let looked = path.to_owned();
-    match in_time(STORAGE, move || fs::metadata(looked)).await {
+    match on_storage(path, STORAGE, move || fs::metadata(looked)).await {
         Ok(_) => Ok(()),
         Err(e) => Err(format!("{what} {} cannot be used ({e}); {remedy}", path.display())),
     }

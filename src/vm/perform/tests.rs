@@ -222,7 +222,10 @@ async fn images_are_made_grown_and_removed() {
     // What somebody has put beside it stays, also with a VM that was never whole.
     let foreign = vm.disk(3, Some(3));
     std::fs::write(&foreign.file, "precious").unwrap();
-    vm.define(|spec| spec.disks.push(foreign.clone()));
+    vm.define(|spec| {
+        spec.disks.push(foreign.clone());
+        spec.disks_added = 3;
+    });
     vm.record.run.unmade.insert(DiskNo(3));
     assert!(matches!(vm.refuses(Step::CheckImage(DiskNo(3))).await, Setback::Foreign(_)));
     vm.twice(Step::Erase { half_made: true }, Report::Done).await;
@@ -314,7 +317,7 @@ async fn a_nic_comes_once_and_its_port_is_looked_at() {
     let nic: Nic = serde_json::from_value(json!({
         "id": uuid::Uuid::new_v4(), "name": "net0", "label": "a", "mac": "52:54:00:12:34:56", "slot": 2, "queues": 1,
         "backend": { "user": { "forwards": [{
-            "id": uuid::Uuid::new_v4(), "protocol": "tcp", "host_address": "127.0.0.1", "host_port": port, "guest_port": 22
+            "protocol": "tcp", "host_address": "127.0.0.1", "host_port": port, "guest_port": 22
         }] } }
     }))
     .unwrap();
@@ -368,7 +371,9 @@ async fn sizes_come_as_far_as_the_guest_follows() {
     vm.twice(Step::SetMemory(64), Report::Done).await;
     // The firmware has no driver for it.
     assert!(matches!(vm.refuses(Step::SetMemory(96)).await, Setback::NotNow(_)));
-    assert!(matches!(vm.refuses(Step::SetMemory(200)).await, Setback::NotNow(why) if why.contains("only come with a start")));
+    assert!(
+        matches!(vm.refuses(Step::SetMemory(200)).await, Setback::NotNow(why) if why.contains("only come with a start"))
+    );
     // It was started without a drive.
     assert!(matches!(vm.refuses(Step::ExchangeMedium(None)).await, Setback::NotNow(_)));
 }
