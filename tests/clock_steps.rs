@@ -13,8 +13,9 @@ use nix::{
     unistd::Pid,
 };
 use qherd::{
-    model::{Due, Ending, Moment, Run, Upkeep, VmRecord},
+    model::{Due, Ending, Moment, Upkeep},
     store::{Batch, Store},
+    vm::{core::Run, records},
 };
 use serde_json::{Value, json};
 use stand_in::StandIn;
@@ -150,11 +151,11 @@ async fn restarts_uptimes_and_keys_do_not_follow_a_clock_that_is_set() {
 async fn owe_a_restart(daemon: &Daemon, id: &str) {
     let dir = daemon.state().join("db");
     let store = tokio::task::spawn_blocking(move || Store::open(&dir).unwrap()).await.unwrap();
-    let mut record = store.get::<VmRecord>(id).unwrap().unwrap();
+    let mut record = records::get(&store, id).unwrap().unwrap();
     let Moment { at, monotonic } = Moment::after(Duration::from_secs(60));
-    record.run = Run::Down { last: Ending::Crashed { reason: "a test".into() } };
-    record.upkeep = Upkeep { attempts: 7, due: Some(Due::Restart { at, monotonic }) };
-    store.commit(Batch::new().put(id, &record).unwrap()).await.unwrap();
+    record.run.state = Run::Down { last: Ending::Crashed { reason: "a test".into() } };
+    record.run.upkeep = Upkeep { attempts: 7, due: Some(Due::Restart { at, monotonic }) };
+    store.commit(records::put(Batch::new(), &record, true).unwrap()).await.unwrap();
     tokio::task::spawn_blocking(move || drop(store)).await.unwrap();
 }
 

@@ -8,13 +8,16 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::Arc,
 };
 
 use db::{OTHERS, beside, db, done, exports, import, records, refused, stopped_with_vms, text};
 use qherd::{
-    model::{Run, VmRecord},
+    model::Ending,
     store::{Batch, Store},
+    vm::{
+        core::{DiskNo, Run, RunRecord},
+        records,
+    },
 };
 use serde_json::json;
 
@@ -160,14 +163,15 @@ async fn what_was_being_made_when_an_export_was_written_is_kept_by_an_import() {
     let state = daemon.state();
     {
         let store = Store::open(&state.join("db")).unwrap();
-        let change = async |id: &str, change: &dyn Fn(&mut VmRecord)| {
-            let mut record = store.get::<VmRecord>(id).unwrap().unwrap();
-            change(&mut record);
-            store.commit(Batch::new().put(id, &record).unwrap()).await.unwrap();
+        let change = async |id: &str, change: &dyn Fn(&mut RunRecord)| {
+            let mut record = records::get(&store, id).unwrap().unwrap();
+            change(&mut record.run);
+            store.commit(records::put(Batch::new(), &record, true).unwrap()).await.unwrap();
         };
-        change(created, &|record| record.run = Run::Creating).await;
-        change(started, &|record| record.run = Run::Starting { process: None, new: true }).await;
-        change(grown, &|record| Arc::make_mut(&mut record.spec).disks[1].in_making = true).await;
+        change(created, &|run| run.state = Run::Making { start: false }).await;
+        let last = Ending::Clean;
+        change(started, &|run| run.state = Run::Starting { process: None, new: true, last: last.clone() }).await;
+        change(grown, &|run| run.unmade.extend([DiskNo(1)])).await;
     }
     let then = records(&state);
     done(&mut import(&state, &then, &["--replace"]));

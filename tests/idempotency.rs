@@ -6,8 +6,9 @@ mod support;
 use std::{collections::BTreeSet, time::Duration};
 
 use qherd::{
-    model::VmRecord,
+    model::VmId,
     store::{Batch, Record, Store},
+    vm::records,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -288,7 +289,7 @@ async fn a_create_does_not_touch_disks_of_which_no_record_tells() {
     let dir = daemon.state().join("db");
     let store = tokio::task::spawn_blocking(move || Store::open(&dir).unwrap()).await.unwrap();
     for id in [&plain_id, &hyperv_id] {
-        store.commit(Batch::new().remove::<VmRecord>(id)).await.unwrap();
+        store.commit(records::remove(Batch::new(), &VmId::parse(id).unwrap())).await.unwrap();
     }
     tokio::task::spawn_blocking(move || drop(store)).await.unwrap();
     let folder = daemon.state().join("images").join(&plain_id);

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use qherd::{
     config::{Accel, Config, Settings},
-    model::{CreateVm, Ending, Error, Operation, Run, Status, VmId, VmRecord},
+    model::{CreateVm, Ending, Error, Operation, Status, VmId},
     service::{Filter, Service},
     store::Store,
-    vm::{LaunchStep, StopMode},
+    vm::{LaunchStep, StopMode, core::Run, records},
 };
 use support::qemus_below;
 
@@ -37,7 +37,6 @@ failing_after! {
     after_pinning_a_failed_start_leaves_nothing: Pin,
     after_throttling_a_failed_start_leaves_nothing: Throttle,
     after_the_guest_runs_a_failed_start_leaves_nothing: Continue,
-    after_the_last_record_a_failed_start_leaves_nothing: Acknowledge,
 }
 
 fn a_launch_that_fails_after(step: LaunchStep) {
@@ -134,7 +133,7 @@ impl Place {
 
     fn records(&self) -> Vec<(String, Run)> {
         let store = Store::open(&self.state().join("db")).unwrap();
-        store.scan::<VmRecord>().unwrap().into_iter().map(|(key, record)| (key, record.unwrap().run)).collect()
+        records::scan(&store).unwrap().into_iter().map(|(key, record)| (key, record.unwrap().run.state)).collect()
     }
 }
 

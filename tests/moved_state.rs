@@ -14,8 +14,9 @@ use std::{
 };
 
 use qherd::{
-    model::{Run, VmId, VmRecord},
+    model::VmId,
     store::{Batch, Store},
+    vm::{core::DiskNo, records},
 };
 use serde_json::{Value, json};
 use support::{
@@ -87,17 +88,19 @@ fn lives(pid: i32) -> bool {
 /// What a daemon leaves that is killed while it makes a VM: a record that says so, and its images.
 async fn half_made(state: &Path, like: &str) -> String {
     let store = Store::open(&state.join("db")).unwrap();
-    let mut record = store.get::<VmRecord>(like).unwrap().unwrap();
+    let mut definition = records::get(&store, like).unwrap().unwrap().definition;
     let id = VmId::random();
-    let spec = Arc::make_mut(&mut record.spec);
+    let spec = Arc::make_mut(&mut definition);
     spec.id = id;
     let folder = state.join("images").join(id.to_string());
     copy(&state.join("images").join(like), &folder);
     for disk in &mut spec.disks {
         disk.file = folder.join(disk.file.file_name().unwrap());
     }
-    record.run = Run::Creating;
-    store.commit(Batch::new().put(&id.to_string(), &record).unwrap()).await.unwrap();
+    let mut record = qherd::vm::core::unmade(definition);
+    record.run.held.images =
+        record.definition.disks.iter().map(|disk| (DiskNo::of(&disk.name).unwrap(), disk.clone())).collect();
+    store.commit(records::put(Batch::new(), &record, true).unwrap()).await.unwrap();
     id.to_string()
 }
 

@@ -10,8 +10,12 @@ use nix::{
     unistd::Pid,
 };
 use qherd::{
-    model::{Disk, Due, Ending, Intent, LiveRun, ProcessId, Run, VmRecord, now_ms},
+    model::{Disk, Due, Ending, ProcessId, monotonic_ms, now_ms},
     store::{Batch, Store},
+    vm::{
+        core::{Cause, Deadline, DiskNo, Goal, Guest, Record, Run, Up},
+        records,
+    },
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -20,17 +24,30 @@ use support::{Daemon, outside};
 /// The state's name, as the record spells it. Without a `_`, so that a new state has to come here.
 fn name(run: &Run) -> Vec<&'static str> {
     match run {
-        Run::Creating => vec!["creating"],
+        Run::Making { start: true | false } => vec!["making"],
         Run::Down { last: Ending::Clean } => vec!["down", "clean"],
         Run::Down { last: Ending::Crashed { .. } } => vec!["down", "crashed"],
-        Run::Starting { process: None | Some(_), new: true | false } => vec!["starting"],
-        Run::Live(run) => match run.intent {
-            Intent::Run => vec!["live", "run"],
-            Intent::Stop { .. } => vec!["live", "stop"],
-            Intent::Reboot { .. } => vec!["live", "reboot"],
-            Intent::Off { by_client: true | false } => vec!["live", "off"],
+        Run::Starting { process: None | Some(_), new: true | false, last: _ } => vec!["starting"],
+        Run::Up(up) => match up.guest {
+            Guest::Running => vec!["up", "running"],
+            Guest::Paused { .. } => vec!["up", "paused"],
         },
-        Run::Deleting => vec!["deleting"],
+    }
+}
+
+/// As `name`, of what is wanted of it.
+fn goal_name(goal: Goal) -> Vec<&'static str> {
+    match goal {
+        Goal::Rest => vec!["rest"],
+        Goal::Stop(_) => vec!["stop"],
+        Goal::Reboot(_) => vec!["reboot"],
+        Goal::Pause => vec!["pause"],
+        Goal::Resume => vec!["resume"],
+        Goal::Reset => vec!["reset"],
+        Goal::Off { cause: Cause::Cut } => vec!["off", "cut"],
+        Goal::Off { cause: Cause::Guest } => vec!["off", "guest"],
+        Goal::Off { cause: Cause::Panic } => vec!["off", "panic"],
+        Goal::Gone => vec!["gone"],
     }
 }
 
@@ -43,33 +60,47 @@ fn owed_name(due: Due) -> &'static str {
 }
 
 /// What is stored of a VM that runs, changed.
-type State = fn(&Vm) -> Run;
+type State = fn(&Vm) -> (Run, Goal);
+
+const CLEAN: Ending = Ending::Clean;
+
+fn tired() -> Ending {
+    Ending::Crashed { reason: "it was tired".into() }
+}
+
+/// Milliseconds from now, or before.
+fn due_in(time: i64, agent_only: bool) -> Deadline {
+    Deadline { at: monotonic_ms().saturating_add_signed(time), agent_only }
+}
 
 /// How a record may say that a VM is, by a name.
 const SITUATIONS: &[(&str, State)] = &[
-    ("half made", |_| Run::Creating),
-    ("stopped", |_| Run::Down { last: Ending::Clean }),
-    ("crashed", |_| Run::Down { last: Ending::Crashed { reason: "it was tired".into() } }),
-    ("to be restarted", |_| Run::Down { last: Ending::Crashed { reason: "it was tired".into() } }),
-    ("to be started after the boot", |_| Run::Down { last: Ending::Clean }),
-    ("about to be spawned", |_| Run::Starting { process: None, new: false }),
-    ("spawned", |vm| Run::Starting { process: Some(vm.process.clone()), new: false }),
-    ("created and about to be spawned", |_| Run::Starting { process: None, new: true }),
-    ("created and spawned", |vm| Run::Starting { process: Some(vm.process.clone()), new: true }),
-    ("running", |vm| vm.live(Intent::Run)),
-    ("asked to stop", |vm| vm.live(Intent::Stop { deadline: now_ms() + 1500, monotonic: None, agent_only: false })),
-    ("to be cut", |vm| vm.live(Intent::Stop { deadline: now_ms() - 1, monotonic: None, agent_only: false })),
-    ("being cut", |vm| vm.live(Intent::Off { by_client: true })),
-    ("powered off", |vm| vm.live(Intent::Off { by_client: false })),
-    ("asked to reboot", |vm| vm.live(Intent::Reboot { deadline: now_ms() + 1500, monotonic: None, agent_only: false })),
-    ("to be reset", |vm| vm.live(Intent::Reboot { deadline: now_ms() - 1, monotonic: None, agent_only: false })),
-    ("asked to stop by its agent alone", |vm| {
-        vm.live(Intent::Stop { deadline: now_ms() - 1, monotonic: None, agent_only: true })
-    }),
-    ("asked to reboot by its agent alone", |vm| {
-        vm.live(Intent::Reboot { deadline: now_ms() - 1, monotonic: None, agent_only: true })
-    }),
-    ("being deleted", |_| Run::Deleting),
+    ("half made", |_| (Run::Making { start: false }, Goal::Rest)),
+    ("half made and to be started", |_| (Run::Making { start: true }, Goal::Gone)),
+    ("stopped", |_| (Run::Down { last: CLEAN }, Goal::Rest)),
+    ("crashed", |_| (Run::Down { last: tired() }, Goal::Rest)),
+    ("to be restarted", |_| (Run::Down { last: tired() }, Goal::Rest)),
+    ("to be started after the boot", |_| (Run::Down { last: CLEAN }, Goal::Rest)),
+    ("about to be spawned", |_| (Run::Starting { process: None, new: false, last: CLEAN }, Goal::Rest)),
+    ("spawned", |vm| (vm.starting(false), Goal::Rest)),
+    ("created and about to be spawned", |_| (Run::Starting { process: None, new: true, last: CLEAN }, Goal::Rest)),
+    ("created and spawned", |vm| (vm.starting(true), Goal::Rest)),
+    ("running", |vm| (vm.up(Guest::Running), Goal::Rest)),
+    ("paused, says its record alone", |vm| (vm.up(Guest::Paused { reason: None, critical: false }), Goal::Rest)),
+    ("asked to stop", |vm| (vm.up(Guest::Running), Goal::Stop(due_in(1500, false)))),
+    ("to be cut", |vm| (vm.up(Guest::Running), Goal::Stop(due_in(-1, false)))),
+    ("being cut", |vm| (vm.up(Guest::Running), Goal::Off { cause: Cause::Cut })),
+    ("powered off", |vm| (vm.up(Guest::Running), Goal::Off { cause: Cause::Guest })),
+    ("panicked", |vm| (vm.up(Guest::Running), Goal::Off { cause: Cause::Panic })),
+    ("asked to reboot", |vm| (vm.up(Guest::Running), Goal::Reboot(due_in(1500, false)))),
+    ("to be reset", |vm| (vm.up(Guest::Running), Goal::Reboot(due_in(-1, false)))),
+    ("to be reset at once", |vm| (vm.up(Guest::Running), Goal::Reset)),
+    ("to halt", |vm| (vm.up(Guest::Running), Goal::Pause)),
+    ("to go on", |vm| (vm.up(Guest::Paused { reason: None, critical: false }), Goal::Resume)),
+    ("asked to stop by its agent alone", |vm| (vm.up(Guest::Running), Goal::Stop(due_in(-1, true)))),
+    ("asked to reboot by its agent alone", |vm| (vm.up(Guest::Running), Goal::Reboot(due_in(-1, true)))),
+    ("being deleted", |_| (Run::Down { last: CLEAN }, Goal::Gone)),
+    ("cut to be deleted", |vm| (vm.up(Guest::Running), Goal::Gone)),
 ];
 
 /// The start that it is owed.
@@ -96,22 +127,40 @@ enum Process {
 fn expected(situation: &str, process: Process) -> (&'static str, &'static str) {
     use Process::*;
     match (situation, process) {
-        ("half made" | "created and about to be spawned" | "created and spawned" | "being deleted", _) => ("gone", ""),
+        (
+            "half made"
+            | "half made and to be started"
+            | "created and about to be spawned"
+            | "created and spawned"
+            | "being deleted"
+            | "cut to be deleted",
+            _,
+        ) => ("gone", ""),
         ("to be restarted" | "to be started after the boot", _) => ("running", ""),
         ("stopped", _) => ("stopped", ""),
         ("crashed", _) => ("crashed", "it was tired"),
         ("about to be spawned" | "spawned", _) => ("stopped", ""),
         ("asked to stop" | "to be cut" | "being cut" | "powered off", _) => ("stopped", ""),
+        ("panicked", _) => ("crashed", "the guest panicked"),
+        ("to halt", Alive) => ("paused", ""),
         // A guest that its agent did not stop in time is left running.
         ("asked to stop by its agent alone", Alive) => ("running", ""),
         ("asked to stop by its agent alone", _) => ("stopped", ""),
-        ("running" | "asked to reboot" | "to be reset" | "asked to reboot by its agent alone", process) => {
-            match process {
-                Alive => ("running", ""),
-                Gone | Another => ("crashed", "ended while qherd was not"),
-                OfAnotherBoot => ("crashed", "the host was restarted"),
-            }
-        }
+        (
+            "running"
+            | "paused, says its record alone"
+            | "asked to reboot"
+            | "to be reset"
+            | "to be reset at once"
+            | "to halt"
+            | "to go on"
+            | "asked to reboot by its agent alone",
+            process,
+        ) => match process {
+            Alive => ("running", ""),
+            Gone | Another => ("crashed", "ended while qherd was not"),
+            OfAnotherBoot => ("crashed", "the host was restarted"),
+        },
         (other, _) => panic!("what is to become of a VM that is {other}?"),
     }
 }
@@ -159,7 +208,7 @@ async fn every_state_with(process: Process) {
     for ((situation, run), id) in SITUATIONS.iter().zip(ids) {
         let mut vm = Vm::load(&store, id);
         // What has no process by its record may still have one, from a crash before it was recorded.
-        let down = matches!(run(&vm), Run::Down { .. });
+        let down = matches!(run(&vm).0, Run::Down { .. });
         if process != Process::Alive || down {
             vm.kill_process();
         }
@@ -178,16 +227,20 @@ async fn every_state_with(process: Process) {
         if process == Process::Gone {
             leave_files(&vm, situation);
         }
-        vm.record.run = run(&vm);
-        vm.record.upkeep.due = owed(situation);
-        covered.extend(name(&vm.record.run));
-        covered.extend(vm.record.upkeep.due.map(owed_name));
+        (vm.record.run.state, vm.record.run.goal) = run(&vm);
+        vm.record.run.upkeep.due = owed(situation);
+        vm.record.run.held.strays = matches!(vm.record.run.state, Run::Starting { .. });
+        covered.extend(name(&vm.record.run.state));
+        covered.extend(goal_name(vm.record.run.goal));
+        covered.extend(vm.record.run.upkeep.due.map(owed_name));
         vm.write(&store).await;
         vms.push((*situation, vm));
     }
     drop(store);
-    let states = [values::<Run>("state"), values::<Intent>("intent"), values::<Ending>("how"), values::<Due>("what")];
-    let states = states.concat();
+    let states = [values::<Run>("state"), values::<Goal>("goal"), values::<Ending>("how"), values::<Due>("what")];
+    let causes = values::<Cause>("cause");
+    let guests = values::<Guest>("guest");
+    let states = [states.concat(), causes, guests].concat();
     assert_eq!(covered, states.iter().map(String::as_str).collect(), "every state of the types has a situation");
 
     let deaths = daemon.recover_dying().await;
@@ -246,7 +299,7 @@ async fn a_stopped_process_is_unresponsive_and_goes_on_as_the_same() {
     daemon.assert_in_order().await;
 }
 
-/// The state of a disk that a crash can leave is in the definition, not in the run.
+/// What a crash can leave of a disk is no state of the run.
 #[tokio::test]
 async fn a_disk_that_was_being_made_was_never_there() {
     let mut daemon = Daemon::start();
@@ -255,15 +308,18 @@ async fn a_disk_that_was_being_made_was_never_there() {
     let mut vms = load(&daemon, &ids);
     vms[1].kill_process();
     vms[1].clean_up(&daemon);
-    vms[1].record.run = Run::Down { last: Ending::Clean };
+    vms[1].record.run.state = Run::Down { last: Ending::Clean };
     let store = Store::open(&daemon.state().join("db")).unwrap();
     for vm in &mut vms {
-        let spec = Arc::make_mut(&mut vm.record.spec);
+        let spec = Arc::make_mut(&mut vm.record.definition);
         let disk = spec.disks[0].clone();
         spec.disks_added = 1;
         let file = disk.file.with_file_name("disk1.qcow2");
         fs::write(&file, "half an image").unwrap();
-        spec.disks.push(Disk { name: "disk1".into(), file, slot: Some(1), in_making: true, ..disk });
+        let half_made = Disk { name: "disk1".into(), file, slot: Some(1), ..disk };
+        spec.disks.push(half_made.clone());
+        vm.record.run.unmade.insert(DiskNo(1));
+        vm.record.run.held.images.insert(DiskNo(1), half_made);
         vm.write(&store).await;
     }
     drop(store);
@@ -287,14 +343,14 @@ async fn what_a_running_vm_lacks_of_its_definition_is_made_up_for() {
     daemon.kill();
     let store = Store::open(&daemon.state().join("db")).unwrap();
     let mut vm = Vm::load(&store, id);
-    let spec = Arc::make_mut(&mut vm.record.spec);
+    let spec = Arc::make_mut(&mut vm.record.definition);
     spec.vcpus = 2;
     spec.cpu_pinning = Some(qherd::model::CpuPinning { cores: vec![0], ..Default::default() });
     spec.disks[0].size = 2;
     spec.disks[0].io_limits = Some(qherd::model::IoLimits { iops: Some(77), ..Default::default() });
     // QEMU has it already: the daemon died before it could note that.
-    let Run::Live(run) = &mut vm.record.run else { panic!("{:?}", vm.record.run) };
-    Arc::make_mut(&mut run.in_effect).disks.pop();
+    let Run::Up(up) = &mut vm.record.run.state else { panic!("{:?}", vm.record.run) };
+    Arc::make_mut(&mut up.in_effect).disks.pop();
     vm.write(&store).await;
     drop(store);
     daemon.recover_dying().await;
@@ -310,7 +366,7 @@ async fn what_a_running_vm_lacks_of_its_definition_is_made_up_for() {
 /// A VM that runs, and what is stored of it.
 struct Vm {
     id: String,
-    record: VmRecord,
+    record: Record,
     process: ProcessId,
 }
 
@@ -326,14 +382,18 @@ async fn running(daemon: &Daemon, name: &str) -> String {
 
 impl Vm {
     fn load(store: &Store, id: String) -> Self {
-        let record: VmRecord = store.get(&id).unwrap().unwrap();
-        let Run::Live(run) = &record.run else { panic!("{id} is {:?}", record.run) };
-        Self { process: run.process.clone(), id, record }
+        let record = records::get(store, &id).unwrap().unwrap();
+        let Run::Up(up) = &record.run.state else { panic!("{id} is {:?}", record.run) };
+        Self { process: up.process.clone(), id, record }
     }
 
-    fn live(&self, intent: Intent) -> Run {
-        let Run::Live(run) = &self.record.run else { panic!("{:?}", self.record.run) };
-        Run::Live(LiveRun { process: self.process.clone(), intent, ..run.clone() })
+    fn up(&self, guest: Guest) -> Run {
+        let Run::Up(up) = &self.record.run.state else { panic!("{:?}", self.record.run) };
+        Run::Up(Box::new(Up { process: self.process.clone(), guest, ..(**up).clone() }))
+    }
+
+    fn starting(&self, new: bool) -> Run {
+        Run::Starting { process: Some(self.process.clone()), new, last: CLEAN }
     }
 
     /// It is gone when this returns.
@@ -353,11 +413,11 @@ impl Vm {
     }
 
     fn image(&self) -> &Path {
-        &self.record.spec.disks[0].file
+        &self.record.definition.disks[0].file
     }
 
     async fn write(&self, store: &Store) {
-        store.commit(Batch::new().put(&self.id, &self.record).unwrap()).await.unwrap();
+        store.commit(records::put(Batch::new(), &self.record, true).unwrap()).await.unwrap();
     }
 }
 
@@ -369,7 +429,7 @@ fn load(daemon: &Daemon, ids: &[String]) -> Vec<Vm> {
 /// What a crash half-way leaves of the files.
 fn leave_files(vm: &Vm, situation: &str) {
     match situation {
-        "half made" => fs::write(vm.image(), "half an image").unwrap(),
+        "half made" | "half made and to be started" => fs::write(vm.image(), "half an image").unwrap(),
         "being deleted" => fs::remove_file(vm.image()).unwrap(),
         _ => {}
     }

@@ -27,6 +27,12 @@ pub struct Definition {
     run: Option<RunRecord>,
 }
 
+impl Definition {
+    pub fn of(record: &Record) -> Self {
+        Self { spec: record.definition.clone(), run: None }
+    }
+}
+
 impl store::Record for Definition {
     const KIND: &'static str = "vm";
     const VERSION: u32 = 3;
@@ -58,7 +64,7 @@ pub fn put(batch: Batch, record: &Record, with_definition: bool) -> Result<Batch
     let key = record.definition.id.to_string();
     let batch = batch.put(&key, &record.run)?;
     match with_definition {
-        true => batch.put(&key, &Definition { spec: record.definition.clone(), run: None }),
+        true => batch.put(&key, &Definition::of(record)),
         false => Ok(batch),
     }
 }

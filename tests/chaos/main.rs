@@ -26,7 +26,7 @@ use nix::{
     unistd::Pid,
 };
 use plan::{Cycle, Death, PLACES};
-use qherd::{model::VmRecord, store::Store};
+use qherd::{store::Store, vm::records};
 use serde_json::json;
 use support::{Daemon, guest};
 
@@ -202,7 +202,7 @@ async fn finish(mut daemon: Daemon, places: &mut [Place], tally: &mut Tally) {
     assert_eq!(network::lasting_complaints(&daemon).await, [] as [&str; 0]);
     assert_eq!(daemon.leftovers(), [] as [std::path::PathBuf; 0]);
     assert!(daemon.terminate().success());
-    let records = Store::open(&daemon.state().join("db")).unwrap().scan::<VmRecord>().unwrap();
-    assert!(records.is_empty(), "records without an owner: {records:?}");
+    let left = records::scan(&Store::open(&daemon.state().join("db")).unwrap()).unwrap();
+    assert!(left.is_empty(), "records without an owner: {left:?}");
     assert_eq!(network::complaints(&Wanted::default()), [] as [&str; 0]);
 }

@@ -127,8 +127,10 @@ fn take_back_goal(facts: &mut Facts, why: &str) {
             if let Run::Making { .. } = facts.record.run.state {
                 return;
             }
-            let runs = facts.up().is_some();
-            facts.set_goal(if runs { Goal::Off { cause: Cause::Cut } } else { Goal::Rest });
+            // Its power may have been cut before.
+            let was_cut = facts.up().is_some() && facts.seen.was_cut;
+            let before = if was_cut { Goal::Off { cause: Cause::Cut } } else { facts.stored.run.goal };
+            facts.set_goal(before);
         }
         Goal::Stop(_) => {
             facts.answer_instead(|until| matches!(until, Until::Off | Until::OffThenGone), &stop);

@@ -94,11 +94,13 @@ pub(super) fn start_is_stored(facts: &Facts) -> bool {
 fn end(wants: &mut Wants) {
     let facts = wants.facts;
     match (facts.goal(), facts.seen.quitting) {
-        (Goal::Off { cause: Cause::Cut } | Goal::Gone, _) => kill(wants),
+        (Goal::Off { cause: Cause::Cut }, _) => kill(wants),
+        // What cannot be stored is not deleted, and its guest runs on.
+        (Goal::Gone, _) if facts.goal_is_stored() => kill(wants),
         (Goal::Off { .. } | Goal::Stop(_), Some(since)) if since + QUIT <= facts.now.monotonic => kill(wants),
         (Goal::Off { .. } | Goal::Stop(_), Some(since)) => wants.wake_at(since + QUIT),
         (Goal::Off { .. } | Goal::Stop(_), None)
-        | (Goal::Rest | Goal::Reboot(_) | Goal::Pause | Goal::Resume | Goal::Reset, _) => {}
+        | (Goal::Gone | Goal::Rest | Goal::Reboot(_) | Goal::Pause | Goal::Resume | Goal::Reset, _) => {}
     }
 }
 
