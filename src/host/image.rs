@@ -2,6 +2,7 @@
 //! decided in `service`.
 
 #![allow(unsafe_code, reason = "what a child does between fork and exec")]
+#![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
 
 mod foreign;
 mod writer;

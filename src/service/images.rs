@@ -1,6 +1,8 @@
 //! Which image, or folder for one, a client means, and whether it may (ruling 7) and can be had now. What is in a base
 //! image is looked at in `bases`.
 
+#![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
+
 use std::{
     fs::Metadata,
     io::ErrorKind,

@@ -1,5 +1,7 @@
 //! What a VM has on disk beside its images: looked for, and removed with it (ADR 0014).
 
+#![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
+
 use std::{
     collections::BTreeSet,
     fs, io,

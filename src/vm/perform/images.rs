@@ -1,6 +1,8 @@
 //! Images of disks: made, grown while nobody has them open, removed. What proves that one is ours and unused is ADR 0014's:
 //! its name stands in the record, which was stored before there was an image; its storage is there; nobody has it locked.
 
+#![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
+
 use std::{
     fs, io,
     os::unix::fs::PermissionsExt,
