@@ -86,7 +86,7 @@ const SITUATIONS: &[(&str, State)] = &[
     ("created and about to be spawned", |_| (Run::Starting { process: None, new: true, last: CLEAN }, Goal::Rest)),
     ("created and spawned", |vm| (vm.starting(true), Goal::Rest)),
     ("running", |vm| (vm.up(Guest::Running), Goal::Rest)),
-    ("paused, says its record alone", |vm| (vm.up(Guest::Paused { reason: None, critical: false }), Goal::Rest)),
+    ("paused by its record alone", |vm| (vm.up(Guest::Paused { reason: None, critical: false }), Goal::Rest)),
     ("asked to stop", |vm| (vm.up(Guest::Running), Goal::Stop(due_in(1500, false)))),
     ("to be cut", |vm| (vm.up(Guest::Running), Goal::Stop(due_in(-1, false)))),
     ("being cut", |vm| (vm.up(Guest::Running), Goal::Off { cause: Cause::Cut })),
@@ -148,7 +148,7 @@ fn expected(situation: &str, process: Process) -> (&'static str, &'static str) {
         ("asked to stop by its agent alone", _) => ("stopped", ""),
         (
             "running"
-            | "paused, says its record alone"
+            | "paused by its record alone"
             | "asked to reboot"
             | "to be reset"
             | "to be reset at once"

@@ -18,7 +18,7 @@ use super::{
     SharedContext, console,
     core::{
         self, Bounds, Effects, Facts, Lane, Now, Outcome, Record, Report, Request, Run, Setback, Sight, Step, Ticket,
-        absorb, admit, plan, recover,
+        absorb, admit, difference, plan, recover,
     },
     events::sight,
     handle::{Inbox, Message, Reply, Tally, VmHandle},
@@ -314,8 +314,12 @@ impl Task {
         self.view.send_replace(view.clone());
         for (ticket, answer) in effects.answers {
             if let Some(reply) = self.replies.remove(&ticket) {
+                let view = match effects.left.get(&ticket) {
+                    Some(left) => as_left(view.clone(), left),
+                    None => view.clone(),
+                };
                 // Who does not wait any more is not told.
-                let _ = reply.send((answer, view.clone()));
+                let _ = reply.send((answer, view));
             }
         }
     }
@@ -369,6 +373,15 @@ impl Task {
             link.beside = Some((heartbeat, Sampling::of(self.hands.clone(), link.session.clone(), view, sample)));
         }
     }
+}
+
+/// A VM as one change has left it, without what has come since.
+fn as_left(view: VmView, left: &Arc<VmSpec>) -> VmView {
+    if view.spec == *left {
+        return view;
+    }
+    let in_effect = view.in_effect.map(|in_effect| Arc::new(difference::without(&in_effect, left, &view.spec)));
+    VmView { spec: left.clone(), in_effect, ..view }
 }
 
 /// What a step that does not come to its end counts as.

@@ -1,7 +1,7 @@
 //! What a request waits for, and what it is answered. An answer says only what is stored: it is found in `stored`, or it
 //! waits for the commit that was due when it was found.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Ms,
@@ -90,6 +90,8 @@ pub struct Waiting {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Effects {
     pub answers: Vec<(Ticket, Result<Answer>)>,
+    /// The definition as a change that is answered has left it: others may have come since, in the same batch.
+    pub left: BTreeMap<Ticket, Arc<VmSpec>>,
 }
 
 impl Facts {
@@ -134,16 +136,20 @@ impl Facts {
     }
 
     /// Takes out the requests whose answer is known, and stored.
-    pub fn take_answers(&mut self) -> Vec<(Ticket, Result<Answer>)> {
+    pub fn take_answers(&mut self) -> Effects {
         let waiting = std::mem::take(&mut self.waiting);
-        let mut answers = Vec::new();
+        let mut effects = Effects::default();
         for waiting in waiting {
-            match self.answer(&waiting) {
-                Some(answer) => answers.push((waiting.ticket, answer)),
-                None => self.waiting.push(waiting),
+            let Some(answer) = self.answer(&waiting) else {
+                self.waiting.push(waiting);
+                continue;
+            };
+            effects.answers.push((waiting.ticket, answer));
+            if let Until::Applied { after, .. } = waiting.until {
+                effects.left.insert(waiting.ticket, after);
             }
         }
-        answers
+        effects
     }
 
     pub(super) fn answer(&self, waiting: &Waiting) -> Option<Result<Answer>> {
@@ -175,6 +181,10 @@ impl Facts {
 
     /// Whether a commit, and every one before it, is through.
     fn is_through(&self, commit: u64) -> bool {
+        if commit > 0 && self.in_flight.contains_key(&Lane::RunFiles) {
+            // Who is told of an end finds nothing of the run.
+            return false;
+        }
         let under_way = self.in_flight.contains_key(&Lane::Store);
         commit <= self.done || (!under_way && !self.seen.unsure && self.record == self.stored)
     }

@@ -25,7 +25,7 @@ pub(super) fn bring_to_rest(facts: &mut Facts) -> Effects {
     note_power_off(facts);
     restart(facts);
     take_later(facts);
-    Effects { answers: facts.take_answers() }
+    facts.take_answers()
 }
 
 /// Disks that are defined no more, neither here nor after a crash, are none that wait to be made.

@@ -25,7 +25,7 @@ mod absorb;
 mod admit;
 mod answer;
 mod change;
-mod difference;
+pub mod difference;
 mod due;
 mod facts;
 mod goal;

@@ -4,6 +4,7 @@ use super::{
     facts::{Ending, Facts, Guest, Run},
     goal::Goal,
     seen::Monitor,
+    step::Lane,
 };
 use crate::model::Status;
 
@@ -13,7 +14,10 @@ pub fn status(facts: &Facts) -> Status {
     match &run.state {
         _ if facts.seen.kernel_holds => Status::Stopping,
         Run::Making { .. } => Status::Starting,
-        Run::Down { .. } if run.goal == Goal::Gone && facts.record.run.goal == Goal::Gone => Status::Stopping,
+        // One that could not be removed whole is there again.
+        Run::Down { .. } if run.goal == Goal::Gone && facts.goal() == Goal::Gone && !gives_up(facts) => {
+            Status::Stopping
+        }
         Run::Down { last: Ending::Clean } => Status::Stopped,
         Run::Down { last: Ending::Crashed { .. } } => Status::Crashed,
         Run::Starting { .. } => Status::Starting,
@@ -27,6 +31,10 @@ pub fn status(facts: &Facts) -> Status {
             },
         },
     }
+}
+
+fn gives_up(facts: &Facts) -> bool {
+    facts.stuck.contains_key(&Lane::Files)
 }
 
 /// Why it is so, where there is something to say.

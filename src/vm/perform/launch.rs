@@ -14,7 +14,7 @@ use std::{
 
 use tokio::task::spawn_blocking;
 
-use super::{Brief, Done, Hands, Report, disks, files, nics, pinning, vcpus};
+use super::{Brief, Done, Hands, Report, disks, files, nics, pinning};
 use crate::{
     host::{STORAGE, in_time, memory, on_storage, process::Process},
     model::{Error, NicId, VmSpec},
@@ -173,7 +173,7 @@ pub(super) async fn greet(hands: &Hands, brief: &Brief) -> Done {
     let (session, events) = opened.map_err(|why| explained(why, brief.definition(), &hands.ctx.caps.version))?;
     is_itself(&process, &hands.paths)?;
     hands.reached(LaunchStep::Monitor)?;
-    let threads = vcpus::threads(&session).await?;
+    let threads = pinning::threads(&session).await?;
     hands.opened(session, events, threads);
     Ok(Report::Done)
 }

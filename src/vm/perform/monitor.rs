@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Brief, Done, Hands, IoError, Report, vcpus};
+use super::{Brief, Done, Hands, IoError, Report, pinning};
 use crate::{
     qmp::{QmpError, RunState, Session, StatusInfo, socket},
     vm::{
@@ -22,7 +22,7 @@ pub(super) async fn connect(hands: &Hands) -> Done {
     let stream = stream.map_err(|error| Setback::Host(error.to_string()))?;
     // One that does not keep to the protocol says so at once, and is tried again later.
     let (session, events) = Session::open(stream, PATIENCE).await.map_err(|error| Setback::Host(error.to_string()))?;
-    let threads = vcpus::threads(&session).await?;
+    let threads = pinning::threads(&session).await?;
     let chardevs = session.query_chardev().await?;
     let agent = chardevs.iter().any(|chardev| chardev.label == AGENT_CHARDEV && chardev.frontend_open);
     hands.opened(session, events, threads);
@@ -39,7 +39,7 @@ pub(super) async fn look(hands: &Hands, brief: &Brief, devices: bool) -> Done {
     }
     let blocks = session.query_block().await?;
     let peripherals = session.peripherals().await?;
-    let threads = vcpus::threads(&session).await?;
+    let threads = pinning::threads(&session).await?;
     let vcpus = u32::try_from(threads.len()).unwrap_or(u32::MAX);
     hands.set_threads(threads);
     // Not before a disk has let go of its node, which comes after the device is out of the tree.

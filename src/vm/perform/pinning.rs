@@ -1,22 +1,30 @@
 //! Which host cores QEMU's threads run on (sched_setaffinity(2)).
 
-use super::{Brief, Done, Hands, vcpus};
+use super::{Brief, Done, Hands};
 use crate::{
     host::cpus::{self, Host},
     model::CpuPinning,
+    qmp::{QmpError, Session},
     vm::core::{Setback, StepReport as Report},
 };
 
 /// Binds every thread, the hot-added vCPUs' too, and lets go of those that are bound no more.
 pub(super) async fn pin(hands: &Hands, brief: &Brief, pinning: Option<CpuPinning>) -> Done {
     let session = hands.session()?;
-    let threads = vcpus::threads(&session).await?;
+    let threads = threads(&session).await?;
     // A session that answers is one of a live process, which is held: its number cannot mean another.
     let process = hands.process().ok_or_else(|| Setback::NotNow("QEMU has ended".to_owned()))?;
     hands.set_threads(threads.clone());
     let vcpus = brief.definition().vcpus;
     bind(process.pid(), &threads, pinning.as_ref(), vcpus, &hands.ctx.host).map_err(Setback::Refused)?;
     Ok(Report::Done)
+}
+
+/// Thread ids of the vCPUs, in their order.
+pub(in crate::vm) async fn threads(session: &Session) -> Result<Vec<i32>, QmpError> {
+    let mut cpus = session.query_cpus_fast().await?;
+    cpus.sort_by_key(|cpu| cpu.cpu_index);
+    Ok(cpus.iter().map(|cpu| cpu.thread_id).collect())
 }
 
 /// Binds the threads of one QEMU, of a VM that is defined with so many vCPUs. What the pinning does not name may run

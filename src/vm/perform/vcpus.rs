@@ -11,7 +11,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Brief, Done, Hands};
+use super::{
+    Brief, Done, Hands,
+    pinning::{self, threads},
+};
 use crate::{
     qmp::{Agent, QgaError, QmpError, Session},
     vm::core::{Setback, Sight, StepReport as Report},
@@ -51,13 +54,6 @@ pub(super) async fn set(hands: &Hands, brief: &Brief, wanted: u32) -> Done {
     Ok(Report::Done)
 }
 
-/// Thread ids of the vCPUs, in their order.
-pub(in crate::vm) async fn threads(session: &Session) -> Result<Vec<i32>, QmpError> {
-    let mut cpus = session.query_cpus_fast().await?;
-    cpus.sort_by_key(|cpu| cpu.cpu_index);
-    Ok(cpus.iter().map(|cpu| cpu.thread_id).collect())
-}
-
 struct Change<'a> {
     hands: &'a Hands,
     brief: &'a Brief,
@@ -81,6 +77,8 @@ impl Change<'_> {
             device.insert("id".into(), format!("{PREFIX}{index}").into());
             self.session.execute_raw("device_add", Some(Value::Object(device))).await?;
             let present = self.present().await?;
+            // A new thread inherits what the main thread is bound to; it runs the guest only when that brings it online.
+            self.bind()?;
             self.tell(present, if held { self.used } else { present });
         }
         let there = wanted.min(present + added);
@@ -165,6 +163,13 @@ impl Change<'_> {
         let count = threads.len() as u32;
         self.hands.set_threads(threads);
         Ok(count)
+    }
+
+    fn bind(&self) -> Result<(), Setback> {
+        let (definition, process) = (self.brief.definition(), self.hands.process());
+        let (Some(pinning), Some(process)) = (&definition.cpu_pinning, process) else { return Ok(()) };
+        let (threads, host) = (self.hands.threads(), &self.hands.ctx.host);
+        pinning::bind(process.pid(), &threads, Some(pinning), definition.vcpus, host).map_err(Setback::Refused)
     }
 
     fn tell(&mut self, present: u32, used: u32) {

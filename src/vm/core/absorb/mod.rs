@@ -25,6 +25,8 @@ const FIRST_PAUSE: u64 = 1_000;
 const LONGEST_PAUSE: u64 = 60_000;
 /// Between two tries at a monitor.
 const RETRY: u64 = 250;
+/// A monitor that closes because its process ends is a matter of microseconds.
+const EXIT_GRACE: u64 = 200;
 
 /// What the VM's task tells its core.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,7 +95,7 @@ fn lose(facts: &mut Facts, why: &str) {
         facts.seen.devices_known = false;
         facts.seen.monitor = Monitor::Away {
             reason: format!("its monitor does not answer: {why}"),
-            tells_at: now,
+            tells_at: now + EXIT_GRACE,
             next_try: now + RETRY,
         };
     }

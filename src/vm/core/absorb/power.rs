@@ -116,6 +116,10 @@ fn kernel_holds(facts: &mut Facts) {
          kernel lets go"
     );
     let error = Err(Error::failed(operation, why));
+    if deleting {
+        // Nobody waits for it any more, and it goes all the same.
+        facts.set_goal(Goal::Gone);
+    }
     facts.answer_instead(|until| matches!(until, Until::Off | Until::OffThenGone | Until::Gone), &error);
     for waiting in &mut facts.waiting {
         if let Until::TakenBack(error) = &waiting.until {

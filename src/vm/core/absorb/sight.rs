@@ -1,6 +1,6 @@
 //! What comes by itself: the end of the process, the monitor's events, the end of the daemon.
 
-use super::{RETRY, device, power, take_back};
+use super::{EXIT_GRACE, RETRY, device, power, take_back};
 use crate::{
     model::{Conflict, Error, Operation},
     vm::core::{
@@ -13,8 +13,6 @@ use crate::{
     },
 };
 
-/// A monitor that closes because its process ends is a matter of microseconds.
-const EXIT_GRACE: u64 = 200;
 /// Between two tries at a monitor that does not keep to the protocol.
 const LONGEST_RETRY: u64 = 30_000;
 

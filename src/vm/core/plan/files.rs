@@ -75,7 +75,7 @@ fn leftovers(wants: &mut Wants) {
         return;
     }
     let run = &facts.record.run;
-    if run.held.run_files && run.is_down() && facts.is_stored(|record| record.run.is_down()) {
+    if run.held.run_files && run.is_down() {
         wants.step(Step::RemoveRunFiles);
     }
     // Nobody knows what a start that is under way, or is being taken back, has opened.
