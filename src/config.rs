@@ -1,6 +1,8 @@
 //! Settings of the daemon: flags over `QHERD_*` variables over `qherd.toml` over defaults. Nothing is made or opened here;
 //! only the state directory's links are followed, so that everything below it has one name.
 
+#![allow(clippy::disallowed_methods, reason = "before the daemon serves anybody")]
+
 use std::{
     ffi::OsString,
     net::SocketAddr,

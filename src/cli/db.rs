@@ -1,5 +1,7 @@
 //! `qherd db`: check, export, import and restore the store.
 
+#![allow(clippy::disallowed_methods, reason = "a command, which serves nobody")]
+
 use std::{
     fs::File,
     io::{self, Write},

@@ -1,5 +1,7 @@
 //! Cores and memory of the host, and pinning threads to cores. Which vCPU goes where is decided in `model`.
 
+#![allow(clippy::disallowed_methods, reason = "files of the kernel, which answers at once")]
+
 use std::{fs, io};
 
 use nix::{

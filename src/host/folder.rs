@@ -1,6 +1,8 @@
 //! Folders that qherd makes, and takes away again: only when it is the very one that was made, and empty. Who is about to
 //! put something into one has a place taken in it until then, and so it is not empty.
 
+#![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
+
 use std::{
     fs::{self, DirBuilder, Metadata},
     io,

@@ -2,11 +2,13 @@
 //! decided in `service`.
 
 #![allow(unsafe_code, reason = "what a child does between fork and exec")]
+#![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
 
 mod foreign;
 mod writer;
 
 use std::{
+    fs::File,
     io::{self, Read},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -16,12 +18,12 @@ use std::{
 };
 
 use serde::Deserialize;
-use tokio::{process::Command, sync::Semaphore};
+use tokio::process::Command;
 
 pub use foreign::not_a_cd;
 pub use writer::writer;
 
-use super::{STORAGE, in_time};
+use super::{Places, STORAGE, on_storage};
 use crate::model::{BaseImage, CloneMode, ImageFormat};
 
 /// Reading a header and creating an overlay take milliseconds; a hung file server must not hold a request for ever.
@@ -81,21 +83,22 @@ struct FormatData {
     data_file: Option<String>,
 }
 
-/// The qemu-img program. A thousand creates at once wait for each other here rather than exhaust the host.
+/// The qemu-img program. A thousand creates at once wait for each other here rather than exhaust the host; those on storage
+/// that hangs keep nobody else waiting.
 #[derive(Clone, Debug)]
 pub struct QemuImg {
     program: PathBuf,
-    quick: Arc<Semaphore>,
+    quick: Arc<Places>,
     /// Apart, so that nobody's overlay waits for somebody's check or copy.
-    checks: Arc<Semaphore>,
-    copies: Arc<Semaphore>,
+    checks: Arc<Places>,
+    copies: Arc<Places>,
 }
 
 impl QemuImg {
     /// # Errors
     /// When the program cannot be run; the text names the package.
     pub async fn find(program: &Path) -> Result<Self, String> {
-        let places = |count| Arc::new(Semaphore::new(count));
+        let places = |count| Arc::new(Places::new(count));
         let this = Self {
             program: program.to_owned(),
             quick: places(QUICK_JOBS),
@@ -113,10 +116,10 @@ impl QemuImg {
     /// # Errors
     /// [`ImageError::Unsuitable`] says what it must be instead.
     pub async fn inspect(&self, path: &Path) -> Result<Info, ImageError> {
-        let place = self.quick.acquire().await.map_err(|e| ImageError::Host(e.to_string()))?;
+        let place = self.quick.take(&[path]).await.map_err(|e| ImageError::Host(e.to_string()))?;
         let unsuitable = |must: String| Err(ImageError::Unsuitable(must));
         let looked = path.to_owned();
-        match in_time(STORAGE, move || foreign::not_a_disk(&looked)).await {
+        match on_storage(path, STORAGE, move || foreign::not_a_disk(&looked)).await {
             Ok(None) => {}
             Ok(Some(foreign)) => return unsuitable(format!("be a raw or qcow2 image, not {foreign}")),
             Err(error) => return Err(ImageError::Host(error.to_string())),
@@ -165,7 +168,7 @@ impl QemuImg {
     /// `qemu-img check`: 2 means corrupt; 3, leaked clusters, does no harm. An image that is too large to be checked in time
     /// is taken as it is, as QEMU does.
     async fn is_consistent(&self, path: &Path) -> Result<bool, ImageError> {
-        let _place = self.checks.acquire().await.map_err(|e| ImageError::Host(e.to_string()))?;
+        let _place = self.checks.take(&[path]).await.map_err(|e| ImageError::Host(e.to_string()))?;
         let mut command = self.command(&["check", "-q", "-f", "qcow2"]);
         command.arg(path).stderr(Stdio::null());
         match tokio::time::timeout(CHECK, command.status()).await {
@@ -183,18 +186,18 @@ impl QemuImg {
     /// # Errors
     /// qemu-img's own words. A half-made file may be left; the caller removes its folder.
     pub async fn clone_base(&self, base: &BaseImage, mode: CloneMode, file: &Path, size: u64) -> Result<(), String> {
-        reserve(file)?;
+        reserve(file).await?;
         let size = format!("{size}G");
         let format = base.format.driver();
         match mode {
             CloneMode::Linked => {
-                let _place = self.quick.acquire().await.map_err(|e| e.to_string())?;
+                let _place = self.quick.take(&[&base.path, file]).await.map_err(|e| e.to_string())?;
                 let mut command = self.command(&["create", "-q", "-f", "qcow2", "-F", format, "-b"]);
                 command.arg(&base.path).arg(file).arg(&size);
                 finish(command, QUICK).await?;
             }
             CloneMode::Full => {
-                let _place = self.copies.acquire().await.map_err(|e| e.to_string())?;
+                let _place = self.copies.take(&[&base.path, file]).await.map_err(|e| e.to_string())?;
                 let mut command = self.command(&["convert", "-q", "-f", format, "-O", "qcow2"]);
                 command.arg(&base.path).arg(file);
                 finish(command, COPY).await?;
@@ -204,10 +207,7 @@ impl QemuImg {
             }
         }
         // Writing back a copy takes as long as making it.
-        let made = file.to_owned();
-        in_time(COPY, move || sync(&made))
-            .await
-            .map_err(|e| format!("cannot write {} to stable storage: {e}", file.display()))
+        sync(file, COPY).await
     }
 
     /// Makes an empty qcow2 image of `size` GiB, on stable storage.
@@ -215,12 +215,12 @@ impl QemuImg {
     /// # Errors
     /// qemu-img's own words.
     pub async fn create(&self, file: &Path, size: u64) -> Result<(), String> {
-        reserve(file)?;
-        let _place = self.quick.acquire().await.map_err(|e| e.to_string())?;
+        reserve(file).await?;
+        let _place = self.quick.take(&[file]).await.map_err(|e| e.to_string())?;
         let mut command = self.command(&["create", "-q", "-f", "qcow2"]);
         command.arg(file).arg(format!("{size}G"));
         finish(command, QUICK).await?;
-        sync(file).map_err(|e| format!("cannot write {} to stable storage: {e}", file.display()))
+        sync(file, QUICK).await
     }
 
     /// Gives a qcow2 image that no QEMU has open the size of `size` GiB; one that has it already stays as it is. `image` is
@@ -229,11 +229,11 @@ impl QemuImg {
     /// # Errors
     /// qemu-img's own words; it never shrinks.
     pub async fn grow(&self, image: &str, file: &Path, size: u64) -> Result<(), String> {
-        let _place = self.quick.acquire().await.map_err(|e| e.to_string())?;
+        let _place = self.quick.take(&[file]).await.map_err(|e| e.to_string())?;
         let mut command = self.command(&["resize", "-q", image]);
         command.arg(format!("{size}G"));
         finish(command, QUICK).await?;
-        sync(file).map_err(|e| format!("cannot write {} to stable storage: {e}", file.display()))
+        sync(file, QUICK).await
     }
 
     async fn run(&self, args: &[&str], deadline: Duration) -> Result<String, String> {
@@ -266,7 +266,7 @@ impl QemuImg {
 /// The file system's; when it is no qcow2 image.
 pub fn virtual_size(file: &Path) -> io::Result<u64> {
     let mut header = [0; 32];
-    std::fs::File::open(file)?.read_exact(&mut header)?;
+    File::open(file)?.read_exact(&mut header)?;
     let [b'Q', b'F', b'I', 0xfb, .., a, b, c, d, e, f, g, h] = header else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no qcow2 image"));
     };
@@ -287,16 +287,19 @@ async fn finish(mut command: Command, deadline: Duration) -> Result<String, Stri
 }
 
 /// Takes the name of an image that is to be made: qemu-img would write over one that is there.
-fn reserve(file: &Path) -> Result<(), String> {
-    let made = std::fs::File::options().write(true).create_new(true).mode(0o600).open(file);
-    made.map(drop).map_err(|e| format!("cannot make {}: {e}", file.display()))
+async fn reserve(file: &Path) -> Result<(), String> {
+    let name = file.to_owned();
+    let take = move || File::options().write(true).create_new(true).mode(0o600).open(name).map(drop);
+    on_storage(file, STORAGE, take).await.map_err(|e| format!("cannot make {}: {e}", file.display()))
 }
 
 /// The file, its folder and the folder's own entry: an acknowledged disk is there after a power cut.
-fn sync(file: &Path) -> io::Result<()> {
-    std::fs::File::open(file)?.sync_all()?;
-    for folder in file.ancestors().skip(1).take(2) {
-        std::fs::File::open(folder)?.sync_all()?;
-    }
-    Ok(())
+async fn sync(file: &Path, patience: Duration) -> Result<(), String> {
+    let made = file.to_owned();
+    let write_back = move || {
+        File::open(&made)?.sync_all()?;
+        made.ancestors().skip(1).take(2).try_for_each(|folder| File::open(folder)?.sync_all())
+    };
+    let written = on_storage(file, patience, write_back).await;
+    written.map_err(|e| format!("cannot write {} to stable storage: {e}", file.display()))
 }

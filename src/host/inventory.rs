@@ -1,6 +1,8 @@
 //! What the host has right now: its cores, NUMA nodes and memory, as /sys and /proc tell. Read anew for every request,
 //! because cores go offline and memory is used up. Which VM has what of it is not known here.
 
+#![allow(clippy::disallowed_methods, reason = "files of the kernel, which answers at once")]
+
 use std::{fs, io, path::Path};
 
 use nix::{sched::sched_getaffinity, unistd::Pid};

@@ -1,6 +1,8 @@
 //! How much memory the host promises to its programs: by default more than it has, and none beyond that where somebody has
 //! set `vm.overcommit_memory=2`.
 
+#![allow(clippy::disallowed_methods, reason = "files of the kernel, which answers at once")]
+
 /// Whether nothing is promised that is not there. QEMU reserves what a VM may grow to, and gets it only without this.
 pub fn is_strict() -> bool {
     std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2")

@@ -12,10 +12,12 @@ pub mod mounts;
 pub mod process;
 mod removal;
 mod space;
+mod storage;
 mod tail;
 pub mod tasks;
 
 pub use in_time::{STORAGE, in_time};
 pub use removal::remove_image;
 pub use space::free_space;
+pub use storage::{Places, on_storage};
 pub use tail::{last_lines, last_text};

@@ -1,6 +1,7 @@
 //! Which file system a path is on, by its mount points: so that one that is not mounted today is missed.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
@@ -13,10 +14,19 @@ const OF_THE_SYSTEM: [&str; 8] = ["/home", "/opt", "/root", "/run", "/tmp", "/us
 
 /// The mount points on the way to `path`, which is canonical, that may be missing one day: the innermost first.
 pub fn above(path: &Path) -> Vec<PathBuf> {
+    found(&all(), path)
+}
+
+/// Every mount point of this process.
+pub fn points() -> BTreeSet<PathBuf> {
+    all().into_iter().map(|(point, _)| point).collect()
+}
+
+/// With what is mounted there.
+fn all() -> Vec<(PathBuf, String)> {
     let mounts = procfs::process::Process::myself().and_then(|me| me.mountinfo());
     let mounts = mounts.into_iter().flat_map(|mounts| mounts.0);
-    let mounts: Vec<_> = mounts.map(|mount| (plain(&mount.mount_point), mount.fs_type)).collect();
-    found(&mounts, path)
+    mounts.map(|mount| (plain(&mount.mount_point), mount.fs_type)).collect()
 }
 
 /// The kernel writes spaces, tabs, line ends and backslashes in octal (proc(5)).

@@ -2,6 +2,7 @@
 //! The pidfd decides death, nothing else (design.md, decision 2); there is no kill on drop.
 
 #![allow(unsafe_code, reason = "what a child does between fork and exec, and an AsyncFd on a pidfd")]
+#![allow(clippy::disallowed_methods, reason = "files of the kernel, which answers at once")]
 
 use std::{
     fs, io,

@@ -1,6 +1,8 @@
 //! Takes the image of a disk away: only from the folders where qherd keeps disks, links in the way resolved, and only what
 //! no program has locked. Whose an image is, is known above (ADR 0014).
 
+#![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
+
 use std::{
     fs::{self, File},
     io::{self, ErrorKind},

@@ -1,5 +1,7 @@
 //! The end of a file, for error messages and console logs.
 
+#![allow(clippy::disallowed_methods, reason = "small files of the state directory")]
+
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},

@@ -2,6 +2,8 @@
 //! between the two. Each address is on one of them at every moment, so that a move that was interrupted anywhere is
 //! finished, or taken back, by making it again.
 
+#![allow(clippy::disallowed_methods, reason = "files of the kernel, which answers at once")]
+
 use std::{collections::HashSet, io, net::IpAddr, path::Path};
 
 use rtnetlink::{

@@ -1,6 +1,8 @@
 //! The process of dnsmasq beside a switch, supervised: it outlives the daemon and is found again; it is started anew when
 //! it ends, and reads anew what changes. What its files say is `dhcp`'s knowledge.
 
+#![allow(clippy::disallowed_methods, reason = "small files of the state directory")]
+
 use std::{
     fs::{self, File},
     io,

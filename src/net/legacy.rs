@@ -2,6 +2,7 @@
 //! What the kernel gives is a list of entries, in which chains follow one another (linux/netfilter_ipv4/ip_tables.h).
 
 #![expect(unsafe_code, reason = "the options of iptables are in neither nix nor rustix")]
+#![allow(clippy::disallowed_methods, reason = "files of the kernel, which answers at once")]
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -327,6 +327,7 @@ fn unanswered(what: String) -> NetError {
 }
 
 impl Inner {
+    #[allow(clippy::disallowed_methods, reason = "a folder of the state directory")]
     async fn put_switch(self: &Arc<Self>, switch: &Switch, moved: Option<&Moved>) -> Result<()> {
         // Before its rules, which would hold for another's bridge as well.
         let bridge = self.netlink()?.link(&switch.bridge()).await?;
@@ -367,6 +368,7 @@ impl Inner {
 }
 
 /// The mark of this state directory, made once.
+#[allow(clippy::disallowed_methods, reason = "before the daemon serves anybody")]
 fn state_id(folder: &Path) -> io::Result<String> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let path = folder.join("id");

@@ -1,6 +1,8 @@
 //! Addresses that the host has on a bridge because a switch wants it so, told from those that somebody else put there: a
 //! new kernel keeps who gave an address (IFA_PROTO), and for those that do not, it is written down here before it is given.
 
+#![allow(clippy::disallowed_methods, reason = "small files of the state directory")]
+
 use std::{
     fs,
     net::IpAddr,

@@ -1,6 +1,8 @@
 //! What is in the way of a switch that is not ours, in words for people: who has a port. What others' rules do is
 //! `foreign`'s.
 
+#![allow(clippy::disallowed_methods, reason = "files of the kernel, which answers at once")]
+
 use std::{
     fs, io,
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},

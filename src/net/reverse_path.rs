@@ -1,6 +1,8 @@
 //! Whether the host's reverse-path filter drops what comes for a port forward: with several ways out, strict filtering (RFC
 //! 3704) refuses on one what the host would answer over another.
 
+#![allow(clippy::disallowed_methods, reason = "files of the kernel, which answers at once")]
+
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr},

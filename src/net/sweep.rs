@@ -1,5 +1,7 @@
 //! What goes: a switch with all that was made of it, and at the start what no record names.
 
+#![allow(clippy::disallowed_methods, reason = "small files of the state directory")]
+
 use std::{
     collections::HashSet,
     fs,

@@ -2,6 +2,7 @@
 //! the last process that holds it.
 
 #![allow(unsafe_code, reason = "the ioctl that makes a tap takes a pointer")]
+#![allow(clippy::disallowed_methods, reason = "files of the kernel, which answers at once")]
 
 use std::{
     fs::File,

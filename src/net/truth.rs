@@ -1,5 +1,7 @@
 //! Looks for what others have set up that is in the way of the switches, and tells it with what to do.
 
+#![allow(clippy::disallowed_methods, reason = "files of the kernel, which answers at once")]
+
 use std::{collections::HashMap, fs, net::IpAddr, time::Instant};
 
 use rtnetlink::packet_route::{

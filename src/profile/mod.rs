@@ -1,6 +1,8 @@
 //! Machine profiles: small TOML files, built into the binary and overridable by a folder, that a new VM's hardware
 //! is resolved from. They are read when a VM is created and never again for that VM.
 
+#![allow(clippy::disallowed_methods, reason = "before the daemon serves anybody")]
+
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Context;

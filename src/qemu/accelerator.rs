@@ -4,6 +4,7 @@
 //! status. It is a firmware of its own: no SeaBIOS, nothing to load, some 30 ms where KVM works.
 
 #![allow(unsafe_code, reason = "the code of the probe guest is found between two symbols")]
+#![allow(clippy::disallowed_methods, reason = "before the daemon serves anybody")]
 
 use std::{io::Write, path::Path, time::Duration};
 

@@ -1,5 +1,7 @@
 //! What this host's QEMU can do, asked once at the daemon's start: version, machine types, working accelerator.
 
+#![allow(clippy::disallowed_methods, reason = "before the daemon serves anybody")]
+
 use std::{
     os::fd::AsRawFd,
     os::unix::net::UnixStream,

@@ -3,6 +3,8 @@
 //! A socket address holds 107 bytes of path; longer ones go through
 //! `/proc/self/fd/<directory>/<name>`. Nothing here knows what is spoken on a socket.
 
+#![allow(clippy::disallowed_methods, reason = "small files of the state directory")]
+
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::fs;

@@ -1,6 +1,8 @@
 //! Creates a VM: everything is checked, and its task makes it; only then anybody is let know of it. What fails, or is cut
 //! short by a crash, is taken back whole.
 
+#![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
+
 use std::{
     fs,
     path::{Path, PathBuf},

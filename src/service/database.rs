@@ -1,6 +1,8 @@
 //! Work on the store of a state directory that no daemon uses: check, export, import, restore. The form of an export is
 //! the store's business.
 
+#![allow(clippy::disallowed_methods, reason = "before the daemon serves anybody")]
+
 use std::{
     collections::BTreeSet,
     fs,

@@ -1,6 +1,8 @@
 //! Exports that the daemon makes of itself: once a day, and at its end. A disk that is full costs the export, nothing
 //! else.
 
+#![allow(clippy::disallowed_methods, reason = "before the daemon serves anybody")]
+
 use std::{
     path::{Path, PathBuf},
     time::{Duration, SystemTime},

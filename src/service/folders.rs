@@ -1,6 +1,8 @@
 //! Folders for disks that clients want in places of their own: made when they are missing, and noted with every VM that
 //! has its disk in one, so that the last of them takes it along. A folder that somebody else made is nobody's to remove.
 
+#![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
+
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},

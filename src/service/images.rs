@@ -1,6 +1,8 @@
 //! Which image, or folder for one, a client means, and whether it may (ruling 7) and can be had now. What is in a base
 //! image is looked at in `bases`.
 
+#![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
+
 use std::{
     fs::Metadata,
     io::ErrorKind,
@@ -15,7 +17,7 @@ use crate::{
     host::{
         STORAGE,
         image::{not_a_cd, writer},
-        in_time,
+        on_storage,
     },
     model::{Error, Operation, Result, VmId, VmSpec, VmView},
 };
@@ -72,7 +74,8 @@ impl ImageUse {
 pub(super) async fn locate(service: &Service, named: &Path, kind: ImageUse) -> Result<(PathBuf, Metadata)> {
     let wanted = host_path(service, named, kind.param(), "be the path of an image file")?;
     let (ctx, views, shown) = (service.ctx.clone(), service.registry.views(), named.to_owned());
-    let found = in_time(STORAGE, move || Ok(find(&ctx.config, &views, &shown, wanted, kind))).await;
+    let at = wanted.clone();
+    let found = on_storage(&at, STORAGE, move || Ok(find(&ctx.config, &views, &shown, wanted, kind))).await;
     found.map_err(|e| Error::failed(kind.operation(named), e))?
 }
 
@@ -84,7 +87,8 @@ pub(super) async fn locate(service: &Service, named: &Path, kind: ImageUse) -> R
 pub(super) async fn folder(service: &Service, named: &Path) -> Result<PathBuf> {
     let wanted = host_path(service, named, FOLDER, "be the path of a folder")?;
     let ctx = service.ctx.clone();
-    let found = in_time(STORAGE, move || Ok(find_folder(&ctx.config, &wanted))).await;
+    let at = wanted.clone();
+    let found = on_storage(&at, STORAGE, move || Ok(find_folder(&ctx.config, &wanted))).await;
     found.map_err(|e| Error::failed(Operation::Create, e))?
 }
 
@@ -99,8 +103,9 @@ pub(super) async fn check_same_folder(service: &Service, named: &Path, spec: &Vm
     }
     let wanted = host_path(service, named, FOLDER, "be the path of a folder")?;
     let shown = spec.named.disk_folder.clone().unwrap_or_else(|| place.clone());
-    let same =
-        in_time(STORAGE, move || Ok(wanted == place || paths::canonical(&wanted) == paths::canonical(&place))).await;
+    let at = wanted.clone();
+    let look = move || Ok(wanted == place || paths::canonical(&wanted) == paths::canonical(&place));
+    let same = on_storage(&at, STORAGE, look).await;
     match same.map_err(|e| Error::failed(Operation::Change, e))? {
         true => Ok(()),
         false => Err(Error::Fixed { param: FOLDER.into(), is: shown.display().to_string() }),

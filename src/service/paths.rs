@@ -1,6 +1,8 @@
 //! Which files a client may name. It is decided on the canonical path, links and `..` resolved, and before anything is
 //! said about existence, so that nobody can feel their way around the host (ruling 7).
 
+#![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
+
 use std::{
     ffi::OsString,
     path::{Component, Path, PathBuf},

@@ -1,6 +1,8 @@
 //! Nobody but the daemon's user looks into what a state directory holds, also in one that was there before and is open to
 //! others: what is found too open and is ours is closed, what is somebody else's is told.
 
+#![allow(clippy::disallowed_methods, reason = "before the daemon serves anybody")]
+
 use std::{
     fs::{self, DirBuilder, File, Permissions},
     io,

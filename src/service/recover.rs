@@ -1,5 +1,7 @@
 //! The daemon's start: every record is met with what is really there.
 
+#![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
+
 use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};

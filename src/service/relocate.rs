@@ -1,6 +1,8 @@
 //! Paths in records are absolute. Where the state directory has another name today than when they were written, what lies
 //! in it is found under today's; what lies elsewhere stays what it is.
 
+#![allow(clippy::disallowed_methods, reason = "before the daemon serves anybody")]
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,

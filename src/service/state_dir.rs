@@ -2,6 +2,8 @@
 //! that was moved from one that was copied; a note beside each mount point on the way to it tells one that is not mounted
 //! from one that never was (ADR 0014).
 
+#![allow(clippy::disallowed_methods, reason = "before the daemon serves anybody")]
+
 use std::{
     collections::BTreeMap,
     fs,

@@ -1,5 +1,7 @@
 //! The claim on a state directory, which one program has at a time: the daemon, or a command on the database.
 
+#![allow(clippy::disallowed_methods, reason = "before the daemon serves anybody")]
+
 use std::{
     fs::{DirBuilder, File},
     io::{Read, Seek, Write},

@@ -14,6 +14,8 @@
 //! Around it: `check` reads everything, `export` writes it as text (`dump`), `import` makes a store of that, and `try_open`
 //! finds out in a helper process whether a store can be opened at all (sled may spin for ever on a damaged one).
 
+#![allow(clippy::disallowed_methods, reason = "the writer's thread, and threads that may wait")]
+
 mod backend;
 mod batch;
 mod check;

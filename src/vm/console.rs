@@ -2,6 +2,8 @@
 //! here they are kept bounded and read back. Nobody is connected to the serial socket, so nothing can keep the guest's
 //! console waiting.
 
+#![allow(clippy::disallowed_methods, reason = "small files of the state directory")]
+
 use std::{
     fs::{self, File},
     io,

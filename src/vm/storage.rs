@@ -1,6 +1,8 @@
 //! Where disks are kept, and what shows that a disk which is not there is gone: each such folder bears a mark, and without
 //! it its storage is away (ADR 0014). Whose a disk is, where the state directory is a copy.
 
+#![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
+
 use std::{
     fs, io,
     path::{Path, PathBuf},

@@ -1,6 +1,8 @@
 //! What dnsmasq has given out, as it keeps it. A lease that it remembers is in the way of whoever is to have the address
 //! next, and it forgets one only when it is started with a list that lacks it.
 
+#![allow(clippy::disallowed_methods, reason = "small files of the state directory")]
+
 use std::{collections::HashMap, fs, net::Ipv4Addr, path::Path};
 
 use super::{Host, LEASES};

@@ -4,6 +4,8 @@
 //! Every address is assigned: a NIC is given its own, by its MAC address alone (clones send one client id), and nobody
 //! else is given any. What a guest calls itself counts for nothing, so none takes another's name.
 
+#![allow(clippy::disallowed_methods, reason = "small files of the state directory")]
+
 mod leases;
 mod resolvers;
 

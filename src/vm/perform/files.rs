@@ -1,5 +1,7 @@
 //! What a VM has on disk beside its images: looked for, and removed with it (ADR 0014).
 
+#![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
+
 use std::{
     collections::BTreeSet,
     fs, io,
@@ -12,8 +14,8 @@ use super::{
     images::{REMOVAL, absent, host},
 };
 use crate::{
-    host::{STORAGE, folder, in_time, remove_image},
-    model::{Disk, Error, MadeFolder, VmSpec},
+    host::{STORAGE, folder, in_time, on_storage, remove_image},
+    model::{Disk, Error, MadeFolder},
     qemu::RunPaths,
     vm::{
         core::{DiskNo, Setback, StepReport as Report},
@@ -32,10 +34,13 @@ pub(super) async fn find(brief: &Brief) -> Done {
     let disks = made(brief).map(|disk| disk.file.clone());
     let bases = spec.disks.iter().filter_map(|disk| disk.backing_file()).map(|base| base.path.clone());
     let files: Vec<PathBuf> = disks.chain(bases).chain(spec.iso.clone()).collect();
-    let missing = |file: PathBuf| Some(format!("{} cannot be used: {}", file.display(), fs::metadata(&file).err()?));
-    let looked = in_time(LOOK, move || Ok(files.into_iter().find_map(missing))).await;
-    let silent = |error: io::Error| Some(format!("its disks cannot be used: {error}"));
-    Ok(Report::Missing(looked.unwrap_or_else(silent)))
+    for file in files {
+        let looked = file.clone();
+        if let Err(error) = on_storage(&file, LOOK, move || fs::metadata(looked)).await {
+            return Ok(Report::Missing(Some(format!("{} cannot be used: {error}", file.display()))));
+        }
+    }
+    Ok(Report::Missing(None))
 }
 
 /// Whether a deletion could remove the VM's disks, before anything is done about it.
@@ -45,10 +50,12 @@ pub(super) async fn check_removable(hands: &Hands, brief: &Brief) -> Done {
 }
 
 async fn are_removable(hands: &Hands, brief: &Brief, patience: Duration) -> Result<(), Setback> {
-    let files = own_images(hands, brief, made(brief));
-    let folders = hands.ctx.config.storage_dirs.clone();
-    let checked = in_time(patience, move || Ok(files.iter().try_for_each(|file| check(file, &folders)))).await;
-    checked.map_err(host)?.map_err(|why| Setback::Reported(Error::Storage(why)))
+    for file in own_images(hands, brief, made(brief)) {
+        let (looked, folders) = (file.clone(), hands.ctx.config.storage_dirs.clone());
+        let checked = on_storage(&file, patience, move || Ok(check(&looked, &folders))).await;
+        checked.map_err(host)?.map_err(|why| Setback::Reported(Error::Storage(why)))?;
+    }
+    Ok(())
 }
 
 /// Removes everything that belongs to a VM but its record: its images, the folders that were made for them, its run
@@ -59,16 +66,14 @@ pub(super) async fn erase(hands: &Hands, brief: &Brief, half_made: bool) -> Done
     }
     let spec = brief.definition();
     let held = brief.record.run.held.images.values();
-    let mut images = own_images(hands, brief, made(brief).chain(held));
+    let images = own_images(hands, brief, made(brief).chain(held));
+    for file in images {
+        let (image, folders) = (file.clone(), hands.ctx.config.storage_dirs.clone());
+        let removed = on_storage(&file, REMOVAL, move || remove_image(&image, &folders)).await;
+        removed.map_err(|e| Setback::Host(format!("cannot remove {}: {e}", file.display())))?;
+    }
     let (folder, run) = (hands.ctx.image_folder(&hands.id), hands.paths.clone());
-    // An earlier daemon did not note what it held.
-    images.extend((1..=spec.disks_added).map(|number| folder.join(VmSpec::image_name(number))));
-    let folders = hands.ctx.config.storage_dirs.clone();
     let removed = in_time(REMOVAL, move || {
-        for file in images {
-            let removed = remove_image(&file, &folders);
-            removed.map_err(|e| io::Error::new(e.kind(), format!("cannot remove {}: {e}", file.display())))?;
-        }
         remove_emptied(&folder)?;
         for file in run.all() {
             absent(fs::remove_file(&file), &file)?;
@@ -115,7 +120,8 @@ fn own_images<'a>(hands: &Hands, brief: &Brief, disks: impl Iterator<Item = &'a 
 /// Folders that were made for its disk, where no other VM's is in them. One that is not the one that was made stays, and
 /// keeps nothing else.
 pub(in crate::vm) async fn remove_folders(place: PathBuf, owner: String, folders: Vec<MadeFolder>) {
-    let removal = in_time(REMOVAL, move || {
+    let at = place.clone();
+    let removal = on_storage(&at, REMOVAL, move || {
         folder::discard_all(&place, &owner);
         folders.iter().rev().try_for_each(|made| folder::remove(made).map(|removed| tracing::debug!(?made, removed)))
     });

@@ -1,6 +1,8 @@
 //! Images of disks: made, grown while nobody has them open, removed. What proves that one is ours and unused is ADR 0014's:
 //! its name stands in the record, which was stored before there was an image; its storage is there; nobody has it locked.
 
+#![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
+
 use std::{
     fs, io,
     os::unix::fs::PermissionsExt,
@@ -10,7 +12,7 @@ use std::{
 
 use super::{Brief, Done, Hands, disks};
 use crate::{
-    host::{STORAGE, image, in_time, remove_image},
+    host::{STORAGE, image, on_storage, remove_image},
     model::{Disk, Error, VmSpec},
     qemu::devices,
     vm::{
@@ -30,12 +32,13 @@ pub(super) const REMOVAL: Duration = Duration::from_secs(60);
 pub(super) async fn check_free(brief: &Brief, no: DiskNo) -> Done {
     let file = defined(brief, no)?.file.clone();
     let looked = file.clone();
-    let found = in_time(LOOK, move || match fs::symlink_metadata(looked) {
+    let found = on_storage(&file, LOOK, move || match fs::symlink_metadata(looked) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         found => found.map(|_| true),
     });
+    let found = found.await;
     let file = file.display();
-    match found.await {
+    match found {
         Ok(false) => Ok(Report::Done),
         Ok(true) if no == DiskNo(0) => Err(Setback::Foreign(Error::Storage(format!(
             "There is a file {file} already, of which no record tells. It is left alone; ask under another idempotency key."
@@ -57,7 +60,7 @@ pub(super) async fn make(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) ->
     }
     let (ctx, file) = (&hands.ctx, disk.file.clone());
     let (folder, folders) = (ctx.image_folder(&hands.id), ctx.config.storage_dirs.clone());
-    let prepared = in_time(STORAGE, move || {
+    let prepared = on_storage(&disk.file, STORAGE, move || {
         if file.parent() == Some(&folder) {
             fs::create_dir_all(&folder)
                 .map_err(|e| io::Error::new(e.kind(), format!("cannot make {}: {e}", folder.display())))?;
@@ -78,7 +81,7 @@ pub(super) async fn make(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) ->
     made.map_err(Setback::Host)?;
     // Its folder may be open to others.
     let file = disk.file.clone();
-    let closed = in_time(STORAGE, move || fs::set_permissions(&file, fs::Permissions::from_mode(0o600)));
+    let closed = on_storage(&disk.file, STORAGE, move || fs::set_permissions(&file, fs::Permissions::from_mode(0o600)));
     closed.await.map_err(|e| Setback::Host(format!("{}: {e}", disk.file.display())))?;
     Ok(Report::Done)
 }
@@ -97,7 +100,7 @@ pub(super) async fn remove(hands: &Hands, brief: &Brief, no: DiskNo) -> Done {
     }
     let (file, others) = (disk.file.clone(), beside(brief, disk));
     let folders = hands.ctx.config.storage_dirs.clone();
-    let removed = in_time(REMOVAL, move || {
+    let removed = on_storage(&disk.file, REMOVAL, move || {
         if let Some(missing) = others.iter().find(|other| fs::symlink_metadata(other).is_err()) {
             let why = format!("{} stays, because {} is missing", file.display(), missing.display());
             return Err(io::Error::other(why));
@@ -117,7 +120,7 @@ pub(super) async fn grow(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) ->
     let disk = defined(brief, no)?;
     hands.ctx.owns(disk, brief.definition()).map_err(Setback::Reported)?;
     let file = disk.file.clone();
-    let present = in_time(STORAGE, move || image::virtual_size(&file)).await;
+    let present = on_storage(&disk.file, STORAGE, move || image::virtual_size(&file)).await;
     let present = present.map_err(|e| Setback::Host(format!("cannot read {}: {e}", disk.file.display())))?;
     if present >= size * disks::GIB {
         return Ok(Report::Done);

@@ -1,6 +1,8 @@
 //! From nothing to a QEMU whose guest may run: files, QEMU stopped before its first instruction, monitor, pinning and
 //! throttles (design.md, decision 11). What a step leaves behind is held by the record; nothing is undone here.
 
+#![allow(clippy::disallowed_methods, reason = "called on threads that may wait, and a small file of the state directory")]
+
 use std::{
     collections::HashMap,
     fs, io,
@@ -14,7 +16,7 @@ use tokio::task::spawn_blocking;
 
 use super::{Brief, Done, Hands, Report, disks, files, nics, pinning};
 use crate::{
-    host::{STORAGE, in_time, memory, process::Process},
+    host::{STORAGE, in_time, memory, on_storage, process::Process},
     model::{Error, NicId, VmSpec},
     qemu::{ChardevFds, CommandLine, RunPaths, devices},
     qmp::{Events, QmpError, Session, socket},
@@ -107,7 +109,7 @@ pub(super) async fn prepare(hands: &Hands, brief: &Brief) -> Done {
 
 async fn there(path: &Path, what: &str, remedy: &str) -> Result<(), String> {
     let looked = path.to_owned();
-    match in_time(STORAGE, move || fs::metadata(looked)).await {
+    match on_storage(path, STORAGE, move || fs::metadata(looked)).await {
         Ok(_) => Ok(()),
         Err(e) => Err(format!("{what} {} cannot be used ({e}); {remedy}", path.display())),
     }

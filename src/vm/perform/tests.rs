@@ -14,9 +14,9 @@ use super::*;
 use crate::{
     config::{Accel, Settings},
     host::{cpus::Host, image::QemuImg},
-    model::{CpuPinning, Disk, Ending, IoLimits, Nic, NicBackend, NicId, Upkeep, VmSpec},
+    model::{Conflict, CpuPinning, Disk, Ending, Error, IoLimits, Nic, NicBackend, NicId, Upkeep, VmSpec},
     net::Network,
-    qemu::{Accelerator, Caps},
+    qemu::{Accelerator, Caps, devices},
     store::Store,
     vm::{
         Closing, Context,
@@ -177,10 +177,6 @@ impl Vm {
         let nodes = self.hands.session().unwrap().query_named_block_nodes().await.unwrap();
         nodes.iter().find(|found| found.node_name.as_deref() == Some(node)).map(|found| found.image.virtual_size)
     }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
 }
 
 impl Drop for Vm {
@@ -212,7 +208,7 @@ async fn images_are_made_grown_and_removed() {
     vm.make(&other).await;
     vm.define(|spec| spec.disks.retain(|disk| disk.name == "disk2"));
     // A folder in which a disk of the record is missing is not the one that the record tells of.
-    let away = vm.path("away");
+    let away = vm.dir.path().join("away");
     std::fs::rename(&other.file, &away).unwrap();
     assert!(matches!(vm.refuses(Step::RemoveImage(DiskNo(1))).await, Setback::Host(why) if why.contains("is missing")));
     std::fs::rename(&away, &other.file).unwrap();
@@ -222,7 +218,10 @@ async fn images_are_made_grown_and_removed() {
     // What somebody has put beside it stays, also with a VM that was never whole.
     let foreign = vm.disk(3, Some(3));
     std::fs::write(&foreign.file, "precious").unwrap();
-    vm.define(|spec| spec.disks.push(foreign.clone()));
+    vm.define(|spec| {
+        spec.disks.push(foreign.clone());
+        spec.disks_added = 3;
+    });
     vm.record.run.unmade.insert(DiskNo(3));
     assert!(matches!(vm.refuses(Step::CheckImage(DiskNo(3))).await, Setback::Foreign(_)));
     vm.twice(Step::Erase { half_made: true }, Report::Done).await;
@@ -237,7 +236,7 @@ async fn what_is_missing_is_told_and_keeps_a_vm_from_being_removed() {
     vm.twice(Step::FindFiles, Report::Missing(None)).await;
     vm.twice(Step::CheckRemovable, Report::Done).await;
     let mark = root.file.parent().unwrap().with_file_name(".qherd-storage");
-    let away = vm.path("away");
+    let away = vm.dir.path().join("away");
     std::fs::rename(&root.file, &away).unwrap();
     let Outcome::Done(Report::Missing(Some(missing))) = vm.once(Step::FindFiles).await else { panic!("nothing") };
     assert!(missing.contains("root.qcow2 cannot be used"), "{missing}");
@@ -245,7 +244,7 @@ async fn what_is_missing_is_told_and_keeps_a_vm_from_being_removed() {
     vm.twice(Step::CheckRemovable, Report::Done).await;
     std::fs::remove_file(&mark).unwrap();
     for step in [Step::CheckRemovable, Step::Erase { half_made: false }] {
-        assert!(matches!(vm.refuses(step).await, Setback::Reported(crate::model::Error::Storage(_))));
+        assert!(matches!(vm.refuses(step).await, Setback::Reported(Error::Storage(_))));
     }
     std::fs::rename(&away, &root.file).unwrap();
     vm.twice(Step::Prepare, Report::Done).await;
@@ -261,7 +260,7 @@ async fn disks_come_and_go_and_follow_their_definition() {
     vm.make(&disk).await;
     // Of a plugging that was cut short: its node alone.
     let session = vm.hands.session().unwrap();
-    session.execute_raw("blockdev-add", Some(crate::qemu::devices::blockdev(&disk))).await.unwrap();
+    session.execute_raw("blockdev-add", Some(devices::blockdev(&disk))).await.unwrap();
     assert_eq!(vm.devices().await.0, [DiskNo(0)]);
     let larger = Disk { size: 2, ..disk.clone() };
     vm.twice(Step::PlugDisk(Box::new(larger.clone())), Report::Done).await;
@@ -285,7 +284,7 @@ async fn disks_come_and_go_and_follow_their_definition() {
 
     Vm::check(&Step::Pause, vm.once(Step::Pause).await, &Report::Done);
     let halted = vm.refuses(Step::ReleaseDisk(DiskNo(1))).await;
-    assert_eq!(halted, Setback::Reported(crate::model::Conflict::Halted.into()));
+    assert_eq!(halted, Setback::Reported(Conflict::Halted.into()));
     Vm::check(&Step::Continue, vm.once(Step::Continue).await, &Report::Done);
     // The firmware does not let go of it, however often it is asked.
     vm.twice(Step::ReleaseDisk(DiskNo(1)), Report::Done).await;
@@ -294,7 +293,7 @@ async fn disks_come_and_go_and_follow_their_definition() {
     // As it is when a guest has let go of a disk.
     let released = vm.disk(2, Some(2));
     vm.make(&released).await;
-    session.execute_raw("blockdev-add", Some(crate::qemu::devices::blockdev(&released))).await.unwrap();
+    session.execute_raw("blockdev-add", Some(devices::blockdev(&released))).await.unwrap();
     vm.in_effect(|spec| spec.disks.push(released.clone()));
     vm.twice(Step::ReleaseDisk(DiskNo(2)), Report::Out).await;
     assert!(vm.size_of("disk2-node").await.is_some());
@@ -314,17 +313,17 @@ async fn a_nic_comes_once_and_its_port_is_looked_at() {
     let nic: Nic = serde_json::from_value(json!({
         "id": uuid::Uuid::new_v4(), "name": "net0", "label": "a", "mac": "52:54:00:12:34:56", "slot": 2, "queues": 1,
         "backend": { "user": { "forwards": [{
-            "id": uuid::Uuid::new_v4(), "protocol": "tcp", "host_address": "127.0.0.1", "host_port": port, "guest_port": 22
+            "protocol": "tcp", "host_address": "127.0.0.1", "host_port": port, "guest_port": 22
         }] } }
     }))
     .unwrap();
     let plug = Step::PlugNic(Box::new(nic.clone()));
     let taken = vm.refuses(plug.clone()).await;
-    assert!(matches!(&taken, Setback::Reported(crate::model::Error::PortTaken { .. })), "{taken:?}");
+    assert!(matches!(&taken, Setback::Reported(Error::PortTaken { .. })), "{taken:?}");
     drop(listener);
     // Of a plugging that was cut short: its host's side alone, which has the port.
     let session = vm.hands.session().unwrap();
-    let netdev = crate::qemu::devices::netdev(&nic, &[]);
+    let netdev = devices::netdev(&nic, &[]);
     session.execute_raw("netdev_add", Some(netdev.clone())).await.unwrap();
     vm.twice(Step::DisconnectNic(Box::new(nic.clone())), Report::Done).await;
     session.execute_raw("netdev_add", Some(netdev)).await.unwrap();
@@ -337,7 +336,7 @@ async fn a_nic_comes_once_and_its_port_is_looked_at() {
 
     // As it is when a guest has let go of a NIC.
     let released = Nic { id: other, name: "net1".into(), backend: NicBackend::User { forwards: Vec::new() }, ..nic };
-    let netdev = crate::qemu::devices::netdev(&released, &[]);
+    let netdev = devices::netdev(&released, &[]);
     session.execute_raw("netdev_add", Some(netdev.clone())).await.unwrap();
     vm.in_effect(|spec| spec.nics.push(released));
     vm.twice(Step::ReleaseNic(other), Report::Out).await;
@@ -351,10 +350,7 @@ async fn sizes_come_as_far_as_the_guest_follows() {
     vm.define(|spec| spec.vcpus = 3);
     Vm::check(&Step::SetVcpus(3), vm.once(Step::SetVcpus(3)).await, &Report::Done);
     assert_eq!(vm.devices().await.2, 3);
-    let mut seen = Vec::new();
-    while let Ok(sight) = vm.sights.try_recv() {
-        seen.push(sight);
-    }
+    let seen: Vec<Sight> = std::iter::from_fn(|| vm.sights.try_recv().ok()).collect();
     assert_eq!(seen, [Sight::Vcpus { present: 2, used: 2 }, Sight::Vcpus { present: 3, used: 3 }]);
     vm.in_effect(|spec| spec.vcpus = 3);
     vm.twice(Step::SetVcpus(3), Report::Done).await;
@@ -378,7 +374,7 @@ async fn sizes_come_as_far_as_the_guest_follows() {
 #[tokio::test]
 async fn a_medium_is_exchanged_once() {
     let mut vm = Vm::new().await;
-    let isos = ["one.iso", "two, three.iso"].map(|name| vm.path(name));
+    let isos = ["one.iso", "two, three.iso"].map(|name| vm.dir.path().join(name));
     isos.iter().for_each(|iso| std::fs::write(iso, vec![0; 1 << 20]).unwrap());
     vm.define(|spec| spec.iso = Some(isos[0].clone()));
     let vm = vm.start().await;
@@ -393,7 +389,7 @@ async fn a_medium_is_exchanged_once() {
     vm.twice(exchange(&isos[1]), Report::Done).await;
     // The second time it was there, and stayed where it was.
     assert_eq!(present().await, Some(("cdrom-node-2".to_owned(), isos[1].clone())));
-    assert!(matches!(vm.refuses(exchange(&vm.path("nowhere.iso"))).await, Setback::Refused(_)));
+    assert!(matches!(vm.refuses(exchange(&vm.dir.path().join("nowhere.iso"))).await, Setback::Refused(_)));
     assert_eq!(present().await.unwrap().1, isos[1]);
     vm.twice(Step::ExchangeMedium(None), Report::Done).await;
     assert_eq!(present().await, None);
