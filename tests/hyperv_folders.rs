@@ -55,7 +55,7 @@ async fn a_create_that_a_crash_cuts_short_leaves_no_folder() {
     let mut daemon = hyperv::started();
     let mut body = wish("vm");
     body["diskPath"] = json!("D:/HyperV/new/deep");
-    for (commit, side) in (1..=3).flat_map(|commit| Side::BOTH.map(|side| (commit, side))) {
+    for (commit, side) in (1..=4).flat_map(|commit| Side::BOTH.map(|side| (commit, side))) {
         daemon.kill();
         let command = daemon.dying_at(commit, side);
         daemon.run_as(command);
@@ -65,7 +65,7 @@ async fn a_create_that_a_crash_cuts_short_leaves_no_folder() {
         daemon.run();
         // The last one was made: nobody was told, and it is there.
         for vm in daemon.get("/vms").await.expect(200).as_array().unwrap() {
-            assert_eq!((commit, side), (3, Side::After));
+            assert_eq!((commit, side), (4, Side::After));
             daemon.delete(&format!("/vms/{}", vm["id"].as_str().unwrap())).await.expect(200);
         }
         assert_eq!(hyperv::in_disks(&daemon), [] as [String; 0], "{side:?} commit {commit}");

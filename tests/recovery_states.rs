@@ -208,7 +208,7 @@ async fn every_state_with(process: Process) {
     for ((situation, run), id) in SITUATIONS.iter().zip(ids) {
         let mut vm = Vm::load(&store, id);
         // What has no process by its record may still have one, from a crash before it was recorded.
-        let down = matches!(run(&vm).0, Run::Down { .. });
+        let down = matches!(run(&vm).0, Run::Down { .. } | Run::Making { .. });
         if process != Process::Alive || down {
             vm.kill_process();
         }

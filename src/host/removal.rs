@@ -30,7 +30,7 @@ pub fn remove_image(file: &Path, folders: &[PathBuf]) -> io::Result<bool> {
         return Err(refused("it is no path of a file".into()));
     };
     let folder = match folder.canonicalize() {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(false),
         folder => folder?,
     };
     if !folders.iter().filter_map(|allowed| allowed.canonicalize().ok()).any(|allowed| folder.starts_with(allowed)) {

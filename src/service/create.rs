@@ -160,7 +160,7 @@ async fn establish(service: &Service, mut spec: Arc<VmSpec>, named: Option<PathB
         take_back(service, spec).await;
         return Err(error);
     }
-    let (handle, answer) = vm::create(ctx.clone(), spec.clone(), start);
+    let (handle, answer) = vm::create(ctx.clone(), spec.clone(), start, place.is_some());
     let making = service.registry.making(handle.clone());
     let answer = answer.await;
     made.leave().await;

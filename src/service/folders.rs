@@ -87,6 +87,7 @@ impl Made<'_> {
     /// Sees to it that `place` is there, and stays until [`Self::leave`]. Those of its folders that qherd made, now or for
     /// another VM, are noted in the definition, which is stored before there is anything to see of them.
     pub async fn make(&mut self, service: &Service, place: &Path, spec: &mut Arc<VmSpec>) -> Result<()> {
+        record(service, spec).await?;
         let taken = folder::taken(place, &spec.id.to_string());
         let mut refused = None;
         for _ in 0..TRIES {
@@ -200,6 +201,11 @@ async fn note(service: &Service, spec: &mut Arc<VmSpec>, folders: Vec<MadeFolder
         return Ok(());
     }
     Arc::make_mut(spec).named.folders = folders;
+    record(service, spec).await
+}
+
+/// From here on whatever is made for it goes with it.
+async fn record(service: &Service, spec: &Arc<VmSpec>) -> Result<()> {
     let batch = records::put(Batch::new(), &core::unmade(spec.clone()), true);
     let stored = async { service.ctx.store.commit(batch?).await };
     stored.await.map_err(|e| Error::failed(Operation::Create, e))

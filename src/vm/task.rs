@@ -91,16 +91,22 @@ pub fn adopt(ctx: SharedContext, record: Record) -> VmHandle {
     handle
 }
 
-/// Starts the task of a VM that is to be made, and started where `start` says so. The answer comes when it exists; where
+/// Starts the task of a VM that is to be made, and started where `start` says so; `noted` where it is stored already that
+/// it is being made. The answer comes when it exists; where
 /// it does not come to that, nothing of it is left, and its view says so.
 pub fn create(
     ctx: SharedContext,
     definition: Arc<VmSpec>,
     start: bool,
+    noted: bool,
 ) -> (VmHandle, impl Future<Output = Result<VmView>> + Send) {
     const TICKET: Ticket = 0;
     let id = definition.id;
-    let facts = core::create(definition, start, TICKET, now(), bounds(&ctx));
+    let mut facts = core::create(definition.clone(), start, TICKET, now(), bounds(&ctx));
+    if noted {
+        facts.stored = core::unmade(definition);
+        facts.seen.wish = false;
+    }
     let (handle, mut task) = Task::new(ctx, facts);
     let (reply, answer) = oneshot::channel();
     task.replies.insert(TICKET, reply);
@@ -386,10 +392,9 @@ fn as_left(view: VmView, left: &Arc<VmSpec>) -> VmView {
 
 /// What a step that does not come to its end counts as.
 fn late(step: &Step) -> Setback {
-    let why = "it did not come to its end in time".to_owned();
     match step {
         Step::Kill | Step::EndStrays => Setback::Held,
         Step::Commit(_) => Setback::StoreSilent("the store does not answer".to_owned()),
-        _ => Setback::Host(why),
+        _ => Setback::Host("it did not come to its end in time".to_owned()),
     }
 }

@@ -65,10 +65,10 @@ pub(super) fn define(facts: &mut Facts, ticket: Ticket, change: Change) {
     facts.record.run.upkeep = facts.record.run.upkeep.within(&wanted.policy);
     facts.record.definition = wanted.clone();
     let mut lanes = difference::lanes(&before, &wanted);
-    if let Change::RemoveNic(id) = &change {
-        // One that the guest has not let go of is asked for again.
-        lanes.push(Lane::Nic(*id));
-    }
+    // Also where it is defined so already: what waits is tried again.
+    lanes.extend(concerned(&change));
+    lanes.sort_unstable();
+    lanes.dedup();
     prepare_lanes(facts, &before, &wanted, &lanes);
     adopt_policy(facts);
     let pending_at = removes.then_some(facts.now.monotonic + PENDING);
@@ -99,6 +99,19 @@ pub(super) fn redefine(facts: &mut Facts, ticket: Ticket, redefinition: Redefini
     let lanes = difference::lanes(&before, &wanted);
     prepare_lanes(facts, &before, &wanted, &lanes);
     facts.wait(ticket, Until::Grown { lanes, before, after: wanted });
+}
+
+/// What a change is about, whether it changes anything or not.
+fn concerned(change: &Change) -> Vec<Lane> {
+    match change {
+        Change::Cpu { .. } => vec![Lane::Vcpus, Lane::Pin],
+        Change::Memory(_) => vec![Lane::Memory],
+        Change::Medium(_) => vec![Lane::Medium],
+        Change::Disk { name, .. } | Change::RemoveDisk(name) => DiskNo::of(name).map(Lane::Disk).into_iter().collect(),
+        // One that the guest has not let go of is asked for again.
+        Change::RemoveNic(id) | Change::Port { nic: id, .. } => vec![Lane::Nic(*id)],
+        Change::AddDisk { .. } | Change::AddNic(_) | Change::Policy(_) => Vec::new(),
+    }
 }
 
 /// Whether a disk is made is no part of a definition.

@@ -104,6 +104,7 @@ pub struct Up {
     /// MiB that its virtio-mem can add to that.
     pub hotplug_memory: u64,
     /// vCPUs that this QEMU has ever had, once it has lost one: an emulating QEMU can make only so many.
+    #[serde(default)]
     pub vcpus_made: u32,
     /// As it was last seen: a daemon that comes later shows it until it knows better.
     pub guest: Guest,

@@ -155,7 +155,8 @@ pub(super) fn host(error: io::Error) -> Setback {
 /// A path that is not there is no matter.
 pub(super) fn absent(removed: io::Result<()>, path: &Path) -> io::Result<()> {
     match removed {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+        // Where its folder should be there may be something else.
+        Err(e) if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Err(io::Error::new(e.kind(), format!("cannot remove {}: {e}", path.display())))
         }
         _ => Ok(()),

@@ -1,7 +1,10 @@
 //! From nothing to a QEMU whose guest may run: files, QEMU stopped before its first instruction, monitor, pinning and
 //! throttles (design.md, decision 11). What a step leaves behind is held by the record; nothing is undone here.
 
-#![allow(clippy::disallowed_methods, reason = "called on threads that may wait, and a small file of the state directory")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "called on threads that may wait, and a small file of the state directory"
+)]
 
 use std::{
     collections::HashMap,
