@@ -153,7 +153,7 @@ impl Diagram {
                     answers.extend(absorb(facts, NOW, Report::Sight(sight.clone())).answers);
                 }
             }
-            let answers: Vec<String> = answers.iter().map(|(_, answer)| told(answer)).collect();
+            let answers: Vec<String> = answers.iter().map(|(_, answer)| reported(answer)).collect();
             self.rounds.push((cells, format!("{:?}", status(facts)).to_lowercase(), answers.join(", ")));
         }
         panic!("it does not come to rest");
@@ -174,7 +174,7 @@ impl Diagram {
     }
 }
 
-fn told(answer: &qherd::model::Result<Answer>) -> String {
+fn reported(answer: &qherd::model::Result<Answer>) -> String {
     match answer {
         Ok(answer) => word(answer),
         Err(error) => error.to_string(),

@@ -42,7 +42,7 @@ async fn measure(
     hands: Arc<Hands>,
     session: Session,
     view: watch::Receiver<VmView>,
-    told: watch::Sender<Option<Sample>>,
+    reported: watch::Sender<Option<Sample>>,
 ) {
     let Some(process) = hands.process() else { return };
     let mut sampler = Sampler::new(process.pid(), hands.threads());
@@ -68,6 +68,6 @@ async fn measure(
         let nics = in_effect.nics.iter().map(traffic).collect();
         let running = seen.status != Status::Paused;
         let circumstances = Circumstances { started, running, balloon, nics };
-        told.send_replace(Some(sampler.take(readings, circumstances)));
+        reported.send_replace(Some(sampler.take(readings, circumstances)));
     }
 }

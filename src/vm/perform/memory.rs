@@ -109,7 +109,7 @@ impl Move<'_> {
     /// Waits for the guest, telling how far it has come.
     async fn follow(&self, way: Way, target: u64) -> Result<(), Setback> {
         let begin = Instant::now();
-        let mut told = self.up.in_effect.memory;
+        let mut reported = self.up.in_effect.memory;
         let mut first = None;
         loop {
             let present = self.present().await?;
@@ -117,8 +117,8 @@ impl Move<'_> {
                 Way::VirtioMem => (present.added, present.total()),
                 Way::Balloon => (present.left, present.total()),
             };
-            if memory != told {
-                told = memory;
+            if memory != reported {
+                reported = memory;
                 self.hands.see(Sight::Memory(memory));
             }
             if reached.abs_diff(target) <= if target == 0 { TOLERANCE } else { 0 } {
