@@ -65,14 +65,29 @@ pub(super) fn define(facts: &mut Facts, ticket: Ticket, change: Change) {
     facts.record.run.upkeep = facts.record.run.upkeep.within(&wanted.policy);
     facts.record.definition = wanted.clone();
     let mut lanes = difference::lanes(&before, &wanted);
-    if let Change::RemoveNic(id) = &change {
-        // One that the guest has not let go of is asked for again.
-        lanes.push(Lane::Nic(*id));
-    }
+    // What it is about is tried once more, also where it is defined so already and the guest did not follow.
+    lanes.extend(meant(&change));
+    lanes.sort_unstable();
+    lanes.dedup();
     prepare_lanes(facts, &before, &wanted, &lanes);
     adopt_policy(facts);
     let pending_at = removes.then_some(facts.now.monotonic + PENDING);
     facts.wait(ticket, Until::Applied { lanes, pending_at, before, after: wanted });
+}
+
+/// The lanes that a change is about, whether it changes anything or not. What is added differs.
+fn meant(change: &Change) -> Vec<Lane> {
+    let disk = |name: &str| DiskNo::of(name).map(Lane::Disk);
+    match change {
+        Change::Cpu { vcpus, pinning } => {
+            [vcpus.map(|_| Lane::Vcpus), pinning.as_ref().map(|_| Lane::Pin)].into_iter().flatten().collect()
+        }
+        Change::Memory(_) => vec![Lane::Memory],
+        Change::Disk { name, .. } | Change::RemoveDisk(name) => disk(name).into_iter().collect(),
+        Change::Medium(_) => vec![Lane::Medium],
+        Change::RemoveNic(nic) | Change::Port { nic, .. } => vec![Lane::Nic(*nic)],
+        Change::AddDisk { .. } | Change::AddNic(_) | Change::Policy(_) => Vec::new(),
+    }
 }
 
 /// Only its client calls something differently: that is taken in any state, and changes nothing.
