@@ -44,7 +44,7 @@ pub use named::{Alias, MadeFolder, Named};
 pub use network::{Forward, NewNic, Nic, NicBackend, Protocol, TAP_PREFIX, check_forwards, check_queues};
 pub use policy::{Autostart, AutostartWish, Due, LONGEST_WAIT, OnIoError, Policy, PolicyWish, RestartPolicy, Upkeep};
 pub use port::{Bandwidth, PortWish, SwitchPort};
-pub use record::{Boot, Intent, LiveRun, ProcessId, Run, VmRecord};
+pub use record::{Boot, ProcessId};
 pub use sample::{BalloonSample, DiskSample, NetworkSample, NicSample, Sample, VcpuSample};
 pub use size::{MAX_DEFINITION, check_definition};
 pub use spec::{

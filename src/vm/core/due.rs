@@ -74,8 +74,12 @@ fn finish_unwinding(facts: &mut Facts) {
     let mut last = facts.seen.launch.ending.take().unwrap_or_else(|| last.clone());
     if facts.seen.launch.unattended && !facts.seen.launch.was_cut && !facts.bounds.closing {
         // Nobody waits for it: it shows as a crash, and counts as one.
-        last = Ending::Crashed { reason: format!("it did not start again: {error}") };
         let upkeep = &mut facts.record.run.upkeep;
+        let what = match upkeep.due {
+            Some(Due::Boot) => "it did not start after the boot of the host",
+            Some(Due::Restart { .. }) | None => "it did not start again",
+        };
+        last = Ending::Crashed { reason: format!("{what}: {error}") };
         upkeep.due = None;
         *upkeep = upkeep.after(&facts.record.definition.policy, &last, 0, facts.now.wall);
         upkeep.due = upkeep.due.map(|due| dated(due, facts.now.wall, facts.now.monotonic));

@@ -130,6 +130,10 @@ fn take_back_goal(facts: &mut Facts, why: &str) {
             // Its power may have been cut before.
             let was_cut = facts.up().is_some() && facts.seen.was_cut;
             let before = if was_cut { Goal::Off { cause: Cause::Cut } } else { facts.stored.run.goal };
+            if !before.ends_run() {
+                // Whoever has joined it waits for an end that does not come.
+                facts.answer_instead(|until| *until == Until::Off, &stop);
+            }
             facts.set_goal(before);
         }
         Goal::Stop(_) => {

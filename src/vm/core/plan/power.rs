@@ -96,7 +96,7 @@ fn end(wants: &mut Wants) {
     match (facts.goal(), facts.seen.quitting) {
         (Goal::Off { cause: Cause::Cut }, _) => kill(wants),
         // What cannot be stored is not deleted, and its guest runs on.
-        (Goal::Gone, _) if facts.goal_is_stored() => kill(wants),
+        (Goal::Gone, _) if facts.goal_is_stored() || facts.seen.was_cut => kill(wants),
         (Goal::Off { .. } | Goal::Stop(_), Some(since)) if since + QUIT <= facts.now.monotonic => kill(wants),
         (Goal::Off { .. } | Goal::Stop(_), Some(since)) => wants.wake_at(since + QUIT),
         (Goal::Off { .. } | Goal::Stop(_), None)
