@@ -65,7 +65,7 @@ pub(super) fn define(facts: &mut Facts, ticket: Ticket, change: Change) {
     facts.record.run.upkeep = facts.record.run.upkeep.within(&wanted.policy);
     facts.record.definition = wanted.clone();
     let mut lanes = difference::lanes(&before, &wanted);
-    // Also where it is defined so already: what waits is tried again.
+    // What it is about is tried once more, also where it is defined so already and the guest did not follow.
     lanes.extend(concerned(&change));
     lanes.sort_unstable();
     lanes.dedup();
@@ -73,6 +73,22 @@ pub(super) fn define(facts: &mut Facts, ticket: Ticket, change: Change) {
     adopt_policy(facts);
     let pending_at = removes.then_some(facts.now.monotonic + PENDING);
     facts.wait(ticket, Until::Applied { lanes, pending_at, before, after: wanted });
+}
+
+/// The lanes that a change is about, whether it changes anything or not. What is added differs.
+fn concerned(change: &Change) -> Vec<Lane> {
+    let disk = |name: &str| DiskNo::of(name).map(Lane::Disk);
+    match change {
+        Change::Cpu { vcpus, pinning } => {
+            [vcpus.map(|_| Lane::Vcpus), pinning.as_ref().map(|_| Lane::Pin)].into_iter().flatten().collect()
+        }
+        Change::Memory(_) => vec![Lane::Memory],
+        Change::Disk { name, .. } | Change::RemoveDisk(name) => disk(name).into_iter().collect(),
+        Change::Medium(_) => vec![Lane::Medium],
+        // One that the guest has not let go of is asked for again.
+        Change::RemoveNic(nic) | Change::Port { nic, .. } => vec![Lane::Nic(*nic)],
+        Change::AddDisk { .. } | Change::AddNic(_) | Change::Policy(_) => Vec::new(),
+    }
 }
 
 /// Only its client calls something differently: that is taken in any state, and changes nothing.
@@ -99,19 +115,6 @@ pub(super) fn redefine(facts: &mut Facts, ticket: Ticket, redefinition: Redefini
     let lanes = difference::lanes(&before, &wanted);
     prepare_lanes(facts, &before, &wanted, &lanes);
     facts.wait(ticket, Until::Grown { lanes, before, after: wanted });
-}
-
-/// What a change is about, whether it changes anything or not.
-fn concerned(change: &Change) -> Vec<Lane> {
-    match change {
-        Change::Cpu { .. } => vec![Lane::Vcpus, Lane::Pin],
-        Change::Memory(_) => vec![Lane::Memory],
-        Change::Medium(_) => vec![Lane::Medium],
-        Change::Disk { name, .. } | Change::RemoveDisk(name) => DiskNo::of(name).map(Lane::Disk).into_iter().collect(),
-        // One that the guest has not let go of is asked for again.
-        Change::RemoveNic(id) | Change::Port { nic: id, .. } => vec![Lane::Nic(*id)],
-        Change::AddDisk { .. } | Change::AddNic(_) | Change::Policy(_) => Vec::new(),
-    }
 }
 
 /// Whether a disk is made is no part of a definition.

@@ -237,6 +237,7 @@ impl Facts {
                     self.seen.look = false;
                     self.seen.look_at_devices &= !devices;
                 }
+                Step::SetMemory(memory) => self.seen.memory_requested = Some(*memory),
                 Step::ReadMemory => self.seen.look_at_memory = false,
                 Step::FindFiles => self.seen.look_for_files = false,
                 Step::Pin(_) => self.seen.pin_again = false,

@@ -34,6 +34,8 @@ pub struct Seen {
     pub devices_known: bool,
     /// The guest was reset since QEMU was last looked at.
     pub was_reset: bool,
+    /// MiB that the guest was last asked to come to: it may follow late.
+    pub memory_requested: Option<u64>,
     /// How much memory the guest has has to be looked at.
     pub look_at_memory: bool,
     /// When the guest was last asked to power off or reboot.

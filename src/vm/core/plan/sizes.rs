@@ -20,7 +20,11 @@ pub(super) fn plan(wants: &mut Wants) {
         wants.step(vcpus);
     }
     let memory = Step::SetMemory(wanted.memory);
-    if under_way(&memory) || wanted.memory != live.memory {
+    // What was asked for before, and not followed, is taken back.
+    let outdated = facts.seen.memory_requested.is_some_and(|requested| requested != wanted.memory);
+    let differs = outdated || wanted.memory != live.memory;
+    // A guest that does not follow may do so late, by itself: that is looked at meanwhile.
+    if under_way(&memory) || (differs && !facts.is_stuck(Lane::Memory)) {
         wants.step(memory);
     } else if facts.seen.look_at_memory && !facts.in_flight.contains_key(&Lane::Memory) {
         wants.step(Step::ReadMemory);
