@@ -1,4 +1,4 @@
-//! The whole of `lifecycle::decide` as a grid in tests/golden/lifecycle.txt: a change of any answer shows as a change
+//! The whole of `lifecycle::decide` as a grid in tests/golden/lifecycle.snap: a change of any answer shows as a change
 //! of that file.
 
 #[path = "support/golden.rs"]
@@ -31,5 +31,5 @@ fn every_status_has_its_answer_to_every_request() {
     for status in Status::ALL {
         grid += &row(status.as_str(), Request::ALL.iter().map(|&request| word(decide(status, request))).collect());
     }
-    golden::compare("lifecycle.txt", &grid);
+    golden::compare("lifecycle", &grid);
 }

@@ -8,6 +8,9 @@ pub mod hyperv;
 pub mod kvm;
 
 #[cfg(test)]
+mod error_texts;
+
+#[cfg(test)]
 mod tests {
     use schemars::{JsonSchema, schema_for};
     use serde::de::DeserializeOwned;
