@@ -1,6 +1,7 @@
 //! The one core under every dialect: knows the VMs, creates and removes them, and hands requests to their tasks.
 //! It holds no state of a single VM and speaks neither HTTP nor QMP.
 
+pub mod access;
 mod addresses;
 mod autostart;
 mod bases;
@@ -190,6 +191,16 @@ impl Service {
     /// Which requests were made under which idempotency key.
     pub fn keys(&self) -> Arc<Keys> {
         self.keys.clone()
+    }
+
+    /// QEMUs of VMs.
+    pub fn processes(&self) -> Vec<i32> {
+        self.registry.views().iter().filter_map(|view| view.pid).collect()
+    }
+
+    /// Whoever reaches the API may do everything.
+    pub fn is_open(&self) -> bool {
+        self.ctx.config.access.open
     }
 
     /// A page of VMs, oldest first.

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use qherd::api::http::{
-    HttpError, Limits, QueryParam, Reply, Report, Request, Response, Route, Shutdown, Table, dispatch, serve,
+    Gate, HttpError, Limits, QueryParam, Reply, Report, Request, Response, Route, Shutdown, Table, dispatch, serve,
 };
+use qherd::model::Role;
+use qherd::service::access::{Access, Rules};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -74,14 +76,14 @@ const TIMEOUT: QueryParam = QueryParam::integer("timeout", "Seconds.");
 
 fn routes() -> Vec<Route<S>> {
     vec![
-        Route::get("/vms", "listVMs", list),
-        Route::post("/vms/{id}/make", "makeVM", make).input::<Make>(),
-        Route::post("/vms/{id}/stop", "stopVM", stop).query(&[TIMEOUT]),
-        Route::get("/vms/by-name/{name}", "byName", echo),
-        Route::get("/vms/{name}/{part}", "part", list),
-        Route::post("/slow", "slow", slow),
-        Route::post("/count", "count", count),
-        Route::get("/panic", "panics", panics),
+        Route::get("/vms", "listVMs", list).role(Role::Viewer),
+        Route::post("/vms/{id}/make", "makeVM", make).role(Role::Viewer).input::<Make>(),
+        Route::post("/vms/{id}/stop", "stopVM", stop).role(Role::Viewer).query(&[TIMEOUT]),
+        Route::get("/vms/by-name/{name}", "byName", echo).role(Role::Viewer),
+        Route::get("/vms/{name}/{part}", "part", list).role(Role::Viewer),
+        Route::post("/slow", "slow", slow).role(Role::Viewer),
+        Route::post("/count", "count", count).role(Role::Viewer),
+        Route::get("/panic", "panics", panics).role(Role::Viewer),
     ]
 }
 
@@ -116,7 +118,10 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let shutdown = Shutdown::default();
-        let task = tokio::spawn(serve(listener, dispatch::service(tables, None), shutdown.clone(), limits));
+        // Of this host's users, as any: the tests' own. `a` is what they call it.
+        let access = Access::new(Rules::default(), Arc::new(Vec::new));
+        let gate = Gate::new(access, vec!["a".to_owned()], Vec::new(), false);
+        let task = tokio::spawn(serve(listener, dispatch::service(tables, None, gate), shutdown.clone(), limits));
         Self { addr, state, shutdown, task }
     }
 

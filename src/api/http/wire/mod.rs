@@ -12,6 +12,7 @@ mod head;
 mod turns;
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -21,7 +22,7 @@ use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
@@ -48,9 +49,19 @@ pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {
 
 impl Socket for TcpStream {
     fn has_arrived(&self) -> bool {
-        use rustix::net::{RecvFlags, recv};
-        recv(self, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok()
+        has_arrived(self)
     }
+}
+
+impl Socket for UnixStream {
+    fn has_arrived(&self) -> bool {
+        has_arrived(self)
+    }
+}
+
+fn has_arrived(socket: impl AsFd) -> bool {
+    use rustix::net::{RecvFlags, recv};
+    recv(socket, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok()
 }
 
 /// A socket as hyper is to see it.
