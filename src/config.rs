@@ -18,7 +18,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
-use crate::model::{Cidr, Grant};
+use crate::model::{Bounds, Cidr, Grant};
 
 /// The file that is read without `--config` when it is there.
 const DEFAULT_FILE: &str = "qherd.toml";
@@ -102,6 +102,14 @@ pub struct Settings {
     /// Power off every VM when the daemon ends; without it they go on running
     #[arg(long, env = "QHERD_STOP_VMS_ON_EXIT", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub stop_vms_on_exit: Option<bool>,
+    /// What all VMs may have together, whether they run or not: vms=N,vcpus=N,memory=MIB,disk=GIB [default: 10000 VMs, 100000
+    /// vCPUs, 1000 times the host's memory, 1 PiB of disks]
+    #[arg(long, env = "QHERD_MAX_DEFINED", value_name = "BOUNDS")]
+    pub max_defined: Option<Bounds>,
+    /// What running VMs may have together, in the same form [default: 5000 VMs, 1024 vCPUs or 32 per core, twice the
+    /// host's memory, 1 PiB of disks]
+    #[arg(long, env = "QHERD_MAX_RUNNING", value_name = "BOUNDS")]
+    pub max_running: Option<Bounds>,
     /// MiB that the balloon leaves a guest at least [default: 64]
     #[arg(long, env = "QHERD_BALLOON_FLOOR", value_name = "MIB")]
     pub balloon_floor: Option<u32>,
@@ -133,6 +141,9 @@ pub struct Config {
     pub stop_timeout: u32,
     /// MiB.
     pub balloon_floor: u32,
+    /// What VMs may have together.
+    pub max_defined: Bounds,
+    pub max_running: Bounds,
     /// This program: with it a store is opened in a helper process first, to see whether it is sound.
     pub program: Option<PathBuf>,
 }
@@ -174,6 +185,8 @@ impl Settings {
             stop_vms_on_exit: self.stop_vms_on_exit.or(from_file.stop_vms_on_exit).unwrap_or(false),
             balloon_floor: self.balloon_floor.or(from_file.balloon_floor).unwrap_or(64),
             stop_timeout: self.stop_timeout.or(from_file.stop_timeout).unwrap_or(60),
+            max_defined: self.max_defined.or(from_file.max_defined).unwrap_or_default(),
+            max_running: self.max_running.or(from_file.max_running).unwrap_or_default(),
             state_dir,
             program: None,
         })

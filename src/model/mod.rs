@@ -2,6 +2,7 @@
 //! what is published about it, and what can go wrong. No I/O and no knowledge of QEMU, HTTP or sled.
 
 mod access;
+mod bounds;
 mod change;
 mod clock;
 mod create;
@@ -30,6 +31,7 @@ mod switch;
 mod view;
 
 pub use access::{Grant, Role, Who};
+pub use bounds::{Bounds, Figures};
 pub use change::{Applied, Change, NewNics, Redefinition};
 pub use clock::{Moment, monotonic_ms, now_ms, uptime_ms, wall_at_uptime, wall_time_of};
 pub use create::{CreateVm, DiskWish, NetworkWish, NicWish};

@@ -5,6 +5,7 @@ pub mod access;
 mod addresses;
 mod autostart;
 mod bases;
+mod capacity;
 mod changes;
 mod create;
 pub mod database;
@@ -66,6 +67,7 @@ pub struct Service {
     guest_answers: addresses::GuestAnswers,
     making: folders::Making,
     log_reads: Semaphore,
+    capacity: capacity::Capacity,
     keys: Arc<Keys>,
     /// Held for as long as the daemon lives.
     _lock: state_lock::StateLock,
@@ -138,6 +140,7 @@ impl Service {
         let caps = caps.map_err(anyhow::Error::msg)?;
         let store = store??;
         let keys = Keys::open(store.clone()).context("cannot read the idempotency keys")?;
+        let capacity = capacity::Capacity::new(&config, &host);
         let ctx = Arc::new(Context {
             config,
             host,
@@ -154,6 +157,7 @@ impl Service {
             guest_answers: addresses::GuestAnswers::default(),
             making: folders::Making::default(),
             log_reads: Semaphore::new(LOG_READS),
+            capacity,
             registry: Registry::default(),
             keys,
             places: switches::Places::default(),
@@ -230,6 +234,7 @@ impl Service {
     /// See [`VmHandle::start`].
     pub async fn start(&self, id: VmId) -> Result<(VmView, Start)> {
         let handle = self.handle(id)?;
+        let _room = self.room_to_start(&handle.view())?;
         let found = handle.start().await?;
         Ok((handle.view(), found))
     }

@@ -118,9 +118,11 @@ fn domain(error: Error, endpoint: &Endpoint, role: Role) -> (StatusCode, ErrorBo
         Error::SwitchConflict(message) => {
             (StatusCode::CONFLICT, said(message.replace("allow_management_os", "allowManagementOS")))
         }
-        Error::PortTaken { .. } | Error::Storage(_) | Error::BaseImageInUse { .. } | Error::Unstartable { .. } => {
-            (StatusCode::CONFLICT, said(message))
-        }
+        Error::PortTaken { .. }
+        | Error::Storage(_)
+        | Error::BeyondBounds(_)
+        | Error::BaseImageInUse { .. }
+        | Error::Unstartable { .. } => (StatusCode::CONFLICT, said(message)),
         Error::NicNotFound { .. } => (StatusCode::NOT_FOUND, said(endpoint.not_found)),
         Error::ForwardNotFound(_) => (StatusCode::NOT_FOUND, said("Port forward not found")),
         Error::BaseImageNotFound { .. } | Error::DiskNotFound { .. } => (StatusCode::NOT_FOUND, said(message)),

@@ -101,6 +101,7 @@ impl http::Problem for Problem {
                     | Error::Conflict(_)
                     | Error::SwitchConflict(_)
                     | Error::Storage(_)
+                    | Error::BeyondBounds(_)
                     | Error::PortTaken { .. }
                     | Error::BaseImageInUse { .. }
                     | Error::Unstartable { .. } => (StatusCode::CONFLICT, message, None),
