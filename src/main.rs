@@ -15,7 +15,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use qherd::{
     api::{
-        http::{Limits, Shutdown, dispatch, listen::UnixDoor, serve},
+        http::{Answers, Limits, Shutdown, dispatch, listen::UnixDoor, serve},
         hyperv, kvm,
     },
     cli,
@@ -26,6 +26,9 @@ use tracing_subscriber::EnvFilter;
 
 /// How long requests under way may take after a signal; a launch takes a fraction of a second. A second signal ends it.
 const DRAIN: Duration = Duration::from_secs(20);
+
+/// Bytes that are kept of answers which clients have not taken yet: four console logs of the largest size.
+const ANSWERS: u64 = 64 << 20;
 
 /// Manages QEMU/KVM virtual machines directly over QMP, without libvirt, behind a REST API.
 #[derive(Parser)]
@@ -131,7 +134,8 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
         }
     });
     let limits = Limits { drain: DRAIN, ..Limits::default() };
-    let served = |mounts| dispatch::service(mounts, Some(service.keys()), gate.clone());
+    let answers = Answers::new(ANSWERS);
+    let served = |mounts| dispatch::service(mounts, Some(service.keys()), gate.clone(), answers.clone());
     let whole = served(mounts);
     let main = serve(door, whole.clone(), shutdown.clone(), limits.clone());
     let unix = serve(unix_door, whole, shutdown.clone(), limits.clone());

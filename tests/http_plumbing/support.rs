@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use qherd::api::http::{
-    Gate, HttpError, Limits, QueryParam, Reply, Report, Request, Response, Route, Shutdown, Table, dispatch, serve,
+    Answers, Gate, HttpError, Limits, QueryParam, Reply, Report, Request, Response, Route, Shutdown, Table, dispatch,
+    serve,
 };
 use qherd::model::Role;
 use qherd::service::access::{Access, Rules};
@@ -17,6 +18,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use warp::http::StatusCode;
+
+/// Room for answers that are not taken.
+pub const ANSWERS: u64 = 32 << 20;
+/// Bytes of a large one.
+pub const LARGE: usize = 8 << 20;
 
 #[derive(Default)]
 pub struct State {
@@ -68,6 +74,9 @@ async fn count(state: S, _: Request) -> Reply {
     state.finished.fetch_add(1, Ordering::SeqCst);
     Reply::json(StatusCode::CREATED, &json!({"counted": true}))
 }
+async fn large(_: S, _: Request) -> Reply {
+    Reply::text(StatusCode::OK, "x".repeat(LARGE))
+}
 async fn panics(_: S, _: Request) -> Reply {
     panic!("on purpose")
 }
@@ -83,6 +92,7 @@ fn routes() -> Vec<Route<S>> {
         Route::get("/vms/{name}/{part}", "part", list).role(Role::Viewer),
         Route::post("/slow", "slow", slow).role(Role::Viewer),
         Route::post("/count", "count", count).role(Role::Viewer),
+        Route::get("/large", "large", large).role(Role::Viewer),
         Route::get("/panic", "panics", panics).role(Role::Viewer),
     ]
 }
@@ -121,7 +131,9 @@ impl Server {
         // Of this host's users, as any: the tests' own. `a` is what they call it.
         let access = Access::new(Rules::default(), Arc::new(Vec::new));
         let gate = Gate::new(access, vec!["a".to_owned()], Vec::new(), false);
-        let task = tokio::spawn(serve(listener, dispatch::service(tables, None, gate), shutdown.clone(), limits));
+        let answers = Answers::new(ANSWERS);
+        let task =
+            tokio::spawn(serve(listener, dispatch::service(tables, None, gate, answers), shutdown.clone(), limits));
         Self { addr, state, shutdown, task }
     }
 

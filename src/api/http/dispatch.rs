@@ -24,7 +24,7 @@ use super::inflight::InFlight;
 use super::route::{Answer, RouteInfo};
 use super::table::{self, Found};
 use super::wire::Refused;
-use super::{HttpError, Nulls, Request, Response, Table, query};
+use super::{Answers, HttpError, Nulls, Request, Response, Table, query};
 use crate::service::Keys;
 use crate::service::access::Caller;
 
@@ -36,8 +36,9 @@ pub fn service(
     mounts: Vec<(&'static str, Table)>,
     keys: Option<Arc<Keys>>,
     gate: Arc<Gate>,
+    answers: Arc<Answers>,
 ) -> impl super::server::Service {
-    warp::service(filter(mounts, keys, gate))
+    warp::service(filter(mounts, keys, gate, answers))
 }
 
 /// Tables by the path they are mounted at; `""` takes everything that no other prefix does. Without `keys` a request's
@@ -46,8 +47,9 @@ pub fn filter(
     mounts: Vec<(&'static str, Table)>,
     keys: Option<Arc<Keys>>,
     gate: Arc<Gate>,
+    answers: Arc<Answers>,
 ) -> BoxedFilter<(Response,)> {
-    let mounts = Arc::new(Mounts::new(mounts, keys, gate));
+    let mounts = Arc::new(Mounts::new(mounts, keys, gate, answers));
     let raw_query = warp::query::raw().or(warp::any().map(String::new)).unify();
     warp::any()
         .and(warp::method())
@@ -94,15 +96,21 @@ struct Mounts {
     tables: Vec<(Vec<&'static str>, Table)>,
     keys: Option<Arc<Keys>>,
     gate: Arc<Gate>,
+    answers: Arc<Answers>,
 }
 
 impl Mounts {
-    fn new(mounts: Vec<(&'static str, Table)>, keys: Option<Arc<Keys>>, gate: Arc<Gate>) -> Self {
+    fn new(
+        mounts: Vec<(&'static str, Table)>,
+        keys: Option<Arc<Keys>>,
+        gate: Arc<Gate>,
+        answers: Arc<Answers>,
+    ) -> Self {
         let split = |prefix: &'static str| prefix.split('/').filter(|s| !s.is_empty()).collect::<Vec<_>>();
         let mut tables: Vec<_> = mounts.into_iter().map(|(prefix, table)| (split(prefix), table)).collect();
         // The longest prefix first, so that it is found first.
         tables.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-        Self { tables, keys, gate }
+        Self { tables, keys, gate, answers }
     }
 
     /// The table of a path, and the rest of the path below its prefix.
@@ -164,6 +172,7 @@ impl Mounts {
                 () = in_flight.over() => table::refuse(shape, HttpError::Unfinished),
             },
         };
+        let response = self.answers.admit(response).unwrap_or_else(|error| table::refuse(shape, error));
         if in_flight.is_draining() { leaving(response) } else { response }
     }
 }
@@ -298,8 +307,12 @@ mod tests {
     #[test]
     fn a_prefix_is_whole_segments_and_the_longest_wins() {
         let empty = || Table::new((), Vec::new());
-        let mounts =
-            Mounts::new(vec![("", empty()), ("/hyperv", empty()), ("/hyperv/deep", empty())], None, Gate::closed());
+        let mounts = Mounts::new(
+            vec![("", empty()), ("/hyperv", empty()), ("/hyperv/deep", empty())],
+            None,
+            Gate::closed(),
+            Answers::new(1 << 20),
+        );
         for (path, below) in [
             ("/vms", vec!["vms"]),
             ("/hyperv/vms", vec!["vms"]),

@@ -71,6 +71,8 @@ pub enum HttpError {
     TokenRefused { why: String },
     #[error("From another host this qherd is asked over TLS only: use https.")]
     InTheClear,
+    #[error("Answers that other clients have not taken yet fill the room for them; ask again, or for less.")]
+    NoRoomForAnswer,
     #[error("{name} has the role {role}; this needs {needed}.")]
     Forbidden { name: String, role: Role, needed: Role },
     #[error("The Idempotency-Key was used for another request before; each request needs a key of its own.")]
@@ -101,7 +103,9 @@ impl HttpError {
             Self::Unauthenticated { .. } | Self::TokenRefused { .. } => StatusCode::UNAUTHORIZED,
             Self::CrossOrigin | Self::InTheClear | Self::Forbidden { .. } => StatusCode::FORBIDDEN,
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::ShuttingDown | Self::Unfinished | Self::KeyNotStored { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ShuttingDown | Self::Unfinished | Self::NoRoomForAnswer | Self::KeyNotStored { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 

@@ -8,13 +8,14 @@
 //!        ├─ idempotency           a request with a known key gets its first answer
 //!        ├─ table, route   which handler a path and a method mean; what OpenAPI says about it
 //!        ├─ request        what a handler is given; query, json and decode turn it into the handler's types
+//!        ├─ answers        how much of answers is kept for those who do not take them
 //!        └─ response, section  what a handler gives back; error is everything the plumbing itself can object to
 //! ```
 //!
 //! A dialect writes a table and says once how an [`HttpError`] looks:
 //!
 //! ```
-//! use qherd::api::http::{Gate, HttpError, Reply, Request, Route, Table, dispatch};
+//! use qherd::api::http::{Answers, Gate, HttpError, Reply, Request, Route, Table, dispatch};
 //! use qherd::model::Role;
 //! use warp::http::StatusCode;
 //!
@@ -29,10 +30,11 @@
 //! let table = Table::new("Hello".to_owned(), vec![
 //!     Route::post("/greetings", "greet", greet).role(Role::Operator).tag("Greetings").input::<Greeting>().output::<String>(200, "The greeting."),
 //! ]);
-//! let filter = dispatch::filter(vec![("", table)], None, Gate::closed());
+//! let filter = dispatch::filter(vec![("", table)], None, Gate::closed(), Answers::new(1 << 20));
 //! # let _ = filter;
 //! ```
 
+pub mod answers;
 pub mod decode;
 pub mod dispatch;
 pub mod error;
@@ -58,6 +60,7 @@ pub mod table;
 pub mod tls;
 mod wire;
 
+pub use answers::Answers;
 pub use decode::{Nulls, given, or_default};
 pub use error::HttpError;
 pub use gate::Gate;

@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use warp::http::{HeaderName, HeaderValue, StatusCode, Version, header};
 
+use super::answers::Held;
 use super::gate::Visitor;
 use super::inflight::InFlight;
 use super::listen::{Arrival, Listener};
@@ -249,7 +250,8 @@ impl Connection {
                     };
                     response.headers_mut().extend(value.map(|value| (name, value)));
                 }
-                Ok::<_, Infallible>(response.map(|body| turn.body(body)))
+                let held = response.extensions_mut().remove::<Held>();
+                Ok::<_, Infallible>(response.map(|body| turn.body(body, held)))
             }
         });
         let connection = http.serve_connection(TokioIo::new(wire), answer);
@@ -273,7 +275,7 @@ fn of_one_client(err: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::http::{Gate, Table, dispatch};
+    use crate::api::http::{Answers, Gate, Table, dispatch};
     use std::collections::VecDeque;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -312,7 +314,8 @@ mod tests {
         };
         let started = std::time::Instant::now();
         let shutdown = Shutdown::default();
-        let service = dispatch::service(vec![("", Table::new((), Vec::new()))], None, Gate::closed());
+        let service =
+            dispatch::service(vec![("", Table::new((), Vec::new()))], None, Gate::closed(), Answers::new(1 << 20));
         let server = tokio::spawn(serve(listener, service, shutdown.clone(), Limits::default()));
         client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
         let mut answer = String::new();

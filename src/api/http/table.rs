@@ -138,9 +138,13 @@ pub(super) fn refuse(shape: ErrorShape, error: HttpError) -> Response {
         _ => None,
     };
     let challenge = error.challenge();
+    let soon = error == HttpError::NoRoomForAnswer;
     let mut response = shape(error);
     if let Some(challenge) = challenge {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    }
+    if soon {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     if let Some(allow) = allow {
         response.headers_mut().insert(header::ALLOW, allow);
