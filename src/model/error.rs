@@ -64,6 +64,9 @@ pub enum Error {
     /// The definition names something that this host no longer has, and a change of it mends that.
     #[error("The VM cannot be started: {why}.")]
     Unstartable { why: String },
+    /// The settings let VMs have no more of this host.
+    #[error("{0}")]
+    BeyondBounds(String),
     /// The host failed at something.
     #[error("{operation}: {why}")]
     Failed { operation: Operation, why: String },
