@@ -11,7 +11,7 @@ use super::{
     hyperv, kvm,
 };
 use crate::{
-    model::{Conflict, Error, ForwardId, Operation, Status, SwitchId, VmId},
+    model::{Conflict, Error, ForwardId, Operation, Role, Status, SwitchId, VmId},
     qmp::{CloseReason, QgaError, QmpError},
 };
 
@@ -72,6 +72,7 @@ fn domain() -> Vec<Error> {
             Error::AmbiguousSwitch { param: "switch".into(), name: "lan".to_owned(), ids: vec![switch, switch] },
         Error::ForwardNotFound(_) => Error::ForwardNotFound(forward),
         Error::SwitchConflict(_) => Error::SwitchConflict("<what the host's network does not allow>".to_owned()),
+        Error::BeyondBounds(_) => Error::BeyondBounds("<what the settings let VMs have>".to_owned()),
         Error::Storage(_) => Error::Storage("<what of its disks is not as recorded>".to_owned()),
         Error::Conflict(_) => Conflict::Off.into(),
         Error::Unresponsive(_) => Error::Unresponsive(vm),
@@ -110,6 +111,12 @@ fn plumbing() -> Vec<HttpError> {
         ShuttingDown => ShuttingDown,
         Unfinished => Unfinished,
         CrossOrigin => CrossOrigin,
+        Misdirected { .. } => Misdirected { host: "evil.example".to_owned() },
+        Unauthenticated { .. } => Unauthenticated { why: why() },
+        TokenRefused { .. } => TokenRefused { why: why() },
+        InTheClear => InTheClear,
+        NoRoomForAnswer => NoRoomForAnswer,
+        Forbidden { .. } => Forbidden { name: "ann".to_owned(), role: Role::Viewer, needed: Role::Operator },
         KeyReused => KeyReused,
         KeyNotStored { .. } => KeyNotStored { why: why() },
     )
@@ -179,7 +186,7 @@ async fn the_kvm_dialect_words_every_error_as_kept() {
     let mut text = String::new();
     let plumbing = plumbing().into_iter().map(kvm::error::Problem::from);
     for problem in domain().into_iter().map(kvm::error::Problem::from).chain(plumbing) {
-        text += &format!("{}\n", wire(problem.render(&section)).await);
+        text += &format!("{}\n", wire(problem.render(&section, Role::Operator)).await);
     }
     keep("errors.kvm", &text);
 }
@@ -193,7 +200,7 @@ async fn the_hyperv_dialect_words_every_error_as_kept() {
     let mut text = String::new();
     let plumbing = plumbing().into_iter().map(hyperv::error::Problem::from);
     for problem in domain().into_iter().map(hyperv::error::Problem::from).chain(plumbing) {
-        text += &format!("{}\n", wire(problem.render(&section)).await);
+        text += &format!("{}\n", wire(problem.render(&section, Role::Operator)).await);
     }
     keep("errors.hyperv", &text);
 }
