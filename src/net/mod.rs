@@ -33,6 +33,7 @@ mod reconcile;
 mod reverse_path;
 pub mod rules;
 mod rules_in_force;
+mod runtime;
 mod survey;
 mod sweep;
 mod tap;
@@ -61,6 +62,7 @@ pub use error::NetError;
 pub use port::{Lease, PortEvent, PortHealth, Traffic};
 
 use crate::model::{Moved, Nic, NicId, Switch, SwitchId};
+use companion::Folders;
 use host_side::mark;
 use netlink::{Link, Netlink};
 use place::{Places, Wanted};
@@ -89,6 +91,8 @@ struct Inner {
     knows_all: AtomicBool,
     /// Whether the kernel's bridges can keep VLANs apart; none before one was looked at.
     keeps_vlans: OnceLock<bool>,
+    /// There is a place for lists that dnsmasq reads while it runs; none before one was needed.
+    public: OnceLock<bool>,
     /// What others have set up is to be looked at.
     others: Arc<Notify>,
     events: broadcast::Sender<PortEvent>,
@@ -122,6 +126,7 @@ impl Network {
             places: Places::default(),
             knows_all: AtomicBool::new(false),
             keeps_vlans: OnceLock::new(),
+            public: OnceLock::new(),
             others: Arc::default(),
             events: broadcast::Sender::new(256),
         });
@@ -363,6 +368,10 @@ impl Inner {
 
     fn switch_folder(&self, switch: SwitchId) -> PathBuf {
         self.folder.join(switch.short())
+    }
+
+    fn folders(&self, switch: SwitchId) -> Folders {
+        Folders { own: self.switch_folder(switch), public: runtime::folder(&self.state).join(switch.short()) }
     }
 }
 

@@ -42,7 +42,7 @@ impl Inner {
         let netlink = self.netlink()?;
         match dhcp {
             Some(dhcp) => dhcp.stop().await?,
-            None => companion::remove(&self.switch_folder(switch.id)).await?,
+            None => companion::remove(&self.folders(switch.id)).await?,
         }
         let bridge = netlink.link(&switch.bridge()).await?;
         let anothers = bridge.as_ref().is_some_and(|bridge| self.is_anothers(bridge, &switch.id.to_string()));
