@@ -52,7 +52,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, broadcast, oneshot},
+    sync::{broadcast, oneshot},
     time::timeout,
 };
 use uuid::Uuid;
@@ -67,6 +67,7 @@ use host_side::mark;
 use netlink::{Link, Netlink};
 use place::{Places, Wanted};
 use rules_in_force::RulesInForce;
+use truth::Others;
 
 type Result<T, E = NetError> = std::result::Result<T, E>;
 
@@ -93,8 +94,7 @@ struct Inner {
     keeps_vlans: OnceLock<bool>,
     /// There is a place for lists that dnsmasq reads while it runs; none before one was needed.
     public: OnceLock<bool>,
-    /// What others have set up is to be looked at.
-    others: Arc<Notify>,
+    others: Others,
     events: broadcast::Sender<PortEvent>,
 }
 
@@ -127,7 +127,7 @@ impl Network {
             knows_all: AtomicBool::new(false),
             keeps_vlans: OnceLock::new(),
             public: OnceLock::new(),
-            others: Arc::default(),
+            others: Others::default(),
             events: broadcast::Sender::new(256),
         });
         if inner.netlink.is_some() {
@@ -135,7 +135,7 @@ impl Network {
             tokio::spawn(rules_in_force::follow(Arc::downgrade(&inner)));
             tokio::spawn(rules_in_force::compare(Arc::downgrade(&inner)));
             tokio::spawn(rules_in_force::count(Arc::downgrade(&inner)));
-            tokio::spawn(rules_in_force::follow_others(Arc::downgrade(&inner), inner.others.clone()));
+            tokio::spawn(truth::follow_others(Arc::downgrade(&inner)));
         }
         Self(inner)
     }
@@ -347,8 +347,7 @@ impl Inner {
             tokio::spawn(keeper::mend(Arc::downgrade(self), Arc::downgrade(&place), place.wake.clone()));
         }
         let made = self.reconcile(&place).await;
-        // What is in its way was there before it.
-        self.others.notify_one();
+        self.others.concern(switch.id);
         made
     }
 

@@ -74,7 +74,7 @@ impl Inner {
             removed.map_err(|e| NetError::failed(format!("remove the bridge {}", bridge.name), e))?;
         }
         let _ = fs::remove_file(self.address_file(switch.id));
-        self.put_rules().await
+        self.take_switch_rules(switch.id).await
     }
 
     /// Removes what bears our mark and no record names.
