@@ -255,15 +255,25 @@ async fn every_setting_and_file_that_somebody_changes_is_right_again() {
         await_that(path, || value(path) == *right).await;
     }
     let folder = town.lab.dir.path().join("net").join(town.lan.id.short());
-    let config = folder.join("dnsmasq.conf");
-    let text = fs::read_to_string(&config).unwrap();
+    let state = fs::read_to_string(town.lab.dir.path().join("net/id")).unwrap();
+    let public = Path::new("/run/qherd").join(state).join(town.lan.id.short());
+    let files = [&folder, &public].into_iter().flat_map(|folder| fs::read_dir(folder).unwrap().flatten());
+    // What dnsmasq writes itself is not ours to mend.
+    let ours = files.map(|file| file.path()).filter(|path| !path.ends_with("leases") && !path.ends_with("dnsmasq.log"));
+    let ours: Vec<_> = ours.map(|path| (fs::read_to_string(&path).unwrap(), path)).collect();
+    assert_eq!(ours.len(), 5, "{ours:?}");
     let addresses = town.lab.dir.path().join("net").join(format!("{}.addresses", town.lan.id.short()));
     assert_eq!(fs::read_to_string(&addresses).unwrap(), "10.77.0.1/24\n");
     let remove = |path: &Path| fs::remove_file(path).unwrap();
     let change = |path: &Path| fs::write(path, "port=0\n").unwrap();
     for spoil in [&remove as &dyn Fn(&Path), &change] {
-        spoil(&config);
-        await_that("dnsmasq's file is as it was", || fs::read_to_string(&config).is_ok_and(|now| now == text)).await;
+        for (text, path) in &ours {
+            spoil(path);
+            await_that(&format!("{} is as it was", path.display()), || {
+                fs::read_to_string(path).is_ok_and(|now| now == *text)
+            })
+            .await;
+        }
         spoil(&addresses);
         town.lab.net.put_switch(&town.lan, None).await.unwrap();
         assert_eq!(fs::read_to_string(&addresses).unwrap(), "10.77.0.1/24\n");

@@ -17,12 +17,12 @@ use rtnetlink::packet_route::{
 use super::{
     Inner, NetError, adapter,
     companion::{self, Companion, Orders},
-    dhcp::{self, Facts},
+    dhcp::{self, Facts, Files},
     host_side::{FORWARDING6, SwitchSide, Sysctl},
     netlink::{Link, address_of},
     own_addresses,
     place::{Area, Hands, Place, Wanted},
-    problem,
+    problem, runtime,
 };
 use crate::model::{Subnet, SwitchId};
 
@@ -58,7 +58,7 @@ impl Inner {
             match hands.dhcp.take() {
                 Some(dhcp) => dhcp.stop().await?,
                 // A daemon that died in between may have left one.
-                None => companion::remove(&self.switch_folder(place.id)).await?,
+                None => companion::remove(&self.folders(place.id)).await?,
             }
             self.tell(place, Area::Dhcp, None);
             self.tell(place, Area::Dns, None);
@@ -214,7 +214,11 @@ impl Inner {
         self.tell(place, Area::Dns, lacking);
         let facts = Facts { dns, resolvers: dhcp::resolvers(), mtu: wanted.side.mtu };
         let hosts = self.places.hosts(place.id);
-        let orders = Orders { files: dhcp::files(&wanted.switch, &hosts, &facts), hosts };
+        let folders = self.folders(place.id);
+        let reads = hands.dhcp.as_ref().is_none_or(Companion::reads_lists)
+            && *self.public.get_or_init(|| runtime::is_usable(&self.state));
+        let files = Files::new(&wanted.switch, subnet, &hosts, &facts, reads.then(|| folders.public.clone()));
+        let orders = Orders { files, hosts };
         let known = place.known.load(Ordering::Relaxed);
         match &hands.dhcp {
             Some(dhcp) => {
@@ -226,9 +230,10 @@ impl Inner {
                 }
             }
             None => {
-                let orders = if known { orders } else { companion::as_left(&folder, orders) };
+                let left = |orders: Orders| Orders { files: orders.files.as_left(&folder), hosts: Vec::new() };
+                let orders = if known { orders } else { left(orders) };
                 let report = self.teller(place.id);
-                hands.dhcp = Some(Companion::start(folder, orders, new, report)?);
+                hands.dhcp = Some(Companion::start(folders, orders, new, report)?);
             }
         }
         hands.dns = dns;

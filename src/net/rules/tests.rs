@@ -178,6 +178,17 @@ fn what_is_changed_of_one_switch_alone_is_what_the_whole_says() {
         assert_eq!(there, whole(&all, &nics), "{net}");
         before = alone;
     }
+    // It goes, and the others stay.
+    let left = frame("abc");
+    assert!(is_framed(&there, &left, &lan));
+    let is = there.about(&[&before, &left]);
+    for (_, command) in diff(&is, &left).0 {
+        let reported = format!("{command:?}");
+        assert!(!reported.contains(&others[1].bridge()) && !reported.contains(&external.bridge()), "{reported}");
+    }
+    let mut without = there.clone();
+    without.replace(&is, &left);
+    assert_eq!(without, whole(&others, &theirs));
     // A port that needs what all have in common.
     let hungry = nic(SwitchPort { max_addresses: Some(300), ..SwitchPort::on(lan.id) });
     assert!(!is_framed(&there, &whole(&[lan.clone()], &[hungry]), &lan));
