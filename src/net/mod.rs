@@ -34,6 +34,8 @@ mod reverse_path;
 pub mod rules;
 mod rules_in_force;
 mod runtime;
+#[cfg(test)]
+mod samples;
 mod survey;
 mod sweep;
 mod tap;

@@ -92,8 +92,12 @@ impl Inner {
                 Some(Ok(adapter)) => &adapter.mac[..],
                 _ => &side.mac,
             };
-            netlink.add_bridge(name, mac, side.options).await.map_err(failed)?;
-            made = true;
+            match netlink.add_bridge(name, mac, side.options).await {
+                Ok(()) => made = true,
+                // Whose it is is seen below.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(failed(error)),
+            }
             there = netlink.link(name).await?;
         }
         let there = there.ok_or_else(|| NetError::failed(format!("make the bridge {name}"), "it is gone again"))?;
@@ -118,10 +122,17 @@ impl Inner {
             set = put_sysctl(sysctl).err().or(set);
         }
         let alias = Some(&side.alias);
-        if !there.up || there.alias.as_ref() != alias || mtu.is_some_and(|mtu| mtu != there.mtu) {
+        if !there.up
+            || there.alias.as_ref() != alias
+            || mtu.is_some_and(|mtu| mtu != there.mtu)
+            || !has_mac(&there, side)
+        {
             let change = netlink.set(there.index, |mut link| {
                 if let Some(mtu) = mtu {
                     link = link.mtu(mtu);
+                }
+                if !has_mac(&there, side) {
+                    link = link.address(side.mac.to_vec());
                 }
                 link.alias(&side.alias).up()
             });
@@ -265,6 +276,11 @@ fn is_ours(bridge: &Link, side: &SwitchSide) -> bool {
     bridge.kind == Some(InfoKind::Bridge) && bridge.alias.as_ref().is_none_or(|found| *found == side.alias)
 }
 
+/// The MAC address by which guests know the host; beside an adapter it is that one's, and its administrator's matter.
+fn has_mac(bridge: &Link, side: &SwitchSide) -> bool {
+    side.adapter.is_some() || bridge.mac == side.mac
+}
+
 /// Whether all of a switch's links and addresses are as they are wanted.
 pub fn is_in_place(side: &SwitchSide, links: &HashMap<String, Link>, addresses: &HashSet<(u32, IpAddr)>) -> bool {
     let Some(bridge) = links.get(&side.bridge) else { return false };
@@ -281,8 +297,8 @@ pub fn is_in_place(side: &SwitchSide, links: &HashMap<String, Link>, addresses: 
         && bridge.up
         && bridge.alias.as_ref() == Some(&side.alias)
         && bridge.bridge == side.options
+        && has_mac(bridge, side)
         && side.addresses.iter().all(|(address, _)| addresses.contains(&(bridge.index, *address)))
-        && side.sysctls.iter().all(is_set)
 }
 
 /// The addresses of every interface.

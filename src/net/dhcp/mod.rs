@@ -210,18 +210,13 @@ fn config(bridge: &str, subnet: &Subnet, facts: &Facts) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Subnet6, SwitchId, SwitchKind};
+    use crate::{
+        model::{Subnet6, SwitchKind},
+        net::samples,
+    };
 
     fn switch(subnet: Subnet) -> Switch {
-        Switch {
-            id: SwitchId::random(),
-            name: "lan".into(),
-            created_at: 0,
-            kind: SwitchKind::Internal { subnet: Some(subnet) },
-            notes: String::new(),
-            mtu: None,
-            forwards: Vec::new(),
-        }
+        samples::switch(SwitchKind::Internal { subnet: Some(subnet) })
     }
 
     fn host(mac: &str, last: u8, label: Option<&str>) -> Host {

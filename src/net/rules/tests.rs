@@ -3,32 +3,9 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::model::{MacAddr, NicBackend, Subnet, SwitchForward, now_ms};
+use crate::model::{Subnet, SwitchForward};
 use crate::net::nft::diff;
-
-pub fn switch(kind: SwitchKind) -> Switch {
-    Switch {
-        id: SwitchId::random(),
-        name: "lan".into(),
-        created_at: now_ms(),
-        kind,
-        notes: String::new(),
-        mtu: None,
-        forwards: Vec::new(),
-    }
-}
-
-fn nic(port: SwitchPort) -> Nic {
-    Nic {
-        id: NicId::random(),
-        name: "net0".into(),
-        label: "a".into(),
-        mac: MacAddr::random(),
-        slot: None,
-        queues: 1,
-        backend: NicBackend::Switch(port),
-    }
-}
+use crate::net::samples::{nic, switch};
 
 fn natted() -> Switch {
     switch(SwitchKind::Internal { subnet: Some(Subnet::parse("10.77.0.0/24", true).unwrap()) })
