@@ -87,6 +87,8 @@ async fn main() {
     // A new daemon finds the taps, and nothing else.
     let Lab { host, dir, net } = lab;
     drop(net);
+    // Whatever it was about is over.
+    await_rest().await;
     nft("flush ruleset");
     ip(&format!("link del {}", lan.bridge()));
     let net = Network::open(dir.path()).await;

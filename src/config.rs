@@ -2,6 +2,11 @@
 //! only the state directory's links are followed, so that everything below it has one name.
 
 #![allow(clippy::disallowed_methods, reason = "before the daemon serves anybody")]
+mod access;
+mod path_map;
+
+pub use access::{AccessSettings, TlsFiles};
+pub use path_map::{PathMap, is_windows};
 
 use std::{
     ffi::OsString,
@@ -14,7 +19,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
-use crate::model::Cidr;
+use crate::model::{Bounds, Cidr, Grant};
 
 /// The file that is read without `--config` when it is there.
 const DEFAULT_FILE: &str = "qherd.toml";
@@ -30,61 +35,6 @@ pub enum Accel {
     Tcg,
 }
 
-/// `FROM=TO`: a client's path prefix and the host's folder that stands for it (ruling 7).
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct PathMap {
-    pub from: String,
-    pub to: PathBuf,
-}
-
-impl TryFrom<String> for PathMap {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl std::str::FromStr for PathMap {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once('=') {
-            Some((from, to)) if !from.is_empty() && Path::new(to).is_absolute() => {
-                let from = if is_windows(from) { from.replace('\\', "/") } else { from.to_owned() };
-                Ok(Self { from: from.trim_end_matches('/').to_owned(), to: to.into() })
-            }
-            _ => Err(format!("{text:?} must read FROM=TO with an absolute TO, such as D:/HyperV=/srv/vms")),
-        }
-    }
-}
-
-/// Whether a path can only be one of a Windows host: `D:\\VMs`, `D:/VMs`, `\\\\server\\share`.
-pub fn is_windows(path: &str) -> bool {
-    let mut chars = path.chars();
-    let drive = chars.next().is_some_and(|c| c.is_ascii_alphabetic()) && chars.next() == Some(':');
-    (drive && chars.next().is_none_or(|c| c == '/' || c == '\\')) || path.starts_with("\\\\")
-}
-
-impl PathMap {
-    /// The host's path for `path`, where this map covers it.
-    pub fn apply(&self, path: &str) -> Option<PathBuf> {
-        // Windows knows two separators and no case.
-        let windows = is_windows(path).then(|| path.replace('\\', "/"));
-        let path = windows.as_deref().unwrap_or(path);
-        let rest = match path.split_at_checked(self.from.len())? {
-            (from, rest) if from == self.from => rest,
-            (from, rest) if windows.is_some() && from.eq_ignore_ascii_case(&self.from) => rest,
-            _ => return None,
-        };
-        if rest.is_empty() {
-            return Some(self.to.clone());
-        }
-        rest.strip_prefix('/').map(|rest| self.to.join(rest.trim_start_matches('/')))
-    }
-}
-
 /// The settings as a flag, a variable or a line of the file gives them; what is not given is `None` or empty.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -98,6 +48,33 @@ pub struct Settings {
     /// Where everything that qherd owns is kept [default: ./state]
     #[arg(long, env = "QHERD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// The API's Unix socket [default: STATE_DIR/api.sock]
+    #[arg(long, env = "QHERD_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// A role of a user, a group or a certificate beside root and the daemon's own user, which are admin: user:NAME=ROLE,
+    /// group:NAME=ROLE, certificate:DNS-NAME=ROLE with viewer, operator or admin; repeatable
+    #[arg(long = "allow", env = "QHERD_ALLOW", value_name = "WHO=ROLE", value_delimiter = ',')]
+    pub allow: Vec<Grant>,
+    /// A name that clients may call this host by, beside its addresses and localhost; repeatable
+    #[arg(long = "host-name", env = "QHERD_HOST_NAMES", value_name = "NAME", value_delimiter = ',')]
+    #[serde(rename = "host-names")]
+    pub host_names: Vec<String>,
+    /// Web pages that may use the API from another origin, such as https://console.example; repeatable
+    #[arg(long = "cors-origin", env = "QHERD_CORS_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
+    #[serde(rename = "cors-origins")]
+    pub cors_origins: Vec<String>,
+    /// The certificate to show, with its chain (PEM); read anew when it changes
+    #[arg(long, env = "QHERD_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, env = "QHERD_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Authorities that sign clients' certificates (PEM); see --allow certificate:NAME=ROLE
+    #[arg(long, env = "QHERD_TLS_CLIENT_CA", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Whoever reaches the address may do everything, guests and web pages' servers included
+    #[arg(long, env = "QHERD_INSECURE_NO_AUTH", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub insecure_no_auth: Option<bool>,
     /// Where base images may lie; repeatable [default: STATE_DIR/bases] [env: QHERD_IMAGE_DIR, separated by ':']
     #[arg(long = "image-dir", value_name = "DIR")]
     #[serde(rename = "image-dirs")]
@@ -126,6 +103,14 @@ pub struct Settings {
     /// Power off every VM when the daemon ends; without it they go on running
     #[arg(long, env = "QHERD_STOP_VMS_ON_EXIT", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub stop_vms_on_exit: Option<bool>,
+    /// What all VMs may have together, whether they run or not: vms=N,vcpus=N,memory=MIB,disk=GIB [default: 10000 VMs, 100000
+    /// vCPUs, 1000 times the host's memory, 1 PiB of disks]
+    #[arg(long, env = "QHERD_MAX_DEFINED", value_name = "BOUNDS")]
+    pub max_defined: Option<Bounds>,
+    /// What running VMs may have together, in the same form [default: 5000 VMs, 1024 vCPUs or 32 per core, twice the
+    /// host's memory, 1 PiB of disks]
+    #[arg(long, env = "QHERD_MAX_RUNNING", value_name = "BOUNDS")]
+    pub max_running: Option<Bounds>,
     /// MiB that the balloon leaves a guest at least [default: 64]
     #[arg(long, env = "QHERD_BALLOON_FLOOR", value_name = "MIB")]
     pub balloon_floor: Option<u32>,
@@ -141,6 +126,8 @@ pub struct Config {
     pub hyperv_listen: Option<SocketAddr>,
     /// Canonical: whatever leads to it, everything in it has one name.
     pub state_dir: PathBuf,
+    /// Who may use the API, and how it is reached.
+    pub access: AccessSettings,
     pub image_dirs: Vec<PathBuf>,
     pub storage_dirs: Vec<PathBuf>,
     pub path_maps: Vec<PathMap>,
@@ -155,6 +142,9 @@ pub struct Config {
     pub stop_timeout: u32,
     /// MiB.
     pub balloon_floor: u32,
+    /// What VMs may have together.
+    pub max_defined: Bounds,
+    pub max_running: Bounds,
     /// This program: with it a store is opened in a helper process first, to see whether it is sound.
     pub program: Option<PathBuf>,
 }
@@ -171,6 +161,7 @@ impl Settings {
             None if Path::new(DEFAULT_FILE).exists() => read(Path::new(DEFAULT_FILE))?,
             None => Settings::default(),
         };
+        let access = AccessSettings::of(&mut self, &from_file)?;
         let list = |mine: Vec<PathBuf>, theirs: Vec<PathBuf>| if mine.is_empty() { theirs } else { mine };
         let state_dir = self.state_dir.or(from_file.state_dir).unwrap_or_else(|| "state".into());
         let state_dir = canonical(&state_dir).with_context(|| format!("state directory {}", state_dir.display()))?;
@@ -181,6 +172,7 @@ impl Settings {
         let mut storage_dirs = list(self.storage_dirs, from_file.storage_dirs);
         storage_dirs.insert(0, state_dir.join("images"));
         Ok(Config {
+            access: access.at(&state_dir),
             listen: self.listen.or(from_file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
             hyperv_listen: self.hyperv_listen.or(from_file.hyperv_listen),
             image_dirs,
@@ -194,6 +186,8 @@ impl Settings {
             stop_vms_on_exit: self.stop_vms_on_exit.or(from_file.stop_vms_on_exit).unwrap_or(false),
             balloon_floor: self.balloon_floor.or(from_file.balloon_floor).unwrap_or(64),
             stop_timeout: self.stop_timeout.or(from_file.stop_timeout).unwrap_or(60),
+            max_defined: self.max_defined.or(from_file.max_defined).unwrap_or_default(),
+            max_running: self.max_running.or(from_file.max_running).unwrap_or_default(),
             state_dir,
             program: None,
         })
@@ -247,107 +241,4 @@ fn read(path: &Path) -> anyhow::Result<Settings> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("qherd.toml");
-        std::fs::write(&file, "listen = \"127.0.0.1:1\"\naccel = \"tcg\"\npath-maps = [\"D:/HyperV=/srv/vms\"]\n")
-            .unwrap();
-        let flags = Settings { listen: Some("127.0.0.1:2".parse().unwrap()), ..Settings::default() };
-        let config = flags.resolve(Some(&file)).unwrap();
-        assert_eq!(config.listen.port(), 2);
-        assert_eq!(config.accel, Accel::Tcg);
-        assert_eq!(config.stop_timeout, 60);
-        assert_eq!(config.image_dirs, [config.state_dir.join("bases")]);
-        assert_eq!(config.path_maps[0].apply("D:/HyperV/a"), Some("/srv/vms/a".into()));
-        assert_eq!(config.path_maps[0].apply("D:/HyperVx"), None);
-    }
-
-    #[test]
-    fn a_flag_is_never_split_and_a_variable_is_like_path() {
-        #[derive(clap::Parser)]
-        struct Flags {
-            #[command(flatten)]
-            settings: Settings,
-        }
-        let parsed = |words: &[&str]| <Flags as clap::Parser>::parse_from([&["qherd"], words].concat()).settings;
-        let mut flags = parsed(&["--image-dir", "/srv/img:2026", "--image-dir", "/b", "--path-map", "D:/a=/x;y"]);
-        flags.add_lists_of(|_| Some("/ignored".into())).unwrap();
-        assert_eq!(flags.image_dirs, [PathBuf::from("/srv/img:2026"), "/b".into()]);
-        assert_eq!(flags.path_maps[0].to, PathBuf::from("/x;y"));
-        assert_eq!(flags.storage_dirs, [PathBuf::from("/ignored")]);
-        let mut variables = parsed(&[]);
-        let value = |name: &str| match name {
-            "QHERD_PATH_MAP" => Some("D:/a=/x;E:/=/y".into()),
-            _ => Some("/srv/a::/srv/b".into()),
-        };
-        variables.add_lists_of(value).unwrap();
-        assert_eq!(variables.image_dirs, [PathBuf::from("/srv/a"), "/srv/b".into()]);
-        assert_eq!(variables.path_maps.len(), 2);
-        let bad = |name: &str| (name == "QHERD_PATH_MAP").then(|| "D:/a".into());
-        let error = format!("{:#}", parsed(&[]).add_lists_of(bad).unwrap_err());
-        assert!(error.contains("QHERD_PATH_MAP") && error.contains("FROM=TO"), "{error}");
-    }
-
-    #[test]
-    fn the_state_directory_has_one_name_whatever_leads_to_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().canonicalize().unwrap();
-        std::fs::create_dir_all(root.join("real/state")).unwrap();
-        std::os::unix::fs::symlink(root.join("real"), root.join("link")).unwrap();
-        let resolved = |path: &str| {
-            let settings = Settings { state_dir: Some(dir.path().join(path)), ..Settings::default() };
-            settings.resolve(None).unwrap()
-        };
-        for path in ["real/state", "link/state", "real/../real/state", "link/state/", "real/./state"] {
-            let config = resolved(path);
-            assert_eq!(config.state_dir, root.join("real/state"), "{path}");
-            assert_eq!(config.storage_dirs, [root.join("real/state/images")], "{path}");
-        }
-        // One that is to be made.
-        assert_eq!(resolved("link/new/deeper").state_dir, root.join("real/new/deeper"));
-    }
-
-    #[test]
-    fn a_path_map_knows_how_windows_writes_paths() {
-        let map: PathMap = "D:\\HyperV\\=/srv/vms".parse().unwrap();
-        for (path, to) in [
-            ("D:\\HyperV\\web\\disks", Some("/srv/vms/web/disks")),
-            ("d:/hyperv/web", Some("/srv/vms/web")),
-            ("D:\\HyperV", Some("/srv/vms")),
-            ("D:\\HyperVisor", None),
-            ("D:\\Größe", None),
-            ("/HyperV", None),
-        ] {
-            assert_eq!(map.apply(path), to.map(PathBuf::from), "{path}");
-        }
-        let unix: PathMap = "/client=/srv/vms".parse().unwrap();
-        assert_eq!(unix.apply("/CLIENT/x"), None);
-        assert_eq!(unix.apply("/client/a\\b"), Some("/srv/vms/a\\b".into()));
-        assert!(is_windows("C:") && !is_windows("C:x") && !is_windows("/C:/") && is_windows("\\\\nas\\vms"));
-    }
-
-    #[test]
-    fn a_misspelt_setting_is_refused_with_its_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("qherd.toml");
-        std::fs::write(&file, "listne = \"127.0.0.1:1\"\n").unwrap();
-        let error = format!("{:#}", Settings::default().resolve(Some(&file)).unwrap_err());
-        assert!(error.contains("listne"), "{error}");
-    }
-
-    #[test]
-    fn the_example_configuration_is_valid() {
-        let text = include_str!("../templates/qherd.toml");
-        toml::from_str::<Settings>(text).unwrap();
-        // Also with every example line switched on.
-        let all: String = text
-            .lines()
-            .map(|l| l.strip_prefix("# ").filter(|l| l.contains(" = ")).unwrap_or(l))
-            .fold(String::new(), |all, line| all + line + "\n");
-        toml::from_str::<Settings>(&all).unwrap();
-    }
-}
+mod tests;

@@ -1,11 +1,11 @@
 //! The `qherd` program: reads the settings, opens the core, serves the API until a signal, and says in one line why it
 //! could not.
 
+mod doors;
 mod signals;
 
 use std::{
     io::{IsTerminal, Write},
-    net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -15,18 +15,20 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use qherd::{
     api::{
-        http::{Limits, Shutdown, dispatch, serve},
+        http::{Answers, Limits, Shutdown, dispatch, listen::UnixDoor, serve},
         hyperv, kvm,
     },
     cli,
     config::Settings,
     service::Service,
 };
-use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
 /// How long requests under way may take after a signal; a launch takes a fraction of a second. A second signal ends it.
 const DRAIN: Duration = Duration::from_secs(20);
+
+/// Bytes that are kept of answers which clients have not taken yet: four console logs of the largest size.
+const ANSWERS: u64 = 64 << 20;
 
 /// Manages QEMU/KVM virtual machines directly over QMP, without libvirt, behind a REST API.
 #[derive(Parser)]
@@ -41,6 +43,9 @@ enum Command {
     /// Check, export, import or restore the store of VM definitions
     #[command(subcommand)]
     Db(cli::db::Command),
+    /// Make, list and revoke tokens for clients from elsewhere
+    #[command(subcommand)]
+    Token(cli::token::Command),
     /// Run the daemon
     Serve {
         /// Configuration file [default: ./qherd.toml, if there]
@@ -64,6 +69,7 @@ fn main() -> ExitCode {
     log.with_ansi(std::io::stderr().is_terminal()).init();
     let served = match command {
         Command::Db(command) => command.run(),
+        Command::Token(command) => command.run(),
         Command::Serve { config, settings } => start(*settings, config).map(|()| ExitCode::SUCCESS),
     };
     served.unwrap_or_else(|error| {
@@ -82,13 +88,6 @@ fn start(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     served
 }
 
-/// A listener, and the line that says where it is.
-async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<(TcpListener, String)> {
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    let line = format!("listening on http://{}{what}\n", listener.local_addr()?);
-    Ok((listener, line))
-}
-
 async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     let mut ends = signals::listen()?;
     let mut config = settings.resolve(file.as_deref())?;
@@ -96,16 +95,24 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     let (listen, hyperv_listen) = (config.listen, config.hyperv_listen);
     let stop_vms = config.stop_vms_on_exit;
     // The address first: a port that is taken is told before any VM is touched.
-    let (listener, mut ready) = bind(listen, "").await?;
-    let hyperv_listener = match hyperv_listen {
+    let access = config.access.clone();
+    let tls = doors::tls(&access)?;
+    doors::refuse_strangers(&config, [Some(listen), hyperv_listen])?;
+    let (door, mut ready) = doors::bind(listen, tls.clone(), "").await?;
+    let hyperv_door = match hyperv_listen {
         Some(address) => {
-            let (listener, line) = bind(address, " (Hyper-V dialect)").await?;
+            let (door, line) = doors::bind(address, tls, " (Hyper-V dialect)").await?;
             ready += &line;
-            Some(listener)
+            Some(door)
         }
         None => None,
     };
+    let rules = doors::rules(&config);
     let service = Service::open(config).await?;
+    let gate = doors::gate(rules, &access, &service);
+    // The state directory is ours alone from here on, and so is its socket.
+    let unix_door = UnixDoor::bind(&access.socket, access.knows_other_users());
+    let unix_door = unix_door.context("cannot listen on the Unix socket")?;
     let caps = service.caps();
     tracing::info!(
         qemu = caps.version,
@@ -127,12 +134,15 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
         }
     });
     let limits = Limits { drain: DRAIN, ..Limits::default() };
-    let served = |mounts| dispatch::service(mounts, Some(service.keys()));
-    let main = serve(listener, served(mounts), shutdown.clone(), limits.clone());
+    let answers = Answers::new(ANSWERS);
+    let served = |mounts| dispatch::service(mounts, Some(service.keys()), gate.clone(), answers.clone());
+    let whole = served(mounts);
+    let main = serve(door, whole.clone(), shutdown.clone(), limits.clone());
+    let unix = serve(unix_door, whole, shutdown.clone(), limits.clone());
     let own = async {
-        let listener = hyperv_listener?;
+        let door = hyperv_door?;
         let mounts = vec![("", hyperv::table(service.clone(), "/"))];
-        Some(serve(listener, served(mounts), shutdown.clone(), limits).await)
+        Some(serve(door, served(mounts), shutdown.clone(), limits).await)
     };
     // Reads are answered at once; ready is who has taken over its VMs.
     let tell = async {
@@ -143,8 +153,8 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
             tracing::warn!(%error, ready, "cannot tell the address on standard output");
         }
     };
-    let (report, hyperv, ()) = tokio::join!(main, own, tell);
-    tracing::info!(?report, ?hyperv, "no longer listening");
+    let (report, unix, hyperv, ()) = tokio::join!(main, unix, own, tell);
+    tracing::info!(?report, ?unix, ?hyperv, "no longer listening");
     if stop_vms {
         tokio::select! {
             () = service.stop_all() => {}

@@ -7,7 +7,10 @@ mod support;
 
 use std::{
     fs::File,
-    os::unix::{fs::FileExt, fs::PermissionsExt, fs::symlink, process::CommandExt},
+    os::unix::{
+        fs::{FileExt, OpenOptionsExt, PermissionsExt, symlink},
+        process::CommandExt,
+    },
     path::Path,
     process::Command,
 };
@@ -102,8 +105,8 @@ async fn damaged_images_are_refused() {
             ("l1.qcow2", damaged),
             ("refcount.qcow2", damaged),
             ("cut.qcow2", damaged),
-            ("marked.qcow2", damaged),
-            ("header.qcow2", "must be"),
+            ("marked.qcow2", "must be intact, but it is marked as damaged"),
+            ("header.qcow2", "must be an intact qcow2 image: its header ends too early"),
             ("text.qcow2", "must be intact|no qcow2 header"),
             ("empty.qcow2", "must not be empty"),
         ],
@@ -139,10 +142,10 @@ async fn images_of_other_kinds_are_refused_with_what_to_do() {
     refuse(
         &daemon,
         &[
-            ("disk.vmdk", &format!("must be a raw or qcow2 image, not vmdk|{convert}")),
-            ("disk.vdi", &format!("not vdi|{convert}")),
-            ("disk.vhd", &format!("not vpc|{convert}")),
-            ("disk.luks", &format!("not luks|{convert}")),
+            ("disk.vmdk", &format!("must be a raw or qcow2 image, not a VMDK image|{convert}")),
+            ("disk.vdi", &format!("not a VDI image|{convert}")),
+            ("disk.vhd", &format!("not a VHD image|{convert}")),
+            ("disk.luks", &format!("not an encrypted (LUKS) image|{convert}")),
             ("overlay.qcow2", &format!("must stand alone|backing file blank.raw|{convert}")),
             ("external.qcow2", &format!("must stand alone|outside.raw|{convert}")),
             ("encrypted.qcow2", "must not be encrypted"),
@@ -280,6 +283,45 @@ async fn a_link_to_a_file_whose_name_is_not_utf_8_is_refused() {
     std::fs::copy(daemon.bases().join("blank.raw"), &real).unwrap();
     symlink(&real, daemon.bases().join("link")).unwrap();
     refuse(&daemon, &[("link", "base_image must have a path that is UTF-8")]).await;
+    nothing_is_left(&daemon).await;
+}
+
+/// What an image names is the choice of whoever made it, so nothing looks there: a pipe would hold whoever opens it.
+#[tokio::test]
+async fn what_an_image_names_is_not_opened() {
+    let daemon = Daemon::start();
+    let bases = daemon.bases();
+    let pipe = bases.join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for (name, backing) in [
+        ("relative.qcow2", "pipe".to_owned()),
+        ("absolute.qcow2", pipe.display().to_string()),
+        ("json.qcow2", format!("json:{{\"driver\":\"file\",\"filename\":\"{}\"}}", pipe.display())),
+        ("nbd.qcow2", "nbd:127.0.0.1:9".to_owned()),
+    ] {
+        assert_eq!(qemu_img(&bases, &format!("create -q -u -f qcow2 -F raw -b {backing} {name} 64M")), 0, "{name}");
+    }
+    let extent = "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\n\
+                  RW 131072 FLAT \"pipe\" 0\n";
+    std::fs::write(bases.join("extent.vmdk"), extent).unwrap();
+    let (file, _) = filled_qcow2(&bases, "endless.qcow2");
+    // 8 EiB, and an L1 table of 32 GiB to go with it.
+    file.write_all_at(&(i64::MAX as u64).to_be_bytes(), 24).unwrap();
+    file.write_all_at(&u32::MAX.to_be_bytes(), 36).unwrap();
+    refuse(
+        &daemon,
+        &[
+            ("relative.qcow2", "must stand alone, but it has the backing file pipe"),
+            ("absolute.qcow2", "must stand alone"),
+            ("json.qcow2", "must stand alone"),
+            ("nbd.qcow2", "must stand alone"),
+            ("extent.vmdk", "not the descriptor of a VMDK image"),
+            ("endless.qcow2", "must be an intact qcow2 image"),
+        ],
+    )
+    .await;
+    let nobody = File::options().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&pipe).unwrap_err();
+    assert_eq!(nobody.raw_os_error(), Some(nix::libc::ENXIO), "somebody reads from the pipe");
     nothing_is_left(&daemon).await;
 }
 

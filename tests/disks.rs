@@ -179,11 +179,7 @@ async fn a_daemon_that_dies_while_it_plugs_a_disk_leaves_nothing_in_the_way() {
         daemon.kill();
         let _ = cut_short.await;
         daemon.run();
-        let begin = std::time::Instant::now();
-        while daemon.get(&format!("/vms/{id}/config")).await.expect(200)["pending"] != json!({}) {
-            assert!(begin.elapsed() < support::PATIENCE, "{delay} ms: {}", daemon.log_text());
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
+        daemon.await_in_effect(&id).await;
         let listed = names(&daemon, &id).await;
         assert_eq!(images(&daemon, &id).len(), listed.len(), "{delay} ms: {listed:?}");
     }

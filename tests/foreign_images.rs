@@ -54,7 +54,7 @@ async fn what_is_no_disk_image_is_refused_with_what_it_is() {
         ("appliance.ova", "an OVA (a tar archive)"),
         ("d.tar", "a tar archive"),
         ("fixed.vhd", "a fixed VHD image; convert it with qemu-img convert -f vpc -O qcow2"),
-        ("x.vhdx", "not vhdx; convert it"),
+        ("x.vhdx", "not a VHDX image; convert it"),
         ("flat.vmdk", "VMDK"),
         ("program", "a program (ELF)"),
         ("error.qcow", "an HTML or XML page"),

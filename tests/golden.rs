@@ -1,4 +1,4 @@
-//! The arguments that a VM's QEMU is started with: exact, in tests/golden/*.args, one per line. And valid: the QEMU of
+//! The arguments that a VM's QEMU is started with: exact, in tests/golden/*.args.snap, one per line. And valid: the QEMU of
 //! this host is started with each file and asked where it put what we named.
 
 #[path = "support/golden_cases.rs"]
@@ -28,17 +28,18 @@ fn the_arguments_are_those_of_the_golden_files() {
 
 #[test]
 fn every_golden_file_has_its_case() {
-    let cases: BTreeSet<String> = cases().iter().map(|case| format!("{}.args", case.name)).collect();
-    let files = std::fs::read_dir(golden::path("")).unwrap();
-    let files =
-        files.map(|entry| entry.unwrap().file_name().into_string().unwrap()).filter(|name| name.ends_with(".args"));
+    let cases: BTreeSet<String> = cases().iter().map(|case| format!("{}.args.snap", case.name)).collect();
+    let files = std::fs::read_dir(golden::directory()).unwrap();
+    let files = files
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".args.snap"));
     assert_eq!(files.collect::<BTreeSet<_>>(), cases);
 }
 
 #[tokio::test]
 async fn qemu_takes_every_golden_file_and_has_the_devices_where_it_says() {
     for case in cases() {
-        let text = std::fs::read_to_string(golden::path(&format!("{}.args", case.name))).unwrap();
+        let text = golden::kept(&format!("{}.args", case.name));
         let place = Place::new();
         let qemu = Qemu::start(&place, &case, text.lines()).await;
         qemu.examine(&case).await;

@@ -3,10 +3,8 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
-
 use serde_json::{Value, json};
-use support::{Daemon, PATIENCE, affinity, guest, vcpu_threads};
+use support::{Daemon, affinity, guest, vcpu_threads};
 
 async fn put(daemon: &Daemon, id: &str, what: &str, body: Value) -> Value {
     daemon.put(&format!("/vms/{id}/{what}"), body).await.expect(200)
@@ -15,15 +13,7 @@ async fn put(daemon: &Daemon, id: &str, what: &str, body: Value) -> Value {
 /// Another size of its memory, without a start. On a busy host the guest may follow later than the daemon waits for it.
 async fn resized(daemon: &Daemon, id: &str, memory: u64) {
     put(daemon, id, "memory", json!({ "memory": memory })).await;
-    let begun = Instant::now();
-    loop {
-        let config = daemon.get(&format!("/vms/{id}/config")).await.expect(200);
-        if config["pending"] == json!({}) {
-            return;
-        }
-        assert!(begun.elapsed() < PATIENCE, "the guest does not follow: {config}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    daemon.await_in_effect(id).await;
 }
 
 async fn pid(daemon: &Daemon, id: &str) -> i32 {
@@ -107,7 +97,7 @@ async fn vcpus_memory_disk_and_limits_change_while_the_guest_runs() {
     let again = daemon.await_beat(&id, |beat| beat.boot != first.boot).await;
     assert_eq!((again.cpus, again.disk_mib), (3, 3072));
     assert!((220..=320).contains(&again.mem_mib), "{again:?}");
-    assert_eq!(daemon.get(&config).await.expect(200), before);
+    assert_eq!(daemon.await_in_effect(&id).await, before);
 }
 
 #[tokio::test]
@@ -129,7 +119,7 @@ async fn what_was_changed_while_the_guest_ran_is_there_after_a_reboot() {
     let grown =
         |beat: &guest::Beat| beat.boot != first.boot && beat.mem_mib > first.mem_mib + 200 && beat.disk_mib == 3072;
     daemon.await_beat(&id, grown).await;
-    assert_eq!(daemon.get(&format!("/vms/{id}/config")).await.expect(200), before);
+    assert_eq!(daemon.await_in_effect(&id).await, before);
 }
 
 /// Memory that it might get costs a Linux guest 64 MiB of its own; nobody asked for it here.

@@ -30,7 +30,7 @@ while (accept my $c, $l) {
     $c->autoflush(1);
     print $c qq({"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""}, "capabilities": []}}\n);
     while (my $line = <$c>) {
-        my ($command) = $line =~ /"execute":"([^"]+)"/; my ($id) = $line =~ /"id":(\d+)/;
+        my ($command) = $line =~ /"execute":"([^"]+)"/; my ($id) = $line =~ /"id":("[^"]+")/;
         my $return = $command eq 'query-status' ? qq({"running": $running, "status": "$status"}) : $command =~ /^query-/ ? '[]' : '{}';
         print $c qq({"return": $return, "id": $id}\n);
         if ($command eq 'query-blockstats') { DEED }
@@ -99,7 +99,7 @@ async fn a_vm_halted_by_an_internal_error_is_paused_with_the_words_of_qemu() {
 #[tokio::test]
 async fn a_monitor_that_sends_events_without_end_is_dropped() {
     let deed = r#"while (print $c qq({"event": "RTC_CHANGE", "data": {"offset": 1}}\n) x 1000) {} last;"#;
-    a_monitor_that(deed, "more events than can be dealt with").await;
+    a_monitor_that(deed, "more messages than can be dealt with").await;
 }
 
 #[tokio::test]
@@ -116,6 +116,12 @@ async fn a_monitor_that_sends_a_line_without_end_is_dropped() {
 async fn a_monitor_that_sends_replies_to_nothing_is_dropped() {
     a_monitor_that(r#"while (print $c qq({"return": {}, "id": 999999}\n) x 1000) {} last;"#, "a reply to nothing")
         .await;
+}
+
+#[tokio::test]
+async fn a_monitor_that_answers_another_client_without_end_is_dropped() {
+    let deed = r#"while (print $c qq({"return": {}, "id": "other-1"}\n) x 1000) {} last;"#;
+    a_monitor_that(deed, "more messages than can be dealt with").await;
 }
 
 #[tokio::test]

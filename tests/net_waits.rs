@@ -108,19 +108,27 @@ async fn a_dnsmasq_that_hangs_is_replaced_and_keeps_no_other_switch_waiting() {
     // It is to give out another address now, which it cannot.
     let late = nic_on(&one, Some([10, 77, 0, 9].into()));
     let guest = lab.guest(&late).await;
-    let config = lab.dir.path().join("net").join(one.id.short()).join("dnsmasq.conf");
-    let knows = || std::fs::read_to_string(&config).unwrap().contains("10.77.0.9");
-    let lives = || std::fs::read(format!("/proc/{hung}/cmdline")).is_ok_and(|line| !line.is_empty());
-    assert!(lives());
-    await_that("it has ended", || {
-        // One that a next daemon finds beside its files works by them.
-        assert!(!(knows() && lives()), "its files change while it lives");
-        !lives()
-    })
-    .await;
+    let lives = |pid: i32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
+    assert!(lives(hung));
+    await_that("it has ended", || !lives(hung)).await;
     others_go_on(&lab, &other, &nic).await;
     await_that("another is there", || dnsmasq(&lab, &one).is_some_and(|pid| pid != hung)).await;
-    assert!(knows());
+    lab.await_problem(&one, &[]).await;
+
+    // Another configuration: it ends before that is written.
+    let hung = dnsmasq(&lab, &one).unwrap();
+    let config = lab.dir.path().join("net").join(one.id.short()).join("dnsmasq.conf");
+    let tells = || std::fs::read_to_string(&config).unwrap().contains("option:mtu,1400");
+    kill(Pid::from_raw(hung), Signal::SIGSTOP).unwrap();
+    lab.net.put_switch(&Switch { mtu: Some(1400), ..one.clone() }, None).await.unwrap();
+    await_that("it has ended", || {
+        // One that a next daemon finds beside its configuration works by it.
+        assert!(!(tells() && lives(hung)), "its configuration changes while it lives");
+        !lives(hung)
+    })
+    .await;
+    await_that("another is there", || dnsmasq(&lab, &one).is_some_and(|pid| pid != hung)).await;
+    assert!(tells());
     lab.net.unplug(&late).await.unwrap();
     drop(guest);
 

@@ -8,13 +8,16 @@ mod support;
 use std::{net::Ipv4Addr, time::Instant};
 
 use qherd::{
-    model::{MacAddr, Nic, NicBackend, NicId, SwitchPort},
+    model::SwitchPort,
     net::{
         nft::{Batch, Ruleset, diff},
         rules::{self, OnHost},
     },
 };
-use support::yard::{STATE, Yard};
+use support::{
+    parts,
+    yard::{STATE, Yard},
+};
 
 fn cpu() -> f64 {
     let mut usage = unsafe { std::mem::zeroed::<nix::libc::rusage>() };
@@ -32,15 +35,7 @@ async fn ports_and_switches_cost_little() {
     for n in 0..300usize {
         let address = Some(Ipv4Addr::new(10, (n % 50) as u8, 0, 5 + (n / 50) as u8));
         let port = SwitchPort { address, ..SwitchPort::on(switches[n % 50].id) };
-        yard.nics.push(Nic {
-            id: NicId::random(),
-            name: "net0".into(),
-            label: "a".into(),
-            mac: MacAddr::random(),
-            slot: None,
-            queues: 1,
-            backend: NicBackend::Switch(port),
-        });
+        yard.nics.push(parts::nic(port));
     }
     let report = |what: &str, times: u32, start: Instant, before: f64| {
         let each = 1e3 / f64::from(times);

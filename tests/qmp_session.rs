@@ -205,6 +205,22 @@ async fn a_reply_to_nothing_closes_the_session_with_that_reason() {
     }
 }
 
+/// QEMU 10 gives the next client the reply to a command that the client before sent, be it an earlier daemon's.
+#[tokio::test]
+async fn a_reply_to_a_command_of_another_session_is_passed_over() {
+    let (other, _other_events, mut other_peer) = open().await;
+    let (session, _events, mut peer) = open().await;
+    let script = async {
+        let (theirs, mine) = (other_peer.hear().await, peer.hear().await);
+        peer.answer(&theirs, json!("theirs")).await;
+        peer.say(&json!({"error": {"class": "GenericError", "desc": "theirs"}, "id": theirs["id"]}).to_string()).await;
+        peer.answer(&mine, json!("mine")).await;
+        other_peer.answer(&theirs, json!({})).await;
+    };
+    let (theirs, mine, ()) = tokio::join!(other.execute_raw("query", None), session.execute_raw("query", None), script);
+    assert_eq!((theirs.unwrap(), mine.unwrap()), (json!({}), json!("mine")));
+}
+
 #[tokio::test]
 async fn a_second_reply_to_one_command_is_a_reply_to_nothing() {
     let (session, _events, mut peer) = open().await;

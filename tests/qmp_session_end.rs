@@ -91,7 +91,7 @@ async fn more_events_than_are_consumed_close_the_session_within_bounds() {
     for _ in 0..100 {
         peer.say(r#"{"event": "RTC_CHANGE", "data": {"offset": 1}}"#).await;
     }
-    assert_eq!(session.closed().await, CloseReason::EventFlood);
+    assert_eq!(session.closed().await, CloseReason::Flood);
     let mut kept = 0;
     while events.next().await.is_some() {
         kept += 1;
@@ -115,7 +115,7 @@ async fn events_without_end_close_the_session_however_fast_they_are_consumed() {
         consumed
     };
     let ((), consumed) = timeout(LONG, async { tokio::join!(flood, consume) }).await.unwrap();
-    assert_eq!((consumed, session.close_reason()), (100, Some(CloseReason::EventFlood)));
+    assert_eq!((consumed, session.close_reason()), (100, Some(CloseReason::Flood)));
 }
 
 #[tokio::test]

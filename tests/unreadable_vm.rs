@@ -50,11 +50,11 @@ async fn a_live_guest_whose_record_cannot_be_read_keeps_its_address_and_its_name
     // Another comes, and DHCP is told of it.
     let other = daemon.create(next).await;
     assert_eq!(networks(&daemon, &other).await[0]["reserved"], "10.77.0.3");
-    let config = daemon.state().join("net").join(&switch.replace('-', "")[..12]).join("dnsmasq.conf");
-    let text = fs::read_to_string(&config).unwrap();
-    let own =
-        format!("dhcp-host={},id:*,10.77.0.2,web\nhost-record=web.lan,web,10.77.0.2\n", nic["mac"].as_str().unwrap());
-    assert!(text.contains(&own) && text.contains(",10.77.0.3,db\n"), "{text}");
+    let folder = daemon.state().join("net").join(&switch.replace('-', "")[..12]);
+    let [hosts, names] = ["hosts", "names"].map(|list| fs::read_to_string(folder.join(list)).unwrap());
+    let own = format!("{},id:*,10.77.0.2,web\n", nic["mac"].as_str().unwrap());
+    assert!(hosts.contains(&own) && hosts.contains(",10.77.0.3,db\n"), "{hosts}");
+    assert_eq!(names, "10.77.0.2 web.lan web\n10.77.0.3 db.lan db\n");
     for body in [taken, same] {
         let refused = daemon.post(&format!("/vms/{other}/networks"), body).await;
         assert_eq!(refused.status, 409, "{refused:?}");

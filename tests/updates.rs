@@ -14,7 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -22,7 +22,7 @@ use mutes::{silence, sooner_than_a_monitor_is_given_up};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 use stand_in::StandIn;
-use support::{Daemon, PATIENCE};
+use support::Daemon;
 use updates::{
     affinities, argument, config, disk_gib, everywhere, force_off, other_affinities, put, running, start, throttle,
 };
@@ -31,15 +31,6 @@ const LONG: u64 = 3600;
 
 fn pair(configured: impl Into<Value>, in_effect: impl Into<Value>) -> Value {
     json!({ "configured": configured.into(), "in_effect": in_effect.into() })
-}
-
-/// Waits until nothing is pending any more.
-async fn await_nothing_pending(daemon: &Daemon, id: &str) {
-    let deadline = Instant::now() + PATIENCE;
-    while config(daemon, id).await["pending"] != json!({}) {
-        assert!(Instant::now() < deadline, "{}", config(daemon, id).await);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 #[tokio::test]
@@ -158,7 +149,7 @@ async fn updates_of_a_mute_vm_are_stored() {
     assert_eq!((&pending["vcpus"], &pending["disk_size"]), (&pair(3, 1), &pair(2, 1)), "{pending}");
     kill(pid, Signal::SIGCONT).unwrap();
     daemon.await_status(&id, "running").await;
-    await_nothing_pending(&daemon, &id).await;
+    daemon.await_in_effect(&id).await;
     assert_eq!((disk_gib(&daemon, &id).await, affinities(&daemon)), (2, vec![vec![1]; 3]));
 }
 
@@ -288,7 +279,7 @@ async fn a_killed_daemon_forgets_nothing_that_it_acknowledged() {
         size = config(&daemon, &stopped).await["disk_size"].as_u64().unwrap();
         assert!((acknowledged.0..=acknowledged.0 + 1).contains(&limit), "{limit} after {acknowledged:?}");
         assert!((acknowledged.1..=acknowledged.1 + 1).contains(&size), "{size} after {acknowledged:?}");
-        await_nothing_pending(&daemon, &runs).await;
+        daemon.await_in_effect(&runs).await;
     }
     // QEMU and the image have what the definition says.
     start(&daemon, &stopped).await;

@@ -7,6 +7,15 @@ pub mod http;
 pub mod hyperv;
 pub mod kvm;
 
+/// What `/health` says that somebody should see to.
+fn warnings(service: &crate::service::Service) -> Vec<&'static str> {
+    let open = "--insecure-no-auth: whoever reaches this address may do everything, guests included";
+    service.is_open().then_some(open).into_iter().collect()
+}
+
+#[cfg(test)]
+mod error_texts;
+
 #[cfg(test)]
 mod tests {
     use schemars::{JsonSchema, schema_for};

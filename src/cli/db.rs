@@ -4,19 +4,17 @@
 
 use std::{
     fs::File,
-    io::{self, Write},
+    io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use anyhow::Context;
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
-use crate::{
-    config::Settings,
-    service::database::{Database, help},
-};
+use super::{StateDir, say};
+use crate::service::database::{Database, help};
 
 /// Also after an upgrade has put another one in its place.
 pub const THIS_PROGRAM: &str = "/proc/self/exe";
@@ -58,22 +56,8 @@ pub enum Command {
     TryOpen { dir: PathBuf },
 }
 
-/// Which state directory.
-#[derive(Args)]
-pub struct StateDir {
-    /// Configuration file [default: ./qherd.toml, if there]
-    #[arg(long, env = "QHERD_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The daemon's state directory [default: ./state]
-    #[arg(long, env = "QHERD_STATE_DIR", value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-}
-
-impl StateDir {
-    fn claim(self) -> anyhow::Result<Database> {
-        let settings = Settings { state_dir: self.state_dir, ..Settings::default() };
-        Database::claim(&settings.resolve(self.config.as_deref())?.state_dir, THIS_PROGRAM.into())
-    }
+fn claim(at: StateDir) -> anyhow::Result<Database> {
+    Database::claim(&at.path()?, THIS_PROGRAM.into())
 }
 
 impl Command {
@@ -81,10 +65,10 @@ impl Command {
     /// What could not be done, in words.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Check { at } => check(&at.claim()?),
-            Self::Export { file, at } => export(&at.claim()?, file.as_deref()),
-            Self::Import { file, replace, at } => import(&at.claim()?, &file, replace),
-            Self::Restore { from, at } => restore(&at.claim()?, from.as_deref()),
+            Self::Check { at } => check(&claim(at)?),
+            Self::Export { file, at } => export(&claim(at)?, file.as_deref()),
+            Self::Import { file, replace, at } => import(&claim(at)?, &file, replace),
+            Self::Restore { from, at } => restore(&claim(at)?, from.as_deref()),
             Self::TryOpen { dir } => Ok(ExitCode::from(u8::try_from(help(&dir)).unwrap_or(1))),
         }
     }
@@ -148,9 +132,4 @@ fn restore(database: &Database, from: Option<&Path>) -> anyhow::Result<ExitCode>
         say(&format!("VM {id} has disks but no record in what was restored; its disks and its QEMU are not touched"))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// A reader that has gone away is no panic.
-fn say(line: &str) -> anyhow::Result<()> {
-    writeln!(io::stdout().lock(), "{line}").context("cannot write to standard output")
 }

@@ -1,23 +1,23 @@
-//! Disk images through qemu-img, each run bounded in time and dying with the daemon. Which paths are allowed is
-//! decided in `service`.
+//! Disk images: what a file is, by its own bytes, and what qemu-img makes, each run bounded in time and dying with the
+//! daemon. Which paths are allowed is decided in `service`.
 
 #![allow(unsafe_code, reason = "what a child does between fork and exec")]
 #![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
 
 mod foreign;
+mod qcow2;
 mod writer;
 
 use std::{
     fs::File,
-    io::{self, Read},
-    os::unix::fs::OpenOptionsExt,
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
     time::Duration,
 };
 
-use serde::Deserialize;
 use tokio::process::Command;
 
 pub use foreign::not_a_cd;
@@ -37,7 +37,7 @@ const QUICK_JOBS: usize = 8;
 const CHECKS: usize = 2;
 const COPIES: usize = 2;
 
-/// What qemu-img tells of an image.
+/// What an image is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
     pub format: ImageFormat,
@@ -57,30 +57,6 @@ pub enum ImageError {
     /// The host failed.
     #[error("{0}")]
     Host(String),
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct RawInfo {
-    format: String,
-    virtual_size: u64,
-    backing_filename: Option<String>,
-    #[serde(default)]
-    encrypted: bool,
-    format_specific: Option<FormatSpecific>,
-}
-
-#[derive(Deserialize)]
-struct FormatSpecific {
-    #[serde(default)]
-    data: FormatData,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
-struct FormatData {
-    corrupt: bool,
-    data_file: Option<String>,
 }
 
 /// The qemu-img program. A thousand creates at once wait for each other here rather than exhaust the host; those on storage
@@ -111,73 +87,47 @@ impl QemuImg {
         Ok(this)
     }
 
-    /// Detects and checks a file that is to be a base image: raw or qcow2, standing alone, undamaged.
+    /// Detects and checks a file that is to be a base image: raw or qcow2, standing alone, undamaged. Only one whose header
+    /// says so is shown to qemu-img, which would follow whatever it names.
     ///
     /// # Errors
     /// [`ImageError::Unsuitable`] says what it must be instead.
     pub async fn inspect(&self, path: &Path) -> Result<Info, ImageError> {
-        let place = self.quick.take(&[path]).await.map_err(|e| ImageError::Host(e.to_string()))?;
-        let unsuitable = |must: String| Err(ImageError::Unsuitable(must));
         let looked = path.to_owned();
-        match on_storage(path, STORAGE, move || foreign::not_a_disk(&looked)).await {
-            Ok(None) => {}
-            Ok(Some(foreign)) => return unsuitable(format!("be a raw or qcow2 image, not {foreign}")),
-            Err(error) => return Err(ImageError::Host(error.to_string())),
-        }
-        let text = self.run_on(&["info", "--output=json"], path, QUICK).await.map_err(|why| {
-            // Somebody began to write since its lock was looked at.
-            match why.contains("Failed to get") && why.contains("lock") {
-                true => ImageError::InUse("another process".into()),
-                false => ImageError::Unsuitable(format!("be an intact raw or qcow2 image: {why}")),
+        let info = on_storage(path, STORAGE, move || Ok(examine(&looked))).await;
+        let info = info.map_err(|e| ImageError::Host(e.to_string()))??;
+        match info.format {
+            ImageFormat::Qcow2 => self.check(path).await?,
+            ImageFormat::Raw if path.extension().is_some_and(|e| e == "qcow2") => {
+                let must = "be intact: its name says qcow2, but it has no qcow2 header";
+                return Err(ImageError::Unsuitable(must.into()));
             }
-        })?;
-        drop(place);
-        let info: RawInfo = serde_json::from_str(&text).map_err(|e| ImageError::Host(format!("qemu-img info: {e}")))?;
-        let format = match info.format.as_str() {
-            "raw" => ImageFormat::Raw,
-            "qcow2" => ImageFormat::Qcow2,
-            other => {
-                return unsuitable(format!(
-                    "be a raw or qcow2 image, not {other}; convert it with qemu-img convert -O qcow2"
-                ));
-            }
-        };
-        if let Some(backing) = info.backing_filename {
-            return unsuitable(format!(
-                "stand alone, but it has the backing file {backing}; flatten it with qemu-img convert"
-            ));
+            ImageFormat::Raw => {}
         }
-        let data = info.format_specific.map(|f| f.data).unwrap_or_default();
-        if let Some(file) = data.data_file {
-            return unsuitable(format!(
-                "stand alone, but it keeps its data in {file}; flatten it with qemu-img convert"
-            ));
-        }
-        if info.encrypted {
-            return unsuitable("not be encrypted".into());
-        }
-        if format == ImageFormat::Raw && path.extension().is_some_and(|e| e == "qcow2") {
-            return unsuitable("be intact: its name says qcow2, but it has no qcow2 header".into());
-        }
-        if format == ImageFormat::Qcow2 && (data.corrupt || !self.is_consistent(path).await?) {
-            return unsuitable("be intact, but qemu-img check finds it damaged".into());
-        }
-        Ok(Info { format, virtual_size: info.virtual_size })
+        Ok(info)
     }
 
     /// `qemu-img check`: 2 means corrupt; 3, leaked clusters, does no harm. An image that is too large to be checked in time
     /// is taken as it is, as QEMU does.
-    async fn is_consistent(&self, path: &Path) -> Result<bool, ImageError> {
+    async fn check(&self, path: &Path) -> Result<(), ImageError> {
         let _place = self.checks.take(&[path]).await.map_err(|e| ImageError::Host(e.to_string()))?;
         let mut command = self.command(&["check", "-q", "-f", "qcow2"]);
-        command.arg(path).stderr(Stdio::null());
-        match tokio::time::timeout(CHECK, command.status()).await {
-            Ok(Ok(status)) => Ok(matches!(status.code(), Some(0 | 3))),
-            Ok(Err(error)) => Err(ImageError::Host(format!("qemu-img check: {error}"))),
+        command.arg(path);
+        let output = match tokio::time::timeout(CHECK, command.output()).await {
+            Ok(output) => output.map_err(|error| ImageError::Host(format!("qemu-img check: {error}")))?,
             Err(_) => {
                 tracing::warn!(image = %path.display(), "qemu-img check did not end within {} s; not checked", CHECK.as_secs());
-                Ok(true)
+                return Ok(());
             }
+        };
+        let words = String::from_utf8_lossy(&output.stderr);
+        match output.status.code() {
+            Some(0 | 3) => Ok(()),
+            // Somebody began to write since its lock was looked at.
+            _ if words.contains("Failed to get") && words.contains("lock") => {
+                Err(ImageError::InUse("another process".into()))
+            }
+            _ => Err(ImageError::Unsuitable("be intact, but qemu-img check finds it damaged".into())),
         }
     }
 
@@ -240,12 +190,6 @@ impl QemuImg {
         finish(self.command(args), deadline).await
     }
 
-    async fn run_on(&self, args: &[&str], path: &Path, deadline: Duration) -> Result<String, String> {
-        let mut command = self.command(args);
-        command.arg(path);
-        finish(command, deadline).await
-    }
-
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -266,7 +210,7 @@ impl QemuImg {
 /// The file system's; when it is no qcow2 image.
 pub fn virtual_size(file: &Path) -> io::Result<u64> {
     let mut header = [0; 32];
-    File::open(file)?.read_exact(&mut header)?;
+    read_at(&File::open(file)?, &mut header, 0)?;
     let [b'Q', b'F', b'I', 0xfb, .., a, b, c, d, e, f, g, h] = header else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no qcow2 image"));
     };
@@ -284,6 +228,35 @@ async fn finish(mut command: Command, deadline: Duration) -> Result<String, Stri
     let words = String::from_utf8_lossy(&output.stderr);
     let words = words.trim().trim_start_matches("qemu-img: ");
     Err(if words.is_empty() { format!("qemu-img ended with {}", output.status) } else { words.to_owned() })
+}
+
+/// What the first bytes of a file, and its last sector, say that it is.
+fn examine(path: &Path) -> Result<Info, ImageError> {
+    let failed = |error: io::Error| ImageError::Host(error.to_string());
+    let file = File::open(path).map_err(failed)?;
+    if let Some(foreign) = foreign::not_a_disk(&file).map_err(failed)? {
+        return Err(ImageError::Unsuitable(format!("be a raw or qcow2 image, not {foreign}")));
+    }
+    let mut magic = [0; qcow2::MAGIC.len()];
+    read_at(&file, &mut magic, 0).map_err(failed)?;
+    if magic == qcow2::MAGIC {
+        return Ok(Info { format: ImageFormat::Qcow2, virtual_size: qcow2::virtual_size(&file)? });
+    }
+    // QEMU counts in sectors.
+    let length = file.metadata().map_err(failed)?.len();
+    Ok(Info { format: ImageFormat::Raw, virtual_size: length.next_multiple_of(512) })
+}
+
+/// As much as there is.
+fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut read = 0;
+    while read < buffer.len() {
+        match file.read_at(&mut buffer[read..], at + read as u64)? {
+            0 => break,
+            more => read += more,
+        }
+    }
+    Ok(read)
 }
 
 /// Takes the name of an image that is to be made: qemu-img would write over one that is there.

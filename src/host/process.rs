@@ -96,7 +96,8 @@ impl Process {
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         if let Some(folder) = folder {
-            command.current_dir(folder);
+            // What it says is looked through.
+            command.current_dir(folder).env("LC_ALL", "C");
         }
         let inherit = inherit.to_vec();
         // SAFETY: between fork and exec only async-signal-safe system calls are made, and nothing is allocated.
@@ -191,6 +192,11 @@ impl Process {
     /// SIGTERM: asks it to end.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// SIGHUP: has it read what it reads again while it runs.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
     }
 
     fn signal(&self, signal: Signal) {

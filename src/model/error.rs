@@ -32,7 +32,7 @@ pub enum Error {
     #[error("The base image {} is in use by {by}, which may write to it; end that first, or give a copy of the image.", .path.display())]
     BaseImageInUse { path: PathBuf, by: String },
     /// It is so large that it is not done yet.
-    #[error("The base image {} is still being checked; try again later", .path.display())]
+    #[error("The base image {} is still being checked; try again later.", .path.display())]
     BaseImageUnchecked { path: PathBuf },
     /// In the words of the client: an id or a name.
     #[error("Switch not found: {0}.")]
@@ -51,12 +51,12 @@ pub enum Error {
     #[error("{0}")]
     Conflict(Conflict),
     /// The VM's process lives but its monitor does not answer.
-    #[error("VM {0} does not answer on its monitor; try again later, or stop it with force=true")]
+    #[error("VM {0} does not answer on its monitor; try again later, or stop it with force=true.")]
     Unresponsive(VmId),
     /// More requests wait for this VM than its queue holds.
-    #[error("VM {0} has too many requests waiting; try again later")]
+    #[error("VM {0} has too many requests waiting; try again later.")]
     Busy(VmId),
-    #[error("qherd is shutting down; try again when it is back")]
+    #[error("qherd is shutting down; try again when it is back.")]
     ShuttingDown,
     /// The guest's agent was to do something, and nobody else; `why` it did not.
     #[error("The guest agent does not do it: {why}")]
@@ -64,6 +64,9 @@ pub enum Error {
     /// The definition names something that this host no longer has, and a change of it mends that.
     #[error("The VM cannot be started: {why}.")]
     Unstartable { why: String },
+    /// The settings let VMs have no more of this host.
+    #[error("{0}")]
+    BeyondBounds(String),
     /// The host failed at something.
     #[error("{operation}: {why}")]
     Failed { operation: Operation, why: String },

@@ -1,6 +1,8 @@
 //! The plain types that every layer speaks: what a virtual machine is, what is known of its run,
 //! what is published about it, and what can go wrong. No I/O and no knowledge of QEMU, HTTP or sled.
 
+mod access;
+mod bounds;
 mod change;
 mod clock;
 mod create;
@@ -28,6 +30,8 @@ mod subnet_wish;
 mod switch;
 mod view;
 
+pub use access::{Grant, Role, Who};
+pub use bounds::{Bounds, Figures};
 pub use change::{Applied, Change, NewNics, Redefinition};
 pub use clock::{Moment, monotonic_ms, now_ms, uptime_ms, wall_at_uptime, wall_time_of};
 pub use create::{CreateVm, DiskWish, NetworkWish, NicWish};

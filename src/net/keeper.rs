@@ -19,7 +19,7 @@ use super::{
     host_side::SwitchSide,
     netlink::Events,
     place::{Area, Place},
-    reconcile::{address_set, is_in_place},
+    reconcile::{address_set, is_in_place, is_set},
 };
 use crate::model::SwitchKind;
 
@@ -52,9 +52,10 @@ impl Inner {
         let vlans = if vlans { netlink.vlans().await.map_err(failed)? } else { HashMap::new() };
         for place in switches {
             let wanted = place.wanted();
-            let written = !again || place.is_served();
+            // Of files and settings no event tells, and each is a file to be read.
+            let stands = !again || place.is_served() && wanted.side.sysctls.iter().all(is_set);
             if again && place.problem().is_some()
-                || !written
+                || !stands
                 || !is_in_place(&wanted.side, &links, &addresses)
                 || !self.vlans_stand(&place, &links, &vlans)
             {

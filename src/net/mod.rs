@@ -33,6 +33,9 @@ mod reconcile;
 mod reverse_path;
 pub mod rules;
 mod rules_in_force;
+mod runtime;
+#[cfg(test)]
+mod samples;
 mod survey;
 mod sweep;
 mod tap;
@@ -51,7 +54,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, broadcast, oneshot},
+    sync::{broadcast, oneshot},
     time::timeout,
 };
 use uuid::Uuid;
@@ -61,10 +64,12 @@ pub use error::NetError;
 pub use port::{Lease, PortEvent, PortHealth, Traffic};
 
 use crate::model::{Moved, Nic, NicId, Switch, SwitchId};
+use companion::Folders;
 use host_side::mark;
 use netlink::{Link, Netlink};
 use place::{Places, Wanted};
 use rules_in_force::RulesInForce;
+use truth::Others;
 
 type Result<T, E = NetError> = std::result::Result<T, E>;
 
@@ -89,8 +94,9 @@ struct Inner {
     knows_all: AtomicBool,
     /// Whether the kernel's bridges can keep VLANs apart; none before one was looked at.
     keeps_vlans: OnceLock<bool>,
-    /// What others have set up is to be looked at.
-    others: Arc<Notify>,
+    /// There is a place for lists that dnsmasq reads while it runs; none before one was needed.
+    public: OnceLock<bool>,
+    others: Others,
     events: broadcast::Sender<PortEvent>,
 }
 
@@ -122,7 +128,8 @@ impl Network {
             places: Places::default(),
             knows_all: AtomicBool::new(false),
             keeps_vlans: OnceLock::new(),
-            others: Arc::default(),
+            public: OnceLock::new(),
+            others: Others::default(),
             events: broadcast::Sender::new(256),
         });
         if inner.netlink.is_some() {
@@ -130,7 +137,7 @@ impl Network {
             tokio::spawn(rules_in_force::follow(Arc::downgrade(&inner)));
             tokio::spawn(rules_in_force::compare(Arc::downgrade(&inner)));
             tokio::spawn(rules_in_force::count(Arc::downgrade(&inner)));
-            tokio::spawn(rules_in_force::follow_others(Arc::downgrade(&inner), inner.others.clone()));
+            tokio::spawn(truth::follow_others(Arc::downgrade(&inner)));
         }
         Self(inner)
     }
@@ -343,8 +350,7 @@ impl Inner {
             tokio::spawn(keeper::mend(Arc::downgrade(self), Arc::downgrade(&place), place.wake.clone()));
         }
         let made = self.reconcile(&place).await;
-        // What is in its way was there before it.
-        self.others.notify_one();
+        self.others.concern(switch.id);
         made
     }
 
@@ -364,6 +370,10 @@ impl Inner {
 
     fn switch_folder(&self, switch: SwitchId) -> PathBuf {
         self.folder.join(switch.short())
+    }
+
+    fn folders(&self, switch: SwitchId) -> Folders {
+        Folders { own: self.switch_folder(switch), public: runtime::folder(&self.state).join(switch.short()) }
     }
 }
 

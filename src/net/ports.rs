@@ -32,7 +32,7 @@ impl Inner {
             }
             Err(_) => {
                 self.places.ports().remove(&nic.id);
-                if let Err(error) = self.put_rules().await {
+                if let Err(error) = self.put_port_rules(&place, nic, false).await {
                     tracing::warn!(tap = nic.tap(), %error, "cannot take back the rules of a port");
                 }
             }
@@ -43,7 +43,7 @@ impl Inner {
     async fn make_port(&self, nic: &Nic, place: &Place) -> Result<Vec<OwnedFd>> {
         let side = host_side::port(&self.state, nic);
         let failed = |error: io::Error| NetError::failed(format!("make the tap {}", side.tap), error);
-        self.put_port_rules(&place.wanted(), nic, true).await?;
+        self.put_port_rules(place, nic, true).await?;
         let queues = tap::create(&side.tap, nic.queues).map_err(failed)?;
         let netlink = self.netlink()?;
         let tap = netlink.link(&side.tap).await?;
@@ -73,7 +73,7 @@ impl Inner {
         self.reserve(&place);
         self.put_vlans(&place).await?;
         match before {
-            Some(port) => self.put_port_rules(&place.wanted(), &port.nic, false).await?,
+            Some(port) => self.put_port_rules(&place, &port.nic, false).await?,
             None => self.put_rules().await?,
         }
         self.free_claims(&place.wanted().switch, nic).await

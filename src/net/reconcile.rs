@@ -19,12 +19,12 @@ use rtnetlink::packet_route::{
 use super::{
     Inner, NetError, adapter,
     companion::{self, Companion, Orders},
-    dhcp::{self, Facts},
+    dhcp::{self, Facts, Files},
     host_side::{FORWARDING6, SwitchSide, Sysctl},
     netlink::{Link, address_of},
     own_addresses,
     place::{Area, Hands, Place, Wanted},
-    problem,
+    problem, runtime,
 };
 use crate::model::{Subnet, SwitchId};
 
@@ -60,7 +60,7 @@ impl Inner {
             match hands.dhcp.take() {
                 Some(dhcp) => dhcp.stop().await?,
                 // A daemon that died in between may have left one.
-                None => companion::remove(&self.switch_folder(place.id)).await?,
+                None => companion::remove(&self.folders(place.id)).await?,
             }
             self.tell(place, Area::Dhcp, None);
             self.tell(place, Area::Dns, None);
@@ -94,8 +94,12 @@ impl Inner {
                 Some(Ok(adapter)) => &adapter.mac[..],
                 _ => &side.mac,
             };
-            netlink.add_bridge(name, mac, side.options).await.map_err(failed)?;
-            made = true;
+            match netlink.add_bridge(name, mac, side.options).await {
+                Ok(()) => made = true,
+                // Whose it is is seen below.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(failed(error)),
+            }
             there = netlink.link(name).await?;
         }
         let there = there.ok_or_else(|| NetError::failed(format!("make the bridge {name}"), "it is gone again"))?;
@@ -120,10 +124,17 @@ impl Inner {
             set = put_sysctl(sysctl).err().or(set);
         }
         let alias = Some(&side.alias);
-        if !there.up || there.alias.as_ref() != alias || mtu.is_some_and(|mtu| mtu != there.mtu) {
+        if !there.up
+            || there.alias.as_ref() != alias
+            || mtu.is_some_and(|mtu| mtu != there.mtu)
+            || !has_mac(&there, side)
+        {
             let change = netlink.set(there.index, |mut link| {
                 if let Some(mtu) = mtu {
                     link = link.mtu(mtu);
+                }
+                if !has_mac(&there, side) {
+                    link = link.address(side.mac.to_vec());
                 }
                 link.alias(&side.alias).up()
             });
@@ -216,7 +227,11 @@ impl Inner {
         self.tell(place, Area::Dns, lacking);
         let facts = Facts { dns, resolvers: dhcp::resolvers(), mtu: wanted.side.mtu };
         let hosts = self.places.hosts(place.id);
-        let orders = Orders { files: dhcp::files(&wanted.switch, &hosts, &facts), hosts };
+        let folders = self.folders(place.id);
+        let reads = hands.dhcp.as_ref().is_none_or(Companion::reads_lists)
+            && *self.public.get_or_init(|| runtime::is_usable(&self.state));
+        let files = Files::new(&wanted.switch, subnet, &hosts, &facts, reads.then(|| folders.public.clone()));
+        let orders = Orders { files, hosts };
         let known = place.known.load(Ordering::Relaxed);
         match &hands.dhcp {
             Some(dhcp) => {
@@ -228,9 +243,10 @@ impl Inner {
                 }
             }
             None => {
-                let orders = if known { orders } else { companion::as_left(&folder, orders) };
+                let left = |orders: Orders| Orders { files: orders.files.as_left(&folder), hosts: Vec::new() };
+                let orders = if known { orders } else { left(orders) };
                 let report = self.teller(place.id);
-                hands.dhcp = Some(Companion::start(folder, orders, new, report)?);
+                hands.dhcp = Some(Companion::start(folders, orders, new, report)?);
             }
         }
         hands.dns = dns;
@@ -262,6 +278,11 @@ fn is_ours(bridge: &Link, side: &SwitchSide) -> bool {
     bridge.kind == Some(InfoKind::Bridge) && bridge.alias.as_ref().is_none_or(|found| *found == side.alias)
 }
 
+/// The MAC address by which guests know the host; beside an adapter it is that one's, and its administrator's matter.
+fn has_mac(bridge: &Link, side: &SwitchSide) -> bool {
+    side.adapter.is_some() || bridge.mac == side.mac
+}
+
 /// Whether all of a switch's links and addresses are as they are wanted.
 pub fn is_in_place(side: &SwitchSide, links: &HashMap<String, Link>, addresses: &HashSet<(u32, IpAddr)>) -> bool {
     let Some(bridge) = links.get(&side.bridge) else { return false };
@@ -278,8 +299,8 @@ pub fn is_in_place(side: &SwitchSide, links: &HashMap<String, Link>, addresses: 
         && bridge.up
         && bridge.alias.as_ref() == Some(&side.alias)
         && bridge.bridge == side.options
+        && has_mac(bridge, side)
         && side.addresses.iter().all(|(address, _)| addresses.contains(&(bridge.index, *address)))
-        && side.sysctls.iter().all(is_set)
 }
 
 /// The addresses of every interface.

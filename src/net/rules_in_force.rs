@@ -12,10 +12,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::Notify,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
 use super::{
     Inner, NetError, Result, host_side,
@@ -26,8 +23,6 @@ use super::{
 };
 use crate::model::{Nic, Switch, SwitchId};
 
-/// Changes that come together are answered by one look.
-const GATHER: Duration = Duration::from_millis(50);
 /// A kernel that holds its own lock for so long answers nobody.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A batch takes the kernel some milliseconds.
@@ -57,13 +52,33 @@ pub struct RulesInForce {
 #[derive(Default)]
 struct Known {
     there: Option<Ruleset>,
-    /// What of it is a switch's, with its ports: as it would be without any other.
-    parts: HashMap<SwitchId, Ruleset>,
+    /// By what the rules of each switch that is in it were made.
+    parts: HashMap<SwitchId, Part>,
     /// The last change that is in.
     done: u64,
     /// What an earlier daemon left, and nobody has laid claim to yet: it may be that of a NIC whose VM nobody has looked
     /// at. What was wanted once, and is not any more, is not in it.
     inherited: Inherited,
+}
+
+/// A switch with its ports, at one time.
+#[derive(Clone)]
+struct Part {
+    wanted: Arc<Wanted>,
+    nics: Vec<Nic>,
+}
+
+impl Part {
+    /// What it has in the rules, as if there were no other.
+    fn rules(&self, state: &str) -> Ruleset {
+        let host = host_side::host_addresses(&self.wanted.side);
+        let on = OnHost { switch: &self.wanted.switch, host: &host };
+        rules::ruleset(state, &[on], &self.nics)
+    }
+
+    fn switch(&self) -> &Switch {
+        &self.wanted.switch
+    }
 }
 
 impl RulesInForce {
@@ -123,12 +138,16 @@ impl RulesInForce {
         };
         let mut batch = Batch::default();
         let own = known.parts.get_mut(&on.switch.id);
+        own.into_iter().for_each(|own| {
+            own.nics.retain(|other| other.id != nic.id);
+            own.nics.extend(add.then(|| nic.clone()));
+        });
         if add {
             batch.add_elements(&part);
-            [Some(&mut there), own].into_iter().flatten().for_each(|all| all.add_elements(&part));
+            there.add_elements(&part);
         } else {
             batch.delete_elements(&part);
-            [Some(&mut there), own].into_iter().flatten().for_each(|all| all.delete_elements(&part));
+            there.delete_elements(&part);
         }
         let done = kernel.apply(batch).await.is_ok();
         if done {
@@ -139,21 +158,17 @@ impl RulesInForce {
 
     /// Brings what a switch and its ports have in the rules to what is wanted, without a look at all the others. Says
     /// whether that was all.
-    async fn put_switch(
-        &self,
-        state: &str,
-        switch: SwitchId,
-        alone: impl FnOnce() -> Option<(Switch, Ruleset)>,
-    ) -> bool {
+    async fn put_switch(&self, state: &str, part: impl FnOnce() -> Option<Part>) -> bool {
         let Some(kernel) = &self.kernel else { return false };
         let mut known = self.known.lock().await;
-        let Some((wanted, alone)) = alone() else { return false };
-        let before = known.parts.remove(&switch);
+        let Some(part) = part() else { return false };
+        let (switch, alone) = (part.switch().id, part.rules(state));
+        let before = known.parts.remove(&switch).map(|before| before.rules(state));
         // It is known again when this has worked.
         let Some(mut there) = known.there.take() else { return false };
         let (Some(before), true) = (
-            before.or_else(|| (!rules::is_in(&there, state, &wanted)).then(Ruleset::default)),
-            rules::is_framed(&there, &alone, &wanted),
+            before.or_else(|| (!rules::is_in(&there, state, part.switch())).then(Ruleset::default)),
+            rules::is_framed(&there, &alone, part.switch()),
         ) else {
             known.there = Some(there);
             return false;
@@ -164,14 +179,41 @@ impl RulesInForce {
             known.inherited.disown(&alone);
             there.replace(&is, &alone);
             known.there = Some(there);
-            known.parts.insert(switch, alone);
+            known.parts.insert(switch, part);
+        }
+        done
+    }
+
+    /// Takes out what a switch without ports has in the rules if it is not wanted any more, without a look at all the
+    /// others. Says whether that was all.
+    async fn take_switch(&self, state: &str, switch: SwitchId, unwanted: impl FnOnce() -> bool) -> bool {
+        let Some(kernel) = &self.kernel else { return false };
+        let mut known = self.known.lock().await;
+        // With the last one all tables go.
+        let alone = known.parts.len() <= 1 || !matches!(known.inherited, Inherited::Nothing);
+        if alone || !unwanted() {
+            return false;
+        }
+        let Some(part) = known.parts.remove(&switch).filter(|part| part.nics.is_empty()) else { return false };
+        let (before, left) = (part.rules(state), rules::frame(state));
+        // It is known again when this has worked.
+        let Some(mut there) = known.there.take() else { return false };
+        if !rules::is_framed(&there, &left, part.switch()) {
+            known.there = Some(there);
+            return false;
+        }
+        let is = there.about(&[&before, &left]);
+        let done = kernel.apply(diff(&is, &left)).await.is_ok();
+        if done {
+            there.replace(&is, &left);
+            known.there = Some(there);
         }
         done
     }
 
     /// Brings the kernel to what is wanted by the time that it is this call's turn. Calls that wait together are served
     /// by one batch.
-    async fn put(&self, wanted: impl FnOnce() -> (Ruleset, HashMap<SwitchId, Ruleset>), anew: bool) -> Result<()> {
+    async fn put(&self, wanted: impl FnOnce() -> (Ruleset, HashMap<SwitchId, Part>), anew: bool) -> Result<()> {
         let ticket = self.requested.fetch_add(1, Ordering::SeqCst) + 1;
         let mut known = self.known.lock().await;
         if known.done >= ticket && !anew {
@@ -208,14 +250,22 @@ impl Inner {
 
     /// Brings the rules of one switch and its ports to what is wanted now.
     pub async fn put_switch_rules(&self, place: &Place) -> Result<()> {
-        let alone = || {
+        let part = || {
             // One that is gone has none.
-            let place = self.places.switch(place.id)?;
-            let wanted = place.wanted();
-            Some((wanted.switch.clone(), self.rules_of(&wanted)))
+            let wanted = self.places.switch(place.id)?.wanted();
+            Some(Part { wanted, nics: self.places.nics_on(place.id) })
         };
-        let part = self.rules.put_switch(&self.state, place.id, alone);
+        let part = self.rules.put_switch(&self.state, part);
         if timeout(PATIENCE, part).await == Ok(true) {
+            return Ok(());
+        }
+        self.put_rules().await
+    }
+
+    /// Takes the rules of a switch that is not wanted any more out.
+    pub async fn take_switch_rules(&self, switch: SwitchId) -> Result<()> {
+        let unwanted = || self.places.switch(switch).is_none();
+        if timeout(PATIENCE, self.rules.take_switch(&self.state, switch, unwanted)).await == Ok(true) {
             return Ok(());
         }
         self.put_rules().await
@@ -227,14 +277,15 @@ impl Inner {
     }
 
     /// Brings the rules of one NIC's port to what is wanted now: it was added, or it is gone.
-    pub async fn put_port_rules(&self, wanted: &Wanted, nic: &Nic, add: bool) -> Result<()> {
+    pub async fn put_port_rules(&self, place: &Place, nic: &Nic, add: bool) -> Result<()> {
+        let wanted = place.wanted();
         let host = host_side::host_addresses(&wanted.side);
         let on = OnHost { switch: &wanted.switch, host: &host };
         let part = self.rules.put_part(&self.state, &on, nic, add);
         if !self.places.is_empty() && timeout(PATIENCE, part).await == Ok(true) {
             return Ok(());
         }
-        self.put_rules().await
+        self.put_switch_rules(place).await
     }
 
     /// Takes back the addresses that a NIC's port had laid claim to, so that another can have them at once.
@@ -268,21 +319,21 @@ impl Inner {
         }
     }
 
-    /// What a switch and its ports have in the rules, as if there were no other.
-    fn rules_of(&self, wanted: &Wanted) -> Ruleset {
-        let host = host_side::host_addresses(&wanted.side);
-        let on = OnHost { switch: &wanted.switch, host: &host };
-        rules::ruleset(&self.state, &[on], &self.places.nics_on(wanted.switch.id))
-    }
-
-    fn wanted_rules(&self) -> (Ruleset, HashMap<SwitchId, Ruleset>) {
+    fn wanted_rules(&self) -> (Ruleset, HashMap<SwitchId, Part>) {
         let switches: Vec<_> = self.places.switches().iter().map(|place| place.wanted()).collect();
         let nics: Vec<_> = self.places.ports().values().map(|port| port.nic.clone()).collect();
         let hosts: Vec<_> = switches.iter().map(|wanted| host_side::host_addresses(&wanted.side)).collect();
         let on_host = switches.iter().zip(&hosts);
         let on_host: Vec<_> = on_host.map(|(wanted, host)| OnHost { switch: &wanted.switch, host }).collect();
-        let parts = switches.iter().map(|wanted| (wanted.switch.id, self.rules_of(wanted))).collect();
-        (rules::ruleset(&self.state, &on_host, &nics), parts)
+        let whole = rules::ruleset(&self.state, &on_host, &nics);
+        let parts = switches.into_iter().map(|wanted| (wanted.switch.id, Part { wanted, nics: Vec::new() }));
+        let mut parts: HashMap<_, _> = parts.collect();
+        for nic in nics {
+            if let Some(part) = nic.switch().and_then(|switch| parts.get_mut(&switch)) {
+                part.nics.push(nic);
+            }
+        }
+        (whole, parts)
     }
 }
 
@@ -316,7 +367,7 @@ pub async fn follow(inner: Weak<Inner>) {
             inner.look_at_rules().await;
         }
         if foreign {
-            inner.others.notify_one();
+            inner.others.changed();
         }
     }
 }
@@ -326,7 +377,7 @@ pub async fn compare(inner: Weak<Inner>) {
     loop {
         sleep(WHOLE).await;
         let Some(inner) = inner.upgrade() else { return };
-        inner.others.notify_one();
+        inner.others.changed();
         inner.look_at_rules().await;
     }
 }
@@ -339,16 +390,6 @@ pub async fn count(inner: Weak<Inner>) {
         if !inner.places.is_empty() {
             inner.rules.count_refused(&inner.state).await;
         }
-    }
-}
-
-/// Looks at what others have set up whenever that is `requested` for.
-pub async fn follow_others(inner: Weak<Inner>, wake: Arc<Notify>) {
-    loop {
-        wake.notified().await;
-        sleep(GATHER).await;
-        let Some(inner) = inner.upgrade() else { return };
-        inner.look_at_others().await;
     }
 }
 

@@ -44,7 +44,7 @@ impl Inner {
         let netlink = self.netlink()?;
         match dhcp {
             Some(dhcp) => dhcp.stop().await?,
-            None => companion::remove(&self.switch_folder(switch.id)).await?,
+            None => companion::remove(&self.folders(switch.id)).await?,
         }
         let bridge = netlink.link(&switch.bridge()).await?;
         let anothers = bridge.as_ref().is_some_and(|bridge| self.is_anothers(bridge, &switch.id.to_string()));
@@ -76,7 +76,7 @@ impl Inner {
             removed.map_err(|e| NetError::failed(format!("remove the bridge {}", bridge.name), e))?;
         }
         let _ = fs::remove_file(self.address_file(switch.id));
-        self.put_rules().await
+        self.take_switch_rules(switch.id).await
     }
 
     /// Removes what bears our mark and no record names.

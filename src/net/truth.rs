@@ -2,12 +2,19 @@
 
 #![allow(clippy::disallowed_methods, reason = "files of the kernel, which answers at once")]
 
-use std::{collections::HashMap, fs, net::IpAddr, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    fs, mem,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
+};
 
 use rtnetlink::packet_route::{
     address::AddressMessage,
     route::{RouteAttribute, RouteMessage},
 };
+use tokio::{sync::Notify, time::sleep};
 
 use super::{
     Inner, adapter,
@@ -18,13 +25,60 @@ use super::{
     place::{Area, Place},
     reverse_path,
 };
-use crate::model::{Switch, SwitchKind};
+use crate::model::{Switch, SwitchId, SwitchKind};
 
 /// Whether the host has frames between two ports of a bridge filtered as if it routed them.
 const FILTERS_BRIDGED: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
 const ROUTED: [Family; 2] = [Family::Ip, Family::Inet];
 const DHCP: u16 = 67;
 const DNS: u16 = 53;
+/// Changes that come together are answered by one look.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// What others have set up, as it was last read, and for whom it is to be looked at.
+#[derive(Default)]
+pub struct Others {
+    wake: Arc<Notify>,
+    due: Mutex<Due>,
+}
+
+#[derive(Default)]
+struct Due {
+    /// None where it has to be read.
+    tables: Option<Arc<Vec<OtherTable>>>,
+    /// In whose way it may be; nobody else's has changed.
+    new: HashSet<SwitchId>,
+}
+
+impl Others {
+    /// They have changed it, or may have.
+    pub fn changed(&self) {
+        self.due().tables = None;
+        self.wake.notify_one();
+    }
+
+    /// A switch that is new, or another one from now on: what is in its way was there before it.
+    pub fn concern(&self, switch: SwitchId) {
+        self.due().new.insert(switch);
+        self.wake.notify_one();
+    }
+
+    // Every change under the lock is whole, so a panic leaves nothing half done.
+    fn due(&self) -> MutexGuard<'_, Due> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks at what others have set up whenever that is due, for as long as the network is in use.
+pub async fn follow_others(inner: Weak<Inner>) {
+    let Some(wake) = inner.upgrade().map(|inner: Arc<Inner>| inner.others.wake.clone()) else { return };
+    loop {
+        wake.notified().await;
+        sleep(GATHER).await;
+        let Some(inner) = inner.upgrade() else { return };
+        inner.look_at_others().await;
+    }
+}
 
 impl Inner {
     /// Remembers what goes by itself, and tells what is gone.
@@ -45,17 +99,33 @@ impl Inner {
         self.tell(place, Area::Leased, reported);
     }
 
-    /// Looks at what others have set up, for every switch.
+    /// Looks at what others have set up, for every switch that it may be in the way of now.
     pub async fn look_at_others(&self) {
-        let places = self.places.switches();
+        let Due { tables, new } = {
+            let mut due = self.others.due();
+            Due { tables: due.tables.clone(), new: mem::take(&mut due.new) }
+        };
+        let mut places = self.places.switches();
+        let tables = match tables {
+            Some(tables) => {
+                places.retain(|place| new.contains(&place.id));
+                tables
+            }
+            None if places.is_empty() => return,
+            None => {
+                // Before they are read: whatever changes from now on is another change.
+                self.others.due().tables = Some(Arc::default());
+                let read = self.read_others().await.map(Arc::new);
+                let mut due = self.others.due();
+                due.tables = due.tables.as_ref().and(read.clone());
+                let Some(read) = read else { return };
+                read
+            }
+        };
         if places.is_empty() {
             return;
         }
-        let (Ok(netlink), Some(mut tables)) = (self.netlink(), self.rules.others().await) else { return };
-        match tokio::task::spawn_blocking(legacy::tables).await {
-            Ok(Ok(more)) => tables.extend(more),
-            problems => tracing::debug!(?problems, "cannot read the rules of iptables-legacy"),
-        }
+        let Ok(netlink) = self.netlink() else { return };
         let (Ok(links), Ok(routes), Ok(addresses)) =
             (netlink.links().await, netlink.routes().await, netlink.addresses().await)
         else {
@@ -70,6 +140,15 @@ impl Inner {
             self.tell(place, Area::Others, problems);
             self.tell(place, Area::ReversePath, reverse_path::in_the_way(switch, &routes, &links, &addresses));
         }
+    }
+
+    async fn read_others(&self) -> Option<Vec<OtherTable>> {
+        let mut tables = self.rules.others().await?;
+        match tokio::task::spawn_blocking(legacy::tables).await {
+            Ok(Ok(more)) => tables.extend(more),
+            problems => tracing::debug!(?problems, "cannot read the rules of iptables-legacy"),
+        }
+        Some(tables)
     }
 
     /// A tap of each bridge that has one.

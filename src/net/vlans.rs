@@ -133,12 +133,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{MacAddr, NicBackend, NicId, SwitchId};
-
-    fn switch(kind: SwitchKind) -> Switch {
-        let id = SwitchId::random();
-        Switch { id, name: "lan".into(), created_at: 0, kind, notes: String::new(), mtu: None, forwards: Vec::new() }
-    }
+    use crate::net::samples::{self, switch};
 
     fn external(allow_management_os: bool) -> Switch {
         switch(SwitchKind::External { adapter: "eth0".into(), allow_management_os, dhcp: false })
@@ -146,15 +141,7 @@ mod tests {
 
     fn nic(switch: &Switch, vlan: Option<u16>, trunk: &[u16]) -> Nic {
         let port = SwitchPort { vlan, trunk: trunk.to_vec(), ..SwitchPort::on(switch.id) };
-        Nic {
-            id: NicId::random(),
-            name: "net0".into(),
-            label: "a".into(),
-            mac: MacAddr::random(),
-            slot: None,
-            queues: 1,
-            backend: NicBackend::Switch(port),
-        }
+        samples::nic(port)
     }
 
     fn carried(tagged: &[u16], plain: Option<u16>) -> Carried {

@@ -14,6 +14,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
 
 use super::codec::{Incoming, Lines, decode};
 use super::error::{CloseReason, QmpError};
@@ -58,12 +59,15 @@ pub(super) struct Driver {
     unanswered: VecDeque<Unanswered>,
     /// Commands with a descriptor, behind one that is unanswered: QEMU would forget that one's when the next arrives.
     held_back: VecDeque<Call>,
+    /// Begins each of its ids. QEMU 10 gives the reply to a command of the client before to the next client, so an id
+    /// must not occur in two sessions, not even in those of two daemons.
+    name: String,
     last_id: u64,
     clock: Clock,
     rate: Rate,
 }
 
-/// Events since the window began.
+/// Events, and replies meant for others, since the window began.
 struct Rate {
     limit: u32,
     count: u32,
@@ -97,7 +101,8 @@ impl Driver {
         let clock = Clock { due: Instant::now(), last_look: false };
         let rate = Rate { limit: event_rate, count: 0, began: Instant::now() };
         let (outgoing, unanswered, held_back) = (Outgoing::default(), VecDeque::new(), VecDeque::new());
-        Self { lines, socket, outgoing, calls, events, closed, unanswered, held_back, last_id: 0, clock, rate }
+        let name = Uuid::new_v4().simple().to_string();
+        Self { lines, socket, outgoing, calls, events, closed, unanswered, held_back, name, last_id: 0, clock, rate }
     }
 
     /// Runs until the session ends. Every channel and the socket close with it.
@@ -162,7 +167,7 @@ impl Driver {
         }
         self.last_id += 1;
         let id = self.last_id;
-        let mut message = json!({ "execute": call.command, "id": id });
+        let mut message = json!({ "execute": call.command, "id": format!("{}-{id}", self.name) });
         if let Some(arguments) = &call.arguments {
             message["arguments"] = arguments.clone();
         }
@@ -179,19 +184,18 @@ impl Driver {
 
     fn receive(&mut self, line: &[u8]) -> Result<(), CloseReason> {
         match decode(line)? {
-            Incoming::Return { id, value } => self.answer(id, Ok(value))?,
+            Incoming::Return { id: Some(id), value } => self.answer(&id, Ok(value))?,
+            Incoming::Error { id: Some(id), class, desc } => self.answer(&id, Err((class, desc)))?,
+            Incoming::Return { id: None, .. } => return Err(reply_to_nothing()),
             Incoming::Error { id: None, desc, .. } => return Err(CloseReason::Rejected(desc)),
-            Incoming::Error { id, class, desc } => self.answer(id, Err((class, desc)))?,
             Incoming::Event { name, data, timestamp } => {
-                if !self.rate.allows_one_more() {
-                    return Err(CloseReason::EventFlood);
-                }
+                self.rate.count_one()?;
                 let data = if line.len() > EVENT_LIMIT { Value::Null } else { data };
                 let at = timestamp.unwrap_or_else(SystemTime::now);
                 let event = TimedEvent { at, event: Event::new(name, data) };
                 // That nobody listens to events any more is no reason to stop.
                 if let Err(TrySendError::Full(_)) = self.events.try_send(event) {
-                    return Err(CloseReason::EventFlood);
+                    return Err(CloseReason::Flood);
                 }
             }
             Incoming::Greeting { .. } => {
@@ -201,12 +205,17 @@ impl Driver {
         Ok(())
     }
 
-    fn answer(&mut self, id: Option<Value>, result: Result<Value, (String, String)>) -> Result<(), CloseReason> {
-        let id = id.as_ref().and_then(Value::as_u64);
-        let position = self.unanswered.iter().position(|waiting| Some(waiting.id) == id);
+    fn answer(&mut self, id: &Value, result: Result<Value, (String, String)>) -> Result<(), CloseReason> {
+        let Some((session, id)) = id.as_str().and_then(|id| id.split_once('-')) else {
+            return Err(reply_to_nothing());
+        };
+        if session != self.name {
+            return self.rate.count_one(); // meant for the client before
+        }
+        let position = self.unanswered.iter().position(|waiting| id.parse() == Ok(waiting.id));
         let Some(Unanswered { call, had_descriptor, .. }) = position.and_then(|at| self.unanswered.remove(at)) else {
-            // A cancelled command is still waited for, and a session never sees the replies of another.
-            return Err(CloseReason::Garbage("a reply to nothing".into()));
+            // A cancelled command is still waited for.
+            return Err(reply_to_nothing());
         };
         let result = result.map_err(|(class, desc)| QmpError::Refused { command: call.command, class, desc });
         // A caller that has given up does not want it.
@@ -239,12 +248,16 @@ impl Driver {
     }
 }
 
+fn reply_to_nothing() -> CloseReason {
+    CloseReason::Garbage("a reply to nothing".into())
+}
+
 impl Rate {
-    fn allows_one_more(&mut self) -> bool {
+    fn count_one(&mut self) -> Result<(), CloseReason> {
         if self.began.elapsed() >= WINDOW {
             (self.count, self.began) = (0, Instant::now());
         }
         self.count = self.count.saturating_add(1);
-        self.count <= self.limit
+        if self.count <= self.limit { Ok(()) } else { Err(CloseReason::Flood) }
     }
 }

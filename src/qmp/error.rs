@@ -27,9 +27,9 @@ pub enum CloseReason {
     /// QEMU could not parse what we sent, so its replies can no longer be told apart.
     #[error("the peer could not parse what it was sent: {0}")]
     Rejected(String),
-    /// Events came faster than they were consumed, or without end.
-    #[error("the peer sent more events than can be dealt with")]
-    EventFlood,
+    /// Events came faster than they were consumed; or they, or replies to the client before, came without end.
+    #[error("the peer sent more messages than can be dealt with")]
+    Flood,
     /// `command` was not answered within its deadline. It may still take effect later.
     #[error("`{command}` was not answered within its deadline")]
     Poisoned {
@@ -47,10 +47,7 @@ pub enum CloseReason {
 impl CloseReason {
     /// The peer does not keep to the protocol, as opposed to one that is gone or slow.
     pub fn is_misconduct(&self) -> bool {
-        matches!(
-            self,
-            Self::LineTooLong { .. } | Self::HalfLine | Self::Garbage(_) | Self::Rejected(_) | Self::EventFlood
-        )
+        matches!(self, Self::LineTooLong { .. } | Self::HalfLine | Self::Garbage(_) | Self::Rejected(_) | Self::Flood)
     }
 }
 

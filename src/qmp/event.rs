@@ -20,48 +20,109 @@ pub struct TimedEvent {
 /// are empty.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// `SHUTDOWN`: the VM stopped; `guest` tells whether the guest asked for it. `reason` is
-    /// such as `guest-shutdown`, `host-qmp-quit`, `host-signal` or `guest-panic`.
-    Shutdown { guest: bool, reason: String },
+    /// `SHUTDOWN`: the VM stopped.
+    Shutdown {
+        /// The guest asked for it.
+        guest: bool,
+        /// Such as `guest-shutdown`, `host-qmp-quit`, `host-signal` or `guest-panic`.
+        reason: String,
+    },
     /// `POWERDOWN`: the power button was pressed; the guest may ignore it.
     PowerDown,
-    /// `RESET`
-    Reset { guest: bool },
+    /// `RESET`: the VM begins anew.
+    Reset {
+        /// The guest asked for it.
+        guest: bool,
+    },
     /// `STOP`: the vCPUs no longer run.
     Stop,
-    /// `RESUME`
+    /// `RESUME`: the vCPUs run again.
     Resume,
     /// `SUSPEND`: the guest went to sleep (S3).
     Suspend,
-    /// `WAKEUP`
+    /// `WAKEUP`: it woke up.
     Wakeup,
-    /// `GUEST_PANICKED`; `action` is `pause`, `poweroff` or `run`.
-    GuestPanicked { action: String },
-    /// `BLOCK_IO_ERROR`; `action` is `ignore`, `report` or `stop`, `operation` is `read` or
-    /// `write`.
-    BlockIoError { device: String, node_name: Option<String>, nospace: bool, action: String, operation: String },
-    /// `DEVICE_DELETED`: comes twice for many devices; the one that ends a `device_del` carries
-    /// `device`, the id.
-    DeviceDeleted { device: Option<String>, path: String },
+    /// `GUEST_PANICKED`: the guest's kernel says that it is broken.
+    GuestPanicked {
+        /// What QEMU does about it: `pause`, `poweroff` or `run`.
+        action: String,
+    },
+    /// `BLOCK_IO_ERROR`: the host could not read or write what the guest wanted.
+    BlockIoError {
+        /// The device; empty for one that was given by `-blockdev`.
+        device: String,
+        /// The node that failed.
+        node_name: Option<String>,
+        /// For want of space.
+        nospace: bool,
+        /// What QEMU does about it: `ignore`, `report` or `stop`.
+        action: String,
+        /// `read` or `write`.
+        operation: String,
+    },
+    /// `DEVICE_DELETED`: comes twice for many devices; the one that ends a `device_del` carries `device`.
+    DeviceDeleted {
+        /// The id, for a device that has one.
+        device: Option<String>,
+        /// Its QOM path.
+        path: String,
+    },
     /// `DEVICE_UNPLUG_GUEST_ERROR`: the guest refused to let go.
-    DeviceUnplugGuestError { device: Option<String>, path: String },
+    DeviceUnplugGuestError {
+        /// The id, for a device that has one.
+        device: Option<String>,
+        /// Its QOM path.
+        path: String,
+    },
     /// `ACPI_DEVICE_OST` with its `info`, as the guest's firmware reports on a plug or unplug.
     AcpiDeviceOst(Value),
-    /// `MEMORY_DEVICE_SIZE_CHANGE`; `size` in bytes.
-    MemoryDeviceSizeChange { id: Option<String>, size: u64, qom_path: String },
-    /// `BALLOON_CHANGE`; `actual` is the guest's memory in bytes.
-    BalloonChange { actual: u64 },
-    /// `VSERPORT_CHANGE`: the guest opened or closed the port of device `id`, so its agent came or
-    /// went.
-    VserportChange { id: String, open: bool },
-    /// `WATCHDOG`; `action` is what QEMU did about it.
-    Watchdog { action: String },
-    /// `JOB_STATUS_CHANGE`; `status` is such as `running`, `ready`, `concluded` or `null`.
-    JobStatusChange { id: String, status: String },
+    /// `MEMORY_DEVICE_SIZE_CHANGE`, at most once a second for each device.
+    MemoryDeviceSizeChange {
+        /// The device's id.
+        id: Option<String>,
+        /// Bytes that the guest uses of it now.
+        size: u64,
+        /// Its QOM path.
+        qom_path: String,
+    },
+    /// `BALLOON_CHANGE`
+    BalloonChange {
+        /// The guest's memory in bytes.
+        actual: u64,
+    },
+    /// `VSERPORT_CHANGE`: the guest opened or closed a serial port, so its agent came or went.
+    VserportChange {
+        /// The port's id.
+        id: String,
+        /// It is open now.
+        open: bool,
+    },
+    /// `WATCHDOG`: the guest did not feed it.
+    Watchdog {
+        /// What QEMU did about it.
+        action: String,
+    },
+    /// `JOB_STATUS_CHANGE`
+    JobStatusChange {
+        /// The job's id.
+        id: String,
+        /// Such as `running`, `ready`, `concluded` or `null`.
+        status: String,
+    },
     /// `NIC_RX_FILTER_CHANGED`: the guest changed which frames its NIC takes.
-    NicRxFilterChanged { name: Option<String>, path: String },
+    NicRxFilterChanged {
+        /// The NIC's id.
+        name: Option<String>,
+        /// Its QOM path.
+        path: String,
+    },
     /// Everything else, and known events without the data that makes them useful.
-    Other { name: String, data: Value },
+    Other {
+        /// The event, in capitals.
+        name: String,
+        /// Its data; null where it has none.
+        data: Value,
+    },
 }
 
 impl Event {

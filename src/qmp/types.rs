@@ -17,9 +17,11 @@ use super::session::Session;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct CpuFast {
+    /// Counted from 0.
     pub cpu_index: u32,
     /// The host's thread id, for affinity.
     pub thread_id: i32,
+    /// Where it is among QEMU's objects.
     pub qom_path: String,
 }
 
@@ -27,7 +29,9 @@ pub struct CpuFast {
 /// monitor look as if it did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct StatusInfo {
+    /// The vCPUs run.
     pub running: bool,
+    /// Why they do not, where they do not.
     pub status: RunState,
 }
 
@@ -35,21 +39,37 @@ pub struct StatusInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunState {
+    /// Its other half, elsewhere, is synchronised with it.
     Colo,
+    /// Under a debugger.
     Debug,
+    /// The last of its state is being sent elsewhere.
     FinishMigrate,
+    /// The guest's kernel said that it is broken.
     GuestPanicked,
+    /// Its state is awaited from elsewhere.
     Inmigrate,
+    /// The accelerator failed.
     InternalError,
+    /// The host could not read or write what the guest wanted.
     IoError,
+    /// By `stop`.
     Paused,
+    /// It runs elsewhere now.
     Postmigrate,
+    /// It was started with `-S` and has not run yet.
     Prelaunch,
+    /// A snapshot is being restored.
     RestoreVm,
+    /// The vCPUs run.
     Running,
+    /// A snapshot is being made.
     SaveVm,
+    /// The guest is off, and QEMU was told to stay (`-no-shutdown`).
     Shutdown,
+    /// The guest sleeps (S3).
     Suspended,
+    /// Its watchdog stopped it.
     Watchdog,
     /// A state of a newer QEMU.
     #[serde(untagged)]
@@ -60,9 +80,11 @@ pub enum RunState {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct BlockStats {
+    /// The node that the device uses.
     pub node_name: Option<String>,
     /// The QOM path, or id, of the device that uses the node.
     pub qdev: Option<String>,
+    /// What it counted.
     #[serde(default)]
     pub stats: BlockDeviceStats,
 }
@@ -71,18 +93,31 @@ pub struct BlockStats {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct BlockDeviceStats {
+    /// Bytes read.
     pub rd_bytes: u64,
+    /// Bytes written.
     pub wr_bytes: u64,
+    /// Bytes discarded.
     pub unmap_bytes: u64,
+    /// Reads.
     pub rd_operations: u64,
+    /// Writes.
     pub wr_operations: u64,
+    /// Flushes.
     pub flush_operations: u64,
+    /// Discards.
     pub unmap_operations: u64,
+    /// Time in reads.
     pub rd_total_time_ns: u64,
+    /// Time in writes.
     pub wr_total_time_ns: u64,
+    /// Time in flushes.
     pub flush_total_time_ns: u64,
+    /// Reads that failed.
     pub failed_rd_operations: u64,
+    /// Writes that failed.
     pub failed_wr_operations: u64,
+    /// Flushes that failed.
     pub failed_flush_operations: u64,
 }
 
@@ -104,12 +139,16 @@ pub struct BlockInfo {
 /// The medium in a block device.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct BlockDeviceInfo {
+    /// The node that is the medium.
     #[serde(rename = "node-name")]
     pub node_name: Option<String>,
+    /// The file, or how it is reached.
     pub file: String,
     /// The driver of the node, such as `qcow2`.
     pub drv: String,
+    /// It cannot be written.
     pub ro: bool,
+    /// How large it is.
     pub image: ImageInfo,
 }
 
@@ -127,12 +166,16 @@ pub struct ImageInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct MachineInfo {
+    /// Such as `pc-q35-7.2`.
     pub name: String,
+    /// Such as `q35`, for the newest of its kind.
     pub alias: Option<String>,
+    /// Taken where none is named.
     #[serde(default)]
     pub is_default: bool,
     /// The most vCPUs that it can have.
     pub cpu_max: u32,
+    /// A later QEMU will not have it.
     #[serde(default)]
     pub deprecated: bool,
 }
@@ -143,13 +186,21 @@ pub struct MachineInfo {
 pub struct GuestStats {
     /// When the guest last reported, in seconds since 1970; `None` if never.
     pub last_update: Option<u64>,
+    /// What the guest's kernel manages.
     pub total_memory: Option<u64>,
+    /// Used for nothing.
     pub free_memory: Option<u64>,
+    /// To be had without swapping.
     pub available_memory: Option<u64>,
+    /// Used for caches that can be dropped.
     pub disk_caches: Option<u64>,
+    /// Swapped in since the guest's boot.
     pub swap_in: Option<u64>,
+    /// Swapped out since the guest's boot.
     pub swap_out: Option<u64>,
+    /// Page faults that went to a disk.
     pub major_faults: Option<u64>,
+    /// Page faults that did not.
     pub minor_faults: Option<u64>,
 }
 

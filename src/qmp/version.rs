@@ -5,8 +5,11 @@ use std::fmt;
 /// What the greeting says about the QEMU at the other end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QemuVersion {
+    /// 10 of 10.0.2.
     pub major: u32,
+    /// 0 of 10.0.2.
     pub minor: u32,
+    /// 2 of 10.0.2.
     pub micro: u32,
     /// The distributor's own version, often empty.
     pub package: String,

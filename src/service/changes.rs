@@ -37,6 +37,7 @@ impl Service {
         }
         let port = matches!(change, Change::AddNic(_) | Change::RemoveNic(_) | Change::Port { .. });
         let before = switches_of(&handle.view());
+        let _room = self.room_to_change(&handle.view(), &change)?;
         let changed = handle.change(change).await;
         if port {
             self.tell_hosts(before.union(&switches_of(&handle.view())).copied());
@@ -103,6 +104,7 @@ impl Service {
         let machine_type = None;
         let wanted = Redefinition { name, disk_size, disk_folder, vcpus, memory, iso, nics, machine_type };
         let before = switches_of(&handle.view());
+        let _room = self.room_to_redefine(&handle.view(), &wanted)?;
         let changed = handle.redefine(wanted).await;
         self.tell_hosts(before.union(&switches_of(&handle.view())).copied());
         changed

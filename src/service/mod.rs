@@ -1,9 +1,11 @@
 //! The one core under every dialect: knows the VMs, creates and removes them, and hands requests to their tasks.
 //! It holds no state of a single VM and speaks neither HTTP nor QMP.
 
+pub mod access;
 mod addresses;
 mod autostart;
 mod bases;
+mod capacity;
 mod changes;
 mod create;
 pub mod database;
@@ -65,6 +67,7 @@ pub struct Service {
     guest_answers: addresses::GuestAnswers,
     making: folders::Making,
     log_reads: Semaphore,
+    capacity: capacity::Capacity,
     keys: Arc<Keys>,
     /// Held for as long as the daemon lives.
     _lock: state_lock::StateLock,
@@ -137,6 +140,7 @@ impl Service {
         let caps = caps.map_err(anyhow::Error::msg)?;
         let store = store??;
         let keys = Keys::open(store.clone()).context("cannot read the idempotency keys")?;
+        let capacity = capacity::Capacity::new(&config, &host);
         let ctx = Arc::new(Context {
             config,
             host,
@@ -153,6 +157,7 @@ impl Service {
             guest_answers: addresses::GuestAnswers::default(),
             making: folders::Making::default(),
             log_reads: Semaphore::new(LOG_READS),
+            capacity,
             registry: Registry::default(),
             keys,
             places: switches::Places::default(),
@@ -192,6 +197,16 @@ impl Service {
         self.keys.clone()
     }
 
+    /// QEMUs of VMs.
+    pub fn processes(&self) -> Vec<i32> {
+        self.registry.views().iter().filter_map(|view| view.pid).collect()
+    }
+
+    /// Whoever reaches the API may do everything.
+    pub fn is_open(&self) -> bool {
+        self.ctx.config.access.open
+    }
+
     /// A page of VMs, oldest first.
     pub fn list(&self, filter: &Filter, after: Option<(u64, VmId)>, limit: Option<usize>) -> Page {
         self.registry.page(filter, after, limit)
@@ -219,6 +234,7 @@ impl Service {
     /// See [`VmHandle::start`].
     pub async fn start(&self, id: VmId) -> Result<(VmView, Start)> {
         let handle = self.handle(id)?;
+        let _room = self.room_to_start(&handle.view())?;
         let found = handle.start().await?;
         Ok((handle.view(), found))
     }

@@ -3,10 +3,10 @@ use std::time::Duration;
 
 use qherd::api::http::{Limits, Report};
 use reqwest::Client;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Server, answer, message, read_all, read_one};
+use crate::support::{ANSWERS, LARGE, Server, answer, message, read_all, read_one};
 
 const GET: &[u8] = b"GET /vms HTTP/1.1\r\nhost: a\r\n\r\n";
 const GET_AND_CLOSE: &str = "GET /vms HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
@@ -191,4 +191,66 @@ async fn many_clients_at_once_are_served() {
     for response in futures_util::future::join_all(all).await {
         assert_eq!(response.unwrap().status(), 200);
     }
+}
+
+/// The status of an answer of which no more is read than that.
+async fn status_of(socket: &mut TcpStream) -> String {
+    let mut line = [0; 12];
+    socket.read_exact(&mut line).await.unwrap();
+    String::from_utf8(line[9..].to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn clients_that_do_not_take_their_answers_are_cut_off_and_never_hold_more_than_there_is_room_for() {
+    let server = Server::with(Limits { stall: Duration::from_secs(1), ..Limits::default() }).await;
+    const ASK: &[u8] = b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut sockets = Vec::new();
+    let mut statuses = Vec::new();
+    for _ in 0..20 {
+        let mut socket = server.connect().await;
+        socket.write_all(ASK).await.unwrap();
+        statuses.push(status_of(&mut socket).await);
+        sockets.push(socket);
+    }
+    let most = ANSWERS as usize / LARGE;
+    assert!(statuses[..most].iter().all(|status| status == "200"), "{statuses:?}");
+    assert!(statuses[most..most + 2].iter().any(|status| status == "503") || most > statuses.len(), "{statuses:?}");
+    // Meanwhile others are served.
+    assert!(server.raw(GET_AND_CLOSE).await.starts_with("HTTP/1.1 200"));
+    // When those are cut off there is room again.
+    let again = async {
+        loop {
+            let mut socket = server.connect().await;
+            socket.write_all(ASK).await.unwrap();
+            if status_of(&mut socket).await == "200" {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), again).await.expect("there is room again");
+    // The first one has lost the rest of its answer.
+    let mut rest = Vec::new();
+    let _ = sockets[0].read_to_end(&mut rest).await;
+    assert!(rest.len() < LARGE, "{}", rest.len());
+}
+
+#[tokio::test]
+async fn a_client_that_takes_its_answer_slowly_gets_all_of_it() {
+    let server = Server::with(Limits { stall: Duration::from_secs(2), ..Limits::default() }).await;
+    let mut socket = server.connect().await;
+    socket.write_all(b"GET /large HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    let (mut taken, mut piece) = (0, vec![0; 1 << 20]);
+    let begun = std::time::Instant::now();
+    loop {
+        match socket.read(&mut piece).await.unwrap() {
+            0 => break,
+            length => taken += length,
+        }
+        // In all longer than a client may take nothing.
+        if begun.elapsed() < Duration::from_secs(5) {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    }
+    assert!(taken > LARGE, "{taken}");
 }

@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use qherd::api::http::{
-    HttpError, Limits, QueryParam, Reply, Report, Request, Response, Route, Shutdown, Table, dispatch, serve,
+    Answers, Gate, HttpError, Limits, QueryParam, Reply, Report, Request, Response, Route, Shutdown, Table, dispatch,
+    serve,
 };
+use qherd::model::Role;
+use qherd::service::access::{Access, Rules};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,6 +18,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use warp::http::StatusCode;
+
+/// Room for answers that are not taken.
+pub const ANSWERS: u64 = 32 << 20;
+/// Bytes of a large one.
+pub const LARGE: usize = 8 << 20;
 
 #[derive(Default)]
 pub struct State {
@@ -66,6 +74,9 @@ async fn count(state: S, _: Request) -> Reply {
     state.finished.fetch_add(1, Ordering::SeqCst);
     Reply::json(StatusCode::CREATED, &json!({"counted": true}))
 }
+async fn large(_: S, _: Request) -> Reply {
+    Reply::text(StatusCode::OK, "x".repeat(LARGE))
+}
 async fn panics(_: S, _: Request) -> Reply {
     panic!("on purpose")
 }
@@ -74,14 +85,15 @@ const TIMEOUT: QueryParam = QueryParam::integer("timeout", "Seconds.");
 
 fn routes() -> Vec<Route<S>> {
     vec![
-        Route::get("/vms", "listVMs", list),
-        Route::post("/vms/{id}/make", "makeVM", make).input::<Make>(),
-        Route::post("/vms/{id}/stop", "stopVM", stop).query(&[TIMEOUT]),
-        Route::get("/vms/by-name/{name}", "byName", echo),
-        Route::get("/vms/{name}/{part}", "part", list),
-        Route::post("/slow", "slow", slow),
-        Route::post("/count", "count", count),
-        Route::get("/panic", "panics", panics),
+        Route::get("/vms", "listVMs", list).role(Role::Viewer),
+        Route::post("/vms/{id}/make", "makeVM", make).role(Role::Viewer).input::<Make>(),
+        Route::post("/vms/{id}/stop", "stopVM", stop).role(Role::Viewer).query(&[TIMEOUT]),
+        Route::get("/vms/by-name/{name}", "byName", echo).role(Role::Viewer),
+        Route::get("/vms/{name}/{part}", "part", list).role(Role::Viewer),
+        Route::post("/slow", "slow", slow).role(Role::Viewer),
+        Route::post("/count", "count", count).role(Role::Viewer),
+        Route::get("/large", "large", large).role(Role::Viewer),
+        Route::get("/panic", "panics", panics).role(Role::Viewer),
     ]
 }
 
@@ -116,7 +128,12 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let shutdown = Shutdown::default();
-        let task = tokio::spawn(serve(listener, dispatch::service(tables, None), shutdown.clone(), limits));
+        // Of this host's users, as any: the tests' own. `a` is what they call it.
+        let access = Access::new(Rules::default(), Arc::new(Vec::new));
+        let gate = Gate::new(access, vec!["a".to_owned()], Vec::new(), false);
+        let answers = Answers::new(ANSWERS);
+        let task =
+            tokio::spawn(serve(listener, dispatch::service(tables, None, gate, answers), shutdown.clone(), limits));
         Self { addr, state, shutdown, task }
     }
 

@@ -1,29 +1,25 @@
-//! Golden files: what the code generates, kept under tests/golden/ and compared to the letter.
+//! Golden files: what the code generates, kept under tests/golden/ as insta's snapshots and compared to the letter.
 
 use std::path::PathBuf;
 
-pub fn path(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+pub fn directory() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
-/// Compares, or rewrites the file when `scripts/bless` asks for it.
+/// Compares; `scripts/bless` writes the file instead.
 #[track_caller]
 pub fn compare(name: &str, generated: &str) {
-    let path = path(name);
-    if std::env::var_os("QHERD_BLESS").is_some() {
-        std::fs::write(&path, generated).unwrap();
-        return;
-    }
-    let golden = std::fs::read_to_string(&path).unwrap_or_default();
-    let differing = golden.lines().zip(generated.lines()).position(|(g, n)| g != n);
-    if golden != generated {
-        let line = differing.unwrap_or_else(|| golden.lines().count().min(generated.lines().count()));
-        panic!(
-            "{} differs from line {} on:\n  golden    {}\n  generated {}\nIf that is meant, run scripts/bless and read the diff.",
-            path.display(),
-            line + 1,
-            golden.lines().nth(line).unwrap_or("(end)"),
-            generated.lines().nth(line).unwrap_or("(end)"),
-        );
-    }
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(directory());
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(name, generated));
+}
+
+/// What is kept, without insta's head.
+#[allow(dead_code)]
+pub fn kept(name: &str) -> String {
+    let file = std::fs::read_to_string(directory().join(format!("{name}.snap"))).unwrap();
+    let (_, text) = file.split_once("\n---\n").unwrap();
+    text.to_owned()
 }

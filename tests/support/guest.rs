@@ -83,6 +83,20 @@ impl Daemon {
         self.console(id).await.lines().filter_map(Beat::parse).collect()
     }
 
+    /// Waits until QEMU has all that is defined; returns the configuration. A guest may be ahead of what QEMU reports: the
+    /// size of a memory device is reported once a second at most.
+    pub async fn await_in_effect(&self, id: &str) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let config = self.get(&format!("/vms/{id}/config")).await.expect(200);
+            if config["pending"] == json!({}) {
+                return config;
+            }
+            assert!(Instant::now() < deadline, "still pending: {config}\n{}", self.log_text());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Waits for a heartbeat that fulfils `wanted`.
     pub async fn await_beat(&self, id: &str, wanted: impl Fn(&Beat) -> bool) -> Beat {
         let deadline = Instant::now() + PATIENCE;

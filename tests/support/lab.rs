@@ -1,7 +1,7 @@
 //! A `Network` in a network namespace of the test's own, without a daemon around it.
 #![allow(dead_code, unused_imports)] // Every test file uses its own part.
 
-use std::time::Duration;
+use std::{ops::Deref, time::Duration};
 
 use qherd::{
     model::{Nic, Subnet, Switch, SwitchKind},
@@ -11,20 +11,37 @@ use tempfile::TempDir;
 
 pub use crate::support::parts::{nic, nic_on, switch};
 use crate::support::{
-    PATIENCE,
+    PATIENCE, end_networks_below,
     netns::{Guest, Host, ip, ip_json, nft},
 };
 
 pub struct Lab {
     pub host: Host,
-    pub dir: TempDir,
+    pub dir: StateDir,
     pub net: Network,
+}
+
+/// A state directory, and what goes with it, also when a test fails: a dnsmasq outlives whoever started it.
+pub struct StateDir(TempDir);
+
+impl Deref for StateDir {
+    type Target = TempDir;
+
+    fn deref(&self) -> &TempDir {
+        &self.0
+    }
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        end_networks_below(self.0.path());
+    }
 }
 
 impl Lab {
     pub async fn new() -> Self {
         let host = Host::leave();
-        let dir = tempfile::Builder::new().prefix("qherd-test-").tempdir().unwrap();
+        let dir = StateDir(tempfile::Builder::new().prefix("qherd-test-").tempdir().unwrap());
         let net = Network::open(dir.path()).await;
         net.available().unwrap();
         Self { host, dir, net }
@@ -75,6 +92,8 @@ impl Lab {
         assert!(!nft("list ruleset").contains("qherd"), "{}", nft("list ruleset"));
         let left: Vec<_> = std::fs::read_dir(self.dir.path().join("net")).unwrap().flatten().collect();
         assert!(left.iter().all(|entry| entry.path().is_file()), "{left:?}");
+        let state = std::fs::read_to_string(self.dir.path().join("net/id")).unwrap();
+        assert!(!std::path::Path::new("/run/qherd").join(state).exists());
         self.host.assert_untouched();
     }
 }

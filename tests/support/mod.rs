@@ -280,9 +280,8 @@ impl Drop for Daemon {
             let _ = child.wait();
         }
         // A dnsmasq outlives its daemon too; a test that fails leaves its switches, or a state directory of another name.
-        for pid in qemus_below(self.dir.path()).into_iter().chain(dnsmasqs_below(self.dir.path())) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
-        }
+        kill_all(&qemus_below(self.dir.path()));
+        end_networks_below(self.dir.path());
         if std::thread::panicking() {
             eprintln!("--- daemon ---\n{}", self.log_text());
         }
@@ -310,8 +309,27 @@ pub fn qemus_below(folder: &Path) -> Vec<i32> {
     ours.map(|p| p.pid).collect()
 }
 
+fn kill_all(pids: &[i32]) {
+    for pid in pids {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+/// What switches of the state directories below `folder` leave outside of them and of the test's network namespace.
+pub fn end_networks_below(folder: &Path) {
+    kill_all(&dnsmasqs_below(folder));
+    let mut there = Vec::new();
+    walk(folder, &mut there);
+    for mark in there.iter().filter(|path| path.ends_with("net/id")) {
+        if let Ok(state) = std::fs::read_to_string(mark) {
+            let _ = std::fs::remove_dir_all(Path::new("/run/qherd").join(state));
+        }
+    }
+    let _ = std::fs::remove_dir("/run/qherd");
+}
+
 /// Live dnsmasqs whose configuration is below `folder`.
-fn dnsmasqs_below(folder: &Path) -> Vec<i32> {
+pub fn dnsmasqs_below(folder: &Path) -> Vec<i32> {
     let folder = format!("--conf-file={}", folder.display());
     let processes = procfs::process::all_processes().unwrap().flatten();
     processes.filter(|p| p.cmdline().is_ok_and(|c| c.iter().any(|a| a.starts_with(&folder)))).map(|p| p.pid).collect()

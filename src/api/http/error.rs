@@ -4,6 +4,8 @@
 
 use warp::http::{Method, StatusCode};
 
+use crate::model::Role;
+
 /// An objection of the plumbing. Dialects convert it into their own error type (`From<HttpError>`).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HttpError {
@@ -56,6 +58,23 @@ pub enum HttpError {
     /// By a web page that is not ours.
     #[error("Requests by web pages of another origin are refused; remove the Origin header if this is none.")]
     CrossOrigin,
+    /// DNS rebinding: any name can be made to lead here.
+    #[error(
+        "The Host {host:?} is not one of this qherd: use its address or localhost, or allow the name with --host-name."
+    )]
+    Misdirected { host: String },
+    #[error(
+        "Nobody who may ask is known by this connection: it is {why}. Send a token that `qherd token create` makes, as Authorization: Bearer TOKEN."
+    )]
+    Unauthenticated { why: String },
+    #[error("{why}")]
+    TokenRefused { why: String },
+    #[error("From another host this qherd is asked over TLS only: use https.")]
+    InTheClear,
+    #[error("Answers that other clients have not taken yet fill the room for them; ask again, or for less.")]
+    NoRoomForAnswer,
+    #[error("{name} has the role {role}; this needs {needed}.")]
+    Forbidden { name: String, role: Role, needed: Role },
     #[error("The Idempotency-Key was used for another request before; each request needs a key of its own.")]
     KeyReused,
     #[error("The Idempotency-Key cannot be stored, so nothing was done; ask again later, or without a key.")]
@@ -80,9 +99,13 @@ impl HttpError {
             | Self::InvalidParameter { .. }
             | Self::UnknownParameter { .. } => StatusCode::BAD_REQUEST,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::CrossOrigin => StatusCode::FORBIDDEN,
+            Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
+            Self::Unauthenticated { .. } | Self::TokenRefused { .. } => StatusCode::UNAUTHORIZED,
+            Self::CrossOrigin | Self::InTheClear | Self::Forbidden { .. } => StatusCode::FORBIDDEN,
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::ShuttingDown | Self::Unfinished | Self::KeyNotStored { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ShuttingDown | Self::Unfinished | Self::NoRoomForAnswer | Self::KeyNotStored { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -94,7 +117,24 @@ impl HttpError {
     /// What is known beyond the sentence and may be shown to the client.
     pub fn detail(&self) -> Option<&str> {
         match self {
-            Self::Internal { why } | Self::KeyNotStored { why } => Some(why),
+            Self::Internal { why } | Self::KeyNotStored { why } => Some(why.as_str()).filter(|why| !why.is_empty()),
+            _ => None,
+        }
+    }
+
+    /// As this role may read it: what the host says of itself, paths and all, is for those who work with it.
+    pub fn for_role(self, role: Role) -> Self {
+        match self {
+            Self::Internal { .. } if role < Role::Operator => Self::Internal { why: String::new() },
+            other => other,
+        }
+    }
+
+    /// The challenge that goes with a 401.
+    pub fn challenge(&self) -> Option<&'static str> {
+        match self {
+            Self::Unauthenticated { .. } => Some("Bearer"),
+            Self::TokenRefused { .. } => Some("Bearer error=\"invalid_token\""),
             _ => None,
         }
     }

@@ -25,13 +25,13 @@ pub(super) struct Keyed {
 }
 
 impl Keyed {
-    /// `parts` are all that makes two requests the same one.
+    /// A key belongs to its `caller`; `parts` are all that makes two requests the same one.
     ///
     /// # Errors
     /// [`HttpError::InvalidParameter`] for what cannot be a key.
-    pub fn new(keys: Arc<Keys>, headers: &HeaderMap, parts: &[&[u8]]) -> Result<Option<Self>, HttpError> {
+    pub fn new(keys: Arc<Keys>, headers: &HeaderMap, caller: &str, parts: &[&[u8]]) -> Result<Option<Self>, HttpError> {
         let Some(key) = key(headers)? else { return Ok(None) };
-        Ok(Some(Self { keys, key: digest(&[key]), request: digest(parts) }))
+        Ok(Some(Self { keys, key: digest(&[key, caller.as_bytes()]), request: digest(parts) }))
     }
 
     /// Carries the request out by `run`, which is told the id that what it makes is to have; or gives the answer that

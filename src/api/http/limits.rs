@@ -12,6 +12,8 @@ pub struct Limits {
     pub idle: Duration,
     /// How long it is kept beyond that, while nobody needs its place.
     pub silence: Duration,
+    /// How long a client may take nothing of its answer.
+    pub stall: Duration,
     /// The largest head of a request; beyond it 431, and 414 for an eighth of it in the path.
     pub header_bytes: usize,
     /// Beyond it clients wait in the backlog. Descriptors are needed for VMs too.
@@ -25,6 +27,7 @@ impl Default for Limits {
             header_timeout: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             silence: Duration::from_secs(180),
+            stall: Duration::from_secs(30),
             header_bytes: 64 * 1024,
             connections: 1024,
         }

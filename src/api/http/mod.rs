@@ -1,19 +1,22 @@
 //! The HTTP plumbing under every dialect. It knows no virtual machine and no dialect.
 //!
 //! ```text
-//! server  accepts connections, limits them, drains them
+//! server  accepts connections, limits them, drains them; listen and tls are where they come from
 //!   ├─ wire      how long a connection is kept, and what is no request at all
 //!   └─ dispatch  one warp filter: mount → table → query check → body → handler (in a task of its own)
-//!        ├─ origin, idempotency   web pages of others are refused; a request with a known key gets its first answer
+//!        ├─ gate, origin          who is let in; web pages of others are not
+//!        ├─ idempotency           a request with a known key gets its first answer
 //!        ├─ table, route   which handler a path and a method mean; what OpenAPI says about it
 //!        ├─ request        what a handler is given; query, json and decode turn it into the handler's types
+//!        ├─ answers        how much of answers is kept for those who do not take them
 //!        └─ response, section  what a handler gives back; error is everything the plumbing itself can object to
 //! ```
 //!
 //! A dialect writes a table and says once how an [`HttpError`] looks:
 //!
 //! ```
-//! use qherd::api::http::{HttpError, Reply, Request, Route, Table, dispatch};
+//! use qherd::api::http::{Answers, Gate, HttpError, Reply, Request, Route, Table, dispatch};
+//! use qherd::model::Role;
 //! use warp::http::StatusCode;
 //!
 //! #[derive(serde::Deserialize, schemars::JsonSchema)]
@@ -25,20 +28,24 @@
 //! }
 //!
 //! let table = Table::new("Hello".to_owned(), vec![
-//!     Route::post("/greetings", "greet", greet).tag("Greetings").input::<Greeting>().output::<String>(200, "The greeting."),
+//!     Route::post("/greetings", "greet", greet).role(Role::Operator).tag("Greetings").input::<Greeting>().output::<String>(200, "The greeting."),
 //! ]);
-//! let filter = dispatch::filter(vec![("", table)], None);
+//! let filter = dispatch::filter(vec![("", table)], None, Gate::closed(), Answers::new(1 << 20));
 //! # let _ = filter;
 //! ```
 
+pub mod answers;
 pub mod decode;
 pub mod dispatch;
 pub mod error;
 pub mod fault;
+pub mod gate;
 mod idempotency;
+mod incoming;
 pub mod inflight;
 pub mod json;
 pub mod limits;
+pub mod listen;
 pub mod openapi;
 mod origin;
 pub mod query;
@@ -50,10 +57,13 @@ pub mod section;
 pub mod server;
 pub mod shutdown;
 pub mod table;
+pub mod tls;
 mod wire;
 
+pub use answers::Answers;
 pub use decode::{Nulls, given, or_default};
 pub use error::HttpError;
+pub use gate::Gate;
 pub use limits::Limits;
 pub use query_param::QueryParam;
 pub use request::{NoFields, Request, agreed};

@@ -43,7 +43,16 @@ const CONVENTIONS: &str = "Bodies are JSON in UTF-8; a byte order mark is skippe
     integer, however it is written (2.0, 1e3). Unknown fields and query parameters are refused by name. `null` is absent in \
     what makes something or acts; in a PUT it clears a field of the body that can be cleared, and is absent for the rest. \
     A list has at most 1024 entries where it says nothing narrower. Every refusal has the same shape, also of what is no \
-    valid HTTP.";
+    valid HTTP. `x-role` is the least role that may ask: viewer, operator or admin.";
+
+/// What any request may be answered.
+const REFUSALS: &[(&str, &str)] = &[
+    ("4XX", "The request was refused."),
+    ("401", "Nobody who may ask is known by this connection or token."),
+    ("403", "The caller's role is too low, or the request is from a web page of another origin."),
+    ("421", "The Host is not one of this qherd."),
+    ("5XX", "The host failed."),
+];
 
 pub fn document<'a>(about: &About, routes: impl IntoIterator<Item = &'a RouteInfo>) -> Value {
     let mut writer = Writer {
@@ -70,7 +79,12 @@ pub fn document<'a>(about: &About, routes: impl IntoIterator<Item = &'a RouteInf
         "servers": [{"url": about.server}],
         "tags": tags,
         "paths": paths,
-        "components": {"schemas": schemas},
+        // On the host itself one is known by one's user, without any.
+        "security": [{}, {"bearer": []}, {"certificate": []}],
+        "components": {"schemas": schemas, "securitySchemes": {
+            "bearer": {"type": "http", "scheme": "bearer", "description": "A token of `qherd token create`."},
+            "certificate": {"type": "mutualTLS", "description": "A certificate with a role (`--allow certificate:NAME=ROLE`)."},
+        }},
     })
 }
 
@@ -89,6 +103,7 @@ impl Writer<'_> {
         let mut operation = json!({
             "operationId": route.operation_id,
             "summary": route.summary,
+            "x-role": route.role.as_str(),
             "responses": self.responses(route),
         });
         if !route.tag.is_empty() {
@@ -125,8 +140,8 @@ impl Writer<'_> {
     fn responses(&mut self, route: &RouteInfo) -> Value {
         let error = content("application/json", (self.about.error)(&mut self.outputs).to_value());
         let mut responses = Map::new();
-        for (range, description) in [("4XX", "The request was refused."), ("5XX", "The host failed.")] {
-            responses.insert(range.into(), json!({"description": description, "content": error}));
+        for (range, description) in REFUSALS {
+            responses.insert((*range).into(), json!({"description": description, "content": error}));
         }
         for output in &route.outputs {
             let mut response = json!({"description": output.description});

@@ -1,46 +1,43 @@
 //! Keeps web pages away. A page that somebody on this host has open can send requests to the loopback address like any
-//! program, and its browser asks nobody before a plain POST. But browsers tell the page's origin with everything that
-//! could change something, and programs never do.
+//! program, and its browser asks nobody before a plain POST, or before a WebSocket. But browsers tell the page's origin with
+//! everything that could change something, and with every upgrade; programs never do.
 //!
-//! It does not replace authentication: a page whose host name was pointed at this address afterwards (DNS rebinding)
-//! can still read by GET, for which browsers send no origin to their own host.
+//! It relies on `gate` for the host: that a name is one of ours is known by then.
 
 use warp::http::{HeaderMap, HeaderValue, header, uri::Authority};
 
 use super::HttpError;
 
+/// Of every request, upgrades included.
+///
 /// # Errors
-/// [`HttpError::CrossOrigin`] unless every `Origin` is the very address that the request went to, given by number or as
-/// `localhost`: a name could have been pointed here by anybody.
-pub(super) fn check(headers: &HeaderMap) -> Result<(), HttpError> {
-    let host = headers.get(header::HOST).and_then(authority);
+/// [`HttpError::CrossOrigin`] unless every `Origin` is the very address that the request went to, or one of `pages`.
+pub(super) fn check(headers: &HeaderMap, host: &Authority, tls: bool, pages: &[String]) -> Result<(), HttpError> {
     let own = |origin: &HeaderValue| {
-        let at = origin.to_str().ok().and_then(|text| text.split_once("://")).and_then(|(_, at)| at.parse().ok());
-        at.is_some_and(|at: Authority| host.as_ref() == Some(&at) && is_unambiguous(&at))
+        let parts = origin.to_str().ok().and_then(|text| text.split_once("://"));
+        // A page that came in the clear could have been anybody's on the way.
+        let scheme = |scheme: &str| scheme.eq_ignore_ascii_case("https") || !tls && scheme.eq_ignore_ascii_case("http");
+        parts.is_some_and(|(with, at)| scheme(with) && at.parse::<Authority>().is_ok_and(|at| at == *host))
     };
-    if headers.get_all(header::ORIGIN).iter().all(own) { Ok(()) } else { Err(HttpError::CrossOrigin) }
+    let all = headers.get_all(header::ORIGIN).iter().all(|origin| own(origin) || is_allowed(origin, pages));
+    if all { Ok(()) } else { Err(HttpError::CrossOrigin) }
 }
 
-fn authority(value: &HeaderValue) -> Option<Authority> {
-    value.to_str().ok()?.parse().ok()
-}
-
-fn is_unambiguous(authority: &Authority) -> bool {
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok()
+/// Whether it is one of `pages`, which are in lower case.
+pub(super) fn is_allowed(origin: &HeaderValue, pages: &[String]) -> bool {
+    origin.to_str().is_ok_and(|origin| pages.iter().any(|page| page.eq_ignore_ascii_case(origin)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn allowed(host: &str, origin: Option<&str>) -> bool {
+    fn allowed(host: &str, origin: Option<&str>, tls: bool) -> bool {
         let mut headers = HeaderMap::new();
-        headers.insert(header::HOST, host.parse().unwrap());
         if let Some(origin) = origin {
             headers.insert(header::ORIGIN, origin.parse().unwrap());
         }
-        check(&headers).is_ok()
+        check(&headers, &host.parse().unwrap(), tls, &["https://console.example".to_owned()]).is_ok()
     }
 
     #[test]
@@ -52,8 +49,9 @@ mod tests {
             ("localhost:8080", Some("http://LOCALHOST:8080")),
             ("[::1]:8080", Some("http://[::1]:8080")),
             ("192.0.2.1", Some("https://192.0.2.1")),
+            ("127.0.0.1:8080", Some("https://Console.example")),
         ] {
-            assert!(allowed(host, origin), "{host} {origin:?}");
+            assert!(allowed(host, origin, false), "{host} {origin:?}");
         }
         for (host, origin) in [
             ("127.0.0.1:8080", "http://evil.example"),
@@ -61,10 +59,12 @@ mod tests {
             ("127.0.0.1:8080", ""),
             ("127.0.0.1:8080", "http://127.0.0.1:3000"),
             ("127.0.0.1:8080", "http://localhost:8080"),
-            // Rebound: the page and the request name the same host.
-            ("evil.example:8080", "http://evil.example:8080"),
+            ("127.0.0.1:8080", "http://console.example"),
+            ("127.0.0.1:8080", "ftp://127.0.0.1:8080"),
         ] {
-            assert!(!allowed(host, Some(origin)), "{host} {origin}");
+            assert!(!allowed(host, Some(origin), false), "{host} {origin}");
         }
+        assert!(allowed("vms.example", Some("https://vms.example"), true));
+        assert!(!allowed("vms.example", Some("http://vms.example"), true));
     }
 }

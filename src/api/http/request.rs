@@ -10,6 +10,7 @@ use uuid::Uuid;
 use warp::http::{HeaderMap, header};
 
 use super::{HttpError, Nulls, decode, query};
+use crate::service::access::Caller;
 
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -22,6 +23,8 @@ pub struct Request {
     /// With an Idempotency-Key: the id that what this request makes is to have. A handler that makes something passes it
     /// on, so that the same request, after a crash, finds what it has made already.
     pub makes: Option<Uuid>,
+    /// Who asks; that it may ask this was looked at before.
+    pub caller: Caller,
 }
 
 /// The body of an action that takes no parameters: absent or `{}`.
@@ -117,6 +120,7 @@ mod tests {
             body: Ok(Bytes::from_static(body.as_bytes())),
             nulls: Nulls::Absent,
             makes: None,
+            caller: Caller { role: crate::model::Role::Admin, name: "uid 0".into() },
         }
     }
 

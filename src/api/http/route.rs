@@ -11,18 +11,34 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use warp::http::Method;
 
 use super::{HttpError, IntoResponse, QueryParam, Request, Response};
+use crate::model::Role;
 
 pub type SchemaFn = fn(&mut SchemaGenerator) -> Schema;
 pub type Answer = Result<Response, HttpError>;
 pub type Handler<S> = Arc<dyn Fn(S, Request) -> BoxFuture<'static, Answer> + Send + Sync>;
 
+/// A row of a table.
 pub struct Route<S> {
     pub info: RouteInfo,
     pub handler: Handler<S>,
 }
 
+/// A row that does not say yet who may ask for it, so that no table takes it.
+#[must_use = "a row needs a role"]
+pub struct Draft<S>(Route<S>);
+
+impl<S> Draft<S> {
+    /// The least role that may ask for it.
+    pub fn role(self, role: Role) -> Route<S> {
+        let Self(mut route) = self;
+        route.info.role = role;
+        route
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct RouteInfo {
+    pub role: Role,
     pub method: Method,
     /// `/vms/{id}/start`
     pub path: &'static str,
@@ -57,45 +73,46 @@ pub enum OutputKind {
 }
 
 impl<S: 'static> Route<S> {
-    pub fn get<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Self
+    pub fn get<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Draft<S>
     where
         H: Fn(S, Request) -> F + Send + Sync + 'static,
         F: Future<Output: IntoResponse> + Send + 'static,
     {
-        Self::new(Method::GET, path, operation_id, handler)
+        Self::draft(Method::GET, path, operation_id, handler)
     }
 
-    pub fn post<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Self
+    pub fn post<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Draft<S>
     where
         H: Fn(S, Request) -> F + Send + Sync + 'static,
         F: Future<Output: IntoResponse> + Send + 'static,
     {
-        Self::new(Method::POST, path, operation_id, handler)
+        Self::draft(Method::POST, path, operation_id, handler)
     }
 
-    pub fn put<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Self
+    pub fn put<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Draft<S>
     where
         H: Fn(S, Request) -> F + Send + Sync + 'static,
         F: Future<Output: IntoResponse> + Send + 'static,
     {
-        Self::new(Method::PUT, path, operation_id, handler)
+        Self::draft(Method::PUT, path, operation_id, handler)
     }
 
-    pub fn delete<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Self
+    pub fn delete<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Draft<S>
     where
         H: Fn(S, Request) -> F + Send + Sync + 'static,
         F: Future<Output: IntoResponse> + Send + 'static,
     {
-        Self::new(Method::DELETE, path, operation_id, handler)
+        Self::draft(Method::DELETE, path, operation_id, handler)
     }
 
-    pub fn new<H, F>(method: Method, path: &'static str, operation_id: &'static str, handler: H) -> Self
+    fn draft<H, F>(method: Method, path: &'static str, operation_id: &'static str, handler: H) -> Draft<S>
     where
         H: Fn(S, Request) -> F + Send + Sync + 'static,
         F: Future<Output: IntoResponse> + Send + 'static,
     {
-        Self {
+        Draft(Self {
             info: RouteInfo {
+                role: Role::Admin,
                 method,
                 path,
                 operation_id,
@@ -106,7 +123,7 @@ impl<S: 'static> Route<S> {
                 outputs: Vec::new(),
             },
             handler: Arc::new(move |state, request| handler(state, request).map(IntoResponse::into_response).boxed()),
-        }
+        })
     }
 
     pub fn tag(mut self, tag: &'static str) -> Self {

@@ -4,13 +4,15 @@
 use std::{future::Future, pin::Pin};
 
 use super::{Reply, Request, Response};
+use crate::model::Role;
 
 /// Why a handler of a dialect does not answer as asked.
 pub trait Problem: Send + 'static {
     /// The sentences of one section of the document.
     type Section: Sync + 'static;
 
-    fn render(self, section: &Self::Section) -> Response;
+    /// As somebody in `role` may read it: what the host says of itself, paths and all, is for operators.
+    fn render(self, section: &Self::Section, role: Role) -> Response;
 }
 
 /// A handler whose problems are told in the words of `section`.
@@ -24,11 +26,12 @@ where
     Fut: Future<Output = Result<Reply, P>> + Send + 'static,
 {
     move |shared, request| {
+        let role = request.caller.role;
         let answer = handler(shared, request);
         Box::pin(async move {
             match answer.await {
                 Ok(reply) => reply.build(),
-                Err(problem) => problem.render(section),
+                Err(problem) => problem.render(section, role),
             }
         })
     }

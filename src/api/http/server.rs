@@ -16,13 +16,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use warp::http::{HeaderName, HeaderValue, StatusCode, Version, header};
 
+use super::answers::Held;
+use super::gate::Visitor;
 use super::inflight::InFlight;
-pub use super::wire::Socket;
+use super::listen::{Arrival, Listener};
 use super::wire::{Refused, Turns, Wire};
 use super::{Limits, Response, Shutdown};
 
@@ -43,23 +44,6 @@ pub struct Report {
     pub cut: usize,
     /// Operations that were still under way at the end. They go on as long as the runtime does.
     pub unfinished: usize,
-}
-
-/// Where connections come from. TCP now; a Unix socket differs in its `Io`.
-pub trait Listener: Send + 'static {
-    type Io: Socket;
-    /// Is dropped and called again at any time, so it must not lose a connection thereby.
-    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Io>> + Send;
-}
-
-impl Listener for TcpListener {
-    type Io = TcpStream;
-    async fn accept(&mut self) -> io::Result<TcpStream> {
-        let (stream, _) = TcpListener::accept(self).await?;
-        // Answers are small and whole: nothing is gained by waiting for more. Failing this is no reason to refuse.
-        let _ = stream.set_nodelay(true);
-        Ok(stream)
-    }
 }
 
 /// What answers: `warp::service(filter)` is one.
@@ -142,7 +126,7 @@ impl<L: Listener, S: Service> Acceptor<L, S> {
         loop {
             let next = async {
                 let permit = self.room.place().await?;
-                self.listener.accept().await.map(|io| (io, permit))
+                self.listener.accept().await.map(|arrival| (arrival, permit))
             };
             tokio::select! {
                 biased;
@@ -150,7 +134,7 @@ impl<L: Listener, S: Service> Acceptor<L, S> {
                 // Ended connections are taken out as they end, or the set would grow for ever.
                 Some(_) = self.connections.join_next() => {}
                 result = next => match result {
-                    Ok((io, permit)) => {
+                    Ok((arrival, permit)) => {
                         self.accepted += 1;
                         complained = false;
                         let connection = Connection {
@@ -160,7 +144,7 @@ impl<L: Listener, S: Service> Acceptor<L, S> {
                             _permit: permit,
                         };
                         let (http, watcher) = (self.http.clone(), self.graceful.watcher());
-                        self.connections.spawn(connection.run(http, io, self.service.clone(), watcher));
+                        self.connections.spawn(connection.run(http, arrival, self.service.clone(), watcher));
                     }
                     Err(err) if of_one_client(&err) => {
                         tracing::debug!(%err, "a client went away before it was accepted");
@@ -228,8 +212,18 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run<Io: Socket>(self, http: http1::Builder, io: Io, service: impl Service, watcher: Watcher) {
+    async fn run(self, http: http1::Builder, arrival: impl Arrival, service: impl Service, watcher: Watcher) {
         let Self { in_flight, limits, room, _permit } = self;
+        let opened = tokio::select! {
+            opened = tokio::time::timeout(limits.header_timeout, arrival.open()) => opened,
+            () = in_flight.over() => return,
+        };
+        let (io, peer) = match opened {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => return tracing::debug!(%error, "a connection came to nothing"),
+            Err(_) => return tracing::debug!("a client has not begun to speak"),
+        };
+        let visitor = Visitor::new(peer);
         let turns = Turns::new();
         let kept = HeaderValue::from_str(&format!("timeout={}", limits.idle.as_secs())).ok();
         let wire = Wire::new(io, limits, Arc::clone(&turns), in_flight.clone(), room.clone());
@@ -239,6 +233,7 @@ impl Connection {
                 request.extensions_mut().insert(Refused(error));
             }
             request.extensions_mut().insert(in_flight.clone());
+            request.extensions_mut().insert(Arc::clone(&visitor));
             let modern = request.version() == Version::HTTP_11;
             let (turns, room, kept) = (Arc::clone(&turns), room.clone(), kept.clone());
             // warp's service is always ready, so `poll_ready` is not asked.
@@ -255,7 +250,8 @@ impl Connection {
                     };
                     response.headers_mut().extend(value.map(|value| (name, value)));
                 }
-                Ok::<_, Infallible>(response.map(|body| turn.body(body)))
+                let held = response.extensions_mut().remove::<Held>();
+                Ok::<_, Infallible>(response.map(|body| turn.body(body, held)))
             }
         });
         let connection = http.serve_connection(TokioIo::new(wire), answer);
@@ -279,7 +275,7 @@ fn of_one_client(err: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::http::{Table, dispatch};
+    use crate::api::http::{Answers, Gate, Table, dispatch};
     use std::collections::VecDeque;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -291,7 +287,7 @@ mod tests {
     }
 
     impl Listener for Scripted {
-        type Io = DuplexStream;
+        type Arrival = DuplexStream;
         async fn accept(&mut self) -> io::Result<DuplexStream> {
             self.calls.fetch_add(1, Ordering::SeqCst);
             match self.script.pop_front() {
@@ -318,9 +314,10 @@ mod tests {
         };
         let started = std::time::Instant::now();
         let shutdown = Shutdown::default();
-        let service = dispatch::service(vec![("", Table::new((), Vec::new()))], None);
+        let service =
+            dispatch::service(vec![("", Table::new((), Vec::new()))], None, Gate::closed(), Answers::new(1 << 20));
         let server = tokio::spawn(serve(listener, service, shutdown.clone(), Limits::default()));
-        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");

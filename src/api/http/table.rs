@@ -130,13 +130,22 @@ impl Table {
     }
 }
 
-/// An objection in a dialect's shape. `Allow` is added here, so that no dialect can forget it.
+/// An objection in a dialect's shape. `Allow` and the challenge of a 401 are added here, so that no
+/// dialect can forget them.
 pub(super) fn refuse(shape: ErrorShape, error: HttpError) -> Response {
     let allow = match &error {
         HttpError::MethodNotAllowed { allow } => names(allow),
         _ => None,
     };
+    let challenge = error.challenge();
+    let soon = error == HttpError::NoRoomForAnswer;
     let mut response = shape(error);
+    if let Some(challenge) = challenge {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    }
+    if soon {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
     if let Some(allow) = allow {
         response.headers_mut().insert(header::ALLOW, allow);
     }
@@ -193,6 +202,7 @@ pub(super) fn plain(error: HttpError) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Role;
     use warp::http::StatusCode;
 
     async fn nothing(_: (), _: Request) -> Reply {
@@ -203,12 +213,12 @@ mod tests {
         Table::new(
             (),
             vec![
-                Route::get("/", "root", nothing),
-                Route::get("/vms/{id}", "get", nothing),
-                Route::delete("/vms/{vm_id}", "delete", nothing),
-                Route::get("/vms/{id}/{part}", "part", nothing),
-                Route::post("/vms/{id}/start", "start", nothing),
-                Route::get("/vms/by-name/{name}", "byName", nothing),
+                Route::get("/", "root", nothing).role(Role::Viewer),
+                Route::get("/vms/{id}", "get", nothing).role(Role::Viewer),
+                Route::delete("/vms/{vm_id}", "delete", nothing).role(Role::Viewer),
+                Route::get("/vms/{id}/{part}", "part", nothing).role(Role::Viewer),
+                Route::post("/vms/{id}/start", "start", nothing).role(Role::Viewer),
+                Route::get("/vms/by-name/{name}", "byName", nothing).role(Role::Viewer),
             ],
         )
     }
@@ -259,11 +269,11 @@ mod tests {
         let bad = Table::new(
             (),
             vec![
-                Route::get("/a/{id}", "one", nothing),
-                Route::get("/a/{other}", "one", nothing),
-                Route::get("/b/", "three", nothing),
-                Route::get("/c/{id", "four", nothing),
-                Route::get("/d/{x}/{x}", "five", nothing),
+                Route::get("/a/{id}", "one", nothing).role(Role::Viewer),
+                Route::get("/a/{other}", "one", nothing).role(Role::Viewer),
+                Route::get("/b/", "three", nothing).role(Role::Viewer),
+                Route::get("/c/{id", "four", nothing).role(Role::Viewer),
+                Route::get("/d/{x}/{x}", "five", nothing).role(Role::Viewer),
             ],
         );
         assert_eq!(bad.problems().len(), 5, "{:?}", bad.problems());

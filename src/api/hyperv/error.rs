@@ -10,7 +10,7 @@ use warp::http::StatusCode;
 use super::state::State;
 use crate::{
     api::http::{self, HttpError, Reply, Response},
-    model::{Conflict, Error, SwitchId},
+    model::{Conflict, Error, Role, SwitchId},
 };
 
 /// What an endpoint of switches says of one that is not there.
@@ -76,7 +76,7 @@ pub struct Endpoint {
 impl http::Problem for Problem {
     type Section = Endpoint;
 
-    fn render(self, endpoint: &Endpoint) -> Response {
+    fn render(self, endpoint: &Endpoint, role: Role) -> Response {
         let (status, body) = match self {
             Self::NoVm | Self::NoSwitch | Self::NoAdapter => (StatusCode::NOT_FOUND, said(endpoint.not_found)),
             Self::NoForward => (StatusCode::NOT_FOUND, said("Port forward not found")),
@@ -84,14 +84,14 @@ impl http::Problem for Problem {
                 let body = ErrorBody { already_stopped: Some(true), ..said("VM is already stopped") };
                 (StatusCode::CONFLICT, body)
             }
-            Self::Http(error) => return http_error(error),
-            Self::Domain(error) => domain(error, endpoint),
+            Self::Http(error) => return http_error(error.for_role(role)),
+            Self::Domain(error) => domain(error, endpoint, role),
         };
         Reply::json(status, &body).build()
     }
 }
 
-fn domain(error: Error, endpoint: &Endpoint) -> (StatusCode, ErrorBody) {
+fn domain(error: Error, endpoint: &Endpoint, role: Role) -> (StatusCode, ErrorBody) {
     let message = error.to_string();
     match error {
         Error::Invalid { param, must } => {
@@ -118,9 +118,11 @@ fn domain(error: Error, endpoint: &Endpoint) -> (StatusCode, ErrorBody) {
         Error::SwitchConflict(message) => {
             (StatusCode::CONFLICT, said(message.replace("allow_management_os", "allowManagementOS")))
         }
-        Error::PortTaken { .. } | Error::Storage(_) | Error::BaseImageInUse { .. } | Error::Unstartable { .. } => {
-            (StatusCode::CONFLICT, said(message))
-        }
+        Error::PortTaken { .. }
+        | Error::Storage(_)
+        | Error::BeyondBounds(_)
+        | Error::BaseImageInUse { .. }
+        | Error::Unstartable { .. } => (StatusCode::CONFLICT, said(message)),
         Error::NicNotFound { .. } => (StatusCode::NOT_FOUND, said(endpoint.not_found)),
         Error::ForwardNotFound(_) => (StatusCode::NOT_FOUND, said("Port forward not found")),
         Error::BaseImageNotFound { .. } | Error::DiskNotFound { .. } => (StatusCode::NOT_FOUND, said(message)),
@@ -134,7 +136,10 @@ fn domain(error: Error, endpoint: &Endpoint) -> (StatusCode, ErrorBody) {
         }
         Error::Failed { operation, why } => {
             tracing::warn!(%operation, why, "failed");
-            (StatusCode::INTERNAL_SERVER_ERROR, ErrorBody { detail: Some(why), ..said(endpoint.failed) })
+            (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                ErrorBody { detail: (role >= Role::Operator).then_some(why), ..said(endpoint.failed) },
+            )
         }
     }
 }

@@ -15,6 +15,8 @@ pub struct Health {
     qemu_version: String,
     /// `kvm` or `tcg`.
     accelerator: &'static str,
+    /// What somebody should see to.
+    warnings: Vec<&'static str>,
 }
 
 pub async fn health(shared: Shared, _: Request) -> Result<Reply, Problem> {
@@ -24,6 +26,7 @@ pub async fn health(shared: Shared, _: Request) -> Result<Reply, Problem> {
         version: env!("CARGO_PKG_VERSION"),
         qemu_version: caps.version.clone(),
         accelerator: caps.accelerator.as_str(),
+        warnings: crate::api::warnings(&shared.service),
     };
     Ok(Reply::json(StatusCode::OK, &health))
 }

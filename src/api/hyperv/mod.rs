@@ -3,7 +3,7 @@
 
 mod adapters;
 mod dto;
-mod error;
+pub(super) mod error;
 mod forwards;
 mod info;
 mod power;

@@ -15,6 +15,7 @@ use crate::{
         NoFields, QueryParam, Route, Table, in_section,
         openapi::{About, PathParam, document},
     },
+    model::Role,
     service::Service,
 };
 
@@ -62,10 +63,12 @@ fn routes() -> Vec<Route<Shared>> {
     routes.extend(network_routes());
     routes.extend([
         Route::get("/health", "getHealth", in_section(&GENERAL, info::health))
+            .role(Role::Viewer)
             .tag(SERVICE)
             .summary("Whether the service answers, and what it runs on.")
             .output::<info::Health>(200, "It answers."),
         Route::get("/openapi.json", "getOpenAPI", in_section(&GENERAL, info::openapi))
+            .role(Role::Viewer)
             .tag(SERVICE)
             .summary("This document.")
             .output::<Value>(200, "OpenAPI 3.1."),
@@ -76,40 +79,48 @@ fn routes() -> Vec<Route<Shared>> {
 fn vm_routes() -> Vec<Route<Shared>> {
     vec![
         Route::get("/vms", "listVMs", in_section(&LIST, vms::list))
+            .role(Role::Viewer)
             .tag(VMS)
             .summary("List all VMs, oldest first.")
             .output::<Vec<dto::Vm>>(200, "The VMs."),
         Route::post("/vms", "createVM", in_section(&CREATE, vms::create))
+            .role(Role::Operator)
             .tag(VMS)
             .summary("Create a VM with a new, empty disk. Each call creates another one.")
             .input::<dto::CreateBody>()
             .output::<dto::Created>(201, "The VM, which is off."),
         Route::get("/vms/{id}", "getVM", in_section(&GET, vms::get))
+            .role(Role::Viewer)
             .tag(VMS)
             .summary("One VM.")
             .output::<dto::Vm>(200, "The VM."),
         Route::get("/vms/by-name/{name}", "getVMsByName", in_section(&LIST, vms::by_name))
+            .role(Role::Viewer)
             .tag(VMS)
             .summary("The VMs with this name, whatever its case.")
             .output::<Vec<dto::Vm>>(200, "The VMs, or none."),
         Route::put("/vms/{id}", "updateVM", in_section(&UPDATE, vms::update))
+            .role(Role::Operator)
             .tag(VMS)
             .summary("Change a VM that is off, all or nothing.")
             .input::<dto::UpdateBody>()
             .output::<dto::Updated>(200, "It is so now, or was before.")
             .error(409, "It is not off, or what cannot be changed is given another value."),
         Route::delete("/vms/{id}", "deleteVM", in_section(&DELETE, vms::delete))
+            .role(Role::Operator)
             .tag(VMS)
             .summary("Cut the power of a VM and remove it with its disk.")
             .output::<dto::Deleted>(200, "It is gone.")
             .error(409, "The storage of its disk is not mounted, or is no storage directory any more."),
         Route::post("/vms/{id}/start", "startVM", in_section(&START, power::start))
+            .role(Role::Operator)
             .tag(VMS)
             .summary("Start a VM, or resume a suspended one.")
             .optional_input::<NoFields>()
             .output::<dto::Started>(200, "It runs.")
             .error(409, "It is stopping or rebooting."),
         Route::post("/vms/{id}/stop", "stopVM", in_section(&STOP, power::stop))
+            .role(Role::Operator)
             .tag(VMS)
             .summary("Stop a VM by its guest agent, or by force.")
             .query(FORCE)
@@ -118,6 +129,7 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .error(409, "It was off before.")
             .error(422, NO_AGENT),
         Route::post("/vms/{id}/restart", "restartVM", in_section(&RESTART, power::restart))
+            .role(Role::Operator)
             .tag(VMS)
             .summary("Restart a VM by its guest agent, or by force; start one that is off.")
             .query(FORCE)
@@ -126,12 +138,14 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .error(409, "It is stopping, or a forced stop or a delete of the VM came before it was done.")
             .error(422, NO_AGENT),
         Route::post("/vms/{id}/suspend", "suspendVM", in_section(&SUSPEND, power::suspend))
+            .role(Role::Operator)
             .tag(VMS)
             .summary("Suspend a VM.")
             .optional_input::<NoFields>()
             .output::<dto::Suspended>(200, "It is paused.")
             .error(409, "It is suspended already, or off."),
         Route::post("/vms/{id}/resume", "resumeVM", in_section(&RESUME, power::resume))
+            .role(Role::Operator)
             .tag(VMS)
             .summary("Resume a suspended VM.")
             .optional_input::<NoFields>()
@@ -143,10 +157,12 @@ fn vm_routes() -> Vec<Route<Shared>> {
 fn network_routes() -> Vec<Route<Shared>> {
     vec![
         Route::get("/vms/{id}/network-adapters", "listNetworkAdapters", in_section(&ADAPTERS, adapters::list))
+            .role(Role::Viewer)
             .tag(ADAPTER)
             .summary("The network adapters of a VM.")
             .output::<Vec<adapters::Adapter>>(200, "The adapters."),
         Route::post("/vms/{id}/network-adapters", "addNetworkAdapter", in_section(&ADD_ADAPTER, adapters::add))
+            .role(Role::Operator)
             .tag(ADAPTER)
             .summary("Add a network adapter; a running VM gets it by hot-plug.")
             .input::<adapters::AddBody>()
@@ -157,6 +173,7 @@ fn network_routes() -> Vec<Route<Shared>> {
             "updateNetworkAdapter",
             in_section(&CHANGE_ADAPTER, adapters::change),
         )
+        .role(Role::Operator)
         .tag(ADAPTER)
         .summary("Change the port of an adapter on a switch: address, spoofing, isolation, bandwidth; live.")
         .input::<adapters::ChangeBody>()
@@ -167,48 +184,58 @@ fn network_routes() -> Vec<Route<Shared>> {
             "removeNetworkAdapter",
             in_section(&REMOVE_ADAPTER, adapters::remove),
         )
+        .role(Role::Operator)
         .tag(ADAPTER)
         .summary("Remove a network adapter.")
         .output::<dto::Deleted>(200, "It is gone, or will be when the guest lets go of it (`pending`).")
         .error(409, "The guest is suspended, or a forced stop or a delete of the VM came before it was done."),
         Route::get("/switches", "listSwitches", in_section(&LIST_SWITCHES, switches::list))
+            .role(Role::Viewer)
             .tag(SWITCHES)
             .summary("List all switches, oldest first.")
             .output::<Vec<switches::Switch>>(200, "The switches."),
         Route::post("/switches", "createSwitch", in_section(&CREATE_SWITCH, switches::create))
+            .role(Role::Admin)
             .tag(SWITCHES)
             .summary("Create a switch. Each call creates another one.")
             .input::<switches::CreateBody>()
             .output::<dto::Created>(201, "The switch.")
             .error(409, "The adapter carries addresses of the host, or the subnet is in use."),
         Route::get("/switches/{id}", "getSwitch", in_section(&GET_SWITCH, switches::get))
+            .role(Role::Viewer)
             .tag(SWITCHES)
             .summary("One switch.")
             .output::<switches::Switch>(200, "The switch."),
         Route::get("/switches/by-name/{name}", "getSwitchesByName", in_section(&LIST_SWITCHES, switches::by_name))
+            .role(Role::Viewer)
             .tag(SWITCHES)
             .summary("The switches with this name, whatever its case.")
             .output::<Vec<switches::Switch>>(200, "The switches, or none."),
         Route::put("/switches/{id}", "updateSwitch", in_section(&UPDATE_SWITCH, switches::update))
+            .role(Role::Admin)
             .tag(SWITCHES)
             .summary("Change a switch with its VMs on it: notes, MTU, subnet and what belongs to it.")
             .input::<switches::UpdateBody>()
             .output::<switches::Updated>(200, "It is changed, with the adapters whose address is another now.")
             .error(409, "The subnet is taken, or port forwards need the NAT that is to go."),
         Route::delete("/switches/{id}", "deleteSwitch", in_section(&DELETE_SWITCH, switches::delete))
+            .role(Role::Admin)
             .tag(SWITCHES)
             .summary("Delete a switch that no VM uses.")
             .output::<dto::Deleted>(200, "It is gone.")
             .error(409, "VMs use it."),
         Route::get("/switches/{id}/leases", "listSwitchLeases", in_section(&GET_SWITCH, forwards::leases))
+            .role(Role::Viewer)
             .tag(SWITCHES)
             .summary("The addresses that adapters have taken from the DHCP of a switch.")
             .output::<Vec<forwards::Lease>>(200, "The leases, by address."),
         Route::get("/switches/{id}/forwards", "listSwitchForwards", in_section(&GET_SWITCH, forwards::list))
+            .role(Role::Viewer)
             .tag(SWITCHES)
             .summary("The ports of the host that lead to VMs on a switch.")
             .output::<Vec<forwards::Forward>>(200, "The forwards, in the order in which they were made."),
         Route::post("/switches/{id}/forwards", "addSwitchForward", in_section(&UPDATE_SWITCH, forwards::add))
+            .role(Role::Operator)
             .tag(SWITCHES)
             .summary("Make a port of the host lead to a VM on a switch with NAT. It goes with the VM's adapter.")
             .input::<forwards::ForwardBody>()
@@ -219,6 +246,7 @@ fn network_routes() -> Vec<Route<Shared>> {
             "removeSwitchForward",
             in_section(&UPDATE_SWITCH, forwards::remove),
         )
+        .role(Role::Operator)
         .tag(SWITCHES)
         .summary("Remove a port forward.")
         .output::<dto::Deleted>(200, "It is gone."),

@@ -373,6 +373,8 @@ pub struct Health {
     pub accelerator: &'static str,
     /// Why this one.
     pub accelerator_reason: String,
+    /// What somebody should see to.
+    pub warnings: Vec<&'static str>,
 }
 
 /// RFC 3339, from milliseconds since 1970.

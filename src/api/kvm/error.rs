@@ -7,7 +7,7 @@ use warp::http::StatusCode;
 
 use crate::{
     api::http::{self, HttpError, Reply, Response},
-    model::{Error, Operation, VmId},
+    model::{Error, Operation, Role, VmId},
 };
 
 /// The body of every error.
@@ -81,11 +81,12 @@ impl NotFound {
 impl http::Problem for Problem {
     type Section = Endpoint;
 
-    fn render(self, endpoint: &Endpoint) -> Response {
+    fn render(self, endpoint: &Endpoint, role: Role) -> Response {
+        let detail_of = |why: String| (role >= Role::Operator).then_some(why);
         let (status, message, detail) = match self {
             Self::BadId => (StatusCode::BAD_REQUEST, endpoint.bad_id.to_owned(), None),
             Self::NoProcess => (StatusCode::NOT_FOUND, "VM is not running".to_owned(), None),
-            Self::Http(error) => return http_error(error),
+            Self::Http(error) => return http_error(error.for_role(role)),
             Self::Domain(error) => {
                 let message = error.to_string();
                 match error {
@@ -100,6 +101,7 @@ impl http::Problem for Problem {
                     | Error::Conflict(_)
                     | Error::SwitchConflict(_)
                     | Error::Storage(_)
+                    | Error::BeyondBounds(_)
                     | Error::PortTaken { .. }
                     | Error::BaseImageInUse { .. }
                     | Error::Unstartable { .. } => (StatusCode::CONFLICT, message, None),
@@ -110,11 +112,11 @@ impl http::Problem for Problem {
                     | Error::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, message, None),
                     Error::Failed { operation: Operation::Clone { base }, why } => {
                         let message = format!("Failed to clone base image: {}", base.display());
-                        (StatusCode::INTERNAL_SERVER_ERROR, message, Some(why))
+                        (StatusCode::INTERNAL_SERVER_ERROR, message, detail_of(why))
                     }
                     Error::Failed { operation, why } => {
                         tracing::warn!(%operation, why, "failed");
-                        (StatusCode::INTERNAL_SERVER_ERROR, endpoint.failed.to_owned(), Some(why))
+                        (StatusCode::INTERNAL_SERVER_ERROR, endpoint.failed.to_owned(), detail_of(why))
                     }
                 }
             }

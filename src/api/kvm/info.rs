@@ -95,6 +95,7 @@ pub async fn health(shared: Shared, _: Request) -> Result<Reply, Problem> {
         qemu_version: caps.version.clone(),
         accelerator: caps.accelerator.as_str(),
         accelerator_reason: caps.accelerator_reason.clone(),
+        warnings: crate::api::warnings(&shared.service),
     };
     Ok(Reply::json(StatusCode::OK, &health))
 }

@@ -6,7 +6,7 @@ mod change;
 mod disk_view;
 mod disks;
 mod dto;
-mod error;
+pub(super) mod error;
 mod forwards;
 mod host;
 mod info;

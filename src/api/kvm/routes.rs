@@ -15,6 +15,7 @@ use crate::{
         QueryParam, Route, Table, in_section,
         openapi::{About, PathParam, document},
     },
+    model::Role,
     service::Service,
 };
 
@@ -78,6 +79,7 @@ const TAIL_QUERY: &[QueryParam] = &[QueryParam::integer("tail", "The last so man
 fn routes() -> Vec<Route<Shared>> {
     vec![
         Route::post("/vms", "createVM", in_section(&CREATE, power::create))
+            .role(Role::Operator)
             .tag(PROVISIONING)
             .summary("Create a VM by cloning a base image.")
             .input::<dto::CreateBody>()
@@ -85,15 +87,18 @@ fn routes() -> Vec<Route<Shared>> {
             .error(404, "The base image does not exist.")
             .error(409, "The base image is open for writing elsewhere, or the storage for its disks is not mounted."),
         Route::get("/vms", "listVMs", in_section(&LIST, info::list))
+            .role(Role::Viewer)
             .tag(INFORMATION)
             .summary("List all VMs, oldest first.")
             .query(LIST_QUERY)
             .output::<Vec<dto::Listed>>(200, "The VMs."),
         Route::get("/vms/{id}", "getVM", in_section(&DETAILS, info::details))
+            .role(Role::Viewer)
             .tag(INFORMATION)
             .summary("All about one VM.")
             .output::<dto::Details>(200, "Definition, status and run."),
         Route::delete("/vms/{id}", "deleteVM", in_section(&DELETE, power::delete))
+            .role(Role::Operator)
             .tag(LIFECYCLE)
             .summary("Power a VM off and remove it with every disk that qherd made for it.")
             .query(DELETE_QUERY)
@@ -103,65 +108,77 @@ fn routes() -> Vec<Route<Shared>> {
                 "A forced stop came before it was done; or the storage of one of its disks is not mounted, or is no storage directory any more.",
             ),
         Route::get("/vms/{id}/config", "getVMConfig", in_section(&CONFIG, info::config))
+            .role(Role::Viewer)
             .tag(INFORMATION)
             .summary("The definition of a VM.")
             .output::<dto::Config>(200, "The definition."),
         Route::get("/vms/{id}/status", "getVMStatus", in_section(&STATUS, info::status))
+            .role(Role::Viewer)
             .tag(INFORMATION)
             .summary("The status of a VM.")
             .output::<dto::StatusBody>(200, "The status."),
         Route::put("/vms/{id}/cpu", "updateVMCpu", in_section(&CPU, change::cpu))
+            .role(Role::Operator)
             .tag(UPDATE)
             .summary("Change the vCPUs and their pinning, live where QEMU and the guest allow.")
             .input::<change::CpuBody>()
             .output::<updated::Updated<change::Cpu>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
         Route::put("/vms/{id}/memory", "updateVMMemory", in_section(&MEMORY, change::memory))
+            .role(Role::Operator)
             .tag(UPDATE)
             .summary("Change the memory, live where the guest follows.")
             .input::<change::MemoryBody>()
             .output::<updated::Updated<change::Memory>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
         Route::put("/vms/{id}/disk", "resizeVMDisk", in_section(&DISK, change::disk))
+            .role(Role::Operator)
             .tag(UPDATE)
             .summary("Grow the root disk, and change its I/O limits.")
             .input::<change::DiskUpdate>()
             .output::<updated::Updated<change::RootDisk>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
         Route::put("/vms/{id}/policy", "updateVMPolicy", in_section(&POLICY, policy::policy))
+            .role(Role::Operator)
             .tag(UPDATE)
             .summary("Change what happens unasked: restarts, autostart, I/O errors.")
             .input::<policy::PolicyBody>()
             .output::<updated::Updated<policy::PolicyView>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
         Route::put("/vms/{id}/iso", "changeVMIso", in_section(&ISO, media::put_iso))
+            .role(Role::Operator)
             .tag(UPDATE)
             .summary("Exchange or eject the ISO image in the CD drive, live where the VM has the drive and the guest allows.")
             .input::<media::IsoBody>()
             .output::<updated::Updated<media::Iso>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
         Route::delete("/vms/{id}/iso", "ejectVMIso", in_section(&ISO, media::eject))
+            .role(Role::Operator)
             .tag(UPDATE)
             .summary("Eject the ISO image from the CD drive.")
             .output::<updated::Updated<media::Iso>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
         Route::put("/vms/{id}/machine", "updateVMMachine", in_section(&MACHINE, media::machine))
+            .role(Role::Operator)
             .tag(UPDATE)
             .summary("Give a VM that is off another version of its machine type, such as the latest that this QEMU knows.")
             .optional_input::<media::MachineBody>()
             .output::<updated::Updated<media::MachineType>>(200, "It is stored, and takes effect at the next start.")
             .error(409, "The VM is not off."),
         Route::get("/vms/{id}/disks", "listVMDisks", in_section(&DISKS, disks::list))
+            .role(Role::Viewer)
             .tag(INFORMATION)
             .summary("The disks of a VM, the root disk first.")
             .output::<Vec<disks::DiskRow>>(200, "The disks."),
         Route::post("/vms/{id}/disks", "addVMDisk", in_section(&DISKS, disks::add))
+            .role(Role::Operator)
             .tag(UPDATE)
             .summary("Add a disk, empty or cloned; a running VM gets it by hot-plug.")
             .input::<disks::DiskBody>()
             .output::<disks::DiskDone>(201, "It is added.")
             .error(409, "There is no free slot, the base image is open for writing elsewhere, or there is a file in the place of its image."),
         Route::put("/vms/{id}/disks/{disk}", "updateVMDisk", in_section(&DISKS, disks::change))
+            .role(Role::Operator)
             .tag(UPDATE)
             .summary("Grow a disk, and change its I/O limits.")
             .input::<change::DiskUpdate>()
@@ -171,15 +188,18 @@ fn routes() -> Vec<Route<Shared>> {
             )
             .error(409, OVERTAKEN),
         Route::delete("/vms/{id}/disks/{disk}", "removeVMDisk", in_section(&DISKS, disks::remove))
+            .role(Role::Operator)
             .tag(UPDATE)
             .summary("Remove a disk with its image; a running guest has to let go of it.")
             .output::<disks::DiskDone>(200, "It is gone.")
             .error(409, "The guest does not let go of it, or is paused; or the request was overtaken."),
         Route::get("/vms/{id}/networks", "listVMNetworks", in_section(&NICS, networks::list))
+            .role(Role::Viewer)
             .tag(INFORMATION)
             .summary("The NICs of a VM, and those that its guest has not let go of yet.")
             .output::<Vec<networks::NetworkRow>>(200, "The NICs."),
         Route::post("/vms/{id}/networks", "addVMNetwork", in_section(&NICS, networks::add))
+            .role(Role::Operator)
             .tag(UPDATE)
             .summary("Add a NIC; a running VM gets it by hot-plug.")
             .input::<networks::NetworkBody>()
@@ -187,6 +207,7 @@ fn routes() -> Vec<Route<Shared>> {
             .error(404, "There is no such VM, or no such switch.")
             .error(409, "There is no free slot, an address is taken or none is free, or a port of the host is taken."),
         Route::put("/vms/{id}/networks/{nic}", "updateVMNetwork", in_section(&NICS, networks::change))
+            .role(Role::Operator)
             .tag(UPDATE)
             .summary("Change the port of a NIC on a switch: address, spoofing, isolation, bandwidth; live.")
             .input::<networks::NetworkUpdate>()
@@ -194,12 +215,14 @@ fn routes() -> Vec<Route<Shared>> {
             .error(404, "There is no such VM, or no such NIC.")
             .error(409, "Another NIC on the switch has the address."),
         Route::delete("/vms/{id}/networks/{nic}", "removeVMNetwork", in_section(&NICS, networks::remove))
+            .role(Role::Operator)
             .tag(UPDATE)
             .summary("Remove a NIC; a running guest has to let go of it.")
             .output::<networks::NetworkRemoved>(200, "It is gone, or goes when the guest lets go of it (`pending`).")
             .error(409, "The guest is paused, or the request was overtaken.")
             .error(404, "There is no such VM, or no such NIC."),
         Route::post("/vms/{id}/start", "startVM", in_section(&START, power::start))
+            .role(Role::Operator)
             .tag(LIFECYCLE)
             .summary("Start a VM, or resume a paused one.")
             .optional_input::<crate::api::http::NoFields>()
@@ -209,12 +232,14 @@ fn routes() -> Vec<Route<Shared>> {
                 "It stops or reboots, the start was overtaken by a forced stop, its definition names what is no longer there, or its disk is that of another state directory.",
             ),
         Route::post("/vms/{id}/stop", "stopVM", in_section(&STOP, power::stop))
+            .role(Role::Operator)
             .tag(LIFECYCLE)
             .summary("Stop a VM: by its agent or the power button, and by force when the timeout has passed.")
             .query(STOP_QUERY)
             .optional_input::<dto::StopBody>()
             .output::<dto::Done>(200, "It is stopped."),
         Route::post("/vms/{id}/reboot", "rebootVM", in_section(&REBOOT, power::reboot))
+            .role(Role::Operator)
             .tag(LIFECYCLE)
             .summary("Reboot a VM; answers as soon as the reboot is under way.")
             .query(&[TIMEOUT])
@@ -222,61 +247,73 @@ fn routes() -> Vec<Route<Shared>> {
             .output::<dto::Done>(200, "The reboot is under way.")
             .error(409, "It does not run."),
         Route::post("/vms/{id}/suspend", "suspendVM", in_section(&SUSPEND, power::suspend))
+            .role(Role::Operator)
             .tag(LIFECYCLE)
             .summary("Halt a VM until it is resumed or started.")
             .optional_input::<crate::api::http::NoFields>()
             .output::<dto::Done>(200, "It is paused.")
             .error(409, "It does not run, or is paused already."),
         Route::post("/vms/{id}/resume", "resumeVM", in_section(&RESUME, power::resume))
+            .role(Role::Operator)
             .tag(LIFECYCLE)
             .summary("Let a paused VM go on.")
             .optional_input::<crate::api::http::NoFields>()
             .output::<dto::Done>(200, "It runs.")
             .error(409, "It is not paused."),
         Route::get("/vms/{id}/performance", "getVMPerformanceMetrics", in_section(&PERFORMANCE, performance::performance))
+            .role(Role::Viewer)
             .tag(MONITORING)
             .summary("Figures of a running VM.")
             .output::<performance::Performance>(200, "The last sampling.")
             .error(404, "There is no such VM, or it does not run."),
         Route::get("/vms/{id}/console/log", "getVMConsoleLog", in_section(&CONSOLE_LOG, info::console_log))
+            .role(Role::Operator)
             .tag(MONITORING)
             .summary("The last lines of the guest's serial output.")
             .query(TAIL_QUERY)
             .output_text(200, "Plain text, over all runs of the VM; at most 16 MiB are kept."),
         Route::get("/switches", "listSwitches", in_section(&SWITCHES, switches::list))
+            .role(Role::Viewer)
             .tag(NETWORKS)
             .summary("The virtual switches, oldest first.")
             .output::<Vec<switches::SwitchFields>>(200, "The switches."),
         Route::post("/switches", "createSwitch", in_section(&SWITCH_CREATE, switches::create))
+            .role(Role::Admin)
             .tag(NETWORKS)
             .summary("Make a virtual switch: private, internal (with the host) or external (with an adapter).")
             .input::<switches::SwitchBody>()
             .output::<switches::SwitchFields>(201, "The switch.")
             .error(409, "The subnet or the adapter is taken, or the adapter carries addresses of the host."),
         Route::get("/switches/{id}", "getSwitch", in_section(&SWITCHES, switches::details))
+            .role(Role::Viewer)
             .tag(NETWORKS)
             .summary("One switch, with the VMs on it and the addresses that it has given out.")
             .output::<switches::SwitchFields>(200, "The switch."),
         Route::put("/switches/{id}", "updateSwitch", in_section(&SWITCH_UPDATE, switches::update))
+            .role(Role::Admin)
             .tag(NETWORKS)
             .summary("Change a switch with its VMs on it: notes, MTU, subnet and what belongs to it.")
             .input::<switches::SwitchUpdate>()
             .output::<switches::SwitchChanged>(200, "The switch, and the NICs whose address is another now.")
             .error(409, "The subnet is taken, or port forwards need the NAT that is to go."),
         Route::delete("/switches/{id}", "deleteSwitch", in_section(&SWITCH_DELETE, switches::delete))
+            .role(Role::Admin)
             .tag(NETWORKS)
             .summary("Remove a switch that no VM uses.")
             .output::<switches::SwitchDone>(200, "It is gone.")
             .error(409, "VMs use it."),
         Route::get("/switches/{id}/leases", "listSwitchLeases", in_section(&SWITCHES, forwards::leases))
+            .role(Role::Viewer)
             .tag(NETWORKS)
             .summary("The addresses that NICs have taken from the DHCP of a switch.")
             .output::<Vec<forwards::LeaseFields>>(200, "The leases, by address."),
         Route::get("/switches/{id}/forwards", "listSwitchForwards", in_section(&SWITCHES, forwards::list))
+            .role(Role::Viewer)
             .tag(NETWORKS)
             .summary("The ports of the host that lead to VMs on a switch.")
             .output::<Vec<forwards::ForwardFields>>(200, "The forwards, in the order in which they were made."),
         Route::post("/switches/{id}/forwards", "addSwitchForward", in_section(&SWITCH_UPDATE, forwards::add))
+            .role(Role::Operator)
             .tag(NETWORKS)
             .summary("Make a port of the host lead to a VM on a switch with NAT. It goes with the VM's NIC.")
             .input::<forwards::ForwardBody>()
@@ -288,23 +325,28 @@ fn routes() -> Vec<Route<Shared>> {
             "removeSwitchForward",
             in_section(&SWITCH_UPDATE, forwards::remove),
         )
+        .role(Role::Operator)
         .tag(NETWORKS)
         .summary("Remove a port forward.")
         .output::<forwards::ForwardDone>(200, "It is gone.")
         .error(404, "There is no such switch, or no such forward."),
         Route::get("/base-images", "listBaseImages", in_section(&GENERAL, info::base_images))
+            .role(Role::Viewer)
             .tag(INFORMATION)
             .summary("Base images in use, and the VMs that were cloned from each.")
             .output::<Vec<dto::BaseBody>>(200, "The images."),
         Route::get("/host", "getHost", in_section(&HOST, host::host))
+            .role(Role::Viewer)
             .tag(INFORMATION)
             .summary("The host: cores, NUMA nodes, memory, QEMU, and which VM is pinned to which cores.")
             .output::<host::HostBody>(200, "The host as it is now."),
         Route::get("/health", "getHealth", in_section(&GENERAL, info::health))
+            .role(Role::Viewer)
             .tag(SERVICE)
             .summary("Whether the service answers, and what it runs on.")
             .output::<dto::Health>(200, "It answers."),
         Route::get("/openapi.json", "getOpenAPI", in_section(&GENERAL, info::openapi))
+            .role(Role::Viewer)
             .tag(SERVICE)
             .summary("This document.")
             .output::<Value>(200, "OpenAPI 3.1."),

@@ -1,7 +1,9 @@
 //! Files that are no disk images, told by their content: what a download leaves behind (an archive, an error page) and
-//! formats that qemu-img takes for raw. Anything that is not on this list may be a raw disk: a blank one looks like nothing.
+//! formats that only qemu-img reads. Anything that is not on this list may be a raw disk: a blank one looks like nothing.
 
-use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
+use std::{fs::File, io, path::Path};
+
+use super::read_at;
 
 /// As far as any signature reaches: an ISO 9660 volume begins at 32 KiB.
 const HEAD: usize = 33 << 10;
@@ -44,14 +46,22 @@ const CONTAINERS: &[Signature] = &[
     (0, b"%PDF-", "a PDF document", "give the image of a disk"),
 ];
 
-/// Disks in a container that only qemu-img understands. qemu-img itself names all but the first.
+/// Disks in a container that qemu-img understands, and would follow to whatever it names.
 const DISKS: &[Signature] = &[
     (0, b"COWD", "a VMDK image (of an ESX host)", CONVERT),
     (0, b"KDMV", "a VMDK image", CONVERT),
-    (0, b"QFI\xfb", "a qcow2 image", "give it as a disk"),
     (0, b"vhdxfile", "a VHDX image", CONVERT),
+    (0, b"conectix", "a VHD image", "convert it with qemu-img convert -f vpc -O qcow2"),
     (64, b"\x7f\x10\xda\xbe", "a VDI image", CONVERT),
+    (0, b"LUKS\xba\xbe", "an encrypted (LUKS) image", CONVERT),
+    (0, b"QED\0", "a QED image", CONVERT),
+    (0, b"WithoutFreeSpace", "a Parallels image", CONVERT),
+    (0, b"WithouFreSpacExt", "a Parallels image", CONVERT),
+    (0, b"Bochs Virtual HD Image", "a Bochs image", CONVERT),
+    (0, b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop", "a cloop image", CONVERT),
 ];
+
+const QCOW2: Signature = (0, super::qcow2::MAGIC, "a qcow2 image", "give it as a disk");
 
 const ISO_9660: Signature =
     (0x8001, b"CD001", "an ISO image (ISO 9660)", "put it into the CD drive with iso, beside a disk to install to");
@@ -62,16 +72,14 @@ const TRAILERS: &[(&[u8], &str, &str)] = &[
     (b"koly", "an Apple disk image (dmg)", "convert it with qemu-img convert -f dmg -O qcow2"),
 ];
 
-/// What the base image of a disk is instead of raw or qcow2. Formats that qemu-img tells apart are left to it.
+/// What the base image of a disk is instead of raw or qcow2.
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn not_a_disk(path: &Path) -> io::Result<Option<Foreign>> {
-    let (file, head) = open(path)?;
-    let among = DISKS[..1].iter().chain([&ISO_9660]);
-    let recognised = signed(&head, CONTAINERS.iter().chain(among)).or_else(|| by_words(&head));
-    // A dynamic VHD has its trailer in front as well, where qemu-img finds it.
-    if recognised.is_some() || head.starts_with(TRAILERS[0].0) { Ok(recognised) } else { trailer(&file) }
+pub fn not_a_disk(file: &File) -> io::Result<Option<Foreign>> {
+    let head = head(file)?;
+    let recognised = signed(&head, CONTAINERS.iter().chain(DISKS).chain([&ISO_9660])).or_else(|| by_words(&head));
+    if recognised.is_some() { Ok(recognised) } else { trailer(file) }
 }
 
 /// What an image for the CD drive is instead.
@@ -79,19 +87,18 @@ pub fn not_a_disk(path: &Path) -> io::Result<Option<Foreign>> {
 /// # Errors
 /// When it cannot be read.
 pub fn not_a_cd(path: &Path) -> io::Result<Option<Foreign>> {
-    let (_, head) = open(path)?;
+    let head = head(&File::open(path)?)?;
     if signed(&head, [&ISO_9660].into_iter()).is_some() {
         return Ok(None);
     }
-    Ok(signed(&head, CONTAINERS.iter().chain(DISKS)).or_else(|| by_words(&head)))
+    Ok(signed(&head, CONTAINERS.iter().chain(DISKS).chain([&QCOW2])).or_else(|| by_words(&head)))
 }
 
-fn open(path: &Path) -> io::Result<(File, Vec<u8>)> {
-    let file = File::open(path)?;
+fn head(file: &File) -> io::Result<Vec<u8>> {
     let mut head = vec![0; HEAD];
-    let read = read_at(&file, &mut head, 0)?;
+    let read = read_at(file, &mut head, 0)?;
     head.truncate(read);
-    Ok((file, head))
+    Ok(head)
 }
 
 fn signed<'a>(head: &[u8], signatures: impl Iterator<Item = &'a Signature>) -> Option<Foreign> {
@@ -143,18 +150,6 @@ fn trailer(file: &File) -> io::Result<Option<Foreign>> {
     Ok(TRAILERS.iter().find(fits).map(|&(_, what, remedy)| Foreign { what, remedy }))
 }
 
-/// As much as there is.
-fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut read = 0;
-    while read < buffer.len() {
-        match file.read_at(&mut buffer[read..], at + read as u64)? {
-            0 => break,
-            more => read += more,
-        }
-    }
-    Ok(read)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,7 +157,7 @@ mod tests {
     fn disk(content: &[u8]) -> Option<String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), content).unwrap();
-        not_a_disk(file.path()).unwrap().map(|foreign| foreign.to_string())
+        not_a_disk(&File::open(file.path()).unwrap()).unwrap().map(|foreign| foreign.to_string())
     }
 
     #[test]

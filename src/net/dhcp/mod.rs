@@ -9,7 +9,13 @@
 mod leases;
 mod resolvers;
 
-use std::{collections::BTreeMap, fmt::Write, fs, net::Ipv4Addr, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 pub use leases::{leases, stale};
 pub use resolvers::resolvers;
@@ -18,17 +24,33 @@ use crate::model::{Dns, MacAddr, Nic, Subnet, Switch};
 
 /// The file that dnsmasq is started with.
 pub const CONFIG: &str = "dnsmasq.conf";
+/// Who has an address, and what it is called: what dnsmasq reads again when it is told to.
+pub const LISTS: [&str; 2] = [HOSTS, NAMES];
+const HOSTS: &str = "hosts";
+const NAMES: &str = "names";
 pub const LEASES: &str = "leases";
+/// A NIC in the configuration.
+const HOST: &str = "dhcp-host=";
 
 /// A lease that is not renewed lasts so long: guests outlive a dnsmasq that cannot run for half a day.
 const LEASE: &str = "12h";
 /// Seconds after which a guest asks again, and hears of a subnet, a resolver, an MTU that changed.
 const RENEWAL: u32 = 600;
 
-/// Names and contents of the files in the switch's folder. All is in the one file, which dnsmasq reads before it gives its
-/// rights away: what it reads later, it reads as a user who does not get into the state directory, and a list that it
-/// cannot read is an empty one to it.
-pub type Files = BTreeMap<String, String>;
+/// What dnsmasq is to read. The configuration it reads once, before it gives its rights away. The lists it reads when it
+/// has begun, and again whenever it is told to, as a user who does not get into the state directory; one that it cannot read is
+/// an empty one to it. Where there is no place for lists, all is in the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    pub config: String,
+    lists: Option<Lists>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Lists {
+    folder: PathBuf,
+    texts: [String; 2],
+}
 
 /// A NIC that has an address on the switch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,37 +80,94 @@ impl Host {
     }
 }
 
-/// The files for a switch; none without a subnet. dnsmasq begins in the folder that they are in.
-pub fn files(switch: &Switch, hosts: &[Host], facts: &Facts) -> Files {
-    let Some(subnet) = switch.subnet() else { return Files::new() };
-    // In the order of addresses, so that the same is written in the same way.
-    let by_address: BTreeMap<Ipv4Addr, &Host> = hosts.iter().map(|host| (host.address, host)).collect();
-    let mut text = config(&switch.bridge(), subnet, facts);
-    for Host { mac, address, label } in by_address.into_values() {
-        let _ = write!(text, "dhcp-host={mac},id:*,{address}");
-        let Some(label) = label else {
-            text.push('\n');
-            continue;
-        };
-        // Also where the switch resolves nothing: it is no harm, and the guest learns its own name.
-        let _ = writeln!(text, ",{label}\nhost-record={label}.{},{label},{address}", subnet.domain());
+impl Files {
+    /// Those of a switch with a subnet, with the lists in a folder that dnsmasq's user gets into. dnsmasq begins in the folder
+    /// that the configuration is in.
+    pub fn new(switch: &Switch, subnet: &Subnet, hosts: &[Host], facts: &Facts, lists: Option<PathBuf>) -> Self {
+        // In the order of addresses, so that the same is written in the same way.
+        let by_address: BTreeMap<Ipv4Addr, &Host> = hosts.iter().map(|host| (host.address, host)).collect();
+        let (mut config, domain) = (config(&switch.bridge(), subnet, facts), subnet.domain());
+        let (mut hosts, mut names) = (String::new(), String::new());
+        for Host { mac, address, label } in by_address.into_values() {
+            if lists.is_none() {
+                hosts.push_str(HOST);
+            }
+            let _ = write!(hosts, "{mac},id:*,{address}");
+            // Also where the switch resolves nothing: it is no harm, and the guest learns its own name.
+            let _ = match (label, &lists) {
+                (None, _) => writeln!(hosts),
+                (Some(label), Some(_)) => {
+                    let _ = writeln!(names, "{address} {label}.{domain} {label}");
+                    writeln!(hosts, ",{label}")
+                }
+                (Some(label), None) => {
+                    writeln!(hosts, ",{label}\nhost-record={label}.{domain},{label},{address}")
+                }
+            };
+        }
+        match lists {
+            None => {
+                config += &hosts;
+                Self { config, lists: None }
+            }
+            Some(folder) => {
+                let [of_hosts, of_names] = LISTS.map(|name| folder.join(name));
+                let (of_hosts, of_names) = (of_hosts.display(), of_names.display());
+                let _ = writeln!(config, "dhcp-hostsfile={of_hosts}\naddn-hosts={of_names}");
+                Self { config, lists: Some(Lists { folder, texts: [hosts, names] }) }
+            }
+        }
     }
-    Files::from([(CONFIG.to_owned(), text)])
+
+    /// As an earlier daemon left them in a switch's folder, where it did.
+    pub fn as_left(mut self, folder: &Path) -> Self {
+        let left = |name: &str, text: &mut String| {
+            if let Ok(there) = fs::read_to_string(folder.join(name)) {
+                *text = there;
+            }
+        };
+        left(CONFIG, &mut self.config);
+        if let Some(lists) = &mut self.lists {
+            LISTS.iter().zip(&mut lists.texts).for_each(|(name, text)| left(name, text));
+        }
+        self
+    }
+
+    /// Names and contents of the lists.
+    pub fn lists(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let texts = self.lists.iter().flat_map(|lists| &lists.texts);
+        LISTS.into_iter().zip(texts.map(String::as_str))
+    }
+
+    /// Where dnsmasq finds a list.
+    pub fn place_of(&self, list: &str) -> Option<PathBuf> {
+        Some(self.lists.as_ref()?.folder.join(list))
+    }
+
+    /// What dnsmasq says when it has read the lists, and when it may not. One that somebody removed is there again soon.
+    pub fn words(&self) -> Option<(String, [String; 2])> {
+        let [hosts, names] = LISTS.map(|name| self.place_of(name));
+        let (hosts, names) = (hosts?.display().to_string(), names?.display().to_string());
+        let refused = [format!(": cannot read {hosts}: "), format!(" load names from {names}: ")];
+        Some((format!(": read {hosts}\n"), refused.map(|words| words + "Permission denied")))
+    }
 }
 
-/// The NICs that a folder's configuration names.
+/// The NICs that the configuration in a switch's folder names, or the list beside it.
 pub fn hosts(folder: &Path) -> Vec<Host> {
-    parse(&fs::read_to_string(folder.join(CONFIG)).unwrap_or_default())
+    let read = |name| fs::read_to_string(folder.join(name)).unwrap_or_default();
+    let config = read(CONFIG);
+    if config.lines().any(|line| line.starts_with("dhcp-hostsfile=")) {
+        return read(HOSTS).lines().filter_map(parse).collect();
+    }
+    config.lines().filter_map(|line| parse(line.strip_prefix(HOST)?)).collect()
 }
 
-fn parse(text: &str) -> Vec<Host> {
-    let host = |line: &str| {
-        let mut words = line.strip_prefix("dhcp-host=")?.split(',');
-        let mac = MacAddr::parse(words.next()?)?;
-        let address = words.nth(1)?.parse().ok()?;
-        Some(Host { mac, address, label: words.next().map(str::to_owned) })
-    };
-    text.lines().filter_map(host).collect()
+fn parse(line: &str) -> Option<Host> {
+    let mut words = line.split(',');
+    let mac = MacAddr::parse(words.next()?)?;
+    let address = words.nth(1)?.parse().ok()?;
+    Some(Host { mac, address, label: words.next().map(str::to_owned) })
 }
 
 fn config(bridge: &str, subnet: &Subnet, facts: &Facts) -> String {
@@ -133,18 +212,13 @@ fn config(bridge: &str, subnet: &Subnet, facts: &Facts) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Subnet6, SwitchId, SwitchKind};
+    use crate::{
+        model::{Subnet6, SwitchKind},
+        net::samples,
+    };
 
     fn switch(subnet: Subnet) -> Switch {
-        Switch {
-            id: SwitchId::random(),
-            name: "lan".into(),
-            created_at: 0,
-            kind: SwitchKind::Internal { subnet: Some(subnet) },
-            notes: String::new(),
-            mtu: None,
-            forwards: Vec::new(),
-        }
+        samples::switch(SwitchKind::Internal { subnet: Some(subnet) })
     }
 
     fn host(mac: &str, last: u8, label: Option<&str>) -> Host {
@@ -154,7 +228,7 @@ mod tests {
 
     fn text(subnet: &Subnet, facts: &Facts) -> String {
         let hosts = [host("52:54:00:00:00:02", 3, None), host("52:54:00:00:00:01", 2, Some("web"))];
-        files(&switch(subnet.clone()), &hosts, facts)[CONFIG].clone()
+        Files::new(&switch(subnet.clone()), subnet, &hosts, facts, None).config
     }
 
     /// What dnsmasq itself says of a configuration.
@@ -173,10 +247,36 @@ mod tests {
         let hosts = "dhcp-host=52:54:00:00:00:01,id:*,10.77.0.2,web\nhost-record=web.lan,web,10.77.0.2\n\
             dhcp-host=52:54:00:00:00:02,id:*,10.77.0.3\n";
         assert!(text(&subnet, &facts).ends_with(hosts), "{}", text(&subnet, &facts));
-        let read = parse(&text(&subnet, &facts));
-        assert_eq!(read, [host("52:54:00:00:00:01", 2, Some("web")), host("52:54:00:00:00:02", 3, None)]);
+        let dir = tempfile::tempdir().unwrap();
+        let known = [host("52:54:00:00:00:01", 2, Some("web")), host("52:54:00:00:00:02", 3, None)];
+        std::fs::write(dir.path().join(CONFIG), text(&subnet, &facts)).unwrap();
+        // Of another time, when there were lists.
+        std::fs::write(dir.path().join(HOSTS), "52:54:00:00:00:03,id:*,10.77.0.4\n").unwrap();
+        assert_eq!(super::hosts(dir.path()), known);
         let own = Subnet { domain: Some("lab.example".into()), ..subnet };
         assert!(text(&own, &facts).contains("host-record=web.lab.example,web,10.77.0.2\n"));
+    }
+
+    #[test]
+    fn lists_say_the_same_as_the_configuration_and_are_all_that_a_nic_changes() {
+        let subnet = Subnet::parse("10.77.0.0/24", true).unwrap();
+        let facts = Facts { dns: true, ..Facts::default() };
+        let (dir, public) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let switch = switch(subnet.clone());
+        let known = [host("52:54:00:00:00:01", 2, Some("web")), host("52:54:00:00:00:02", 3, None)];
+        let made = |hosts: &[Host]| Files::new(&switch, &subnet, hosts, &facts, Some(public.path().to_owned()));
+        let files = made(&known);
+        let lists = "52:54:00:00:00:01,id:*,10.77.0.2,web\n52:54:00:00:00:02,id:*,10.77.0.3\n";
+        assert_eq!(files.lists().collect::<Vec<_>>(), [("hosts", lists), ("names", "10.77.0.2 web.lan web\n")]);
+        assert_eq!(made(&known[..1]).config, files.config);
+        for (name, text) in files.lists() {
+            std::fs::write(dir.path().join(name), text).unwrap();
+            std::fs::write(files.place_of(name).unwrap(), text).unwrap();
+        }
+        std::fs::write(dir.path().join(CONFIG), &files.config).unwrap();
+        assert_eq!(super::hosts(dir.path()), known);
+        assert_eq!(made(&[]).as_left(dir.path()), files);
+        accepted(&files.config);
     }
 
     #[test]

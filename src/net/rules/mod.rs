@@ -90,6 +90,15 @@ pub fn ruleset(state: &str, switches: &[OnHost], nics: &[Nic]) -> Ruleset {
     ruleset
 }
 
+/// What all switches have in common, and nothing else.
+pub fn frame(state: &str) -> Ruleset {
+    let (mut frame, name) = (Ruleset::default(), table(state));
+    ports::frame(frame.table(Family::Bridge, &name), &allowances(&[]));
+    routed::frame(frame.table(Family::Inet, &name));
+    asking::frame(frame.table(Family::Arp, &name));
+    frame
+}
+
 /// Whether a switch has anything in the rules.
 pub fn is_in(there: &Ruleset, state: &str, switch: &Switch) -> bool {
     let bridge = TableName { family: Family::Bridge, name: table(state) };

@@ -3,32 +3,9 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::model::{MacAddr, NicBackend, Subnet, SwitchForward, now_ms};
+use crate::model::{Subnet, SwitchForward};
 use crate::net::nft::diff;
-
-pub fn switch(kind: SwitchKind) -> Switch {
-    Switch {
-        id: SwitchId::random(),
-        name: "lan".into(),
-        created_at: now_ms(),
-        kind,
-        notes: String::new(),
-        mtu: None,
-        forwards: Vec::new(),
-    }
-}
-
-fn nic(port: SwitchPort) -> Nic {
-    Nic {
-        id: NicId::random(),
-        name: "net0".into(),
-        label: "a".into(),
-        mac: MacAddr::random(),
-        slot: None,
-        queues: 1,
-        backend: NicBackend::Switch(port),
-    }
-}
+use crate::net::samples::{nic, switch};
 
 fn natted() -> Switch {
     switch(SwitchKind::Internal { subnet: Some(Subnet::parse("10.77.0.0/24", true).unwrap()) })
@@ -178,6 +155,17 @@ fn what_is_changed_of_one_switch_alone_is_what_the_whole_says() {
         assert_eq!(there, whole(&all, &nics), "{net}");
         before = alone;
     }
+    // It goes, and the others stay.
+    let left = frame("abc");
+    assert!(is_framed(&there, &left, &lan));
+    let is = there.about(&[&before, &left]);
+    for (_, command) in diff(&is, &left).0 {
+        let reported = format!("{command:?}");
+        assert!(!reported.contains(&others[1].bridge()) && !reported.contains(&external.bridge()), "{reported}");
+    }
+    let mut without = there.clone();
+    without.replace(&is, &left);
+    assert_eq!(without, whole(&others, &theirs));
     // A port that needs what all have in common.
     let hungry = nic(SwitchPort { max_addresses: Some(300), ..SwitchPort::on(lan.id) });
     assert!(!is_framed(&there, &whole(&[lan.clone()], &[hungry]), &lan));

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::api::http::{QueryParam, Reply, Request, Route, Table};
+use crate::model::Role;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
@@ -35,14 +36,26 @@ fn table() -> Table {
     Table::new(
         (),
         vec![
-            Route::get("/things", "list", nothing).tag("Things").query(&[ORDER]).output::<Vec<Holder>>(200, "All."),
-            Route::post("/things", "make", nothing).tag("Things").input::<Holder>().output::<Holder>(201, "Made."),
-            Route::put("/things/{id}", "change", nothing).optional_input::<Same>().output::<Same>(200, "Changed."),
+            Route::get("/things", "list", nothing)
+                .role(Role::Viewer)
+                .tag("Things")
+                .query(&[ORDER])
+                .output::<Vec<Holder>>(200, "All."),
+            Route::post("/things", "make", nothing)
+                .role(Role::Viewer)
+                .tag("Things")
+                .input::<Holder>()
+                .output::<Holder>(201, "Made."),
+            Route::put("/things/{id}", "change", nothing)
+                .role(Role::Viewer)
+                .optional_input::<Same>()
+                .output::<Same>(200, "Changed."),
             Route::delete("/things/{id}", "remove", nothing)
+                .role(Role::Viewer)
                 .query(&[FORCE])
                 .output_empty(204, "Gone.")
                 .error(404, "No such thing."),
-            Route::get("/metrics", "metrics", nothing).output_text(200, "Numbers."),
+            Route::get("/metrics", "metrics", nothing).role(Role::Viewer).output_text(200, "Numbers."),
         ],
     )
 }

@@ -74,16 +74,19 @@ fn framing(request: &httparse::Request<'_, '_>) -> Result<Option<Framing>, &'sta
     let method = request.method.unwrap_or_default();
     let target = request.path.unwrap_or_default();
     Method::from_bytes(method.as_bytes()).map_err(|_| "the method is malformed")?;
-    target.parse::<Uri>().map_err(|_| "the path is malformed")?;
+    let target = target.parse::<Uri>().map_err(|_| "the path is malformed")?;
     let fields = |name: &'static str| {
         request.headers.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
     };
     let modern = request.version == Some(1);
-    match fields("host").count() {
-        1 => {}
-        0 if !modern => {}
-        0 => return Err("it has no Host header"),
-        _ => return Err("it has more than one Host header"),
+    let hosts: Vec<&[u8]> = fields("host").collect();
+    match (hosts.as_slice(), target.authority()) {
+        ([], _) => return Err("it has no Host header"),
+        ([_, _, ..], _) => return Err("it has more than one Host header"),
+        ([host], Some(named)) if !host.trim_ascii().eq_ignore_ascii_case(named.as_str().as_bytes()) => {
+            return Err("its Host header is another than the one in its first line");
+        }
+        ([_], _) => {}
     }
     let coding: Vec<&[u8]> = fields("transfer-encoding").collect();
     let lengths: Vec<&[u8]> = fields("content-length").collect();
@@ -146,7 +149,7 @@ mod tests {
     #[test]
     fn a_head_is_as_long_as_it_is_and_says_how_its_body_ends() {
         whole("GET / HTTP/1.1\r\nhost: a\r\n\r\nrest", None);
-        whole("GET / HTTP/1.0\r\n\r\n", None);
+        whole("GET / HTTP/1.0\r\nhost: a\r\n\r\n", None);
         whole("POST /vms HTTP/1.1\r\nHost:\r\ncontent-length: 0\r\n\r\n", None);
         whole("POST /vms HTTP/1.1\r\nHOST: a:8080\r\nContent-Length: 12\r\n\r\n", Some(Framing::Length(12)));
         whole(
@@ -163,7 +166,9 @@ mod tests {
         for (text, expected) in [
             ("GET / HTTP/1.1\r\n\r\n", "it has no Host header"),
             ("GET / HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n", "it has more than one Host header"),
+            ("GET / HTTP/1.0\r\n\r\n", "it has no Host header"),
             ("GET / HTTP/1.0\r\nhost: a\r\nhost: b\r\n\r\n", "it has more than one Host header"),
+            ("GET http://a/ HTTP/1.1\r\nhost: b\r\n\r\n", "its Host header is another than the one in its first line"),
             ("GET / HTTP/2.0\r\nhost: a\r\n\r\n", "only HTTP/1.0 and HTTP/1.1 are spoken here"),
             ("GET /a b HTTP/1.1\r\nhost: a\r\n\r\n", "only HTTP/1.0 and HTTP/1.1 are spoken here"),
             ("GET nowhere:// HTTP/1.1\r\nhost: a\r\n\r\n", "the path is malformed"),
@@ -184,7 +189,7 @@ mod tests {
                 "its Transfer-Encoding must be chunked, in HTTP/1.1",
             ),
             (
-                "POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n",
+                "POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n",
                 "its Transfer-Encoding must be chunked, in HTTP/1.1",
             ),
         ] {

@@ -11,7 +11,9 @@ mod body;
 mod head;
 mod turns;
 
+use std::future::Future;
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -21,7 +23,7 @@ use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
@@ -48,9 +50,19 @@ pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {
 
 impl Socket for TcpStream {
     fn has_arrived(&self) -> bool {
-        use rustix::net::{RecvFlags, recv};
-        recv(self, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok()
+        has_arrived(self)
     }
+}
+
+impl Socket for UnixStream {
+    fn has_arrived(&self) -> bool {
+        has_arrived(self)
+    }
+}
+
+fn has_arrived(socket: impl AsFd) -> bool {
+    use rustix::net::{RecvFlags, recv};
+    recv(socket, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok()
 }
 
 /// A socket as hyper is to see it.
@@ -68,6 +80,8 @@ pub(super) struct Wire<Io> {
     pass: usize,
     next: Next,
     clock: Pin<Box<Sleep>>,
+    /// Runs while something is to be written and the client takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
     closing: Option<Linger>,
 }
 
@@ -107,6 +121,7 @@ impl<Io: Socket> Wire<Io> {
             pass: 0,
             next: Next::HEAD,
             clock: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            stalled: None,
             closing: None,
         }
     }
@@ -179,6 +194,18 @@ impl<Io: Socket> Wire<Io> {
         self.clock_at(end, cx).map(|()| Silence::Over)
     }
 
+    /// Cuts off a client that does not take what it asked for: its answer is kept in memory for as long.
+    fn progress<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.limits.stall;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not take its answer")))
+    }
+
     fn clock_at(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
         if self.clock.deadline() != at {
             self.clock.as_mut().reset(at);
@@ -242,7 +269,8 @@ impl<Io: Socket> AsyncRead for Wire<Io> {
 
 impl<Io: Socket> AsyncWrite for Wire<Io> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.progress(written, cx)
     }
 
     fn poll_write_vectored(
@@ -250,7 +278,8 @@ impl<Io: Socket> AsyncWrite for Wire<Io> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.progress(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -258,7 +287,8 @@ impl<Io: Socket> AsyncWrite for Wire<Io> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        self.progress(flushed, cx)
     }
 
     /// Tells the client that nothing more comes, and then takes off the socket what it had sent before it knew: closing a

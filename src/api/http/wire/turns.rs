@@ -3,12 +3,16 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
-use crate::api::http::HttpError;
+use crate::api::http::{HttpError, answers::Held};
+
+/// Bytes of an answer that hyper is given at once.
+const PIECE: usize = 64 * 1024;
 
 /// The requests of one connection.
 pub struct Turns(Mutex<State>);
@@ -114,30 +118,67 @@ impl Drop for Turn {
 
 impl Turn {
     /// The body of its answer; when hyper has written it, the turn ends.
-    pub fn body<B>(self, body: B) -> TurnBody<B> {
-        TurnBody { body, _turn: self }
+    pub(in crate::api::http) fn body<B>(self, body: B, held: Option<Held>) -> TurnBody<B> {
+        TurnBody { body, rest: Bytes::new(), large: false, _turn: self, _held: held }
     }
 }
 
 pub struct TurnBody<B> {
     body: B,
+    /// Of the last frame, what was not given yet.
+    rest: Bytes,
+    large: bool,
     _turn: Turn,
+    _held: Option<Held>,
 }
 
-impl<B: Body + Unpin> Body for TurnBody<B> {
-    type Data = B::Data;
+impl<B> TurnBody<B> {
+    /// What hyper is given next. It keeps what it was given until that is written, so it gets no more than a piece at a
+    /// time; and of something large a copy, for a piece of it would keep the whole.
+    fn piece(&mut self) -> Bytes {
+        if self.rest.len() <= PIECE && !self.large {
+            return std::mem::take(&mut self.rest);
+        }
+        let piece = Bytes::copy_from_slice(&self.rest[..self.rest.len().min(PIECE)]);
+        self.rest.advance(piece.len());
+        if self.rest.is_empty() {
+            (self.rest, self.large) = (Bytes::new(), false);
+        }
+        piece
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for TurnBody<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = &mut *self;
+        if this.rest.is_empty() {
+            let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                end => return Poll::Ready(end),
+            };
+            match frame.into_data() {
+                Ok(data) => (this.large, this.rest) = (data.len() > PIECE, data),
+                Err(other) => return Poll::Ready(Some(Ok(other))),
+            }
+        }
+        Poll::Ready(Some(Ok(Frame::data(this.piece()))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (rest, hint) = (self.rest.len() as u64, self.body.size_hint());
+        let mut whole = SizeHint::new();
+        whole.set_lower(hint.lower().saturating_add(rest));
+        if let Some(upper) = hint.upper() {
+            whole.set_upper(upper.saturating_add(rest));
+        }
+        whole
     }
 }
 
@@ -167,5 +208,22 @@ mod tests {
         turns.refuse(HttpError::BadHead { why: "x" });
         assert!(turns.serve().1.is_none());
         assert_eq!(turns.serve().1, Some(HttpError::BadHead { why: "x" }));
+    }
+
+    #[tokio::test]
+    async fn a_large_body_comes_in_pieces_that_do_not_keep_it() {
+        use http_body_util::{BodyExt, Full};
+        let (turn, _) = Turns::new().serve();
+        let whole: Vec<u8> = (0..PIECE * 5 / 2).map(|n| n as u8).collect();
+        let mut body = turn.body(Full::new(Bytes::from(whole.clone())), None);
+        assert_eq!(body.size_hint().exact(), Some(whole.len() as u64));
+        let mut pieces = Vec::new();
+        while !body.is_end_stream() {
+            let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert_eq!(body.size_hint().exact(), Some((whole.len() - pieces.len() - piece.len()) as u64));
+            assert!(piece.len() <= PIECE);
+            pieces.extend_from_slice(&piece);
+        }
+        assert_eq!(pieces, whole);
     }
 }

@@ -1,0 +1,176 @@
+//! The process of dnsmasq beside a switch, supervised: it outlives the daemon and is found again; it is started anew when
+//! it ends or its configuration changes, and reads its lists again when these change. What its files say is `dhcp`'s
+//! knowledge.
+
+mod supervisor;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{task::JoinHandle, time::timeout};
+
+use super::{
+    NetError,
+    dhcp::{self, Files, Host},
+    runtime,
+};
+use crate::host::process::{self, Process};
+use supervisor::{Shared, supervise};
+
+const PROGRAM: &str = "dnsmasq";
+const FOREGROUND: &str = "--keep-in-foreground";
+const LOG: &str = "dnsmasq.log";
+/// What it has to end in when asked.
+const GRACE: Duration = Duration::from_secs(2);
+/// Told of every change of what is wrong with it.
+pub type Report = Box<dyn Fn(Option<String>) + Send + Sync>;
+
+/// What it works by.
+#[derive(Clone)]
+pub struct Orders {
+    pub files: Files,
+    /// Who has an address; a lease in their way is taken back.
+    pub hosts: Vec<Host>,
+}
+
+/// Where a switch's files are.
+#[derive(Clone)]
+pub struct Folders {
+    pub own: PathBuf,
+    /// Of lists that dnsmasq reads while it runs.
+    pub public: PathBuf,
+}
+
+/// The dnsmasq of a switch.
+pub struct Companion {
+    shared: Arc<Shared>,
+    supervisor: JoinHandle<()>,
+}
+
+impl Companion {
+    /// Takes over the process of an earlier daemon, or starts one. On a bridge that is `new` an earlier one is deaf.
+    ///
+    /// # Errors
+    /// When it cannot be started now; one that ends later is started again.
+    pub fn start(folders: Folders, orders: Orders, new: bool, report: Report) -> Result<Self, NetError> {
+        let folder = folders.own.clone();
+        let failed = |error: io::Error| NetError::failed(format!("start dnsmasq in {}", folder.display()), error);
+        let mut running = if folder.exists() { running(&folder) } else { Vec::new() };
+        if new {
+            running.drain(..).for_each(|process| process.kill());
+        }
+        let shared = Shared::new(folders, orders, report);
+        let process = match running.pop() {
+            Some(process) => {
+                // It may serve something else, or not have been told of what is written.
+                shared.unread.store(true, Ordering::Relaxed);
+                shared.changed.notify_one();
+                process
+            }
+            None => shared.write().and_then(|()| shared.spawn()).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => {
+                    NetError::Program { feature: "A switch with a subnet", program: PROGRAM, package: "dnsmasq-base" }
+                }
+                _ => failed(error),
+            })?,
+        };
+        let shared = Arc::new(shared);
+        let supervisor = tokio::spawn(supervise(shared.clone(), process));
+        Ok(Self { shared, supervisor })
+    }
+
+    /// From now on it works by these.
+    pub fn want(&self, orders: Orders) {
+        *self.shared.orders() = orders;
+        if !self.shared.is_written() || self.shared.stale().is_some() {
+            self.shared.changed.notify_one();
+        }
+    }
+
+    /// Whether it reads lists of its own, as far as is known.
+    pub fn reads_lists(&self) -> bool {
+        !self.shared.kept_out.load(Ordering::Relaxed)
+    }
+
+    /// Starts it anew, on a bridge that is a new one.
+    pub fn restart(&self) {
+        let _ = fs::remove_file(self.shared.folders.own.join(dhcp::CONFIG));
+        self.shared.changed.notify_one();
+    }
+
+    /// Whether its files are as they are to be.
+    pub fn is_written(&self) -> bool {
+        self.shared.is_written()
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.shared.alive.load(Ordering::Relaxed)
+    }
+
+    /// Ends it for good, and removes what it kept.
+    pub async fn stop(mut self) -> Result<(), NetError> {
+        self.supervisor.abort();
+        let _ = (&mut self.supervisor).await;
+        remove(&self.shared.folders).await
+    }
+}
+
+impl Drop for Companion {
+    /// Nobody looks after it any more; dnsmasq itself goes on.
+    fn drop(&mut self) {
+        self.supervisor.abort();
+    }
+}
+
+/// Whether a dnsmasq of an earlier daemon answers for names.
+pub fn serves_names(folder: &Path) -> bool {
+    let config = fs::read_to_string(folder.join(dhcp::CONFIG)).unwrap_or_default();
+    !config.is_empty() && !config.lines().any(|line| line == "port=0") && !running(folder).is_empty()
+}
+
+/// Ends the dnsmasq of a switch, whoever started it, and removes its folders.
+pub async fn remove(folders: &Folders) -> Result<(), NetError> {
+    let Folders { own, public } = folders;
+    let failed = |folder: &Path, error| NetError::failed(format!("remove {}", folder.display()), error);
+    // Looking for its process means looking at all of the host's.
+    if own.exists() {
+        for process in running(own) {
+            end(&process).await;
+        }
+    }
+    // First: as long as it is there, a folder of the switch's own is.
+    runtime::remove(public, &dhcp::LISTS).map_err(|error| failed(public, error))?;
+    match fs::remove_dir_all(own) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(own, error)),
+        _ => Ok(()),
+    }
+}
+
+async fn end(process: &Process) {
+    process.terminate();
+    if timeout(GRACE, process.exited()).await.is_err() {
+        process.kill();
+        let _ = timeout(GRACE, process.exited()).await;
+    }
+}
+
+fn is(path: &Path, text: &str) -> bool {
+    fs::read(path).is_ok_and(|there| there == text.as_bytes())
+}
+
+/// Those that write the log of this very folder, whatever its path was when they were started: a command line is no proof.
+fn running(folder: &Path) -> Vec<Process> {
+    let log = [folder.join(LOG)];
+    let ours = |pid: i32| process::has_open(pid, &log).unwrap_or(false);
+    let found = process::find(&[FOREGROUND]).into_iter().filter(|pid| ours(*pid));
+    // Once more with the handle: what was checked is what is held.
+    found.filter_map(|pid| process::open(pid).ok().filter(|_| ours(pid))).collect()
+}
+
+fn marker(folder: &Path) -> String {
+    format!("--conf-file={}", folder.join(dhcp::CONFIG).display())
+}

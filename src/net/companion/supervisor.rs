@@ -1,0 +1,305 @@
+//! Looks after one dnsmasq: brings its files to what is wanted, has it read them or starts another, and tells how it is.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, interval, sleep},
+};
+
+use super::{FOREGROUND, Folders, LOG, Orders, PROGRAM, Report, end, is, marker};
+use crate::{
+    host::process::Process,
+    net::{
+        dhcp::{self, Files},
+        runtime,
+    },
+};
+
+/// Before one that ended is started again; doubles up to the longest, and begins anew after a long life.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const LONG_LIFE: Duration = Duration::from_secs(60);
+/// Changes that come together cost one reading.
+const GATHER: Duration = Duration::from_millis(20);
+/// One that cannot begin ends at once; one that is still there after this has begun.
+const BEGUN: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(50);
+/// What it has to read its lists in; one that does not hangs.
+const READING: Duration = Duration::from_secs(5);
+/// Its log is emptied when it has become so long.
+const LONGEST_LOG: u64 = 1 << 20;
+const TIDY: Duration = Duration::from_secs(60);
+
+/// What is known of it, and what it is to be.
+pub struct Shared {
+    pub folders: Folders,
+    orders: Mutex<Orders>,
+    pub changed: Notify,
+    pub alive: AtomicBool,
+    /// Whether it has read the lists as they are is not known.
+    pub unread: AtomicBool,
+    /// It does not get at its lists.
+    pub kept_out: AtomicBool,
+    report: Report,
+}
+
+/// What becomes of a process that is to work by other orders.
+#[derive(PartialEq, Eq)]
+enum Change {
+    Nothing,
+    Reads,
+    Ends,
+}
+
+/// It is to read its lists.
+struct Asked {
+    /// What it says of that is in its log from here on.
+    from: u64,
+    until: Instant,
+    /// One that says nothing hangs.
+    told: bool,
+}
+
+/// Sees to it that there is one, for as long as nobody ends this.
+pub async fn supervise(shared: Arc<Shared>, first: Process) {
+    let mut process = Some(first);
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let born = Instant::now();
+        shared.alive.store(process.is_some(), Ordering::Relaxed);
+        let on_purpose = match &process {
+            Some(process) => shared.serve(process).await,
+            None => false,
+        };
+        if born.elapsed() > LONG_LIFE {
+            pause = FIRST_PAUSE;
+        }
+        shared.alive.store(false, Ordering::Relaxed);
+        if !on_purpose {
+            tokio::select! {
+                () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                () = shared.changed.notified() => pause = FIRST_PAUSE,
+            }
+        }
+        let spawned = shared.write().and_then(|()| shared.spawn());
+        process =
+            spawned.inspect_err(|error| (shared.report)(Some(format!("dnsmasq cannot be started: {error}")))).ok();
+    }
+}
+
+impl Shared {
+    pub fn new(folders: Folders, orders: Orders, report: Report) -> Self {
+        Self {
+            folders,
+            orders: Mutex::new(orders),
+            changed: Notify::new(),
+            alive: AtomicBool::new(true),
+            unread: AtomicBool::new(false),
+            kept_out: AtomicBool::new(false),
+            report,
+        }
+    }
+
+    /// Returns when the process has ended; says whether it was asked to, for another to follow at once.
+    async fn serve(&self, process: &Process) -> bool {
+        let begun = Instant::now() + BEGUN;
+        let mut well = false;
+        // When it has begun it reads its lists untold.
+        let mut asked = Some(Asked { from: 0, until: begun + READING, told: false });
+        let mut tidy = interval(TIDY);
+        loop {
+            tokio::select! {
+                _ = process.exited() => {
+                    self.alive.store(false, Ordering::Relaxed);
+                    (self.report)(Some(format!("dnsmasq has ended: {}", self.last_words())));
+                    return false;
+                }
+                () = self.changed.notified() => {
+                    sleep(GATHER).await;
+                    match self.change() {
+                        Change::Nothing => {}
+                        // Before it has begun a signal would end it.
+                        Change::Reads if !well => self.unread.store(true, Ordering::Relaxed),
+                        Change::Reads => match self.write() {
+                            Ok(()) => {
+                                self.unread.store(false, Ordering::Relaxed);
+                                // One that has not answered yet has no more time now.
+                                if !asked.as_ref().is_some_and(|asked| asked.told) {
+                                    let (from, until) = (self.log_length(), Instant::now() + READING);
+                                    asked = Some(Asked { from, until, told: true });
+                                }
+                                process.hang_up();
+                            }
+                            Err(error) => well = self.cannot_write(&error),
+                        },
+                        // It ends before its configuration changes: one that is found beside a new one works by it.
+                        Change::Ends => match self.prepare() {
+                            Ok(()) => {
+                                end(process).await;
+                                return true;
+                            }
+                            Err(error) => well = self.cannot_write(&error),
+                        },
+                    }
+                }
+                () = sleep(LOOK), if !well || asked.is_some() => {
+                    if !well && (Instant::now() >= begun || self.log().contains(" started, version ")) {
+                        well = true;
+                        (self.report)(None);
+                        if self.unread.load(Ordering::Relaxed) {
+                            self.changed.notify_one();
+                        }
+                    }
+                    match asked.as_ref().and_then(|asked| self.hears(asked)) {
+                        Some(true) => asked = None,
+                        Some(false) => {
+                            end(process).await;
+                            return true;
+                        }
+                        None => {}
+                    }
+                }
+                _ = tidy.tick(), if asked.is_none() => {
+                    if self.log_length() > LONGEST_LOG {
+                        let _ = File::options().write(true).open(self.folders.own.join(LOG)).and_then(|log| log.set_len(0));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether it does what it is asked to; nothing while it may be about to.
+    fn hears(&self, asked: &Asked) -> Option<bool> {
+        let Some((read, refused)) = self.orders().files.words() else { return Some(true) };
+        let log = self.log();
+        let log = log.get(asked.from as usize..).unwrap_or_default();
+        if refused.iter().any(|words| log.contains(words)) {
+            tracing::warn!(
+                "dnsmasq does not get at its lists, and is started anew whenever they change: {}",
+                log.trim()
+            );
+            self.kept_out.store(true, Ordering::Relaxed);
+            // Which leads to other orders.
+            (self.report)(None);
+            return Some(true);
+        }
+        if log.contains(&read) {
+            return Some(true);
+        }
+        (Instant::now() >= asked.until).then(|| {
+            if asked.told {
+                let folder = self.folders.own.display();
+                tracing::warn!(%folder, "dnsmasq does not read what it is told to; starting another");
+            }
+            !asked.told
+        })
+    }
+
+    /// Is not well.
+    fn cannot_write(&self, error: &io::Error) -> bool {
+        (self.report)(Some(format!("dnsmasq's files cannot be written: {error}")));
+        false
+    }
+
+    pub fn spawn(&self) -> io::Result<Process> {
+        let folder = &self.folders.own;
+        // It reads them when it begins, and writes them at any time while it lives.
+        if let Some(leases) = self.stale() {
+            fs::write(folder.join(dhcp::LEASES), leases)?;
+        }
+        let log = File::options().create(true).append(true).open(folder.join(LOG))?;
+        log.set_len(0)?;
+        self.unread.store(false, Ordering::Relaxed);
+        // It begins in its folder, whose path may have any characters in it: the configuration has words of its own for some.
+        Process::spawn_in(folder, Path::new(PROGRAM), &[FOREGROUND.to_owned(), marker(folder)], log)
+    }
+
+    pub fn is_written(&self) -> bool {
+        let files = self.orders().files.clone();
+        self.places(&files).all(|(path, text)| is(&path, text))
+    }
+
+    /// Every file with what is to be in it.
+    fn places<'a>(&self, files: &'a Files) -> impl Iterator<Item = (PathBuf, &'a str)> {
+        let own = &self.folders.own;
+        let lists = files.lists().flat_map(|(name, text)| {
+            // What a next daemon goes by, and what dnsmasq reads.
+            [Some(own.join(name)), files.place_of(name)].into_iter().flatten().map(move |path| (path, text))
+        });
+        [(own.join(dhcp::CONFIG), files.config.as_str())].into_iter().chain(lists.collect::<Vec<_>>())
+    }
+
+    /// What is to become of a process that works by the files that are there.
+    fn change(&self) -> Change {
+        let files = self.orders().files.clone();
+        if !is(&self.folders.own.join(dhcp::CONFIG), &files.config) || self.stale().is_some() {
+            return Change::Ends;
+        }
+        let unread = self.unread.load(Ordering::Relaxed) && files.lists().next().is_some();
+        if unread || !self.places(&files).all(|(path, text)| is(&path, text)) {
+            return Change::Reads;
+        }
+        Change::Nothing
+    }
+
+    /// Writes the files that are to be others beside those that are there, to see that they can be.
+    fn prepare(&self) -> io::Result<()> {
+        let files = self.orders().files.clone();
+        self.places(&files)
+            .filter(|(path, text)| !is(path, text))
+            .try_for_each(|(path, text)| self.put_beside(&path, text))
+    }
+
+    fn put_beside(&self, path: &Path, text: &str) -> io::Result<()> {
+        if path.starts_with(&self.folders.public) {
+            return runtime::put_beside(path, text);
+        }
+        fs::create_dir_all(&self.folders.own)?;
+        fs::write(runtime::beside(path), text)
+    }
+
+    /// Brings the files to what is wanted, each in one step.
+    pub fn write(&self) -> io::Result<()> {
+        let files = self.orders().files.clone();
+        for (path, text) in self.places(&files).filter(|(path, text)| !is(path, text)) {
+            self.put_beside(&path, text)?;
+            fs::rename(runtime::beside(&path), &path)?;
+        }
+        Ok(())
+    }
+
+    /// Its leases without those that are in somebody's way, where there are such.
+    pub fn stale(&self) -> Option<String> {
+        let leases = fs::read_to_string(self.folders.own.join(dhcp::LEASES)).ok()?;
+        dhcp::stale(&leases, &self.orders().hosts)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folders.own.join(LOG)).unwrap_or_default()
+    }
+
+    fn log_length(&self) -> u64 {
+        fs::metadata(self.folders.own.join(LOG)).map_or(0, |log| log.len())
+    }
+
+    fn last_words(&self) -> String {
+        let log = self.log();
+        let last = log.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it did not say why");
+        last.trim_start_matches("dnsmasq: ").trim().to_owned()
+    }
+
+    // Every change under the lock is whole, so a panic leaves nothing half done.
+    pub fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
