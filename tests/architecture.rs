@@ -1,6 +1,9 @@
 //! The documents and the code say the same: every link leads to a file, and what docs/architecture.md shows of the core is
 //! what the core does.
 
+#[path = "support/golden.rs"]
+mod golden;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -58,7 +61,7 @@ fn compare(part: &str, generated: &str) {
     let (begin, end) = (format!("<!-- generated: {part} -->\n```text\n"), "```\n<!-- end -->");
     let (before, rest) = text.split_once(&begin).unwrap_or_else(|| panic!("{DOCUMENT} has no part {part}"));
     let (there, after) = rest.split_once(end).unwrap();
-    if std::env::var_os("QHERD_BLESS").is_some() {
+    if std::env::var_os("INSTA_UPDATE").is_some_and(|update| update == "always") {
         std::fs::write(&path, format!("{before}{begin}{generated}{end}{after}")).unwrap();
     } else {
         assert_eq!(there, generated, "{part} of {DOCUMENT}; if that is meant, run scripts/bless and read the diff");
@@ -183,8 +186,7 @@ fn reported(answer: &qherd::model::Result<Answer>) -> String {
 
 #[test]
 fn the_document_shows_what_the_core_does() {
-    let table = std::fs::read_to_string(root().join("tests/golden/core.txt")).unwrap();
-    compare("the table", &table);
+    compare("the table", &golden::kept("core"));
 
     let mut facts = stopped();
     let mut diagram = Diagram::default();

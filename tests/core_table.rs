@@ -1,4 +1,4 @@
-//! What a request means in each state, whole, in tests/golden/core.txt: `judge` is what is done, so a change of any answer
+//! What a request means in each state, whole, in tests/golden/core.snap: `judge` is what is done, so a change of any answer
 //! shows as a change of that file.
 
 #[path = "support/golden.rs"]
@@ -30,5 +30,5 @@ fn every_state_has_its_answer_to_every_request() {
     for ask in Ask::ALL {
         grid += &row(&format!("{ask:?}"), State::ALL.iter().map(|&state| word(judge(state, ask))).collect());
     }
-    golden::compare("core.txt", &grid);
+    golden::compare("core", &grid);
 }

@@ -286,6 +286,17 @@ async fn disks_outside_of_a_copied_state_directory_stay_the_originals() {
     assert_eq!(sums(&root.join("vms")), BTreeMap::new());
 }
 
+/// As a daemon leaves it that dies before the image of a disk which was taken out is gone.
+async fn still_holds_disk2(daemon: &Daemon, id: &str) {
+    let store = Store::open(&daemon.state().join("db")).unwrap();
+    let mut record = records::get(&store, id).unwrap().unwrap();
+    let mut disk = record.run.held.images[&DiskNo::of("disk1").unwrap()].clone();
+    disk.file = disk.file.with_file_name("disk2.qcow2");
+    disk.name = "disk2".to_owned();
+    record.run.held.images.insert(DiskNo::of("disk2").unwrap(), disk);
+    store.commit(records::put(Batch::new(), &record, true).unwrap()).await.unwrap();
+}
+
 #[tokio::test]
 async fn where_a_disk_of_the_record_is_missing_nothing_is_removed() {
     let mut daemon = Daemon::start();
@@ -301,6 +312,7 @@ async fn where_a_disk_of_the_record_is_missing_nothing_is_removed() {
         fs::write(name, "precious").unwrap();
     }
     fs::rename(&root, &away).unwrap();
+    still_holds_disk2(&daemon, &id).await;
     daemon.run();
     let said = about(&daemon, &id).await;
     assert!(said["reason"].as_str().unwrap().contains("root.qcow2 cannot be used"), "{said}");

@@ -155,9 +155,10 @@ async fn until(what: &str, mut reached: impl FnMut() -> bool) {
     }
 }
 
-/// Sends `order` to a VM whose task is busy with `held`, and judges the answers. Returns whether the VM is still there.
+/// Sends `order` to a VM that is busy with `held`, and judges the answers. Returns whether the VM is still there.
 async fn judge(place: &Place, service: &Service, id: VmId, held: Sent<'_>, order: &[Ask]) -> bool {
     let what = format!("{order:?}");
+    let runs = service.view(id).unwrap().status == Status::Running;
     let mut sent = Vec::new();
     for ask in order {
         sent.push(send(ask.ask(service, id)).await);
@@ -173,11 +174,15 @@ async fn judge(place: &Place, service: &Service, id: VmId, held: Sent<'_>, order
         assert_eq!(forced, Ok(Some(true)), "{what}: it was not off before");
     }
     let held = answer(held, &what).await;
-    assert_eq!(held, Err(Error::Conflict(Conflict::Overtaken)), "{what}: what was under way");
+    // A guest that keeps a disk for a second has it until the next start, and that is the answer.
+    let kept = runs && held == Ok(None);
+    assert!(kept || held == Err(Error::Conflict(Conflict::Overtaken)), "{what}: what was under way: {held:?}");
     for (ask, sent) in order[..last].iter().zip(sent) {
         let reported = answer(sent, &what).await;
         let right = match ask {
             Stop => reported == Ok(Some(true)) || (deleted_before && matches!(reported, Err(Error::VmNotFound(_)))),
+            // Nothing waits behind a device: one that runs need not be started.
+            Start if runs && reported == Ok(None) => true,
             ForceOff | Delete => reported.is_ok() || (deleted_before && matches!(reported, Err(Error::VmNotFound(_)))),
             _ => {
                 reported == Err(Error::Conflict(Conflict::Overtaken))
@@ -219,6 +224,8 @@ async fn judge(place: &Place, service: &Service, id: VmId, held: Sent<'_>, order
     match service.view(id) {
         Ok(view) => {
             assert_eq!((view.status, gone), (Status::Stopped, false), "{what}");
+            let disks = if runs && !kept { 2 } else { 1 };
+            assert_eq!(view.spec.disks.len(), disks, "{what}: a removal that was refused removes nothing");
             true
         }
         Err(error) => {
@@ -243,7 +250,7 @@ async fn whatever_waits_behind_a_start_is_overtaken_in_every_order_of_three() {
 }
 
 #[tokio::test]
-async fn whatever_waits_behind_a_disk_that_a_guest_does_not_let_go_of_is_overtaken_in_every_order_of_two() {
+async fn whatever_waits_beside_a_disk_that_a_guest_does_not_let_go_of_is_overtaken_in_every_order_of_two() {
     let place = Place::new();
     let service = Service::open(place.config(None)).await.unwrap();
     let mut id = place.vm(&service, 1).await;
@@ -253,10 +260,8 @@ async fn whatever_waits_behind_a_disk_that_a_guest_does_not_let_go_of_is_overtak
             Box::pin(async { service.change(id, Change::RemoveDisk("disk1".into())).await.map(|_| None) });
         let held = send(removal).await;
         until("removing", || service.view(id).unwrap().spec.disks.len() == 1).await;
-        if judge(&place, &service, id, held, &order).await {
-            let disks = service.view(id).unwrap().spec.disks.len();
-            assert_eq!(disks, 2, "{order:?}: a removal that was refused removes nothing");
-        } else {
+        let there = judge(&place, &service, id, held, &order).await;
+        if !there || service.view(id).unwrap().spec.disks.len() == 1 {
             id = place.vm(&service, 1).await;
         }
     }

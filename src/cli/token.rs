@@ -1,6 +1,8 @@
 //! `qherd token`: makes, lists and revokes the tokens that clients from elsewhere show. A daemon that runs on the state
 //! directory knows at once.
 
+#![allow(clippy::disallowed_methods, reason = "a command of its own, not the daemon")]
+
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;

@@ -1,6 +1,8 @@
 //! Processes that speak for others: the user-mode networks of virtual machines and containers. A connection from a guest
 //! to the host is made by its QEMU, and bears the uid of that. Which sockets are theirs is read off /proc.
 
+#![allow(clippy::disallowed_methods, reason = "files of the kernel, which answers at once")]
+
 use std::{
     collections::HashSet,
     fs, io,

@@ -2,6 +2,8 @@
 //! It lies below `/run/qherd/<mark of the state directory>`, a folder for each switch, where anybody may read it who knows
 //! the way: MAC addresses, addresses and names of guests.
 
+#![allow(clippy::disallowed_methods, reason = "small files in `/run`, which is memory")]
+
 use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},

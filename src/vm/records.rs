@@ -74,11 +74,14 @@ pub fn remove(batch: Batch, id: &VmId) -> Batch {
     batch.remove::<Definition>(&key).remove::<RunRecord>(&key)
 }
 
+/// A key, and what could be read under it.
+pub type Scanned = (String, Result<Record, StoreError>);
+
 /// Every VM by its key, as it could be read: one that cannot hides no other. Blocks.
 ///
 /// # Errors
 /// As [`Store::scan`].
-pub fn scan(store: &Store) -> Result<Vec<(String, Result<Record, StoreError>)>, StoreError> {
+pub fn scan(store: &Store) -> Result<Vec<Scanned>, StoreError> {
     let mut runs: HashMap<_, _> = store.scan::<RunRecord>()?.into_iter().collect();
     let definitions = store.scan::<Definition>()?;
     let records = definitions.into_iter().map(|(key, definition)| {

@@ -7,6 +7,7 @@ pub fn directory() -> PathBuf {
 }
 
 /// Compares; `scripts/bless` writes the file instead.
+#[allow(dead_code)]
 #[track_caller]
 pub fn compare(name: &str, generated: &str) {
     let mut settings = insta::Settings::clone_current();

@@ -1,6 +1,8 @@
 //! Where connections come from: TCP, TLS over it, and a Unix socket. What is spoken on them is HTTP, whichever it is; what
 //! differs is what is known of the other end.
 
+#![allow(clippy::disallowed_methods, reason = "before the daemon serves anybody, and when it ends")]
+
 use std::fs;
 use std::future::Future;
 use std::io;

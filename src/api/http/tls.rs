@@ -1,6 +1,8 @@
 //! TLS, by rustls: the certificate that is shown, and those that clients show. The files are looked at for each connection,
 //! so that a certificate that was renewed counts at once; one that cannot be read keeps the one before in use.
 
+#![allow(clippy::disallowed_methods, reason = "at the daemon's start, then on a thread that may wait")]
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;

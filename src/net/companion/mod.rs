@@ -2,6 +2,8 @@
 //! it ends or its configuration changes, and reads its lists again when these change. What its files say is `dhcp`'s
 //! knowledge.
 
+#![allow(clippy::disallowed_methods, reason = "small files of the state directory")]
+
 mod supervisor;
 
 use std::{

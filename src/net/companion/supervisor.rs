@@ -1,5 +1,7 @@
 //! Looks after one dnsmasq: brings its files to what is wanted, has it read them or starts another, and tells how it is.
 
+#![allow(clippy::disallowed_methods, reason = "small files of the state directory")]
+
 use std::{
     fs::{self, File},
     io,

@@ -146,6 +146,7 @@ pub fn judge(state: State, ask: Ask) -> Verdict {
         // A deletion that fails leaves a VM, which these are for; one that succeeds leaves none.
         (
             Ask::Start
+            | Ask::Stop
             | Ask::Reboot
             | Ask::Reset
             | Ask::Restart
@@ -181,7 +182,7 @@ pub fn judge(state: State, ask: Ask) -> Verdict {
 
         (Ask::Stop, Stopped | Crashed) => Do(Act::Acknowledge),
         (Ask::Stop, Starting) => Later,
-        (Ask::Stop, Running | Paused | Stopping | Rebooting | Unresponsive | Deleting | Held) => Do(Act::Stop),
+        (Ask::Stop, Running | Paused | Stopping | Rebooting | Unresponsive | Held) => Do(Act::Stop),
 
         (Ask::ForceOff, Stopped | Crashed) => Do(Act::Acknowledge),
         (Ask::ForceOff, Starting | Running | Paused | Stopping | Rebooting | Unresponsive | Deleting | Held) => {

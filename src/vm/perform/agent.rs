@@ -18,8 +18,8 @@ pub(super) async fn ask(hands: &Hands, mode: Mode, by_agent: bool, agent_only: b
         Mode::PowerOff => ShutdownMode::Powerdown,
         Mode::Reboot => ShutdownMode::Reboot,
     };
-    match by_agent {
-        true => match ask_agent(hands, mode).await {
+    if by_agent {
+        match ask_agent(hands, mode).await {
             Ok(()) => return Ok(Report::Done),
             Err(error) if agent_only => {
                 let why = format!("{error}; force=true cuts the power");
@@ -28,8 +28,7 @@ pub(super) async fn ask(hands: &Hands, mode: Mode, by_agent: bool, agent_only: b
             Err(error) => {
                 tracing::info!(vm = %hands.id, %error, "the guest agent does not do it; pressing the power button");
             }
-        },
-        false => {}
+        }
     }
     press_button(hands).await
 }

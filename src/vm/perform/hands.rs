@@ -57,6 +57,8 @@ pub(in crate::vm) struct Hands {
     pub paths: RunPaths,
     sights: mpsc::UnboundedSender<Sight>,
     link: Mutex<Link>,
+    /// Of whoever looks for threads and binds them: another would take a vCPU that has just come for QEMU's own.
+    binding: tokio::sync::Mutex<()>,
 }
 
 /// What cannot be stored. It is locked for moments, never across an await.
@@ -86,7 +88,7 @@ impl IoError {
 impl Hands {
     pub fn new(ctx: SharedContext, id: VmId, sights: mpsc::UnboundedSender<Sight>) -> Self {
         let paths = ctx.run_paths(&id);
-        Self { ctx, id, paths, sights, link: Mutex::default() }
+        Self { ctx, id, paths, sights, link: Mutex::default(), binding: tokio::sync::Mutex::default() }
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {
@@ -128,6 +130,11 @@ impl Hands {
     pub fn close(&self) {
         let mut link = self.link();
         (link.session, link.events, link.io_error) = (None, None, None);
+    }
+
+    /// Held from the look for threads until they are bound.
+    pub async fn binding(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.binding.lock().await
     }
 
     pub fn threads(&self) -> Vec<i32> {

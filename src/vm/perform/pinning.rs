@@ -11,6 +11,7 @@ use crate::{
 /// Binds every thread, the hot-added vCPUs' too, and lets go of those that are bound no more.
 pub(super) async fn pin(hands: &Hands, brief: &Brief, pinning: Option<CpuPinning>) -> Done {
     let session = hands.session()?;
+    let _binding = hands.binding().await;
     let threads = threads(&session).await?;
     // A session that answers is one of a live process, which is held: its number cannot mean another.
     let process = hands.process().ok_or_else(|| Setback::NotNow("QEMU has ended".to_owned()))?;

@@ -76,9 +76,11 @@ impl Change<'_> {
             device.insert("driver".into(), slot.r#type.clone().into());
             device.insert("id".into(), format!("{PREFIX}{index}").into());
             self.session.execute_raw("device_add", Some(Value::Object(device))).await?;
+            let binding = self.hands.binding().await;
             let present = self.present().await?;
             // A new thread inherits what the main thread is bound to; it runs the guest only when that brings it online.
             self.bind()?;
+            drop(binding);
             self.tell(present, if held { self.used } else { present });
         }
         let there = wanted.min(present + added);
