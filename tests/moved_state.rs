@@ -353,7 +353,6 @@ async fn images_can_be_kept_elsewhere_by_a_link_and_nothing_foreign_goes_with_th
     let (runs, stopped, linked) =
         (with_disk(&daemon, true).await, with_disk(&daemon, false).await, daemon.create(daemon.wish()).await);
     daemon.delete(&format!("/vms/{stopped}/disks/disk1")).await.expect(200);
-    // What is stored is acknowledged, and its image goes then.
     daemon.await_log("removed the image of a disk that was taken out").await;
     daemon.kill();
     let half = half_made(&daemon.state(), &stopped).await;

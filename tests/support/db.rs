@@ -97,6 +97,8 @@ pub fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 
 /// Records of a store beside its VMs: the last boot of the host.
 pub const OTHERS: usize = 1;
+/// Records of one VM: its definition, and what is known of its run.
+pub const OF_A_VM: usize = 2;
 
 pub async fn stopped_with_vms(count: usize) -> (Daemon, Vec<String>) {
     let mut daemon = Daemon::start();

@@ -83,8 +83,9 @@ pub(super) fn state(facts: &Facts) -> State {
         Run::Down { last: Ending::Crashed { .. } } => State::Crashed,
         Run::Up(_) if facts.seen.kernel_holds => State::Stopping,
         Run::Up(up) => match (&facts.seen.monitor, facts.goal()) {
+            (_, Goal::Off { .. }) => State::Ending,
             (Monitor::Away { tells_at, .. }, _) if *tells_at <= facts.now.monotonic => State::Unresponsive,
-            (_, Goal::Stop(_) | Goal::Off { .. } | Goal::Gone) => State::Stopping,
+            (_, Goal::Stop(_) | Goal::Gone) => State::Stopping,
             (_, Goal::Reboot(_)) => State::Rebooting,
             (_, Goal::Pause) => State::Paused,
             (_, Goal::Resume | Goal::Reset) => State::Running,
@@ -321,7 +322,6 @@ fn overtake(facts: &mut Facts) {
         },
         &overtaken(),
     );
-    facts.seen.look_for_files = false;
 }
 
 fn answer_overtaken(facts: &mut Facts, ticket: Ticket, request: &Request) {

@@ -11,7 +11,10 @@ pub enum State {
     Starting,
     Running,
     Paused,
+    /// The guest is asked to power off, or the kernel holds the process.
     Stopping,
+    /// Its process is being ended, whatever the guest does: it is off in a moment.
+    Ending,
     Rebooting,
     Unresponsive,
     /// It is being deleted.
@@ -21,13 +24,14 @@ pub enum State {
 }
 
 impl State {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Stopped,
         Self::Crashed,
         Self::Starting,
         Self::Running,
         Self::Paused,
         Self::Stopping,
+        Self::Ending,
         Self::Rebooting,
         Self::Unresponsive,
         Self::Deleting,
@@ -42,7 +46,7 @@ impl State {
             Self::Starting => Status::Starting,
             Self::Running => Status::Running,
             Self::Paused => Status::Paused,
-            Self::Stopping | Self::Deleting | Self::Held => Status::Stopping,
+            Self::Stopping | Self::Ending | Self::Deleting | Self::Held => Status::Stopping,
             Self::Rebooting => Status::Rebooting,
             Self::Unresponsive => Status::Unresponsive,
         }
@@ -97,7 +101,7 @@ pub enum Verdict {
     Do(Act),
     /// It is so already.
     Already,
-    /// It is judged when the start, or the deletion, is over.
+    /// It is judged when the start, the end or the deletion is over.
     Later,
     Refuse(Refusal),
 }
@@ -172,6 +176,19 @@ pub fn judge(state: State, ask: Ask) -> Verdict {
             Held,
         ) => conflict(Conflict::Deleting),
 
+        // It is off in a moment, and what that means for them is known then.
+        (
+            Ask::Start
+            | Ask::Reboot
+            | Ask::Reset
+            | Ask::Restart
+            | Ask::RestartAtOnce
+            | Ask::Suspend
+            | Ask::Resume
+            | Ask::Redefine,
+            Ending,
+        ) => Later,
+
         (Ask::Start, Stopped | Crashed) => Do(Act::Launch),
         (Ask::Start, Starting) => Do(Act::JoinStart),
         (Ask::Start, Running) => Already,
@@ -182,12 +199,13 @@ pub fn judge(state: State, ask: Ask) -> Verdict {
 
         (Ask::Stop, Stopped | Crashed) => Do(Act::Acknowledge),
         (Ask::Stop, Starting) => Later,
-        (Ask::Stop, Running | Paused | Stopping | Rebooting | Unresponsive | Held) => Do(Act::Stop),
+        (Ask::Stop, Running | Paused | Stopping | Ending | Rebooting | Unresponsive | Held) => Do(Act::Stop),
 
         (Ask::ForceOff, Stopped | Crashed) => Do(Act::Acknowledge),
-        (Ask::ForceOff, Starting | Running | Paused | Stopping | Rebooting | Unresponsive | Deleting | Held) => {
-            Do(Act::Cut)
-        }
+        (
+            Ask::ForceOff,
+            Starting | Running | Paused | Stopping | Ending | Rebooting | Unresponsive | Deleting | Held,
+        ) => Do(Act::Cut),
 
         (Ask::Reboot | Ask::Reset, Stopped | Crashed) => conflict(Conflict::NotRunning),
         (Ask::Restart | Ask::RestartAtOnce, Stopped | Crashed) => Do(Act::Launch),
@@ -211,10 +229,12 @@ pub fn judge(state: State, ask: Ask) -> Verdict {
 
         (Ask::Boot, Stopped | Crashed) => Do(Act::LookForFiles),
         (Ask::Boot, Starting) => Later,
-        (Ask::Boot, Running | Paused | Stopping | Rebooting | Unresponsive) => Do(Act::StrikeOut),
+        (Ask::Boot, Running | Paused | Stopping | Ending | Rebooting | Unresponsive) => Do(Act::StrikeOut),
 
         (Ask::Change, Starting) => Later,
-        (Ask::Change, Stopped | Crashed | Running | Paused | Stopping | Rebooting | Unresponsive) => Do(Act::Define),
+        (Ask::Change, Stopped | Crashed | Running | Paused | Stopping | Ending | Rebooting | Unresponsive) => {
+            Do(Act::Define)
+        }
 
         (Ask::Redefine, Stopped | Crashed) => Do(Act::Define),
         (Ask::Redefine, Starting) => Later,
@@ -224,7 +244,8 @@ pub fn judge(state: State, ask: Ask) -> Verdict {
 
         (
             Ask::Delete,
-            Stopped | Crashed | Starting | Running | Paused | Stopping | Rebooting | Unresponsive | Deleting | Held,
+            Stopped | Crashed | Starting | Running | Paused | Stopping | Ending | Rebooting | Unresponsive | Deleting
+            | Held,
         ) => Do(Act::Remove),
     }
 }
