@@ -307,8 +307,11 @@ fn overtake(facts: &mut Facts) {
             take_back(facts, &before, &after);
         }
     }
+    let reboots = matches!(facts.goal(), Goal::Reboot(_));
     facts.answer_instead(
         |until| match until {
+            // It was not stored yet that it is to reboot, and it is not going to be.
+            Until::Stored(Ok(Answer::Done)) => reboots,
             Until::Applied { .. }
             | Until::Grown { .. }
             | Until::OffThenGone
