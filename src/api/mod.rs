@@ -14,6 +14,7 @@ fn warnings(service: &crate::service::Service) -> Vec<&'static str> {
 }
 
 #[cfg(test)]
+#[path = "errors/tests.rs"]
 mod error_texts;
 
 #[cfg(test)]

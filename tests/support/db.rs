@@ -81,13 +81,13 @@ pub fn exports(daemon: &Daemon) -> Vec<PathBuf> {
     found
 }
 
-/// Every file below a folder with its bytes.
+/// Every file below a folder with its bytes. A daemon that was killed leaves its socket as well.
 pub fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
         if entry.is_dir() {
             found.extend(contents(&entry));
-        } else {
+        } else if entry.is_file() {
             found.push((entry.clone(), fs::read(&entry).unwrap()));
         }
     }

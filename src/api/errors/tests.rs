@@ -1,7 +1,7 @@
-//! Every error as clients read it: the texts of all layers, and what both dialects make of them, kept in
-//! tests/golden/errors.*.snap. Whoever words one sees it beside the others; `scripts/bless` writes them anew.
+//! Every error as clients read it, in both dialects, kept in tests/golden/errors.*.snap. Whoever words one sees it beside the
+//! others; `scripts/bless` writes them anew. What the log says is in tests/error_texts.rs.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use http_body_util::BodyExt;
 use warp::http::Method;
@@ -10,10 +10,7 @@ use super::{
     http::{HttpError, Problem, Response},
     hyperv, kvm,
 };
-use crate::{
-    model::{Conflict, Error, ForwardId, Operation, Role, Status, SwitchId, VmId},
-    qmp::{CloseReason, QgaError, QmpError},
-};
+use crate::model::{Conflict, Error, ForwardId, Operation, Role, Status, SwitchId, VmId};
 
 /// A value of each variant. One that is missing here does not compile.
 macro_rules! each {
@@ -31,16 +28,6 @@ fn why() -> String {
 
 fn path() -> PathBuf {
     "/images/debian.qcow2".into()
-}
-
-fn operations() -> Vec<Operation> {
-    use Operation::*;
-    each!(Operation:
-        Create => Create, Clone { .. } => Clone { base: path() }, Start => Start, Stop => Stop, Reboot => Reboot,
-        Suspend => Suspend, Resume => Resume, Delete => Delete, Change => Change, ConsoleLog => ConsoleLog,
-        CreateSwitch => CreateSwitch, ChangeSwitch => ChangeSwitch, DeleteSwitch => DeleteSwitch, Plug => Plug,
-        Host => Host, ReadRecord => ReadRecord,
-    )
 }
 
 fn conflicts() -> Vec<Conflict> {
@@ -122,45 +109,6 @@ fn plumbing() -> Vec<HttpError> {
     )
 }
 
-/// What the log says of a failure, and QEMU's and its agent's.
-fn below() -> Vec<String> {
-    let command = || "query-status".to_owned();
-    let closed = each!(CloseReason:
-        CloseReason::Eof => CloseReason::Eof,
-        CloseReason::HalfLine => CloseReason::HalfLine,
-        CloseReason::LineTooLong { .. } => CloseReason::LineTooLong { limit: 16 << 20 },
-        CloseReason::Garbage(_) => CloseReason::Garbage(why()),
-        CloseReason::Rejected(_) => CloseReason::Rejected(why()),
-        CloseReason::Flood => CloseReason::Flood,
-        CloseReason::Poisoned { .. } => CloseReason::Poisoned { command: command() },
-        CloseReason::Io(_) => CloseReason::Io(why()),
-        CloseReason::Dropped => CloseReason::Dropped,
-    );
-    let after = Duration::from_secs(5);
-    let reason = CloseReason::Eof;
-    let class = || "GenericError".to_owned();
-    let qmp = each!(QmpError:
-        QmpError::Refused { .. } => QmpError::Refused { command: command(), class: class(), desc: why() },
-        QmpError::Timeout { .. } => QmpError::Timeout { command: command(), after },
-        QmpError::Closed { .. } => QmpError::Closed { reason: reason.clone() },
-        QmpError::Decode { .. } => QmpError::Decode { command: command(), why: why() },
-    );
-    let agent = each!(QgaError:
-        QgaError::Connect(_) => QgaError::Connect(why()),
-        QgaError::Refused { .. } => QgaError::Refused { command: command(), class: class(), desc: why() },
-        QgaError::Timeout { .. } => QgaError::Timeout { command: command(), after },
-        QgaError::Closed { .. } => QgaError::Closed { reason },
-        QgaError::Decode { .. } => QgaError::Decode { command: command(), error: why() },
-        QgaError::OutOfSync => QgaError::OutOfSync,
-    );
-    let words = |error: &dyn std::fmt::Display| error.to_string();
-    let failures = operations().into_iter().map(|operation| Error::failed(operation, why()).to_string());
-    let mut texts: Vec<String> = failures.chain(closed.iter().map(|error| words(error))).collect();
-    texts.extend(qmp.iter().map(|error| words(error)));
-    texts.extend(agent.iter().map(|error| words(error)));
-    texts
-}
-
 /// `409 {"error": …}`, as it goes over the wire.
 async fn wire(response: Response) -> String {
     let (head, body) = response.into_parts();
@@ -203,9 +151,4 @@ async fn the_hyperv_dialect_words_every_error_as_kept() {
         text += &format!("{}\n", wire(problem.render(&section, Role::Operator)).await);
     }
     keep("errors.hyperv", &text);
-}
-
-#[test]
-fn failures_monitors_and_agents_are_worded_as_kept() {
-    keep("errors.below", &(below().join("\n") + "\n"));
 }
