@@ -59,7 +59,7 @@ pub struct Settings {
     #[arg(long = "host-name", env = "QHERD_HOST_NAMES", value_name = "NAME", value_delimiter = ',')]
     #[serde(rename = "host-names")]
     pub host_names: Vec<String>,
-    /// Web pages that may use the API from another origin, such as https://console.example; repeatable
+    /// Web pages that may use the API from another origin, such as `https://console.example`; repeatable
     #[arg(long = "cors-origin", env = "QHERD_CORS_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
     #[serde(rename = "cors-origins")]
     pub cors_origins: Vec<String>,

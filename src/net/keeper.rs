@@ -53,9 +53,9 @@ impl Inner {
         for place in switches {
             let wanted = place.wanted();
             // Of files and settings no event tells, and each is a file to be read.
-            let stands = !again || place.is_served() && wanted.side.sysctls.iter().all(is_set);
+            let served = !again || place.is_served() && wanted.side.sysctls.iter().all(is_set);
             if again && place.problem().is_some()
-                || !stands
+                || !served
                 || !is_in_place(&wanted.side, &links, &addresses)
                 || !self.vlans_stand(&place, &links, &vlans)
             {

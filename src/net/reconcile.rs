@@ -243,7 +243,8 @@ impl Inner {
                 }
             }
             None => {
-                let left = |orders: Orders| Orders { files: orders.files.left_in(&folder), hosts: Vec::new() };
+                let left =
+                    |orders: Orders| Orders { files: orders.files.with_those_left_in(&folder), hosts: Vec::new() };
                 let orders = if known { orders } else { left(orders) };
                 let report = self.teller(place.id);
                 hands.dhcp = Some(Companion::start(folders, orders, new, report)?);

@@ -64,7 +64,7 @@ pub enum HttpError {
     )]
     Misdirected { host: String },
     #[error(
-        "Nobody who may ask is known by this connection: it is {why}. Send a token that `qherd token create` makes, as Authorization: Bearer TOKEN."
+        "Nobody who may ask is known by this connection ({why}). Send a token that `qherd token create` makes, as Authorization: Bearer TOKEN."
     )]
     Unauthenticated { why: String },
     #[error("{why}")]

@@ -64,12 +64,12 @@ enum Change {
 }
 
 /// It is to read its lists.
-struct Asked {
+struct Reading {
     /// What it says of that is in its log from here on.
     from: u64,
     until: Instant,
     /// One that says nothing hangs.
-    told: bool,
+    signalled: bool,
 }
 
 /// Sees to it that there is one, for as long as nobody ends this.
@@ -117,7 +117,7 @@ impl Shared {
         let begun = Instant::now() + BEGUN;
         let mut well = false;
         // When it has begun it reads its lists untold.
-        let mut asked = Some(Asked { from: 0, until: begun + READING, told: false });
+        let mut reading = Some(Reading { from: 0, until: begun + READING, signalled: false });
         let mut tidy = interval(TIDY);
         loop {
             tokio::select! {
@@ -136,9 +136,9 @@ impl Shared {
                             Ok(()) => {
                                 self.unread.store(false, Ordering::Relaxed);
                                 // One that has not answered yet has no more time now.
-                                if !asked.as_ref().is_some_and(|asked| asked.told) {
+                                if !reading.as_ref().is_some_and(|reading| reading.signalled) {
                                     let (from, until) = (self.log_length(), Instant::now() + READING);
-                                    asked = Some(Asked { from, until, told: true });
+                                    reading = Some(Reading { from, until, signalled: true });
                                 }
                                 process.hang_up();
                             }
@@ -154,7 +154,7 @@ impl Shared {
                         },
                     }
                 }
-                () = sleep(LOOK), if !well || asked.is_some() => {
+                () = sleep(LOOK), if !well || reading.is_some() => {
                     if !well && (Instant::now() >= begun || self.log().contains(" started, version ")) {
                         well = true;
                         (self.report)(None);
@@ -162,8 +162,8 @@ impl Shared {
                             self.changed.notify_one();
                         }
                     }
-                    match asked.as_ref().and_then(|asked| self.hears(asked)) {
-                        Some(true) => asked = None,
+                    match reading.as_ref().and_then(|reading| self.hears(reading)) {
+                        Some(true) => reading = None,
                         Some(false) => {
                             end(process).await;
                             return true;
@@ -171,7 +171,7 @@ impl Shared {
                         None => {}
                     }
                 }
-                _ = tidy.tick(), if asked.is_none() => {
+                _ = tidy.tick(), if reading.is_none() => {
                     if self.log_length() > LONGEST_LOG {
                         let _ = File::options().write(true).open(self.folders.own.join(LOG)).and_then(|log| log.set_len(0));
                     }
@@ -181,10 +181,10 @@ impl Shared {
     }
 
     /// Whether it does what it is asked to; nothing while it may be about to.
-    fn hears(&self, asked: &Asked) -> Option<bool> {
+    fn hears(&self, reading: &Reading) -> Option<bool> {
         let Some((read, refused)) = self.orders().files.words() else { return Some(true) };
         let log = self.log();
-        let log = log.get(asked.from as usize..).unwrap_or_default();
+        let log = log.get(reading.from as usize..).unwrap_or_default();
         if refused.iter().any(|words| log.contains(words)) {
             tracing::warn!(
                 "dnsmasq does not get at its lists, and is started anew whenever they change: {}",
@@ -198,12 +198,12 @@ impl Shared {
         if log.contains(&read) {
             return Some(true);
         }
-        (Instant::now() >= asked.until).then(|| {
-            if asked.told {
+        (Instant::now() >= reading.until).then(|| {
+            if reading.signalled {
                 let folder = self.folders.own.display();
                 tracing::warn!(%folder, "dnsmasq does not read what it is told to; starting another");
             }
-            !asked.told
+            !reading.signalled
         })
     }
 

@@ -120,7 +120,7 @@ impl Files {
     }
 
     /// As an earlier daemon left them in a switch's folder, where it did.
-    pub fn left_in(mut self, folder: &Path) -> Self {
+    pub fn with_those_left_in(mut self, folder: &Path) -> Self {
         let left = |name: &str, text: &mut String| {
             if let Ok(there) = fs::read_to_string(folder.join(name)) {
                 *text = there;
@@ -275,7 +275,7 @@ mod tests {
         }
         std::fs::write(dir.path().join(CONFIG), &files.config).unwrap();
         assert_eq!(super::hosts(dir.path()), known);
-        assert_eq!(made(&[]).left_in(dir.path()), files);
+        assert_eq!(made(&[]).with_those_left_in(dir.path()), files);
         accepted(&files.config);
     }
 
