@@ -1,8 +1,9 @@
 //! A real daemon in a state directory of its own, and a client for it. Dropping it ends the daemon and every QEMU of
 //! that directory, also when a test fails.
 #![allow(unsafe_code)]
-#![allow(dead_code)] // Every test file uses its own part.
+#![allow(dead_code, unused_imports)] // Every test file uses its own part.
 
+mod below;
 pub mod crash;
 pub mod guest;
 pub mod netns;
@@ -12,11 +13,13 @@ pub mod yard;
 
 use std::{
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
+pub use below::{dnsmasqs_below, end_networks_below, qemus_below};
+use below::{kill_all, walk};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -286,53 +289,6 @@ impl Drop for Daemon {
             eprintln!("--- daemon ---\n{}", self.log_text());
         }
     }
-}
-
-fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_name() == ".qherd-storage" {
-            continue;
-        }
-        if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            walk(&entry.path(), found);
-        }
-        found.push(entry.path());
-    }
-}
-
-/// Live QEMUs, and scripts in front of one, whose command line names a file below `folder`.
-pub fn qemus_below(folder: &Path) -> Vec<i32> {
-    let folder = folder.display().to_string();
-    let processes = procfs::process::all_processes().unwrap().flatten();
-    let ours = processes
-        .filter(|p| p.cmdline().is_ok_and(|c| c.iter().any(|a| a == "-uuid") && c.iter().any(|a| a.contains(&folder))));
-    ours.map(|p| p.pid).collect()
-}
-
-fn kill_all(pids: &[i32]) {
-    for pid in pids {
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL);
-    }
-}
-
-/// What switches of the state directories below `folder` leave outside of them and of the test's network namespace.
-pub fn end_networks_below(folder: &Path) {
-    kill_all(&dnsmasqs_below(folder));
-    let mut there = Vec::new();
-    walk(folder, &mut there);
-    for mark in there.iter().filter(|path| path.ends_with("net/id")) {
-        if let Ok(state) = std::fs::read_to_string(mark) {
-            let _ = std::fs::remove_dir_all(Path::new("/run/qherd").join(state));
-        }
-    }
-    let _ = std::fs::remove_dir("/run/qherd");
-}
-
-/// Live dnsmasqs whose configuration is below `folder`.
-pub fn dnsmasqs_below(folder: &Path) -> Vec<i32> {
-    let folder = format!("--conf-file={}", folder.display());
-    let processes = procfs::process::all_processes().unwrap().flatten();
-    processes.filter(|p| p.cmdline().is_ok_and(|c| c.iter().any(|a| a.starts_with(&folder)))).map(|p| p.pid).collect()
 }
 
 /// Keeps a process from ending, as storage that hangs does: a SIGKILL takes effect when this is dropped. A tracer holds

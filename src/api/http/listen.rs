@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::server::TlsStream;
@@ -168,23 +169,23 @@ pub struct UnixDoor {
 }
 
 impl UnixDoor {
-    /// In the place of a socket that an earlier daemon has left, but of nothing else. Others may connect where `to_others`:
-    /// the kernel says who it is, and who may is decided then.
+    /// In the place of a socket that nobody listens on, as a daemon that was killed leaves it, but of nothing else. Others may
+    /// connect where `to_others`: the kernel says who it is, and who may is decided then.
     ///
     /// # Errors
     /// Of the file system, with the path.
     pub fn bind(path: &Path, to_others: bool) -> io::Result<Self> {
         let in_context = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         let bound = || {
-            if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-                fs::remove_file(path)?;
-            }
             let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
                 return Err(io::ErrorKind::InvalidInput.into());
             };
             // By the folder's descriptor: an address holds only 108 bytes.
             let folder = fs::File::open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })?;
             let short = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&folder))).join(name);
+            if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) && is_deserted(&short)? {
+                fs::remove_file(path)?;
+            }
             let listener = UnixListener::bind(short)?;
             let mode = if to_others { 0o666 } else { 0o600 };
             fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
@@ -192,6 +193,13 @@ impl UnixDoor {
         };
         bound().map_err(in_context)
     }
+}
+
+/// Whether nobody listens on a socket. Anything but the kernel's plain refusal means that somebody may.
+fn is_deserted(path: &Path) -> io::Result<bool> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok(rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) == Err(rustix::io::Errno::CONNREFUSED))
 }
 
 impl Drop for UnixDoor {
@@ -235,7 +243,19 @@ mod tests {
         let deep = dir.path().join("d".repeat(120));
         fs::create_dir(&deep).unwrap();
         let path = deep.join("api.sock");
+        let elsewhere = dir.path().join("s");
+        let theirs = std::os::unix::net::UnixListener::bind(&elsewhere).unwrap();
+        assert_eq!(
+            UnixDoor::bind(&elsewhere, false).err().unwrap().kind(),
+            io::ErrorKind::AddrInUse,
+            "it is listened on"
+        );
+        assert!(elsewhere.exists());
+        // Its file stays, as after a kill.
+        drop(theirs);
+        drop(UnixDoor::bind(&elsewhere, false).unwrap());
         let left = UnixDoor::bind(&path, false).unwrap();
+        fs::remove_file(&path).unwrap();
         let mut door = UnixDoor::bind(&path, false).unwrap();
         // One that ends late leaves the other's alone.
         drop(left);

@@ -1,0 +1,52 @@
+//! What belongs to the state directories below a folder, and is ended with a test: its files, processes and networks.
+
+use std::path::{Path, PathBuf};
+
+/// Everything below a folder, without the marks of storage directories.
+pub fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name() == ".qherd-storage" {
+            continue;
+        }
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            walk(&entry.path(), found);
+        }
+        found.push(entry.path());
+    }
+}
+
+/// Live QEMUs, and scripts in front of one, whose command line names a file below `folder`.
+pub fn qemus_below(folder: &Path) -> Vec<i32> {
+    let folder = folder.display().to_string();
+    let processes = procfs::process::all_processes().unwrap().flatten();
+    let ours = processes
+        .filter(|p| p.cmdline().is_ok_and(|c| c.iter().any(|a| a == "-uuid") && c.iter().any(|a| a.contains(&folder))));
+    ours.map(|p| p.pid).collect()
+}
+
+pub fn kill_all(pids: &[i32]) {
+    for pid in pids {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+/// What switches of the state directories below `folder` leave outside of them and of the test's network namespace.
+pub fn end_networks_below(folder: &Path) {
+    kill_all(&dnsmasqs_below(folder));
+    let mut there = Vec::new();
+    walk(folder, &mut there);
+    for mark in there.iter().filter(|path| path.ends_with("net/id")) {
+        // Whole or none: less of it would name the folder of all.
+        if let Some(state) = std::fs::read_to_string(mark).ok().filter(|state| state.len() == 8) {
+            let _ = std::fs::remove_dir_all(Path::new("/run/qherd").join(state));
+        }
+    }
+    let _ = std::fs::remove_dir("/run/qherd");
+}
+
+/// Live dnsmasqs whose configuration is below `folder`.
+pub fn dnsmasqs_below(folder: &Path) -> Vec<i32> {
+    let folder = format!("--conf-file={}", folder.display());
+    let processes = procfs::process::all_processes().unwrap().flatten();
+    processes.filter(|p| p.cmdline().is_ok_and(|c| c.iter().any(|a| a.starts_with(&folder)))).map(|p| p.pid).collect()
+}
