@@ -1,7 +1,6 @@
 //! Disk images: what a file is, by its own bytes, and what qemu-img makes, each run bounded in time and dying with the
 //! daemon. Which paths are allowed is decided in `service`.
 
-#![allow(unsafe_code, reason = "what a child does between fork and exec")]
 #![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
 
 mod foreign;
@@ -9,11 +8,12 @@ mod qcow2;
 mod writer;
 
 use std::{
+    ffi::OsStr,
     fs::File,
     io,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Output, Stdio},
     sync::Arc,
     time::Duration,
 };
@@ -23,7 +23,11 @@ use tokio::process::Command;
 pub use foreign::not_a_cd;
 pub use writer::writer;
 
-use super::{Places, STORAGE, on_storage};
+use super::{
+    Places, STORAGE,
+    launcher::{Child, QEMU_IMG},
+    on_storage,
+};
 use crate::model::{BaseImage, CloneMode, ImageFormat};
 
 /// Reading a header and creating an overlay take milliseconds; a hung file server must not hold a request for ever.
@@ -36,6 +40,9 @@ const COPY: Duration = Duration::from_secs(3600);
 const QUICK_JOBS: usize = 8;
 const CHECKS: usize = 2;
 const COPIES: usize = 2;
+/// Bytes that the tables of an image may take beside its data: those of the largest disk, which is still empty, are 2 MiB.
+const TABLES: u64 = 64 << 20;
+const GIB: u64 = 1 << 30;
 
 /// What an image is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +88,7 @@ impl QemuImg {
             checks: places(CHECKS),
             copies: places(COPIES),
         };
-        this.run(&["--version"], QUICK).await.map_err(|why| {
+        this.run(QUICK, 0).arg("--version").finish().await.map_err(|why| {
             format!("qemu-img cannot be run ({why}); install it, on Debian and Ubuntu with: apt-get install qemu-utils")
         })?;
         Ok(this)
@@ -111,11 +118,10 @@ impl QemuImg {
     /// is taken as it is, as QEMU does.
     async fn check(&self, path: &Path) -> Result<(), ImageError> {
         let _place = self.checks.take(&[path]).await.map_err(|e| ImageError::Host(e.to_string()))?;
-        let mut command = self.command(&["check", "-q", "-f", "qcow2"]);
-        command.arg(path);
-        let output = match tokio::time::timeout(CHECK, command.output()).await {
-            Ok(output) => output.map_err(|error| ImageError::Host(format!("qemu-img check: {error}")))?,
-            Err(_) => {
+        let run = self.run(CHECK, 0).args(["check", "-q", "-f", "qcow2"]).arg(path);
+        let output = match run.output().await {
+            Some(output) => output.map_err(|error| ImageError::Host(format!("qemu-img check: {error}")))?,
+            None => {
                 tracing::warn!(image = %path.display(), "qemu-img check did not end within {} s; not checked", CHECK.as_secs());
                 return Ok(());
             }
@@ -127,6 +133,9 @@ impl QemuImg {
             _ if words.contains("Failed to get") && words.contains("lock") => {
                 Err(ImageError::InUse("another process".into()))
             }
+            _ if words.contains("Cannot allocate memory") => {
+                Err(ImageError::Unsuitable("have tables that qemu-img can check within 4 GiB of memory".into()))
+            }
             _ => Err(ImageError::Unsuitable("be intact, but qemu-img check finds it damaged".into())),
         }
     }
@@ -137,23 +146,21 @@ impl QemuImg {
     /// qemu-img's own words. A half-made file may be left; the caller removes its folder.
     pub async fn clone_base(&self, base: &BaseImage, mode: CloneMode, file: &Path, size: u64) -> Result<(), String> {
         reserve(file).await?;
-        let size = format!("{size}G");
         let format = base.format.driver();
+        let bytes = size.saturating_mul(GIB);
+        let size = format!("{size}G");
         match mode {
             CloneMode::Linked => {
                 let _place = self.quick.take(&[&base.path, file]).await.map_err(|e| e.to_string())?;
-                let mut command = self.command(&["create", "-q", "-f", "qcow2", "-F", format, "-b"]);
-                command.arg(&base.path).arg(file).arg(&size);
-                finish(command, QUICK).await?;
+                let run = self.run(QUICK, TABLES).args(["create", "-q", "-f", "qcow2", "-F", format, "-b"]);
+                run.arg(&base.path).arg(file).arg(&size).finish().await?;
             }
             CloneMode::Full => {
                 let _place = self.copies.take(&[&base.path, file]).await.map_err(|e| e.to_string())?;
-                let mut command = self.command(&["convert", "-q", "-f", format, "-O", "qcow2"]);
-                command.arg(&base.path).arg(file);
-                finish(command, COPY).await?;
-                let mut command = self.command(&["resize", "-q", "-f", "qcow2"]);
-                command.arg(file).arg(&size);
-                finish(command, QUICK).await?;
+                let run = self.run(COPY, largest(bytes)).args(["convert", "-q", "-f", format, "-O", "qcow2"]);
+                run.arg(&base.path).arg(file).finish().await?;
+                let run = self.run(QUICK, largest(bytes)).args(["resize", "-q", "-f", "qcow2"]);
+                run.arg(file).arg(&size).finish().await?;
             }
         }
         // Writing back a copy takes as long as making it.
@@ -167,9 +174,8 @@ impl QemuImg {
     pub async fn create(&self, file: &Path, size: u64) -> Result<(), String> {
         reserve(file).await?;
         let _place = self.quick.take(&[file]).await.map_err(|e| e.to_string())?;
-        let mut command = self.command(&["create", "-q", "-f", "qcow2"]);
-        command.arg(file).arg(format!("{size}G"));
-        finish(command, QUICK).await?;
+        let run = self.run(QUICK, TABLES).args(["create", "-q", "-f", "qcow2"]);
+        run.arg(file).arg(format!("{size}G")).finish().await?;
         sync(file, QUICK).await
     }
 
@@ -180,27 +186,63 @@ impl QemuImg {
     /// qemu-img's own words; it never shrinks.
     pub async fn grow(&self, image: &str, file: &Path, size: u64) -> Result<(), String> {
         let _place = self.quick.take(&[file]).await.map_err(|e| e.to_string())?;
-        let mut command = self.command(&["resize", "-q", image]);
-        command.arg(format!("{size}G"));
-        finish(command, QUICK).await?;
+        let looked = file.to_owned();
+        let length = on_storage(file, STORAGE, move || Ok(std::fs::metadata(looked)?.len())).await;
+        let length = length.map_err(|e| format!("cannot look at {}: {e}", file.display()))?;
+        // The tables that grow are written anew at its end.
+        let run = self.run(QUICK, length.saturating_add(TABLES)).args(["resize", "-q", image]);
+        run.arg(format!("{size}G")).finish().await?;
         sync(file, QUICK).await
     }
 
-    async fn run(&self, args: &[&str], deadline: Duration) -> Result<String, String> {
-        finish(self.command(args), deadline).await
+    fn run(&self, deadline: Duration, largest_file: u64) -> Run {
+        Run { child: Child::new(QEMU_IMG.for_image(largest_file, deadline.as_secs()), &self.program), deadline }
+    }
+}
+
+/// The longest file that a copy of a disk of so many bytes can be.
+fn largest(bytes: u64) -> u64 {
+    bytes.saturating_add(bytes / 512).saturating_add(TABLES)
+}
+
+/// One run of qemu-img.
+struct Run {
+    child: Child,
+    deadline: Duration,
+}
+
+impl Run {
+    fn arg(self, arg: impl AsRef<OsStr>) -> Self {
+        Self { child: self.child.arg(arg), ..self }
     }
 
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        // SAFETY: one async-signal-safe system call. A copy that nobody waits for any more ends with the daemon: with the
-        // thread that spawned it, to be exact, which is one of the runtime's own for as long as it lives.
-        unsafe {
-            command.pre_exec(|| {
-                Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
-            });
+    fn args<S: AsRef<OsStr>>(self, args: impl IntoIterator<Item = S>) -> Self {
+        Self { child: self.child.args(args), ..self }
+    }
+
+    /// `None` where it did not end in time. It ends with whoever waits for it, and with the daemon: with the thread that
+    /// spawned it, to be exact, which is one of the runtime's own for as long as it lives.
+    async fn output(self) -> Option<io::Result<Output>> {
+        let mut command = match self.child.command() {
+            Ok(command) => Command::from(command),
+            Err(error) => return Some(Err(error)),
+        };
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        tokio::time::timeout(self.deadline, command.output()).await.ok()
+    }
+
+    /// # Errors
+    /// qemu-img's own words.
+    async fn finish(self) -> Result<(), String> {
+        let deadline = self.deadline.as_secs();
+        let output = self.output().await.ok_or_else(|| format!("qemu-img did not end within {deadline} s"))?;
+        let output = output.map_err(|e| e.to_string())?;
+        if output.status.success() {
+            return Ok(());
         }
-        command
+        let words = String::from_utf8_lossy(&output.stderr);
+        let words = words.trim().trim_start_matches("qemu-img: ");
+        Err(if words.is_empty() { format!("qemu-img ended with {}", output.status) } else { words.to_owned() })
     }
 }
 
@@ -215,19 +257,6 @@ pub fn virtual_size(file: &Path) -> io::Result<u64> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no qcow2 image"));
     };
     Ok(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
-}
-
-async fn finish(mut command: Command, deadline: Duration) -> Result<String, String> {
-    let output = match tokio::time::timeout(deadline, command.output()).await {
-        Ok(output) => output.map_err(|e| e.to_string())?,
-        Err(_) => return Err(format!("qemu-img did not end within {} s", deadline.as_secs())),
-    };
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let words = String::from_utf8_lossy(&output.stderr);
-    let words = words.trim().trim_start_matches("qemu-img: ");
-    Err(if words.is_empty() { format!("qemu-img ended with {}", output.status) } else { words.to_owned() })
 }
 
 /// What the first bytes of a file, and its last sector, say that it is.

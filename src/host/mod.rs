@@ -7,6 +7,7 @@ pub mod host_ports;
 pub mod image;
 mod in_time;
 pub mod inventory;
+pub mod launcher;
 pub mod memory;
 pub mod mounts;
 pub mod process;

@@ -1,23 +1,20 @@
 //! A process that outlives the daemon: spawned into its own session, held by a pidfd, found again after a restart.
 //! The pidfd decides death, nothing else (design.md, decision 2); there is no kill on drop.
 
-#![allow(unsafe_code, reason = "what a child does between fork and exec, and an AsyncFd on a pidfd")]
+#![allow(unsafe_code, reason = "an AsyncFd on a pidfd")]
 #![allow(clippy::disallowed_methods, reason = "files of the kernel, which answers at once")]
 
 use std::{
     fs, io,
-    os::{
-        fd::{OwnedFd, RawFd},
-        unix::{fs::MetadataExt, process::CommandExt},
-    },
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     sync::OnceLock,
 };
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use tokio::io::{Interest, unix::AsyncFd};
 
+use super::launcher::Child;
 use crate::model::ProcessId;
 
 /// A live process, or one that has just ended.
@@ -50,76 +47,14 @@ impl std::fmt::Display for Exit {
     }
 }
 
-/// How long a process may live.
-#[derive(Clone, Copy)]
-enum Lifetime {
-    ItsOwn,
-    Ours,
-}
-
 impl Process {
-    /// Starts `program` in a session of its own, with `inherit` open under the same numbers, standard input and
-    /// output closed off, and standard error in `stderr`.
-    ///
-    /// # Errors
-    /// When the program cannot be executed, or the kernel has no process or descriptor left.
-    pub fn spawn(program: &Path, args: &[String], inherit: &[RawFd], stderr: fs::File) -> io::Result<Self> {
-        Self::spawn_for(Lifetime::ItsOwn, program, args, inherit, stderr, None)
-    }
-
-    /// As [`Self::spawn`], a process that begins in `folder`, so that what it is told needs no path in it.
-    ///
-    /// # Errors
-    /// As [`Self::spawn`].
-    pub fn spawn_in(folder: &Path, program: &Path, args: &[String], stderr: fs::File) -> io::Result<Self> {
-        Self::spawn_for(Lifetime::ItsOwn, program, args, &[], stderr, Some(folder))
-    }
-
-    /// As [`Self::spawn`], a process that the kernel ends with the daemon, however that ends. Not from a blocking task:
+    /// Starts a program that is known by its pid from then on. Not from a blocking task where it is to end with the daemon:
     /// what counts is the thread that calls.
     ///
     /// # Errors
-    /// As [`Self::spawn`].
-    pub fn spawn_helper(program: &Path, args: &[String], inherit: &[RawFd], stderr: fs::File) -> io::Result<Self> {
-        Self::spawn_for(Lifetime::Ours, program, args, inherit, stderr, None)
-    }
-
-    fn spawn_for(
-        lifetime: Lifetime,
-        program: &Path,
-        args: &[String],
-        inherit: &[RawFd],
-        stderr: fs::File,
-        folder: Option<&Path>,
-    ) -> io::Result<Self> {
-        let parent = rustix::process::getpid();
-        let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
-        if let Some(folder) = folder {
-            // What it says is looked through.
-            command.current_dir(folder).env("LC_ALL", "C");
-        }
-        let inherit = inherit.to_vec();
-        // SAFETY: between fork and exec only async-signal-safe system calls are made, and nothing is allocated.
-        unsafe {
-            command.pre_exec(move || {
-                // A session of its own: a Ctrl-C or a hang-up at the daemon's terminal does not reach the guests.
-                rustix::process::setsid()?;
-                if let Lifetime::Ours = lifetime {
-                    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-                    // A daemon that has ended before that sends no signal any more.
-                    if rustix::process::getppid() != Some(parent) {
-                        return Err(io::Error::from_raw_os_error(nix::libc::ESRCH));
-                    }
-                }
-                for &fd in &inherit {
-                    let fd = std::os::fd::BorrowedFd::borrow_raw(fd);
-                    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
-                }
-                Ok(())
-            });
-        }
-        let child = command.spawn()?;
+    /// When the program cannot be executed, or the kernel has no process or descriptor left.
+    pub fn spawn(child: Child) -> io::Result<Self> {
+        let child = child.command()?.spawn()?;
         // The child is not reaped yet, so its pid cannot mean another process.
         let pid = child.id() as i32;
         let identity = start_time(pid).and_then(|starttime| Ok(ProcessId { pid, starttime, boot_id: boot_id()? }));
@@ -282,14 +217,15 @@ pub fn init() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::launcher::QEMU_PROBE;
 
-    fn null() -> fs::File {
-        fs::File::options().write(true).open("/dev/null").unwrap()
+    fn run(program: &str, args: &[&str]) -> io::Result<Process> {
+        Process::spawn(Child::new(QEMU_PROBE, Path::new(program)).args(args))
     }
 
     #[tokio::test]
     async fn an_exit_is_seen_through_the_pidfd_with_its_status() {
-        let process = Process::spawn(Path::new("/bin/sh"), &["-c".into(), "exit 3".into()], &[], null()).unwrap();
+        let process = run("/bin/sh", &["-c", "exit 3"]).unwrap();
         assert_eq!(process.exited().await, Exit::Code(3));
         assert_eq!(process.exited().await, Exit::Code(3));
         assert!(!Path::new(&format!("/proc/{}", process.pid())).exists(), "reaped");
@@ -297,7 +233,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_is_adopted_only_with_its_own_start_time_and_marker() {
-        let process = Process::spawn(Path::new("/bin/sleep"), &["1000".into()], &[], null()).unwrap();
+        let process = run("/bin/sleep", &["1000"]).unwrap();
         // The command line is the program's own only after exec.
         while command_line(process.pid()).is_none_or(|c| !c.contains(&"1000".to_owned())) {
             tokio::task::yield_now().await;
@@ -319,7 +255,8 @@ mod tests {
         let (log, copy) = (dir.path().join("a/qemu.log"), dir.path().join("b/qemu.log"));
         fs::create_dir(dir.path().join("a")).unwrap();
         let stderr = fs::File::create(&log).unwrap();
-        let process = Process::spawn(Path::new("/bin/sleep"), &["1000".into()], &[], stderr).unwrap();
+        let sleep = Child::new(QEMU_PROBE, Path::new("/bin/sleep")).arg("1000").stderr(stderr);
+        let process = Process::spawn(sleep).unwrap();
         assert!(has_open(process.pid(), std::slice::from_ref(&log)).unwrap());
         fs::create_dir(dir.path().join("b")).unwrap();
         fs::copy(&log, &copy).unwrap();
@@ -335,6 +272,6 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_is_not_there_is_an_error_and_leaves_no_process() {
-        assert!(Process::spawn(Path::new("/nonexistent"), &[], &[], null()).is_err());
+        assert!(run("/nonexistent", &[]).is_err());
     }
 }

@@ -127,6 +127,8 @@ pub struct Forward {
 }
 
 const PORTS: &str = "be from 1 to 65535";
+/// Of the host, that who is not root may listen on.
+const FIRST_PORT: u16 = 1024;
 
 /// As wide as JSON's numbers, so that one that is none has the range of ports for an answer.
 fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
@@ -156,6 +158,9 @@ pub fn check_forwards(forwards: &[Forward]) -> Result<()> {
             if port == 0 {
                 return must(field, PORTS);
             }
+        }
+        if forward.host_port < FIRST_PORT {
+            return must("host_port", "be 1024 or higher: QEMU has no right to listen on the host's lower ports");
         }
         let everywhere = |address: Ipv4Addr| address.is_unspecified();
         let meets = |other: &&Forward| {
@@ -219,17 +224,21 @@ mod tests {
             guest_port: 22,
         };
         let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
-        let fine =
-            [forward(tcp, [127, 0, 0, 1], 22), forward(udp, [127, 0, 0, 1], 22), forward(tcp, [127, 0, 0, 2], 22)];
+        let fine = [
+            forward(tcp, [127, 0, 0, 1], 2222),
+            forward(udp, [127, 0, 0, 1], 2222),
+            forward(tcp, [127, 0, 0, 2], 2222),
+        ];
         assert_eq!(check_forwards(&fine), Ok(()));
         let must = |forwards: &[Forward]| check_forwards(forwards).unwrap_err().to_string();
         let twice = [fine[0].clone(), fine[0].clone()];
-        assert!(must(&twice).contains("tcp 127.0.0.1:22 is repeated"), "{}", must(&twice));
-        let everywhere = [fine[0].clone(), forward(tcp, [0, 0, 0, 0], 22)];
-        assert!(must(&everywhere).contains("tcp 0.0.0.0:22 is also in tcp 127.0.0.1:22"), "{}", must(&everywhere));
+        assert!(must(&twice).contains("tcp 127.0.0.1:2222 is repeated"), "{}", must(&twice));
+        let everywhere = [fine[0].clone(), forward(tcp, [0, 0, 0, 0], 2222)];
+        assert!(must(&everywhere).contains("tcp 0.0.0.0:2222 is also in tcp 127.0.0.1:2222"), "{}", must(&everywhere));
         assert!(
             must(&[forward(tcp, [127, 0, 0, 1], 0)]).contains("user.forwards[0].host_port must be from 1 to 65535")
         );
+        assert!(must(&[forward(tcp, [127, 0, 0, 1], 80)]).contains("host_port must be 1024 or higher"));
         assert_eq!((check_queues(1), check_queues(8)), (Ok(1), Ok(8)));
         assert!([-1, 0, 9, i64::MAX].into_iter().all(|bad| check_queues(bad).is_err()));
     }

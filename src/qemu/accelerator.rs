@@ -11,7 +11,10 @@ use std::{io::Write, path::Path, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::stderr::stderr_pipe;
-use crate::host::process::{Exit, Process, boot_id};
+use crate::host::{
+    launcher::{Child, QEMU_PROBE},
+    process::{Exit, Process, boot_id},
+};
 
 /// A KVM that needs longer for the probe than this is not worth having.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -142,7 +145,7 @@ async fn boot(qemu: &Path) -> Result<(), String> {
     let mut args: Vec<String> = args.map(str::to_owned).into();
     args.push(firmware.path().display().to_string());
     let (stderr, words) = stderr_pipe().map_err(|e| e.to_string())?;
-    let process = Process::spawn_helper(qemu, &args, &[], stderr).map_err(|e| e.to_string())?;
+    let process = Process::spawn(Child::new(QEMU_PROBE, qemu).args(&args).stderr(stderr)).map_err(|e| e.to_string())?;
     let exit = tokio::time::timeout(DEADLINE, process.exited()).await;
     process.kill();
     process.exited().await;
@@ -305,9 +308,8 @@ mod tests {
             "-bios",
             &path,
         ];
-        let stderr = std::fs::File::options().write(true).open("/dev/null").unwrap();
         let qemu = Path::new("/usr/bin/qemu-system-x86_64");
-        let process = Process::spawn(qemu, &args.map(str::to_owned), &[], stderr).unwrap();
+        let process = Process::spawn(Child::new(QEMU_PROBE, qemu).args(args)).unwrap();
         assert_eq!(process.exited().await, SUCCESS);
     }
 

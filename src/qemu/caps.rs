@@ -14,7 +14,10 @@ use super::{
     stderr::stderr_pipe,
 };
 use crate::{
-    host::process::Process,
+    host::{
+        launcher::{Child, QEMU_PROBE},
+        process::Process,
+    },
     qmp::{MachineInfo, Session},
 };
 
@@ -116,7 +119,8 @@ async fn interrogate(qemu: &Path) -> Result<(String, Vec<MachineInfo>), String> 
     ]
     .map(str::to_owned);
     let (stderr, words) = stderr_pipe().map_err(|e| failed(e.to_string()))?;
-    let process = Process::spawn_helper(qemu, &args, &[fd], stderr).map_err(|e| failed(e.to_string()))?;
+    let child = Child::new(QEMU_PROBE, qemu).args(&args).inherit([fd]).stderr(stderr);
+    let process = Process::spawn(child).map_err(|e| failed(e.to_string()))?;
     drop(theirs);
     let answers = async {
         ours.set_nonblocking(true).map_err(|e| e.to_string())?;

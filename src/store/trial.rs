@@ -6,22 +6,18 @@ use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, set_parent_process_death_signal, setrlimit,
-};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::backend::open_alone;
 use super::{StoreError, panic_text};
+use crate::host::launcher::{Child, STORE_TRIAL};
 
 /// Opening a sound store takes milliseconds; a frozen disk is no damage.
 pub const DEADLINE: Duration = Duration::from_secs(60);
-
-/// Damage can make sled ask for any amount of memory.
-const MEMORY_BYTES: u64 = 4 << 30;
 
 /// What the helper's exit status says beside success.
 const UNSOUND: i32 = 3;
@@ -58,11 +54,8 @@ pub fn try_open(dir: &Path, helper: &Helper, deadline: Duration) -> Result<(), S
     }
 }
 
-/// The helper's part. Returns its exit status; the reason goes to standard error.
+/// The helper's part, with the bounds that the launcher has set to it. Returns its exit status; the reason goes to standard error.
 pub fn help(dir: &Path) -> i32 {
-    // Not longer than whoever waits for it.
-    let _ = set_parent_process_death_signal(Some(Signal::KILL));
-    let _ = setrlimit(Resource::As, Rlimit { current: Some(MEMORY_BYTES), maximum: Some(MEMORY_BYTES) });
     match open_alone(dir).map(|db| catch_unwind(AssertUnwindSafe(|| db.iter().try_for_each(|entry| entry.map(drop))))) {
         Ok(Ok(Ok(()))) => 0,
         Ok(Ok(Err(error))) => {
@@ -119,9 +112,8 @@ pub fn copy(from: &Path, to: &Path, snapshots: bool) -> io::Result<()> {
 
 /// The reason when the store is unsound.
 fn run(helper: &Helper, dir: &Path, deadline: Duration) -> io::Result<Option<String>> {
-    let mut command = Command::new(&helper.program);
-    command.args(&helper.args).arg(dir).env("RUST_BACKTRACE", "0");
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let command = Child::new(STORE_TRIAL, &helper.program).args(&helper.args).arg(dir).command();
+    let mut child = command?.stderr(Stdio::piped()).spawn()?;
     let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).map_err(io::Error::from).and_then(|pidfd| {
         let timeout = Timespec::try_from(deadline).map_err(io::Error::other)?;
         Ok(poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout))? > 0)

@@ -11,7 +11,10 @@ use std::{
 };
 
 use qherd::{
-    host::process::Process,
+    host::{
+        launcher::{Child, QEMU},
+        process::Process,
+    },
     model::{CloneMode, Disk},
     qemu::Accelerator,
     qmp::{Session, socket},
@@ -130,7 +133,8 @@ impl Qemu {
         let log = std::fs::File::create(path("qemu.log")).unwrap();
         let tap_fds = taps.iter().flat_map(|tap| &tap.fds).map(AsRawFd::as_raw_fd);
         let inherit: Vec<i32> = fds.into_values().chain(tap_fds).collect();
-        let process = Process::spawn(Path::new("qemu-system-x86_64"), &args, &inherit, log).unwrap();
+        let qemu = Child::new(QEMU, Path::new("qemu-system-x86_64"));
+        let process = Process::spawn(qemu.args(&args).inherit(inherit).stderr(log)).unwrap();
         drop((qmp, agent, serial));
         let opened = async {
             let stream = socket::connect(&path("qmp.sock"), PATIENCE).await.map_err(|e| e.to_string())?;

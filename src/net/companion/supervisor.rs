@@ -20,7 +20,10 @@ use tokio::{
 
 use super::{FOREGROUND, Folders, LOG, Orders, PROGRAM, Report, end, is, marker};
 use crate::{
-    host::process::Process,
+    host::{
+        launcher::{Child, DNSMASQ},
+        process::Process,
+    },
     net::{
         dhcp::{self, Files},
         runtime,
@@ -223,7 +226,8 @@ impl Shared {
         log.set_len(0)?;
         self.unread.store(false, Ordering::Relaxed);
         // It begins in its folder, whose path may have any characters in it: the configuration has words of its own for some.
-        Process::spawn_in(folder, Path::new(PROGRAM), &[FOREGROUND.to_owned(), marker(folder)], log)
+        let args = [FOREGROUND.to_owned(), marker(folder)];
+        Process::spawn(Child::new(DNSMASQ, Path::new(PROGRAM)).args(args).folder(folder).stderr(log))
     }
 
     pub fn is_written(&self) -> bool {

@@ -19,7 +19,12 @@ use tokio::task::spawn_blocking;
 
 use super::{Brief, Done, Hands, Report, disks, files, nics, pinning};
 use crate::{
-    host::{STORAGE, in_time, memory, on_storage, process::Process},
+    host::{
+        STORAGE, in_time,
+        launcher::{Child, QEMU},
+        memory, on_storage,
+        process::Process,
+    },
     model::{Error, NicId, VmSpec},
     qemu::{ChardevFds, CommandLine, RunPaths, devices},
     qmp::{Events, QmpError, Session, socket},
@@ -139,7 +144,8 @@ pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
         .map_err(|e| Setback::Host(format!("cannot write {}: {e}", paths.qemu_log().display())))?;
     let program = hands.ctx.config.qemu.clone();
     let spawned = spawn_blocking(move || {
-        let spawned = Process::spawn(&program, &args, &inherited, log);
+        let child = Child::new(QEMU, &program).args(&args).inherit(inherited).stderr(log);
+        let spawned = Process::spawn(child);
         // QEMU has its own copies now: from here on its end is the end of its sockets and taps.
         drop((sockets, taps));
         spawned.map_err(|e| format!("cannot run {}: {e}", program.display()))

@@ -1,0 +1,74 @@
+//! The layers between a child and the host, by name: for people, and for tests that leave one out to see that it was the one
+//! that held.
+
+/// One layer. In the order in which a child puts them on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer {
+    Environment,
+    Descriptors,
+    Limits,
+    Capabilities,
+    NoNewPrivileges,
+    Filter,
+}
+
+impl Layer {
+    pub const ALL: [Self; 6] =
+        [Self::Environment, Self::Descriptors, Self::Limits, Self::Capabilities, Self::NoNewPrivileges, Self::Filter];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Environment => "environment",
+            Self::Descriptors => "descriptors",
+            Self::Limits => "limits",
+            Self::Capabilities => "capabilities",
+            Self::NoNewPrivileges => "no-new-privileges",
+            Self::Filter => "filter",
+        }
+    }
+}
+
+/// Those that are put on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layers(u32);
+
+/// Names of layers to leave out, with commas between them; in debug builds only.
+#[cfg(debug_assertions)]
+const LEFT_OUT: &str = "QHERD_TEST_WITHOUT_LAYERS";
+
+impl Layers {
+    /// All of them.
+    #[cfg(not(debug_assertions))]
+    pub fn in_force() -> Self {
+        Self(u32::MAX)
+    }
+
+    /// All but those that a test wants to see the absence of.
+    #[cfg(debug_assertions)]
+    pub fn in_force() -> Self {
+        Self::without(&std::env::var(LEFT_OUT).unwrap_or_default())
+    }
+
+    #[cfg(any(debug_assertions, test))]
+    fn without(names: &str) -> Self {
+        let left_out = Layer::ALL.iter().filter(|layer| names.split(',').any(|name| name == layer.name()));
+        Self(left_out.fold(u32::MAX, |all, layer| all & !(1 << *layer as u32)))
+    }
+
+    pub fn has(self, layer: Layer) -> bool {
+        self.0 & (1 << layer as u32) != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_leaves_out_what_it_names_and_nothing_else() {
+        let layers = Layers::without("filter,limits,of-another-time");
+        let left: Vec<&str> = Layer::ALL.into_iter().filter(|layer| !layers.has(*layer)).map(Layer::name).collect();
+        assert_eq!(left, ["limits", "filter"]);
+        assert!(Layer::ALL.into_iter().all(|layer| Layers::without("").has(layer)));
+    }
+}

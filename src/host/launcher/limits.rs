@@ -1,0 +1,46 @@
+//! Resource limits of a child. They hold for it and whatever it starts, and nobody in it can raise them.
+
+use std::io;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+pub const MIB: u64 = 1 << 20;
+
+/// Never a core file: the memory of a guest is in it. Never locked memory: nobody swaps where it is asked for here.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub descriptors: u64,
+    /// Bytes.
+    pub address_space: Option<u64>,
+    pub cpu_seconds: Option<u64>,
+    /// Bytes up to which a file may be written.
+    pub file_size: Option<u64>,
+}
+
+impl Limits {
+    /// No limits but those that everybody has.
+    pub const NONE: Self = Self { descriptors: 1024, address_space: None, cpu_seconds: None, file_size: None };
+
+    /// For this process. Allocates nothing.
+    ///
+    /// # Errors
+    /// None that the kernel tells of: a limit is only lowered.
+    pub fn set(&self) -> io::Result<()> {
+        let all = [
+            (Resource::Core, Some(0)),
+            (Resource::Memlock, Some(0)),
+            (Resource::Nofile, Some(self.descriptors)),
+            (Resource::As, self.address_space),
+            (Resource::Cpu, self.cpu_seconds),
+            (Resource::Fsize, self.file_size),
+        ];
+        for (resource, wanted) in all {
+            if let Some(wanted) = wanted {
+                // Whoever started the daemon may have set a lower one.
+                let limit = Some(getrlimit(resource).maximum.map_or(wanted, |most| most.min(wanted)));
+                setrlimit(resource, Rlimit { current: limit, maximum: limit })?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,34 @@
+//! The program of tests/probe, compiled, and what it says.
+#![allow(dead_code)] // Every test file uses its own part.
+
+use std::{collections::BTreeMap, path::PathBuf, process::Command};
+
+pub struct Probe(tempfile::TempDir);
+
+impl Probe {
+    pub fn build() -> Self {
+        let dir = tempfile::Builder::new().prefix("qherd-probe-").tempdir().unwrap();
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/probe/main.rs");
+        let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+        rustc.args(["--edition", "2024", "--deny", "warnings", "-o"]).arg(dir.path().join("probe")).arg(source);
+        let output = rustc.current_dir(dir.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Self(dir)
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.0.path().join("probe")
+    }
+}
+
+/// Of each attempt: nothing where it succeeded, else the number of the error.
+pub type Outcomes = BTreeMap<String, Option<i32>>;
+
+pub fn outcomes(said: &str) -> Outcomes {
+    let outcome = |line: &str| {
+        let (attempt, outcome) = line.rsplit_once(' ')?;
+        let outcome = if outcome == "ok" { None } else { Some(outcome.parse().ok()?) };
+        Some((attempt.to_owned(), outcome))
+    };
+    said.lines().filter_map(outcome).collect()
+}
