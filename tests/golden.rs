@@ -10,17 +10,18 @@ mod real;
 
 use std::collections::BTreeSet;
 
-use cases::{Case, ROOT, cases, tap_fds};
-use qherd::qemu::{ChardevFds, CommandLine, RunPaths};
+use cases::{Case, cases, file_fds, paths, tap_fds};
+use qherd::qemu::{ChardevFds, CommandLine};
 use real::{Place, Qemu};
 
 const FDS: ChardevFds = ChardevFds { qmp: 10, agent: 11, serial: 12 };
 
 #[test]
 fn the_arguments_are_those_of_the_golden_files() {
-    let paths = RunPaths::new(format!("{ROOT}/run/0a1b2c3d4e5f").into());
+    let paths = paths();
     for Case { name, accelerator, spec } in cases() {
-        let args = CommandLine { spec: &spec, paths: &paths, fds: FDS, taps: &tap_fds(&spec), accelerator }.render();
+        let (taps, files) = (&tap_fds(&spec), &file_fds(&spec));
+        let args = CommandLine { spec: &spec, paths: &paths, fds: FDS, taps, files, accelerator }.render();
         assert!(args.iter().all(|argument| !argument.contains('\n')), "{name}");
         golden::compare(&format!("{name}.args"), &(args.join("\n") + "\n"));
     }

@@ -71,6 +71,7 @@ const MAY_WAIT: &[&str] = &[
     "host/inventory.rs",
     "host/launcher/mod.rs",
     "host/memory.rs",
+    "host/open.rs",
     "host/process.rs",
     "host/relay.rs",
     "host/removal.rs",

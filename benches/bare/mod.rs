@@ -36,6 +36,7 @@ pub fn bare_start(arguments: &[String], dir: &Path, tap: Option<&ByHand>) -> (Ch
     let tap = tap.map(ByHand::make);
     let sockets =
         ["monitor", "serial0", "agent0"].map(|id| (id, socket::listen(&dir.join(format!("{id}.bare"))).unwrap()));
+    let mut files = Vec::new();
     let mut command = Command::new(&arguments[0]);
     for argument in &arguments[1..] {
         if let (Some(tap), true) = (&tap, argument.starts_with("tap,")) {
@@ -44,6 +45,17 @@ pub fn bare_start(arguments: &[String], dir: &Path, tap: Option<&ByHand>) -> (Ch
                 _ => part.to_owned(),
             });
             command.arg(parts.collect::<Vec<_>>().join(","));
+            continue;
+        }
+        if let Some((set, path)) = argument.strip_prefix("fd=").and_then(|rest| rest.split_once(",opaque=")) {
+            let set = set.split_once(",set=").unwrap().1;
+            // A console, a disk, or what is only read (qemu::devices::HostFile).
+            let (is_log, is_disk) = (path.ends_with(".log"), path.ends_with("/root.qcow2"));
+            let mut access = OpenOptions::new();
+            access.append(is_log).read(!is_log).write(is_disk);
+            let file = access.open(path.replace(",,", ",")).unwrap();
+            command.arg(format!("fd={},set={set}", file.as_raw_fd()));
+            files.push(file);
             continue;
         }
         let own = sockets.iter().find(|(id, _)| argument.starts_with(&format!("socket,id={id},fd=")));
@@ -57,6 +69,7 @@ pub fn bare_start(arguments: &[String], dir: &Path, tap: Option<&ByHand>) -> (Ch
     }
     let mut fds: Vec<i32> = sockets.iter().map(|(_, listener)| listener.as_raw_fd()).collect();
     fds.extend(tap.as_ref().map(AsRawFd::as_raw_fd));
+    fds.extend(files.iter().map(AsRawFd::as_raw_fd));
     // SAFETY: one async-signal-safe system call per descriptor.
     unsafe {
         command.pre_exec(move || {
@@ -68,7 +81,7 @@ pub fn bare_start(arguments: &[String], dir: &Path, tap: Option<&ByHand>) -> (Ch
         });
     }
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    drop((sockets, tap));
+    drop((sockets, tap, files));
     let mut stream = UnixStream::connect(dir.join("monitor.bare")).unwrap();
     let mut lines = BufReader::new(stream.try_clone().unwrap())
         .lines()

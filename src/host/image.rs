@@ -11,22 +11,26 @@ use std::{
     ffi::OsStr,
     fs::File,
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     process::{Output, Stdio},
     sync::Arc,
     time::Duration,
 };
 
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 pub use foreign::not_a_cd;
 pub use writer::writer;
 
 use super::{
-    Places, STORAGE,
+    Access, Places, STORAGE,
     launcher::{Child, QEMU_IMG},
-    on_storage,
+    on_storage, open_within,
 };
 use crate::model::{BaseImage, CloneMode, ImageFormat};
 
@@ -152,13 +156,16 @@ impl QemuImg {
         match mode {
             CloneMode::Linked => {
                 let _place = self.quick.take(&[&base.path, file]).await.map_err(|e| e.to_string())?;
-                let run = self.run(QUICK, TABLES).args(["create", "-q", "-f", "qcow2", "-F", format, "-b"]);
+                // Unsafe is what qemu-img calls it not to open the base image: we have looked into it ourselves.
+                let run = self.run(QUICK, TABLES).args(["create", "-q", "-u", "-f", "qcow2", "-F", format, "-b"]);
                 run.arg(&base.path).arg(file).arg(&size).finish().await?;
             }
             CloneMode::Full => {
                 let _place = self.copies.take(&[&base.path, file]).await.map_err(|e| e.to_string())?;
-                let run = self.run(COPY, largest(bytes)).args(["convert", "-q", "-f", format, "-O", "qcow2"]);
-                run.arg(&base.path).arg(file).finish().await?;
+                let source = open_base(base).await?;
+                let image = as_opened(&source, base.format);
+                let run = self.run(COPY, largest(bytes)).inherit(&source).args(["convert", "-q", "-O", "qcow2"]);
+                run.arg(image).arg(file).finish().await?;
                 let run = self.run(QUICK, largest(bytes)).args(["resize", "-q", "-f", "qcow2"]);
                 run.arg(file).arg(&size).finish().await?;
             }
@@ -200,6 +207,27 @@ impl QemuImg {
     }
 }
 
+/// The base image, open, and examined as it is now.
+async fn open_base(base: &BaseImage) -> Result<File, String> {
+    let (path, format) = (base.path.clone(), base.format);
+    let open = move || {
+        let file = open_within(&[], &path, Access::Read)?;
+        check_base(&file, format).map_err(io::Error::other)?;
+        Ok(file)
+    };
+    on_storage(&base.path, STORAGE, open).await.map_err(|e| format!("cannot use {}: {e}", base.path.display()))
+}
+
+/// What a child that inherits an open image is to call it. No header leads it to a backing file.
+fn as_opened(file: &File, format: ImageFormat) -> String {
+    let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let mut image = json!({ "driver": format.driver(), "file": { "driver": "file", "filename": name } });
+    if format == ImageFormat::Qcow2 {
+        image["backing"] = Value::Null;
+    }
+    format!("json:{image}")
+}
+
 /// The longest file that a copy of a disk of so many bytes can be.
 fn largest(bytes: u64) -> u64 {
     bytes.saturating_add(bytes / 512).saturating_add(TABLES)
@@ -214,6 +242,11 @@ struct Run {
 impl Run {
     fn arg(self, arg: impl AsRef<OsStr>) -> Self {
         Self { child: self.child.arg(arg), ..self }
+    }
+
+    /// Held open by the caller until the run has ended.
+    fn inherit(self, file: &File) -> Self {
+        Self { child: self.child.inherit([file.as_raw_fd()]), ..self }
     }
 
     fn args<S: AsRef<OsStr>>(self, args: impl IntoIterator<Item = S>) -> Self {
@@ -246,17 +279,31 @@ impl Run {
     }
 }
 
-/// Bytes that a guest sees of a qcow2 image, by its header. Blocks.
+/// Bytes that a guest sees of a disk that was made here, by its header. Blocks.
 ///
 /// # Errors
-/// The file system's; when it is no qcow2 image.
-pub fn virtual_size(file: &Path) -> io::Result<u64> {
-    let mut header = [0; 32];
-    read_at(&File::open(file)?, &mut header, 0)?;
-    let [b'Q', b'F', b'I', 0xfb, .., a, b, c, d, e, f, g, h] = header else {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no qcow2 image"));
-    };
-    Ok(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+/// [`ImageError::Unsuitable`] for one that is no such disk any more.
+pub fn check_disk(file: &File) -> Result<u64, ImageError> {
+    qcow2::disk_size(file)
+}
+
+/// Whether an open file can still be the base image that it was taken for. Blocks.
+///
+/// # Errors
+/// [`ImageError::Unsuitable`] for one that has become something else since.
+pub fn check_base(file: &File, format: ImageFormat) -> Result<(), ImageError> {
+    match format {
+        ImageFormat::Qcow2 => {
+            let mut magic = [0; qcow2::MAGIC.len()];
+            read_at(file, &mut magic, 0).map_err(|e| ImageError::Host(e.to_string()))?;
+            if magic != qcow2::MAGIC {
+                return Err(ImageError::Unsuitable("be a qcow2 image, as it was when it was cloned".into()));
+            }
+            qcow2::virtual_size(file).map(drop)
+        }
+        // Its bytes are the disk's, whatever they are.
+        ImageFormat::Raw => Ok(()),
+    }
 }
 
 /// What the first bytes of a file, and its last sector, say that it is.

@@ -10,6 +10,7 @@ pub mod inventory;
 pub mod launcher;
 pub mod memory;
 pub mod mounts;
+mod open;
 pub mod process;
 pub mod relay;
 mod removal;
@@ -20,6 +21,7 @@ mod tail;
 pub mod tasks;
 
 pub use in_time::{STORAGE, in_time};
+pub use open::{Access, open_within};
 pub use removal::remove_image;
 pub use space::free_space;
 pub use storage::{Places, on_storage};

@@ -2,7 +2,7 @@
 //! QEMU is started with each golden file.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -88,6 +88,8 @@ pub struct CommandLine<'a> {
     pub fds: ChardevFds,
     /// Descriptors of the tap devices of the NICs that are on a switch, one for each queue.
     pub taps: &'a HashMap<NicId, Vec<i32>>,
+    /// Descriptors of the files that it starts with ([`devices::files`]), by the numbers of their sets.
+    pub files: &'a BTreeMap<u32, i32>,
     pub accelerator: Accelerator,
 }
 
@@ -96,6 +98,7 @@ impl CommandLine<'_> {
     pub fn render(&self) -> Vec<String> {
         let mut args = Args(Vec::new());
         self.identity(&mut args);
+        self.files(&mut args);
         self.machine(&mut args);
         self.chardevs(&mut args);
         self.devices(&mut args);
@@ -107,6 +110,16 @@ impl CommandLine<'_> {
         args.add("-name", format!("guest={},debug-threads=on", escape(&self.spec.name)));
         args.add("-uuid", self.spec.id.to_string());
         args.add("-pidfile", self.paths.pid().display().to_string());
+    }
+
+    /// What each set is called is told too: `query-fdsets` says which file QEMU has.
+    fn files(&self, args: &mut Args) {
+        for file in devices::files(self.spec, self.paths.console_log()) {
+            if let Some(fd) = self.files.get(&file.set) {
+                let path = escape(&file.path.display().to_string());
+                args.add("-add-fd", format!("fd={fd},set={},opaque={path}", file.set));
+            }
+        }
     }
 
     fn machine(&self, args: &mut Args) {
@@ -138,7 +151,7 @@ impl CommandLine<'_> {
         let socket = |id: &str, fd: i32| format!("socket,id={id},fd={fd},server=on,wait=off");
         args.add("-chardev", socket("monitor", self.fds.qmp));
         args.add("-mon", "chardev=monitor,mode=control");
-        let log = escape(&self.paths.console_log().display().to_string());
+        let log = devices::log_file(self.paths.console_log()).name();
         args.add("-chardev", format!("{},logfile={log},logappend=on", socket("serial0", self.fds.serial)));
         args.device(devices::serial("serial0"));
         args.add("-chardev", socket("agent0", self.fds.agent));

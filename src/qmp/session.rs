@@ -156,6 +156,14 @@ impl Session {
         self.call("getfd", Some(json!({ "fdname": name })), Some(descriptor)).await.map(drop)
     }
 
+    /// Adds a file descriptor to a numbered set (`add-fd`), as which QEMU opens it: `/dev/fdset/<set>`. `name` is what
+    /// `query-fdsets` calls it. `remove-fd` takes the set back.
+    ///
+    /// Fails as [`execute_raw`](Self::execute_raw); each waits as in [`send_descriptor`](Self::send_descriptor).
+    pub async fn add_descriptor(&self, set: u32, name: &str, descriptor: OwnedFd) -> Result<(), QmpError> {
+        self.call("add-fd", Some(json!({ "fdset-id": set, "opaque": name })), Some(descriptor)).await.map(drop)
+    }
+
     async fn call(&self, name: &str, arguments: Option<Value>, descriptor: Option<OwnedFd>) -> Result<Value, QmpError> {
         let (reply, answer) = oneshot::channel();
         let call = Call { command: name.into(), arguments, deadline: (self.deadline)(name), descriptor, reply };

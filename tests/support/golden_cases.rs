@@ -1,13 +1,16 @@
 //! The VMs whose arguments are kept in golden files.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use qherd::{
     model::{
         BaseImage, Bus, CloneMode, Disk, Forward, ImageFormat, MacAddr, Machine, NewDisk, NewNic, NicBackend, NicId,
         OnIoError, Policy, SwitchId, SwitchPort, VmId, VmSpec,
     },
-    qemu::Accelerator,
+    qemu::{
+        Accelerator, RunPaths,
+        devices::{self, HostFile},
+    },
 };
 use serde_json::json;
 
@@ -180,4 +183,20 @@ pub fn cases() -> Vec<Case> {
         case("pc-bare", pc, &bare),
         case("pc-many-vcpus", pc, &many_vcpus),
     ]
+}
+
+/// Run directory in the files.
+pub fn paths() -> RunPaths {
+    RunPaths::new(format!("{ROOT}/run/0a1b2c3d4e5f").into())
+}
+
+/// The files that a VM starts with, and their descriptors.
+pub fn files(spec: &VmSpec) -> Vec<(HostFile, i32)> {
+    let files = devices::files(spec, paths().console_log());
+    files.into_iter().map(|file| (file.clone(), 100 + file.set as i32)).collect()
+}
+
+/// By the numbers of their sets.
+pub fn file_fds(spec: &VmSpec) -> BTreeMap<u32, i32> {
+    files(spec).into_iter().map(|(file, fd)| (file.set, fd)).collect()
 }

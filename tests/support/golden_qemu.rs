@@ -12,16 +12,21 @@ use std::{
 
 use qherd::{
     host::{
+        Access,
         launcher::{Child, QEMU},
+        open_within,
         process::Process,
     },
     model::{CloneMode, Disk},
-    qemu::Accelerator,
+    qemu::{
+        Accelerator,
+        devices::{FileUse, HostFile},
+    },
     qmp::{Session, socket},
 };
 use serde_json::{Value, json};
 
-use crate::cases::{Case, ID, ROOT, tap_fds};
+use crate::cases::{Case, ID, ROOT, files, tap_fds};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -115,6 +120,17 @@ impl Qemu {
         let mut golden: Vec<_> = tap_fds(&case.spec).into_values().collect();
         golden.sort();
         let taps: Vec<Tap> = golden.iter().map(|fds| Tap::new(fds)).collect();
+        // Opened as the daemon does, with the access that QEMU wants.
+        let open = |(file, golden): (HostFile, i32)| {
+            let path = file.path.display().to_string().replace(ROOT, &root);
+            let access = match file.used {
+                FileUse::Log => Access::Append,
+                FileUse::Disk => Access::ReadWrite,
+                FileUse::Medium | FileUse::Base(_) => Access::Read,
+            };
+            (format!("fd={golden},set="), open_within(&[], path.as_ref(), access).unwrap())
+        };
+        let opened: Vec<(String, std::fs::File)> = files(&case.spec).into_iter().map(open).collect();
         let args: Vec<String> = args
             .map(|arg| match arg {
                 // KVM does not work on every host that tests run on.
@@ -128,11 +144,16 @@ impl Qemu {
                     arg.replace(&format!(",fd={golden},"), &format!(",fd={},", fds[golden]))
                 })
             })
+            .map(|arg| match opened.iter().find(|(golden, _)| arg.starts_with(golden)) {
+                Some((golden, file)) => arg.replacen(golden, &format!("fd={},set=", file.as_raw_fd()), 1),
+                None => arg,
+            })
             .map(|arg| taps.iter().fold(arg, |arg, tap| arg.replace(&tap.golden, &tap.real)))
             .collect();
         let log = std::fs::File::create(path("qemu.log")).unwrap();
         let tap_fds = taps.iter().flat_map(|tap| &tap.fds).map(AsRawFd::as_raw_fd);
-        let inherit: Vec<i32> = fds.into_values().chain(tap_fds).collect();
+        let file_fds = opened.iter().map(|(_, file)| file.as_raw_fd());
+        let inherit: Vec<i32> = fds.into_values().chain(tap_fds).chain(file_fds).collect();
         let qemu = Child::new(QEMU, Path::new("qemu-system-x86_64"));
         let process = Process::spawn(qemu.args(&args).inherit(inherit).stderr(log)).unwrap();
         drop((qmp, agent, serial));

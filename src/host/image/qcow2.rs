@@ -42,6 +42,41 @@ pub fn virtual_size(file: &File) -> Result<u64, ImageError> {
     examine(&head, file.metadata().map_err(failed)?.len()).map_err(ImageError::Unsuitable)
 }
 
+/// The bytes that a guest sees of a disk that was made here and that a QEMU has written to since: whatever its header says by
+/// now, it must lead to no file but the ones that QEMU is told of. The rest of it is QEMU's to judge.
+///
+/// # Errors
+/// [`ImageError::Unsuitable`] for one that has become something else.
+pub fn disk_size(file: &File) -> Result<u64, ImageError> {
+    let failed = |error: io::Error| ImageError::Host(error.to_string());
+    let mut head = vec![0; HEAD];
+    let read = read_at(file, &mut head, 0).map_err(failed)?;
+    head.truncate(read);
+    examine_disk(&head).map_err(ImageError::Unsuitable)
+}
+
+fn examine_disk(head: &[u8]) -> Result<u64, String> {
+    let short = || "be an intact qcow2 image: its header ends too early".to_owned();
+    let word = |at: usize| Some(u64::from(u32::from_be_bytes(head.get(at..at + 4)?.try_into().ok()?)));
+    let long = |at: usize| Some(u64::from_be_bytes(head.get(at..at + 8)?.try_into().ok()?));
+    if !head.starts_with(MAGIC) {
+        return Err("be a qcow2 image".into());
+    }
+    let (features, header) = match word(4).ok_or_else(short)? {
+        2 => (0, SHORTEST),
+        3 => (long(72).ok_or_else(short)?, word(100).ok_or_else(short)?.max(SHORTEST_3)),
+        other => return Err(format!("be a qcow2 image of version 2 or 3, not {other}")),
+    };
+    let named = data_file(head, header, features).map_err(|what| format!("be an intact qcow2 image: {what}"))?;
+    if let Some(file) = named {
+        return Err(format!("hold its data itself, but its header says that they are in {file}"));
+    }
+    if word(32).ok_or_else(short)? != 0 {
+        return Err("not be encrypted".into());
+    }
+    long(24).ok_or_else(short)
+}
+
 /// `length` is the file's. The error completes "must …".
 fn examine(head: &[u8], length: u64) -> Result<u64, String> {
     let damaged = |what: &str| format!("be an intact qcow2 image: {what}");
@@ -205,6 +240,27 @@ mod tests {
         }
         let unnamed = refused(|head| put(head, 72, &DATA_FILE.to_be_bytes()));
         assert!(unnamed.contains("keeps its data in another file"), "{unnamed}");
+    }
+
+    #[test]
+    fn a_disk_may_have_a_backing_file_and_no_other() {
+        let mut backed = head();
+        put(&mut backed, 8, &512u64.to_be_bytes());
+        put(&mut backed, 16, &4u32.to_be_bytes());
+        assert_eq!(examine_disk(&backed), Ok(64 << 20));
+        let mut led = backed.clone();
+        put(&mut led, 112, &DATA_FILE_NAME.to_be_bytes());
+        put(&mut led, 116, &4u32.to_be_bytes());
+        put(&mut led, 120, b"evil");
+        assert!(examine_disk(&led).unwrap_err().contains("they are in evil"));
+        put(&mut backed, 72, &DATA_FILE.to_be_bytes());
+        assert!(examine_disk(&backed).unwrap_err().contains("they are in another file"));
+        for (at, bytes) in [(0, &b"raw?"[..]), (4, &[0, 0, 0, 9]), (32, &[0, 0, 0, 2])] {
+            let mut other = head();
+            put(&mut other, at, bytes);
+            assert!(examine_disk(&other).is_err(), "{at}");
+        }
+        assert!((0..120).all(|length| examine_disk(&head()[..length]).is_err()));
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::HostFile;
+
 /// QEMU's id of the drive.
 pub const CDROM_ID: &str = "cdrom";
 /// Names of its medium: at the start, and in turn with the other one after an exchange.
@@ -18,14 +20,19 @@ pub fn cdrom_nodes(present: Option<&str>) -> [&'static str; 2] {
 
 /// The medium that a VM starts with.
 pub fn first_cdrom_blockdev(iso: &Path) -> Value {
-    cdrom_blockdev(iso, NODES[0])
+    cdrom_blockdev(&cdrom_file(iso, NODES[0]), NODES[0])
+}
+
+/// The image for a node; each node has a set of its own.
+pub fn cdrom_file(iso: &Path, node: &str) -> HostFile {
+    HostFile::medium(iso, usize::from(node == NODES[1]))
 }
 
 /// The image, read-only: any number of VMs can have the same one.
-pub fn cdrom_blockdev(iso: &Path, node: &str) -> Value {
+pub fn cdrom_blockdev(file: &HostFile, node: &str) -> Value {
     json!({
         "driver": "raw", "node-name": node, "read-only": true,
-        "file": { "driver": "file", "filename": iso },
+        "file": { "driver": "file", "filename": file.name() },
     })
 }
 

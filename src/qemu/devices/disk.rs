@@ -1,10 +1,8 @@
 //! Disks: the block graph, the virtio-blk device on it, and its throttle.
 
-use std::path::Path;
-
 use serde_json::{Map, Value, json};
 
-use super::{address, hotplug_slot, root_bus, slot};
+use super::{HostFile, address, hotplug_slot, root_bus, slot};
 use crate::model::{Disk, ImageFormat, IoLimits, OnIoError, VmSpec};
 
 /// Name of the top block node, the one that is resized and measured.
@@ -23,14 +21,28 @@ pub fn throttle_id(disk: &Disk) -> String {
     format!("/machine/peripheral/{}/virtio-backend", device_id(disk))
 }
 
+/// Its image, and what that was cloned from.
+pub fn disk_files(disk: &Disk) -> Vec<HostFile> {
+    [HostFile::disk(disk)].into_iter().chain(HostFile::base(disk)).collect()
+}
+
 /// The block graph, every format spelt out: QEMU never probes, and a header never leads to another file.
 pub fn blockdev(disk: &Disk) -> Value {
-    let file = |path: &Path| json!({ "driver": "file", "filename": path });
-    let backing = match disk.backing_file() {
-        Some(base) => {
+    graph(disk, |file| file.name().into())
+}
+
+/// The same for a tool that opens the files itself.
+pub fn blockdev_by_path(disk: &Disk) -> Value {
+    graph(disk, |file| json!(file.path))
+}
+
+fn graph(disk: &Disk, name: impl Fn(&HostFile) -> Value) -> Value {
+    let file = |file: &HostFile| json!({ "driver": "file", "filename": name(file) });
+    let backing = match disk.backing_file().zip(HostFile::base(disk)) {
+        Some((base, of_base)) => {
             let mut node = json!({
                 "driver": base.format.driver(), "node-name": format!("{}-base", disk.name),
-                "read-only": true, "file": file(&base.path),
+                "read-only": true, "file": file(&of_base),
             });
             // It stood alone when it was cloned; one that was exchanged since must not bring in another file.
             if base.format == ImageFormat::Qcow2 {
@@ -42,7 +54,7 @@ pub fn blockdev(disk: &Disk) -> Value {
     };
     json!({
         "driver": "qcow2", "node-name": node_name(disk), "discard": "unmap",
-        "file": file(&disk.file), "backing": backing,
+        "file": file(&HostFile::disk(disk)), "backing": backing,
     })
 }
 

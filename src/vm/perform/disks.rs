@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Brief, Done, Hands, release};
+use super::{Brief, Done, Hands, host_files, release};
 use crate::{
     model::{Disk, IoLimits, VmSpec},
     qemu::devices,
@@ -24,9 +24,8 @@ pub(super) async fn plug(hands: &Hands, brief: &Brief, disk: Disk) -> Done {
     }
     // A node without its device is from a try that was cut short.
     close_node(&session, &disk).await?;
-    // Raw JSON: qapi's type drops `"backing": null`, and QEMU would follow the header then.
-    session.execute_raw("blockdev-add", Some(devices::blockdev(&disk))).await?;
     let plugged = async {
+        open_node(hands, &session, &disk).await?;
         enlarge(&session, &disk, disk.size).await?;
         let device = devices::disk(&disk, brief.definition());
         Ok(session.execute_raw("device_add", Some(device)).await.map(drop)?)
@@ -87,17 +86,27 @@ pub(in crate::vm) async fn is_plugged(session: &Session, disk: &Disk) -> Result<
     Ok(blocks.iter().any(|block| block.qdev.as_ref().is_some_and(|qdev| qdev.contains(&id))))
 }
 
+/// Opens its image, and what that hangs on, and has QEMU take them.
+pub(super) async fn open_node(hands: &Hands, session: &Session, disk: &Disk) -> Result<(), Setback> {
+    host_files::give(hands, session, &devices::disk_files(disk)).await?;
+    // Raw JSON: qapi's type drops `"backing": null`, and QEMU would follow the header then.
+    session.execute_raw("blockdev-add", Some(devices::blockdev(disk))).await?;
+    Ok(())
+}
+
 /// Closes the image of a disk that QEMU no longer has, and may never have had.
 pub(super) async fn close_node(session: &Session, disk: &Disk) -> Result<(), Setback> {
     let node = devices::node_name(disk);
     match session.execute_raw("blockdev-del", Some(json!({ "node-name": node }))).await {
-        Ok(_) => Ok(()),
+        Ok(_) => {}
         Err(QmpError::Refused { desc, .. }) => {
-            let is_there = size_of(session, &node).await?.is_some();
-            if is_there { Err(Setback::Host(desc)) } else { Ok(()) }
+            if size_of(session, &node).await?.is_some() {
+                return Err(Setback::Host(desc));
+            }
         }
-        Err(error) => Err(error.into()),
+        Err(error) => return Err(error.into()),
     }
+    Ok(host_files::take_back(session, &devices::disk_files(disk)).await?)
 }
 
 /// Bytes that a node shows its guest.

@@ -12,7 +12,7 @@ use std::{
 
 use super::{Brief, Done, Hands, disks};
 use crate::{
-    host::{STORAGE, image, on_storage, remove_image},
+    host::{Access, STORAGE, image, on_storage, open_within, remove_image},
     model::{Disk, Error, VmSpec},
     qemu::devices,
     vm::{
@@ -119,14 +119,18 @@ pub(super) async fn remove(hands: &Hands, brief: &Brief, no: DiskNo) -> Done {
 pub(super) async fn grow(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) -> Done {
     let disk = defined(brief, no)?;
     hands.ctx.owns(disk, brief.definition()).map_err(Setback::Reported)?;
-    let file = disk.file.clone();
-    let present = on_storage(&disk.file, STORAGE, move || image::virtual_size(&file)).await;
-    let present = present.map_err(|e| Setback::Host(format!("cannot read {}: {e}", disk.file.display())))?;
+    let (file, folders) = (disk.file.clone(), hands.ctx.config.storage_dirs.clone());
+    // Its header may lead to another file by now, which must not grow.
+    let present = on_storage(&disk.file, STORAGE, move || {
+        let file = open_within(&folders, &file, Access::Read)?;
+        image::check_disk(&file).map_err(io::Error::other)
+    });
+    let present = present.await.map_err(|e| Setback::Host(format!("cannot use {}: {e}", disk.file.display())))?;
     if present >= size * disks::GIB {
         return Ok(Report::Done);
     }
     // In QEMU's own words, and not by its header: a base image may have moved with the state directory.
-    let image = format!("json:{}", devices::blockdev(disk));
+    let image = format!("json:{}", devices::blockdev_by_path(disk));
     hands.ctx.images.grow(&image, &disk.file, size).await.map_err(Setback::Host)?;
     Ok(Report::Done)
 }

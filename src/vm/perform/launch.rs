@@ -7,7 +7,7 @@
 )]
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs, io,
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
@@ -17,7 +17,7 @@ use std::{
 
 use tokio::task::spawn_blocking;
 
-use super::{Brief, Done, Hands, Report, disks, files, nics, pinning};
+use super::{Brief, Done, Hands, Report, disks, files, host_files, nics, pinning};
 use crate::{
     host::{
         STORAGE, in_time,
@@ -26,7 +26,10 @@ use crate::{
         process::Process,
     },
     model::{Error, NicId, VmSpec},
-    qemu::{ChardevFds, CommandLine, RunPaths, devices},
+    qemu::{
+        ChardevFds, CommandLine, RunPaths,
+        devices::{self, FileUse},
+    },
     qmp::{Events, QmpError, Session, socket},
     vm::{
         console,
@@ -129,6 +132,7 @@ pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
     hands.reached(LaunchStep::Network)?;
     let taps = hands.take_taps();
     let spec = fitted(brief, memory::is_strict());
+    let files = open_files(hands, &spec).await?;
     let listen = |path: PathBuf| socket::listen(&path).map_err(|e| Setback::Host(format!("cannot listen on {e}")));
     let paths = &hands.paths;
     let sockets = [listen(paths.qmp())?, listen(paths.agent())?, listen(paths.serial())?];
@@ -137,17 +141,19 @@ pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
     let fds = ChardevFds { qmp, agent, serial };
     let raw = |fds: &Vec<OwnedFd>| fds.iter().map(OwnedFd::as_raw_fd).collect();
     let numbers: HashMap<NicId, Vec<i32>> = taps.iter().map(|(nic, fds)| (*nic, raw(fds))).collect();
-    let inherited: Vec<i32> = [qmp, agent, serial].into_iter().chain(numbers.values().flatten().copied()).collect();
+    let sets: BTreeMap<u32, i32> = files.iter().map(|(set, file)| (*set, file.as_raw_fd())).collect();
+    let inherited = [qmp, agent, serial].into_iter().chain(numbers.values().flatten().copied());
+    let inherited: Vec<i32> = inherited.chain(sets.values().copied()).collect();
     let accelerator = hands.ctx.caps.accelerator;
-    let args = CommandLine { spec: &spec, paths, fds, taps: &numbers, accelerator }.render();
+    let args = CommandLine { spec: &spec, paths, fds, taps: &numbers, files: &sets, accelerator }.render();
     let log = console::new_qemu_log(paths)
         .map_err(|e| Setback::Host(format!("cannot write {}: {e}", paths.qemu_log().display())))?;
     let program = hands.ctx.config.qemu.clone();
     let spawned = spawn_blocking(move || {
         let child = Child::new(QEMU, &program).args(&args).inherit(inherited).stderr(log);
         let spawned = Process::spawn(child);
-        // QEMU has its own copies now: from here on its end is the end of its sockets and taps.
-        drop((sockets, taps));
+        // QEMU has its own copies now: from here on its end is the end of its sockets, taps and locks.
+        drop((sockets, taps, files));
         spawned.map_err(|e| format!("cannot run {}: {e}", program.display()))
     });
     let spawned = spawned.await.map_err(|e| Setback::Host(e.to_string()))?;
@@ -156,6 +162,19 @@ pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
     hands.reached(LaunchStep::Spawn)?;
     let hotplug_memory = devices::hotplug_size(&spec);
     Ok(Report::Spawned { process: process.id().clone(), fitted: spec, hotplug_memory })
+}
+
+/// The files that QEMU starts with, looked into anew at each start, by the numbers of their sets.
+async fn open_files(hands: &Hands, spec: &VmSpec) -> Result<BTreeMap<u32, OwnedFd>, Setback> {
+    let mut opened = BTreeMap::new();
+    for file in devices::files(spec, hands.paths.console_log()) {
+        let descriptor = host_files::open(hands, &file).await.map_err(|why| match file.used {
+            FileUse::Log | FileUse::Disk => Setback::Host(why),
+            FileUse::Medium | FileUse::Base(_) => unstartable(why),
+        })?;
+        opened.insert(file.set, descriptor);
+    }
+    Ok(opened)
 }
 
 /// What can be had of the definition on this host: a bound for growing that nobody asked for is not reserved where memory

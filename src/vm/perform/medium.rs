@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::{Done, Hands};
+use super::{Done, Hands, host_files};
 use crate::{
     qemu::devices::{self, CDROM_ID},
     qmp::{QmpError, Session},
@@ -25,12 +25,17 @@ pub(super) async fn exchange(hands: &Hands, iso: Option<PathBuf>) -> Done {
     let [fresh, other] = devices::cdrom_nodes(present);
     // From an exchange that was cut short.
     forget(&session, fresh).await?;
-    let held = drive.inserted.as_ref().map(|medium| Path::new(&medium.file));
-    if drive.tray_open != Some(true) && held == iso.as_deref() {
+    let held = match &drive.inserted {
+        Some(medium) => Some(host_files::path_of(&session, &medium.file).await?),
+        None => None,
+    };
+    if drive.tray_open != Some(true) && held == iso {
         return Ok(Report::Done);
     }
     if let Some(iso) = &iso {
-        session.execute_raw("blockdev-add", Some(devices::cdrom_blockdev(iso, fresh))).await?;
+        let file = devices::cdrom_file(iso, fresh);
+        host_files::give(hands, &session, std::slice::from_ref(&file)).await?;
+        session.execute_raw("blockdev-add", Some(devices::cdrom_blockdev(&file, fresh))).await?;
     }
     let on_drive = json!({ "id": CDROM_ID });
     match session.execute_raw("blockdev-open-tray", Some(on_drive.clone())).await {
@@ -55,7 +60,9 @@ pub(super) async fn exchange(hands: &Hands, iso: Option<PathBuf>) -> Done {
 /// Closes the file of a node that is in no drive; there may be none.
 async fn forget(session: &Session, node: &str) -> Result<(), QmpError> {
     match session.execute_raw("blockdev-del", Some(json!({ "node-name": node }))).await {
-        Ok(_) | Err(QmpError::Refused { .. }) => Ok(()),
-        Err(error) => Err(error),
+        Ok(_) | Err(QmpError::Refused { .. }) => {}
+        Err(error) => return Err(error),
     }
+    // The set is the node's, whatever is in it.
+    host_files::take_back(session, &[devices::cdrom_file(Path::new(""), node)]).await
 }

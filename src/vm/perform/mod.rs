@@ -9,6 +9,7 @@ mod agent;
 mod disks;
 mod files;
 mod hands;
+mod host_files;
 mod images;
 mod kill;
 mod launch;

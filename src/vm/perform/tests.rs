@@ -1,11 +1,7 @@
 //! Steps on a real QEMU, each performed twice: whatever a crash or a cut has left of the first time, the second comes to the
 //! same. The guest is its firmware.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -260,7 +256,7 @@ async fn disks_come_and_go_and_follow_their_definition() {
     vm.make(&disk).await;
     // Of a plugging that was cut short: its node alone.
     let session = vm.hands.session().unwrap();
-    session.execute_raw("blockdev-add", Some(devices::blockdev(&disk))).await.unwrap();
+    disks::open_node(&vm.hands, &session, &disk).await.unwrap();
     assert_eq!(vm.devices().await.0, [DiskNo(0)]);
     let larger = Disk { size: 2, ..disk.clone() };
     vm.twice(Step::PlugDisk(Box::new(larger.clone())), Report::Done).await;
@@ -283,8 +279,7 @@ async fn disks_come_and_go_and_follow_their_definition() {
     assert!(disk.file.exists());
 
     Vm::check(&Step::Pause, vm.once(Step::Pause).await, &Report::Done);
-    let halted = vm.refuses(Step::ReleaseDisk(DiskNo(1))).await;
-    assert_eq!(halted, Setback::Reported(Conflict::Halted.into()));
+    assert_eq!(vm.refuses(Step::ReleaseDisk(DiskNo(1))).await, Setback::Reported(Conflict::Halted.into()));
     Vm::check(&Step::Continue, vm.once(Step::Continue).await, &Report::Done);
     // The firmware does not let go of it, however often it is asked.
     vm.twice(Step::ReleaseDisk(DiskNo(1)), Report::Done).await;
@@ -293,7 +288,7 @@ async fn disks_come_and_go_and_follow_their_definition() {
     // As it is when a guest has let go of a disk.
     let released = vm.disk(2, Some(2));
     vm.make(&released).await;
-    session.execute_raw("blockdev-add", Some(devices::blockdev(&released))).await.unwrap();
+    disks::open_node(&vm.hands, &session, &released).await.unwrap();
     vm.in_effect(|spec| spec.disks.push(released.clone()));
     vm.twice(Step::ReleaseDisk(DiskNo(2)), Report::Out).await;
     assert!(vm.size_of("disk2-node").await.is_some());
@@ -378,11 +373,11 @@ async fn a_medium_is_exchanged_once() {
     isos.iter().for_each(|iso| std::fs::write(iso, vec![0; 1 << 20]).unwrap());
     vm.define(|spec| spec.iso = Some(isos[0].clone()));
     let vm = vm.start().await;
+    let session = vm.hands.session().unwrap();
     let present = async || {
-        let drives = vm.hands.session().unwrap().query_block().await.unwrap();
-        let drive = drives.into_iter().find(|drive| drive.tray_open.is_some()).unwrap();
-        assert_eq!(drive.tray_open, Some(false));
-        drive.inserted.map(|medium| (medium.node_name.unwrap(), PathBuf::from(medium.file)))
+        let drives = session.query_block().await.unwrap().into_iter().filter(|drive| drive.tray_open == Some(false));
+        let medium = drives.last().unwrap().inserted?;
+        Some((medium.node_name.unwrap(), host_files::path_of(&session, &medium.file).await.unwrap()))
     };
     assert_eq!(present().await.unwrap().1, isos[0]);
     let exchange = |iso: &Path| Step::ExchangeMedium(Some(iso.to_owned()));
@@ -395,5 +390,7 @@ async fn a_medium_is_exchanged_once() {
     assert_eq!(present().await, None);
     vm.twice(exchange(&isos[0]), Report::Done).await;
     assert_eq!(present().await.unwrap().1, isos[0]);
-    assert_eq!(vm.hands.session().unwrap().query_named_block_nodes().await.unwrap().len(), 4, "nothing stays open");
+    assert_eq!(session.query_named_block_nodes().await.unwrap().len(), 4, "nothing stays open");
+    let sets = session.execute_raw("query-fdsets", None).await.unwrap();
+    assert_eq!(sets.as_array().unwrap().len(), 3, "of the console, the disk, the medium: {sets}");
 }

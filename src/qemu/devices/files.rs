@@ -1,0 +1,82 @@
+//! The files of the host that devices work with. QEMU opens none of them: the daemon does, looks into what it has opened, and
+//! hands the descriptor over in a numbered set, as which QEMU knows the file (docs/adr/0028). The numbers are fixed, so that a
+//! next daemon knows what a set is for.
+
+use std::path::{Path, PathBuf};
+
+use crate::model::{Disk, ImageFormat, VmSpec};
+
+/// What a file is to its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileUse {
+    /// Written to at its end.
+    Log,
+    /// Read.
+    Medium,
+    /// Read: what a disk was cloned from.
+    Base(ImageFormat),
+    /// Read and written.
+    Disk,
+}
+
+/// A file of the host, with the access that it is opened with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostFile {
+    /// Number of the set that its descriptor is in.
+    pub set: u32,
+    pub path: PathBuf,
+    pub used: FileUse,
+}
+
+/// Of the console's log.
+const LOG: u32 = 1;
+/// Of the drive's medium, and of the one that takes its place.
+const MEDIA: [u32; 2] = [2, 3];
+/// Of the root disk; each disk has two, the second for its base.
+const DISKS: u32 = 10;
+
+impl HostFile {
+    pub(super) fn medium(iso: &Path, place: usize) -> Self {
+        Self { set: MEDIA[place % MEDIA.len()], path: iso.to_owned(), used: FileUse::Medium }
+    }
+
+    pub(super) fn disk(disk: &Disk) -> Self {
+        Self { set: disk_set(disk), path: disk.file.clone(), used: FileUse::Disk }
+    }
+
+    pub(super) fn base(disk: &Disk) -> Option<Self> {
+        let base = disk.backing_file()?;
+        Some(Self { set: disk_set(disk) + 1, path: base.path.clone(), used: FileUse::Base(base.format) })
+    }
+
+    /// What QEMU calls it.
+    pub fn name(&self) -> String {
+        format!("{SETS}{}", self.set)
+    }
+}
+
+/// What QEMU calls the set of a descriptor begins with this.
+const SETS: &str = "/dev/fdset/";
+
+/// The number of the set that QEMU calls so; `None` for a path of the host.
+pub fn set_of(name: &str) -> Option<u32> {
+    name.strip_prefix(SETS)?.parse().ok()
+}
+
+/// The console's log.
+pub fn log_file(path: PathBuf) -> HostFile {
+    HostFile { set: LOG, path, used: FileUse::Log }
+}
+
+/// Every file that a VM starts with.
+pub fn files(spec: &VmSpec, console_log: PathBuf) -> Vec<HostFile> {
+    let disks = spec.disks.iter().flat_map(super::disk_files);
+    let medium = spec.iso.iter().map(|iso| HostFile::medium(iso, 0));
+    [log_file(console_log)].into_iter().chain(disks).chain(medium).collect()
+}
+
+/// Numbers of further disks, `disk<n>`, are given out once in the life of a VM.
+fn disk_set(disk: &Disk) -> u32 {
+    let number: u32 = disk.name.strip_prefix("disk").and_then(|number| number.parse().ok()).unwrap_or(0);
+    DISKS + 2 * number
+}

@@ -1,0 +1,94 @@
+//! The files that a QEMU works with: opened here, looked into by that very descriptor, and handed over. QEMU itself opens
+//! none, and no copy stays here: the locks on an image belong to the open file.
+
+use std::{os::fd::OwnedFd, path::PathBuf};
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Hands;
+use crate::{
+    host::{Access, STORAGE, image, on_storage, open_within},
+    qemu::devices::{FileUse, HostFile, set_of},
+    qmp::{QmpError, Session},
+    vm::core::Setback,
+};
+
+/// Opens one with exactly the access that QEMU asks its set for.
+///
+/// # Errors
+/// In words: it is not there, or is not what it was taken for any more.
+pub(super) async fn open(hands: &Hands, file: &HostFile) -> Result<OwnedFd, String> {
+    let (path, used) = (file.path.clone(), file.used);
+    let config = &hands.ctx.config;
+    let (access, folders) = match used {
+        FileUse::Log => (Access::Append, vec![hands.paths.dir().to_owned()]),
+        FileUse::Medium | FileUse::Base(_) => (Access::Read, config.image_dirs.clone()),
+        FileUse::Disk => (Access::ReadWrite, config.storage_dirs.clone()),
+    };
+    let opened = on_storage(&file.path, STORAGE, move || {
+        let file = open_within(&folders, &path, access)?;
+        let checked = match used {
+            FileUse::Disk => image::check_disk(&file).map(drop),
+            FileUse::Base(format) => image::check_base(&file, format),
+            FileUse::Medium | FileUse::Log => Ok(()),
+        };
+        checked.map_err(|error| match error {
+            image::ImageError::Unsuitable(must) => std::io::Error::other(format!("it must {must}")),
+            other => std::io::Error::other(other),
+        })?;
+        Ok(OwnedFd::from(file))
+    });
+    opened.await.map_err(|error| format!("{} cannot be used: {error}", file.path.display()))
+}
+
+/// Opens some, and gives them to a QEMU that runs.
+///
+/// # Errors
+/// `Refused` for what cannot be opened; QEMU's.
+pub(in crate::vm) async fn give(hands: &Hands, session: &Session, files: &[HostFile]) -> Result<(), Setback> {
+    // Of a try that was cut short.
+    take_back(session, files).await?;
+    for file in files {
+        let descriptor = open(hands, file).await.map_err(Setback::Refused)?;
+        session.add_descriptor(file.set, &file.path.display().to_string(), descriptor).await?;
+    }
+    Ok(())
+}
+
+/// Takes the sets of some files back; there may be none.
+///
+/// # Errors
+/// That QEMU does not answer.
+pub(in crate::vm) async fn take_back(session: &Session, files: &[HostFile]) -> Result<(), QmpError> {
+    for file in files {
+        match session.execute_raw("remove-fd", Some(json!({ "fdset-id": file.set }))).await {
+            Ok(_) | Err(QmpError::Refused { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The path of what QEMU calls by a set's name, or by its own, as one that an earlier daemon started does.
+///
+/// # Errors
+/// That QEMU does not answer.
+pub(in crate::vm) async fn path_of(session: &Session, name: &str) -> Result<PathBuf, QmpError> {
+    #[derive(Deserialize)]
+    struct Set {
+        #[serde(rename = "fdset-id")]
+        id: u32,
+        fds: Vec<Member>,
+    }
+    #[derive(Deserialize)]
+    struct Member {
+        opaque: Option<String>,
+    }
+    let Some(number) = set_of(name) else { return Ok(name.into()) };
+    let sets: Vec<Set> = session.execute_as("query-fdsets", None).await?;
+    let set = sets.into_iter().find(|set| set.id == number);
+    // The newest is the first; one that is taken back while the guest is halted stays listed behind it.
+    let opaque = set.and_then(|set| set.fds.into_iter().next()).and_then(|member| member.opaque);
+    Ok(opaque.map_or_else(|| name.into(), PathBuf::from))
+}
