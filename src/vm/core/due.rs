@@ -162,7 +162,8 @@ pub(super) fn leave_running(facts: &mut Facts, error: &Error) {
 
 /// A guest that has powered off, and that nobody wants to reboot any more.
 fn note_power_off(facts: &mut Facts) {
-    if facts.up().is_some() && facts.seen.powered_off && facts.goal() == Goal::Rest {
+    let is_reset = facts.in_flight.contains_key(&Lane::Power);
+    if facts.up().is_some() && facts.seen.powered_off && !is_reset && facts.goal() == Goal::Rest {
         facts.set_goal(Goal::Off { cause: Cause::Guest });
     }
 }

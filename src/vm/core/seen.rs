@@ -166,9 +166,8 @@ pub enum Sight {
         /// The session was too short to be a good one.
         brief: bool,
     },
-    PoweredOff,
-    Panicked,
     Reset,
+    /// The guest does not execute any more, for whatever reason.
     Halted,
     Resumed,
     /// The agent opened or closed its port.

@@ -86,7 +86,12 @@ fn find_unnoted(facts: &mut Facts, disks: &[DiskNo], nics: &[NicId]) {
     facts.seen.devices_known = true;
 }
 
+/// A look that something has overtaken says how the guest was, and not how it is: a guest that was reset since is not off.
 fn guest_is(facts: &mut Facts, look: Look) {
+    facts.seen.look |= facts.in_flight.contains_key(&Lane::Power);
+    if facts.seen.look {
+        return;
+    }
     let guest = match look {
         Look::PoweredOff => return powered_off(facts),
         Look::Panicked => return panicked(facts),

@@ -21,8 +21,6 @@ pub(super) fn see(facts: &mut Facts, sight: Sight) {
         Sight::Time => {}
         Sight::Exited(how) => exited(facts, &how),
         Sight::Closed { reason, misconduct, brief } => closed(facts, &reason, misconduct, brief),
-        Sight::PoweredOff => power::powered_off(facts),
-        Sight::Panicked => power::panicked(facts),
         Sight::Reset => reset(facts),
         Sight::Halted => facts.seen.look = true,
         Sight::Resumed => {
