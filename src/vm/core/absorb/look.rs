@@ -4,9 +4,11 @@ use super::power::{panicked, powered_off};
 use crate::{
     model::{Disk, Nic, NicId, OnIoError},
     vm::core::{
-        facts::{Facts, Guest},
+        facts::Facts,
+        lane::{DiskNo, Lane},
+        record::Guest,
         seen::{Device, Monitor, Trouble},
-        step::{DiskNo, Lane, Look, Outcome, Report, Setback, Step},
+        step::{Look, Outcome, Report, Setback, Step},
     },
 };
 

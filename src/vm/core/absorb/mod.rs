@@ -15,8 +15,9 @@ use super::{
     change,
     due::bring_to_rest,
     facts::{Facts, Now, Stuck},
+    lane::Lane,
     seen::{Monitor, Sight},
-    step::{Lane, Outcome, Setback, Step},
+    step::{Outcome, Setback, Step},
 };
 use crate::model::{Error, Operation};
 
