@@ -14,10 +14,9 @@ const VCPU: &str = "vcpu";
 /// What the core is to know of an event; nothing of most.
 pub(super) fn sight(facts: &Facts, hands: &Hands, event: Event) -> Option<Sight> {
     match event {
-        // A shutdown from the host's side (a signal to QEMU) ends the process; the pidfd tells.
-        Event::Shutdown { guest: true, .. } => Some(Sight::PoweredOff),
-        Event::GuestPanicked { .. } => Some(Sight::Panicked),
         Event::Reset { .. } => Some(Sight::Reset),
+        // Why it halts is looked at: a guest that has powered off or panicked is halted as well, and no QEMU is told to
+        // quit for an event that something may have overtaken.
         Event::Stop => Some(Sight::Halted),
         Event::Resume => Some(Sight::Resumed),
         Event::DeviceDeleted { device: Some(id), .. } if id.starts_with(VCPU) => Some(Sight::VcpuDeleted),

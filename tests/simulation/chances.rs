@@ -57,8 +57,8 @@ impl Daemon<'_> {
                     return self.report(Report::Sight(Sight::TapGone(nic)));
                 }
             }
-            Chance::GuestPowersOff => self.guest(State::Off, Sight::PoweredOff),
-            Chance::GuestPanics => self.guest(State::Panicked, Sight::Panicked),
+            Chance::GuestPowersOff => self.guest(State::Off, Sight::Halted),
+            Chance::GuestPanics => self.guest(State::Panicked, Sight::Halted),
             Chance::GuestResets => self.guest(State::Running, Sight::Reset),
             Chance::IoError => {
                 self.world.full = true;

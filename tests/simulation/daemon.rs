@@ -3,8 +3,8 @@
 use qherd::{
     model::{Due, ProcessId},
     vm::core::{
-        Bounds, DiskNo, Effects, Facts, Found, Lane, Monitor, Now, Outcome, Plan, Report, Run, Sight, Step, absorb,
-        create, plan, recover,
+        Bounds, DiskNo, Effects, Facts, Found, Guest, Lane, Monitor, Now, Outcome, Plan, Report, Run, Sight, Step,
+        absorb, create, plan, recover,
     },
 };
 
@@ -13,7 +13,7 @@ use super::{
     history::{Event, Fate, History},
     ledger::{Ledger, Promise},
     vm,
-    world::World,
+    world::{State, World},
 };
 
 /// What a history came to.
@@ -154,6 +154,9 @@ impl Daemon<'_> {
             }
             self.figures.steps += 1;
             self.figures.starts += u64::from(*step == Step::Spawn);
+            if let Step::Look { devices } = step {
+                self.world.begin_look(*devices);
+            }
         }
         self.facts.begin(&self.plan);
         if self.facts.gone {
@@ -351,6 +354,10 @@ impl Daemon<'_> {
                 let Some(process) = world.processes.first() else { return Err("up, without a process".into()) };
                 if self.facts.seen.monitor != Monitor::Open {
                     return Err(format!("its monitor is {:?}", self.facts.seen.monitor));
+                }
+                let runs = process.state == State::Running;
+                if !world.lied && runs != (up.guest == Guest::Running) {
+                    return Err(format!("its guest is {:?}, and is known to be {:?}", process.state, up.guest));
                 }
                 let live: Vec<DiskNo> = up.in_effect.disks.iter().filter_map(|disk| DiskNo::of(&disk.name)).collect();
                 let missing = live.iter().find(|no| !process.disks.contains(no));

@@ -29,6 +29,8 @@ pub struct Ledger {
     open: BTreeMap<Ticket, (Promise, Option<String>)>,
     next: Ticket,
     last_start: Ticket,
+    /// The latest that has set its memory.
+    last_memory: Ticket,
     /// Nobody was told that it is off, or somebody has asked for a start since.
     may_run: bool,
     exists: bool,
@@ -49,6 +51,7 @@ impl Ledger {
             open: BTreeMap::new(),
             next: 100,
             last_start: 0,
+            last_memory: 0,
             may_run: false,
             exists: false,
             may_be_gone: false,
@@ -87,7 +90,13 @@ impl Ledger {
         match (promise, answer) {
             (Promise::Create, Ok(_)) => self.exists = true,
             (Promise::Stop, Ok(_)) if ticket > self.last_start => self.may_run = false,
-            (Promise::Memory(memory), Ok(_)) if !self.others_set_memory() => self.memory = [memory].into(),
+            (Promise::Memory(memory), Ok(_)) => {
+                // Of several at the same time the latest holds, whichever is answered first.
+                if ticket > self.last_memory && !self.others_set_memory() {
+                    self.memory = [memory].into();
+                }
+                self.last_memory = self.last_memory.max(ticket);
+            }
             (Promise::AddDisk, Ok(_)) => {
                 let disk = stored.and_then(|spec| spec.disk_of(Some(vm::request(ticket))));
                 // It may have been removed since.

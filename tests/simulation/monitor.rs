@@ -11,6 +11,11 @@ use super::{
 };
 
 impl World {
+    /// A look sees what is there when it begins.
+    pub fn begin_look(&mut self, devices: bool) {
+        self.looked = self.processes.last().map(|process| (process.id.clone(), look(process, devices)));
+    }
+
     pub fn ask_monitor(&mut self, step: &Step, fate: Fate, facts: &Facts) -> Result<Outcome, Violation> {
         let lost = || Outcome::Failed(Setback::Lost("no answer".into()));
         if self.process().is_none_or(|process| process.held) {
@@ -62,10 +67,17 @@ impl World {
                 events.push(Sight::Reset);
             }
             Step::Quit => {
+                // Power that is cut is cut by a signal: QEMU is told to quit once its guest is off.
+                if !matches!(process.state, State::Off | State::Panicked) && !self.lied {
+                    return Err(format!("QEMU is told to quit, and its guest is {:?}", process.state));
+                }
                 self.kill();
             }
             Step::Connect => report = Report::Connected { agent: process.agent },
-            Step::Look { devices } => report = look(process, *devices),
+            Step::Look { .. } => match self.looked.take().filter(|(id, _)| *id == process.id) {
+                Some((_, seen)) => report = seen,
+                None => return Ok(Outcome::Failed(Setback::Lost("its session is over".into()))),
+            },
             Step::AskGuest { agent_only: true, .. } if !process.agent => {
                 let why = "nobody is there".to_owned();
                 return Ok(Outcome::Failed(Setback::Reported(Error::NoAgent { why })));
@@ -75,7 +87,7 @@ impl World {
                     match mode {
                         Mode::PowerOff => {
                             process.state = State::Off;
-                            events.push(Sight::PoweredOff);
+                            events.push(Sight::Halted);
                         }
                         Mode::Reboot => events.push(Sight::Reset),
                     }

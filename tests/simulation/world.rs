@@ -55,6 +55,8 @@ pub struct World {
     pub exit: bool,
     /// What QEMU has yet to tell.
     pub events: VecDeque<Sight>,
+    /// What a look that is under way has seen: it reports later, and by then it may not be so any more.
+    pub looked: Option<(ProcessId, Report)>,
     pub spawned: i32,
 }
 
@@ -88,6 +90,7 @@ impl World {
     pub fn forget(&mut self) {
         self.exit = false;
         self.events.clear();
+        self.looked = None;
     }
 
     /// Performs a step, as the fate wills.

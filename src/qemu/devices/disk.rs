@@ -107,7 +107,6 @@ mod tests {
             base: Some(BaseImage { path: "/b".into(), format: ImageFormat::Raw }),
             io_limits: None,
             slot: None,
-            in_making: false,
             request: None,
         };
         let limits = IoLimits { iops: Some(100), iops_burst: Some(200), ..IoLimits::default() };
@@ -130,7 +129,6 @@ mod tests {
             base: Some(BaseImage { path: "/b".into(), format }),
             io_limits: None,
             slot: None,
-            in_making: false,
             request: None,
         };
         let backing = |format| blockdev(&linked(format))["backing"].clone();

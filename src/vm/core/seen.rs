@@ -7,10 +7,9 @@ use std::{
 
 use super::{
     Ms,
-    facts::Ending,
-    step::{DiskNo, Lane},
+    lane::{DiskNo, Lane},
 };
-use crate::model::{Error, NicId, VmSpec};
+use crate::model::{Ending, Error, NicId, VmSpec};
 
 /// What was seen of a VM.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -166,9 +165,8 @@ pub enum Sight {
         /// The session was too short to be a good one.
         brief: bool,
     },
-    PoweredOff,
-    Panicked,
     Reset,
+    /// The guest does not execute any more, for whatever reason.
     Halted,
     Resumed,
     /// The agent opened or closed its port.

@@ -264,3 +264,74 @@ fn records_are_read_as_they_were_written() {
         assert_eq!(serde_json::from_str::<RunRecord>(&text).unwrap(), facts.record.run);
     }
 }
+
+fn look_says(facts: &mut Facts, look: Look) {
+    end(facts, Lane::Look, StepReport::Guest(look));
+}
+
+#[test]
+fn a_look_from_before_a_reset_does_not_end_the_guest_after_it() {
+    for event_comes_first in [true, false] {
+        let mut facts = up();
+        ask(&mut facts, 1, Request::Reboot(Patience { time: 60_000, agent_only: false }));
+        commit(&mut facts);
+        end(&mut facts, Lane::Agent, StepReport::Done);
+        see(&mut facts, Sight::Halted);
+        look_says(&mut facts, Look::PoweredOff);
+        assert_eq!(facts.in_flight.get(&Lane::Power), Some(&Step::Reset));
+        // What QEMU has is looked at whatever is under way.
+        see(&mut facts, Sight::VcpuDeleted);
+        assert_eq!(facts.in_flight.get(&Lane::Look), Some(&Step::Look { devices: true }));
+        if event_comes_first {
+            see(&mut facts, Sight::Reset);
+        }
+        end(&mut facts, Lane::Power, StepReport::Done);
+        let disks = vec![DiskNo(0), DiskNo(1)];
+        end(&mut facts, Lane::Look, StepReport::Devices { look: Look::PoweredOff, disks, nics: Vec::new(), vcpus: 1 });
+        assert_eq!((facts.goal(), facts.seen.powered_off), (Goal::Rest, false));
+        assert!(matches!(facts.in_flight.get(&Lane::Look), Some(Step::Look { .. })), "it is looked at again");
+    }
+}
+
+#[test]
+fn a_guest_that_is_being_reset_is_not_taken_for_one_that_is_off() {
+    let mut facts = up();
+    see(&mut facts, Sight::Agent(true));
+    ask(&mut facts, 1, Request::Reboot(Patience { time: 1_000, agent_only: true }));
+    commit(&mut facts);
+    end(&mut facts, Lane::Agent, StepReport::Done);
+    see(&mut facts, Sight::Halted);
+    look_says(&mut facts, Look::PoweredOff);
+    assert_eq!(facts.in_flight.get(&Lane::Power), Some(&Step::Reset));
+    // The reboot's time is over, and a guest that is asked by its agent alone is left running then.
+    facts.now.monotonic += 1_000;
+    see(&mut facts, Sight::Time);
+    assert_eq!(facts.goal(), Goal::Rest);
+    end(&mut facts, Lane::Power, StepReport::Done);
+    assert_eq!((facts.goal(), facts.seen.powered_off), (Goal::Rest, false));
+}
+
+#[test]
+fn a_client_that_has_hung_up_is_forgotten_but_not_what_is_done_for_it() {
+    let mut facts = up();
+    ask(&mut facts, 1, stop(60_000));
+    commit(&mut facts);
+    ask(&mut facts, 2, stop(60_000));
+    assert!(facts.forget(1) && !facts.forget(1), "nobody waits twice");
+    assert!(matches!(facts.goal(), Goal::Stop(_)), "it is to stop all the same");
+    see(&mut facts, Sight::Exited("it is off".into()));
+    let mut answers = commit(&mut facts).answers;
+    while answers.is_empty() {
+        let lane = *facts.in_flight.keys().next().unwrap();
+        answers = end(&mut facts, lane, StepReport::Missing(None)).answers;
+    }
+    assert_eq!(answers, [(2, Ok(Answer::Stopped { forced: true, already: false }))]);
+
+    // One whose change could have to be taken back waits on.
+    let mut facts = up();
+    ask(&mut facts, 1, Request::Change(Box::new(Change::Memory(128))));
+    assert!(!facts.forget(1));
+    let full = Outcome::Failed(Setback::NotStored("no room".into()));
+    assert!(matches!(&conclude(&mut facts, Lane::Store, full).answers[..], [(1, Err(_))]));
+    assert_eq!(facts.record.definition.memory, 64);
+}

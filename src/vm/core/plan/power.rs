@@ -2,10 +2,12 @@
 
 use super::Wants;
 use crate::vm::core::{
-    facts::{Facts, Guest, Run, Up},
+    facts::Facts,
     goal::{Cause, Goal},
+    lane::Lane,
+    record::{Guest, Run, Up},
     seen::Monitor,
-    step::{Lane, Mode, Step},
+    step::{Mode, Step},
 };
 
 /// How often the power button is pressed.
@@ -106,7 +108,9 @@ fn end(wants: &mut Wants) {
 
 fn guest(wants: &mut Wants, up: &Up) {
     let facts = wants.facts;
-    if facts.seen.look || facts.seen.look_at_devices {
+    // What is seen of a guest that something is being done about does not last.
+    let lasts = !facts.in_flight.contains_key(&Lane::Power);
+    if facts.seen.look_at_devices || (facts.seen.look && lasts) {
         wants.step(Step::Look { devices: facts.seen.look_at_devices });
     }
     if let (Goal::Rest, Some(at), Guest::Paused { .. }) = (facts.goal(), facts.seen.trouble.next, &up.guest) {
