@@ -182,5 +182,21 @@ async fn qemu_has_what_its_devices_declare_and_the_daemon_keeps_no_copy() {
     assert_eq!(again["applied"], "live", "{again}");
     wanted.insert(root.join("bases/one.iso"), vec!["read"]);
     assert_eq!(has(), wanted);
+
+    // A halted QEMU 7.2 keeps what is taken back until it goes on: that is not taken for what is in the drive.
+    let more = ["two", "three"].map(|name| daemon.bases().join(format!("{name}.iso")));
+    more.iter().for_each(|iso| fs::write(iso, vec![0; 1 << 20]).unwrap());
+    daemon.post(&format!("/vms/{id}/suspend"), json!({})).await.expect(200);
+    for iso in [&more[0], &iso, &more[1], &more[0]] {
+        let exchanged = daemon.put(&format!("/vms/{id}/iso"), json!({ "iso": iso })).await.expect(200);
+        assert_eq!(exchanged["applied"], "live", "{exchanged}");
+    }
+    daemon.post(&format!("/vms/{id}/resume"), json!({})).await.expect(200);
+    wanted.remove(&root.join("bases/one.iso"));
+    wanted.insert(root.join("bases/two.iso"), vec!["read"]);
+    // What it kept goes with the next one that is taken back.
+    daemon.put(&format!("/vms/{id}/iso"), json!({ "iso": more[1] })).await.expect(200);
+    daemon.put(&format!("/vms/{id}/iso"), json!({ "iso": more[0] })).await.expect(200);
+    assert_eq!(has(), wanted);
     daemon.delete(&format!("/vms/{id}")).await.expect(200);
 }

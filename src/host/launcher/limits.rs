@@ -36,9 +36,10 @@ impl Limits {
         ];
         for (resource, wanted) in all {
             if let Some(wanted) = wanted {
-                // Whoever started the daemon may have set a lower one.
-                let limit = Some(getrlimit(resource).maximum.map_or(wanted, |most| most.min(wanted)));
-                setrlimit(resource, Rlimit { current: limit, maximum: limit })?;
+                // Whoever started the daemon may have set lower ones.
+                let ours = getrlimit(resource);
+                let lower = |limit: Option<u64>| Some(limit.map_or(wanted, |limit| limit.min(wanted)));
+                setrlimit(resource, Rlimit { current: lower(ours.current), maximum: lower(ours.maximum) })?;
             }
         }
         Ok(())

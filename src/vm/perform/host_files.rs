@@ -1,7 +1,7 @@
 //! The files that a QEMU works with: opened here, looked into by that very descriptor, and handed over. QEMU itself opens
 //! none, and no copy stays here: the locks on an image belong to the open file.
 
-use std::{os::fd::OwnedFd, path::PathBuf};
+use std::{io, os::fd::OwnedFd, path::PathBuf};
 
 use serde::Deserialize;
 use serde_json::json;
@@ -17,8 +17,8 @@ use crate::{
 /// Opens one with exactly the access that QEMU asks its set for.
 ///
 /// # Errors
-/// In words: it is not there, or is not what it was taken for any more.
-pub(super) async fn open(hands: &Hands, file: &HostFile) -> Result<OwnedFd, String> {
+/// The host's, with its number; without one where the file is not what it was taken for any more.
+pub(super) async fn open(hands: &Hands, file: &HostFile) -> io::Result<OwnedFd> {
     let (path, used) = (file.path.clone(), file.used);
     let config = &hands.ctx.config;
     let (access, folders) = match used {
@@ -34,12 +34,17 @@ pub(super) async fn open(hands: &Hands, file: &HostFile) -> Result<OwnedFd, Stri
             FileUse::Medium | FileUse::Log => Ok(()),
         };
         checked.map_err(|error| match error {
-            image::ImageError::Unsuitable(must) => std::io::Error::other(format!("it must {must}")),
-            other => std::io::Error::other(other),
+            image::ImageError::Unsuitable(must) => io::Error::other(format!("it must {must}")),
+            other => io::Error::other(other),
         })?;
         Ok(OwnedFd::from(file))
     });
-    opened.await.map_err(|error| format!("{} cannot be used: {error}", file.path.display()))
+    opened.await
+}
+
+/// For people.
+pub(super) fn unusable(file: &HostFile, error: &io::Error) -> String {
+    format!("{} cannot be used: {error}", file.path.display())
 }
 
 /// Opens some, and gives them to a QEMU that runs.
@@ -50,7 +55,8 @@ pub(in crate::vm) async fn give(hands: &Hands, session: &Session, files: &[HostF
     // Of a try that was cut short.
     take_back(session, files).await?;
     for file in files {
-        let descriptor = open(hands, file).await.map_err(Setback::Refused)?;
+        let opened = open(hands, file).await;
+        let descriptor = opened.map_err(|error| Setback::Refused(unusable(file, &error)))?;
         session.add_descriptor(file.set, &file.path.display().to_string(), descriptor).await?;
     }
     Ok(())
@@ -88,7 +94,8 @@ pub(in crate::vm) async fn path_of(session: &Session, name: &str) -> Result<Path
     let Some(number) = set_of(name) else { return Ok(name.into()) };
     let sets: Vec<Set> = session.execute_as("query-fdsets", None).await?;
     let set = sets.into_iter().find(|set| set.id == number);
-    // The newest is the first; one that is taken back while the guest is halted stays listed behind it.
-    let opaque = set.and_then(|set| set.fds.into_iter().next()).and_then(|member| member.opaque);
+    // The newest is the last, and the one that QEMU opens. Up to 7.2 one that is taken back while the guest is halted stays
+    // listed, and open, until it goes on.
+    let opaque = set.and_then(|set| set.fds.into_iter().last()).and_then(|member| member.opaque);
     Ok(opaque.map_or_else(|| name.into(), PathBuf::from))
 }

@@ -168,9 +168,14 @@ pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
 async fn open_files(hands: &Hands, spec: &VmSpec) -> Result<BTreeMap<u32, OwnedFd>, Setback> {
     let mut opened = BTreeMap::new();
     for file in devices::files(spec, hands.paths.console_log()) {
-        let descriptor = host_files::open(hands, &file).await.map_err(|why| match file.used {
-            FileUse::Log | FileUse::Disk => Setback::Host(why),
-            FileUse::Medium | FileUse::Base(_) => unstartable(why),
+        let descriptor = host_files::open(hands, &file).await.map_err(|error| {
+            let why = host_files::unusable(&file, &error);
+            // Descriptors that have run out, or storage that hangs, are no matter of the definition.
+            let is_the_hosts = error.raw_os_error().is_some() || error.kind() == io::ErrorKind::TimedOut;
+            match file.used {
+                FileUse::Medium | FileUse::Base(_) if !is_the_hosts => unstartable(why),
+                _ => Setback::Host(why),
+            }
         })?;
         opened.insert(file.set, descriptor);
     }

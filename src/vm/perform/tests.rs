@@ -184,7 +184,7 @@ impl Drop for Vm {
 }
 
 fn size(file: &Path) -> u64 {
-    crate::host::image::virtual_size(file).unwrap() / disks::GIB
+    crate::host::image::check_disk(&std::fs::File::open(file).unwrap()).unwrap() / disks::GIB
 }
 
 #[tokio::test]
