@@ -151,25 +151,25 @@ async fn qemu_has_what_its_devices_declare_and_the_daemon_keeps_no_copy() {
         (run.join("qemu.log"), vec!["append"]),
     ]
     .into();
-    let has = || {
+    let held = || {
         let mut open = open_below(pid, &root);
         // QEMU makes and holds this one itself.
         open.remove(&run.join("pid"));
         open
     };
-    assert_eq!(has(), started);
+    assert_eq!(held(), started);
     let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
     assert!(!words.contains("\"filename\":\"/") || words.contains("\"filename\":\"/dev/fdset/"), "{words}");
 
-    let added = daemon.post(&format!("/vms/{id}/disks"), json!({ "size": 1 })).await.expect(201);
+    let added = daemon.post(&format!("/vms/{id}/disks"), json!({ "disk_size": 1 })).await.expect(201);
     let name = added["name"].as_str().unwrap();
     let mut wanted = started.clone();
     wanted.insert(image(&format!("{name}.qcow2")), vec!["read-write"]);
-    assert_eq!(has(), wanted);
+    assert_eq!(held(), wanted);
     // The drive lets go of its medium for good.
     daemon.put(&format!("/vms/{id}/iso"), json!({ "iso": null })).await.expect(200);
     wanted.remove(&root.join("bases/one.iso"));
-    assert_eq!(has(), wanted);
+    assert_eq!(held(), wanted);
 
     let own = open_below(daemon.pid(), &root);
     let guests = own.keys().filter(|path| wanted.contains_key(*path)).collect::<Vec<_>>();
@@ -181,7 +181,7 @@ async fn qemu_has_what_its_devices_declare_and_the_daemon_keeps_no_copy() {
     let again = daemon.put(&format!("/vms/{id}/iso"), json!({ "iso": iso })).await.expect(200);
     assert_eq!(again["applied"], "live", "{again}");
     wanted.insert(root.join("bases/one.iso"), vec!["read"]);
-    assert_eq!(has(), wanted);
+    assert_eq!(held(), wanted);
 
     // A halted QEMU 7.2 keeps what is taken back until it goes on: that is not taken for what is in the drive.
     let more = ["two", "three"].map(|name| daemon.bases().join(format!("{name}.iso")));
@@ -197,6 +197,6 @@ async fn qemu_has_what_its_devices_declare_and_the_daemon_keeps_no_copy() {
     // What it kept goes with the next one that is taken back.
     daemon.put(&format!("/vms/{id}/iso"), json!({ "iso": more[1] })).await.expect(200);
     daemon.put(&format!("/vms/{id}/iso"), json!({ "iso": more[0] })).await.expect(200);
-    assert_eq!(has(), wanted);
+    assert_eq!(held(), wanted);
     daemon.delete(&format!("/vms/{id}")).await.expect(200);
 }

@@ -3,24 +3,24 @@
 #![cfg(debug_assertions)]
 #![allow(unsafe_code)]
 
-#[path = "support/probe.rs"]
-mod probe;
+#[path = "support/intruder.rs"]
+mod intruder;
 
 use std::process::Stdio;
 
-use probe::{Outcomes, Probe, outcomes};
+use intruder::{Intruder, Outcomes, outcomes};
 use qherd::host::launcher::{Child, DNSMASQ, Permit, QEMU, QEMU_IMG, QEMU_PROBE, STORE_TRIAL};
 
 const EPERM: Option<i32> = Some(1);
 const ENOSYS: Option<i32> = Some(38);
 const EAFNOSUPPORT: Option<i32> = Some(97);
 
-/// What the probe says as a child of this kind, with some layers left out.
+/// What the intruder says as a child of this kind, with some layers left out.
 fn tried(permit: Permit, attempts: &[String], without: &str) -> Outcomes {
-    let probe = Probe::build();
+    let intruder = Intruder::build();
     // SAFETY: each test is a process of its own, and this its only thread that reads it.
     unsafe { std::env::set_var("QHERD_TEST_WITHOUT_LAYERS", without) };
-    let child = Child::new(permit, &probe.path()).args(attempts);
+    let child = Child::new(permit, &intruder.path()).args(attempts);
     let output = child.command().unwrap().stderr(Stdio::piped()).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     let outcomes = outcomes(&said);

@@ -55,7 +55,7 @@ impl Layers {
         Self(left_out.fold(u32::MAX, |all, layer| all & !(1 << *layer as u32)))
     }
 
-    pub fn has(self, layer: Layer) -> bool {
+    pub fn includes(self, layer: Layer) -> bool {
         self.0 & (1 << layer as u32) != 0
     }
 }
@@ -67,8 +67,9 @@ mod tests {
     #[test]
     fn a_test_leaves_out_what_it_names_and_nothing_else() {
         let layers = Layers::without("filter,limits,of-another-time");
-        let left: Vec<&str> = Layer::ALL.into_iter().filter(|layer| !layers.has(*layer)).map(Layer::name).collect();
+        let left: Vec<&str> =
+            Layer::ALL.into_iter().filter(|layer| !layers.includes(*layer)).map(Layer::name).collect();
         assert_eq!(left, ["limits", "filter"]);
-        assert!(Layer::ALL.into_iter().all(|layer| Layers::without("").has(layer)));
+        assert!(Layer::ALL.into_iter().all(|layer| Layers::without("").includes(layer)));
     }
 }

@@ -94,7 +94,7 @@ impl Child {
         command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(stderr.map_or_else(Stdio::null, Stdio::from));
         let layers = Layers::in_force();
-        if layers.has(Layer::Environment) {
+        if layers.includes(Layer::Environment) {
             command.env_clear();
             // It may be a script that looks for what it ends in.
             command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
@@ -135,10 +135,10 @@ impl Confinement {
         rustix::process::setsid()?;
         rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
         self.keep_descriptors()?;
-        if self.layers.has(Layer::Limits) {
+        if self.layers.includes(Layer::Limits) {
             self.limits.set()?;
         }
-        if self.layers.has(Layer::Capabilities) {
+        if self.layers.includes(Layer::Capabilities) {
             self.capabilities.keep_only()?;
         }
         // Behind every change of rights: the kernel forgets it with those.
@@ -149,10 +149,10 @@ impl Confinement {
                 return Err(io::Error::from_raw_os_error(libc::ESRCH));
             }
         }
-        if self.layers.has(Layer::NoNewPrivileges) || self.layers.has(Layer::Filter) {
+        if self.layers.includes(Layer::NoNewPrivileges) || self.layers.includes(Layer::Filter) {
             rustix::thread::set_no_new_privs(true)?;
         }
-        if self.layers.has(Layer::Filter) {
+        if self.layers.includes(Layer::Filter) {
             self.filter.install()?;
         }
         Ok(())
@@ -161,7 +161,7 @@ impl Confinement {
     /// Everything but the standard ones and those that are named is closed by exec: the daemon opens nothing else without that
     /// mark, but whoever started the daemon may have left it something.
     fn keep_descriptors(&self) -> io::Result<()> {
-        if self.layers.has(Layer::Descriptors) {
+        if self.layers.includes(Layer::Descriptors) {
             // SAFETY: numbers only. Of kernels before 5.11, which cannot do this, the daemon's own marks hold.
             unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
         }

@@ -1,5 +1,5 @@
 //! A program in QEMU's place that tries what an escaped QEMU would, and says what came of it: `NAME ok`, or `NAME` and the
-//! number of the error. With no library but std: the tests compile it by itself (tests/support/probe.rs).
+//! number of the error. With no library but std: the tests compile it by itself (tests/support/intruder.rs).
 //!
 //! ARGUMENTS: names of attempts, each with `=VALUE` where it takes one.
 
@@ -120,7 +120,7 @@ fn attempt(name: &str, value: &str) -> Result<c_long, i32> {
         "perf" => call!(298, [1u64 | 112 << 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].as_ptr(), 0, -1, -1, 0),
         "io-uring" => call!(425, 4, zero.as_ptr()),
         "userfaultfd" => call!(323, 1),
-        "add-key" => call!(248, path("user"), path("probe"), path("x"), 1, -2),
+        "add-key" => call!(248, path("user"), path("intruder"), path("x"), 1, -2),
         "keyctl" => call!(250, 0, -2, 0),
         "ptrace" => call!(101, 0x4206, number(), 0, 0),
         "process-vm" => {
@@ -133,7 +133,7 @@ fn attempt(name: &str, value: &str) -> Result<c_long, i32> {
         "kexec" => call!(246, 0, 0, 0, 0),
         "module" => call!(313, -1, path(""), 0),
         "reboot" => call!(169, 0, 0, 0, 0),
-        "sethostname" => call!(170, path("probe"), -1),
+        "sethostname" => call!(170, path("intruder"), -1),
         "settime" => call!(227, 0, [0u64, 2_000_000_000].as_ptr()),
         "x32" => call!(0x4000_0000 + 39),
         "tiocsti" => call!(16, 0, 0x5412, path("x")),

@@ -1,23 +1,23 @@
-//! The program of tests/probe, compiled, and what it says.
+//! The program of tests/intruder, compiled, and what it says.
 #![allow(dead_code)] // Every test file uses its own part.
 
 use std::{collections::BTreeMap, path::PathBuf, process::Command};
 
-pub struct Probe(tempfile::TempDir);
+pub struct Intruder(tempfile::TempDir);
 
-impl Probe {
+impl Intruder {
     pub fn build() -> Self {
-        let dir = tempfile::Builder::new().prefix("qherd-probe-").tempdir().unwrap();
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/probe/main.rs");
+        let dir = tempfile::Builder::new().prefix("qherd-intruder-").tempdir().unwrap();
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/intruder/main.rs");
         let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-        rustc.args(["--edition", "2024", "--deny", "warnings", "-o"]).arg(dir.path().join("probe")).arg(source);
+        rustc.args(["--edition", "2024", "--deny", "warnings", "-o"]).arg(dir.path().join("intruder")).arg(source);
         let output = rustc.current_dir(dir.path()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Self(dir)
     }
 
     pub fn path(&self) -> PathBuf {
-        self.0.path().join("probe")
+        self.0.path().join("intruder")
     }
 }
 
