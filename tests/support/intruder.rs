@@ -1,4 +1,4 @@
-//! The program of tests/intruder, compiled, and what it says.
+//! The program of `intruder_program.rs`, compiled, and what it says.
 #![allow(dead_code)] // Every test file uses its own part.
 
 use std::{collections::BTreeMap, path::PathBuf, process::Command};
@@ -8,7 +8,7 @@ pub struct Intruder(tempfile::TempDir);
 impl Intruder {
     pub fn build() -> Self {
         let dir = tempfile::Builder::new().prefix("qherd-intruder-").tempdir().unwrap();
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/intruder/main.rs");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/intruder_program.rs");
         let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
         rustc.args(["--edition", "2024", "--deny", "warnings", "-o"]).arg(dir.path().join("intruder")).arg(source);
         let output = rustc.current_dir(dir.path()).output().unwrap();
