@@ -13,6 +13,9 @@ use super::{
 };
 use crate::model::{Applied, Error, Result, VmSpec};
 
+/// The commit that is due when the facts have come to rest: only then is it known what it holds.
+const AT_REST: u64 = u64::MAX;
+
 /// A request, as its task knows it. Each gets one answer.
 pub type Ticket = u64;
 
@@ -108,11 +111,11 @@ impl Facts {
         if under_way || self.seen.unsure || self.record != self.stored { self.commits + 1 } else { 0 }
     }
 
-    /// Gives those that wait for something `concerned` another answer than they hoped for.
+    /// Gives those that wait for something `concerned` another answer than they hoped for. What else follows from what has
+    /// happened is stored first, whatever is noted first.
     pub fn answer_instead(&mut self, concerned: impl Fn(&Until) -> bool, answer: &Result<Answer>) {
-        let commit = self.due_commit();
         for waiting in self.waiting.iter_mut().filter(|waiting| concerned(&waiting.until)) {
-            (waiting.until, waiting.commit) = (Until::Stored(answer.clone()), commit);
+            (waiting.until, waiting.commit) = (Until::Stored(answer.clone()), AT_REST);
         }
     }
 
@@ -135,8 +138,12 @@ impl Facts {
         self.waiting.len() < before
     }
 
-    /// Takes out the requests whose answer is known, and stored.
+    /// Takes out the requests whose answer is known, and stored. The facts are at rest.
     pub fn take_answers(&mut self) -> Effects {
+        let due = self.due_commit();
+        for waiting in self.waiting.iter_mut().filter(|waiting| waiting.commit == AT_REST) {
+            waiting.commit = due;
+        }
         let waiting = std::mem::take(&mut self.waiting);
         let mut effects = Effects::default();
         for waiting in waiting {

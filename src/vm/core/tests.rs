@@ -310,3 +310,19 @@ fn a_guest_that_is_being_reset_is_not_taken_for_one_that_is_off() {
     end(&mut facts, Lane::Power, StepReport::Done);
     assert_eq!((facts.goal(), facts.seen.powered_off), (Goal::Rest, false));
 }
+
+#[test]
+fn who_is_told_that_a_guest_is_left_running_finds_it_running() {
+    for ask_for in [Request::Stop as fn(Patience) -> Request, Request::Reboot] {
+        let mut facts = up();
+        see(&mut facts, Sight::Agent(true));
+        ask(&mut facts, 1, ask_for(Patience { time: 1_000, agent_only: true }));
+        commit(&mut facts);
+        facts.now.monotonic += 1_000;
+        assert_eq!(see(&mut facts, Sight::Time).answers, []);
+        assert_ne!(status(&facts), Status::Running);
+        let answers = commit(&mut facts).answers;
+        assert!(matches!(answers[..], [(1, Err(Error::NoAgent { .. }))]), "{answers:?}");
+        assert_eq!(status(&facts), Status::Running);
+    }
+}
