@@ -7,7 +7,7 @@ use super::{
     Ms,
     difference::{differs, disk},
     facts::{Facts, Record},
-    plan::waits_for_start,
+    plan::{image_is_left, waits_for_start},
     seen::Device,
     step::Lane,
 };
@@ -70,6 +70,12 @@ pub enum Until {
         pending_at: Option<Ms>,
         /// The definition before and after it, for taking it back.
         before: Arc<VmSpec>,
+        after: Arc<VmSpec>,
+    },
+    /// A removal is in effect and not taken back any more; the image goes.
+    Cleared {
+        lanes: Vec<Lane>,
+        applied: Applied,
         after: Arc<VmSpec>,
     },
     /// As `Applied`, of a change that a VM which is off has taken.
@@ -151,10 +157,19 @@ impl Facts {
                 self.waiting.push(waiting);
                 continue;
             };
-            effects.answers.push((waiting.ticket, answer));
-            if let Until::Applied { after, .. } = waiting.until {
-                effects.left.insert(waiting.ticket, after);
+            match (waiting.until, &answer) {
+                // Who is told that a disk is gone finds its image gone, and its room free.
+                (Until::Applied { lanes, after, .. }, Ok(Answer::Applied(applied))) if self.clears(&lanes) => {
+                    let until = Until::Cleared { lanes, applied: *applied, after };
+                    self.waiting.push(Waiting { until, ..waiting });
+                    continue;
+                }
+                (Until::Applied { after, .. } | Until::Cleared { after, .. }, _) => {
+                    effects.left.insert(waiting.ticket, after);
+                }
+                _ => {}
             }
+            effects.answers.push((waiting.ticket, answer));
         }
         effects
     }
@@ -167,6 +182,7 @@ impl Facts {
                 let applied = if is_through { self.applied(lanes, *pending_at, after) } else { None };
                 applied.map(|applied| Ok(Answer::Applied(applied)))
             }
+            Until::Cleared { lanes, applied, .. } => (!self.clears(lanes)).then_some(Ok(Answer::Applied(*applied))),
             Until::Grown { lanes, before, after } => {
                 let changed = !after.is_same_but_for_names(before);
                 (is_through && !lanes.iter().any(|lane| self.grows(*lane))).then_some(Ok(Answer::Redefined(changed)))
@@ -240,6 +256,11 @@ impl Facts {
             Lane::Nic(nic) => waits_for_start(self, Device::Nic(nic)),
             _ => false,
         }
+    }
+
+    /// An image is being removed. What the host fails at is tried again later, and nobody waits for that.
+    fn clears(&self, lanes: &[Lane]) -> bool {
+        lanes.iter().any(|lane| matches!(lane, Lane::Disk(no) if image_is_left(self, *no) && !self.is_stuck(*lane)))
     }
 
     fn grows(&self, lane: Lane) -> bool {

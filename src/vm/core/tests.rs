@@ -326,3 +326,22 @@ fn who_is_told_that_a_guest_is_left_running_finds_it_running() {
         assert_eq!(status(&facts), Status::Running);
     }
 }
+
+#[test]
+fn who_is_told_that_a_disk_is_gone_finds_its_image_gone_or_waits_for_nothing() {
+    for outcome in [Outcome::Done(StepReport::Done), Outcome::Failed(Setback::Host("no".into()))] {
+        let mut facts = down();
+        let disk = facts.record.definition.disk("disk1").unwrap().clone();
+        for record in [&mut facts.record, &mut facts.stored] {
+            record.run.held.images.insert(DiskNo(1), disk.clone());
+        }
+        ask(&mut facts, 1, Request::Change(Box::new(Change::RemoveDisk("disk1".into()))));
+        assert_eq!(commit(&mut facts).answers, []);
+        assert_eq!(under_way(&facts), [Lane::Disk(DiskNo(1))]);
+        // What is being removed is not taken back.
+        ask(&mut facts, 2, Request::ForceOff);
+        assert_eq!(facts.record.definition.disk("disk1"), None);
+        let answers = conclude(&mut facts, Lane::Disk(DiskNo(1)), outcome).answers;
+        assert_eq!(answers, [(1, Ok(Answer::Applied(Applied::NextStart)))]);
+    }
+}
