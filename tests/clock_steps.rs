@@ -13,7 +13,7 @@ use nix::{
     unistd::Pid,
 };
 use qherd::{
-    model::{Due, Ending, Moment, Upkeep},
+    model::{Due, Ending, Upkeep, monotonic_ms, now_ms},
     store::{Batch, Store},
     vm::{core::Run, records},
 };
@@ -152,7 +152,7 @@ async fn owe_a_restart(daemon: &Daemon, id: &str) {
     let dir = daemon.state().join("db");
     let store = tokio::task::spawn_blocking(move || Store::open(&dir).unwrap()).await.unwrap();
     let mut record = records::get(&store, id).unwrap().unwrap();
-    let Moment { at, monotonic } = Moment::after(Duration::from_secs(60));
+    let (at, monotonic) = (now_ms() + 60_000, Some(monotonic_ms() + 60_000));
     record.run.state = Run::Down { last: Ending::Crashed { reason: "a test".into() } };
     record.run.upkeep = Upkeep { attempts: 7, due: Some(Due::Restart { at, monotonic }) };
     store.commit(records::put(Batch::new(), &record, true).unwrap()).await.unwrap();

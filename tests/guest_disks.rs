@@ -149,7 +149,7 @@ async fn a_disk_that_the_guest_lets_go_of_while_no_daemon_listens_comes_back() {
     }
     drop(serial);
     daemon.run();
-    daemon.await_log("the guest had let go of a disk").await;
+    daemon.await_log("the guest has let go of a disk").await;
     await_disks(&daemon, &id, "vdb:2048.").await;
     assert_eq!(names(&daemon, &id).await, ["root", "disk1"]);
     assert_eq!(daemon.get(&format!("/vms/{id}/config")).await.expect(200)["pending"], json!({}));

@@ -47,43 +47,11 @@ pub struct Moment {
 }
 
 impl Moment {
-    pub fn after(wait: Duration) -> Self {
-        let wait = wait.as_millis() as u64;
-        Self { at: now_ms().saturating_add(wait), monotonic: Some(monotonic_ms().saturating_add(wait)) }
-    }
-
-    /// How long it is until then.
-    pub fn left(self) -> Duration {
-        Duration::from_millis(match self.monotonic {
-            Some(at) => at.saturating_sub(monotonic_ms()),
-            None => self.at.saturating_sub(now_ms()),
-        })
-    }
-
-    /// The same, from now on by the clock that nobody sets.
-    pub fn fixed(self) -> Self {
-        self.within(Duration::MAX)
-    }
-
-    /// As [`Self::fixed`], and not further ahead than `longest`: what was stored on another boot of the host means nothing
-    /// on this one.
-    pub fn within(self, longest: Duration) -> Self {
-        let left = u64::try_from(self.left().min(longest).as_millis()).unwrap_or(u64::MAX);
-        Self { monotonic: Some(monotonic_ms().saturating_add(left)), ..self }
-    }
-
     /// When it is, by the clock on the wall as it stands now, for people.
     pub fn wall_time(self) -> u64 {
         match self.monotonic {
             Some(monotonic) => wall_time_of(self.at, now_ms().saturating_add(monotonic).saturating_sub(monotonic_ms())),
             None => self.at,
-        }
-    }
-
-    pub fn is_before(self, other: Self) -> bool {
-        match (self.monotonic, other.monotonic) {
-            (Some(one), Some(other)) => one < other,
-            _ => self.at < other.at,
         }
     }
 }
@@ -96,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_moment_is_told_as_it_was_until_the_clock_is_set() {
-        let noted = Moment::after(Duration::from_secs(30));
+        let noted = Moment { at: now_ms() + 30_000, monotonic: Some(monotonic_ms() + 30_000) };
         assert_eq!(noted.wall_time(), noted.at);
         // As it stands when the clock was put forward, or back, after it was noted.
         for said in [noted.at - HOUR, noted.at + HOUR] {
@@ -105,13 +73,5 @@ mod tests {
         }
         assert_eq!(Moment { at: 7, monotonic: None }.wall_time(), 7, "an older record's");
         assert!(wall_at_uptime(uptime_ms()).abs_diff(now_ms()) < SET);
-    }
-
-    #[test]
-    fn a_moment_of_another_boot_is_not_far_ahead() {
-        let stale = Moment { at: now_ms(), monotonic: Some(monotonic_ms() + 100 * HOUR) };
-        let within = stale.within(Duration::from_millis(HOUR));
-        assert!(within.left() <= Duration::from_millis(HOUR));
-        assert!(stale.fixed().left() > Duration::from_millis(99 * HOUR));
     }
 }

@@ -156,13 +156,6 @@ impl Upkeep {
 }
 
 impl Upkeep {
-    /// The same with [`Moment::within`] what a restart waits at most.
-    pub fn fixed(self) -> Self {
-        let Some(restart) = self.restart() else { return self };
-        let Moment { at, monotonic } = restart.within(Duration::from_millis(LONGEST_WAIT));
-        Self { due: Some(Due::Restart { at, monotonic }), ..self }
-    }
-
     /// When it is started again by its policy.
     pub fn restart(self) -> Option<Moment> {
         match self.due {

@@ -103,7 +103,6 @@ impl VmSpec {
             base: disk.base,
             io_limits: disk.io_limits,
             slot: Some(slot),
-            in_making: true,
             request: disk.request,
         });
         Ok(())
@@ -230,9 +229,6 @@ pub struct Disk {
     /// The hot-plug slot it sits in, from 1; none for the root disk, which has a place of its own.
     #[serde(default)]
     pub slot: Option<u8>,
-    /// Its image is still being made: nobody was told of it.
-    #[serde(default)]
-    pub in_making: bool,
     /// What the request that added it is known by, if it came with an idempotency key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Uuid>,

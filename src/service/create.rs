@@ -90,8 +90,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
         None => None,
     };
     let named_iso = iso.clone().zip(wish.iso).map(|(file, sent)| Alias { file, sent });
-    let disk =
-        Disk { name: "root".into(), file, size, clone, base, io_limits, slot: None, in_making: false, request: None };
+    let disk = Disk { name: "root".into(), file, size, clone, base, io_limits, slot: None, request: None };
     check_length("disks", &wish.disks, MAX_DEVICES)?;
     let mut further = Vec::new();
     for (index, wish) in wish.disks.into_iter().enumerate() {

@@ -116,7 +116,6 @@ mod tests {
             base,
             io_limits: None,
             slot: None,
-            in_making: false,
             request: None,
         }
     }

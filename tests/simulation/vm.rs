@@ -3,8 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use qherd::model::{
-    Autostart, Disk, MacAddr, NewDisk, NewNic, NicBackend, NicId, OnIoError, Policy, RestartPolicy, SwitchId,
-    SwitchPort, VmSpec,
+    Autostart, MacAddr, NewDisk, NewNic, NicBackend, NicId, OnIoError, Policy, RestartPolicy, SwitchId, SwitchPort,
+    VmSpec,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -40,7 +40,6 @@ pub fn definition(history: &History) -> Arc<VmSpec> {
     for number in 0..history.switches {
         spec.add_nic(nic(u64::from(number), true), None).expect("a slot");
     }
-    spec.disks.iter_mut().for_each(|disk: &mut Disk| disk.in_making = false);
     Arc::new(spec)
 }
 

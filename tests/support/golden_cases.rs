@@ -53,7 +53,6 @@ fn q35() -> VmSpec {
             io_limits: None,
             slot: None,
             request: None,
-            in_making: false,
         }],
         disks_added: 0,
         nics: Vec::new(),

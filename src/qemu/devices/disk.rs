@@ -95,7 +95,6 @@ mod tests {
             base: Some(BaseImage { path: "/b".into(), format: ImageFormat::Raw }),
             io_limits: None,
             slot: None,
-            in_making: false,
             request: None,
         };
         let limits = IoLimits { iops: Some(100), iops_burst: Some(200), ..IoLimits::default() };
@@ -118,7 +117,6 @@ mod tests {
             base: Some(BaseImage { path: "/b".into(), format }),
             io_limits: None,
             slot: None,
-            in_making: false,
             request: None,
         };
         let backing = |format| blockdev(&linked(format))["backing"].clone();

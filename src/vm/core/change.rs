@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use super::{
-    admit::refuse,
     answer::{Answer, Ticket, Until},
     difference,
     facts::Facts,
     goal::Goal,
+    lane::{DiskNo, Lane},
     request::Request,
     seen::Device,
-    step::{DiskNo, Lane},
 };
 use crate::model::{Applied, Change, OnIoError, Policy, Redefinition, Result, VmSpec};
 
@@ -56,8 +55,8 @@ pub(super) fn define(facts: &mut Facts, ticket: Ticket, change: Change) {
     let before = facts.record.definition.clone();
     let in_effect = facts.up().map(|up| up.in_effect.clone());
     let wanted = match change.clone().apply(&before, in_effect.as_deref(), facts.bounds.memory) {
-        Ok(wanted) => Arc::new(without_bookkeeping(wanted)),
-        Err(error) => return refuse(facts, ticket, error),
+        Ok(wanted) => Arc::new(wanted),
+        Err(error) => return facts.refuse(ticket, error),
     };
     let removes = matches!(change, Change::RemoveDisk(_) | Change::RemoveNic(_));
     // It frees space, which a full disk must not prevent.
@@ -115,12 +114,6 @@ pub(super) fn redefine(facts: &mut Facts, ticket: Ticket, redefinition: Redefini
     let lanes = difference::lanes(&before, &wanted);
     prepare_lanes(facts, &before, &wanted, &lanes);
     facts.wait(ticket, Until::Grown { lanes, before, after: wanted });
-}
-
-/// Whether a disk is made is no part of a definition.
-fn without_bookkeeping(mut spec: VmSpec) -> VmSpec {
-    spec.disks.iter_mut().for_each(|disk| disk.in_making = false);
-    spec
 }
 
 /// A change is a new reason to try, and may be one to grow an image.

@@ -2,8 +2,8 @@
 //! answer to a change follow from it.
 
 use super::{
-    facts::Record,
-    step::{DiskNo, Lane},
+    lane::{DiskNo, Lane},
+    record::Record,
 };
 use crate::model::{Disk, Nic, VmSpec};
 

@@ -2,14 +2,16 @@
 //! is looked at after everything that happens, and when a plan's time to wake has come.
 
 use super::{
-    Ms, admit,
+    Ms,
     answer::{Answer, Effects, Until},
     difference::disk,
-    facts::{Facts, Record, Run},
+    facts::Facts,
     goal::{Cause, Goal},
+    lane::{DiskNo, Lane},
+    record::{Record, Run},
     seen::Monitor,
-    step::{DiskNo, Lane},
     table::{Act, Verdict, judge},
+    take::{launch, state, take},
 };
 use crate::model::{Due, Ending, Error, Nic};
 
@@ -50,7 +52,7 @@ fn finish_making(facts: &mut Facts) {
         facts.record.run.state = Run::Down { last: Ending::Clean };
         return facts.answer_instead(|until| *until == Until::Made, &Ok(Answer::Done));
     }
-    if let Err(error) = admit::launch(facts, false) {
+    if let Err(error) = launch(facts, false) {
         facts.fail_starts(&error);
         facts.seen.launch.failed = Some(error);
         facts.set_goal(Goal::Gone);
@@ -189,7 +191,7 @@ fn restart(facts: &mut Facts) {
     let Some(at) = restart_at(facts) else { return };
     if at <= facts.now.monotonic {
         // The daemon does not end: that is the only refusal.
-        let _ = admit::launch(facts, true);
+        let _ = launch(facts, true);
     }
 }
 
@@ -214,12 +216,12 @@ pub(super) fn dated(due: Due, wall: u64, monotonic: Ms) -> Due {
 /// Requests that came during a start or a deletion have their turn, in their order.
 fn take_later(facts: &mut Facts) {
     while let Some((_, request)) = facts.later.first() {
-        let verdict = judge(admit::state(facts), request.ask());
+        let verdict = judge(state(facts), request.ask());
         if !facts.gone && matches!(verdict, Verdict::Later | Verdict::Do(Act::JoinStart)) {
             return;
         }
         let (ticket, request) = facts.later.remove(0);
-        admit::take(facts, ticket, request);
+        take(facts, ticket, request);
     }
 }
 

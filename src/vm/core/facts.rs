@@ -5,20 +5,17 @@ use std::{
     sync::Arc,
 };
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     Ms,
     answer::{Answer, Ticket, Until, Waiting},
     goal::Goal,
-    held::Held,
-    plan::Plan,
+    lane::{DiskNo, Lane},
+    record::{Guest, Record, Run, Up},
     request::Request,
     seen::Seen,
-    step::{DiskNo, Lane, Step},
+    step::Step,
 };
-pub use crate::model::Ending;
-use crate::model::{Disk, ProcessId, Upkeep, VmSpec};
+use crate::model::{Disk, VmSpec};
 
 /// Everything that is known of one VM.
 #[derive(Clone, Debug)]
@@ -45,81 +42,6 @@ pub struct Facts {
     pub gone: bool,
     pub now: Now,
     pub bounds: Bounds,
-}
-
-/// What is stored of a VM: `vm/<id>` and `run/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// As its owner wants it.
-    pub definition: Arc<VmSpec>,
-    pub run: RunRecord,
-}
-
-/// The bookkeeping of a VM, apart from its definition.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunRecord {
-    pub state: Run,
-    pub goal: Goal,
-    pub upkeep: Upkeep,
-    pub held: Held,
-    /// Disks of the definition whose image is not made yet.
-    #[serde(default)]
-    pub unmade: BTreeSet<DiskNo>,
-}
-
-/// How far its run has come. Every value is one that a crash can leave behind; [`super::recover()`] has an answer to each.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "state")]
-pub enum Run {
-    /// Its disks are being made; nobody knows that it exists.
-    Making {
-        /// It exists once it runs.
-        start: bool,
-    },
-    /// No process.
-    Down {
-        last: Ending,
-    },
-    /// A process may have been spawned; its guest may not have run yet, and nobody knows that it does.
-    Starting {
-        process: Option<ProcessId>,
-        /// It is being created as well: nobody knows that it exists.
-        new: bool,
-        /// What it was before.
-        last: Ending,
-    },
-    Up(Box<Up>),
-}
-
-/// A VM that runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Up {
-    pub process: ProcessId,
-    /// Milliseconds since 1970.
-    pub started_at: u64,
-    /// What QEMU has; differs from the definition by what is under way and by what takes effect at the next start.
-    pub in_effect: Arc<VmSpec>,
-    /// MiB that QEMU was started with; what is above comes through virtio-mem, what is below through the balloon.
-    pub boot_memory: u64,
-    /// MiB that its virtio-mem can add to that.
-    pub hotplug_memory: u64,
-    /// vCPUs that this QEMU has ever had, once it has lost one: an emulating QEMU can make only so many.
-    #[serde(default)]
-    pub vcpus_made: u32,
-    /// As it was last seen: a daemon that comes later shows it until it knows better.
-    pub guest: Guest,
-}
-
-/// Whether a guest executes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "guest")]
-pub enum Guest {
-    Running,
-    Paused {
-        reason: Option<String>,
-        /// By an I/O or internal error.
-        critical: bool,
-    },
 }
 
 /// Why a lane is not tried again for now.
@@ -224,47 +146,8 @@ impl Facts {
         self.up().is_some_and(|up| up.guest == Guest::Running)
     }
 
-    /// Steps are under way from now on, or are being cut short.
-    pub fn begin(&mut self, plan: &Plan) {
-        for step in &plan.start {
-            match step {
-                Step::Commit(_) => {
-                    self.commits += 1;
-                    self.seen.wish = false;
-                }
-                // What is seen from now on is a reason to look again.
-                Step::Look { devices } => {
-                    self.seen.look = false;
-                    self.seen.look_at_devices &= !devices;
-                }
-                Step::SetMemory(memory) => self.seen.memory_requested = Some(*memory),
-                Step::ReadMemory => self.seen.look_at_memory = false,
-                Step::FindFiles => self.seen.look_for_files = false,
-                Step::Pin(_) => self.seen.pin_again = false,
-                Step::Kill => self.seen.kill_again = false,
-                Step::Quit => self.seen.quitting = Some(self.now.monotonic),
-                _ => {}
-            }
-            self.in_flight.insert(step.lane(), step.clone());
-        }
-        self.cut.extend(&plan.cut);
-    }
-
     /// A lane is not to be tried at this time.
     pub fn is_stuck(&self, lane: Lane) -> bool {
         self.stuck.get(&lane).is_some_and(|stuck| stuck.again.is_none_or(|at| at > self.now.monotonic))
-    }
-}
-
-impl RunRecord {
-    pub fn up(&self) -> Option<&Up> {
-        match &self.state {
-            Run::Up(up) => Some(up),
-            Run::Making { .. } | Run::Down { .. } | Run::Starting { .. } => None,
-        }
-    }
-
-    pub fn is_down(&self) -> bool {
-        matches!(self.state, Run::Down { .. })
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::step::DiskNo;
+use super::lane::DiskNo;
 use crate::model::{Disk, Nic, NicId};
 
 /// What there may be of a VM outside of its record.

@@ -30,27 +30,35 @@ mod due;
 mod facts;
 mod goal;
 mod held;
+mod lane;
 mod plan;
+mod record;
 mod recover;
 mod request;
 mod seen;
 mod step;
 mod table;
+mod take;
 mod view;
+mod waiting;
 
 pub use absorb::{Report, absorb};
 pub use admit::admit;
 pub use answer::{Answer, Effects, Ticket, Until, Waiting};
-pub use facts::{Bounds, Ending, Facts, Guest, Now, Record, Run, RunRecord, Up};
+pub use facts::{Bounds, Facts, Now};
 pub use goal::{Cause, Deadline, Goal};
 pub use held::Held;
+pub use lane::{DiskNo, Lane};
 pub use plan::{Plan, plan};
+pub use record::{Guest, Record, Run, RunRecord, Up};
 pub use recover::{Found, create, recover, unmade};
 pub use request::{Patience, Request};
 pub use seen::{Device, Launch, Monitor, Release, Seen, Sight};
-pub use step::{DiskNo, Lane, Look, Mode, Outcome, Report as StepReport, Setback, Step, Txn};
+pub use step::{Look, Mode, Outcome, Report as StepReport, Setback, Step, Txn};
 pub use table::{Act, Ask, Refusal, State, Verdict, judge};
 pub use view::{reason, status};
+
+pub use crate::model::Ending;
 
 /// Milliseconds by the host's own clock, which goes on evenly from its boot and which nobody sets.
 pub type Ms = u64;

@@ -7,13 +7,14 @@ use super::{
     absorb::end_run_as,
     answer::{Ticket, Until},
     due::dated,
-    facts::{Bounds, Ending, Facts, Now, Record, Run, RunRecord},
+    facts::{Bounds, Facts, Now},
     goal::{Cause, Goal},
     held::Held,
+    lane::DiskNo,
+    record::{Record, Run, RunRecord},
     seen::{Monitor, Seen},
-    step::DiskNo,
 };
-use crate::model::{Disk, Due, Error, LONGEST_WAIT, Operation, Upkeep, VmSpec};
+use crate::model::{Disk, Due, Ending, Error, LONGEST_WAIT, Operation, Upkeep, VmSpec};
 
 /// A live VM keeps its last known status until its monitor has had this time.
 const ADOPTION: u64 = 5_000;

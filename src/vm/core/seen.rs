@@ -7,10 +7,9 @@ use std::{
 
 use super::{
     Ms,
-    facts::Ending,
-    step::{DiskNo, Lane},
+    lane::{DiskNo, Lane},
 };
-use crate::model::{Error, NicId, VmSpec};
+use crate::model::{Ending, Error, NicId, VmSpec};
 
 /// What was seen of a VM.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -312,6 +312,31 @@ fn a_guest_that_is_being_reset_is_not_taken_for_one_that_is_off() {
 }
 
 #[test]
+fn a_client_that_has_hung_up_is_forgotten_but_not_what_is_done_for_it() {
+    let mut facts = up();
+    ask(&mut facts, 1, stop(60_000));
+    commit(&mut facts);
+    ask(&mut facts, 2, stop(60_000));
+    assert!(facts.forget(1) && !facts.forget(1), "nobody waits twice");
+    assert!(matches!(facts.goal(), Goal::Stop(_)), "it is to stop all the same");
+    see(&mut facts, Sight::Exited("it is off".into()));
+    let mut answers = commit(&mut facts).answers;
+    while answers.is_empty() {
+        let lane = *facts.in_flight.keys().next().unwrap();
+        answers = end(&mut facts, lane, StepReport::Missing(None)).answers;
+    }
+    assert_eq!(answers, [(2, Ok(Answer::Stopped { forced: true, already: false }))]);
+
+    // One whose change could have to be taken back waits on.
+    let mut facts = up();
+    ask(&mut facts, 1, Request::Change(Box::new(Change::Memory(128))));
+    assert!(!facts.forget(1));
+    let full = Outcome::Failed(Setback::NotStored("no room".into()));
+    assert!(matches!(&conclude(&mut facts, Lane::Store, full).answers[..], [(1, Err(_))]));
+    assert_eq!(facts.record.definition.memory, 64);
+}
+
+#[test]
 fn who_is_told_that_a_guest_is_left_running_finds_it_running() {
     for ask_for in [Request::Stop as fn(Patience) -> Request, Request::Reboot] {
         let mut facts = up();

@@ -1,12 +1,13 @@
 //! What others are shown of a VM: nothing that is not stored, and what the monitor and the process say.
 
 use super::{
-    facts::{Ending, Facts, Guest, Run},
+    facts::Facts,
     goal::Goal,
+    lane::Lane,
+    record::{Guest, Run},
     seen::Monitor,
-    step::Lane,
 };
-use crate::model::Status;
+use crate::model::{Ending, Status};
 
 /// The status of ruling 22.
 pub fn status(facts: &Facts) -> Status {

@@ -57,6 +57,9 @@ pub(super) async fn close(hands: &Hands, brief: &Brief, no: DiskNo) -> Done {
         return Ok(Report::StillThere);
     }
     close_node(&session, disk).await?;
+    if brief.definition().disk(&disk.name).is_some() {
+        tracing::info!(vm = %hands.id, disk = disk.name, "the guest has let go of a disk that it is to have; plugging it anew");
+    }
     Ok(Report::Done)
 }
 

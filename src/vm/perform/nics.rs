@@ -89,6 +89,7 @@ pub(super) async fn release(hands: &Hands, brief: &Brief, id: NicId) -> Done {
     // some version on with a single one too.
     let lost = nic.switch().is_some() && hands.ctx.net.port(id) == PortHealth::Gone;
     if lost && (nic.queues > 1 || session.version().major >= ABORTS_WITHOUT_TAP) {
+        tracing::warn!(vm = %hands.id, nic = nic.name, "somebody removed the tap of a NIC; the NIC is without its tap for now");
         return Err(Setback::NotNow("its tap is gone, and QEMU would abort if the NIC was unplugged".to_owned()));
     }
     release::ask(&session, &nic.name).await
@@ -102,9 +103,12 @@ pub(super) async fn close(hands: &Hands, brief: &Brief, id: NicId) -> Done {
         return Ok(Report::StillThere);
     }
     take_back(&session, nic, &[]).await?;
-    // One that comes back has a new tap: that the old one has gone must not be told of it. Else the rest is `disconnect`'s.
-    if nic.switch().is_some() && brief.definition().nic(id).is_some() {
-        hands.ctx.net.unplug(nic).await.map_err(|e| Setback::Host(e.to_string()))?;
+    if brief.definition().nic(id).is_some() {
+        // One that comes back has a new tap: that the old one has gone must not be told of it. Else the rest is `disconnect`'s.
+        if nic.switch().is_some() {
+            hands.ctx.net.unplug(nic).await.map_err(|e| Setback::Host(e.to_string()))?;
+        }
+        tracing::info!(vm = %hands.id, nic = nic.name, "the guest has let go of a NIC that it is to have; plugging it anew");
     }
     Ok(Report::Done)
 }

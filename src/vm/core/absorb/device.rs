@@ -9,10 +9,12 @@ use crate::{
     model::{Error, Operation},
     vm::core::{
         difference,
-        facts::{Facts, Run},
+        facts::Facts,
+        lane::Lane,
         plan::port_is_needed,
+        record::Run,
         seen::Device,
-        step::{Lane, Outcome, Report, Setback, Step},
+        step::{Outcome, Report, Setback, Step},
     },
 };
 

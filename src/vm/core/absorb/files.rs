@@ -4,12 +4,14 @@ use super::{again, set_back, take_back};
 use crate::{
     model::{Due, Error, Operation},
     vm::core::{
-        admit,
         answer::{Answer, Until},
         difference,
-        facts::{Facts, Run},
+        facts::Facts,
         goal::Goal,
-        step::{DiskNo, Lane, Outcome, Report, Setback, Step},
+        lane::{DiskNo, Lane},
+        record::Run,
+        step::{Outcome, Report, Setback, Step},
+        take::launch,
     },
 };
 
@@ -52,7 +54,7 @@ fn found(facts: &mut Facts, missing: Option<String>) {
         return facts.answer_instead(turn, &Ok(Answer::TooEarly));
     }
     // Its turn is taken, whatever comes of it.
-    if admit::launch(facts, true).is_err() {
+    if launch(facts, true).is_err() {
         facts.answer_instead(turn, &Ok(Answer::Skipped));
     }
 }

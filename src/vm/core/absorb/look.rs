@@ -4,9 +4,11 @@ use super::power::{panicked, powered_off};
 use crate::{
     model::{Disk, Nic, NicId, OnIoError},
     vm::core::{
-        facts::{Facts, Guest},
+        facts::Facts,
+        lane::{DiskNo, Lane},
+        record::Guest,
         seen::{Device, Monitor, Trouble},
-        step::{DiskNo, Lane, Look, Outcome, Report, Setback, Step},
+        step::{Look, Outcome, Report, Setback, Step},
     },
 };
 
@@ -18,6 +20,17 @@ const PROVEN: u64 = 120_000;
 /// Between two tries at a monitor.
 const RETRY: u64 = 250;
 
+/// A look that is under way saw what is there when it began. A step of this lane has ended since: what it is about has to
+/// be looked at again.
+pub(super) fn overtake(facts: &mut Facts, lane: Lane) {
+    let Some(Step::Look { devices }) = facts.in_flight.get(&Lane::Look) else { return };
+    match lane {
+        Lane::Power => facts.seen.look = true,
+        Lane::Disk(_) | Lane::Nic(_) | Lane::Vcpus => facts.seen.look_at_devices |= *devices,
+        _ => {}
+    }
+}
+
 pub(super) fn looked(facts: &mut Facts, step: &Step, outcome: Outcome) {
     if facts.up().is_none() {
         return;
@@ -25,8 +38,8 @@ pub(super) fn looked(facts: &mut Facts, step: &Step, outcome: Outcome) {
     match (step, outcome) {
         (Step::Connect, Outcome::Done(Report::Connected { agent })) => connected(facts, agent),
         (Step::Connect, Outcome::Failed(setback)) => not_connected(facts, &setback),
-        (_, Outcome::Done(Report::Guest(look))) => guest_is(facts, look),
-        (_, Outcome::Done(Report::Devices { look, disks, nics, vcpus })) => {
+        (_, Outcome::Done(Report::Guest(look))) if facts.is_open() => guest_is(facts, look),
+        (_, Outcome::Done(Report::Devices { look, disks, nics, vcpus })) if facts.is_open() => {
             devices_are(facts, &disks, &nics, vcpus);
             guest_is(facts, look);
         }
@@ -136,7 +149,7 @@ fn halted(facts: &mut Facts, error: &str) {
 
 /// What QEMU has, against what it is known to have: a daemon may have died, or a guest let go of something, in between.
 fn devices_are(facts: &mut Facts, disks: &[DiskNo], nics: &[NicId], vcpus: u32) {
-    let Some(up) = facts.up() else { return };
+    let Some(up) = facts.up().filter(|_| !facts.seen.look_at_devices) else { return };
     let in_effect = up.in_effect.clone();
     for no in in_effect.disks.iter().filter(|disk| disk.slot.is_some()).filter_map(|disk| DiskNo::of(&disk.name)) {
         if !disks.contains(&no) {

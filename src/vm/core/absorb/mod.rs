@@ -15,8 +15,9 @@ use super::{
     change,
     due::bring_to_rest,
     facts::{Facts, Now, Stuck},
+    lane::Lane,
     seen::{Monitor, Sight},
-    step::{Lane, Outcome, Setback, Step},
+    step::{Outcome, Setback, Step},
 };
 use crate::model::{Error, Operation};
 
@@ -55,9 +56,7 @@ fn conclude(facts: &mut Facts, step: Step, outcome: Outcome) {
     if let Outcome::Failed(Setback::Lost(why)) = &outcome {
         lose(facts, why);
     }
-    if step.lane() == Lane::Power && facts.in_flight.contains_key(&Lane::Look) {
-        facts.seen.look = true;
-    }
+    look::overtake(facts, step.lane());
     match step {
         Step::Commit(txn) => store::committed(facts, *txn, outcome),
         Step::Kill | Step::EndStrays => power::ended(facts, &step, outcome),

@@ -1,15 +1,17 @@
 //! Starts, stops and what a guest does about them.
 
-use super::{again, sight::guest_is_off};
+use super::again;
 use crate::{
     model::{Due, Ending, Error, Operation, Upkeep},
     vm::core::{
         answer::{Answer, Until},
         due::{dated, give_up_at_once, is_off, leave_running},
-        facts::{Facts, Guest, Run, Up},
+        facts::Facts,
         goal::{Cause, Goal},
+        lane::Lane,
+        record::{Guest, Run, Up},
         seen::{Device, Monitor, Seen},
-        step::{Lane, Outcome, Report, Setback, Step},
+        step::{Outcome, Report, Setback, Step},
     },
 };
 
@@ -248,6 +250,21 @@ fn guest_ended(facts: &mut Facts, cause: Cause) {
             guest_is_off(facts);
             facts.set_goal(Goal::Off { cause });
         }
+    }
+}
+
+/// What the guest cannot do any more for those who wait.
+fn guest_is_off(facts: &mut Facts) {
+    let why = |operation| Error::failed(operation, "the guest has just powered off, or QEMU has ended");
+    let operation = match facts.goal() {
+        Goal::Pause => Operation::Suspend,
+        Goal::Resume => Operation::Resume,
+        _ => Operation::Reboot,
+    };
+    give_up_at_once(facts, &why(operation));
+    facts.answer_instead(|until| *until == Until::Up, &Err(why(Operation::Start)));
+    if let Some(up) = facts.up_mut() {
+        up.guest = Guest::Paused { reason: None, critical: false };
     }
 }
 

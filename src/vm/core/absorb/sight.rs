@@ -4,12 +4,11 @@ use super::{EXIT_GRACE, RETRY, device, power, take_back};
 use crate::{
     model::{Conflict, Error, Operation},
     vm::core::{
-        answer::Until,
-        due::give_up_at_once,
-        facts::{Facts, Guest, Run},
+        facts::Facts,
         goal::Goal,
+        lane::Lane,
+        record::Run,
         seen::{Device, Monitor, Sight},
-        step::Lane,
     },
 };
 
@@ -111,19 +110,4 @@ fn kept(facts: &mut Facts, device: Device) {
     };
     release.refused = true;
     take_back(facts, device.lane(), &Conflict::DiskInUse.into());
-}
-
-/// What the guest cannot do any more for those who wait.
-pub(super) fn guest_is_off(facts: &mut Facts) {
-    let why = |operation| Error::failed(operation, "the guest has just powered off, or QEMU has ended");
-    let operation = match facts.goal() {
-        Goal::Pause => Operation::Suspend,
-        Goal::Resume => Operation::Resume,
-        _ => Operation::Reboot,
-    };
-    give_up_at_once(facts, &why(operation));
-    facts.answer_instead(|until| *until == Until::Up, &Err(why(Operation::Start)));
-    if let Some(up) = facts.up_mut() {
-        up.guest = Guest::Paused { reason: None, critical: false };
-    }
 }

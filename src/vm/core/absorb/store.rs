@@ -7,9 +7,11 @@ use crate::{
     vm::core::{
         answer::{Answer, Until},
         change,
-        facts::{Facts, Run},
+        facts::Facts,
         goal::{Cause, Goal},
-        step::{Lane, Outcome, Setback, Txn},
+        lane::Lane,
+        record::Run,
+        step::{Outcome, Setback, Txn},
     },
 };
 

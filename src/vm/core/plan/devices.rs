@@ -8,9 +8,11 @@ use crate::{
     model::{Nic, NicId},
     vm::core::{
         difference::{disk, port_differs, resized, throttled},
-        facts::{Facts, Run, Up},
+        facts::Facts,
+        lane::DiskNo,
+        record::{Run, Up},
         seen::{Device, Release},
-        step::{DiskNo, Step},
+        step::Step,
     },
 };
 

@@ -4,9 +4,11 @@ use super::Wants;
 use crate::vm::core::{
     answer::Until,
     difference,
-    facts::{Facts, Record, Run},
+    facts::Facts,
     goal::Goal,
-    step::{DiskNo, Lane, Step},
+    lane::{DiskNo, Lane},
+    record::{Record, Run},
+    step::Step,
 };
 
 pub(super) fn plan(wants: &mut Wants) {

@@ -13,7 +13,8 @@ use super::{
     Ms,
     due::next_wake,
     facts::Facts,
-    step::{Lane, Step, Txn},
+    lane::Lane,
+    step::{Step, Txn},
 };
 
 /// What is to be done now.
@@ -88,4 +89,32 @@ fn store(wants: &mut Wants) {
     let record = (!facts.seen.erased).then(|| facts.record.clone());
     let txn = Txn { number: facts.commits + 1, record, is_wish: facts.seen.wish };
     wants.step(Step::Commit(Box::new(txn)));
+}
+
+impl Facts {
+    /// Steps are under way from now on, or are being cut short.
+    pub fn begin(&mut self, plan: &Plan) {
+        for step in &plan.start {
+            match step {
+                Step::Commit(_) => {
+                    self.commits += 1;
+                    self.seen.wish = false;
+                }
+                // What is seen from now on is a reason to look again.
+                Step::Look { devices } => {
+                    self.seen.look = false;
+                    self.seen.look_at_devices &= !devices;
+                }
+                Step::SetMemory(memory) => self.seen.memory_requested = Some(*memory),
+                Step::ReadMemory => self.seen.look_at_memory = false,
+                Step::FindFiles => self.seen.look_for_files = false,
+                Step::Pin(_) => self.seen.pin_again = false,
+                Step::Kill => self.seen.kill_again = false,
+                Step::Quit => self.seen.quitting = Some(self.now.monotonic),
+                _ => {}
+            }
+            self.in_flight.insert(step.lane(), step.clone());
+        }
+        self.cut.extend(&plan.cut);
+    }
 }

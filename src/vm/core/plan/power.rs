@@ -2,10 +2,12 @@
 
 use super::Wants;
 use crate::vm::core::{
-    facts::{Facts, Guest, Run, Up},
+    facts::Facts,
     goal::{Cause, Goal},
+    lane::Lane,
+    record::{Guest, Run, Up},
     seen::Monitor,
-    step::{Lane, Mode, Step},
+    step::{Mode, Step},
 };
 
 /// How often the power button is pressed.

@@ -2,10 +2,7 @@
 //! else waits for the guest to follow.
 
 use super::{Wants, power::takes_changes};
-use crate::vm::core::{
-    facts::{Facts, Up},
-    step::{Lane, Step},
-};
+use crate::vm::core::{facts::Facts, lane::Lane, record::Up, step::Step};
 
 pub(super) fn plan(wants: &mut Wants) {
     let facts = wants.facts;
