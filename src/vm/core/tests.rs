@@ -370,3 +370,16 @@ fn who_is_told_that_a_disk_is_gone_finds_its_image_gone_or_waits_for_nothing() {
         assert_eq!(answers, [(1, Ok(Answer::Applied(Applied::NextStart)))]);
     }
 }
+
+#[test]
+fn an_agent_that_goes_down_with_its_guest_is_not_asked_by_other_means() {
+    let mut facts = up();
+    see(&mut facts, Sight::Agent(true));
+    ask(&mut facts, 1, stop(60_000));
+    commit(&mut facts);
+    let asked = facts.in_flight.get(&Lane::Agent).cloned();
+    assert_eq!(asked, Some(Step::AskGuest { mode: Mode::PowerOff, by_agent: true, agent_only: false }));
+    see(&mut facts, Sight::Agent(false));
+    assert_eq!(facts.in_flight.get(&Lane::Agent).cloned(), asked);
+    assert!(facts.cut.is_empty());
+}
