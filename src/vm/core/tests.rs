@@ -6,8 +6,11 @@ use serde_json::json;
 
 use super::*;
 use crate::model::{
-    Applied, Change, Conflict, Error, NewDisk, PolicyWish, ProcessId, RestartPolicy, Status, Upkeep, VmSpec,
+    Applied, Change, Conflict, Error, MacAddr, NewDisk, NewNic, NicId, PolicyWish, ProcessId, RestartPolicy, Status,
+    Upkeep, VmSpec,
 };
+
+mod answers;
 
 const NOW: Now = Now { wall: 1_000_000, monotonic: 50_000, uptime: 50_000 };
 const BOUNDS: Bounds = Bounds { memory: 4096, closing: false, ends_vms: false };
@@ -336,50 +339,43 @@ fn a_client_that_has_hung_up_is_forgotten_but_not_what_is_done_for_it() {
     assert_eq!(facts.record.definition.memory, 64);
 }
 
-#[test]
-fn who_is_told_that_a_guest_is_left_running_finds_it_running() {
-    for ask_for in [Request::Stop as fn(Patience) -> Request, Request::Reboot] {
-        let mut facts = up();
-        see(&mut facts, Sight::Agent(true));
-        ask(&mut facts, 1, ask_for(Patience { time: 1_000, agent_only: true }));
-        commit(&mut facts);
-        facts.now.monotonic += 1_000;
-        assert_eq!(see(&mut facts, Sight::Time).answers, []);
-        assert_ne!(status(&facts), Status::Running);
-        let answers = commit(&mut facts).answers;
-        assert!(matches!(answers[..], [(1, Err(Error::NoAgent { .. }))]), "{answers:?}");
-        assert_eq!(status(&facts), Status::Running);
-    }
+/// As large as a definition lets one be.
+fn large_nic(number: u128) -> Change {
+    let forward = |port: u16| json!({ "protocol": "udp", "host_address": "127.111.222.233", "host_port": 20_000 + port, "guest_port": 65_000 });
+    let forwards: Vec<_> = (0..64).map(forward).collect();
+    let backend = serde_json::from_value(json!({ "user": { "forwards": forwards } })).unwrap();
+    let id = NicId::from(uuid::Uuid::from_u128(number));
+    let mac = MacAddr::parse(&format!("52:54:00:00:00:{number:02x}")).unwrap();
+    Change::AddNic(Box::new(NewNic { id, label: "ü".repeat(64), mac, queues: 1, backend }))
 }
 
 #[test]
-fn who_is_told_that_a_disk_is_gone_finds_its_image_gone_or_waits_for_nothing() {
-    for outcome in [Outcome::Done(StepReport::Done), Outcome::Failed(Setback::Host("no".into()))] {
-        let mut facts = down();
-        let disk = facts.record.definition.disk("disk1").unwrap().clone();
-        for record in [&mut facts.record, &mut facts.stored] {
-            record.run.held.images.insert(DiskNo(1), disk.clone());
-        }
-        ask(&mut facts, 1, Request::Change(Box::new(Change::RemoveDisk("disk1".into()))));
-        assert_eq!(commit(&mut facts).answers, []);
-        assert_eq!(under_way(&facts), [Lane::Disk(DiskNo(1))]);
-        // What is being removed is not taken back.
-        ask(&mut facts, 2, Request::ForceOff);
-        assert_eq!(facts.record.definition.disk("disk1"), None);
-        let answers = conclude(&mut facts, Lane::Disk(DiskNo(1)), outcome).answers;
-        assert_eq!(answers, [(1, Ok(Answer::Applied(Applied::NextStart)))]);
-    }
-}
-
-#[test]
-fn an_agent_that_goes_down_with_its_guest_is_not_asked_by_other_means() {
+fn what_a_guest_does_not_let_go_of_has_a_bound_and_the_record_of_a_run_with_it() {
     let mut facts = up();
-    see(&mut facts, Sight::Agent(true));
-    ask(&mut facts, 1, stop(60_000));
-    commit(&mut facts);
-    let asked = facts.in_flight.get(&Lane::Agent).cloned();
-    assert_eq!(asked, Some(Step::AskGuest { mode: Mode::PowerOff, by_agent: true, agent_only: false }));
-    see(&mut facts, Sight::Agent(false));
-    assert_eq!(facts.in_flight.get(&Lane::Agent).cloned(), asked);
-    assert!(facts.cut.is_empty());
+    let mut ticket = 0;
+    for number in 1..9 {
+        ticket += 1;
+        let answers = ask(&mut facts, ticket, Request::Change(Box::new(large_nic(number)))).answers;
+        if let [(_, Err(Error::Invalid { .. }))] = &answers[..] {
+            assert!(number > 1, "one is never too much");
+            let room = 28 * 1024 - crate::model::written(&facts.record.run);
+            assert!(room > 2048, "{room}");
+            // What is smaller goes in all the same.
+            ticket += 1;
+            ask(&mut facts, ticket, Request::Change(Box::new(Change::Memory(128))));
+            assert_eq!(facts.record.definition.memory, 128);
+            return;
+        }
+        commit(&mut facts);
+        let id = facts.record.definition.nics[0].id;
+        end(&mut facts, Lane::Nic(id), StepReport::Done);
+        commit(&mut facts);
+        assert_eq!(facts.up().unwrap().in_effect.nics.len(), number as usize);
+        // The guest never lets go of it.
+        ticket += 1;
+        ask(&mut facts, ticket, Request::Change(Box::new(Change::RemoveNic(id))));
+        commit(&mut facts);
+        end(&mut facts, Lane::Nic(id), StepReport::Done);
+    }
+    panic!("everything was taken");
 }
