@@ -10,6 +10,8 @@ use crate::model::{
     Upkeep, VmSpec,
 };
 
+mod answers;
+
 const NOW: Now = Now { wall: 1_000_000, monotonic: 50_000, uptime: 50_000 };
 const BOUNDS: Bounds = Bounds { memory: 4096, closing: false, ends_vms: false };
 
