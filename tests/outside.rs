@@ -94,8 +94,8 @@ async fn a_daemon_dies_at_the_commit_that_it_is_told_to_die_at() {
     daemon.run();
     daemon.kill();
     for (side, there) in [(Side::Before, 0), (Side::After, 1)] {
-        // A create makes two: that it is being made, and that it is there.
-        let command = daemon.dying_at(2, side);
+        // A create makes three: that it is being made, what it will hold, and that it is there.
+        let command = daemon.dying_at(3, side);
         daemon.run_as(command);
         let request = daemon.http().post(daemon.at("/vms")).json(&daemon.wish());
         assert!(daemon.try_send(request).await.is_none(), "it lives");

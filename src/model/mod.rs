@@ -50,7 +50,7 @@ pub use policy::{Autostart, AutostartWish, Due, LONGEST_WAIT, OnIoError, Policy,
 pub use port::{Bandwidth, PortWish, SwitchPort};
 pub use record::{Boot, ProcessId};
 pub use sample::{BalloonSample, DiskSample, NetworkSample, NicSample, Sample, VcpuSample};
-pub use size::{MAX_DEFINITION, check_definition};
+pub use size::{MAX_DEFINITION, check_definition, written};
 pub use spec::{
     BaseImage, Bus, CloneMode, CpuPinning, Disk, ImageFormat, MAX_VCPUS, Machine, NewDisk, VmSpec, check_disk_size,
     check_max_memory, check_max_vcpus, check_memory, check_vcpus, default_max_memory,

@@ -33,7 +33,7 @@ pub fn check_definition(spec: &VmSpec, before: Option<&VmSpec>) -> Result<()> {
 }
 
 /// Bytes of it as JSON.
-fn written(part: &impl Serialize) -> usize {
+pub fn written(part: &impl Serialize) -> usize {
     // What has no JSON form is refused by the store.
     serde_json::to_vec(part).map_or(usize::MAX, |json| json.len())
 }

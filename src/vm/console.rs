@@ -74,15 +74,17 @@ pub(super) fn complaints(paths: &RunPaths, lines: usize) -> Vec<u8> {
 }
 
 /// Bytes of them in a message: it stands in the VM's record after a crash.
-const COMPLAINT: usize = 2048;
+pub(super) const MAX_COMPLAINT: usize = 1024;
 
 /// The last complaints of QEMU, for a message.
 pub(super) fn last_complaints(paths: &RunPaths) -> String {
     let text = complaints(paths, 3);
-    let end = &text[text.len().saturating_sub(COMPLAINT)..];
-    let text = String::from_utf8_lossy(end);
-    let text = text.trim();
-    if text.is_empty() { "it left no message".to_owned() } else { text.replace('\n', "; ") }
+    let text = String::from_utf8_lossy(&text).trim().replace('\n', "; ").replace(char::is_control, " ");
+    let mut from = text.len().saturating_sub(MAX_COMPLAINT);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    if text.is_empty() { "it left no message".to_owned() } else { text[from..].trim_start().to_owned() }
 }
 
 /// The last `lines` lines of the console, over both files; empty when the VM never ran.

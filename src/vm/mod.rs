@@ -15,7 +15,7 @@
 //!
 //! `core` decides: values in, values out. `task` tells it what happens and has done what it plans; `perform` does that, and
 //! is all that speaks to the host. `records` is how a VM is stored, `handle` how others speak to its task, `publish` what
-//! they see. `heartbeat` and `sampling` work beside the task.
+//! they see, `journal` what is logged. `heartbeat` and `sampling` work beside the task.
 
 mod console;
 pub mod core;
@@ -23,6 +23,7 @@ mod events;
 mod handle;
 mod heartbeat;
 mod interfaces;
+mod journal;
 mod migrate;
 mod perform;
 mod publish;

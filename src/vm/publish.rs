@@ -1,7 +1,9 @@
 //! What a VM's task tells everybody else: nothing that is not stored, and what its process and its monitor say.
 
-use super::core::{Facts, Guest, Monitor, reason, status};
-use crate::model::{Status, VmView};
+use std::sync::Arc;
+
+use super::core::{Facts, Guest, Monitor, difference, reason, status};
+use crate::model::{Status, VmSpec, VmView};
 
 pub(super) fn view(facts: &Facts, pid: Option<i32>) -> VmView {
     let (status, why) = (status(facts), reason(facts));
@@ -27,4 +29,13 @@ pub(super) fn view(facts: &Facts, pid: Option<i32>) -> VmView {
         taken_over: !silent && !matches!(status, Status::Starting | Status::Stopping),
         gone: facts.gone,
     }
+}
+
+/// A VM as one change has left it, without what has come since.
+pub(super) fn as_left(view: VmView, left: &Arc<VmSpec>) -> VmView {
+    if view.spec == *left {
+        return view;
+    }
+    let in_effect = view.in_effect.map(|in_effect| Arc::new(difference::without(&in_effect, left, &view.spec)));
+    VmView { spec: left.clone(), in_effect, ..view }
 }

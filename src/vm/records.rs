@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    core::{DiskNo, Goal, Held, Record, Run, RunRecord},
+    console::MAX_COMPLAINT,
+    core::{DiskNo, Goal, Held, MAX_LIVE, Record, Run, RunRecord},
     migrate,
 };
 use crate::{
-    model::{Boot, Ending, MAX_DEFINITION, Upkeep, VmId, VmSpec},
+    model::{Boot, Ending, Upkeep, VmId, VmSpec},
     store::{self, Batch, MAX_RECORD_BYTES, Record as _, Store, StoreError},
 };
 
@@ -52,9 +53,12 @@ impl store::Record for Boot {
     const VERSION: u32 = 1;
 }
 
-/// Whatever definition is accepted can be started, changed and stopped: it stands in the record of a run as well, beside
-/// what is known of it.
-const _: () = assert!(2 * MAX_DEFINITION + 2048 <= MAX_RECORD_BYTES);
+/// Whatever is accepted can be started, changed and stopped: what is live and held has its bound, and so have the words
+/// that stand beside it.
+const _: () = assert!(MAX_LIVE + REST <= MAX_RECORD_BYTES);
+
+/// Bytes of a record of a run without what is live and held. Of QEMU's words, each may have to be escaped.
+const REST: usize = 2 * MAX_COMPLAINT + 1024;
 
 /// Puts both, or the run alone where the definition is stored already.
 ///

@@ -18,13 +18,14 @@ use super::{
     SharedContext, console,
     core::{
         self, Bounds, Effects, Facts, Lane, Now, Outcome, Record, Report, Request, Run, Setback, Sight, Step, Ticket,
-        absorb, admit, difference, plan, recover,
+        absorb, admit, plan, recover,
     },
     events::sight,
     handle::{Inbox, Message, Reply, Tally, VmHandle},
     heartbeat::Heartbeat,
+    journal::Journal,
     perform::{Brief, Hands, perform},
-    publish::view,
+    publish::{as_left, view},
     sampling::Sampling,
 };
 use crate::{
@@ -58,6 +59,7 @@ struct Task {
     wake: Option<core::Ms>,
     view: watch::Sender<VmView>,
     sample: watch::Sender<Option<Sample>>,
+    journal: Journal,
 }
 
 /// A session, and who works beside the task for as long as it lasts.
@@ -92,8 +94,7 @@ pub fn adopt(ctx: SharedContext, record: Record) -> VmHandle {
 }
 
 /// Starts the task of a VM that is to be made, and started where `start` says so; `noted` where it is stored already that
-/// it is being made. The answer comes when it exists; where
-/// it does not come to that, nothing of it is left, and its view says so.
+/// it is being made. The answer comes when it exists; where it does not come to that, nothing of it is left.
 pub fn create(
     ctx: SharedContext,
     definition: Arc<VmSpec>,
@@ -139,6 +140,7 @@ impl Task {
         let handle = VmHandle::new(id, Tally::default(), sender, view_reader, sample_reader);
         let task = Self {
             ctx,
+            journal: Journal::of(&facts),
             facts,
             hands,
             inbox,
@@ -218,8 +220,7 @@ impl Task {
     }
 
     fn absorb(&mut self, report: Report) -> Effects {
-        let bounds = bounds(&self.ctx);
-        (self.facts.bounds.closing, self.facts.bounds.ends_vms) = (bounds.closing, bounds.ends_vms);
+        self.facts.bounds = bounds(&self.ctx);
         absorb(&mut self.facts, now(), report)
     }
 
@@ -231,8 +232,7 @@ impl Task {
     }
 
     fn request(&mut self, request: Request, came: u64, reply: Reply) -> Effects {
-        let bounds = bounds(&self.ctx);
-        (self.facts.bounds.closing, self.facts.bounds.ends_vms) = (bounds.closing, bounds.ends_vms);
+        self.facts.bounds = bounds(&self.ctx);
         if self.replies.len() >= CROWD {
             let gone: Vec<Ticket> =
                 self.replies.iter().filter(|(_, reply)| reply.is_closed()).map(|(ticket, _)| *ticket).collect();
@@ -303,6 +303,7 @@ impl Task {
         self.hand_out(effects);
         let plan = plan(&self.facts);
         self.facts.begin(&plan);
+        self.journal.note(&self.facts);
         for (lane, handle) in self.lanes.values() {
             if plan.cut.contains(lane) {
                 handle.abort();
@@ -379,15 +380,6 @@ impl Task {
             link.beside = Some((heartbeat, Sampling::of(self.hands.clone(), link.session.clone(), view, sample)));
         }
     }
-}
-
-/// A VM as one change has left it, without what has come since.
-fn as_left(view: VmView, left: &Arc<VmSpec>) -> VmView {
-    if view.spec == *left {
-        return view;
-    }
-    let in_effect = view.in_effect.map(|in_effect| Arc::new(difference::without(&in_effect, left, &view.spec)));
-    VmView { spec: left.clone(), in_effect, ..view }
 }
 
 /// What a step that does not come to its end counts as.

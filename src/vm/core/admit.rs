@@ -63,7 +63,13 @@ fn overtake(facts: &mut Facts) {
             | Until::Requested
             | Until::Turn => true,
             // Starts are taken back with what they have begun.
-            Until::Up | Until::Made | Until::TakenBack(_) | Until::Stored(_) | Until::Off | Until::Gone => false,
+            Until::Up
+            | Until::Made
+            | Until::TakenBack(_)
+            | Until::Stored(_)
+            | Until::Cleared { .. }
+            | Until::Off
+            | Until::Gone => false,
         },
         &overtaken(),
     );

@@ -61,6 +61,12 @@ pub enum Until {
         before: Arc<VmSpec>,
         after: Arc<VmSpec>,
     },
+    /// A removal is in effect and not taken back any more; the image goes.
+    Cleared {
+        lanes: Vec<Lane>,
+        applied: Applied,
+        after: Arc<VmSpec>,
+    },
     /// As `Applied`, of a change that a VM which is off has taken.
     Grown {
         lanes: Vec<Lane>,

@@ -7,6 +7,7 @@ use super::{
     difference,
     facts::Facts,
     goal::Goal,
+    held::check_room,
     lane::{DiskNo, Lane},
     request::Request,
     seen::Device,
@@ -58,6 +59,9 @@ pub(super) fn define(facts: &mut Facts, ticket: Ticket, change: Change) {
         Ok(wanted) => Arc::new(wanted),
         Err(error) => return facts.refuse(ticket, error),
     };
+    if let Err(error) = check_room(&wanted, &before, in_effect.as_deref(), &facts.record.run.held) {
+        return facts.refuse(ticket, error);
+    }
     let removes = matches!(change, Change::RemoveDisk(_) | Change::RemoveNic(_));
     // It frees space, which a full disk must not prevent.
     facts.seen.wish |= !removes;
@@ -109,6 +113,9 @@ pub(super) fn redefine(facts: &mut Facts, ticket: Ticket, redefinition: Redefini
     // It was applied before, for whether it changes anything.
     let Ok(wanted) = redefinition.apply(&before, facts.bounds.memory) else { return };
     let wanted = Arc::new(wanted);
+    if let Err(error) = check_room(&wanted, &before, None, &facts.record.run.held) {
+        return facts.refuse(ticket, error);
+    }
     facts.record.definition = wanted.clone();
     facts.seen.wish = true;
     let lanes = difference::lanes(&before, &wanted);

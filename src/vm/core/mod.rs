@@ -47,7 +47,7 @@ pub use admit::admit;
 pub use answer::{Answer, Effects, Ticket, Until, Waiting};
 pub use facts::{Bounds, Facts, Now};
 pub use goal::{Cause, Deadline, Goal};
-pub use held::Held;
+pub use held::{Held, MAX_LIVE};
 pub use lane::{DiskNo, Lane};
 pub use plan::{Plan, plan};
 pub use record::{Guest, Record, Run, RunRecord, Up};

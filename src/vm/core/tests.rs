@@ -6,8 +6,11 @@ use serde_json::json;
 
 use super::*;
 use crate::model::{
-    Applied, Change, Conflict, Error, NewDisk, PolicyWish, ProcessId, RestartPolicy, Status, Upkeep, VmSpec,
+    Applied, Change, Conflict, Error, MacAddr, NewDisk, NewNic, NicId, PolicyWish, ProcessId, RestartPolicy, Status,
+    Upkeep, VmSpec,
 };
+
+mod answers;
 
 const NOW: Now = Now { wall: 1_000_000, monotonic: 50_000, uptime: 50_000 };
 const BOUNDS: Bounds = Bounds { memory: 4096, closing: false, ends_vms: false };
@@ -334,4 +337,45 @@ fn a_client_that_has_hung_up_is_forgotten_but_not_what_is_done_for_it() {
     let full = Outcome::Failed(Setback::NotStored("no room".into()));
     assert!(matches!(&conclude(&mut facts, Lane::Store, full).answers[..], [(1, Err(_))]));
     assert_eq!(facts.record.definition.memory, 64);
+}
+
+/// As large as a definition lets one be.
+fn large_nic(number: u128) -> Change {
+    let forward = |port: u16| json!({ "protocol": "udp", "host_address": "127.111.222.233", "host_port": 20_000 + port, "guest_port": 65_000 });
+    let forwards: Vec<_> = (0..64).map(forward).collect();
+    let backend = serde_json::from_value(json!({ "user": { "forwards": forwards } })).unwrap();
+    let id = NicId::from(uuid::Uuid::from_u128(number));
+    let mac = MacAddr::parse(&format!("52:54:00:00:00:{number:02x}")).unwrap();
+    Change::AddNic(Box::new(NewNic { id, label: "ü".repeat(64), mac, queues: 1, backend }))
+}
+
+#[test]
+fn what_a_guest_does_not_let_go_of_has_a_bound_and_the_record_of_a_run_with_it() {
+    let mut facts = up();
+    let mut ticket = 0;
+    for number in 1..9 {
+        ticket += 1;
+        let answers = ask(&mut facts, ticket, Request::Change(Box::new(large_nic(number)))).answers;
+        if let [(_, Err(Error::Invalid { .. }))] = &answers[..] {
+            assert!(number > 1, "one is never too much");
+            let room = 28 * 1024 - crate::model::written(&facts.record.run);
+            assert!(room > 2048, "{room}");
+            // What is smaller goes in all the same.
+            ticket += 1;
+            ask(&mut facts, ticket, Request::Change(Box::new(Change::Memory(128))));
+            assert_eq!(facts.record.definition.memory, 128);
+            return;
+        }
+        commit(&mut facts);
+        let id = facts.record.definition.nics[0].id;
+        end(&mut facts, Lane::Nic(id), StepReport::Done);
+        commit(&mut facts);
+        assert_eq!(facts.up().unwrap().in_effect.nics.len(), number as usize);
+        // The guest never lets go of it.
+        ticket += 1;
+        ask(&mut facts, ticket, Request::Change(Box::new(Change::RemoveNic(id))));
+        commit(&mut facts);
+        end(&mut facts, Lane::Nic(id), StepReport::Done);
+    }
+    panic!("everything was taken");
 }

@@ -7,11 +7,14 @@ use super::{
     difference::{differs, disk},
     facts::Facts,
     lane::Lane,
-    plan::waits_for_start,
+    plan::{image_is_left, waits_for_start},
     record::Record,
     seen::Device,
 };
 use crate::model::{Applied, Error, Result, VmSpec};
+
+/// The commit that is due when the facts have come to rest: only then is it known what it holds.
+const AT_REST: u64 = u64::MAX;
 
 impl Facts {
     /// Has a request wait.
@@ -32,11 +35,11 @@ impl Facts {
         if under_way || self.seen.unsure || self.record != self.stored { self.commits + 1 } else { 0 }
     }
 
-    /// Gives those that wait for something `concerned` another answer than they hoped for.
+    /// Gives those that wait for something `concerned` another answer than they hoped for. What else follows from what has
+    /// happened is stored first, whatever is noted first.
     pub fn answer_instead(&mut self, concerned: impl Fn(&Until) -> bool, answer: &Result<Answer>) {
-        let commit = self.due_commit();
         for waiting in self.waiting.iter_mut().filter(|waiting| concerned(&waiting.until)) {
-            (waiting.until, waiting.commit) = (Until::Stored(answer.clone()), commit);
+            (waiting.until, waiting.commit) = (Until::Stored(answer.clone()), AT_REST);
         }
     }
 
@@ -59,8 +62,12 @@ impl Facts {
         self.waiting.len() < before
     }
 
-    /// Takes out the requests whose answer is known, and stored.
+    /// Takes out the requests whose answer is known, and stored. The facts are at rest.
     pub fn take_answers(&mut self) -> Effects {
+        let due = self.due_commit();
+        for waiting in self.waiting.iter_mut().filter(|waiting| waiting.commit == AT_REST) {
+            waiting.commit = due;
+        }
         let waiting = std::mem::take(&mut self.waiting);
         let mut effects = Effects::default();
         for waiting in waiting {
@@ -68,10 +75,19 @@ impl Facts {
                 self.waiting.push(waiting);
                 continue;
             };
-            effects.answers.push((waiting.ticket, answer));
-            if let Until::Applied { after, .. } = waiting.until {
-                effects.left.insert(waiting.ticket, after);
+            match (waiting.until, &answer) {
+                // Who is told that a disk is gone finds its image gone, and its room free.
+                (Until::Applied { lanes, after, .. }, Ok(Answer::Applied(applied))) if self.clears(&lanes) => {
+                    let until = Until::Cleared { lanes, applied: *applied, after };
+                    self.waiting.push(Waiting { until, ..waiting });
+                    continue;
+                }
+                (Until::Applied { after, .. } | Until::Cleared { after, .. }, _) => {
+                    effects.left.insert(waiting.ticket, after);
+                }
+                _ => {}
             }
+            effects.answers.push((waiting.ticket, answer));
         }
         effects
     }
@@ -84,6 +100,7 @@ impl Facts {
                 let applied = if is_through { self.applied(lanes, *pending_at, after) } else { None };
                 applied.map(|applied| Ok(Answer::Applied(applied)))
             }
+            Until::Cleared { lanes, applied, .. } => (!self.clears(lanes)).then_some(Ok(Answer::Applied(*applied))),
             Until::Grown { lanes, before, after } => {
                 let changed = !after.is_same_but_for_names(before);
                 (is_through && !lanes.iter().any(|lane| self.grows(*lane))).then_some(Ok(Answer::Redefined(changed)))
@@ -157,6 +174,11 @@ impl Facts {
             Lane::Nic(nic) => waits_for_start(self, Device::Nic(nic)),
             _ => false,
         }
+    }
+
+    /// An image is being removed. What the host fails at is tried again later, and nobody waits for that.
+    fn clears(&self, lanes: &[Lane]) -> bool {
+        lanes.iter().any(|lane| matches!(lane, Lane::Disk(no) if image_is_left(self, *no) && !self.is_stuck(*lane)))
     }
 
     fn grows(&self, lane: Lane) -> bool {

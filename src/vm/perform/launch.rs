@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// From the spawn to the greeting; QEMU needs some 30 ms, a host under load much more.
-const GREETING: Duration = Duration::from_secs(29);
+const GREETING: Duration = Duration::from_secs(30);
 /// How often the balloon driver sends its statistics, in seconds.
 const BALLOON_POLLING: u64 = 2;
 

@@ -69,6 +69,7 @@ fn gone(facts: &mut Facts) {
             Until::TakenBack(error) => Err(error.clone()),
             Until::Off => Ok(Answer::Stopped { forced: true, already: false }),
             Until::Gone | Until::OffThenGone => Ok(Answer::Deleted),
+            Until::Cleared { applied, .. } => Ok(Answer::Applied(*applied)),
             Until::Made
             | Until::Up
             | Until::Halted

@@ -72,29 +72,39 @@ fn images(wants: &mut Wants) {
 /// What is held of files, and needed no longer. What is stored counts as well: after a crash that is what there is.
 fn leftovers(wants: &mut Wants) {
     let facts = wants.facts;
-    if facts.goal() == Goal::Gone && !facts.stuck.contains_key(&Lane::Files) {
-        // They go with everything else.
+    if deletes_all(facts) {
         return;
     }
     let run = &facts.record.run;
     if run.held.run_files && run.is_down() {
         wants.step(Step::RemoveRunFiles);
     }
-    // Nobody knows what a start that is under way, or is being taken back, has opened.
-    if !facts.devices_are_known() || matches!(run.state, Run::Starting { .. }) {
-        return;
-    }
     for no in facts.record.run.held.images.keys() {
-        let bears = |record: &Record| {
-            difference::disk(&record.definition, *no).is_some()
-                || record.run.up().is_some_and(|up| difference::disk(&up.in_effect, *no).is_some())
-        };
         // A removal that may yet be taken back keeps it.
         let concerned =
             |until: &Until| matches!(until, Until::Applied { lanes, .. } if lanes.contains(&Lane::Disk(*no)));
         let open = facts.waiting.iter().any(|waiting| concerned(&waiting.until));
-        if !open && !bears(&facts.record) && facts.is_stored(|record| !bears(record)) {
+        if !open && image_is_left(facts, *no) {
             wants.step(Step::RemoveImage(*no));
         }
     }
+}
+
+/// The image of a disk that no record tells of any more.
+pub(in crate::vm::core) fn image_is_left(facts: &Facts, no: DiskNo) -> bool {
+    // Nobody knows what a start that is under way, or is being taken back, has opened.
+    let starts = matches!(facts.record.run.state, Run::Starting { .. });
+    if !facts.record.run.held.images.contains_key(&no) || starts || deletes_all(facts) || !facts.devices_are_known() {
+        return false;
+    }
+    let bears = |record: &Record| {
+        difference::disk(&record.definition, no).is_some()
+            || record.run.up().is_some_and(|up| difference::disk(&up.in_effect, no).is_some())
+    };
+    !bears(&facts.record) && facts.is_stored(|record| !bears(record))
+}
+
+/// What is left goes with everything else.
+fn deletes_all(facts: &Facts) -> bool {
+    facts.goal() == Goal::Gone && !facts.stuck.contains_key(&Lane::Files)
 }

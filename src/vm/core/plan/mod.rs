@@ -7,6 +7,7 @@ mod power;
 mod sizes;
 
 pub(super) use devices::{port_is_needed, waits_for_start};
+pub(super) use files::image_is_left;
 
 use super::{
     Ms,
