@@ -375,8 +375,9 @@ async fn a_medium_is_exchanged_once() {
     let vm = vm.start().await;
     let session = vm.hands.session().unwrap();
     let present = async || {
-        let drives = session.query_block().await.unwrap().into_iter().filter(|drive| drive.tray_open == Some(false));
-        let medium = drives.last().unwrap().inserted?;
+        let mut drives =
+            session.query_block().await.unwrap().into_iter().filter(|drive| drive.tray_open == Some(false));
+        let medium = drives.next_back().unwrap().inserted?;
         Some((medium.node_name.unwrap(), host_files::path_of(&session, &medium.file).await.unwrap()))
     };
     assert_eq!(present().await.unwrap().1, isos[0]);
