@@ -15,7 +15,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use qherd::{
     api::{
-        http::{Answers, Limits, Shutdown, dispatch, listen::UnixDoor, serve},
+        http::{Limits, Load, Shutdown, dispatch, listen::UnixDoor, serve},
         hyperv, kvm,
     },
     cli,
@@ -88,6 +88,13 @@ fn start(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     served
 }
 
+/// Requests that may take long, each with a descriptor: VMs need some too.
+fn standing() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let share = limit.map_or(usize::MAX, |limit| usize::try_from(limit / 5 * 3).unwrap_or(usize::MAX));
+    share.min(Limits::default().standing)
+}
+
 async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     let mut ends = signals::listen()?;
     let mut config = settings.resolve(file.as_deref())?;
@@ -135,9 +142,9 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
             servers.ask();
         }
     });
-    let limits = Limits { drain: DRAIN, ..Limits::default() };
-    let answers = Answers::new(ANSWERS);
-    let served = |mounts| dispatch::service(mounts, Some(service.keys()), gate.clone(), answers.clone());
+    let limits = Limits { drain: DRAIN, standing: standing(), ..Limits::default() };
+    let load = Load::new(ANSWERS, limits.standing);
+    let served = |mounts| dispatch::service(mounts, Some(service.keys()), gate.clone(), load.clone());
     let whole = served(mounts);
     let main = serve(door, whole.clone(), shutdown.clone(), limits.clone());
     let unix = serve(unix_door, whole, shutdown.clone(), limits.clone());

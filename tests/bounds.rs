@@ -67,6 +67,15 @@ async fn what_runs_grows_and_is_added_is_bounded_by_the_settings() {
     beyond(put(&two, "disk", json!({ "disk_size": 10 })).await, &["11 GiB of disks defined, 9 of them new"]);
     let disk = daemon.post(&format!("/vms/{two}/disks"), json!({ "disk_size": 9 })).await;
     beyond(disk, &["11 GiB of disks defined"]);
+    // Of several at once that fit only one by one, as many as fit.
+    let disks = format!("/vms/{two}/disks");
+    let disks = join_all((0..5).map(|_| daemon.post(&disks, json!({ "disk_size": 3 })))).await;
+    let made: Vec<_> = disks.iter().filter(|answer| answer.status < 300).collect();
+    assert_eq!(made.len(), 2, "{disks:?}");
+    for disk in made {
+        let name = disk.body["name"].as_str().unwrap();
+        daemon.delete(&format!("/vms/{two}/disks/{name}")).await.expect(200);
+    }
     // What is no value at all is that first, and less is never too much.
     assert_eq!(put(&one, "cpu", json!({ "vcpus": 1000 })).await.status, 400);
     assert_eq!(put(&one, "cpu", json!({ "vcpus": 1 })).await.status, 200);

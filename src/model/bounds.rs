@@ -37,6 +37,12 @@ impl Figures {
         self.with(other, u64::saturating_sub)
     }
 
+    /// The larger of each.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        self.with(other, u64::max)
+    }
+
     fn with(self, other: Self, by: impl Fn(u64, u64) -> u64) -> Self {
         Self {
             vms: by(self.vms, other.vms),

@@ -2,82 +2,122 @@
 //! bounds of the settings. What starts unasked (after a crash, or a boot of the host) was admitted when it was defined, and
 //! is not held up here.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
-use super::Service;
+use super::{Service, registry::Registry};
 use crate::{
     config::Config,
     host::cpus::Host,
-    model::{Change, Error, Figures, Redefinition, Result, VmSpec, VmView, check_disk_size, check_memory, check_vcpus},
+    model::{
+        Change, Error, Figures, Redefinition, Result, VmId, VmSpec, VmView, check_disk_size, check_memory, check_vcpus,
+    },
 };
 
 /// The bounds, and what is promised to those who are at it right now.
 pub(super) struct Capacity {
-    defined: Figures,
-    running: Figures,
+    bounds: Share,
     promised: Mutex<Promised>,
 }
 
+/// What a VM has of the host, or would have.
 #[derive(Clone, Copy, Default)]
-struct Promised {
+struct Share {
     defined: Figures,
     running: Figures,
+}
+
+/// What each VM will have when what was admitted is done, by the claims that are open.
+#[derive(Default)]
+struct Promised {
+    last: u64,
+    claims: HashMap<VmId, Vec<(u64, Share)>>,
 }
 
 /// What was admitted, until it shows in the VM itself.
 pub(super) struct Claim<'a> {
     capacity: &'a Capacity,
-    of: Promised,
+    vm: VmId,
+    number: u64,
+}
+
+impl Share {
+    fn of(view: &VmView) -> Self {
+        Self { defined: Figures::of(&view.spec), running: in_effect(view).map_or_else(Figures::default, Figures::of) }
+    }
+
+    fn with(self, other: Self, by: impl Fn(Figures, Figures) -> Figures) -> Self {
+        Self { defined: by(self.defined, other.defined), running: by(self.running, other.running) }
+    }
+}
+
+impl Promised {
+    /// All of it for a VM: a claim says what it has in the end, so of several the largest counts.
+    fn to(&self, vm: VmId) -> Share {
+        let claims = self.claims.get(&vm).into_iter().flatten();
+        claims.fold(Share::default(), |sum, (_, share)| sum.with(*share, Figures::max))
+    }
 }
 
 impl Capacity {
     pub fn new(config: &Config, host: &Host) -> Self {
-        Self {
-            defined: config.max_defined.defined(host.memory),
-            running: config.max_running.running(host.online.len() as u64, host.memory),
-            promised: Mutex::default(),
-        }
+        let defined = config.max_defined.defined(host.memory);
+        let running = config.max_running.running(host.online.len() as u64, host.memory);
+        Self { bounds: Share { defined, running }, promised: Mutex::default() }
     }
 
-    // Two additions; a panic leaves them whole enough.
+    // A panic leaves the list of claims whole.
     fn promised(&self) -> MutexGuard<'_, Promised> {
         self.promised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `views` are all VMs as they are.
-    fn claim(&self, views: &[VmView], defined: Figures, running: Figures) -> Result<Claim<'_>> {
-        let (all, live) = used(views);
+    /// `after` says what the VM would have, by what it has or is promised now.
+    fn claim(&self, registry: &Registry, vm: VmId, after: impl Fn(Share) -> Share) -> Result<Claim<'_>> {
         let mut promised = self.promised();
+        // Read only now: a claim ends when its VM shows what it was for, and none ends while this lock is held.
+        let views = registry.views();
+        let mut used = Share::default();
+        let mut unseen: Vec<VmId> = promised.claims.keys().copied().collect();
+        let mut now = promised.to(vm);
+        for view in views.iter().filter(|view| !view.gone) {
+            let mut share = Share::of(view);
+            if promised.claims.contains_key(&view.spec.id) {
+                share = share.with(promised.to(view.spec.id), Figures::max);
+                unseen.retain(|id| *id != view.spec.id);
+            }
+            if view.spec.id == vm {
+                now = share;
+            }
+            used = used.with(share, Figures::plus);
+        }
+        used = unseen.into_iter().fold(used, |used, id| used.with(promised.to(id), Figures::plus));
+        let after = after(now);
+        let more = after.with(now, Figures::minus);
         let admitted = self
+            .bounds
             .defined
-            .admit(all.plus(promised.defined), defined, "defined", "--max-defined")
-            .and_then(|()| self.running.admit(live.plus(promised.running), running, "running", "--max-running"));
+            .admit(used.defined, more.defined, "defined", "--max-defined")
+            .and_then(|()| self.bounds.running.admit(used.running, more.running, "running", "--max-running"));
         admitted.map_err(Error::BeyondBounds)?;
-        promised.defined = promised.defined.plus(defined);
-        promised.running = promised.running.plus(running);
-        Ok(Claim { capacity: self, of: Promised { defined, running } })
+        promised.last += 1;
+        let number = promised.last;
+        promised.claims.entry(vm).or_default().push((number, after));
+        Ok(Claim { capacity: self, vm, number })
     }
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         let mut promised = self.capacity.promised();
-        promised.defined = promised.defined.minus(self.of.defined);
-        promised.running = promised.running.minus(self.of.running);
-    }
-}
-
-/// What is defined, and what runs.
-fn used(views: &[VmView]) -> (Figures, Figures) {
-    let sum = |figures: &mut Figures, spec: &VmSpec| *figures = figures.plus(Figures::of(spec));
-    let (mut all, mut live) = (Figures::default(), Figures::default());
-    for view in views.iter().filter(|view| !view.gone) {
-        sum(&mut all, &view.spec);
-        if let Some(now) = in_effect(view) {
-            sum(&mut live, now);
+        if let Some(claims) = promised.claims.get_mut(&self.vm) {
+            claims.retain(|(number, _)| *number != self.number);
+            if claims.is_empty() {
+                promised.claims.remove(&self.vm);
+            }
         }
     }
-    (all, live)
 }
 
 /// The definition that a VM runs by, if it does.
@@ -85,9 +125,8 @@ fn in_effect(view: &VmView) -> Option<&VmSpec> {
     view.in_effect.as_deref().or_else(|| view.pid.is_some().then_some(view.spec.as_ref()))
 }
 
-/// What a definition has after a change. One that will be refused for what it says changes nothing.
-fn changed(spec: &VmSpec, change: &Change, host: &Host) -> Figures {
-    let figures = Figures::of(spec);
+/// What a definition comes to by a change. One that will be refused for what it says changes nothing.
+fn changed(figures: Figures, spec: &VmSpec, change: &Change, host: &Host) -> Figures {
     match change {
         Change::Cpu { vcpus, .. } => figures.with_vcpus(*vcpus),
         Change::Memory(memory) => figures.with_memory(Some(*memory), host),
@@ -119,32 +158,38 @@ impl Figures {
 impl Service {
     /// Room for a new VM, which also starts where `start`.
     pub(super) fn room_for_new(&self, spec: &VmSpec, start: bool) -> Result<Claim<'_>> {
-        let figures = Figures::of(spec);
-        let running = if start { figures } else { Figures::default() };
-        self.capacity.claim(&self.registry.views(), figures, running)
+        let defined = Figures::of(spec);
+        let running = if start { defined } else { Figures::default() };
+        self.capacity.claim(&self.registry, spec.id, |_| Share { defined, running })
     }
 
     /// Room for a start. One that runs has its room.
     pub(super) fn room_to_start(&self, view: &VmView) -> Result<Claim<'_>> {
-        let running = if in_effect(view).is_some() { Figures::default() } else { Figures::of(&view.spec) };
-        self.capacity.claim(&self.registry.views(), Figures::default(), running)
+        let wanted = if in_effect(view).is_some() { Figures::default() } else { Figures::of(&view.spec) };
+        let started = |now: Share| Share { running: now.running.max(wanted), ..now };
+        self.capacity.claim(&self.registry, view.spec.id, started)
     }
 
     /// Room for what a VM has more after a change.
     pub(super) fn room_to_change(&self, view: &VmView, change: &Change) -> Result<Claim<'_>> {
-        self.room_to_grow(view, changed(&view.spec, change, &self.ctx.host))
+        self.room_to_grow(view, |figures| changed(figures, &view.spec, change, &self.ctx.host))
     }
 
     /// The same of several changes at once.
     pub(super) fn room_to_redefine(&self, view: &VmView, wanted: &Redefinition) -> Result<Claim<'_>> {
-        let figures = Figures::of(&view.spec).with_vcpus(wanted.vcpus).with_memory(wanted.memory, &self.ctx.host);
-        self.room_to_grow(view, figures.with_disk(&view.spec, "root", wanted.disk_size))
+        self.room_to_grow(view, |figures| {
+            let figures = figures.with_vcpus(wanted.vcpus).with_memory(wanted.memory, &self.ctx.host);
+            figures.with_disk(&view.spec, "root", wanted.disk_size)
+        })
     }
 
-    fn room_to_grow(&self, view: &VmView, after: Figures) -> Result<Claim<'_>> {
-        let more = after.minus(Figures::of(&view.spec));
-        // What is added to a VM that runs is added live, or at its next start, which asks again.
-        let running = if in_effect(view).is_some() { more } else { Figures::default() };
-        self.capacity.claim(&self.registry.views(), more, running)
+    fn room_to_grow(&self, view: &VmView, after: impl Fn(Figures) -> Figures) -> Result<Claim<'_>> {
+        let live = in_effect(view).is_some();
+        self.capacity.claim(&self.registry, view.spec.id, |now| {
+            let defined = after(now.defined);
+            // What is added to a VM that runs is added live, or at its next start, which asks again.
+            let more = if live { defined.minus(now.defined) } else { Figures::default() };
+            Share { defined, running: now.running.plus(more) }
+        })
     }
 }

@@ -2,6 +2,7 @@
 
 mod bodies;
 mod connections;
+mod crowds;
 mod kept;
 mod refusals;
 mod routing;

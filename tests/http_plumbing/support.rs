@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use qherd::api::http::{
-    Answers, Gate, HttpError, Limits, QueryParam, Reply, Report, Request, Response, Route, Shutdown, Table, dispatch,
+    Gate, HttpError, Limits, Load, QueryParam, Reply, Report, Request, Response, Route, Shutdown, Table, dispatch,
     serve,
 };
 use qherd::model::Role;
@@ -131,9 +131,8 @@ impl Server {
         // Of this host's users, as any: the tests' own. `a` is what they call it.
         let access = Access::new(Rules::default(), Arc::new(Vec::new));
         let gate = Gate::new(access, vec!["a".to_owned()], Vec::new(), false);
-        let answers = Answers::new(ANSWERS);
-        let task =
-            tokio::spawn(serve(listener, dispatch::service(tables, None, gate, answers), shutdown.clone(), limits));
+        let load = Load::new(ANSWERS, limits.standing);
+        let task = tokio::spawn(serve(listener, dispatch::service(tables, None, gate, load), shutdown.clone(), limits));
         Self { addr, state, shutdown, task }
     }
 

@@ -43,7 +43,7 @@ impl Source {
             module,
             lines: text.lines().count(),
             opens_with_comment: text.starts_with("//!"),
-            is_test: parts.last() == Some(&"tests.rs"),
+            is_test: parts.last() == Some(&"tests.rs") || parts.contains(&"tests"),
             code: blank(text),
             depth: parts.len() - 1 - usize::from(is_mod && parts.len() > 1),
             path: path.to_owned(),

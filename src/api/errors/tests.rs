@@ -103,6 +103,8 @@ fn plumbing() -> Vec<HttpError> {
         TokenRefused { .. } => TokenRefused { why: why() },
         InTheClear => InTheClear,
         NoRoomForAnswer => NoRoomForAnswer,
+        TooManyRequests { .. } => TooManyRequests { name: "uid 1000".to_owned(), why: "<what is too much>".to_owned() },
+        Crowded { .. } => Crowded { under_way: 12_000 },
         Forbidden { .. } => Forbidden { name: "ann".to_owned(), role: Role::Viewer, needed: Role::Operator },
         KeyReused => KeyReused,
         KeyNotStored { .. } => KeyNotStored { why: why() },

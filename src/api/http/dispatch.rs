@@ -17,6 +17,7 @@ use warp::filters::BoxedFilter;
 use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::{Buf, Filter};
 
+use super::callers::UnderWay;
 use super::gate::{Admitted, Gate, Visitor};
 use super::idempotency::Keyed;
 use super::incoming::Incoming;
@@ -24,7 +25,7 @@ use super::inflight::InFlight;
 use super::route::{Answer, RouteInfo};
 use super::table::{self, Found};
 use super::wire::Refused;
-use super::{Answers, HttpError, Nulls, Request, Response, Table, query};
+use super::{HttpError, Load, Nulls, Request, Response, Table, query};
 use crate::service::Keys;
 use crate::service::access::Caller;
 
@@ -36,9 +37,9 @@ pub fn service(
     mounts: Vec<(&'static str, Table)>,
     keys: Option<Arc<Keys>>,
     gate: Arc<Gate>,
-    answers: Arc<Answers>,
+    load: Load,
 ) -> impl super::server::Service {
-    warp::service(filter(mounts, keys, gate, answers))
+    warp::service(filter(mounts, keys, gate, load))
 }
 
 /// Tables by the path they are mounted at; `""` takes everything that no other prefix does. Without `keys` a request's
@@ -47,9 +48,9 @@ pub fn filter(
     mounts: Vec<(&'static str, Table)>,
     keys: Option<Arc<Keys>>,
     gate: Arc<Gate>,
-    answers: Arc<Answers>,
+    load: Load,
 ) -> BoxedFilter<(Response,)> {
-    let mounts = Arc::new(Mounts::new(mounts, keys, gate, answers));
+    let mounts = Arc::new(Mounts::new(mounts, keys, gate, load));
     let raw_query = warp::query::raw().or(warp::any().map(String::new)).unify();
     warp::any()
         .and(warp::method())
@@ -96,21 +97,16 @@ struct Mounts {
     tables: Vec<(Vec<&'static str>, Table)>,
     keys: Option<Arc<Keys>>,
     gate: Arc<Gate>,
-    answers: Arc<Answers>,
+    load: Load,
 }
 
 impl Mounts {
-    fn new(
-        mounts: Vec<(&'static str, Table)>,
-        keys: Option<Arc<Keys>>,
-        gate: Arc<Gate>,
-        answers: Arc<Answers>,
-    ) -> Self {
+    fn new(mounts: Vec<(&'static str, Table)>, keys: Option<Arc<Keys>>, gate: Arc<Gate>, load: Load) -> Self {
         let split = |prefix: &'static str| prefix.split('/').filter(|s| !s.is_empty()).collect::<Vec<_>>();
         let mut tables: Vec<_> = mounts.into_iter().map(|(prefix, table)| (split(prefix), table)).collect();
         // The longest prefix first, so that it is found first.
         tables.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-        Self { tables, keys, gate, answers }
+        Self { tables, keys, gate, load }
     }
 
     /// The table of a path, and the rest of the path below its prefix.
@@ -160,19 +156,23 @@ impl Mounts {
             let (table, rest) = rest.ok_or(HttpError::NoSuchPath)?;
             let found = table.find(&head.method, rest)?;
             may(&caller, found.info)?;
-            Ok((found, caller))
+            let under_way = self.load.callers.enter(&caller.name, found.info.may_be_urgent(caller.role))?;
+            Ok((found, caller, under_way))
         });
         let response = match found {
             Err(error) => {
                 body.linger();
                 table::refuse(shape, error)
             }
-            Ok((found, caller)) => tokio::select! {
-                response = run(shape, self.keys.as_ref(), found, caller, head, body) => response,
-                () = in_flight.over() => table::refuse(shape, HttpError::Unfinished),
-            },
+            Ok((found, caller, under_way)) => {
+                let end = in_flight.given_up(found.info.waits_for_guest);
+                tokio::select! {
+                    response = run(shape, self.keys.as_ref(), found, caller, under_way, head, body) => response,
+                    () = end => table::refuse(shape, HttpError::Unfinished),
+                }
+            }
         };
-        let response = self.answers.admit(response).unwrap_or_else(|error| table::refuse(shape, error));
+        let response = self.load.answers.admit(response).unwrap_or_else(|error| table::refuse(shape, error));
         if in_flight.is_draining() { leaving(response) } else { response }
     }
 }
@@ -200,6 +200,7 @@ async fn run<T>(
     keys: Option<&Arc<Keys>>,
     found: Found<'_>,
     caller: Caller,
+    under_way: UnderWay,
     head: Head,
     body: Incoming<T>,
 ) -> Response
@@ -232,10 +233,16 @@ where
         None => None,
     };
 
-    let guard = head.in_flight.enter();
+    let under_way = if info.is_urgent(&request) { Ok(under_way) } else { under_way.queue_up() };
+    let under_way = match under_way {
+        Ok(under_way) => under_way,
+        Err(error) => return refuse(error),
+    };
+    // What goes on by itself is not waited for.
+    let guard = (!info.waits_for_guest).then(|| head.in_flight.enter());
     let span = tracing::info_span!("request", operation = info.operation_id);
     let operation = async move {
-        let _guard = guard;
+        let _guards = (guard, under_way);
         let respond = move |answer: Answer| answer.unwrap_or_else(refuse);
         match keyed {
             None => respond(handler(request).await),
@@ -311,7 +318,7 @@ mod tests {
             vec![("", empty()), ("/hyperv", empty()), ("/hyperv/deep", empty())],
             None,
             Gate::closed(),
-            Answers::new(1 << 20),
+            Load::new(1 << 20, 100),
         );
         for (path, below) in [
             ("/vms", vec!["vms"]),

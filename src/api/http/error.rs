@@ -73,6 +73,11 @@ pub enum HttpError {
     InTheClear,
     #[error("Answers that other clients have not taken yet fill the room for them; ask again, or for less.")]
     NoRoomForAnswer,
+    /// One caller has more than his share.
+    #[error("{name} {why}; ask again in a moment.")]
+    TooManyRequests { name: String, why: String },
+    #[error("{under_way} requests are under way; ask again in a moment.")]
+    Crowded { under_way: usize },
     #[error("{name} has the role {role}; this needs {needed}.")]
     Forbidden { name: String, role: Role, needed: Role },
     #[error("The Idempotency-Key was used for another request before; each request needs a key of its own.")]
@@ -102,10 +107,13 @@ impl HttpError {
             Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::Unauthenticated { .. } | Self::TokenRefused { .. } => StatusCode::UNAUTHORIZED,
             Self::CrossOrigin | Self::InTheClear | Self::Forbidden { .. } => StatusCode::FORBIDDEN,
+            Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::ShuttingDown | Self::Unfinished | Self::NoRoomForAnswer | Self::KeyNotStored { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::ShuttingDown
+            | Self::Unfinished
+            | Self::NoRoomForAnswer
+            | Self::Crowded { .. }
+            | Self::KeyNotStored { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -128,6 +136,11 @@ impl HttpError {
             Self::Internal { .. } if role < Role::Operator => Self::Internal { why: String::new() },
             other => other,
         }
+    }
+
+    /// It is refused because of others, or of too many at once.
+    pub fn passes_soon(&self) -> bool {
+        matches!(self, Self::NoRoomForAnswer | Self::TooManyRequests { .. } | Self::Crowded { .. })
     }
 
     /// The challenge that goes with a 401.

@@ -1,7 +1,7 @@
 //! Who and what comes in at all, before a route is looked for: the name that we were called by, the web page that a
 //! request is from, and who asks (docs/adr/0025). What a caller may do is said by each route.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::OnceCell;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, uri::Authority};
@@ -13,11 +13,25 @@ use crate::service::access::{Access, Caller, Judgement, Peer};
 pub struct Visitor {
     peer: Peer,
     judged: OnceCell<Judgement>,
+    /// The bearer of the first token that was shown.
+    bearer: OnceLock<String>,
 }
 
 impl Visitor {
     pub fn new(peer: Peer) -> Arc<Self> {
-        Arc::new(Self { peer, judged: OnceCell::new() })
+        Arc::new(Self { peer, judged: OnceCell::new(), bearer: OnceLock::new() })
+    }
+
+    /// The caller, or where they are where none is known.
+    pub(super) fn whose(&self) -> String {
+        let known = self.judged.get().and_then(|judged| judged.as_ref().ok()).map(|caller| &caller.name);
+        if let Some(name) = self.bearer.get().or(known) {
+            return name.clone();
+        }
+        match &self.peer {
+            Peer::Local { uid } => format!("uid {uid}"),
+            Peer::Tcp { theirs, .. } => theirs.ip().to_canonical().to_string(),
+        }
     }
 }
 
@@ -108,7 +122,11 @@ impl Gate {
                 let words = value.to_str().ok().and_then(|text| text.trim().split_once(' '));
                 let token = words.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
                 let (_, token) = token.ok_or_else(|| refused("Authorization must read Bearer TOKEN."))?;
-                return self.access.bearer(token.trim()).await.map_err(|error| refused(&error.to_string()));
+                let bearer = self.access.bearer(token.trim()).await.map_err(|error| refused(&error.to_string()))?;
+                if let Some(visitor) = visitor {
+                    visitor.bearer.get_or_init(|| bearer.name.clone());
+                }
+                return Ok(bearer);
             }
             (Some(_), Some(_)) => return Err(refused("Authorization must be given only once.")),
         }

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
+use tokio::time::Instant;
 use warp::Buf;
 use warp::http::{HeaderMap, header};
 
 use super::HttpError;
+use super::limits::for_bytes;
 
 /// The largest body that is read.
 pub const BODY_LIMIT: usize = 1024 * 1024;
-/// How long a body may take to arrive.
+/// How long a body may take to arrive, and what its bytes take at the least rate.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// A body that nobody wants is still taken off the wire within these bounds. A client that writes its whole body
 /// before it looks for an answer would otherwise be cut off and see a broken pipe where it should read its 413.
@@ -56,14 +58,13 @@ impl<T: Stream<Item = Result<Bytes, ()>> + Send + Unpin + 'static> Incoming<T> {
             self.linger();
             return Err(HttpError::TooLarge { limit: BODY_LIMIT });
         }
-        match tokio::time::timeout(BODY_TIMEOUT, collect(&mut self.stream)).await {
-            Ok(Err(error @ HttpError::TooLarge { .. })) => {
+        match collect(&mut self.stream).await {
+            Err(error @ HttpError::TooLarge { .. }) => {
                 self.expects_continue = false;
                 self.linger();
                 Err(error)
             }
-            Ok(result) => result,
-            Err(_) => Err(HttpError::BodyTimeout { seconds: BODY_TIMEOUT.as_secs() }),
+            result => result,
         }
     }
 
@@ -89,7 +90,11 @@ impl<T: Stream<Item = Result<Bytes, ()>> + Send + Unpin + 'static> Incoming<T> {
 async fn collect(stream: &mut (impl Stream<Item = Result<Bytes, ()>> + Unpin)) -> Result<Bytes, HttpError> {
     let mut stream = pin!(stream);
     let mut body = BytesMut::new();
-    while let Some(chunk) = stream.next().await {
+    let begun = Instant::now();
+    loop {
+        let end = begun + BODY_TIMEOUT + for_bytes(body.len());
+        let late = |_| HttpError::BodyTimeout { seconds: end.duration_since(begun).as_secs() };
+        let Some(chunk) = tokio::time::timeout_at(end, stream.next()).await.map_err(late)? else { break };
         let chunk = chunk.map_err(|()| HttpError::BodyIncomplete)?;
         if body.len() + chunk.len() > BODY_LIMIT {
             return Err(HttpError::TooLarge { limit: BODY_LIMIT });

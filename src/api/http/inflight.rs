@@ -4,8 +4,12 @@
 //! Connections are no substitute: a client that hangs up takes its connection along, but not its operation.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
+
+/// For a guest to finish what it was asked for, once the server goes down. What it was asked for goes on without us.
+const GUEST_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How far a server has come on its way down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +67,16 @@ impl InFlight {
 
     pub fn is_over(&self) -> bool {
         *self.phase.borrow() == Phase::Over
+    }
+
+    /// Returns when nobody waits for the end of a request any longer: for what a guest takes its time with only a moment.
+    pub async fn given_up(&self, waits_for_guest: bool) {
+        if waits_for_guest {
+            let _ = self.phase.subscribe().wait_for(|phase| *phase >= Phase::Draining).await;
+            let _ = tokio::time::timeout(GUEST_PATIENCE, self.over()).await;
+        } else {
+            self.over().await;
+        }
     }
 
     /// Returns when whoever still waits has to be told that the server does not.

@@ -2,11 +2,20 @@
 
 use std::time::Duration;
 
+/// Bytes per second of a head or a body that are no delay: a slow line has its time, and who sends a byte now and then
+/// has not.
+pub const LEAST_RATE: u32 = 4096;
+
+/// What so many bytes may take longer.
+pub fn for_bytes(count: usize) -> Duration {
+    Duration::from_secs(1) / LEAST_RATE * u32::try_from(count).unwrap_or(u32::MAX)
+}
+
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// How long requests under way may still take once the server is told to end.
     pub drain: Duration,
-    /// How long a request's head may take to arrive, from its first byte on.
+    /// How long a request's head may take to arrive, from its first byte on, and [`LEAST_RATE`] beyond that.
     pub header_timeout: Duration,
     /// How long a connection is kept between two requests, whatever happens. Clients keep theirs for 60 to 90 s.
     pub idle: Duration,
@@ -16,8 +25,11 @@ pub struct Limits {
     pub stall: Duration,
     /// The largest head of a request; beyond it 431, and 414 for an eighth of it in the path.
     pub header_bytes: usize,
-    /// Beyond it clients wait in the backlog. Descriptors are needed for VMs too.
+    /// Places for connections. When they run out, the one that has been idle for the longest time goes; requests that
+    /// take long need none.
     pub connections: usize,
+    /// Requests that take long. Descriptors are needed for VMs too.
+    pub standing: usize,
 }
 
 impl Default for Limits {
@@ -30,6 +42,7 @@ impl Default for Limits {
             stall: Duration::from_secs(30),
             header_bytes: 64 * 1024,
             connections: 1024,
+            standing: 12_000,
         }
     }
 }

@@ -15,7 +15,7 @@
 //! A dialect writes a table and says once how an [`HttpError`] looks:
 //!
 //! ```
-//! use qherd::api::http::{Answers, Gate, HttpError, Reply, Request, Route, Table, dispatch};
+//! use qherd::api::http::{Gate, HttpError, Load, Reply, Request, Route, Table, dispatch};
 //! use qherd::model::Role;
 //! use warp::http::StatusCode;
 //!
@@ -30,11 +30,12 @@
 //! let table = Table::new("Hello".to_owned(), vec![
 //!     Route::post("/greetings", "greet", greet).role(Role::Operator).tag("Greetings").input::<Greeting>().output::<String>(200, "The greeting."),
 //! ]);
-//! let filter = dispatch::filter(vec![("", table)], None, Gate::closed(), Answers::new(1 << 20));
+//! let filter = dispatch::filter(vec![("", table)], None, Gate::closed(), Load::new(1 << 20, 100));
 //! # let _ = filter;
 //! ```
 
-pub mod answers;
+mod answers;
+mod callers;
 pub mod decode;
 pub mod dispatch;
 pub mod error;
@@ -46,12 +47,14 @@ pub mod inflight;
 pub mod json;
 pub mod limits;
 pub mod listen;
+pub mod load;
 pub mod openapi;
 mod origin;
 pub mod query;
 pub mod query_param;
 pub mod request;
 pub mod response;
+mod room;
 pub mod route;
 pub mod section;
 pub mod server;
@@ -60,15 +63,15 @@ pub mod table;
 pub mod tls;
 mod wire;
 
-pub use answers::Answers;
 pub use decode::{Nulls, given, or_default};
 pub use error::HttpError;
 pub use gate::Gate;
 pub use limits::Limits;
+pub use load::Load;
 pub use query_param::QueryParam;
 pub use request::{NoFields, Request, agreed};
 pub use response::{IntoResponse, Reply, Response};
-pub use route::{Route, RouteInfo};
+pub use route::{Route, RouteInfo, Urgency};
 pub use section::{Problem, in_section};
 pub use server::{Report, serve};
 pub use shutdown::Shutdown;

@@ -51,6 +51,7 @@ const REFUSALS: &[(&str, &str)] = &[
     ("401", "Nobody who may ask is known by this connection or token."),
     ("403", "The caller's role is too low, or the request is from a web page of another origin."),
     ("421", "The Host is not one of this qherd."),
+    ("429", "The caller has more than its share; `Retry-After` says when to ask again."),
     ("5XX", "The host failed."),
 ];
 

@@ -47,6 +47,13 @@ impl Request {
         query::decode(&self.query)
     }
 
+    /// Whether it says `force`, wherever it may say so.
+    pub(super) fn is_forced(&self) -> bool {
+        let body = self.body.as_ref().ok().and_then(|body| serde_json::from_slice::<serde_json::Value>(body).ok());
+        let in_body = body.is_some_and(|body| body.get("force") == Some(&true.into()));
+        in_body || self.query.iter().any(|(name, value)| name == "force" && value == "true")
+    }
+
     /// A body that has to be there.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, HttpError> {
         match self.json_bytes()? {
@@ -145,6 +152,18 @@ mod tests {
         assert_eq!(empty.json_or_default::<Stop>(), Ok(Stop::default()));
         assert!(empty.json_or_default::<NoFields>().is_ok());
         assert!(request(Some("application/json"), "{\"a\":1}").json_or_default::<NoFields>().is_err());
+    }
+
+    #[test]
+    fn force_is_said_in_the_query_or_in_the_body() {
+        assert!(request(Some("application/json"), "{\"force\": true, \"timeout\": 1}").is_forced());
+        let mut query = request(None, "");
+        assert!(!query.is_forced());
+        query.query = vec![("force".to_owned(), "true".to_owned())];
+        assert!(query.is_forced());
+        for not in ["{\"force\": false}", "{\"force\": 1}", "{}", "{"] {
+            assert!(!request(Some("application/json"), not).is_forced(), "{not}");
+        }
     }
 
     #[test]

@@ -48,6 +48,20 @@ pub struct RouteInfo {
     pub query: &'static [QueryParam],
     pub input: Option<Input>,
     pub outputs: Vec<Output>,
+    pub urgency: Urgency,
+    /// What it has begun goes on without it: a daemon that ends does not wait for the guest to finish.
+    pub waits_for_guest: bool,
+}
+
+/// What is let through however much there is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// It has its turn like anything else.
+    None,
+    /// A look at whether all is well.
+    Always,
+    /// By an administrator who says `force`, in the query or the body.
+    Forced,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -121,6 +135,8 @@ impl<S: 'static> Route<S> {
                 query: &[],
                 input: None,
                 outputs: Vec::new(),
+                urgency: Urgency::None,
+                waits_for_guest: false,
             },
             handler: Arc::new(move |state, request| handler(state, request).map(IntoResponse::into_response).boxed()),
         })
@@ -133,6 +149,16 @@ impl<S: 'static> Route<S> {
 
     pub fn summary(mut self, summary: &'static str) -> Self {
         self.info.summary = summary;
+        self
+    }
+
+    pub fn urgency(mut self, urgency: Urgency) -> Self {
+        self.info.urgency = urgency;
+        self
+    }
+
+    pub fn waits_for_guest(mut self) -> Self {
+        self.info.waits_for_guest = true;
         self
     }
 
@@ -177,6 +203,19 @@ impl<S: 'static> Route<S> {
 }
 
 impl RouteInfo {
+    /// Whether it may turn out to be urgent when its body is there.
+    pub(super) fn may_be_urgent(&self, role: Role) -> bool {
+        match self.urgency {
+            Urgency::None => false,
+            Urgency::Always => true,
+            Urgency::Forced => role == Role::Admin,
+        }
+    }
+
+    pub(super) fn is_urgent(&self, request: &Request) -> bool {
+        self.may_be_urgent(request.caller.role) && (self.urgency == Urgency::Always || request.is_forced())
+    }
+
     /// The names in braces, in their order.
     pub fn path_params(&self) -> impl Iterator<Item = &'static str> + use<> {
         self.path.split('/').filter_map(param_name)

@@ -16,7 +16,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use warp::http::{HeaderName, HeaderValue, StatusCode, Version, header};
 
@@ -24,6 +23,7 @@ use super::answers::Held;
 use super::gate::Visitor;
 use super::inflight::InFlight;
 use super::listen::{Arrival, Listener};
+use super::room::{LONG, Room, Seat};
 use super::wire::{Refused, Turns, Wire};
 use super::{Limits, Response, Shutdown};
 
@@ -72,7 +72,8 @@ pub async fn serve<L: Listener>(listener: L, service: impl Service, shutdown: Sh
         listener,
         service,
         http: http(&limits),
-        room: Room::new(limits.connections),
+        room: Room::new(&limits),
+        arrived: None,
         limits: limits.clone(),
         in_flight: in_flight.clone(),
         graceful: GracefulShutdown::new(),
@@ -107,11 +108,13 @@ pub async fn serve<L: Listener>(listener: L, service: impl Service, shutdown: Sh
     Report { accepted, cut, unfinished: in_flight.count() }
 }
 
-struct Acceptor<L, S> {
+struct Acceptor<L: Listener, S> {
     listener: L,
     service: S,
     http: http1::Builder,
     room: Room,
+    /// Has come, and has no place yet.
+    arrived: Option<L::Arrival>,
     limits: Limits,
     in_flight: InFlight,
     graceful: GracefulShutdown,
@@ -125,8 +128,10 @@ impl<L: Listener, S: Service> Acceptor<L, S> {
         let mut end = pin!(end);
         loop {
             let next = async {
-                let permit = self.room.place().await?;
-                self.listener.accept().await.map(|arrival| (arrival, permit))
+                if self.arrived.is_none() {
+                    self.arrived = Some(self.listener.accept().await?);
+                }
+                self.room.place().await
             };
             tokio::select! {
                 biased;
@@ -134,14 +139,16 @@ impl<L: Listener, S: Service> Acceptor<L, S> {
                 // Ended connections are taken out as they end, or the set would grow for ever.
                 Some(_) = self.connections.join_next() => {}
                 result = next => match result {
-                    Ok((arrival, permit)) => {
+                    Ok(place) => {
+                        let Some(arrival) = self.arrived.take() else { continue };
                         self.accepted += 1;
                         complained = false;
+                        let turns = Turns::new();
                         let connection = Connection {
                             in_flight: self.in_flight.clone(),
                             limits: self.limits.clone(),
-                            room: self.room.wanted.subscribe(),
-                            _permit: permit,
+                            seat: Arc::new(self.room.seat(place, Arc::clone(&turns))),
+                            turns,
                         };
                         let (http, watcher) = (self.http.clone(), self.graceful.watcher());
                         self.connections.spawn(connection.run(http, arrival, self.service.clone(), watcher));
@@ -166,35 +173,6 @@ impl<L: Listener, S: Service> Acceptor<L, S> {
     }
 }
 
-/// The places for connections.
-struct Room {
-    places: Arc<Semaphore>,
-    /// There is none left, and the next client waits.
-    wanted: watch::Sender<bool>,
-}
-
-impl Room {
-    fn new(places: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(places)), wanted: watch::Sender::new(false) }
-    }
-
-    async fn place(&self) -> io::Result<OwnedSemaphorePermit> {
-        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            self.want(false);
-            return Ok(place);
-        }
-        self.want(true);
-        // Never closed, so the error cannot be; it would end the loop's turn only.
-        let place = Arc::clone(&self.places).acquire_owned().await.map_err(io::Error::other)?;
-        self.want(false);
-        Ok(place)
-    }
-
-    fn want(&self, wanted: bool) {
-        self.wanted.send_if_modified(|now| std::mem::replace(now, wanted) != wanted);
-    }
-}
-
 fn http(limits: &Limits) -> http1::Builder {
     let mut http = http1::Builder::new();
     // The wire has clocks of its own, and lets no larger head through; hyper refuses less than 8 KiB by a panic.
@@ -207,16 +185,20 @@ fn http(limits: &Limits) -> http1::Builder {
 struct Connection {
     in_flight: InFlight,
     limits: Limits,
-    room: watch::Receiver<bool>,
-    _permit: OwnedSemaphorePermit,
+    seat: Arc<Seat>,
+    turns: Arc<Turns>,
 }
 
 impl Connection {
     async fn run(self, http: http1::Builder, arrival: impl Arrival, service: impl Service, watcher: Watcher) {
-        let Self { in_flight, limits, room, _permit } = self;
+        let Self { in_flight, limits, seat, turns } = self;
+        let mut leave = seat.leave.clone();
         let opened = tokio::select! {
+            // Who has something to say is not sent away by this.
+            biased;
             opened = tokio::time::timeout(limits.header_timeout, arrival.open()) => opened,
             () = in_flight.over() => return,
+            _ = leave.wait_for(|leave| *leave) => return,
         };
         let (io, peer) = match opened {
             Ok(Ok(opened)) => opened,
@@ -224,9 +206,9 @@ impl Connection {
             Err(_) => return tracing::debug!("a client has not begun to speak"),
         };
         let visitor = Visitor::new(peer);
-        let turns = Turns::new();
+        seat.is_of(Arc::clone(&visitor));
         let kept = HeaderValue::from_str(&format!("timeout={}", limits.idle.as_secs())).ok();
-        let wire = Wire::new(io, limits, Arc::clone(&turns), in_flight.clone(), room.clone());
+        let wire = Wire::new(io, limits, Arc::clone(&turns), in_flight.clone(), seat.leave.clone());
         let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
             let (turn, refused) = turns.serve();
             if let Some(error) = refused {
@@ -235,16 +217,26 @@ impl Connection {
             request.extensions_mut().insert(in_flight.clone());
             request.extensions_mut().insert(Arc::clone(&visitor));
             let modern = request.version() == Version::HTTP_11;
-            let (turns, room, kept) = (Arc::clone(&turns), room.clone(), kept.clone());
+            let (turns, seat, kept) = (Arc::clone(&turns), Arc::clone(&seat), kept.clone());
             // warp's service is always ready, so `poll_ready` is not asked.
             let answer = service.clone().call(request);
             async move {
-                let mut response = answer.await?;
+                let mut answer = pin!(answer);
+                let mut response = match tokio::time::timeout(LONG, &mut answer).await {
+                    Ok(response) => response?,
+                    Err(_) => {
+                        seat.give_place();
+                        answer.await?
+                    }
+                };
+                if !seat.take_place() {
+                    turns.make_last();
+                }
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     turns.upgrade();
                 } else if modern && !response.headers().contains_key(header::CONNECTION) {
                     // Its place is needed, and there is no better time to tell than with an answer.
-                    let (name, value) = match *room.borrow() || turns.is_last() {
+                    let (name, value) = match *seat.full.borrow() || *seat.leave.borrow() || turns.is_last() {
                         true => (header::CONNECTION, Some(HeaderValue::from_static("close"))),
                         false => (HeaderName::from_static("keep-alive"), kept),
                     };
@@ -275,7 +267,7 @@ fn of_one_client(err: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::http::{Answers, Gate, Table, dispatch};
+    use crate::api::http::{Gate, Load, Table, dispatch};
     use std::collections::VecDeque;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -315,7 +307,7 @@ mod tests {
         let started = std::time::Instant::now();
         let shutdown = Shutdown::default();
         let service =
-            dispatch::service(vec![("", Table::new((), Vec::new()))], None, Gate::closed(), Answers::new(1 << 20));
+            dispatch::service(vec![("", Table::new((), Vec::new()))], None, Gate::closed(), Load::new(1 << 20, 100));
         let server = tokio::spawn(serve(listener, service, shutdown.clone(), Limits::default()));
         client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
         let mut answer = String::new();

@@ -138,7 +138,7 @@ pub(super) fn refuse(shape: ErrorShape, error: HttpError) -> Response {
         _ => None,
     };
     let challenge = error.challenge();
-    let soon = error == HttpError::NoRoomForAnswer;
+    let soon = error.passes_soon();
     let mut response = shape(error);
     if let Some(challenge) = challenge {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::http::{
-        NoFields, QueryParam, Route, Table, in_section,
+        NoFields, QueryParam, Route, Table, Urgency, in_section,
         openapi::{About, PathParam, document},
     },
     model::Role,
@@ -124,6 +124,8 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .tag(VMS)
             .summary("Stop a VM by its guest agent, or by force.")
             .query(FORCE)
+            .urgency(Urgency::Forced)
+            .waits_for_guest()
             .optional_input::<dto::Force>()
             .output::<dto::Stopped>(200, "It is off.")
             .error(409, "It was off before.")
@@ -133,6 +135,7 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .tag(VMS)
             .summary("Restart a VM by its guest agent, or by force; start one that is off.")
             .query(FORCE)
+            .waits_for_guest()
             .optional_input::<dto::Force>()
             .output::<dto::Restarted>(200, "The restart is under way.")
             .error(409, "It is stopping, or a forced stop or a delete of the VM came before it was done.")

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::http::{
-        QueryParam, Route, Table, in_section,
+        QueryParam, Route, Table, Urgency, in_section,
         openapi::{About, PathParam, document},
     },
     model::Role,
@@ -236,6 +236,8 @@ fn routes() -> Vec<Route<Shared>> {
             .tag(LIFECYCLE)
             .summary("Stop a VM: by its agent or the power button, and by force when the timeout has passed.")
             .query(STOP_QUERY)
+            .urgency(Urgency::Forced)
+            .waits_for_guest()
             .optional_input::<dto::StopBody>()
             .output::<dto::Done>(200, "It is stopped."),
         Route::post("/vms/{id}/reboot", "rebootVM", in_section(&REBOOT, power::reboot))
@@ -243,6 +245,7 @@ fn routes() -> Vec<Route<Shared>> {
             .tag(LIFECYCLE)
             .summary("Reboot a VM; answers as soon as the reboot is under way.")
             .query(&[TIMEOUT])
+            .waits_for_guest()
             .optional_input::<dto::RebootBody>()
             .output::<dto::Done>(200, "The reboot is under way.")
             .error(409, "It does not run."),
@@ -344,6 +347,7 @@ fn routes() -> Vec<Route<Shared>> {
             .role(Role::Viewer)
             .tag(SERVICE)
             .summary("Whether the service answers, and what it runs on.")
+            .urgency(Urgency::Always)
             .output::<dto::Health>(200, "It answers."),
         Route::get("/openapi.json", "getOpenAPI", in_section(&GENERAL, info::openapi))
             .role(Role::Viewer)

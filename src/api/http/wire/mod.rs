@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
 use super::inflight::InFlight;
+use super::limits::for_bytes;
 use super::{HttpError, Limits};
 use body::Framing;
 use head::Head;
@@ -39,6 +40,8 @@ const CHUNK: usize = 8 * 1024;
 /// would else get a reset in the place of its answer.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
+/// For the rest of a head, where others need the place.
+const HURRY: Duration = Duration::from_secs(1);
 /// The same while the server ends.
 const LINGER_AT_THE_END: Duration = Duration::from_millis(100);
 
@@ -71,9 +74,9 @@ pub(super) struct Wire<Io> {
     limits: Limits,
     turns: Arc<Turns>,
     in_flight: InFlight,
-    /// Whether somebody waits for the place of a connection.
-    room: watch::Receiver<bool>,
-    wanted: Option<BoxFuture<'static, ()>>,
+    /// Whether it is to go, for somebody else.
+    leave: watch::Receiver<bool>,
+    leaving: Option<BoxFuture<'static, ()>>,
     /// Arrived, and not given to hyper.
     input: BytesMut,
     /// How much of it may be given.
@@ -82,6 +85,8 @@ pub(super) struct Wire<Io> {
     clock: Pin<Box<Sleep>>,
     /// Runs while something is to be written and the client takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// It ends in silence: there is no last answer that could be lost.
+    sent_away: bool,
     closing: Option<Linger>,
 }
 
@@ -109,19 +114,20 @@ struct Linger {
 }
 
 impl<Io: Socket> Wire<Io> {
-    pub fn new(io: Io, limits: Limits, turns: Arc<Turns>, in_flight: InFlight, room: watch::Receiver<bool>) -> Self {
+    pub fn new(io: Io, limits: Limits, turns: Arc<Turns>, in_flight: InFlight, leave: watch::Receiver<bool>) -> Self {
         Self {
             io,
             limits,
             turns,
             in_flight,
-            room,
-            wanted: None,
+            leave,
+            leaving: None,
             input: BytesMut::new(),
             pass: 0,
             next: Next::HEAD,
             clock: Box::pin(tokio::time::sleep(Duration::ZERO)),
             stalled: None,
+            sent_away: false,
             closing: None,
         }
     }
@@ -171,38 +177,52 @@ impl<Io: Socket> Wire<Io> {
     /// Nothing has arrived: what time has to say to that.
     fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<Silence> {
         let Next::Head { since, .. } = &self.next else { return Poll::Pending };
-        if let Some(since) = since {
-            ready!(self.clock_at(*since + self.limits.header_timeout, cx));
+        if let Some(since) = *since {
+            let hurried = self.poll_leave(cx).is_ready();
+            let patience = if hurried { HURRY.min(self.limits.header_timeout) } else { self.limits.header_timeout };
+            let arrived = for_bytes(self.input.len());
+            ready!(self.clock_at(since + patience + arrived, cx));
             return Poll::Ready(Silence::HeadLate);
         }
         // While a request is answered, the client has nothing to say.
         let Some(silence) = self.turns.silence() else { return Poll::Pending };
-        // One that never asked anything has less of a claim.
-        let own = if silence.fresh { self.limits.header_timeout } else { self.limits.idle };
-        let claim = silence.since + own;
-        if Instant::now() < claim {
-            ready!(self.clock_at(claim, cx));
-        }
-        let mut room = self.room.clone();
-        let wanted =
-            self.wanted.get_or_insert_with(|| async move { drop(room.wait_for(|wanted| *wanted).await) }.boxed());
-        if wanted.poll_unpin(cx).is_ready() {
-            self.wanted = None;
+        if self.poll_leave(cx).is_ready() {
+            self.sent_away = true;
             return Poll::Ready(Silence::Over);
         }
         let end = silence.since + self.limits.silence.max(self.limits.idle);
         self.clock_at(end, cx).map(|()| Silence::Over)
     }
 
+    fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if *self.leave.borrow() {
+            return Poll::Ready(());
+        }
+        let mut leave = self.leave.clone();
+        let leaving =
+            self.leaving.get_or_insert_with(|| async move { drop(leave.wait_for(|leave| *leave).await) }.boxed());
+        ready!(leaving.poll_unpin(cx));
+        self.leaving = None;
+        Poll::Ready(())
+    }
+
     /// Cuts off a client that does not take what it asked for: its answer is kept in memory for as long.
     fn progress<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.stalled = None;
+            if self.stalled.take().is_some() {
+                self.turns.moves();
+            }
             return written;
         }
         let patience = self.limits.stall;
+        if self.stalled.is_none() {
+            self.turns.stalls();
+        }
+        let leaving = self.poll_leave(cx).is_ready();
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-        ready!(stalled.as_mut().poll(cx));
+        if !leaving {
+            ready!(stalled.as_mut().poll(cx));
+        }
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not take its answer")))
     }
 
@@ -258,6 +278,7 @@ impl<Io: Socket> AsyncRead for Wire<Io> {
                 }
                 // The very last look: a request that is here is answered, however late it came.
                 Silence::Over if this.io.has_arrived() => {
+                    this.sent_away = false;
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
@@ -297,7 +318,11 @@ impl<Io: Socket> AsyncWrite for Wire<Io> {
         let this = &mut *self;
         if this.closing.is_none() {
             ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
-            let patience = if this.in_flight.is_over() { LINGER_AT_THE_END } else { LINGER };
+            let patience = match (this.sent_away, this.in_flight.is_over()) {
+                (true, _) => Duration::ZERO,
+                (false, true) => LINGER_AT_THE_END,
+                (false, false) => LINGER,
+            };
             this.closing = Some(Linger { until: Instant::now() + patience, taken: 0 });
         }
         loop {

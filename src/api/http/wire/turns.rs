@@ -4,12 +4,16 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use crate::api::http::{HttpError, answers::Held};
+
+/// A client that takes nothing for so long has less of a claim to its place than who has just come.
+const STALLED: Duration = Duration::from_secs(1);
 
 /// Bytes of an answer that hyper is given at once.
 const PIECE: usize = 64 * 1024;
@@ -28,6 +32,8 @@ struct State {
     refusal: Option<HttpError>,
     last: bool,
     upgraded: bool,
+    /// Since when the client takes nothing of what it asked for.
+    stalled: Option<Instant>,
 }
 
 /// An extension of a request that stands for what was none: the objection, to be told in the dialect's shape.
@@ -37,8 +43,6 @@ pub struct Refused(pub HttpError);
 /// For how long nobody has had anything to say.
 pub struct Silence {
     pub since: Instant,
-    /// The client has never asked anything.
-    pub fresh: bool,
 }
 
 impl Turns {
@@ -51,6 +55,7 @@ impl Turns {
             refusal: None,
             last: false,
             upgraded: false,
+            stalled: None,
         })))
     }
 
@@ -83,7 +88,26 @@ impl Turns {
     /// `None` while something is asked or answered.
     pub fn silence(&self) -> Option<Silence> {
         let state = self.state();
-        (state.begun == state.ended).then_some(Silence { since: state.quiet_since, fresh: state.begun == 0 })
+        (state.begun == state.ended).then_some(Silence { since: state.quiet_since })
+    }
+
+    /// The client takes nothing of its answer from now on.
+    pub fn stalls(&self) {
+        self.state().stalled = Some(Instant::now());
+    }
+
+    /// The client takes something again.
+    pub fn moves(&self) {
+        self.state().stalled = None;
+    }
+
+    /// Since when the client has neither said nor taken anything, if that is what is waited for.
+    pub fn idle_since(&self) -> Option<Instant> {
+        let state = self.state();
+        if state.begun == state.ended && !state.upgraded {
+            return Some(state.quiet_since);
+        }
+        state.stalled.filter(|since| since.elapsed() >= STALLED)
     }
 
     /// The next answer is the last one.
@@ -189,7 +213,7 @@ mod tests {
     #[tokio::test]
     async fn there_is_silence_when_every_head_has_its_answer() {
         let turns = Turns::new();
-        assert!(turns.silence().unwrap().fresh);
+        assert!(turns.silence().is_some());
         turns.begin();
         turns.begin();
         assert!(turns.silence().is_none());
@@ -198,7 +222,7 @@ mod tests {
         drop(one);
         assert!(turns.silence().is_none());
         drop(two);
-        assert!(!turns.silence().unwrap().fresh);
+        assert!(turns.silence().is_some());
     }
 
     #[tokio::test]

@@ -147,15 +147,15 @@ fn ask(wants: &mut Wants, mode: Mode, agent_only: bool) {
     match seen.requested {
         None => {
             // An agent that closes its port meanwhile is doing as it was told; one that has died is noticed by the step.
-            let asked = match wants.facts.in_flight.get(&Lane::Agent) {
-                Some(Step::AskGuest { mode: asked, by_agent, agent_only: alone })
-                    if (*asked, *alone) == (mode, agent_only) =>
+            let under_way = match wants.facts.in_flight.get(&Lane::Agent) {
+                Some(Step::AskGuest { mode: requested, by_agent, agent_only: alone })
+                    if (*requested, *alone) == (mode, agent_only) =>
                 {
                     Some(*by_agent)
                 }
                 Some(_) | None => None,
             };
-            let by_agent = asked.unwrap_or(seen.agent || agent_only);
+            let by_agent = under_way.unwrap_or(seen.agent || agent_only);
             wants.step(Step::AskGuest { mode, by_agent, agent_only });
         }
         Some(at) if !agent_only => wants.step_at(at + PRESS_AGAIN, Step::PressButton),

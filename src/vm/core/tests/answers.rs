@@ -43,9 +43,9 @@ fn an_agent_that_goes_down_with_its_guest_is_not_asked_by_other_means() {
     see(&mut facts, Sight::Agent(true));
     ask(&mut facts, 1, stop(60_000));
     commit(&mut facts);
-    let asked = facts.in_flight.get(&Lane::Agent).cloned();
-    assert_eq!(asked, Some(Step::AskGuest { mode: Mode::PowerOff, by_agent: true, agent_only: false }));
+    let requested = facts.in_flight.get(&Lane::Agent).cloned();
+    assert_eq!(requested, Some(Step::AskGuest { mode: Mode::PowerOff, by_agent: true, agent_only: false }));
     see(&mut facts, Sight::Agent(false));
-    assert_eq!(facts.in_flight.get(&Lane::Agent).cloned(), asked);
+    assert_eq!(facts.in_flight.get(&Lane::Agent).cloned(), requested);
     assert!(facts.cut.is_empty());
 }
