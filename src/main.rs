@@ -135,7 +135,9 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     let (servers, core) = (shutdown.clone(), service.clone());
     tokio::spawn(async move {
         loop {
-            tracing::info!("{}", ends.next().await);
+            // Not within the macro: what is not logged is not waited for either.
+            let signal = ends.next().await;
+            tracing::info!("{signal}");
             core.begin_to_end();
             servers.ask();
         }

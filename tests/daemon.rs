@@ -33,6 +33,15 @@ async fn reason(daemon: &Daemon, id: &str) -> String {
     daemon.get(&format!("/vms/{id}/status")).await.expect(200)["reason"].as_str().unwrap().to_owned()
 }
 
+/// What is not logged happens all the same, and nothing else does.
+#[tokio::test]
+async fn a_daemon_that_logs_little_serves_until_it_is_told_to_end() {
+    let mut daemon = Daemon::start_logging("error");
+    let id = running_vm(&daemon).await;
+    daemon.delete(&format!("/vms/{id}")).await.expect(200);
+    assert!(daemon.terminate().success());
+}
+
 #[tokio::test]
 async fn vms_outlive_their_daemon_and_are_taken_over_with_the_same_process() {
     let mut daemon = Daemon::start();
