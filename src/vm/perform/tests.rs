@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::{
     config::{Accel, Settings},
-    host::{cpus::Host, image::QemuImg},
+    host::{cpus::Host, image::QemuImg, process::Process},
     model::{Conflict, CpuPinning, Disk, Ending, Error, IoLimits, Nic, NicBackend, NicId, Upkeep, VmSpec},
     net::Network,
     qemu::{Accelerator, Caps, devices},
@@ -396,4 +396,15 @@ async fn a_medium_is_exchanged_once() {
     vm.twice(exchange(&isos[0]), Report::Done).await;
     assert_eq!(present().await.unwrap().1, isos[0]);
     assert_eq!(vm.hands.session().unwrap().query_named_block_nodes().await.unwrap().len(), 4, "nothing stays open");
+}
+
+/// Until exec is over a new process has no command line by which it could be found.
+#[tokio::test]
+async fn what_was_just_spawned_is_ended_whatever_its_command_line_says() {
+    let vm = Vm::new().await;
+    let log = std::fs::File::create(vm.dir.path().join("log")).unwrap();
+    let unnamed = Process::spawn(Path::new("sleep"), &["1000".to_owned()], &[], log).unwrap();
+    vm.hands.set_process(Some(Arc::new(unnamed)));
+    vm.twice(Step::EndStrays, Report::Done).await;
+    assert!(!Path::new(&format!("/proc/{}", vm.hands.process().unwrap().pid())).exists());
 }
