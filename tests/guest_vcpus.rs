@@ -57,15 +57,15 @@ async fn a_guest_that_lost_vcpus_takes_nics_disks_vcpus_and_resets_and_goes_on()
         assert_eq!(added["applied"], "live", "{added}");
     }
     daemon.await_beat(&id, |beat| beat.boot == boot && beat.nics == 2).await;
-    change(&daemon, &id, &boot, 2).await;
+    // With one vCPU: QEMU 10.0 may abort in the reset of several (`not_core` in scripts/test).
     for _ in 0..2 {
         reboot(&daemon, &id, &mut boots).await;
         let boot = boots.last().unwrap();
         daemon.await_beat(&id, |beat| &beat.boot == boot && beat.nics == 2).await;
     }
-    // QEMU makes the fifth and the sixth of its life, and could make no other: the agent keeps the last one that goes.
+    // QEMU makes the fourth to the sixth of its life, and could make no other: the agent keeps the last one that goes.
     let boot = boots.pop().unwrap();
-    for vcpus in [1, 2, 1, 2, 1, 2, 1] {
+    for vcpus in [2, 1, 2, 1, 2, 1, 2, 1] {
         change(&daemon, &id, &boot, vcpus).await;
     }
     assert_eq!(threads(&daemon), if unplugs { 2 } else { 3 });
@@ -105,6 +105,11 @@ async fn the_guest_survives_reboots_after_vcpu_changes_and_config_tells_what_it_
     // Asked again, it is so again.
     change(&daemon, &id, boots.last().unwrap(), 2).await;
     assert_eq!(daemon.qemus(), qemu);
+    // The next start has what it should have.
+    daemon.post(&format!("/vms/{id}/stop"), json!({})).await.expect(200);
+    daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
+    let next = daemon.await_beat(&id, |beat| !boots.contains(&beat.boot)).await;
+    assert_eq!(next.cpus, 2);
 }
 
 /// QEMU would keep the request, and tear them out at whatever time the guest goes on.

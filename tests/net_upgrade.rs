@@ -27,6 +27,8 @@ async fn an_address_that_the_kernel_keeps_no_mark_of_goes_with_its_subnet() {
     let mut lab = Lab::new().await;
     let mut lan = lab.internal("10.77.0.0/24", false).await;
     let bridge = lan.bridge();
+    // The daemon dies; nothing of it is under way any more that would mend what is done behind its back.
+    lab.net = Network::open(&lab.dir.path().join("elsewhere")).await;
     // As a kernel before 5.18 has it.
     sh(&format!("ip addr del 10.77.0.1/24 dev {bridge} && ip addr add 10.77.0.1/24 dev {bridge}"));
     ip(&format!("addr add 198.51.100.1/24 dev {bridge}"));
@@ -34,7 +36,7 @@ async fn an_address_that_the_kernel_keeps_no_mark_of_goes_with_its_subnet() {
     let unmarked = |address: &serde_json::Value| address["local"] == "10.77.0.1" && address["protocol"].is_null();
     assert!(shown[0]["addr_info"].as_array().unwrap().iter().any(unmarked), "{shown}");
 
-    // The daemon dies between the record and the host.
+    // It had died between the record and the host.
     lab.net = Network::open(lab.dir.path()).await;
     lan.kind = SwitchKind::Internal { subnet: Some(Subnet::parse("10.78.0.0/24", false).unwrap()) };
     lab.net.put_switch(&lan, None).await.unwrap();
@@ -42,6 +44,7 @@ async fn an_address_that_the_kernel_keeps_no_mark_of_goes_with_its_subnet() {
     assert!(addresses.contains("10.78.0.1/24") && !addresses.contains("10.77.0.1"), "{addresses}");
     assert!(addresses.contains("198.51.100.1/24"), "somebody else's: {addresses}");
     lab.net.sweep(&[lan.id], &[]).await.unwrap();
+    std::fs::remove_dir_all(lab.dir.path().join("elsewhere")).unwrap();
     lab.close(&[&lan]).await;
 }
 

@@ -3,7 +3,7 @@
 //! is not held up here.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -79,13 +79,13 @@ impl Capacity {
         // Read only now: a claim ends when its VM shows what it was for, and none ends while this lock is held.
         let views = registry.views();
         let mut used = Share::default();
-        let mut unseen: Vec<VmId> = promised.claims.keys().copied().collect();
+        let mut unseen: HashSet<VmId> = promised.claims.keys().copied().collect();
         let mut now = promised.to(vm);
         for view in views.iter().filter(|view| !view.gone) {
             let mut share = Share::of(view);
             if promised.claims.contains_key(&view.spec.id) {
                 share = share.with(promised.to(view.spec.id), Figures::max);
-                unseen.retain(|id| *id != view.spec.id);
+                unseen.remove(&view.spec.id);
             }
             if view.spec.id == vm {
                 now = share;

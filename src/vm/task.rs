@@ -168,7 +168,14 @@ impl Task {
                 Happening::Event(event) => self.event(event),
                 Happening::Closed(reason) => self.closed(&reason),
                 Happening::Sight(sight) => self.absorb(Report::Sight(sight)),
-                Happening::Step(ended) => self.ended(ended),
+                Happening::Step(ended) => {
+                    // It may have sent them just after they were looked for.
+                    while let Ok(sight) = self.sights.try_recv() {
+                        let effects = self.absorb(Report::Sight(sight));
+                        self.follow(effects);
+                    }
+                    self.ended(ended)
+                }
                 Happening::Time => self.absorb(Report::Sight(Sight::Time)),
                 Happening::Orphaned => return,
             };

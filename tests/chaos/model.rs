@@ -138,6 +138,10 @@ impl Vm {
                     Power::Stopped => {
                         self.may_be_woken();
                         self.may_be("stopped");
+                        if *operation == Operation::ForceOff {
+                            // The kill does not wait for the store, so the daemon may have died between the two.
+                            self.may_be("crashed");
+                        }
                     }
                     Power::Gone => self.may_be_absent = true,
                 }
@@ -268,5 +272,7 @@ mod tests {
         vm.learn(&Operation::Suspend, Outcome::Acknowledged);
         vm.learn(&Operation::Stop(1), Outcome::Unanswered);
         assert_eq!(vm.statuses, ["paused", "running", "stopped"]);
+        vm.learn(&Operation::ForceOff, Outcome::Unanswered);
+        assert_eq!(vm.statuses, ["paused", "running", "stopped", "crashed"]);
     }
 }

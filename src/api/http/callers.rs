@@ -38,6 +38,7 @@ struct Share {
 pub struct UnderWay {
     callers: Arc<Callers>,
     name: String,
+    urgent: bool,
 }
 
 impl Share {
@@ -72,7 +73,7 @@ impl Callers {
         self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request of somebody. One that is `urgent` is counted, and let through in any case.
+    /// A request of somebody. One that is `urgent` is let through in any case, and is under way like the others.
     ///
     /// # Errors
     /// [`HttpError::TooManyRequests`] for more than one caller may have, [`HttpError::Crowded`] for more than there may be.
@@ -99,20 +100,23 @@ impl Callers {
             if *under_way >= self.most {
                 return Err(HttpError::Crowded { under_way: *under_way });
             }
+            share.credit -= 1.0;
         }
-        share.credit = (share.credit - 1.0).max(0.0);
         share.under_way += 1;
         *under_way += 1;
-        Ok(UnderWay { callers: Arc::clone(self), name: name.to_owned() })
+        Ok(UnderWay { callers: Arc::clone(self), name: name.to_owned(), urgent })
     }
 }
 
 impl UnderWay {
-    /// It was let through as urgent, and is not.
+    /// It is not urgent: where it was let through as that, it takes its turn now.
     ///
     /// # Errors
     /// As [`Callers::enter`], as if it had just come.
     pub fn queue_up(self) -> Result<Self, HttpError> {
+        if !self.urgent {
+            return Ok(self);
+        }
         let (callers, name) = (Arc::clone(&self.callers), self.name.clone());
         drop(self);
         callers.enter(&name, false)
@@ -164,6 +168,18 @@ mod tests {
         let later = now + Duration::from_secs(1);
         let again = (0..BURST).take_while(|_| callers.enter_at(later, "one", false).is_ok()).count();
         assert_eq!(again, RATE as usize);
+    }
+
+    #[test]
+    fn a_request_is_counted_once_whether_it_was_taken_for_urgent_or_not() {
+        let callers = Callers::new(100);
+        let credit = |name: &str| callers.shares().by_name[name].credit.round() as u32;
+        for (name, urgent) in [("usual", false), ("forced", true)] {
+            let request = callers.enter(name, urgent).ok().unwrap().queue_up();
+            assert_eq!((credit(name), callers.shares().under_way), (BURST - 1, 1));
+            drop(request);
+        }
+        assert_eq!(callers.shares().under_way, 0);
     }
 
     #[test]

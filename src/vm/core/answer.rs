@@ -61,7 +61,7 @@ pub enum Until {
         before: Arc<VmSpec>,
         after: Arc<VmSpec>,
     },
-    /// A removal is in effect and not taken back any more; the image goes.
+    /// How far it has come is known, and not taken back any more; that is stored, and the image of what was removed goes.
     Cleared {
         lanes: Vec<Lane>,
         applied: Applied,

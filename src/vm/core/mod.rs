@@ -10,7 +10,7 @@
 //!                      └────────────── outcome ◀── perform ◀────────┘
 //! ```
 //!
-//! - A **request** changes a goal or the definition, and nothing else ([`admit`]).
+//! - A **request** changes a goal or the definition, and nothing else ([`admit()`]).
 //! - The **plan** is a pure function of the facts ([`plan()`]): start, change, stop, delete, recovery and unwinding are all
 //!   this one function. It compares what is wanted with what is, lane by lane.
 //! - A **step** is one exchange with the host. It looks first, so it may be repeated; it waits for nothing that the plan can

@@ -183,6 +183,19 @@ fn a_stop_a_suspend_and_a_policy_do_not_wait_for_memory_that_is_slow_to_come() {
 }
 
 #[test]
+fn who_is_told_that_the_rest_comes_with_the_next_start_finds_what_has_come() {
+    let mut facts = up();
+    let wanted = Change::Cpu { vcpus: Some(6), pinning: None };
+    ask(&mut facts, 1, Request::Change(Box::new(wanted)));
+    commit(&mut facts);
+    see(&mut facts, Sight::Vcpus { present: 2, used: 2 });
+    let full = Outcome::Failed(Setback::NotNow("QEMU has no place for more".to_owned()));
+    assert_eq!(conclude(&mut facts, Lane::Vcpus, full).answers, []);
+    assert_eq!(commit(&mut facts).answers, [(1, Ok(Answer::Applied(Applied::NextStart)))]);
+    assert_eq!(facts.stored.run.up().unwrap().in_effect.vcpus, 2);
+}
+
+#[test]
 fn a_removal_that_the_guest_holds_is_pending_after_a_second_and_goes_when_the_guest_lets_go() {
     let mut facts = up();
     ask(&mut facts, 1, Request::Change(Box::new(Change::RemoveDisk("disk1".into()))));

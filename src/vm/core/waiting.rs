@@ -76,10 +76,13 @@ impl Facts {
                 continue;
             };
             match (waiting.until, &answer) {
-                // Who is told that a disk is gone finds its image gone, and its room free.
-                (Until::Applied { lanes, after, .. }, Ok(Answer::Applied(applied))) if self.clears(&lanes) => {
+                // Who is told that a disk is gone finds its image gone, and its room free; and who is told how far a change has
+                // come finds it stored.
+                (Until::Applied { lanes, after, .. }, Ok(Answer::Applied(applied)))
+                    if self.clears(&lanes) || !self.effect_is_stored() =>
+                {
                     let until = Until::Cleared { lanes, applied: *applied, after };
-                    self.waiting.push(Waiting { until, ..waiting });
+                    self.waiting.push(Waiting { until, commit: due, ..waiting });
                     continue;
                 }
                 (Until::Applied { after, .. } | Until::Cleared { after, .. }, _) => {
@@ -100,7 +103,9 @@ impl Facts {
                 let applied = if is_through { self.applied(lanes, *pending_at, after) } else { None };
                 applied.map(|applied| Ok(Answer::Applied(applied)))
             }
-            Until::Cleared { lanes, applied, .. } => (!self.clears(lanes)).then_some(Ok(Answer::Applied(*applied))),
+            Until::Cleared { lanes, applied, .. } => {
+                (is_through && !self.clears(lanes)).then_some(Ok(Answer::Applied(*applied)))
+            }
             Until::Grown { lanes, before, after } => {
                 let changed = !after.is_same_but_for_names(before);
                 (is_through && !lanes.iter().any(|lane| self.grows(*lane))).then_some(Ok(Answer::Redefined(changed)))
@@ -166,6 +171,12 @@ impl Facts {
             Some(_) if pending_at.is_some_and(|at| at <= self.now.monotonic) => Some(Applied::NextStart),
             Some(_) => None,
         }
+    }
+
+    /// Part of a change may have come, and be seen, before the rest is given up.
+    fn effect_is_stored(&self) -> bool {
+        let in_effect = |record: &Record| record.run.up().map(|up| up.in_effect.clone());
+        in_effect(&self.record) == in_effect(&self.stored)
     }
 
     fn waits_for_start(&self, lane: Lane) -> bool {

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::{Brief, Done, Hands, Report};
 use crate::{
     host::process::{self, Process},
-    model::{VmId, VmSpec},
+    model::VmSpec,
     vm::{
         Context,
         core::{Found, Record, Setback},
@@ -33,7 +33,9 @@ async fn killed(process: &Process) -> bool {
 /// Every QEMU that was started for this VM in this state directory: for a record that does not tell how far a start had
 /// come. One that cannot be proved to be ours is left alone.
 pub(super) async fn end_strays(hands: &Hands, brief: &Brief) -> Done {
-    for stray in hands.ctx.strays(brief.definition()) {
+    // One that was spawned a moment ago is known by its handle alone: until exec is over it has no command line.
+    let spawned = hands.process().into_iter();
+    for stray in spawned.chain(hands.ctx.strays(brief.definition()).map(Arc::new)) {
         tracing::info!(vm = %hands.id, pid = stray.pid(), "ending a QEMU that nobody waits for");
         if !killed(&stray).await {
             return Err(Setback::Held);
@@ -66,13 +68,9 @@ impl Context {
         Ok(process::has_open(pid, &self.run_paths(&spec.id).logs())? || process::has_open(pid, &disks)?)
     }
 
-    fn strays(&self, spec: &VmSpec) -> Vec<Process> {
-        let id: &VmId = &spec.id;
+    fn strays(&self, spec: &VmSpec) -> impl Iterator<Item = Process> {
         let here = |process: &Process| self.is_here(process.pid(), spec).unwrap_or(false);
-        process::find(&["-uuid", &id.to_string()])
-            .into_iter()
-            .filter_map(|pid| process::open(pid).ok())
-            .filter(here)
-            .collect()
+        let named = process::find(&["-uuid", &spec.id.to_string()]).into_iter();
+        named.filter_map(|pid| process::open(pid).ok()).filter(here)
     }
 }

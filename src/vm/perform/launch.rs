@@ -154,10 +154,10 @@ pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
         let spawned = Process::spawn(child);
         // QEMU has its own copies now: from here on its end is the end of its sockets, taps and locks.
         drop((sockets, taps, files));
-        spawned.map_err(|e| format!("cannot run {}: {e}", program.display()))
+        spawned.map(Unclaimed::new).map_err(|e| format!("cannot run {}: {e}", program.display()))
     });
     let spawned = spawned.await.map_err(|e| Setback::Host(e.to_string()))?;
-    let process = Arc::new(spawned.map_err(Setback::Host)?);
+    let process = spawned.map_err(Setback::Host)?.claim();
     hands.set_process(Some(process.clone()));
     hands.reached(LaunchStep::Spawn)?;
     let hotplug_memory = devices::hotplug_size(&spec);
@@ -180,6 +180,31 @@ async fn open_files(hands: &Hands, spec: &VmSpec) -> Result<BTreeMap<u32, OwnedF
         opened.insert(file.set, descriptor);
     }
     Ok(opened)
+}
+
+/// A process that ends unless somebody takes it: a spawn may come so late that its step was given up.
+struct Unclaimed {
+    process: Arc<Process>,
+    claimed: bool,
+}
+
+impl Unclaimed {
+    fn new(process: Process) -> Self {
+        Self { process: Arc::new(process), claimed: false }
+    }
+
+    fn claim(mut self) -> Arc<Process> {
+        self.claimed = true;
+        self.process.clone()
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if !self.claimed {
+            self.process.kill();
+        }
+    }
 }
 
 /// What can be had of the definition on this host: a bound for growing that nobody asked for is not reserved where memory

@@ -180,9 +180,9 @@ impl<Io: Socket> Wire<Io> {
         if let Some(since) = *since {
             let hurried = self.poll_leave(cx).is_ready();
             let patience = if hurried { HURRY.min(self.limits.header_timeout) } else { self.limits.header_timeout };
-            let arrived = for_bytes(self.input.len());
-            ready!(self.clock_at(since + patience + arrived, cx));
-            return Poll::Ready(Silence::HeadLate);
+            let patience = patience + for_bytes(self.input.len());
+            ready!(self.clock_at(since + patience, cx));
+            return Poll::Ready(Silence::HeadLate { patience });
         }
         // While a request is answered, the client has nothing to say.
         let Some(silence) = self.turns.silence() else { return Poll::Pending };
@@ -245,7 +245,7 @@ impl<Io: Socket> Wire<Io> {
 /// What a silence has come to.
 enum Silence {
     /// A head has begun, and does not come to its end.
-    HeadLate,
+    HeadLate { patience: Duration },
     /// The connection is not kept any longer.
     Over,
 }
@@ -272,10 +272,7 @@ impl<Io: Socket> AsyncRead for Wire<Io> {
                 Poll::Pending => {}
             }
             match ready!(this.poll_clock(cx)) {
-                Silence::HeadLate => {
-                    let seconds = this.limits.header_timeout.as_secs();
-                    this.refuse(HttpError::HeadTimeout { seconds });
-                }
+                Silence::HeadLate { patience } => this.refuse(HttpError::HeadTimeout { seconds: patience.as_secs() }),
                 // The very last look: a request that is here is answered, however late it came.
                 Silence::Over if this.io.has_arrived() => {
                     this.sent_away = false;
