@@ -19,7 +19,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
-use crate::model::{Bounds, Cidr, Grant};
+use crate::model::{Bounds, Cidr, Grant, Uids};
 
 /// The file that is read without `--config` when it is there.
 const DEFAULT_FILE: &str = "qherd.toml";
@@ -33,6 +33,17 @@ pub enum Accel {
     Auto,
     Kvm,
     Tcg,
+}
+
+/// What is done where this host lacks a layer that VMs are to be kept in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Confine {
+    /// VMs go without it, with a warning.
+    #[default]
+    Auto,
+    /// The daemon does not start.
+    Require,
 }
 
 /// The settings as a flag, a variable or a line of the file gives them; what is not given is `None` or empty.
@@ -97,6 +108,12 @@ pub struct Settings {
     /// Accelerator [default: auto]
     #[arg(long, env = "QHERD_ACCEL")]
     pub accel: Option<Accel>,
+    /// Whether the daemon starts on a host that lacks a layer that VMs are to be kept in [default: auto]
+    #[arg(long, env = "QHERD_SANDBOX")]
+    pub sandbox: Option<Confine>,
+    /// User ids that VMs run as, each as one of its own; nobody else may have them [default: 2100000000-2100065535]
+    #[arg(long, env = "QHERD_VM_UIDS", value_name = "FIRST-LAST")]
+    pub vm_uids: Option<Uids>,
     /// The QEMU program [default: qemu-system-x86_64 from PATH]
     #[arg(long, env = "QHERD_QEMU", value_name = "PATH")]
     pub qemu: Option<PathBuf>,
@@ -135,6 +152,9 @@ pub struct Config {
     pub allow_subnets: Vec<Cidr>,
     pub templates_dir: Option<PathBuf>,
     pub accel: Accel,
+    pub sandbox: Confine,
+    /// Users that VMs run as.
+    pub vm_uids: Uids,
     pub qemu: PathBuf,
     pub qemu_img: PathBuf,
     pub stop_vms_on_exit: bool,
@@ -181,6 +201,8 @@ impl Settings {
             allow_subnets: if self.allow_subnets.is_empty() { from_file.allow_subnets } else { self.allow_subnets },
             templates_dir: self.templates_dir.or(from_file.templates_dir),
             accel: self.accel.or(from_file.accel).unwrap_or_default(),
+            sandbox: self.sandbox.or(from_file.sandbox).unwrap_or_default(),
+            vm_uids: self.vm_uids.or(from_file.vm_uids).unwrap_or_default(),
             qemu: self.qemu.or(from_file.qemu).unwrap_or_else(|| "qemu-system-x86_64".into()),
             qemu_img: "qemu-img".into(),
             stop_vms_on_exit: self.stop_vms_on_exit.or(from_file.stop_vms_on_exit).unwrap_or(false),

@@ -22,8 +22,7 @@ fn hostile(deed: &str) -> StandIn {
 use strict; use warnings; use IO::Handle; use Socket;
 $SIG{PIPE} = 'IGNORE';
 my $args = join "\n", @ARGV;
-my ($pidfile) = $args =~ /-pidfile\n(.*)/; my ($fd) = $args =~ /id=monitor,fd=(\d+)/;
-open my $p, '>', $pidfile or die; print $p "$$\n"; close $p;
+my ($fd) = $args =~ /id=monitor,fd=(\d+)/;
 open my $l, '+<&=', $fd or die;
 my ($running, $status) = ('true', 'running');
 while (accept my $c, $l) {

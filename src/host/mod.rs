@@ -14,6 +14,7 @@ mod open;
 pub mod process;
 pub mod relay;
 mod removal;
+pub mod sandbox;
 pub mod sock_diag;
 mod space;
 mod storage;

@@ -94,6 +94,11 @@ impl Process {
         self.id.pid
     }
 
+    /// Whether a thread is one of its.
+    pub fn has_thread(&self, thread: i32) -> bool {
+        Path::new(&format!("/proc/{}/task/{thread}", self.pid())).exists()
+    }
+
     /// Returns when the process has ended, reaped where it was our child. May be dropped and called again.
     pub async fn exited(&self) -> Exit {
         // A pidfd becomes readable when the process ends and stays so.

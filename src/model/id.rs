@@ -33,6 +33,11 @@ macro_rules! ids {
             pub fn short(&self) -> String {
                 self.0.simple().to_string()[..12].to_owned()
             }
+
+            /// Spread over all numbers; not unique.
+            pub fn number(&self) -> u32 {
+                self.0.as_fields().0
+            }
         }
 
         /// For a UUID v4 that was drawn already.

@@ -21,6 +21,7 @@ mod policy;
 mod port;
 mod record;
 mod sample;
+mod sandbox;
 mod size;
 mod spec;
 mod spec_parts;
@@ -28,6 +29,7 @@ mod status;
 mod subnet;
 mod subnet_wish;
 mod switch;
+mod uids;
 mod view;
 
 pub use access::{Grant, Role, Who};
@@ -50,6 +52,7 @@ pub use policy::{Autostart, AutostartWish, Due, LONGEST_WAIT, OnIoError, Policy,
 pub use port::{Bandwidth, PortWish, SwitchPort};
 pub use record::{Boot, ProcessId};
 pub use sample::{BalloonSample, DiskSample, NetworkSample, NicSample, Sample, VcpuSample};
+pub use sandbox::{Layer, MissingLayer, Sandbox};
 pub use size::{MAX_DEFINITION, check_definition, written};
 pub use spec::{
     BaseImage, Bus, CloneMode, CpuPinning, Disk, ImageFormat, MAX_VCPUS, Machine, NewDisk, VmSpec, check_disk_size,
@@ -62,4 +65,5 @@ pub use switch::{
     BRIDGE_PREFIX, CreateSwitch, Moved, Switch, SwitchKind, SwitchRecord, SwitchRef, SwitchState, SwitchWish,
     check_mtu, check_notes,
 };
+pub use uids::Uids;
 pub use view::VmView;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Status, Upkeep, VmSpec, uptime_ms, wall_at_uptime, wall_time_of};
+use super::{Sandbox, Status, Upkeep, VmSpec, uptime_ms, wall_at_uptime, wall_time_of};
 
 /// One VM as published.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub struct VmView {
     pub critical: bool,
     /// QEMU's process, while there is one.
     pub pid: Option<i32>,
+    /// What its QEMU was started in, while it runs.
+    pub sandbox: Option<Sandbox>,
     /// The start of its process, as the clock on the wall said then, in milliseconds since 1970.
     pub started_on_the_wall: Option<u64>,
     /// The same by `uptime_ms`: no setting of the clock makes it younger or older.
@@ -27,9 +29,9 @@ pub struct VmView {
     pub upkeep: Upkeep,
     /// Its guest agent has opened its port.
     pub agent: bool,
-    /// Deleted: the VM is gone for good, its id answers 404.
     /// Nothing of an earlier daemon's is under way any more, and its monitor answers or has had its time.
     pub taken_over: bool,
+    /// Deleted: the VM is gone for good, its id answers 404.
     pub gone: bool,
 }
 

@@ -109,7 +109,6 @@ impl CommandLine<'_> {
     fn identity(&self, args: &mut Args) {
         args.add("-name", format!("guest={},debug-threads=on", escape(&self.spec.name)));
         args.add("-uuid", self.spec.id.to_string());
-        args.add("-pidfile", self.paths.pid().display().to_string());
     }
 
     /// What each set is called is told too: `query-fdsets` says which file QEMU has.

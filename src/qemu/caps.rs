@@ -33,6 +33,10 @@ pub struct Caps {
     /// Why this accelerator, for people.
     pub accelerator_reason: String,
     machines: Vec<MachineInfo>,
+    /// The program as it was found.
+    pub program: PathBuf,
+    /// What it turned out to execute.
+    pub executable: PathBuf,
 }
 
 impl Caps {
@@ -43,9 +47,9 @@ impl Caps {
     /// In words: QEMU is missing (with the package's name) or does not start, or KVM is wanted and does not work.
     pub async fn detect(qemu: &Path, wanted: Option<Accelerator>, cache: &Path) -> Result<Self, String> {
         let qemu = &locate(qemu)?;
-        let (version, machines) = interrogate(qemu).await?;
+        let (version, machines, executable) = interrogate(qemu).await?;
         let (accelerator, accelerator_reason) = accelerator::choose(qemu, &version, wanted, cache).await?;
-        Ok(Self { version, accelerator, accelerator_reason, machines })
+        Ok(Self { version, accelerator, accelerator_reason, machines, program: qemu.clone(), executable })
     }
 
     /// The versioned type for a family ("q35") or a versioned type, where this QEMU has it.
@@ -73,6 +77,8 @@ impl Caps {
             accelerator: Accelerator::Tcg,
             accelerator_reason: String::new(),
             machines: machines.iter().map(machine).collect(),
+            program: PathBuf::new(),
+            executable: PathBuf::new(),
         }
     }
 }
@@ -101,7 +107,7 @@ fn locate(qemu: &Path) -> Result<PathBuf, String> {
 }
 
 /// Starts a QEMU without a machine and asks it over QMP.
-async fn interrogate(qemu: &Path) -> Result<(String, Vec<MachineInfo>), String> {
+async fn interrogate(qemu: &Path) -> Result<(String, Vec<MachineInfo>, PathBuf), String> {
     let failed = |why: String| format!("{} does not answer: {why}", qemu.display());
     let (ours, theirs) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
     let fd = theirs.as_raw_fd();
@@ -129,7 +135,8 @@ async fn interrogate(qemu: &Path) -> Result<(String, Vec<MachineInfo>), String> 
         let version = session.version();
         let version = format!("{}.{}.{}", version.major, version.minor, version.micro);
         let machines = session.query_machines().await.map_err(|e| e.to_string())?;
-        Ok::<_, String>((version, machines))
+        let executable = std::fs::read_link(format!("/proc/{}/exe", process.pid())).map_err(|e| e.to_string())?;
+        Ok::<_, String>((version, machines, executable))
     }
     .await;
     process.kill();

@@ -22,6 +22,7 @@ mod private;
 mod recover;
 mod registry;
 mod relocate;
+mod sandbox;
 mod state_dir;
 mod state_lock;
 mod switches;
@@ -138,6 +139,7 @@ impl Service {
         );
         let images = images.map_err(anyhow::Error::msg)?;
         let caps = caps.map_err(anyhow::Error::msg)?;
+        let sandbox = sandbox::find(&config, &caps).await?;
         let store = store??;
         let keys = Keys::open(store.clone()).context("cannot read the idempotency keys")?;
         let capacity = capacity::Capacity::new(&config, &host);
@@ -148,6 +150,7 @@ impl Service {
             images,
             store,
             net,
+            sandbox,
             original: history.original,
             closing: Closing::default(),
             fail_launch_after,

@@ -51,7 +51,7 @@ pub use task::{adopt, create};
 
 use crate::{
     config::Config,
-    host::{cpus::Host, image::QemuImg},
+    host::{cpus::Host, image::QemuImg, sandbox::Sandbox},
     model::VmId,
     net::Network,
     qemu::{Caps, RunPaths},
@@ -66,6 +66,8 @@ pub struct Context {
     pub images: QemuImg,
     pub store: Store,
     pub net: Network,
+    /// What VMs are kept in.
+    pub sandbox: Sandbox,
     /// What the state directory was copied from.
     pub(crate) original: Option<Original>,
     pub closing: Closing,

@@ -22,6 +22,7 @@ pub(super) fn view(facts: &Facts, pid: Option<i32>) -> VmView {
         missing: facts.seen.missing.clone(),
         critical: halted && status == Status::Paused,
         pid: pid.filter(|_| up.is_some() || facts.seen.kernel_holds),
+        sandbox: up.and_then(|up| up.sandbox.clone()),
         started_on_the_wall: up.map(|up| up.started_at),
         started: up.map(|up| up.process.started()),
         upkeep: run.upkeep,

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     model::{
-        CloneMode, CreateVm, Error, ImageFormat, IoLimits, MAX_DEVICES, OnIoError, RestartPolicy, Status, VmId, VmView,
+        CloneMode, CreateVm, Error, ImageFormat, IoLimits, MAX_DEVICES, OnIoError, RestartPolicy, Sandbox, Status, VmId, VmView,
     },
     service::Base,
 };
@@ -253,6 +253,8 @@ pub struct Details {
     started_at: Option<String>,
     /// Seconds since it was started.
     uptime: Option<u64>,
+    /// What keeps its QEMU from the host, while it runs; `null` of one that an earlier version of qherd started.
+    sandbox: Option<Sandbox>,
     /// The guest agent has opened its port.
     guest_agent: bool,
     /// `kvm` or `tcg`: what it runs under, or would if it were started now.
@@ -272,6 +274,7 @@ impl Details {
             pid: view.pid,
             started_at: view.started_at().map(time),
             uptime: view.uptime(),
+            sandbox: view.sandbox.clone(),
             guest_agent: view.agent,
             accelerator,
         }

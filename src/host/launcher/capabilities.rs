@@ -50,16 +50,20 @@ impl Capabilities {
         Self(set)
     }
 
-    /// Gives up all others, also those that a program of root's would get. Allocates nothing.
-    ///
-    /// # Errors
-    /// None that the kernel tells of: a set is only lowered.
-    pub fn keep_only(self) -> io::Result<()> {
+    /// Keeps all others from what a program of root's would get. Allocates nothing.
+    pub fn bound(self) {
         for number in (0..=LAST).filter(|number| self.0 & (1 << number) == 0) {
             // SAFETY: numbers only. Without CAP_SETPCAP it is refused, and then there is nothing that exec could give back, as
             // the daemon is not root; beyond the last one it is refused too.
             unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) };
         }
+    }
+
+    /// Gives up all others; behind [`Self::bound`], which needs one of them. Allocates nothing.
+    ///
+    /// # Errors
+    /// None that the kernel tells of: a set is only lowered.
+    pub fn keep_only(self) -> io::Result<()> {
         let mut header = Header { version: VERSION_3, pid: 0 };
         let mut halves = [Half::default(); 2];
         // SAFETY: version 3 fills two halves.

@@ -1,36 +1,10 @@
-//! The layers between a child and the host, by name: for people, and for tests that leave one out to see that it was the one
-//! that held.
+//! Which layers are put on: all that a host has. A test leaves one out to see that it was the one that held.
 
-/// One layer. In the order in which a child puts them on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layer {
-    Environment,
-    Descriptors,
-    Limits,
-    Capabilities,
-    NoNewPrivileges,
-    Filter,
-}
-
-impl Layer {
-    pub const ALL: [Self; 6] =
-        [Self::Environment, Self::Descriptors, Self::Limits, Self::Capabilities, Self::NoNewPrivileges, Self::Filter];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Environment => "environment",
-            Self::Descriptors => "descriptors",
-            Self::Limits => "limits",
-            Self::Capabilities => "capabilities",
-            Self::NoNewPrivileges => "no-new-privileges",
-            Self::Filter => "filter",
-        }
-    }
-}
+use crate::model::Layer;
 
 /// Those that are put on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Layers(u32);
+pub struct Layers(u32);
 
 /// Names of layers to leave out, with commas between them; in debug builds only.
 #[cfg(debug_assertions)]

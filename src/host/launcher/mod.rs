@@ -8,10 +8,13 @@
 #![allow(clippy::disallowed_methods, reason = "the place where programs are started")]
 
 mod capabilities;
+mod cell;
 mod filter;
 mod layer;
 mod limits;
 mod permit;
+mod user;
+mod view;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -25,13 +28,16 @@ use std::{
 use nix::libc;
 use rustix::process::{Pid, Signal};
 
-pub use layer::Layer;
+pub use cell::Cell;
+pub use layer::Layers;
 pub use limits::Limits;
 pub use permit::{DNSMASQ, Lifetime, Permit, QEMU, QEMU_IMG, QEMU_PROBE, STORE_TRIAL};
+pub use user::User;
+pub use view::View;
 
 use capabilities::Capabilities;
+use crate::model::Layer;
 use filter::Filter;
-use layer::Layers;
 
 /// A program that is to be started.
 #[derive(Debug)]
@@ -42,13 +48,15 @@ pub struct Child {
     inherit: Vec<RawFd>,
     folder: Option<PathBuf>,
     stderr: Option<File>,
+    cell: Cell,
 }
 
 impl Child {
     /// `program` is looked for on the daemon's PATH, unless it is a path.
     pub fn new(permit: Permit, program: &Path) -> Self {
         let (args, inherit) = (Vec::new(), Vec::new());
-        Self { permit, program: program.to_owned(), args, inherit, folder: None, stderr: None }
+        let cell = Cell::default();
+        Self { permit, program: program.to_owned(), args, inherit, folder: None, stderr: None, cell }
     }
 
     #[must_use]
@@ -83,13 +91,21 @@ impl Child {
         self
     }
 
+    /// What it is kept in beside what its kind says.
+    #[must_use]
+    pub fn within(mut self, cell: Cell) -> Self {
+        self.inherit.extend(cell.user.as_ref().map(User::descriptor));
+        self.cell = cell;
+        self
+    }
+
     /// The command that starts it, with standard input and output closed off; whoever starts it may say otherwise. For one
     /// whose [`Lifetime`] is the daemon's, the thread that starts it counts.
     ///
     /// # Errors
     /// None today; what is made before the fork may fail.
     pub fn command(self) -> io::Result<Command> {
-        let Self { permit, program, args, inherit, folder, stderr } = self;
+        let Self { permit, program, args, inherit, folder, stderr, cell } = self;
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(stderr.map_or_else(Stdio::null, Stdio::from));
@@ -108,6 +124,7 @@ impl Child {
             inherit,
             limits: permit.limits,
             capabilities: permit.capabilities,
+            cell,
             filter: Filter::new(permit.sockets),
             ends_with: (permit.lifetime == Lifetime::Ours).then(rustix::process::getpid),
         };
@@ -123,6 +140,7 @@ struct Confinement {
     inherit: Vec<RawFd>,
     limits: Limits,
     capabilities: Capabilities,
+    cell: Cell,
     filter: Filter,
     /// The daemon, with which it ends.
     ends_with: Option<Pid>,
@@ -138,8 +156,15 @@ impl Confinement {
         if self.layers.includes(Layer::Limits) {
             self.limits.set()?;
         }
-        if self.layers.includes(Layer::Capabilities) {
-            self.capabilities.keep_only()?;
+        let capabilities = self.layers.includes(Layer::Capabilities).then_some(self.capabilities);
+        if let Some(kept) = capabilities {
+            kept.bound();
+        }
+        if let Some(user) = self.cell.user.as_ref().filter(|_| self.layers.includes(Layer::User)) {
+            user.become_it()?;
+        }
+        if let Some(kept) = capabilities {
+            kept.keep_only()?;
         }
         // Behind every change of rights: the kernel forgets it with those.
         if let Some(daemon) = self.ends_with {
@@ -149,8 +174,13 @@ impl Confinement {
                 return Err(io::Error::from_raw_os_error(libc::ESRCH));
             }
         }
-        if self.layers.includes(Layer::NoNewPrivileges) || self.layers.includes(Layer::Filter) {
+        let view = self.cell.view.as_ref().filter(|_| self.layers.includes(Layer::Landlock));
+        // The kernel asks for the first before it puts on the others.
+        if self.layers.includes(Layer::NoNewPrivileges) || self.layers.includes(Layer::Filter) || view.is_some() {
             rustix::thread::set_no_new_privs(true)?;
+        }
+        if let Some(view) = view {
+            view.put_on()?;
         }
         if self.layers.includes(Layer::Filter) {
             self.filter.install()?;

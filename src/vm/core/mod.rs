@@ -54,7 +54,7 @@ pub use record::{Guest, Record, Run, RunRecord, Up};
 pub use recover::{Found, create, recover, unmade};
 pub use request::{Patience, Request};
 pub use seen::{Device, Launch, Monitor, Release, Seen, Sight};
-pub use step::{Look, Mode, Outcome, Report as StepReport, Setback, Step, Txn};
+pub use step::{Look, Mode, Outcome, Report as StepReport, Setback, StartedWith, Step, Txn};
 pub use table::{Act, Ask, Refusal, State, Verdict, judge};
 pub use view::{reason, status};
 

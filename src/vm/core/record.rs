@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{goal::Goal, held::Held, lane::DiskNo};
-use crate::model::{Ending, ProcessId, Upkeep, VmSpec};
+use crate::model::{Ending, ProcessId, Sandbox, Upkeep, VmSpec};
 
 /// What is stored of a VM: `vm/<id>` and `run/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +63,9 @@ pub struct Up {
     pub boot_memory: u64,
     /// MiB that its virtio-mem can add to that.
     pub hotplug_memory: u64,
+    /// What it was started in; `None` of one that an earlier version started.
+    #[serde(default)]
+    pub sandbox: Option<Sandbox>,
     /// vCPUs that this QEMU has ever had, once it has lost one: an emulating QEMU can make only so many.
     #[serde(default)]
     pub vcpus_made: u32,

@@ -1,15 +1,13 @@
 //! What was seen of a VM and is not stored: a daemon that comes later looks anew.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Ms,
     lane::{DiskNo, Lane},
+    step::StartedWith,
 };
-use crate::model::{Ending, Error, NicId, VmSpec};
+use crate::model::{Ending, Error, NicId};
 
 /// What was seen of a VM.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -100,8 +98,7 @@ pub struct Launch {
     pub prepared: bool,
     /// Pinned, throttled, sized: the guest may run.
     pub tuned: bool,
-    /// What QEMU was started for, and how much its virtio-mem can add.
-    pub fitted: Option<(Arc<VmSpec>, u64)>,
+    pub with: Option<StartedWith>,
     /// It is being taken back, for this reason.
     pub failed: Option<Error>,
     /// A client has come in between.

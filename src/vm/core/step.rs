@@ -8,7 +8,7 @@ use super::{
     lane::{DiskNo, Lane},
     record::{Guest, Record},
 };
-use crate::model::{CpuPinning, Disk, Error, IoLimits, Nic, NicId, ProcessId, VmSpec};
+use crate::model::{CpuPinning, Disk, Error, IoLimits, Nic, NicId, ProcessId, Sandbox, VmSpec};
 
 /// How a guest is asked to power off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +111,16 @@ pub enum Outcome {
     Cut,
 }
 
+/// What a QEMU was started with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartedWith {
+    /// What can be had of the definition on this host.
+    pub fitted: Arc<VmSpec>,
+    /// MiB that its virtio-mem can add.
+    pub hotplug_memory: u64,
+    pub sandbox: Sandbox,
+}
+
 /// What a step found.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Report {
@@ -118,8 +128,7 @@ pub enum Report {
     /// With what QEMU was started for.
     Spawned {
         process: ProcessId,
-        fitted: Arc<VmSpec>,
-        hotplug_memory: u64,
+        with: StartedWith,
     },
     Connected {
         agent: bool,

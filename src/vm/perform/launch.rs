@@ -33,7 +33,7 @@ use crate::{
     qmp::{Events, QmpError, Session, socket},
     vm::{
         console,
-        core::{DiskNo, Setback},
+        core::{DiskNo, Setback, StartedWith},
     },
 };
 
@@ -149,19 +149,24 @@ pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
     let log = console::new_qemu_log(paths)
         .map_err(|e| Setback::Host(format!("cannot write {}: {e}", paths.qemu_log().display())))?;
     let program = hands.ctx.config.qemu.clone();
+    let (ctx, seed) = (hands.ctx.clone(), hands.id.number());
     let spawned = spawn_blocking(move || {
-        let child = Child::new(QEMU, &program).args(&args).inherit(inherited).stderr(log);
+        let (cell, sandbox) = ctx.sandbox.cell(seed).map_err(|e| format!("cannot make a sandbox for QEMU: {e}"))?;
+        let child = Child::new(QEMU, &program).args(&args).inherit(inherited).stderr(log).within(cell);
         let spawned = Process::spawn(child);
         // QEMU has its own copies now: from here on its end is the end of its sockets, taps and locks.
         drop((sockets, taps, files));
-        spawned.map(Unclaimed::new).map_err(|e| format!("cannot run {}: {e}", program.display()))
+        let process = spawned.map_err(|e| format!("cannot run {}: {e}", program.display()))?;
+        Ok((Unclaimed::new(process), sandbox))
     });
     let spawned = spawned.await.map_err(|e| Setback::Host(e.to_string()))?;
-    let process = spawned.map_err(Setback::Host)?.claim();
+    let (process, sandbox) = spawned.map_err(Setback::Host)?;
+    let process = process.claim();
     hands.set_process(Some(process.clone()));
     hands.reached(LaunchStep::Spawn)?;
     let hotplug_memory = devices::hotplug_size(&spec);
-    Ok(Report::Spawned { process: process.id().clone(), fitted: spec, hotplug_memory })
+    let with = StartedWith { fitted: spec, hotplug_memory, sandbox };
+    Ok(Report::Spawned { process: process.id().clone(), with })
 }
 
 /// The files that QEMU starts with, looked into anew at each start, by the numbers of their sets.
@@ -229,9 +234,9 @@ pub(super) async fn greet(hands: &Hands, brief: &Brief) -> Done {
     let Some(process) = hands.process() else { return Err(Setback::Host("QEMU has ended".to_owned())) };
     let opened = open(&process, &hands.paths).await;
     let (session, events) = opened.map_err(|why| explained(why, brief.definition(), &hands.ctx.caps.version))?;
-    is_itself(&process, &hands.paths)?;
-    hands.reached(LaunchStep::Monitor)?;
     let threads = pinning::threads(&session).await?;
+    is_itself(&process, &threads)?;
+    hands.reached(LaunchStep::Monitor)?;
     hands.opened(session, events, threads);
     Ok(Report::Done)
 }
@@ -267,16 +272,14 @@ fn explained(why: String, spec: &VmSpec, version: &str) -> Setback {
     Setback::Host(if short { format!("{why}; {}", memory::advice()) } else { why })
 }
 
-/// QEMU writes its own pid, before it greets. One behind a wrapper that did not `exec` it would outlive its VM: the
-/// daemon holds, and kills, the process that it started.
-fn is_itself(process: &Process, paths: &RunPaths) -> Result<(), Setback> {
-    let file = paths.pid();
-    let text = fs::read_to_string(&file).map_err(|e| Setback::Host(format!("cannot read {}: {e}", file.display())))?;
-    match text.trim() {
-        pid if pid == process.pid().to_string() => Ok(()),
-        pid => Err(Setback::Host(format!(
-            "QEMU runs as process {pid}, but process {} was started: a program that --qemu names in QEMU's place must \
-             end with `exec qemu-system-x86_64 \"$@\"`",
+/// The vCPUs' threads are QEMU's own. One behind a wrapper that did not `exec` it would outlive its VM: the daemon holds, and
+/// kills, the process that it started.
+fn is_itself(process: &Process, threads: &[i32]) -> Result<(), Setback> {
+    match threads.iter().find(|thread| !process.has_thread(**thread)) {
+        None => Ok(()),
+        Some(thread) => Err(Setback::Host(format!(
+            "QEMU runs in thread {thread}, but process {} was started, which has no such thread: a program that --qemu names \
+             in QEMU's place must end with `exec qemu-system-x86_64 \"$@\"`",
             process.pid()
         ))),
     }

@@ -50,10 +50,12 @@ pub(in crate::vm) fn bind(
             Ok(()) => Ok(()),
         }
     };
-    for (index, &thread) in threads.iter().enumerate() {
+    // A monitor may name anybody's.
+    let own = cpus::threads(process);
+    for (index, &thread) in threads.iter().enumerate().filter(|(_, thread)| own.contains(thread)) {
         bind(thread, pinning.cores_for(index, vcpus), &format_args!("vCPU {index}"))?;
     }
-    for thread in cpus::threads(process).into_iter().filter(|thread| !threads.contains(thread)) {
+    for thread in own.into_iter().filter(|thread| !threads.contains(thread)) {
         bind(thread, &pinning.emulator, &"QEMU's other threads")?;
     }
     Ok(())

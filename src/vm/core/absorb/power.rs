@@ -11,7 +11,7 @@ use crate::{
         lane::Lane,
         record::{Guest, Run, Up},
         seen::{Device, Monitor, Seen},
-        step::{Outcome, Report, Setback, Step},
+        step::{Outcome, Report, Setback, StartedWith, Step},
     },
 };
 
@@ -28,9 +28,9 @@ pub(super) fn launched(facts: &mut Facts, step: &Step, outcome: Outcome) {
     };
     match (step, report) {
         (Step::Prepare, _) => facts.seen.launch.prepared = true,
-        (Step::Spawn, Report::Spawned { process, fitted, hotplug_memory }) => {
+        (Step::Spawn, Report::Spawned { process, with }) => {
             facts.seen.process = true;
-            facts.seen.launch.fitted = Some((fitted, hotplug_memory));
+            facts.seen.launch.with = Some(with);
             if let Run::Starting { process: known, .. } = &mut facts.record.run.state {
                 *known = Some(process);
             }
@@ -65,8 +65,8 @@ pub(super) fn fail_launch(facts: &mut Facts, error: Error) {
 
 /// The guest runs for the first time.
 fn is_up(facts: &mut Facts) {
-    let (Run::Starting { process: Some(process), .. }, Some((fitted, hotplug_memory))) =
-        (facts.record.run.state.clone(), facts.seen.launch.fitted.take())
+    let (Run::Starting { process: Some(process), .. }, Some(StartedWith { fitted, hotplug_memory, sandbox })) =
+        (facts.record.run.state.clone(), facts.seen.launch.with.take())
     else {
         return;
     };
@@ -80,6 +80,7 @@ fn is_up(facts: &mut Facts) {
         started_at: facts.now.wall,
         boot_memory: fitted.memory,
         hotplug_memory,
+        sandbox: Some(sandbox),
         in_effect: fitted.clone(),
         vcpus_made: 0,
         guest: Guest::Running,
