@@ -72,7 +72,7 @@ pub fn rules(config: &Config) -> Rules {
     Rules {
         grants: access.grants.clone(),
         open: access.open,
-        vm_uids: None,
+        vm_uids: config.vm_uids.clone(),
         tokens: config.state_dir.join(qherd::service::access::tokens::FOLDER),
         qemu: config.qemu.clone(),
     }

@@ -11,10 +11,10 @@ use std::{
 };
 
 use qherd::{
-    model::{Ending, ProcessId, Upkeep, VmSpec},
+    model::{Ending, ProcessId, Sandbox, Upkeep, VmSpec},
     vm::core::{
         Answer, Bounds, Facts, Found, Goal, Guest, Held, Lane, Look, Now, Outcome, Patience, Record, Report, Request,
-        Run, RunRecord, Sight, Step, StepReport, absorb, admit, plan, recover, status,
+        Run, RunRecord, Sight, StartedWith, Step, StepReport, absorb, admit, plan, recover, status,
     },
 };
 use serde_json::json;
@@ -110,8 +110,11 @@ fn outcome(step: &Step, facts: &Facts) -> Outcome {
     Outcome::Done(match step {
         Step::Spawn => StepReport::Spawned {
             process: ProcessId { pid: 7, starttime: 1, boot_id: "b".into() },
-            fitted: facts.record.definition.clone(),
-            hotplug_memory: 448,
+            with: StartedWith {
+                fitted: facts.record.definition.clone(),
+                hotplug_memory: 448,
+                sandbox: Sandbox::default(),
+            },
         },
         Step::FindFiles => StepReport::Missing(None),
         // A guest does as it was asked to.

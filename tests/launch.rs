@@ -167,7 +167,7 @@ async fn a_qemu_that_complains_is_quoted() {
 async fn a_qemu_behind_a_wrapper_that_does_not_exec_it_is_refused_and_ended_with_it() {
     let stand_in = StandIn::new("qemu-system-x86_64 \"$@\"; exit");
     let daemon = Daemon::start_with(&["--accel", "tcg", "--qemu", &stand_in.as_arg()]);
-    let words = ["QEMU runs as process", "--qemu", "exec qemu-system-x86_64"];
+    let words = ["QEMU runs in thread", "--qemu", "exec qemu-system-x86_64"];
     let id = daemon.create(daemon.wish()).await;
     assert_says(&cause_of_failure(&daemon, &id).await, &words);
     assert_creates_nothing(&daemon, &words).await;

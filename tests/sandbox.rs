@@ -6,10 +6,16 @@
 #[path = "support/intruder.rs"]
 mod intruder;
 
-use std::process::Stdio;
+use std::{os::unix::fs::PermissionsExt, process::Stdio};
 
 use intruder::{Intruder, Outcomes, outcomes};
-use qherd::host::launcher::{Child, DNSMASQ, Permit, QEMU, QEMU_IMG, QEMU_PROBE, STORE_TRIAL};
+use qherd::{
+    host::{
+        launcher::{Child, DNSMASQ, Permit, QEMU, QEMU_IMG, QEMU_PROBE, STORE_TRIAL},
+        sandbox::Sandbox,
+    },
+    model::{Layer, Uids},
+};
 
 const EPERM: Option<i32> = Some(1);
 const ENOSYS: Option<i32> = Some(38);
@@ -111,4 +117,112 @@ fn limits_are_not_raised_again() {
     let memory = ["memory=4200".to_owned()];
     assert_eq!(tried(QEMU_IMG, &memory, "")["memory=4200"], Some(12));
     assert_eq!(tried(QEMU_IMG, &memory, "limits")["memory=4200"], None);
+}
+
+/// Of this test alone.
+const UIDS: &str = "1999990000-1999990999";
+
+/// What the intruder says as a QEMU in a VM's cell, with some layers left out.
+async fn tried_in_a_cell(attempts: &[String], without: &str) -> Outcomes {
+    let intruder = Intruder::build();
+    intruder.show_to_all();
+    // SAFETY: each test is a process of its own, and none of its other threads reads it.
+    unsafe { std::env::set_var("QHERD_TEST_WITHOUT_LAYERS", without) };
+    let uids: Uids = UIDS.parse().unwrap();
+    let sandbox = Sandbox::find(&intruder.path(), &[], false, uids.clone()).await;
+    assert_eq!(sandbox.missing(), []);
+    let (cell, shown) = sandbox.cell(7).unwrap();
+    let left_out = |layer: &Layer| without.split(',').any(|name| name == layer.name());
+    assert!(Layer::ALL.iter().all(|layer| shown.layers.contains(layer) != left_out(layer)), "{shown:?}");
+    assert_eq!(shown.uid.is_some_and(|uid| uids.contains(uid)), !left_out(&Layer::User));
+    let child = Child::new(QEMU, &intruder.path()).args(attempts).within(cell);
+    let output = child.command().unwrap().stderr(Stdio::piped()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let outcomes = outcomes(&said);
+    assert_eq!(outcomes.len(), attempts.len(), "{said}");
+    outcomes
+}
+
+/// Two layers hold each of these, each alone; without both nothing does.
+#[tokio::test]
+async fn files_of_anybody_are_kept_from_a_vm_by_its_user_and_by_landlock() {
+    let dir = tempfile::Builder::new().prefix("qherd-test-").tempdir().unwrap();
+    let other = dir.path().join("another-vms-disk");
+    std::fs::write(&other, "data").unwrap();
+    std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let other = other.display();
+    let attempts = [
+        "read=/etc/shadow".to_owned(),
+        format!("read={other}"),
+        format!("write={other}"),
+        format!("create={}/new", dir.path().display()),
+        format!("list={}", dir.path().display()),
+    ];
+    for without in ["", "user", "landlock"] {
+        let tried = tried_in_a_cell(&attempts, without).await;
+        assert!(tried.values().all(|outcome| *outcome == Some(13)), "without {without}: {tried:?}");
+    }
+    let tried = tried_in_a_cell(&attempts, "user,landlock").await;
+    assert!(tried.values().all(Option::is_none), "{tried:?}");
+}
+
+/// What anybody may write and read is no more a VM's business.
+#[tokio::test]
+async fn files_that_anybody_may_use_are_kept_from_a_vm_by_landlock() {
+    let dir = tempfile::Builder::new().prefix("qherd-test-").tempdir().unwrap();
+    let file = dir.path().join("public");
+    std::fs::write(&file, "data").unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let attempts = [
+        format!("read={}", file.display()),
+        format!("write={}", file.display()),
+        format!("create={}/new", dir.path().display()),
+    ];
+    assert!(tried_in_a_cell(&attempts, "").await.values().all(|outcome| *outcome == Some(13)));
+    assert!(tried_in_a_cell(&attempts, "landlock").await.values().all(Option::is_none));
+    // The system's own it needs.
+    let shown =
+        ["read=/usr/bin/env", "read=/proc/self/status", "write=/dev/null", "read=/dev/urandom"].map(str::to_owned);
+    assert!(tried_in_a_cell(&shown, "").await.values().all(Option::is_none));
+}
+
+#[tokio::test]
+async fn other_processes_are_kept_from_a_vm() {
+    let me = format!("signal={}", std::process::id());
+    let attempts = [me.clone()];
+    for without in ["", "user", "landlock"] {
+        assert_eq!(tried_in_a_cell(&attempts, without).await[&me], Some(1), "without {without}");
+    }
+    assert_eq!(tried_in_a_cell(&attempts, "user,landlock").await[&me], None);
+    let environment = format!("read=/proc/{}/environ", std::process::id());
+    let attempts = [environment.clone()];
+    for without in ["", "user"] {
+        assert_eq!(tried_in_a_cell(&attempts, without).await[&environment], Some(13), "without {without}");
+    }
+}
+
+#[tokio::test]
+async fn no_two_children_that_live_have_the_same_user() {
+    let intruder = Intruder::build();
+    intruder.show_to_all();
+    let sandbox = Sandbox::find(&intruder.path(), &[], false, "1999980000-1999980001".parse().unwrap()).await;
+    let sleeping = |seed: u32| {
+        let (cell, shown) = sandbox.cell(seed)?;
+        let sleep = Child::new(QEMU, std::path::Path::new("/bin/sleep")).arg("1000").within(cell);
+        Ok::<_, std::io::Error>((sleep.command()?.spawn()?, shown.uid.unwrap()))
+    };
+    let (mut one, first) = sleeping(5).unwrap();
+    let (mut other, second) = sleeping(5).unwrap();
+    assert_ne!(first, second);
+    let full = sleeping(5).unwrap_err().to_string();
+    assert!(full.contains("--vm-uids 1999980000-1999980001"), "{full}");
+    one.kill().unwrap();
+    one.wait().unwrap();
+    let (mut third, again) = sleeping(9).unwrap();
+    assert_eq!(again, first);
+    for child in [&mut other, &mut third] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }

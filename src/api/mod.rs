@@ -8,9 +8,13 @@ pub mod hyperv;
 pub mod kvm;
 
 /// What `/health` says that somebody should see to.
-fn warnings(service: &crate::service::Service) -> Vec<&'static str> {
+fn warnings(service: &crate::service::Service) -> Vec<String> {
     let open = "--insecure-no-auth: whoever reaches this address may do everything, guests included";
-    service.is_open().then_some(open).into_iter().collect()
+    let open = service.is_open().then(|| open.to_owned());
+    let missing = service.sandbox().missing();
+    let missing =
+        missing.iter().map(|found| format!("VMs run without the layer {}: {}", found.layer.name(), found.why));
+    open.into_iter().chain(missing).collect()
 }
 
 #[cfg(test)]

@@ -34,9 +34,10 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Tries `program` in a cell; `executable` is what it turned out to execute, `kvm` whether VMs run under that.
-    pub async fn find(program: &Path, executable: &Path, kvm: bool, uids: Uids) -> Self {
-        let shown = [program, executable].into_iter().filter_map(prefix).collect();
+    /// Tries `program` in a cell. `others` are what it may come to execute, `kvm` is whether VMs run under that.
+    pub async fn find(program: &Path, others: &[PathBuf], kvm: bool, uids: Uids) -> Self {
+        let programs = others.iter().map(PathBuf::as_path).chain([program]);
+        let shown = programs.filter_map(installed_in).collect();
         let mut sandbox = Self { uids, groups: Vec::new(), shown, missing: Vec::new() };
         match kvm.then(group_of_kvm).transpose() {
             Ok(group) => sandbox.groups.extend(group.flatten()),
@@ -46,7 +47,8 @@ impl Sandbox {
         if !sandbox.missing.is_empty() || sandbox.runs(program, &both).await.is_err() {
             for layer in both {
                 if sandbox.has(layer)
-                    && let Err(why) = sandbox.runs(program, &[layer]).await {
+                    && let Err(why) = sandbox.runs(program, &[layer]).await
+                {
                     sandbox.missing.push(MissingLayer { layer, why });
                 }
             }
@@ -123,11 +125,10 @@ fn group_of_kvm() -> Result<Option<u32>, String> {
     }
 }
 
-/// The folder that a program was installed in with all that belongs to it: what `bin` lies in, or else its own.
-fn prefix(program: &Path) -> Option<PathBuf> {
+/// The folder that a QEMU was installed in with all that belongs to it, or else the program's own.
+fn installed_in(program: &Path) -> Option<PathBuf> {
     let program = program.canonicalize().ok()?;
     let folder = program.parent()?;
-    let prefix = if folder.ends_with("bin") { folder.parent()? } else { folder };
-    // Not the whole host.
-    (prefix != Path::new("/")).then(|| prefix.to_owned())
+    let prefix = folder.parent().filter(|prefix| prefix.join("share/qemu").is_dir());
+    Some(prefix.unwrap_or(folder).to_owned())
 }

@@ -21,6 +21,8 @@ use crate::{
     qmp::{MachineInfo, Session},
 };
 
+/// As distributions call it.
+const PROGRAM: &str = "qemu-system-x86_64";
 /// Starting a bare QEMU takes 30 ms; this is for a host under heavy load.
 const ANSWER: Duration = Duration::from_secs(30);
 
@@ -35,8 +37,8 @@ pub struct Caps {
     machines: Vec<MachineInfo>,
     /// The program as it was found.
     pub program: PathBuf,
-    /// What it turned out to execute.
-    pub executable: PathBuf,
+    /// What it turned out to execute, and what a script in its place may end in.
+    pub may_execute: Vec<PathBuf>,
 }
 
 impl Caps {
@@ -48,8 +50,9 @@ impl Caps {
     pub async fn detect(qemu: &Path, wanted: Option<Accelerator>, cache: &Path) -> Result<Self, String> {
         let qemu = &locate(qemu)?;
         let (version, machines, executable) = interrogate(qemu).await?;
+        let may_execute = [Some(executable), locate(Path::new(PROGRAM)).ok()].into_iter().flatten().collect();
         let (accelerator, accelerator_reason) = accelerator::choose(qemu, &version, wanted, cache).await?;
-        Ok(Self { version, accelerator, accelerator_reason, machines, program: qemu.clone(), executable })
+        Ok(Self { version, accelerator, accelerator_reason, machines, program: qemu.clone(), may_execute })
     }
 
     /// The versioned type for a family ("q35") or a versioned type, where this QEMU has it.
@@ -78,7 +81,7 @@ impl Caps {
             accelerator_reason: String::new(),
             machines: machines.iter().map(machine).collect(),
             program: PathBuf::new(),
-            executable: PathBuf::new(),
+            may_execute: Vec::new(),
         }
     }
 }

@@ -6,7 +6,6 @@ use super::Service;
 use crate::{
     config::{Config, Confine},
     host::sandbox::Sandbox,
-    model::{Layer, MissingLayer},
     qemu::{Accelerator, Caps},
 };
 
@@ -16,7 +15,7 @@ use crate::{
 /// Where all layers are required and one is missing.
 pub(super) async fn find(config: &Config, caps: &Caps) -> anyhow::Result<Sandbox> {
     let kvm = caps.accelerator == Accelerator::Kvm;
-    let sandbox = Sandbox::find(&caps.program, &caps.executable, kvm, config.vm_uids.clone()).await;
+    let sandbox = Sandbox::find(&caps.program, &caps.may_execute, kvm, config.vm_uids.clone()).await;
     let missing = sandbox.missing();
     let said: Vec<String> = missing.iter().map(|found| format!("{} ({})", found.layer.name(), found.why)).collect();
     let said = said.join(", ");
@@ -31,8 +30,8 @@ pub(super) async fn find(config: &Config, caps: &Caps) -> anyhow::Result<Sandbox
 }
 
 impl Service {
-    /// The layers that VMs are kept in here, and those that they go without.
-    pub fn sandbox(&self) -> (Vec<Layer>, Vec<MissingLayer>) {
-        (self.ctx.sandbox.layers(), self.ctx.sandbox.missing().to_vec())
+    /// What VMs are kept in here.
+    pub fn sandbox(&self) -> &Sandbox {
+        &self.ctx.sandbox
     }
 }

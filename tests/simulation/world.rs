@@ -3,8 +3,10 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use qherd::{
-    model::{NicId, ProcessId, VmSpec},
-    vm::core::{Device, DiskNo, Facts, Goal, Outcome, Record, Run, Setback, Sight, Step, StepReport as Report, Txn},
+    model::{NicId, ProcessId, Sandbox, VmSpec},
+    vm::core::{
+        Device, DiskNo, Facts, Goal, Outcome, Record, Run, Setback, Sight, StartedWith, Step, StepReport as Report, Txn,
+    },
 };
 
 use super::{history::Fate, monitor};
@@ -259,7 +261,8 @@ impl World {
         });
         self.exit = false;
         self.events.clear();
-        Ok(Report::Spawned { process: id, fitted: fitted.into(), hotplug_memory: 448 })
+        let with = StartedWith { fitted: fitted.into(), hotplug_memory: 448, sandbox: Sandbox::default() };
+        Ok(Report::Spawned { process: id, with })
     }
 }
 

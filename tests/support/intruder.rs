@@ -1,7 +1,7 @@
 //! The program of `intruder_program.rs`, compiled, and what it says.
 #![allow(dead_code)] // Every test file uses its own part.
 
-use std::{collections::BTreeMap, path::PathBuf, process::Command};
+use std::{collections::BTreeMap, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
 
 pub struct Intruder(tempfile::TempDir);
 
@@ -14,6 +14,13 @@ impl Intruder {
         let output = rustc.current_dir(dir.path()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Self(dir)
+    }
+
+    /// A VM runs as a user of its own.
+    pub fn show_to_all(&self) {
+        for shown in [self.0.path().to_owned(), self.path()] {
+            std::fs::set_permissions(shown, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
     }
 
     pub fn path(&self) -> PathBuf {

@@ -14,6 +14,8 @@ impl StandIn {
     /// `$hold` is there, a `deed` may wait for it to go.
     pub fn new(deed: &str) -> Self {
         let stand_in = Self(tempfile::Builder::new().prefix("qherd-stand-in-").tempdir().unwrap());
+        // VMs run as users of their own.
+        std::fs::set_permissions(stand_in.0.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let hold = stand_in.hold().display().to_string();
         let script = format!(
             "#!/bin/sh\nhold={hold}\ncase \" $* \" in *\" -uuid \"*)\n{deed}\n;; esac\nexec qemu-system-x86_64 \"$@\"\n"

@@ -16,7 +16,7 @@ pub struct Health {
     /// `kvm` or `tcg`.
     accelerator: &'static str,
     /// What somebody should see to.
-    warnings: Vec<&'static str>,
+    warnings: Vec<String>,
 }
 
 pub async fn health(shared: Shared, _: Request) -> Result<Reply, Problem> {

@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{
     model::{
-        CloneMode, CreateVm, Error, ImageFormat, IoLimits, MAX_DEVICES, OnIoError, RestartPolicy, Sandbox, Status, VmId, VmView,
+        CloneMode, CreateVm, Error, ImageFormat, IoLimits, MAX_DEVICES, OnIoError, RestartPolicy, Sandbox, Status,
+        VmId, VmView,
     },
     service::Base,
 };
@@ -377,7 +378,7 @@ pub struct Health {
     /// Why this one.
     pub accelerator_reason: String,
     /// What somebody should see to.
-    pub warnings: Vec<&'static str>,
+    pub warnings: Vec<String>,
 }
 
 /// RFC 3339, from milliseconds since 1970.

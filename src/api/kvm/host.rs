@@ -9,7 +9,7 @@ use warp::http::StatusCode;
 use super::{Shared, error::Problem};
 use crate::{
     api::http::{Reply, Request},
-    model::Status,
+    model::{Layer, MissingLayer, Status},
     service::{Caps, HostView, NumaNode as Node, PinnedVm},
 };
 
@@ -28,8 +28,18 @@ pub struct HostBody {
     accelerator: &'static str,
     /// Why this one.
     accelerator_reason: String,
+    /// What keeps QEMU from this host.
+    sandbox: SandboxBody,
     /// VMs whose definition pins their vCPUs, oldest first, whether they run or not.
     pinned_by: Vec<PinnedBody>,
+}
+
+/// The layers around each VM's QEMU; `GET /vms/{id}` tells those that it was started in.
+#[derive(Serialize, JsonSchema)]
+struct SandboxBody {
+    layers: Vec<Layer>,
+    /// What VMs go without here, and why; empty with `--sandbox require`.
+    missing: Vec<MissingLayer>,
 }
 
 /// Cores by number, ascending.
@@ -72,11 +82,13 @@ struct PinnedVcpu {
 
 pub async fn host(shared: Shared, _: Request) -> Result<Reply, Problem> {
     let view = shared.service.host().await?;
-    Ok(Reply::json(StatusCode::OK, &HostBody::of(view, shared.service.caps())))
+    let sandbox = shared.service.sandbox();
+    let sandbox = SandboxBody { layers: sandbox.layers(), missing: sandbox.missing().to_vec() };
+    Ok(Reply::json(StatusCode::OK, &HostBody::of(view, shared.service.caps(), sandbox)))
 }
 
 impl HostBody {
-    fn of(view: HostView, caps: &Caps) -> Self {
+    fn of(view: HostView, caps: &Caps, sandbox: SandboxBody) -> Self {
         let HostView { inventory, pinned } = view;
         let cores: BTreeSet<u32> = pinned.iter().flat_map(|vm| vm.vcpus.iter().flatten()).copied().collect();
         Self {
@@ -92,6 +104,7 @@ impl HostBody {
             qemu_version: caps.version.clone(),
             accelerator: caps.accelerator.as_str(),
             accelerator_reason: caps.accelerator_reason.clone(),
+            sandbox,
             pinned_by: pinned.into_iter().map(PinnedBody::of).collect(),
         }
     }

@@ -35,8 +35,8 @@ pub use permit::{DNSMASQ, Lifetime, Permit, QEMU, QEMU_IMG, QEMU_PROBE, STORE_TR
 pub use user::User;
 pub use view::View;
 
-use capabilities::Capabilities;
 use crate::model::Layer;
+use capabilities::Capabilities;
 use filter::Filter;
 
 /// A program that is to be started.

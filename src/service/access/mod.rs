@@ -4,7 +4,7 @@
 pub mod tokens;
 mod users;
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tokens::{TokenError, Tokens};
 
@@ -13,7 +13,7 @@ use crate::{
         relay::Relays,
         sock_diag::{self, Owner},
     },
-    model::{Grant, Role, Who},
+    model::{Grant, Role, Uids, Who},
 };
 
 /// The other end of a connection, as far as the connection tells.
@@ -77,7 +77,7 @@ pub struct Rules {
     /// Whoever reaches the address may do everything.
     pub open: bool,
     /// Users that only VMs run as.
-    pub vm_uids: Option<RangeInclusive<u32>>,
+    pub vm_uids: Uids,
     /// Where tokens are kept.
     pub tokens: PathBuf,
     /// The program that VMs are started with.
@@ -91,7 +91,7 @@ pub type Processes = Arc<dyn Fn() -> Vec<i32> + Send + Sync>;
 pub struct Access {
     grants: Vec<Grant>,
     open: bool,
-    vm_uids: Option<RangeInclusive<u32>>,
+    vm_uids: Uids,
     tokens: Tokens,
     relays: Relays,
     processes: Processes,
@@ -165,7 +165,7 @@ impl Access {
 
     async fn user(&self, uid: u32) -> Judgement {
         let name = format!("uid {uid}");
-        if self.vm_uids.as_ref().is_some_and(|uids| uids.contains(&uid)) {
+        if self.vm_uids.contains(uid) {
             return Err(format!("{name} is that of a VM"));
         }
         if uid == 0 || uid == rustix::process::geteuid().as_raw() {
@@ -199,7 +199,7 @@ mod tests {
 
     fn access(grants: &[&str], open: bool) -> Access {
         let grants = grants.iter().map(|grant| grant.parse().unwrap()).collect();
-        let rules = Rules { grants, open, vm_uids: Some(200_000..=200_999), ..Rules::default() };
+        let rules = Rules { grants, open, vm_uids: "200000-200999".parse().unwrap(), ..Rules::default() };
         Access::new(rules, Arc::new(Vec::new))
     }
 

@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::*;
 use crate::model::{
-    Applied, Change, Conflict, Error, MacAddr, NewDisk, NewNic, NicId, PolicyWish, ProcessId, RestartPolicy, Status,
-    Upkeep, VmSpec,
+    Applied, Change, Conflict, Error, MacAddr, NewDisk, NewNic, NicId, PolicyWish, ProcessId, RestartPolicy, Sandbox,
+    Status, Upkeep, VmSpec,
 };
 
 mod answers;
@@ -56,6 +56,7 @@ fn up() -> Facts {
         in_effect: spec(),
         boot_memory: 64,
         hotplug_memory: 448,
+        sandbox: None,
         vcpus_made: 0,
         guest: Guest::Running,
     };
@@ -123,7 +124,8 @@ fn a_start_is_stored_before_anything_is_done_and_answered_when_it_is_stored_that
     end(&mut facts, Lane::Power, StepReport::Done);
     let process = ProcessId { pid: 9, starttime: 5, boot_id: "b".into() };
     let fitted = facts.record.definition.clone();
-    end(&mut facts, Lane::Power, StepReport::Spawned { process, fitted, hotplug_memory: 448 });
+    let with = StartedWith { fitted, hotplug_memory: 448, sandbox: Sandbox::default() };
+    end(&mut facts, Lane::Power, StepReport::Spawned { process, with });
     // A process that no record tells of goes no further.
     assert_eq!(under_way(&facts), [Lane::Store]);
     commit(&mut facts);

@@ -14,6 +14,7 @@ use crate::{
         image::QemuImg,
         launcher::{Child, QEMU_PROBE},
         process::Process,
+        sandbox::Sandbox,
     },
     model::{Conflict, CpuPinning, Disk, Ending, Error, IoLimits, Nic, NicBackend, NicId, Upkeep, VmSpec},
     net::Network,
@@ -21,7 +22,7 @@ use crate::{
     store::Store,
     vm::{
         Closing, Context,
-        core::{DiskNo, Goal, Guest, Held, Record, Run, RunRecord, Sight, Up},
+        core::{DiskNo, Goal, Guest, Held, Record, Run, RunRecord, Sight, StartedWith, Up},
     },
 };
 
@@ -47,9 +48,11 @@ impl Vm {
         let config = settings.resolve(Some(&empty)).unwrap();
         std::fs::create_dir_all(config.state_dir.join("images")).unwrap();
         let cache = config.state_dir.join("accelerator.json");
+        let caps = Caps::detect(&config.qemu, Some(Accelerator::Tcg), &cache).await.unwrap();
         let ctx = Context {
             host: Host::read().unwrap(),
-            caps: Caps::detect(&config.qemu, Some(Accelerator::Tcg), &cache).await.unwrap(),
+            sandbox: Sandbox::find(&caps.program, &caps.may_execute, false, config.vm_uids.clone()).await,
+            caps,
             images: QemuImg::find(&config.qemu_img).await.unwrap(),
             store: Store::open(&config.state_dir.join("db")).unwrap(),
             net: Network::open(&config.state_dir).await,
@@ -148,15 +151,17 @@ impl Vm {
         let root = vm.disk(0, None);
         vm.make(&root).await;
         vm.twice(Step::Prepare, Report::Done).await;
-        let Outcome::Done(Report::Spawned { process, fitted, hotplug_memory }) = vm.once(Step::Spawn).await else {
+        let Outcome::Done(Report::Spawned { process, with }) = vm.once(Step::Spawn).await else {
             panic!("it does not start");
         };
+        let StartedWith { fitted, hotplug_memory, sandbox } = with;
         vm.record.run.state = Run::Up(Box::new(Up {
             process,
             started_at: 0,
             boot_memory: fitted.memory,
             in_effect: fitted,
             hotplug_memory,
+            sandbox: Some(sandbox),
             vcpus_made: 0,
             guest: Guest::Running,
         }));
