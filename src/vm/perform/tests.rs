@@ -1,6 +1,9 @@
 //! Steps on a real QEMU, each performed twice: whatever a crash or a cut has left of the first time, the second comes to the
 //! same. The guest is its firmware.
 
+mod media;
+mod power;
+
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use serde_json::json;
@@ -9,13 +12,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::{
     config::{Accel, Settings},
-    host::{
-        cpus::Host,
-        image::QemuImg,
-        launcher::{Child, QEMU_PROBE},
-        process::Process,
-        sandbox::Sandbox,
-    },
+    host::{cpus::Host, image::QemuImg, sandbox::Sandbox},
     model::{Conflict, CpuPinning, Disk, Ending, Error, IoLimits, Nic, NicBackend, NicId, Upkeep, VmSpec},
     net::Network,
     qemu::{Accelerator, Caps, devices},
@@ -374,44 +371,4 @@ async fn sizes_come_as_far_as_the_guest_follows() {
     );
     // It was started without a drive.
     assert!(matches!(vm.refuses(Step::ExchangeMedium(None)).await, Setback::NotNow(_)));
-}
-
-#[tokio::test]
-async fn a_medium_is_exchanged_once() {
-    let mut vm = Vm::new().await;
-    let isos = ["one.iso", "two, three.iso"].map(|name| vm.dir.path().join(name));
-    isos.iter().for_each(|iso| std::fs::write(iso, vec![0; 1 << 20]).unwrap());
-    vm.define(|spec| spec.iso = Some(isos[0].clone()));
-    let vm = vm.start().await;
-    let session = vm.hands.session().unwrap();
-    let present = async || {
-        let mut drives =
-            session.query_block().await.unwrap().into_iter().filter(|drive| drive.tray_open == Some(false));
-        let medium = drives.next_back().unwrap().inserted?;
-        Some((medium.node_name.unwrap(), host_files::path_of(&session, &medium.file).await.unwrap()))
-    };
-    assert_eq!(present().await.unwrap().1, isos[0]);
-    let exchange = |iso: &Path| Step::ExchangeMedium(Some(iso.to_owned()));
-    vm.twice(exchange(&isos[1]), Report::Done).await;
-    // The second time it was there, and stayed where it was.
-    assert_eq!(present().await, Some(("cdrom-node-2".to_owned(), isos[1].clone())));
-    assert!(matches!(vm.refuses(exchange(&vm.dir.path().join("nowhere.iso"))).await, Setback::Refused(_)));
-    assert_eq!(present().await.unwrap().1, isos[1]);
-    vm.twice(Step::ExchangeMedium(None), Report::Done).await;
-    assert_eq!(present().await, None);
-    vm.twice(exchange(&isos[0]), Report::Done).await;
-    assert_eq!(present().await.unwrap().1, isos[0]);
-    assert_eq!(session.query_named_block_nodes().await.unwrap().len(), 4, "nothing stays open");
-    let sets = session.execute_raw("query-fdsets", None).await.unwrap();
-    assert_eq!(sets.as_array().unwrap().len(), 3, "of the console, the disk, the medium: {sets}");
-}
-
-/// Until exec is over a new process has no command line by which it could be found.
-#[tokio::test]
-async fn what_was_just_spawned_is_ended_whatever_its_command_line_says() {
-    let vm = Vm::new().await;
-    let unnamed = Process::spawn(Child::new(QEMU_PROBE, Path::new("sleep")).arg("1000")).unwrap();
-    vm.hands.set_process(Some(Arc::new(unnamed)));
-    vm.twice(Step::EndStrays, Report::Done).await;
-    assert!(!Path::new(&format!("/proc/{}", vm.hands.process().unwrap().pid())).exists());
 }
