@@ -147,6 +147,7 @@ async fn tried_in_a_cell(attempts: &[String], without: &str) -> Outcomes {
 #[tokio::test]
 async fn files_of_anybody_are_kept_from_a_vm_by_its_user_and_by_landlock() {
     let dir = tempfile::Builder::new().prefix("qherd-test-").tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
     let other = dir.path().join("another-vms-disk");
     std::fs::write(&other, "data").unwrap();
     std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -178,6 +179,7 @@ async fn files_that_anybody_may_use_are_kept_from_a_vm_by_landlock() {
         format!("read={}", file.display()),
         format!("write={}", file.display()),
         format!("create={}/new", dir.path().display()),
+        format!("list={}", dir.path().display()),
     ];
     assert!(tried_in_a_cell(&attempts, "").await.values().all(|outcome| *outcome == Some(13)));
     assert!(tried_in_a_cell(&attempts, "landlock").await.values().all(Option::is_none));

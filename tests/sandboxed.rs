@@ -1,12 +1,15 @@
 //! Which sandbox a VM is in: shown, kept over the daemon's life, told where a layer is missing, and required where that is
 //! wished. What each layer holds is in `sandbox`.
 
+#[path = "support/stand_in.rs"]
+mod stand_in;
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
-use support::{Daemon, StandIn};
+use stand_in::StandIn;
+use support::Daemon;
 
 async fn sandbox_of(daemon: &Daemon, id: &str) -> Value {
     daemon.get(&format!("/vms/{id}")).await.expect(200)["sandbox"].take()

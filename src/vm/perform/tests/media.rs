@@ -1,7 +1,5 @@
 //! The medium in the drive.
 
-use std::path::PathBuf;
-
 use super::*;
 
 #[tokio::test]
