@@ -151,12 +151,7 @@ async fn qemu_has_what_its_devices_declare_and_the_daemon_keeps_no_copy() {
         (run.join("qemu.log"), vec!["append"]),
     ]
     .into();
-    let held = || {
-        let mut open = open_below(pid, &root);
-        // QEMU makes and holds this one itself.
-        open.remove(&run.join("pid"));
-        open
-    };
+    let held = || open_below(pid, &root);
     assert_eq!(held(), started);
     let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
     assert!(!words.contains("\"filename\":\"/") || words.contains("\"filename\":\"/dev/fdset/"), "{words}");

@@ -407,7 +407,7 @@ impl Vm {
 
     /// As the daemon does it before it stores that a VM is down.
     fn clean_up(&self, daemon: &Daemon) {
-        for file in ["qmp.sock", "agent.sock", "serial.sock", "pid"] {
+        for file in ["qmp.sock", "agent.sock", "serial.sock"] {
             fs::remove_file(daemon.run_dir(&self.id).join(file)).unwrap();
         }
     }

@@ -5,33 +5,28 @@
 
 mod foreign;
 mod qcow2;
+mod run;
 mod writer;
 
 use std::{
-    ffi::OsStr,
     fs::File,
     io,
     os::{
         fd::AsRawFd,
         unix::fs::{FileExt, OpenOptionsExt},
     },
-    path::{Path, PathBuf},
-    process::{Output, Stdio},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
 
 use serde_json::{Value, json};
-use tokio::process::Command;
 
 pub use foreign::not_a_cd;
 pub use writer::writer;
 
-use super::{
-    Access, Places, STORAGE,
-    launcher::{Child, QEMU_IMG},
-    on_storage, open_within,
-};
+use self::run::{Run, Tool};
+use super::{Access, Places, STORAGE, on_storage, open_within};
 use crate::model::{BaseImage, CloneMode, ImageFormat};
 
 /// Reading a header and creating an overlay take milliseconds; a hung file server must not hold a request for ever.
@@ -74,7 +69,7 @@ pub enum ImageError {
 /// that hangs keep nobody else waiting.
 #[derive(Clone, Debug)]
 pub struct QemuImg {
-    program: PathBuf,
+    tool: Tool,
     quick: Arc<Places>,
     /// Apart, so that nobody's overlay waits for somebody's check or copy.
     checks: Arc<Places>,
@@ -86,16 +81,10 @@ impl QemuImg {
     /// When the program cannot be run; the text names the package.
     pub async fn find(program: &Path) -> Result<Self, String> {
         let places = |count| Arc::new(Places::new(count));
-        let this = Self {
-            program: program.to_owned(),
-            quick: places(QUICK_JOBS),
-            checks: places(CHECKS),
-            copies: places(COPIES),
-        };
-        this.run(QUICK, 0).arg("--version").finish().await.map_err(|why| {
+        let tool = Tool::find(program, QUICK).await.map_err(|why| {
             format!("qemu-img cannot be run ({why}); install it, on Debian and Ubuntu with: apt-get install qemu-utils")
         })?;
-        Ok(this)
+        Ok(Self { tool, quick: places(QUICK_JOBS), checks: places(CHECKS), copies: places(COPIES) })
     }
 
     /// Detects and checks a file that is to be a base image: raw or qcow2, standing alone, undamaged. Only one whose header
@@ -122,7 +111,7 @@ impl QemuImg {
     /// is taken as it is, as QEMU does.
     async fn check(&self, path: &Path) -> Result<(), ImageError> {
         let _place = self.checks.take(&[path]).await.map_err(|e| ImageError::Host(e.to_string()))?;
-        let run = self.run(CHECK, 0).args(["check", "-q", "-f", "qcow2"]).arg(path);
+        let run = self.run(CHECK, 0).reads(path).args(["check", "-q", "-f", "qcow2"]).arg(path);
         let output = match run.output().await {
             Some(output) => output.map_err(|error| ImageError::Host(format!("qemu-img check: {error}")))?,
             None => {
@@ -157,16 +146,17 @@ impl QemuImg {
             CloneMode::Linked => {
                 let _place = self.quick.take(&[&base.path, file]).await.map_err(|e| e.to_string())?;
                 // Unsafe is what qemu-img calls it not to open the base image: we have looked into it ourselves.
-                let run = self.run(QUICK, TABLES).args(["create", "-q", "-u", "-f", "qcow2", "-F", format, "-b"]);
+                let run = self.run(QUICK, TABLES).writes(file);
+                let run = run.args(["create", "-q", "-u", "-f", "qcow2", "-F", format, "-b"]);
                 run.arg(&base.path).arg(file).arg(&size).finish().await?;
             }
             CloneMode::Full => {
                 let _place = self.copies.take(&[&base.path, file]).await.map_err(|e| e.to_string())?;
                 let source = open_base(base).await?;
                 let image = as_opened(&source, base.format);
-                let run = self.run(COPY, largest(bytes)).inherit(&source).args(["convert", "-q", "-O", "qcow2"]);
-                run.arg(image).arg(file).finish().await?;
-                let run = self.run(QUICK, largest(bytes)).args(["resize", "-q", "-f", "qcow2"]);
+                let run = self.run(COPY, largest(bytes)).inherit(&source).reads(&base.path).writes(file);
+                run.args(["convert", "-q", "-O", "qcow2"]).arg(image).arg(file).finish().await?;
+                let run = self.run(QUICK, largest(bytes)).writes(file).args(["resize", "-q", "-f", "qcow2"]);
                 run.arg(file).arg(&size).finish().await?;
             }
         }
@@ -181,29 +171,30 @@ impl QemuImg {
     pub async fn create(&self, file: &Path, size: u64) -> Result<(), String> {
         reserve(file).await?;
         let _place = self.quick.take(&[file]).await.map_err(|e| e.to_string())?;
-        let run = self.run(QUICK, TABLES).args(["create", "-q", "-f", "qcow2"]);
+        let run = self.run(QUICK, TABLES).writes(file).args(["create", "-q", "-f", "qcow2"]);
         run.arg(file).arg(format!("{size}G")).finish().await?;
         sync(file, QUICK).await
     }
 
     /// Gives a qcow2 image that no QEMU has open the size of `size` GiB; one that has it already stays as it is. `image` is
-    /// what qemu-img is to call it.
+    /// what qemu-img is to call it with what it was cloned from, its `base`.
     ///
     /// # Errors
     /// qemu-img's own words; it never shrinks.
-    pub async fn grow(&self, image: &str, file: &Path, size: u64) -> Result<(), String> {
+    pub async fn grow(&self, image: &str, file: &Path, base: Option<&Path>, size: u64) -> Result<(), String> {
         let _place = self.quick.take(&[file]).await.map_err(|e| e.to_string())?;
         let looked = file.to_owned();
         let length = on_storage(file, STORAGE, move || Ok(std::fs::metadata(looked)?.len())).await;
         let length = length.map_err(|e| format!("cannot look at {}: {e}", file.display()))?;
         // The tables that grow are written anew at its end.
-        let run = self.run(QUICK, length.saturating_add(TABLES)).args(["resize", "-q", image]);
-        run.arg(format!("{size}G")).finish().await?;
+        let run = self.run(QUICK, length.saturating_add(TABLES)).writes(file);
+        let run = base.into_iter().fold(run, Run::reads);
+        run.args(["resize", "-q", image]).arg(format!("{size}G")).finish().await?;
         sync(file, QUICK).await
     }
 
     fn run(&self, deadline: Duration, largest_file: u64) -> Run {
-        Run { child: Child::new(QEMU_IMG.for_image(largest_file, deadline.as_secs()), &self.program), deadline }
+        self.tool.run(deadline, largest_file)
     }
 }
 
@@ -231,52 +222,6 @@ fn as_opened(file: &File, format: ImageFormat) -> String {
 /// The longest file that a copy of a disk of so many bytes can be.
 fn largest(bytes: u64) -> u64 {
     bytes.saturating_add(bytes / 512).saturating_add(TABLES)
-}
-
-/// One run of qemu-img.
-struct Run {
-    child: Child,
-    deadline: Duration,
-}
-
-impl Run {
-    fn arg(self, arg: impl AsRef<OsStr>) -> Self {
-        Self { child: self.child.arg(arg), ..self }
-    }
-
-    /// Held open by the caller until the run has ended.
-    fn inherit(self, file: &File) -> Self {
-        Self { child: self.child.inherit([file.as_raw_fd()]), ..self }
-    }
-
-    fn args<S: AsRef<OsStr>>(self, args: impl IntoIterator<Item = S>) -> Self {
-        Self { child: self.child.args(args), ..self }
-    }
-
-    /// `None` where it did not end in time. It ends with whoever waits for it, and with the daemon: with the thread that
-    /// spawned it, to be exact, which is one of the runtime's own for as long as it lives.
-    async fn output(self) -> Option<io::Result<Output>> {
-        let mut command = match self.child.command() {
-            Ok(command) => Command::from(command),
-            Err(error) => return Some(Err(error)),
-        };
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        tokio::time::timeout(self.deadline, command.output()).await.ok()
-    }
-
-    /// # Errors
-    /// qemu-img's own words.
-    async fn finish(self) -> Result<(), String> {
-        let deadline = self.deadline.as_secs();
-        let output = self.output().await.ok_or_else(|| format!("qemu-img did not end within {deadline} s"))?;
-        let output = output.map_err(|e| e.to_string())?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let words = String::from_utf8_lossy(&output.stderr);
-        let words = words.trim().trim_start_matches("qemu-img: ");
-        Err(if words.is_empty() { format!("qemu-img ended with {}", output.status) } else { words.to_owned() })
-    }
 }
 
 /// Bytes that a guest sees of a disk that was made here, by its header. Blocks.

@@ -13,7 +13,7 @@ use std::{
 use tokio::time::timeout;
 
 use super::{
-    launcher::{Cell, Child, Layers, QEMU_PROBE, User, View},
+    launcher::{Cell, Child, Layers, QEMU_PROBE, Shown, User, View},
     process::{Exit, Process},
 };
 use crate::model::{self, Layer, MissingLayer, Uids};
@@ -87,7 +87,8 @@ impl Sandbox {
         let user = with_user.then(|| User::take(&self.uids, seed, &self.groups)).transpose()?;
         // What anybody may read there is nothing to a user that is nobody else.
         let settings = with_user.then(|| PathBuf::from("/etc"));
-        let shown: Vec<PathBuf> = self.shown.iter().cloned().chain(settings).collect();
+        let read = settings.into_iter().collect();
+        let shown = Shown { programs: self.shown.clone(), read, written: Vec::new() };
         let view = layers.contains(&Layer::Landlock).then(|| View::of(&shown)).transpose()?;
         Ok(Cell { user, view })
     }
@@ -126,7 +127,7 @@ fn group_of_kvm() -> Result<Option<u32>, String> {
 }
 
 /// The folder that a QEMU was installed in with all that belongs to it, or else the program's own.
-fn installed_in(program: &Path) -> Option<PathBuf> {
+pub(super) fn installed_in(program: &Path) -> Option<PathBuf> {
     let program = program.canonicalize().ok()?;
     let folder = program.parent()?;
     let prefix = folder.parent().filter(|prefix| prefix.join("share/qemu").is_dir());

@@ -39,7 +39,7 @@ impl RunPaths {
         self.dir.join("serial.sock")
     }
 
-    /// Written by QEMU and removed by it when it ends.
+    /// What QEMUs that earlier versions started wrote.
     pub fn pid(&self) -> PathBuf {
         self.dir.join("pid")
     }

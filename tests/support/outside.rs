@@ -188,7 +188,7 @@ fn images(folder: &Path, known: &[Known]) -> Vec<String> {
     wrong
 }
 
-const SOCKETS: [&str; 4] = ["qmp.sock", "agent.sock", "serial.sock", "pid"];
+const SOCKETS: [&str; 3] = ["qmp.sock", "agent.sock", "serial.sock"];
 const LOGS: [&str; 2] = ["qemu.log", "console.log"];
 
 fn runs(folder: &Path, known: &[Known], daemon: &Daemon) -> Vec<String> {

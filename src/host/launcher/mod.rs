@@ -33,7 +33,7 @@ pub use layer::Layers;
 pub use limits::Limits;
 pub use permit::{DNSMASQ, Lifetime, Permit, QEMU, QEMU_IMG, QEMU_PROBE, STORE_TRIAL};
 pub use user::User;
-pub use view::View;
+pub use view::{Shown, View};
 
 use crate::model::Layer;
 use capabilities::Capabilities;

@@ -34,22 +34,32 @@ const READ: &[&str] = &[
 const NAME_SERVERS: &str = "/etc/resolv.conf";
 const DEVICES: &[&str] = &["/dev/null", "/dev/kvm"];
 
+/// What a child is shown beside the system's files.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// Folders of programs, and of what belongs to them.
+    pub programs: Vec<PathBuf>,
+    pub read: Vec<PathBuf>,
+    /// Files that it works on.
+    pub written: Vec<PathBuf>,
+}
+
 /// A set of rules of the kernel's, ready to be put on.
 #[derive(Debug)]
 pub struct View(OwnedFd);
 
 impl View {
-    /// Shows these files and folders beside the system's.
+    /// Blocks, if what is shown lies on storage that hangs.
     ///
     /// # Errors
     /// Where the kernel has no Landlock.
-    pub fn of(others: &[PathBuf]) -> io::Result<Self> {
+    pub fn of(others: &Shown) -> io::Result<Self> {
         Self::try_of(others).map_err(io::Error::other)?.map(Self).ok_or_else(|| {
             io::Error::other("this kernel has no Landlock (CONFIG_SECURITY_LANDLOCK, and `landlock` in lsm=)")
         })
     }
 
-    fn try_of(others: &[PathBuf]) -> Result<Option<OwnedFd>, landlock::RulesetError> {
+    fn try_of(others: &Shown) -> Result<Option<OwnedFd>, landlock::RulesetError> {
         let all = ABI::V6;
         let mut rules = Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
@@ -63,8 +73,11 @@ impl View {
         let name_servers = Path::new(NAME_SERVERS).canonicalize().ok().and_then(|file| Some(file.parent()?.to_owned()));
         let name_servers = name_servers.filter(|folder| folder != Path::new("/etc"));
         let named = |paths: &'static [&str]| paths.iter().map(PathBuf::from);
-        let shown = named(PROGRAMS).chain(others.iter().cloned()).map(|path| (path, run));
-        let shown = shown.chain(named(READ).chain(name_servers).map(|path| (path, read)));
+        let shown = named(PROGRAMS).chain(others.programs.iter().cloned()).map(|path| (path, run));
+        let to_read = named(READ).chain(name_servers).chain(others.read.iter().cloned());
+        let shown = shown.chain(to_read.map(|path| (path, read)));
+        let work = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate;
+        let shown = shown.chain(others.written.iter().map(|path| (path.clone(), work)));
         for (path, access) in shown.chain(named(DEVICES).map(|path| (path, device))) {
             // What is not there is not shown.
             if let Ok(descriptor) = PathFd::new(&path) {

@@ -131,7 +131,8 @@ pub(super) async fn grow(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) ->
     }
     // In QEMU's own words, and not by its header: a base image may have moved with the state directory.
     let image = format!("json:{}", devices::blockdev_by_path(disk));
-    hands.ctx.images.grow(&image, &disk.file, size).await.map_err(Setback::Host)?;
+    let base = disk.backing_file().map(|base| base.path.as_path());
+    hands.ctx.images.grow(&image, &disk.file, base, size).await.map_err(Setback::Host)?;
     Ok(Report::Done)
 }
 

@@ -1,0 +1,122 @@
+//! Runs of qemu-img: each bounded in time and in what it uses of the host, kept from all files but those that it is run for, and
+//! ended with the daemon.
+
+#![allow(clippy::disallowed_methods, reason = "before the daemon serves anybody")]
+
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    time::Duration,
+};
+
+use tokio::process::Command;
+
+use crate::host::{
+    STORAGE,
+    launcher::{Cell, Child, QEMU_IMG, Shown, View},
+    on_storage,
+    sandbox::installed_in,
+};
+
+/// The program, and how it can be kept in.
+#[derive(Clone, Debug)]
+pub(super) struct Tool {
+    program: PathBuf,
+    /// What it is shown beside the files that it works with; none where it cannot be kept from others.
+    programs: Option<Vec<PathBuf>>,
+}
+
+impl Tool {
+    /// # Errors
+    /// In words, when it cannot be run.
+    pub async fn find(program: &Path, deadline: Duration) -> Result<Self, String> {
+        let own = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+            .map(|folder| folder.join(program))
+            .find(|found| found.is_file());
+        let programs = own.as_deref().and_then(installed_in).into_iter().collect();
+        let kept = Self { program: program.to_owned(), programs: Some(programs) };
+        let Err(why) = kept.run(deadline, 0).arg("--version").finish().await else { return Ok(kept) };
+        let free = Self { programs: None, ..kept };
+        free.run(deadline, 0).arg("--version").finish().await?;
+        tracing::warn!(%why, "qemu-img is not kept from files by Landlock");
+        Ok(free)
+    }
+
+    pub fn run(&self, deadline: Duration, largest_file: u64) -> Run {
+        let child = Child::new(QEMU_IMG.for_image(largest_file, deadline.as_secs()), &self.program);
+        let shown = self.programs.clone().map(|programs| Shown { programs, ..Shown::default() });
+        Run { child, shown, deadline }
+    }
+}
+
+/// One run.
+pub(super) struct Run {
+    child: Child,
+    shown: Option<Shown>,
+    deadline: Duration,
+}
+
+impl Run {
+    pub fn arg(self, arg: impl AsRef<OsStr>) -> Self {
+        Self { child: self.child.arg(arg), ..self }
+    }
+
+    /// A file that it opens to read.
+    pub fn reads(mut self, file: &Path) -> Self {
+        self.shown.iter_mut().for_each(|shown| shown.read.push(file.to_owned()));
+        self
+    }
+
+    /// A file, which is there, that it opens to write.
+    pub fn writes(mut self, file: &Path) -> Self {
+        self.shown.iter_mut().for_each(|shown| shown.written.push(file.to_owned()));
+        self
+    }
+
+    /// Held open by the caller until the run has ended.
+    pub fn inherit(self, file: &File) -> Self {
+        Self { child: self.child.inherit([file.as_raw_fd()]), ..self }
+    }
+
+    pub fn args<S: AsRef<OsStr>>(self, args: impl IntoIterator<Item = S>) -> Self {
+        Self { child: self.child.args(args), ..self }
+    }
+
+    /// `None` where it did not end in time. It ends with whoever waits for it, and with the daemon: with the thread that
+    /// spawned it, to be exact, which is one of the runtime's own for as long as it lives.
+    pub async fn output(self) -> Option<io::Result<Output>> {
+        let deadline = self.deadline;
+        let mut command = match self.confined().await {
+            Ok(command) => Command::from(command),
+            Err(error) => return Some(Err(error)),
+        };
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        tokio::time::timeout(deadline, command.output()).await.ok()
+    }
+
+    /// It sees no files but its own: no header leads it elsewhere.
+    async fn confined(self) -> io::Result<std::process::Command> {
+        let Some(shown) = self.shown else { return self.child.command() };
+        let on = shown.written.first().or(shown.read.first()).cloned().unwrap_or_default();
+        let view = on_storage(&on, STORAGE, move || View::of(&shown)).await?;
+        self.child.within(Cell { user: None, view: Some(view) }).command()
+    }
+
+    /// # Errors
+    /// qemu-img's own words.
+    pub async fn finish(self) -> Result<(), String> {
+        let deadline = self.deadline.as_secs();
+        let output = self.output().await.ok_or_else(|| format!("qemu-img did not end within {deadline} s"))?;
+        let output = output.map_err(|e| e.to_string())?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let words = String::from_utf8_lossy(&output.stderr);
+        let words = words.trim().trim_start_matches("qemu-img: ");
+        Err(if words.is_empty() { format!("qemu-img ended with {}", output.status) } else { words.to_owned() })
+    }
+}
