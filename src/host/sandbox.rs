@@ -46,7 +46,7 @@ impl Sandbox {
         let both = [Layer::User, Layer::Landlock];
         if !sandbox.missing.is_empty() || sandbox.runs(program, &both).await.is_err() {
             for layer in both {
-                if sandbox.has(layer)
+                if sandbox.offers(layer)
                     && let Err(why) = sandbox.runs(program, &[layer]).await
                 {
                     sandbox.missing.push(MissingLayer { layer, why });
@@ -64,7 +64,7 @@ impl Sandbox {
     /// Those that they have.
     pub fn layers(&self) -> Vec<Layer> {
         let in_force = Layers::in_force();
-        Layer::ALL.into_iter().filter(|layer| in_force.includes(*layer) && self.has(*layer)).collect()
+        Layer::ALL.into_iter().filter(|layer| in_force.includes(*layer) && self.offers(*layer)).collect()
     }
 
     /// A cell for a child whose user is searched for from `seed` on, and how it is told to people. Blocks.
@@ -78,7 +78,7 @@ impl Sandbox {
         Ok((cell, model::Sandbox { uid, layers }))
     }
 
-    fn has(&self, layer: Layer) -> bool {
+    fn offers(&self, layer: Layer) -> bool {
         !self.missing.iter().any(|missing| missing.layer == layer)
     }
 
