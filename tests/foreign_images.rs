@@ -142,14 +142,15 @@ async fn a_base_that_another_program_writes_to_is_in_use_by_that_program() {
     create(&daemon, "blank.raw").await.expect(201);
 }
 
-/// A folder with a qemu-img that notes every check, and holds it back while a file is there.
+/// A folder with a qemu-img that notes every check by a folder, as it may write no file, and holds it back while a file is
+/// there.
 fn held_back(folder: &Path) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap();
     let real = std::env::split_paths(&path).map(|folder| folder.join("qemu-img")).find(|tool| tool.is_file()).unwrap();
     let (bin, folder, real) = (folder.join("bin"), folder.display(), real.display());
     std::fs::create_dir(&bin).unwrap();
     let lines = format!(
-        "#!/bin/sh\nif [ \"$1\" = check ]; then echo check >> {folder}/checks; while [ -e {folder}/hold ]; do sleep 0.05; done; fi\n\
+        "#!/bin/sh\nif [ \"$1\" = check ]; then mkdir {folder}/check-$$; while [ -e {folder}/hold ]; do sleep 0.05; done; fi\n\
          exec {real} \"$@\"\n"
     );
     std::fs::write(bin.join("qemu-img"), lines).unwrap();
@@ -167,7 +168,8 @@ async fn a_large_base_is_looked_into_once_however_many_clone_it() {
     shell(&daemon.bases(), "qemu-img create -q -f qcow2 large.qcow2 1G");
     let hold = daemon.dir.path().join("hold");
     std::fs::write(&hold, "").unwrap();
-    let checks = || std::fs::read_to_string(daemon.dir.path().join("checks")).unwrap_or_default().lines().count();
+    let is_check = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("check-");
+    let checks = || std::fs::read_dir(daemon.dir.path()).unwrap().flatten().filter(is_check).count();
     // None is done in time: each is told to come again, nobody waits for ever, and other images are not held up.
     let waiting = futures_util::future::join_all((0..12).map(|_| create(&daemon, "large.qcow2")));
     let other = async {

@@ -6,6 +6,7 @@ mod mounts;
 mod support;
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -31,8 +32,8 @@ async fn start(daemon: &Daemon, id: &str) -> Answer {
     daemon.post(&format!("/vms/{id}/start"), json!({})).await
 }
 
-/// Files that the VM's QEMU has open.
-async fn open_files(daemon: &Daemon, id: &str) -> Vec<PathBuf> {
+/// Files that the VM's QEMU has open: each in its set, and by a copy of that.
+async fn open_files(daemon: &Daemon, id: &str) -> BTreeSet<PathBuf> {
     let pid = daemon.get(&format!("/vms/{id}")).await.expect(200)["pid"].as_i64().unwrap();
     let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     open.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()).collect()

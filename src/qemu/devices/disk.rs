@@ -21,11 +21,6 @@ pub fn throttle_id(disk: &Disk) -> String {
     format!("/machine/peripheral/{}/virtio-backend", device_id(disk))
 }
 
-/// Its image, and what that was cloned from.
-pub fn disk_files(disk: &Disk) -> Vec<HostFile> {
-    [HostFile::disk(disk)].into_iter().chain(HostFile::base(disk)).collect()
-}
-
 /// The block graph, every format spelt out: QEMU never probes, and a header never leads to another file.
 pub fn blockdev(disk: &Disk) -> Value {
     graph(disk, |file| file.name().into())

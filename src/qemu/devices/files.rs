@@ -68,9 +68,14 @@ pub fn log_file(path: PathBuf) -> HostFile {
     HostFile { set: LOG, path, used: FileUse::Log }
 }
 
+/// A disk's image, and what that was cloned from.
+pub fn disk_files(disk: &Disk) -> Vec<HostFile> {
+    [HostFile::disk(disk)].into_iter().chain(HostFile::base(disk)).collect()
+}
+
 /// Every file that a VM starts with.
 pub fn files(spec: &VmSpec, console_log: PathBuf) -> Vec<HostFile> {
-    let disks = spec.disks.iter().flat_map(super::disk_files);
+    let disks = spec.disks.iter().flat_map(disk_files);
     let medium = spec.iso.iter().map(|iso| HostFile::medium(iso, 0));
     [log_file(console_log)].into_iter().chain(disks).chain(medium).collect()
 }

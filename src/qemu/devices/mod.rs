@@ -13,8 +13,8 @@ mod root_ports;
 
 pub use cdrom::{CDROM_ID, cdrom, cdrom_blockdev, cdrom_file, cdrom_nodes, first_cdrom_blockdev};
 pub use chardev::{agent_channel, serial};
-pub use disk::{blockdev, blockdev_by_path, device_id, disk, disk_files, node_name, throttle, throttle_id};
-pub use files::{FileUse, HostFile, files, log_file, set_of};
+pub use disk::{blockdev, blockdev_by_path, device_id, disk, node_name, throttle, throttle_id};
+pub use files::{FileUse, HostFile, disk_files, files, log_file, set_of};
 pub use memory::{VIRTIO_MEM_ID, hotplug_size, memory, memory_argument, requested_size};
 pub use nic::{netdev, netdev_id, nic};
 pub use platform::{BALLOON_ID, objects, platform};

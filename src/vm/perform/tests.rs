@@ -1,6 +1,8 @@
 //! Steps on a real QEMU, each performed twice: whatever a crash or a cut has left of the first time, the second comes to the
 //! same. The guest is its firmware.
 
+mod power;
+
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use serde_json::json;
@@ -9,12 +11,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::{
     config::{Accel, Settings},
-    host::{
-        cpus::Host,
-        image::QemuImg,
-        launcher::{Child, QEMU_PROBE},
-        process::Process,
-    },
+    host::{cpus::Host, image::QemuImg},
     model::{Conflict, CpuPinning, Disk, Ending, Error, IoLimits, Nic, NicBackend, NicId, Upkeep, VmSpec},
     net::Network,
     qemu::{Accelerator, Caps, devices},
@@ -399,14 +396,4 @@ async fn a_medium_is_exchanged_once() {
     assert_eq!(session.query_named_block_nodes().await.unwrap().len(), 4, "nothing stays open");
     let sets = session.execute_raw("query-fdsets", None).await.unwrap();
     assert_eq!(sets.as_array().unwrap().len(), 3, "of the console, the disk, the medium: {sets}");
-}
-
-/// Until exec is over a new process has no command line by which it could be found.
-#[tokio::test]
-async fn what_was_just_spawned_is_ended_whatever_its_command_line_says() {
-    let vm = Vm::new().await;
-    let unnamed = Process::spawn(Child::new(QEMU_PROBE, Path::new("sleep")).arg("1000")).unwrap();
-    vm.hands.set_process(Some(Arc::new(unnamed)));
-    vm.twice(Step::EndStrays, Report::Done).await;
-    assert!(!Path::new(&format!("/proc/{}", vm.hands.process().unwrap().pid())).exists());
 }
