@@ -7,7 +7,7 @@
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Counted {
     Commit,
     /// Of the host's network.
     Step,
@@ -15,7 +15,7 @@ pub enum Kind {
 
 /// Does something that is so many of a kind, with death before or after it where the environment says so.
 #[cfg(not(debug_assertions))]
-pub fn around<T>(_: Kind, _: usize, work: impl FnOnce() -> T) -> T {
+pub fn around<T>(_: Counted, _: usize, work: impl FnOnce() -> T) -> T {
     work()
 }
 
@@ -29,7 +29,7 @@ mod chosen {
         atomic::{AtomicUsize, Ordering},
     };
 
-    use super::Kind;
+    use super::Counted;
 
     const VARIABLE: &str = "QHERD_FAIL_POINT";
 
@@ -41,7 +41,7 @@ mod chosen {
 
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     struct Point {
-        kind: Kind,
+        kind: Counted,
         number: usize,
         when: When,
     }
@@ -51,7 +51,7 @@ mod chosen {
     /// Of the kind that was chosen.
     static DONE: AtomicUsize = AtomicUsize::new(0);
 
-    pub fn around<T>(kind: Kind, count: usize, work: impl FnOnce() -> T) -> T {
+    pub fn around<T>(kind: Counted, count: usize, work: impl FnOnce() -> T) -> T {
         let Some(point) = POINT.filter(|point| point.kind == kind) else { return work() };
         let earlier = DONE.fetch_add(count, Ordering::SeqCst);
         let dies = |when| point.when == when && earlier < point.number && point.number <= earlier + count;
@@ -69,8 +69,8 @@ mod chosen {
     fn parse(value: &str) -> Option<Point> {
         let mut words = value.split(':');
         let kind = match words.next()? {
-            "commit" => Kind::Commit,
-            "step" => Kind::Step,
+            "commit" => Counted::Commit,
+            "step" => Counted::Step,
             _ => return None,
         };
         let number = words.next()?.parse().ok()?;
@@ -94,8 +94,8 @@ mod chosen {
         #[test]
         fn a_fail_point_names_what_is_counted_and_a_side_of_it() {
             let point = |kind, number, when| Some(Point { kind, number, when });
-            assert_eq!(parse("commit:17:before"), point(Kind::Commit, 17, When::Before));
-            assert_eq!(parse("step:1:after"), point(Kind::Step, 1, When::After));
+            assert_eq!(parse("commit:17:before"), point(Counted::Commit, 17, When::Before));
+            assert_eq!(parse("step:1:after"), point(Counted::Step, 1, When::After));
             for nothing in ["", "commit", "commit:1", "commit:x:after", "step:1:during", "17:before", "step:1:after:2"]
             {
                 assert_eq!(parse(nothing), None, "{nothing}");

@@ -20,7 +20,7 @@ use super::{
     netlink::{Netlink, address_of},
 };
 use crate::{
-    host::fail_point::{Kind, around},
+    host::fail_point::{Counted, around},
     model::SwitchId,
 };
 
@@ -79,7 +79,7 @@ fn write(file: &Path, addresses: &Addresses) -> std::io::Result<()> {
     let text: String = addresses.iter().map(|(address, prefix)| format!("{address}/{prefix}\n")).collect();
     let new = file.with_extension("new");
     fs::write(&new, text)?;
-    around(Kind::Step, 1, || fs::rename(new, file))
+    around(Counted::Step, 1, || fs::rename(new, file))
 }
 
 fn is_marked(address: &AddressMessage) -> bool {

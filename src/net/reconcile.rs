@@ -187,7 +187,7 @@ impl Inner {
         place.known.store(true, Ordering::Relaxed);
         // Whoever has the turn does it too, or is followed by the keeper.
         match place.turn.try_lock() {
-            Ok(hands) if hands.hosts.as_ref().is_some_and(|told| *told == self.places.hosts(place.id)) => {}
+            Ok(hands) if hands.hosts.as_ref().is_some_and(|known| *known == self.places.hosts(place.id)) => {}
             Ok(mut hands) if !hands.removed => {
                 if let Err(error) = self.serve(place, &mut hands, &place.wanted(), false) {
                     self.tell(place, Area::Dhcp, Some(error.to_string()));
@@ -234,7 +234,7 @@ impl Inner {
             && *self.public.get_or_init(|| runtime::is_usable(&self.state));
         let files = Files::new(&wanted.switch, subnet, &hosts, &facts, reads.then(|| folders.public.clone()));
         let known = place.known.load(Ordering::Relaxed);
-        let told = known.then(|| hosts.clone());
+        let reported = known.then(|| hosts.clone());
         let orders = Orders { files, hosts };
         match &hands.dhcp {
             Some(dhcp) => {
@@ -253,7 +253,7 @@ impl Inner {
                 hands.dhcp = Some(Companion::start(folders, orders, new, report)?);
             }
         }
-        (hands.dns, hands.hosts) = (dns, told);
+        (hands.dns, hands.hosts) = (dns, reported);
         Ok(())
     }
 }

@@ -21,7 +21,7 @@ use tokio::{
 use super::{FOREGROUND, Folders, LOG, Orders, PROGRAM, Report, end, is, marker};
 use crate::{
     host::{
-        fail_point::{Kind, around},
+        fail_point::{Counted, around},
         launcher::{Child, DNSMASQ},
         process::Process,
     },
@@ -229,7 +229,7 @@ impl Shared {
         // It begins in its folder, whose path may have any characters in it: the configuration has words of its own for some.
         let args = [FOREGROUND.to_owned(), marker(folder)];
         let child = Child::new(DNSMASQ, Path::new(PROGRAM)).args(args).folder(folder).stderr(log);
-        around(Kind::Step, 1, || Process::spawn(child))
+        around(Counted::Step, 1, || Process::spawn(child))
     }
 
     pub fn is_written(&self) -> bool {
@@ -281,7 +281,7 @@ impl Shared {
         let files = self.orders().files.clone();
         for (path, text) in self.places(&files).filter(|(path, text)| !is(path, text)) {
             self.put_beside(&path, text)?;
-            around(Kind::Step, 1, || fs::rename(runtime::beside(&path), &path))?;
+            around(Counted::Step, 1, || fs::rename(runtime::beside(&path), &path))?;
         }
         Ok(())
     }
