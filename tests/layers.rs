@@ -90,6 +90,7 @@ const MAY_WAIT: &[&str] = &[
     "net/reconcile.rs",
     "net/reverse_path.rs",
     "net/runtime.rs",
+    "net/state_mark.rs",
     "net/sweep.rs",
     "net/tap.rs",
     "net/truth.rs",

@@ -18,6 +18,7 @@ use serde_json::Value;
 use support::{
     PATIENCE,
     netns::{ip, ip_json, nft},
+    network_mark,
 };
 use town::town;
 
@@ -215,7 +216,7 @@ async fn every_setting_and_file_that_somebody_changes_is_right_again() {
         await_that(path, || value(path) == *right).await;
     }
     let folder = town.lab.dir.path().join("net").join(town.lan.id.short());
-    let state = fs::read_to_string(town.lab.dir.path().join("net/id")).unwrap();
+    let state = network_mark(town.lab.dir.path());
     let public = Path::new("/run/qherd").join(state).join(town.lan.id.short());
     let files = [&folder, &public].into_iter().flat_map(|folder| fs::read_dir(folder).unwrap().flatten());
     // What dnsmasq writes itself is not ours to mend.

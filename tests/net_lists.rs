@@ -25,6 +25,7 @@ use serde_json::json;
 use support::{
     Daemon, dnsmasqs_below,
     netns::{self, Guest, udp},
+    network_mark,
 };
 
 fn host(nic: &Nic, label: &str) -> Host {
@@ -33,8 +34,7 @@ fn host(nic: &Nic, label: &str) -> Host {
 
 /// Where dnsmasq finds a switch's lists.
 fn public(state_dir: &Path, switch: &Switch) -> PathBuf {
-    let state = fs::read_to_string(state_dir.join("net/id")).unwrap();
-    Path::new("/run/qherd").join(state).join(switch.id.short())
+    Path::new("/run/qherd").join(network_mark(state_dir)).join(switch.id.short())
 }
 
 /// What the guest is offered when it asks, once it is offered anything.

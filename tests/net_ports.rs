@@ -102,6 +102,23 @@ async fn an_assigned_address_is_the_only_one_and_allow_spoofing_lifts_everything
     lab.close(&[&switch]).await;
 }
 
+/// A tap of several queues takes as many more as anybody asks for, and gives each its share of what is for its guest.
+#[tokio::test]
+async fn a_tap_that_is_there_already_is_not_joined() {
+    let lab = Lab::new().await;
+    let lan = lab.switch(SwitchKind::Private).await;
+    for (queues, kind) in [(1, ""), (2, "multi_queue")] {
+        let nic = Nic { queues, ..nic(&lan, None, false) };
+        let tap = nic.tap();
+        ip(&format!("tuntap add dev {tap} mode tap vnet_hdr {kind}"));
+        let refused = lab.net.plug(&nic).await.unwrap_err().to_string();
+        assert!(refused.contains(&tap), "{refused}");
+        assert!(!nft("list ruleset").contains(&tap));
+        ip(&format!("link del {tap}"));
+    }
+    lab.close(&[&lan]).await;
+}
+
 #[tokio::test]
 async fn the_host_takes_no_part_in_a_private_switch() {
     let lab = Lab::new().await;

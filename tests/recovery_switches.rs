@@ -157,7 +157,7 @@ async fn the_rules_of_other_switches_stay_in_while_one_is_unwound() {
     store.commit(Batch::new().put(&ids[0], &record).unwrap()).await.unwrap();
     drop(store);
     // It goes with the tables, and nobody puts it in again.
-    let state = std::fs::read_to_string(daemon.state().join("net/id")).unwrap();
+    let state = support::network_mark(&daemon.state());
     nft(&format!("add counter bridge qherd_{state} mark_of_the_test"));
     daemon.run();
     assert_eq!(bridges(), [format!("qhb{}", short(&ids[1]))].into());

@@ -2,6 +2,7 @@
 //! nothing in here knows what a VM is.
 
 pub mod cpus;
+pub mod fail_point;
 pub mod folder;
 pub mod host_ports;
 pub mod image;

@@ -27,6 +27,12 @@ pub struct Nic {
 }
 
 impl Nic {
+    /// A new one by itself, on a switch.
+    pub fn on(port: SwitchPort) -> Self {
+        let (id, mac, backend) = (NicId::random(), MacAddr::random(), NicBackend::Switch(port));
+        Self { id, name: "net0".into(), label: "Network Adapter".into(), mac, slot: None, queues: 1, backend }
+    }
+
     /// Name of the tap device of a NIC on a switch: recognisable as ours, and 15 characters.
     pub fn tap(&self) -> String {
         format!("{TAP_PREFIX}{}", self.id.short())

@@ -200,6 +200,15 @@ impl Subnet {
 }
 
 impl Dns {
+    /// As a client names them: none for those of the host, an empty list for nobody.
+    pub fn named(&self) -> Option<Vec<Ipv4Addr>> {
+        match self {
+            Self::Default => None,
+            Self::None => Some(Vec::new()),
+            Self::Servers(servers) => Some(servers.clone()),
+        }
+    }
+
     /// Resolvers that the switch or its guests are to ask.
     ///
     /// # Errors

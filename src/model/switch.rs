@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result, Subnet, SubnetWish, SwitchForward, SwitchId};
+use super::{Error, Result, Subnet, SubnetWish, SwitchForward, SwitchId, now_ms};
 
 /// Bridges whose name begins so are ours.
 pub const BRIDGE_PREFIX: &str = "qhb";
@@ -107,6 +107,19 @@ pub enum SwitchState {
 }
 
 impl Switch {
+    /// A new one, with nothing said of it but that.
+    pub fn new(name: impl Into<String>, kind: SwitchKind) -> Self {
+        Self {
+            id: SwitchId::random(),
+            name: name.into(),
+            created_at: now_ms(),
+            kind,
+            notes: String::new(),
+            mtu: None,
+            forwards: Vec::new(),
+        }
+    }
+
     /// Name of its bridge: recognisable as ours, and 15 characters.
     pub fn bridge(&self) -> String {
         format!("{BRIDGE_PREFIX}{}", self.id.short())

@@ -1,6 +1,6 @@
-//! Keeps the host's network as it is wanted: looks at the whole whenever the kernel tells of a change, and wakes those
-//! switches of which something differs. It never looks at single events, so it misses none; and it waits for nobody who
-//! mends.
+//! Keeps the host's network as it is wanted: looks where the kernel tells of a change, every second at all of it, and wakes
+//! those switches of which something differs. What an event says has changed is never taken for true, only where; so it
+//! misses none. And it waits for nobody who mends.
 
 use std::{
     collections::HashMap,
@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rtnetlink::packet_route::address::AddressMessage;
 use tokio::{
     sync::Notify,
     time::{MissedTickBehavior, interval, sleep},
@@ -17,7 +18,7 @@ use tokio::{
 use super::{
     Inner, NetError, PortEvent, adapter,
     host_side::SwitchSide,
-    netlink::Events,
+    netlink::{Events, Link, News},
     place::{Area, Place},
     reconcile::{address_set, is_in_place, is_set},
 };
@@ -28,40 +29,88 @@ const GATHER: Duration = Duration::from_millis(50);
 /// The figures of the taps are read so often, and the rest is looked at too.
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// The host's interfaces and addresses, as they were last read.
+struct Seen {
+    links: HashMap<String, Link>,
+    addresses: Vec<AddressMessage>,
+}
+
+/// A look at what is wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// After something happened.
+    Again,
+    /// Also of what no event tells: files, settings, figures. Those with a problem are tried again.
+    Whole,
+}
+
 impl Inner {
     /// Looks at every link and address, wakes the switches that are not as they are wanted, and publishes how the ports
-    /// are. Those with a problem are tried `again`.
+    /// are.
     ///
     /// # Errors
     /// [`NetError::Missing`], [`NetError::Failed`].
-    pub async fn look(&self, again: bool) -> Result<(), NetError> {
-        let netlink = self.netlink()?;
+    pub async fn look(&self, look: Look) -> Result<(), NetError> {
         if self.places.is_empty() {
             return Ok(());
         }
         let read = Instant::now();
-        let links = self.links().await?;
-        let switches = self.places.switches();
+        let seen = self.see(look).await?;
+        self.judge(&seen, read, look).await
+    }
+
+    async fn see(&self, look: Look) -> Result<Seen, NetError> {
+        let netlink = self.netlink()?;
+        let links = match look {
+            Look::Again => netlink.links().await?,
+            Look::Whole => netlink.links_with_figures().await?,
+        };
+        Ok(Seen { links: self.with_rates(links).await?, addresses: self.addresses().await? })
+    }
+
+    /// Brings what was seen up to date where something has happened.
+    async fn see_again(&self, seen: &mut Seen, news: &News) -> Result<(), NetError> {
+        let netlink = self.netlink()?;
+        let mut links = Vec::new();
+        for index in &news.links {
+            links.extend(netlink.link_at(*index).await?);
+        }
+        seen.links.retain(|_, link| !news.links.contains(&link.index));
+        seen.links.extend(self.with_rates(links).await?);
+        if news.addresses {
+            seen.addresses = self.addresses().await?;
+        }
+        Ok(())
+    }
+
+    /// Of all interfaces, where a switch has any.
+    async fn addresses(&self) -> Result<Vec<AddressMessage>, NetError> {
         let addressed = |side: &SwitchSide| !side.addresses.is_empty() || side.adapter.is_some();
-        let addressed = switches.iter().any(|place| addressed(&place.wanted().side));
-        let all = if addressed { netlink.addresses().await? } else { Vec::new() };
-        let addresses = address_set(&all);
+        let addressed = self.places.switches().iter().any(|place| addressed(&place.wanted().side));
+        if addressed { self.netlink()?.addresses().await } else { Ok(Vec::new()) }
+    }
+
+    /// `seen` is the host as it was `read`.
+    async fn judge(&self, seen: &Seen, read: Instant, look: Look) -> Result<(), NetError> {
+        let netlink = self.netlink()?;
+        let (links, again) = (&seen.links, look == Look::Whole);
+        let addresses = address_set(&seen.addresses);
         // Those of all are one list.
         let vlans = links.values().any(|link| link.filtering.is_some_and(|filtering| filtering.on));
         let failed = |error| NetError::failed("list the VLANs of the bridges", error);
         let vlans = if vlans { netlink.vlans().await.map_err(failed)? } else { HashMap::new() };
-        for place in switches {
+        for place in self.places.switches() {
             let wanted = place.wanted();
             // Of files and settings no event tells, and each is a file to be read.
             let served = !again || place.is_served() && wanted.side.sysctls.iter().all(is_set);
             if again && place.problem().is_some()
                 || !served
-                || !is_in_place(&wanted.side, &links, &addresses)
-                || !self.vlans_stand(&place, &links, &vlans)
+                || !is_in_place(&wanted.side, links, &addresses)
+                || !self.vlans_stand(&place, links, &vlans)
             {
                 place.wake.notify_one();
             }
-            self.look_at_leased(&place, &all, &links);
+            self.look_at_leased(&place, &seen.addresses, links);
             if let SwitchKind::External { adapter, allow_management_os: true, .. } = &wanted.switch.kind
                 && let Some(link) = links.get(adapter)
                 && let Ok(carried) = adapter::Carried::read(netlink, link.index).await
@@ -71,7 +120,7 @@ impl Inner {
                 let _ = self.events.send(PortEvent::AdapterChanged(place.id));
             }
         }
-        for place in self.judge_ports(&links, read, again) {
+        for place in self.judge_ports(links, read, again) {
             place.wake.notify_one();
         }
         Ok(())
@@ -111,6 +160,8 @@ pub async fn follow(inner: Weak<Inner>) {
     };
     let mut tick = interval(PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // None where all of it has to be read.
+    let mut seen: Option<Seen> = None;
     loop {
         let event = async {
             match &events {
@@ -118,20 +169,43 @@ pub async fn follow(inner: Weak<Inner>) {
                 None => pending().await,
             }
         };
-        let ticked = tokio::select! {
-            happened = event => {
-                if let Err(error) = happened {
-                    tracing::warn!(%error, "the events of the host's network");
-                    sleep(PERIOD).await;
-                }
-                sleep(GATHER).await;
-                events.iter().for_each(Events::forget);
-                false
-            }
-            _ = tick.tick() => true,
+        let happened = tokio::select! {
+            happened = event => Some(happened),
+            _ = tick.tick() => None,
         };
+        let (look, mut news) = match happened {
+            Some(Ok(news)) => (Look::Again, news),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "the events of the host's network");
+                sleep(PERIOD).await;
+                (Look::Again, News::everything())
+            }
+            None => (Look::Whole, News::everything()),
+        };
+        if look == Look::Again {
+            sleep(GATHER).await;
+        }
         let Some(inner): Option<Arc<Inner>> = inner.upgrade() else { return };
-        if let Err(error) = inner.look(ticked).await {
+        if inner.places.is_empty() {
+            seen = None;
+            continue;
+        }
+        // Of a port that was plugged before this, all that happened is among the news.
+        let read = Instant::now();
+        events.iter().for_each(|events| events.add_to(&mut news));
+        let looked = async {
+            let mut now = match seen.take() {
+                Some(now) if !news.all => now,
+                _ => inner.see(look).await?,
+            };
+            if !news.all {
+                inner.see_again(&mut now, &news).await?;
+            }
+            inner.judge(&now, read, look).await?;
+            seen = Some(now);
+            Ok::<(), NetError>(())
+        };
+        if let Err(error) = looked.await {
             tracing::warn!(%error, "cannot look after the host's network");
         }
     }

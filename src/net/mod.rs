@@ -34,8 +34,7 @@ mod reverse_path;
 pub mod rules;
 mod rules_in_force;
 mod runtime;
-#[cfg(test)]
-mod samples;
+mod state_mark;
 mod survey;
 mod sweep;
 mod tap;
@@ -43,8 +42,7 @@ mod truth;
 mod vlans;
 
 use std::{
-    fs, io,
-    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -57,7 +55,6 @@ use tokio::{
     sync::{broadcast, oneshot},
     time::timeout,
 };
-use uuid::Uuid;
 
 pub use dhcp::Host;
 pub use error::NetError;
@@ -104,7 +101,7 @@ impl Network {
     /// Never fails: without CAP_NET_ADMIN every call that changes something answers [`NetError::Missing`].
     pub async fn open(state_dir: &Path) -> Self {
         let folder = state_dir.join("net");
-        let state = state_id(&folder).unwrap_or_else(|error| {
+        let state = state_mark::read_or_draw(&folder).unwrap_or_else(|error| {
             tracing::warn!(folder = %folder.display(), %error, "cannot keep the mark of this daemon's switches");
             "unknown".into()
         });
@@ -374,26 +371,5 @@ impl Inner {
 
     fn folders(&self, switch: SwitchId) -> Folders {
         Folders { own: self.switch_folder(switch), public: runtime::folder(&self.state).join(switch.short()) }
-    }
-}
-
-/// The mark of this state directory, made once.
-#[allow(clippy::disallowed_methods, reason = "before the daemon serves anybody")]
-fn state_id(folder: &Path) -> io::Result<String> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let path = folder.join("id");
-    match fs::read_to_string(&path) {
-        Ok(id) if id.len() == 8 && id.bytes().all(|b| b.is_ascii_hexdigit()) => Ok(id),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => {
-            let id = Uuid::new_v4().simple().to_string()[..8].to_owned();
-            let new = folder.join("id.new");
-            let mut file = fs::File::create(&new)?;
-            io::Write::write_all(&mut file, id.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            fs::File::open(folder)?.sync_all()?;
-            Ok(id)
-        }
     }
 }

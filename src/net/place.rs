@@ -2,7 +2,7 @@
 //! whoever works on a switch waits for its own turn, never for another switch.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Instant,
 };
@@ -53,6 +53,8 @@ impl Wanted {
 #[derive(Default)]
 pub struct Hands {
     pub dhcp: Option<Companion>,
+    /// Who that was last told of; none where it goes by what was left.
+    pub hosts: Option<Vec<Host>>,
     /// It answers for names, too.
     pub dns: bool,
     /// Its rules are in.
@@ -148,8 +150,18 @@ impl Places {
     /// Everybody with an address on a switch, also NICs that nobody told of.
     pub fn hosts(&self, switch: SwitchId) -> Vec<Host> {
         let mut hosts = lock(&self.hosts).get(&switch).cloned().unwrap_or_default();
-        for host in self.nics_on(switch).iter().filter_map(Host::of) {
-            if !hosts.iter().any(|other| other.mac == host.mac || other.address == host.address) {
+        let mut known: (HashSet<_>, HashSet<_>) = hosts.iter().map(|host| (host.mac, host.address)).unzip();
+        let on_it = |port: &PlugState| port.nic.switch() == Some(switch);
+        let mut plugged: Vec<_> = {
+            let ports = self.ports();
+            let plugged = ports.values().filter(|port| on_it(port));
+            plugged.filter_map(|port| Some((port.nic.id, Host::of(&port.nic)?))).collect()
+        };
+        plugged.sort_by_key(|(nic, _)| *nic);
+        for (_, host) in plugged {
+            if !known.0.contains(&host.mac) && !known.1.contains(&host.address) {
+                known.0.insert(host.mac);
+                known.1.insert(host.address);
                 hosts.push(host);
             }
         }

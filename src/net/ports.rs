@@ -11,6 +11,7 @@ use std::{
 use super::{
     Inner, NetError, PortEvent, PortHealth, Result, Traffic,
     host_side::{self, PortSide},
+    keeper::Look,
     netlink::{BUCKET, Link, PortOptions},
     place::{Place, PlugState},
     reconcile::{is_set, put_sysctl},
@@ -92,7 +93,7 @@ impl Inner {
             // The port is looked after all the same: it is joined when the switch is back.
             Err(error) => tracing::warn!(%error, "the switch of a live NIC"),
         }
-        if let Err(error) = self.look(false).await {
+        if let Err(error) = self.look(Look::Again).await {
             tracing::warn!(tap = nic.tap(), %error, "cannot look after a port");
         }
     }
@@ -113,13 +114,12 @@ impl Inner {
         place.ok_or_else(|| NetError::failed(format!("plug {}", nic.tap()), why))
     }
 
-    /// Every link of the host by its name, with what its queue keeps to.
+    /// Links by their names, with what their queues keep to.
     ///
     /// # Errors
     /// [`NetError::Failed`].
-    pub async fn links(&self) -> Result<HashMap<String, Link>> {
+    pub async fn with_rates(&self, mut links: Vec<Link>) -> Result<HashMap<String, Link>> {
         let netlink = self.netlink()?;
-        let mut links = netlink.links().await?;
         if links.iter().any(|link| link.queue.as_deref() == Some(BUCKET)) {
             let rates = netlink.rates().await.map_err(|e| NetError::failed("list the queues of the host", e))?;
             links.iter_mut().for_each(|link| link.rate = rates.get(&link.index).copied());
@@ -136,7 +136,7 @@ impl Inner {
         if nics.is_empty() {
             return outcome;
         }
-        let links = self.links().await?;
+        let links = self.with_rates(self.netlink()?.links().await?).await?;
         let Some(bridge) = links.get(&place.wanted().side.bridge) else { return outcome };
         for nic in nics {
             let side = host_side::port(&self.state, nic);
@@ -187,8 +187,8 @@ impl Inner {
     }
 
     /// Publishes how the ports are that were plugged before the links were read, and says which switches have one that is
-    /// not joined, or has other `settings`.
-    pub fn judge_ports(&self, links: &HashMap<String, Link>, read: Instant, settings: bool) -> Vec<Arc<Place>> {
+    /// not joined; on a `whole` look also which has other settings, and what has gone through them.
+    pub fn judge_ports(&self, links: &HashMap<String, Link>, read: Instant, whole: bool) -> Vec<Arc<Place>> {
         let mut loose = Vec::new();
         for port in self.places.ports().values_mut().filter(|port| port.plugged.is_some_and(|at| at < read)) {
             let side = host_side::port(&self.state, &port.nic);
@@ -199,13 +199,15 @@ impl Inner {
                 port.traffic = None;
                 continue;
             };
-            port.traffic = traffic(tap);
+            if whole {
+                port.traffic = traffic(tap);
+            }
             let place = port.nic.switch().and_then(|id| self.places.switch(id));
             let bridge = place.as_ref().and_then(|place| links.get(&place.wanted().side.bridge));
             match (place, bridge) {
                 (Some(place), Some(bridge)) if is_joined(&side, tap, bridge) => {
                     port.health = PortHealth::Ok;
-                    if settings && !side.sysctls.iter().all(is_set) {
+                    if whole && !side.sysctls.iter().all(is_set) {
                         loose.push(place);
                     }
                 }

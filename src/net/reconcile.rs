@@ -57,6 +57,7 @@ impl Inner {
         // Its DHCP and its ports do not depend on all of it.
         let new = *made.as_ref().unwrap_or(&false);
         if wanted.switch.subnet().is_none() {
+            hands.hosts = None;
             match hands.dhcp.take() {
                 Some(dhcp) => dhcp.stop().await?,
                 // A daemon that died in between may have left one.
@@ -186,6 +187,7 @@ impl Inner {
         place.known.store(true, Ordering::Relaxed);
         // Whoever has the turn does it too, or is followed by the keeper.
         match place.turn.try_lock() {
+            Ok(hands) if hands.hosts.as_ref().is_some_and(|known| *known == self.places.hosts(place.id)) => {}
             Ok(mut hands) if !hands.removed => {
                 if let Err(error) = self.serve(place, &mut hands, &place.wanted(), false) {
                     self.tell(place, Area::Dhcp, Some(error.to_string()));
@@ -231,8 +233,9 @@ impl Inner {
         let reads = hands.dhcp.as_ref().is_none_or(Companion::reads_lists)
             && *self.public.get_or_init(|| runtime::is_usable(&self.state));
         let files = Files::new(&wanted.switch, subnet, &hosts, &facts, reads.then(|| folders.public.clone()));
-        let orders = Orders { files, hosts };
         let known = place.known.load(Ordering::Relaxed);
+        let reported = known.then(|| hosts.clone());
+        let orders = Orders { files, hosts };
         match &hands.dhcp {
             Some(dhcp) => {
                 if known {
@@ -250,7 +253,7 @@ impl Inner {
                 hands.dhcp = Some(Companion::start(folders, orders, new, report)?);
             }
         }
-        hands.dns = dns;
+        (hands.dns, hands.hosts) = (dns, reported);
         Ok(())
     }
 }

@@ -17,18 +17,20 @@ impl Network {
     /// [`NetError::Overlap`] for a subnet.
     pub async fn survey(&self, switch: &Switch, known: Option<&Moved>) -> Result<Option<Moved>> {
         let netlink = self.0.netlink()?;
-        let links = netlink.links().await?;
-        let bridge = links.iter().find(|link| link.name == switch.bridge());
         let (name, allow) = match &switch.kind {
             SwitchKind::Private => return Ok(None),
             SwitchKind::Internal { subnet } => {
-                if let (Some(subnet), None) = (subnet, bridge) {
+                if let Some(subnet) = subnet
+                    && netlink.link(&switch.bridge()).await?.is_none()
+                {
                     overlap::check_overlap(netlink, subnet, None).await?;
                 }
                 return Ok(None);
             }
             SwitchKind::External { adapter, allow_management_os, .. } => (adapter, *allow_management_os),
         };
+        let links = netlink.links().await?;
+        let bridge = links.iter().find(|link| link.name == switch.bridge());
         let adapter = adapter::check(&links, name, &switch.bridge())?;
         let mut carried = Carried::read(netlink, adapter.index).await?;
         if !allow {

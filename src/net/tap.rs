@@ -10,14 +10,16 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-use nix::libc::{self, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TAP, IFF_VNET_HDR};
+use nix::libc::{self, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TAP, IFF_TUN_EXCL, IFF_VNET_HDR};
 
 nix::ioctl_write_int!(tun_set_iff, b'T', 202);
 
-/// Makes a tap with as many queues, each a descriptor. It must not be there yet.
+/// Makes a tap with as many queues, each a descriptor. It must not be there yet: a queue more of one with several, whosever
+/// it is, would be given frames that are meant for its guest.
 pub fn create(name: &str, queues: u8) -> io::Result<Vec<OwnedFd>> {
     let multi = if queues > 1 { IFF_MULTI_QUEUE } else { 0 };
-    (0..queues.max(1)).map(|_| attach(name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | multi)).collect()
+    let first = |queue| if queue == 0 { IFF_TUN_EXCL } else { 0 };
+    (0..queues.max(1)).map(|queue| attach(name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | multi | first(queue))).collect()
 }
 
 fn attach(name: &str, flags: i32) -> io::Result<OwnedFd> {

@@ -133,15 +133,14 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::samples::{self, switch};
 
     fn external(allow_management_os: bool) -> Switch {
-        switch(SwitchKind::External { adapter: "eth0".into(), allow_management_os, dhcp: false })
+        Switch::new("lan", SwitchKind::External { adapter: "eth0".into(), allow_management_os, dhcp: false })
     }
 
     fn nic(switch: &Switch, vlan: Option<u16>, trunk: &[u16]) -> Nic {
         let port = SwitchPort { vlan, trunk: trunk.to_vec(), ..SwitchPort::on(switch.id) };
-        samples::nic(port)
+        Nic::on(port)
     }
 
     fn carried(tagged: &[u16], plain: Option<u16>) -> Carried {
@@ -169,7 +168,7 @@ mod tests {
     fn frames_without_a_tag_are_in_a_vlan_of_nobody() {
         let lan = external(false);
         assert_eq!(plan(&lan, &[nic(&lan, None, &[])]), None, "nothing to keep apart");
-        let private = switch(SwitchKind::Private);
+        let private = Switch::new("lan", SwitchKind::Private);
         assert_eq!(plan(&private, &[nic(&private, Some(10), &[])]), None);
         let all: Vec<u16> = (1..=4094).collect();
         for (nics, native) in [

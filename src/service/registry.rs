@@ -87,6 +87,13 @@ impl Registry {
         self.read().unreadable.get(&id).cloned()
     }
 
+    /// All of which nobody knows what they use.
+    pub fn set_aside_all(&self) -> Vec<VmId> {
+        let mut all: Vec<VmId> = self.read().unreadable.keys().copied().collect();
+        all.sort();
+        all
+    }
+
     pub fn remove(&self, id: VmId) {
         let mut inner = self.write();
         if let Some(age) = inner.ages.remove(&id) {

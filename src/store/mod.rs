@@ -22,8 +22,6 @@ mod check;
 mod dump;
 mod error;
 mod export;
-#[cfg(debug_assertions)]
-mod fail_point;
 mod import;
 mod record;
 mod reserve;
@@ -49,6 +47,8 @@ pub use import::{Import, put_in_place};
 pub use record::{MAX_RECORD_BYTES, Record};
 pub use trial::{DEADLINE, Helper, copy, help, sync, try_open};
 use writer::{End, Health, Job};
+
+use crate::host::fail_point::{self, Counted};
 
 /// Commits that may wait. Each VM has one under way at most, so a full queue means a dead disk.
 const QUEUE: usize = 4096;
@@ -94,9 +94,7 @@ impl Store {
         thread::Builder::new()
             .name("store".into())
             .spawn(move || {
-                let write = |group: &[Job]| backend.write(group);
-                #[cfg(debug_assertions)]
-                let write = fail_point::around(write);
+                let write = |group: &[Job]| fail_point::around(Counted::Commit, group.len(), || backend.write(group));
                 let end = writer::run(&jobs, &state, write, || backend.keep_reserve());
                 if end == End::Panicked {
                     // Its destructor flushes, and could panic or wait for ever.

@@ -30,16 +30,24 @@ pub fn kill_all(pids: &[i32]) {
     }
 }
 
+/// The mark that what a state directory has on the host bears.
+pub fn network_mark(state_dir: &Path) -> String {
+    mark_in(&state_dir.join("net/id")).unwrap()
+}
+
+/// Whole or none: less of it would name the folder of all.
+fn mark_in(file: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(file).ok()?;
+    text.split_whitespace().next().filter(|mark| mark.len() == 8).map(str::to_owned)
+}
+
 /// What switches of the state directories below `folder` leave outside of them and of the test's network namespace.
 pub fn end_networks_below(folder: &Path) {
     kill_all(&dnsmasqs_below(folder));
     let mut there = Vec::new();
     walk(folder, &mut there);
-    for mark in there.iter().filter(|path| path.ends_with("net/id")) {
-        // Whole or none: less of it would name the folder of all.
-        if let Some(state) = std::fs::read_to_string(mark).ok().filter(|state| state.len() == 8) {
-            let _ = std::fs::remove_dir_all(Path::new("/run/qherd").join(state));
-        }
+    for mark in there.iter().filter(|path| path.ends_with("net/id")).filter_map(|path| mark_in(path)) {
+        let _ = std::fs::remove_dir_all(Path::new("/run/qherd").join(mark));
     }
     let _ = std::fs::remove_dir("/run/qherd");
 }

@@ -33,6 +33,14 @@ impl Daemon {
         command
     }
 
+    /// The command that starts the daemon so that it dies at its `step`th change of the host's network.
+    pub fn dying_at_step(&self, step: u64, side: Side) -> Command {
+        let mut command = self.command();
+        let side = format!("{side:?}").to_lowercase();
+        command.env("QHERD_FAIL_POINT", format!("step:{step}:{side}"));
+        command
+    }
+
     /// Begins the log anew.
     pub fn forget_log(&self) {
         self.log().set_len(0).unwrap();

@@ -13,6 +13,7 @@ pub use crate::support::parts::{nic, nic_on, switch};
 use crate::support::{
     PATIENCE, end_networks_below,
     netns::{Guest, Host, ip, ip_json, nft},
+    network_mark,
 };
 
 pub struct Lab {
@@ -92,8 +93,7 @@ impl Lab {
         assert!(!nft("list ruleset").contains("qherd"), "{}", nft("list ruleset"));
         let left: Vec<_> = std::fs::read_dir(self.dir.path().join("net")).unwrap().flatten().collect();
         assert!(left.iter().all(|entry| entry.path().is_file()), "{left:?}");
-        let state = std::fs::read_to_string(self.dir.path().join("net/id")).unwrap();
-        assert!(!std::path::Path::new("/run/qherd").join(state).exists());
+        assert!(!std::path::Path::new("/run/qherd").join(network_mark(self.dir.path())).exists());
         self.host.assert_untouched();
     }
 }

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use below::{dnsmasqs_below, end_networks_below, qemus_below};
+pub use below::{dnsmasqs_below, end_networks_below, network_mark, qemus_below};
 use below::{kill_all, walk};
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -2,32 +2,16 @@
 
 use std::net::Ipv4Addr;
 
-use qherd::model::{MacAddr, Nic, NicBackend, NicId, Switch, SwitchId, SwitchKind, SwitchPort, now_ms};
+use qherd::model::{Nic, Switch, SwitchKind, SwitchPort};
 
 use super::netns::{Guest, arp};
 
 pub fn switch(kind: SwitchKind) -> Switch {
-    Switch {
-        id: SwitchId::random(),
-        name: "lan".into(),
-        created_at: now_ms(),
-        kind,
-        notes: String::new(),
-        mtu: None,
-        forwards: Vec::new(),
-    }
+    Switch::new("lan", kind)
 }
 
 pub fn nic(port: SwitchPort) -> Nic {
-    Nic {
-        id: NicId::random(),
-        name: "net0".into(),
-        label: "Network Adapter".into(),
-        mac: MacAddr::random(),
-        slot: None,
-        queues: 1,
-        backend: NicBackend::Switch(port),
-    }
+    Nic::on(port)
 }
 
 pub fn nic_on(switch: &Switch, address: Option<Ipv4Addr>) -> Nic {

@@ -10,7 +10,7 @@ use warp::http::StatusCode;
 use super::{Shared, dto, error::Problem};
 use crate::{
     api::http::{HttpError, Reply, Request, given},
-    model::{CreateSwitch, Dns, SubnetWish, SwitchId, SwitchKind, SwitchWish, same_name},
+    model::{CreateSwitch, SubnetWish, SwitchId, SwitchKind, SwitchWish, same_name},
     service::SwitchView,
 };
 
@@ -84,11 +84,7 @@ impl Switch {
             allow_management_os,
             subnet,
             nat,
-            dns: own.as_ref().and_then(|subnet| match &subnet.dns {
-                Dns::Default => None,
-                Dns::None => Some(Vec::new()),
-                Dns::Servers(servers) => Some(servers.clone()),
-            }),
+            dns: own.as_ref().and_then(|subnet| subnet.dns.named()),
             domain: own.as_ref().map(|subnet| subnet.domain().to_owned()),
             host_access: own.as_ref().map(|subnet| subnet.host_access),
             ipv6: own.and_then(|subnet| subnet.ipv6).map(|ipv6| Ipv6 { subnet: ipv6.to_string(), nat: ipv6.nat }),

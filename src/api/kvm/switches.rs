@@ -10,7 +10,7 @@ use warp::http::StatusCode;
 use super::{Shared, error::Problem, forwards::LeaseFields, switch_id, updated::at_least_one};
 use crate::{
     api::http::{Reply, Request, given},
-    model::{CreateSwitch, Dns, Error, Subnet, SubnetWish, Switch, SwitchId, SwitchKind, SwitchWish},
+    model::{CreateSwitch, Error, Subnet, SubnetWish, Switch, SwitchId, SwitchKind, SwitchWish},
     service::{Service, SwitchView},
 };
 
@@ -248,11 +248,7 @@ impl SwitchFields {
             allow_management_os: None,
             host_address: subnet.as_ref().map(Subnet::gateway),
             nat: subnet.as_ref().map(|subnet| subnet.nat),
-            dns: subnet.as_ref().and_then(|subnet| match &subnet.dns {
-                Dns::Default => None,
-                Dns::None => Some(Vec::new()),
-                Dns::Servers(servers) => Some(servers.clone()),
-            }),
+            dns: subnet.as_ref().and_then(|subnet| subnet.dns.named()),
             domain: subnet.as_ref().map(|subnet| subnet.domain().to_owned()),
             host_access: subnet.as_ref().map(|subnet| subnet.host_access),
             ipv6: subnet

@@ -21,6 +21,7 @@ use tokio::{
 use super::{FOREGROUND, Folders, LOG, Orders, PROGRAM, Report, end, is, marker};
 use crate::{
     host::{
+        fail_point::{Counted, around},
         launcher::{Child, DNSMASQ},
         process::Process,
     },
@@ -227,7 +228,8 @@ impl Shared {
         self.unread.store(false, Ordering::Relaxed);
         // It begins in its folder, whose path may have any characters in it: the configuration has words of its own for some.
         let args = [FOREGROUND.to_owned(), marker(folder)];
-        Process::spawn(Child::new(DNSMASQ, Path::new(PROGRAM)).args(args).folder(folder).stderr(log))
+        let child = Child::new(DNSMASQ, Path::new(PROGRAM)).args(args).folder(folder).stderr(log);
+        around(Counted::Step, 1, || Process::spawn(child))
     }
 
     pub fn is_written(&self) -> bool {
@@ -279,7 +281,7 @@ impl Shared {
         let files = self.orders().files.clone();
         for (path, text) in self.places(&files).filter(|(path, text)| !is(path, text)) {
             self.put_beside(&path, text)?;
-            fs::rename(runtime::beside(&path), &path)?;
+            around(Counted::Step, 1, || fs::rename(runtime::beside(&path), &path))?;
         }
         Ok(())
     }

@@ -212,13 +212,10 @@ fn config(bridge: &str, subnet: &Subnet, facts: &Facts) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        model::{Subnet6, SwitchKind},
-        net::samples,
-    };
+    use crate::model::{Subnet6, SwitchKind};
 
     fn switch(subnet: Subnet) -> Switch {
-        samples::switch(SwitchKind::Internal { subnet: Some(subnet) })
+        Switch::new("lan", SwitchKind::Internal { subnet: Some(subnet) })
     }
 
     fn host(mac: &str, last: u8, label: Option<&str>) -> Host {

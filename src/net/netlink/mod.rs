@@ -10,7 +10,7 @@ mod vlans;
 use std::{io, net::IpAddr};
 
 use super::NetError;
-pub use events::Events;
+pub use events::{Events, News};
 pub use link::{BridgeOptions, Link, PortOptions};
 pub use queue::BUCKET;
 use rtnetlink::{
@@ -19,7 +19,7 @@ use rtnetlink::{
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage},
-        link::{LinkAttribute, LinkMessage},
+        link::{LinkAttribute, LinkExtentMask, LinkMessage},
         route::RouteMessage,
     },
 };
@@ -63,20 +63,38 @@ impl Netlink {
         self.0.ask(request).await
     }
 
-    /// Every interface.
+    /// Every interface, without what has gone through it.
     pub async fn links(&self) -> Result<Vec<Link>, NetError> {
-        let all = self.list(RouteNetlinkMessage::GetLink(LinkMessage::default())).await;
+        self.list_links(without_figures(LinkMessage::default())).await
+    }
+
+    /// Every interface, with what has gone through it, which the kernel has to add up.
+    pub async fn links_with_figures(&self) -> Result<Vec<Link>, NetError> {
+        self.list_links(LinkMessage::default()).await
+    }
+
+    async fn list_links(&self, wanted: LinkMessage) -> Result<Vec<Link>, NetError> {
+        let all = self.list(RouteNetlinkMessage::GetLink(wanted)).await;
         let all = all.map_err(|e| NetError::failed("list the interfaces of the host", e))?;
         Ok(all.into_iter().filter_map(link::read).collect())
     }
 
     /// The interface of this name, if there is one.
     pub async fn link(&self, name: &str) -> Result<Option<Link>, NetError> {
-        let wanted = LinkUnspec::new_with_name(name).build();
-        match self.ask(RouteNetlinkMessage::GetLink(wanted), 0).await {
-            Ok(found) => Ok(found.into_iter().find_map(link::read)),
+        let found = self.find(LinkUnspec::new_with_name(name).build()).await;
+        found.map_err(|error| NetError::failed(format!("look at the interface {name}"), error))
+    }
+
+    /// The interface of this index, if there is one.
+    pub async fn link_at(&self, index: u32) -> Result<Option<Link>, NetError> {
+        let found = self.find(LinkUnspec::new_with_index(index).build()).await;
+        found.map_err(|error| NetError::failed(format!("look at the interface {index}"), error))
+    }
+
+    async fn find(&self, wanted: LinkMessage) -> io::Result<Option<Link>> {
+        match self.ask(RouteNetlinkMessage::GetLink(without_figures(wanted)), 0).await {
             Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(None),
-            Err(error) => Err(NetError::failed(format!("look at the interface {name}"), error)),
+            found => Ok(found?.into_iter().find_map(link::read)),
         }
     }
 
@@ -183,6 +201,11 @@ fn gone<T>(result: io::Result<T>, fine: &[i32]) -> io::Result<()> {
         Err(error) if error.raw_os_error().is_some_and(|code| fine.contains(&code)) => Ok(()),
         other => other.map(drop),
     }
+}
+
+fn without_figures(mut message: LinkMessage) -> LinkMessage {
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    message
 }
 
 /// About an interface that is known by its index.

@@ -18,6 +18,8 @@ use rustix::net::{
 };
 use tokio::sync::Semaphore;
 
+use crate::host::fail_point::{Counted, around};
+
 /// Requests that the kernel works on at once: more are not sent while all of these are kept waiting.
 const AT_ONCE: usize = 64;
 /// More than the kernel writes at once.
@@ -59,6 +61,7 @@ impl Sockets {
             lock(&idle).push(socket);
             answer
         };
+        let exchange = move || if acknowledged { around(Counted::Step, 1, exchange) } else { exchange() };
         tokio::task::spawn_blocking(exchange).await.map_err(io::Error::other)?
     }
 }

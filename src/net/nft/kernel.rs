@@ -9,6 +9,8 @@ use rustix::net::{
     recv, send, socket_with, sockopt,
 };
 
+use crate::host::fail_point::{Counted, around};
+
 use super::{
     Base, Batch, Chain, Command, Elements, Family, Key, Ruleset, Set, Table, TableName, decode, encode,
     wire::{self, DONE, DUMP, INTERRUPTED, Message, Received, messages, msg},
@@ -90,7 +92,7 @@ impl Kernel {
         }
         let (sender, done) = tokio::sync::oneshot::channel();
         let work = self.with(move |socket| {
-            let _ = sender.send(apply(socket, &batch));
+            let _ = sender.send(around(Counted::Step, 1, || apply(socket, &batch)));
             Ok(())
         });
         let outcome = work.await;

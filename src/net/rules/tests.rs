@@ -5,7 +5,14 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::model::{Subnet, SwitchForward};
 use crate::net::nft::diff;
-use crate::net::samples::{nic, switch};
+
+fn switch(kind: SwitchKind) -> Switch {
+    Switch::new("lan", kind)
+}
+
+fn nic(port: SwitchPort) -> Nic {
+    Nic::on(port)
+}
 
 fn natted() -> Switch {
     switch(SwitchKind::Internal { subnet: Some(Subnet::parse("10.77.0.0/24", true).unwrap()) })

@@ -23,7 +23,7 @@ use super::Service;
 use crate::{
     model::{
         CreateSwitch, Error, Operation, Result, Switch, SwitchId, SwitchRecord, SwitchRef, SwitchState, VmId,
-        check_mtu, check_name, check_notes, now_ms,
+        check_mtu, check_name, check_notes,
     },
     net::NetError,
     store::{Batch, Record, StoreError},
@@ -107,15 +107,12 @@ impl Service {
         if let Some(made) = wish.id.and_then(|id| self.switch(id).ok()) {
             return Ok(made);
         }
-        let switch = Switch {
-            id: wish.id.unwrap_or_else(SwitchId::random),
-            name: check_name(&wish.name)?,
-            created_at: now_ms(),
-            kind: wish.kind,
+        let mut switch = Switch {
             notes: check_notes(wish.notes)?,
             mtu: wish.mtu.map(|mtu| check_mtu(mtu, false)).transpose()?,
-            forwards: Vec::new(),
+            ..Switch::new(check_name(&wish.name)?, wish.kind)
         };
+        switch.id = wish.id.unwrap_or(switch.id);
         switch.check()?;
         if let Some(subnet) = switch.subnet() {
             subnet.check_free(&self.ctx.config.allow_subnets)?;

@@ -283,6 +283,12 @@ impl Places {
             let message = format!("The switch {} is in use by {}.", entry.record.switch.name, users.join(", "));
             return Err(Error::SwitchConflict(message));
         }
+        // Nobody can tell whether these use it, and their guests may live.
+        if let [first, ..] = registry.set_aside_all()[..] {
+            let message =
+                format!("The switch may be used by {UNREADABLE} ({first}); see to that first (qherd db check).");
+            return Err(Error::SwitchConflict(message));
+        }
         entry.record.state = SwitchState::Deleting;
         Ok(entry.record.clone())
     }

@@ -1,0 +1,105 @@
+//! For tests of recovery, and in debug builds only: a daemon that dies at a chosen step of what it does.
+//!
+//! `QHERD_FAIL_POINT=commit:17:before` has the process SIGKILL itself right before its 17th commit is written,
+//! `commit:17:after` when that is durable and nobody has been told; `step:17:before` and `step:17:after` are around its 17th
+//! change of the host's network: a request to the kernel, a batch of rules, a file in its place, a dnsmasq. Both count from
+//! the start of the process, what its recovery does included. In a release build nothing of it is left.
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    Commit,
+    /// Of the host's network.
+    Step,
+}
+
+/// Does something that is so many of a kind, with death before or after it where the environment says so.
+#[cfg(not(debug_assertions))]
+pub fn around<T>(_: Counted, _: usize, work: impl FnOnce() -> T) -> T {
+    work()
+}
+
+#[cfg(debug_assertions)]
+pub use chosen::around;
+
+#[cfg(debug_assertions)]
+mod chosen {
+    use std::sync::{
+        LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::Counted;
+
+    const VARIABLE: &str = "QHERD_FAIL_POINT";
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum When {
+        Before,
+        After,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct Point {
+        kind: Counted,
+        number: usize,
+        when: When,
+    }
+
+    static POINT: LazyLock<Option<Point>> =
+        LazyLock::new(|| std::env::var(VARIABLE).ok().and_then(|value| parse(&value)));
+    /// Of the kind that was chosen.
+    static DONE: AtomicUsize = AtomicUsize::new(0);
+
+    pub fn around<T>(kind: Counted, count: usize, work: impl FnOnce() -> T) -> T {
+        let Some(point) = POINT.filter(|point| point.kind == kind) else { return work() };
+        let earlier = DONE.fetch_add(count, Ordering::SeqCst);
+        let dies = |when| point.when == when && earlier < point.number && point.number <= earlier + count;
+        if dies(When::Before) {
+            die();
+        }
+        let done = work();
+        if dies(When::After) {
+            die();
+        }
+        done
+    }
+
+    /// What cannot be read is ignored: a test that meant it fails for want of a death.
+    fn parse(value: &str) -> Option<Point> {
+        let mut words = value.split(':');
+        let kind = match words.next()? {
+            "commit" => Counted::Commit,
+            "step" => Counted::Step,
+            _ => return None,
+        };
+        let number = words.next()?.parse().ok()?;
+        let when = match words.next()? {
+            "before" => When::Before,
+            "after" => When::After,
+            _ => return None,
+        };
+        words.next().is_none().then_some(Point { kind, number, when })
+    }
+
+    fn die() {
+        tracing::debug!("dying at the fail point");
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_fail_point_names_what_is_counted_and_a_side_of_it() {
+            let point = |kind, number, when| Some(Point { kind, number, when });
+            assert_eq!(parse("commit:17:before"), point(Counted::Commit, 17, When::Before));
+            assert_eq!(parse("step:1:after"), point(Counted::Step, 1, When::After));
+            for nothing in ["", "commit", "commit:1", "commit:x:after", "step:1:during", "17:before", "step:1:after:2"]
+            {
+                assert_eq!(parse(nothing), None, "{nothing}");
+            }
+        }
+    }
+}
