@@ -5,10 +5,10 @@ mod callers;
 mod support;
 
 use serde_json::json;
-use support::guest;
+use support::{Daemon, guest};
 
 /// What the guest is answered when it asks for `request` at 10.0.2.2, where the host's loopback is for it.
-async fn answer(daemon: &support::Daemon, id: &str, request: &str) -> String {
+async fn answer(daemon: &Daemon, id: &str, request: &str) -> String {
     let port = daemon.url.rsplit(':').next().unwrap();
     // QEMU's network, where nobody has given it an address yet.
     let up = "ip addr replace 10.0.2.15/24 dev eth0; ip link set eth0 up";
@@ -25,7 +25,22 @@ async fn answer(daemon: &support::Daemon, id: &str, request: &str) -> String {
 
 #[tokio::test]
 async fn a_guest_on_the_default_nic_is_refused_and_its_host_is_not() {
+    is_refused(guest::daemon(), "is that of a VM").await;
+}
+
+/// As where VMs have no users of their own: which connection is a guest's is seen by whose socket it is.
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn a_guest_whose_qemu_runs_as_the_daemons_user_is_refused_as_well() {
     let mut daemon = guest::daemon();
+    daemon.kill();
+    let mut command = daemon.command();
+    command.env("QHERD_TEST_WITHOUT_LAYERS", "user");
+    daemon.run_as(command);
+    is_refused(daemon, "from a guest").await;
+}
+
+async fn is_refused(mut daemon: Daemon, why: &str) {
     let mut wish = guest::wish();
     wish["start"] = json!(true);
     let id = daemon.create(wish).await;
@@ -38,7 +53,7 @@ async fn a_guest_on_the_default_nic_is_refused_and_its_host_is_not() {
     let head = "POST /vms HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\nConnection: close\\r\\nContent-Type: application/json";
     let post = format!("{head}\\r\\nContent-Length: {length}\\r\\n\\r\\n{body}");
     assert!(answer(&daemon, &id, &post).await.starts_with("401"));
-    assert!(daemon.log_text().contains("from a guest"), "{}", daemon.log_text());
+    assert!(daemon.log_text().contains(why), "{}", daemon.log_text());
     // A token is good wherever it is shown.
     let token = callers::token(&daemon.state(), &["create", "--role", "viewer"]);
     let known = format!(
