@@ -147,6 +147,7 @@ impl Service {
             caps,
             images,
             store,
+            census: Arc::default(),
             net,
             original: history.original,
             closing: Closing::default(),
@@ -158,7 +159,7 @@ impl Service {
             making: folders::Making::default(),
             log_reads: Semaphore::new(LOG_READS),
             capacity,
-            registry: Registry::default(),
+            registry: Registry::new(ctx.census.clone()),
             keys,
             places: switches::Places::default(),
             profiles,
@@ -199,7 +200,7 @@ impl Service {
 
     /// QEMUs of VMs.
     pub fn processes(&self) -> Vec<i32> {
-        self.registry.views().iter().filter_map(|view| view.pid).collect()
+        self.ctx.census.processes()
     }
 
     /// Whoever reaches the API may do everything.

@@ -25,7 +25,7 @@ use super::{
     heartbeat::Heartbeat,
     journal::Journal,
     perform::{Brief, Hands, perform},
-    publish::{as_left, view},
+    publish::{Public, as_left},
     sampling::Sampling,
 };
 use crate::{
@@ -57,7 +57,7 @@ struct Task {
     forced: u64,
     /// By the host's own clock.
     wake: Option<core::Ms>,
-    view: watch::Sender<VmView>,
+    view: Public,
     sample: watch::Sender<Option<Sample>>,
     journal: Journal,
 }
@@ -135,7 +135,7 @@ impl Task {
         let (sender, inbox) = mpsc::unbounded_channel();
         let (sights, seen) = mpsc::unbounded_channel();
         let hands = Arc::new(Hands::new(ctx.clone(), id, sights));
-        let (view, view_reader) = watch::channel(view(&facts, None));
+        let (view, view_reader) = Public::new(&facts, ctx.census.clone());
         let (sample, sample_reader) = watch::channel(None);
         let handle = VmHandle::new(id, Tally::default(), sender, view_reader, sample_reader);
         let task = Self {
@@ -324,8 +324,7 @@ impl Task {
 
     /// Whoever reads after an answer finds what it says.
     fn hand_out(&mut self, effects: Effects) {
-        let view = view(&self.facts, self.hands.process().map(|process| process.pid()));
-        self.view.send_replace(view.clone());
+        let view = self.view.tell(&self.facts, self.hands.process().map(|process| process.pid()));
         for (ticket, answer) in effects.answers {
             if let Some(reply) = self.replies.remove(&ticket) {
                 let view = match effects.left.get(&ticket) {

@@ -52,6 +52,7 @@ impl Vm {
             caps: Caps::detect(&config.qemu, Some(Accelerator::Tcg), &cache).await.unwrap(),
             images: QemuImg::find(&config.qemu_img).await.unwrap(),
             store: Store::open(&config.state_dir.join("db")).unwrap(),
+            census: Arc::default(),
             net: Network::open(&config.state_dir).await,
             original: None,
             closing: Closing::default(),
