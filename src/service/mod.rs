@@ -35,7 +35,7 @@ pub use crate::{host::inventory::Node as NumaNode, qemu::Caps};
 pub use bases::{Base, BaseUser};
 pub use changes::Redefine;
 pub use host::{HostView, PinnedVm};
-pub use keys::{Attempt, Claim, KeptAnswer, Keys};
+pub use keys::{Attempt, Claim, KeptAnswer, KeyError, Keys};
 pub use nics::{NicStatus, NicView, Nics, Removed, among as among_networks};
 pub use registry::Page;
 pub use switches::{Changed, ForwardView, ForwardWish, LeaseView, Readdressed, SwitchView};
