@@ -17,8 +17,8 @@ use tokio::{
 use super::{
     SharedContext, console,
     core::{
-        self, Bounds, Effects, Facts, Lane, Now, Outcome, Record, Report, Request, Run, Setback, Sight, Step, Ticket,
-        absorb, admit, plan, recover,
+        self, Bounds, Effects, Facts, Lane, Now, Outcome, Record, Report, Run, Setback, Sight, Step, Ticket, absorb,
+        admit, plan, recover,
     },
     events::sight,
     handle::{Inbox, Message, Reply, Tally, VmHandle},
@@ -47,7 +47,7 @@ struct Task {
     facts: Facts,
     hands: Arc<Hands>,
     inbox: mpsc::UnboundedReceiver<Inbox>,
-    sights: mpsc::UnboundedReceiver<Sight>,
+    sights: mpsc::UnboundedReceiver<Box<Sight>>,
     steps: JoinSet<Outcome>,
     lanes: HashMap<Id, (Lane, AbortHandle)>,
     link: Option<Link>,
@@ -171,7 +171,7 @@ impl Task {
                 Happening::Step(ended) => {
                     // It may have sent them just after they were looked for.
                     while let Ok(sight) = self.sights.try_recv() {
-                        let effects = self.absorb(Report::Sight(sight));
+                        let effects = self.absorb(Report::Sight(*sight));
                         self.follow(effects);
                     }
                     self.ended(ended)
@@ -219,7 +219,7 @@ impl Task {
             biased;
             exit = exited => Happening::Exited(exit),
             happening = monitor => happening,
-            Some(sight) = self.sights.recv() => Happening::Sight(sight),
+            Some(sight) = self.sights.recv() => Happening::Sight(*sight),
             Some(ended) = self.steps.join_next_with_id() => Happening::Step(ended),
             () = time => Happening::Time,
             message = self.inbox.recv() => message.map_or(Happening::Orphaned, Happening::Message),
@@ -233,12 +233,12 @@ impl Task {
 
     fn take(&mut self, message: Inbox) -> Effects {
         match message {
-            Inbox::Request(Message { request, came, reply }) => self.request(request, came, reply),
+            Inbox::Request(message) => self.request(*message),
             Inbox::TapGone(nic) => self.tap_gone(nic),
         }
     }
 
-    fn request(&mut self, request: Request, came: u64, reply: Reply) -> Effects {
+    fn request(&mut self, Message { request, came, reply }: Message) -> Effects {
         self.facts.bounds = bounds(&self.ctx);
         if self.replies.len() >= CROWD {
             let gone: Vec<Ticket> =
