@@ -80,7 +80,7 @@ async fn once(daemon: &Daemon) -> [Duration; 4] {
     let created = begun.elapsed();
     let (vm, begun) = (format!("/vms/{id}"), Instant::now());
     daemon.get(&format!("{vm}/status")).await.expect(200);
-    let told = begun.elapsed();
+    let read = begun.elapsed();
     let begun = Instant::now();
     daemon.post(&format!("{vm}/start"), json!({})).await.expect(200);
     let started = begun.elapsed();
@@ -88,7 +88,7 @@ async fn once(daemon: &Daemon) -> [Duration; 4] {
     daemon.post(&format!("{vm}/stop?force=true"), json!({})).await.expect(200);
     let stopped = begun.elapsed();
     daemon.delete(&vm).await.expect(200);
-    [created, told, started, stopped]
+    [created, read, started, stopped]
 }
 
 /// The same address every time: what is asked of it before it listens is refused, and asked again.
@@ -108,11 +108,11 @@ async fn restart(daemon: &mut Daemon, port: u16, vms: usize) -> Duration {
     let begun = Instant::now();
     let answered = tokio::spawn(async move {
         loop {
-            let asked = begun.elapsed();
+            let sent = begun.elapsed();
             if let Ok(response) = client.get(&url).send().await {
                 let list: Vec<Value> = serde_json::from_str(&response.text().await.unwrap()).unwrap();
                 assert_eq!(list.len(), vms);
-                return asked;
+                return sent;
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

@@ -62,9 +62,9 @@ impl Capacity {
         let mut promised = self.promised();
         // Read only now: a claim ends when its VM shows what it was for, and none ends while this lock is held.
         let (mut used, each) = census.sum(promised.claims.keys().copied().chain([vm]));
-        let now = each.last().map_or_else(Share::default, |(_, has)| has.with(promised.to(vm), Figures::max));
-        for (id, has) in &each[..each.len().saturating_sub(1)] {
-            let more = promised.to(*id).with(*has, Figures::minus);
+        let now = each.last().map_or_else(Share::default, |(_, present)| present.with(promised.to(vm), Figures::max));
+        for (id, present) in &each[..each.len().saturating_sub(1)] {
+            let more = promised.to(*id).with(*present, Figures::minus);
             used = used.with(more, Figures::plus);
         }
         let after = after(now);

@@ -24,7 +24,7 @@ use super::incoming::Incoming;
 use super::inflight::InFlight;
 use super::route::{Answer, RouteInfo};
 use super::table::{self, Found};
-use super::waiter::Asked;
+use super::waiter::Entered;
 use super::wire::Refused;
 use super::{HttpError, Load, Nulls, Request, Response, Table, query};
 use crate::service::Keys;
@@ -243,7 +243,7 @@ where
     let guard = (!info.waits_for_guest).then(|| head.in_flight.enter());
     let span = tracing::info_span!("request", operation = info.operation_id);
     // What is kept under a key is waited for by whoever asks next.
-    let only_waits = (info.waits_for_guest && keyed.is_none()).then(Asked::default);
+    let only_waits = (info.waits_for_guest && keyed.is_none()).then(Entered::default);
     let operation = async move {
         let _guards = (guard, under_way);
         let respond = move |answer: Answer| answer.unwrap_or_else(refuse);
@@ -261,9 +261,9 @@ where
     let operation = operation.instrument(span);
     let (task, _waiter) = match only_waits {
         None => (tokio::spawn(operation), None),
-        Some(asked) => {
-            let task = tokio::spawn(asked.clone().by(operation));
-            let waiter = asked.waiter(task.abort_handle());
+        Some(entered) => {
+            let task = tokio::spawn(entered.clone().by(operation));
+            let waiter = entered.waiter(task.abort_handle());
             (task, Some(waiter))
         }
     };

@@ -16,9 +16,9 @@ use tokio::task::AbortHandle;
 
 /// Whether an operation has come to its first wait: by then the guest's VM has been asked.
 #[derive(Clone, Default)]
-pub(super) struct Asked(Arc<AtomicBool>);
+pub(super) struct Entered(Arc<AtomicBool>);
 
-impl Asked {
+impl Entered {
     /// The same operation, which says so.
     pub async fn by<T>(self, operation: impl Future<Output = T>) -> T {
         let mut operation = pin!(operation);
@@ -32,19 +32,19 @@ impl Asked {
 
     /// Who waits for its end.
     pub fn waiter(self, operation: AbortHandle) -> Waiter {
-        Waiter { asked: self, operation }
+        Waiter { entered: self, operation }
     }
 }
 
 /// Ends the operation when it is dropped, unless nothing was asked yet.
 pub(super) struct Waiter {
-    asked: Asked,
+    entered: Entered,
     operation: AbortHandle,
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        if self.asked.0.load(Ordering::Acquire) {
+        if self.entered.0.load(Ordering::Acquire) {
             self.operation.abort();
         }
     }
@@ -60,24 +60,24 @@ mod tests {
 
     #[tokio::test]
     async fn what_only_waits_goes_with_its_waiter_and_what_has_not_begun_is_done() {
-        let asked = Asked::default();
+        let entered = Entered::default();
         let (held, gone) = oneshot::channel::<()>();
-        let task = tokio::spawn(asked.clone().by(async move {
+        let task = tokio::spawn(entered.clone().by(async move {
             let _held = held;
             pending::<()>().await;
         }));
-        while !asked.0.load(Ordering::Acquire) {
+        while !entered.0.load(Ordering::Acquire) {
             yield_now().await;
         }
-        drop(asked.waiter(task.abort_handle()));
+        drop(entered.waiter(task.abort_handle()));
         assert!(gone.await.is_err(), "it is dropped");
         assert!(task.await.unwrap_err().is_cancelled());
 
-        let asked = Asked::default();
+        let entered = Entered::default();
         let (done, is_done) = oneshot::channel();
-        let task = tokio::spawn(asked.clone().by(async move { done.send(()).unwrap() }));
+        let task = tokio::spawn(entered.clone().by(async move { done.send(()).unwrap() }));
         // The only thread is this one's: nothing of it has run.
-        drop(asked.waiter(task.abort_handle()));
+        drop(entered.waiter(task.abort_handle()));
         is_done.await.unwrap();
         task.await.unwrap();
     }

@@ -144,8 +144,8 @@ fn what_it_says_is_what_a_look_at_every_vm_says() {
             let (sum, each) = census.sum((0..6).map(|n| VmId::from(number(n))));
             let scanned = vms.values().map(share).fold(Share::default(), |sum, one| sum.with(one, Figures::plus));
             assert_eq!(sum, scanned, "seed {seed}");
-            for (id, has) in each {
-                assert_eq!(has, vms.get(&id).map_or_else(Share::default, share), "seed {seed}");
+            for (id, found) in each {
+                assert_eq!(found, vms.get(&id).map_or_else(Share::default, share), "seed {seed}");
             }
             for mark in &marks {
                 let bearing: Vec<VmId> =
@@ -176,9 +176,9 @@ fn a_file_is_a_disk_while_the_vm_or_its_qemu_has_it() {
     census.publish(&now);
     now.spec = with(&["/i/a"]);
     census.publish(&now);
-    let has = |file: &str| census.has_disk(Path::new(file));
-    assert_eq!((has("/i/a"), has("/i/b"), has("/i/c")), (true, true, false));
+    let bears_disk = |file: &str| census.has_disk(Path::new(file));
+    assert_eq!((bears_disk("/i/a"), bears_disk("/i/b"), bears_disk("/i/c")), (true, true, false));
     now.in_effect = None;
     census.publish(&now);
-    assert_eq!((has("/i/a"), has("/i/b")), (true, false));
+    assert_eq!((bears_disk("/i/a"), bears_disk("/i/b")), (true, false));
 }
