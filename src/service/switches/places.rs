@@ -362,8 +362,8 @@ impl Entry {
             nic.mac != asks.mac && port == Some((self.record.switch.id, asks.vlan, Some(address)))
         };
         let pending = self.pending.iter().map(|(owner, reserved)| (owner, *reserved == Some(address)));
-        let pending = pending.filter(|(owner, same)| *same && owner.mac != asks.mac && owner.vlan == asks.vlan);
-        if let Some((owner, _)) = pending.last() {
+        let mut pending = pending.filter(|(owner, same)| *same && owner.mac != asks.mac && owner.vlan == asks.vlan);
+        if let Some((owner, _)) = pending.next_back() {
             return Some(format!("the VM {} ({}), which is being made or changed", owner.name, owner.vm));
         }
         let views = registry.views_with(Mark::Address(self.record.switch.id, address));
