@@ -58,6 +58,34 @@ fn raise_descriptor_limit() {
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
 }
 
+/// More than one caller may have under way: were each of them to wait on, the last ones would be refused.
+const HANG_UPS: usize = 10_500;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_who_hang_up_while_a_stop_waits_leave_nothing_behind() {
+    raise_descriptor_limit();
+    let daemon = Daemon::start();
+    let id = daemon.create(daemon.wish()).await;
+    daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
+    // Its firmware finds nothing to boot, and heeds no button.
+    let stop = format!("POST /vms/{id}/stop?timeout=3600 HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n");
+    let mut after_some = 0;
+    for batch in 0..HANG_UPS / 500 {
+        let sockets = connected(&daemon, 500, &stop).await;
+        others_are_served(&daemon, &id).await;
+        drop(sockets);
+        if batch == 4 {
+            after_some = memory(&daemon);
+        }
+    }
+    others_are_served(&daemon, &id).await;
+    let after_all = memory(&daemon);
+    println!("{after_some} MiB after 2,500 of them, {after_all} MiB after {HANG_UPS}");
+    assert!(after_all <= after_some + 12, "{after_some} MiB after 2,500 of them, {after_all} MiB after {HANG_UPS}");
+    assert_eq!(daemon.status(&id).await, "stopping", "what they asked for goes on");
+    daemon.post(&format!("/vms/{id}/stop?force=true"), json!({})).await.expect(200);
+}
+
 #[tokio::test]
 async fn thousands_of_idle_clients_and_of_those_that_wait_shut_nobody_out() {
     raise_descriptor_limit();

@@ -98,11 +98,39 @@ async fn what_was_done_once_is_not_done_again() {
     assert!(replayed && again.body["forced"] == true, "{again:?}");
     assert_eq!(daemon.status(&id).await, "running", "the stop was that of an earlier run");
     daemon.post(&stop, json!({"force": true})).await.expect(200);
-    // A refusal is an answer as well.
+    // A refusal is none: nothing was done, and the next time it may be.
     let reboot = format!("/vms/{id}/reboot");
-    post(&daemon, &reboot, "re", &json!({})).await.0.expect(409);
-    let (again, replayed) = post(&daemon, &reboot, "re", &json!({})).await;
-    assert!(replayed && again.status == 409, "{again:?}");
+    for _ in 0..2 {
+        let (refused, replayed) = post(&daemon, &reboot, "re", &json!({})).await;
+        assert!(!replayed && refused.status == 409, "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_belongs_to_a_dialect() {
+    let daemon = Daemon::start();
+    let id = daemon.create(daemon.wish()).await;
+    let (kvm, _) = post(&daemon, &format!("/vms/{id}/start"), "on", &json!({})).await;
+    let kvm = kvm.expect(200);
+    let (hyperv, replayed) = post(&daemon, &format!("/hyperv/vms/{id}/start"), "on", &json!({})).await;
+    assert!(!replayed, "each has its own answers");
+    assert_ne!(hyperv.body, kvm);
+}
+
+#[tokio::test]
+async fn what_was_refused_can_be_asked_again_in_another_way_under_its_key() {
+    let daemon = Daemon::start();
+    let wish = daemon.wish();
+    let untyped = daemon.http().post(daemon.at("/vms")).header("idempotency-key", "a").body(wish.to_string());
+    daemon.send(untyped).await.expect(415);
+    let mut bad = wish.clone();
+    bad["vcpus"] = json!(0);
+    post(&daemon, "/vms", "a", &bad).await.0.expect(400);
+    let (made, replayed) = post(&daemon, "/vms", "a", &wish).await;
+    assert!(!replayed);
+    let made = made.expect(201);
+    assert_eq!(post(&daemon, "/vms", "a", &wish).await.0.expect(201), made);
+    assert_eq!(ids(&daemon).await.len(), 1);
 }
 
 #[tokio::test]

@@ -3,30 +3,24 @@
 //! is not held up here.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Service, registry::Registry};
+use super::Service;
 use crate::{
     config::Config,
     host::cpus::Host,
     model::{
         Change, Error, Figures, Redefinition, Result, VmId, VmSpec, VmView, check_disk_size, check_memory, check_vcpus,
     },
+    vm::{Census, Share},
 };
 
 /// The bounds, and what is promised to those who are at it right now.
 pub(super) struct Capacity {
     bounds: Share,
     promised: Mutex<Promised>,
-}
-
-/// What a VM has of the host, or would have.
-#[derive(Clone, Copy, Default)]
-struct Share {
-    defined: Figures,
-    running: Figures,
 }
 
 /// What each VM will have when what was admitted is done, by the claims that are open.
@@ -41,16 +35,6 @@ pub(super) struct Claim<'a> {
     capacity: &'a Capacity,
     vm: VmId,
     number: u64,
-}
-
-impl Share {
-    fn of(view: &VmView) -> Self {
-        Self { defined: Figures::of(&view.spec), running: in_effect(view).map_or_else(Figures::default, Figures::of) }
-    }
-
-    fn with(self, other: Self, by: impl Fn(Figures, Figures) -> Figures) -> Self {
-        Self { defined: by(self.defined, other.defined), running: by(self.running, other.running) }
-    }
 }
 
 impl Promised {
@@ -74,25 +58,15 @@ impl Capacity {
     }
 
     /// `after` says what the VM would have, by what it has or is promised now.
-    fn claim(&self, registry: &Registry, vm: VmId, after: impl Fn(Share) -> Share) -> Result<Claim<'_>> {
+    fn claim(&self, census: &Census, vm: VmId, after: impl Fn(Share) -> Share) -> Result<Claim<'_>> {
         let mut promised = self.promised();
         // Read only now: a claim ends when its VM shows what it was for, and none ends while this lock is held.
-        let views = registry.views();
-        let mut used = Share::default();
-        let mut unseen: HashSet<VmId> = promised.claims.keys().copied().collect();
-        let mut now = promised.to(vm);
-        for view in views.iter().filter(|view| !view.gone) {
-            let mut share = Share::of(view);
-            if promised.claims.contains_key(&view.spec.id) {
-                share = share.with(promised.to(view.spec.id), Figures::max);
-                unseen.remove(&view.spec.id);
-            }
-            if view.spec.id == vm {
-                now = share;
-            }
-            used = used.with(share, Figures::plus);
+        let (mut used, each) = census.sum(promised.claims.keys().copied().chain([vm]));
+        let now = each.last().map_or_else(Share::default, |(_, present)| present.with(promised.to(vm), Figures::max));
+        for (id, present) in &each[..each.len().saturating_sub(1)] {
+            let more = promised.to(*id).with(*present, Figures::minus);
+            used = used.with(more, Figures::plus);
         }
-        used = unseen.into_iter().fold(used, |used, id| used.with(promised.to(id), Figures::plus));
         let after = after(now);
         let more = after.with(now, Figures::minus);
         let admitted = self
@@ -160,14 +134,14 @@ impl Service {
     pub(super) fn room_for_new(&self, spec: &VmSpec, start: bool) -> Result<Claim<'_>> {
         let defined = Figures::of(spec);
         let running = if start { defined } else { Figures::default() };
-        self.capacity.claim(&self.registry, spec.id, |_| Share { defined, running })
+        self.capacity.claim(&self.ctx.census, spec.id, |_| Share { defined, running })
     }
 
     /// Room for a start. One that runs has its room.
     pub(super) fn room_to_start(&self, view: &VmView) -> Result<Claim<'_>> {
         let wanted = if in_effect(view).is_some() { Figures::default() } else { Figures::of(&view.spec) };
         let started = |now: Share| Share { running: now.running.max(wanted), ..now };
-        self.capacity.claim(&self.registry, view.spec.id, started)
+        self.capacity.claim(&self.ctx.census, view.spec.id, started)
     }
 
     /// Room for what a VM has more after a change.
@@ -185,7 +159,7 @@ impl Service {
 
     fn room_to_grow(&self, view: &VmView, after: impl Fn(Figures) -> Figures) -> Result<Claim<'_>> {
         let live = in_effect(view).is_some();
-        self.capacity.claim(&self.registry, view.spec.id, |now| {
+        self.capacity.claim(&self.ctx.census, view.spec.id, |now| {
             let defined = after(now.defined);
             // What is added to a VM that runs is added live, or at its next start, which asks again.
             let more = if live { defined.minus(now.defined) } else { Figures::default() };

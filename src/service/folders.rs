@@ -13,7 +13,7 @@ use crate::{
     host::{STORAGE, folder, in_time},
     model::{Error, MadeFolder, Operation, Result, VmSpec},
     store::Batch,
-    vm::{core, records},
+    vm::{Mark, core, records},
 };
 
 /// Each of them means that another request was quicker, and got further.
@@ -76,8 +76,10 @@ impl Made<'_> {
     /// them as well from now on. It is one step: whoever looks later finds them with this one, when that VM has gone.
     fn count_on_known(&mut self, service: &Service, seen: &[MadeFolder]) -> Vec<MadeFolder> {
         let mut making = self.making.lock();
-        let views = service.registry.views();
-        let noted = |folder: &MadeFolder| views.iter().any(|view| view.spec.named.folders.contains(folder));
+        let noted = |folder: &MadeFolder| {
+            let views = service.registry.views_with(Mark::path(&folder.path));
+            views.iter().any(|view| view.spec.named.folders.contains(folder))
+        };
         let known: Vec<_> = seen.iter().filter(|folder| making.contains(folder) || noted(folder)).cloned().collect();
         making.extend_from_slice(&known);
         self.own.extend_from_slice(&known);

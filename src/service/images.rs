@@ -19,7 +19,8 @@ use crate::{
         image::{not_a_cd, writer},
         on_storage,
     },
-    model::{Error, Operation, Result, VmId, VmSpec, VmView},
+    model::{Error, Operation, Result, VmId, VmSpec},
+    vm::Context,
 };
 
 /// What an image is wanted for.
@@ -73,9 +74,9 @@ impl ImageUse {
 /// kind says to that; [`Error::Failed`] when its storage does not answer.
 pub(super) async fn locate(service: &Service, named: &Path, kind: ImageUse) -> Result<(PathBuf, Metadata)> {
     let wanted = host_path(service, named, kind.param(), "be the path of an image file")?;
-    let (ctx, views, shown) = (service.ctx.clone(), service.registry.views(), named.to_owned());
+    let (ctx, shown) = (service.ctx.clone(), named.to_owned());
     let at = wanted.clone();
-    let found = on_storage(&at, STORAGE, move || Ok(find(&ctx.config, &views, &shown, wanted, kind))).await;
+    let found = on_storage(&at, STORAGE, move || Ok(find(&ctx, &shown, wanted, kind))).await;
     found.map_err(|e| Error::failed(kind.operation(named), e))?
 }
 
@@ -134,13 +135,8 @@ fn host_path(service: &Service, named: &Path, param: &'static str, must: &str) -
 }
 
 /// The part that looks at the file system, and waits for it. `named` is the image in the client's words.
-fn find(
-    config: &Config,
-    views: &[VmView],
-    named: &Path,
-    mut wanted: PathBuf,
-    kind: ImageUse,
-) -> Result<(PathBuf, Metadata)> {
+fn find(ctx: &Context, named: &Path, mut wanted: PathBuf, kind: ImageUse) -> Result<(PathBuf, Metadata)> {
+    let config = &ctx.config;
     if wanted.is_relative() {
         // A plain name is looked for in the image directories, in their order.
         let candidates = || config.image_dirs.iter().map(|dir| dir.join(&wanted));
@@ -155,9 +151,7 @@ fn find(
     if path.to_str().is_none() {
         return Err(kind.invalid(format!("have a path that is UTF-8, links resolved, unlike {}", path.display())));
     }
-    if paths::is_within(&path, &config.storage_dirs[..1])
-        || views.iter().any(|view| view.spec.disks.iter().any(|disk| disk.file == path))
-    {
+    if paths::is_within(&path, &config.storage_dirs[..1]) || ctx.census.has_disk(&path) {
         return Err(kind.invalid("not be a disk that qherd made for a VM"));
     }
     let metadata = match std::fs::metadata(&path) {

@@ -23,8 +23,8 @@ use crate::{
 
 /// How long a key holds, counted from its first request.
 pub const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
-/// Beyond it the oldest make room. Some hundred bytes each.
-const MOST: usize = 10_000;
+/// Beyond it there is no room for new ones: none is forgotten before its time. Some hundred bytes each.
+const MOST: usize = 100_000;
 /// Old ones that one new key takes along at most, to keep its batch small.
 const SWEPT_AT_ONCE: usize = 32;
 
@@ -66,6 +66,21 @@ pub enum Claim {
     Reused,
 }
 
+/// Why a request with a key is not carried out.
+#[derive(Debug)]
+pub enum KeyError {
+    /// There is no room for another key.
+    Full,
+    /// It cannot be recorded.
+    Store(StoreError),
+}
+
+impl From<StoreError> for KeyError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 /// All keys of the last 24 hours.
 pub struct Keys {
     store: Store,
@@ -104,8 +119,8 @@ impl Keys {
     /// The turn of a request: `key` and `request` are digests. Waits for a request with the same key that is under way.
     ///
     /// # Errors
-    /// The store's: nothing was recorded, and the request must not be carried out.
-    pub async fn claim(self: &Arc<Self>, key: Digest, request: Digest) -> Result<Claim, StoreError> {
+    /// Nothing was recorded, and the request must not be carried out.
+    pub async fn claim(self: &Arc<Self>, key: Digest, request: Digest) -> Result<Claim, KeyError> {
         let (opened, since) = self.opened;
         let steady = opened + since.elapsed().as_millis() as u64;
         let wall = now_ms();
@@ -113,7 +128,7 @@ impl Keys {
         self.claim_at(Now { wall, lagging: wall.min(steady) }, key, request).await
     }
 
-    async fn claim_at(self: &Arc<Self>, now: Now, key: Digest, request: Digest) -> Result<Claim, StoreError> {
+    async fn claim_at(self: &Arc<Self>, now: Now, key: Digest, request: Digest) -> Result<Claim, KeyError> {
         let turn = loop {
             match self.turn(&key, &request) {
                 Ok(turn) => break turn,
@@ -134,11 +149,11 @@ impl Keys {
             Some(known) if stale.is_none() && known.request != request => Ok(Claim::Reused),
             Some(KeyRecord { answer: Some(answer), .. }) if stale.is_none() => Ok(Claim::Replay(answer)),
             // It was cut short, or failed.
-            Some(record) if stale.is_none() => Ok(Claim::Run(Attempt { turn, record })),
+            Some(record) if stale.is_none() => Ok(Claim::Run(Attempt { turn, record, first: false })),
             _ => {
                 let record = KeyRecord { request, at: now.wall, id: Uuid::new_v4(), answer: None };
                 self.record(&key, &record, stale, now.lagging).await?;
-                Ok(Claim::Run(Attempt { turn, record }))
+                Ok(Claim::Run(Attempt { turn, record, first: true }))
             }
         }
     }
@@ -160,28 +175,38 @@ impl Keys {
         read.unwrap_or_else(|ended| Err(StoreError::Failed { reason: ended.to_string().into() }))
     }
 
-    /// Stores a new key, or one anew whose earlier time is over, and drops those whose time is over and those that there
-    /// is no room for.
-    async fn record(&self, key: &Digest, record: &KeyRecord, earlier: Option<u64>, now: u64) -> Result<(), StoreError> {
+    /// Stores a new key, or one anew whose earlier time is over, and drops some whose time is over.
+    async fn record(&self, key: &Digest, record: &KeyRecord, earlier: Option<u64>, now: u64) -> Result<(), KeyError> {
+        let age = (record.at, key.clone());
         let gone: Vec<(u64, Digest)> = {
-            let inner = self.lock();
-            let surplus = (inner.ages.len() + 1).saturating_sub(MOST);
-            let old = inner.ages.iter().enumerate();
-            let old = old.take_while(|(index, (at, _))| *index < surplus || expired(*at, now));
+            let mut inner = self.lock();
+            let old = inner.ages.iter().take_while(|(at, _)| expired(*at, now));
             // This key itself is among those under way.
-            let free = old.filter(|(_, (_, old))| !inner.under_way.contains_key(old));
-            free.map(|(_, old)| old.clone()).take(SWEPT_AT_ONCE).collect()
+            let free = old.filter(|(_, old)| !inner.under_way.contains_key(old));
+            let gone: Vec<_> = free.take(SWEPT_AT_ONCE).cloned().collect();
+            if inner.ages.len() - gone.len() >= MOST {
+                return Err(KeyError::Full);
+            }
+            // Its room is taken before it is stored: many may come at once.
+            inner.ages.insert(age.clone());
+            gone
         };
         let batch = gone.iter().fold(Batch::new(), |batch, (_, old)| batch.remove::<KeyRecord>(old));
-        self.store.commit(batch.put(key, record)?).await?;
+        let stored = match batch.put(key, record) {
+            Ok(batch) => self.store.commit(batch).await,
+            Err(error) => Err(error),
+        };
         let mut inner = self.lock();
+        if let Err(error) = stored {
+            inner.ages.remove(&age);
+            return Err(error.into());
+        }
         for old in &gone {
             inner.ages.remove(old);
         }
         if let Some(earlier) = earlier {
             inner.ages.remove(&(earlier, key.clone()));
         }
-        inner.ages.insert((record.at, key.clone()));
         Ok(())
     }
 
@@ -220,6 +245,8 @@ impl Drop for Turn {
 pub struct Attempt {
     turn: Turn,
     record: KeyRecord,
+    /// No other has had its id, so that nothing can bear it but what this one makes.
+    first: bool,
 }
 
 impl Attempt {
@@ -238,6 +265,19 @@ impl Attempt {
         };
         if let Err(error) = stored {
             tracing::warn!(%error, "the answer to a request with an Idempotency-Key cannot be kept");
+        }
+        self.tell(answer);
+    }
+
+    /// The request was refused, and has made nothing: its key is free for the next one, which may be another. After an
+    /// attempt that was cut short the key stays, with the id of what that may have made.
+    pub async fn release(self, answer: KeptAnswer) {
+        if self.first {
+            let (keys, key) = (&self.turn.keys, &self.turn.key);
+            match keys.store.commit(Batch::new().remove::<KeyRecord>(key)).await {
+                Ok(()) => drop(keys.lock().ages.remove(&(self.record.at, key.clone()))),
+                Err(error) => tracing::warn!(%error, "an Idempotency-Key that was of no use stays for its time"),
+            }
         }
         self.tell(answer);
     }

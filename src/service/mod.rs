@@ -36,7 +36,7 @@ pub use crate::{host::inventory::Node as NumaNode, qemu::Caps};
 pub use bases::{Base, BaseUser};
 pub use changes::Redefine;
 pub use host::{HostView, PinnedVm};
-pub use keys::{Attempt, Claim, KeptAnswer, Keys};
+pub use keys::{Attempt, Claim, KeptAnswer, KeyError, Keys};
 pub use nics::{NicStatus, NicView, Nics, Removed, among as among_networks};
 pub use registry::Page;
 pub use switches::{Changed, ForwardView, ForwardWish, LeaseView, Readdressed, SwitchView};
@@ -149,6 +149,7 @@ impl Service {
             caps,
             images,
             store,
+            census: Arc::default(),
             net,
             sandbox,
             original: history.original,
@@ -161,7 +162,7 @@ impl Service {
             making: folders::Making::default(),
             log_reads: Semaphore::new(LOG_READS),
             capacity,
-            registry: Registry::default(),
+            registry: Registry::new(ctx.census.clone()),
             keys,
             places: switches::Places::default(),
             profiles,
@@ -202,7 +203,7 @@ impl Service {
 
     /// QEMUs of VMs.
     pub fn processes(&self) -> Vec<i32> {
-        self.registry.views().iter().filter_map(|view| view.pid).collect()
+        self.ctx.census.processes()
     }
 
     /// Whoever reaches the API may do everything.

@@ -15,6 +15,7 @@ use crate::{
         check_name, check_queues,
     },
     net::{PortHealth, Traffic},
+    vm::Mark,
 };
 
 /// What a NIC is called that was given no name.
@@ -254,7 +255,7 @@ impl Service {
     }
 
     fn nic_view(&self, nic: &Nic, view: &VmView, addresses: Vec<IpAddr>) -> NicView {
-        let switch = nic.switch().and_then(|id| self.switch(id).ok());
+        let switch = nic.switch().and_then(|id| self.places.get(id).ok());
         let plugged = view.in_effect.as_ref().map(|now| now.nic(nic.id).is_some());
         let port = nic.switch().map(|_| self.ctx.net.port(nic.id));
         let status = match (plugged, port) {
@@ -271,7 +272,7 @@ impl Service {
         };
         let traffic = if plugged == Some(true) { self.ctx.net.traffic(nic.id) } else { None };
         let refused = if plugged == Some(true) { self.ctx.net.refused(nic) } else { None };
-        let switch_name = switch.map(|view| view.switch.name);
+        let switch_name = switch.map(|(switch, _)| switch.name);
         let reserved = nic.port().and_then(|port| port.address);
         let dns_name = nic.switch().and_then(|switch| self.dns_name(switch, nic.mac));
         NicView { nic: nic.clone(), switch_name, addresses, reserved, dns_name, status, traffic, refused }
@@ -280,7 +281,7 @@ impl Service {
     /// Somebody removed the tap of a NIC: its VM is told.
     pub(super) fn tap_gone(&self, nic: NicId) {
         let is_plugged = |view: &VmView| view.in_effect.as_ref().is_some_and(|now| now.nic(nic).is_some());
-        if let Some(handle) = self.registry.handles().into_iter().find(|handle| is_plugged(&handle.view())) {
+        if let Some(handle) = self.registry.with(Mark::Nic(nic)).into_iter().find(|handle| is_plugged(&handle.view())) {
             handle.tap_gone(nic);
         }
     }

@@ -2,17 +2,19 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use super::Filter;
 use crate::{
     model::{Error, MacAddr, Result, VmId, VmSpec, VmView, same_name},
-    vm::VmHandle,
+    vm::{Census, Mark, VmHandle},
 };
 
-#[derive(Default)]
-pub(super) struct Registry(RwLock<Inner>);
+pub(super) struct Registry {
+    census: Arc<Census>,
+    inner: RwLock<Inner>,
+}
 
 #[derive(Default)]
 struct Inner {
@@ -61,6 +63,10 @@ pub struct Page {
 }
 
 impl Registry {
+    pub fn new(census: Arc<Census>) -> Self {
+        Self { census, inner: RwLock::default() }
+    }
+
     pub fn insert(&self, handle: VmHandle) {
         let spec = handle.view().spec;
         let mut inner = self.write();
@@ -71,7 +77,7 @@ impl Registry {
     /// For a request that comes now.
     pub fn get(&self, id: VmId) -> Option<VmHandle> {
         let inner = self.read();
-        inner.vms.get(&(*inner.ages.get(&id)?, id)).map(VmHandle::for_request)
+        inner.handle(id).map(VmHandle::for_request)
     }
 
     /// A VM whose record cannot be read. It is in no list, and whatever it has stays as it is.
@@ -108,14 +114,13 @@ impl Registry {
     pub fn promise_mac(&self, wanted: Option<MacAddr>) -> Result<Promise<'_>> {
         let mut inner = self.write();
         let bears = |spec: &VmSpec, mac| spec.nics.iter().any(|nic| nic.mac == mac);
-        let taken = |handle: &VmHandle, mac| {
-            let view = handle.view();
-            // A NIC that was removed is there for as long as its guest holds it.
-            bears(&view.spec, mac) || view.in_effect.is_some_and(|spec| bears(&spec, mac))
-        };
+        // A NIC that was removed is there for as long as its guest holds it.
+        let taken =
+            |view: &VmView, mac| bears(&view.spec, mac) || view.in_effect.as_ref().is_some_and(|spec| bears(spec, mac));
         loop {
             let mac = wanted.unwrap_or_else(MacAddr::random);
-            let owner = inner.vms.values().find(|handle| taken(handle, mac)).map(|handle| handle.view().spec);
+            let bearing = self.census.bearing(Mark::Mac(mac));
+            let owner = inner.views(&bearing).into_iter().find(|view| taken(view, mac)).map(|view| view.spec);
             if owner.is_none() && inner.promised.insert(mac) {
                 return Ok(Promise { mac, registry: self });
             }
@@ -145,8 +150,21 @@ impl Registry {
         Making { id, registry: self }
     }
 
+    /// All of them: for lists, and for what happens once.
     pub fn views(&self) -> Vec<VmView> {
         self.read().vms.values().map(VmHandle::view).collect()
+    }
+
+    /// Those that may bear a mark, the oldest first. Who asks looks whether they do.
+    pub fn views_with(&self, mark: Mark) -> Vec<VmView> {
+        let bearing = self.census.bearing(mark);
+        self.read().views(&bearing)
+    }
+
+    pub fn with(&self, mark: Mark) -> Vec<VmHandle> {
+        let bearing = self.census.bearing(mark);
+        let inner = self.read();
+        bearing.iter().filter_map(|id| inner.handle(*id)).map(VmHandle::for_request).collect()
     }
 
     pub fn page(&self, filter: &Filter, after: Option<(u64, VmId)>, limit: Option<usize>) -> Page {
@@ -167,10 +185,23 @@ impl Registry {
 
     // A panic while the lock is held leaves the map whole: every change is one insertion or removal.
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn handle(&self, id: VmId) -> Option<&VmHandle> {
+        self.vms.get(&(*self.ages.get(&id)?, id))
+    }
+
+    /// Oldest first.
+    fn views(&self, ids: &[VmId]) -> Vec<VmView> {
+        let mut views: Vec<VmView> = ids.iter().filter_map(|id| self.handle(*id)).map(VmHandle::view).collect();
+        views.sort_by_key(|view| (view.spec.created_at, view.spec.id));
+        views
     }
 }

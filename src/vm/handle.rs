@@ -41,7 +41,8 @@ pub(super) struct Message {
 
 /// What a VM's task is told from outside.
 pub(super) enum Inbox {
-    Request(Message),
+    /// In a box: its channel makes room for 32 at once, of each VM.
+    Request(Box<Message>),
     /// Somebody removed the tap of a NIC.
     TapGone(NicId),
 }
@@ -278,7 +279,7 @@ impl VmHandle {
         if request.is_forced() {
             self.tally.add();
         }
-        let message = Message { request, came: self.came, reply };
+        let message = Box::new(Message { request, came: self.came, reply });
         self.inbox.send(Inbox::Request(message)).map_err(|_| self.ended())?;
         match answer.await {
             Ok((answer, view)) => answer.map(|answer| (answer, view)),

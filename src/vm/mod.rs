@@ -17,6 +17,7 @@
 //! is all that speaks to the host. `records` is how a VM is stored, `handle` how others speak to its task, `publish` what
 //! they see, `journal` what is logged. `heartbeat` and `sampling` work beside the task.
 
+mod census;
 mod console;
 pub mod core;
 mod events;
@@ -41,6 +42,7 @@ use std::{
     },
 };
 
+pub(crate) use census::{Census, Mark, Share};
 pub(crate) use console::tail as console_tail;
 pub(crate) use handle::Turn;
 pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
@@ -65,6 +67,8 @@ pub struct Context {
     pub caps: Caps,
     pub images: QemuImg,
     pub store: Store,
+    /// What all VMs have together.
+    pub(crate) census: Arc<Census>,
     pub net: Network,
     /// What VMs are kept in.
     pub sandbox: Sandbox,

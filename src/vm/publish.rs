@@ -2,10 +2,41 @@
 
 use std::sync::Arc;
 
-use super::core::{Facts, Guest, Monitor, difference, reason, status};
+use tokio::sync::watch;
+
+use super::{
+    census::Census,
+    core::{Facts, Guest, Monitor, difference, reason, status},
+};
 use crate::model::{Status, VmSpec, VmView};
 
-pub(super) fn view(facts: &Facts, pid: Option<i32>) -> VmView {
+/// Where it is told.
+pub(super) struct Public {
+    view: watch::Sender<VmView>,
+    census: Arc<Census>,
+}
+
+impl Public {
+    pub fn new(facts: &Facts, census: Arc<Census>) -> (Self, watch::Receiver<VmView>) {
+        let first = view(facts, None);
+        census.publish(&first);
+        let (view, reader) = watch::channel(first);
+        (Self { view, census }, reader)
+    }
+
+    pub fn tell(&self, facts: &Facts, pid: Option<i32>) -> VmView {
+        let now = view(facts, pid);
+        self.census.publish(&now);
+        self.view.send_replace(now.clone());
+        now
+    }
+
+    pub fn subscribe(&self) -> watch::Receiver<VmView> {
+        self.view.subscribe()
+    }
+}
+
+fn view(facts: &Facts, pid: Option<i32>) -> VmView {
     let (status, why) = (status(facts), reason(facts));
     let run = &facts.stored.run;
     let up = run.up();

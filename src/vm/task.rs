@@ -17,15 +17,15 @@ use tokio::{
 use super::{
     SharedContext, console,
     core::{
-        self, Bounds, Effects, Facts, Lane, Now, Outcome, Record, Report, Request, Run, Setback, Sight, Step, Ticket,
-        absorb, admit, plan, recover,
+        self, Bounds, Effects, Facts, Lane, Now, Outcome, Record, Report, Run, Setback, Sight, Step, Ticket, absorb,
+        admit, plan, recover,
     },
     events::sight,
     handle::{Inbox, Message, Reply, Tally, VmHandle},
     heartbeat::Heartbeat,
     journal::Journal,
     perform::{Brief, Hands, perform},
-    publish::{as_left, view},
+    publish::{Public, as_left},
     sampling::Sampling,
 };
 use crate::{
@@ -47,7 +47,7 @@ struct Task {
     facts: Facts,
     hands: Arc<Hands>,
     inbox: mpsc::UnboundedReceiver<Inbox>,
-    sights: mpsc::UnboundedReceiver<Sight>,
+    sights: mpsc::UnboundedReceiver<Box<Sight>>,
     steps: JoinSet<Outcome>,
     lanes: HashMap<Id, (Lane, AbortHandle)>,
     link: Option<Link>,
@@ -57,7 +57,7 @@ struct Task {
     forced: u64,
     /// By the host's own clock.
     wake: Option<core::Ms>,
-    view: watch::Sender<VmView>,
+    view: Public,
     sample: watch::Sender<Option<Sample>>,
     journal: Journal,
 }
@@ -135,7 +135,7 @@ impl Task {
         let (sender, inbox) = mpsc::unbounded_channel();
         let (sights, seen) = mpsc::unbounded_channel();
         let hands = Arc::new(Hands::new(ctx.clone(), id, sights));
-        let (view, view_reader) = watch::channel(view(&facts, None));
+        let (view, view_reader) = Public::new(&facts, ctx.census.clone());
         let (sample, sample_reader) = watch::channel(None);
         let handle = VmHandle::new(id, Tally::default(), sender, view_reader, sample_reader);
         let task = Self {
@@ -171,7 +171,7 @@ impl Task {
                 Happening::Step(ended) => {
                     // It may have sent them just after they were looked for.
                     while let Ok(sight) = self.sights.try_recv() {
-                        let effects = self.absorb(Report::Sight(sight));
+                        let effects = self.absorb(Report::Sight(*sight));
                         self.follow(effects);
                     }
                     self.ended(ended)
@@ -219,7 +219,7 @@ impl Task {
             biased;
             exit = exited => Happening::Exited(exit),
             happening = monitor => happening,
-            Some(sight) = self.sights.recv() => Happening::Sight(sight),
+            Some(sight) = self.sights.recv() => Happening::Sight(*sight),
             Some(ended) = self.steps.join_next_with_id() => Happening::Step(ended),
             () = time => Happening::Time,
             message = self.inbox.recv() => message.map_or(Happening::Orphaned, Happening::Message),
@@ -233,12 +233,12 @@ impl Task {
 
     fn take(&mut self, message: Inbox) -> Effects {
         match message {
-            Inbox::Request(Message { request, came, reply }) => self.request(request, came, reply),
+            Inbox::Request(message) => self.request(*message),
             Inbox::TapGone(nic) => self.tap_gone(nic),
         }
     }
 
-    fn request(&mut self, request: Request, came: u64, reply: Reply) -> Effects {
+    fn request(&mut self, Message { request, came, reply }: Message) -> Effects {
         self.facts.bounds = bounds(&self.ctx);
         if self.replies.len() >= CROWD {
             let gone: Vec<Ticket> =
@@ -324,8 +324,7 @@ impl Task {
 
     /// Whoever reads after an answer finds what it says.
     fn hand_out(&mut self, effects: Effects) {
-        let view = view(&self.facts, self.hands.process().map(|process| process.pid()));
-        self.view.send_replace(view.clone());
+        let view = self.view.tell(&self.facts, self.hands.process().map(|process| process.pid()));
         for (ticket, answer) in effects.answers {
             if let Some(reply) = self.replies.remove(&ticket) {
                 let view = match effects.left.get(&ticket) {

@@ -108,6 +108,7 @@ fn plumbing() -> Vec<HttpError> {
         Forbidden { .. } => Forbidden { name: "ann".to_owned(), role: Role::Viewer, needed: Role::Operator },
         KeyReused => KeyReused,
         KeyNotStored { .. } => KeyNotStored { why: why() },
+        NoRoomForKey => NoRoomForKey,
     )
 }
 

@@ -1,7 +1,7 @@
 //! From a request on the wire to its handler and back: one warp filter for all tables.
 //!
 //! Each handler runs in a task of its own. So a client that hangs up takes its connection along but never cancels an
-//! operation under way, and a handler that panics costs one 500 and not the connection. Once the server goes down
+//! operation under way, but one that only waits for a guest (`waiter`), and a handler that panics costs one 500 and not the connection. Once the server goes down
 //! nothing new begins, and whoever still waits at the end of its patience is told so.
 //!
 //! It does not know what a path means (`table`) nor what a body says (`decode`).
@@ -24,6 +24,7 @@ use super::incoming::Incoming;
 use super::inflight::InFlight;
 use super::route::{Answer, RouteInfo};
 use super::table::{self, Found};
+use super::waiter::Entered;
 use super::wire::Refused;
 use super::{HttpError, Load, Nulls, Request, Response, Table, query};
 use crate::service::Keys;
@@ -132,9 +133,9 @@ impl Mounts {
         let in_flight = head.in_flight.clone();
         // Before the question whether the server drains: one that has just begun to drain waits for this request.
         let _guard = in_flight.enter();
-        let (shape, rest) = match self.find(&segments) {
-            None => (table::plain as table::ErrorShape, None),
-            Some((table, rest)) => (table.shape(), Some((table, rest))),
+        let (shape, dialect, rest) = match self.find(&segments) {
+            None => (table::plain as table::ErrorShape, "", None),
+            Some((table, rest)) => (table.shape(), table.dialect_name(), Some((table, rest))),
         };
         if let Some(error) = head.refused {
             return closing(table::refuse(shape, error));
@@ -167,7 +168,7 @@ impl Mounts {
             Ok((found, caller, under_way)) => {
                 let end = in_flight.given_up(found.info.waits_for_guest);
                 tokio::select! {
-                    response = run(shape, self.keys.as_ref(), found, caller, under_way, head, body) => response,
+                    response = run(shape, self.keys.as_ref().map(|keys| (keys, dialect)), found, caller, under_way, head, body) => response,
                     () = end => table::refuse(shape, HttpError::Unfinished),
                 }
             }
@@ -197,7 +198,7 @@ fn split_path(path: &str) -> Vec<Cow<'_, str>> {
 
 async fn run<T>(
     shape: table::ErrorShape,
-    keys: Option<&Arc<Keys>>,
+    keys: Option<(&Arc<Keys>, &'static str)>,
     found: Found<'_>,
     caller: Caller,
     under_way: UnderWay,
@@ -241,6 +242,8 @@ where
     // What goes on by itself is not waited for.
     let guard = (!info.waits_for_guest).then(|| head.in_flight.enter());
     let span = tracing::info_span!("request", operation = info.operation_id);
+    // What is kept under a key is waited for by whoever asks next.
+    let only_waits = (info.waits_for_guest && keyed.is_none()).then(Entered::default);
     let operation = async move {
         let _guards = (guard, under_way);
         let respond = move |answer: Answer| answer.unwrap_or_else(refuse);
@@ -255,7 +258,16 @@ where
             }
         }
     };
-    let response = match tokio::spawn(operation.instrument(span)).await {
+    let operation = operation.instrument(span);
+    let (task, _waiter) = match only_waits {
+        None => (tokio::spawn(operation), None),
+        Some(entered) => {
+            let task = tokio::spawn(entered.clone().by(operation));
+            let waiter = entered.waiter(task.abort_handle());
+            (task, Some(waiter))
+        }
+    };
+    let response = match task.await {
         Ok(response) => response,
         Err(failed) if failed.is_panic() => {
             let why = panic_text(failed.into_panic().as_ref());
@@ -279,11 +291,16 @@ fn may(caller: &Caller, route: &RouteInfo) -> Result<(), HttpError> {
 }
 
 /// Two requests are the same one when they mean the same: wherever the table is mounted, whatever their headers say.
-fn keyed(keys: &Arc<Keys>, info: &RouteInfo, query: &str, request: &Request) -> Result<Option<Keyed>, HttpError> {
+fn keyed(
+    (keys, dialect): (&Arc<Keys>, &'static str),
+    info: &RouteInfo,
+    query: &str,
+    request: &Request,
+) -> Result<Option<Keyed>, HttpError> {
     let params = request.params.iter().map(|(_, value)| value.as_bytes());
     let body = request.body.as_deref().unwrap_or_default();
     let parts: Vec<&[u8]> = [info.operation_id.as_bytes(), query.as_bytes(), body].into_iter().chain(params).collect();
-    Keyed::new(keys.clone(), &request.headers, &request.caller.name, &parts)
+    Keyed::new(keys.clone(), &request.headers, [&request.caller.name, dialect], &parts)
 }
 
 /// Tells the client to stop sending.

@@ -84,6 +84,11 @@ pub enum HttpError {
     KeyReused,
     #[error("The Idempotency-Key cannot be stored, so nothing was done; ask again later, or without a key.")]
     KeyNotStored { why: String },
+    #[error(
+        "100,000 Idempotency-Keys of the last 24 hours are in use, and none is forgotten before its time; ask again later, \
+         or without a key."
+    )]
+    NoRoomForKey,
 }
 
 impl HttpError {
@@ -113,7 +118,8 @@ impl HttpError {
             | Self::Unfinished
             | Self::NoRoomForAnswer
             | Self::Crowded { .. }
-            | Self::KeyNotStored { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::KeyNotStored { .. }
+            | Self::NoRoomForKey => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use warp::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::{HttpError, Response};
-use crate::service::{Claim, KeptAnswer, Keys};
+use crate::service::{Claim, KeptAnswer, KeyError, Keys};
 
 pub(super) const HEADER: &str = "idempotency-key";
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -25,13 +25,19 @@ pub(super) struct Keyed {
 }
 
 impl Keyed {
-    /// A key belongs to its `caller`; `parts` are all that makes two requests the same one.
+    /// A key belongs to an `owner`, all of it; `parts` are all that makes two requests the same one.
     ///
     /// # Errors
     /// [`HttpError::InvalidParameter`] for what cannot be a key.
-    pub fn new(keys: Arc<Keys>, headers: &HeaderMap, caller: &str, parts: &[&[u8]]) -> Result<Option<Self>, HttpError> {
+    pub fn new(
+        keys: Arc<Keys>,
+        headers: &HeaderMap,
+        owner: [&str; 2],
+        parts: &[&[u8]],
+    ) -> Result<Option<Self>, HttpError> {
         let Some(key) = key(headers)? else { return Ok(None) };
-        Ok(Some(Self { keys, key: digest(&[key, caller.as_bytes()]), request: digest(parts) }))
+        let [one, other] = owner.map(str::as_bytes);
+        Ok(Some(Self { keys, key: digest(&[key, one, other]), request: digest(parts) }))
     }
 
     /// Carries the request out by `run`, which is told the id that what it makes is to have; or gives the answer that
@@ -44,7 +50,8 @@ impl Keyed {
             Ok(Claim::Run(attempt)) => attempt,
             Ok(Claim::Replay(answer)) => return replay(answer),
             Ok(Claim::Reused) => return refuse(HttpError::KeyReused),
-            Err(error) => return refuse(HttpError::KeyNotStored { why: error.to_string() }),
+            Err(KeyError::Full) => return refuse(HttpError::NoRoomForKey),
+            Err(KeyError::Store(error)) => return refuse(HttpError::KeyNotStored { why: error.to_string() }),
         };
         let (head, body) = run(attempt.id()).await.into_parts();
         let body = match body.collect().await {
@@ -58,19 +65,33 @@ impl Keyed {
                 content_type: content_type.map(str::to_owned),
                 body: text.to_owned(),
             };
-            if is_final(head.status) {
-                attempt.keep(answer).await;
-            } else {
-                attempt.tell(answer);
+            match outcome(head.status) {
+                Outcome::Done => attempt.keep(answer).await,
+                Outcome::Refused => attempt.release(answer).await,
+                Outcome::Failed => attempt.tell(answer),
             }
         }
         Response::from_parts(head, body.into())
     }
 }
 
-/// The host's failures may be over the next time, and of a body that was not read nobody knows what it said.
-fn is_final(status: StatusCode) -> bool {
-    !status.is_server_error() && status != StatusCode::PAYLOAD_TOO_LARGE
+/// What an answer means to the key of its request.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    /// What was asked for has been made or changed: the answer is the one for a day.
+    Done,
+    /// Nothing was done: what is asked next under the key, the same or another, is judged by itself.
+    Refused,
+    /// Nobody knows how far it came; the same request goes on from there.
+    Failed,
+}
+
+fn outcome(status: StatusCode) -> Outcome {
+    match status {
+        status if status.is_success() => Outcome::Done,
+        status if status.is_client_error() => Outcome::Refused,
+        _ => Outcome::Failed,
+    }
 }
 
 /// The draft wants a quoted string, and most clients send it bare: both name the same key.
@@ -128,6 +149,23 @@ mod tests {
         for bad in [&[""][..], &["\"\""], &["a b"], &["a", "b"], &[&"x".repeat(256)], &["grün"]] {
             let error = parsed(bad).unwrap_err().message();
             assert!(error.starts_with("Invalid parameter: Idempotency-Key must "), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_was_refused_leaves_its_key_free_and_what_failed_does_not() {
+        for (status, wanted) in [
+            (200, Outcome::Done),
+            (201, Outcome::Done),
+            (202, Outcome::Done),
+            (400, Outcome::Refused),
+            (409, Outcome::Refused),
+            (413, Outcome::Refused),
+            (415, Outcome::Refused),
+            (500, Outcome::Failed),
+            (503, Outcome::Failed),
+        ] {
+            assert_eq!(outcome(StatusCode::from_u16(status).unwrap()), wanted, "{status}");
         }
     }
 

@@ -61,6 +61,7 @@ pub mod server;
 pub mod shutdown;
 pub mod table;
 pub mod tls;
+mod waiter;
 mod wire;
 
 pub use decode::{Nulls, given, or_default};

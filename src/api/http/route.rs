@@ -157,6 +157,7 @@ impl<S: 'static> Route<S> {
         self
     }
 
+    /// Its handler asks a VM without waiting before, and only waits then for what goes on by itself.
     pub fn waits_for_guest(mut self) -> Self {
         self.info.waits_for_guest = true;
         self

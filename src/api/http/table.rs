@@ -23,6 +23,7 @@ pub struct Table {
     routes: Vec<(RouteInfo, Bound)>,
     patterns: Vec<Pattern>,
     errors: ErrorShape,
+    dialect: &'static str,
 }
 
 /// All routes of one path.
@@ -63,13 +64,23 @@ impl Table {
         }
         // `false` (a literal) sorts first, and the earlier segment decides.
         patterns.sort_by_key(|p| p.segments.iter().map(is_param).collect::<Vec<_>>());
-        Self { routes: bound, patterns, errors: plain }
+        Self { routes: bound, patterns, errors: plain, dialect: "" }
     }
 
     /// How this dialect writes the plumbing's own objections.
     pub fn errors(mut self, shape: ErrorShape) -> Self {
         self.errors = shape;
         self
+    }
+
+    /// What its clients' idempotency keys belong to, wherever it is mounted.
+    pub fn dialect(mut self, name: &'static str) -> Self {
+        self.dialect = name;
+        self
+    }
+
+    pub(super) fn dialect_name(&self) -> &'static str {
+        self.dialect
     }
 
     pub fn routes(&self) -> impl Iterator<Item = &RouteInfo> {

@@ -276,5 +276,5 @@ pub fn openapi(server: &'static str) -> Value {
 
 /// The table over a service, mounted at `server`.
 pub fn table(service: Arc<Service>, server: &'static str) -> Table {
-    Table::new(Shared { service, openapi: Arc::new(openapi(server)) }, routes()).errors(http_error)
+    Table::new(Shared { service, openapi: Arc::new(openapi(server)) }, routes()).errors(http_error).dialect("hyperv")
 }

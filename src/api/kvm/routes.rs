@@ -377,5 +377,5 @@ pub fn openapi() -> Value {
 
 /// The table over a service.
 pub fn table(service: Arc<Service>) -> Table {
-    Table::new(Shared { service, openapi: Arc::new(openapi()) }, routes()).errors(http_error)
+    Table::new(Shared { service, openapi: Arc::new(openapi()) }, routes()).errors(http_error).dialect("kvm")
 }

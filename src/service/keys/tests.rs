@@ -111,7 +111,7 @@ async fn of_many_that_wait_for_one_that_fails_one_runs_next() {
 }
 
 #[tokio::test]
-async fn keys_whose_time_is_over_and_those_without_room_go() {
+async fn keys_whose_time_is_over_go() {
     let dir = tempfile::tempdir().unwrap();
     let keys = open(&dir);
     for n in 0..50 {
@@ -122,17 +122,40 @@ async fn keys_whose_time_is_over_and_those_without_room_go() {
         keys.run(NOW + DAY + 1, &format!("new{n}"), "a").await.keep(answer("1")).await;
     }
     assert_eq!((keys.stored(), keys.lock().ages.len()), (3, 3));
+}
 
-    // As if there were many more, older by one ms each.
-    let many = |n: u64| (NOW + DAY - n, format!("many{n}"));
-    keys.lock().ages.extend((0..MOST as u64).map(many));
-    let under_way = keys.run(NOW + DAY - MOST as u64, "slow", "a").await;
-    keys.run(NOW + DAY + 2, "newest", "a").await.keep(answer("1")).await;
-    let ages = keys.lock().ages.clone();
-    assert!(ages.contains(&(NOW + DAY - MOST as u64, "slow".into())), "one under way is not forgotten");
-    assert!(ages.contains(&(NOW + DAY + 1, "new0".into())) && ages.contains(&(NOW + DAY + 2, "newest".into())));
-    assert!(ages.len() <= MOST + 1, "{}", ages.len());
-    drop(under_way);
+#[tokio::test]
+async fn where_there_is_no_room_a_new_key_is_refused_and_none_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = open(&dir);
+    keys.run(NOW, "promised", "a").await.keep(answer("1")).await;
+    keys.lock().ages.extend((1..MOST as u64).map(|n| (NOW + n, format!("many{n}"))));
+    let refused = keys.claim_at(Now { wall: NOW + DAY, lagging: NOW + DAY }, "new".into(), "a".into()).await;
+    assert!(matches!(refused, Err(KeyError::Full)));
+    assert!(!keys.lock().under_way.contains_key("new"), "it may ask again");
+    assert!(matches!(keys.claim_of(NOW + DAY, "promised", "a").await, Claim::Replay(again) if again == answer("1")));
+    assert_eq!(keys.lock().ages.len(), MOST);
+    // The first one's time is over a moment later.
+    drop(keys.run(NOW + DAY + 1, "new", "a").await);
+    assert!(!keys.lock().ages.contains(&(NOW, "promised".into())));
+    assert_eq!((keys.stored(), keys.lock().ages.len()), (1, MOST));
+}
+
+#[tokio::test]
+async fn what_was_refused_leaves_its_key_to_the_next_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = open(&dir);
+    let first = keys.run(NOW, "k", "a").await;
+    let id = first.id();
+    first.release(answer("no")).await;
+    assert_eq!((keys.stored(), keys.lock().ages.len()), (0, 0));
+    let next = keys.run(NOW, "k", "b").await;
+    assert_ne!(next.id(), id);
+    // This one is cut short, and may have made something: its id is kept, whatever the same request is told then.
+    let id = next.id();
+    drop(next);
+    keys.run(NOW, "k", "b").await.release(answer("busy")).await;
+    assert_eq!(keys.run(NOW, "k", "b").await.id(), id);
 }
 
 #[tokio::test]

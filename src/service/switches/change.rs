@@ -10,6 +10,7 @@ use super::{
 use crate::{
     model::{Change, Error, NicId, Operation, PortWish, Result, Subnet, SwitchId, SwitchRecord, SwitchWish, VmId},
     service::Service,
+    vm::Mark,
 };
 
 /// What became of a change.
@@ -92,7 +93,7 @@ impl Service {
 
     /// Whether there are addresses for all of the NICs.
     fn has_room(&self, record: &SwitchRecord, subnet: &Subnet) -> Result<()> {
-        let views = self.registry.views();
+        let views = self.registry.views_with(Mark::Switch(record.switch.id));
         let nics = views.iter().flat_map(|view| &view.spec.nics);
         let nics = nics.filter(|nic| nic.switch() == Some(record.switch.id)).count();
         let room = subnet.guests().take(nics).count();
@@ -108,7 +109,7 @@ impl Service {
         let Ok((switch, _)) = self.places.get(id) else { return Vec::new() };
         let Some(subnet) = switch.subnet() else { return Vec::new() };
         let mut done = Vec::new();
-        for view in self.registry.views().into_iter().filter(|view| !view.gone) {
+        for view in self.registry.views_with(Mark::Switch(id)).into_iter().filter(|view| !view.gone) {
             for nic in &view.spec.nics {
                 let Some(port) = nic.port().filter(|port| port.switch == id) else { continue };
                 let from = port.address;

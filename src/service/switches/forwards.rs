@@ -11,6 +11,7 @@ use crate::{
         check_forward,
     },
     service::Service,
+    vm::Mark,
 };
 
 /// Forwards of one NIC, and of one switch: a record has its bounds.
@@ -50,9 +51,8 @@ impl Service {
     /// [`Error::SwitchNotFound`].
     pub fn forwards(&self, id: SwitchId) -> Result<Vec<ForwardView>> {
         let (switch, _) = self.places.get(id)?;
-        let views = self.registry.views();
         let shown = |forward: &SwitchForward| {
-            let (view, nic) = leads_to(forward, id, &views)?;
+            let (view, nic) = leads_to(forward, id, &self.registry)?;
             Some(ForwardView {
                 forward: forward.clone(),
                 vm: (view.spec.id, view.spec.name.clone()),
@@ -101,7 +101,7 @@ impl Service {
             return Err(Error::invalid("forwards", format!("be at most {OF_A_NIC} for one NIC")));
         }
         self.check_host_port(&forward)?;
-        let _claim = self.places.claim_forward(id, &forward, &self.registry.views())?;
+        let _claim = self.places.claim_forward(id, &forward, &self.registry)?;
         switch.forwards.push(forward.clone());
         self.restate(&before, SwitchRecord { switch, ..before.clone() }).await?;
         let made = self.forwards(id)?.into_iter().find(|view| view.forward.id == forward.id);
@@ -125,8 +125,12 @@ impl Service {
 
     /// Those that lead somewhere.
     pub(super) fn live_forwards(&self, switch: &Switch) -> Vec<SwitchForward> {
-        let views = self.registry.views();
-        switch.forwards.iter().filter(|forward| leads_to(forward, switch.id, &views).is_some()).cloned().collect()
+        switch
+            .forwards
+            .iter()
+            .filter(|forward| leads_to(forward, switch.id, &self.registry).is_some())
+            .cloned()
+            .collect()
     }
 
     /// Takes those out of the record that lead nowhere any more.
@@ -173,7 +177,7 @@ impl Service {
     /// Whether a program of the host listens there, this daemon among them, or a VM on the user-mode network.
     fn check_host_port(&self, forward: &SwitchForward) -> Result<()> {
         let address = forward.host_address.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        for view in self.registry.views() {
+        for view in self.registry.views_with(Mark::HostPort(forward.protocol, forward.host_port)) {
             let user = view.spec.nics.iter().flat_map(|nic| nic.backend.forwards());
             let meets = |other: &&crate::model::Forward| {
                 (other.protocol, other.host_port) == (forward.protocol, forward.host_port)

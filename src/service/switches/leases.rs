@@ -6,6 +6,7 @@ use crate::{
     model::{Error, MacAddr, NicId, Result, SwitchId, VmId},
     net::Host,
     service::Service,
+    vm::Mark,
 };
 
 use super::plugged;
@@ -33,10 +34,11 @@ impl Service {
         if switch.subnet().is_none() {
             return Ok(Vec::new());
         }
-        let views = self.registry.views();
         let owner = |mac: MacAddr| {
-            let mut nics = views.iter().flat_map(|view| plugged::nics(view).map(move |nic| (view, nic)));
-            nics.find(|(_, nic)| nic.switch() == Some(id) && nic.mac == mac)
+            self.registry.views_with(Mark::Mac(mac)).into_iter().find_map(|view| {
+                let nic = plugged::nics(&view).find(|nic| nic.switch() == Some(id) && nic.mac == mac)?.id;
+                Some((view, nic))
+            })
         };
         let leases = self.ctx.net.leases(id).into_iter().filter_map(|lease| {
             let mac = MacAddr::parse(&lease.mac)?;
@@ -46,7 +48,7 @@ impl Service {
                 address: lease.address,
                 hostname: lease.hostname,
                 expires: lease.expires,
-                nic: nic.id,
+                nic,
                 vm: (view.spec.id, view.spec.name.clone()),
             })
         });
@@ -57,9 +59,8 @@ impl Service {
 
     /// Tells the DHCP and the DNS of these switches which NICs are on them. Cheap where nothing has changed.
     pub(in crate::service) fn tell_hosts(&self, switches: impl IntoIterator<Item = SwitchId>) {
-        let views = self.registry.views();
         for id in switches {
-            let hosts = self.places.hosts(id, &views);
+            let hosts = self.places.hosts(id, &self.registry.views_with(Mark::Switch(id)));
             self.ctx.net.put_hosts(id, hosts);
         }
     }
@@ -87,7 +88,7 @@ impl Service {
     pub(in crate::service) fn dns_name(&self, switch: SwitchId, mac: MacAddr) -> Option<String> {
         let (switch, _) = self.places.get(switch).ok()?;
         let subnet = switch.subnet().filter(|subnet| subnet.serves_names())?;
-        let hosts: Vec<Host> = self.places.hosts(switch.id, &self.registry.views());
+        let hosts: Vec<Host> = self.places.hosts(switch.id, &self.registry.views_with(Mark::Switch(switch.id)));
         let label = hosts.into_iter().find(|host| host.mac == mac)?.label?;
         Some(format!("{label}.{}", subnet.domain()))
     }

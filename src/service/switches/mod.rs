@@ -27,6 +27,7 @@ use crate::{
     },
     net::NetError,
     store::{Batch, Record, StoreError},
+    vm::Mark,
 };
 
 impl Record for SwitchRecord {
@@ -51,15 +52,14 @@ pub struct SwitchView {
 impl Service {
     /// All switches, oldest first.
     pub fn switches(&self) -> Vec<SwitchView> {
-        let views = self.registry.views();
-        self.places.all().into_iter().map(|(switch, problem)| self.switch_view(switch, problem, &views)).collect()
+        self.places.all().into_iter().map(|(switch, problem)| self.switch_view(switch, problem)).collect()
     }
 
     /// # Errors
     /// [`Error::SwitchNotFound`].
     pub fn switch(&self, id: SwitchId) -> Result<SwitchView> {
         let (switch, problem) = self.places.get(id)?;
-        Ok(self.switch_view(switch, problem, &self.registry.views()))
+        Ok(self.switch_view(switch, problem))
     }
 
     /// The one switch that a client means.
@@ -191,9 +191,10 @@ impl Service {
     }
 
     /// What the host's network tells of a switch is newer than what an operation met.
-    fn switch_view(&self, switch: Switch, problem: Option<String>, vms: &[crate::model::VmView]) -> SwitchView {
+    fn switch_view(&self, switch: Switch, problem: Option<String>) -> SwitchView {
         let problem = self.ctx.net.problem(switch.id).or(problem);
-        SwitchView { used_by: places::users(switch.id, vms), switch, problem }
+        let vms = self.registry.views_with(Mark::Switch(switch.id));
+        SwitchView { used_by: places::users(switch.id, &vms), switch, problem }
     }
 
     async fn persist_switch(&self, record: &SwitchRecord) -> Result<(), StoreError> {

@@ -2,7 +2,7 @@
 //! are claimed once, that addresses are given out once, and that no switch goes while a NIC is on it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -14,11 +14,12 @@ use super::{
 };
 use crate::{
     model::{
-        Error, MacAddr, Result, Subnet, Switch, SwitchForward, SwitchId, SwitchPort, SwitchRecord, SwitchState, VmId,
-        VmView, same_name,
+        Error, MacAddr, Nic, Result, Subnet, Switch, SwitchForward, SwitchId, SwitchPort, SwitchRecord, SwitchState,
+        VmId, VmView, same_name,
     },
     net::Host,
     service::registry::Registry,
+    vm::Mark,
 };
 
 const UNREADABLE: &str = "a VM whose record cannot be read";
@@ -159,12 +160,12 @@ impl Places {
     }
 
     /// Keeps the port of the host that a NIC of a switch is about to have from others.
-    pub fn claim_forward(&self, switch: SwitchId, forward: &SwitchForward, vms: &[VmView]) -> Result<Claim> {
+    pub fn claim_forward(&self, switch: SwitchId, forward: &SwitchForward, registry: &Registry) -> Result<Claim> {
         let mut switches = lock(&self.switches);
         for (id, entry) in &*switches {
-            let recorded = entry.record.switch.forwards.iter().filter(|other| leads_to(other, *id, vms).is_some());
+            let recorded = entry.record.switch.forwards.iter().filter(|other| leads_to(other, *id, registry).is_some());
             if let Some(other) = recorded.chain(&entry.claimed_forward).find(|other| other.meets(forward)) {
-                let to = leads_to(other, *id, vms)
+                let to = leads_to(other, *id, registry)
                     .map(|(view, _)| format!(" to the VM {} ({})", view.spec.name, view.spec.id));
                 let (name, to) = (&entry.record.switch.name, to.unwrap_or_default());
                 let message = format!("The port {other} of the host leads{to} on the switch {name} ({id}).");
@@ -221,7 +222,7 @@ impl Places {
             let message = format!("The MAC address {} belongs to {UNREADABLE}; choose another.", owner.mac);
             return Err(Error::SwitchConflict(message));
         }
-        let address = entry.address(&owner, wanted, &registry.views())?;
+        let address = entry.address(&owner, wanted, registry)?;
         let mac = owner.mac;
         entry.pending.push((owner, address));
         Ok(Reservation { switch: id, address, mac, places: Arc::downgrade(&self.switches) })
@@ -240,9 +241,11 @@ impl Places {
         let Some(entry) = switches.get(&id) else { return Vec::new() };
         let mut names = Names::default();
         let mut hosts: Vec<Host> = Vec::new();
+        let (mut macs, mut addresses) = (HashSet::new(), HashSet::new());
         let mut add = |mac: MacAddr, address: Ipv4Addr, vm: VmId, name: &str| {
             // What is defined of a NIC comes before what its QEMU has.
-            if hosts.iter().all(|host| host.mac != mac && host.address != address) {
+            if !macs.contains(&mac) && addresses.insert(address) {
+                macs.insert(mac);
                 hosts.push(Host { mac, address, label: Some(names.label(name, vm)) });
             }
         };
@@ -274,8 +277,10 @@ impl Places {
         let mut switches = lock(&self.switches);
         let entry = switches.get_mut(&id).filter(|entry| entry.record.state == SwitchState::Ready);
         let entry = entry.ok_or(Error::SwitchNotFound(id.to_string()))?;
-        let mut users: Vec<String> =
-            users(id, &registry.views()).into_iter().map(|(id, name)| format!("{name} ({id})")).collect();
+        let mut users: Vec<String> = users(id, &registry.views_with(Mark::Switch(id)))
+            .into_iter()
+            .map(|(id, name)| format!("{name} ({id})"))
+            .collect();
         if users.is_empty() && !entry.pending.is_empty() {
             users.push("a VM that is being made or changed right now".into());
         }
@@ -309,9 +314,9 @@ impl Entry {
     }
 
     /// An address for a NIC, as it is wanted.
-    fn address(&self, owner: &Owner, wanted: Wanted, vms: &[VmView]) -> Result<Option<Ipv4Addr>> {
+    fn address(&self, owner: &Owner, wanted: Wanted, registry: &Registry) -> Result<Option<Ipv4Addr>> {
         let switch = &self.record.switch;
-        let taken = self.taken(owner, vms);
+        let holder = |address: Ipv4Addr| self.holder(address, owner, registry);
         let subnet = switch.subnet();
         match (wanted, subnet) {
             (Wanted::This(address), _) => {
@@ -328,7 +333,7 @@ impl Entry {
                 if whose(address) {
                     return Err(Error::invalid("address", "be an address that a guest can have"));
                 }
-                match taken.get(&address) {
+                match holder(address) {
                     Some(whose) => Err(Error::SwitchConflict(format!(
                         "The address {address} on the switch {} belongs to {whose}; choose another.",
                         switch.name
@@ -337,9 +342,9 @@ impl Entry {
                 }
             }
             (_, None) => Ok(None),
-            (Wanted::Rather(address), Some(_)) if !taken.contains_key(&address) => Ok(Some(address)),
+            (Wanted::Rather(address), Some(_)) if holder(address).is_none() => Ok(Some(address)),
             (Wanted::Rather(_) | Wanted::Any, Some(subnet)) => {
-                let free = subnet.guests().find(|address| !taken.contains_key(address));
+                let free = subnet.guests().find(|address| holder(*address).is_none());
                 free.map(Some).ok_or_else(|| {
                     Error::SwitchConflict(format!(
                         "The subnet {subnet} of the switch {} has no address left.",
@@ -356,26 +361,22 @@ impl Entry {
         self.unreadable.iter().filter(move |host| subnet.is_some_and(|subnet| subnet.is_for_guests(host.address)))
     }
 
-    /// Addresses on the switch that others have, and who.
-    fn taken(&self, asks: &Owner, vms: &[VmView]) -> HashMap<Ipv4Addr, String> {
-        let mut taken: HashMap<_, _> = self.unreadable().map(|host| (host.address, UNREADABLE.to_owned())).collect();
-        for view in vms {
-            for nic in nics(view).filter(|nic| nic.mac != asks.mac) {
-                if let Some(SwitchPort { switch, address: Some(address), vlan, .. }) = nic.port()
-                    && (*switch, *vlan) == (self.record.switch.id, asks.vlan)
-                {
-                    taken.insert(*address, format!("the VM {} ({})", view.spec.name, view.spec.id));
-                }
-            }
+    /// Who else has an address on the switch.
+    fn holder(&self, address: Ipv4Addr, asks: &Owner, registry: &Registry) -> Option<String> {
+        let here = |nic: &&Nic| {
+            let port = nic.port().map(|port| (port.switch, port.vlan, port.address));
+            nic.mac != asks.mac && port == Some((self.record.switch.id, asks.vlan, Some(address)))
+        };
+        let pending = self.pending.iter().map(|(owner, reserved)| (owner, *reserved == Some(address)));
+        let mut pending = pending.filter(|(owner, same)| *same && owner.mac != asks.mac && owner.vlan == asks.vlan);
+        if let Some((owner, _)) = pending.next_back() {
+            return Some(format!("the VM {} ({}), which is being made or changed", owner.name, owner.vm));
         }
-        for (owner, address) in
-            self.pending.iter().filter(|(owner, _)| owner.mac != asks.mac && owner.vlan == asks.vlan)
-        {
-            if let Some(address) = address {
-                taken.insert(*address, format!("the VM {} ({}), which is being made or changed", owner.name, owner.vm));
-            }
+        let views = registry.views_with(Mark::Address(self.record.switch.id, address));
+        if let Some(view) = views.iter().rfind(|view| nics(view).any(|nic| here(&nic))) {
+            return Some(format!("the VM {} ({})", view.spec.name, view.spec.id));
         }
-        taken
+        self.unreadable().any(|host| host.address == address).then(|| UNREADABLE.to_owned())
     }
 
     /// One that is being deleted is still there for those who look.

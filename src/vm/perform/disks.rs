@@ -1,6 +1,6 @@
 //! Disks that come and go while the VM runs, their sizes and limits. Their images are `images`'s.
 
-use serde_json::json;
+use qapi::qmp::{block_resize, blockdev_del};
 
 use super::{Brief, Done, Hands, host_files, release};
 use crate::{
@@ -28,6 +28,7 @@ pub(super) async fn plug(hands: &Hands, brief: &Brief, disk: Disk) -> Done {
         open_node(hands, &session, &disk).await?;
         enlarge(&session, &disk, disk.size).await?;
         let device = devices::disk(&disk, brief.definition());
+        // Raw, as everything that `qemu::devices` states once, for the command line and for here.
         Ok(session.execute_raw("device_add", Some(device)).await.map(drop)?)
     };
     if let Err(setback) = plugged.await {
@@ -100,7 +101,7 @@ pub(super) async fn open_node(hands: &Hands, session: &Session, disk: &Disk) -> 
 /// Closes the image of a disk that QEMU no longer has, and may never have had.
 pub(super) async fn close_node(session: &Session, disk: &Disk) -> Result<(), Setback> {
     let node = devices::node_name(disk);
-    match session.execute_raw("blockdev-del", Some(json!({ "node-name": node }))).await {
+    match session.execute(blockdev_del { node_name: node.clone() }).await {
         Ok(_) => {}
         Err(QmpError::Refused { desc, .. }) => {
             if size_of(session, &node).await?.is_some() {
@@ -129,10 +130,12 @@ async fn enlarge(session: &Session, disk: &Disk, size: u64) -> Result<(), Setbac
 }
 
 pub(in crate::vm) async fn set_size(session: &Session, node: String, size: u64) -> Result<(), QmpError> {
-    session.execute_raw("block_resize", Some(json!({ "node-name": node, "size": size }))).await.map(drop)
+    let size = i64::try_from(size).unwrap_or(i64::MAX);
+    session.execute(block_resize { node_name: Some(node), device: None, size }).await.map(drop)
 }
 
 pub(in crate::vm) async fn throttle(session: &Session, disk: &Disk, limits: &IoLimits) -> Result<(), QmpError> {
+    // Raw, as what `qemu::devices` states; qapi's type asks for limits that nobody set.
     session.execute_raw("block_set_io_throttle", Some(devices::throttle(disk, limits))).await.map(drop)
 }
 

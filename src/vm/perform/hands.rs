@@ -55,7 +55,8 @@ pub(in crate::vm) struct Hands {
     pub ctx: SharedContext,
     pub id: VmId,
     pub paths: RunPaths,
-    sights: mpsc::UnboundedSender<Sight>,
+    /// In boxes: a channel makes room for 32 at once, of each VM.
+    sights: mpsc::UnboundedSender<Box<Sight>>,
     link: Mutex<Link>,
     /// Of whoever looks for threads and binds them: another would take a vCPU that has just come for QEMU's own.
     binding: tokio::sync::Mutex<()>,
@@ -86,7 +87,7 @@ impl IoError {
 }
 
 impl Hands {
-    pub fn new(ctx: SharedContext, id: VmId, sights: mpsc::UnboundedSender<Sight>) -> Self {
+    pub fn new(ctx: SharedContext, id: VmId, sights: mpsc::UnboundedSender<Box<Sight>>) -> Self {
         let paths = ctx.run_paths(&id);
         Self { ctx, id, paths, sights, link: Mutex::default(), binding: tokio::sync::Mutex::default() }
     }
@@ -98,7 +99,7 @@ impl Hands {
     /// Tells the core how far a long step has come.
     pub fn see(&self, sight: Sight) {
         // A task that is gone wants to know nothing.
-        let _ = self.sights.send(sight);
+        let _ = self.sights.send(Box::new(sight));
     }
 
     pub fn process(&self) -> Option<Arc<Process>> {

@@ -3,8 +3,8 @@
 
 use std::{io, os::fd::OwnedFd, path::PathBuf};
 
+use qapi::qmp::remove_fd;
 use serde::Deserialize;
-use serde_json::json;
 
 use super::Hands;
 use crate::{
@@ -68,7 +68,7 @@ pub(in crate::vm) async fn give(hands: &Hands, session: &Session, files: &[HostF
 /// That QEMU does not answer.
 pub(in crate::vm) async fn take_back(session: &Session, files: &[HostFile]) -> Result<(), QmpError> {
     for file in files {
-        match session.execute_raw("remove-fd", Some(json!({ "fdset-id": file.set }))).await {
+        match session.execute(remove_fd { fdset_id: file.set.into(), fd: None }).await {
             Ok(_) | Err(QmpError::Refused { .. }) => {}
             Err(error) => return Err(error),
         }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use qapi::qmp::{blockdev_del, blockdev_insert_medium, blockdev_remove_medium};
 use serde_json::json;
 
 use super::{Done, Hands, host_files};
@@ -35,8 +36,11 @@ pub(super) async fn exchange(hands: &Hands, iso: Option<PathBuf>) -> Done {
     if let Some(iso) = &iso {
         let file = devices::cdrom_file(iso, fresh);
         host_files::give(hands, &session, std::slice::from_ref(&file)).await?;
+        // Raw, as `qemu::devices` states it for the command line too.
         session.execute_raw("blockdev-add", Some(devices::cdrom_blockdev(&file, fresh))).await?;
     }
+    let drive = || CDROM_ID.to_owned();
+    // The tray by raw calls: qapi's types are not made without a field that is deprecated.
     let on_drive = json!({ "id": CDROM_ID });
     match session.execute_raw("blockdev-open-tray", Some(on_drive.clone())).await {
         Ok(_) => {}
@@ -47,10 +51,9 @@ pub(super) async fn exchange(hands: &Hands, iso: Option<PathBuf>) -> Done {
         }
         Err(error) => return Err(error.into()),
     }
-    session.execute_raw("blockdev-remove-medium", Some(on_drive.clone())).await?;
+    session.execute(blockdev_remove_medium { id: drive() }).await?;
     if iso.is_some() {
-        let medium = json!({ "id": CDROM_ID, "node-name": fresh });
-        session.execute_raw("blockdev-insert-medium", Some(medium)).await?;
+        session.execute(blockdev_insert_medium { id: drive(), node_name: fresh.to_owned() }).await?;
     }
     session.execute_raw("blockdev-close-tray", Some(on_drive)).await?;
     forget(&session, other).await?;
@@ -59,7 +62,7 @@ pub(super) async fn exchange(hands: &Hands, iso: Option<PathBuf>) -> Done {
 
 /// Closes the file of a node that is in no drive; there may be none.
 async fn forget(session: &Session, node: &str) -> Result<(), QmpError> {
-    match session.execute_raw("blockdev-del", Some(json!({ "node-name": node }))).await {
+    match session.execute(blockdev_del { node_name: node.to_owned() }).await {
         Ok(_) | Err(QmpError::Refused { .. }) => {}
         Err(error) => return Err(error),
     }

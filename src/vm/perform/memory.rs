@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use qapi::qmp::{balloon, qom_set};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -97,8 +98,8 @@ impl Move<'_> {
     /// Has the balloon leave the guest `target` MiB. No balloon, or no driver in the guest for it, matters only where it is
     /// `needed`.
     async fn fill_balloon(&self, target: u64, needed: bool) -> Result<(), Setback> {
-        let arguments = json!({ "value": target * MIB });
-        match self.session.execute_raw("balloon", Some(arguments)).await {
+        let value = i64::try_from(target * MIB).unwrap_or(i64::MAX);
+        match self.session.execute(balloon { value }).await {
             Ok(_) => self.follow(Way::Balloon, target).await,
             Err(QmpError::Refused { desc, .. }) if needed => Err(Setback::NotNow(desc)),
             Err(QmpError::Refused { .. }) => Ok(()),
@@ -151,8 +152,8 @@ async fn plugged(session: &Session) -> Result<u64, QmpError> {
 }
 
 async fn request(session: &Session, bytes: u64) -> Result<(), QmpError> {
-    let arguments = json!({ "path": virtio_mem(), "property": "requested-size", "value": bytes });
-    session.execute_raw("qom-set", Some(arguments)).await.map(drop)
+    let property = "requested-size".to_owned();
+    session.execute(qom_set { path: virtio_mem(), property, value: bytes.into() }).await.map(drop)
 }
 
 fn virtio_mem() -> String {

@@ -2,7 +2,11 @@
 
 use std::{net::SocketAddrV4, os::fd::OwnedFd};
 
-use serde_json::{Value, json};
+use qapi::{
+    Empty,
+    qmp::{closefd, netdev_del},
+};
+use serde_json::Value;
 
 use super::{Brief, Done, Hands, release};
 use crate::{
@@ -156,20 +160,24 @@ pub(in crate::vm) async fn give(
     for (name, tap) in names.iter().zip(taps) {
         session.send_descriptor(name, tap).await?;
     }
+    // Raw, as everything that `qemu::devices` states once, for the command line and for here.
     session.execute_raw("netdev_add", Some(devices::netdev(nic, names))).await?;
     session.execute_raw("device_add", Some(device)).await.map(drop)
 }
 
 /// Takes back what there is of [`give`] without its NIC.
 pub(in crate::vm) async fn take_back(session: &Session, nic: &Nic, names: &[String]) -> Result<(), QmpError> {
-    let netdev = ("netdev_del", json!({ "id": devices::netdev_id(nic) }));
-    let names = names.iter().map(|name| ("closefd", json!({ "fdname": name })));
-    for (command, arguments) in std::iter::once(netdev).chain(names) {
-        match session.execute_raw(command, Some(arguments)).await {
-            // There is none.
-            Ok(_) | Err(QmpError::Refused { .. }) => {}
-            Err(error) => return Err(error),
-        }
+    or_none(session.execute(netdev_del { id: devices::netdev_id(nic) }).await)?;
+    for name in names {
+        or_none(session.execute(closefd { fdname: name.clone() }).await)?;
     }
     Ok(())
+}
+
+/// That there is none is as good.
+fn or_none(removed: Result<Empty, QmpError>) -> Result<(), QmpError> {
+    match removed {
+        Ok(_) | Err(QmpError::Refused { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }

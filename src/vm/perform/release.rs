@@ -1,7 +1,7 @@
 //! A device on its way out of a running VM: QEMU asks the guest, and the guest lets go of it in its own time, which is an
 //! event.
 
-use serde_json::json;
+use qapi::qmp::device_del;
 
 use super::Done;
 use crate::{
@@ -16,7 +16,7 @@ pub(super) async fn ask(session: &Session, device: &str) -> Done {
     if !session.query_status().await?.running {
         return Err(Setback::Reported(Conflict::Halted.into()));
     }
-    match session.execute_raw("device_del", Some(json!({ "id": device }))).await {
+    match session.execute(device_del { id: device.to_owned() }).await {
         // "Already in the process of unplug" is an answer too, and a guest that is busy is asked again.
         Ok(_) | Err(QmpError::Refused { .. }) => Ok(Report::Done),
         Err(error) => Err(error.into()),

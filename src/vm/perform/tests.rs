@@ -28,7 +28,7 @@ struct Vm {
     dir: tempfile::TempDir,
     hands: Hands,
     record: Record,
-    sights: mpsc::UnboundedReceiver<Sight>,
+    sights: mpsc::UnboundedReceiver<Box<Sight>>,
 }
 
 impl Vm {
@@ -52,6 +52,7 @@ impl Vm {
             caps,
             images: QemuImg::find(&config.qemu_img).await.unwrap(),
             store: Store::open(&config.state_dir.join("db")).unwrap(),
+            census: Arc::default(),
             net: Network::open(&config.state_dir).await,
             original: None,
             closing: Closing::default(),
@@ -352,7 +353,7 @@ async fn sizes_come_as_far_as_the_guest_follows() {
     vm.define(|spec| spec.vcpus = 3);
     Vm::check(&Step::SetVcpus(3), vm.once(Step::SetVcpus(3)).await, &Report::Done);
     assert_eq!(vm.devices().await.2, 3);
-    let seen: Vec<Sight> = std::iter::from_fn(|| vm.sights.try_recv().ok()).collect();
+    let seen: Vec<Sight> = std::iter::from_fn(|| vm.sights.try_recv().ok()).map(|sight| *sight).collect();
     assert_eq!(seen, [Sight::Vcpus { present: 2, used: 2 }, Sight::Vcpus { present: 3, used: 3 }]);
     vm.in_effect(|spec| spec.vcpus = 3);
     vm.twice(Step::SetVcpus(3), Report::Done).await;

@@ -5,10 +5,10 @@ use std::{path::Path, time::Duration};
 
 use qapi::{
     qga::{GuestLogicalProcessor, guest_get_vcpus, guest_set_vcpus},
-    qmp::query_kvm,
+    qmp::{device_del, query_kvm},
 };
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
@@ -75,6 +75,7 @@ impl Change<'_> {
             let mut device = slot.props.clone();
             device.insert("driver".into(), slot.r#type.clone().into());
             device.insert("id".into(), format!("{PREFIX}{index}").into());
+            // Raw: the properties are those that QEMU has told, whatever they are.
             self.session.execute_raw("device_add", Some(Value::Object(device))).await?;
             let binding = self.hands.binding().await;
             let present = self.present().await?;
@@ -140,7 +141,7 @@ impl Change<'_> {
                 break;
             }
             let before = threads(&self.session).await?.len() as u32;
-            match self.session.execute_raw("device_del", Some(json!({ "id": id }))).await {
+            match self.session.execute(device_del { id: id.to_owned() }).await {
                 // Before a guest takes part in the hot-plug of vCPUs QEMU has no way to ask it.
                 Err(QmpError::Refused { desc, .. }) => return Err(Setback::NotNow(desc)),
                 outcome => outcome?,
