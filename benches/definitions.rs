@@ -30,7 +30,7 @@ async fn main() {
     }
     let many = std::env::var("QHERD_BENCH_VMS").map_or(MANY, |text| text.parse().unwrap());
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let (small, mut large) = (Daemon::start(), Daemon::prepare(&[]));
+    let (small, mut large) = (Daemon::start(), Daemon::prepare(&["--max-defined", "vms=20000"]));
     large.run_as(on_port(&large, port));
     fill(&small, FEW).await;
     let begun = Instant::now();

@@ -61,6 +61,7 @@ fn view(spec: Arc<VmSpec>) -> VmView {
         missing: None,
         critical: false,
         pid: None,
+        sandbox: None,
         started_on_the_wall: None,
         started: None,
         upkeep: Upkeep::default(),
