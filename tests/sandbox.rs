@@ -204,6 +204,14 @@ async fn other_processes_are_kept_from_a_vm() {
     }
 }
 
+/// As many as the limit says at most, so that nobody else's are used up.
+#[tokio::test]
+async fn processes_of_a_vm_have_a_bound() {
+    let attempts = ["forks=2100".to_owned()];
+    assert_eq!(tried_in_a_cell(&attempts, "").await["forks=2100"], Some(11));
+    assert_eq!(tried_in_a_cell(&attempts, "user").await["forks=2100"], None);
+}
+
 #[tokio::test]
 async fn no_two_children_that_live_have_the_same_user() {
     let intruder = Intruder::build();

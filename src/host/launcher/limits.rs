@@ -36,12 +36,20 @@ impl Limits {
         ];
         for (resource, wanted) in all {
             if let Some(wanted) = wanted {
-                // Whoever started the daemon may have set lower ones.
-                let ours = getrlimit(resource);
-                let lower = |limit: Option<u64>| Some(limit.map_or(wanted, |limit| limit.min(wanted)));
-                setrlimit(resource, Rlimit { current: lower(ours.current), maximum: lower(ours.maximum) })?;
+                lower(resource, wanted)?;
             }
         }
         Ok(())
     }
+}
+
+/// For this process. Allocates nothing.
+///
+/// # Errors
+/// None that the kernel tells of.
+pub fn lower(resource: Resource, wanted: u64) -> io::Result<()> {
+    // Whoever started the daemon may have set lower ones.
+    let ours = getrlimit(resource);
+    let lowest = |limit: Option<u64>| Some(limit.map_or(wanted, |limit| limit.min(wanted)));
+    Ok(setrlimit(resource, Rlimit { current: lowest(ours.current), maximum: lowest(ours.maximum) })?)
 }

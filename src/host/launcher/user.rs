@@ -16,12 +16,19 @@ use std::{
 };
 
 use nix::libc;
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::Resource,
+};
 
+use super::limits;
 use crate::model::Uids;
 
 /// Of the host, not of a state directory.
 const LOCKS: &str = "/run/qherd/uids";
+
+/// Processes and threads of a child's user, which are all its own: vCPUs, and those that QEMU reads and writes images with.
+const PROCESSES: u64 = 2048;
 
 /// A number that is taken for one child.
 #[derive(Debug)]
@@ -69,6 +76,7 @@ impl User {
     /// # Errors
     /// Of a daemon that may not, or in a container that has no such user.
     pub(super) fn become_it(&self) -> io::Result<()> {
+        limits::lower(Resource::Nproc, PROCESSES)?;
         let done = |result: libc::c_long| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
         // The C library would have every thread follow, by a lock that a thread of the daemon may have held.
         // SAFETY: numbers, and a list that outlives the call.
