@@ -7,13 +7,19 @@ use std::{
     ffi::OsStr,
     fs::File,
     io,
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
-    process::{Output, Stdio},
+    process::{Command, Output, Stdio},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::Duration,
 };
 
-use tokio::process::Command;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::sync::oneshot;
 
 use crate::host::{
     STORAGE,
@@ -86,20 +92,14 @@ impl Run {
         Self { child: self.child.args(args), ..self }
     }
 
-    /// `None` where it did not end in time. It ends with whoever waits for it, and with the daemon: with the thread that
-    /// spawned it, to be exact, which is one of the runtime's own for as long as it lives.
+    /// `None` where it did not end in time. It ends with whoever waits for it, and with the daemon.
     pub async fn output(self) -> Option<io::Result<Output>> {
-        let deadline = self.deadline;
-        let mut command = match self.confined().await {
-            Ok(command) => Command::from(command),
-            Err(error) => return Some(Err(error)),
-        };
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        tokio::time::timeout(deadline, command.output()).await.ok()
+        let run = async move |run: Self| apart(run.confined().await?).await;
+        tokio::time::timeout(self.deadline, run(self)).await.ok()
     }
 
     /// It sees no files but its own: no header leads it elsewhere.
-    async fn confined(self) -> io::Result<std::process::Command> {
+    async fn confined(self) -> io::Result<Command> {
         let Some(shown) = self.shown else { return self.child.command() };
         let on = shown.written.first().or(shown.read.first()).cloned().unwrap_or_default();
         let view = on_storage(&on, STORAGE, move || View::of(&shown)).await?;
@@ -118,5 +118,83 @@ impl Run {
         let words = String::from_utf8_lossy(&output.stderr);
         let words = words.trim().trim_start_matches("qemu-img: ");
         Err(if words.is_empty() { format!("qemu-img ended with {}", output.status) } else { words.to_owned() })
+    }
+}
+
+/// Runs it in a thread of its own. A fork has copies of whatever the daemon has open, closes them before it executes anything,
+/// and waits for storage that hangs there; so does who forked it. The kernel ends the child with that thread.
+async fn apart(mut command: Command) -> io::Result<Output> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let leash = Leash::default();
+    let (held, (answer, output)) = (leash.0.clone(), oneshot::channel());
+    let run = move || {
+        let ended = command.spawn().and_then(|child| {
+            held.hold(child.id())?;
+            child.wait_with_output()
+        });
+        // Nobody waits for one that was given up.
+        let _ = answer.send(ended);
+    };
+    thread::Builder::new().name("qemu-img".to_owned()).spawn(run)?;
+    output.await.map_err(io::Error::other)?
+}
+
+/// Ends a child when it is dropped, also one that is spawned only then.
+#[derive(Default)]
+struct Leash(Arc<Held>);
+
+#[derive(Default)]
+struct Held {
+    let_go: AtomicBool,
+    child: OnceLock<OwnedFd>,
+}
+
+impl Held {
+    /// Of a child that is not reaped yet, so that its number cannot mean another.
+    fn hold(&self, pid: u32) -> io::Result<()> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no process"))?;
+        let _ = self.child.set(pidfd_open(pid, PidfdFlags::empty())?);
+        if self.let_go.load(Ordering::SeqCst) {
+            self.kill();
+        }
+        Ok(())
+    }
+
+    fn kill(&self) {
+        if let Some(child) = self.child.get() {
+            // It may have ended.
+            let _ = pidfd_send_signal(child, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        self.0.let_go.store(true, Ordering::SeqCst);
+        self.0.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::process;
+
+    #[tokio::test]
+    async fn a_run_that_nobody_waits_for_any_more_is_ended() {
+        let (program, long) = (Path::new("/bin/sleep"), "1000.2718281828");
+        let running = || process::find(&["/bin/sleep", long]);
+        let begin = || apart(Child::new(QEMU_IMG, program).arg(long).command().unwrap());
+        tokio::select! {
+            ended = begin() => panic!("{ended:?}"),
+            () = async { while running().is_empty() { tokio::task::yield_now().await } } => {}
+        }
+        // Given up before it has begun, too.
+        drop(tokio::time::timeout(Duration::ZERO, begin()).await);
+        while !running().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let done = apart(Child::new(QEMU_IMG, program).arg("0").command().unwrap()).await.unwrap();
+        assert!(done.status.success());
     }
 }
