@@ -4,11 +4,16 @@
 use std::{
     collections::{BTreeSet, HashMap},
     io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{Mode, OFlags, open},
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::spawn_blocking,
@@ -19,8 +24,7 @@ use super::mounts;
 
 /// Threads that may wait for one storage: the runtime has some hundred for all.
 const THREADS: usize = 16;
-/// How long the list of mounts is taken for true: who is wrong about it only waits with others.
-const FRESH: Duration = Duration::from_secs(1);
+const MOUNTS: &str = "/proc/self/mountinfo";
 
 /// Runs `work`, which touches `path`, on a thread of its own. When it is given up it still goes on there, so it must not
 /// change anything that others rely on.
@@ -80,18 +84,35 @@ fn storage_of(path: &Path, mounted: &BTreeSet<PathBuf>) -> PathBuf {
     path.ancestors().find(|part| mounted.contains(*part)).unwrap_or(Path::new("/")).to_owned()
 }
 
+/// The mount points of this moment, read anew where the kernel tells that there are others than before.
 fn mount_points() -> Arc<BTreeSet<PathBuf>> {
-    type Known = Option<(Instant, Arc<BTreeSet<PathBuf>>)>;
-    static KNOWN: Mutex<Known> = Mutex::new(None);
+    struct Known {
+        /// By which the kernel tells of changes (proc_pid_mounts(5)).
+        table: Option<OwnedFd>,
+        points: Arc<BTreeSet<PathBuf>>,
+    }
+    static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
     let mut known = lock(&KNOWN);
     match &*known {
-        Some((at, points)) if at.elapsed() < FRESH => points.clone(),
+        Some(Known { table: Some(table), points }) if !has_changed(table) => points.clone(),
         _ => {
+            // Opened before the look: what changes after it is told.
+            let table = known
+                .take()
+                .and_then(|known| known.table)
+                .or_else(|| open(MOUNTS, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok());
             let points = Arc::new(mounts::points());
-            *known = Some((Instant::now(), points.clone()));
+            *known = Some(Known { table, points: points.clone() });
             points
         }
     }
+}
+
+/// Since it was last asked.
+fn has_changed(table: &OwnedFd) -> bool {
+    let mut asked = [PollFd::new(table, PollFlags::PRI)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut asked, Some(&at_once)) != Ok(0)
 }
 
 // Every change under the lock is whole, so a panic leaves nothing half done.
