@@ -110,9 +110,9 @@ fn mount_points() -> Arc<BTreeSet<PathBuf>> {
 
 /// Since it was last asked.
 fn has_changed(table: &OwnedFd) -> bool {
-    let mut asked = [PollFd::new(table, PollFlags::PRI)];
+    let mut watched = [PollFd::new(table, PollFlags::PRI)];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut asked, Some(&at_once)) != Ok(0)
+    poll(&mut watched, Some(&at_once)) != Ok(0)
 }
 
 // Every change under the lock is whole, so a panic leaves nothing half done.
