@@ -129,7 +129,7 @@ async fn tried_in_a_cell(attempts: &[String], without: &str) -> Outcomes {
     // SAFETY: each test is a process of its own, and none of its other threads reads it.
     unsafe { std::env::set_var("QHERD_TEST_WITHOUT_LAYERS", without) };
     let uids: Uids = UIDS.parse().unwrap();
-    let sandbox = Sandbox::find(&intruder.path(), &[], false, uids.clone()).await;
+    let sandbox = Sandbox::find(&intruder.path(), "", &[], false, uids.clone()).await;
     assert_eq!(sandbox.missing(), []);
     let (cell, shown) = sandbox.cell(7).unwrap();
     let left_out = |layer: &Layer| without.split(',').any(|name| name == layer.name());
@@ -216,7 +216,7 @@ async fn processes_of_a_vm_have_a_bound() {
 async fn no_two_children_that_live_have_the_same_user() {
     let intruder = Intruder::build();
     intruder.show_to_all();
-    let sandbox = Sandbox::find(&intruder.path(), &[], false, "1999980000-1999980001".parse().unwrap()).await;
+    let sandbox = Sandbox::find(&intruder.path(), "", &[], false, "1999980000-1999980001".parse().unwrap()).await;
     let sleeping = |seed: u32| {
         let (cell, shown) = sandbox.cell(seed)?;
         let sleep = Child::new(QEMU, std::path::Path::new("/bin/sleep")).arg("1000").within(cell);

@@ -101,3 +101,20 @@ async fn a_vm_that_no_user_is_left_for_does_not_start_and_says_so() {
     daemon.post(&format!("/vms/{first}/stop"), json!({ "force": true })).await.expect(200);
     daemon.post(&format!("/vms/{second}/start"), json!({})).await.expect(200);
 }
+
+/// A script that, as a VM's user, finds another QEMU than the daemon does: the one that was asked what it can do is wanted.
+#[tokio::test]
+async fn a_program_that_is_another_for_a_user_of_its_own_is_run_without() {
+    let stand_in = StandIn::new("");
+    let script = "#!/bin/sh\n[ \"$(id -u)\" = 0 ] || { echo QEMU emulator version 1.2.3; exit 0; }\nexec qemu-system-x86_64 \"$@\"\n";
+    std::fs::write(stand_in.path(), script).unwrap();
+    let daemon = Daemon::start_with(&["--accel", "tcg", "--qemu", &stand_in.as_arg()]);
+    let host = daemon.get("/host").await.expect(200);
+    let missing = &host["sandbox"]["missing"][0];
+    let why = missing["why"].as_str().unwrap();
+    assert!(missing["layer"] == "user" && why.contains("another program there than version"), "{host}");
+    let mut wish = daemon.wish();
+    wish["start"] = json!(true);
+    let id = daemon.create(wish).await;
+    assert_eq!(sandbox_of(&daemon, &id).await["uid"], Value::Null);
+}

@@ -7,15 +7,13 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    process::Stdio,
     time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::{task::spawn_blocking, time::timeout};
 
-use super::{
-    launcher::{Cell, Child, Layers, QEMU_PROBE, Shown, User, View},
-    process::{Exit, Process},
-};
+use super::launcher::{Cell, Child, Layers, QEMU_PROBE, Shown, User, View};
 use crate::model::{self, Layer, MissingLayer, Uids};
 
 /// A program that says its version takes milliseconds; this is for a host under heavy load.
@@ -34,8 +32,9 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Tries `program` in a cell. `others` are what it may come to execute, `kvm` is whether VMs run under that.
-    pub async fn find(program: &Path, others: &[PathBuf], kvm: bool, uids: Uids) -> Self {
+    /// Tries `program` in a cell, where it must say the same `version` as outside: a script may find another one there.
+    /// `others` are what it may come to execute, `kvm` is whether VMs run under that.
+    pub async fn find(program: &Path, version: &str, others: &[PathBuf], kvm: bool, uids: Uids) -> Self {
         let programs = others.iter().map(PathBuf::as_path).chain([program]);
         let shown = programs.filter_map(installed_in).collect();
         let mut sandbox = Self { uids, groups: Vec::new(), shown, missing: Vec::new() };
@@ -44,10 +43,10 @@ impl Sandbox {
             Err(why) => sandbox.missing.push(MissingLayer { layer: Layer::User, why }),
         }
         let both = [Layer::User, Layer::Landlock];
-        if !sandbox.missing.is_empty() || sandbox.runs(program, &both).await.is_err() {
+        if !sandbox.missing.is_empty() || sandbox.runs(program, version, &both).await.is_err() {
             for layer in both {
                 if sandbox.offers(layer)
-                    && let Err(why) = sandbox.runs(program, &[layer]).await
+                    && let Err(why) = sandbox.runs(program, version, &[layer]).await
                 {
                     sandbox.missing.push(MissingLayer { layer, why });
                 }
@@ -94,7 +93,7 @@ impl Sandbox {
     }
 
     /// Whether a program can be run in a cell of these layers, or why not.
-    async fn runs(&self, program: &Path, layers: &[Layer]) -> Result<(), String> {
+    async fn runs(&self, program: &Path, version: &str, layers: &[Layer]) -> Result<(), String> {
         if layers.contains(&Layer::User) && !rustix::process::geteuid().is_root() {
             return Err("the daemon is not root, so its VMs run as its own user".to_owned());
         }
@@ -102,15 +101,19 @@ impl Sandbox {
         let uid = cell.user.as_ref().map(User::id);
         let whom = uid.map_or_else(String::new, |uid| format!(" as a user of its own (such as {uid})"));
         let fails = |why: String| format!("{} does not run{whom}: {why}", program.display());
-        let trial = Process::spawn(Child::new(QEMU_PROBE, program).arg("--version").within(cell));
+        let trial = Child::new(QEMU_PROBE, program).arg("--version").within(cell).command();
+        let trial = trial.and_then(|mut command| command.stdout(Stdio::piped()).spawn());
         let trial = trial.map_err(|error| fails(error.to_string()))?;
-        match timeout(TRIAL, trial.exited()).await {
-            Ok(Exit::Code(0)) => Ok(()),
-            Ok(exit) => Err(fails(exit.to_string())),
-            Err(_) => {
-                trial.kill();
-                Err(fails("it does not end".to_owned()))
+        // It ends with the thread that started it, which is one of the runtime's.
+        let ended = spawn_blocking(move || trial.wait_with_output());
+        match timeout(TRIAL, ended).await {
+            Ok(Ok(Ok(output))) if !output.status.success() => Err(fails(format!("it ends with {}", output.status))),
+            Ok(Ok(Ok(output))) if !String::from_utf8_lossy(&output.stdout).contains(version) => {
+                Err(fails(format!("it comes to another program there than version {version}")))
             }
+            Ok(Ok(Ok(_))) => Ok(()),
+            Ok(Ok(Err(error))) => Err(fails(error.to_string())),
+            Ok(Err(_)) | Err(_) => Err(fails("it does not end".to_owned())),
         }
     }
 }

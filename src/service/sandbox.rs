@@ -15,7 +15,7 @@ use crate::{
 /// Where all layers are required and one is missing.
 pub(super) async fn find(config: &Config, caps: &Caps) -> anyhow::Result<Sandbox> {
     let kvm = caps.accelerator == Accelerator::Kvm;
-    let sandbox = Sandbox::find(&caps.program, &caps.may_execute, kvm, config.vm_uids.clone()).await;
+    let sandbox = Sandbox::find(&caps.program, &caps.version, &caps.may_execute, kvm, config.vm_uids.clone()).await;
     let missing = sandbox.missing();
     let said: Vec<String> = missing.iter().map(|found| format!("{} ({})", found.layer.name(), found.why)).collect();
     let said = said.join(", ");

@@ -48,7 +48,8 @@ impl Vm {
         let caps = Caps::detect(&config.qemu, Some(Accelerator::Tcg), &cache).await.unwrap();
         let ctx = Context {
             host: Host::read().unwrap(),
-            sandbox: Sandbox::find(&caps.program, &caps.may_execute, false, config.vm_uids.clone()).await,
+            sandbox: Sandbox::find(&caps.program, &caps.version, &caps.may_execute, false, config.vm_uids.clone())
+                .await,
             caps,
             images: QemuImg::find(&config.qemu_img).await.unwrap(),
             store: Store::open(&config.state_dir.join("db")).unwrap(),
