@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Reads do not travel at all: they take the last `VmView` that a VM's task published. Nothing
-//! points upwards; `tests/layers.rs` holds the tree to that. One start through all of it: docs/architecture.md.
+//! points upwards; `tests/tree/layers.rs` holds the tree to that. One start through all of it: docs/architecture.md.
 
 // The list is in clippy.toml. Tests may wait.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]

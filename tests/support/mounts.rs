@@ -12,17 +12,20 @@ use std::{
 
 const INSIDE: &str = "QHERD_TEST_IN_MOUNTS";
 
-/// Runs `body` as root in a mount namespace, by running the test `name` once more. Fails where that is impossible.
-pub fn in_private_mounts<F: Future<Output = ()>>(name: &str, body: impl FnOnce() -> F) {
+/// Runs `body` as root in a mount namespace, by running the test `name` of `module` (`module_path!()`) once more. Fails
+/// where that is impossible.
+pub fn in_private_mounts<F: Future<Output = ()>>(module: &str, name: &str, body: impl FnOnce() -> F) {
     if std::env::var_os(INSIDE).is_some() {
         return tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(body());
     }
     assert!(rustix::process::geteuid().is_root(), "{name} needs root and mount namespaces");
+    // The harness leaves out the name of the binary.
+    let name = module.split_once("::").map_or(name.to_owned(), |(_, module)| format!("{module}::{name}"));
     let outer = tempfile::Builder::new().prefix("qherd-mounts-").tempdir().unwrap();
     let output = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "--"])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
+        .args(["--exact", &name, "--nocapture"])
         .env(INSIDE, "1")
         .env("TMPDIR", outer.path())
         .output()

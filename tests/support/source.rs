@@ -1,4 +1,4 @@
-//! Rust sources as `tests/layers.rs` looks at them: without comments and literals, test code told apart. No parser,
+//! Rust sources as `tests/tree/layers.rs` looks at them: without comments and literals, test code told apart. No parser,
 //! only as much as formatted code needs.
 #![allow(dead_code)] // Every test file uses its own part.
 

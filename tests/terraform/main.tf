@@ -1,4 +1,4 @@
-# Five VMs on one switch, each with a second adapter, as tests/terraform.rs applies, changes and destroys them.
+# Five VMs on one switch, each with a second adapter, as tests/api/terraform.rs applies, changes and destroys them.
 terraform {
   required_providers {
     qherd = { source = "qherd.test/qherd/qherd" }

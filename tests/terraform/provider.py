@@ -1,4 +1,4 @@
-"""A small Terraform provider for the Hyper-V dialect, for tests/terraform.rs: switches, VMs and network adapters, known by
+"""A small Terraform provider for the Hyper-V dialect, for tests/api/terraform.rs: switches, VMs and network adapters, known by
 their Id alone. It is a client like any other and uses nothing of qherd but its documented requests."""
 
 import functools

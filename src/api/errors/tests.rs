@@ -1,5 +1,5 @@
 //! Every error as clients read it, in both dialects, kept in tests/golden/errors.*.snap. Whoever words one sees it beside the
-//! others; `scripts/bless` writes them anew. What the log says is in tests/error_texts.rs.
+//! others; `scripts/bless` writes them anew. What the log says is in tests/api/error_texts.rs.
 
 use std::path::PathBuf;
 

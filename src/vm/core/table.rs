@@ -1,5 +1,5 @@
 //! What a request means in each state, as one table that is also the dispatch: what `judge` says is what is done
-//! (rulings 8, 19, 20, 25, 30). `tests/core_table.rs` prints it whole.
+//! (rulings 8, 19, 20, 25, 30). `tests/tree/core_table.rs` prints it whole.
 
 use crate::model::{Conflict, Status};
 

@@ -1,0 +1,42 @@
+//! What clients of the two dialects are promised, and what becomes of odd input. A file is a subject.
+
+#[path = "../support/callers.rs"]
+mod callers;
+#[path = "../support/contract.rs"]
+mod contract;
+#[allow(dead_code)]
+#[path = "../support/golden.rs"]
+mod golden;
+#[path = "../support/hyperv.rs"]
+mod hyperv;
+#[path = "../support/kept.rs"]
+mod kept;
+#[allow(dead_code)]
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../support/updates.rs"]
+mod updates;
+
+mod access;
+mod access_elsewhere;
+mod bad_base_image;
+mod bad_hyperv;
+mod bad_input;
+mod bad_updates;
+mod bounds;
+mod crowds;
+mod error_texts;
+mod foreign_images;
+mod hyperv_contract;
+mod hyperv_folders;
+mod hyperv_ids;
+mod hyperv_lists;
+mod hyperv_words;
+mod idempotency;
+mod kvm_contract;
+mod kvm_contract_updates;
+mod largest_vm;
+mod lists;
+mod names;
+mod published_clients;
+mod terraform;

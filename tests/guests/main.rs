@@ -1,0 +1,28 @@
+//! Guests that boot. A file is a subject.
+
+#[path = "../support/callers.rs"]
+mod callers;
+#[path = "../support/filesystem.rs"]
+mod filesystem;
+#[path = "../support/hyperv.rs"]
+mod hyperv;
+#[path = "../support/nics.rs"]
+mod nics;
+#[allow(dead_code)]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod guest_access;
+mod guest_addresses;
+mod guest_changes;
+mod guest_crash_points;
+mod guest_crowd;
+mod guest_daemon_restart;
+mod guest_disks;
+mod guest_hyperv;
+mod guest_io_errors;
+mod guest_metrics;
+mod guest_networks;
+mod guest_power;
+mod guest_restarts;
+mod guest_vcpus;

@@ -1,0 +1,36 @@
+//! What outlives a crash, a restart, a move, and a host that fails. A file is a subject.
+
+#[path = "../support/db.rs"]
+mod db;
+#[path = "../support/mounts.rs"]
+mod mounts;
+#[path = "../support/nics.rs"]
+mod nics;
+#[path = "../support/stand_in.rs"]
+mod stand_in;
+#[allow(dead_code)]
+#[path = "../support/mod.rs"]
+mod support;
+#[allow(dead_code)]
+#[path = "../support/systemd.rs"]
+mod systemd;
+
+mod crash_points;
+mod daemon;
+mod damaged_store;
+mod db_command;
+mod exhausted_host;
+mod host_shutdown;
+mod lost_by_the_host;
+mod migrations;
+mod moved_state;
+mod odd_paths;
+mod outside;
+mod recovery;
+mod recovery_states;
+mod recovery_switches;
+mod service_unit;
+mod settings;
+mod shutdown;
+mod unmounted_storage;
+mod unreadable_vm;

@@ -1,0 +1,76 @@
+//! A VM whose record cannot be read, and whose guest lives: what its switch gave it stays its own.
+
+use crate::db;
+
+use std::fs;
+
+use crate::nics::{networks, tap_of, taps};
+use crate::support::{
+    Daemon,
+    netns::{Host, ip_json},
+};
+use serde_json::{Value, json};
+
+/// Changes the records of a daemon that does not run.
+fn change_records(daemon: &Daemon, change: impl Fn(String) -> String) {
+    let changed: Vec<String> = db::records(&daemon.state()).into_iter().map(change).collect();
+    db::done(&mut db::import(&daemon.state(), &changed, &["--replace"]));
+}
+
+#[tokio::test]
+async fn a_live_guest_whose_record_cannot_be_read_keeps_its_address_and_its_name() {
+    let host = Host::leave();
+    let mut daemon = Daemon::start();
+    let wish = json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24", "nat": true });
+    let switch = daemon.post("/switches", wish).await.expect(201)["id"].as_str().unwrap().to_owned();
+    let running = |name: &str, networks: Value| {
+        let mut wish = daemon.wish();
+        (wish["name"], wish["networks"], wish["start"]) = (json!(name), networks, json!(true));
+        wish
+    };
+    let web = daemon.create(running("web", json!([{ "switch": "LAN" }]))).await;
+    let nic = networks(&daemon, &web).await.remove(0);
+    assert_eq!(nic["reserved"], "10.77.0.2");
+    let next = running("db", json!([{ "switch": "LAN" }]));
+    let taken = json!({ "switch": "LAN", "address": "10.77.0.2" });
+    let same = json!({ "switch": "LAN", "mac": nic["mac"] });
+
+    daemon.kill();
+    let damage = |from: &'static str, to: &'static str| {
+        let web = web.clone();
+        move |line: String| if line.contains(&format!("vm/{web}")) { line.replace(from, to) } else { line }
+    };
+    change_records(&daemon, damage("\"memory\":64", "\"memory\":65"));
+    daemon.run();
+    daemon.get(&format!("/vms/{web}")).await.expect(500);
+    // Another comes, and DHCP is told of it.
+    let other = daemon.create(next).await;
+    assert_eq!(networks(&daemon, &other).await[0]["reserved"], "10.77.0.3");
+    let folder = daemon.state().join("net").join(&switch.replace('-', "")[..12]);
+    let [hosts, names] = ["hosts", "names"].map(|list| fs::read_to_string(folder.join(list)).unwrap());
+    let own = format!("{},id:*,10.77.0.2,web\n", nic["mac"].as_str().unwrap());
+    assert!(hosts.contains(&own) && hosts.contains(",10.77.0.3,db\n"), "{hosts}");
+    assert_eq!(names, "10.77.0.2 web.lan web\n10.77.0.3 db.lan db\n");
+    for body in [taken, same] {
+        let refused = daemon.post(&format!("/vms/{other}/networks"), body).await;
+        assert_eq!(refused.status, 409, "{refused:?}");
+        assert!(refused.message().contains("a VM whose record cannot be read"), "{refused:?}");
+    }
+    daemon.delete(&format!("/vms/{other}")).await.expect(200);
+    let refused = daemon.delete(&format!("/switches/{switch}")).await;
+    assert_eq!(refused.status, 409, "{refused:?}");
+    assert!(refused.message().contains(&web) && refused.message().contains("cannot be read"), "{refused:?}");
+    assert!(taps().contains(&tap_of(&nic)));
+    assert!(!ip_json(&format!("link show {}", tap_of(&nic)))[0]["master"].is_null());
+
+    // Once it can be read, it is as it was.
+    daemon.kill();
+    change_records(&daemon, damage("\"memory\":65", "\"memory\":64"));
+    daemon.run();
+    daemon.await_status(&web, "running").await;
+    assert_eq!(networks(&daemon, &web).await[0]["reserved"], "10.77.0.2");
+    daemon.delete(&format!("/vms/{web}")).await.expect(200);
+    daemon.delete(&format!("/switches/{switch}")).await.expect(200);
+    assert_eq!(taps(), Vec::<String>::new());
+    host.assert_untouched();
+}

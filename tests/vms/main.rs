@@ -1,0 +1,39 @@
+//! VMs whose guest never boots: start, stop, change, and several requests at once. A file is a subject.
+
+#[path = "../support/filesystem.rs"]
+mod filesystem;
+#[path = "../support/hyperv.rs"]
+mod hyperv;
+#[path = "../support/intruder.rs"]
+mod intruder;
+#[path = "../support/mute.rs"]
+mod mutes;
+#[path = "../support/stand_in.rs"]
+mod stand_in;
+#[allow(dead_code)]
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../support/updates.rs"]
+mod support_updates;
+
+mod autostart;
+mod clock_steps;
+mod delete;
+mod disks;
+mod handed_over;
+mod held_by_the_kernel;
+mod host;
+mod hostile_monitor;
+mod hung_storage;
+mod killed_at_start;
+mod launch;
+mod launch_steps;
+mod mute;
+mod networks;
+mod overtaken;
+mod restarts;
+mod sandbox;
+mod sandboxed;
+mod simultaneous;
+mod updates;
+mod updates_model;
