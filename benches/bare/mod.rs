@@ -39,12 +39,12 @@ pub fn bare_start(arguments: &[String], dir: &Path, tap: Option<&ByHand>) -> (Ch
     let mut files = Vec::new();
     let mut command = Command::new(&arguments[0]);
     for argument in &arguments[1..] {
-        if let (Some(tap), true) = (&tap, argument.starts_with("tap,")) {
-            let parts = argument.split(',').map(|part| match part.split_once('=') {
-                Some((name @ ("fd" | "fds"), _)) => format!("{name}={}", tap.as_raw_fd()),
-                _ => part.to_owned(),
-            });
-            command.arg(parts.collect::<Vec<_>>().join(","));
+        if let Some(tap) = &tap
+            && let Ok(mut backend) = serde_json::from_str::<Value>(argument)
+            && backend["type"] == "tap"
+        {
+            backend["fd"] = tap.as_raw_fd().to_string().into();
+            command.arg(backend.to_string());
             continue;
         }
         if let Some((set, path)) = argument.strip_prefix("fd=").and_then(|rest| rest.split_once(",opaque=")) {
@@ -80,7 +80,7 @@ pub fn bare_start(arguments: &[String], dir: &Path, tap: Option<&ByHand>) -> (Ch
             Ok(())
         });
     }
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     drop((sockets, tap, files));
     let mut stream = UnixStream::connect(dir.join("monitor.bare")).unwrap();
     let mut lines = BufReader::new(stream.try_clone().unwrap())

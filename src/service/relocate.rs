@@ -43,8 +43,8 @@ impl Names {
         }
         for disk in record.run.held.images.values_mut() {
             let today = self.disk(disk, &spec);
-            changed |= today != *disk;
-            *disk = today;
+            changed |= today != **disk;
+            *disk = today.into();
         }
         changed
     }

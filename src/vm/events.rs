@@ -42,6 +42,6 @@ fn device(facts: &Facts, id: &str) -> Option<Device> {
         return Some(Device::Disk(no));
     }
     let up = facts.up()?;
-    let nics = up.in_effect.nics.iter().chain(facts.record.run.held.ports.values());
+    let nics = up.in_effect.nics.iter().chain(facts.record.run.held.ports.values().map(|nic| &**nic));
     nics.into_iter().find(|nic| nic.name == id).map(|nic| Device::Nic(nic.id))
 }

@@ -134,8 +134,8 @@ fn held(spec: &VmSpec, state: &Run) -> Held {
     Held {
         run_files: true,
         strays: matches!(state, Run::Starting { .. }),
-        ports: ports.map(|nic| (nic.id, nic.clone())).collect(),
-        images: disks.filter_map(|disk| Some((DiskNo::of(&disk.name)?, disk.clone()))).collect(),
+        ports: ports.map(|nic| (nic.id, Arc::new(nic.clone()))).collect(),
+        images: disks.filter_map(|disk| Some((DiskNo::of(&disk.name)?, Arc::new(disk.clone())))).collect(),
     }
 }
 

@@ -97,7 +97,7 @@ async fn half_made(state: &Path, like: &str) -> String {
     }
     let mut record = qherd::vm::core::unmade(definition);
     record.run.held.images =
-        record.definition.disks.iter().map(|disk| (DiskNo::of(&disk.name).unwrap(), disk.clone())).collect();
+        record.definition.disks.iter().map(|disk| (DiskNo::of(&disk.name).unwrap(), disk.clone().into())).collect();
     store.commit(records::put(Batch::new(), &record, true).unwrap()).await.unwrap();
     id.to_string()
 }
@@ -288,10 +288,10 @@ async fn disks_outside_of_a_copied_state_directory_stay_the_originals() {
 async fn still_holds_disk2(daemon: &Daemon, id: &str) {
     let store = Store::open(&daemon.state().join("db")).unwrap();
     let mut record = records::get(&store, id).unwrap().unwrap();
-    let mut disk = record.run.held.images[&DiskNo::of("disk1").unwrap()].clone();
+    let mut disk = (*record.run.held.images[&DiskNo::of("disk1").unwrap()]).clone();
     disk.file = disk.file.with_file_name("disk2.qcow2");
     disk.name = "disk2".to_owned();
-    record.run.held.images.insert(DiskNo::of("disk2").unwrap(), disk);
+    record.run.held.images.insert(DiskNo::of("disk2").unwrap(), disk.into());
     store.commit(records::put(Batch::new(), &record, true).unwrap()).await.unwrap();
 }
 

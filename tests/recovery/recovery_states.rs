@@ -319,7 +319,7 @@ async fn a_disk_that_was_being_made_was_never_there() {
         let half_made = Disk { name: "disk1".into(), file, slot: Some(1), ..disk };
         spec.disks.push(half_made.clone());
         vm.record.run.unmade.insert(DiskNo(1));
-        vm.record.run.held.images.insert(DiskNo(1), half_made);
+        vm.record.run.held.images.insert(DiskNo(1), half_made.into());
         vm.write(&store).await;
     }
     drop(store);

@@ -117,7 +117,7 @@ fn note_ports(facts: &mut Facts) {
     let is_plugged = |nic: &Nic| in_effect.is_none_or(|live| live.nic(nic.id).is_some());
     let may_leave = |nic: &&Nic| nic.switch().is_some() || !is_plugged(nic);
     for nic in facts.record.definition.nics.iter().filter(may_leave) {
-        facts.record.run.held.ports.entry(nic.id).or_insert_with(|| nic.clone());
+        facts.record.run.held.ports.entry(nic.id).or_insert_with(|| std::sync::Arc::new(nic.clone()));
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the host may hold for a VM. It is stored before the step that makes it, and struck out after the step that removes
 //! it: so whatever a crash leaves is known, and the plan removes what is no longer needed.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -22,10 +22,10 @@ pub struct Held {
     pub strays: bool,
     /// NICs on a switch, with their taps and rules; and others that are plugged into a running VM.
     #[serde(serialize_with = "as_list", deserialize_with = "ports")]
-    pub ports: BTreeMap<NicId, Nic>,
-    /// Images of disks in its own folder.
+    pub ports: BTreeMap<NicId, Arc<Nic>>,
+    /// Images of disks in its own folder. (A map makes room for eleven values at once, of each VM.)
     #[serde(serialize_with = "as_list", deserialize_with = "images")]
-    pub images: BTreeMap<DiskNo, Disk>,
+    pub images: BTreeMap<DiskNo, Arc<Disk>>,
 }
 
 impl Held {
@@ -33,7 +33,7 @@ impl Held {
     pub fn before_start<'a>(&mut self, nics: impl IntoIterator<Item = &'a Nic>) {
         (self.run_files, self.strays) = (true, true);
         for nic in nics.into_iter().filter(|nic| nic.switch().is_some()) {
-            self.ports.insert(nic.id, nic.clone());
+            self.ports.insert(nic.id, Arc::new(nic.clone()));
         }
     }
 }
@@ -46,13 +46,13 @@ fn as_list<K, V: Serialize, S: Serializer>(
     serializer.collect_seq(map.values())
 }
 
-fn ports<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<BTreeMap<NicId, Nic>, D::Error> {
-    let nics = Vec::<Nic>::deserialize(deserializer)?;
+fn ports<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<BTreeMap<NicId, Arc<Nic>>, D::Error> {
+    let nics = Vec::<Arc<Nic>>::deserialize(deserializer)?;
     Ok(nics.into_iter().map(|nic| (nic.id, nic)).collect())
 }
 
-fn images<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<BTreeMap<DiskNo, Disk>, D::Error> {
-    let disks = Vec::<Disk>::deserialize(deserializer)?;
+fn images<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<BTreeMap<DiskNo, Arc<Disk>>, D::Error> {
+    let disks = Vec::<Arc<Disk>>::deserialize(deserializer)?;
     Ok(disks.into_iter().filter_map(|disk| Some((DiskNo::of(&disk.name)?, disk))).collect())
 }
 
@@ -66,10 +66,10 @@ pub(super) fn check_room(wanted: &VmSpec, before: &VmSpec, live: Option<&VmSpec>
         let most = most_live(definition, live);
         let mut held = held.clone();
         for disk in &most.disks {
-            DiskNo::of(&disk.name).map(|no| held.images.entry(no).or_insert_with(|| disk.clone()));
+            DiskNo::of(&disk.name).map(|no| held.images.entry(no).or_insert_with(|| Arc::new(disk.clone())));
         }
         for nic in &most.nics {
-            held.ports.entry(nic.id).or_insert_with(|| nic.clone());
+            held.ports.entry(nic.id).or_insert_with(|| Arc::new(nic.clone()));
         }
         written(&most) + written(&held)
     };

@@ -65,7 +65,7 @@ pub(super) async fn erase(hands: &Hands, brief: &Brief, half_made: bool) -> Done
         are_removable(hands, brief, STORAGE).await?;
     }
     let spec = brief.definition();
-    let held = brief.record.run.held.images.values();
+    let held = brief.record.run.held.images.values().map(|disk| &**disk);
     let images = own_images(hands, brief, made(brief).chain(held));
     for file in images {
         let (image, folders) = (file.clone(), hands.ctx.config.storage_dirs.clone());

@@ -46,7 +46,7 @@ pub(super) async fn look(hands: &Hands, brief: &Brief, devices: bool) -> Done {
     let ids = blocks.iter().filter_map(|block| block.qdev.as_deref()).flat_map(|qdev| qdev.split('/'));
     let disks = ids.filter_map(disk_no).collect();
     let known = [Some(brief.definition()), brief.record.run.up().map(|up| &up.in_effect)];
-    let held = brief.record.run.held.ports.values();
+    let held = brief.record.run.held.ports.values().map(|nic| &**nic);
     let all = known.into_iter().flatten().flat_map(|spec| &spec.nics).chain(held);
     let mut nics: Vec<_> = all.filter(|nic| peripherals.contains(&nic.name)).map(|nic| nic.id).collect();
     nics.sort_unstable();

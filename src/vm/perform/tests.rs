@@ -134,7 +134,7 @@ impl Vm {
         self.twice(Step::CheckImage(no), Report::Done).await;
         // What is not noted may be anybody's.
         assert!(matches!(self.refuses(Step::MakeImage(no, 1)).await, Setback::Host(_)));
-        self.record.run.held.images.insert(no, disk.clone());
+        self.record.run.held.images.insert(no, disk.clone().into());
         self.twice(Step::MakeImage(no, 1), Report::Done).await;
         self.record.run.unmade.remove(&no);
         assert!(matches!(self.refuses(Step::CheckImage(no)).await, Setback::Foreign(_)));

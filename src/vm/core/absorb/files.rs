@@ -119,7 +119,7 @@ pub(super) fn image(facts: &mut Facts, no: DiskNo, step: &Step, outcome: Outcome
         (_, Outcome::Cut) => {}
         (Step::CheckImage(_), Outcome::Done(_)) => {
             if let Some(disk) = difference::disk(&facts.record.definition, no).cloned() {
-                facts.record.run.held.images.insert(no, disk);
+                facts.record.run.held.images.insert(no, disk.into());
             }
         }
         (Step::MakeImage(_, size), Outcome::Done(_)) => made(facts, no, *size),

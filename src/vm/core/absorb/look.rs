@@ -85,10 +85,10 @@ fn find_unnoted(facts: &mut Facts, disks: &[DiskNo], nics: &[NicId]) {
     let held = facts.record.run.held.clone();
     let bears = |no: &DiskNo| facts.up().is_some_and(|up| up.in_effect.disk(&no.name()).is_some());
     let disks = disks.iter().filter(|no| !bears(no) && !busy(Lane::Disk(**no)));
-    let disks: Vec<Disk> = disks.filter_map(|no| held.images.get(no).cloned()).collect();
+    let disks: Vec<Disk> = disks.filter_map(|no| held.images.get(no).map(|disk| (**disk).clone())).collect();
     let bears = |nic: &NicId| facts.up().is_some_and(|up| up.in_effect.nic(*nic).is_some());
     let nics = nics.iter().filter(|nic| !bears(nic) && !busy(Lane::Nic(**nic)));
-    let nics: Vec<Nic> = nics.filter_map(|nic| held.ports.get(nic).cloned()).collect();
+    let nics: Vec<Nic> = nics.filter_map(|nic| held.ports.get(nic).map(|nic| (**nic).clone())).collect();
     if !disks.is_empty() || !nics.is_empty() {
         let disks = disks.into_iter().map(|disk| Disk { io_limits: None, ..disk });
         facts.note_effect(|spec| {

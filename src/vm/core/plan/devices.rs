@@ -41,7 +41,7 @@ fn ports(wants: &mut Wants) {
     let facts = wants.facts;
     for nic in facts.record.run.held.ports.values() {
         if !port_is_needed(facts, nic.id) && facts.devices_are_known() {
-            wants.step(Step::DisconnectNic(Box::new(nic.clone())));
+            wants.step(Step::DisconnectNic(Box::new((**nic).clone())));
         }
     }
 }

@@ -24,7 +24,7 @@ fn who_is_told_that_a_disk_is_gone_finds_its_image_gone_or_waits_for_nothing() {
         let mut facts = down();
         let disk = facts.record.definition.disk("disk1").unwrap().clone();
         for record in [&mut facts.record, &mut facts.stored] {
-            record.run.held.images.insert(DiskNo(1), disk.clone());
+            record.run.held.images.insert(DiskNo(1), disk.clone().into());
         }
         ask(&mut facts, 1, Request::Change(Box::new(Change::RemoveDisk("disk1".into()))));
         assert_eq!(commit(&mut facts).answers, []);
