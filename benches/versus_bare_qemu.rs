@@ -10,9 +10,13 @@ mod bare;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use bare::{bare_start, bare_stop, command_line, median};
+use bare::{bare_start, bare_stop, command_line, median, sandboxed_start};
+use qherd::{host::sandbox::Sandbox, model::Uids};
 use serde_json::json;
 use support::Daemon;
 
@@ -37,11 +41,20 @@ async fn main() {
     let arguments = command_line(pid);
     daemon.post(&path("stop?force=true"), json!({})).await.expect(200);
 
+    let said = std::process::Command::new(&arguments[0]).arg("--version").output().unwrap().stdout;
+    let version = String::from_utf8(said).unwrap().split_whitespace().nth(3).unwrap().to_owned();
+    let sandbox = Sandbox::find(Path::new(&arguments[0]), &version, &[], false, Uids::default()).await;
+    assert!(sandbox.missing().is_empty(), "{:?}", sandbox.missing());
+
+    let mut sandboxed = vec![];
     let (mut starts, mut bare_starts, mut stops, mut bare_stops) = (vec![], vec![], vec![], vec![]);
     for _ in 0..PAIRS {
         let (qemu, started) = bare_start(&arguments, &daemon.run_dir(&id), None);
         bare_starts.push(started);
         bare_stops.push(bare_stop(qemu));
+        let (qemu, started) = sandboxed_start(&arguments, &daemon.run_dir(&id), &sandbox);
+        sandboxed.push(started);
+        bare_stop(qemu);
         starts.push(timed(daemon.post(&path("start"), json!({}))).await);
         stops.push(timed(daemon.post(&path("stop?force=true"), json!({}))).await);
     }
@@ -50,14 +63,18 @@ async fn main() {
     let creates = many(&daemon, 50).await;
     println!("{PAIRS} pairs, API against bare QEMU, in turn; milliseconds, median (minimum to maximum)");
     row("bare spawn to running", &bare_starts);
+    row("the same in a sandbox", &sandboxed);
     row("start through the API", &starts);
     row("bare kill to reaped", &bare_stops);
     row("forced stop through the API", &stops);
     row("create (linked clone) through the API", &creates);
-    let ratios: Vec<f64> = starts.iter().zip(&bare_starts).map(|(a, b)| a.as_secs_f64() / b.as_secs_f64()).collect();
+    let ratios = |of: &[Duration]| -> Vec<f64> {
+        of.iter().zip(&bare_starts).map(|(a, b)| a.as_secs_f64() / b.as_secs_f64()).collect()
+    };
     let added: Vec<f64> =
         stops.iter().zip(&bare_stops).map(|(a, b)| 1e3 * (a.as_secs_f64() - b.as_secs_f64())).collect();
-    println!("start, API / bare, pair by pair:        {:.2}", median(&ratios));
+    println!("start, sandbox / bare, pair by pair:    {:.2}", median(&ratios(&sandboxed)));
+    println!("start, API / bare, pair by pair:        {:.2}", median(&ratios(&starts)));
     println!("forced stop, API - bare, pair by pair:  {:.1} ms", median(&added));
     println!("resident memory of the daemon:          {idle:.1} MiB idle, {after:.1} MiB after {PAIRS} starts");
 }

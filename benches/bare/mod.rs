@@ -7,7 +7,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{BufRead, BufReader, Write},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsRawFd, OwnedFd, RawFd},
         unix::{net::UnixStream, process::CommandExt},
     },
     path::Path,
@@ -16,7 +16,10 @@ use std::{
 };
 
 use nix::libc;
-use qherd::qmp::socket;
+use qherd::{
+    host::{launcher, sandbox::Sandbox},
+    qmp::socket,
+};
 use serde_json::Value;
 
 pub fn command_line(pid: i64) -> Vec<String> {
@@ -32,19 +35,49 @@ pub struct ByHand {
 
 /// The same arguments with listening sockets of our own, and a tap of our own where there is one, up to a guest that runs.
 pub fn bare_start(arguments: &[String], dir: &Path, tap: Option<&ByHand>) -> (Child, Duration) {
+    started(arguments, dir, tap, &|program, arguments, descriptors| {
+        let (mut command, descriptors) = (Command::new(program), descriptors.to_vec());
+        // SAFETY: one async-signal-safe system call per descriptor.
+        unsafe {
+            command.pre_exec(move || {
+                for &descriptor in &descriptors {
+                    let descriptor = std::os::fd::BorrowedFd::borrow_raw(descriptor);
+                    rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::empty())?;
+                }
+                Ok(())
+            });
+        }
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    })
+}
+
+/// The same in all that the daemon keeps a VM in.
+pub fn sandboxed_start(arguments: &[String], dir: &Path, sandbox: &Sandbox) -> (Child, Duration) {
+    started(arguments, dir, None, &|program, arguments, descriptors| {
+        let (cell, _) = sandbox.cell(std::process::id()).unwrap();
+        let child = launcher::Child::new(launcher::QEMU, Path::new(program)).args(arguments);
+        child.inherit(descriptors.iter().copied()).within(cell).command().unwrap()
+    })
+}
+
+/// A command of a program with arguments, and with descriptors that it has.
+type Made<'a> = &'a dyn Fn(&str, &[String], &[RawFd]) -> Command;
+
+fn started(arguments: &[String], dir: &Path, tap: Option<&ByHand>, make: Made) -> (Child, Duration) {
     let begin = Instant::now();
     let tap = tap.map(ByHand::make);
     let sockets =
         ["monitor", "serial0", "agent0"].map(|id| (id, socket::listen(&dir.join(format!("{id}.bare"))).unwrap()));
     let mut files = Vec::new();
-    let mut command = Command::new(&arguments[0]);
+    let mut own_arguments = Vec::new();
     for argument in &arguments[1..] {
         if let Some(tap) = &tap
             && let Ok(mut backend) = serde_json::from_str::<Value>(argument)
             && backend["type"] == "tap"
         {
             backend["fd"] = tap.as_raw_fd().to_string().into();
-            command.arg(backend.to_string());
+            own_arguments.push(backend.to_string());
             continue;
         }
         if let Some((set, path)) = argument.strip_prefix("fd=").and_then(|rest| rest.split_once(",opaque=")) {
@@ -54,12 +87,12 @@ pub fn bare_start(arguments: &[String], dir: &Path, tap: Option<&ByHand>) -> (Ch
             let mut access = OpenOptions::new();
             access.append(is_log).read(!is_log).write(is_disk);
             let file = access.open(path.replace(",,", ",")).unwrap();
-            command.arg(format!("fd={},set={set}", file.as_raw_fd()));
+            own_arguments.push(format!("fd={},set={set}", file.as_raw_fd()));
             files.push(file);
             continue;
         }
         let own = sockets.iter().find(|(id, _)| argument.starts_with(&format!("socket,id={id},fd=")));
-        command.arg(match own {
+        own_arguments.push(match own {
             None => argument.clone(),
             Some((id, listener)) => {
                 let rest = argument.splitn(4, ',').nth(3).unwrap();
@@ -70,17 +103,7 @@ pub fn bare_start(arguments: &[String], dir: &Path, tap: Option<&ByHand>) -> (Ch
     let mut fds: Vec<i32> = sockets.iter().map(|(_, listener)| listener.as_raw_fd()).collect();
     fds.extend(tap.as_ref().map(AsRawFd::as_raw_fd));
     fds.extend(files.iter().map(AsRawFd::as_raw_fd));
-    // SAFETY: one async-signal-safe system call per descriptor.
-    unsafe {
-        command.pre_exec(move || {
-            for &fd in &fds {
-                let fd = std::os::fd::BorrowedFd::borrow_raw(fd);
-                rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
-            }
-            Ok(())
-        });
-    }
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let child = make(&arguments[0], &own_arguments, &fds).spawn().unwrap();
     drop((sockets, tap, files));
     let mut stream = UnixStream::connect(dir.join("monitor.bare")).unwrap();
     let mut lines = BufReader::new(stream.try_clone().unwrap())
