@@ -11,7 +11,7 @@ use std::{
         unix::{net::UnixStream, process::CommandExt},
     },
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,7 @@ use qherd::{
     host::{launcher, sandbox::Sandbox},
     qmp::socket,
 };
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::Value;
 
 pub fn command_line(pid: i64) -> Vec<String> {
@@ -34,7 +35,7 @@ pub struct ByHand {
 }
 
 /// The same arguments with listening sockets of our own, and a tap of our own where there is one, up to a guest that runs.
-pub fn bare_start(arguments: &[String], dir: &Path, tap: Option<&ByHand>) -> (Child, Duration) {
+pub fn bare_start(arguments: &[String], dir: &Path, tap: Option<&ByHand>) -> (Pid, Duration) {
     started(arguments, dir, tap, &|program, arguments, descriptors| {
         let (mut command, descriptors) = (Command::new(program), descriptors.to_vec());
         // SAFETY: one async-signal-safe system call per descriptor.
@@ -47,24 +48,24 @@ pub fn bare_start(arguments: &[String], dir: &Path, tap: Option<&ByHand>) -> (Ch
                 Ok(())
             });
         }
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
-        command
+        let child = command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        Pid::from_child(&child)
     })
 }
 
 /// The same in all that the daemon keeps a VM in.
-pub fn sandboxed_start(arguments: &[String], dir: &Path, sandbox: &Sandbox) -> (Child, Duration) {
+pub fn sandboxed_start(arguments: &[String], dir: &Path, sandbox: &Sandbox) -> (Pid, Duration) {
     started(arguments, dir, None, &|program, arguments, descriptors| {
         let (cell, _) = sandbox.cell(std::process::id()).unwrap();
         let child = launcher::Child::new(launcher::QEMU, Path::new(program)).args(arguments);
-        child.inherit(descriptors.iter().copied()).within(cell).command().unwrap()
+        child.inherit(descriptors.iter().copied()).within(cell).spawn().unwrap().pid()
     })
 }
 
-/// A command of a program with arguments, and with descriptors that it has.
-type Made<'a> = &'a dyn Fn(&str, &[String], &[RawFd]) -> Command;
+/// Starts a program with arguments, and with descriptors that it has.
+type Spawn<'a> = &'a dyn Fn(&str, &[String], &[RawFd]) -> Pid;
 
-fn started(arguments: &[String], dir: &Path, tap: Option<&ByHand>, make: Made) -> (Child, Duration) {
+fn started(arguments: &[String], dir: &Path, tap: Option<&ByHand>, spawn: Spawn) -> (Pid, Duration) {
     let begin = Instant::now();
     let tap = tap.map(ByHand::make);
     let sockets =
@@ -103,7 +104,7 @@ fn started(arguments: &[String], dir: &Path, tap: Option<&ByHand>, make: Made) -
     let mut fds: Vec<i32> = sockets.iter().map(|(_, listener)| listener.as_raw_fd()).collect();
     fds.extend(tap.as_ref().map(AsRawFd::as_raw_fd));
     fds.extend(files.iter().map(AsRawFd::as_raw_fd));
-    let child = make(&arguments[0], &own_arguments, &fds).spawn().unwrap();
+    let child = spawn(&arguments[0], &own_arguments, &fds);
     drop((sockets, tap, files));
     let mut stream = UnixStream::connect(dir.join("monitor.bare")).unwrap();
     let mut lines = BufReader::new(stream.try_clone().unwrap())
@@ -158,10 +159,10 @@ impl ByHand {
     }
 }
 
-pub fn bare_stop(mut qemu: Child) -> Duration {
+pub fn bare_stop(qemu: Pid) -> Duration {
     let begin = Instant::now();
-    qemu.kill().unwrap();
-    qemu.wait().unwrap();
+    kill_process(qemu, Signal::KILL).unwrap();
+    waitpid(Some(qemu), WaitOptions::empty()).unwrap();
     begin.elapsed()
 }
 

@@ -54,14 +54,13 @@ impl Process {
     /// # Errors
     /// When the program cannot be executed, or the kernel has no process or descriptor left.
     pub fn spawn(child: Child) -> io::Result<Self> {
-        let child = child.command()?.spawn()?;
+        let child = child.spawn()?;
         // The child is not reaped yet, so its pid cannot mean another process.
-        let pid = child.id() as i32;
+        let pid = child.pid().as_raw_pid();
         let identity = start_time(pid).and_then(|starttime| Ok(ProcessId { pid, starttime, boot_id: boot_id()? }));
         identity.and_then(Self::open).inspect_err(|_| {
-            let mut child = child;
-            let _ = child.kill();
-            let _ = child.wait();
+            child.kill();
+            let _ = child.output();
         })
     }
 

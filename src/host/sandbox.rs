@@ -7,7 +7,6 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
@@ -101,11 +100,10 @@ impl Sandbox {
         let uid = cell.user.as_ref().map(User::id);
         let whom = uid.map_or_else(String::new, |uid| format!(" as a user of its own (such as {uid})"));
         let fails = |why: String| format!("{} does not run{whom}: {why}", program.display());
-        let trial = Child::new(QEMU_PROBE, program).arg("--version").within(cell).command();
-        let trial = trial.and_then(|mut command| command.stdout(Stdio::piped()).spawn());
+        let trial = Child::new(QEMU_PROBE, program).arg("--version").within(cell).piped().spawn();
         let trial = trial.map_err(|error| fails(error.to_string()))?;
         // It ends with the thread that started it, which is one of the runtime's.
-        let ended = spawn_blocking(move || trial.wait_with_output());
+        let ended = spawn_blocking(move || trial.output());
         match timeout(TRIAL, ended).await {
             Ok(Ok(Ok(output))) if !output.status.success() => Err(fails(format!("it ends with {}", output.status))),
             Ok(Ok(Ok(output))) if !String::from_utf8_lossy(&output.stdout).contains(version) => {

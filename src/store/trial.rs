@@ -2,15 +2,15 @@
 //! on others, and changes the files while it finds out; neither the daemon nor the original is to suffer from that.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::Output;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::backend::open_alone;
 use super::{StoreError, panic_text};
@@ -112,24 +112,20 @@ pub fn copy(from: &Path, to: &Path, snapshots: bool) -> io::Result<()> {
 
 /// The reason when the store is unsound.
 fn run(helper: &Helper, dir: &Path, deadline: Duration) -> io::Result<Option<String>> {
-    let command = Child::new(STORE_TRIAL, &helper.program).args(&helper.args).arg(dir).command();
-    let mut child = command?.stderr(Stdio::piped()).spawn()?;
-    let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).map_err(io::Error::from).and_then(|pidfd| {
+    let child = Child::new(STORE_TRIAL, &helper.program).args(&helper.args).arg(dir).piped().spawn()?;
+    let ended = pidfd_open(child.pid(), PidfdFlags::empty()).map_err(io::Error::from).and_then(|pidfd| {
         let timeout = Timespec::try_from(deadline).map_err(io::Error::other)?;
         Ok(poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout))? > 0)
     });
     if !matches!(ended, Ok(true)) {
-        child.kill()?;
+        child.kill();
     }
-    let status = child.wait()?;
+    let Output { status, stderr, .. } = child.output()?;
     if !ended? {
         return Ok(Some(format!("sled has not opened it within {} s", deadline.as_secs())));
     }
-    let mut said = String::new();
-    if let Some(stderr) = child.stderr.take() {
-        // What it logged comes first.
-        let _ = stderr.take(1 << 20).read_to_string(&mut said);
-    }
+    let said = String::from_utf8_lossy(&stderr);
+    // What it logged comes first.
     let last = said.trim().lines().last().unwrap_or("it left no message").to_owned();
     match status.code() {
         Some(0) => Ok(None),

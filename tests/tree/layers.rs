@@ -46,6 +46,7 @@ const UNSAFE: &[&str] = &[
     "host/launcher/capabilities.rs",
     "host/launcher/filter.rs",
     "host/launcher/mod.rs",
+    "host/launcher/spawn.rs",
     "host/launcher/user.rs",
     "host/launcher/view.rs",
     "host/process.rs",

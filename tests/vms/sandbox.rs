@@ -3,7 +3,7 @@
 #![cfg(debug_assertions)]
 #![allow(unsafe_code)]
 
-use std::{os::unix::fs::PermissionsExt, process::Stdio};
+use std::os::unix::fs::PermissionsExt;
 
 use crate::intruder::{Intruder, Outcomes, outcomes};
 use qherd::{
@@ -24,7 +24,7 @@ fn tried(permit: Permit, attempts: &[String], without: &str) -> Outcomes {
     // SAFETY: each test is a process of its own, and this its only thread that reads it.
     unsafe { std::env::set_var("QHERD_TEST_WITHOUT_LAYERS", without) };
     let child = Child::new(permit, &intruder.path()).args(attempts);
-    let output = child.command().unwrap().stderr(Stdio::piped()).output().unwrap();
+    let output = child.piped().spawn().unwrap().output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     let outcomes = outcomes(&said);
     assert_eq!(outcomes.len(), attempts.len(), "{said}");
@@ -133,7 +133,7 @@ async fn tried_in_a_cell(attempts: &[String], without: &str) -> Outcomes {
     assert!(Layer::ALL.iter().all(|layer| shown.layers.contains(layer) != left_out(layer)), "{shown:?}");
     assert_eq!(shown.uid.is_some_and(|uid| uids.contains(uid)), !left_out(&Layer::User));
     let child = Child::new(QEMU, &intruder.path()).args(attempts).within(cell);
-    let output = child.command().unwrap().stderr(Stdio::piped()).output().unwrap();
+    let output = child.piped().spawn().unwrap().output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     let outcomes = outcomes(&said);
     assert_eq!(outcomes.len(), attempts.len(), "{said}");
@@ -217,19 +217,19 @@ async fn no_two_children_that_live_have_the_same_user() {
     let sleeping = |seed: u32| {
         let (cell, shown) = sandbox.cell(seed)?;
         let sleep = Child::new(QEMU, std::path::Path::new("/bin/sleep")).arg("1000").within(cell);
-        Ok::<_, std::io::Error>((sleep.command()?.spawn()?, shown.uid.unwrap()))
+        Ok::<_, std::io::Error>((sleep.spawn()?, shown.uid.unwrap()))
     };
-    let (mut one, first) = sleeping(5).unwrap();
-    let (mut other, second) = sleeping(5).unwrap();
+    let (one, first) = sleeping(5).unwrap();
+    let (other, second) = sleeping(5).unwrap();
     assert_ne!(first, second);
     let full = sleeping(5).unwrap_err().to_string();
     assert!(full.contains("--vm-uids 1999980000-1999980001"), "{full}");
-    one.kill().unwrap();
-    one.wait().unwrap();
-    let (mut third, again) = sleeping(9).unwrap();
+    one.kill();
+    one.output().unwrap();
+    let (third, again) = sleeping(9).unwrap();
     assert_eq!(again, first);
-    for child in [&mut other, &mut third] {
-        child.kill().unwrap();
-        child.wait().unwrap();
+    for child in [other, third] {
+        child.kill();
+        child.output().unwrap();
     }
 }

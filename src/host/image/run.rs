@@ -9,7 +9,7 @@ use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::Output,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -99,11 +99,11 @@ impl Run {
     }
 
     /// It sees no files but its own: no header leads it elsewhere.
-    async fn confined(self) -> io::Result<Command> {
-        let Some(shown) = self.shown else { return self.child.command() };
+    async fn confined(self) -> io::Result<Child> {
+        let Some(shown) = self.shown else { return Ok(self.child) };
         let on = shown.written.first().or(shown.read.first()).cloned().unwrap_or_default();
         let view = on_storage(&on, STORAGE, move || View::of(&shown)).await?;
-        self.child.within(Cell { user: None, view: Some(view) }).command()
+        Ok(self.child.within(Cell { user: None, view: Some(view) }))
     }
 
     /// # Errors
@@ -121,16 +121,15 @@ impl Run {
     }
 }
 
-/// Runs it in a thread of its own. A fork has copies of whatever the daemon has open, closes them before it executes anything,
-/// and waits for storage that hangs there; so does who forked it. The kernel ends the child with that thread.
-async fn apart(mut command: Command) -> io::Result<Output> {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+/// Runs it in a thread of its own: its program may lie on storage that hangs, and the kernel ends the child with the thread
+/// that started it.
+async fn apart(child: Child) -> io::Result<Output> {
     let leash = Leash::default();
     let (held, (answer, output)) = (leash.0.clone(), oneshot::channel());
     let run = move || {
-        let ended = command.spawn().and_then(|child| {
-            held.hold(child.id())?;
-            child.wait_with_output()
+        let ended = child.piped().spawn().and_then(|child| {
+            held.hold(child.pid())?;
+            child.output()
         });
         // Nobody waits for one that was given up.
         let _ = answer.send(ended);
@@ -151,8 +150,7 @@ struct Held {
 
 impl Held {
     /// Of a child that is not reaped yet, so that its number cannot mean another.
-    fn hold(&self, pid: u32) -> io::Result<()> {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no process"))?;
+    fn hold(&self, pid: Pid) -> io::Result<()> {
         let _ = self.child.set(pidfd_open(pid, PidfdFlags::empty())?);
         if self.let_go.load(Ordering::SeqCst) {
             self.kill();
@@ -184,7 +182,7 @@ mod tests {
     async fn a_run_that_nobody_waits_for_any_more_is_ended() {
         let (program, long) = (Path::new("/bin/sleep"), "1000.2718281828");
         let running = || process::find(&["/bin/sleep", long]);
-        let begin = || apart(Child::new(QEMU_IMG, program).arg(long).command().unwrap());
+        let begin = || apart(Child::new(QEMU_IMG, program).arg(long));
         tokio::select! {
             ended = begin() => panic!("{ended:?}"),
             () = async { while running().is_empty() { tokio::task::yield_now().await } } => {}
@@ -194,7 +192,7 @@ mod tests {
         while !running().is_empty() {
             tokio::task::yield_now().await;
         }
-        let done = apart(Child::new(QEMU_IMG, program).arg("0").command().unwrap()).await.unwrap();
+        let done = apart(Child::new(QEMU_IMG, program).arg("0")).await.unwrap();
         assert!(done.status.success());
     }
 }

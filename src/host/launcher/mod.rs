@@ -1,11 +1,11 @@
 //! The one way in which a program is started: with what its kind is declared to need ([`Permit`]), and nothing else of the
 //! daemon's – no environment, no descriptors, no capabilities, no system calls beyond (docs/adr/0028).
 //!
-//! Everything is made before the fork. Between fork and exec the child only makes system calls: the daemon has other threads,
-//! and one of them may have held the lock of the allocator.
+//! Everything is made before there is a child: until it executes its program it is on the daemon's memory, and only makes
+//! system calls.
 
-#![allow(unsafe_code, reason = "what a child does between fork and exec")]
-#![allow(clippy::disallowed_methods, reason = "the place where programs are started")]
+#![allow(unsafe_code, reason = "what a child does before it executes its program")]
+#![allow(clippy::disallowed_methods, reason = "/dev/null, which answers at once")]
 
 mod capabilities;
 mod cell;
@@ -13,31 +13,37 @@ mod filter;
 mod layer;
 mod limits;
 mod permit;
+mod spawn;
 mod user;
 mod view;
 
 use std::{
+    collections::BTreeMap,
     ffi::{OsStr, OsString},
     fs::File,
     io,
-    os::{fd::RawFd, unix::process::CommandExt},
+    os::fd::{OwnedFd, RawFd},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
 };
 
 use nix::libc;
-use rustix::process::{Pid, Signal};
+use rustix::{
+    pipe::{PipeFlags, pipe_with},
+    process::{Pid, Signal},
+};
 
 pub use cell::Cell;
 pub use layer::Layers;
 pub use limits::Limits;
 pub use permit::{DNSMASQ, Lifetime, Permit, QEMU, QEMU_IMG, QEMU_PROBE, STORE_TRIAL};
+pub use spawn::Spawned;
 pub use user::User;
 pub use view::{Shown, View};
 
 use crate::model::Layer;
 use capabilities::Capabilities;
 use filter::Filter;
+use spawn::{Plan, Program};
 
 /// A program that is to be started.
 #[derive(Debug)]
@@ -48,6 +54,7 @@ pub struct Child {
     inherit: Vec<RawFd>,
     folder: Option<PathBuf>,
     stderr: Option<File>,
+    piped: bool,
     cell: Cell,
 }
 
@@ -56,7 +63,7 @@ impl Child {
     pub fn new(permit: Permit, program: &Path) -> Self {
         let (args, inherit) = (Vec::new(), Vec::new());
         let cell = Cell::default();
-        Self { permit, program: program.to_owned(), args, inherit, folder: None, stderr: None, cell }
+        Self { permit, program: program.to_owned(), args, inherit, folder: None, stderr: None, piped: false, cell }
     }
 
     #[must_use]
@@ -99,42 +106,60 @@ impl Child {
         self
     }
 
-    /// The command that starts it, with standard input and output closed off; whoever starts it may say otherwise. For one
-    /// whose [`Lifetime`] is the daemon's, the thread that starts it counts.
+    /// What it says on standard output and error is kept for [`Spawned::output`].
+    #[must_use]
+    pub fn piped(mut self) -> Self {
+        self.piped = true;
+        self
+    }
+
+    /// Starts it, with standard input closed off, and the others where nobody has said otherwise. Returns when it executes its
+    /// program. For one whose [`Lifetime`] is the daemon's, the thread that starts it counts.
     ///
     /// # Errors
-    /// None today; what is made before the fork may fail.
-    pub fn command(self) -> io::Result<Command> {
-        let Self { permit, program, args, inherit, folder, stderr, cell } = self;
-        let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
-        command.stderr(stderr.map_or_else(Stdio::null, Stdio::from));
+    /// When the program cannot be executed, a layer cannot be put on, or the kernel has no process left.
+    pub fn spawn(self) -> io::Result<Spawned> {
         let layers = Layers::in_force();
-        if layers.includes(Layer::Environment) {
-            command.env_clear();
+        let path = std::env::var_os("PATH");
+        let mut environment: BTreeMap<OsString, OsString> = match layers.includes(Layer::Environment) {
             // It may be a script that looks for what it ends in.
-            command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-        }
-        command.env("LC_ALL", "C").envs(permit.environment.iter().copied());
-        if let Some(folder) = folder {
-            command.current_dir(folder);
-        }
+            true => path.iter().map(|path| ("PATH".into(), path.clone())).collect(),
+            false => std::env::vars_os().collect(),
+        };
+        let named = [("LC_ALL", "C")].into_iter().chain(self.permit.environment.iter().copied());
+        environment.extend(named.map(|(name, value)| (name.into(), value.into())));
+        let none = || File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+        let pipe = || -> io::Result<_> {
+            let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+            Ok((Some(File::from(reader)), writer))
+        };
+        let (stdout, to_stdout) = if self.piped { pipe()? } else { (None, none()?) };
+        let (stderr, to_stderr) = match self.stderr {
+            Some(file) => (None, file.into()),
+            None if self.piped => pipe()?,
+            None => (None, none()?),
+        };
         let confinement = Confinement {
             layers,
-            inherit,
-            limits: permit.limits,
-            capabilities: permit.capabilities,
-            cell,
-            filter: Filter::new(permit.sockets),
-            ends_with: (permit.lifetime == Lifetime::Ours).then(rustix::process::getpid),
+            inherit: self.inherit,
+            limits: self.permit.limits,
+            capabilities: self.permit.capabilities,
+            cell: self.cell,
+            filter: Filter::new(self.permit.sockets),
+            ends_with: (self.permit.lifetime == Lifetime::Ours).then(rustix::process::getpid),
         };
-        // SAFETY: `enter` makes system calls only, with what was made before the fork.
-        unsafe { command.pre_exec(move || confinement.enter()) };
-        Ok(command)
+        let plan = Plan::new(
+            Program { name: &self.program, path: path.as_deref(), folder: self.folder.as_deref() },
+            &self.args,
+            environment,
+            [none()?, to_stdout, to_stderr],
+            confinement,
+        )?;
+        Ok(Spawned { pid: plan.spawn()?, stdout, stderr })
     }
 }
 
-/// What the child puts on, made whole before the fork.
+/// What the child puts on, made whole before there is one.
 struct Confinement {
     layers: Layers,
     inherit: Vec<RawFd>,

@@ -7,7 +7,7 @@ use super::*;
 /// What a shell says that is started as a child of this kind.
 fn said(permit: Permit, script: &str, inherit: &[RawFd]) -> String {
     let child = Child::new(permit, Path::new("/bin/sh")).args(["-c", script]).inherit(inherit.iter().copied());
-    let output = child.command().unwrap().stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
+    let output = child.piped().spawn().unwrap().output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
@@ -70,7 +70,7 @@ fn a_file_grows_up_to_its_bound_and_no_further() {
     let script = format!("dd if=/dev/zero of={} bs=1M count=1 seek=$1 2>/dev/null; echo $?", file.display());
     let write = |at: &str| {
         let child = Child::new(QEMU_IMG.for_image(8 << 20, 30), Path::new("/bin/sh")).args(["-c", &script, "sh", at]);
-        child.command().unwrap().stdout(Stdio::piped()).output().unwrap().stdout
+        child.piped().spawn().unwrap().output().unwrap().stdout
     };
     assert_eq!(write("7"), b"0\n");
     assert_ne!(write("8"), b"0\n");
@@ -79,10 +79,6 @@ fn a_file_grows_up_to_its_bound_and_no_further() {
 
 #[test]
 fn a_child_that_is_to_end_with_the_daemon_ends_with_the_thread_that_started_it() {
-    let started = std::thread::spawn(|| {
-        let command = Child::new(QEMU_PROBE, Path::new("/bin/sleep")).arg("1000").command();
-        command.unwrap().spawn().unwrap()
-    });
-    let mut child = started.join().unwrap();
-    assert_eq!(child.wait().unwrap().signal(), Some(9));
+    let started = std::thread::spawn(|| Child::new(QEMU_PROBE, Path::new("/bin/sleep")).arg("1000").spawn().unwrap());
+    assert_eq!(started.join().unwrap().output().unwrap().status.signal(), Some(9));
 }

@@ -1,0 +1,254 @@
+//! How a child comes to be: it shares the daemon's memory until it executes its program, and the thread that starts it waits
+//! for that. A copy of the memory would cost more the more VMs there are, and so would every page that the daemon writes next.
+//!
+//! So the child must not leave a trace in that memory: everything is made before, on its own stack it makes system calls
+//! only, and what it writes is the number of the error that it ends with.
+
+#![allow(unsafe_code, reason = "a child on the daemon's memory")]
+
+use std::{
+    collections::BTreeMap,
+    ffi::{CString, OsStr, OsString, c_char, c_int, c_void},
+    fs::File,
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{ffi::OsStrExt, process::ExitStatusExt},
+    },
+    path::Path,
+    process::{ExitStatus, Output},
+    ptr, thread,
+};
+
+use nix::{
+    libc,
+    sys::signal::{SigSet, SigmaskHow},
+};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+
+use super::Confinement;
+
+/// More than the child's few calls take, in a debug build too. Pages that are not touched cost nothing.
+const STACK: usize = 256 << 10;
+/// Of the child that does not come to its program.
+const NOT_EXECUTED: c_int = 127;
+
+/// Which program, and where it begins.
+pub(super) struct Program<'a> {
+    /// Looked for on `path`, unless it is a path itself.
+    pub name: &'a Path,
+    pub path: Option<&'a OsStr>,
+    pub folder: Option<&'a Path>,
+}
+
+/// What a child executes, whole.
+pub(super) struct Plan {
+    /// Where the program may be; the first that can be executed is.
+    programs: Vec<CString>,
+    arguments: Strings,
+    environment: Strings,
+    folder: Option<CString>,
+    /// Its standard input, output and error.
+    standard: [OwnedFd; 3],
+    confinement: Confinement,
+    /// Why it was not executed; the child's one word.
+    error: c_int,
+}
+
+/// Strings as `execve` takes them.
+struct Strings {
+    _owned: Vec<CString>,
+    pointers: Vec<*const c_char>,
+}
+
+/// A child that has begun to execute its program. Nobody has waited for it yet, so that its number means no other.
+#[derive(Debug)]
+pub struct Spawned {
+    pub(super) pid: Pid,
+    /// Where they were asked for.
+    pub(super) stdout: Option<File>,
+    pub(super) stderr: Option<File>,
+}
+
+impl Plan {
+    /// # Errors
+    /// For what has a NUL in it.
+    pub fn new(
+        program: Program,
+        arguments: &[OsString],
+        environment: BTreeMap<OsString, OsString>,
+        standard: [OwnedFd; 3],
+        confinement: Confinement,
+    ) -> io::Result<Self> {
+        let Program { name, path, folder } = program;
+        let folders = path.filter(|_| !name.as_os_str().as_bytes().contains(&b'/')).map(std::env::split_paths);
+        let programs = match folders {
+            Some(folders) => folders.map(|folder| text(folder.join(name))).collect::<io::Result<_>>()?,
+            None => vec![text(name)?],
+        };
+        let environment = environment.into_iter().map(|(mut variable, value)| {
+            variable.push("=");
+            variable.push(value);
+            text(variable)
+        });
+        Ok(Self {
+            programs,
+            arguments: Strings::new([text(name)].into_iter().chain(arguments.iter().map(text)))?,
+            environment: Strings::new(environment)?,
+            folder: folder.map(text).transpose()?,
+            standard,
+            confinement,
+            error: 0,
+        })
+    }
+
+    /// # Errors
+    /// Why it does not execute; there is no child then.
+    pub fn spawn(mut self) -> io::Result<Pid> {
+        let mut stack = Vec::<u8>::with_capacity(STACK);
+        // No handler of the daemon's may run in the child: its memory is not the child's to write to.
+        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+        // SAFETY: the stack grows down from its end, which is aligned to 16 bytes, and outlives the child's use of it, as the plan does:
+        // this thread goes on when the child has executed its program or ended.
+        let child = unsafe {
+            let end = stack.as_mut_ptr().add(STACK);
+            let end = end.sub(end as usize % 16);
+            let plan = (&raw mut self).cast::<c_void>();
+            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+            let child = libc::clone(begin, end.cast(), flags, plan);
+            if child < 0 { Err(io::Error::last_os_error()) } else { Ok(child) }
+        };
+        before.thread_set_mask()?;
+        if self.confinement.cell.user.is_some() {
+            // Whoever changes its user takes the right to a dump from the memory that it is on.
+            let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable);
+        }
+        let pid = Pid::from_raw(child?).ok_or_else(|| io::Error::other("a child without a number"))?;
+        // SAFETY: the child has written it, on this memory.
+        match unsafe { ptr::read_volatile(&raw const self.error) } {
+            0 => Ok(pid),
+            error => {
+                let _ = waitpid(Some(pid), WaitOptions::empty());
+                Err(io::Error::from_raw_os_error(error))
+            }
+        }
+    }
+
+    /// In the child. Returns only with an error.
+    fn execute(&self) -> io::Error {
+        match self.prepare() {
+            Ok(()) => {}
+            Err(error) => return error,
+        }
+        let mut refused = None;
+        for program in &self.programs {
+            // SAFETY: all strings end with a NUL and live, and so do the lists of them.
+            unsafe { libc::execve(program.as_ptr(), self.arguments.as_ptr(), self.environment.as_ptr()) };
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::ENOENT | libc::ENOTDIR) => {}
+                // There may be another behind it.
+                Some(libc::EACCES) => refused = Some(error),
+                _ => return error,
+            }
+        }
+        refused.unwrap_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
+    }
+
+    fn prepare(&self) -> io::Result<()> {
+        for (number, standard) in (0..).zip(&self.standard) {
+            // SAFETY: numbers only.
+            if unsafe { libc::dup2(standard.as_raw_fd(), number) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        if let Some(folder) = &self.folder {
+            rustix::process::chdir(folder.as_c_str())?;
+        }
+        self.confinement.enter()?;
+        handle_no_signals();
+        // SAFETY: an empty set, which is initialised before it is used.
+        unsafe {
+            let mut none = std::mem::zeroed::<libc::sigset_t>();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+        }
+        Ok(())
+    }
+}
+
+/// From here on in the child.
+extern "C" fn begin(plan: *mut c_void) -> c_int {
+    // SAFETY: the one plan; whoever made it waits.
+    let plan = unsafe { &mut *plan.cast::<Plan>() };
+    let error = plan.execute().raw_os_error().unwrap_or(libc::EIO);
+    // SAFETY: as above.
+    unsafe { ptr::write_volatile(&raw mut plan.error, error) };
+    // SAFETY: ends the child, without what the daemon has to do at its own end.
+    unsafe { libc::_exit(NOT_EXECUTED) }
+}
+
+/// The table of handlers is the child's own, and a program begins without any.
+fn handle_no_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: all zeroes is the default, and numbers that cannot be set are refused.
+        unsafe {
+            let by_default = std::mem::zeroed::<libc::sigaction>();
+            libc::sigaction(signal, &raw const by_default, ptr::null_mut());
+        }
+    }
+}
+
+impl Strings {
+    fn new(all: impl Iterator<Item = io::Result<CString>>) -> io::Result<Self> {
+        let owned: Vec<CString> = all.collect::<io::Result<_>>()?;
+        let pointers = owned.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect();
+        Ok(Self { _owned: owned, pointers })
+    }
+
+    fn as_ptr(&self) -> *const *const c_char {
+        self.pointers.as_ptr()
+    }
+}
+
+fn text(words: impl AsRef<OsStr>) -> io::Result<CString> {
+    Ok(CString::new(words.as_ref().as_bytes())?)
+}
+
+impl Spawned {
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self) {
+        // It may have ended, but its number is its own until somebody waits for it.
+        let _ = kill_process(self.pid, Signal::KILL);
+    }
+
+    /// Blocks until it has ended, and returns what it has said where that was asked for.
+    ///
+    /// # Errors
+    /// Of the kernel.
+    pub fn output(mut self) -> io::Result<Output> {
+        let (stdout, stderr) = (self.stdout.take(), self.stderr.take());
+        let (stdout, stderr) = thread::scope(|scope| {
+            let stderr = scope.spawn(|| said(stderr));
+            (said(stdout), stderr.join().unwrap_or_else(|_| Err(io::Error::other("a reader has panicked"))))
+        });
+        let status = loop {
+            match waitpid(Some(self.pid), WaitOptions::empty()) {
+                Ok(Some((_, status))) => break ExitStatus::from_raw(status.as_raw()),
+                Ok(None) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
+        Ok(Output { status, stdout: stdout?, stderr: stderr? })
+    }
+}
+
+fn said(pipe: Option<File>) -> io::Result<Vec<u8>> {
+    let mut words = Vec::new();
+    pipe.map(|mut pipe| io::Read::read_to_end(&mut pipe, &mut words)).transpose()?;
+    Ok(words)
+}
