@@ -1,11 +1,21 @@
 //! How much memory the host promises to its programs: by default more than it has, and none beyond that where somebody has
-//! set `vm.overcommit_memory=2`.
+//! set `vm.overcommit_memory=2`. And what the daemon itself has no use for any more.
 
+#![allow(unsafe_code, reason = "a call of the C library's")]
 #![allow(clippy::disallowed_methods, reason = "files of the kernel, which answers at once")]
 
 /// Whether nothing is promised that is not there. QEMU reserves what a VM may grow to, and gets it only without this.
 pub fn is_strict() -> bool {
     std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2")
+}
+
+/// Gives back to the host what was needed for a moment, such as to read every record at the start: the allocator keeps it.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes a number, and may be called at any time.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
 }
 
 /// What to do about a program that got no memory.

@@ -120,6 +120,13 @@ impl VmSpec {
         (Self::image_name(number) == name && number > 0).then_some(number)
     }
 
+    /// Lists that grow, or are read, have room for more: there is one of these for each VM.
+    pub fn without_spare_room(mut self) -> Self {
+        self.disks.shrink_to_fit();
+        self.nics.shrink_to_fit();
+        self
+    }
+
     pub fn disk(&self, name: &str) -> Option<&Disk> {
         self.disks.iter().find(|disk| disk.name == name)
     }

@@ -130,7 +130,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
         promises.push(promise);
     }
     check_definition(&spec, None)?;
-    Ok((spec, promises))
+    Ok((spec.without_spare_room(), promises))
 }
 
 /// There is nothing yet that could be removed to make room: it is the wish that is too large.

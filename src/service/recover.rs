@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 
 use super::{Service, autostart, database, relocate};
 use crate::{
-    host::{STORAGE, in_time},
+    host::{STORAGE, in_time, memory},
     model::{Due, Status, VmId},
     store::{Batch, StoreError},
     vm::{self, core::Record, mark_storage, records, storage_of},
@@ -27,7 +27,7 @@ impl Service {
         if let Some(newer) = vms.iter().find_map(|(_, r)| r.as_ref().err().filter(|e| e.is_newer())) {
             bail!("cannot read the definitions of the VMs: {newer}");
         }
-        let names: Vec<_> = vms.iter().map(|(key, _)| key.clone()).collect();
+        let names: HashSet<_> = vms.iter().map(|(key, _)| key.clone()).collect();
         let unknown = database::vms_with_disks(&self.ctx.config.state_dir).into_iter().map(|id| id.to_string());
         let unknown: Vec<_> = unknown.filter(|id| !names.contains(id)).collect();
         if !unknown.is_empty() {
@@ -105,6 +105,7 @@ impl Service {
     pub async fn recovered(&self) {
         let recovered = self.registry.handles().into_iter().map(|handle| async move { handle.recovered().await });
         let _ = tokio::time::timeout(ADOPTION, futures_util::future::join_all(recovered)).await;
+        memory::give_back();
         let count = |status| self.registry.views().iter().filter(|view| view.status == status).count();
         tracing::info!(
             running = count(Status::Running),

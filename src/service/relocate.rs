@@ -43,8 +43,10 @@ impl Names {
         }
         for disk in record.run.held.images.values_mut() {
             let today = self.disk(disk, &spec);
-            changed |= today != **disk;
-            *disk = today.into();
+            if today != **disk {
+                changed = true;
+                *disk = today.into();
+            }
         }
         changed
     }

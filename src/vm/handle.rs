@@ -12,7 +12,10 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::core::{Answer, Patience, Request};
+use super::{
+    core::{Answer, Patience, Request},
+    sampling::Latest,
+};
 use crate::model::{Applied, Change, Conflict, Error, NicId, Redefinition, Result, Sample, Status, VmId, VmView};
 
 /// Forced requests that have come.
@@ -106,7 +109,7 @@ pub struct VmHandle {
     /// Has room for all: sending to it is one step, and cannot be given up half-way. Its task never waits.
     inbox: mpsc::UnboundedSender<Inbox>,
     view: watch::Receiver<VmView>,
-    sample: watch::Receiver<Option<Sample>>,
+    sample: Latest,
 }
 
 impl VmHandle {
@@ -115,7 +118,7 @@ impl VmHandle {
         tally: Tally,
         inbox: mpsc::UnboundedSender<Inbox>,
         view: watch::Receiver<VmView>,
-        sample: watch::Receiver<Option<Sample>>,
+        sample: Latest,
     ) -> Self {
         Self { id, tally, came: 0, inbox, view, sample }
     }
@@ -133,7 +136,7 @@ impl VmHandle {
 
     /// The last reading of its counters, while it runs; never waits.
     pub fn sample(&self) -> Option<Sample> {
-        self.sample.borrow().clone()
+        self.sample.get()
     }
 
     /// Starts it, or resumes it where it is paused.

@@ -107,6 +107,7 @@ pub fn get(store: &Store, key: &str) -> Result<Option<Record>, StoreError> {
 
 fn joined(definition: Definition, run: Option<Result<RunRecord, StoreError>>) -> Result<Record, StoreError> {
     let Definition { spec, run: earlier } = definition;
+    let spec = Arc::new(Arc::unwrap_or_clone(spec).without_spare_room());
     let run = match (run, earlier) {
         (Some(run), _) => run?,
         (None, Some(earlier)) => RunRecord { held: held(&spec, &earlier.state), ..earlier },

@@ -1,7 +1,7 @@
 //! Measures a running VM beside its task, and keeps its console within bounds. Nothing waits for it: a monitor that is mute
 //! delays no request.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::{
     sync::watch,
@@ -18,17 +18,31 @@ use crate::{
     qmp::Session,
 };
 
+/// The last reading of a VM's counters, while it runs.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Latest(Arc<Mutex<Option<Arc<Sample>>>>);
+
+impl Latest {
+    pub fn get(&self) -> Option<Sample> {
+        let sample = self.lock().clone();
+        sample.map(|sample| (*sample).clone())
+    }
+
+    pub fn set(&self, sample: Option<Sample>) {
+        *self.lock() = sample.map(Arc::new);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Sample>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Goes on until it is dropped or the session ends.
 pub(super) struct Sampling(JoinHandle<()>);
 
 impl Sampling {
-    pub fn of(
-        hands: Arc<Hands>,
-        session: Session,
-        view: watch::Receiver<VmView>,
-        sample: watch::Sender<Option<Sample>>,
-    ) -> Self {
-        Self(tokio::spawn(measure(hands, session, view, sample)))
+    pub fn of(hands: Arc<Hands>, session: Session, view: watch::Receiver<VmView>, latest: Latest) -> Self {
+        Self(tokio::spawn(measure(hands, session, view, latest)))
     }
 }
 
@@ -38,12 +52,7 @@ impl Drop for Sampling {
     }
 }
 
-async fn measure(
-    hands: Arc<Hands>,
-    session: Session,
-    view: watch::Receiver<VmView>,
-    reported: watch::Sender<Option<Sample>>,
-) {
+async fn measure(hands: Arc<Hands>, session: Session, view: watch::Receiver<VmView>, latest: Latest) {
     let Some(process) = hands.process() else { return };
     let mut sampler = Sampler::new(process.pid(), hands.threads());
     // The last bounding of the console log; two at once would cut what neither has kept.
@@ -68,6 +77,6 @@ async fn measure(
         let nics = in_effect.nics.iter().map(traffic).collect();
         let running = seen.status != Status::Paused;
         let circumstances = Circumstances { started, running, balloon, nics };
-        reported.send_replace(Some(sampler.take(readings, circumstances)));
+        latest.set(Some(sampler.take(readings, circumstances)));
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
     task::{AbortHandle, Id, JoinError, JoinSet},
     time::sleep,
 };
@@ -26,11 +26,11 @@ use super::{
     journal::Journal,
     perform::{Brief, Hands, perform},
     publish::{Public, as_left},
-    sampling::Sampling,
+    sampling::{Latest, Sampling},
 };
 use crate::{
     host::process::Exit,
-    model::{Error, NicId, Result, Sample, VmSpec, VmView, monotonic_ms, now_ms, uptime_ms},
+    model::{Error, NicId, Result, VmSpec, VmView, monotonic_ms, now_ms, uptime_ms},
     net::PortHealth,
     qmp::{CloseReason, Event, Events, Session},
 };
@@ -47,7 +47,6 @@ struct Task {
     facts: Facts,
     hands: Arc<Hands>,
     inbox: mpsc::UnboundedReceiver<Inbox>,
-    sights: mpsc::UnboundedReceiver<Box<Sight>>,
     steps: JoinSet<Outcome>,
     lanes: HashMap<Id, (Lane, AbortHandle)>,
     link: Option<Link>,
@@ -58,7 +57,7 @@ struct Task {
     /// By the host's own clock.
     wake: Option<core::Ms>,
     view: Public,
-    sample: watch::Sender<Option<Sample>>,
+    sample: Latest,
     journal: Journal,
 }
 
@@ -130,21 +129,19 @@ fn bounds(ctx: &SharedContext) -> Bounds {
 }
 
 impl Task {
-    fn new(ctx: SharedContext, facts: Facts) -> (VmHandle, Self) {
+    fn new(ctx: SharedContext, facts: Facts) -> (VmHandle, Box<Self>) {
         let id = facts.record.definition.id;
         let (sender, inbox) = mpsc::unbounded_channel();
-        let (sights, seen) = mpsc::unbounded_channel();
-        let hands = Arc::new(Hands::new(ctx.clone(), id, sights));
+        let hands = Arc::new(Hands::new(ctx.clone(), id));
         let (view, view_reader) = Public::new(&facts, ctx.census.clone());
-        let (sample, sample_reader) = watch::channel(None);
-        let handle = VmHandle::new(id, Tally::default(), sender, view_reader, sample_reader);
+        let sample = Latest::default();
+        let handle = VmHandle::new(id, Tally::default(), sender, view_reader, sample.clone());
         let task = Self {
             ctx,
             journal: Journal::of(&facts),
             facts,
             hands,
             inbox,
-            sights: seen,
             steps: JoinSet::new(),
             lanes: HashMap::new(),
             link: None,
@@ -155,10 +152,11 @@ impl Task {
             view,
             sample,
         };
-        (handle, task)
+        (handle, Box::new(task))
     }
 
-    async fn run(mut self) {
+    /// In a box: an async function has room for its arguments twice, and there is one of each VM.
+    async fn run(mut self: Box<Self>) {
         let first = self.absorb(Report::Sight(Sight::Time));
         self.follow(first);
         while !self.facts.gone {
@@ -170,8 +168,8 @@ impl Task {
                 Happening::Sight(sight) => self.absorb(Report::Sight(sight)),
                 Happening::Step(ended) => {
                     // It may have sent them just after they were looked for.
-                    while let Ok(sight) = self.sights.try_recv() {
-                        let effects = self.absorb(Report::Sight(*sight));
+                    while let Some(sight) = self.hands.take_sight() {
+                        let effects = self.absorb(Report::Sight(sight));
                         self.follow(effects);
                     }
                     self.ended(ended)
@@ -219,7 +217,7 @@ impl Task {
             biased;
             exit = exited => Happening::Exited(exit),
             happening = monitor => happening,
-            Some(sight) = self.sights.recv() => Happening::Sight(*sight),
+            sight = self.hands.sight() => Happening::Sight(sight),
             Some(ended) = self.steps.join_next_with_id() => Happening::Step(ended),
             () = time => Happening::Time,
             message = self.inbox.recv() => message.map_or(Happening::Orphaned, Happening::Message),
@@ -370,9 +368,7 @@ impl Task {
             if !matches!(self.facts.record.run.state, Run::Starting { .. }) {
                 drop(self.hands.take_taps());
             }
-            if self.sample.borrow().is_some() {
-                self.sample.send_replace(None);
-            }
+            self.sample.set(None);
             return;
         }
         if let Some((session, events)) = self.hands.take_events() {

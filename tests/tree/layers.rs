@@ -49,6 +49,7 @@ const UNSAFE: &[&str] = &[
     "host/launcher/spawn.rs",
     "host/launcher/user.rs",
     "host/launcher/view.rs",
+    "host/memory.rs",
     "host/process.rs",
     "net/legacy.rs",
     "net/netlink/events.rs",

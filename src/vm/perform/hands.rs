@@ -1,12 +1,12 @@
 //! What the steps of one VM work with.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
 use crate::{
     host::process::Process,
@@ -55,9 +55,9 @@ pub(in crate::vm) struct Hands {
     pub ctx: SharedContext,
     pub id: VmId,
     pub paths: RunPaths,
-    /// In boxes: a channel makes room for 32 at once, of each VM.
-    sights: mpsc::UnboundedSender<Box<Sight>>,
     link: Mutex<Link>,
+    /// There is a sight that the task has not taken.
+    seen: Notify,
     /// Of whoever looks for threads and binds them: another would take a vCPU that has just come for QEMU's own.
     binding: tokio::sync::Mutex<()>,
 }
@@ -75,6 +75,8 @@ struct Link {
     taps: HashMap<NicId, Vec<OwnedFd>>,
     io_error: Option<IoError>,
     memory_changed: bool,
+    /// How far long steps have come. No channel: that makes room for 32 at once, of each VM.
+    sights: VecDeque<Sight>,
     /// The definition that is stored, where that is known.
     defined: Option<Arc<VmSpec>>,
 }
@@ -87,9 +89,9 @@ impl IoError {
 }
 
 impl Hands {
-    pub fn new(ctx: SharedContext, id: VmId, sights: mpsc::UnboundedSender<Box<Sight>>) -> Self {
+    pub fn new(ctx: SharedContext, id: VmId) -> Self {
         let paths = ctx.run_paths(&id);
-        Self { ctx, id, paths, sights, link: Mutex::default(), binding: tokio::sync::Mutex::default() }
+        Self { ctx, id, paths, link: Mutex::default(), seen: Notify::new(), binding: tokio::sync::Mutex::default() }
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {
@@ -98,8 +100,22 @@ impl Hands {
 
     /// Tells the core how far a long step has come.
     pub fn see(&self, sight: Sight) {
-        // A task that is gone wants to know nothing.
-        let _ = self.sights.send(Box::new(sight));
+        self.link().sights.push_back(sight);
+        self.seen.notify_one();
+    }
+
+    pub fn take_sight(&self) -> Option<Sight> {
+        self.link().sights.pop_front()
+    }
+
+    /// The next sight, in their order. May be dropped and called again.
+    pub async fn sight(&self) -> Sight {
+        loop {
+            if let Some(sight) = self.take_sight() {
+                return sight;
+            }
+            self.seen.notified().await;
+        }
     }
 
     pub fn process(&self) -> Option<Arc<Process>> {

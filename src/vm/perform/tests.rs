@@ -7,7 +7,6 @@ mod power;
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use serde_json::json;
-use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
@@ -28,7 +27,6 @@ struct Vm {
     dir: tempfile::TempDir,
     hands: Hands,
     record: Record,
-    sights: mpsc::UnboundedReceiver<Box<Sight>>,
 }
 
 impl Vm {
@@ -71,8 +69,7 @@ impl Vm {
             "cpu_pinning": null, "disks": [], "disks_added": 0, "nics": [], "nics_added": 0
         }))
         .unwrap();
-        let (sender, sights) = mpsc::unbounded_channel();
-        let hands = Hands::new(Arc::new(ctx), definition.id, sender);
+        let hands = Hands::new(Arc::new(ctx), definition.id);
         let run = RunRecord {
             state: Run::Starting { process: None, new: false, last: Ending::Clean },
             goal: Goal::Rest,
@@ -80,7 +77,7 @@ impl Vm {
             held: Held::default(),
             unmade: BTreeSet::new(),
         };
-        Self { dir, hands, record: Record { definition: Arc::new(definition), run }, sights }
+        Self { dir, hands, record: Record { definition: Arc::new(definition), run } }
     }
 
     fn define(&mut self, change: impl FnOnce(&mut VmSpec)) {
@@ -354,7 +351,7 @@ async fn sizes_come_as_far_as_the_guest_follows() {
     vm.define(|spec| spec.vcpus = 3);
     Vm::check(&Step::SetVcpus(3), vm.once(Step::SetVcpus(3)).await, &Report::Done);
     assert_eq!(vm.devices().await.2, 3);
-    let seen: Vec<Sight> = std::iter::from_fn(|| vm.sights.try_recv().ok()).map(|sight| *sight).collect();
+    let seen: Vec<Sight> = std::iter::from_fn(|| vm.hands.take_sight()).collect();
     assert_eq!(seen, [Sight::Vcpus { present: 2, used: 2 }, Sight::Vcpus { present: 3, used: 3 }]);
     vm.in_effect(|spec| spec.vcpus = 3);
     vm.twice(Step::SetVcpus(3), Report::Done).await;
