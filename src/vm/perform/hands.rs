@@ -16,6 +16,7 @@ use crate::{
     vm::{
         SharedContext,
         core::{Record, Setback, Sight, Up},
+        records::Known,
     },
 };
 
@@ -75,8 +76,8 @@ struct Link {
     taps: HashMap<NicId, Vec<OwnedFd>>,
     io_error: Option<IoError>,
     memory_changed: bool,
-    /// The definition that is stored, where that is known.
-    defined: Option<Arc<VmSpec>>,
+    /// What is stored of it.
+    known: Known,
 }
 
 impl IoError {
@@ -87,9 +88,9 @@ impl IoError {
 }
 
 impl Hands {
-    pub fn new(ctx: SharedContext, id: VmId, sights: mpsc::UnboundedSender<Box<Sight>>) -> Self {
-        let paths = ctx.run_paths(&id);
-        Self { ctx, id, paths, sights, link: Mutex::default(), binding: tokio::sync::Mutex::default() }
+    pub fn new(ctx: SharedContext, id: VmId, known: Known, sights: mpsc::UnboundedSender<Box<Sight>>) -> Self {
+        let (paths, link) = (ctx.run_paths(&id), Link { known, ..Link::default() });
+        Self { ctx, id, paths, sights, link: link.into(), binding: tokio::sync::Mutex::default() }
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {
@@ -164,9 +165,15 @@ impl Hands {
         std::mem::take(&mut self.link().memory_changed)
     }
 
-    /// Notes which definition is stored, and returns what was noted before.
-    pub fn set_defined(&self, defined: Option<Arc<VmSpec>>) -> Option<Arc<VmSpec>> {
-        std::mem::replace(&mut self.link().defined, defined)
+    /// What is known to be stored. Until somebody says what has become of a commit, that is less.
+    pub fn known_before_commit(&self) -> Known {
+        let mut link = self.link();
+        let less = link.known.without_definition();
+        std::mem::replace(&mut link.known, less)
+    }
+
+    pub fn set_known(&self, known: Known) {
+        self.link().known = known;
     }
 
     /// The descriptors of a NIC's tap, one a queue, for the start that comes.

@@ -13,13 +13,14 @@ use super::*;
 use crate::{
     config::{Accel, Settings},
     host::{cpus::Host, image::QemuImg, sandbox::Sandbox},
-    model::{Conflict, CpuPinning, Disk, Ending, Error, IoLimits, Nic, NicBackend, NicId, Upkeep, VmSpec},
+    model::{Conflict, CpuPinning, Disk, Ending, Error, IoLimits, LayerId, Nic, NicBackend, NicId, Upkeep, VmSpec},
     net::Network,
     qemu::{Accelerator, Caps, devices},
     store::Store,
     vm::{
         Closing, Context,
         core::{DiskNo, Goal, Guest, Held, Record, Run, RunRecord, Sight, StartedWith, Up},
+        records::Known,
     },
 };
 
@@ -72,7 +73,7 @@ impl Vm {
         }))
         .unwrap();
         let (sender, sights) = mpsc::unbounded_channel();
-        let hands = Hands::new(Arc::new(ctx), definition.id, sender);
+        let hands = Hands::new(Arc::new(ctx), definition.id, Known::default(), sender);
         let run = RunRecord {
             state: Run::Starting { process: None, new: false, last: Ending::Clean },
             goal: Goal::Rest,
@@ -121,7 +122,7 @@ impl Vm {
         let name = DiskNo(no).name();
         let file = self.hands.ctx.image_folder(&self.hands.id).join(format!("{name}.qcow2"));
         serde_json::from_value(json!({
-            "name": name, "file": file, "size": 1, "clone": "full", "base": null, "io_limits": null, "slot": slot
+            "name": name, "layer": LayerId::random(), "file": file, "size": 1, "clone": "full", "base": null, "io_limits": null, "slot": slot
         }))
         .unwrap()
     }
