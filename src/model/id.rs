@@ -66,6 +66,8 @@ ids! {
     VmId;
     /// A NIC of a virtual machine.
     NicId;
+    /// A layer of disks: a file with data, which may lie on another one.
+    LayerId;
     /// A virtual switch.
     SwitchId;
     /// A port of the host that leads to a guest on a switch.

@@ -41,7 +41,7 @@ pub use ending::Ending;
 pub use error::{Conflict, Error, Operation, Result, human};
 pub use forward::{SwitchForward, check_forward};
 pub use hostname::{check_domain, host_label};
-pub use id::{ForwardId, NicId, SwitchId, VmId};
+pub use id::{ForwardId, LayerId, NicId, SwitchId, VmId};
 pub use limits::{IoLimits, Rate};
 pub use lists::{MAX_DEVICES, MAX_FORWARDS, MAX_PINNED, check_length};
 pub use mac::MacAddr;
@@ -53,7 +53,7 @@ pub use port::{Bandwidth, PortWish, SwitchPort};
 pub use record::{Boot, ProcessId};
 pub use sample::{BalloonSample, DiskSample, NetworkSample, NicSample, Sample, VcpuSample};
 pub use sandbox::{Layer, MissingLayer, Sandbox};
-pub use size::{MAX_DEFINITION, check_definition, written};
+pub use size::{MAX_DEFINITION, MAX_LAYER, check_definition, written};
 pub use spec::{
     BaseImage, Bus, CloneMode, CpuPinning, Disk, ImageFormat, MAX_VCPUS, Machine, NewDisk, VmSpec, check_disk_size,
     check_max_memory, check_max_vcpus, check_memory, check_vcpus, default_max_memory,

@@ -8,11 +8,18 @@ use super::{Error, Result, VmSpec};
 /// Bytes of a definition, as JSON. The record of a running VM holds it twice: as it is wanted, and as QEMU has it.
 pub const MAX_DEFINITION: usize = 12_800;
 
+/// Bytes, as JSON, of the paths of a disk, which are in a record of their own.
+pub const MAX_LAYER: usize = 16 * 1024;
+
 /// Refuses what would not fit into a record. A definition that was stored `before` there was this bound may shrink.
 ///
 /// # Errors
 /// [`Error::Invalid`] that names the part which takes most of it.
 pub fn check_definition(spec: &VmSpec, before: Option<&VmSpec>) -> Result<()> {
+    if spec.disks.iter().any(|disk| written(&(&disk.file, &disk.base)) > MAX_LAYER) {
+        let must = format!("have shorter paths: the image of a disk and its base may take {MAX_LAYER} bytes together");
+        return Err(Error::invalid("disks", must));
+    }
     let size = written(spec);
     if size <= MAX_DEFINITION || before.is_some_and(|before| size <= written(before)) {
         return Ok(());
@@ -41,7 +48,7 @@ pub fn written(part: &impl Serialize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Forward, MacAddr, NewNic, NicBackend, NicId, Protocol};
+    use crate::model::{Forward, LayerId, MacAddr, NewDisk, NewNic, NicBackend, NicId, Protocol};
 
     fn vm() -> VmSpec {
         let machine = serde_json::json!({
@@ -77,6 +84,15 @@ mod tests {
         spec.add_nic(nic(64), None).unwrap();
         let said = check_definition(&spec, Some(&small)).unwrap_err().to_string();
         assert!(said.starts_with("Invalid parameter: networks must take less room"), "{said}");
+        // What its disks' files are called is not in it, and has a bound of its own.
+        let mut deep = small.clone();
+        let layer = LayerId::random();
+        let disk = NewDisk { request: None, layer, size: 1, base: None, clone: Default::default(), io_limits: None };
+        deep.add_disk(disk, "/x".repeat(2000).as_ref(), None).unwrap();
+        check_definition(&deep, None).unwrap();
+        deep.disks[0].file = "\u{1}".repeat(4000).into();
+        let said = check_definition(&deep, None).unwrap_err().to_string();
+        assert!(said.starts_with("Invalid parameter: disks must have shorter paths"), "{said}");
         // One of old may become smaller, step by step.
         let large = spec.clone();
         spec.nics.pop();

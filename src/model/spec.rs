@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Conflict, Error, IoLimits, Named, Nic, Policy, Result, VmId};
+use super::{Conflict, Error, IoLimits, LayerId, Named, Nic, Policy, Result, VmId};
 
 /// vCPUs that any machine type here takes (ruling 12).
 pub const MAX_VCPUS: usize = 255;
@@ -66,6 +66,7 @@ fn holds() -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewDisk {
     pub request: Option<Uuid>,
+    pub layer: LayerId,
     /// GiB.
     pub size: u64,
     pub base: Option<BaseImage>,
@@ -96,6 +97,7 @@ impl VmSpec {
         self.disks_added += 1;
         let name = format!("disk{}", self.disks_added);
         self.disks.push(Disk {
+            layer: disk.layer,
             file: folder.join(Self::image_name(self.disks_added)),
             name,
             size: disk.size,
@@ -221,16 +223,22 @@ impl CpuPinning {
     }
 }
 
-/// A disk that qherd made.
+/// A disk that qherd made. What its layer says is a record of that one's own, which is read and written together with the
+/// one that names it (`vm::records`): as JSON, a disk does not repeat it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
     /// `root`, and `disk1`… for further ones; QEMU's device and node names derive from it.
     pub name: String,
+    /// What the guest writes to.
+    pub layer: LayerId,
+    /// The file of its layer.
+    #[serde(default, skip_serializing)]
     pub file: PathBuf,
     /// GiB.
     pub size: u64,
     pub clone: CloneMode,
-    /// What it was cloned from, and the backing file where `clone` is linked; none for a disk that began empty.
+    /// What its layer was cloned from, and the backing file where `clone` is linked; none for a disk that began empty.
+    #[serde(default, skip_serializing)]
     pub base: Option<BaseImage>,
     pub io_limits: Option<IoLimits>,
     /// The hot-plug slot it sits in, from 1; none for the root disk, which has a place of its own.

@@ -10,7 +10,10 @@ use crate::{
     host::process,
     model::{Boot, Due},
     store::{Batch, Store, StoreError},
-    vm::{Turn, VmHandle, core::Record, records},
+    vm::{
+        Turn, VmHandle,
+        records::{self, Stored},
+    },
 };
 
 /// Before those whose files were not there are tried again; doubles up to the longest.
@@ -21,21 +24,22 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When the store cannot be read or written; the marks are in `vms` all the same.
-pub(super) async fn mark(store: &Store, vms: &mut [Record]) -> Result<(), StoreError> {
+pub(super) async fn mark(store: &Store, vms: &mut [Stored]) -> Result<(), StoreError> {
     let Ok(boot_id) = process::boot_id() else { return Ok(()) };
     let now = Boot { boot_id, init: process::init() };
     let last = store.get::<Boot>(BOOT)?;
     if last.as_ref() == Some(&now) {
         return Ok(());
     }
-    let mut batch = Batch::new().put(BOOT, &now)?;
+    let batch = Batch::new().put(BOOT, &now)?.from_reserve();
     // A state directory that no daemon has served yet knows of no boot.
     let restarted = last.is_some_and(|last| !last.is(&now));
-    for record in vms.iter_mut().filter(|record| restarted && record.definition.policy.autostart.enabled) {
-        record.run.upkeep.due = Some(Due::Boot);
-        batch = records::put(batch, record, true)?;
+    let is_owed = |vm: &&mut Stored| restarted && vm.record.definition.policy.autostart.enabled;
+    let mut owed: Vec<&mut Stored> = vms.iter_mut().filter(is_owed).collect();
+    for vm in &mut owed {
+        vm.record.run.upkeep.due = Some(Due::Boot);
     }
-    store.commit(batch.from_reserve()).await
+    records::commit_all(store, batch, &mut owed).await
 }
 
 /// The key of the one record.

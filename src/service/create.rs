@@ -79,7 +79,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
         clone: wish.clone,
         io_limits: wish.io_limits,
     };
-    let NewDisk { size, base, clone, io_limits, .. } = disks::resolve(service, root).await?;
+    let NewDisk { layer, size, base, clone, io_limits, .. } = disks::resolve(service, root).await?;
     let folder = service.ctx.image_folder(&id);
     let file = match &wish.disk_folder {
         Some(named) => images::folder(service, named).await?.join(format!("{id}.qcow2")),
@@ -90,7 +90,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
         None => None,
     };
     let named_iso = iso.clone().zip(wish.iso).map(|(file, sent)| Alias { file, sent });
-    let disk = Disk { name: "root".into(), file, size, clone, base, io_limits, slot: None, request: None };
+    let disk = Disk { name: "root".into(), layer, file, size, clone, base, io_limits, slot: None, request: None };
     check_length("disks", &wish.disks, MAX_DEVICES)?;
     let mut further = Vec::new();
     for (index, wish) in wish.disks.into_iter().enumerate() {
@@ -160,7 +160,7 @@ async fn establish(service: &Service, mut spec: Arc<VmSpec>, named: Option<PathB
         take_back(service, spec).await;
         return Err(error);
     }
-    let (handle, answer) = vm::create(ctx.clone(), spec.clone(), start, place.is_some());
+    let (handle, answer) = vm::create(ctx.clone(), spec.clone(), start, made.noted());
     let making = service.registry.making(handle.clone());
     let answer = answer.await;
     made.leave().await;
@@ -198,8 +198,8 @@ fn in_words_of(error: Error, named: Option<PathBuf>) -> Error {
 async fn take_back(service: &Service, spec: Arc<VmSpec>) {
     let id = spec.id;
     match records::get(&service.ctx.store, &id.to_string()) {
-        Ok(Some(record)) => {
-            let handle = vm::adopt(service.ctx.clone(), record);
+        Ok(Some(stored)) => {
+            let handle = vm::adopt(service.ctx.clone(), stored);
             if tokio::time::timeout(UNWINDING, handle.gone()).await.is_err() {
                 tracing::error!(vm = %id, "cannot take back a half-made VM; the next start of qherd tries again");
                 service.registry.insert(handle);

@@ -22,7 +22,8 @@ use crate::{
     store::{self, Batch, Helper, Import, Record, RecordKind, Report, Store, StoreError, put_in_place},
     vm::{
         core::{Run, RunRecord},
-        records::{self, Definition},
+        layers::LayerRecord,
+        records::{self, Definition, Stored},
     },
 };
 
@@ -30,6 +31,7 @@ use crate::{
 const RECORD_KINDS: &[RecordKind] = &[
     RecordKind::of::<Definition>(),
     RecordKind::of::<RunRecord>(),
+    RecordKind::of::<LayerRecord>(),
     RecordKind::of::<SwitchRecord>(),
     RecordKind::of::<KeyRecord>(),
     RecordKind::of::<Boot>(),
@@ -99,12 +101,19 @@ impl Database {
         Ok(Store::open(&db)?)
     }
 
-    /// Reads every record.
+    /// Reads every record, and every VM of several.
     ///
     /// # Errors
     /// A store that does not open.
     pub fn check(&self) -> anyhow::Result<Report> {
-        Ok(self.open()?.check(RECORD_KINDS)?)
+        let store = self.open()?;
+        let mut report = store.check(RECORD_KINDS)?;
+        for (_, vm) in records::scan(&store)? {
+            // Such as one whose disk is in a layer that is not there.
+            let told = |error: &StoreError| report.problems.iter().any(|other| other.to_string() == error.to_string());
+            report.problems.extend(vm.err().filter(|error| !told(error)));
+        }
+        Ok(report)
     }
 
     /// Writes everything to `out`, which messages call `path`; returns how many records there are.
@@ -240,21 +249,22 @@ fn finish_half_made(db: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let store = Store::open(db)?;
-        let mut batch = Batch::new();
-        for (_, record) in records::scan(&store)? {
-            // One that cannot be read is told of by the check.
-            let Ok(mut record) = record else { continue };
-            let before = record.clone();
+        // One that cannot be read is told of by the check.
+        let mut vms: Vec<Stored> = records::scan(&store)?.into_iter().filter_map(|(_, stored)| stored.ok()).collect();
+        let mut changed = Vec::new();
+        for vm in &mut vms {
+            let before = vm.record.clone();
+            let record = &mut vm.record;
             if let Run::Making { .. } | Run::Starting { new: true, .. } = record.run.state {
                 let reason = "it was being made when the export was written; see whether its disks are whole".into();
                 record.run.state = Run::Down { last: Ending::Crashed { reason } };
             }
             record.run.unmade.clear();
-            if record != before {
-                batch = records::put(batch, &record, true)?;
+            if *record != before {
+                changed.push(vm);
             }
         }
-        Ok(store.commit(batch).await?)
+        Ok(records::commit_all(&store, Batch::new(), &mut changed).await?)
     })
 }
 

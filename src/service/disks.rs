@@ -2,7 +2,7 @@
 //! work.
 
 use super::{Service, bases};
-use crate::model::{Change, DiskWish, Error, NewDisk, Result, VmId, VmView, check_disk_size};
+use crate::model::{Change, DiskWish, Error, LayerId, NewDisk, Result, VmId, VmView, check_disk_size};
 
 const GIB: u64 = 1 << 30;
 
@@ -29,7 +29,8 @@ pub(super) async fn resolve(service: &Service, wish: DiskWish) -> Result<NewDisk
             Some(base)
         }
     };
-    Ok(NewDisk { request: wish.request, size, base, clone: wish.clone, io_limits: wish.io_limits })
+    let DiskWish { request, clone, io_limits, .. } = wish;
+    Ok(NewDisk { request, layer: LayerId::random(), size, base, clone, io_limits })
 }
 
 /// The same error about the field of the `index`th further disk.

@@ -13,7 +13,7 @@ use crate::{
     host::{STORAGE, folder, in_time},
     model::{Error, MadeFolder, Operation, Result, VmSpec},
     store::Batch,
-    vm::{Mark, core, records},
+    vm::{Mark, core, records::Known},
 };
 
 /// Each of them means that another request was quicker, and got further.
@@ -29,6 +29,8 @@ pub(super) struct Made<'a> {
     making: &'a Making,
     own: Vec<MadeFolder>,
     taken: Option<PathBuf>,
+    /// Of the VM, once it is noted that it is being made.
+    noted: Option<Known>,
 }
 
 impl Making {
@@ -38,7 +40,7 @@ impl Making {
     }
 
     pub fn begin(&self) -> Made<'_> {
-        Made { making: self, own: Vec::new(), taken: None }
+        Made { making: self, own: Vec::new(), taken: None, noted: None }
     }
 }
 
@@ -89,7 +91,7 @@ impl Made<'_> {
     /// Sees to it that `place` is there, and stays until [`Self::leave`]. Those of its folders that qherd made, now or for
     /// another VM, are noted in the definition, which is stored before there is anything to see of them.
     pub async fn make(&mut self, service: &Service, place: &Path, spec: &mut Arc<VmSpec>) -> Result<()> {
-        record(service, spec).await?;
+        self.record(service, spec).await?;
         let taken = folder::taken(place, &spec.id.to_string());
         let mut refused = None;
         for _ in 0..TRIES {
@@ -100,7 +102,7 @@ impl Made<'_> {
                 parts.iter().filter(|part| !part.exists).map(|part| part.path.clone()).collect();
             let there = match missing.first() {
                 None => {
-                    note(service, spec, known).await?;
+                    self.note(service, spec, known).await?;
                     let place = taken.clone();
                     in_time(STORAGE, move || folder::take(&place, &seen)).await
                 }
@@ -151,7 +153,7 @@ impl Made<'_> {
         };
         made.retain(|made| parts.iter().any(|part| part.clients && part.path == made.path));
         noted.extend_from_slice(&made);
-        note(service, spec, noted).await?;
+        self.note(service, spec, noted).await?;
         // Before anybody can find them.
         self.count_on(&made);
         let first = first.to_owned();
@@ -163,6 +165,31 @@ impl Made<'_> {
             named
         });
         Ok(named.await)
+    }
+
+    /// What is stored of the VM.
+    pub fn noted(&self) -> Option<Known> {
+        self.noted.clone()
+    }
+
+    /// Before anything is put into them: a folder that no record tells of would stay for ever.
+    async fn note(&mut self, service: &Service, spec: &mut Arc<VmSpec>, folders: Vec<MadeFolder>) -> Result<()> {
+        if spec.named.folders == folders {
+            return Ok(());
+        }
+        Arc::make_mut(spec).named.folders = folders;
+        self.record(service, spec).await
+    }
+
+    /// From here on whatever is made for it goes with it.
+    async fn record(&mut self, service: &Service, spec: &Arc<VmSpec>) -> Result<()> {
+        let known = self.noted.take().unwrap_or_default();
+        let stored = async {
+            let (batch, after) = known.put(Batch::new(), &core::unmade(spec.clone()))?;
+            service.ctx.store.commit(batch).await.map(|()| after)
+        };
+        self.noted = Some(stored.await.map_err(|e| Error::failed(Operation::Create, e))?);
+        Ok(())
     }
 
     /// Something has been put there, or will not be.
@@ -195,20 +222,4 @@ async fn look(service: &Service, place: &Path) -> std::io::Result<Vec<Part>> {
     let mut parts = looked.await?;
     parts.reverse();
     Ok(parts)
-}
-
-/// Before anything is put into them: a folder that no record tells of would stay for ever.
-async fn note(service: &Service, spec: &mut Arc<VmSpec>, folders: Vec<MadeFolder>) -> Result<()> {
-    if spec.named.folders == folders {
-        return Ok(());
-    }
-    Arc::make_mut(spec).named.folders = folders;
-    record(service, spec).await
-}
-
-/// From here on whatever is made for it goes with it.
-async fn record(service: &Service, spec: &Arc<VmSpec>) -> Result<()> {
-    let batch = records::put(Batch::new(), &core::unmade(spec.clone()), true);
-    let stored = async { service.ctx.store.commit(batch?).await };
-    stored.await.map_err(|e| Error::failed(Operation::Create, e))
 }

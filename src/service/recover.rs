@@ -11,7 +11,11 @@ use crate::{
     host::{STORAGE, in_time, memory},
     model::{Due, Status, VmId},
     store::{Batch, StoreError},
-    vm::{self, core::Record, mark_storage, records, storage_of},
+    vm::{
+        self, mark_storage,
+        records::{self, Stored},
+        storage_of,
+    },
 };
 
 /// Adopting a VM whose monitor answers takes milliseconds; one that is mute must not hold the daemon's start.
@@ -37,23 +41,23 @@ impl Service {
                  may have them: qherd db restore --from FILE"
             );
         }
-        let readable = vms.into_iter().filter_map(|(key, record)| match record {
-            Ok(record) => Some(record),
+        let readable = vms.into_iter().filter_map(|(key, stored)| match stored {
+            Ok(stored) => Some(stored),
             Err(error) => {
                 self.leave_alone(&key, &error);
                 None
             }
         });
-        let mut vms: Vec<Record> = readable.collect();
+        let mut vms: Vec<Stored> = readable.collect();
         self.bring_up_to_date(older, &mut vms).await;
         self.mark_storage(&vms).await;
         if let Err(error) = autostart::mark(&self.ctx.store, &mut vms).await {
             tracing::error!(%error, "cannot store that the host has booted");
         }
         let mut owed = Vec::new();
-        for record in vms {
-            let due = record.run.upkeep.due == Some(Due::Boot);
-            let handle = vm::adopt(self.ctx.clone(), record);
+        for stored in vms {
+            let due = stored.record.run.upkeep.due == Some(Due::Boot);
+            let handle = vm::adopt(self.ctx.clone(), stored);
             owed.extend(due.then(|| handle.clone()));
             self.registry.insert(handle);
         }
@@ -62,29 +66,22 @@ impl Service {
     }
 
     /// What the records name in a state directory that has been moved or copied is found where it is today.
-    async fn bring_up_to_date(&self, older: Vec<PathBuf>, vms: &mut [Record]) {
-        let names = relocate::Names::new(&self.ctx.config.state_dir, older, vms);
-        let mut batch = Ok(Batch::new());
-        let mut changed = 0;
-        for record in vms {
-            if names.bring_up_to_date(record) {
-                changed += 1;
-                batch = batch.and_then(|batch| records::put(batch, record, true));
-            }
-        }
-        if changed == 0 {
+    async fn bring_up_to_date(&self, older: Vec<PathBuf>, vms: &mut [Stored]) {
+        let names = relocate::Names::new(&self.ctx.config.state_dir, older, vms.iter().map(|vm| &vm.record));
+        let mut moved: Vec<&mut Stored> =
+            vms.iter_mut().filter_map(|vm| names.bring_up_to_date(&mut vm.record).then_some(vm)).collect();
+        if moved.is_empty() {
             return;
         }
-        tracing::info!(vms = changed, "disks are found where the state directory is today");
-        let stored = async { self.ctx.store.commit(batch?.from_reserve()).await };
-        if let Err(error) = stored.await {
+        tracing::info!(vms = moved.len(), "disks are found where the state directory is today");
+        if let Err(error) = records::commit_all(&self.ctx.store, Batch::new().from_reserve(), &mut moved).await {
             tracing::error!(%error, "cannot store where disks are today; the next start looks again");
         }
     }
 
     /// Every folder in which a disk is found is marked, so that its storage is missed when it is not mounted.
-    async fn mark_storage(&self, vms: &[Record]) {
-        let files = vms.iter().flat_map(|record| &record.definition.disks).map(|disk| disk.file.clone());
+    async fn mark_storage(&self, vms: &[Stored]) {
+        let files = vms.iter().flat_map(|vm| &vm.record.definition.disks).map(|disk| disk.file.clone());
         let (files, folders): (Vec<_>, _) = (files.collect(), self.ctx.config.storage_dirs.clone());
         let marked = in_time(STORAGE, move || {
             let there = files.iter().filter(|file| file.exists());

@@ -21,7 +21,7 @@ pub(super) struct Names {
 
 impl Names {
     /// `older` are those that the directory's marker knows; one of an earlier qherd has none, but its records tell.
-    pub fn new(today: &Path, mut older: Vec<PathBuf>, records: &[Record]) -> Self {
+    pub fn new<'a>(today: &Path, mut older: Vec<PathBuf>, records: impl Iterator<Item = &'a Record>) -> Self {
         for record in records {
             let places = record.definition.disks.iter().filter_map(|disk| own(&disk.file, &record.definition));
             older.extend(places.map(|(state_dir, _)| state_dir.to_owned()));
@@ -104,7 +104,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{BaseImage, CloneMode, Disk, Ending, ImageFormat, Upkeep},
+        model::{BaseImage, CloneMode, Disk, Ending, ImageFormat, LayerId, Upkeep},
         vm::core::{Goal, Held, RunRecord},
     };
 
@@ -112,6 +112,7 @@ mod tests {
         let base = base.map(|path| BaseImage { path: path.into(), format: ImageFormat::Raw });
         Disk {
             name: "root".into(),
+            layer: LayerId::random(),
             file: file.into(),
             size: 1,
             clone: CloneMode::Linked,
@@ -128,10 +129,10 @@ mod tests {
         });
         let spec = json!({
             "id": id, "name": "a", "created_at": 0, "machine": machine, "vcpus": 1, "max_vcpus": 1,
-            "max_vcpus_given": false, "memory": 64, "max_memory": 64, "cpu_pinning": null, "disks": disks,
+            "max_vcpus_given": false, "memory": 64, "max_memory": 64, "cpu_pinning": null, "disks": [],
             "nics": [], "nics_added": 0, "iso": iso
         });
-        let spec: VmSpec = serde_json::from_value(spec).unwrap();
+        let spec = VmSpec { disks, ..serde_json::from_value(spec).unwrap() };
         let state = Run::Down { last: Ending::Clean };
         let held = Held::default();
         let run = RunRecord { state, goal: Goal::Rest, upkeep: Upkeep::default(), held, unmade: Default::default() };
@@ -158,7 +159,7 @@ mod tests {
             ],
             Some("/a/state/bases/here"),
         );
-        let names = Names::new(&today, Vec::new(), std::slice::from_ref(&one));
+        let names = Names::new(&today, Vec::new(), [&one].into_iter());
         assert!(names.bring_up_to_date(&mut one));
         let files: Vec<_> = one.definition.disks.iter().map(|disk| disk.file.clone()).collect();
         let images = today.join("images").join(id);
@@ -173,6 +174,6 @@ mod tests {
         let bases: Vec<_> = one.definition.disks.iter().filter_map(|disk| Some(disk.base.clone()?.path)).collect();
         assert_eq!(bases, [today.join("bases/here"), "/a/state/bases/not-here".into(), "/srv/base".into()]);
         assert_eq!(one.definition.iso, Some(today.join("bases/here")));
-        assert!(!Names::new(&today, vec!["/a/state".into()], &[]).bring_up_to_date(&mut one));
+        assert!(!Names::new(&today, vec!["/a/state".into()], [].into_iter()).bring_up_to_date(&mut one));
     }
 }

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 
 use super::dump::Entry;
-use super::record::{MAX_KEY_BYTES, MAX_RECORD_BYTES};
+use super::record::{self, MAX_KEY_BYTES, MAX_RECORD_BYTES};
 use super::reserve::{self, RESERVE_BYTES, Space};
 use super::writer::{Job, Refusal, WriteError};
 use super::{StoreError, panic_text};
@@ -73,12 +73,13 @@ impl Backend {
         Ok(backend)
     }
 
-    /// Applies `group` in order and returns when it is durable: all of it, or, with a reason, only those that may use
-    /// the reserve.
+    /// Applies `group` in order and returns when it is durable. Of each job it tells why it was left out, if it was: on a
+    /// disk that is nearly full only those go through that may use the reserve, and what a batch is to replace has to be
+    /// what is stored when its turn comes.
     ///
     /// # Errors
     /// `Refused` before anything is touched, `Fatal` after.
-    pub fn write(&self, group: &[Job]) -> Result<Option<Refusal>, WriteError> {
+    pub fn write(&self, group: &[Job]) -> Result<Vec<Option<Refusal>>, WriteError> {
         let fatal = |what: &str, e: &dyn std::fmt::Display| WriteError::Fatal(format!("{what}: {e}"));
         let space = Space::look(&self.dir, &self.log).map_err(|e| fatal("statvfs", &e))?;
         if space.read_only {
@@ -94,12 +95,22 @@ impl Backend {
             return Err(WriteError::Refused(refusal));
         }
         let refusal = lacks(HEADROOM_BYTES + RESERVE_BYTES);
-        for job in group.iter().filter(|job| refusal.is_none() || job.batch.may_use_reserve) {
-            self.db.apply_batch(job.batch.to_sled()).map_err(|e| fatal("write", &e))?;
+        let stored = |name: &str| Ok(self.db.get(name)?.map(|value| record::generation(&value)));
+        let mut refused = Vec::with_capacity(group.len());
+        for job in group {
+            let mut why = refusal.clone().filter(|_| !job.batch.may_use_reserve);
+            if why.is_none() {
+                let outdated = job.batch.outdated(stored).map_err(|e: sled::Error| fatal("read", &e))?;
+                why = outdated.map(|record| Refusal::Outdated { record: record.to_owned() });
+            }
+            if why.is_none() {
+                self.db.apply_batch(job.batch.to_sled()).map_err(|e| fatal("write", &e))?;
+            }
+            refused.push(why);
         }
         self.db.flush().map_err(|e| fatal("flush", &e))?;
         self.log.sync_data().map_err(|e| fatal("fdatasync", &e))?;
-        Ok(refusal)
+        Ok(refused)
     }
 
     /// Stores entries as they are, for a store that is being made. Durable when it returns.

@@ -1,16 +1,30 @@
 //! Changes that belong together. Collects them; writes nothing.
 
-use super::record::{self, Record};
+use std::collections::HashMap;
+
+use super::record::{self, Generation, Record};
 use super::{StoreError, check_key};
 
 /// Changes that happen all or not at all, across kinds. A later change to the same record wins.
 #[derive(Debug, Default)]
 #[must_use = "a batch does nothing until it is committed"]
 pub struct Batch {
-    /// `kind/key` and the new value, or nothing for a removal.
-    changes: Vec<(String, Option<Vec<u8>>)>,
+    changes: Vec<Change>,
     pub(super) may_use_reserve: bool,
 }
+
+#[derive(Debug)]
+struct Change {
+    /// `kind/key`.
+    name: String,
+    /// None for a removal.
+    value: Option<Vec<u8>>,
+    /// Of a counted kind.
+    replaces: Option<Replaced>,
+}
+
+/// What has to be stored where a change is to be made: a record of this generation, or none.
+type Replaced = Option<Generation>;
 
 impl Batch {
     pub fn new() -> Batch {
@@ -22,14 +36,43 @@ impl Batch {
     /// # Errors
     /// `Refused` when the key is empty or too long, or the record has no JSON form or is larger than 28 KiB.
     pub fn put<R: Record>(mut self, key: &str, record: &R) -> Result<Batch, StoreError> {
+        const { assert!(!R::COUNTED, "a change of a counted kind names what it replaces") };
         check_key::<R>(key)?;
-        self.changes.push((record::name::<R>(key), Some(record::encode(key, record)?)));
+        let value = Some(record::encode(key, record, None)?);
+        self.changes.push(Change { name: record::name::<R>(key), value, replaces: None });
         Ok(self)
     }
 
     /// Removes the record under `key`, if there is one.
     pub fn remove<R: Record>(mut self, key: &str) -> Batch {
-        self.changes.push((record::name::<R>(key), None));
+        const { assert!(!R::COUNTED, "a change of a counted kind names what it replaces") };
+        self.changes.push(Change { name: record::name::<R>(key), value: None, replaces: None });
+        self
+    }
+
+    /// Stores `record` as the next generation of the one under `key`, which has to be `before`; none where there is to be
+    /// nothing yet. Where something else is stored when its turn comes, the whole batch is refused as `Outdated`.
+    ///
+    /// # Errors
+    /// As [`Batch::put`].
+    pub fn put_over<R: Record>(
+        mut self,
+        key: &str,
+        record: &R,
+        before: Option<Generation>,
+    ) -> Result<Batch, StoreError> {
+        const { assert!(R::COUNTED, "nobody counts the generations of this kind") };
+        check_key::<R>(key)?;
+        let value = Some(record::encode(key, record, Some(following(before)))?);
+        self.changes.push(Change { name: record::name::<R>(key), value, replaces: Some(before) });
+        Ok(self)
+    }
+
+    /// Removes the record under `key`, which has to be of the generation `before`. Where it is not, the whole batch is
+    /// refused as `Outdated`.
+    pub fn remove_at<R: Record>(mut self, key: &str, before: Generation) -> Batch {
+        const { assert!(R::COUNTED, "nobody counts the generations of this kind") };
+        self.changes.push(Change { name: record::name::<R>(key), value: None, replaces: Some(Some(before)) });
         self
     }
 
@@ -42,12 +85,36 @@ impl Batch {
 
     /// What it adds to the log, roughly.
     pub(super) fn bytes(&self) -> usize {
-        self.changes.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Vec::len)).sum()
+        self.changes.iter().map(|change| change.name.len() + change.value.as_ref().map_or(0, Vec::len)).sum()
+    }
+
+    /// The first record that is not what a change is to replace. `stored` tells the generation of what is under a name; what
+    /// the batch itself has made of it before counts as well.
+    ///
+    /// # Errors
+    /// Those of `stored`.
+    pub(super) fn outdated<E>(
+        &self,
+        mut stored: impl FnMut(&str) -> Result<Option<Generation>, E>,
+    ) -> Result<Option<&str>, E> {
+        let mut own: HashMap<&str, Option<Generation>> = HashMap::new();
+        for Change { name, value, replaces } in &self.changes {
+            let Some(replaces) = replaces else { continue };
+            let is = match own.get(name.as_str()) {
+                Some(is) => *is,
+                None => stored(name)?,
+            };
+            if is != *replaces {
+                return Ok(Some(name));
+            }
+            own.insert(name, value.as_ref().map(|_| following(*replaces)));
+        }
+        Ok(None)
     }
 
     pub(super) fn to_sled(&self) -> sled::Batch {
         let mut batch = sled::Batch::default();
-        for (name, value) in &self.changes {
+        for Change { name, value, .. } in &self.changes {
             match value {
                 Some(value) => batch.insert(name.as_bytes(), value.as_slice()),
                 None => batch.remove(name.as_bytes()),
@@ -55,4 +122,9 @@ impl Batch {
         }
         batch
     }
+}
+
+/// The generation of what is put over `before`.
+pub fn following(before: Option<Generation>) -> Generation {
+    before.unwrap_or(0) + 1
 }

@@ -47,6 +47,12 @@ pub enum StoreError {
     #[error("record {record} cannot be stored: {reason}")]
     Refused { record: String, reason: String },
 
+    /// Somebody else has changed a record since it was read that the batch was to replace. Nothing of the batch was stored.
+    #[error(
+        "record {record} is not what it was when it was read: somebody else has changed it since; read it anew and try again"
+    )]
+    Outdated { record: String },
+
     /// Too little free space to write safely. Nothing was written, and the store goes on once there is room.
     #[error(
         "no room in the state directory: {} MiB are free and {} MiB needed, the last being kept for stops and deletions; \

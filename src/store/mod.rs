@@ -9,7 +9,7 @@
 //! get, scan ──> sled's memory or disk, between two groups
 //! ```
 //! The promise: when [`Store::commit`] returns `Ok`, the batch survives `kill -9` and a power cut. On `Err` it was not
-//! promised; except for `NoSpace`, `ReadOnly` and `Busy` it may still turn up when the store is opened the next time.
+//! promised; except for `NoSpace`, `ReadOnly`, `Busy` and `Outdated` it may still turn up when the store is opened the next time.
 //!
 //! Around it: `check` reads everything, `export` writes it as text (`dump`), `import` makes a store of that, and `try_open`
 //! finds out in a helper process whether a store can be opened at all (sled may spin for ever on a damaged one).
@@ -40,15 +40,16 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 pub use batch::Batch;
+pub(crate) use batch::following;
 pub use check::{RecordKind, Report};
 pub use error::StoreError;
 pub use export::{ExportError, exports};
 pub use import::{Import, put_in_place};
-pub use record::{MAX_RECORD_BYTES, Record};
+pub use record::{Generation, MAX_RECORD_BYTES, Record};
 pub use trial::{DEADLINE, Helper, copy, help, sync, try_open};
 use writer::{End, Health, Job};
 
-use crate::host::fail_point::{self, Counted};
+use crate::host::fail_point;
 
 /// Commits that may wait. Each VM has one under way at most, so a full queue means a dead disk.
 const QUEUE: usize = 4096;
@@ -59,6 +60,9 @@ const STALL: Duration = Duration::from_secs(30);
 
 /// How long the last handle waits for the writer to finish.
 const CLOSE: Duration = Duration::from_secs(5);
+
+/// A record of a counted kind, and its generation.
+pub type Counted<R> = (R, Generation);
 
 /// Records by key, each as it could be read.
 pub type Scanned<R> = Vec<(String, Result<R, StoreError>)>;
@@ -94,7 +98,9 @@ impl Store {
         thread::Builder::new()
             .name("store".into())
             .spawn(move || {
-                let write = |group: &[Job]| fail_point::around(Counted::Commit, group.len(), || backend.write(group));
+                let write = |group: &[Job]| {
+                    fail_point::around(fail_point::Counted::Commit, group.len(), || backend.write(group))
+                };
                 let end = writer::run(&jobs, &state, write, || backend.keep_reserve());
                 if end == End::Panicked {
                     // Its destructor flushes, and could panic or wait for ever.
@@ -120,11 +126,27 @@ impl Store {
     /// # Errors
     /// `Failed` or `Damaged` as the store is; of one record `BadRecord`, `Newer` or `Migrate`.
     pub fn scan<R: Record>(&self) -> Result<Scanned<R>, StoreError> {
+        self.scan_as::<R, R>(record::decode)
+    }
+
+    /// As [`Store::scan`], of a counted kind.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn scan_counted<R: Record>(&self) -> Result<Scanned<Counted<R>>, StoreError> {
+        const { assert!(R::COUNTED, "nobody counts the generations of this kind") };
+        self.scan_as::<R, _>(counted::<R>)
+    }
+
+    fn scan_as<R: Record, T>(
+        &self,
+        decode: impl Fn(&str, &[u8]) -> Result<T, StoreError>,
+    ) -> Result<Scanned<T>, StoreError> {
         let prefix = record::name::<R>("");
         let found = self.read(|db| db.scan_prefix(&prefix).collect::<sled::Result<Vec<_>>>())?;
         let decoded = found.into_iter().map(|(name, value)| {
             let key = String::from_utf8_lossy(&name[prefix.len()..]).into_owned();
-            let record = record::decode(&key, &value);
+            let record = decode(&key, &value);
             (key, record)
         });
         Ok(decoded.collect())
@@ -160,14 +182,24 @@ impl Store {
         value.map(|value| record::decode(key, &value)).transpose()
     }
 
+    /// As [`Store::get`], of a counted kind.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn get_counted<R: Record>(&self, key: &str) -> Result<Option<Counted<R>>, StoreError> {
+        const { assert!(R::COUNTED, "nobody counts the generations of this kind") };
+        let value = self.read(|db| db.get(record::name::<R>(key)))?;
+        value.map(|value| counted(key, &value)).transpose()
+    }
+
     /// Makes `batch` durable, all of it or nothing. It is queued before this function returns: dropping
     /// the future does not take it back, and batches are applied in the order of the calls.
     ///
     /// The future needs a tokio runtime with its timer.
     ///
     /// # Errors
-    /// `NoSpace`, `ReadOnly`: nothing happened, try again when there is room. `Busy`: likewise, the queue was full. `Failed`: the
-    /// store is out of use until it is opened anew. `Stalled`: the disk does not answer, the outcome is open.
+    /// `NoSpace`, `ReadOnly`: nothing happened, try again when there is room. `Busy`: likewise, the queue was full. `Outdated`:
+    /// likewise, what was to be replaced is another by now. `Failed`: the store is out of use until it is opened anew. `Stalled`: the disk does not answer, the outcome is open.
     #[must_use = "what was committed is only known once this has been awaited"]
     pub fn commit(&self, batch: Batch) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         let queued = self.0.enqueue(batch);
@@ -212,6 +244,10 @@ impl Drop for Inner {
             tracing::warn!(dir = %self.dir.display(), "the store did not finish writing in time");
         }
     }
+}
+
+fn counted<R: Record>(key: &str, value: &[u8]) -> Result<Counted<R>, StoreError> {
+    Ok((record::decode(key, value)?, record::generation(value)))
 }
 
 /// The writer ends only after the last handle, so this is not expected to be seen.

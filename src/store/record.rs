@@ -1,6 +1,7 @@
 //! How one record lies on disk: versioned, checksummed JSON. Knows nothing about where it is kept.
 //!
-//! A stored value is `{"v":N,"crc":"xxxxxxxx","data":{…}}`. The checksum (CRC-32, hexadecimal) covers the bytes of
+//! A stored value is `{"v":N,"crc":"xxxxxxxx","data":{…}}`, with `"generation":N` behind the version in a kind whose
+//! generations are counted. The checksum (CRC-32, hexadecimal) covers the bytes of
 //! `data` exactly as they are stored. `RawValue` hands these bytes through untouched in both directions, so no
 //! canonical form is needed and a reformatted or reordered record counts as altered.
 //!
@@ -18,6 +19,9 @@ pub const MAX_RECORD_BYTES: usize = 28 * 1024;
 /// For kind and key together.
 pub(super) const MAX_KEY_BYTES: usize = 255;
 
+/// How many times a record of a counted kind has been put.
+pub type Generation = u64;
+
 /// A type that can be kept in the store.
 ///
 /// To change the JSON form of a record in a way that old data does not decode into, raise `VERSION`, teach
@@ -28,13 +32,17 @@ pub trait Record: Serialize + DeserializeOwned {
     /// The version that this program writes, from 1.
     const VERSION: u32;
 
-    /// Turns the data of an older version into that of [`VERSION`](Record::VERSION).
+    /// Whether its generations are counted, as of what has several owners: each change of a record then names the generation
+    /// that it replaces, and is refused where that is not the one that is stored.
+    const COUNTED: bool = false;
+
+    /// Turns the data of an older version, stored under `key`, into that of [`VERSION`](Record::VERSION).
     /// Stored records are not rewritten by reading them, only by the next `put`.
     ///
     /// # Errors
     /// A reason, in words; also the default for a type that has no older versions.
-    fn migrate(from: u32, data: Value) -> Result<Value, String> {
-        let _ = data;
+    fn migrate(key: &str, from: u32, data: Value) -> Result<Value, String> {
+        let _ = (key, data);
         Err(format!("nothing here knows version {from}"))
     }
 }
@@ -42,6 +50,8 @@ pub trait Record: Serialize + DeserializeOwned {
 #[derive(Serialize)]
 struct Written<'a> {
     v: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<Generation>,
     crc: String,
     data: &'a RawValue,
 }
@@ -51,6 +61,7 @@ struct Written<'a> {
 #[derive(Deserialize)]
 struct Found<'a> {
     v: u32,
+    generation: Option<Generation>,
     crc: Option<String>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
@@ -65,13 +76,15 @@ fn checksum(data: &RawValue) -> String {
     format!("{:08x}", crc32fast::hash(data.get().as_bytes()))
 }
 
+/// `generation` is that of a counted kind.
+///
 /// # Errors
 /// `Refused` when the record has no JSON form or is too large.
-pub(super) fn encode<R: Record>(key: &str, record: &R) -> Result<Vec<u8>, StoreError> {
+pub(super) fn encode<R: Record>(key: &str, record: &R, generation: Option<Generation>) -> Result<Vec<u8>, StoreError> {
     let refused = |reason: String| StoreError::Refused { record: name::<R>(key), reason };
     let json = |e: serde_json::Error| refused(e.to_string());
     let data = serde_json::value::to_raw_value(record).map_err(json)?;
-    let written = Written { v: R::VERSION, crc: checksum(&data), data: &data };
+    let written = Written { v: R::VERSION, generation, crc: checksum(&data), data: &data };
     let bytes = serde_json::to_vec(&written).map_err(json)?;
     if bytes.len() > MAX_RECORD_BYTES {
         let len = bytes.len();
@@ -104,8 +117,13 @@ pub(super) fn decode<R: Record>(key: &str, bytes: &[u8]) -> Result<R, StoreError
     }
     let failed = |reason| StoreError::Migrate { record: record(), from: found.v, known: R::VERSION, reason };
     let old = serde_json::from_str(data.get()).map_err(undecodable)?;
-    let new = R::migrate(found.v, old).map_err(failed)?;
+    let new = R::migrate(key, found.v, old).map_err(failed)?;
     serde_json::from_value(new).map_err(|e| failed(e.to_string()))
+}
+
+/// What is stored has this generation; 0 where nobody has counted.
+pub(super) fn generation(bytes: &[u8]) -> Generation {
+    serde_json::from_slice::<Found<'_>>(bytes).ok().and_then(|found| found.generation).unwrap_or(0)
 }
 
 /// What can be told of a record whose kind is not known: that its checksum, where it has one, is right.
@@ -126,7 +144,7 @@ pub(super) fn check_envelope(name: &str, bytes: &[u8]) -> Result<(), StoreError>
 mod tests {
     use super::*;
 
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     struct Note {
         text: String,
     }
@@ -141,10 +159,14 @@ mod tests {
 
     #[test]
     fn the_form_on_disk_is_this_one() {
-        let bytes = encode("a", &Note { text: "hé/\"".into() }).unwrap();
+        let note = Note { text: "hé/\"".into() };
+        let bytes = encode("a", &note, None).unwrap();
         let text = String::from_utf8(bytes.clone()).unwrap();
         assert_eq!(text, r#"{"v":2,"crc":"76e01f3f","data":{"text":"hé/\""}}"#);
-        assert_eq!(decode::<Note>("a", &bytes).unwrap(), Note { text: "hé/\"".into() });
+        assert_eq!((decode::<Note>("a", &bytes).unwrap(), generation(&bytes)), (note.clone(), 0));
+        let counted = encode("a", &note, Some(7)).unwrap();
+        assert_eq!(str::from_utf8(&counted).unwrap(), text.replace("\"v\":2", "\"v\":2,\"generation\":7"));
+        assert_eq!((decode::<Note>("a", &counted).unwrap(), generation(&counted)), (note, 7));
     }
 
     #[test]
@@ -159,7 +181,7 @@ mod tests {
 
     #[test]
     fn any_altered_byte_of_the_data_is_noticed() {
-        let good = String::from_utf8(encode("a", &Note { text: "ab".into() }).unwrap()).unwrap();
+        let good = String::from_utf8(encode("a", &Note { text: "ab".into() }, None).unwrap()).unwrap();
         assert!(error(&good.replace("ab", "aB")).contains("note/a"));
         assert!(error(&good.replace(r#""text":"#, r#""text": "#)).contains("checksum"));
         assert!(error(&good[..good.len() - 2]).contains("does not decode"));
@@ -177,6 +199,6 @@ mod tests {
     #[test]
     fn an_oversized_record_is_refused() {
         let big = Note { text: "x".repeat(MAX_RECORD_BYTES) };
-        assert!(matches!(encode("a", &big), Err(StoreError::Refused { .. })));
+        assert!(matches!(encode("a", &big, None), Err(StoreError::Refused { .. })));
     }
 }

@@ -19,7 +19,7 @@ impl Record for Disk {
     const KIND: &'static str = "disk";
     const VERSION: u32 = 2;
 
-    fn migrate(from: u32, mut data: Value) -> Result<Value, String> {
+    fn migrate(_: &str, from: u32, mut data: Value) -> Result<Value, String> {
         match (from, data["gib"].as_u64()) {
             (1, Some(gib)) => {
                 data["bytes"] = json!(gib << 30);
@@ -36,6 +36,14 @@ struct Count(u64);
 impl Record for Count {
     const KIND: &'static str = "count";
     const VERSION: u32 = 1;
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Owners(Vec<u32>);
+impl Record for Owners {
+    const KIND: &'static str = "owners";
+    const VERSION: u32 = 1;
+    const COUNTED: bool = true;
 }
 
 fn new_store() -> (TempDir, Store) {
@@ -81,6 +89,59 @@ async fn a_batch_changes_several_kinds_and_its_last_word_counts() {
     store.commit(batch.put("x", &disk("x", 2)).unwrap()).await.unwrap();
     assert_eq!(store.get::<Count>("x").unwrap(), None);
     assert_eq!(store.get("x").unwrap(), Some(disk("x", 2)));
+}
+
+#[tokio::test]
+async fn of_two_who_read_the_same_generation_one_is_refused_and_nothing_of_its_batch_is_stored() {
+    let (dir, store) = new_store();
+    let outdated = |outcome: Result<(), StoreError>| {
+        assert!(matches!(&outcome, Err(StoreError::Outdated { record }) if record == "owners/a"), "{outcome:?}");
+    };
+    let put = |owners: &[u32], before| Batch::new().put_over("a", &Owners(owners.to_vec()), before).unwrap();
+    outdated(store.commit(put(&[0], Some(1))).await);
+    outdated(store.commit(Batch::new().remove_at::<Owners>("a", 1)).await);
+    store.commit(put(&[1], None)).await.unwrap();
+    outdated(store.commit(put(&[2], None)).await);
+    // Both are queued before either is written.
+    let first = store.commit(put(&[1, 2], Some(1)).put("first", &Count(1)).unwrap());
+    let second = store.commit(put(&[1, 3], Some(1)).put("second", &Count(2)).unwrap().remove::<Count>("first"));
+    let beside = store.commit(Batch::new().put("beside", &Count(3)).unwrap());
+    first.await.unwrap();
+    outdated(second.await);
+    beside.await.unwrap();
+    let store = reopen(&dir, store);
+    assert_eq!(store.get_counted("a").unwrap(), Some((Owners(vec![1, 2]), 2)));
+    assert_eq!(all::<Count>(&store), [("beside".into(), Count(3)), ("first".into(), Count(1))]);
+    assert_eq!(store.scan_counted::<Owners>().unwrap().pop().unwrap().1.unwrap(), (Owners(vec![1, 2]), 2));
+    outdated(store.commit(Batch::new().remove_at::<Owners>("a", 1)).await);
+    store.commit(Batch::new().remove_at::<Owners>("a", 2)).await.unwrap();
+    assert_eq!(store.get_counted::<Owners>("a").unwrap(), None);
+}
+
+#[tokio::test]
+async fn within_a_batch_each_change_replaces_what_the_one_before_has_made() {
+    let (_dir, store) = new_store();
+    let twice = |second| {
+        let batch = Batch::new().put_over("a", &Owners(vec![1]), None).unwrap();
+        store.commit(batch.put_over("a", &Owners(vec![1, 2]), second).unwrap())
+    };
+    assert!(matches!(twice(None).await, Err(StoreError::Outdated { .. })));
+    twice(Some(1)).await.unwrap();
+    assert_eq!(store.get_counted("a").unwrap(), Some((Owners(vec![1, 2]), 2)));
+    let gone = Batch::new().remove_at::<Owners>("a", 2).put_over("a", &Owners(vec![3]), None).unwrap();
+    store.commit(gone).await.unwrap();
+    assert_eq!(store.get_counted("a").unwrap(), Some((Owners(vec![3]), 1)));
+}
+
+/// An import brings values as they were exported: also of what nobody counted then.
+#[tokio::test]
+async fn what_was_stored_without_a_generation_can_be_replaced() {
+    let (_dir, store) = new_store();
+    let crc = crc32fast::hash(b"[1]");
+    store.0.db.insert("owners/a", format!(r#"{{"v":1,"crc":"{crc:08x}","data":[1]}}"#).as_str()).unwrap();
+    let (owners, generation) = store.get_counted::<Owners>("a").unwrap().unwrap();
+    store.commit(Batch::new().put_over("a", &owners, Some(generation)).unwrap()).await.unwrap();
+    assert_eq!(store.get_counted("a").unwrap(), Some((Owners(vec![1]), 1)));
 }
 
 #[tokio::test]

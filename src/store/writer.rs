@@ -43,10 +43,17 @@ pub(super) enum WriteError {
 }
 
 /// Why nothing was tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Refusal {
-    NoSpace { free: u64, needed: u64 },
+    NoSpace {
+        free: u64,
+        needed: u64,
+    },
     ReadOnly,
+    /// What a batch was to replace is not what is stored.
+    Outdated {
+        record: String,
+    },
 }
 
 impl From<Refusal> for StoreError {
@@ -54,6 +61,7 @@ impl From<Refusal> for StoreError {
         match refusal {
             Refusal::NoSpace { free, needed } => StoreError::NoSpace { free, needed },
             Refusal::ReadOnly => StoreError::ReadOnly,
+            Refusal::Outdated { record } => StoreError::Outdated { record },
         }
     }
 }
@@ -85,12 +93,12 @@ pub(super) enum End {
     Panicked,
 }
 
-/// Works until the last sender is gone *and* everything queued has been dealt with. `write` may leave out the jobs that
-/// must not use the reserve, and then says why. `tidy` is called a few times while nothing waits after a write.
+/// Works until the last sender is gone *and* everything queued has been dealt with. `write` may leave out jobs, and says of
+/// each why. `tidy` is called a few times while nothing waits after a write.
 pub(super) fn run(
     jobs: &Receiver<Job>,
     health: &Health,
-    mut write: impl FnMut(&[Job]) -> Result<Option<Refusal>, WriteError>,
+    mut write: impl FnMut(&[Job]) -> Result<Vec<Option<Refusal>>, WriteError>,
     mut tidy: impl FnMut(),
 ) -> End {
     let (mut end, mut tidies) = (End::Closed, 0);
@@ -101,7 +109,7 @@ pub(super) fn run(
             match &*state {
                 Some(reason) => Err(StoreError::Failed { reason: reason.clone() }),
                 None => match catch_unwind(AssertUnwindSafe(|| write(&group))) {
-                    Ok(Ok(refusal)) => Ok(refusal),
+                    Ok(Ok(refused)) => Ok(refused),
                     Ok(Err(WriteError::Refused(refusal))) => Err(refusal.into()),
                     Ok(Err(WriteError::Fatal(reason))) => Err(fail(&mut state, reason)),
                     Err(panic) => {
@@ -112,16 +120,21 @@ pub(super) fn run(
                 },
             }
         };
-        for job in group {
-            // A committer that has gone away does not want to know.
-            let _ = job.done.send(match &outcome {
-                Ok(Some(refusal)) if !job.batch.may_use_reserve => Err((*refusal).into()),
-                Ok(_) => Ok(()),
-                Err(e) => Err(same(e)),
-            });
-        }
         if outcome.is_ok() {
             tidies = TIDIES;
+        }
+        let (mut refused, error) = match outcome {
+            Ok(refused) => (refused.into_iter(), None),
+            Err(error) => (Vec::new().into_iter(), Some(error)),
+        };
+        for job in group {
+            let refusal = refused.next().flatten();
+            // A committer that has gone away does not want to know.
+            let _ = job.done.send(match (&error, refusal) {
+                (Some(error), _) => Err(same(error)),
+                (None, Some(refusal)) => Err(refusal.into()),
+                (None, None) => Ok(()),
+            });
         }
     }
     end
@@ -179,11 +192,16 @@ mod tests {
 
     type Answer = oneshot::Receiver<Result<(), StoreError>>;
 
+    /// None of them is left out.
+    fn all(group: &[Job]) -> Vec<Option<Refusal>> {
+        vec![None; group.len()]
+    }
+
     /// Queues `count` jobs, runs the writer over them, and returns its end and the answers.
     fn drive(
         count: usize,
         health: &Health,
-        write: impl FnMut(&[Job]) -> Result<Option<Refusal>, WriteError>,
+        write: impl FnMut(&[Job]) -> Result<Vec<Option<Refusal>>, WriteError>,
     ) -> (End, Vec<Result<(), StoreError>>) {
         let (send, jobs) = sync_channel(count);
         let answers: Vec<Answer> = (0..count)
@@ -203,7 +221,7 @@ mod tests {
         let mut groups = Vec::new();
         let (end, answers) = drive(MAX_GROUP_JOBS + 1, &Health::default(), |group| {
             groups.push(group.len());
-            Ok(None)
+            Ok(all(group))
         });
         assert_eq!(groups, [MAX_GROUP_JOBS, 1]);
         assert_eq!(end, End::Closed);
@@ -236,7 +254,7 @@ mod tests {
         for answer in answers {
             assert!(answer.unwrap_err().to_string().contains("page 7 is gone"));
         }
-        let (_, later) = drive(1, &health, |_| Ok(None));
+        let (_, later) = drive(1, &health, |group| Ok(all(group)));
         assert!(later[0].is_err());
     }
 
@@ -248,21 +266,18 @@ mod tests {
         assert!(matches!(full[0], Err(StoreError::NoSpace { free: 1, needed: 2 })));
         let (_, read_only) = drive(1, &health, |_| Err(WriteError::Refused(Refusal::ReadOnly)));
         assert!(matches!(read_only[0], Err(StoreError::ReadOnly)));
-        let (_, later) = drive(1, &health, |_| Ok(None));
+        let (_, later) = drive(1, &health, |group| Ok(all(group)));
         assert!(later[0].is_ok());
     }
 
     #[test]
-    fn what_may_use_the_reserve_is_told_apart_from_what_may_not() {
-        let (send, jobs) = sync_channel(2);
-        let [new, past] = [Batch::new(), Batch::new().from_reserve()].map(|batch| {
-            let (done, answer) = oneshot::channel();
-            send.send(Job { batch, done }).unwrap();
-            answer
-        });
-        drop(send);
-        run(&jobs, &Health::default(), |_| Ok(Some(Refusal::NoSpace { free: 1, needed: 2 })), || {});
-        assert!(matches!(new.blocking_recv().unwrap(), Err(StoreError::NoSpace { .. })));
-        past.blocking_recv().unwrap().unwrap();
+    fn each_of_a_group_is_told_what_became_of_it() {
+        let outdated = Refusal::Outdated { record: "layer/a".into() };
+        let refused = vec![Some(Refusal::NoSpace { free: 1, needed: 2 }), None, Some(outdated), None];
+        let (_, answers) = drive(4, &Health::default(), |_| Ok(refused.clone()));
+        assert!(matches!(answers[0], Err(StoreError::NoSpace { .. })) && answers[1].is_ok());
+        assert!(
+            matches!(&answers[2], Err(StoreError::Outdated { record }) if record == "layer/a") && answers[3].is_ok()
+        );
     }
 }

@@ -2,16 +2,20 @@
 //! changes again: the types of today know nothing of yesterday.
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use uuid::Builder;
 
-use crate::model::{monotonic_ms, now_ms};
+use crate::model::{LayerId, monotonic_ms, now_ms};
 
 /// Milliseconds; no client was ever given more time for a guest.
 const LONGEST_DEADLINE: u64 = 24 * 3_600_000;
 
+/// `vm/<key>`.
+///
 /// # Errors
 /// For a version that never was, or data that is not of its version.
-pub(super) fn record(from: u32, mut data: Value) -> Result<Value, String> {
-    if !(1..=2).contains(&from) {
+pub(super) fn definition(key: &str, from: u32, mut data: Value) -> Result<Value, String> {
+    if !(1..=3).contains(&from) {
         return Err(format!("nothing here knows version {from}"));
     }
     if from == 1 {
@@ -20,7 +24,46 @@ pub(super) fn record(from: u32, mut data: Value) -> Result<Value, String> {
             complete_nics(in_effect)?;
         }
     }
-    set_run_apart(data)
+    if from <= 2 {
+        data = set_run_apart(data)?;
+        data["run"] = run(key, 1, data["run"].take())?;
+    }
+    name_layers(key, data.get_mut("spec").and_then(|spec| spec.get_mut("disks")))?;
+    Ok(data)
+}
+
+/// `run/<key>`, and what a definition was stored with before there was one.
+///
+/// # Errors
+/// As [`definition`].
+pub(super) fn run(key: &str, from: u32, mut data: Value) -> Result<Value, String> {
+    if from != 1 {
+        return Err(format!("nothing here knows version {from}"));
+    }
+    name_layers(key, data.pointer_mut("/state/in_effect/disks"))?;
+    name_layers(key, data.pointer_mut("/held/images"))?;
+    Ok(data)
+}
+
+/// 3 to 4, and 1 to 2 of a run: a disk is in a layer, which has an id. One that follows from what the disk is called is the
+/// same wherever the disk stands. What its file and its base are stays there until its layer is stored.
+fn name_layers(key: &str, disks: Option<&mut Value>) -> Result<(), String> {
+    for disk in disks.and_then(Value::as_array_mut).into_iter().flatten() {
+        let disk = disk.as_object_mut().ok_or("a disk is no object")?;
+        let text = |field| disk.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let name = text("name").ok_or("a disk has no name")?;
+        let file = text("file").ok_or("a disk has no file")?;
+        let mut digest = Sha256::new();
+        for part in [key, name, file] {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest.finalize()[..16]);
+        let id = LayerId::from(Builder::from_random_bytes(bytes).into_uuid());
+        disk.insert("layer".to_owned(), json!(id));
+    }
+    Ok(())
 }
 
 /// 2 to 3: how far a run has come, and what is wanted of it, is a record of its own. Whether a disk is made is no part of
@@ -126,7 +169,7 @@ mod tests {
         for line in include_str!("../../tests/fixtures/store/vm-1.jsonl").lines() {
             let line: Value = serde_json::from_str(line).unwrap();
             let old = &line["value"]["data"];
-            let mut new = record(1, old.clone()).unwrap();
+            let mut new = definition("a", 1, old.clone()).unwrap();
             let spec: VmSpec = serde_json::from_value(new["spec"].take()).unwrap();
             let mut specs = vec![spec.clone()];
             if new["run"]["state"]["state"] == "up" {
@@ -142,6 +185,6 @@ mod tests {
                 assert_eq!(serde_json::to_value(nic.mac).unwrap(), old["spec"]["nics"][0]["mac"]);
             }
         }
-        assert!(record(0, json!({})).is_err() && record(1, json!({})).is_err());
+        assert!(definition("a", 0, json!({})).is_err() && definition("a", 1, json!({})).is_err());
     }
 }

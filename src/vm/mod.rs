@@ -14,7 +14,7 @@
 //! A process that SIGKILL does not end is the kernel's; its VM is `Stopping` until the pidfd fires.
 //!
 //! `core` decides: values in, values out. `task` tells it what happens and has done what it plans; `perform` does that, and
-//! is all that speaks to the host. `records` is how a VM is stored, `handle` how others speak to its task, `publish` what
+//! is all that speaks to the host. `records` is how a VM is stored, with the `layers` of its disks, `handle` how others speak to its task, `publish` what
 //! they see, `journal` what is logged. `heartbeat` and `sampling` work beside the task.
 
 mod census;
@@ -25,6 +25,7 @@ mod handle;
 mod heartbeat;
 mod interfaces;
 mod journal;
+pub(crate) mod layers;
 mod migrate;
 mod perform;
 mod publish;

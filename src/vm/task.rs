@@ -17,8 +17,8 @@ use tokio::{
 use super::{
     SharedContext, console,
     core::{
-        self, Bounds, Effects, Facts, Lane, Now, Outcome, Record, Report, Run, Setback, Sight, Step, Ticket, absorb,
-        admit, plan, recover,
+        self, Bounds, Effects, Facts, Lane, Now, Outcome, Report, Run, Setback, Sight, Step, Ticket, absorb, admit,
+        plan, recover,
     },
     events::sight,
     handle::{Inbox, Message, Reply, Tally, VmHandle},
@@ -26,6 +26,7 @@ use super::{
     journal::Journal,
     perform::{Brief, Hands, perform},
     publish::{Public, as_left},
+    records::{Known, Stored},
     sampling::{Latest, Sampling},
 };
 use crate::{
@@ -83,31 +84,31 @@ enum Happening {
 }
 
 /// Starts the task of a VM of an earlier daemon. What its record says is met with what is there.
-pub fn adopt(ctx: SharedContext, record: Record) -> VmHandle {
+pub fn adopt(ctx: SharedContext, Stored { record, known }: Stored) -> VmHandle {
     let (found, process) = ctx.find_process(&record);
     let facts = recover(record, found, now(), bounds(&ctx));
-    let (handle, task) = Task::new(ctx, facts);
+    let (handle, task) = Task::new(ctx, facts, known);
     task.hands.set_process(process);
     tokio::spawn(task.run());
     handle
 }
 
-/// Starts the task of a VM that is to be made, and started where `start` says so; `noted` where it is stored already that
-/// it is being made. The answer comes when it exists; where it does not come to that, nothing of it is left.
+/// Starts the task of a VM that is to be made, and started where `start` says so; `noted` is what is stored of it, where it
+/// is noted already that it is being made. The answer comes when it exists; where it does not come to that, nothing of it is left.
 pub fn create(
     ctx: SharedContext,
     definition: Arc<VmSpec>,
     start: bool,
-    noted: bool,
+    noted: Option<Known>,
 ) -> (VmHandle, impl Future<Output = Result<VmView>> + Send) {
     const TICKET: Ticket = 0;
     let id = definition.id;
     let mut facts = core::create(definition.clone(), start, TICKET, now(), bounds(&ctx));
-    if noted {
+    if noted.is_some() {
         facts.stored = core::unmade(definition);
         facts.seen.wish = false;
     }
-    let (handle, mut task) = Task::new(ctx, facts);
+    let (handle, mut task) = Task::new(ctx, facts, noted.unwrap_or_default());
     let (reply, answer) = oneshot::channel();
     task.replies.insert(TICKET, reply);
     tokio::spawn(task.run());
@@ -129,10 +130,10 @@ fn bounds(ctx: &SharedContext) -> Bounds {
 }
 
 impl Task {
-    fn new(ctx: SharedContext, facts: Facts) -> (VmHandle, Box<Self>) {
+    fn new(ctx: SharedContext, facts: Facts, known: Known) -> (VmHandle, Box<Self>) {
         let id = facts.record.definition.id;
         let (sender, inbox) = mpsc::unbounded_channel();
-        let hands = Arc::new(Hands::new(ctx.clone(), id));
+        let hands = Arc::new(Hands::new(ctx.clone(), id, known));
         let (view, view_reader) = Public::new(&facts, ctx.census.clone());
         let sample = Latest::default();
         let handle = VmHandle::new(id, Tally::default(), sender, view_reader, sample.clone());

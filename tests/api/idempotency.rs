@@ -315,7 +315,8 @@ async fn a_create_does_not_touch_disks_of_which_no_record_tells() {
     let dir = daemon.state().join("db");
     let store = tokio::task::spawn_blocking(move || Store::open(&dir).unwrap()).await.unwrap();
     for id in [&plain_id, &hyperv_id] {
-        store.commit(records::remove(Batch::new(), &VmId::parse(id).unwrap())).await.unwrap();
+        let vm = records::get(&store, id).unwrap().unwrap();
+        store.commit(vm.known.remove(Batch::new(), VmId::parse(id).unwrap()).unwrap().0).await.unwrap();
     }
     tokio::task::spawn_blocking(move || drop(store)).await.unwrap();
     let folder = daemon.state().join("images").join(&plain_id);

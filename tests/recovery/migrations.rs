@@ -1,14 +1,15 @@
 //! Records of every version that ever was, as kept in `tests/fixtures/store` and as they might have been: the program of
 //! today reads them and loses nothing of what they say.
 
-use std::{fs, path::PathBuf};
+use std::{collections::HashMap, fs, path::PathBuf};
 
 use proptest::prelude::*;
 use qherd::{
+    model::{Disk, VmSpec},
     store::{Batch, Import, Record, Store},
     vm::{
         core::{self, RunRecord},
-        records::{self, Definition},
+        records::{self, Definition, Stored},
     },
 };
 use serde_json::{Map, Value, json};
@@ -18,8 +19,24 @@ fn fixture(version: u32) -> Vec<Value> {
     let text = fs::read_to_string(&file).unwrap_or_else(|e| {
         panic!("{file}: {e}; a new VERSION of the record needs kept records of the one before, of every state of a run")
     });
-    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    lines.map(|line| line["value"].clone()).filter(|value| value["v"] == version).map(|v| v["data"].clone()).collect()
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (mut vms, mut runs) = (Vec::new(), HashMap::new());
+    for line in &lines {
+        let (value, name) = (&line["value"], line["name"].as_str().unwrap());
+        match name.split_once('/').unwrap() {
+            ("vm", key) if value["v"] == version => vms.push((key, value["data"].clone())),
+            ("run", key) => drop(runs.insert(key, value["data"].clone())),
+            _ => {}
+        }
+    }
+    // From version 3 on the run is a record of its own.
+    let whole = vms.into_iter().map(|(key, mut vm)| {
+        if let Some(run) = runs.remove(key) {
+            vm["run"] = run;
+        }
+        vm
+    });
+    whole.collect()
 }
 
 /// Any value in the place of `old`, of its kind. Words that mean something to the program stay as they are.
@@ -27,7 +44,10 @@ fn like(key: &str, old: &Value) -> BoxedStrategy<Value> {
     match (key, old) {
         ("id", _) => any::<u128>().prop_map(|n| json!(uuid::Uuid::from_u128(n).to_string())).boxed(),
         ("mac", _) => any::<[u8; 3]>().prop_map(|[a, b, c]| json!(format!("52:54:00:{a:02x}:{b:02x}:{c:02x}"))).boxed(),
-        ("name" | "reason" | "boot_id" | "file" | "path" | "profile" | "machine_type", Value::String(_)) => {
+        // By these a disk is known.
+        ("file", _) => "\\PC{1,32}".prop_map(Value::String).boxed(),
+        ("held" | "unmade", _) => Just(old.clone()).boxed(),
+        ("name" | "reason" | "boot_id" | "path" | "profile" | "machine_type", Value::String(_)) => {
             any::<String>().prop_map(Value::String).boxed()
         }
         (_, Value::Bool(_)) => any::<bool>().prop_map(Value::Bool).boxed(),
@@ -70,7 +90,7 @@ fn keeps(version: u32, path: &str, old: &Value, new: &Value) {
         return assert_eq!(new, &expected, "{path}");
     }
     // Whether a disk is made, and what was to be done with a VM, stand elsewhere: `says_of_its_run` looks.
-    if path.ends_with("/disks/in_making") || ["/run/intent", "/run/state", "/run/new", "/run/process"].contains(&path) {
+    if version <= 2 && elsewhere(path) {
         return;
     }
     match old {
@@ -83,6 +103,10 @@ fn keeps(version: u32, path: &str, old: &Value, new: &Value) {
         }
         _ => assert_eq!(new, old, "{path}"),
     }
+}
+
+fn elsewhere(path: &str) -> bool {
+    path.ends_with("/disks/in_making") || ["/run/intent", "/run/state", "/run/new", "/run/process"].contains(&path)
 }
 
 /// What was said of its run in other words.
@@ -131,26 +155,67 @@ fn says_of_its_run(old: &Value, new: &RunRecord) {
     );
 }
 
-/// Path and value of all that the present records say, as the one of before said it.
-fn as_before(record: &core::Record) -> Value {
-    let mut run = json!(record.run.state);
-    if let Some(fields) = run.as_object_mut() {
-        fields.remove("state");
+/// Path and value of all that the present records say, as those of that version said it.
+fn as_before(version: u32, record: &core::Record) -> Value {
+    let spec = with_layers(json!(record.definition), &record.definition);
+    let mut run = json!(record.run);
+    if let Some(up) = record.run.up() {
+        run["state"]["in_effect"] = with_layers(run["state"]["in_effect"].take(), &up.in_effect);
     }
-    json!({ "spec": record.definition, "run": run, "upkeep": record.run.upkeep })
+    if version > 2 {
+        let images = record.run.held.images.values().zip(run["held"]["images"].as_array_mut().unwrap());
+        images.for_each(|(disk, value)| with_layer(value, disk));
+        return json!({ "spec": spec, "run": run });
+    }
+    let mut state = run["state"].take();
+    state.as_object_mut().unwrap().remove("state");
+    json!({ "spec": spec, "run": state, "upkeep": record.run.upkeep })
+}
+
+/// What was said of a disk that its layer says now.
+fn with_layers(mut value: Value, spec: &VmSpec) -> Value {
+    spec.disks.iter().zip(value["disks"].as_array_mut().unwrap()).for_each(|(disk, value)| with_layer(value, disk));
+    value
+}
+
+fn with_layer(value: &mut Value, disk: &Disk) {
+    assert!(value.get("file").is_none() && value.get("base").is_none(), "a disk repeats its layer: {value}");
+    (value["file"], value["base"]) = (json!(disk.file), json!(disk.base));
+}
+
+/// A disk is in the same layer wherever it stands, and no other is.
+fn names_layers(record: &core::Record) {
+    let disks = record.definition.disks.iter().chain(record.run.held.images.values());
+    let disks = disks.chain(record.run.up().into_iter().flat_map(|up| &up.in_effect.disks));
+    let (mut by_layer, mut by_name) = (HashMap::new(), HashMap::new());
+    for disk in disks {
+        let name = (&disk.name, &disk.file);
+        assert_eq!(*by_layer.entry(disk.layer).or_insert(name), name);
+        assert_eq!(*by_name.entry(name).or_insert(disk.layer), disk.layer);
+    }
 }
 
 /// A store that holds these records as a daemon of that version wrote them.
 fn written(version: u32, records: &[Value]) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let mut text = String::from("{\"qherd_export\":1,\"by\":\"a test\",\"at\":\"\"}\n");
-    for (number, record) in records.iter().enumerate() {
-        let data = record.to_string();
+    let mut lines = 0;
+    let mut line = |kind: &str, number: usize, version: u32, data: &Value| {
+        let data = data.to_string();
         let crc = crc32fast::hash(data.as_bytes());
         let value = format!("{{\"v\":{version},\"crc\":\"{crc:08x}\",\"data\":{data}}}");
-        text += &format!("{{\"name\":\"vm/{number:04}\",\"value\":{value}}}\n");
+        text += &format!("{{\"name\":\"{kind}/{number:04}\",\"value\":{value}}}\n");
+        lines += 1;
+    };
+    for (number, record) in records.iter().enumerate() {
+        if version <= 2 {
+            line("vm", number, version, record);
+        } else {
+            line("vm", number, version, &json!({ "spec": record["spec"] }));
+            line("run", number, version - 2, &record["run"]);
+        }
     }
-    text += &format!("{{\"records\":{}}}\n", records.len());
+    text += &format!("{{\"records\":{lines}}}\n");
     let db = dir.path().join("db");
     Import::parse(&text).unwrap().make(&db).unwrap();
     (dir, db)
@@ -164,28 +229,35 @@ proptest! {
         (version, records) in (1..=Definition::VERSION - 1)
             .prop_flat_map(|version| (Just(version), prop::collection::vec(arbitrary(version), 1..20)))
     ) {
-        let (_dir, db) = written(version, &records);
+        let (dir, db) = written(version, &records);
         let store = Store::open(&db).unwrap();
-        let read: Vec<core::Record> = read(&store);
-        for (old, new) in records.iter().zip(&read) {
-            keeps(version, "", old, &as_before(new));
-            says_of_its_run(old, &new.run);
+        let mut vms = read(&store);
+        for (old, new) in records.iter().zip(&vms) {
+            keeps(version, "", old, &as_before(version, &new.record));
+            if version <= 2 {
+                says_of_its_run(old, &new.record.run);
+            }
+            names_layers(&new.record);
         }
         // Written by this program, it reads the same.
-        let mut batch = Batch::new();
-        for (number, record) in read.iter().enumerate() {
-            let key = format!("{number:04}");
-            batch = batch.put(&key, &Definition::of(record)).unwrap().put(&key, &record.run).unwrap();
-        }
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(store.commit(batch)).unwrap();
-        prop_assert_eq!(self::read(&store), read);
+        let store = Store::open(&dir.path().join("anew")).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let all = &mut vms.iter_mut().collect::<Vec<_>>();
+        runtime.block_on(records::commit_all(&store, Batch::new(), all)).unwrap();
+        vms.sort_by_key(|vm| vm.record.definition.id.to_string());
+        let written: Vec<_> = vms.into_iter().map(|vm| vm.record).collect();
+        let read: Vec<_> = read(&store).into_iter().map(|vm| vm.record).collect();
+        prop_assert_eq!(read, written);
     }
 }
 
-fn read(store: &Store) -> Vec<core::Record> {
+fn read(store: &Store) -> Vec<Stored> {
     let all = records::scan(store).unwrap().into_iter();
-    all.map(|(key, record)| record.unwrap_or_else(|e| panic!("{key}: {e}"))).collect()
+    all.map(|(key, vm)| vm.unwrap_or_else(|e| panic!("{key}: {e}"))).collect()
 }
+
+const KEYS: &[&str] =
+    &["spec", "run", "state", "in_effect", "held", "disks", "images", "nics", "name", "file", "mac", "id", "x"];
 
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -194,12 +266,10 @@ fn any_json() -> impl Strategy<Value = Value> {
         any::<i64>().prop_map(|n| json!(n)),
         ".{0,40}".prop_map(Value::String),
     ];
-    let key =
-        prop_oneof![Just("spec"), Just("run"), Just("in_effect"), Just("nics"), Just("mac"), Just("id"), Just("x")];
     leaf.prop_recursive(4, 40, 4, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
-            prop::collection::vec((key.clone().prop_map(str::to_owned), inner), 0..4)
+            prop::collection::vec((prop::sample::select(KEYS).prop_map(str::to_owned), inner), 0..4)
                 .prop_map(|fields| Value::Object(Map::from_iter(fields))),
         ]
     })
@@ -209,7 +279,8 @@ proptest! {
     /// A panic would keep the daemon from starting, where an error costs one VM.
     #[test]
     fn what_is_no_record_of_its_version_is_an_error_and_no_panic(version in 0..Definition::VERSION, data in any_json()) {
-        let _ = Definition::migrate(version, data);
+        let _ = Definition::migrate("a", version, data.clone());
+        let _ = RunRecord::migrate("a", version, data);
     }
 }
 
@@ -217,8 +288,13 @@ proptest! {
 fn of_every_older_version_a_record_of_every_state_is_kept() {
     for version in 1..Definition::VERSION {
         let kept = fixture(version);
-        for state in ["creating", "down", "starting", "live", "deleting"] {
-            assert!(kept.iter().any(|record| record["run"]["state"] == state), "version {version}: no {state}");
+        let (states, at): (&[&str], _) = match version {
+            1 | 2 => (&["creating", "down", "starting", "live", "deleting"], "/run/state"),
+            _ => (&["making", "down", "starting", "up"], "/run/state/state"),
+        };
+        for state in states {
+            let is_kept = kept.iter().any(|record| record.pointer(at).is_some_and(|kept| kept == state));
+            assert!(is_kept, "version {version}: no {state}");
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::support::{
     netns::{self, Host},
 };
 use qherd::{
-    model::VmId,
+    model::{Disk, LayerId, VmId},
     store::{Batch, Store},
     vm::{core::DiskNo, records},
 };
@@ -86,19 +86,19 @@ fn lives(pid: i32) -> bool {
 /// What a daemon leaves that is killed while it makes a VM: a record that says so, and its images.
 async fn half_made(state: &Path, like: &str) -> String {
     let store = Store::open(&state.join("db")).unwrap();
-    let mut definition = records::get(&store, like).unwrap().unwrap().definition;
+    let mut definition = records::get(&store, like).unwrap().unwrap().record.definition;
     let id = VmId::random();
     let spec = Arc::make_mut(&mut definition);
     spec.id = id;
     let folder = state.join("images").join(id.to_string());
     copy(&state.join("images").join(like), &folder);
     for disk in &mut spec.disks {
-        disk.file = folder.join(disk.file.file_name().unwrap());
+        (disk.file, disk.layer) = (folder.join(disk.file.file_name().unwrap()), LayerId::random());
     }
-    let mut record = qherd::vm::core::unmade(definition);
-    record.run.held.images =
-        record.definition.disks.iter().map(|disk| (DiskNo::of(&disk.name).unwrap(), disk.clone().into())).collect();
-    store.commit(records::put(Batch::new(), &record, true).unwrap()).await.unwrap();
+    let mut vm = records::Stored { record: qherd::vm::core::unmade(definition), known: Default::default() };
+    let disks = vm.record.definition.disks.iter();
+    vm.record.run.held.images = disks.map(|disk| (DiskNo::of(&disk.name).unwrap(), disk.clone().into())).collect();
+    records::commit_all(&store, Batch::new(), &mut [&mut vm]).await.unwrap();
     id.to_string()
 }
 
@@ -287,12 +287,12 @@ async fn disks_outside_of_a_copied_state_directory_stay_the_originals() {
 /// As a daemon leaves it that dies before the image of a disk which was taken out is gone.
 async fn still_holds_disk2(daemon: &Daemon, id: &str) {
     let store = Store::open(&daemon.state().join("db")).unwrap();
-    let mut record = records::get(&store, id).unwrap().unwrap();
-    let mut disk = (*record.run.held.images[&DiskNo::of("disk1").unwrap()]).clone();
-    disk.file = disk.file.with_file_name("disk2.qcow2");
-    disk.name = "disk2".to_owned();
-    record.run.held.images.insert(DiskNo::of("disk2").unwrap(), disk.into());
-    store.commit(records::put(Batch::new(), &record, true).unwrap()).await.unwrap();
+    let mut vm = records::get(&store, id).unwrap().unwrap();
+    let images = &mut vm.record.run.held.images;
+    let disk = (*images[&DiskNo(1)]).clone();
+    let (name, file, layer) = ("disk2".to_owned(), disk.file.with_file_name("disk2.qcow2"), LayerId::random());
+    images.insert(DiskNo(2), Disk { name, file, layer, ..disk }.into());
+    records::commit_all(&store, Batch::new(), &mut [&mut vm]).await.unwrap();
 }
 
 #[tokio::test]

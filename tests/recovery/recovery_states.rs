@@ -11,11 +11,11 @@ use nix::{
     unistd::Pid,
 };
 use qherd::{
-    model::{Disk, Due, Ending, ProcessId, monotonic_ms, now_ms},
+    model::{Disk, Due, Ending, LayerId, ProcessId, monotonic_ms, now_ms},
     store::{Batch, Store},
     vm::{
-        core::{Cause, Deadline, DiskNo, Goal, Guest, Record, Run, Up},
-        records,
+        core::{Cause, Deadline, DiskNo, Goal, Guest, Run, Up},
+        records::{self, Stored},
     },
 };
 use serde::de::DeserializeOwned;
@@ -227,12 +227,12 @@ async fn every_state_with(process: Process) {
         if process == Process::Gone {
             leave_files(&vm, situation);
         }
-        (vm.record.run.state, vm.record.run.goal) = run(&vm);
-        vm.record.run.upkeep.due = owed(situation);
-        vm.record.run.held.strays = matches!(vm.record.run.state, Run::Starting { .. });
-        covered.extend(name(&vm.record.run.state));
-        covered.extend(goal_name(vm.record.run.goal));
-        covered.extend(vm.record.run.upkeep.due.map(owed_name));
+        (vm.stored.record.run.state, vm.stored.record.run.goal) = run(&vm);
+        vm.stored.record.run.upkeep.due = owed(situation);
+        vm.stored.record.run.held.strays = matches!(vm.stored.record.run.state, Run::Starting { .. });
+        covered.extend(name(&vm.stored.record.run.state));
+        covered.extend(goal_name(vm.stored.record.run.goal));
+        covered.extend(vm.stored.record.run.upkeep.due.map(owed_name));
         vm.write(&store).await;
         vms.push((*situation, vm));
     }
@@ -308,18 +308,18 @@ async fn a_disk_that_was_being_made_was_never_there() {
     let mut vms = load(&daemon, &ids);
     vms[1].kill_process();
     vms[1].clean_up(&daemon);
-    vms[1].record.run.state = Run::Down { last: Ending::Clean };
+    vms[1].stored.record.run.state = Run::Down { last: Ending::Clean };
     let store = Store::open(&daemon.state().join("db")).unwrap();
     for vm in &mut vms {
-        let spec = Arc::make_mut(&mut vm.record.definition);
+        let spec = Arc::make_mut(&mut vm.stored.record.definition);
         let disk = spec.disks[0].clone();
         spec.disks_added = 1;
         let file = disk.file.with_file_name("disk1.qcow2");
         fs::write(&file, "half an image").unwrap();
-        let half_made = Disk { name: "disk1".into(), file, slot: Some(1), ..disk };
+        let half_made = Disk { name: "disk1".into(), layer: LayerId::random(), file, slot: Some(1), ..disk };
         spec.disks.push(half_made.clone());
-        vm.record.run.unmade.insert(DiskNo(1));
-        vm.record.run.held.images.insert(DiskNo(1), half_made.into());
+        vm.stored.record.run.unmade.insert(DiskNo(1));
+        vm.stored.record.run.held.images.insert(DiskNo(1), half_made.into());
         vm.write(&store).await;
     }
     drop(store);
@@ -343,13 +343,13 @@ async fn what_a_running_vm_lacks_of_its_definition_is_made_up_for() {
     daemon.kill();
     let store = Store::open(&daemon.state().join("db")).unwrap();
     let mut vm = Vm::load(&store, id);
-    let spec = Arc::make_mut(&mut vm.record.definition);
+    let spec = Arc::make_mut(&mut vm.stored.record.definition);
     spec.vcpus = 2;
     spec.cpu_pinning = Some(qherd::model::CpuPinning { cores: vec![0], ..Default::default() });
     spec.disks[0].size = 2;
     spec.disks[0].io_limits = Some(qherd::model::IoLimits { iops: Some(77), ..Default::default() });
     // QEMU has it already: the daemon died before it could note that.
-    let Run::Up(up) = &mut vm.record.run.state else { panic!("{:?}", vm.record.run) };
+    let Run::Up(up) = &mut vm.stored.record.run.state else { panic!("{:?}", vm.stored.record.run) };
     Arc::make_mut(&mut up.in_effect).disks.pop();
     vm.write(&store).await;
     drop(store);
@@ -366,7 +366,7 @@ async fn what_a_running_vm_lacks_of_its_definition_is_made_up_for() {
 /// A VM that runs, and what is stored of it.
 struct Vm {
     id: String,
-    record: Record,
+    stored: Stored,
     process: ProcessId,
 }
 
@@ -382,13 +382,13 @@ async fn running(daemon: &Daemon, name: &str) -> String {
 
 impl Vm {
     fn load(store: &Store, id: String) -> Self {
-        let record = records::get(store, &id).unwrap().unwrap();
-        let Run::Up(up) = &record.run.state else { panic!("{id} is {:?}", record.run) };
-        Self { process: up.process.clone(), id, record }
+        let stored = records::get(store, &id).unwrap().unwrap();
+        let Run::Up(up) = &stored.record.run.state else { panic!("{id} is {:?}", stored.record.run) };
+        Self { process: up.process.clone(), id, stored }
     }
 
     fn up(&self, guest: Guest) -> Run {
-        let Run::Up(up) = &self.record.run.state else { panic!("{:?}", self.record.run) };
+        let Run::Up(up) = &self.stored.record.run.state else { panic!("{:?}", self.stored.record.run) };
         Run::Up(Box::new(Up { process: self.process.clone(), guest, ..(**up).clone() }))
     }
 
@@ -413,11 +413,11 @@ impl Vm {
     }
 
     fn image(&self) -> &Path {
-        &self.record.definition.disks[0].file
+        &self.stored.record.definition.disks[0].file
     }
 
-    async fn write(&self, store: &Store) {
-        store.commit(records::put(Batch::new(), &self.record, true).unwrap()).await.unwrap();
+    async fn write(&mut self, store: &Store) {
+        records::commit_all(store, Batch::new(), &mut [&mut self.stored]).await.unwrap();
     }
 }
 

@@ -19,7 +19,8 @@ fn plain() -> &'static VmSpec {
             "rng": true, "balloon": true, "pvpanic": true, "virtio_mem": true,
         });
         let root = json!({
-            "name": "root", "file": "/i/root.qcow2", "size": 1, "clone": "linked", "base": null, "io_limits": null,
+            "name": "root", "layer": Uuid::nil(), "file": "/i/root.qcow2", "size": 1, "clone": "linked", "base": null,
+            "io_limits": null,
         });
         let spec = json!({
             "id": "1b2c3d4e-5f60-4b7c-9d8e-9fa0b1c2d3e4", "name": "a", "created_at": 0, "machine": machine, "vcpus": 2,
@@ -58,7 +59,8 @@ pub fn request(number: u64) -> Uuid {
 }
 
 pub fn new_disk(number: u64) -> NewDisk {
-    NewDisk { request: Some(request(number)), size: 1, base: None, clone: Default::default(), io_limits: None }
+    let (request, layer) = (Some(request(number)), request(number).into());
+    NewDisk { request, layer, size: 1, base: None, clone: Default::default(), io_limits: None }
 }
 
 pub fn nic(number: u64, on_switch: bool) -> NewNic {

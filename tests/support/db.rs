@@ -97,8 +97,8 @@ pub fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 
 /// Records of a store beside its VMs: the last boot of the host.
 pub const OTHERS: usize = 1;
-/// Records of one VM: its definition, and what is known of its run.
-pub const OF_A_VM: usize = 2;
+/// Records of one VM: its definition, what is known of its run, and the layer of its disk.
+pub const OF_A_VM: usize = 3;
 
 pub async fn stopped_with_vms(count: usize) -> (Daemon, Vec<String>) {
     let mut daemon = Daemon::start();

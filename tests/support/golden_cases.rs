@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use qherd::{
     model::{
-        BaseImage, Bus, CloneMode, Disk, Forward, ImageFormat, MacAddr, Machine, NewDisk, NewNic, NicBackend, NicId,
-        OnIoError, Policy, SwitchId, SwitchPort, VmId, VmSpec,
+        BaseImage, Bus, CloneMode, Disk, Forward, ImageFormat, LayerId, MacAddr, Machine, NewDisk, NewNic, NicBackend,
+        NicId, OnIoError, Policy, SwitchId, SwitchPort, VmId, VmSpec,
     },
     qemu::{
         Accelerator, RunPaths,
@@ -49,6 +49,7 @@ fn q35() -> VmSpec {
         cpu_pinning: None,
         disks: vec![Disk {
             name: "root".into(),
+            layer: LayerId::random(),
             file: format!("{ROOT}/images/{ID}/root.qcow2").into(),
             size: 1,
             clone: CloneMode::Linked,
@@ -90,7 +91,8 @@ fn further_disks(spec: &mut VmSpec) {
     let folder = format!("{ROOT}/images/{ID}");
     let clone = spec.disks[0].base.clone();
     for base in [None, clone] {
-        let disk = NewDisk { request: None, size: 2, base, clone: CloneMode::Linked, io_limits: None };
+        let layer = LayerId::random();
+        let disk = NewDisk { request: None, layer, size: 2, base, clone: CloneMode::Linked, io_limits: None };
         spec.add_disk(disk, folder.as_ref(), None).unwrap();
     }
 }

@@ -74,7 +74,7 @@ const BOUNDS: Bounds = Bounds { memory: 4096, closing: false, ends_vms: false };
 fn stopped() -> Facts {
     let id = |last: u8| format!("1b2c3d4e-5f60-4b7c-9d8e-9fa0b1c2d3e{last}");
     let disk = json!({
-        "name": "root", "file": "/i/root.qcow2", "size": 1, "clone": "linked", "base": null, "io_limits": null, "slot": null
+        "name": "root", "layer": id(7), "file": "/i/root.qcow2", "size": 1, "clone": "linked", "base": null, "io_limits": null, "slot": null
     });
     let nic = json!({
         "id": id(5), "name": "net0", "label": "a", "mac": "52:54:00:12:34:56", "slot": 1, "queues": 1,

@@ -241,7 +241,8 @@ fn every_kind_of_record_is_checked() {
     let mut violations = Vec::new();
     for file in Source::all().iter().filter(|file| !file.is_test) {
         for (number, line) in file.product_lines() {
-            let Some((_, record)) = line.split_once("impl Record for ") else { continue };
+            let record = line.strip_prefix("impl store::").or_else(|| line.strip_prefix("impl "));
+            let Some(record) = record.and_then(|line| line.strip_prefix("Record for ")) else { continue };
             let record = record.trim_end_matches(['{', ' ']);
             found += 1;
             if !kinds.contains(&format!("Kind::of::<{record}>()")) {

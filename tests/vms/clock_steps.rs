@@ -147,11 +147,11 @@ async fn restarts_uptimes_and_keys_do_not_follow_a_clock_that_is_set() {
 async fn owe_a_restart(daemon: &Daemon, id: &str) {
     let dir = daemon.state().join("db");
     let store = tokio::task::spawn_blocking(move || Store::open(&dir).unwrap()).await.unwrap();
-    let mut record = records::get(&store, id).unwrap().unwrap();
-    let (at, monotonic) = (now_ms() + 60_000, Some(monotonic_ms() + 60_000));
-    record.run.state = Run::Down { last: Ending::Crashed { reason: "a test".into() } };
-    record.run.upkeep = Upkeep { attempts: 7, due: Some(Due::Restart { at, monotonic }) };
-    store.commit(records::put(Batch::new(), &record, true).unwrap()).await.unwrap();
+    let mut vm = records::get(&store, id).unwrap().unwrap();
+    let (run, at, monotonic) = (&mut vm.record.run, now_ms() + 60_000, Some(monotonic_ms() + 60_000));
+    run.state = Run::Down { last: Ending::Crashed { reason: "a test".into() } };
+    run.upkeep = Upkeep { attempts: 7, due: Some(Due::Restart { at, monotonic }) };
+    records::commit_all(&store, Batch::new(), &mut [&mut vm]).await.unwrap();
     tokio::task::spawn_blocking(move || drop(store)).await.unwrap();
 }
 

@@ -131,7 +131,11 @@ impl Place {
 
     fn records(&self) -> Vec<(String, Run)> {
         let store = Store::open(&self.state().join("db")).unwrap();
-        records::scan(&store).unwrap().into_iter().map(|(key, record)| (key, record.unwrap().run.state)).collect()
+        records::scan(&store)
+            .unwrap()
+            .into_iter()
+            .map(|(key, record)| (key, record.unwrap().record.run.state))
+            .collect()
     }
 }
 

@@ -90,12 +90,13 @@ pub fn throttle(disk: &Disk, limits: &IoLimits) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{BaseImage, CloneMode};
+    use crate::model::{BaseImage, CloneMode, LayerId};
 
     #[test]
     fn a_throttle_names_every_value() {
         let disk = Disk {
             name: "root".into(),
+            layer: LayerId::random(),
             file: "/f".into(),
             size: 1,
             clone: CloneMode::Full,
@@ -118,6 +119,7 @@ mod tests {
     fn a_base_image_that_was_exchanged_brings_in_no_other_file() {
         let linked = |format| Disk {
             name: "root".into(),
+            layer: LayerId::random(),
             file: "/f".into(),
             size: 1,
             clone: CloneMode::Linked,

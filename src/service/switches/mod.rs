@@ -34,7 +34,7 @@ impl Record for SwitchRecord {
     const KIND: &'static str = "switch";
     const VERSION: u32 = 1;
 
-    fn migrate(from: u32, _: Value) -> Result<Value, String> {
+    fn migrate(_: &str, from: u32, _: Value) -> Result<Value, String> {
         Err(format!("switches have no version {from}"))
     }
 }

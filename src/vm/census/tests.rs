@@ -13,7 +13,7 @@ fn number(n: u8) -> Uuid {
 }
 
 fn disk(n: u8) -> Disk {
-    let disk = json!({ "name": format!("d{n}"), "file": format!("/i/{n}"), "size": n + 1, "clone": "linked", "base": null,
+    let disk = json!({ "name": format!("d{n}"), "layer": number(n), "file": format!("/i/{n}"), "size": n + 1, "clone": "linked", "base": null,
                        "io_limits": null, "slot": null });
     serde_json::from_value(disk).unwrap()
 }
@@ -167,9 +167,7 @@ fn a_file_is_a_disk_while_the_vm_or_its_qemu_has_it() {
     let id = VmId::random();
     let with = |files: &[&str]| {
         let mut spec = VmSpec::clone(&spec(&mut Rng::with_seed(1), id));
-        let disk =
-            |file: &&str| serde_json::from_value(json!({ "name": "d", "file": file, "size": 1, "clone": "linked" }));
-        spec.disks = files.iter().map(|file| disk(file).unwrap()).collect();
+        spec.disks = files.iter().map(|file| Disk { file: file.into(), ..disk(1) }).collect();
         Arc::new(spec)
     };
     let mut now = view(with(&["/i/a", "/i/b"]));

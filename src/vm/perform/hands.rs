@@ -16,6 +16,7 @@ use crate::{
     vm::{
         SharedContext,
         core::{Record, Setback, Sight, Up},
+        records::Known,
     },
 };
 
@@ -77,8 +78,8 @@ struct Link {
     memory_changed: bool,
     /// How far long steps have come. No channel: that makes room for 32 at once, of each VM.
     sights: VecDeque<Sight>,
-    /// The definition that is stored, where that is known.
-    defined: Option<Arc<VmSpec>>,
+    /// What is stored of it.
+    known: Known,
 }
 
 impl IoError {
@@ -89,9 +90,9 @@ impl IoError {
 }
 
 impl Hands {
-    pub fn new(ctx: SharedContext, id: VmId) -> Self {
-        let paths = ctx.run_paths(&id);
-        Self { ctx, id, paths, link: Mutex::default(), seen: Notify::new(), binding: tokio::sync::Mutex::default() }
+    pub fn new(ctx: SharedContext, id: VmId, known: Known) -> Self {
+        let (paths, link) = (ctx.run_paths(&id), Link { known, ..Link::default() });
+        Self { ctx, id, paths, link: link.into(), seen: Notify::new(), binding: tokio::sync::Mutex::default() }
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {
@@ -180,9 +181,15 @@ impl Hands {
         std::mem::take(&mut self.link().memory_changed)
     }
 
-    /// Notes which definition is stored, and returns what was noted before.
-    pub fn set_defined(&self, defined: Option<Arc<VmSpec>>) -> Option<Arc<VmSpec>> {
-        std::mem::replace(&mut self.link().defined, defined)
+    /// What is known to be stored. Until somebody says what has become of a commit, that is less.
+    pub fn known_before_commit(&self) -> Known {
+        let mut link = self.link();
+        let less = link.known.without_definition();
+        std::mem::replace(&mut link.known, less)
+    }
+
+    pub fn set_known(&self, known: Known) {
+        self.link().known = known;
     }
 
     /// The descriptors of a NIC's tap, one a queue, for the start that comes.

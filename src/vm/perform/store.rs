@@ -4,42 +4,58 @@ use super::{Done, Hands, Report};
 use crate::{
     store::{Batch, StoreError},
     vm::{
-        core::{Setback, Txn},
-        records,
+        core::{Record, Setback, Txn},
+        records::Known,
     },
 };
 
+/// Each of them means that another VM has changed a layer that both have, which it does once in a while.
+const TRIES: u32 = 16;
+
 pub(super) async fn commit(hands: &Hands, txn: Txn) -> Done {
-    let defined = txn.record.as_ref().map(|record| record.definition.clone());
-    // Whether it is there is known again when this one is through.
-    let before = hands.set_defined(None);
-    let batch = match &txn.record {
-        Some(record) => {
-            let is_new = before.as_ref().is_none_or(|before| *before != record.definition);
-            records::put(Batch::new(), record, is_new)
+    let record = txn.record.as_ref();
+    let mut known = hands.known_before_commit();
+    for _ in 0..TRIES {
+        match put(hands, &known, &txn).await {
+            Ok(after) => {
+                hands.set_known(after);
+                return Ok(Report::Done);
+            }
+            Err(StoreError::Outdated { .. }) => known = read_anew(hands, known, record.cloned()).await?,
+            Err(
+                error @ (StoreError::NoSpace { .. }
+                | StoreError::ReadOnly
+                | StoreError::Busy
+                | StoreError::Refused { .. }),
+            ) => {
+                hands.set_known(known);
+                return Err(Setback::NotStored(error.to_string()));
+            }
+            // It may turn up yet.
+            Err(error) => return Err(Setback::StoreSilent(error.to_string())),
         }
-        None => Ok(records::remove(Batch::new(), &hands.id)),
-    };
-    let batch = match batch {
-        Ok(batch) => batch,
-        Err(error) => {
-            hands.set_defined(before);
-            return Err(Setback::NotStored(error.to_string()));
-        }
+    }
+    hands.set_known(known);
+    Err(Setback::NotStored("other VMs change a layer of its disks all the time".to_owned()))
+}
+
+/// What is stored then.
+async fn put(hands: &Hands, known: &Known, txn: &Txn) -> Result<Known, StoreError> {
+    let (batch, after) = match &txn.record {
+        Some(record) => known.put(Batch::new(), record)?,
+        None => known.remove(Batch::new(), hands.id)?,
     };
     let batch = if txn.is_wish && txn.record.is_some() { batch } else { batch.from_reserve() };
-    match hands.ctx.store.commit(batch).await {
-        Ok(()) => {
-            hands.set_defined(defined);
-            Ok(Report::Done)
-        }
-        Err(
-            error @ (StoreError::NoSpace { .. } | StoreError::ReadOnly | StoreError::Busy | StoreError::Refused { .. }),
-        ) => {
-            hands.set_defined(before);
-            Err(Setback::NotStored(error.to_string()))
-        }
-        // It may turn up yet.
-        Err(error) => Err(Setback::StoreSilent(error.to_string())),
-    }
+    hands.ctx.store.commit(batch).await?;
+    Ok(after)
+}
+
+/// Another VM was quicker with a layer.
+async fn read_anew(hands: &Hands, known: Known, record: Option<Record>) -> Result<Known, Setback> {
+    let store = hands.ctx.store.clone();
+    let read = tokio::task::spawn_blocking(move || known.read_anew(&store, record.as_ref())).await;
+    let known = read.map_err(|ended| ended.to_string()).and_then(|read| read.map_err(|error| error.to_string()));
+    let known = known.map_err(Setback::NotStored)?;
+    hands.set_known(known.clone());
+    Ok(known)
 }

@@ -12,13 +12,14 @@ use super::*;
 use crate::{
     config::{Accel, Settings},
     host::{cpus::Host, image::QemuImg, sandbox::Sandbox},
-    model::{Conflict, CpuPinning, Disk, Ending, Error, IoLimits, Nic, NicBackend, NicId, Upkeep, VmSpec},
+    model::{Conflict, CpuPinning, Disk, Ending, Error, IoLimits, LayerId, Nic, NicBackend, NicId, Upkeep, VmSpec},
     net::Network,
     qemu::{Accelerator, Caps, devices},
     store::Store,
     vm::{
         Closing, Context,
         core::{DiskNo, Goal, Guest, Held, Record, Run, RunRecord, Sight, StartedWith, Up},
+        records::Known,
     },
 };
 
@@ -69,7 +70,7 @@ impl Vm {
             "cpu_pinning": null, "disks": [], "disks_added": 0, "nics": [], "nics_added": 0
         }))
         .unwrap();
-        let hands = Hands::new(Arc::new(ctx), definition.id);
+        let hands = Hands::new(Arc::new(ctx), definition.id, Known::default());
         let run = RunRecord {
             state: Run::Starting { process: None, new: false, last: Ending::Clean },
             goal: Goal::Rest,
@@ -118,7 +119,7 @@ impl Vm {
         let name = DiskNo(no).name();
         let file = self.hands.ctx.image_folder(&self.hands.id).join(format!("{name}.qcow2"));
         serde_json::from_value(json!({
-            "name": name, "file": file, "size": 1, "clone": "full", "base": null, "io_limits": null, "slot": slot
+            "name": name, "layer": LayerId::random(), "file": file, "size": 1, "clone": "full", "base": null, "io_limits": null, "slot": slot
         }))
         .unwrap()
     }

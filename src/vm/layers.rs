@@ -1,0 +1,194 @@
+//! `layer/<id>`: the file that a disk's data is in, what it lies on, and which VMs name it. A VM's definition names its layers,
+//! and so does what is known of its run; which of them a batch has to write or remove is known here. What is done with the
+//! files themselves is the plan's.
+//!
+//! A layer may have several owners, each with a task of its own. So each change of its record names the generation that it
+//! replaces, and the store refuses the batch where another owner was quicker: its task reads the record anew
+//! (docs/adr/0030).
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::core::{Record, RunRecord};
+use crate::{
+    model::{BaseImage, CloneMode, Disk, LayerId, MAX_LAYER, VmId},
+    store::{self, Batch, Counted, MAX_RECORD_BYTES, Record as _, Store, StoreError},
+};
+
+/// A layer as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// Where its file is.
+    folder: PathBuf,
+    /// Relative to that.
+    file: PathBuf,
+    /// What it reads through to, and needs for as long as it lives.
+    parent: Option<Parent>,
+    /// What it was copied from. It stands alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    copy_of: Option<BaseImage>,
+    /// The VMs that name it.
+    owners: BTreeSet<VmId>,
+}
+
+/// What a layer lies on. Others than base images come with snapshots; a VM whose layer has one is set aside until then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Parent {
+    Base(BaseImage),
+}
+
+impl store::Record for LayerRecord {
+    const KIND: &'static str = "layer";
+    const VERSION: u32 = 1;
+    const COUNTED: bool = true;
+}
+
+/// Owners are few, and the paths of a layer have their bound.
+const _: () = assert!(MAX_LAYER + 64 * 39 + 1024 <= MAX_RECORD_BYTES);
+
+impl LayerRecord {
+    fn of(disk: &Disk, owners: BTreeSet<VmId>) -> Self {
+        let (folder, file) = match (disk.file.parent(), disk.file.file_name()) {
+            (Some(folder), Some(file)) => (folder, Path::new(file)),
+            // No file that was ever made.
+            _ => (Path::new(""), &*disk.file),
+        };
+        let (parent, copy_of) = match disk.clone {
+            CloneMode::Linked => (disk.base.clone().map(Parent::Base), None),
+            CloneMode::Full => (None, disk.base.clone()),
+        };
+        Self { folder: folder.to_owned(), file: file.to_owned(), parent, copy_of, owners }
+    }
+
+    /// Says of a disk what its own record does not.
+    fn complete(&self, disk: &mut Disk) {
+        disk.file = self.folder.join(&self.file);
+        disk.base = match &self.parent {
+            Some(Parent::Base(base)) => Some(base.clone()),
+            None => self.copy_of.clone(),
+        };
+    }
+}
+
+/// Layers as they were when they were read or written last.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Layers(BTreeMap<LayerId, Counted<LayerRecord>>);
+
+impl Layers {
+    /// Completes the disks of what was stored of a VM. One that an earlier version has stored says everything itself.
+    ///
+    /// # Errors
+    /// Those of `read`; `BadRecord` where there is no such layer.
+    pub fn complete<'a>(
+        &mut self,
+        disks: impl IntoIterator<Item = &'a mut Disk>,
+        read: impl Fn(LayerId) -> Result<Option<Counted<LayerRecord>>, StoreError>,
+    ) -> Result<(), StoreError> {
+        for disk in disks.into_iter().filter(|disk| disk.file.as_os_str().is_empty()) {
+            let (layer, _) = match self.0.entry(disk.layer) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(place) => place.insert(read(disk.layer)?.ok_or_else(|| missing(disk.layer))?),
+            };
+            layer.complete(disk);
+        }
+        Ok(())
+    }
+
+    /// What is to change for a VM that is to be stored so; and what its layers are then.
+    ///
+    /// # Errors
+    /// As [`Batch::put_over`].
+    pub fn put(&self, mut batch: Batch, record: &Record) -> Result<(Batch, Self), StoreError> {
+        let owner = record.definition.id;
+        let mut after = self.clone();
+        let named = named(record);
+        for (id, disk) in &named {
+            let before = self.0.get(id);
+            let mut owners = before.map(|(layer, _)| layer.owners.clone()).unwrap_or_default();
+            owners.insert(owner);
+            let layer = LayerRecord::of(disk, owners);
+            if before.is_none_or(|(before, _)| *before != layer) {
+                batch = after.write(batch, *id, layer)?;
+            }
+        }
+        let named = named.keys().copied().collect();
+        after.disown(batch, owner, &named).map(|batch| (batch, after))
+    }
+
+    /// What is to change for a VM that is no more.
+    ///
+    /// # Errors
+    /// As [`Batch::put_over`].
+    pub fn remove(&self, batch: Batch, owner: VmId) -> Result<(Batch, Self), StoreError> {
+        let mut after = self.clone();
+        after.disown(batch, owner, &BTreeSet::new()).map(|batch| (batch, after))
+    }
+
+    /// The batch in which nobody names a layer any more takes it along.
+    fn disown(&mut self, mut batch: Batch, owner: VmId, but: &BTreeSet<LayerId>) -> Result<Batch, StoreError> {
+        let given_up = self.0.iter().filter(|(id, (layer, _))| !but.contains(id) && layer.owners.contains(&owner));
+        for (id, (mut layer, generation)) in given_up.map(|(id, layer)| (*id, layer.clone())).collect::<Vec<_>>() {
+            layer.owners.remove(&owner);
+            if layer.owners.is_empty() {
+                batch = batch.remove_at::<LayerRecord>(&id.to_string(), generation);
+            } else {
+                batch = self.write(batch, id, layer)?;
+            }
+            self.0.remove(&id);
+        }
+        Ok(batch)
+    }
+
+    fn write(&mut self, batch: Batch, id: LayerId, layer: LayerRecord) -> Result<Batch, StoreError> {
+        let before = self.0.get(&id).map(|(_, generation)| *generation);
+        let batch = batch.put_over(&id.to_string(), &layer, before)?;
+        self.0.insert(id, (layer, store::following(before)));
+        Ok(batch)
+    }
+
+    /// What these layers, and those that `record` names, are by now. Blocks.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn read_anew(&self, store: &Store, record: Option<&Record>) -> Result<Self, StoreError> {
+        let named = record.map(named).unwrap_or_default();
+        let ids: BTreeSet<LayerId> = self.0.keys().chain(named.keys()).copied().collect();
+        let mut now = BTreeMap::new();
+        for id in ids {
+            now.extend(get(store, id)?.map(|layer| (id, layer)));
+        }
+        Ok(Self(now))
+    }
+}
+
+/// One layer, or `None`. Blocks.
+///
+/// # Errors
+/// As [`Store::get`].
+pub(super) fn get(store: &Store, id: LayerId) -> Result<Option<Counted<LayerRecord>>, StoreError> {
+    store.get_counted(&id.to_string())
+}
+
+/// Every layer that a VM has or may have, with a disk that says what it is.
+fn named(record: &Record) -> BTreeMap<LayerId, &Disk> {
+    let disks = record.definition.disks.iter().chain(known_to_run(&record.run));
+    disks.map(|disk| (disk.layer, disk)).collect()
+}
+
+fn known_to_run(run: &RunRecord) -> impl Iterator<Item = &Disk> {
+    let in_effect = run.up().into_iter().flat_map(|up| &up.in_effect.disks);
+    in_effect.chain(run.held.images.values().map(|disk| &**disk))
+}
+
+fn missing(id: LayerId) -> StoreError {
+    let record = format!("{}/{id}", LayerRecord::KIND);
+    StoreError::BadRecord { record, reason: "it is not there, and a VM has a disk in it".to_owned() }
+}
+
+#[cfg(test)]
+mod tests;
