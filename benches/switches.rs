@@ -1,5 +1,5 @@
-//! What switches and ports cost, without QEMU: making fifty switches, plugging and unplugging a NIC beside three hundred
-//! others, and bringing all of them about on a host where nothing of it is left. CPU is that of this process, of the
+//! What switches and ports cost, without QEMU: a port's rules, making fifty switches, plugging and unplugging a NIC beside three
+//! hundred others, and bringing all of them about on a host where nothing of it is left. CPU is that of this process, of the
 //! dnsmasqs beside it, and of what the kernel does for either.
 //!
 //! Run with `scripts/bench`, as root; it works in a network namespace of its own.
@@ -20,7 +20,11 @@ use lab::{Lab, nic_on, switch};
 use nix::libc::{self, RUSAGE_CHILDREN, RUSAGE_SELF, getrusage};
 use qherd::{
     model::{Nic, Subnet, Switch, SwitchKind},
-    net::{Host, Network, PortHealth},
+    net::{
+        Host, Network, PortHealth,
+        nft::{Batch, Kernel, Ruleset, diff},
+        rules::{self, OnHost},
+    },
 };
 use support::netns::{ip, nft};
 
@@ -35,11 +39,11 @@ async fn main() {
         return;
     }
     let lab = Lab::new().await;
+    println!("a port's rules, in and out beside {PORTS} others: {} of CPU", rules_alone().await);
     let mut switches = Vec::new();
     let mut each = Vec::new();
     for n in 0..SWITCHES {
-        let subnet = Subnet::parse(&format!("10.{n}.0.0/22"), true).unwrap();
-        let lan = switch(SwitchKind::Internal { subnet: Some(subnet) });
+        let lan = internal(n);
         let begun = Instant::now();
         lab.net.survey(&lan, None).await.unwrap();
         lab.net.put_switch(&lan, None).await.unwrap();
@@ -104,6 +108,37 @@ async fn main() {
         net.unplug(nic).await.unwrap();
     }
     Lab { host, dir, net }.close(&switches.iter().collect::<Vec<_>>()).await;
+}
+
+/// What a port's rules take in and out, among those of all switches and ports, and nothing else.
+async fn rules_alone() -> String {
+    const STATE: &str = "measured";
+    let kernel = Kernel::open().unwrap();
+    let switches: Vec<_> = (0..SWITCHES).map(internal).collect();
+    let on: Vec<_> = switches.iter().map(|switch| OnHost { switch, host: &[] }).collect();
+    let nics: Vec<Nic> = (0..PORTS).map(|n| nic(&switches[0], n)).collect();
+    let one = nic(&switches[0], PORTS);
+    let mut there = rules::ruleset(STATE, &on, &nics);
+    kernel.apply(diff(&Ruleset::default(), &there)).await.unwrap();
+    let before = cpu_time();
+    for _ in 0..ROUNDS {
+        let part = rules::part(&there, STATE, &on[0], &one).unwrap();
+        let (mut plug, mut unplug) = (Batch::default(), Batch::default());
+        plug.add_elements(&part);
+        kernel.apply(plug).await.unwrap();
+        there.add_elements(&part);
+        unplug.delete_elements(&part);
+        kernel.apply(unplug).await.unwrap();
+        there.delete_elements(&part);
+    }
+    let taken = ms((cpu_time() - before) / ROUNDS);
+    kernel.apply(diff(&there, &Ruleset::default())).await.unwrap();
+    taken
+}
+
+fn internal(n: u8) -> Switch {
+    let subnet = Subnet::parse(&format!("10.{n}.0.0/22"), true).unwrap();
+    switch(SwitchKind::Internal { subnet: Some(subnet) })
 }
 
 /// How long a round takes, and how much CPU, with all that it sets off a while later, and without the part of a core that

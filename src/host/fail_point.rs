@@ -2,8 +2,9 @@
 //!
 //! `QHERD_FAIL_POINT=commit:17:before` has the process SIGKILL itself right before its 17th commit is written,
 //! `commit:17:after` when that is durable and nobody has been told; `step:17:before` and `step:17:after` are around its 17th
-//! change of the host's network: a request to the kernel, a batch of rules, a file in its place, a dnsmasq. Both count from
-//! the start of the process, what its recovery does included. In a release build nothing of it is left.
+//! change of the host's network: a request to the kernel, a batch of rules, a setting, a tap, a file in its place or gone, a
+//! dnsmasq that begins or ends. Both count from the start of the process, what its recovery does included. In a release build
+//! nothing of it is left.
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +12,11 @@ pub enum Counted {
     Commit,
     /// Of the host's network.
     Step,
+}
+
+/// Makes one change of the host's network, with death before or after it where the environment says so.
+pub fn step<T>(work: impl FnOnce() -> T) -> T {
+    around(Counted::Step, 1, work)
 }
 
 /// Does something that is so many of a kind, with death before or after it where the environment says so.

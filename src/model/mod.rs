@@ -29,6 +29,7 @@ mod status;
 mod subnet;
 mod subnet_wish;
 mod switch;
+mod switch_form;
 mod uids;
 mod view;
 
@@ -65,5 +66,6 @@ pub use switch::{
     BRIDGE_PREFIX, CreateSwitch, Moved, Switch, SwitchKind, SwitchRecord, SwitchRef, SwitchState, SwitchWish,
     check_mtu, check_notes,
 };
+pub use switch_form::{SwitchForm, SwitchShape, SwitchType};
 pub use uids::Uids;
 pub use view::VmView;

@@ -32,6 +32,19 @@ impl SubnetWish {
         given.into_iter().find_map(|(given, name)| given.then_some(name))
     }
 
+    /// The first thing that is said at all.
+    pub fn given(&self) -> Option<&'static str> {
+        let given = [
+            (self.subnet.is_some(), "subnet"),
+            (self.nat.is_some(), "nat"),
+            (self.dns.is_some(), "dns"),
+            (self.domain.is_some(), "domain"),
+            (self.host_access.is_some(), "host_access"),
+            (self.ipv6.is_some(), "ipv6"),
+        ];
+        given.into_iter().find_map(|(given, name)| given.then_some(name))
+    }
+
     /// What becomes of a subnet, or of none.
     ///
     /// # Errors
@@ -46,7 +59,7 @@ impl SubnetWish {
             (None, Some(before)) => before.clone(),
             (Some(None), _) | (None, None) => {
                 return match self.first() {
-                    Some(name) => Err(Error::invalid("subnet", format!("be given with {name}"))),
+                    Some(name) => Err(Error::invalid(name, "be given only for a switch with a subnet")),
                     None => Ok(None),
                 };
             }
@@ -97,6 +110,6 @@ mod tests {
         assert_eq!(none.apply(Some(&made)), Ok(None));
         assert_eq!(SubnetWish::default().apply(Some(&made)), Ok(Some(made.clone())));
         let without = SubnetWish { nat: Some(true), ..SubnetWish::default() }.apply(None).unwrap_err().to_string();
-        assert!(without.contains("subnet must be given with nat"), "{without}");
+        assert!(without.contains("nat must be given only for a switch with a subnet"), "{without}");
     }
 }

@@ -97,6 +97,11 @@ pub fn mark(state: &str, id: &str) -> String {
     format!("qherd:{state}:{id}")
 }
 
+/// Of which state directory a device of some daemon is.
+pub fn state_in(alias: &str) -> Option<&str> {
+    alias.strip_prefix("qherd:")?.split(':').next()
+}
+
 /// The host takes no part in it.
 pub fn closed(switch: &Switch) -> bool {
     matches!(switch.kind, SwitchKind::Private | SwitchKind::External { allow_management_os: false, .. })

@@ -103,8 +103,12 @@ impl Inner {
             let wanted = place.wanted();
             // Of files and settings no event tells, and each is a file to be read.
             let served = !again || place.is_served() && wanted.side.sysctls.iter().all(is_set);
+            let led = match links.get(&wanted.side.bridge).filter(|bridge| again && bridge.carrier) {
+                Some(bridge) => self.leads_home(&wanted.side, bridge.index).await.unwrap_or(true),
+                None => true,
+            };
             if again && place.problem().is_some()
-                || !served
+                || !(served && led)
                 || !is_in_place(&wanted.side, links, &addresses)
                 || !self.vlans_stand(&place, links, &vlans)
             {

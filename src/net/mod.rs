@@ -3,9 +3,9 @@
 //! ```text
 //!  Network     what the rest of qherd asks for: each call changes what is wanted, and has it made
 //!  place       what is wanted, and what is known of it            host_side   what that is on the host, as a value
-//!  reconcile · ports · rules_in_force · vlans      bring a switch, its ports, the rules to it
+//!  reconcile · ports · rules_in_force · vlans · serve      bring a switch, its ports, the rules, its DHCP to it
 //!  keeper      looks at the whole whenever the kernel tells of a change, and wakes the switches that differ
-//!  problem · foreign       what is in the way that is not ours
+//!  problem · foreign · way       what is in the way that is not ours
 //!  netlink · nft · tap · companion         the kernel, and dnsmasq beside a switch
 //! ```
 //! Everything made bears a mark: names that begin with `qhb` and `qht`, an interface alias `qherd:<state>:<id>`, tables
@@ -34,12 +34,14 @@ mod reverse_path;
 pub mod rules;
 mod rules_in_force;
 mod runtime;
+mod serve;
 mod state_mark;
 mod survey;
 mod sweep;
 mod tap;
 mod truth;
 mod vlans;
+mod way;
 
 use std::{
     os::fd::OwnedFd,
@@ -335,9 +337,8 @@ impl Inner {
     async fn put_switch(self: &Arc<Self>, switch: &Switch, moved: Option<&Moved>) -> Result<()> {
         // Before its rules, which would hold for another's bridge as well.
         let bridge = self.netlink()?.link(&switch.bridge()).await?;
-        if bridge.is_some_and(|bridge| self.is_anothers(&bridge, &switch.id.to_string())) {
-            let why = "there is one already, of another state directory: this one is a copy of it, it seems";
-            return Err(NetError::failed(format!("make the bridge {}", switch.bridge()), why));
+        if let Some(bridge) = bridge.filter(|bridge| self.is_anothers(bridge, &switch.id.to_string())) {
+            return Err(NetError::failed(format!("make the bridge {}", bridge.name), problem::anothers(&bridge)));
         }
         let side = host_side::switch(&self.state, switch, moved);
         let (place, new) = self.places.put(Wanted { switch: switch.clone(), side });

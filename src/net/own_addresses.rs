@@ -19,10 +19,7 @@ use super::{
     host_side::SwitchSide,
     netlink::{Netlink, address_of},
 };
-use crate::{
-    host::fail_point::{Counted, around},
-    model::SwitchId,
-};
+use crate::{host::fail_point::step, model::SwitchId};
 
 /// Says of an address of the host who put it there; the kernel keeps it (IFA_PROTO, free from 4 on).
 const OURS: u8 = 113;
@@ -79,7 +76,7 @@ fn write(file: &Path, addresses: &Addresses) -> std::io::Result<()> {
     let text: String = addresses.iter().map(|(address, prefix)| format!("{address}/{prefix}\n")).collect();
     let new = file.with_extension("new");
     fs::write(&new, text)?;
-    around(Counted::Step, 1, || fs::rename(new, file))
+    step(|| fs::rename(new, file))
 }
 
 fn is_marked(address: &AddressMessage) -> bool {

@@ -9,7 +9,13 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{PortHealth, Traffic, companion::Companion, dhcp::Host, host_side::SwitchSide, leased::Leases};
+use super::{
+    PortHealth, Traffic,
+    companion::Companion,
+    dhcp::Host,
+    host_side::{self, PortSide, SwitchSide},
+    leased::Leases,
+};
 use crate::model::{Moved, Nic, NicId, Switch, SwitchId};
 
 /// All that is wanted.
@@ -84,10 +90,19 @@ pub enum Area {
 #[derive(Clone)]
 pub struct PlugState {
     pub nic: Nic,
+    /// What that is on the host: computed once, and looked at with every look.
+    pub side: PortSide,
     /// Before that, a tap that is not there is on its way; from then on it is gone.
     pub plugged: Option<Instant>,
     pub health: PortHealth,
     pub traffic: Option<Traffic>,
+}
+
+impl PlugState {
+    pub fn new(state: &str, nic: &Nic, plugged: Option<Instant>) -> Self {
+        let side = host_side::port(state, nic);
+        Self { nic: nic.clone(), side, plugged, health: PortHealth::Ok, traffic: None }
+    }
 }
 
 impl Places {

@@ -24,11 +24,11 @@ impl Inner {
     pub async fn plug(self: &Arc<Self>, nic: &Nic) -> Result<Vec<OwnedFd>> {
         self.netlink()?;
         let place = self.place_of(nic)?;
-        self.places.ports().insert(nic.id, port(nic, None));
+        self.places.ports().insert(nic.id, PlugState::new(&self.state, nic, None));
         let plugged = self.make_port(nic, &place).await;
         match &plugged {
             Ok(_) => {
-                self.places.ports().insert(nic.id, port(nic, Some(Instant::now())));
+                self.places.ports().insert(nic.id, PlugState::new(&self.state, nic, Some(Instant::now())));
                 self.reserve(&place);
             }
             Err(_) => {
@@ -82,7 +82,7 @@ impl Inner {
 
     /// A live VM's NIC, whose tap is there.
     pub async fn adopt(self: &Arc<Self>, nic: &Nic) {
-        self.places.ports().insert(nic.id, port(nic, Some(Instant::now())));
+        self.places.ports().insert(nic.id, PlugState::new(&self.state, nic, Some(Instant::now())));
         match self.place_of(nic) {
             Ok(place) => {
                 place.known.store(true, Ordering::Relaxed);
@@ -102,7 +102,7 @@ impl Inner {
     pub async fn put_port(self: &Arc<Self>, nic: &Nic) -> Result<()> {
         let place = self.place_of(nic)?;
         match self.places.ports().get_mut(&nic.id) {
-            Some(port) => port.nic = nic.clone(),
+            Some(port) => (port.nic, port.side) = (nic.clone(), host_side::port(&self.state, nic)),
             None => return Ok(()),
         }
         self.reconcile(&place).await
@@ -140,6 +140,13 @@ impl Inner {
         let Some(bridge) = links.get(&place.wanted().side.bridge) else { return outcome };
         for nic in nics {
             let side = host_side::port(&self.state, nic);
+            if let Some(renamed) = astray(&side, &links) {
+                let back = self.netlink()?.rename(renamed.index, &side.tap).await;
+                // Which is an event that leads here again.
+                let failed = |error| NetError::failed(format!("rename {} to {}", renamed.name, side.tap), error);
+                outcome = outcome.and(back.map_err(failed));
+                continue;
+            }
             if let Some(tap) = links.get(&side.tap)
                 && !(is_joined(&side, tap, bridge) && side.sysctls.iter().all(is_set))
             {
@@ -191,8 +198,12 @@ impl Inner {
     pub fn judge_ports(&self, links: &HashMap<String, Link>, read: Instant, whole: bool) -> Vec<Arc<Place>> {
         let mut loose = Vec::new();
         for port in self.places.ports().values_mut().filter(|port| port.plugged.is_some_and(|at| at < read)) {
-            let side = host_side::port(&self.state, &port.nic);
+            let side = &port.side;
             let Some(tap) = links.get(&side.tap) else {
+                if astray(side, links).is_some() {
+                    loose.extend(port.nic.switch().and_then(|id| self.places.switch(id)));
+                    continue;
+                }
                 if std::mem::replace(&mut port.health, PortHealth::Gone) != PortHealth::Gone {
                     let _ = self.events.send(PortEvent::TapGone(port.nic.id));
                 }
@@ -205,7 +216,7 @@ impl Inner {
             let place = port.nic.switch().and_then(|id| self.places.switch(id));
             let bridge = place.as_ref().and_then(|place| links.get(&place.wanted().side.bridge));
             match (place, bridge) {
-                (Some(place), Some(bridge)) if is_joined(&side, tap, bridge) => {
+                (Some(place), Some(bridge)) if is_joined(side, tap, bridge) => {
                     port.health = PortHealth::Ok;
                     if whole && !side.sysctls.iter().all(is_set) {
                         loose.push(place);
@@ -225,8 +236,12 @@ impl Inner {
     }
 }
 
-fn port(nic: &Nic, plugged: Option<Instant>) -> PlugState {
-    PlugState { nic: nic.clone(), plugged, health: PortHealth::Ok, traffic: None }
+/// A tap that somebody has renamed.
+fn astray<'a>(side: &PortSide, links: &'a HashMap<String, Link>) -> Option<&'a Link> {
+    if links.contains_key(&side.tap) {
+        return None;
+    }
+    links.values().find(|link| link.alias.as_ref() == Some(&side.alias))
 }
 
 fn is_joined(side: &PortSide, tap: &Link, bridge: &Link) -> bool {

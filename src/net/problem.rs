@@ -8,6 +8,8 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
 };
 
+use super::{host_side::state_in, netlink::Link, rules};
+
 /// Whether nobody else has a port; one whose address is not there yet is nobody's.
 pub fn is_free(address: SocketAddr) -> bool {
     let taken = |error: io::Error| error.kind() == io::ErrorKind::AddrInUse;
@@ -19,6 +21,20 @@ pub fn taken(address: Ipv4Addr, port: u16) -> String {
     let who = holder(address, port);
     format!(
         "{who} has port {port} of {address}, so the switch resolves no names (its DHCP works); stop it, or have it listen on other addresses only"
+    )
+}
+
+/// That a bridge is that of the state directory of which this one is a copy. Whether that is still in use, nobody can tell from
+/// here, so it is not taken away.
+pub fn anothers(bridge: &Link) -> String {
+    let state = bridge.alias.as_ref().and_then(|alias| state_in(alias)).unwrap_or_default();
+    let tables =
+        rules::tables(state).into_iter().map(|table| format!("`nft delete table {} {}`", table.family, table.name));
+    let commands: Vec<String> = [format!("`ip link delete {}`", bridge.name)].into_iter().chain(tables).collect();
+    format!(
+        "there is one already, of another state directory; this one is a copy of it, it seems. Where that is not in use any more, \
+         remove what it left: {}",
+        commands.join(", ")
     )
 }
 

@@ -6,8 +6,8 @@
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, atomic::Ordering},
+    net::IpAddr,
+    sync::Arc,
 };
 
 use rtnetlink::packet_route::{
@@ -17,18 +17,14 @@ use rtnetlink::packet_route::{
 };
 
 use super::{
-    Inner, NetError, adapter,
-    companion::{self, Companion, Orders},
-    dhcp::{self, Facts, Files},
+    Inner, NetError, adapter, companion,
     host_side::{FORWARDING6, SwitchSide, Sysctl},
     netlink::{Link, address_of},
     own_addresses,
-    place::{Area, Hands, Place, Wanted},
-    problem, runtime,
+    place::{Area, Place, Wanted},
 };
-use crate::model::{Subnet, SwitchId};
+use crate::host::fail_point::step;
 
-const DNS: u16 = 53;
 const DEFAULT_MTU: u32 = 1500;
 
 impl Inner {
@@ -66,7 +62,7 @@ impl Inner {
             self.tell(place, Area::Dhcp, None);
             self.tell(place, Area::Dns, None);
         }
-        let served = self.serve(place, &mut hands, &wanted, new);
+        let served = self.serve(place, &mut hands, &wanted, new).await;
         let joined = self.join_ports(place, &self.places.nics_on(place.id)).await;
         let apart = self.put_vlans(place).await;
         let done = made.map(drop).and(joined).and(apart);
@@ -90,6 +86,13 @@ impl Inner {
         let (mtu, short) = mtu(side, found.as_ref().and_then(|found| found.as_ref().ok()));
         let mut made = false;
         let mut there = netlink.link(name).await?;
+        if there.is_none()
+            && let Some(renamed) =
+                netlink.links().await?.into_iter().find(|link| link.alias.as_ref() == Some(&side.alias))
+        {
+            netlink.rename(renamed.index, name).await.map_err(failed)?;
+            there = netlink.link(name).await?;
+        }
         if there.is_none() {
             let mac = match &found {
                 Some(Ok(adapter)) => &adapter.mac[..],
@@ -143,6 +146,7 @@ impl Inner {
         }
         let file = self.address_file(wanted.switch.id);
         own_addresses::put(netlink, side, there.index, made, &file).await?;
+        let ways = if there.carrier { self.put_ways(side, there.index).await } else { Ok(()) };
         if let (Some(adapter), Some(found)) = (&side.adapter, found) {
             let found = found?;
             let joins = made || found.master != Some(there.index);
@@ -157,7 +161,7 @@ impl Inner {
                 adapter::carry(netlink, moved, Some(&found), &there).await?;
             }
         }
-        set.or(short).map_or(Ok(made), Err)
+        set.or(short).or(ways.err()).map_or(Ok(made), Err)
     }
 
     /// A kernel that forwards IPv6 takes no routes from routers any more, and forgets those that it has taken: the host
@@ -179,81 +183,6 @@ impl Inner {
                 return Err(NetError::failed("forward IPv6", why));
             }
         }
-        Ok(())
-    }
-
-    /// Has what a NIC is given out brought up to date, without waiting.
-    pub fn reserve(self: &Arc<Self>, place: &Place) {
-        place.known.store(true, Ordering::Relaxed);
-        // Whoever has the turn does it too, or is followed by the keeper.
-        match place.turn.try_lock() {
-            Ok(hands) if hands.hosts.as_ref().is_some_and(|known| *known == self.places.hosts(place.id)) => {}
-            Ok(mut hands) if !hands.removed => {
-                if let Err(error) = self.serve(place, &mut hands, &place.wanted(), false) {
-                    self.tell(place, Area::Dhcp, Some(error.to_string()));
-                }
-            }
-            _ => place.wake.notify_one(),
-        }
-    }
-
-    /// What dnsmasq's news go to.
-    fn teller(self: &Arc<Self>, switch: SwitchId) -> companion::Report {
-        let inner = Arc::downgrade(self);
-        Box::new(move |problem| {
-            if let Some(inner) = inner.upgrade()
-                && let Some(place) = inner.places.switch(switch)
-            {
-                let gateway = place.wanted().switch.subnet().map(Subnet::gateway);
-                let problem = problem.zip(gateway).map(|(words, gateway)| problem::explained(words, gateway));
-                inner.tell(&place, Area::Dhcp, problem);
-                // Another configuration may work.
-                place.wake.notify_one();
-            }
-        })
-    }
-
-    /// Sees to the switch's DHCP and DNS.
-    fn serve(self: &Arc<Self>, place: &Place, hands: &mut Hands, wanted: &Wanted, new: bool) -> Result<(), NetError> {
-        let Some(subnet) = wanted.switch.subnet() else {
-            return Ok(());
-        };
-        let folder = self.switch_folder(place.id);
-        let serves = match &hands.dhcp {
-            Some(dhcp) => hands.dns && dhcp.is_alive(),
-            None => companion::serves_names(&folder),
-        };
-        let free = || problem::is_free(SocketAddr::new(subnet.gateway().into(), DNS));
-        let dns = subnet.serves_names() && (serves || free());
-        let lacking = (subnet.serves_names() && !dns).then(|| problem::taken(subnet.gateway(), DNS));
-        self.tell(place, Area::Dns, lacking);
-        let facts = Facts { dns, resolvers: dhcp::resolvers(), mtu: wanted.side.mtu };
-        let hosts = self.places.hosts(place.id);
-        let folders = self.folders(place.id);
-        let reads = hands.dhcp.as_ref().is_none_or(Companion::reads_lists)
-            && *self.public.get_or_init(|| runtime::is_usable(&self.state));
-        let files = Files::new(&wanted.switch, subnet, &hosts, &facts, reads.then(|| folders.public.clone()));
-        let known = place.known.load(Ordering::Relaxed);
-        let reported = known.then(|| hosts.clone());
-        let orders = Orders { files, hosts };
-        match &hands.dhcp {
-            Some(dhcp) => {
-                if known {
-                    dhcp.want(orders);
-                }
-                if new {
-                    dhcp.restart();
-                }
-            }
-            None => {
-                let left =
-                    |orders: Orders| Orders { files: orders.files.with_those_left_in(&folder), hosts: Vec::new() };
-                let orders = if known { orders } else { left(orders) };
-                let report = self.teller(place.id);
-                hands.dhcp = Some(Companion::start(folders, orders, new, report)?);
-            }
-        }
-        (hands.dns, hands.hosts) = (dns, reported);
         Ok(())
     }
 }
@@ -326,7 +255,7 @@ pub fn put_sysctl(sysctl: &Sysctl) -> Result<(), NetError> {
     if is_set(sysctl) {
         return Ok(());
     }
-    match (fs::write(sysctl.file(), sysctl.value), sysctl.needed) {
+    match (step(|| fs::write(sysctl.file(), sysctl.value)), sysctl.needed) {
         (Err(error), Some(needed)) => {
             Err(NetError::failed(format!("write {} to {}", sysctl.value, sysctl.file()), format!("{error}; {needed}")))
         }

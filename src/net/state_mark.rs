@@ -12,7 +12,7 @@ use std::{
 
 use uuid::Uuid;
 
-use crate::host::fail_point::{Counted, around};
+use crate::host::fail_point::step;
 
 const FILE: &str = "id";
 const LENGTH: usize = 8;
@@ -53,7 +53,7 @@ fn write(folder: &Path, mark: &str) -> io::Result<String> {
     let text = format!("{mark} {}\n", file.metadata()?.ino());
     io::Write::write_all(&mut file, text.as_bytes())?;
     file.sync_all()?;
-    around(Counted::Step, 1, || fs::rename(&new, folder.join(FILE)))?;
+    step(|| fs::rename(&new, folder.join(FILE)))?;
     fs::File::open(folder)?.sync_all()?;
     Ok(mark.to_owned())
 }

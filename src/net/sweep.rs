@@ -16,9 +16,11 @@ use super::{
     companion::{self, Companion},
     mark,
     place::{Area, Hands, PlugState},
-    port::PortHealth,
 };
-use crate::model::{Moved, Nic, Switch, SwitchId, SwitchKind};
+use crate::{
+    host::fail_point::step,
+    model::{Moved, Nic, Switch, SwitchId, SwitchKind},
+};
 
 impl Inner {
     /// Removes a switch, also half of one. `turn` is that of its place.
@@ -75,7 +77,7 @@ impl Inner {
             let removed = netlink.remove(bridge.index).await;
             removed.map_err(|e| NetError::failed(format!("remove the bridge {}", bridge.name), e))?;
         }
-        let _ = fs::remove_file(self.address_file(switch.id));
+        let _ = step(|| fs::remove_file(self.address_file(switch.id)));
         self.take_switch_rules(switch.id).await
     }
 
@@ -100,8 +102,7 @@ impl Inner {
             tap.is_some_and(|tap| !self.is_anothers(tap, &nic.id.to_string()))
         };
         for nic in nics.iter().filter(live) {
-            let port =
-                PlugState { nic: nic.clone(), plugged: Some(Instant::now()), health: PortHealth::Ok, traffic: None };
+            let port = PlugState::new(&self.state, nic, Some(Instant::now()));
             self.places.ports().entry(nic.id).or_insert(port);
         }
         self.rules.all_is_known().await;

@@ -12,6 +12,8 @@ use std::{
 
 use nix::libc::{self, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TAP, IFF_TUN_EXCL, IFF_VNET_HDR};
 
+use crate::host::fail_point::step;
+
 nix::ioctl_write_int!(tun_set_iff, b'T', 202);
 
 /// Makes a tap with as many queues, each a descriptor. It must not be there yet: a queue more of one with several, whosever
@@ -35,6 +37,6 @@ fn attach(name: &str, flags: i32) -> io::Result<OwnedFd> {
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: TUNSETIFF takes a pointer to an ifreq, which lives until the call returns. The kernel defines it as a
     // request with an int, hence the macro.
-    unsafe { tun_set_iff(file.as_raw_fd(), &raw const request as libc::c_ulong) }?;
+    step(|| unsafe { tun_set_iff(file.as_raw_fd(), &raw const request as libc::c_ulong) })?;
     Ok(file.into())
 }

@@ -335,13 +335,16 @@ async fn switches_that_cannot_be_are_refused() {
         (json!({ "name": "LAN" }), "type must be given"),
         (json!({ "name": "LAN", "type": "Public" }), "type must be one of Private, Internal, External, not \"Public\""),
         (json!({ "name": "", "type": "Private" }), "name must have"),
-        (json!({ "name": "WAN", "type": "External" }), "netAdapterName must be given for a switch of type External"),
+        (json!({ "name": "WAN", "type": "External" }), "netAdapterName must be given for an external switch"),
         (json!({ "name": "WAN", "type": "External", "netAdapterName": "nowhere0" }), "netAdapterName must"),
         (json!({ "name": "WAN", "type": "External", "netAdapterName": "lo" }), "netAdapterName must"),
         (json!({ "name": "LAN", "type": "Private", "netAdapterName": "lo" }), "netAdapterName must be given only for"),
         (json!({ "name": "LAN", "type": "Private", "subnet": "10.77.0.0/24" }), "subnet must be given only for"),
         (json!({ "name": "LAN", "type": "Internal", "subnet": "10.77.0.5/24" }), "subnet must|10.77.0.0/24"),
-        (json!({ "name": "LAN", "type": "Internal", "nat": true }), "nat must be given only for"),
+        (
+            json!({ "name": "LAN", "type": "Internal", "nat": true }),
+            "nat must be given only for a switch with a subnet",
+        ),
         (
             json!({ "name": "LAN", "type": "Internal", "allowManagementOS": true }),
             "allowManagementOS must be given only",

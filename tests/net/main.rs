@@ -39,4 +39,5 @@ mod nft_cost;
 mod switch_crash_points;
 mod switch_networks;
 mod switch_services;
+mod switch_steps;
 mod switch_vlans;

@@ -1,11 +1,16 @@
 //! The DHCP of a switch, with the test as the guest: what is asked and answered byte by byte, and a dnsmasq that outlives its
 //! daemon and does not outlive its switch. Clients that people run are in `net_clients.rs`.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    fs::{self, File},
+    net::Ipv4Addr,
+    process::Command,
+    time::Duration,
+};
 
 use crate::lab::{Lab, nic_on};
 use crate::support::{
-    PATIENCE,
+    PATIENCE, dnsmasqs_below, kill_all,
     netns::{Peer, arp, ip, udp},
 };
 use qherd::net::Network;
@@ -116,4 +121,36 @@ async fn an_internal_switch_gives_out_reserved_addresses_and_nat_leads_outside()
     let folder = lab.dir.path().join("net").join(switch.id.short());
     lab.close(&[&switch]).await;
     assert!(running().is_empty() && !folder.exists());
+}
+
+/// What a daemon leaves that is killed between the fork of a dnsmasq and its beginning: a child that is known by nothing but the
+/// log that it has, and that serves by old files when it begins at last.
+#[tokio::test]
+async fn a_dnsmasq_that_begins_when_its_daemon_is_dead_is_found_and_ended() {
+    let mut lab = Lab::new().await;
+    let switch = lab.internal("10.77.0.0/24", true).await;
+    lab.await_problem(&switch, &[]).await;
+    lab.net = Network::open(&lab.dir.path().join("elsewhere")).await;
+    let folder = lab.dir.path().join("net").join(switch.id.short());
+    let conf = folder.join("dnsmasq.conf");
+    let own = dnsmasqs_below(lab.dir.path());
+    assert_eq!(own.len(), 1);
+    kill_all(&own);
+    let log = File::options().append(true).open(folder.join("dnsmasq.log")).unwrap();
+    while rustix::fs::flock(&log, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let begins = format!("sleep 1; exec dnsmasq --keep-in-foreground --conf-file={}", conf.display());
+    let mut late = Command::new("sh").args(["-c", &begins]).current_dir(&folder).stderr(log).spawn().unwrap();
+    lab.net = Network::open(lab.dir.path()).await;
+    lab.net.put_switch(&switch, None).await.unwrap();
+    lab.net.sweep(&[switch.id], &[]).await.unwrap();
+    lab.await_problem(&switch, &[]).await;
+    let now = dnsmasqs_below(lab.dir.path());
+    assert!(now.len() == 1 && !now.contains(&late.id().cast_signed()), "{now:?} {late:?}");
+    // Whoever ended it has seen to that, too.
+    let _ = late.wait();
+    assert!(!fs::read_to_string(&conf).unwrap().contains("port=0"), "the port for names is its own again");
+    fs::remove_dir_all(lab.dir.path().join("elsewhere")).unwrap();
+    lab.close(&[&switch]).await;
 }

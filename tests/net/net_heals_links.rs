@@ -148,6 +148,7 @@ async fn links_addresses_and_settings_that_somebody_changes_are_right_again() {
     assert_eq!(shown(&lan)["linkinfo"]["info_data"]["mcast_snooping"], 0);
 
     let tap = &taps[1];
+    let is_there = |name: &str| ip("link").contains(&format!(": {name}: "));
     let changes: Vec<(String, Box<dyn Fn() -> bool>)> = vec![
         (format!("ip link set {lan} down"), Box::new(|| shown(&lan)["flags"].to_string().contains("\"UP\""))),
         (format!("ip addr flush dev {lan}"), Box::new(|| ip(&format!("addr show {lan}")).contains("10.77.0.1/24"))),
@@ -182,6 +183,18 @@ async fn links_addresses_and_settings_that_somebody_changes_are_right_again() {
         ("ip link set up0 mtu 1300".into(), Box::new(|| shown(&wan)["mtu"] == 1300 && shown(&taps[2])["mtu"] == 1300)),
         ("ip link set up0 mtu 9000".into(), Box::new(|| shown(&wan)["mtu"] == 9000 && shown(&taps[2])["mtu"] == 9000)),
         (
+            format!("ip link set {lan} down; ip link set {lan} name astray; ip link set astray up"),
+            Box::new(|| is_there(&lan) && !is_there("astray") && shown(&taps[0])["master"] == lan.as_str()),
+        ),
+        (
+            format!("ip link set {tap} down; ip link set {tap} name astray"),
+            Box::new(|| is_there(tap) && !is_there("astray") && shown(tap)["flags"].to_string().contains("\"UP\"")),
+        ),
+        (
+            format!("ip route del 10.77.0.0/24 dev {lan}"),
+            Box::new(|| ip("route").contains(&format!("10.77.0.0/24 dev {lan} proto kernel scope link src 10.77.0.1"))),
+        ),
+        (
             format!("ip link del {lan}"),
             Box::new(|| ip("link").contains(&lan) && shown(&taps[0])["master"] == lan.as_str()),
         ),
@@ -192,6 +205,11 @@ async fn links_addresses_and_settings_that_somebody_changes_are_right_again() {
         await_that(command, is_right).await;
     }
     drop(changes);
+    town.lab.await_problem(&town.lan, &[]).await;
+    // What leads elsewhere is somebody's will.
+    ip("route add blackhole 10.77.0.2/32");
+    town.lab.await_problem(&town.lan, &["10.77.0.2", "ip route get", &lan]).await;
+    ip("route del blackhole 10.77.0.2/32");
     town.lab.await_problem(&town.lan, &[]).await;
     town.close().await;
 }

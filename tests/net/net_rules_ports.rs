@@ -216,6 +216,41 @@ async fn a_port_claims_as_many_addresses_as_it_may_and_leaves_them_when_it_goes(
     yard.host.assert_untouched();
 }
 
+/// Two processors judge them, and what one has not noted yet the other does not see.
+#[tokio::test]
+async fn an_address_that_two_ports_claim_at_the_same_instant_is_had_by_one() {
+    const ADDRESSES: u16 = 2000;
+    let mut yard = Yard::new();
+    let lan = yard.switch(SwitchKind::Private);
+    let greedy = SwitchPort { max_addresses: Some(ADDRESSES + 2), ..SwitchPort::on(lan.id) };
+    let (na, a) = yard.guest(greedy.clone()).await;
+    let (nb, b) = yard.guest(greedy).await;
+    let address = |number: u16| [10, 9, (number >> 8) as u8, number as u8];
+    let barrier = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        for guest in [&a, &b] {
+            let barrier = &barrier;
+            scope.spawn(move || {
+                for number in 0..ADDRESSES {
+                    barrier.wait();
+                    guest.send(&arp(guest.mac, guest.mac, address(number), address(number)));
+                }
+            });
+        }
+    });
+    let (first, second) = (yard.refused(&na).await, yard.refused(&nb).await);
+    assert_eq!(first + second, u64::from(ADDRESSES), "{first} and {second} were refused");
+    // It stays so: whoever was refused is so from then on.
+    for number in 0..ADDRESSES {
+        for guest in [&a, &b] {
+            guest.send(&arp(guest.mac, guest.mac, address(number), address(number)));
+        }
+    }
+    assert_eq!((yard.refused(&na).await, yard.refused(&nb).await), (2 * first, 2 * second));
+    drop((a, b));
+    yard.host.assert_untouched();
+}
+
 #[tokio::test]
 async fn a_port_sends_no_more_than_its_bandwidth_and_that_changes_live() {
     let mut yard = Yard::new();

@@ -53,6 +53,7 @@ async fn what_is_written_is_listed_as_meant_and_read_back_as_it_was() {
         "iifname . ether saddr != @macs goto refuse comment \"qherd ",
         "@nh,112,32 0x0 iifname . @nh,192,32 @given4 accept",
         "iifname vmap @ports",
+        "update @claiming4_20 { iifname limit rate over 10/minute burst 20 packets } goto refuse",
         "fd77::/64",
         "elements = { 10.77.0.0/24 }",
         "update @claiming4_90 { iifname limit rate over 10/minute burst 90 packets } goto refuse",
@@ -64,6 +65,7 @@ async fn what_is_written_is_listed_as_meant_and_read_back_as_it_was() {
     ];
     let named = [
         format!("\"{tap}\" : goto {lan}"),
+        format!("update @{lan}_first4 {{ @nh,96,32 limit rate over 1/minute burst 1 packets }} goto refuse"),
         format!("\"{tap}\" . {}", yard.nics[0].mac),
         format!("\"{tap}\" . 10.77.0.5"),
         format!("\"up0\" : goto {external}_lan"),
@@ -73,6 +75,11 @@ async fn what_is_written_is_listed_as_meant_and_read_back_as_it_was() {
     for line in plain.map(str::to_owned).into_iter().chain(named) {
         assert!(listed.contains(&line), "{line}\n{listed}");
     }
+    // As programs read it, which nft writes by other code.
+    let listed: serde_json::Value = serde_json::from_str(&nft("-j list ruleset")).unwrap();
+    let objects = listed["nftables"].as_array().unwrap();
+    let rules = objects.iter().filter(|object| object["rule"].is_object()).count();
+    assert_eq!(rules, wanted.tables.values().flat_map(|t| t.chains.values()).map(|c| c.rules.len()).sum::<usize>());
     yard.host.assert_untouched();
 }
 

@@ -18,8 +18,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use below::{dnsmasqs_below, end_networks_below, network_mark, qemus_below};
-use below::{kill_all, walk};
+use below::walk;
+pub use below::{dnsmasqs_below, end_networks_below, kill_all, network_mark, qemus_below};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -189,6 +189,7 @@ fn param_name(param: &str) -> Cow<'_, str> {
         "iso" => "isoPath",
         "switch" => "switchName",
         "adapter" => "netAdapterName",
+        "allow_management_os" => "allowManagementOS",
         "host_access" => "hostAccess",
         "host_address" => "hostAddress",
         "host_port" => "hostPort",

@@ -10,12 +10,13 @@ use warp::http::StatusCode;
 use super::{Shared, dto, error::Problem};
 use crate::{
     api::http::{HttpError, Reply, Request, given},
-    model::{CreateSwitch, SubnetWish, SwitchId, SwitchKind, SwitchWish, same_name},
+    model::{CreateSwitch, Error, SubnetWish, SwitchForm, SwitchId, SwitchShape, SwitchType, SwitchWish, same_name},
     service::SwitchView,
 };
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum SwitchType {
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "SwitchType")]
+pub enum TypeBody {
     /// Connects VMs with one another.
     Private,
     /// And with the host.
@@ -29,7 +30,7 @@ pub enum SwitchType {
 pub struct Switch {
     id: String,
     name: String,
-    switch_type: SwitchType,
+    switch_type: TypeBody,
     notes: String,
     /// Of an External one.
     net_adapter_name: Option<String>,
@@ -61,33 +62,43 @@ struct Ipv6 {
     nat: bool,
 }
 
+impl From<TypeBody> for SwitchType {
+    fn from(kind: TypeBody) -> Self {
+        match kind {
+            TypeBody::Private => Self::Private,
+            TypeBody::Internal => Self::Internal,
+            TypeBody::External => Self::External,
+        }
+    }
+}
+
+impl From<SwitchType> for TypeBody {
+    fn from(kind: SwitchType) -> Self {
+        match kind {
+            SwitchType::Private => Self::Private,
+            SwitchType::Internal => Self::Internal,
+            SwitchType::External => Self::External,
+        }
+    }
+}
+
 impl Switch {
     fn of(view: SwitchView) -> Self {
         let SwitchView { switch, problem, .. } = view;
-        let (mut net_adapter_name, mut allow_management_os) = (None, None);
-        let own = switch.subnet().cloned();
-        let (subnet, nat) = (switch.subnet().map(ToString::to_string), switch.subnet().map(|subnet| subnet.nat));
-        let switch_type = match switch.kind {
-            SwitchKind::Private => SwitchType::Private,
-            SwitchKind::Internal { .. } => SwitchType::Internal,
-            SwitchKind::External { adapter, allow_management_os: allow, .. } => {
-                (net_adapter_name, allow_management_os) = (Some(adapter), Some(allow));
-                SwitchType::External
-            }
-        };
+        let shape = SwitchShape::of(&switch);
         Self {
             id: switch.id.to_string(),
             name: switch.name,
-            switch_type,
+            switch_type: shape.kind.into(),
             notes: switch.notes,
-            net_adapter_name,
-            allow_management_os,
-            subnet,
-            nat,
-            dns: own.as_ref().and_then(|subnet| subnet.dns.named()),
-            domain: own.as_ref().map(|subnet| subnet.domain().to_owned()),
-            host_access: own.as_ref().map(|subnet| subnet.host_access),
-            ipv6: own.and_then(|subnet| subnet.ipv6).map(|ipv6| Ipv6 { subnet: ipv6.to_string(), nat: ipv6.nat }),
+            net_adapter_name: shape.adapter,
+            allow_management_os: shape.allow_management_os,
+            subnet: shape.subnet,
+            nat: shape.nat,
+            dns: shape.dns,
+            domain: shape.domain,
+            host_access: shape.host_access,
+            ipv6: shape.ipv6.map(|(subnet, nat)| Ipv6 { subnet, nat }),
             mtu: switch.mtu,
             health: problem.unwrap_or_else(|| "Ok".to_owned()),
         }
@@ -102,7 +113,7 @@ impl Switch {
 pub struct CreateBody {
     /// 1 to 64 letters, digits, '.', '_', '-', spaces; need not be unique.
     name: String,
-    r#type: SwitchType,
+    r#type: TypeBody,
     #[serde(default)]
     notes: String,
     /// The host's adapter, as `ip link` calls it; for External, and needed there.
@@ -145,50 +156,26 @@ impl Ipv6Body {
 }
 
 impl CreateBody {
-    fn into_model(self) -> Result<CreateSwitch, Problem> {
-        let only_for = |given: bool, name: &str, what: &str| match given {
-            true => Err(HttpError::invalid(name, format!("be given only for {what}"))),
-            false => Ok(()),
+    fn into_model(self, id: Option<SwitchId>) -> Result<CreateSwitch, Error> {
+        let subnet = SubnetWish {
+            subnet: self.subnet.map(Some),
+            nat: self.nat,
+            dns: self.dns.map(Some),
+            domain: self.domain.map(Some),
+            host_access: self.host_access,
+            ipv6: self.ipv6.map(|ipv6| Some(ipv6.into_model())),
         };
-        let external = self.r#type == SwitchType::External;
-        only_for(!external && self.net_adapter_name.is_some(), "netAdapterName", "a switch of type External")?;
-        only_for(!external && self.allow_management_os.is_some(), "allowManagementOS", "a switch of type External")?;
-        let internal = self.r#type == SwitchType::Internal;
-        only_for(!internal && self.subnet.is_some(), "subnet", "a switch of type Internal")?;
-        let belonging = [
-            (self.nat.is_some(), "nat"),
-            (self.dns.is_some(), "dns"),
-            (self.domain.is_some(), "domain"),
-            (self.host_access.is_some(), "hostAccess"),
-            (self.ipv6.is_some(), "ipv6"),
-        ];
-        for (given, name) in belonging {
-            only_for(self.subnet.is_none() && given, name, "a switch with a subnet")?;
-        }
-        let kind = match self.r#type {
-            SwitchType::Private => SwitchKind::Private,
-            SwitchType::Internal => {
-                let wish = SubnetWish {
-                    subnet: self.subnet.map(Some),
-                    nat: self.nat,
-                    dns: self.dns.map(Some),
-                    domain: self.domain.map(Some),
-                    host_access: self.host_access,
-                    ipv6: self.ipv6.map(|ipv6| Some(ipv6.into_model())),
-                };
-                SwitchKind::Internal { subnet: wish.apply(None)? }
-            }
-            SwitchType::External => {
-                let must = "be given for a switch of type External: the name of a network adapter of the host";
-                let adapter = self.net_adapter_name.ok_or_else(|| HttpError::invalid("netAdapterName", must))?;
-                SwitchKind::External {
-                    adapter,
-                    allow_management_os: self.allow_management_os.unwrap_or(false),
-                    dhcp: false,
-                }
-            }
+        let form = SwitchForm {
+            id,
+            name: self.name,
+            kind: self.r#type.into(),
+            adapter: self.net_adapter_name,
+            allow_management_os: self.allow_management_os,
+            subnet,
+            notes: self.notes,
+            mtu: self.mtu,
         };
-        Ok(CreateSwitch { id: None, name: self.name, kind, notes: self.notes, mtu: self.mtu })
+        form.into_wish()
     }
 }
 
@@ -285,7 +272,7 @@ pub async fn get(shared: Shared, request: Request) -> Result<Reply, Problem> {
 
 pub async fn create(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let body: CreateBody = request.json()?;
-    let wish = CreateSwitch { id: request.makes.map(SwitchId::from), ..body.into_model()? };
+    let wish = body.into_model(request.makes.map(SwitchId::from))?;
     let made = shared.service.create_switch(wish).await?.switch;
     Ok(Reply::json(StatusCode::CREATED, &dto::Created { created: made.name, id: made.id.to_string() }))
 }

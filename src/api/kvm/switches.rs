@@ -10,7 +10,7 @@ use warp::http::StatusCode;
 use super::{Shared, error::Problem, forwards::LeaseFields, switch_id, updated::at_least_one};
 use crate::{
     api::http::{Reply, Request, given},
-    model::{CreateSwitch, Error, Subnet, SubnetWish, Switch, SwitchId, SwitchKind, SwitchWish},
+    model::{CreateSwitch, Error, SubnetWish, Switch, SwitchForm, SwitchId, SwitchShape, SwitchType, SwitchWish},
     service::{Service, SwitchView},
 };
 
@@ -167,49 +167,53 @@ pub struct SwitchDone {
     message: &'static str,
 }
 
-impl SwitchBody {
-    fn into_model(self) -> Result<CreateSwitch, Error> {
-        let only = |given: bool, name: &'static str, kind: &str| {
-            if given { Err(Error::invalid(name, format!("be given only for {kind} switches"))) } else { Ok(()) }
-        };
-        let external = matches!(self.r#type, SwitchKindBody::External);
-        let subnet = self.subnet_wish();
-        if !external {
-            only(self.adapter.is_some(), "adapter", "external")?;
-            only(self.allow_management_os.is_some(), "allow_management_os", "external")?;
+impl From<SwitchKindBody> for SwitchType {
+    fn from(kind: SwitchKindBody) -> Self {
+        match kind {
+            SwitchKindBody::Private => Self::Private,
+            SwitchKindBody::Internal => Self::Internal,
+            SwitchKindBody::External => Self::External,
         }
-        if !matches!(self.r#type, SwitchKindBody::Internal) {
-            only(self.nat.is_some(), "nat", "internal")?;
-            only(self.host_access.is_some(), "host_access", "internal")?;
-            if let Some(name) = subnet.first() {
-                only(true, name, "internal")?;
-            }
-        }
-        let kind = match self.r#type {
-            SwitchKindBody::Private => SwitchKind::Private,
-            SwitchKindBody::Internal => SwitchKind::Internal { subnet: subnet.apply(None)? },
-            SwitchKindBody::External => {
-                let name_it =
-                    || Error::invalid("adapter", "be given for an external switch: the host's network adapter");
-                SwitchKind::External {
-                    adapter: self.adapter.filter(|name| !name.is_empty()).ok_or_else(name_it)?,
-                    allow_management_os: self.allow_management_os.unwrap_or(false),
-                    dhcp: false,
-                }
-            }
-        };
-        Ok(CreateSwitch { id: None, name: self.name, kind, notes: self.notes.unwrap_or_default(), mtu: self.mtu })
     }
+}
 
-    fn subnet_wish(&self) -> SubnetWish {
-        SubnetWish {
-            subnet: self.subnet.clone().map(Some),
-            nat: self.nat,
-            dns: self.dns.clone().map(Some),
-            domain: self.domain.clone().map(Some),
-            host_access: self.host_access,
-            ipv6: self.ipv6.as_ref().map(|ipv6| Some((ipv6.subnet.clone(), ipv6.nat))),
+impl From<SwitchType> for SwitchKindBody {
+    fn from(kind: SwitchType) -> Self {
+        match kind {
+            SwitchType::Private => Self::Private,
+            SwitchType::Internal => Self::Internal,
+            SwitchType::External => Self::External,
         }
+    }
+}
+
+impl Ipv6Body {
+    fn into_model(self) -> (String, bool) {
+        (self.subnet, self.nat)
+    }
+}
+
+impl SwitchBody {
+    fn into_model(self, id: Option<SwitchId>) -> Result<CreateSwitch, Error> {
+        let subnet = SubnetWish {
+            subnet: self.subnet.map(Some),
+            nat: self.nat,
+            dns: self.dns.map(Some),
+            domain: self.domain.map(Some),
+            host_access: self.host_access,
+            ipv6: self.ipv6.map(|ipv6| Some(ipv6.into_model())),
+        };
+        let form = SwitchForm {
+            id,
+            name: self.name,
+            kind: self.r#type.into(),
+            adapter: self.adapter,
+            allow_management_os: self.allow_management_os,
+            subnet,
+            notes: self.notes.unwrap_or_default(),
+            mtu: self.mtu,
+        };
+        form.into_wish()
     }
 }
 
@@ -224,7 +228,7 @@ impl SwitchUpdate {
                 dns: self.dns,
                 domain: self.domain,
                 host_access: self.host_access,
-                ipv6: self.ipv6.map(|ipv6| ipv6.map(|ipv6| (ipv6.subnet, ipv6.nat))),
+                ipv6: self.ipv6.map(|ipv6| ipv6.map(Ipv6Body::into_model)),
             },
         };
         if wish == SwitchWish::default() {
@@ -237,44 +241,32 @@ impl SwitchUpdate {
 impl SwitchFields {
     fn of(service: &Service, view: SwitchView) -> Self {
         let SwitchView { switch, used_by, problem } = view;
-        let (bridge, subnet) = (switch.bridge(), switch.subnet().cloned());
-        let Switch { id, name, created_at, kind, notes, mtu, .. } = switch;
-        let mut fields = Self {
+        let bridge = switch.bridge();
+        let shape = SwitchShape::of(&switch);
+        let Switch { id, name, created_at, notes, mtu, .. } = switch;
+        // Gone where somebody was quick to delete it.
+        let leases = service.switch_leases(id).unwrap_or_default();
+        Self {
             id: id.to_string(),
             name,
-            r#type: SwitchKindBody::Private,
+            r#type: shape.kind.into(),
             notes,
-            adapter: None,
-            allow_management_os: None,
-            host_address: subnet.as_ref().map(Subnet::gateway),
-            nat: subnet.as_ref().map(|subnet| subnet.nat),
-            dns: subnet.as_ref().and_then(|subnet| subnet.dns.named()),
-            domain: subnet.as_ref().map(|subnet| subnet.domain().to_owned()),
-            host_access: subnet.as_ref().map(|subnet| subnet.host_access),
-            ipv6: subnet
-                .as_ref()
-                .and_then(|subnet| subnet.ipv6.as_ref())
-                .map(|ipv6| Ipv6Body { subnet: ipv6.to_string(), nat: ipv6.nat }),
+            adapter: shape.adapter,
+            allow_management_os: shape.allow_management_os,
+            subnet: shape.subnet,
+            nat: shape.nat,
+            dns: shape.dns,
+            domain: shape.domain,
+            host_access: shape.host_access,
+            ipv6: shape.ipv6.map(|(subnet, nat)| Ipv6Body { subnet, nat }),
             mtu,
-            leases: Vec::new(),
+            host_address: shape.host_address,
             bridge,
             problem,
             vms: used_by.into_iter().map(|(id, name)| User { id: id.to_string(), name }).collect(),
-            subnet: subnet.as_ref().map(Subnet::to_string),
+            leases: leases.into_iter().map(LeaseFields::of).collect(),
             created_at,
-        };
-        match kind {
-            SwitchKind::Private => {}
-            SwitchKind::Internal { .. } => fields.r#type = SwitchKindBody::Internal,
-            SwitchKind::External { adapter, allow_management_os, .. } => {
-                fields.r#type = SwitchKindBody::External;
-                (fields.adapter, fields.allow_management_os) = (Some(adapter), Some(allow_management_os));
-            }
         }
-        // Gone where somebody was quick to delete it.
-        let leases = service.switch_leases(id).unwrap_or_default();
-        fields.leases = leases.into_iter().map(LeaseFields::of).collect();
-        fields
     }
 }
 
@@ -286,7 +278,7 @@ pub async fn list(shared: Shared, _: Request) -> Result<Reply, Problem> {
 
 pub async fn create(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let body: SwitchBody = request.json()?;
-    let wish = CreateSwitch { id: request.makes.map(SwitchId::from), ..body.into_model()? };
+    let wish = body.into_model(request.makes.map(SwitchId::from))?;
     let view = shared.service.create_switch(wish).await?;
     Ok(Reply::json(StatusCode::CREATED, &SwitchFields::of(&shared.service, view)))
 }

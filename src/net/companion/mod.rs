@@ -20,7 +20,10 @@ use super::{
     dhcp::{self, Files, Host},
     runtime,
 };
-use crate::host::process::{self, Process};
+use crate::host::{
+    fail_point::step,
+    process::{self, Process},
+};
 use supervisor::{Shared, supervise};
 
 const PROGRAM: &str = "dnsmasq";
@@ -58,29 +61,28 @@ impl Companion {
     ///
     /// # Errors
     /// When it cannot be started now; one that ends later is started again.
-    pub fn start(folders: Folders, orders: Orders, new: bool, report: Report) -> Result<Self, NetError> {
+    pub async fn start(folders: Folders, orders: Orders, new: bool, report: Report) -> Result<Self, NetError> {
         let folder = folders.own.clone();
         let failed = |error: io::Error| NetError::failed(format!("start dnsmasq in {}", folder.display()), error);
         let mut running = if folder.exists() { running(&folder) } else { Vec::new() };
-        if new {
-            running.drain(..).for_each(|process| process.kill());
-        }
-        let shared = Shared::new(folders, orders, report);
-        let process = match running.pop() {
+        let first = if new { None } else { running.pop() };
+        // One is enough.
+        running.iter().for_each(Process::kill);
+        let shared = Arc::new(Shared::new(folders, orders, report));
+        let process = match first {
             Some(process) => {
                 // It may serve something else, or not have been told of what is written.
                 shared.unread.store(true, Ordering::Relaxed);
                 shared.changed.notify_one();
                 process
             }
-            None => shared.write().and_then(|()| shared.spawn()).map_err(|error| match error.kind() {
+            None => shared.begin().await.map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound => {
                     NetError::Program { feature: "A switch with a subnet", program: PROGRAM, package: "dnsmasq-base" }
                 }
                 _ => failed(error),
             })?,
         };
-        let shared = Arc::new(shared);
         let supervisor = tokio::spawn(supervise(shared.clone(), process));
         Ok(Self { shared, supervisor })
     }
@@ -100,7 +102,7 @@ impl Companion {
 
     /// Starts it anew, on a bridge that is a new one.
     pub fn restart(&self) {
-        let _ = fs::remove_file(self.shared.folders.own.join(dhcp::CONFIG));
+        let _ = step(|| fs::remove_file(self.shared.folders.own.join(dhcp::CONFIG)));
         self.shared.changed.notify_one();
     }
 
@@ -117,6 +119,8 @@ impl Companion {
     pub async fn stop(mut self) -> Result<(), NetError> {
         self.supervisor.abort();
         let _ = (&mut self.supervisor).await;
+        // One that is just being started is seen below.
+        let _forked = self.shared.forking.lock().await;
         remove(&self.shared.folders).await
     }
 }
@@ -145,15 +149,15 @@ pub async fn remove(folders: &Folders) -> Result<(), NetError> {
         }
     }
     // First: as long as it is there, a folder of the switch's own is.
-    runtime::remove(public, &dhcp::LISTS).map_err(|error| failed(public, error))?;
-    match fs::remove_dir_all(own) {
+    step(|| runtime::remove(public, &dhcp::LISTS)).map_err(|error| failed(public, error))?;
+    match step(|| fs::remove_dir_all(own)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(own, error)),
         _ => Ok(()),
     }
 }
 
 async fn end(process: &Process) {
-    process.terminate();
+    step(|| process.terminate());
     if timeout(GRACE, process.exited()).await.is_err() {
         process.kill();
         let _ = timeout(GRACE, process.exited()).await;

@@ -13,15 +13,20 @@ use std::{
     time::Duration,
 };
 
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use tokio::{
     sync::Notify,
+    task::spawn_blocking,
     time::{Instant, interval, sleep},
 };
 
-use super::{FOREGROUND, Folders, LOG, Orders, PROGRAM, Report, end, is, marker};
+use super::{FOREGROUND, Folders, LOG, Orders, PROGRAM, Report, end, is, marker, running};
 use crate::{
     host::{
-        fail_point::{Counted, around},
+        fail_point::step,
         launcher::{Child, DNSMASQ},
         process::Process,
     },
@@ -42,6 +47,8 @@ const BEGUN: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(50);
 /// What it has to read its lists in; one that does not hangs.
 const READING: Duration = Duration::from_secs(5);
+/// A process that nobody knows has so long to show what it is, and to end.
+const GIVEN_UP: Duration = Duration::from_secs(5);
 /// Its log is emptied when it has become so long.
 const LONGEST_LOG: u64 = 1 << 20;
 const TIDY: Duration = Duration::from_secs(60);
@@ -56,6 +63,8 @@ pub struct Shared {
     pub unread: AtomicBool,
     /// It does not get at its lists.
     pub kept_out: AtomicBool,
+    /// Held while one is being forked, also when nobody waits for that any more.
+    pub forking: Arc<tokio::sync::Mutex<()>>,
     report: Report,
 }
 
@@ -97,9 +106,8 @@ pub async fn supervise(shared: Arc<Shared>, first: Process) {
                 () = shared.changed.notified() => pause = FIRST_PAUSE,
             }
         }
-        let spawned = shared.write().and_then(|()| shared.spawn());
-        process =
-            spawned.inspect_err(|error| (shared.report)(Some(format!("dnsmasq cannot be started: {error}")))).ok();
+        let begun = shared.begin().await;
+        process = begun.inspect_err(|error| (shared.report)(Some(format!("dnsmasq cannot be started: {error}")))).ok();
     }
 }
 
@@ -112,6 +120,7 @@ impl Shared {
             alive: AtomicBool::new(true),
             unread: AtomicBool::new(false),
             kept_out: AtomicBool::new(false),
+            forking: Arc::default(),
             report,
         }
     }
@@ -217,19 +226,45 @@ impl Shared {
         false
     }
 
-    pub fn spawn(&self) -> io::Result<Process> {
+    /// Starts one with the files as they are wanted, on a thread of its own: a fork closes copies of what the daemon has
+    /// open before it executes anything, and waits for storage that hangs there; so does who forked it.
+    pub async fn begin(&self) -> io::Result<Process> {
+        self.write()?;
         let folder = &self.folders.own;
+        let log = File::options().create(true).append(true).open(folder.join(LOG))?;
+        self.claim(&log).await;
         // It reads them when it begins, and writes them at any time while it lives.
         if let Some(leases) = self.stale() {
-            fs::write(folder.join(dhcp::LEASES), leases)?;
+            step(|| fs::write(folder.join(dhcp::LEASES), leases))?;
         }
-        let log = File::options().create(true).append(true).open(folder.join(LOG))?;
         log.set_len(0)?;
         self.unread.store(false, Ordering::Relaxed);
         // It begins in its folder, whose path may have any characters in it: the configuration has words of its own for some.
         let args = [FOREGROUND.to_owned(), marker(folder)];
         let child = Child::new(DNSMASQ, Path::new(PROGRAM)).args(args).folder(folder).stderr(log);
-        around(Counted::Step, 1, || Process::spawn(child))
+        let forking = self.forking.clone().lock_owned().await;
+        let fork = move || {
+            let _forking = forking;
+            step(|| Process::spawn(child))
+        };
+        spawn_blocking(fork).await.map_err(io::Error::other)?
+    }
+
+    /// Waits until nobody else works by this folder, and ends who does: whoever is to write the log has a lock of it from
+    /// before the fork on. A daemon that was killed may have left a child that nobody knows for a dnsmasq yet.
+    async fn claim(&self, log: &File) {
+        let until = Instant::now() + GIVEN_UP;
+        // Some file systems have no locks.
+        while flock(log, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+            for other in running(&self.folders.own) {
+                end(&other).await;
+            }
+            if Instant::now() > until {
+                tracing::warn!(folder = %self.folders.own.display(), "who has the log of dnsmasq does not show; going on");
+                return;
+            }
+            sleep(LOOK).await;
+        }
     }
 
     pub fn is_written(&self) -> bool {
@@ -281,7 +316,7 @@ impl Shared {
         let files = self.orders().files.clone();
         for (path, text) in self.places(&files).filter(|(path, text)| !is(path, text)) {
             self.put_beside(&path, text)?;
-            around(Counted::Step, 1, || fs::rename(runtime::beside(&path), &path))?;
+            step(|| fs::rename(runtime::beside(&path), &path))?;
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use rtnetlink::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage},
         link::{LinkAttribute, LinkExtentMask, LinkMessage},
-        route::RouteMessage,
+        route::{RouteAddress, RouteAttribute, RouteMessage},
     },
 };
 use sockets::Sockets;
@@ -124,6 +124,17 @@ impl Netlink {
         self.ask(RouteNetlinkMessage::SetLink(message), NLM_F_ACK).await.map(drop)
     }
 
+    /// Gives an interface another name. Kernels before 6.2 do that only while it is down.
+    pub async fn rename(&self, index: u32, name: &str) -> io::Result<()> {
+        match self.set(index, |link| link.name(name.to_owned())).await {
+            Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) => {
+                self.set(index, LinkMessageBuilder::down).await?;
+                self.set(index, |link| link.name(name.to_owned())).await
+            }
+            done => done,
+        }
+    }
+
     /// Removes an interface; one that is gone already is no error.
     pub async fn remove(&self, index: u32) -> io::Result<()> {
         let message = LinkUnspec::new_with_index(index).build();
@@ -173,6 +184,37 @@ impl Netlink {
             }));
         }
         Ok(routes)
+    }
+
+    /// The interface by which the host's packets to an address leave.
+    pub async fn way(&self, to: IpAddr) -> Result<Option<u32>, NetError> {
+        let mut wanted = RouteMessage::default();
+        let (family, length, address) = match to {
+            IpAddr::V4(ip) => (AddressFamily::Inet, 32, RouteAddress::Inet(ip)),
+            IpAddr::V6(ip) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(ip)),
+        };
+        wanted.header.address_family = family;
+        wanted.header.destination_prefix_length = length;
+        wanted.attributes.push(RouteAttribute::Destination(address));
+        let unreachable = [nix::libc::ENETUNREACH, nix::libc::EHOSTUNREACH, nix::libc::EACCES, nix::libc::EINVAL];
+        let found = match self.ask(RouteNetlinkMessage::GetRoute(wanted), 0).await {
+            Err(error) if error.raw_os_error().is_some_and(|code| unreachable.contains(&code)) => return Ok(None),
+            found => found.map_err(|e| NetError::failed(format!("look for the way to {to}"), e))?,
+        };
+        let interface = |message| match message {
+            RouteNetlinkMessage::NewRoute(route) => route
+                .attributes
+                .iter()
+                .find_map(|a| if let RouteAttribute::Oif(index) = a { Some(*index) } else { None }),
+            _ => None,
+        };
+        Ok(found.into_iter().find_map(interface))
+    }
+
+    /// Adds a route; one that is there already is no error.
+    pub async fn add_route(&self, route: RouteMessage) -> io::Result<()> {
+        let added = self.ask(RouteNetlinkMessage::NewRoute(route), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).await;
+        gone(added, &[nix::libc::EEXIST])
     }
 
     /// Puts a route in the place of one with the same destination and metric, at once: there is no moment without.

@@ -18,7 +18,7 @@ use rustix::net::{
 };
 use tokio::sync::Semaphore;
 
-use crate::host::fail_point::{Counted, around};
+use crate::host::fail_point::step;
 
 /// Requests that the kernel works on at once: more are not sent while all of these are kept waiting.
 const AT_ONCE: usize = 64;
@@ -61,7 +61,7 @@ impl Sockets {
             lock(&idle).push(socket);
             answer
         };
-        let exchange = move || if acknowledged { around(Counted::Step, 1, exchange) } else { exchange() };
+        let exchange = move || if acknowledged { step(exchange) } else { exchange() };
         tokio::task::spawn_blocking(exchange).await.map_err(io::Error::other)?
     }
 }

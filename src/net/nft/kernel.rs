@@ -9,7 +9,7 @@ use rustix::net::{
     recv, send, socket_with, sockopt,
 };
 
-use crate::host::fail_point::{Counted, around};
+use crate::host::fail_point::step;
 
 use super::{
     Base, Batch, Chain, Command, Elements, Family, Key, Ruleset, Set, Table, TableName, decode, encode,
@@ -92,7 +92,7 @@ impl Kernel {
         }
         let (sender, done) = tokio::sync::oneshot::channel();
         let work = self.with(move |socket| {
-            let _ = sender.send(around(Counted::Step, 1, || apply(socket, &batch)));
+            let _ = sender.send(step(|| apply(socket, &batch)));
             Ok(())
         });
         let outcome = work.await;

@@ -18,7 +18,7 @@ pub async fn claims_of(kernel: &Kernel, state: &str, switch: &Switch, nic: &Nic)
     let tap = ifname(&nic.tap());
     let mut batches = Vec::new();
     for (version, kind) in [("4", Type::Ip4), ("6", Type::Ip6)] {
-        let (claims, taken) = (format!("{segment}_claims{version}"), format!("{segment}_taken{version}"));
+        let [claims, taken, first] = ["claims", "taken", "first"].map(|what| format!("{segment}_{what}{version}"));
         let all = kernel.elements(&name, &claims).await?.unwrap_or_default();
         let own: Vec<&[u8]> = all.iter().filter_map(|key| key.bytes.strip_prefix(&tap)).collect();
         if own.is_empty() {
@@ -29,6 +29,7 @@ pub async fn claims_of(kernel: &Kernel, state: &str, switch: &Switch, nic: &Nic)
         let there = part.table(name.family, &name.name);
         *there.set(claims, Form::of([Type::IfName, kind])) = elements(&|ip| Key::of([&tap, ip]));
         *there.set(taken, Form::of([kind])) = elements(&|ip| Key::of([ip]));
+        *there.set(first, Form::of([kind])) = elements(&|ip| Key::of([ip]));
         batches.push(gone(&part));
         if let Some(port) = nic.port() {
             let mut part = Ruleset::default();

@@ -9,13 +9,16 @@ use super::{
 };
 use crate::{
     model::{Switch, SwitchKind},
-    net::nft::{Field, Form, Key, Rule, Table, Type, field::*},
+    net::nft::{Field, Form, Key, Rate, Rule, Table, Type, field::*},
 };
 
 /// A claim lasts for so long after its last use.
 const CLAIM: Duration = Duration::from_secs(3600);
 /// What was heard from behind the adapter.
 const HEARD: Duration = Duration::from_secs(1200);
+/// A claim that is being made: of two at the same instant, on two processors, the first is not above the rate.
+const FIRST: Rate = Rate { a_minute: 1, burst: 1 };
+const MADE: Duration = Duration::from_secs(10);
 const NOBODY: [u8; 16] = [0; 16];
 
 pub struct Segment {
@@ -66,6 +69,7 @@ impl Segment {
             table.learned(name(&format!("taken{version}")), Form::of([kind]).learned(CLAIM));
             let claims = Form::of([Type::IfName, kind]).learned(CLAIM);
             table.learned(name(&format!("claims{version}")), claims);
+            table.learned(name(&format!("first{version}")), Form::of([kind]).learned(MADE));
         }
         let kinds = table.set(name("kinds"), Form::verdicts([Type::EtherType]));
         for (kind, chain) in [(ARP, "arp"), (IP, "ip"), (IP6, "ip6")] {
@@ -159,6 +163,7 @@ impl Segment {
         rules.push(claim(Rule::when().within([IIFNAME, address], named("claims"))));
         rules.push(Rule::when().within([address], named("taken")).goto("refuse"));
         rules.push(Rule::when().jump(format!("pace{version}")));
+        rules.push(Rule::when().above(named("first"), [address], FIRST).goto("refuse"));
         rules.push(claim(Rule::when()));
         // Where there is no room for more claims.
         rules.push(refuse());

@@ -1,0 +1,257 @@
+//! The daemon dies after each change that it makes of the host's network while a switch of each kind is
+//! made, changed or removed, or a VM with NICs on one is started: requests to the kernel, batches of rules, settings, taps,
+//! files, dnsmasqs. The next one has all of it whole, or gone, and an adapter keeps the host's addresses at every moment.
+//! Commits are `switch_crash_points.rs`'.
+
+use crate::nics;
+
+use std::time::Duration;
+
+use crate::nics::{links, networks, taps};
+use crate::support::{
+    Daemon, PATIENCE,
+    crash::Side,
+    netns::{Host, Peer, ip, nft},
+    network_mark,
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+/// More than any of these takes.
+const MOST: u64 = 200;
+
+/// What a daemon still does that has answered, it does by then.
+const SOON: Duration = Duration::from_millis(300);
+
+type Asked = (Method, String, Value);
+
+/// What is done over and over. Each asks for one of two states, where it is not there.
+struct Trial<'a> {
+    there: &'a dyn Fn(&Value) -> Option<Asked>,
+    back: &'a dyn Fn(&Value) -> Option<Asked>,
+    /// Of the host, right after a death.
+    stands: &'a dyn Fn(),
+}
+
+/// What there is of switches and NICs, and that the host has it whole and nothing beside it.
+async fn whole(daemon: &Daemon) -> Value {
+    assert!(daemon.comes_to_rest().await, "{}", daemon.log_text());
+    daemon.assert_in_order().await;
+    let switches = daemon.get("/switches").await.expect(200);
+    let mut bridges: Vec<&str> = switches.as_array().unwrap().iter().map(|s| s["bridge"].as_str().unwrap()).collect();
+    bridges.sort_unstable();
+    let links = links();
+    let mut there: Vec<&str> = links.iter().map(|link| link["ifname"].as_str().unwrap()).collect();
+    there.retain(|name| name.starts_with("qhb"));
+    there.sort_unstable();
+    assert_eq!(there, bridges);
+    let rules = nft("list ruleset");
+    assert_eq!(rules.is_empty(), bridges.is_empty(), "{rules}");
+    assert!(bridges.iter().all(|bridge| rules.contains(bridge)), "{rules}");
+    for switch in switches.as_array().unwrap() {
+        assert_eq!(switch["problem"], Value::Null, "{switch}");
+    }
+    let mut vms = daemon.get("/vms").await.expect(200);
+    let mut ports = Vec::new();
+    for vm in vms.as_array_mut().unwrap() {
+        let nics = networks(daemon, vm["id"].as_str().unwrap()).await;
+        if vm["status"] == "running" {
+            assert!(nics.iter().all(|nic| nic["status"] == "ok"), "{nics:?}");
+            ports.extend(nics.iter().map(nics::tap_of));
+        }
+        vm["networks"] = json!(nics);
+    }
+    ports.sort();
+    assert_eq!(taps(), ports, "{vms}");
+    json!({ "switches": switches, "vms": vms })
+}
+
+async fn send(daemon: &Daemon, (method, path, body): Asked) -> Option<u16> {
+    let request = daemon.http().request(method, daemon.at(&path)).json(&body);
+    daemon.try_send(request).await.map(|answer| answer.status)
+}
+
+/// Has the daemon die after each of its steps on the way there, and then on the way back. What the host has before the next step
+/// is the same.
+async fn dies_at_every_step(daemon: &mut Daemon, trial: Trial<'_>) {
+    for (there, back) in [(trial.there, trial.back), (trial.back, trial.there)] {
+        let mut step = 0;
+        loop {
+            let mut is = whole(daemon).await;
+            if there(&is).is_none() {
+                let undone = send(daemon, back(&is).unwrap()).await;
+                assert!(undone.is_some_and(|status| status < 300), "{undone:?}");
+                is = whole(daemon).await;
+            }
+            daemon.kill();
+            // Those of its start come first.
+            let answer = loop {
+                step += 1;
+                assert!(step < MOST, "it never ends");
+                let command = daemon.dying_at_step(step, Side::After);
+                if daemon.try_run_as(command) {
+                    break send(daemon, there(&is).unwrap()).await;
+                }
+                await_death(daemon).await;
+                (trial.stands)();
+            };
+            assert!(answer.is_none_or(|status| status < 300), "{answer:?}");
+            // What nobody waits for has its steps too.
+            let died = tokio::time::timeout(SOON, await_death(daemon)).await.is_ok();
+            if !died {
+                daemon.kill();
+            }
+            (trial.stands)();
+            daemon.run();
+            assert!(answer.is_none() || there(&whole(daemon).await).is_none(), "it was answered: step {step}");
+            if !died {
+                assert!(answer.is_some() && step > 3, "there are steps");
+                break;
+            }
+        }
+    }
+}
+
+async fn await_death(daemon: &mut Daemon) {
+    let died = async {
+        while !daemon.has_died() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, died).await.unwrap();
+}
+
+/// All of it is deleted, and nothing is left.
+async fn close(mut daemon: Daemon, host: &Host) {
+    daemon.kill();
+    daemon.run();
+    for vm in whole(&daemon).await["vms"].as_array().unwrap() {
+        daemon.delete(&format!("/vms/{}", vm["id"].as_str().unwrap())).await.expect(200);
+    }
+    for switch in daemon.get("/switches").await.expect(200).as_array().unwrap() {
+        daemon.delete(&format!("/switches/{}", switch["id"].as_str().unwrap())).await.expect(200);
+    }
+    whole(&daemon).await;
+    let left = std::fs::read_dir(daemon.state().join("net")).unwrap().flatten();
+    let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+    assert_eq!(left, ["id"]);
+    assert!(!std::path::Path::new("/run/qherd").join(network_mark(&daemon.state())).exists());
+    drop(daemon);
+    host.assert_untouched();
+}
+
+fn switch_of(there: &Value) -> Option<String> {
+    there["switches"][0]["id"].as_str().map(|id| format!("/switches/{id}"))
+}
+
+fn made(there: &Value, wish: &Value) -> Option<Asked> {
+    switch_of(there).is_none().then(|| (Method::POST, "/switches".into(), wish.clone()))
+}
+
+fn removed(there: &Value) -> Option<Asked> {
+    switch_of(there).map(|path| (Method::DELETE, path, json!({})))
+}
+
+#[tokio::test]
+async fn a_switch_with_nat_is_whole_or_gone_wherever_the_daemon_dies() {
+    let host = Host::leave();
+    let ipv6 = json!({ "subnet": "fd77::/64", "nat": true });
+    let lan = json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24", "nat": true, "ipv6": ipv6 });
+    let mut daemon = Daemon::start();
+    let trial = Trial { there: &|is| made(is, &lan), back: &removed, stands: &|| () };
+    dies_at_every_step(&mut daemon, trial).await;
+    close(daemon, &host).await;
+}
+
+#[tokio::test]
+async fn a_private_switch_is_whole_or_gone_wherever_the_daemon_dies() {
+    let host = Host::leave();
+    let lan = json!({ "name": "LAN", "type": "private" });
+    let mut daemon = Daemon::start();
+    let trial = Trial { there: &|is| made(is, &lan), back: &removed, stands: &|| () };
+    dies_at_every_step(&mut daemon, trial).await;
+    close(daemon, &host).await;
+}
+
+#[tokio::test]
+async fn an_external_switch_never_costs_the_host_its_address_wherever_the_daemon_dies() {
+    let host = Host::leave();
+    let peer = Peer::new();
+    peer.connect("up0", "up1");
+    ip("addr add 192.0.2.1/24 dev up0");
+    ip("route add default via 192.0.2.2");
+    let stands = || assert!(ip("addr").contains("192.0.2.1/24"), "{}", ip("addr"));
+    let wan = json!({ "name": "WAN", "type": "external", "adapter": "up0", "allow_management_os": true });
+    let mut daemon = Daemon::start();
+    let trial = Trial { there: &|is| made(is, &wan), back: &removed, stands: &stands };
+    dies_at_every_step(&mut daemon, trial).await;
+    close(daemon, &host).await;
+    stands();
+    assert!(ip("route").contains("default via 192.0.2.2 dev up0"), "{}", ip("route"));
+    assert!(ip("-d link show up0").contains("up0") && !ip("-d link show up0").contains("master"));
+}
+
+#[tokio::test]
+async fn an_external_switch_without_the_host_is_whole_or_gone_wherever_the_daemon_dies() {
+    let host = Host::leave();
+    let peer = Peer::new();
+    peer.connect("up0", "up1");
+    let wan = json!({ "name": "WAN", "type": "external", "adapter": "up0" });
+    let mut daemon = Daemon::start();
+    let trial = Trial { there: &|is| made(is, &wan), back: &removed, stands: &|| () };
+    dies_at_every_step(&mut daemon, trial).await;
+    close(daemon, &host).await;
+    assert!(!ip("-d link show up0").contains("master"));
+}
+
+#[tokio::test]
+async fn a_changed_subnet_is_the_old_or_the_new_one_wherever_the_daemon_dies() {
+    let host = Host::leave();
+    let mut daemon = Daemon::start();
+    let lan = json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24", "nat": true });
+    let lan = daemon.post("/switches", lan).await.expect(201)["id"].as_str().unwrap().to_owned();
+    let mut wish = daemon.wish();
+    wish["networks"] = json!([{ "switch": "LAN" }]);
+    daemon.create(wish).await;
+    let brought = |is: &Value, subnet: &str, change: Value| {
+        (is["switches"][0]["subnet"] != subnet).then(|| (Method::PUT, format!("/switches/{lan}"), change))
+    };
+    let there = |is: &Value| {
+        let change = json!({ "subnet": "10.78.0.0/24", "nat": false, "mtu": 1400 });
+        brought(is, "10.78.0.0/24", change)
+    };
+    let back = |is: &Value| brought(is, "10.77.0.0/24", json!({ "subnet": "10.77.0.0/24", "nat": true, "mtu": null }));
+    let stands = || {
+        let addresses = ip("addr");
+        assert!(addresses.contains("10.77.0.1/24") || addresses.contains("10.78.0.1/24"), "{addresses}");
+    };
+    dies_at_every_step(&mut daemon, Trial { there: &there, back: &back, stands: &stands }).await;
+    let switch = daemon.get(&format!("/switches/{lan}")).await.expect(200);
+    let vm = switch["vms"][0]["id"].as_str().unwrap();
+    let prefix = switch["subnet"].as_str().unwrap().trim_end_matches("0/24");
+    let nic = networks(&daemon, vm).await.remove(0);
+    assert!(nic["reserved"].as_str().unwrap().starts_with(prefix), "{nic} {switch}");
+    close(daemon, &host).await;
+}
+
+#[tokio::test]
+async fn a_vm_has_its_taps_or_does_not_run_wherever_the_daemon_dies() {
+    let host = Host::leave();
+    let mut daemon = Daemon::start();
+    let lan = json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24" });
+    daemon.post("/switches", lan).await.expect(201);
+    let mut wish = daemon.wish();
+    let bandwidth = json!({ "in_bits_per_second": 1_000_000 });
+    wish["networks"] =
+        json!([{ "switch": "LAN", "bandwidth": bandwidth }, { "switch": "LAN", "isolated": true, "queues": 2 }]);
+    daemon.create(wish).await;
+    let asked = |is: &Value, action: &str| {
+        let path = format!("/vms/{}/{action}", is["vms"][0]["id"].as_str().unwrap());
+        (Method::POST, path, json!({}))
+    };
+    let is_running = |is: &Value| is["vms"][0]["status"] == "running";
+    let there = |is: &Value| (!is_running(is)).then(|| asked(is, "start"));
+    let back = |is: &Value| is_running(is).then(|| asked(is, "stop?force=true"));
+    dies_at_every_step(&mut daemon, Trial { there: &there, back: &back, stands: &|| () }).await;
+    close(daemon, &host).await;
+}
