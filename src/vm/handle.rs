@@ -12,7 +12,10 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::core::{Answer, Patience, Request};
+use super::{
+    Console,
+    core::{Answer, Patience, Request},
+};
 use crate::model::{Applied, Change, Conflict, Error, NicId, Redefinition, Result, Sample, Status, VmId, VmView};
 
 /// Forced requests that have come.
@@ -107,6 +110,7 @@ pub struct VmHandle {
     inbox: mpsc::UnboundedSender<Inbox>,
     view: watch::Receiver<VmView>,
     sample: watch::Receiver<Option<Sample>>,
+    console: Arc<Console>,
 }
 
 impl VmHandle {
@@ -116,8 +120,9 @@ impl VmHandle {
         inbox: mpsc::UnboundedSender<Inbox>,
         view: watch::Receiver<VmView>,
         sample: watch::Receiver<Option<Sample>>,
+        console: Arc<Console>,
     ) -> Self {
-        Self { id, tally, came: 0, inbox, view, sample }
+        Self { id, tally, came: 0, inbox, view, sample, console }
     }
 
     /// The handle of a request that comes now. Whatever it takes the request until it asks something of the VM, a
@@ -134,6 +139,11 @@ impl VmHandle {
     /// The last reading of its counters, while it runs; never waits.
     pub fn sample(&self) -> Option<Sample> {
         self.sample.borrow().clone()
+    }
+
+    /// What it wrote on its serial console.
+    pub(crate) fn console(&self) -> Arc<Console> {
+        self.console.clone()
     }
 
     /// Starts it, or resumes it where it is paused.

@@ -10,12 +10,12 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task::{AbortHandle, Id, JoinError, JoinSet},
+    task::{AbortHandle, Id, JoinError, JoinSet, spawn_blocking},
     time::sleep,
 };
 
 use super::{
-    SharedContext, console,
+    SharedContext,
     core::{
         self, Bounds, Effects, Facts, Lane, Now, Outcome, Record, Report, Run, Setback, Sight, Step, Ticket, absorb,
         admit, plan, recover,
@@ -88,6 +88,9 @@ pub fn adopt(ctx: SharedContext, record: Record) -> VmHandle {
     let (found, process) = ctx.find_process(&record);
     let facts = recover(record, found, now(), bounds(&ctx));
     let (handle, task) = Task::new(ctx, facts);
+    if let Some(process) = &process {
+        task.hands.console.adopt(process);
+    }
     task.hands.set_process(process);
     tokio::spawn(task.run());
     handle
@@ -137,7 +140,7 @@ impl Task {
         let hands = Arc::new(Hands::new(ctx.clone(), id, sights));
         let (view, view_reader) = Public::new(&facts, ctx.census.clone());
         let (sample, sample_reader) = watch::channel(None);
-        let handle = VmHandle::new(id, Tally::default(), sender, view_reader, sample_reader);
+        let handle = VmHandle::new(id, Tally::default(), sender, view_reader, sample_reader, hands.console.clone());
         let task = Self {
             ctx,
             journal: Journal::of(&facts),
@@ -264,7 +267,10 @@ impl Task {
     }
 
     async fn exited(&mut self, exit: Exit) -> Effects {
-        let how = format!("{exit}: {}", console::last_complaints(&self.hands.paths));
+        let console = self.hands.console.clone();
+        let how = format!("{exit}: {}", console.last_complaints());
+        // Its last words; nothing here waits for the disk.
+        spawn_blocking(move || console.keep());
         self.link = None;
         self.hands.close();
         self.hands.set_process(None);

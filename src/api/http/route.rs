@@ -82,7 +82,8 @@ pub enum OutputKind {
     Json(SchemaFn),
     /// In the dialect's shape of an error.
     Error,
-    Text,
+    /// With an example of it.
+    Text(&'static str),
     Empty,
 }
 
@@ -184,8 +185,8 @@ impl<S: 'static> Route<S> {
         self.outcome(status, description, OutputKind::Json(schema_of::<T>))
     }
 
-    pub fn output_text(self, status: u16, description: &'static str) -> Self {
-        self.outcome(status, description, OutputKind::Text)
+    pub fn output_text(self, status: u16, description: &'static str, example: &'static str) -> Self {
+        self.outcome(status, description, OutputKind::Text(example))
     }
 
     pub fn output_empty(self, status: u16, description: &'static str) -> Self {

@@ -15,6 +15,7 @@ mod networks;
 mod pending;
 mod performance;
 mod pinning;
+mod plain;
 mod policy;
 mod power;
 mod routes;

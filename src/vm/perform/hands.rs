@@ -14,7 +14,7 @@ use crate::{
     qemu::RunPaths,
     qmp::{Events, Session},
     vm::{
-        SharedContext,
+        Console, SharedContext,
         core::{Record, Setback, Sight, Up},
     },
 };
@@ -55,6 +55,7 @@ pub(in crate::vm) struct Hands {
     pub ctx: SharedContext,
     pub id: VmId,
     pub paths: RunPaths,
+    pub console: Arc<Console>,
     /// In boxes: a channel makes room for 32 at once, of each VM.
     sights: mpsc::UnboundedSender<Box<Sight>>,
     link: Mutex<Link>,
@@ -89,7 +90,8 @@ impl IoError {
 impl Hands {
     pub fn new(ctx: SharedContext, id: VmId, sights: mpsc::UnboundedSender<Box<Sight>>) -> Self {
         let paths = ctx.run_paths(&id);
-        Self { ctx, id, paths, sights, link: Mutex::default(), binding: tokio::sync::Mutex::default() }
+        let console = Arc::new(Console::new(paths.clone()));
+        Self { ctx, id, paths, console, sights, link: Mutex::default(), binding: tokio::sync::Mutex::default() }
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {
