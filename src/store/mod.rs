@@ -40,6 +40,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 pub use batch::Batch;
+pub(crate) use check::fuzz;
 pub use check::{RecordKind, Report};
 pub use error::StoreError;
 pub use export::{ExportError, exports};

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task::{AbortHandle, Id, JoinError, JoinSet, spawn_blocking},
+    task::{AbortHandle, Id, JoinError, JoinSet},
     time::sleep,
 };
 
@@ -88,10 +88,7 @@ pub fn adopt(ctx: SharedContext, record: Record) -> VmHandle {
     let (found, process) = ctx.find_process(&record);
     let facts = recover(record, found, now(), bounds(&ctx));
     let (handle, task) = Task::new(ctx, facts);
-    if let Some(process) = &process {
-        task.hands.console.adopt(process);
-    }
-    task.hands.set_process(process);
+    task.hands.adopt(process);
     tokio::spawn(task.run());
     handle
 }
@@ -267,10 +264,7 @@ impl Task {
     }
 
     async fn exited(&mut self, exit: Exit) -> Effects {
-        let console = self.hands.console.clone();
-        let how = format!("{exit}: {}", console.last_complaints());
-        // Its last words; nothing here waits for the disk.
-        spawn_blocking(move || console.keep());
+        let how = format!("{exit}: {}", self.hands.last_words());
         self.link = None;
         self.hands.close();
         self.hands.set_process(None);

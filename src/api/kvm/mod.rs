@@ -22,6 +22,8 @@ mod routes;
 mod switches;
 mod updated;
 
+pub(super) use plain::plain;
+pub(super) use routes::routes;
 pub use routes::{openapi, table};
 
 use std::sync::Arc;

@@ -84,7 +84,7 @@ const CONSOLE_QUERY: &[QueryParam] = &[
 ];
 const CONSOLE_EXAMPLE: &str = "[    0.000000] Linux version 6.1.0-40-cloud-amd64\nguest login: ";
 
-fn routes() -> Vec<Route<Shared>> {
+pub fn routes() -> Vec<Route<Shared>> {
     vec![
         Route::post("/vms", "createVM", in_section(&CREATE, power::create))
             .role(Role::Operator)

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::spawn_blocking};
 
 use crate::{
     host::process::Process,
@@ -110,6 +110,22 @@ impl Hands {
 
     pub fn set_process(&self, process: Option<Arc<Process>>) {
         self.link().process = process;
+    }
+
+    /// Takes over what an earlier daemon started.
+    pub fn adopt(&self, process: Option<Arc<Process>>) {
+        if let Some(process) = &process {
+            self.console.adopt(process);
+        }
+        self.set_process(process);
+    }
+
+    /// What QEMU complained of at its end. What else is held goes to the logs meanwhile: nothing here waits for the disk.
+    pub fn last_words(&self) -> String {
+        let console = self.console.clone();
+        let said = console.last_complaints();
+        spawn_blocking(move || console.keep());
+        said
     }
 
     /// # Errors

@@ -258,10 +258,7 @@ async fn open(process: &Process, hands: &Hands) -> Result<(Session, Events), Str
         },
         exit = process.exited() => exit.to_string(),
     };
-    let console = hands.console.clone();
-    let said = console.last_complaints();
-    spawn_blocking(move || console.keep());
-    Err(format!("{why}: {said}"))
+    Err(format!("{why}: {}", hands.last_words()))
 }
 
 /// What QEMU complains of, with what to do about it.
