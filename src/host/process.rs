@@ -215,7 +215,7 @@ fn start_time(pid: i32) -> io::Result<u64> {
     Ok(stat.starttime)
 }
 
-/// Every running VM holds two descriptors; the usual soft limit of 1,024 would end at some 500 VMs.
+/// Every running VM holds six descriptors; the usual soft limit of 1,024 would end at some 170 VMs.
 pub fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);

@@ -42,9 +42,20 @@ pub(crate) struct Console {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Spills {
+pub(super) struct Spills {
     console: Option<Arc<Spill>>,
     complaints: Option<Arc<Spill>>,
+}
+
+/// The same if they are of one start.
+impl PartialEq for Spills {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |one: &Option<Arc<Spill>>, two: &Option<Arc<Spill>>| match (one, two) {
+            (Some(one), Some(two)) => Arc::ptr_eq(one, two),
+            (one, two) => one.is_none() && two.is_none(),
+        };
+        same(&self.console, &other.console) && same(&self.complaints, &other.complaints)
+    }
 }
 
 /// What a QEMU is started with.
@@ -120,21 +131,38 @@ impl Console {
         }
     }
 
-    fn spills(&self) -> Spills {
+    pub(super) fn spills(&self) -> Spills {
         locked(&self.spills).clone()
     }
 
     /// Moves what was written to the logs, and keeps those within their bounds.
     pub(super) fn keep(&self) {
         let _moving = locked(&self.moving);
+        self.move_to_logs();
+    }
+
+    /// The same for the last time, of a QEMU that has ended; `ended` is what it was given.
+    pub(super) fn keep_last(&self, ended: &Spills) {
+        let _moving = locked(&self.moving);
+        // Another may have been started meanwhile, which has moved it already.
+        if self.spills() == *ended && self.move_to_logs() {
+            *locked(&self.spills) = Spills::default();
+        }
+    }
+
+    /// Whether nothing is left to be moved.
+    fn move_to_logs(&self) -> bool {
+        let mut all = true;
         let Spills { console, complaints } = self.spills();
         let streams = [(self.paths.console_log(), HALF, console), (self.paths.qemu_log(), QEMU_HALF, complaints)];
         for (log, half, spill) in streams {
             let moved = spill.map_or(Ok(()), |spill| move_to(&self.paths, &log, half, &spill));
+            all &= moved.is_ok();
             if let Err(error) = moved.and_then(|()| cut(&log, half, half)) {
                 tracing::warn!(log = %log.display(), %error, "cannot keep a log, or keep it within its bounds");
             }
         }
+        all
     }
 
     /// The VM is to go, and its logs with it.
@@ -317,6 +345,25 @@ mod tests {
         writeln!(qemu, "three").unwrap();
         console.keep();
         assert_eq!(console.tail(9).unwrap(), b"one\ntwo\n", "of a VM that is gone nothing is written");
+    }
+
+    #[test]
+    fn of_a_qemu_that_has_ended_nothing_is_held_and_of_the_next_one_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let console = console(dir.path());
+        console.begin().unwrap();
+        writeln!(File::from(console.descriptor().unwrap()), "one").unwrap();
+        let ended = console.spills();
+        console.keep_last(&ended);
+        assert!(console.descriptor().is_err() && console.spills() == Spills::default());
+        console.begin().unwrap();
+        let ended = console.spills();
+        writeln!(File::from(console.descriptor().unwrap()), "two").unwrap();
+        // Its end is looked after only when the next one has begun.
+        console.begin().unwrap();
+        console.keep_last(&ended);
+        writeln!(File::from(console.descriptor().unwrap()), "three").unwrap();
+        assert_eq!(console.tail(9).unwrap(), b"one\ntwo\nthree\n");
     }
 
     #[test]

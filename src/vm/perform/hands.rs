@@ -120,11 +120,11 @@ impl Hands {
         self.set_process(process);
     }
 
-    /// What QEMU complained of at its end. What else is held goes to the logs meanwhile: nothing here waits for the disk.
+    /// What QEMU complained of, which has ended. What else is held goes to the logs meanwhile: nothing here waits for the disk.
     pub fn last_words(&self) -> String {
         let console = self.console.clone();
-        let said = console.last_complaints();
-        spawn_blocking(move || console.keep());
+        let (said, ended) = (console.last_complaints(), console.spills());
+        spawn_blocking(move || console.keep_last(&ended));
         said
     }
 
