@@ -256,6 +256,11 @@ fn canonical(path: &Path) -> std::io::Result<PathBuf> {
     }
 }
 
+/// For the fuzz targets: a file's text, as it is read.
+pub(crate) fn fuzz(text: &str) {
+    let _ = toml::from_str::<Settings>(text);
+}
+
 fn read(path: &Path) -> anyhow::Result<Settings> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;

@@ -24,6 +24,8 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod host;
 pub mod model;
 pub mod net;

@@ -23,6 +23,7 @@ use std::{
 use serde_json::{Value, json};
 
 pub use foreign::not_a_cd;
+pub(crate) use qcow2::fuzz as fuzz_header;
 pub use writer::writer;
 
 use self::run::{Run, Tool};

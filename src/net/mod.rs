@@ -59,6 +59,7 @@ use tokio::{
 };
 
 pub use dhcp::Host;
+pub(crate) use dhcp::fuzz as fuzz_leases;
 pub use error::NetError;
 pub use port::{Lease, PortEvent, PortHealth, Traffic};
 

@@ -54,7 +54,7 @@ impl RunPaths {
         self.dir.join("console.log")
     }
 
-    /// Those that QEMU has open for as long as it runs, from the very first.
+    /// Those that QEMU has open for as long as it runs, from the very first; it writes to neither.
     pub fn logs(&self) -> [PathBuf; 2] {
         [self.qemu_log(), self.console_log()]
     }

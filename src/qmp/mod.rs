@@ -44,6 +44,7 @@ mod deadline;
 mod driver;
 mod error;
 mod event;
+pub(crate) mod fuzz;
 mod outgoing;
 mod session;
 pub mod socket;

@@ -37,6 +37,11 @@ const RECORD_KINDS: &[RecordKind] = &[
     RecordKind::of::<Boot>(),
 ];
 
+/// For the fuzz targets.
+pub(crate) fn fuzz(bytes: &[u8]) -> Result<(), String> {
+    store::fuzz(RECORD_KINDS, bytes)
+}
+
 /// How the helper process is told what it is.
 pub const HELPER: [&str; 2] = ["db", "try-open"];
 

@@ -294,11 +294,10 @@ impl Service {
     /// # Errors
     /// [`Error::VmNotFound`]; [`Error::Failed`] when the log cannot be read.
     pub async fn console_log(&self, id: VmId, lines: usize) -> Result<Vec<u8>> {
-        self.handle(id)?;
+        let console = self.handle(id)?.console();
         // Each holds the text in memory, which may be 16 MiB.
         let _place = self.log_reads.acquire().await.map_err(|_| Error::ShuttingDown)?;
-        let paths = self.ctx.run_paths(&id);
-        let read = tokio::task::spawn_blocking(move || crate::vm::console_tail(&paths, lines)).await;
+        let read = tokio::task::spawn_blocking(move || console.tail(lines)).await;
         read.map_err(|e| e.to_string())
             .and_then(|r| r.map_err(|e| e.to_string()))
             .map_err(|e| Error::failed(Operation::ConsoleLog, e))

@@ -41,6 +41,7 @@ use tokio::time::timeout;
 
 pub use batch::Batch;
 pub(crate) use batch::following;
+pub(crate) use check::fuzz;
 pub use check::{RecordKind, Report};
 pub use error::StoreError;
 pub use export::{ExportError, exports};

@@ -13,6 +13,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    Console,
     core::{Answer, Patience, Request},
     sampling::Latest,
 };
@@ -110,6 +111,7 @@ pub struct VmHandle {
     inbox: mpsc::UnboundedSender<Inbox>,
     view: watch::Receiver<VmView>,
     sample: Latest,
+    console: Arc<Console>,
 }
 
 impl VmHandle {
@@ -119,8 +121,9 @@ impl VmHandle {
         inbox: mpsc::UnboundedSender<Inbox>,
         view: watch::Receiver<VmView>,
         sample: Latest,
+        console: Arc<Console>,
     ) -> Self {
-        Self { id, tally, came: 0, inbox, view, sample }
+        Self { id, tally, came: 0, inbox, view, sample, console }
     }
 
     /// The handle of a request that comes now. Whatever it takes the request until it asks something of the VM, a
@@ -137,6 +140,11 @@ impl VmHandle {
     /// The last reading of its counters, while it runs; never waits.
     pub fn sample(&self) -> Option<Sample> {
         self.sample.get()
+    }
+
+    /// What it wrote on its serial console.
+    pub(crate) fn console(&self) -> Arc<Console> {
+        self.console.clone()
     }
 
     /// Starts it, or resumes it where it is paused.

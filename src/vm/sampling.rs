@@ -1,4 +1,4 @@
-//! Measures a running VM beside its task, and keeps its console within bounds. Nothing waits for it: a monitor that is mute
+//! Measures a running VM beside its task, and takes what its console holds to the log. Nothing waits for it: a monitor that is mute
 //! delays no request.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,6 @@ use tokio::{
 };
 
 use super::{
-    console,
     perform::Hands,
     sampler::{Circumstances, Sampler},
 };
@@ -55,14 +54,14 @@ impl Drop for Sampling {
 async fn measure(hands: Arc<Hands>, session: Session, view: watch::Receiver<VmView>, latest: Latest) {
     let Some(process) = hands.process() else { return };
     let mut sampler = Sampler::new(process.pid(), hands.threads());
-    // The last bounding of the console log; two at once would cut what neither has kept.
-    let mut bounding: Option<JoinHandle<()>> = None;
+    // The last time that its output was moved to the logs.
+    let mut keeping: Option<JoinHandle<()>> = None;
     loop {
         sampler.due().await;
         // Storage that hangs holds one thread of the daemon for this VM, not one more at every sampling.
-        if bounding.as_ref().is_none_or(JoinHandle::is_finished) {
-            let paths = hands.paths.clone();
-            bounding = Some(spawn_blocking(move || console::bound(&paths)));
+        if keeping.as_ref().is_none_or(JoinHandle::is_finished) {
+            let console = hands.console.clone();
+            keeping = Some(spawn_blocking(move || console.keep()));
         }
         if hands.take_memory_has_changed() {
             sampler.memory_changed();

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    SharedContext, console,
+    SharedContext,
     core::{
         self, Bounds, Effects, Facts, Lane, Now, Outcome, Report, Run, Setback, Sight, Step, Ticket, absorb, admit,
         plan, recover,
@@ -88,7 +88,7 @@ pub fn adopt(ctx: SharedContext, Stored { record, known }: Stored) -> VmHandle {
     let (found, process) = ctx.find_process(&record);
     let facts = recover(record, found, now(), bounds(&ctx));
     let (handle, task) = Task::new(ctx, facts, known);
-    task.hands.set_process(process);
+    task.hands.adopt(process);
     tokio::spawn(task.run());
     handle
 }
@@ -136,7 +136,7 @@ impl Task {
         let hands = Arc::new(Hands::new(ctx.clone(), id, known));
         let (view, view_reader) = Public::new(&facts, ctx.census.clone());
         let sample = Latest::default();
-        let handle = VmHandle::new(id, Tally::default(), sender, view_reader, sample.clone());
+        let handle = VmHandle::new(id, Tally::default(), sender, view_reader, sample.clone(), hands.console.clone());
         let task = Self {
             ctx,
             journal: Journal::of(&facts),
@@ -263,7 +263,7 @@ impl Task {
     }
 
     async fn exited(&mut self, exit: Exit) -> Effects {
-        let how = format!("{exit}: {}", console::last_complaints(&self.hands.paths));
+        let how = format!("{exit}: {}", self.hands.last_words());
         self.link = None;
         self.hands.close();
         self.hands.set_process(None);

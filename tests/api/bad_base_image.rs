@@ -323,6 +323,42 @@ async fn what_an_image_names_is_not_opened() {
     nothing_is_left(&daemon).await;
 }
 
+/// Tables and sizes that somebody made up cost neither time nor memory.
+#[tokio::test]
+async fn what_is_absurd_in_size_is_refused_in_bounded_time_and_memory() {
+    let daemon = Daemon::start();
+    let bases = daemon.bases();
+    let giant = File::create(bases.join("giant.raw")).unwrap();
+    // As large as the file system lets it be, without a byte in it.
+    let sizes = [i64::MAX as u64, 15 << 40, 1 << 40];
+    assert!(sizes.iter().any(|size| giant.set_len(*size).is_ok()));
+    symlink("nowhere.raw", bases.join("dangling.raw")).unwrap();
+    let intact = "must be an intact qcow2 image";
+    let mut cases = vec![("giant.raw", "disk_size must be at least")];
+    for (name, at, bytes) in [
+        ("size.qcow2", 24, u64::MAX.to_be_bytes().as_slice()),
+        ("tables.qcow2", 36, &u32::MAX.to_be_bytes()),
+        ("refcounts.qcow2", 56, &u32::MAX.to_be_bytes()),
+        ("snapshots.qcow2", 60, &u32::MAX.to_be_bytes()),
+        ("clusters.qcow2", 20, &63_u32.to_be_bytes()),
+        ("header.qcow2", 100, &u32::MAX.to_be_bytes()),
+    ] {
+        filled_qcow2(&bases, name).0.write_all_at(bytes, at).unwrap();
+        cases.push((name, intact));
+    }
+    let peak = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    let (before, begun) = (peak(), std::time::Instant::now());
+    refuse(&daemon, &cases).await;
+    refuse_one(&daemon, Path::new("dangling.raw"), 404, "Base image not found: dangling.raw.").await;
+    assert!(peak() < before + (64 << 10), "it took {} KiB", peak() - before);
+    assert!(begun.elapsed() < support::PATIENCE);
+    nothing_is_left(&daemon).await;
+}
+
 #[tokio::test]
 async fn a_base_image_exchanged_for_an_overlay_is_refused_at_the_start() {
     let daemon = Daemon::start();

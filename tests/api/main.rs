@@ -27,6 +27,7 @@ mod bounds;
 mod crowds;
 mod error_texts;
 mod foreign_images;
+mod fuzz_corpus;
 mod hyperv_contract;
 mod hyperv_folders;
 mod hyperv_ids;

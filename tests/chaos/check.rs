@@ -1,7 +1,5 @@
 //! Looks from outside, once nothing is under way, whether all is as it was acknowledged and nothing belongs to nobody.
 
-use std::path::Path;
-
 use serde_json::Value;
 
 use super::{
@@ -109,7 +107,7 @@ async fn one(daemon: &Daemon, vm: &mut Vm, known: &Known, qemus: &[Qemu]) -> Vec
     if !vm.definitions.contains(&definition) {
         complain(format!("is defined as {definition:?}, and should be one of {:?}", vm.definitions));
     }
-    let (boots, gap) = beats(&daemon.run_dir(&known.id).join("console.log"));
+    let (boots, gap) = beats(&daemon.console(&known.id).await);
     if let Some(gap) = gap {
         complain(format!("its heartbeat has a gap: {gap}"));
     }
@@ -125,9 +123,7 @@ async fn one(daemon: &Daemon, vm: &mut Vm, known: &Known, qemus: &[Qemu]) -> Vec
 }
 
 /// The guest's boots, and a gap in the heartbeats of one of them.
-fn beats(log: &Path) -> (Vec<String>, Option<String>) {
-    let text = std::fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
+fn beats(text: &str) -> (Vec<String>, Option<String>) {
     // The last line may be half written.
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     let beats: Vec<Beat> = whole.lines().filter_map(Beat::parse).collect();

@@ -56,16 +56,20 @@ async fn a_guest_outlives_the_daemon_and_its_own_end_is_noticed() {
     assert_eq!(daemon.leftovers(), Vec::<std::path::PathBuf>::new());
 }
 
-/// The last heartbeat while no daemon runs, from the log file itself.
+/// The last heartbeat while no daemon runs, from what its QEMU holds.
 async fn daemon_less_beats(daemon: &support::Daemon, id: &str) -> u64 {
-    let log = daemon.run_dir(id).join("console.log");
     let beats = || {
-        let text = std::fs::read_to_string(&log).unwrap();
-        text.lines().filter_map(|l| l.split_once("beat=")?.1.split(' ').next()?.parse::<u64>().ok()).max().unwrap()
+        let text = daemon.held_console(id);
+        text.lines().filter_map(|l| l.split_once("beat=")?.1.split(' ').next()?.parse::<u64>().ok()).max()
     };
-    let first = beats();
-    while beats() < first + 2 {
+    let first = loop {
+        match beats() {
+            Some(first) => break first,
+            None => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    };
+    while beats() < Some(first + 2) {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    beats()
+    beats().unwrap()
 }

@@ -141,9 +141,8 @@ async fn a_disk_that_the_guest_lets_go_of_while_no_daemon_listens_comes_back() {
     let serial = daemon.write_line(&id, eject);
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     daemon.kill();
-    let log = daemon.run_dir(&id).join("console.log");
     let begun = std::time::Instant::now();
-    while !String::from_utf8_lossy(&std::fs::read(&log).unwrap()).contains("slots-off") {
+    while !daemon.held_console(&id).contains("slots-off") {
         assert!(begun.elapsed() < support::PATIENCE, "the guest did not switch its slots off");
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }

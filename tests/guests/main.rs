@@ -15,6 +15,7 @@ mod support;
 mod guest_access;
 mod guest_addresses;
 mod guest_changes;
+mod guest_console;
 mod guest_crash_points;
 mod guest_crowd;
 mod guest_daemon_restart;

@@ -83,6 +83,27 @@ impl Daemon {
         self.console(id).await.lines().filter_map(Beat::parse).collect()
     }
 
+    /// What the guest has written that no daemon has taken, from where its QEMU holds it.
+    pub fn held_console(&self, id: &str) -> String {
+        let of_vm = |pid: &i32| {
+            let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&words).contains(id)
+        };
+        let pid = self.qemus().into_iter().find(of_vm).expect("its QEMU");
+        for descriptor in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
+            let path = descriptor.path();
+            if std::fs::read_link(&path).is_ok_and(|target| target.as_os_str() == "/memfd:qherd-console (deleted)") {
+                let number = descriptor.file_name().into_string().unwrap();
+                let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap();
+                let written = info.lines().find_map(|line| line.strip_prefix("pos:")).unwrap().trim();
+                let mut text = std::fs::read(&path).unwrap();
+                text.truncate(written.parse().unwrap());
+                return String::from_utf8_lossy(&text).into_owned();
+            }
+        }
+        panic!("QEMU {pid} holds no console");
+    }
+
     /// Waits until QEMU has all that is defined; returns the configuration. A guest may be ahead of what QEMU reports: the
     /// size of a memory device is reported once a second at most.
     pub async fn await_in_effect(&self, id: &str) -> Value {

@@ -18,6 +18,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // `vm` only for `StopMode`, a part of what it asks of the service.
     ("api", &["model", "service", "vm"]),
     ("cli", &["model", "config", "service"]),
+    // Calls what reads first, of every module.
+    ("fuzz", &["api", "config", "host", "net", "qmp", "service"]),
     ("signals", &[]),
     ("doors", &["config", "service", "api"]),
     ("main", &["config", "service", "api", "cli", "doors", "signals"]),

@@ -145,8 +145,8 @@ async fn qemu_has_what_its_devices_declare_and_the_daemon_keeps_no_copy() {
         (root.join("bases/blank.raw"), vec!["read"]),
         (root.join("bases/one.iso"), vec!["read"]),
         (image("root.qcow2"), vec!["read-write"]),
-        (run.join("console.log"), vec!["append"]),
-        (run.join("qemu.log"), vec!["append"]),
+        (run.join("console.log"), vec!["read"]),
+        (run.join("qemu.log"), vec!["read"]),
     ]
     .into();
     let held = || open_below(pid, &root);

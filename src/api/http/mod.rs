@@ -62,7 +62,7 @@ pub mod shutdown;
 pub mod table;
 pub mod tls;
 mod waiter;
-mod wire;
+pub(super) mod wire;
 
 pub use decode::{Nulls, given, or_default};
 pub use error::HttpError;

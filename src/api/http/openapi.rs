@@ -149,7 +149,9 @@ impl Writer<'_> {
             let body = match output.kind {
                 OutputKind::Json(schema) => Some(content("application/json", schema(&mut self.outputs).to_value())),
                 OutputKind::Error => Some(error.clone()),
-                OutputKind::Text => Some(content("text/plain", json!({"type": "string"}))),
+                OutputKind::Text(example) => {
+                    Some(content("text/plain", json!({"type": "string", "examples": [example]})))
+                }
                 OutputKind::Empty => None,
             };
             if let Some(body) = body {

@@ -8,12 +8,15 @@ use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::DeserializeOwned;
 use warp::http::Method;
 
-use super::{HttpError, IntoResponse, QueryParam, Request, Response};
+use super::{HttpError, IntoResponse, Nulls, QueryParam, Request, Response, decode::object};
 use crate::model::Role;
 
 pub type SchemaFn = fn(&mut SchemaGenerator) -> Schema;
+/// Reads a body as a handler does, and keeps nothing of it.
+pub type DecodeFn = fn(&[u8], Nulls) -> Result<(), HttpError>;
 pub type Answer = Result<Response, HttpError>;
 pub type Handler<S> = Arc<dyn Fn(S, Request) -> BoxFuture<'static, Answer> + Send + Sync>;
 
@@ -67,6 +70,7 @@ pub enum Urgency {
 #[derive(Debug, Clone, Copy)]
 pub struct Input {
     pub schema: SchemaFn,
+    pub decode: DecodeFn,
     pub required: bool,
 }
 
@@ -82,7 +86,8 @@ pub enum OutputKind {
     Json(SchemaFn),
     /// In the dialect's shape of an error.
     Error,
-    Text,
+    /// With an example of it.
+    Text(&'static str),
     Empty,
 }
 
@@ -169,14 +174,14 @@ impl<S: 'static> Route<S> {
     }
 
     /// The body that has to be sent; the handler reads it with [`Request::json`].
-    pub fn input<T: JsonSchema>(mut self) -> Self {
-        self.info.input = Some(Input { schema: schema_of::<T>, required: true });
+    pub fn input<T: JsonSchema + DeserializeOwned>(mut self) -> Self {
+        self.info.input = Some(Input { schema: schema_of::<T>, decode: decode::<T>, required: true });
         self
     }
 
     /// A body that may be absent; the handler reads it with [`Request::json_or_default`].
-    pub fn optional_input<T: JsonSchema>(mut self) -> Self {
-        self.info.input = Some(Input { schema: schema_of::<T>, required: false });
+    pub fn optional_input<T: JsonSchema + DeserializeOwned>(mut self) -> Self {
+        self.info.input = Some(Input { schema: schema_of::<T>, decode: decode::<T>, required: false });
         self
     }
 
@@ -184,8 +189,8 @@ impl<S: 'static> Route<S> {
         self.outcome(status, description, OutputKind::Json(schema_of::<T>))
     }
 
-    pub fn output_text(self, status: u16, description: &'static str) -> Self {
-        self.outcome(status, description, OutputKind::Text)
+    pub fn output_text(self, status: u16, description: &'static str, example: &'static str) -> Self {
+        self.outcome(status, description, OutputKind::Text(example))
     }
 
     pub fn output_empty(self, status: u16, description: &'static str) -> Self {
@@ -226,6 +231,10 @@ impl RouteInfo {
 /// `{id}` → `id`
 pub(super) fn param_name(segment: &'static str) -> Option<&'static str> {
     segment.strip_prefix('{')?.strip_suffix('}')
+}
+
+fn decode<T: DeserializeOwned>(body: &[u8], nulls: Nulls) -> Result<(), HttpError> {
+    object::<T>(body, nulls).map(drop)
 }
 
 fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {

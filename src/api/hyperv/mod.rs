@@ -13,6 +13,7 @@ mod switches;
 mod vlans;
 mod vms;
 
+pub(super) use routes::routes;
 pub use routes::{openapi, table};
 
 use std::sync::Arc;

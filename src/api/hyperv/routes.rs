@@ -58,7 +58,7 @@ const SERVICE: &str = "Service";
 const FORCE: &[QueryParam] = &[QueryParam::boolean("force", "Do not ask the guest; default false.")];
 const NO_AGENT: &str = "The guest agent is not there, or does not do it; the VM runs.";
 
-fn routes() -> Vec<Route<Shared>> {
+pub fn routes() -> Vec<Route<Shared>> {
     let mut routes = vm_routes();
     routes.extend(network_routes());
     routes.extend([

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use warp::http::StatusCode;
 
-use super::{Shared, dto, error::Problem, vm_id};
+use super::{Shared, dto, error::Problem, plain::plain, vm_id};
 use crate::{
     api::http::{HttpError, Reply, Request},
     model::{Status, VmId},
@@ -71,6 +71,7 @@ pub async fn status(shared: Shared, request: Request) -> Result<Reply, Problem> 
 #[serde(deny_unknown_fields)]
 struct TailQuery {
     tail: Option<i64>,
+    plain: Option<bool>,
 }
 
 pub async fn console_log(shared: Shared, request: Request) -> Result<Reply, Problem> {
@@ -79,7 +80,9 @@ pub async fn console_log(shared: Shared, request: Request) -> Result<Reply, Prob
     let query: TailQuery = request.query()?;
     let lines = ranged("tail", query.tail.unwrap_or(DEFAULT_TAIL), i64::MAX)?;
     let text = shared.service.console_log(id, lines as usize).await?;
-    Ok(Reply::text(StatusCode::OK, String::from_utf8_lossy(&text)))
+    let text = String::from_utf8_lossy(&text);
+    let shown = if query.plain == Some(true) { plain(&text).into() } else { text };
+    Ok(Reply::text(StatusCode::OK, shown))
 }
 
 pub async fn base_images(shared: Shared, _: Request) -> Result<Reply, Problem> {

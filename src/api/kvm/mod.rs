@@ -15,12 +15,15 @@ mod networks;
 mod pending;
 mod performance;
 mod pinning;
+mod plain;
 mod policy;
 mod power;
 mod routes;
 mod switches;
 mod updated;
 
+pub(super) use plain::plain;
+pub(super) use routes::routes;
 pub use routes::{openapi, table};
 
 use std::sync::Arc;

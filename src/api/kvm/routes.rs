@@ -74,9 +74,17 @@ const LIST_QUERY: &[QueryParam] = &[
 const STOP_QUERY: &[QueryParam] = &[QueryParam::boolean("force", "Cut the power at once."), TIMEOUT];
 const DELETE_QUERY: &[QueryParam] =
     &[QueryParam::boolean("graceful", "Ask the guest to power off first; default false.")];
-const TAIL_QUERY: &[QueryParam] = &[QueryParam::integer("tail", "The last so many lines; default 1000.")];
+const CONSOLE_QUERY: &[QueryParam] = &[
+    QueryParam::integer("tail", "The last so many lines; default 1000."),
+    QueryParam::boolean(
+        "plain",
+        "Without what a terminal would act on: colours, titles, cursor movements and the like are left out, so that a guest does \
+         nothing to who looks at it; default false, as the guest wrote it. `\\u001b[32mok\\u001b[0m` is `ok` then.",
+    ),
+];
+const CONSOLE_EXAMPLE: &str = "[    0.000000] Linux version 6.1.0-40-cloud-amd64\nguest login: ";
 
-fn routes() -> Vec<Route<Shared>> {
+pub fn routes() -> Vec<Route<Shared>> {
     vec![
         Route::post("/vms", "createVM", in_section(&CREATE, power::create))
             .role(Role::Operator)
@@ -273,8 +281,8 @@ fn routes() -> Vec<Route<Shared>> {
             .role(Role::Operator)
             .tag(MONITORING)
             .summary("The last lines of the guest's serial output.")
-            .query(TAIL_QUERY)
-            .output_text(200, "Plain text, over all runs of the VM; at most 16 MiB are kept."),
+            .query(CONSOLE_QUERY)
+            .output_text(200, "Text, over all runs of the VM; at most 16 MiB are kept, and 1 MiB of what comes while no daemon runs.", CONSOLE_EXAMPLE),
         Route::get("/switches", "listSwitches", in_section(&SWITCHES, switches::list))
             .role(Role::Viewer)
             .tag(NETWORKS)

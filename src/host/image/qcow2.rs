@@ -175,6 +175,24 @@ fn backing_file(head: &[u8], at: Option<u64>, length: Option<u64>) -> Option<Str
     Some(String::from_utf8_lossy(name).into_owned())
 }
 
+/// For the fuzz targets: what may be a base may be a disk, of the same size.
+pub(crate) fn fuzz(bytes: &[u8]) -> Result<(), String> {
+    let head = &bytes[..bytes.len().min(HEAD)];
+    let disk = examine_disk(head);
+    // In a file as long as it is, and in one with room for any table.
+    for length in [bytes.len() as u64, 1 << 60] {
+        match examine(head, length) {
+            Ok(size) if head.starts_with(MAGIC) && disk != Ok(size) => {
+                return Err(format!("as a base it has {size} bytes, and as a disk {disk:?}"));
+            }
+            Ok(_) => {}
+            Err(why) if why.len() > 4096 => return Err(format!("a reason of {} bytes", why.len())),
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -44,6 +44,26 @@ pub fn stale(leases: &str, hosts: &[Host]) -> Option<String> {
     })
 }
 
+/// For the fuzz targets: what is taken out of a list is in the way no more, and everything else stays as it was.
+pub(crate) fn fuzz(text: &str) -> Result<(), String> {
+    let read = parse(text);
+    // Whoever has a lease, and somebody else who is to have its address.
+    let owners = read.iter().filter_map(|lease| Some((MacAddr::parse(&lease.mac)?, lease.address)));
+    let hosts: Vec<Host> = owners.map(|(mac, address)| Host { mac, address, label: None }).take(3).collect();
+    let other = MacAddr::parse("52:54:00:00:00:01").zip(read.first());
+    let others = other.map(|(mac, lease)| Host { mac, address: lease.address, label: None });
+    for hosts in [hosts, others.into_iter().collect()] {
+        let Some(kept) = stale(text, &hosts) else { continue };
+        if stale(&kept, &hosts).is_some() {
+            return Err(format!("something is still in the way in {kept:?}"));
+        }
+        if parse(&kept).iter().any(|lease| !read.contains(lease)) {
+            return Err(format!("there is something new in {kept:?}"));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,6 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub(crate) use leases::fuzz;
 pub use leases::{leases, stale};
 pub use resolvers::resolvers;
 

@@ -9,7 +9,7 @@ use crate::model::{Disk, ImageFormat, VmSpec};
 /// What a file is to its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileUse {
-    /// Written to at its end.
+    /// Written to: not the file of that name, but what is held for it.
     Log,
     /// Read.
     Medium,

@@ -72,9 +72,10 @@ pub(super) async fn erase(hands: &Hands, brief: &Brief, half_made: bool) -> Done
         let removed = on_storage(&file, REMOVAL, move || remove_image(&image, &folders)).await;
         removed.map_err(|e| Setback::Host(format!("cannot remove {}: {e}", file.display())))?;
     }
-    let (folder, run) = (hands.ctx.image_folder(&hands.id), hands.paths.clone());
+    let (folder, run, console) = (hands.ctx.image_folder(&hands.id), hands.paths.clone(), hands.console.clone());
     let removed = in_time(REMOVAL, move || {
         remove_emptied(&folder)?;
+        console.forget();
         for file in run.all() {
             absent(fs::remove_file(&file), &file)?;
         }

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::spawn_blocking};
 
 use crate::{
     host::process::Process,
@@ -14,7 +14,7 @@ use crate::{
     qemu::RunPaths,
     qmp::{Events, Session},
     vm::{
-        SharedContext,
+        Console, SharedContext,
         core::{Record, Setback, Sight, Up},
         records::Known,
     },
@@ -56,6 +56,7 @@ pub(in crate::vm) struct Hands {
     pub ctx: SharedContext,
     pub id: VmId,
     pub paths: RunPaths,
+    pub console: Arc<Console>,
     link: Mutex<Link>,
     /// There is a sight that the task has not taken.
     seen: Notify,
@@ -92,7 +93,8 @@ impl IoError {
 impl Hands {
     pub fn new(ctx: SharedContext, id: VmId, known: Known) -> Self {
         let (paths, link) = (ctx.run_paths(&id), Link { known, ..Link::default() });
-        Self { ctx, id, paths, link: link.into(), seen: Notify::new(), binding: tokio::sync::Mutex::default() }
+        let console = Arc::new(Console::new(paths.clone()));
+        Self { ctx, id, paths, console, link: link.into(), seen: Notify::new(), binding: tokio::sync::Mutex::default() }
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {
@@ -125,6 +127,22 @@ impl Hands {
 
     pub fn set_process(&self, process: Option<Arc<Process>>) {
         self.link().process = process;
+    }
+
+    /// Takes over what an earlier daemon started.
+    pub fn adopt(&self, process: Option<Arc<Process>>) {
+        if let Some(process) = &process {
+            self.console.adopt(process);
+        }
+        self.set_process(process);
+    }
+
+    /// What QEMU complained of, which has ended. What else is held goes to the logs meanwhile: nothing here waits for the disk.
+    pub fn last_words(&self) -> String {
+        let console = self.console.clone();
+        let (said, ended) = (console.last_complaints(), console.spills());
+        spawn_blocking(move || console.keep_last(&ended));
+        said
     }
 
     /// # Errors

@@ -20,10 +20,13 @@ use crate::{
 /// The host's, with its number; without one where the file is not what it was taken for any more.
 pub(super) async fn open(hands: &Hands, file: &HostFile) -> io::Result<OwnedFd> {
     let (path, used) = (file.path.clone(), file.used);
+    if used == FileUse::Log {
+        // Not the log itself, which a guest would fill.
+        return hands.console.descriptor();
+    }
     let config = &hands.ctx.config;
     let (access, folders) = match used {
-        FileUse::Log => (Access::Append, vec![hands.paths.dir().to_owned()]),
-        FileUse::Medium | FileUse::Base(_) => (Access::Read, config.image_dirs.clone()),
+        FileUse::Log | FileUse::Medium | FileUse::Base(_) => (Access::Read, config.image_dirs.clone()),
         FileUse::Disk => (Access::ReadWrite, config.storage_dirs.clone()),
     };
     let opened = on_storage(&file.path, STORAGE, move || {

@@ -27,14 +27,11 @@ use crate::{
     },
     model::{Error, NicId, VmSpec},
     qemu::{
-        ChardevFds, CommandLine, RunPaths,
+        ChardevFds, CommandLine,
         devices::{self, FileUse},
     },
     qmp::{Events, QmpError, Session, socket},
-    vm::{
-        console,
-        core::{DiskNo, Setback, StartedWith},
-    },
+    vm::core::{DiskNo, Setback, StartedWith},
 };
 
 /// From the spawn to the greeting; QEMU needs some 30 ms, a host under load much more.
@@ -132,6 +129,10 @@ pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
     hands.reached(LaunchStep::Network)?;
     let taps = hands.take_taps();
     let spec = fitted(brief, memory::is_strict());
+    let console = hands.console.clone();
+    let began = in_time(STORAGE, move || console.begin()).await;
+    let streams =
+        began.map_err(|e| Setback::Host(format!("cannot make logs in {}: {e}", hands.paths.dir().display())))?;
     let files = open_files(hands, &spec).await?;
     let listen = |path: PathBuf| socket::listen(&path).map_err(|e| Setback::Host(format!("cannot listen on {e}")));
     let paths = &hands.paths;
@@ -143,19 +144,18 @@ pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
     let numbers: HashMap<NicId, Vec<i32>> = taps.iter().map(|(nic, fds)| (*nic, raw(fds))).collect();
     let sets: BTreeMap<u32, i32> = files.iter().map(|(set, file)| (*set, file.as_raw_fd())).collect();
     let inherited = [qmp, agent, serial].into_iter().chain(numbers.values().flatten().copied());
-    let inherited: Vec<i32> = inherited.chain(sets.values().copied()).collect();
+    let marks = streams.marks.iter().map(OwnedFd::as_raw_fd);
+    let inherited: Vec<i32> = inherited.chain(sets.values().copied()).chain(marks).collect();
     let accelerator = hands.ctx.caps.accelerator;
     let args = CommandLine { spec: &spec, paths, fds, taps: &numbers, files: &sets, accelerator }.render();
-    let log = console::new_qemu_log(paths)
-        .map_err(|e| Setback::Host(format!("cannot write {}: {e}", paths.qemu_log().display())))?;
     let program = hands.ctx.config.qemu.clone();
     let (ctx, seed) = (hands.ctx.clone(), hands.id.number());
     let spawned = spawn_blocking(move || {
         let (cell, sandbox) = ctx.sandbox.cell(seed).map_err(|e| format!("cannot make a sandbox for QEMU: {e}"))?;
-        let child = Child::new(QEMU, &program).args(&args).inherit(inherited).stderr(log).within(cell);
+        let child = Child::new(QEMU, &program).args(&args).inherit(inherited).stderr(streams.stderr).within(cell);
         let spawned = Process::spawn(child);
         // QEMU has its own copies now: from here on its end is the end of its sockets, taps and locks.
-        drop((sockets, taps, files));
+        drop((sockets, taps, files, streams.marks));
         let process = spawned.map_err(|e| format!("cannot run {}: {e}", program.display()))?;
         Ok((Unclaimed::new(process), sandbox))
     });
@@ -232,8 +232,9 @@ fn fitted(brief: &Brief, strict: bool) -> Arc<VmSpec> {
 pub(super) async fn greet(hands: &Hands, brief: &Brief) -> Done {
     hands.reached(LaunchStep::Record)?;
     let Some(process) = hands.process() else { return Err(Setback::Host("QEMU has ended".to_owned())) };
-    let opened = open(&process, &hands.paths).await;
+    let opened = open(&process, hands).await;
     let (session, events) = opened.map_err(|why| explained(why, brief.definition(), &hands.ctx.caps.version))?;
+    hands.console.opened().map_err(|e| Setback::Host(e.to_string()))?;
     let threads = pinning::threads(&session).await?;
     is_itself(&process, &threads)?;
     hands.reached(LaunchStep::Monitor)?;
@@ -241,9 +242,9 @@ pub(super) async fn greet(hands: &Hands, brief: &Brief) -> Done {
     Ok(Report::Done)
 }
 
-async fn open(process: &Process, paths: &RunPaths) -> Result<(Session, Events), String> {
+async fn open(process: &Process, hands: &Hands) -> Result<(Session, Events), String> {
     let connect = async {
-        let stream = socket::connect(&paths.qmp(), GREETING).await?;
+        let stream = socket::connect(&hands.paths.qmp(), GREETING).await?;
         Session::open(stream, GREETING).await.map_err(io::Error::other)
     };
     let why = tokio::select! {
@@ -257,7 +258,7 @@ async fn open(process: &Process, paths: &RunPaths) -> Result<(Session, Events), 
         },
         exit = process.exited() => exit.to_string(),
     };
-    Err(format!("{why}: {}", console::last_complaints(paths)))
+    Err(format!("{why}: {}", hands.last_words()))
 }
 
 /// What QEMU complains of, with what to do about it.

@@ -6,10 +6,7 @@ use std::time::Duration;
 use super::{Brief, Done, Hands, IoError, Report, pinning};
 use crate::{
     qmp::{QmpError, RunState, Session, StatusInfo, socket},
-    vm::{
-        console,
-        core::{DiskNo, Guest, Look, Setback},
-    },
+    vm::core::{DiskNo, Guest, Look, Setback},
 };
 
 /// One pending connection waits this long for QEMU to greet; then another one takes its place.
@@ -72,7 +69,7 @@ async fn read(hands: &Hands, session: &Session, status: StatusInfo) -> Result<Lo
         RunState::Paused | RunState::Prelaunch => paused(None),
         RunState::IoError => Look::IoError(io_error(hands, session).await?),
         RunState::InternalError => {
-            halted(format!("internal error of the accelerator: {}", console::last_complaints(&hands.paths)))
+            halted(format!("internal error of the accelerator: {}", hands.console.last_complaints()))
         }
         RunState::Suspended => paused(Some("the guest sleeps (ACPI S3)".to_owned())),
         other => paused(Some(format!("QEMU says {other:?}"))),

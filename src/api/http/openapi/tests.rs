@@ -55,7 +55,7 @@ fn table() -> Table {
                 .query(&[FORCE])
                 .output_empty(204, "Gone.")
                 .error(404, "No such thing."),
-            Route::get("/metrics", "metrics", nothing).role(Role::Viewer).output_text(200, "Numbers."),
+            Route::get("/metrics", "metrics", nothing).role(Role::Viewer).output_text(200, "Numbers.", "one 1"),
         ],
     )
 }

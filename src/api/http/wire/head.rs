@@ -124,6 +124,35 @@ pub fn substitute(bytes: &[u8]) -> String {
     format!("{method} {path} HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n")
 }
 
+/// For the fuzz targets: a head is the same head in whatever pieces it arrives, and no shorter one.
+pub(crate) fn fuzz(bytes: &[u8]) -> Result<(), String> {
+    const LIMIT: usize = 4096;
+    let whole = judge(bytes, 0, LIMIT);
+    if let Head::Whole { length, .. } = whole {
+        if length > bytes.len() || length > LIMIT {
+            return Err(format!("a head of {length} bytes in {}", bytes.len()));
+        }
+        if judge(&bytes[..length], 0, LIMIT) != whole {
+            return Err("what follows a head changes it".to_owned());
+        }
+        if matches!(judge(&bytes[..length - 1], 0, LIMIT), Head::Whole { .. }) {
+            return Err("a head is whole before its end".to_owned());
+        }
+    }
+    // As it would come, some bytes at a time, until there is something to say.
+    let mut seen = 0;
+    for end in (0..=bytes.len()).step_by(7).chain([bytes.len()]) {
+        let judged = judge(&bytes[..end], seen, LIMIT);
+        seen = end;
+        match (&judged, &whole) {
+            (Head::Partial, _) | (Head::Refused(_), Head::Refused(_)) => {}
+            _ if judged == whole => break,
+            _ => return Err(format!("{judged:?} in pieces, and {whole:?} at once")),
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

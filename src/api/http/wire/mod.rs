@@ -32,6 +32,7 @@ use super::limits::for_bytes;
 use super::{HttpError, Limits};
 use body::Framing;
 use head::Head;
+pub(crate) use head::fuzz;
 pub(super) use turns::{Refused, Turns};
 
 /// Bytes taken off the socket at once.
