@@ -31,6 +31,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 pub use crate::{host::inventory::Node as NumaNode, qemu::Caps};
 pub use bases::{Base, BaseUser};
@@ -48,7 +49,7 @@ use crate::{
     net::Network,
     profile::Profiles,
     qemu::Accelerator,
-    store::Store,
+    store::{Riders, Store},
     vm::{Closing, Context, LaunchStep, RebootMode, SharedContext, Start, StopMode, Stopped, VmHandle},
 };
 use registry::Registry;
@@ -141,7 +142,8 @@ impl Service {
         let caps = caps.map_err(anyhow::Error::msg)?;
         let sandbox = sandbox::find(&config, &caps).await?;
         let store = store??;
-        let keys = Keys::open(store.clone()).context("cannot read the idempotency keys")?;
+        let riders = Arc::<Riders>::default();
+        let keys = Keys::open(store.clone(), riders.clone()).context("cannot read the idempotency keys")?;
         let capacity = capacity::Capacity::new(&config, &host);
         let ctx = Arc::new(Context {
             config,
@@ -149,6 +151,7 @@ impl Service {
             caps,
             images,
             store,
+            riders,
             census: Arc::default(),
             net,
             sandbox,
@@ -194,6 +197,17 @@ impl Service {
     /// What QEMU can do on this host.
     pub fn caps(&self) -> &Caps {
         &self.ctx.caps
+    }
+
+    /// Refuses to make a thing once more that was made under the same idempotency key, and is gone.
+    ///
+    /// # Errors
+    /// [`Error::MadeAndDeleted`].
+    fn check_not_made(&self, id: Option<impl Into<Uuid>>) -> Result<()> {
+        match id.is_some_and(|id| self.ctx.riders.has_made(id.into())) {
+            true => Err(Error::MadeAndDeleted),
+            false => Ok(()),
+        }
     }
 
     /// Which requests were made under which idempotency key.

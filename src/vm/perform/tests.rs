@@ -54,6 +54,7 @@ impl Vm {
             caps,
             images: QemuImg::find(&config.qemu_img).await.unwrap(),
             store: Store::open(&config.state_dir.join("db")).unwrap(),
+            riders: Arc::default(),
             census: Arc::default(),
             net: Network::open(&config.state_dir).await,
             original: None,
