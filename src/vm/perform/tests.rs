@@ -3,6 +3,7 @@
 
 mod media;
 mod power;
+mod shared;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
