@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use qapi::qmp::qom_set;
 use tokio::task::spawn_blocking;
 
 use super::{Brief, Done, Hands, Report, disks, files, host_files, nics, pinning};
@@ -314,7 +315,6 @@ impl Brief {
 
 async fn poll_balloon(session: &Session) -> Result<(), QmpError> {
     let path = format!("/machine/peripheral/{}", devices::BALLOON_ID);
-    let arguments =
-        serde_json::json!({ "path": path, "property": "guest-stats-polling-interval", "value": BALLOON_POLLING });
-    session.execute_raw("qom-set", Some(arguments)).await.map(drop)
+    let property = "guest-stats-polling-interval".to_owned();
+    session.execute(qom_set { path, property, value: BALLOON_POLLING.into() }).await.map(drop)
 }
