@@ -50,7 +50,7 @@ use crate::{
     profile::Profiles,
     qemu::Accelerator,
     store::{Riders, Store},
-    vm::{Closing, Context, LaunchStep, RebootMode, SharedContext, Start, StopMode, Stopped, VmHandle},
+    vm::{Closing, Context, RebootMode, SharedContext, Start, StopMode, Stopped, VmHandle},
 };
 use registry::Registry;
 
@@ -91,19 +91,6 @@ impl Service {
     /// For the person who starts the daemon: a second daemon on the state directory, a missing program, a store that
     /// does not open.
     pub async fn open(config: Config) -> anyhow::Result<Arc<Self>> {
-        Self::open_with(config, None).await
-    }
-
-    /// For tests, in debug builds only: every launch fails after this step.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    #[cfg(debug_assertions)]
-    pub async fn open_failing(config: Config, after: LaunchStep) -> anyhow::Result<Arc<Self>> {
-        Self::open_with(config, Some(after)).await
-    }
-
-    async fn open_with(config: Config, fail_launch_after: Option<LaunchStep>) -> anyhow::Result<Arc<Self>> {
         // Definitions are JSON, and so are QEMU's arguments.
         anyhow::ensure!(
             config.state_dir.to_str().is_some(),
@@ -157,7 +144,6 @@ impl Service {
             sandbox,
             original: history.original,
             closing: Closing::default(),
-            fail_launch_after,
         });
         let service = Self {
             bases: bases::Inspector::default(),

@@ -78,8 +78,6 @@ pub struct Context {
     /// What the state directory was copied from.
     pub(crate) original: Option<Original>,
     pub closing: Closing,
-    /// For tests: every start fails after this stage.
-    pub fail_launch_after: Option<LaunchStep>,
 }
 
 /// The end of the daemon, as VMs' tasks know of it: nothing starts any more.

@@ -21,7 +21,7 @@ use tokio::task::spawn_blocking;
 use super::{Brief, Done, Hands, Report, disks, files, host_files, nics, pinning};
 use crate::{
     host::{
-        STORAGE, in_time,
+        STORAGE, fail_point, in_time,
         launcher::{Child, QEMU},
         memory, on_storage,
         process::Process,
@@ -75,9 +75,9 @@ impl Hands {
     /// # Errors
     /// Where a test wants the start to fail after this stage.
     pub(super) fn reached(&self, stage: LaunchStep) -> Result<(), Setback> {
-        match self.ctx.fail_launch_after {
-            Some(failing) if failing == stage => Err(Setback::Host(format!("made to fail after {stage:?}"))),
-            _ => Ok(()),
+        match fail_point::fails(&self.ctx.config.state_dir, &stage) {
+            true => Err(Setback::Host(format!("made to fail after {stage:?}"))),
+            false => Ok(()),
         }
     }
 }

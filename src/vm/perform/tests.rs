@@ -60,7 +60,6 @@ impl Vm {
             net: Network::open(&config.state_dir).await,
             original: None,
             closing: Closing::default(),
-            fail_launch_after: None,
             config,
         };
         let definition: VmSpec = serde_json::from_value(json!({
