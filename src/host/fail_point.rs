@@ -3,8 +3,11 @@
 //! `QHERD_FAIL_POINT=commit:17:before` has the process SIGKILL itself right before its 17th commit is written,
 //! `commit:17:after` when that is durable and nobody has been told; `step:17:before` and `step:17:after` are around its 17th
 //! change of the host's network: a request to the kernel, a batch of rules, a setting, a tap, a file in its place or gone, a
-//! dnsmasq that begins or ends. Both count from the start of the process, what its recovery does included. In a release build
-//! nothing of it is left.
+//! dnsmasq that begins or ends. Both count from the start of the process, what its recovery does included. A test that has the
+//! daemon in its own process can have stages of a launch fail (`fail`). In a release build nothing of it is left.
+
+#[cfg(not(debug_assertions))]
+use std::{fmt::Debug, path::Path};
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +22,12 @@ pub fn step<T>(work: impl FnOnce() -> T) -> T {
     around(Counted::Step, 1, work)
 }
 
+/// Whether what is done in this place is to fail after this stage, as a test in this process wants it.
+#[cfg(not(debug_assertions))]
+pub fn fails(_: &Path, _: &impl Debug) -> bool {
+    false
+}
+
 /// Does something that is so many of a kind, with death before or after it where the environment says so.
 #[cfg(not(debug_assertions))]
 pub fn around<T>(_: Counted, _: usize, work: impl FnOnce() -> T) -> T {
@@ -26,18 +35,43 @@ pub fn around<T>(_: Counted, _: usize, work: impl FnOnce() -> T) -> T {
 }
 
 #[cfg(debug_assertions)]
-pub use chosen::around;
+pub use chosen::{around, fail, fails};
 
 #[cfg(debug_assertions)]
 mod chosen {
-    use std::sync::{
-        LazyLock,
-        atomic::{AtomicUsize, Ordering},
+    use std::{
+        collections::BTreeMap,
+        fmt::Debug,
+        path::{Path, PathBuf},
+        sync::{
+            LazyLock, Mutex, MutexGuard, PoisonError,
+            atomic::{AtomicUsize, Ordering},
+        },
     };
 
     use super::Counted;
 
     const VARIABLE: &str = "QHERD_FAIL_POINT";
+
+    /// The stages after which a test in this process wants something to fail, by the place in which it is done.
+    static FAILING: Mutex<BTreeMap<PathBuf, String>> = Mutex::new(BTreeMap::new());
+
+    fn failing() -> MutexGuard<'static, BTreeMap<PathBuf, String>> {
+        FAILING.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on what is done in this place fails after `stage`, or nowhere.
+    pub fn fail(place: &Path, stage: Option<&impl Debug>) {
+        let mut failing = failing();
+        match stage {
+            Some(stage) => drop(failing.insert(place.to_owned(), format!("{stage:?}"))),
+            None => drop(failing.remove(place)),
+        }
+    }
+
+    pub fn fails(place: &Path, stage: &impl Debug) -> bool {
+        failing().get(place).is_some_and(|after| *after == format!("{stage:?}"))
+    }
 
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum When {

@@ -10,6 +10,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// The closed domain error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
+    /// Asked again under its idempotency key, after somebody has deleted it.
+    #[error(
+        "What this request made under its Idempotency-Key has been deleted since; to make another one, ask under another key."
+    )]
+    MadeAndDeleted,
     /// The caller's mistake: `param` is the KVM dialect's name of the field, `must` completes "<param> must …".
     #[error("Invalid parameter: {param} must {must}.")]
     Invalid { param: Cow<'static, str>, must: String },

@@ -32,12 +32,13 @@ const DEFAULT_MAX_VCPUS: u32 = 16;
 const UNWINDING: Duration = Duration::from_secs(30);
 
 /// # Errors
-/// [`Error::Invalid`] and [`Error::BaseImageNotFound`] before anything is made; [`Error::Failed`] with everything taken
-/// back.
+/// [`Error::Invalid`], [`Error::BaseImageNotFound`] and [`Error::MadeAndDeleted`] before anything is made; [`Error::Failed`]
+/// with everything taken back.
 pub(super) async fn create(service: &Service, wish: CreateVm) -> Result<VmView> {
     if let Some(handle) = made_before(service, wish.id).await? {
         return Ok(handle.view());
     }
+    service.check_not_made(wish.id)?;
     let (start, named) = (wish.start, wish.base_image.clone());
     // Kept until the VM is on the list, or is not.
     let (spec, _promises) = resolve(service, wish).await?;

@@ -43,10 +43,13 @@ impl Service {
     /// made it before.
     ///
     /// # Errors
-    /// [`Error::VmNotFound`], [`Error::Invalid`], [`Error::BaseImageNotFound`];
+    /// [`Error::VmNotFound`], [`Error::Invalid`], [`Error::BaseImageNotFound`], [`Error::MadeAndDeleted`];
     /// [`Error::Conflict`] without a free slot; [`Error::Failed`] with nothing changed.
     pub async fn add_disk(&self, id: VmId, wish: DiskWish) -> Result<(VmView, crate::model::Applied)> {
         let handle = self.handle(id)?;
+        if handle.view().spec.disk_of(wish.request).is_none() {
+            self.check_not_made(wish.request)?;
+        }
         let disk = Box::new(resolve(self, wish).await?);
         self.change_by(&handle, Change::AddDisk { disk, folder: self.ctx.image_folder(&id) }).await
     }

@@ -3,7 +3,8 @@
 //!
 //! A key is recorded before its request is carried out, together with the id that whatever the request makes is to
 //! have. So a daemon that died between the effect and the answer needs no more than to carry the request out again:
-//! a create finds by that id what it has made already (docs/adr/0012). What a request is, and what an answer looks
+//! a create finds by that id what it has made already. That it has been made is stored in the batch that makes it, so that it
+//! is not made again where somebody has deleted it meanwhile (docs/adr/0012). What a request is, and what an answer looks
 //! like, is the HTTP plumbing's business.
 
 use std::{
@@ -18,7 +19,7 @@ use uuid::Uuid;
 
 use crate::{
     model::now_ms,
-    store::{Batch, Record, Store, StoreError},
+    store::{Batch, Record, Riders, Store, StoreError},
 };
 
 /// How long a key holds, counted from its first request.
@@ -39,6 +40,9 @@ pub(super) struct KeyRecord {
     at: u64,
     /// What the request makes has this id.
     id: Uuid,
+    /// It has been made.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    made: bool,
     /// None until the request was carried out.
     answer: Option<KeptAnswer>,
 }
@@ -84,6 +88,7 @@ impl From<StoreError> for KeyError {
 /// All keys of the last 24 hours.
 pub struct Keys {
     store: Store,
+    riders: Arc<Riders>,
     /// When they were opened, by the wall clock and by one that nobody sets.
     opened: (u64, Instant),
     inner: Mutex<Inner>,
@@ -105,12 +110,13 @@ impl Keys {
     ///
     /// # Errors
     /// As the store's.
-    pub(super) fn open(store: Store) -> Result<Arc<Self>, StoreError> {
+    pub(super) fn open(store: Store, riders: Arc<Riders>) -> Result<Arc<Self>, StoreError> {
         // One that cannot be read is the first to go.
         let age = |record: Result<KeyRecord, StoreError>| record.map_or(0, |record| record.at);
         let ages = store.scan()?.into_iter().map(|(key, record)| (age(record), key)).collect();
         Ok(Arc::new(Self {
             store,
+            riders,
             opened: (now_ms(), Instant::now()),
             inner: Mutex::new(Inner { ages, ..Inner::default() }),
         }))
@@ -149,13 +155,20 @@ impl Keys {
             Some(known) if stale.is_none() && known.request != request => Ok(Claim::Reused),
             Some(KeyRecord { answer: Some(answer), .. }) if stale.is_none() => Ok(Claim::Replay(answer)),
             // It was cut short, or failed.
-            Some(record) if stale.is_none() => Ok(Claim::Run(Attempt { turn, record, first: false })),
+            Some(record) if stale.is_none() => self.attempt(turn, record, false),
             _ => {
-                let record = KeyRecord { request, at: now.wall, id: Uuid::new_v4(), answer: None };
+                let record = KeyRecord { request, at: now.wall, id: Uuid::new_v4(), made: false, answer: None };
                 self.record(&key, &record, stale, now.lagging).await?;
-                Ok(Claim::Run(Attempt { turn, record, first: true }))
+                self.attempt(turn, record, true)
             }
         }
+    }
+
+    /// Whatever makes what the request is to make, stores that it has.
+    fn attempt(&self, turn: Turn, record: KeyRecord, first: bool) -> Result<Claim, KeyError> {
+        let made = KeyRecord { made: true, ..record.clone() };
+        self.riders.add(record.id, Batch::new().put(&turn.key, &made)?, record.made);
+        Ok(Claim::Run(Attempt { turn, record, first }))
     }
 
     /// The exclusive right to deal with a key, or who has it.
@@ -259,6 +272,10 @@ impl Attempt {
     /// finds what this one has done.
     pub async fn keep(mut self, answer: KeptAnswer) {
         self.record.answer = Some(answer.clone());
+        let riders = &self.turn.keys.riders;
+        self.record.made |= riders.has_made(self.record.id);
+        // From here on what it says would be older than the answer.
+        riders.remove(self.record.id);
         let stored = match Batch::new().put(&self.turn.key, &self.record) {
             Ok(batch) => self.turn.keys.store.commit(batch).await,
             Err(error) => Err(error),
@@ -274,6 +291,7 @@ impl Attempt {
     pub async fn release(self, answer: KeptAnswer) {
         if self.first {
             let (keys, key) = (&self.turn.keys, &self.turn.key);
+            keys.riders.remove(self.record.id);
             match keys.store.commit(Batch::new().remove::<KeyRecord>(key)).await {
                 Ok(()) => drop(keys.lock().ages.remove(&(self.record.at, key.clone()))),
                 Err(error) => tracing::warn!(%error, "an Idempotency-Key that was of no use stays for its time"),
@@ -282,8 +300,23 @@ impl Attempt {
         self.tell(answer);
     }
 
+    /// The host failed. What had been made is taken back as far as that was possible: the next request makes it, or finds it.
+    pub async fn fail(self, answer: KeptAnswer) {
+        let (keys, id) = (&self.turn.keys, self.record.id);
+        if keys.riders.has_made(id) && !self.record.made {
+            let stored = match Batch::new().put(&self.turn.key, &self.record) {
+                Ok(batch) => keys.store.commit(batch).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = stored {
+                tracing::warn!(%error, "an Idempotency-Key stays used, of a request that failed");
+            }
+        }
+        self.tell(answer);
+    }
+
     /// Gives the answer to those that wait for this attempt, and keeps it for nobody else.
-    pub fn tell(self, answer: KeptAnswer) {
+    fn tell(self, answer: KeptAnswer) {
         self.turn.answered.send_replace(Some(answer));
     }
 }

@@ -31,6 +31,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 pub use crate::{host::inventory::Node as NumaNode, qemu::Caps};
 pub use bases::{Base, BaseUser};
@@ -48,8 +49,8 @@ use crate::{
     net::Network,
     profile::Profiles,
     qemu::Accelerator,
-    store::Store,
-    vm::{Closing, Context, LaunchStep, RebootMode, SharedContext, Start, StopMode, Stopped, VmHandle},
+    store::{Riders, Store},
+    vm::{Closing, Context, RebootMode, SharedContext, Start, StopMode, Stopped, VmHandle},
 };
 use registry::Registry;
 
@@ -90,19 +91,6 @@ impl Service {
     /// For the person who starts the daemon: a second daemon on the state directory, a missing program, a store that
     /// does not open.
     pub async fn open(config: Config) -> anyhow::Result<Arc<Self>> {
-        Self::open_with(config, None).await
-    }
-
-    /// For tests, in debug builds only: every launch fails after this step.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    #[cfg(debug_assertions)]
-    pub async fn open_failing(config: Config, after: LaunchStep) -> anyhow::Result<Arc<Self>> {
-        Self::open_with(config, Some(after)).await
-    }
-
-    async fn open_with(config: Config, fail_launch_after: Option<LaunchStep>) -> anyhow::Result<Arc<Self>> {
         // Definitions are JSON, and so are QEMU's arguments.
         anyhow::ensure!(
             config.state_dir.to_str().is_some(),
@@ -141,7 +129,8 @@ impl Service {
         let caps = caps.map_err(anyhow::Error::msg)?;
         let sandbox = sandbox::find(&config, &caps).await?;
         let store = store??;
-        let keys = Keys::open(store.clone()).context("cannot read the idempotency keys")?;
+        let riders = Arc::<Riders>::default();
+        let keys = Keys::open(store.clone(), riders.clone()).context("cannot read the idempotency keys")?;
         let capacity = capacity::Capacity::new(&config, &host);
         let ctx = Arc::new(Context {
             config,
@@ -149,12 +138,12 @@ impl Service {
             caps,
             images,
             store,
+            riders,
             census: Arc::default(),
             net,
             sandbox,
             original: history.original,
             closing: Closing::default(),
-            fail_launch_after,
         });
         let service = Self {
             bases: bases::Inspector::default(),
@@ -194,6 +183,17 @@ impl Service {
     /// What QEMU can do on this host.
     pub fn caps(&self) -> &Caps {
         &self.ctx.caps
+    }
+
+    /// Refuses to make a thing once more that was made under the same idempotency key, and is gone.
+    ///
+    /// # Errors
+    /// [`Error::MadeAndDeleted`].
+    fn check_not_made(&self, id: Option<impl Into<Uuid>>) -> Result<()> {
+        match id.is_some_and(|id| self.ctx.riders.has_made(id.into())) {
+            true => Err(Error::MadeAndDeleted),
+            false => Ok(()),
+        }
     }
 
     /// Which requests were made under which idempotency key.

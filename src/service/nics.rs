@@ -141,8 +141,8 @@ impl Service {
     /// Adds a NIC, to a running VM by hot-plug.
     ///
     /// # Errors
-    /// [`Error::VmNotFound`], [`Error::Invalid`], [`Error::SwitchNotFound`], [`Error::AmbiguousSwitch`];
-    /// [`Error::Conflict`] without a free slot, [`Error::PortTaken`]; [`Error::Failed`] with nothing changed.
+    /// [`Error::VmNotFound`], [`Error::Invalid`], [`Error::SwitchNotFound`], [`Error::AmbiguousSwitch`],
+    /// [`Error::MadeAndDeleted`]; [`Error::Conflict`] without a free slot, [`Error::PortTaken`]; [`Error::Failed`] with nothing changed.
     pub async fn add_nic(&self, id: VmId, wish: NicWish) -> Result<(VmView, NicId, Applied)> {
         let handle = self.handle(id)?;
         let view = handle.view();
@@ -151,6 +151,7 @@ impl Service {
             let plugged = view.in_effect.as_ref().is_some_and(|now| now.nic(made).is_some());
             return Ok((view, made, if plugged { Applied::Live } else { Applied::NextStart }));
         }
+        self.check_not_made(wish.id)?;
         let (nic, _promises) = resolve(self, wish, (id, &view.spec.name))?;
         let added = nic.id;
         let (view, applied) = self.change_by(&handle, Change::AddNic(Box::new(nic))).await?;

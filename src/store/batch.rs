@@ -13,7 +13,7 @@ pub struct Batch {
     pub(super) may_use_reserve: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Change {
     /// `kind/key`.
     name: String,
@@ -73,6 +73,12 @@ impl Batch {
     pub fn remove_at<R: Record>(mut self, key: &str, before: Generation) -> Batch {
         const { assert!(R::COUNTED, "nobody counts the generations of this kind") };
         self.changes.push(Change { name: record::name::<R>(key), value: None, replaces: Some(Some(before)) });
+        self
+    }
+
+    /// With all changes of another one.
+    pub fn and(mut self, other: &Batch) -> Batch {
+        self.changes.extend_from_slice(&other.changes);
         self
     }
 

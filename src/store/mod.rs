@@ -25,6 +25,7 @@ mod export;
 mod import;
 mod record;
 mod reserve;
+mod riders;
 mod trial;
 mod writer;
 
@@ -47,6 +48,7 @@ pub use error::StoreError;
 pub use export::{ExportError, exports};
 pub use import::{Import, put_in_place};
 pub use record::{Generation, MAX_RECORD_BYTES, Record};
+pub use riders::Riders;
 pub use trial::{DEADLINE, Helper, copy, help, sync, try_open};
 use writer::{End, Health, Job};
 

@@ -68,6 +68,8 @@ pub struct Stopped {
     pub forced: bool,
     /// It was off before.
     pub already: bool,
+    /// Nothing has been done about it.
+    pub unchanged: bool,
 }
 
 /// What a start found.
@@ -170,8 +172,11 @@ impl VmHandle {
             StopMode::Force => Request::ForceOff,
         };
         match self.ask(request).await? {
-            (Answer::Stopped { forced, already }, _) => Ok(Stopped { forced, already }),
-            _ => Ok(Stopped { forced: false, already: false }),
+            (Answer::WasOff { changed }, _) => Ok(Stopped { forced: false, already: true, unchanged: !changed }),
+            (answer, _) => {
+                let forced = answer == Answer::Stopped { forced: true };
+                Ok(Stopped { forced, already: false, unchanged: false })
+            }
         }
     }
 

@@ -50,9 +50,9 @@ pub(super) fn run(key: &str, from: u32, mut data: Value) -> Result<Value, String
 fn name_layers(key: &str, disks: Option<&mut Value>) -> Result<(), String> {
     for disk in disks.and_then(Value::as_array_mut).into_iter().flatten() {
         let disk = disk.as_object_mut().ok_or("a disk is no object")?;
-        let text = |field| disk.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let text = |field| disk.get(field).and_then(Value::as_str);
         let name = text("name").ok_or("a disk has no name")?;
-        let file = text("file").ok_or("a disk has no file")?;
+        let file = text("file").filter(|file| !file.is_empty()).ok_or("a disk has no file")?;
         let mut digest = Sha256::new();
         for part in [key, name, file] {
             digest.update((part.len() as u64).to_be_bytes());

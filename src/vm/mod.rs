@@ -58,7 +58,7 @@ use crate::{
     model::VmId,
     net::Network,
     qemu::{Caps, RunPaths},
-    store::Store,
+    store::{Riders, Store},
 };
 
 /// What every VM's task needs of the daemon.
@@ -68,6 +68,8 @@ pub struct Context {
     pub caps: Caps,
     pub images: QemuImg,
     pub store: Store,
+    /// What is stored together with the things that requests make.
+    pub riders: Arc<Riders>,
     /// What all VMs have together.
     pub(crate) census: Arc<Census>,
     pub net: Network,
@@ -76,8 +78,6 @@ pub struct Context {
     /// What the state directory was copied from.
     pub(crate) original: Option<Original>,
     pub closing: Closing,
-    /// For tests: every start fails after this stage.
-    pub fail_launch_after: Option<LaunchStep>,
 }
 
 /// The end of the daemon, as VMs' tasks know of it: nothing starts any more.

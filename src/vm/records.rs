@@ -9,6 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::{
     console::MAX_COMPLAINT,
@@ -222,6 +223,19 @@ pub async fn commit_all(store: &Store, mut batch: Batch, vms: &mut [&mut Stored]
         vm.known = known;
     }
     Ok(())
+}
+
+/// The ids of what has come to be once this is stored: the VM, its NICs, and its disks by those of the requests that added
+/// them. What an ended daemon would not have finished is not among them.
+pub fn borne_by(record: &Record) -> Vec<Uuid> {
+    if matches!(record.run.state, Run::Making { .. } | Run::Starting { new: true, .. }) {
+        return Vec::new();
+    }
+    let Record { definition, run } = record;
+    let is_made = |disk: &&Disk| DiskNo::of(&disk.name).is_none_or(|no| !run.unmade.contains(&no));
+    let disks = definition.disks.iter().filter(is_made).filter_map(|disk| disk.request);
+    let nics = definition.nics.iter().map(|nic| nic.id.into());
+    [definition.id.into()].into_iter().chain(nics).chain(disks).collect()
 }
 
 /// The keys of all VMs, readable or not. Blocks.

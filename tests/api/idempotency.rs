@@ -96,7 +96,19 @@ async fn what_was_done_once_is_not_done_again() {
     assert!(replayed && again.body["forced"] == true, "{again:?}");
     assert_eq!(daemon.status(&id).await, "running", "the stop was that of an earlier run");
     daemon.post(&stop, json!({"force": true})).await.expect(200);
-    // A refusal is none: nothing was done, and the next time it may be.
+    // It was off, and it was running: nothing was done, the next time it may be, and the key is free.
+    let same = async |path: &str| {
+        for _ in 0..2 {
+            let (again, replayed) = post(&daemon, path, "same", &json!({})).await;
+            assert!(!replayed && again.status == 200, "{path}: {again:?}");
+        }
+    };
+    same(&stop).await;
+    daemon.post(&start, json!({})).await.expect(200);
+    same(&start).await;
+    same(&format!("/hyperv{start}")).await;
+    daemon.post(&stop, json!({"force": true})).await.expect(200);
+    // Nor was anything where it is refused.
     let reboot = format!("/vms/{id}/reboot");
     for _ in 0..2 {
         let (refused, replayed) = post(&daemon, &reboot, "re", &json!({})).await;
@@ -211,8 +223,9 @@ impl Record for Key {
     const VERSION: u32 = 1;
 }
 
-/// What a daemon leaves that dies after the effect, and before the answer is stored.
-async fn forget_answers(daemon: &Daemon) {
+/// What a daemon leaves that dies after the effect, and before the answer is stored; or, where it forgets that something was
+/// `made` as well, before the effect.
+async fn forget_answers(daemon: &Daemon, made: bool) {
     let dir = daemon.state().join("db");
     let store = tokio::task::spawn_blocking(move || Store::open(&dir).unwrap()).await.unwrap();
     let keys = store.scan::<Key>().unwrap();
@@ -220,6 +233,10 @@ async fn forget_answers(daemon: &Daemon) {
     for (name, key) in keys {
         let mut key = key.unwrap();
         assert!(key.0.insert("answer".into(), Value::Null).is_some_and(|answer| answer.is_object()));
+        assert_eq!(key.0["made"], true);
+        if !made {
+            key.0.remove("made");
+        }
         store.commit(Batch::new().put(&name, &key).unwrap()).await.unwrap();
     }
     tokio::task::spawn_blocking(move || drop(store)).await.unwrap();
@@ -236,7 +253,7 @@ async fn a_daemon_that_dies_between_effect_and_answer_finds_what_it_has_made() {
     let disk = post(&daemon, &disks, "disk", &json!({"disk_size": 1})).await.0.expect(201);
     let pid = daemon.qemus();
     daemon.kill();
-    forget_answers(&daemon).await;
+    forget_answers(&daemon, true).await;
     daemon.run();
     for replayed_now in [false, true] {
         let (again, replayed) = post(&daemon, "/vms", "vm", &wish).await;
@@ -283,7 +300,7 @@ async fn switches_nics_and_vms_of_both_dialects_are_found_again() {
         first.push(post(&daemon, path, key, body).await.0.expect(201));
     }
     daemon.kill();
-    forget_answers(&daemon).await;
+    forget_answers(&daemon, true).await;
     daemon.run();
     for ((path, key, body), first) in requests.iter().zip(first) {
         let (again, replayed) = post(&daemon, path, key, body).await;
@@ -311,7 +328,7 @@ async fn a_create_does_not_touch_disks_of_which_no_record_tells() {
         post(&daemon, "/hyperv/vms", "hyperv", &hyperv).await.0.expect(201)["id"].as_str().unwrap().to_owned();
     daemon.post(&format!("/vms/{plain_id}/stop"), json!({"force": true})).await.expect(200);
     daemon.kill();
-    forget_answers(&daemon).await;
+    forget_answers(&daemon, false).await;
     let dir = daemon.state().join("db");
     let store = tokio::task::spawn_blocking(move || Store::open(&dir).unwrap()).await.unwrap();
     for id in [&plain_id, &hyperv_id] {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::support::qemus_below;
 use qherd::{
     config::{Accel, Config, Settings},
+    host::fail_point,
     model::{CreateVm, Ending, Error, Operation, Status, VmId},
     service::{Filter, Service},
     store::Store,
@@ -99,11 +100,9 @@ impl Place {
     fn with_service<T>(&self, failing: Option<LaunchStep>, work: impl AsyncFnOnce(&Service) -> T) -> T {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
-            let service = match failing {
-                Some(step) => Service::open_failing(self.config(), step).await.unwrap(),
-                None => Service::open(self.config()).await.unwrap(),
-            };
-            work(&service).await
+            let config = self.config();
+            fail_point::fail(&config.state_dir, failing.as_ref());
+            work(&*Service::open(config).await.unwrap()).await
         })
     }
 

@@ -45,6 +45,7 @@ fn domain() -> Vec<Error> {
     let switch: SwitchId = serde_json::from_value(ID.into()).unwrap();
     let forward: ForwardId = serde_json::from_value(ID.into()).unwrap();
     let mut errors = each!(Error:
+        Error::MadeAndDeleted => Error::MadeAndDeleted,
         Error::Invalid { .. } => Error::invalid("memory", "be a whole number of MiB"),
         Error::Fixed { .. } => Error::Fixed { param: "memory".into(), is: "512 MiB".to_owned() },
         Error::VmNotFound(_) => Error::VmNotFound(vm),

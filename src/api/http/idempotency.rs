@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use sha2::{Digest as _, Sha256};
 use warp::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use super::{HttpError, Response};
+use super::{HttpError, Response, response::Unchanged};
 use crate::service::{Claim, KeptAnswer, KeyError, Keys};
 
 pub(super) const HEADER: &str = "idempotency-key";
@@ -65,10 +65,11 @@ impl Keyed {
                 content_type: content_type.map(str::to_owned),
                 body: text.to_owned(),
             };
-            match outcome(head.status) {
+            let changed = head.extensions.get::<Unchanged>().is_none();
+            match outcome(head.status, changed) {
                 Outcome::Done => attempt.keep(answer).await,
-                Outcome::Refused => attempt.release(answer).await,
-                Outcome::Failed => attempt.tell(answer),
+                Outcome::Nothing => attempt.release(answer).await,
+                Outcome::Failed => attempt.fail(answer).await,
             }
         }
         Response::from_parts(head, body.into())
@@ -81,15 +82,15 @@ enum Outcome {
     /// What was asked for has been made or changed: the answer is the one for a day.
     Done,
     /// Nothing was done: what is asked next under the key, the same or another, is judged by itself.
-    Refused,
+    Nothing,
     /// Nobody knows how far it came; the same request goes on from there.
     Failed,
 }
 
-fn outcome(status: StatusCode) -> Outcome {
+fn outcome(status: StatusCode, changed: bool) -> Outcome {
     match status {
-        status if status.is_success() => Outcome::Done,
-        status if status.is_client_error() => Outcome::Refused,
+        status if status.is_success() && changed => Outcome::Done,
+        status if status.is_success() || status.is_client_error() => Outcome::Nothing,
         _ => Outcome::Failed,
     }
 }
@@ -158,15 +159,17 @@ mod tests {
             (200, Outcome::Done),
             (201, Outcome::Done),
             (202, Outcome::Done),
-            (400, Outcome::Refused),
-            (409, Outcome::Refused),
-            (413, Outcome::Refused),
-            (415, Outcome::Refused),
+            (400, Outcome::Nothing),
+            (409, Outcome::Nothing),
+            (413, Outcome::Nothing),
+            (415, Outcome::Nothing),
             (500, Outcome::Failed),
             (503, Outcome::Failed),
         ] {
-            assert_eq!(outcome(StatusCode::from_u16(status).unwrap()), wanted, "{status}");
+            assert_eq!(outcome(StatusCode::from_u16(status).unwrap(), true), wanted, "{status}");
         }
+        assert_eq!(outcome(StatusCode::OK, false), Outcome::Nothing);
+        assert_eq!(outcome(StatusCode::SERVICE_UNAVAILABLE, false), Outcome::Failed);
     }
 
     #[test]

@@ -144,6 +144,10 @@ impl Writer<'_> {
         for (range, description) in REFUSALS {
             responses.insert((*range).into(), json!({"description": description, "content": error}));
         }
+        if route.method == Method::POST && route.outputs.iter().any(|output| output.status == 201) {
+            let gone = "Under its Idempotency-Key it was made before, and has been deleted since.";
+            responses.insert("410".into(), json!({"description": gone, "content": error}));
+        }
         for output in &route.outputs {
             let mut response = json!({"description": output.description});
             let body = match output.kind {

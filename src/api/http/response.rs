@@ -41,7 +41,12 @@ pub struct Reply {
     status: StatusCode,
     headers: HeaderMap,
     body: Result<Bytes, String>,
+    changed: bool,
 }
+
+/// Of a response to what has made or changed nothing: it is not kept under an idempotency key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unchanged;
 
 impl Reply {
     pub fn json<T: Serialize + ?Sized>(status: StatusCode, value: &T) -> Self {
@@ -50,15 +55,22 @@ impl Reply {
             headers: typed("application/json"),
             // Told when the reply is turned into a response, where the dialect's 500 can be given.
             body: serde_json::to_vec(value).map(Bytes::from).map_err(|err| err.to_string()),
+            changed: true,
         }
     }
 
     pub fn text(status: StatusCode, text: impl Into<String>) -> Self {
-        Self { status, headers: typed("text/plain; charset=utf-8"), body: Ok(Bytes::from(text.into())) }
+        let (headers, body) = (typed("text/plain; charset=utf-8"), Ok(Bytes::from(text.into())));
+        Self { status, headers, body, changed: true }
     }
 
     pub fn empty(status: StatusCode) -> Self {
-        Self { status, headers: HeaderMap::new(), body: Ok(Bytes::new()) }
+        Self { status, headers: HeaderMap::new(), body: Ok(Bytes::new()), changed: true }
+    }
+
+    /// Where `so`, what was asked for was so before: the same request may change something when it comes again.
+    pub fn unchanged_if(self, so: bool) -> Self {
+        Self { changed: !so, ..self }
     }
 
     /// Adds a header. A value that no header can carry (a line break, say) is left out and logged, for the answer as
@@ -90,6 +102,9 @@ impl Reply {
         let mut response = Response::new(body.into());
         *response.status_mut() = status;
         *response.headers_mut() = self.headers;
+        if !self.changed {
+            response.extensions_mut().insert(Unchanged);
+        }
         response
     }
 }

@@ -123,6 +123,7 @@ fn domain(error: Error, endpoint: &Endpoint, role: Role) -> (StatusCode, ErrorBo
         | Error::BeyondBounds(_)
         | Error::BaseImageInUse { .. }
         | Error::Unstartable { .. } => (StatusCode::CONFLICT, said(message)),
+        Error::MadeAndDeleted => (StatusCode::GONE, said(message)),
         Error::NicNotFound { .. } => (StatusCode::NOT_FOUND, said(endpoint.not_found)),
         Error::ForwardNotFound(_) => (StatusCode::NOT_FOUND, said("Port forward not found")),
         Error::BaseImageNotFound { .. } | Error::DiskNotFound { .. } => (StatusCode::NOT_FOUND, said(message)),

@@ -12,8 +12,9 @@ pub async fn start(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let (id, view) = shared.vm(&request)?;
     request.json_or_default::<NoFields>()?;
     let (_, found) = shared.service.start(id).await?;
-    let already_running = (found == Start::Already).then_some(true);
-    Ok(Reply::json(StatusCode::OK, &dto::Started { started: view.spec.name.clone(), already_running }))
+    let already = found == Start::Already;
+    let started = dto::Started { started: view.spec.name.clone(), already_running: already.then_some(true) };
+    Ok(Reply::json(StatusCode::OK, &started).unchanged_if(already))
 }
 
 /// Without force it is the agent's to do: the dialect's "shutdown integration service" (ruling 27).

@@ -105,6 +105,7 @@ impl http::Problem for Problem {
                     | Error::PortTaken { .. }
                     | Error::BaseImageInUse { .. }
                     | Error::Unstartable { .. } => (StatusCode::CONFLICT, message, None),
+                    Error::MadeAndDeleted => (StatusCode::GONE, message, None),
                     Error::NoAgent { .. } => (StatusCode::UNPROCESSABLE_ENTITY, message, None),
                     Error::Unresponsive(_)
                     | Error::Busy(_)

@@ -9,7 +9,7 @@ use super::{Shared, dto, error::Problem, vm_id};
 use crate::{
     api::http::{HttpError, NoFields, Reply, Request, agreed},
     model::{CreateVm, Status, VmId},
-    vm::{RebootMode, StopMode},
+    vm::{RebootMode, Start, StopMode},
 };
 
 /// A day.
@@ -26,11 +26,12 @@ pub async fn start(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let id = vm_id(&request)?;
     shared.service.view(id)?;
     request.json_or_default::<NoFields>()?;
-    let (view, _) = shared.service.start(id).await?;
+    let (view, found) = shared.service.start(id).await?;
     // What was acknowledged is the start; a guest that has already stopped again is the next read's news.
     let status = if view.status == Status::Stopped { Status::Running } else { view.status };
     let message = "VM successfully started, or already running.";
-    Ok(Reply::json(StatusCode::OK, &dto::Done::new(id, status, message, None)))
+    let reply = Reply::json(StatusCode::OK, &dto::Done::new(id, status, message, None));
+    Ok(reply.unchanged_if(found == Start::Already))
 }
 
 pub async fn stop(shared: Shared, request: Request) -> Result<Reply, Problem> {
@@ -43,7 +44,7 @@ pub async fn stop(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let mode = if force { StopMode::Force } else { StopMode::Graceful(patience) };
     let stopped = shared.service.stop(id, mode).await?;
     let done = dto::Done::new(id, Status::Stopped, "VM successfully stopped.", Some(stopped.forced));
-    Ok(Reply::json(StatusCode::OK, &done))
+    Ok(Reply::json(StatusCode::OK, &done).unchanged_if(stopped.unchanged))
 }
 
 pub async fn reboot(shared: Shared, request: Request) -> Result<Reply, Problem> {

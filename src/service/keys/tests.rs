@@ -6,7 +6,7 @@ const NOW: u64 = 1_000_000_000_000;
 const DAY: u64 = KEPT.as_millis() as u64;
 
 fn open(dir: &tempfile::TempDir) -> Arc<Keys> {
-    Keys::open(Store::open(dir.path()).unwrap()).unwrap()
+    Keys::open(Store::open(dir.path()).unwrap(), Arc::default()).unwrap()
 }
 
 fn answer(body: &str) -> KeptAnswer {
@@ -171,7 +171,7 @@ async fn an_answer_that_no_record_holds_is_not_kept() {
 #[test]
 fn the_form_on_disk_is_this_one() {
     let id = Uuid::nil();
-    let record = KeyRecord { request: "r".into(), at: 1, id, answer: Some(answer("{}")) };
+    let record = KeyRecord { request: "r".into(), at: 1, id, made: false, answer: Some(answer("{}")) };
     assert_eq!(
         serde_json::to_string(&record).unwrap(),
         r#"{"request":"r","at":1,"id":"00000000-0000-0000-0000-000000000000","answer":{"status":201,"content_type":"application/json","body":"{}"}}"#
@@ -190,7 +190,7 @@ async fn those_that_wait_for_one_that_fails_are_told_so_and_only_who_comes_later
     });
     tokio::task::yield_now().await;
     let failure = KeptAnswer { status: 500, ..answer("no") };
-    first.tell(failure.clone());
+    first.fail(failure.clone()).await;
     assert!(matches!(other.await.unwrap(), Claim::Replay(kept) if kept == failure));
     assert_eq!(keys.run(NOW, "k", "a").await.id(), id);
 }

@@ -78,6 +78,7 @@ impl Service {
         {
             return Ok(made);
         }
+        self.check_not_made(wish.id)?;
         if !before.switch.subnet().is_some_and(|subnet| subnet.nat) {
             let message =
                 format!("The switch {} has no NAT, so no port of the host leads to its guests.", before.switch.name);

@@ -11,6 +11,7 @@ mod plugged;
 mod recover;
 
 use serde_json::Value;
+use uuid::Uuid;
 
 pub use change::{Changed, Readdressed};
 pub use forwards::{ForwardView, ForwardWish};
@@ -100,13 +101,14 @@ impl Service {
     /// Makes a switch.
     ///
     /// # Errors
-    /// [`Error::Invalid`], [`Error::SwitchConflict`] before anything is made; [`Error::Failed`] with everything taken
+    /// [`Error::Invalid`], [`Error::SwitchConflict`], [`Error::MadeAndDeleted`] before anything is made; [`Error::Failed`] with everything taken
     /// back.
     pub async fn create_switch(&self, wish: CreateSwitch) -> Result<SwitchView> {
         // The same request has made it already, and its answer was lost.
         if let Some(made) = wish.id.and_then(|id| self.switch(id).ok()) {
             return Ok(made);
         }
+        self.check_not_made(wish.id)?;
         let mut switch = Switch {
             notes: check_notes(wish.notes)?,
             mtu: wish.mtu.map(|mtu| check_mtu(mtu, false)).transpose()?,
@@ -198,14 +200,23 @@ impl Service {
     }
 
     async fn persist_switch(&self, record: &SwitchRecord) -> Result<(), StoreError> {
-        let batch = Batch::new().put(&record.switch.id.to_string(), record)?;
-        self.ctx.store.commit(batch.from_reserve()).await
+        self.ctx.store.commit(self.batch_of(record)?.from_reserve()).await
     }
 
     /// As [`Self::persist_switch`], for what a client wants anew, which a full disk refuses.
     async fn persist_wish(&self, record: &SwitchRecord) -> Result<(), StoreError> {
-        let batch = Batch::new().put(&record.switch.id.to_string(), record)?;
-        self.ctx.store.commit(batch).await
+        self.ctx.store.commit(self.batch_of(record)?).await
+    }
+
+    /// What goes with a switch, and with its forwards, is stored with them.
+    fn batch_of(&self, record: &SwitchRecord) -> Result<Batch, StoreError> {
+        let switch = &record.switch;
+        let batch = Batch::new().put(&switch.id.to_string(), record)?;
+        if record.state == SwitchState::Creating {
+            return Ok(batch);
+        }
+        let forwards = switch.forwards.iter().map(|forward| Uuid::from(forward.id));
+        Ok(self.ctx.riders.join(batch, forwards.chain([switch.id.into()])))
     }
 
     /// Removes what a switch is on the host, and then its record.

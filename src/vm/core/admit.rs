@@ -78,7 +78,7 @@ fn overtake(facts: &mut Facts) {
 fn answer_overtaken(facts: &mut Facts, ticket: Ticket, request: &Request) {
     match request {
         Request::Stop(_) if facts.record.run.is_down() || facts.gone => {
-            facts.wait(ticket, Until::Stored(Ok(Answer::Stopped { forced: true, already: false })));
+            facts.wait(ticket, Until::Stored(Ok(Answer::Stopped { forced: true })));
         }
         // The kernel, or the store, stands in the way of the other one.
         Request::Stop(_) => facts.wait(ticket, Until::Off),

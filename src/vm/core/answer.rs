@@ -17,8 +17,11 @@ pub enum Answer {
     Stopped {
         /// The guest did not power off by itself.
         forced: bool,
-        /// It was off before.
-        already: bool,
+    },
+    /// It was off before.
+    WasOff {
+        /// A crash was forgotten, or a start that was owed.
+        changed: bool,
     },
     Applied(Applied),
     /// Whether anything was changed.

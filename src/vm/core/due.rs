@@ -95,7 +95,7 @@ fn finish_unwinding(facts: &mut Facts) {
 pub(super) fn is_off(facts: &mut Facts, forced: bool) {
     facts.seen.kernel_holds = false;
     facts.seen.launch = Default::default();
-    let stopped = Ok(Answer::Stopped { forced, already: false });
+    let stopped = Ok(Answer::Stopped { forced });
     facts.answer_instead(|until| *until == Until::Off, &stopped);
     let commit = facts.due_commit();
     for waiting in &mut facts.waiting {

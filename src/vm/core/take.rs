@@ -90,11 +90,12 @@ fn carry_out(facts: &mut Facts, ticket: Ticket, request: Request, act: Act) {
             wait_for_off(facts, ticket, Until::Off);
         }
         Act::Acknowledge => {
-            facts.record.run.state = Run::Down { last: Ending::Clean };
-            facts.record.run.upkeep = Upkeep::default();
+            let (state, upkeep) = (Run::Down { last: Ending::Clean }, Upkeep::default());
+            let changed = (&facts.record.run.state, &facts.record.run.upkeep) != (&state, &upkeep);
+            (facts.record.run.state, facts.record.run.upkeep) = (state, upkeep);
             match request {
                 Request::StopAndDelete(_) => wait_for_gone(facts, ticket),
-                _ => facts.wait(ticket, Until::Stored(Ok(Answer::Stopped { forced: false, already: true }))),
+                _ => facts.wait(ticket, Until::Stored(Ok(Answer::WasOff { changed }))),
             }
         }
         Act::Reboot => {
@@ -226,7 +227,7 @@ fn wait_for_off(facts: &mut Facts, ticket: Ticket, until: Until) {
     facts.wait(
         ticket,
         match until {
-            Until::Off if is_off => Until::Stored(Ok(Answer::Stopped { forced: true, already: false })),
+            Until::Off if is_off => Until::Stored(Ok(Answer::Stopped { forced: true })),
             until => until,
         },
     );

@@ -162,7 +162,7 @@ fn a_kill_waits_neither_for_the_store_nor_for_the_monitor() {
     commit(&mut facts);
     let mut answers = commit(&mut facts).answers;
     answers.sort_by_key(|(ticket, _)| *ticket);
-    let off = Ok(Answer::Stopped { forced: true, already: false });
+    let off = Ok(Answer::Stopped { forced: true });
     assert_eq!(answers, [(1, overtaken()), (2, overtaken()), (3, off)]);
 }
 
@@ -264,8 +264,7 @@ fn a_file_of_somebody_else_in_the_place_of_a_new_disk_stays() {
     let foreign = Error::Storage("there is a file".into());
     conclude(&mut facts, Lane::Disk(DiskNo(2)), Outcome::Failed(Setback::Foreign(foreign.clone())));
     assert_eq!(commit(&mut facts).answers, [(1, Err(foreign))]);
-    let removes = facts.in_flight.contains_key(&Lane::Disk(DiskNo(2)));
-    assert!(!removes && facts.record.run.held.images.is_empty(), "nothing is removed");
+    assert!(!facts.in_flight.contains_key(&Lane::Disk(DiskNo(2))) && facts.record.run.held.images.is_empty());
 }
 
 #[test]
@@ -282,7 +281,6 @@ fn what_could_not_be_stored_is_taken_back_and_nothing_else_with_it() {
 #[test]
 fn records_are_read_as_they_were_written() {
     for mut facts in [down(), up()] {
-        // Where its disks are is a record of its own.
         facts.note_effect(|spec| spec.disks.iter_mut().for_each(|disk| disk.file = Default::default()));
         let text = serde_json::to_string(&facts.record.run).unwrap();
         assert_eq!(serde_json::from_str::<RunRecord>(&text).unwrap(), facts.record.run);
@@ -349,7 +347,7 @@ fn a_client_that_has_hung_up_is_forgotten_but_not_what_is_done_for_it() {
         let lane = *facts.in_flight.keys().next().unwrap();
         answers = end(&mut facts, lane, StepReport::Missing(None)).answers;
     }
-    assert_eq!(answers, [(2, Ok(Answer::Stopped { forced: true, already: false }))]);
+    assert_eq!(answers, [(2, Ok(Answer::Stopped { forced: true }))]);
 
     // One whose change could have to be taken back waits on.
     let mut facts = up();

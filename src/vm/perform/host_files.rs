@@ -3,8 +3,7 @@
 
 use std::{io, os::fd::OwnedFd, path::PathBuf};
 
-use qapi::qmp::remove_fd;
-use serde::Deserialize;
+use qapi::qmp::{query_fdsets, remove_fd};
 
 use super::Hands;
 use crate::{
@@ -84,19 +83,9 @@ pub(in crate::vm) async fn take_back(session: &Session, files: &[HostFile]) -> R
 /// # Errors
 /// That QEMU does not answer.
 pub(in crate::vm) async fn path_of(session: &Session, name: &str) -> Result<PathBuf, QmpError> {
-    #[derive(Deserialize)]
-    struct Set {
-        #[serde(rename = "fdset-id")]
-        id: u32,
-        fds: Vec<Member>,
-    }
-    #[derive(Deserialize)]
-    struct Member {
-        opaque: Option<String>,
-    }
     let Some(number) = set_of(name) else { return Ok(name.into()) };
-    let sets: Vec<Set> = session.execute_as("query-fdsets", None).await?;
-    let set = sets.into_iter().find(|set| set.id == number);
+    let sets = session.execute(query_fdsets {}).await?;
+    let set = sets.into_iter().find(|set| set.fdset_id == i64::from(number));
     // The newest is the last, and the one that QEMU opens. Up to 7.2 one that is taken back while the guest is halted stays
     // listed, and open, until it goes on.
     let opaque = set.and_then(|set| set.fds.into_iter().last()).and_then(|member| member.opaque);

@@ -15,12 +15,13 @@ use std::{
     time::Duration,
 };
 
+use qapi::qmp::qom_set;
 use tokio::task::spawn_blocking;
 
 use super::{Brief, Done, Hands, Report, disks, files, host_files, nics, pinning};
 use crate::{
     host::{
-        STORAGE, in_time,
+        STORAGE, fail_point, in_time,
         launcher::{Child, QEMU},
         memory, on_storage,
         process::Process,
@@ -71,9 +72,9 @@ impl Hands {
     /// # Errors
     /// Where a test wants the start to fail after this stage.
     pub(super) fn reached(&self, stage: LaunchStep) -> Result<(), Setback> {
-        match self.ctx.fail_launch_after {
-            Some(failing) if failing == stage => Err(Setback::Host(format!("made to fail after {stage:?}"))),
-            _ => Ok(()),
+        match fail_point::fails(&self.ctx.config.state_dir, &stage) {
+            true => Err(Setback::Host(format!("made to fail after {stage:?}"))),
+            false => Ok(()),
         }
     }
 }
@@ -315,7 +316,6 @@ impl Brief {
 
 async fn poll_balloon(session: &Session) -> Result<(), QmpError> {
     let path = format!("/machine/peripheral/{}", devices::BALLOON_ID);
-    let arguments =
-        serde_json::json!({ "path": path, "property": "guest-stats-polling-interval", "value": BALLOON_POLLING });
-    session.execute_raw("qom-set", Some(arguments)).await.map(drop)
+    let property = "guest-stats-polling-interval".to_owned();
+    session.execute(qom_set { path, property, value: BALLOON_POLLING.into() }).await.map(drop)
 }

@@ -147,6 +147,7 @@ impl Move<'_> {
 
 /// MiB that virtio-mem gives.
 async fn plugged(session: &Session) -> Result<u64, QmpError> {
+    // By name: qapi's type knows no more of the reply than that it is JSON.
     let size: u64 = session.execute_as("qom-get", Some(json!({ "path": virtio_mem(), "property": "size" }))).await?;
     Ok(size / MIB)
 }

@@ -5,7 +5,7 @@ use crate::{
     store::{Batch, StoreError},
     vm::{
         core::{Record, Setback, Txn},
-        records::Known,
+        records::{Known, borne_by},
     },
 };
 
@@ -45,6 +45,7 @@ async fn put(hands: &Hands, known: &Known, txn: &Txn) -> Result<Known, StoreErro
         Some(record) => known.put(Batch::new(), record)?,
         None => known.remove(Batch::new(), hands.id)?,
     };
+    let batch = hands.ctx.riders.join(batch, txn.record.iter().flat_map(borne_by));
     let batch = if txn.is_wish && txn.record.is_some() { batch } else { batch.from_reserve() };
     hands.ctx.store.commit(batch).await?;
     Ok(after)

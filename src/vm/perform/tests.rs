@@ -3,6 +3,7 @@
 
 mod media;
 mod power;
+mod shared;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
@@ -52,11 +53,11 @@ impl Vm {
             caps,
             images: QemuImg::find(&config.qemu_img).await.unwrap(),
             store: Store::open(&config.state_dir.join("db")).unwrap(),
+            riders: Arc::default(),
             census: Arc::default(),
             net: Network::open(&config.state_dir).await,
             original: None,
             closing: Closing::default(),
-            fail_launch_after: None,
             config,
         };
         let definition: VmSpec = serde_json::from_value(json!({

@@ -67,7 +67,7 @@ fn gone(facts: &mut Facts) {
         waiting.until = Until::Stored(match &waiting.until {
             Until::Stored(answer) => answer.clone(),
             Until::TakenBack(error) => Err(error.clone()),
-            Until::Off => Ok(Answer::Stopped { forced: true, already: false }),
+            Until::Off => Ok(Answer::Stopped { forced: true }),
             Until::Gone | Until::OffThenGone => Ok(Answer::Deleted),
             Until::Cleared { applied, .. } => Ok(Answer::Applied(*applied)),
             Until::Made
@@ -164,7 +164,7 @@ fn take_back_goal(facts: &mut Facts, why: &str) {
 fn operation(answer: Answer) -> Operation {
     match answer {
         Answer::Started | Answer::Running => Operation::Start,
-        Answer::Stopped { .. } => Operation::Stop,
+        Answer::Stopped { .. } | Answer::WasOff { .. } => Operation::Stop,
         Answer::Applied(_) | Answer::Redefined(_) | Answer::Done => Operation::Change,
         Answer::Deleted => Operation::Delete,
         Answer::Skipped | Answer::TooEarly => Operation::Start,
