@@ -38,6 +38,7 @@ mod kvm_contract;
 mod kvm_contract_updates;
 mod largest_vm;
 mod lists;
+mod made_and_deleted;
 mod names;
 mod published_clients;
 mod terraform;

@@ -1,12 +1,10 @@
 //! A client whose answer was lost asks again under its `Idempotency-Key`, after the daemon has died at one of its commits and
 //! after somebody else has deleted what it had made: it is told so, and nothing is made a second time.
 
-mod support;
-
 use std::collections::BTreeSet;
 
+use crate::support::{Daemon, crash::Side, netns};
 use serde_json::{Value, json};
-use support::{Daemon, crash::Side, netns};
 
 /// What is made, and where it is found and deleted.
 struct Kind {
