@@ -19,6 +19,8 @@ const FEW: usize = 10;
 const MANY: usize = 10_000;
 const ROUNDS: usize = 40;
 const RESTARTS: usize = 5;
+/// By then the daemon has given back what it needed for its start.
+const SETTLED: Duration = Duration::from_secs(20);
 /// Creates at once, while the definitions are made.
 const HANDS: usize = 8;
 
@@ -59,7 +61,8 @@ async fn main() {
         adopted.push(restart(&mut large, port, many).await);
     }
     println!("{many} definitions: all in the list {:.0?} after the start of the daemon", median(&mut adopted));
-    println!("memory {:.1} MiB after it", resident(large.pid()));
+    tokio::time::sleep(SETTLED).await;
+    println!("memory {:.1} MiB a while after it", resident(large.pid()));
 }
 
 fn wish(daemon: &Daemon) -> Value {

@@ -20,6 +20,8 @@ use crate::{
 
 /// Adopting a VM whose monitor answers takes milliseconds; one that is mute must not hold the daemon's start.
 const ADOPTION: Duration = Duration::from_secs(1);
+/// By then what follows from a start has happened.
+const SETTLED: Duration = Duration::from_secs(15);
 
 impl Service {
     /// Has every recorded VM taken over, finished or unwound by its own task (`vm::adopt`), all at once. Until that is done
@@ -62,6 +64,11 @@ impl Service {
             self.registry.insert(handle);
         }
         tokio::spawn(autostart::run(owed));
+        // To read all records, and to look for the files of all VMs, takes memory that is not needed again.
+        tokio::spawn(async {
+            tokio::time::sleep(SETTLED).await;
+            memory::give_back();
+        });
         Ok(())
     }
 
@@ -102,7 +109,6 @@ impl Service {
     pub async fn recovered(&self) {
         let recovered = self.registry.handles().into_iter().map(|handle| async move { handle.recovered().await });
         let _ = tokio::time::timeout(ADOPTION, futures_util::future::join_all(recovered)).await;
-        memory::give_back();
         let count = |status| self.registry.views().iter().filter(|view| view.status == status).count();
         tracing::info!(
             running = count(Status::Running),

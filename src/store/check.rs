@@ -43,9 +43,9 @@ pub(crate) fn fuzz(kinds: &[RecordKind], bytes: &[u8]) -> Result<(), String> {
 /// What was read is read again as it was, where it may be written at all.
 fn again<R: Record>(bytes: &[u8]) -> Result<(), String> {
     let Ok(read) = record::decode::<R>("key", bytes) else { return Ok(()) };
-    let Ok(written) = record::encode("key", &read) else { return Ok(()) };
+    let Ok(written) = record::encode("key", &read, R::COUNTED.then_some(1)) else { return Ok(()) };
     let same = record::decode::<R>("key", &written).map_err(|e| format!("what was read is not read again: {e}"))?;
-    match record::encode("key", &same) {
+    match record::encode("key", &same, R::COUNTED.then_some(1)) {
         Ok(twice) if twice == written => Ok(()),
         _ => Err(format!("{} is another when it is read again", String::from_utf8_lossy(&written))),
     }

@@ -355,7 +355,7 @@ async fn what_is_absurd_in_size_is_refused_in_bounded_time_and_memory() {
     refuse(&daemon, &cases).await;
     refuse_one(&daemon, Path::new("dangling.raw"), 404, "Base image not found: dangling.raw.").await;
     assert!(peak() < before + (64 << 10), "it took {} KiB", peak() - before);
-    assert!(begun.elapsed() < support::PATIENCE);
+    assert!(begun.elapsed() < crate::support::PATIENCE);
     nothing_is_left(&daemon).await;
 }
 

@@ -185,7 +185,7 @@ fn with_layer(value: &mut Value, disk: &Disk) {
 
 /// A disk is in the same layer wherever it stands, and no other is.
 fn names_layers(record: &core::Record) {
-    let disks = record.definition.disks.iter().chain(record.run.held.images.values());
+    let disks = record.definition.disks.iter().chain(record.run.held.images.values().map(|disk| &**disk));
     let disks = disks.chain(record.run.up().into_iter().flat_map(|up| &up.in_effect.disks));
     let (mut by_layer, mut by_name) = (HashMap::new(), HashMap::new());
     for disk in disks {

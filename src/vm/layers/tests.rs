@@ -122,7 +122,7 @@ async fn a_layer_stays_for_as_long_as_anything_of_the_vm_names_it() {
     one.disks().pop();
     one.commit(&store).await.unwrap();
     assert!(owners(&store, added.layer).is_some(), "its image may be there yet");
-    assert_eq!(one.again(&store).unwrap().run.held.images[&DiskNo(1)], added.into());
+    assert_eq!(one.again(&store).unwrap().run.held.images[&DiskNo(1)], added.clone().into());
     one.record.run.held.images.clear();
     one.commit(&store).await.unwrap();
     assert_eq!(owners(&store, added.layer), None);

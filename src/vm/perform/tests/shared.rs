@@ -15,8 +15,7 @@ async fn whoever_comes_second_with_a_layer_reads_it_anew_and_stores_all_the_same
     one.define(|spec| spec.disks.push(disk));
     let mut definition = VmSpec::clone(&one.record.definition);
     definition.id = VmId::random();
-    let (sender, _sights) = mpsc::unbounded_channel();
-    let other = Hands::new(one.hands.ctx.clone(), definition.id, Known::default(), sender);
+    let other = Hands::new(one.hands.ctx.clone(), definition.id, Known::default());
     let record = Record { definition: definition.into(), run: one.record.run.clone() };
     let store = one.hands.ctx.store.clone();
     let is_there = || store.names().unwrap().contains(&layer);
