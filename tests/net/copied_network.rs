@@ -80,6 +80,7 @@ async fn a_copy_that_takes_the_place_of_its_original_says_what_is_to_be_removed(
     let lan = daemon.post("/switches", lan).await.expect(201)["id"].as_str().unwrap().to_owned();
     let path = format!("/switches/{lan}");
     daemon.terminate();
+    let left = dnsmasqs_below(&daemon.state());
     let (old, kept) = (daemon.state(), daemon.dir.path().join("kept"));
     let before = network_mark(&old);
     std::fs::rename(&old, &kept).unwrap();
@@ -93,10 +94,10 @@ async fn a_copy_that_takes_the_place_of_its_original_says_what_is_to_be_removed(
         assert!(Command::new("sh").args(["-c", command]).status().unwrap().success(), "{command}");
     }
     // What the other's dnsmasq has is told by itself, until that is ended.
-    kill_all(&dnsmasqs_below(&kept));
+    kill_all(&left);
     let deadline = Instant::now() + PATIENCE;
     while daemon.get(&path).await.expect(200)["problem"] != Value::Null {
-        assert!(Instant::now() < deadline, "{}", daemon.log_text());
+        assert!(Instant::now() < deadline, "{}", daemon.get(&path).await.expect(200));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(!nft("list ruleset").contains(&before));
