@@ -115,8 +115,9 @@ impl Database {
         let mut report = store.check(RECORD_KINDS)?;
         for (_, vm) in records::scan(&store)? {
             // Such as one whose disk is in a layer that is not there.
-            let told = |error: &StoreError| report.problems.iter().any(|other| other.to_string() == error.to_string());
-            report.problems.extend(vm.err().filter(|error| !told(error)));
+            let is_known =
+                |error: &StoreError| report.problems.iter().any(|other| other.to_string() == error.to_string());
+            report.problems.extend(vm.err().filter(|error| !is_known(error)));
         }
         Ok(report)
     }

@@ -140,7 +140,7 @@ async fn a_store_with_damaged_snapshots_is_restored_from_itself() {
     refuses_to_start(&daemon);
     let damaged = contents(&daemon.state().join("db"));
     let said = done(&mut db(&daemon.state(), &["restore"]));
-    assert!(said.contains("restored 3 records from the damaged store itself"), "{said}");
+    assert!(said.contains("restored 4 records from the damaged store itself"), "{said}");
     let aside = beside(&daemon.state(), "db.damaged-").pop().unwrap();
     let strip = |files: Vec<(PathBuf, Vec<u8>)>| -> Vec<_> {
         files.into_iter().map(|(path, bytes)| (path.file_name().unwrap().to_owned(), bytes)).collect()
@@ -166,7 +166,7 @@ async fn a_store_of_which_nothing_is_left_is_restored_from_the_newest_export() {
     }
     refuses_to_start(&daemon);
     let said = done(&mut db(&daemon.state(), &["restore"]));
-    assert!(said.contains(&format!("restored 5 records from the export {}", newest.display())), "{said}");
+    assert!(said.contains(&format!("restored 7 records from the export {}", newest.display())), "{said}");
     assert!(said.contains(&format!("VM {late} has disks but no record")), "{said}");
     assert_eq!(beside(&daemon.state(), "db.damaged-").len(), 1);
     daemon.run();
