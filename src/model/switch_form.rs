@@ -147,9 +147,9 @@ mod tests {
     fn what_is_told_is_what_was_written() {
         let of = |form: SwitchForm| SwitchShape::of(&Switch::new("LAN", form.into_wish().unwrap().kind));
         let external = SwitchForm { adapter: Some("eth1".into()), ..form(SwitchType::External) };
-        let told = of(external);
-        assert_eq!((told.kind, told.adapter.as_deref()), (SwitchType::External, Some("eth1")));
-        assert_eq!((told.allow_management_os, told.subnet, told.nat), (Some(false), None, None));
+        let shape = of(external);
+        assert_eq!((shape.kind, shape.adapter.as_deref()), (SwitchType::External, Some("eth1")));
+        assert_eq!((shape.allow_management_os, shape.subnet, shape.nat), (Some(false), None, None));
         let servers = vec![Ipv4Addr::new(9, 9, 9, 9)];
         let subnet = SubnetWish {
             subnet: Some(Some("10.77.0.0/24".into())),
@@ -157,11 +157,11 @@ mod tests {
             ipv6: Some(Some(("fd77::/64".into(), true))),
             ..SubnetWish::default()
         };
-        let told = of(SwitchForm { subnet, ..form(SwitchType::Internal) });
-        assert_eq!(told.subnet.as_deref(), Some("10.77.0.0/24"));
-        assert_eq!((told.host_address, told.nat), (Some(Ipv4Addr::new(10, 77, 0, 1)), Some(false)));
-        assert_eq!((told.dns, told.domain.as_deref()), (Some(servers), Some("lan")));
-        assert_eq!((told.host_access, told.ipv6), (Some(false), Some(("fd77::/64".into(), true))));
+        let shape = of(SwitchForm { subnet, ..form(SwitchType::Internal) });
+        assert_eq!(shape.subnet.as_deref(), Some("10.77.0.0/24"));
+        assert_eq!((shape.host_address, shape.nat), (Some(Ipv4Addr::new(10, 77, 0, 1)), Some(false)));
+        assert_eq!((shape.dns, shape.domain.as_deref()), (Some(servers), Some("lan")));
+        assert_eq!((shape.host_access, shape.ipv6), (Some(false), Some(("fd77::/64".into(), true))));
         assert_eq!(of(form(SwitchType::Private)).kind, SwitchType::Private);
     }
 }

@@ -1,5 +1,5 @@
 //! Thirty real guests on one switch. It takes minutes without KVM, so it is run by hand:
-//! `cargo nextest run --test guest_crowd --run-ignored all`.
+//! `cargo nextest run --test guests --run-ignored all guest_crowd::`.
 
 use std::{
     collections::BTreeSet,

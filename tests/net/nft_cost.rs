@@ -1,5 +1,5 @@
 //! What rules cost, in CPU of this process (the kernel's work for it included): `cargo nextest run --release --run-ignored
-//! only --test nft_cost --no-capture`.
+//! only --test net nft_cost:: --no-capture`.
 
 #![allow(unsafe_code)]
 

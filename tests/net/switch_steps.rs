@@ -23,14 +23,14 @@ const MOST: u64 = 200;
 /// What a daemon still does that has answered, it does by then.
 const SOON: Duration = Duration::from_millis(300);
 
-type Asked = (Method, String, Value);
+type Operation = (Method, String, Value);
 
 /// What is done over and over. Each asks for one of two states, where it is not there.
 struct Trial<'a> {
-    there: &'a dyn Fn(&Value) -> Option<Asked>,
-    back: &'a dyn Fn(&Value) -> Option<Asked>,
+    there: &'a dyn Fn(&Value) -> Option<Operation>,
+    back: &'a dyn Fn(&Value) -> Option<Operation>,
     /// Of the host, right after a death.
-    stands: &'a dyn Fn(),
+    is_in_place: &'a dyn Fn(),
 }
 
 /// What there is of switches and NICs, and that the host has it whole and nothing beside it.
@@ -66,7 +66,7 @@ async fn whole(daemon: &Daemon) -> Value {
     json!({ "switches": switches, "vms": vms })
 }
 
-async fn send(daemon: &Daemon, (method, path, body): Asked) -> Option<u16> {
+async fn send(daemon: &Daemon, (method, path, body): Operation) -> Option<u16> {
     let request = daemon.http().request(method, daemon.at(&path)).json(&body);
     daemon.try_send(request).await.map(|answer| answer.status)
 }
@@ -93,7 +93,7 @@ async fn dies_at_every_step(daemon: &mut Daemon, trial: Trial<'_>) {
                     break send(daemon, there(&is).unwrap()).await;
                 }
                 await_death(daemon).await;
-                (trial.stands)();
+                (trial.is_in_place)();
             };
             assert!(answer.is_none_or(|status| status < 300), "{answer:?}");
             // What nobody waits for has its steps too.
@@ -101,7 +101,7 @@ async fn dies_at_every_step(daemon: &mut Daemon, trial: Trial<'_>) {
             if !died {
                 daemon.kill();
             }
-            (trial.stands)();
+            (trial.is_in_place)();
             daemon.run();
             assert!(answer.is_none() || there(&whole(daemon).await).is_none(), "it was answered: step {step}");
             if !died {
@@ -144,11 +144,11 @@ fn switch_of(there: &Value) -> Option<String> {
     there["switches"][0]["id"].as_str().map(|id| format!("/switches/{id}"))
 }
 
-fn made(there: &Value, wish: &Value) -> Option<Asked> {
+fn made(there: &Value, wish: &Value) -> Option<Operation> {
     switch_of(there).is_none().then(|| (Method::POST, "/switches".into(), wish.clone()))
 }
 
-fn removed(there: &Value) -> Option<Asked> {
+fn removed(there: &Value) -> Option<Operation> {
     switch_of(there).map(|path| (Method::DELETE, path, json!({})))
 }
 
@@ -158,7 +158,7 @@ async fn a_switch_with_nat_is_whole_or_gone_wherever_the_daemon_dies() {
     let ipv6 = json!({ "subnet": "fd77::/64", "nat": true });
     let lan = json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24", "nat": true, "ipv6": ipv6 });
     let mut daemon = Daemon::start();
-    let trial = Trial { there: &|is| made(is, &lan), back: &removed, stands: &|| () };
+    let trial = Trial { there: &|is| made(is, &lan), back: &removed, is_in_place: &|| () };
     dies_at_every_step(&mut daemon, trial).await;
     close(daemon, &host).await;
 }
@@ -168,7 +168,7 @@ async fn a_private_switch_is_whole_or_gone_wherever_the_daemon_dies() {
     let host = Host::leave();
     let lan = json!({ "name": "LAN", "type": "private" });
     let mut daemon = Daemon::start();
-    let trial = Trial { there: &|is| made(is, &lan), back: &removed, stands: &|| () };
+    let trial = Trial { there: &|is| made(is, &lan), back: &removed, is_in_place: &|| () };
     dies_at_every_step(&mut daemon, trial).await;
     close(daemon, &host).await;
 }
@@ -180,13 +180,13 @@ async fn an_external_switch_never_costs_the_host_its_address_wherever_the_daemon
     peer.connect("up0", "up1");
     ip("addr add 192.0.2.1/24 dev up0");
     ip("route add default via 192.0.2.2");
-    let stands = || assert!(ip("addr").contains("192.0.2.1/24"), "{}", ip("addr"));
+    let is_in_place = || assert!(ip("addr").contains("192.0.2.1/24"), "{}", ip("addr"));
     let wan = json!({ "name": "WAN", "type": "external", "adapter": "up0", "allow_management_os": true });
     let mut daemon = Daemon::start();
-    let trial = Trial { there: &|is| made(is, &wan), back: &removed, stands: &stands };
+    let trial = Trial { there: &|is| made(is, &wan), back: &removed, is_in_place: &is_in_place };
     dies_at_every_step(&mut daemon, trial).await;
     close(daemon, &host).await;
-    stands();
+    is_in_place();
     assert!(ip("route").contains("default via 192.0.2.2 dev up0"), "{}", ip("route"));
     assert!(ip("-d link show up0").contains("up0") && !ip("-d link show up0").contains("master"));
 }
@@ -198,7 +198,7 @@ async fn an_external_switch_without_the_host_is_whole_or_gone_wherever_the_daemo
     peer.connect("up0", "up1");
     let wan = json!({ "name": "WAN", "type": "external", "adapter": "up0" });
     let mut daemon = Daemon::start();
-    let trial = Trial { there: &|is| made(is, &wan), back: &removed, stands: &|| () };
+    let trial = Trial { there: &|is| made(is, &wan), back: &removed, is_in_place: &|| () };
     dies_at_every_step(&mut daemon, trial).await;
     close(daemon, &host).await;
     assert!(!ip("-d link show up0").contains("master"));
@@ -221,11 +221,11 @@ async fn a_changed_subnet_is_the_old_or_the_new_one_wherever_the_daemon_dies() {
         brought(is, "10.78.0.0/24", change)
     };
     let back = |is: &Value| brought(is, "10.77.0.0/24", json!({ "subnet": "10.77.0.0/24", "nat": true, "mtu": null }));
-    let stands = || {
+    let is_in_place = || {
         let addresses = ip("addr");
         assert!(addresses.contains("10.77.0.1/24") || addresses.contains("10.78.0.1/24"), "{addresses}");
     };
-    dies_at_every_step(&mut daemon, Trial { there: &there, back: &back, stands: &stands }).await;
+    dies_at_every_step(&mut daemon, Trial { there: &there, back: &back, is_in_place: &is_in_place }).await;
     let switch = daemon.get(&format!("/switches/{lan}")).await.expect(200);
     let vm = switch["vms"][0]["id"].as_str().unwrap();
     let prefix = switch["subnet"].as_str().unwrap().trim_end_matches("0/24");
@@ -245,13 +245,13 @@ async fn a_vm_has_its_taps_or_does_not_run_wherever_the_daemon_dies() {
     wish["networks"] =
         json!([{ "switch": "LAN", "bandwidth": bandwidth }, { "switch": "LAN", "isolated": true, "queues": 2 }]);
     daemon.create(wish).await;
-    let asked = |is: &Value, action: &str| {
+    let request = |is: &Value, action: &str| {
         let path = format!("/vms/{}/{action}", is["vms"][0]["id"].as_str().unwrap());
         (Method::POST, path, json!({}))
     };
     let is_running = |is: &Value| is["vms"][0]["status"] == "running";
-    let there = |is: &Value| (!is_running(is)).then(|| asked(is, "start"));
-    let back = |is: &Value| is_running(is).then(|| asked(is, "stop?force=true"));
-    dies_at_every_step(&mut daemon, Trial { there: &there, back: &back, stands: &|| () }).await;
+    let there = |is: &Value| (!is_running(is)).then(|| request(is, "start"));
+    let back = |is: &Value| is_running(is).then(|| request(is, "stop?force=true"));
+    dies_at_every_step(&mut daemon, Trial { there: &there, back: &back, is_in_place: &|| () }).await;
     close(daemon, &host).await;
 }
