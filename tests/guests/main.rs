@@ -19,6 +19,7 @@ mod guest_console;
 mod guest_crash_points;
 mod guest_crowd;
 mod guest_daemon_restart;
+mod guest_debian;
 mod guest_disks;
 mod guest_hyperv;
 mod guest_io_errors;
