@@ -48,6 +48,7 @@ pub fn bare_start(arguments: &[String], dir: &Path, tap: Option<&ByHand>) -> (Pi
                 Ok(())
             });
         }
+        #[allow(clippy::zombie_processes)] // bare_stop waits for it.
         let child = command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
         Pid::from_child(&child)
     })

@@ -6,7 +6,7 @@ use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
 use super::{Error, Result};
 
 /// Characters in a name.
-pub const MAX_NAME: usize = 64;
+const MAX_NAME: usize = 64;
 
 /// Beside letters, digits and their marks.
 const SIGNS: &str = "._-()+@: ";

@@ -111,7 +111,7 @@ impl VmSpec {
     }
 
     /// File name of the image of the `number`th disk that was added.
-    pub fn image_name(number: u32) -> String {
+    fn image_name(number: u32) -> String {
         format!("disk{number}.qcow2")
     }
 

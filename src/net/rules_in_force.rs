@@ -308,7 +308,7 @@ impl Inner {
     }
 
     /// Compares what the kernel has with what is wanted, whole.
-    pub async fn look_at_rules(&self) {
+    async fn look_at_rules(&self) {
         if self.places.is_empty() {
             return;
         }

@@ -100,7 +100,7 @@ impl Inner {
     }
 
     /// Looks at what others have set up, for every switch that it may be in the way of now.
-    pub async fn look_at_others(&self) {
+    async fn look_at_others(&self) {
         let Due { tables, new } = {
             let mut due = self.others.due();
             Due { tables: due.tables.clone(), new: mem::take(&mut due.new) }

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How long a key holds, counted from its first request.
-pub const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Beyond it there is no room for new ones: none is forgotten before its time. Some hundred bytes each.
 const MOST: usize = 100_000;
 /// Old ones that one new key takes along at most, to keep its batch small.

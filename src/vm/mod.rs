@@ -89,7 +89,7 @@ impl Closing {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    pub fn has_begun(&self) -> bool {
+    fn has_begun(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
 }

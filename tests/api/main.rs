@@ -11,7 +11,6 @@ mod golden;
 mod hyperv;
 #[path = "../support/kept.rs"]
 mod kept;
-#[allow(dead_code)]
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../support/updates.rs"]

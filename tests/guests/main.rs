@@ -8,7 +8,6 @@ mod filesystem;
 mod hyperv;
 #[path = "../support/nics.rs"]
 mod nics;
-#[allow(dead_code)]
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -2,14 +2,12 @@
 
 #[path = "../support/hyperv.rs"]
 mod hyperv;
-#[allow(dead_code)]
 #[path = "../support/lab.rs"]
 mod lab;
 #[path = "../support/nics.rs"]
 mod nics;
 #[path = "../support/sockets.rs"]
 mod sockets;
-#[allow(dead_code)]
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../support/town.rs"]

@@ -8,7 +8,6 @@ mod mounts;
 mod nics;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
-#[allow(dead_code)]
 #[path = "../support/mod.rs"]
 mod support;
 #[allow(dead_code)]

@@ -10,7 +10,6 @@ mod intruder;
 mod mutes;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
-#[allow(dead_code)]
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../support/updates.rs"]

@@ -46,7 +46,7 @@ pub fn object<T: DeserializeOwned>(bytes: &[u8], nulls: Nulls) -> Result<T, Http
     }
 }
 
-pub fn from_node<T: DeserializeOwned>(node: Node) -> Result<T, HttpError> {
+fn from_node<T: DeserializeOwned>(node: Node) -> Result<T, HttpError> {
     T::deserialize(node).map_err(HttpError::from)
 }
 

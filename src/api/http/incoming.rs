@@ -14,9 +14,9 @@ use super::HttpError;
 use super::limits::for_bytes;
 
 /// The largest body that is read.
-pub const BODY_LIMIT: usize = 1024 * 1024;
+const BODY_LIMIT: usize = 1024 * 1024;
 /// How long a body may take to arrive, and what its bytes take at the least rate.
-pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// A body that nobody wants is still taken off the wire within these bounds. A client that writes its whole body
 /// before it looks for an answer would otherwise be cut off and see a broken pipe where it should read its 413.
 const LINGER_LIMIT: usize = 128 * 1024 * 1024;

@@ -39,7 +39,7 @@ pub struct TlsPeer {
 
 impl Peer {
     /// From this host, as far as the addresses tell.
-    pub fn is_local(&self) -> bool {
+    fn is_local(&self) -> bool {
         match self {
             Self::Local { .. } => true,
             Self::Tcp { theirs, ours, .. } => {

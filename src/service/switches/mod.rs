@@ -229,7 +229,7 @@ impl Service {
 }
 
 /// What the host's side says, as the caller's mistake, as a conflict, or as a failure of the host.
-pub(super) fn net_error(operation: Operation, error: NetError) -> Error {
+fn net_error(operation: Operation, error: NetError) -> Error {
     match error {
         NetError::Adapter(must) => Error::invalid("adapter", must),
         NetError::Carries { .. } | NetError::Leased { .. } | NetError::Overlap { .. } | NetError::Vlans => {

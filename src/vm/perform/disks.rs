@@ -129,7 +129,7 @@ async fn enlarge(session: &Session, disk: &Disk, size: u64) -> Result<(), Setbac
     Ok(())
 }
 
-pub(in crate::vm) async fn set_size(session: &Session, node: String, size: u64) -> Result<(), QmpError> {
+async fn set_size(session: &Session, node: String, size: u64) -> Result<(), QmpError> {
     let size = i64::try_from(size).unwrap_or(i64::MAX);
     session.execute(block_resize { node_name: Some(node), device: None, size }).await.map(drop)
 }

@@ -120,7 +120,7 @@ fn own_images<'a>(hands: &Hands, brief: &Brief, disks: impl Iterator<Item = &'a 
 
 /// Folders that were made for its disk, where no other VM's is in them. One that is not the one that was made stays, and
 /// keeps nothing else.
-pub(in crate::vm) async fn remove_folders(place: PathBuf, owner: String, folders: Vec<MadeFolder>) {
+async fn remove_folders(place: PathBuf, owner: String, folders: Vec<MadeFolder>) {
     let at = place.clone();
     let removal = on_storage(&at, REMOVAL, move || {
         folder::discard_all(&place, &owner);
@@ -132,7 +132,7 @@ pub(in crate::vm) async fn remove_folders(place: PathBuf, owner: String, folders
 }
 
 /// A folder of ours, in which somebody may have put something of theirs.
-pub(in crate::vm) fn remove_emptied(folder: &Path) -> io::Result<()> {
+fn remove_emptied(folder: &Path) -> io::Result<()> {
     match fs::remove_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
             tracing::warn!(folder = %folder.display(), "there is something in the folder of a deleted VM that is not qherd's; it stays");
