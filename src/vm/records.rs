@@ -1,5 +1,5 @@
 //! How what is known of a VM is stored: `vm/<id>`, the definition as its owner wants it; `run/<id>`, how far its run has come,
-//! what is wanted of it and what it holds; and the layers of its disks, each in a record of its own ([`super::layers`]). All of
+//! what is wanted of it and what it holds; and the layers of its disks, each in a record of its own (`layers.rs`). All of
 //! them change in one batch, or none.
 
 use std::{

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Bytes per second of a head or a body that are no delay: a slow line has its time, and who sends a byte now and then
 /// has not.
-const LEAST_RATE: u32 = 4096;
+pub const LEAST_RATE: u32 = 4096;
 
 /// What so many bytes may take longer.
 pub fn for_bytes(count: usize) -> Duration {
