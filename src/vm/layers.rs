@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -75,9 +76,9 @@ impl LayerRecord {
     }
 }
 
-/// Layers as they were when they were read or written last.
+/// Layers as they were when they were read or written last. (A map makes room for eleven values at once, of each VM.)
 #[derive(Clone, Debug, Default)]
-pub(super) struct Layers(BTreeMap<LayerId, Counted<LayerRecord>>);
+pub(super) struct Layers(BTreeMap<LayerId, Arc<Counted<LayerRecord>>>);
 
 impl Layers {
     /// Completes the disks of what was stored of a VM. One that an earlier version has stored says everything itself.
@@ -90,9 +91,9 @@ impl Layers {
         read: impl Fn(LayerId) -> Result<Option<Counted<LayerRecord>>, StoreError>,
     ) -> Result<(), StoreError> {
         for disk in disks.into_iter().filter(|disk| disk.file.as_os_str().is_empty()) {
-            let (layer, _) = match self.0.entry(disk.layer) {
+            let (layer, _) = &**match self.0.entry(disk.layer) {
                 Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(place) => place.insert(read(disk.layer)?.ok_or_else(|| missing(disk.layer))?),
+                Entry::Vacant(place) => place.insert(Arc::new(read(disk.layer)?.ok_or_else(|| missing(disk.layer))?)),
             };
             layer.complete(disk);
         }
@@ -108,7 +109,7 @@ impl Layers {
         let mut after = self.clone();
         let named = named(record);
         for (id, disk) in &named {
-            let before = self.0.get(id);
+            let before = self.0.get(id).map(|known| &**known);
             let mut owners = before.map(|(layer, _)| layer.owners.clone()).unwrap_or_default();
             owners.insert(owner);
             let layer = LayerRecord::of(disk, owners);
@@ -131,8 +132,9 @@ impl Layers {
 
     /// The batch in which nobody names a layer any more takes it along.
     fn disown(&mut self, mut batch: Batch, owner: VmId, but: &BTreeSet<LayerId>) -> Result<Batch, StoreError> {
-        let given_up = self.0.iter().filter(|(id, (layer, _))| !but.contains(id) && layer.owners.contains(&owner));
-        for (id, (mut layer, generation)) in given_up.map(|(id, layer)| (*id, layer.clone())).collect::<Vec<_>>() {
+        let given_up = self.0.iter().filter(|(id, known)| !but.contains(id) && known.0.owners.contains(&owner));
+        let given_up: Vec<_> = given_up.map(|(id, known)| (*id, (**known).clone())).collect();
+        for (id, (mut layer, generation)) in given_up {
             layer.owners.remove(&owner);
             if layer.owners.is_empty() {
                 batch = batch.remove_at::<LayerRecord>(&id.to_string(), generation);
@@ -145,9 +147,9 @@ impl Layers {
     }
 
     fn write(&mut self, batch: Batch, id: LayerId, layer: LayerRecord) -> Result<Batch, StoreError> {
-        let before = self.0.get(&id).map(|(_, generation)| *generation);
+        let before = self.0.get(&id).map(|known| known.1);
         let batch = batch.put_over(&id.to_string(), &layer, before)?;
-        self.0.insert(id, (layer, store::following(before)));
+        self.0.insert(id, Arc::new((layer, store::following(before))));
         Ok(batch)
     }
 
@@ -160,7 +162,7 @@ impl Layers {
         let ids: BTreeSet<LayerId> = self.0.keys().chain(named.keys()).copied().collect();
         let mut now = BTreeMap::new();
         for id in ids {
-            now.extend(get(store, id)?.map(|layer| (id, layer)));
+            now.extend(get(store, id)?.map(|layer| (id, Arc::new(layer))));
         }
         Ok(Self(now))
     }
