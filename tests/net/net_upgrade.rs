@@ -1,9 +1,12 @@
 //! What an earlier daemon, an earlier version or an earlier boot of the host has left is taken over for what it is.
 
-use crate::lab;
+use std::time::{Duration, Instant};
 
-use crate::lab::{Lab, await_that, nic_on};
-use crate::support::netns::{Peer, ip, ip_json, nft};
+use crate::lab::{self, Lab, await_that, nic_on};
+use crate::support::{
+    PATIENCE,
+    netns::{Peer, ip, ip_json, nft},
+};
 use qherd::{
     model::{Subnet, SwitchKind},
     net::Network,
@@ -27,12 +30,20 @@ async fn an_address_that_the_kernel_keeps_no_mark_of_goes_with_its_subnet() {
     let bridge = lan.bridge();
     // The daemon dies; nothing of it is under way any more that would mend what is done behind its back.
     lab.net = Network::open(&lab.dir.path().join("elsewhere")).await;
-    // As a kernel before 5.18 has it.
-    sh(&format!("ip addr del 10.77.0.1/24 dev {bridge} && ip addr add 10.77.0.1/24 dev {bridge}"));
-    ip(&format!("addr add 198.51.100.1/24 dev {bridge}"));
-    let shown = ip_json(&format!("addr show {bridge}"));
     let unmarked = |address: &serde_json::Value| address["local"] == "10.77.0.1" && address["protocol"].is_null();
-    assert!(shown[0]["addr_info"].as_array().unwrap().iter().any(unmarked), "{shown}");
+    let begun = Instant::now();
+    loop {
+        // As a kernel before 5.18 has it.
+        sh(&format!("ip addr del 10.77.0.1/24 dev {bridge} && ip addr add 10.77.0.1/24 dev {bridge}"));
+        // What was under way in it, in this process, comes to its end.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let shown = ip_json(&format!("addr show {bridge}"));
+        if shown[0]["addr_info"].as_array().unwrap().iter().any(unmarked) {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{shown}");
+    }
+    ip(&format!("addr add 198.51.100.1/24 dev {bridge}"));
 
     // It had died between the record and the host.
     lab.net = Network::open(lab.dir.path()).await;
