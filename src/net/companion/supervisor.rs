@@ -226,8 +226,8 @@ impl Shared {
         false
     }
 
-    /// Starts one with the files as they are wanted, on a thread of its own: a fork closes copies of what the daemon has
-    /// open before it executes anything, and waits for storage that hangs there; so does who forked it.
+    /// Starts one with the files as they are wanted, on a thread that may wait: whoever starts a program waits until it is
+    /// executed, and that may lie on storage that hangs.
     pub async fn begin(&self) -> io::Result<Process> {
         self.write()?;
         let folder = &self.folders.own;
