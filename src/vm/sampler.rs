@@ -10,7 +10,7 @@ mod nics;
 
 use std::time::{Duration, Instant};
 
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval_at};
 
 use crate::{
     host::tasks::{self, Times},
@@ -23,6 +23,8 @@ use disks::Totals;
 
 /// How often counters are read.
 const PERIOD: Duration = Duration::from_secs(2);
+/// The first look at a VM that has just been started is not in the way of the answer.
+const FIRST: Duration = Duration::from_millis(100);
 const MIB: u64 = 1 << 20;
 
 /// What QEMU answered.
@@ -67,7 +69,7 @@ struct Counters {
     disks: Option<Totals>,
 }
 
-/// The first sampling is at once, the following ones at a time of the VM's own: fifty VMs that were taken over together
+/// The first sampling is soon, the following ones at a time of the VM's own: fifty VMs that were taken over together
 /// do not ask for the processor together for ever after.
 struct Ticks {
     interval: Interval,
@@ -76,7 +78,7 @@ struct Ticks {
 
 impl Ticks {
     fn new(process: i32) -> Self {
-        let mut interval = interval(PERIOD);
+        let mut interval = interval_at((Instant::now() + FIRST).into(), PERIOD);
         // After a delay the full time again: a rate over a few milliseconds says nothing.
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { interval, stagger: Some(PERIOD / 2 + PERIOD.mul_f64(phase(process))) }

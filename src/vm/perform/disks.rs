@@ -1,5 +1,6 @@
 //! Disks that come and go while the VM runs, their sizes and limits. Their images are `images`'s.
 
+use futures_util::future::join_all;
 use qapi::qmp::{block_resize, blockdev_del};
 
 use super::{Brief, Done, Hands, host_files, release};
@@ -140,26 +141,16 @@ pub(in crate::vm) async fn throttle(session: &Session, disk: &Disk, limits: &IoL
 }
 
 /// Sees to it before the guest runs that its disks have their defined size: a crash may have come between the
-/// definition and the image.
-pub(in crate::vm) async fn resize_at_start(session: &Session, spec: &VmSpec) -> Result<(), QmpError> {
-    let blocks = session.query_block().await?;
-    for disk in &spec.disks {
-        let (node, size) = (devices::node_name(disk), disk.size * GIB);
-        let inserted = blocks.iter().filter_map(|b| b.inserted.as_ref());
-        let now = inserted.filter(|i| i.node_name.as_ref() == Some(&node)).map(|i| i.image.virtual_size).next();
-        if now.is_some_and(|now| now < size) {
-            set_size(session, node, size).await?;
-        }
-    }
-    Ok(())
+/// definition and the image. `short` are those whose image is smaller.
+pub(super) async fn resize_at_start(session: &Session, spec: &VmSpec, short: &[String]) -> Result<(), QmpError> {
+    let resized = spec.disks.iter().filter(|disk| short.contains(&disk.name));
+    let resized = resized.map(|disk| set_size(session, devices::node_name(disk), disk.size * GIB));
+    join_all(resized).await.into_iter().collect()
 }
 
 /// Sets every limited disk's throttle, before the guest runs.
-pub(in crate::vm) async fn throttle_at_start(session: &Session, spec: &VmSpec) -> Result<(), QmpError> {
-    for disk in &spec.disks {
-        if let Some(limits) = &disk.io_limits {
-            throttle(session, disk, limits).await?;
-        }
-    }
-    Ok(())
+pub(super) async fn throttle_at_start(session: &Session, spec: &VmSpec) -> Result<(), QmpError> {
+    let limited = spec.disks.iter().filter_map(|disk| Some((disk, disk.io_limits.as_ref()?)));
+    let throttled = limited.map(|(disk, limits)| throttle(session, disk, limits));
+    join_all(throttled).await.into_iter().collect()
 }

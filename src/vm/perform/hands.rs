@@ -75,6 +75,8 @@ struct Link {
     threads: Vec<i32>,
     /// For a start that is under way.
     taps: HashMap<NicId, Vec<OwnedFd>>,
+    /// Disks whose image is smaller than they are defined, as a start has found them.
+    short: Vec<String>,
     io_error: Option<IoError>,
     memory_changed: bool,
     /// How far long steps have come. No channel: that makes room for 32 at once, of each VM.
@@ -213,6 +215,14 @@ impl Hands {
     /// The descriptors of a NIC's tap, one a queue, for the start that comes.
     pub fn keep_taps(&self, nic: NicId, taps: Vec<OwnedFd>) {
         self.link().taps.insert(nic, taps);
+    }
+
+    pub fn keep_short(&self, disks: Vec<String>) {
+        self.link().short = disks;
+    }
+
+    pub fn short(&self) -> Vec<String> {
+        self.link().short.clone()
     }
 
     /// Its tap goes, unless a QEMU has it.

@@ -13,15 +13,22 @@ use crate::{
     vm::core::Setback,
 };
 
+/// An open file for a set of QEMU's.
+pub(super) struct Opened {
+    pub descriptor: OwnedFd,
+    /// Bytes that a guest sees of a disk.
+    pub size: Option<u64>,
+}
+
 /// Opens one with exactly the access that QEMU asks its set for.
 ///
 /// # Errors
 /// The host's, with its number; without one where the file is not what it was taken for any more.
-pub(super) async fn open(hands: &Hands, file: &HostFile) -> io::Result<OwnedFd> {
+pub(super) async fn open(hands: &Hands, file: &HostFile) -> io::Result<Opened> {
     let (path, used) = (file.path.clone(), file.used);
     if used == FileUse::Log {
         // Not the log itself, which a guest would fill.
-        return hands.console.descriptor();
+        return Ok(Opened { descriptor: hands.console.descriptor()?, size: None });
     }
     let config = &hands.ctx.config;
     let (access, folders) = match used {
@@ -31,15 +38,15 @@ pub(super) async fn open(hands: &Hands, file: &HostFile) -> io::Result<OwnedFd> 
     let opened = on_storage(&file.path, STORAGE, move || {
         let file = open_within(&folders, &path, access)?;
         let checked = match used {
-            FileUse::Disk => image::check_disk(&file).map(drop),
-            FileUse::Base(format) => image::check_base(&file, format),
-            FileUse::Medium | FileUse::Log => Ok(()),
+            FileUse::Disk => image::check_disk(&file).map(Some),
+            FileUse::Base(format) => image::check_base(&file, format).map(|()| None),
+            FileUse::Medium | FileUse::Log => Ok(None),
         };
-        checked.map_err(|error| match error {
+        let size = checked.map_err(|error| match error {
             image::ImageError::Unsuitable(must) => io::Error::other(format!("it must {must}")),
             other => io::Error::other(other),
         })?;
-        Ok(OwnedFd::from(file))
+        Ok(Opened { descriptor: file.into(), size })
     });
     opened.await
 }
@@ -58,8 +65,8 @@ pub(in crate::vm) async fn give(hands: &Hands, session: &Session, files: &[HostF
     take_back(session, files).await?;
     for file in files {
         let opened = open(hands, file).await;
-        let descriptor = opened.map_err(|error| Setback::Refused(unusable(file, &error)))?;
-        session.add_descriptor(file.set, &file.path.display().to_string(), descriptor).await?;
+        let opened = opened.map_err(|error| Setback::Refused(unusable(file, &error)))?;
+        session.add_descriptor(file.set, &file.path.display().to_string(), opened.descriptor).await?;
     }
     Ok(())
 }

@@ -10,29 +10,37 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs, io,
     os::fd::{AsRawFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
+use futures_util::future::{join_all, try_join_all};
 use qapi::qmp::qom_set;
 use tokio::task::spawn_blocking;
 
-use super::{Brief, Done, Hands, Report, disks, files, host_files, nics, pinning};
+use super::{
+    Brief, Done, Hands, Report, disks, files,
+    host_files::{self, Opened},
+    nics, pinning,
+};
 use crate::{
     host::{
         STORAGE, fail_point, in_time,
-        launcher::{Child, QEMU},
+        launcher::{Cell, Child, QEMU},
         memory, on_storage,
         process::Process,
     },
-    model::{Error, NicId, VmSpec},
+    model::{Disk, Error, NicId, Sandbox, VmSpec},
     qemu::{
         ChardevFds, CommandLine,
-        devices::{self, FileUse},
+        devices::{self, FileUse, HostFile},
     },
     qmp::{Events, QmpError, Session, socket},
-    vm::core::{DiskNo, Setback, StartedWith},
+    vm::{
+        console::Streams,
+        core::{DiskNo, Setback, StartedWith},
+    },
 };
 
 /// From the spawn to the greeting; QEMU needs some 30 ms, a host under load much more.
@@ -94,31 +102,40 @@ pub(super) async fn prepare(hands: &Hands, brief: &Brief) -> Done {
     for disk in &disks {
         hands.ctx.owns(disk, spec).map_err(Setback::Reported)?;
     }
-    let dir = hands.paths.dir().to_owned();
-    let made = dir.clone();
-    let made = in_time(STORAGE, move || fs::create_dir_all(made)).await;
-    made.map_err(|e| Setback::Host(format!("cannot make {}: {e}", dir.display())))?;
-    // Left by a run that nobody could clean up after; QEMU's own end would remove a successor's (facts of 7.2).
-    files::remove_run_files(hands).await?;
+    // Side by side: each is a thread's to do, and none needs another.
+    let mut looks: Vec<_> = Vec::new();
     for disk in disks {
-        there(&disk.file, "the disk", "put it back").await.map_err(Setback::Host)?;
+        looks.push(there(disk.file.clone(), "the disk".to_owned(), "put it back"));
         if let Some(base) = disk.backing_file() {
             let what = format!("the base image that the disk {} was cloned from,", disk.name);
-            let remedy = "put it back: the disk holds only what differs from it";
-            there(&base.path, &what, remedy).await.map_err(Setback::Host)?;
+            looks.push(there(base.path.clone(), what, "put it back: the disk holds only what differs from it"));
         }
     }
+    let (cleared, looked) = tokio::join!(clear_run_directory(hands), join_all(looks));
+    cleared?;
+    looked.into_iter().collect::<Result<(), String>>().map_err(Setback::Host)?;
     if let Some(iso) = &spec.iso {
         let remedy = "put it back, or exchange or eject it (PUT /vms/{id}/iso; isoPath in the Hyper-V dialect)";
-        there(iso, "the ISO image in the CD drive,", remedy).await.map_err(unstartable)?;
+        there(iso.clone(), "the ISO image in the CD drive,".to_owned(), remedy).await.map_err(unstartable)?;
     }
     hands.reached(LaunchStep::Files)?;
     Ok(Report::Done)
 }
 
-async fn there(path: &Path, what: &str, remedy: &str) -> Result<(), String> {
-    let looked = path.to_owned();
-    match on_storage(path, STORAGE, move || fs::metadata(looked)).await {
+/// Made where there is none, and emptied of what a run has left that nobody could clean up after: QEMU's own end would
+/// remove a successor's (facts of 7.2).
+async fn clear_run_directory(hands: &Hands) -> Result<(), Setback> {
+    let paths = hands.paths.clone();
+    let cleared = in_time(STORAGE, move || {
+        fs::create_dir_all(paths.dir())?;
+        files::clear(&paths)
+    });
+    cleared.await.map_err(|e| Setback::Host(format!("cannot make {}: {e}", hands.paths.dir().display())))
+}
+
+async fn there(path: PathBuf, what: String, remedy: &str) -> Result<(), String> {
+    let looked = path.clone();
+    match on_storage(&path, STORAGE, move || fs::metadata(looked)).await {
         Ok(_) => Ok(()),
         Err(e) => Err(format!("{what} {} cannot be used ({e}); {remedy}", path.display())),
     }
@@ -130,11 +147,7 @@ pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
     hands.reached(LaunchStep::Network)?;
     let taps = hands.take_taps();
     let spec = fitted(brief, memory::is_strict());
-    let console = hands.console.clone();
-    let began = in_time(STORAGE, move || console.begin()).await;
-    let streams =
-        began.map_err(|e| Setback::Host(format!("cannot make logs in {}: {e}", hands.paths.dir().display())))?;
-    let files = open_files(hands, &spec).await?;
+    let ((streams, files), (cell, sandbox)) = tokio::try_join!(open_files(hands, &spec), make_cell(hands))?;
     let listen = |path: PathBuf| socket::listen(&path).map_err(|e| Setback::Host(format!("cannot listen on {e}")));
     let paths = &hands.paths;
     let sockets = [listen(paths.qmp())?, listen(paths.agent())?, listen(paths.serial())?];
@@ -150,19 +163,16 @@ pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
     let accelerator = hands.ctx.caps.accelerator;
     let args = CommandLine { spec: &spec, paths, fds, taps: &numbers, files: &sets, accelerator }.render();
     let program = hands.ctx.config.qemu.clone();
-    let (ctx, seed) = (hands.ctx.clone(), hands.id.number());
     let spawned = spawn_blocking(move || {
-        let (cell, sandbox) = ctx.sandbox.cell(seed).map_err(|e| format!("cannot make a sandbox for QEMU: {e}"))?;
         let child = Child::new(QEMU, &program).args(&args).inherit(inherited).stderr(streams.stderr).within(cell);
         let spawned = Process::spawn(child);
         // QEMU has its own copies now: from here on its end is the end of its sockets, taps and locks.
         drop((sockets, taps, files, streams.marks));
         let process = spawned.map_err(|e| format!("cannot run {}: {e}", program.display()))?;
-        Ok((Unclaimed::new(process), sandbox))
+        Ok(Unclaimed::new(process))
     });
     let spawned = spawned.await.map_err(|e| Setback::Host(e.to_string()))?;
-    let (process, sandbox) = spawned.map_err(Setback::Host)?;
-    let process = process.claim();
+    let process = spawned.map_err(Setback::Host)?.claim();
     hands.set_process(Some(process.clone()));
     hands.reached(LaunchStep::Spawn)?;
     let hotplug_memory = devices::hotplug_size(&spec);
@@ -170,22 +180,50 @@ pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
     Ok(Report::Spawned { process: process.id().clone(), with })
 }
 
-/// The files that QEMU starts with, looked into anew at each start, by the numbers of their sets.
-async fn open_files(hands: &Hands, spec: &VmSpec) -> Result<BTreeMap<u32, OwnedFd>, Setback> {
-    let mut opened = BTreeMap::new();
-    for file in devices::files(spec, hands.paths.console_log()) {
-        let descriptor = host_files::open(hands, &file).await.map_err(|error| {
-            let why = host_files::unusable(&file, &error);
-            // Descriptors that have run out, or storage that hangs, are no matter of the definition.
-            let is_the_hosts = error.raw_os_error().is_some() || error.kind() == io::ErrorKind::TimedOut;
-            match file.used {
-                FileUse::Medium | FileUse::Base(_) if !is_the_hosts => unstartable(why),
-                _ => Setback::Host(why),
-            }
-        })?;
-        opened.insert(file.set, descriptor);
+/// What its QEMU is kept in, and how that is told.
+async fn make_cell(hands: &Hands) -> Result<(Cell, Sandbox), Setback> {
+    let (ctx, seed) = (hands.ctx.clone(), hands.id.number());
+    let made = in_time(STORAGE, move || ctx.sandbox.cell(seed)).await;
+    made.map_err(|e| Setback::Host(format!("cannot make a sandbox for QEMU: {e}")))
+}
+
+/// The files that QEMU starts with, looked into anew at each start, by the numbers of their sets, and its logs.
+async fn open_files(hands: &Hands, spec: &VmSpec) -> Result<(Streams, BTreeMap<u32, OwnedFd>), Setback> {
+    let files = devices::files(spec, hands.paths.console_log());
+    let (logs, files): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| file.used == FileUse::Log);
+    let console = hands.console.clone();
+    let streams = async {
+        let began = in_time(STORAGE, move || console.begin()).await;
+        began.map_err(|e| Setback::Host(format!("cannot make logs in {}: {e}", hands.paths.dir().display())))
+    };
+    let opened = try_join_all(files.iter().map(|file| open_file(hands, file)));
+    let (streams, opened) = tokio::try_join!(streams, opened)?;
+    let is_short = |disk: &&Disk| {
+        let of_it = |(file, opened): (&HostFile, &Opened)| {
+            file.path == disk.file && opened.size.is_some_and(|size| size < disk.size * disks::GIB)
+        };
+        files.iter().zip(&opened).any(of_it)
+    };
+    hands.keep_short(spec.disks.iter().filter(is_short).map(|disk| disk.name.clone()).collect());
+    let mut sets: BTreeMap<u32, OwnedFd> =
+        files.iter().zip(opened).map(|(file, opened)| (file.set, opened.descriptor)).collect();
+    // There are only now any to be had.
+    for log in &logs {
+        sets.insert(log.set, open_file(hands, log).await?.descriptor);
     }
-    Ok(opened)
+    Ok((streams, sets))
+}
+
+async fn open_file(hands: &Hands, file: &HostFile) -> Result<Opened, Setback> {
+    host_files::open(hands, file).await.map_err(|error| {
+        let why = host_files::unusable(file, &error);
+        // Descriptors that have run out, or storage that hangs, are no matter of the definition.
+        let is_the_hosts = error.raw_os_error().is_some() || error.kind() == io::ErrorKind::TimedOut;
+        match file.used {
+            FileUse::Medium | FileUse::Base(_) if !is_the_hosts => unstartable(why),
+            _ => Setback::Host(why),
+        }
+    })
 }
 
 /// A process that ends unless somebody takes it: a spawn may come so late that its step was given up.
@@ -298,12 +336,17 @@ pub(super) async fn tune(hands: &Hands, brief: &Brief) -> Done {
         bound.map_err(Setback::Host)?;
     }
     hands.reached(LaunchStep::Pin)?;
-    disks::resize_at_start(&session, &spec).await?;
-    disks::throttle_at_start(&session, &spec).await?;
+    // QEMU answers in their order; what is sent together costs one wait.
+    let short = hands.short();
+    let (resized, throttled, polled) = tokio::join!(
+        disks::resize_at_start(&session, &spec, &short),
+        disks::throttle_at_start(&session, &spec),
+        poll_balloon(&session, &spec)
+    );
+    resized?;
+    throttled?;
     hands.reached(LaunchStep::Throttle)?;
-    if spec.machine.balloon {
-        poll_balloon(&session).await?;
-    }
+    polled?;
     Ok(Report::Done)
 }
 
@@ -314,7 +357,10 @@ impl Brief {
     }
 }
 
-async fn poll_balloon(session: &Session) -> Result<(), QmpError> {
+async fn poll_balloon(session: &Session, spec: &VmSpec) -> Result<(), QmpError> {
+    if !spec.machine.balloon {
+        return Ok(());
+    }
     let path = format!("/machine/peripheral/{}", devices::BALLOON_ID);
     let property = "guest-stats-polling-interval".to_owned();
     session.execute(qom_set { path, property, value: BALLOON_POLLING.into() }).await.map(drop)

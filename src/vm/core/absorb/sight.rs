@@ -22,6 +22,8 @@ pub(super) fn see(facts: &mut Facts, sight: Sight) {
         Sight::Closed { reason, misconduct, brief } => closed(facts, &reason, misconduct, brief),
         Sight::Reset => reset(facts),
         Sight::Halted => facts.seen.look = true,
+        // That a guest runs for the first time is told by the start itself.
+        Sight::Resumed if facts.up().is_none() => {}
         Sight::Resumed => {
             facts.seen.look = true;
             ask_again(facts);
