@@ -10,11 +10,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use super::{
     Console,
     core::{Answer, Patience, Request},
+    mailbox,
     sampling::Latest,
 };
 use crate::model::{Applied, Change, Conflict, Error, NicId, Redefinition, Result, Sample, Status, VmId, VmView};
@@ -45,7 +46,6 @@ pub(super) struct Message {
 
 /// What a VM's task is told from outside.
 pub(super) enum Inbox {
-    /// In a box: its channel makes room for 32 at once, of each VM.
     Request(Box<Message>),
     /// Somebody removed the tap of a NIC.
     TapGone(NicId),
@@ -110,7 +110,7 @@ pub struct VmHandle {
     /// Forced requests that had come when this handle was made.
     came: u64,
     /// Has room for all: sending to it is one step, and cannot be given up half-way. Its task never waits.
-    inbox: mpsc::UnboundedSender<Inbox>,
+    inbox: mailbox::Sender<Inbox>,
     view: watch::Receiver<VmView>,
     sample: Latest,
     console: Arc<Console>,
@@ -120,7 +120,7 @@ impl VmHandle {
     pub(super) fn new(
         id: VmId,
         tally: Tally,
-        inbox: mpsc::UnboundedSender<Inbox>,
+        inbox: mailbox::Sender<Inbox>,
         view: watch::Receiver<VmView>,
         sample: Latest,
         console: Arc<Console>,

@@ -17,6 +17,7 @@
 //! is all that speaks to the host. `records` is how a VM is stored, with the `layers` of its disks, `handle` how others speak to its task, `publish` what
 //! they see, `journal` what is logged. `heartbeat` and `sampling` work beside the task.
 
+mod begin;
 mod census;
 mod console;
 pub mod core;
@@ -26,6 +27,7 @@ mod heartbeat;
 mod interfaces;
 mod journal;
 pub(crate) mod layers;
+mod mailbox;
 mod migrate;
 mod perform;
 mod publish;
@@ -43,6 +45,7 @@ use std::{
     },
 };
 
+pub use begin::{adopt, create};
 pub(crate) use census::{Census, Mark, Share};
 pub(crate) use console::Console;
 pub(crate) use handle::Turn;
@@ -50,7 +53,6 @@ pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
 pub(crate) use interfaces::{GuestInterface, ask as guest_interfaces};
 pub use perform::LaunchStep;
 pub(crate) use storage::{Original, check_mounted, is_marked, mark as mark_storage, storage_of};
-pub use task::{adopt, create};
 
 use crate::{
     config::Config,

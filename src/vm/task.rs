@@ -9,7 +9,6 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
     task::{AbortHandle, Id, JoinError, JoinSet},
     time::sleep,
 };
@@ -18,20 +17,21 @@ use super::{
     SharedContext,
     core::{
         self, Bounds, Effects, Facts, Lane, Now, Outcome, Report, Run, Setback, Sight, Step, Ticket, absorb, admit,
-        plan, recover,
+        plan,
     },
     events::sight,
     handle::{Inbox, Message, Reply, Tally, VmHandle},
     heartbeat::Heartbeat,
     journal::Journal,
+    mailbox::{Mailbox, mailbox},
     perform::{Brief, Hands, perform},
     publish::{Public, as_left},
-    records::{Known, Stored},
+    records::Known,
     sampling::{Latest, Sampling},
 };
 use crate::{
     host::process::Exit,
-    model::{Error, NicId, Result, VmSpec, VmView, monotonic_ms, now_ms, uptime_ms},
+    model::{NicId, monotonic_ms, now_ms, uptime_ms},
     net::PortHealth,
     qmp::{CloseReason, Event, Events, Session},
 };
@@ -43,15 +43,15 @@ const CALM: Duration = Duration::from_secs(60);
 /// From so many requests that wait on, those whose clients have hung up are forgotten.
 const CROWD: usize = 32;
 
-struct Task {
+pub(super) struct Task {
     ctx: SharedContext,
     facts: Facts,
-    hands: Arc<Hands>,
-    inbox: mpsc::UnboundedReceiver<Inbox>,
+    pub hands: Arc<Hands>,
+    inbox: Mailbox<Inbox>,
     steps: JoinSet<Outcome>,
     lanes: HashMap<Id, (Lane, AbortHandle)>,
     link: Option<Link>,
-    replies: HashMap<Ticket, Reply>,
+    pub replies: HashMap<Ticket, Reply>,
     tickets: Ticket,
     /// Forced requests that were admitted.
     forced: u64,
@@ -83,56 +83,25 @@ enum Happening {
     Orphaned,
 }
 
-/// Starts the task of a VM of an earlier daemon. What its record says is met with what is there.
-pub fn adopt(ctx: SharedContext, Stored { record, known }: Stored) -> VmHandle {
-    let (found, process) = ctx.find_process(&record);
-    let facts = recover(record, found, now(), bounds(&ctx));
-    let (handle, task) = Task::new(ctx, facts, known);
-    task.hands.adopt(process);
-    tokio::spawn(task.run());
-    handle
-}
-
-/// Starts the task of a VM that is to be made, and started where `start` says so; `noted` is what is stored of it, where it
-/// is noted already that it is being made. The answer comes when it exists; where it does not come to that, nothing of it is left.
-pub fn create(
-    ctx: SharedContext,
-    definition: Arc<VmSpec>,
-    start: bool,
-    noted: Option<Known>,
-) -> (VmHandle, impl Future<Output = Result<VmView>> + Send) {
-    const TICKET: Ticket = 0;
-    let id = definition.id;
-    let mut facts = core::create(definition.clone(), start, TICKET, now(), bounds(&ctx));
-    if noted.is_some() {
-        facts.stored = core::unmade(definition);
-        facts.seen.wish = false;
+impl From<Option<Inbox>> for Happening {
+    fn from(message: Option<Inbox>) -> Self {
+        message.map_or(Self::Orphaned, Self::Message)
     }
-    let (handle, mut task) = Task::new(ctx, facts, noted.unwrap_or_default());
-    let (reply, answer) = oneshot::channel();
-    task.replies.insert(TICKET, reply);
-    tokio::spawn(task.run());
-    let made = async move {
-        let (answer, view) = answer.await.map_err(|_| Error::ShuttingDown)?;
-        tracing::debug!(vm = %id, ?answer, "create");
-        answer.map(|_| view)
-    };
-    (handle, made)
 }
 
-fn now() -> Now {
+pub(super) fn now() -> Now {
     Now { wall: now_ms(), monotonic: monotonic_ms(), uptime: uptime_ms() }
 }
 
-fn bounds(ctx: &SharedContext) -> Bounds {
+pub(super) fn bounds(ctx: &SharedContext) -> Bounds {
     let closing = ctx.closing.has_begun();
     Bounds { memory: ctx.host.memory, closing, ends_vms: closing && ctx.config.stop_vms_on_exit }
 }
 
 impl Task {
-    fn new(ctx: SharedContext, facts: Facts, known: Known) -> (VmHandle, Box<Self>) {
+    pub fn new(ctx: SharedContext, facts: Facts, known: Known) -> (VmHandle, Box<Self>) {
         let id = facts.record.definition.id;
-        let (sender, inbox) = mpsc::unbounded_channel();
+        let (sender, inbox) = mailbox();
         let hands = Arc::new(Hands::new(ctx.clone(), id, known));
         let (view, view_reader) = Public::new(&facts, ctx.census.clone());
         let sample = Latest::default();
@@ -157,11 +126,16 @@ impl Task {
     }
 
     /// In a box: an async function has room for its arguments twice, and there is one of each VM.
-    async fn run(mut self: Box<Self>) {
+    pub async fn run(mut self: Box<Self>) {
         let first = self.absorb(Report::Sight(Sight::Time));
         self.follow(first);
         while !self.facts.gone {
-            let effects = match self.next().await {
+            let happening = match self.is_at_rest() {
+                // A future that waits for anything is large, and nearly all VMs are at rest.
+                false => Box::pin(self.next()).await,
+                true => self.inbox.recv().await.into(),
+            };
+            let effects = match happening {
                 Happening::Message(message) => self.take(message),
                 Happening::Exited(exit) => self.exited(exit).await,
                 Happening::Event(event) => self.event(event),
@@ -186,6 +160,20 @@ impl Task {
             let effects = self.take(message);
             self.hand_out(effects);
         }
+    }
+
+    /// Nothing can happen to it but that somebody asks something of it.
+    fn is_at_rest(&mut self) -> bool {
+        let at_rest = self.lanes.is_empty()
+            && self.link.is_none()
+            && self.wake.is_none()
+            && self.hands.process().is_none()
+            && self.replies.is_empty();
+        if at_rest {
+            self.lanes = HashMap::new();
+            self.replies = HashMap::new();
+        }
+        at_rest
     }
 
     /// The next thing to happen. What came first need not be told first, but what a step has seen comes before its end, and
@@ -221,7 +209,7 @@ impl Task {
             sight = self.hands.sight() => Happening::Sight(sight),
             Some(ended) = self.steps.join_next_with_id() => Happening::Step(ended),
             () = time => Happening::Time,
-            message = self.inbox.recv() => message.map_or(Happening::Orphaned, Happening::Message),
+            message = self.inbox.recv() => message.into(),
         }
     }
 

@@ -76,6 +76,17 @@ pub struct Bounds {
 }
 
 impl Facts {
+    /// The step that a lane had under way is over.
+    pub(super) fn end_step(&mut self, lane: Lane) -> Option<Step> {
+        self.cut.remove(&lane);
+        let step = self.in_flight.remove(&lane);
+        if self.in_flight.is_empty() {
+            // A map that is emptied keeps its room.
+            self.in_flight = BTreeMap::new();
+        }
+        step
+    }
+
     pub fn up(&self) -> Option<&Up> {
         self.record.run.up()
     }

@@ -43,8 +43,7 @@ pub fn absorb(facts: &mut Facts, now: Now, report: Report) -> Effects {
     match report {
         Report::Sight(sight) => sight::see(facts, sight),
         Report::Outcome(lane, outcome) => {
-            facts.cut.remove(&lane);
-            if let Some(step) = facts.in_flight.remove(&lane) {
+            if let Some(step) = facts.end_step(lane) {
                 conclude(facts, step, outcome);
             }
         }
