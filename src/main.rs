@@ -20,6 +20,7 @@ use qherd::{
     },
     cli,
     config::Settings,
+    host::memory,
     service::Service,
 };
 use tracing_subscriber::EnvFilter;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
 }
 
 fn start(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
+    memory::keep_together();
     // Two threads carry thousands of VMs, because nothing here waits for one; more would only cost memory.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.context("cannot start the runtime")?;

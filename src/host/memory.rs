@@ -9,6 +9,16 @@ pub fn is_strict() -> bool {
     std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2")
 }
 
+/// Has all threads of this program allocate from one place. Else each has its own, and what many threads make while thousands
+/// of VMs are defined lies scattered over all of them: 143 MiB for 10,000 VMs instead of 113. Before there are threads.
+pub fn keep_together() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes numbers.
+    unsafe {
+        nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Gives back to the host what was needed for a moment, such as to read every record at the start: the allocator keeps it.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]

@@ -28,5 +28,5 @@ pub use open::{Access, open_within};
 pub use removal::remove_image;
 pub use space::free_space;
 pub use spill::Spill;
-pub use storage::{Places, on_storage};
+pub use storage::{Places, on_storage, on_storage_of};
 pub use tail::{last_lines, last_text};

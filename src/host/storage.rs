@@ -36,10 +36,22 @@ pub async fn on_storage<T: Send + 'static>(
     patience: Duration,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
+    on_storage_of(&[path], patience, work).await
+}
+
+/// The same of work that touches several paths.
+///
+/// # Errors
+/// As [`on_storage`].
+pub async fn on_storage_of<T: Send + 'static>(
+    paths: &[&Path],
+    patience: Duration,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     static THREADS_OF_ALL: OnceLock<Places> = OnceLock::new();
     let threads = THREADS_OF_ALL.get_or_init(|| Places::new(THREADS));
     let done = async {
-        let place = threads.take(&[path]).await?;
+        let place = threads.take(paths).await?;
         let work = move || {
             let done = work();
             // Not before: one that hangs keeps its place, and is not joined by ever more.

@@ -6,6 +6,10 @@ use std::{
     collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,7 +18,7 @@ use super::{
     images::{REMOVAL, absent, host},
 };
 use crate::{
-    host::{STORAGE, folder, in_time, on_storage, remove_image},
+    host::{STORAGE, folder, in_time, on_storage, on_storage_of, remove_image},
     model::{Disk, Error, MadeFolder},
     qemu::RunPaths,
     vm::{
@@ -34,13 +38,21 @@ pub(super) async fn find(brief: &Brief) -> Done {
     let disks = made(brief).map(|disk| disk.file.clone());
     let bases = spec.disks.iter().filter_map(|disk| disk.backing_file()).map(|base| base.path.clone());
     let files: Vec<PathBuf> = disks.chain(bases).chain(spec.iso.clone()).collect();
-    for file in files {
-        let looked = file.clone();
-        if let Err(error) = on_storage(&file, LOOK, move || fs::metadata(looked)).await {
-            return Ok(Report::Missing(Some(format!("{} cannot be used: {error}", file.display()))));
-        }
-    }
-    Ok(Report::Missing(None))
+    // All in one go: after a start of the daemon every VM looks.
+    let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+    let looking_at = Arc::new(AtomicUsize::new(0));
+    let (looked, at) = (files.clone(), looking_at.clone());
+    let found = on_storage_of(&paths, LOOK, move || {
+        looked.iter().enumerate().try_for_each(|(number, file)| {
+            at.store(number, Ordering::Relaxed);
+            fs::metadata(file).map(drop)
+        })
+    });
+    let missing = found.await.err().and_then(|error| {
+        let file = files.get(looking_at.load(Ordering::Relaxed))?;
+        Some(format!("{} cannot be used: {error}", file.display()))
+    });
+    Ok(Report::Missing(missing))
 }
 
 /// Whether a deletion could remove the VM's disks, before anything is done about it.
