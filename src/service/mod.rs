@@ -10,6 +10,7 @@ mod changes;
 mod create;
 pub mod database;
 mod disks;
+pub mod events;
 mod exports;
 mod folders;
 mod host;
@@ -33,6 +34,7 @@ use anyhow::Context as _;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+pub use crate::vm::asked_by;
 pub use crate::{host::inventory::Node as NumaNode, qemu::Caps};
 pub use bases::{Base, BaseUser};
 pub use changes::Redefine;
@@ -71,6 +73,7 @@ pub struct Service {
     log_reads: Semaphore,
     capacity: capacity::Capacity,
     keys: Arc<Keys>,
+    events: Arc<events::Events>,
     /// Held for as long as the daemon lives.
     _lock: state_lock::StateLock,
 }
@@ -153,6 +156,7 @@ impl Service {
             capacity,
             registry: Registry::new(ctx.census.clone()),
             keys,
+            events: events::Events::of(ctx.store.clone()),
             places: switches::Places::default(),
             profiles,
             ctx,
@@ -166,6 +170,7 @@ impl Service {
         exports::keep_daily(service.ctx.store.clone(), &service.ctx.config.state_dir);
         let service = Arc::new(service);
         tokio::spawn(switches::follow(Arc::downgrade(&service)));
+        tokio::spawn(switches::tell(Arc::downgrade(&service)));
         Ok(service)
     }
 
@@ -199,6 +204,11 @@ impl Service {
     /// Which requests were made under which idempotency key.
     pub fn keys(&self) -> Arc<Keys> {
         self.keys.clone()
+    }
+
+    /// What happens, for those who follow.
+    pub fn events(&self) -> Arc<events::Events> {
+        self.events.clone()
     }
 
     /// QEMUs of VMs.

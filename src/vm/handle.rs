@@ -14,10 +14,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Console,
+    asking::asker,
     core::{Answer, Patience, Request},
     sampling::Latest,
 };
-use crate::model::{Applied, Change, Conflict, Error, NicId, Redefinition, Result, Sample, Status, VmId, VmView};
+use crate::model::{
+    Applied, Asker, Change, Conflict, Error, NicId, Redefinition, Result, Sample, Status, VmId, VmView,
+};
 
 /// Forced requests that have come.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +43,7 @@ pub(super) type Reply = oneshot::Sender<(Result<Answer>, VmView)>;
 pub(super) struct Message {
     pub request: Request,
     pub came: u64,
+    pub asker: Option<Asker>,
     pub reply: Reply,
 }
 
@@ -295,7 +299,7 @@ impl VmHandle {
         if request.is_forced() {
             self.tally.add();
         }
-        let message = Box::new(Message { request, came: self.came, reply });
+        let message = Box::new(Message { request, came: self.came, asker: asker(), reply });
         self.inbox.send(Inbox::Request(message)).map_err(|_| self.ended())?;
         match answer.await {
             Ok((answer, view)) => answer.map(|answer| (answer, view)),

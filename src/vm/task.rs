@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{
     SharedContext,
+    asking::asker,
     core::{
         self, Bounds, Effects, Facts, Lane, Now, Outcome, Report, Run, Setback, Sight, Step, Ticket, absorb, admit,
         plan, recover,
@@ -107,6 +108,9 @@ pub fn create(
     if noted.is_some() {
         facts.stored = core::unmade(definition);
         facts.seen.wish = false;
+    }
+    if let Some(asker) = asker() {
+        facts.note_maker(TICKET, asker);
     }
     let (handle, mut task) = Task::new(ctx, facts, noted.unwrap_or_default());
     let (reply, answer) = oneshot::channel();
@@ -237,7 +241,7 @@ impl Task {
         }
     }
 
-    fn request(&mut self, Message { request, came, reply }: Message) -> Effects {
+    fn request(&mut self, Message { request, came, asker, reply }: Message) -> Effects {
         self.facts.bounds = bounds(&self.ctx);
         if self.replies.len() >= CROWD {
             let gone: Vec<Ticket> =
@@ -251,6 +255,9 @@ impl Task {
         let overtaken = came < self.forced && !request.is_forced();
         self.forced += u64::from(request.is_forced());
         tracing::debug!(vm = %self.hands.id, ?request, overtaken, "request");
+        if let Some(asker) = asker {
+            self.facts.note_asker(self.tickets, asker, &request);
+        }
         admit(&mut self.facts, now(), self.tickets, request, overtaken)
     }
 

@@ -22,6 +22,7 @@ use super::gate::{Admitted, Gate, Visitor};
 use super::idempotency::Keyed;
 use super::incoming::Incoming;
 use super::inflight::InFlight;
+use super::request_id::RequestId;
 use super::route::{Answer, RouteInfo};
 use super::table::{self, Found};
 use super::waiter::Entered;
@@ -29,6 +30,7 @@ use super::wire::Refused;
 use super::{HttpError, Load, Nulls, Request, Response, Table, query};
 use crate::service::Keys;
 use crate::service::access::Caller;
+use crate::service::asked_by;
 
 /// Seconds until a client that was refused because the server goes down may find it back.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
@@ -76,8 +78,9 @@ pub fn filter(
                 let head = Head { method, query, headers, in_flight, refused, visitor };
                 async move {
                     let origin = mounts.gate.page_of(&head.headers);
-                    let response = mounts.answer(path.as_str(), head, body).await;
-                    mounts.gate.seal(response, origin)
+                    let id = RequestId::of(&head.headers);
+                    let response = mounts.answer(path.as_str(), head, &id, body).await;
+                    id.seal(mounts.gate.seal(response, origin))
                 }
             },
         )
@@ -122,6 +125,7 @@ impl Mounts {
         &self,
         path: &str,
         head: Head,
+        id: &RequestId,
         body: impl Stream<Item = Result<B, E>> + Send + 'static,
     ) -> Response
     where
@@ -168,7 +172,7 @@ impl Mounts {
             Ok((found, caller, under_way)) => {
                 let end = in_flight.given_up(found.info.waits_for_guest);
                 tokio::select! {
-                    response = run(shape, self.keys.as_ref().map(|keys| (keys, dialect)), found, caller, under_way, head, body) => response,
+                    response = run(shape, self.keys.as_ref().map(|keys| (keys, dialect)), found, (caller, id), under_way, head, body) => response,
                     () = end => table::refuse(shape, HttpError::Unfinished),
                 }
             }
@@ -200,7 +204,7 @@ async fn run<T>(
     shape: table::ErrorShape,
     keys: Option<(&Arc<Keys>, &'static str)>,
     found: Found<'_>,
-    caller: Caller,
+    (caller, id): (Caller, &RequestId),
     under_way: UnderWay,
     head: Head,
     body: Incoming<T>,
@@ -241,7 +245,8 @@ where
     };
     // What goes on by itself is not waited for.
     let guard = (!info.waits_for_guest).then(|| head.in_flight.enter());
-    let span = tracing::info_span!("request", operation = info.operation_id);
+    let span = tracing::info_span!("request", operation = info.operation_id, id = id.as_str());
+    let asker = id.asker(&request.caller);
     // What is kept under a key is waited for by whoever asks next.
     let only_waits = (info.waits_for_guest && keyed.is_none()).then(Entered::default);
     let operation = async move {
@@ -258,7 +263,7 @@ where
             }
         }
     };
-    let operation = operation.instrument(span);
+    let operation = asked_by(asker, operation).instrument(span);
     let (task, _waiter) = match only_waits {
         None => (tokio::spawn(operation), None),
         Some(entered) => {

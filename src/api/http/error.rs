@@ -80,6 +80,12 @@ pub enum HttpError {
     Crowded { under_way: usize },
     #[error("{name} has the role {role}; this needs {needed}.")]
     Forbidden { name: String, role: Role, needed: Role },
+    /// `begin` is where all that are kept follow.
+    #[error(
+        "The events after that one are not all kept any more, or it is none of this qherd's; read anew what they would have told, and \
+         begin with after={begin}."
+    )]
+    EventsGone { begin: String },
     #[error("The Idempotency-Key was used for another request before; each request needs a key of its own.")]
     KeyReused,
     #[error("The Idempotency-Key cannot be stored, so nothing was done; ask again later, or without a key.")]
@@ -114,6 +120,7 @@ impl HttpError {
             Self::CrossOrigin | Self::InTheClear | Self::Forbidden { .. } => StatusCode::FORBIDDEN,
             Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::EventsGone { .. } => StatusCode::GONE,
             Self::ShuttingDown
             | Self::Unfinished
             | Self::NoRoomForAnswer
@@ -132,6 +139,7 @@ impl HttpError {
     pub fn detail(&self) -> Option<&str> {
         match self {
             Self::Internal { why } | Self::KeyNotStored { why } => Some(why.as_str()).filter(|why| !why.is_empty()),
+            Self::EventsGone { begin } => Some(begin),
             _ => None,
         }
     }

@@ -7,6 +7,7 @@
 //!        ├─ gate, origin          who is let in; web pages of others are not
 //!        ├─ idempotency           a request with a known key gets its first answer
 //!        ├─ table, route   which handler a path and a method mean; what OpenAPI says about it
+//!        ├─ request_id     what a request is called in its answer, in the log and in what is told of it
 //!        ├─ request        what a handler is given; query, json and decode turn it into the handler's types
 //!        ├─ answers        how much of answers is kept for those who do not take them
 //!        └─ response, section  what a handler gives back; error is everything the plumbing itself can object to
@@ -53,6 +54,7 @@ mod origin;
 pub mod query;
 pub mod query_param;
 pub mod request;
+mod request_id;
 pub mod response;
 mod room;
 pub mod route;

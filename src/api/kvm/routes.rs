@@ -8,12 +8,15 @@ use serde_json::Value;
 use super::{
     Shared, change, disk_view, disks, dto,
     error::{Endpoint, ErrorBody, NotFound, http_error},
-    forwards, host, info, media, networks, performance, policy, power, switches, updated,
+    events, forwards, host, info, media, networks, performance, policy, power, switches, updated,
 };
 use crate::{
-    api::http::{
-        QueryParam, Route, Table, Urgency, in_section,
-        openapi::{About, PathParam, document},
+    api::{
+        events::{AFTER, LIMIT, TYPE, WAIT},
+        http::{
+            QueryParam, Route, Table, Urgency, in_section,
+            openapi::{About, PathParam, document},
+        },
     },
     model::Role,
     service::Service,
@@ -54,6 +57,7 @@ const SWITCH_CREATE: Endpoint = endpoint(NotFound::Colon, "Internal error during
 const SWITCH_UPDATE: Endpoint = endpoint(NotFound::Colon, "Internal error during switch update.");
 const SWITCH_DELETE: Endpoint = endpoint(NotFound::Colon, "Internal error during switch deletion.");
 const SWITCHES: Endpoint = endpoint(NotFound::Colon, "Internal server error while retrieving switches.");
+const EVENTS: Endpoint = endpoint(NotFound::Short, "Internal server error while reading the events.");
 const GENERAL: Endpoint = endpoint(NotFound::Short, "Internal server error");
 
 const PROVISIONING: &str = "VM Provisioning";
@@ -74,6 +78,13 @@ const LIST_QUERY: &[QueryParam] = &[
 const STOP_QUERY: &[QueryParam] = &[QueryParam::boolean("force", "Cut the power at once."), TIMEOUT];
 const DELETE_QUERY: &[QueryParam] =
     &[QueryParam::boolean("graceful", "Ask the guest to power off first; default false.")];
+const EVENTS_QUERY: &[QueryParam] = &[
+    AFTER,
+    QueryParam::text("vm", "Only events of the VM with this UUID, also of one that is gone."),
+    TYPE,
+    WAIT,
+    LIMIT,
+];
 const CONSOLE_QUERY: &[QueryParam] = &[
     QueryParam::integer("tail", "The last so many lines; default 1000."),
     QueryParam::boolean(
@@ -351,6 +362,14 @@ pub fn routes() -> Vec<Route<Shared>> {
             .tag(INFORMATION)
             .summary("The host: cores, NUMA nodes, memory, QEMU, and which VM is pinned to which cores.")
             .output::<host::HostBody>(200, "The host as it is now."),
+        Route::get("/events", "listEvents", in_section(&EVENTS, events::events))
+            .role(Role::Viewer)
+            .tag(MONITORING)
+            .summary("What happens to VMs and switches, as it happens and since: who asked for what, and what became of it.")
+            .query(EVENTS_QUERY)
+            .waits_for_guest()
+            .output::<events::EventsBody>(200, "The events.")
+            .error(410, "What follows is not kept any more; `detail` is where to begin."),
         Route::get("/health", "getHealth", in_section(&GENERAL, info::health))
             .role(Role::Viewer)
             .tag(SERVICE)

@@ -200,6 +200,11 @@ impl Places {
         entry.map(|e| e.record.clone()).ok_or(Error::SwitchNotFound(id.to_string()))
     }
 
+    /// What is known of it, however far it has come.
+    pub fn known(&self, id: SwitchId) -> Option<SwitchRecord> {
+        lock(&self.switches).get(&id).map(|entry| entry.record.clone())
+    }
+
     /// Oldest first, then by id.
     pub fn all(&self) -> Vec<(Switch, Option<String>)> {
         let switches = lock(&self.switches);
