@@ -19,6 +19,9 @@ use crate::{
 
 /// Seconds that a long poll may wait.
 const LONGEST_WAIT: i64 = 300;
+/// Seconds that somebody waits for what a VM comes to.
+const DEFAULT_TIME: i64 = 30;
+const LONGEST_TIME: i64 = 3_600;
 const DEFAULT_LIMIT: i64 = 100;
 const MOST: i64 = 1_000;
 /// What EventSource sends when it connects again.
@@ -115,6 +118,17 @@ pub(super) async fn poll(mut wish: Wish, wait: Duration) -> Result<(Vec<(Place, 
         found.push((wish.follower.place_of(&told), told));
     }
     Ok((found, wish.follower.place()))
+}
+
+/// How long somebody waits for what a VM comes to.
+///
+/// # Errors
+/// 400.
+pub(super) fn wait_time(timeout: Option<i64>) -> Result<Duration, HttpError> {
+    match timeout.unwrap_or(DEFAULT_TIME) {
+        seconds @ 1..=LONGEST_TIME => Ok(Duration::from_secs(seconds as u64)),
+        _ => Err(HttpError::invalid("timeout", format!("be from 1 to {LONGEST_TIME} (seconds)"))),
+    }
 }
 
 /// `2026-11-27T20:50:00.123Z`.

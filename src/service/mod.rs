@@ -27,6 +27,7 @@ mod sandbox;
 mod state_dir;
 mod state_lock;
 mod switches;
+mod waiting;
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,6 +44,7 @@ pub use keys::{Attempt, Claim, KeptAnswer, KeyError, Keys};
 pub use nics::{NicStatus, NicView, Nics, Removed, among as among_networks};
 pub use registry::Page;
 pub use switches::{Changed, ForwardView, ForwardWish, LeaseView, Readdressed, SwitchView};
+pub use waiting::Awaited;
 
 use crate::{
     config::{Accel, Config},

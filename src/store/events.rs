@@ -25,8 +25,11 @@ use super::{
 pub const EVENT: &str = "event";
 const LOG: &str = "log/id";
 
+/// Places for events, used in turn: sled writes a place anew more cheaply than it makes and removes one, in time and in room.
+const PLACES: u64 = 10_000;
+
 /// Of what has fallen out of the window, removed by one batch.
-const REMOVED_AT_ONCE: u64 = 16;
+const REMOVED_AT_ONCE: usize = 16;
 
 /// A record that is told, not kept up.
 pub trait Telling: Record {
@@ -37,6 +40,7 @@ pub trait Telling: Record {
 /// What is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
+    /// At most 10,000.
     pub events: u64,
     pub age: Duration,
     pub bytes: u64,
@@ -44,7 +48,7 @@ pub struct Window {
 
 impl Default for Window {
     fn default() -> Self {
-        Self { events: 10_000, age: Duration::from_secs(7 * 24 * 3600), bytes: 16 << 20 }
+        Self { events: PLACES, age: Duration::from_secs(7 * 24 * 3600), bytes: 16 << 20 }
     }
 }
 
@@ -111,21 +115,20 @@ impl Log {
     pub fn of(db: &sled::Db) -> sled::Result<Self> {
         let id = db.get(LOG)?.and_then(|value| Uuid::try_parse(str::from_utf8(&value).ok()?.trim_matches('"')).ok());
         let log = id.unwrap_or_else(Uuid::new_v4);
-        let (mut window, mut bytes) = (VecDeque::new(), 0);
-        let (mut first, mut next) = (1, 1);
+        let mut there = Vec::new();
         for entry in db.scan_prefix(format!("{EVENT}/")) {
             let (name, value) = entry?;
-            let number =
-                str::from_utf8(&name[EVENT.len() + 1..]).ok().and_then(|hex| u64::from_str_radix(hex, 16).ok());
-            let Some(number) = number else { continue };
-            if window.is_empty() {
-                first = number;
-            }
-            next = number + 1;
             let size = (name.len() + value.len()) as u64;
-            window.push_back((record::told_at(&value), size));
-            bytes += size;
+            there.extend(record::number_and_time(&value).map(|(number, at)| (number, at, size)));
         }
+        there.sort_unstable();
+        let next = there.last().map_or(1, |(number, ..)| number + 1);
+        // What a narrower window has left in its place is no part of this one.
+        let unbroken = |(back, (number, ..)): &(usize, &(u64, u64, u64))| number + *back as u64 + 1 == next;
+        let count = there.iter().rev().enumerate().take_while(unbroken).count();
+        let window: VecDeque<_> = there.iter().skip(there.len() - count).map(|(_, at, size)| (*at, *size)).collect();
+        let bytes = window.iter().map(|(_, size)| size).sum();
+        let first = next - count as u64;
         let kept = Kept { log, oldest: first, newest: next - 1 };
         let shared = Shared { kept: kept.into(), window: Mutex::default(), follower: OnceLock::new() };
         let shared = Arc::new(shared);
@@ -157,7 +160,9 @@ impl Log {
         let newest = told.iter().map(|told| told.at).max().unwrap_or_default();
         self.shrink(newest);
         let oldest = self.oldest();
-        for number in (self.first..oldest).take(REMOVED_AT_ONCE as usize) {
+        // Whose place has another one by now are gone already.
+        self.first = self.first.max((self.next - 1).saturating_sub(PLACES - 1)).min(oldest);
+        for number in (self.first..oldest).take(REMOVED_AT_ONCE) {
             batch.remove(name(number).into_bytes());
             self.first = number + 1;
         }
@@ -173,7 +178,9 @@ impl Log {
         let age = bounds.age.as_millis() as u64;
         while let Some((at, size)) = self.window.front().copied()
             && self.window.len() > 1
-            && (self.window.len() as u64 > bounds.events || self.bytes > bounds.bytes || now.saturating_sub(at) > age)
+            && (self.window.len() as u64 > bounds.events.min(PLACES)
+                || self.bytes > bounds.bytes
+                || now.saturating_sub(at) > age)
         {
             self.window.pop_front();
             self.bytes -= size;
@@ -226,7 +233,12 @@ impl Store {
         let newest = self.kept_events().newest;
         let numbers = number.saturating_add(1)..=newest.min(number.saturating_add(most as u64));
         self.read(|db| {
-            let event = |number| Ok(db.get(name(number))?.map(|value| Event { number, value: value.to_vec() }));
+            let event = |number| {
+                let value = db
+                    .get(name(number))?
+                    .filter(|value| record::number_and_time(value).is_some_and(|(found, _)| found == number));
+                Ok(value.map(|value| Event { number, value: value.to_vec() }))
+            };
             numbers.filter_map(|number| event(number).transpose()).collect()
         })
     }
@@ -259,11 +271,12 @@ pub(super) fn is_of_log(name: &[u8]) -> bool {
 }
 
 fn key(number: u64) -> String {
-    format!("{number:016x}")
+    number.to_string()
 }
 
+/// Of its place.
 fn name(number: u64) -> String {
-    format!("{EVENT}/{}", key(number))
+    format!("{EVENT}/{:04x}", number % PLACES)
 }
 
 // Each is changed in one step.

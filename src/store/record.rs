@@ -74,6 +74,7 @@ struct WrittenEvent<'a> {
 struct Found<'a> {
     v: u32,
     generation: Option<Generation>,
+    number: Option<u64>,
     at: Option<u64>,
     crc: Option<String>,
     #[serde(borrow)]
@@ -127,9 +128,10 @@ pub(super) fn encode_told(told: &Told, number: u64) -> Vec<u8> {
     serde_json::to_vec(&written).unwrap_or_default()
 }
 
-/// When an event happened; 0 where that is not known.
-pub(super) fn told_at(bytes: &[u8]) -> u64 {
-    serde_json::from_slice::<Found<'_>>(bytes).ok().and_then(|found| found.at).unwrap_or(0)
+/// Of an event.
+pub(super) fn number_and_time(bytes: &[u8]) -> Option<(u64, u64)> {
+    let found: Found<'_> = serde_json::from_slice(bytes).ok()?;
+    found.number.zip(found.at)
 }
 
 /// # Errors

@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, timeout_at},
+};
 
 use super::{
     Console,
@@ -292,6 +295,25 @@ impl VmHandle {
     pub(crate) async fn gone(&self) {
         let mut view = self.view.clone();
         let _ = view.wait_for(|view| view.gone).await;
+    }
+
+    /// What is known of the VM, as it changes.
+    pub(crate) fn views(&self) -> watch::Receiver<VmView> {
+        self.view.clone()
+    }
+
+    /// The VM as it is when `is_so` says so of it, or at `end`; and which of both. Whoever waits is told, and asks nobody.
+    ///
+    /// # Errors
+    /// [`Error::VmNotFound`] as soon as it is gone.
+    pub(crate) async fn until(&self, is_so: impl Fn(&VmView) -> bool, end: Instant) -> Result<(VmView, bool)> {
+        let mut view = self.view.clone();
+        let awaited = timeout_at(end, view.wait_for(|view| view.gone || is_so(view))).await;
+        match awaited {
+            Ok(Ok(view)) if !view.gone => Ok((view.clone(), true)),
+            Ok(_) => Err(self.ended()),
+            Err(_) => Ok((self.view(), false)),
+        }
     }
 
     async fn ask(&self, request: Request) -> Result<(Answer, VmView)> {

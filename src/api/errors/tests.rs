@@ -107,6 +107,7 @@ fn plumbing() -> Vec<HttpError> {
         TooManyRequests { .. } => TooManyRequests { name: "uid 1000".to_owned(), why: "<what is too much>".to_owned() },
         Crowded { .. } => Crowded { under_way: 12_000 },
         Forbidden { .. } => Forbidden { name: "ann".to_owned(), role: Role::Viewer, needed: Role::Operator },
+        EventsGone { .. } => EventsGone { begin: "5f2c9e1a-4700".into() },
         KeyReused => KeyReused,
         KeyNotStored { .. } => KeyNotStored { why: why() },
         NoRoomForKey => NoRoomForKey,

@@ -60,6 +60,15 @@ const SWITCHES: &str = "Virtual Switches";
 const SERVICE: &str = "Service";
 
 const FORCE: &[QueryParam] = &[QueryParam::boolean("force", "Do not ask the guest; default false.")];
+const WAIT_QUERY: &[QueryParam] = &[
+    QueryParam::one_of(
+        "wait",
+        &["Running", "Off", "Agent", "IP"],
+        "Answer when it runs, when it is off, when the guest's agent is there, or when the guest has an address; `Reached` says whether it came to that within \
+         the time. Deleted meanwhile: 404 at once.",
+    ),
+    QueryParam::integer("timeout", "With `wait`: seconds, 1 to 3600; default 30."),
+];
 const EVENTS_QUERY: &[QueryParam] = &[
     AFTER,
     QueryParam::text("vmId", "Only events of the VM with this id, also of one that is gone."),
@@ -113,7 +122,9 @@ fn vm_routes() -> Vec<Route<Shared>> {
         Route::get("/vms/{id}", "getVM", in_section(&GET, vms::get))
             .role(Role::Viewer)
             .tag(VMS)
-            .summary("One VM.")
+            .summary("One VM, at once or when it is as is waited for.")
+            .query(WAIT_QUERY)
+            .waits_for_guest()
             .output::<dto::Vm>(200, "The VM."),
         Route::get("/vms/by-name/{name}", "getVMsByName", in_section(&LIST, vms::by_name))
             .role(Role::Viewer)

@@ -78,6 +78,15 @@ const LIST_QUERY: &[QueryParam] = &[
 const STOP_QUERY: &[QueryParam] = &[QueryParam::boolean("force", "Cut the power at once."), TIMEOUT];
 const DELETE_QUERY: &[QueryParam] =
     &[QueryParam::boolean("graceful", "Ask the guest to power off first; default false.")];
+const STATUS_QUERY: &[QueryParam] = &[
+    QueryParam::one_of(
+        "wait",
+        &["running", "stopped", "agent", "ip"],
+        "Answer when it runs, when nothing of it runs, when the guest's agent is there, or when the guest has an address; `reached` says whether it came to that \
+         within the time. Deleted meanwhile: 404 at once.",
+    ),
+    QueryParam::integer("timeout", "With `wait`: seconds, 1 to 3600; default 30."),
+];
 const EVENTS_QUERY: &[QueryParam] = &[
     AFTER,
     QueryParam::text("vm", "Only events of the VM with this UUID, also of one that is gone."),
@@ -134,7 +143,9 @@ pub fn routes() -> Vec<Route<Shared>> {
         Route::get("/vms/{id}/status", "getVMStatus", in_section(&STATUS, info::status))
             .role(Role::Viewer)
             .tag(INFORMATION)
-            .summary("The status of a VM.")
+            .summary("The status of a VM, at once or when it is as is waited for.")
+            .query(STATUS_QUERY)
+            .waits_for_guest()
             .output::<dto::StatusBody>(200, "The status."),
         Route::put("/vms/{id}/cpu", "updateVMCpu", in_section(&CPU, change::cpu))
             .role(Role::Operator)
