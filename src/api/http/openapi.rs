@@ -110,6 +110,10 @@ impl Writer<'_> {
         if !route.tag.is_empty() {
             operation["tags"] = json!([route.tag]);
         }
+        let socket = route.outputs.iter().any(|output| matches!(output.kind, OutputKind::Socket));
+        if socket {
+            operation["x-websocket"] = json!(true);
+        }
         let path = route.path_params().map(|name| self.path_param(name));
         let key = (route.method == Method::POST).then(idempotency_key);
         let params: Vec<Value> = path.chain(route.query.iter().map(query_param)).chain(key).collect();
@@ -155,6 +159,14 @@ impl Writer<'_> {
                 OutputKind::Error => Some(error.clone()),
                 OutputKind::Text(example) => {
                     Some(content("text/plain", json!({"type": "string", "examples": [example]})))
+                }
+                OutputKind::Stream(media_type, example) => {
+                    response["headers"] = json!({"Transfer-Encoding": stream_header()});
+                    Some(content(media_type, json!({"type": "string", "examples": [example]})))
+                }
+                OutputKind::Socket => {
+                    response["headers"] = socket_headers();
+                    None
                 }
                 OutputKind::Empty => None,
             };
@@ -240,6 +252,23 @@ fn query_param(param: &super::QueryParam) -> Value {
         QueryKind::OneOf(values) => json!({"type": "string", "enum": values}),
     };
     json!({"name": param.name, "in": "query", "required": false, "description": param.description, "schema": schema})
+}
+
+fn stream_header() -> Value {
+    json!({
+        "description": "`chunked`: it comes as it is made, and a connection that ends before the last chunk has lost something. \
+            In HTTP/1.0 it ends with the connection.",
+        "schema": {"type": "string"},
+    })
+}
+
+fn socket_headers() -> Value {
+    let header = |description: &str| json!({"description": description, "schema": {"type": "string"}});
+    json!({
+        "Upgrade": header("`websocket`."),
+        "Connection": header("`upgrade`."),
+        "Sec-WebSocket-Accept": header("The answer to `Sec-WebSocket-Key` (RFC 6455)."),
+    })
 }
 
 fn idempotency_key() -> Value {
