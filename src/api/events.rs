@@ -1,11 +1,14 @@
-//! `GET /events` as both dialects have it: where to begin, which events, and a long poll for clients without server-sent
-//! events. How a dialect writes an event is its own business.
+//! `GET /events` as both dialects have it: where to begin, which events, the stream of server-sent events, and a long poll for
+//! clients without. How a dialect writes an event is its own business.
 
 use std::{
+    io,
     sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
+use futures_util::{Stream, stream};
 use tokio::time::Instant;
 
 use super::http::{HttpError, QueryParam, Request};
@@ -22,6 +25,15 @@ const LONGEST_WAIT: i64 = 300;
 /// Seconds that somebody waits for what a VM comes to.
 const DEFAULT_TIME: i64 = 30;
 const LONGEST_TIME: i64 = 3_600;
+/// What a client waits before it comes again.
+const RETRY_MS: u64 = 1_000;
+/// Without events for so long, a client is shown that somebody is there.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+/// Bytes from which on no more events are added to a frame.
+const ENOUGH: usize = 8 * 1024;
+/// What those are told whom a daemon that ends leaves.
+pub(super) const ENDS: &str = ": qherd ends; come back\n\n";
+pub(super) const EVENT_STREAM: &str = "text/event-stream";
 const DEFAULT_LIMIT: i64 = 100;
 const MOST: i64 = 1_000;
 /// What EventSource sends when it connects again.
@@ -118,6 +130,66 @@ pub(super) async fn poll(mut wish: Wish, wait: Duration) -> Result<(Vec<(Place, 
         found.push((wish.follower.place_of(&told), told));
     }
     Ok((found, wish.follower.place()))
+}
+
+/// The stream of server-sent events. `data` writes an event on one line.
+pub(super) fn stream(
+    wish: Wish,
+    data: fn(Place, &Told) -> serde_json::Result<String>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    // A client whose connection breaks before the first event knows where it was.
+    let place = wish.follower.place();
+    let hello = format!("retry: {RETRY_MS}\nid: {place}\n\n");
+    let begin = Stage::Begins(hello);
+    stream::unfold((wish.follower, begin), move |(mut follower, stage)| async move {
+        let (frame, next) = match stage {
+            Stage::Begins(hello) => (hello, Stage::Goes),
+            Stage::Over => return None,
+            Stage::Goes => match frame(&mut follower, data).await {
+                Ok(frame) => (frame, Stage::Goes),
+                Err(lost) => (farewell(&lost), Stage::Over),
+            },
+        };
+        Some((Ok(Bytes::from(frame)), (follower, next)))
+    })
+}
+
+enum Stage {
+    Begins(String),
+    Goes,
+    Over,
+}
+
+/// What comes next, with what is there besides; or a sign of life, with how far events that nobody wanted have led.
+async fn frame(follower: &mut Follower, data: fn(Place, &Told) -> serde_json::Result<String>) -> Result<String, Lost> {
+    let before = follower.place();
+    let mut frame = String::new();
+    let mut until = Instant::now() + SIGN_OF_LIFE;
+    while let Some(told) = follower.next_until(until).await? {
+        let place = follower.place_of(&told);
+        match data(place, &told) {
+            Ok(data) => frame += &format!("id: {place}\nevent: {}\ndata: {data}\n\n", told.event.kind()),
+            Err(error) => tracing::error!(%place, %error, "an event cannot be written"),
+        }
+        if frame.len() > ENOUGH {
+            return Ok(frame);
+        }
+        until = Instant::now();
+    }
+    if frame.is_empty() {
+        frame =
+            if follower.place() == before { ":\n\n".to_owned() } else { format!(":\nid: {}\n\n", follower.place()) };
+    }
+    Ok(frame)
+}
+
+/// The last that a client hears, as a comment.
+fn farewell(lost: &Lost) -> String {
+    match lost {
+        Lost::Gone { begin } => format!(": too slow: what follows is not kept any more; begin with after={begin}\n\n"),
+        Lost::Store(_) => ": the events cannot be read any more; qherd has to be started anew\n\n".to_owned(),
+        Lost::Closed => ENDS.to_owned(),
+    }
 }
 
 /// How long somebody waits for what a VM comes to.

@@ -1,6 +1,8 @@
 //! Tells when the DHCP of a switch has written something: whoever waits for an address looks then, and not before. What it has given
 //! out is for `dhcp` to read.
 
+#![expect(unsafe_code, reason = "tokio's AsyncFd::register wants the descriptor kept open")]
+
 use std::{io, os::fd::OwnedFd, path::Path, sync::OnceLock};
 
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
@@ -40,7 +42,9 @@ impl Watch {
     fn open() -> io::Result<Self> {
         let kernel = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         let heard = watch::Sender::new(0);
-        let (told, tells) = (AsyncFd::new(kernel.try_clone()?)?, heard.clone());
+        // SAFETY: the task below keeps the descriptor open for as long as it is registered.
+        let told = unsafe { AsyncFd::register(kernel.try_clone()?) }?;
+        let tells = heard.clone();
         tokio::spawn(async move {
             let mut said = [0; 4096];
             while let Ok(mut ready) = told.readable().await {

@@ -234,3 +234,91 @@ impl Follower {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{About, SwitchId, What, now_ms},
+        store::{Batch, Window},
+    };
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("db")).unwrap();
+        (dir, store)
+    }
+
+    async fn tell(store: &Store, what: What) {
+        let about = About::Switch { id: SwitchId::random(), name: "lan".to_owned() };
+        let event = Event { at: now_ms(), about, what, by: Vec::new() };
+        store.commit(Batch::new().tell(&event).unwrap()).await.unwrap();
+    }
+
+    async fn next(follower: &mut Follower) -> Result<Option<u64>, Lost> {
+        Ok(follower.next_until(Instant::now()).await?.map(|told| told.number))
+    }
+
+    #[tokio::test]
+    async fn one_that_falls_behind_misses_nothing_and_hears_nothing_twice() {
+        let (_dir, store) = store();
+        let events = Events::of(store.clone());
+        let mut quick = events.follow(None, Filter::default()).unwrap();
+        let mut slow = events.follow(Some(After::Beginning), Filter::default()).unwrap();
+        let mut created = events.follow(None, Filter { vm: None, types: vec!["switch.created".to_owned()] }).unwrap();
+        let count = 3 * AHEAD as u64;
+        for number in 1..=count {
+            tell(&store, if number % 100 == 0 { What::Created } else { What::Deleted }).await;
+            if number % 10 == 0 {
+                // As far as the hand-out has come by now.
+                while quick.place().number < number {
+                    next(&mut quick).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        for follower in [&mut slow, &mut created] {
+            let mut heard = Vec::new();
+            while follower.place().number < count {
+                heard.extend(next(follower).await.unwrap());
+                tokio::task::yield_now().await;
+            }
+            let wanted: Vec<u64> = match follower.filter.types.is_empty() {
+                true => (1..=count).collect(),
+                false => (1..=count).filter(|number| number % 100 == 0).collect(),
+            };
+            assert_eq!(heard, wanted);
+        }
+        // And from there on what comes.
+        tell(&store, What::Created).await;
+        let told = slow.next_until(Instant::now() + std::time::Duration::from_secs(60)).await.unwrap().unwrap();
+        assert_eq!(told.number, count + 1);
+    }
+
+    #[tokio::test]
+    async fn one_that_the_window_has_passed_is_told_where_to_begin() {
+        let (_dir, store) = store();
+        store.keep_events(Window { events: 5, ..Window::default() });
+        let events = Events::of(store.clone());
+        let mut follower = events.follow(Some(After::Beginning), Filter::default()).unwrap();
+        let first = follower.place();
+        for _ in 0..AHEAD + 10 {
+            tell(&store, What::Created).await;
+        }
+        let lost = loop {
+            match next(&mut follower).await {
+                Ok(_) => tokio::task::yield_now().await,
+                Err(lost) => break lost,
+            }
+        };
+        let Lost::Gone { begin } = lost else { panic!("{lost}") };
+        assert_eq!(begin.number, AHEAD as u64 + 5);
+        let after = |place: Place| Some(place.to_string().parse::<After>().unwrap());
+        assert!(matches!(events.follow(after(first), Filter::default()), Err(Lost::Gone { .. })));
+        let mut again = events.follow(after(begin), Filter::default()).unwrap();
+        assert_eq!(next(&mut again).await.unwrap(), Some(begin.number + 1));
+        for bad in ["", "x", "1", "0-1", "0123456g-1", "01234567-", "01234567--1", "01234567-99999999999999999999"] {
+            assert!(bad.parse::<After>().is_err(), "{bad}");
+        }
+    }
+}

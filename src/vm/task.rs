@@ -109,9 +109,7 @@ pub fn create(
         facts.stored = core::unmade(definition);
         facts.seen.wish = false;
     }
-    if let Some(asker) = asker() {
-        facts.note_maker(TICKET, asker);
-    }
+    facts.note_maker(TICKET, asker());
     let (handle, mut task) = Task::new(ctx, facts, noted.unwrap_or_default());
     let (reply, answer) = oneshot::channel();
     task.replies.insert(TICKET, reply);
@@ -255,9 +253,7 @@ impl Task {
         let overtaken = came < self.forced && !request.is_forced();
         self.forced += u64::from(request.is_forced());
         tracing::debug!(vm = %self.hands.id, ?request, overtaken, "request");
-        if let Some(asker) = asker {
-            self.facts.note_asker(self.tickets, asker, &request);
-        }
+        self.facts.note_asker(self.tickets, asker, &request);
         admit(&mut self.facts, now(), self.tickets, request, overtaken)
     }
 

@@ -104,7 +104,7 @@ impl Daemon<'_> {
             && matches!(self.facts.record.run.state, Run::Up(_))
             && self.facts.seen.process;
         self.world.subscriber.ask(ticket);
-        self.facts.note_asker(ticket, asker(ticket), &request);
+        self.facts.note_asker(ticket, Some(asker(ticket)), &request);
         let effects = admit(&mut self.facts, self.now, ticket, request, false);
         self.follow(effects)?;
         if kills && !self.facts.in_flight.contains_key(&Lane::Kill) {

@@ -96,6 +96,8 @@ fn plumbing() -> Vec<HttpError> {
         InvalidParameter { .. } => HttpError::invalid("vcpus", "be a whole number, not \"x\""),
         UnknownParameter { .. } => UnknownParameter { name: "vcpu".to_owned(), suggestion: Some(name()), known: vec![] },
         Internal { .. } => Internal { why: why() },
+        UpgradeRequired { .. } => UpgradeRequired { why: "its version is 13 (Sec-WebSocket-Version)" },
+        RangeBeyondEnd { .. } => RangeBeyondEnd { length: 100 },
         ShuttingDown => ShuttingDown,
         Unfinished => Unfinished,
         CrossOrigin => CrossOrigin,

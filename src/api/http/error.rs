@@ -46,6 +46,11 @@ pub enum HttpError {
     /// A bug of ours. `why` is for the log and for `detail`, not for decisions.
     #[error("Internal error")]
     Internal { why: String },
+    /// What is there is no answer of HTTP.
+    #[error("This is a WebSocket: {why}.")]
+    UpgradeRequired { why: &'static str },
+    #[error("The range begins beyond the end: there are {length} bytes.")]
+    RangeBeyondEnd { length: u64 },
     /// The daemon is going down, and did not begin.
     #[error("qherd is shutting down; ask again when it is back.")]
     ShuttingDown,
@@ -115,6 +120,8 @@ impl HttpError {
             | Self::InvalidParameter { .. }
             | Self::UnknownParameter { .. } => StatusCode::BAD_REQUEST,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::UpgradeRequired { .. } => StatusCode::UPGRADE_REQUIRED,
+            Self::RangeBeyondEnd { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::Unauthenticated { .. } | Self::TokenRefused { .. } => StatusCode::UNAUTHORIZED,
             Self::CrossOrigin | Self::InTheClear | Self::Forbidden { .. } => StatusCode::FORBIDDEN,

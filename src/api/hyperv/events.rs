@@ -7,7 +7,7 @@ use warp::http::StatusCode;
 use super::{Shared, error::Problem, state::State};
 use crate::{
     api::{
-        events::{self, written},
+        events::{self, ENDS, EVENT_STREAM, written},
         http::{HttpError, Reply, Request},
     },
     model::{About, Incident, Status, VmId, What},
@@ -171,6 +171,10 @@ impl Details {
     }
 }
 
+/// As a stream has it.
+pub const STREAM_EXAMPLE: &str = "id: 5f2c9e1a-4711\nevent: vm.status\ndata: {\"Id\":\"5f2c9e1a-4711\",\"Sequence\":4711,\"Time\":\"2026-11-27T20:50:00.123Z\",\
+    \"Type\":\"vm.status\",\"VMId\":\"123e4567-e89b-42d3-a456-426614174000\",\"Name\":\"web\",\"By\":[],\"State\":\"Running\"}\n\n";
+
 fn example() -> serde_json::Value {
     serde_json::json!({
         "Id": "5f2c9e1a-4711", "Sequence": 4711, "Time": "2026-11-27T20:50:00.123Z", "Type": "vm.status",
@@ -189,7 +193,10 @@ pub async fn events(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let VmQuery { vm } = request.query()?;
     let read = |text: String| VmId::parse_guid(&text).ok_or_else(|| HttpError::invalid("vmId", "be the id of a VM"));
     let wish = events::wish(&shared.service, &request, vm.map(read).transpose()?)?;
-    let wait = wish.wait.unwrap_or_default();
+    let Some(wait) = wish.wait else {
+        let data = |place: Place, told: &Told| serde_json::to_string(&EventBody::of(place, told));
+        return Ok(Reply::stream(EVENT_STREAM, events::stream(wish, data)).until_the_end(ENDS));
+    };
     let (found, next) = events::poll(wish, wait).await?;
     let events = found.iter().map(|(place, told)| EventBody::of(*place, told)).collect();
     Ok(Reply::json(StatusCode::OK, &EventsBody { events, next: next.to_string() }))

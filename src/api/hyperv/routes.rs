@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::{
-        events::{AFTER, LIMIT, TYPE, WAIT},
+        events::{AFTER, EVENT_STREAM, LIMIT, TYPE, WAIT},
         http::{
             NoFields, QueryParam, Route, Table, Urgency, in_section,
             openapi::{About, PathParam, document},
@@ -90,7 +90,8 @@ pub fn routes() -> Vec<Route<Shared>> {
             )
             .query(EVENTS_QUERY)
             .waits_for_guest()
-            .output::<events::EventsBody>(200, "The events.")
+            .output_stream("As they happen, without `wait`.", EVENT_STREAM, events::STREAM_EXAMPLE)
+            .output::<events::EventsBody>(200, "With `wait`: those that there are.")
             .error(410, "What follows is not kept any more; `detail` is where to begin."),
         Route::get("/health", "getHealth", in_section(&GENERAL, info::health))
             .role(Role::Viewer)

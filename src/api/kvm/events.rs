@@ -4,13 +4,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
 
-use super::{Shared, error::Problem};
+use super::{
+    Shared,
+    error::{Endpoint, NotFound, Problem},
+    routes::{MONITORING, endpoint},
+};
 use crate::{
     api::{
-        events::{self, written},
-        http::{HttpError, Reply, Request},
+        events::{self, AFTER, ENDS, EVENT_STREAM, LIMIT, TYPE, WAIT, written},
+        http::{HttpError, QueryParam, Reply, Request, Route, in_section},
     },
-    model::{About, Asker, Incident, Status, VmId, Wanted, What},
+    model::{About, Asker, Incident, Role, Status, VmId, Wanted, What},
     service::events::{Place, Told},
 };
 
@@ -191,12 +195,40 @@ impl Details {
     }
 }
 
+/// As a stream has it.
+pub const STREAM_EXAMPLE: &str = "id: 5f2c9e1a-4711\nevent: vm.status\ndata: {\"id\":\"5f2c9e1a-4711\",\"seq\":4711,\"time\":\"2026-11-27T20:50:00.123Z\",\
+    \"type\":\"vm.status\",\"vm_id\":\"123e4567-e89b-42d3-a456-426614174000\",\"name\":\"web\",\"by\":[],\"status\":\"running\"}\n\n";
+
 fn example() -> serde_json::Value {
     serde_json::json!({
         "id": "5f2c9e1a-4711", "seq": 4711, "time": "2026-11-27T20:50:00.123Z", "type": "vm.status",
         "vm_id": "123e4567-e89b-42d3-a456-426614174000", "name": "web",
         "by": [{"caller": "uid 1000", "request_id": "8e03978e-40d5-43e8-bc93-6894a57f9324"}], "status": "running"
     })
+}
+
+const EVENTS: Endpoint = endpoint(NotFound::Short, "Internal server error while reading the events.");
+const QUERY: &[QueryParam] = &[
+    AFTER,
+    QueryParam::text("vm", "Only events of the VM with this UUID, also of one that is gone."),
+    TYPE,
+    WAIT,
+    LIMIT,
+];
+
+/// Its row of the route table.
+pub fn route() -> Route<Shared> {
+    Route::get("/events", "listEvents", in_section(&EVENTS, self::events))
+        .role(Role::Viewer)
+        .tag(MONITORING)
+        .summary(
+            "What happens to VMs and switches, as it happens and since: who asked for what, and what became of it.",
+        )
+        .query(QUERY)
+        .waits_for_guest()
+        .output_stream("As they happen, without `wait`.", EVENT_STREAM, STREAM_EXAMPLE)
+        .output::<EventsBody>(200, "With `wait`: those that there are.")
+        .error(410, "What follows is not kept any more; `detail` is where to begin.")
 }
 
 #[derive(Deserialize)]
@@ -208,7 +240,10 @@ pub async fn events(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let VmQuery { vm } = request.query()?;
     let read = |text: String| VmId::parse(&text).ok_or_else(|| HttpError::invalid("vm", "be the UUID of a VM"));
     let wish = events::wish(&shared.service, &request, vm.map(read).transpose()?)?;
-    let wait = wish.wait.unwrap_or_default();
+    let Some(wait) = wish.wait else {
+        let data = |place: Place, told: &Told| serde_json::to_string(&EventBody::of(place, told));
+        return Ok(Reply::stream(EVENT_STREAM, events::stream(wish, data)).until_the_end(ENDS));
+    };
     let (found, next) = events::poll(wish, wait).await?;
     let events = found.iter().map(|(place, told)| EventBody::of(*place, told)).collect();
     Ok(Reply::json(StatusCode::OK, &EventsBody { events, next: next.to_string() }))

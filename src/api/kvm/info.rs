@@ -7,7 +7,7 @@ use super::{Shared, dto, error::Problem, plain::plain, vm_id};
 use crate::{
     api::{
         events::wait_time,
-        http::{HttpError, Reply, Request},
+        http::{HttpError, QueryParam, Reply, Request},
     },
     model::{Status, VmId},
     service::{Awaited, Filter},
@@ -16,6 +16,16 @@ use crate::{
 /// Lines of a console log when the request does not say.
 const DEFAULT_TAIL: i64 = 1000;
 const MAX_PAGE: i64 = 10_000;
+
+pub const STATUS_QUERY: &[QueryParam] = &[
+    QueryParam::one_of(
+        "wait",
+        &["running", "stopped", "agent", "ip"],
+        "Answer when it runs, when nothing of it runs, when the guest's agent is there, or when the guest has an address; `reached` says whether it came to that \
+         within the time. Deleted meanwhile: 404 at once.",
+    ),
+    QueryParam::integer("timeout", "With `wait`: seconds, 1 to 3600; default 30."),
+];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -11,12 +11,9 @@ use super::{
     events, forwards, host, info, media, networks, performance, policy, power, switches, updated,
 };
 use crate::{
-    api::{
-        events::{AFTER, LIMIT, TYPE, WAIT},
-        http::{
-            QueryParam, Route, Table, Urgency, in_section,
-            openapi::{About, PathParam, document},
-        },
+    api::http::{
+        QueryParam, Route, Table, Urgency, in_section,
+        openapi::{About, PathParam, document},
     },
     model::Role,
     service::Service,
@@ -26,7 +23,7 @@ use crate::{
 const OVERTAKEN: &str = "A forced stop or a delete of the VM came before it was done.";
 const UUID: &str = "Invalid UUID format.";
 
-const fn endpoint(not_found: NotFound, failed: &'static str) -> Endpoint {
+pub(super) const fn endpoint(not_found: NotFound, failed: &'static str) -> Endpoint {
     Endpoint { bad_id: UUID, not_found, failed }
 }
 
@@ -57,14 +54,13 @@ const SWITCH_CREATE: Endpoint = endpoint(NotFound::Colon, "Internal error during
 const SWITCH_UPDATE: Endpoint = endpoint(NotFound::Colon, "Internal error during switch update.");
 const SWITCH_DELETE: Endpoint = endpoint(NotFound::Colon, "Internal error during switch deletion.");
 const SWITCHES: Endpoint = endpoint(NotFound::Colon, "Internal server error while retrieving switches.");
-const EVENTS: Endpoint = endpoint(NotFound::Short, "Internal server error while reading the events.");
 const GENERAL: Endpoint = endpoint(NotFound::Short, "Internal server error");
 
 const PROVISIONING: &str = "VM Provisioning";
 const UPDATE: &str = "VM Configuration";
 const LIFECYCLE: &str = "Lifecycle Management";
 const INFORMATION: &str = "VM Information";
-const MONITORING: &str = "Monitoring";
+pub(super) const MONITORING: &str = "Monitoring";
 const NETWORKS: &str = "Networks";
 const SERVICE: &str = "Service";
 
@@ -78,22 +74,6 @@ const LIST_QUERY: &[QueryParam] = &[
 const STOP_QUERY: &[QueryParam] = &[QueryParam::boolean("force", "Cut the power at once."), TIMEOUT];
 const DELETE_QUERY: &[QueryParam] =
     &[QueryParam::boolean("graceful", "Ask the guest to power off first; default false.")];
-const STATUS_QUERY: &[QueryParam] = &[
-    QueryParam::one_of(
-        "wait",
-        &["running", "stopped", "agent", "ip"],
-        "Answer when it runs, when nothing of it runs, when the guest's agent is there, or when the guest has an address; `reached` says whether it came to that \
-         within the time. Deleted meanwhile: 404 at once.",
-    ),
-    QueryParam::integer("timeout", "With `wait`: seconds, 1 to 3600; default 30."),
-];
-const EVENTS_QUERY: &[QueryParam] = &[
-    AFTER,
-    QueryParam::text("vm", "Only events of the VM with this UUID, also of one that is gone."),
-    TYPE,
-    WAIT,
-    LIMIT,
-];
 const CONSOLE_QUERY: &[QueryParam] = &[
     QueryParam::integer("tail", "The last so many lines; default 1000."),
     QueryParam::boolean(
@@ -144,7 +124,7 @@ pub fn routes() -> Vec<Route<Shared>> {
             .role(Role::Viewer)
             .tag(INFORMATION)
             .summary("The status of a VM, at once or when it is as is waited for.")
-            .query(STATUS_QUERY)
+            .query(info::STATUS_QUERY)
             .waits_for_guest()
             .output::<dto::StatusBody>(200, "The status."),
         Route::put("/vms/{id}/cpu", "updateVMCpu", in_section(&CPU, change::cpu))
@@ -373,14 +353,7 @@ pub fn routes() -> Vec<Route<Shared>> {
             .tag(INFORMATION)
             .summary("The host: cores, NUMA nodes, memory, QEMU, and which VM is pinned to which cores.")
             .output::<host::HostBody>(200, "The host as it is now."),
-        Route::get("/events", "listEvents", in_section(&EVENTS, events::events))
-            .role(Role::Viewer)
-            .tag(MONITORING)
-            .summary("What happens to VMs and switches, as it happens and since: who asked for what, and what became of it.")
-            .query(EVENTS_QUERY)
-            .waits_for_guest()
-            .output::<events::EventsBody>(200, "The events.")
-            .error(410, "What follows is not kept any more; `detail` is where to begin."),
+        events::route(),
         Route::get("/health", "getHealth", in_section(&GENERAL, info::health))
             .role(Role::Viewer)
             .tag(SERVICE)

@@ -84,14 +84,14 @@ pub struct Tells {
 
 impl Facts {
     /// Who asks, of a request that is about to be admitted.
-    pub fn note_asker(&mut self, ticket: Ticket, asker: Asker, request: &Request) {
+    pub fn note_asker(&mut self, ticket: Ticket, asker: Option<Asker>, request: &Request) {
         let changes = matches!(request, Request::Change(_) | Request::Redefine(_));
-        self.news.asked.push(By { ticket, asker, changes, told: false, sent: false });
+        self.news.asked.extend(asker.map(|asker| By { ticket, asker, changes, told: false, sent: false }));
     }
 
     /// The same, of the one that makes it.
-    pub fn note_maker(&mut self, ticket: Ticket, asker: Asker) {
-        self.news.asked.push(By { ticket, asker, changes: false, told: false, sent: false });
+    pub fn note_maker(&mut self, ticket: Ticket, asker: Option<Asker>) {
+        self.news.asked.extend(asker.map(|asker| By { ticket, asker, changes: false, told: false, sent: false }));
     }
 
     /// Something has happened to the guest.

@@ -42,8 +42,7 @@ fn add_disk() -> Request {
 }
 
 fn record(state: Run, goal: Goal) -> Record {
-    let run = RunRecord { state, goal, unmade: [].into(), ..unmade(spec()).run };
-    Record { definition: spec(), run }
+    Record { definition: spec(), run: RunRecord { state, goal, unmade: [].into(), ..unmade(spec()).run } }
 }
 
 fn down() -> Facts {
