@@ -247,12 +247,11 @@ pub fn tell(before: Option<&Record>, txn: &Txn) -> Vec<Event> {
     for (incident, times) in tells.incidents.iter().skip(tells.incidents.len().saturating_sub(new)) {
         add(What::Incident { incident: incident.clone(), times: *times }, Vec::new());
     }
-    if let (Some(then), Some(now)) = (before.run.up(), after.run.up()) {
-        if then.process == now.process
-            && let Some(what) = in_effect(&then.in_effect, &now.in_effect)
-        {
-            add(what, by(|by| by.changes));
-        }
+    if let (Some(then), Some(now)) = (before.run.up(), after.run.up())
+        && then.process == now.process
+        && let Some(what) = in_effect(&then.in_effect, &now.in_effect)
+    {
+        add(what, by(|by| by.changes));
     }
     // That of a run that is over went with it.
     let was_there = told.agent && before.run.up().is_some();
@@ -297,7 +296,7 @@ fn in_effect(then: &VmSpec, now: &VmSpec) -> Option<What> {
         names(these).into_iter().filter(|name| !those.contains(name)).collect()
     };
     let (added, removed) = (without(now, then), without(then, now));
-    (!fields.is_empty()).then(|| What::InEffect { fields, vcpus: now.vcpus, memory: now.memory, added, removed })
+    (!fields.is_empty()).then_some(What::InEffect { fields, vcpus: now.vcpus, memory: now.memory, added, removed })
 }
 
 /// Names that QEMU gives are no longer than ours.
