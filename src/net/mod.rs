@@ -19,6 +19,7 @@ mod foreign;
 mod host_side;
 mod inherited;
 mod keeper;
+mod lease_news;
 mod leased;
 mod legacy;
 mod netlink;
@@ -54,7 +55,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{broadcast, oneshot},
+    sync::{broadcast, oneshot, watch},
     time::timeout,
 };
 
@@ -98,6 +99,7 @@ struct Inner {
     public: OnceLock<bool>,
     others: Others,
     events: broadcast::Sender<PortEvent>,
+    lease_news: lease_news::LeaseNews,
 }
 
 impl Network {
@@ -131,6 +133,7 @@ impl Network {
             public: OnceLock::new(),
             others: Others::default(),
             events: broadcast::Sender::new(256),
+            lease_news: lease_news::LeaseNews::default(),
         });
         if inner.netlink.is_some() {
             tokio::spawn(keeper::follow(Arc::downgrade(&inner)));
@@ -312,6 +315,11 @@ impl Network {
     /// What happens from now on.
     pub fn subscribe(&self) -> broadcast::Receiver<PortEvent> {
         self.0.events.subscribe()
+    }
+
+    /// What changes each time that the DHCP of a switch may have given out another address.
+    pub fn lease_news(&self, switch: SwitchId) -> watch::Receiver<u64> {
+        self.0.lease_news.of(&self.0.switch_folder(switch))
     }
 
     /// Addresses that a switch's DHCP has given out.

@@ -19,7 +19,7 @@ use crate::{
 /// How long a read waits for a guest agent; one that is there answers in milliseconds.
 const MOMENT: Duration = Duration::from_secs(1);
 /// How long the words of a guest are taken for true, also that it said nothing.
-const FRESH: Duration = Duration::from_secs(5);
+pub(super) const FRESH: Duration = Duration::from_secs(5);
 
 /// What the agents of the guests told last.
 #[derive(Default)]
@@ -67,6 +67,12 @@ impl Service {
             }
         }
         known
+    }
+
+    /// Whether any of its NICs has one.
+    pub(super) async fn has_any_address(&self, view: &VmView) -> bool {
+        let known = self.addresses(view).await;
+        known.by_mac.values().any(|addresses| !addresses.is_empty())
     }
 
     async fn ask_guest(&self, view: &VmView) -> Vec<GuestInterface> {

@@ -18,7 +18,7 @@ use super::{
     state_lock::{StateLock, Taken},
 };
 use crate::{
-    model::{Boot, Ending, SwitchRecord, VmId},
+    model::{Boot, Ending, Event, SwitchRecord, VmId},
     store::{self, Batch, Helper, Import, Record, RecordKind, Report, Store, StoreError, put_in_place},
     vm::{
         core::{Run, RunRecord},
@@ -34,6 +34,7 @@ const RECORD_KINDS: &[RecordKind] = &[
     RecordKind::of::<LayerRecord>(),
     RecordKind::of::<SwitchRecord>(),
     RecordKind::of::<KeyRecord>(),
+    RecordKind::of::<Event>(),
     RecordKind::of::<Boot>(),
 ];
 
@@ -236,7 +237,12 @@ impl Database {
         let saved = || -> anyhow::Result<Vec<String>> {
             store::copy(&db, &copy, false).with_context(|| format!("cannot copy {}", db.display()))?;
             try_open(&copy, self.program.clone())?;
-            let names = Store::open(&copy)?.names()?;
+            let copied = Store::open(&copy)?;
+            let names = copied.names()?;
+            // It may lack the newest events, and what comes would bear their numbers.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(copied.begin_another_log())?;
+            drop((runtime, copied));
             store::sync(&copy).with_context(|| format!("cannot sync {}", copy.display()))?;
             Ok(names)
         };

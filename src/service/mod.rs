@@ -10,6 +10,7 @@ mod changes;
 mod create;
 pub mod database;
 mod disks;
+pub mod events;
 mod exports;
 mod folders;
 mod host;
@@ -26,6 +27,7 @@ mod sandbox;
 mod state_dir;
 mod state_lock;
 mod switches;
+mod waiting;
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,6 +35,7 @@ use anyhow::Context as _;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+pub use crate::vm::asked_by;
 pub use crate::{host::inventory::Node as NumaNode, qemu::Caps};
 pub use bases::{Base, BaseUser};
 pub use changes::Redefine;
@@ -41,6 +44,7 @@ pub use keys::{Attempt, Claim, KeptAnswer, KeyError, Keys};
 pub use nics::{NicStatus, NicView, Nics, Removed, among as among_networks};
 pub use registry::Page;
 pub use switches::{Changed, ForwardView, ForwardWish, LeaseView, Readdressed, SwitchView};
+pub use waiting::Awaited;
 
 use crate::{
     config::{Accel, Config},
@@ -71,6 +75,7 @@ pub struct Service {
     log_reads: Semaphore,
     capacity: capacity::Capacity,
     keys: Arc<Keys>,
+    events: Arc<events::Events>,
     /// Held for as long as the daemon lives.
     _lock: state_lock::StateLock,
 }
@@ -153,6 +158,7 @@ impl Service {
             capacity,
             registry: Registry::new(ctx.census.clone()),
             keys,
+            events: events::Events::of(ctx.store.clone()),
             places: switches::Places::default(),
             profiles,
             ctx,
@@ -166,6 +172,7 @@ impl Service {
         exports::keep_daily(service.ctx.store.clone(), &service.ctx.config.state_dir);
         let service = Arc::new(service);
         tokio::spawn(switches::follow(Arc::downgrade(&service)));
+        tokio::spawn(switches::tell(Arc::downgrade(&service)));
         Ok(service)
     }
 
@@ -199,6 +206,11 @@ impl Service {
     /// Which requests were made under which idempotency key.
     pub fn keys(&self) -> Arc<Keys> {
         self.keys.clone()
+    }
+
+    /// What happens, for those who follow.
+    pub fn events(&self) -> Arc<events::Events> {
+        self.events.clone()
     }
 
     /// QEMUs of VMs.

@@ -15,6 +15,7 @@
 //! Some kinds of damage make sled panic while opening, which is caught here, or spin for ever, which cannot be: `try_open`
 //! finds out before.
 
+use std::cell::RefCell;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 
 use super::dump::Entry;
+use super::events::Log;
 use super::record::{self, MAX_KEY_BYTES, MAX_RECORD_BYTES};
 use super::reserve::{self, RESERVE_BYTES, Space};
 use super::writer::{Job, Refusal, WriteError};
@@ -57,6 +59,8 @@ pub(super) struct Backend {
     pub db: sled::Db,
     dir: PathBuf,
     log: File,
+    /// Of the writer alone.
+    pub events: RefCell<Log>,
 }
 
 impl Backend {
@@ -68,7 +72,13 @@ impl Backend {
         let io = |what| move |source| StoreError::Io { what, dir: dir.to_path_buf(), source };
         let db = open_alone(dir)?;
         let log = File::options().read(true).write(true).open(dir.join("db"));
-        let backend = Backend { db, dir: dir.to_path_buf(), log: log.map_err(io("open the log of the store"))? };
+        let log = log.map_err(io("open the log of the store"))?;
+        let events = match catch_unwind(AssertUnwindSafe(|| Log::of(&db))) {
+            Ok(events) => events.map_err(|e| e.to_string()),
+            Err(panic) => Err(panic_text(panic.as_ref()).to_owned()),
+        };
+        let damaged = |reason| StoreError::Damaged { dir: dir.to_path_buf(), reason };
+        let backend = Backend { events: RefCell::new(events.map_err(damaged)?), db, dir: dir.to_path_buf(), log };
         backend.sync_everything().map_err(io("sync the store"))?;
         Ok(backend)
     }
@@ -104,12 +114,15 @@ impl Backend {
                 why = outdated.map(|record| Refusal::Outdated { record: record.to_owned() });
             }
             if why.is_none() {
-                self.db.apply_batch(job.batch.to_sled()).map_err(|e| fatal("write", &e))?;
+                let mut batch = job.batch.to_sled();
+                self.events.borrow_mut().append(&mut batch, &job.batch.told);
+                self.db.apply_batch(batch).map_err(|e| fatal("write", &e))?;
             }
             refused.push(why);
         }
         self.db.flush().map_err(|e| fatal("flush", &e))?;
         self.log.sync_data().map_err(|e| fatal("fdatasync", &e))?;
+        self.events.borrow_mut().is_durable();
         Ok(refused)
     }
 

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use serde_json::value::RawValue;
+
 use super::record::{self, Generation, Record};
 use super::{StoreError, check_key};
 
@@ -10,7 +12,17 @@ use super::{StoreError, check_key};
 #[must_use = "a batch does nothing until it is committed"]
 pub struct Batch {
     changes: Vec<Change>,
+    /// Events, which get their numbers when the batch has its turn.
+    pub(super) told: Vec<Told>,
     pub(super) may_use_reserve: bool,
+}
+
+/// An event that goes with a batch.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    pub at: u64,
+    pub version: u32,
+    pub data: Box<RawValue>,
 }
 
 #[derive(Clone, Debug)]
@@ -79,6 +91,13 @@ impl Batch {
     /// With all changes of another one.
     pub fn and(mut self, other: &Batch) -> Batch {
         self.changes.extend_from_slice(&other.changes);
+        self.told.extend_from_slice(&other.told);
+        self
+    }
+
+    /// What is no record.
+    pub(super) fn remove_named(mut self, name: &str) -> Batch {
+        self.changes.push(Change { name: name.to_owned(), value: None, replaces: None });
         self
     }
 
@@ -91,7 +110,9 @@ impl Batch {
 
     /// What it adds to the log, roughly.
     pub(super) fn bytes(&self) -> usize {
-        self.changes.iter().map(|change| change.name.len() + change.value.as_ref().map_or(0, Vec::len)).sum()
+        let changed = self.changes.iter().map(|change| change.name.len() + change.value.as_ref().map_or(0, Vec::len));
+        let told = self.told.iter().map(|told| told.data.get().len() + record::ENVELOPE);
+        changed.chain(told).sum()
     }
 
     /// The first record that is not what a change is to replace. `stored` tells the generation of what is under a name; what

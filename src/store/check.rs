@@ -63,13 +63,13 @@ pub struct Report {
 }
 
 impl Store {
-    /// Reads all records, as `kinds` say. Blocks.
+    /// Reads all records and events, as `kinds` say. Blocks.
     ///
     /// # Errors
     /// `Failed` or `Damaged` as the store is; what is wrong with single records is in the report.
     pub fn check(&self, kinds: &[RecordKind]) -> Result<Report, StoreError> {
         let mut report = Report::default();
-        for (name, value) in self.entries()? {
+        for (name, value) in self.everything()? {
             let name = String::from_utf8_lossy(&name);
             let (kind, key) = name.split_once('/').unwrap_or((&name, ""));
             *report.kinds.entry(kind.to_owned()).or_default() += 1;

@@ -11,6 +11,8 @@
 //! The promise: when [`Store::commit`] returns `Ok`, the batch survives `kill -9` and a power cut. On `Err` it was not
 //! promised; except for `NoSpace`, `ReadOnly`, `Busy` and `Outdated` it may still turn up when the store is opened the next time.
 //!
+//! A batch may tell of what it changes: see `events`.
+//!
 //! Around it: `check` reads everything, `export` writes it as text (`dump`), `import` makes a store of that, and `try_open`
 //! finds out in a helper process whether a store can be opened at all (sled may spin for ever on a damaged one).
 
@@ -21,6 +23,7 @@ mod batch;
 mod check;
 mod dump;
 mod error;
+mod events;
 mod export;
 mod import;
 mod record;
@@ -45,6 +48,7 @@ pub(crate) use batch::following;
 pub(crate) use check::fuzz;
 pub use check::{RecordKind, Report};
 pub use error::StoreError;
+pub use events::{EVENT, Event, Kept, Telling, Window};
 pub use export::{ExportError, exports};
 pub use import::{Import, put_in_place};
 pub use record::{Generation, MAX_RECORD_BYTES, Record};
@@ -79,6 +83,7 @@ struct Inner {
     dir: PathBuf,
     db: sled::Db,
     health: Arc<Health>,
+    events: Arc<events::Shared>,
     /// Taken on drop: the writer ends when it is gone.
     queue: Option<SyncSender<Job>>,
     /// Disconnected once the writer has ended and released its part of sled.
@@ -94,6 +99,7 @@ impl Store {
         let backend = backend::Backend::open(dir)?;
         backend.keep_reserve();
         let db = backend.db.clone();
+        let events = backend.events.borrow().shared();
         let health = Arc::new(Health::default());
         let (queue, jobs) = sync_channel(QUEUE);
         let (ending, ended) = sync_channel(0);
@@ -104,7 +110,8 @@ impl Store {
                 let write = |group: &[Job]| {
                     fail_point::around(fail_point::Counted::Commit, group.len(), || backend.write(group))
                 };
-                let end = writer::run(&jobs, &state, write, || backend.keep_reserve());
+                let tell = || backend.events.borrow_mut().tell();
+                let end = writer::run(&jobs, &state, write, tell, || backend.keep_reserve());
                 if end == End::Panicked {
                     // Its destructor flushes, and could panic or wait for ever.
                     std::mem::forget(backend);
@@ -120,7 +127,7 @@ impl Store {
             })?;
         let ended = std::sync::Mutex::new(ended);
         let dir = dir.to_path_buf();
-        Ok(Store(Arc::new(Inner { dir, db, health, queue: Some(queue), ended })))
+        Ok(Store(Arc::new(Inner { dir, db, health, events, queue: Some(queue), ended })))
     }
 
     /// All records of one kind, by key, each as it could be read: one that cannot hides no other. Blocks; meant for the
@@ -155,9 +162,15 @@ impl Store {
         Ok(decoded.collect())
     }
 
-    /// Everything, as it is stored: name and value.
+    /// Every record, as it is stored: name and value. Events are none.
     fn entries(&self) -> Result<Vec<(sled::IVec, sled::IVec)>, StoreError> {
-        self.read(|db| db.iter().collect())
+        Ok(self.everything()?.into_iter().filter(|(name, _)| !events::is_of_log(name)).collect())
+    }
+
+    fn everything(&self) -> Result<Vec<(sled::IVec, sled::IVec)>, StoreError> {
+        self.read(|db| {
+            db.iter().filter(|entry| entry.as_ref().map_or(true, |(name, _)| !events::is_id(name))).collect()
+        })
     }
 
     /// The names of all records: `kind/key`. Blocks.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::StoreError;
+use super::{StoreError, batch::Told};
 
 /// Larger records, envelope included, are refused: `disk` says what would come of them.
 pub const MAX_RECORD_BYTES: usize = 28 * 1024;
@@ -56,12 +56,26 @@ struct Written<'a> {
     data: &'a RawValue,
 }
 
+/// What stands around the data of an event, and its name.
+pub(super) const ENVELOPE: usize = 128;
+
+#[derive(Serialize)]
+struct WrittenEvent<'a> {
+    v: u32,
+    number: u64,
+    at: u64,
+    crc: String,
+    data: &'a RawValue,
+}
+
 /// Everything but the version is optional: a newer envelope may look different, and must still be told
 /// apart from a broken one.
 #[derive(Deserialize)]
 struct Found<'a> {
     v: u32,
     generation: Option<Generation>,
+    number: Option<u64>,
+    at: Option<u64>,
     crc: Option<String>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
@@ -91,6 +105,33 @@ pub(super) fn encode<R: Record>(key: &str, record: &R, generation: Option<Genera
         return Err(refused(format!("{len} bytes are more than {MAX_RECORD_BYTES}")));
     }
     Ok(bytes)
+}
+
+/// The data of an event, which gets its number later.
+///
+/// # Errors
+/// As [`encode`].
+pub(super) fn to_tell<R: Record>(event: &R) -> Result<Box<RawValue>, StoreError> {
+    let refused = |reason: String| StoreError::Refused { record: name::<R>("new"), reason };
+    let data = serde_json::value::to_raw_value(event).map_err(|e| refused(e.to_string()))?;
+    let len = data.get().len() + ENVELOPE;
+    if len > MAX_RECORD_BYTES {
+        return Err(refused(format!("{len} bytes are more than {MAX_RECORD_BYTES}")));
+    }
+    Ok(data)
+}
+
+pub(super) fn encode_told(told: &Told, number: u64) -> Vec<u8> {
+    let data = &*told.data;
+    let written = WrittenEvent { v: told.version, number, at: told.at, crc: checksum(data), data };
+    // Numbers, and text that is JSON already, cannot fail.
+    serde_json::to_vec(&written).unwrap_or_default()
+}
+
+/// Of an event.
+pub(super) fn number_and_time(bytes: &[u8]) -> Option<(u64, u64)> {
+    let found: Found<'_> = serde_json::from_slice(bytes).ok()?;
+    found.number.zip(found.at)
 }
 
 /// # Errors

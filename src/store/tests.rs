@@ -266,3 +266,100 @@ async fn damage_is_reported_with_what_to_do() {
         assert!(e.to_string().contains(part), "{e}");
     }
 }
+
+/// What somebody tells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Said {
+    at: u64,
+    word: String,
+}
+impl Record for Said {
+    const KIND: &'static str = EVENT;
+    const VERSION: u32 = 1;
+}
+impl Telling for Said {
+    fn at(&self) -> u64 {
+        self.at
+    }
+}
+
+fn said(number: u64) -> Said {
+    Said { at: number, word: format!("word {number}") }
+}
+
+/// From the oldest on.
+fn told(store: &Store) -> Vec<(u64, Said)> {
+    let events = store.events_after(store.kept_events().oldest - 1, 100_000).unwrap();
+    events.iter().map(|event| (event.number, event.read().unwrap())).collect()
+}
+
+#[tokio::test]
+async fn an_event_is_told_where_its_change_is_made_and_nowhere_else() {
+    let (dir, store) = new_store();
+    let mut follower = store.follow_events();
+    let batch = |number| Batch::new().put_over("a", &Owners(vec![1]), None).unwrap().tell(&said(number)).unwrap();
+    store.commit(batch(1)).await.unwrap();
+    assert!(matches!(store.commit(batch(2)).await, Err(StoreError::Outdated { .. })));
+    let both = Batch::new().tell(&said(3)).unwrap().and(&Batch::new().tell(&said(4)).unwrap());
+    store.commit(both).await.unwrap();
+    let wanted = vec![(1, said(1)), (2, said(3)), (3, said(4))];
+    assert_eq!(told(&store), wanted);
+    for (number, said) in &wanted {
+        let event = follower.recv().await.unwrap();
+        assert_eq!((event.number, event.read::<Said>().unwrap()), (*number, said.clone()));
+    }
+    assert!(follower.try_recv().is_err());
+    let kept = store.kept_events();
+    let store = reopen(&dir, store);
+    assert_eq!((store.kept_events(), told(&store)), (kept, wanted), "the same log, and it goes on");
+    store.commit(Batch::new().tell(&said(5)).unwrap()).await.unwrap();
+    assert_eq!(store.kept_events(), Kept { newest: 4, ..kept });
+}
+
+#[tokio::test]
+async fn events_are_kept_within_bounds_and_their_numbers_go_on() {
+    let (dir, store) = new_store();
+    let tell = async |store: &Store, numbers: std::ops::RangeInclusive<u64>| {
+        for number in numbers {
+            store.commit(Batch::new().tell(&said(number)).unwrap()).await.unwrap();
+        }
+    };
+    let numbers = |store: &Store| {
+        let told = told(store);
+        assert!(told.iter().all(|(number, said)| said.word == format!("word {number}")), "{told:?}");
+        (told.first().unwrap().0, told.last().unwrap().0, told.len())
+    };
+    store.keep_events(Window { events: 5, ..Window::default() });
+    tell(&store, 1..=20).await;
+    assert_eq!(numbers(&store), (16, 20, 5));
+    let left = |store: &Store| store.everything().unwrap().len();
+    assert_eq!(left(&store), 5, "what fell out is gone");
+    store.keep_events(Window { age: Duration::from_millis(2), ..Window::default() });
+    tell(&store, 21..=21).await;
+    assert_eq!(numbers(&store), (19, 21, 3));
+    let size = u64::try_from(store.events_after(20, 1).unwrap().len()).unwrap() * 100;
+    store.keep_events(Window { bytes: size * 3, ..Window::default() });
+    tell(&store, 22..=40).await;
+    let (_, newest, count) = numbers(&store);
+    assert!(newest == 40 && (1..=3).contains(&count), "{count}");
+    // Nothing that has no room is the only one.
+    store.keep_events(Window { bytes: 1, ..Window::default() });
+    tell(&store, 41..=41).await;
+    assert_eq!(numbers(&store), (41, 41, 1));
+    let store = reopen(&dir, store);
+    assert_eq!(numbers(&store), (41, 41, 1));
+}
+
+#[tokio::test]
+async fn the_log_belongs_to_its_store_and_to_no_copy() {
+    let (dir, store) = new_store();
+    store.commit(Batch::new().put("a", &Count(1)).unwrap().tell(&said(1)).unwrap()).await.unwrap();
+    let (mut export, log) = (Vec::new(), store.kept_events().log);
+    store.export(&mut export, &dir.path().join("export")).unwrap();
+    assert!(!String::from_utf8(export).unwrap().contains("word"), "an export is of records");
+    assert_eq!(store.names().unwrap(), ["count/a"]);
+    store.begin_another_log().await.unwrap();
+    let store = reopen(&dir, store);
+    let kept = store.kept_events();
+    assert!(kept.log != log && kept.newest == 1, "{kept:?}");
+}

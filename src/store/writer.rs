@@ -94,11 +94,12 @@ pub(super) enum End {
 }
 
 /// Works until the last sender is gone *and* everything queued has been dealt with. `write` may leave out jobs, and says of
-/// each why. `tidy` is called a few times while nothing waits after a write.
+/// each why. `tell` is called when those who wait for a group have been answered. `tidy` is called a few times while nothing waits after a write.
 pub(super) fn run(
     jobs: &Receiver<Job>,
     health: &Health,
     mut write: impl FnMut(&[Job]) -> Result<Vec<Option<Refusal>>, WriteError>,
+    mut tell: impl FnMut(),
     mut tidy: impl FnMut(),
 ) -> End {
     let (mut end, mut tidies) = (End::Closed, 0);
@@ -120,7 +121,8 @@ pub(super) fn run(
                 },
             }
         };
-        if outcome.is_ok() {
+        let is_good = outcome.is_ok();
+        if is_good {
             tidies = TIDIES;
         }
         let (mut refused, error) = match outcome {
@@ -135,6 +137,9 @@ pub(super) fn run(
                 (None, Some(refusal)) => Err(refusal.into()),
                 (None, None) => Ok(()),
             });
+        }
+        if is_good {
+            tell();
         }
     }
     end
@@ -212,7 +217,7 @@ mod tests {
             })
             .collect();
         drop(send);
-        let end = run(&jobs, health, write, || {});
+        let end = run(&jobs, health, write, || {}, || {});
         (end, answers.into_iter().map(|a| a.blocking_recv().unwrap()).collect())
     }
 

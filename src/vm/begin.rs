@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use super::{
     SharedContext,
+    asking::asker,
     core::{self, Ticket, recover},
     handle::VmHandle,
     records::{Known, Stored},
@@ -38,6 +39,7 @@ pub fn create(
         facts.stored = core::unmade(definition);
         facts.seen.wish = false;
     }
+    facts.note_maker(TICKET, asker());
     let (handle, mut task) = Task::new(ctx, facts, noted.unwrap_or_default());
     let (reply, answer) = oneshot::channel();
     task.replies.insert(TICKET, reply);

@@ -28,10 +28,13 @@ pub(super) fn sight(facts: &Facts, hands: &Hands, event: Event) -> Option<Sight>
             Some(Sight::MemoryMoved)
         }
         // A halt that follows is explained with it.
-        Event::BlockIoError { device, node_name, nospace, .. } => {
-            hands.set_io_error(Some(IoError::of(&node_name.unwrap_or(device), nospace)));
-            None
+        Event::BlockIoError { device, node_name, nospace, operation, .. } => {
+            let error = IoError::of(&node_name.unwrap_or(device), nospace);
+            let disk = error.disk.clone();
+            hands.set_io_error(Some(error));
+            Some(Sight::IoError { disk, operation, no_space: nospace })
         }
+        Event::Watchdog { action } => Some(Sight::Watchdog(action)),
         _ => None,
     }
 }

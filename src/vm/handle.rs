@@ -10,15 +10,21 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    time::{Instant, timeout_at},
+};
 
 use super::{
     Console,
+    asking::asker,
     core::{Answer, Patience, Request},
     mailbox,
     sampling::Latest,
 };
-use crate::model::{Applied, Change, Conflict, Error, NicId, Redefinition, Result, Sample, Status, VmId, VmView};
+use crate::model::{
+    Applied, Asker, Change, Conflict, Error, NicId, Redefinition, Result, Sample, Status, VmId, VmView,
+};
 
 /// Forced requests that have come.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +47,7 @@ pub(super) type Reply = oneshot::Sender<(Result<Answer>, VmView)>;
 pub(super) struct Message {
     pub request: Request,
     pub came: u64,
+    pub asker: Option<Asker>,
     pub reply: Reply,
 }
 
@@ -290,12 +297,31 @@ impl VmHandle {
         let _ = view.wait_for(|view| view.gone).await;
     }
 
+    /// What is known of the VM, as it changes.
+    pub(crate) fn views(&self) -> watch::Receiver<VmView> {
+        self.view.clone()
+    }
+
+    /// The VM as it is when `is_so` says so of it, or at `end`; and which of both. Whoever waits is told, and asks nobody.
+    ///
+    /// # Errors
+    /// [`Error::VmNotFound`] as soon as it is gone.
+    pub(crate) async fn until(&self, is_so: impl Fn(&VmView) -> bool, end: Instant) -> Result<(VmView, bool)> {
+        let mut view = self.view.clone();
+        let awaited = timeout_at(end, view.wait_for(|view| view.gone || is_so(view))).await;
+        match awaited {
+            Ok(Ok(view)) if !view.gone => Ok((view.clone(), true)),
+            Ok(_) => Err(self.ended()),
+            Err(_) => Ok((self.view(), false)),
+        }
+    }
+
     async fn ask(&self, request: Request) -> Result<(Answer, VmView)> {
         let (reply, answer) = oneshot::channel();
         if request.is_forced() {
             self.tally.add();
         }
-        let message = Box::new(Message { request, came: self.came, reply });
+        let message = Box::new(Message { request, came: self.came, asker: asker(), reply });
         self.inbox.send(Inbox::Request(message)).map_err(|_| self.ended())?;
         match answer.await {
             Ok((answer, view)) => answer.map(|answer| (answer, view)),

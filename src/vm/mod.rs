@@ -17,6 +17,7 @@
 //! is all that speaks to the host. `records` is how a VM is stored, with the `layers` of its disks, `handle` how others speak to its task, `publish` what
 //! they see, `journal` what is logged. `heartbeat` and `sampling` work beside the task.
 
+mod asking;
 mod begin;
 mod census;
 mod console;
@@ -45,6 +46,7 @@ use std::{
     },
 };
 
+pub use asking::{asked_by, asker};
 pub use begin::{adopt, create};
 pub(crate) use census::{Census, Mark, Share};
 pub(crate) use console::Console;

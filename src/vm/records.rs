@@ -18,7 +18,7 @@ use super::{
     migrate,
 };
 use crate::{
-    model::{Boot, Disk, Ending, LayerId, Upkeep, VmId, VmSpec},
+    model::{Boot, Disk, Ending, Event, LayerId, Upkeep, VmId, VmSpec},
     store::{self, Batch, Counted, MAX_RECORD_BYTES, Record as _, Store, StoreError},
 };
 
@@ -58,6 +58,17 @@ impl store::Record for RunRecord {
 impl store::Record for Boot {
     const KIND: &'static str = "host";
     const VERSION: u32 = 1;
+}
+
+impl store::Record for Event {
+    const KIND: &'static str = store::EVENT;
+    const VERSION: u32 = 1;
+}
+
+impl store::Telling for Event {
+    fn at(&self) -> u64 {
+        self.at
+    }
 }
 
 /// Whatever is accepted can be started, changed and stopped: what is live and held has its bound, and so have the words
@@ -180,7 +191,14 @@ fn joined(
         (None, None) => {
             let state = Run::Down { last: Ending::Clean };
             let held = held(&spec, &state);
-            RunRecord { state, goal: Goal::Rest, upkeep: Upkeep::default(), held, unmade: Default::default() }
+            RunRecord {
+                state,
+                goal: Goal::Rest,
+                upkeep: Upkeep::default(),
+                held,
+                unmade: Default::default(),
+                told: Default::default(),
+            }
         }
     };
     // An earlier version may have stored it: it is written whole, once.

@@ -225,7 +225,7 @@ impl Task {
         }
     }
 
-    fn request(&mut self, Message { request, came, reply }: Message) -> Effects {
+    fn request(&mut self, Message { request, came, asker, reply }: Message) -> Effects {
         self.facts.bounds = bounds(&self.ctx);
         if self.replies.len() >= CROWD {
             let gone: Vec<Ticket> =
@@ -239,6 +239,7 @@ impl Task {
         let overtaken = came < self.forced && !request.is_forced();
         self.forced += u64::from(request.is_forced());
         tracing::debug!(vm = %self.hands.id, ?request, overtaken, "request");
+        self.facts.note_asker(self.tickets, asker, &request);
         admit(&mut self.facts, now(), self.tickets, request, overtaken)
     }
 

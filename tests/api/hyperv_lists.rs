@@ -7,7 +7,7 @@ use crate::support::Daemon;
 use serde_json::{Value, json};
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 27] = [
+const ROUTES: [(&str, &str, &str); 28] = [
     ("get", "/vms", "listVMs"),
     ("post", "/vms", "createVM"),
     ("get", "/vms/{id}", "getVM"),
@@ -33,6 +33,7 @@ const ROUTES: [(&str, &str, &str); 27] = [
     ("get", "/switches/{id}/forwards", "listSwitchForwards"),
     ("post", "/switches/{id}/forwards", "addSwitchForward"),
     ("delete", "/switches/{id}/forwards/{forwardId}", "removeSwitchForward"),
+    ("get", "/events", "listEvents"),
     ("get", "/health", "getHealth"),
     ("get", "/openapi.json", "getOpenAPI"),
 ];

@@ -7,7 +7,7 @@ use crate::support::Daemon;
 use serde_json::{Value, json};
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 41] = [
+const ROUTES: [(&str, &str, &str); 42] = [
     ("post", "/vms", "createVM"),
     ("get", "/vms", "listVMs"),
     ("get", "/vms/{id}", "getVM"),
@@ -47,6 +47,7 @@ const ROUTES: [(&str, &str, &str); 41] = [
     ("delete", "/switches/{id}/forwards/{forward}", "removeSwitchForward"),
     ("get", "/base-images", "listBaseImages"),
     ("get", "/host", "getHost"),
+    ("get", "/events", "listEvents"),
     ("get", "/health", "getHealth"),
     ("get", "/openapi.json", "getOpenAPI"),
 ];

@@ -25,6 +25,8 @@ mod bad_updates;
 mod bounds;
 mod crowds;
 mod error_texts;
+mod event_streams;
+mod events;
 mod foreign_images;
 mod fuzz_corpus;
 mod hyperv_contract;

@@ -16,6 +16,7 @@ use super::{
     model::{Outcome, Vm},
     operation::{self, Around, Operation, Target},
     plan::{BARE, Cycle, Death, Deed, Lane, Violence},
+    subscriber::told_as,
     switch::{self, Switch},
 };
 use crate::support::{Daemon, guest, outside};
@@ -25,6 +26,8 @@ pub struct Client<'a> {
     pub daemon: &'a Daemon,
     /// What is wrong, as far as it is seen while asking.
     pub wrong: RefCell<Vec<String>>,
+    /// Requests, and what each must have been told as.
+    pub acknowledged: RefCell<Vec<(String, &'static str)>>,
     pub tally: RefCell<&'a mut Tally>,
 }
 
@@ -232,8 +235,14 @@ impl Client<'_> {
         let (name, now) = (vm.name.as_str(), vm.definition());
         let target = Target { base, name, id: &id, now, disk, nic, switch, switch_id, subnets, forward };
         let (method, path, body) = operation.request(&target);
-        self.tally.borrow_mut().operations += 1;
+        let request_id = {
+            let mut tally = self.tally.borrow_mut();
+            tally.operations += 1;
+            tally.named += 1;
+            format!("request-{}", tally.named)
+        };
         let request = self.daemon.http().request(method, self.daemon.at(&path)).json(&body);
+        let request = request.header("x-request-id", &request_id);
         let (outcome, answer) = match request.send().await {
             Err(error) if error.is_timeout() => {
                 self.complain(format!("{} {operation:?} was not answered: {error:?}", vm.name));
@@ -265,6 +274,9 @@ impl Client<'_> {
                 }
             }
         };
+        if let (Outcome::Acknowledged, Some(kind)) = (outcome, told_as(operation)) {
+            self.acknowledged.borrow_mut().push((request_id, kind));
+        }
         let mut tally = self.tally.borrow_mut();
         *match outcome {
             Outcome::Acknowledged => &mut tally.acknowledged,

@@ -10,6 +10,7 @@ mod model;
 mod network;
 mod operation;
 mod plan;
+mod subscriber;
 #[path = "../support/mod.rs"]
 mod support;
 mod switch;
@@ -28,6 +29,7 @@ use nix::{
 use plan::{Cycle, Death, PLACES};
 use qherd::store::Store;
 use serde_json::json;
+use subscriber::Subscriber;
 use support::{Daemon, guest};
 
 /// What happened.
@@ -43,6 +45,8 @@ pub struct Tally {
     qemus_killed: u64,
     qemus_stopped: u64,
     operations: u64,
+    /// Requests that were given an id.
+    named: u64,
     acknowledged: u64,
     refused: u64,
     unanswered: u64,
@@ -58,6 +62,7 @@ pub struct Tally {
     beating: u64,
     /// Guests whose heart beat at the end.
     beat_at_the_end: u64,
+    events: u64,
 }
 
 impl Tally {
@@ -102,11 +107,12 @@ async fn run(seed: u64, time: Duration) -> Tally {
     }
     let mut places: Vec<Place> = (0..PLACES).map(|_| Place::default()).collect();
     let mut tally = Tally::default();
+    let mut subscriber = Subscriber::default();
     let begin = Instant::now();
     while begin.elapsed() < time {
         let number = tally.cycles;
         let cycle = Cycle::of(seed, number);
-        let wrong = one_cycle(&mut daemon, &cycle, &mut places, &mut tally).await;
+        let wrong = one_cycle(&mut daemon, &cycle, &mut places, &mut subscriber, &mut tally).await;
         if !wrong.is_empty() {
             panic!(
                 "seed {seed}, cycle {number} of {} kills; again with: scripts/chaos --seed {seed}\n  {}\n{cycle:#?}",
@@ -124,7 +130,13 @@ async fn run(seed: u64, time: Duration) -> Tally {
 }
 
 /// A daemon works and dies, dies while it starts again, and recovers. Returns what is wrong then.
-async fn one_cycle(daemon: &mut Daemon, cycle: &Cycle, places: &mut [Place], tally: &mut Tally) -> Vec<String> {
+async fn one_cycle(
+    daemon: &mut Daemon,
+    cycle: &Cycle,
+    places: &mut [Place],
+    subscriber: &mut Subscriber,
+    tally: &mut Tally,
+) -> Vec<String> {
     daemon.forget_log();
     match cycle.death {
         Death::At(_) | Death::WhenDone => daemon.run(),
@@ -139,9 +151,14 @@ async fn one_cycle(daemon: &mut Daemon, cycle: &Cycle, places: &mut [Place], tal
             }
         }
     }
-    let client = Client { daemon: &*daemon, wrong: Default::default(), tally: std::cell::RefCell::new(tally) };
+    let client = Client {
+        daemon: &*daemon,
+        wrong: Default::default(),
+        acknowledged: Default::default(),
+        tally: std::cell::RefCell::new(tally),
+    };
     let hanging = client.carry_out(cycle, places).await;
-    let mut wrong = client.wrong.take();
+    let (mut wrong, mut acknowledged) = (client.wrong.take(), client.acknowledged.take());
     daemon.wait();
     tally.killed_at_work += 1;
     tally.killed_at_a_commit += u64::from(daemon.log_text().contains("dying at the fail point"));
@@ -159,6 +176,8 @@ async fn one_cycle(daemon: &mut Daemon, cycle: &Cycle, places: &mut [Place], tal
     }
     assert!(daemon.comes_to_rest().await, "it died by itself");
     wrong.extend(check::complaints(daemon, places).await);
+    wrong.extend(subscriber.complaints(daemon, &mut acknowledged).await);
+    tally.events = subscriber.seen;
     let running = places.iter().filter_map(|place| place.vm.as_ref()).filter(|vm| vm.statuses == ["running"]);
     for vm in running {
         tally.running += 1;

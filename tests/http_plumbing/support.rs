@@ -29,6 +29,7 @@ pub struct State {
     pub finished: AtomicUsize,
     pub entered: Notify,
     pub release: Notify,
+    pub lasting: crate::lasting::Lasting,
 }
 type S = Arc<State>;
 
@@ -84,6 +85,12 @@ async fn panics(_: S, _: Request) -> Reply {
 const TIMEOUT: QueryParam = QueryParam::integer("timeout", "Seconds.");
 
 fn routes() -> Vec<Route<S>> {
+    let mut routes = crate::lasting::routes();
+    routes.extend(brief());
+    routes
+}
+
+fn brief() -> Vec<Route<S>> {
     vec![
         Route::get("/vms", "listVMs", list).role(Role::Viewer),
         Route::post("/vms/{id}/make", "makeVM", make).role(Role::Viewer).input::<Make>(),

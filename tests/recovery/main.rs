@@ -18,6 +18,7 @@ mod crash_points;
 mod daemon;
 mod damaged_store;
 mod db_command;
+mod events_over_kills;
 mod exhausted_host;
 mod host_shutdown;
 mod lost_by_the_host;

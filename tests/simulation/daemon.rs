@@ -23,6 +23,7 @@ pub struct Figures {
     pub answers: u64,
     pub crashes: u64,
     pub starts: u64,
+    pub events: u64,
 }
 
 pub struct Daemon<'a> {
@@ -74,7 +75,10 @@ fn go(history: &History, aloud: bool) -> Result<Figures, Violation> {
         daemon.come_to_rest().map_err(|what| (what, history.events.len() + 1))
     };
     match all(&mut daemon) {
-        Ok(()) => Ok(Figures { answers: daemon.ledger.answered, ..daemon.figures }),
+        Ok(()) => {
+            let (answers, events) = (daemon.ledger.answered, daemon.world.subscriber.events);
+            Ok(Figures { answers, events, ..daemon.figures })
+        }
         Err((what, at)) => Err(Violation { what, at }),
     }
 }
@@ -143,6 +147,9 @@ impl Daemon<'_> {
                 println!("    answer {ticket}: {answer:?}");
             }
             self.ledger.answer(ticket, &answer, stored.as_deref())?;
+            if answer.is_ok() && stored.is_some_and(|spec| spec.disk_of(Some(vm::request(ticket))).is_some()) {
+                self.world.subscriber.must_know(ticket)?;
+            }
         }
         self.plan = plan(&self.facts);
         for step in &self.plan.start {
@@ -173,6 +180,7 @@ impl Daemon<'_> {
             self.ledger.leave_open(self.world.store.as_ref());
         }
         self.ledger.check(self.world.store.as_ref(), self.world.processes.len())?;
+        self.world.subscriber.check(self.world.store.as_ref())?;
         if self.world.processes.len() > 1 {
             return Err("two processes of one VM".into());
         }

@@ -6,9 +6,11 @@ mod simulation;
 #[test]
 fn no_history_breaks_what_must_hold() {
     let figures = (0..20_000).map(|seed| simulation::check(seed).unwrap_or_else(|failure| panic!("{failure}")));
-    let all = figures.fold((0, 0, 0), |all, one| (all.0 + one.starts, all.1 + one.answers, all.2 + one.crashes));
+    let all = figures.fold((0, 0, 0, 0), |all, one| {
+        (all.0 + one.starts, all.1 + one.answers, all.2 + one.crashes, all.3 + one.events)
+    });
     // A simulation in which nothing happens would find nothing.
-    assert!(all.0 > 10_000 && all.1 > 40_000 && all.2 > 5_000, "{all:?}");
+    assert!(all.0 > 10_000 && all.1 > 40_000 && all.2 > 5_000 && all.3 > 50_000, "{all:?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! is a seed; one that breaks an invariant is replayed and made as short as it can be.
 //!
 //! `history` is what happens, `world` is the host, `monitor` its QEMUs, `ledger` is what clients were told and may rely on, `daemon` runs the
-//! core between them (`requests`, `chances`), `shrink` makes a failure short.
+//! core between them (`requests`, `chances`), `subscriber` is told of everything, `shrink` makes a failure short.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod monitor;
 pub mod requests;
 pub mod shrink;
+pub mod subscriber;
 pub mod vm;
 pub mod world;
 

@@ -9,6 +9,7 @@ use super::{
     daemon::{Daemon, Done},
     history::Ask,
     ledger::Promise,
+    subscriber::asker,
     vm,
 };
 
@@ -102,6 +103,8 @@ impl Daemon<'_> {
         let kills = matches!(request, Request::ForceOff)
             && matches!(self.facts.record.run.state, Run::Up(_))
             && self.facts.seen.process;
+        self.world.subscriber.ask(ticket);
+        self.facts.note_asker(ticket, Some(asker(ticket)), &request);
         let effects = admit(&mut self.facts, self.now, ticket, request, false);
         self.follow(effects)?;
         if kills && !self.facts.in_flight.contains_key(&Lane::Kill) {

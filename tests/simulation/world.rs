@@ -9,7 +9,7 @@ use qherd::{
     },
 };
 
-use super::{history::Fate, monitor};
+use super::{history::Fate, monitor, subscriber::Subscriber};
 
 /// How a guest is, in truth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct Process {
 #[derive(Debug, Default)]
 pub struct World {
     pub store: Option<Record>,
+    /// Of what is stored.
+    pub subscriber: Subscriber,
     /// Those that live.
     pub processes: Vec<Process>,
     pub images: BTreeSet<DiskNo>,
@@ -141,6 +143,7 @@ impl World {
                 return Err(format!("the record goes before what the VM has: {left:?}"));
             }
         }
+        self.subscriber.hear(self.store.as_ref(), txn)?;
         self.store = txn.record.clone();
         Ok(outcome)
     }

@@ -96,6 +96,7 @@ fn stopped() -> Facts {
         upkeep: Upkeep::default(),
         held: Held::default(),
         unmade: [].into(),
+        told: Default::default(),
     };
     let record = Record { definition: Arc::new(spec), run };
     let mut facts = recover(record, Found::Nothing, NOW, BOUNDS);
@@ -237,7 +238,7 @@ fn lanes() -> String {
 fn every_step(disk: &qherd::model::Disk, nic: &qherd::model::Nic) -> Vec<Step> {
     use qherd::vm::core::{DiskNo, Mode, Txn};
     let (no, nic_of, disk) = (DiskNo(0), || Box::new(nic.clone()), Box::new(disk.clone()));
-    let txn = Txn { number: 1, record: None, is_wish: false };
+    let txn = Txn { number: 1, record: None, is_wish: false, tells: Default::default() };
     let steps = vec![
         Step::Commit(Box::new(txn)),
         Step::Kill,

@@ -53,6 +53,7 @@ const UNSAFE: &[&str] = &[
     "host/launcher/view.rs",
     "host/memory.rs",
     "host/process.rs",
+    "net/lease_news.rs",
     "net/legacy.rs",
     "net/netlink/events.rs",
     "net/nft/events.rs",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hyper::body::Body as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{HttpError, Response};
+use super::{HttpError, PIECE, Response};
 
 /// Up to here an answer counts for nothing.
 const SMALL: u64 = 64 * 1024;
@@ -39,6 +39,13 @@ impl Answers {
         let permit = Arc::clone(&self.0).try_acquire_many_owned(units).map_err(|_| HttpError::NoRoomForAnswer)?;
         response.extensions_mut().insert(Held(Arc::new(permit)));
         Ok(response)
+    }
+
+    /// Waits for room for a piece of a stream, which is had from its making until the socket has taken it.
+    pub(super) async fn piece(self: Arc<Self>) -> Option<Held> {
+        let units = (PIECE as u64 / UNIT) as u32;
+        // Never closed, so there is one.
+        Some(Held(Arc::new(Arc::clone(&self.0).acquire_many_owned(units).await.ok()?)))
     }
 }
 

@@ -17,18 +17,22 @@ use warp::filters::BoxedFilter;
 use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::{Buf, Filter};
 
+use super::answers::Answers;
 use super::callers::UnderWay;
 use super::gate::{Admitted, Gate, Visitor};
 use super::idempotency::Keyed;
 use super::incoming::Incoming;
 use super::inflight::InFlight;
+use super::request_id::RequestId;
 use super::route::{Answer, RouteInfo};
+use super::streaming::{self, Lasting};
 use super::table::{self, Found};
 use super::waiter::Entered;
 use super::wire::Refused;
 use super::{HttpError, Load, Nulls, Request, Response, Table, query};
 use crate::service::Keys;
 use crate::service::access::Caller;
+use crate::service::asked_by;
 
 /// Seconds until a client that was refused because the server goes down may find it back.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
@@ -76,8 +80,9 @@ pub fn filter(
                 let head = Head { method, query, headers, in_flight, refused, visitor };
                 async move {
                     let origin = mounts.gate.page_of(&head.headers);
-                    let response = mounts.answer(path.as_str(), head, body).await;
-                    mounts.gate.seal(response, origin)
+                    let id = RequestId::of(&head.headers);
+                    let response = mounts.answer(path.as_str(), head, &id, body).await;
+                    id.seal(mounts.gate.seal(response, origin))
                 }
             },
         )
@@ -122,6 +127,7 @@ impl Mounts {
         &self,
         path: &str,
         head: Head,
+        id: &RequestId,
         body: impl Stream<Item = Result<B, E>> + Send + 'static,
     ) -> Response
     where
@@ -167,14 +173,17 @@ impl Mounts {
             }
             Ok((found, caller, under_way)) => {
                 let end = in_flight.given_up(found.info.waits_for_guest);
+                let keys = self.keys.as_ref().map(|keys| (keys, dialect));
                 tokio::select! {
-                    response = run(shape, self.keys.as_ref().map(|keys| (keys, dialect)), found, caller, under_way, head, body) => response,
+                    response = run(shape, keys, found, (caller, id), (under_way, &self.load.answers), head, body) => response,
                     () = end => table::refuse(shape, HttpError::Unfinished),
                 }
             }
         };
         let response = self.load.answers.admit(response).unwrap_or_else(|error| table::refuse(shape, error));
-        if in_flight.is_draining() { leaving(response) } else { response }
+        // Another protocol takes its leave in its own words.
+        let leaves = in_flight.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS;
+        if leaves { leaving(response) } else { response }
     }
 }
 
@@ -200,8 +209,8 @@ async fn run<T>(
     shape: table::ErrorShape,
     keys: Option<(&Arc<Keys>, &'static str)>,
     found: Found<'_>,
-    caller: Caller,
-    under_way: UnderWay,
+    (caller, id): (Caller, &RequestId),
+    (under_way, answers): (UnderWay, &Arc<Answers>),
     head: Head,
     body: Incoming<T>,
 ) -> Response
@@ -240,14 +249,16 @@ where
         Err(error) => return refuse(error),
     };
     // What goes on by itself is not waited for.
-    let guard = (!info.waits_for_guest).then(|| head.in_flight.enter());
-    let span = tracing::info_span!("request", operation = info.operation_id);
+    let in_flight = head.in_flight;
+    let guard = (!info.waits_for_guest).then(|| in_flight.enter());
+    let span = tracing::info_span!("request", operation = info.operation_id, id = id.as_str());
+    let asker = id.asker(&request.caller);
     // What is kept under a key is waited for by whoever asks next.
     let only_waits = (info.waits_for_guest && keyed.is_none()).then(Entered::default);
+    let answers = Arc::clone(answers);
     let operation = async move {
-        let _guards = (guard, under_way);
         let respond = move |answer: Answer| answer.unwrap_or_else(refuse);
-        match keyed {
+        let mut response = match keyed {
             None => respond(handler(request).await),
             Some(keyed) => {
                 let run = async move |id| {
@@ -256,9 +267,14 @@ where
                 };
                 keyed.answer(run, refuse).await
             }
+        };
+        if streaming::lasts(&response) {
+            let guard = guard.unwrap_or_else(|| in_flight.enter());
+            response.extensions_mut().insert(Lasting::new(answers, guard, under_way));
         }
+        response
     };
-    let operation = operation.instrument(span);
+    let operation = asked_by(asker, operation).instrument(span);
     let (task, _waiter) = match only_waits {
         None => (tokio::spawn(operation), None),
         Some(entered) => {

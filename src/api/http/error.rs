@@ -46,6 +46,11 @@ pub enum HttpError {
     /// A bug of ours. `why` is for the log and for `detail`, not for decisions.
     #[error("Internal error")]
     Internal { why: String },
+    /// What is there is no answer of HTTP.
+    #[error("This is a WebSocket: {why}.")]
+    UpgradeRequired { why: &'static str },
+    #[error("The range begins beyond the end: there are {length} bytes.")]
+    RangeBeyondEnd { length: u64 },
     /// The daemon is going down, and did not begin.
     #[error("qherd is shutting down; ask again when it is back.")]
     ShuttingDown,
@@ -80,6 +85,12 @@ pub enum HttpError {
     Crowded { under_way: usize },
     #[error("{name} has the role {role}; this needs {needed}.")]
     Forbidden { name: String, role: Role, needed: Role },
+    /// `begin` is where all that are kept follow.
+    #[error(
+        "The events after that one are not all kept any more, or it is none of this qherd's; read anew what they would have told, and \
+         begin with after={begin}."
+    )]
+    EventsGone { begin: String },
     #[error("The Idempotency-Key was used for another request before; each request needs a key of its own.")]
     KeyReused,
     #[error("The Idempotency-Key cannot be stored, so nothing was done; ask again later, or without a key.")]
@@ -109,11 +120,14 @@ impl HttpError {
             | Self::InvalidParameter { .. }
             | Self::UnknownParameter { .. } => StatusCode::BAD_REQUEST,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::UpgradeRequired { .. } => StatusCode::UPGRADE_REQUIRED,
+            Self::RangeBeyondEnd { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::Unauthenticated { .. } | Self::TokenRefused { .. } => StatusCode::UNAUTHORIZED,
             Self::CrossOrigin | Self::InTheClear | Self::Forbidden { .. } => StatusCode::FORBIDDEN,
             Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::EventsGone { .. } => StatusCode::GONE,
             Self::ShuttingDown
             | Self::Unfinished
             | Self::NoRoomForAnswer
@@ -132,6 +146,7 @@ impl HttpError {
     pub fn detail(&self) -> Option<&str> {
         match self {
             Self::Internal { why } | Self::KeyNotStored { why } => Some(why.as_str()).filter(|why| !why.is_empty()),
+            Self::EventsGone { begin } => Some(begin),
             _ => None,
         }
     }

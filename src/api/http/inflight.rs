@@ -19,6 +19,8 @@ enum Phase {
     Draining,
     /// Nobody is waited for any longer.
     Over,
+    /// Connections that have nothing left to say are closed.
+    Closing,
 }
 
 /// A counter to be shared. The server puts it into each request's extensions; `dispatch` takes a guard per request
@@ -61,18 +63,33 @@ impl InFlight {
         self.phase.send_replace(Phase::Over);
     }
 
+    /// From now on connections are closed when what is asked on them has its answer.
+    pub fn close(&self) {
+        self.phase.send_replace(Phase::Closing);
+    }
+
+    /// Returns when they are.
+    pub async fn closing(&self) {
+        let _ = self.phase.subscribe().wait_for(|phase| *phase == Phase::Closing).await;
+    }
+
     pub fn is_draining(&self) -> bool {
         *self.phase.borrow() >= Phase::Draining
     }
 
     pub fn is_over(&self) -> bool {
-        *self.phase.borrow() == Phase::Over
+        *self.phase.borrow() >= Phase::Over
+    }
+
+    /// Returns when nothing new begins any more, and what goes on without end is to end.
+    pub async fn draining(&self) {
+        let _ = self.phase.subscribe().wait_for(|phase| *phase >= Phase::Draining).await;
     }
 
     /// Returns when nobody waits for the end of a request any longer: for what a guest takes its time with only a moment.
     pub async fn given_up(&self, waits_for_guest: bool) {
         if waits_for_guest {
-            let _ = self.phase.subscribe().wait_for(|phase| *phase >= Phase::Draining).await;
+            self.draining().await;
             let _ = tokio::time::timeout(GUEST_PATIENCE, self.over()).await;
         } else {
             self.over().await;
@@ -81,7 +98,7 @@ impl InFlight {
 
     /// Returns when whoever still waits has to be told that the server does not.
     pub async fn over(&self) {
-        let _ = self.phase.subscribe().wait_for(|phase| *phase == Phase::Over).await;
+        let _ = self.phase.subscribe().wait_for(|phase| *phase >= Phase::Over).await;
     }
 }
 

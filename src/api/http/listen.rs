@@ -108,6 +108,13 @@ impl Socket for Stream {
             Self::Tls(stream) => stream.get_ref().0.has_arrived(),
         }
     }
+
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => stream.poll_room(cx),
+            Self::Tls(stream) => stream.get_ref().0.poll_room(cx),
+        }
+    }
 }
 
 impl AsyncRead for Stream {

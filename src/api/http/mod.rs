@@ -2,14 +2,17 @@
 //!
 //! ```text
 //! server  accepts connections, limits them, drains them; listen and tls are where they come from
-//!   ├─ wire      how long a connection is kept, and what is no request at all
+//!   ├─ connection  one connection: its answers one after the other, and what is spoken after an upgrade
+//!   ├─ wire      how long a connection is kept, what is no request at all, and how an answer is let out
 //!   └─ dispatch  one warp filter: mount → table → query check → body → handler (in a task of its own)
 //!        ├─ gate, origin          who is let in; web pages of others are not
 //!        ├─ idempotency           a request with a known key gets its first answer
 //!        ├─ table, route   which handler a path and a method mean; what OpenAPI says about it
+//!        ├─ request_id     what a request is called in its answer, in the log and in what is told of it
 //!        ├─ request        what a handler is given; query, json and decode turn it into the handler's types
 //!        ├─ answers        how much of answers is kept for those who do not take them
-//!        └─ response, section  what a handler gives back; error is everything the plumbing itself can object to
+//!        └─ response, section  what a handler gives back: a whole body, a stream (streaming), another protocol (upgrade);
+//!           error is everything the plumbing itself can object to
 //! ```
 //!
 //! A dialect writes a table and says once how an [`HttpError`] looks:
@@ -36,6 +39,7 @@
 
 mod answers;
 mod callers;
+mod connection;
 pub mod decode;
 pub mod dispatch;
 pub mod error;
@@ -52,16 +56,21 @@ pub mod openapi;
 mod origin;
 pub mod query;
 pub mod query_param;
+pub mod range;
 pub mod request;
+mod request_id;
 pub mod response;
 mod room;
 pub mod route;
 pub mod section;
 pub mod server;
 pub mod shutdown;
+pub mod streaming;
 pub mod table;
 pub mod tls;
+pub mod upgrade;
 mod waiter;
+pub mod websocket;
 pub(super) mod wire;
 
 pub use decode::{Nulls, given, or_default};
@@ -76,4 +85,5 @@ pub use route::{Route, RouteInfo, Urgency};
 pub use section::{Problem, in_section};
 pub use server::{Report, serve};
 pub use shutdown::Shutdown;
+pub use streaming::PIECE;
 pub use table::Table;

@@ -43,7 +43,7 @@ const CONVENTIONS: &str = "Bodies are JSON in UTF-8; a byte order mark is skippe
     integer, however it is written (2.0, 1e3). Unknown fields and query parameters are refused by name. `null` is absent in \
     what makes something or acts; in a PUT it clears a field of the body that can be cleared, and is absent for the rest. \
     A list has at most 1024 entries where it says nothing narrower. Every refusal has the same shape, also of what is no \
-    valid HTTP. `x-role` is the least role that may ask: viewer, operator or admin.";
+    valid HTTP. `X-Request-Id` of every answer says which request it is to: a client's own well-formed id is kept. `x-role` is the least role that may ask: viewer, operator or admin.";
 
 /// What any request may be answered.
 const REFUSALS: &[(&str, &str)] = &[
@@ -110,6 +110,10 @@ impl Writer<'_> {
         if !route.tag.is_empty() {
             operation["tags"] = json!([route.tag]);
         }
+        let socket = route.outputs.iter().any(|output| matches!(output.kind, OutputKind::Socket));
+        if socket {
+            operation["x-websocket"] = json!(true);
+        }
         let path = route.path_params().map(|name| self.path_param(name));
         let key = (route.method == Method::POST).then(idempotency_key);
         let params: Vec<Value> = path.chain(route.query.iter().map(query_param)).chain(key).collect();
@@ -156,12 +160,24 @@ impl Writer<'_> {
                 OutputKind::Text(example) => {
                     Some(content("text/plain", json!({"type": "string", "examples": [example]})))
                 }
+                OutputKind::Stream(media_type, example) => {
+                    response["headers"] = json!({"Transfer-Encoding": stream_header()});
+                    Some(content(media_type, json!({"type": "string", "examples": [example]})))
+                }
+                OutputKind::Socket => {
+                    response["headers"] = socket_headers();
+                    None
+                }
                 OutputKind::Empty => None,
             };
             if let Some(body) = body {
                 response["content"] = body;
             }
-            responses.insert(output.status.to_string(), response);
+            match responses.get_mut(&output.status.to_string()) {
+                // The same in another form.
+                Some(Value::Object(known)) if !matches!(output.kind, OutputKind::Error) => add_form(known, response),
+                _ => drop(responses.insert(output.status.to_string(), response)),
+            }
         }
         Value::Object(responses)
     }
@@ -232,6 +248,18 @@ fn rename(value: &mut Value, split: &BTreeSet<String>) {
     }
 }
 
+/// Of an answer that comes as JSON or as a stream, as the request wants it.
+fn add_form(known: &mut Map<String, Value>, other: Value) {
+    let Value::Object(other) = other else { return };
+    for (field, value) in other {
+        match (known.get_mut(&field), value) {
+            (Some(Value::Object(forms)), Value::Object(more)) => forms.extend(more),
+            (Some(Value::String(said)), Value::String(more)) => *said = format!("{said} {more}"),
+            (_, value) => drop(known.insert(field, value)),
+        }
+    }
+}
+
 fn query_param(param: &super::QueryParam) -> Value {
     let schema = match param.kind {
         QueryKind::Text => json!({"type": "string"}),
@@ -240,6 +268,23 @@ fn query_param(param: &super::QueryParam) -> Value {
         QueryKind::OneOf(values) => json!({"type": "string", "enum": values}),
     };
     json!({"name": param.name, "in": "query", "required": false, "description": param.description, "schema": schema})
+}
+
+fn stream_header() -> Value {
+    json!({
+        "description": "`chunked`: it comes as it is made, and a connection that ends before the last chunk has lost something. \
+            In HTTP/1.0 it ends with the connection.",
+        "schema": {"type": "string"},
+    })
+}
+
+fn socket_headers() -> Value {
+    let header = |description: &str| json!({"description": description, "schema": {"type": "string"}});
+    json!({
+        "Upgrade": header("`websocket`."),
+        "Connection": header("`upgrade`."),
+        "Sec-WebSocket-Accept": header("The answer to `Sec-WebSocket-Key` (RFC 6455)."),
+    })
 }
 
 fn idempotency_key() -> Value {

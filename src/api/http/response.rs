@@ -1,10 +1,18 @@
-//! What a handler gives back. No dialect's shape of an error is in here.
+//! What a handler gives back: a whole body, a stream of pieces, or another protocol (docs/adr/0033). No dialect's shape of an
+//! error is in here.
+
+use std::{fmt, io};
 
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use serde::Serialize;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use super::HttpError;
+use super::{
+    HttpError,
+    streaming::{self, Pieces, Streaming},
+    upgrade::{Talk, Upgrading},
+};
 
 pub type Response = warp::reply::Response;
 
@@ -35,13 +43,33 @@ impl<T: IntoResponse, E: IntoResponse> IntoResponse for Result<T, E> {
     }
 }
 
-/// A status, headers, and a whole body.
+/// A status, headers, and what follows them.
 #[derive(Debug)]
 pub struct Reply {
     status: StatusCode,
     headers: HeaderMap,
-    body: Result<Bytes, String>,
+    content: Content,
     changed: bool,
+}
+
+enum Content {
+    /// Or why it cannot be written.
+    Whole(Result<Bytes, String>),
+    Stream {
+        pieces: Pieces,
+        streaming: Streaming,
+    },
+    Upgrade(Talk),
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(body) => body.fmt(f),
+            Self::Stream { streaming, .. } => streaming.fmt(f),
+            Self::Upgrade(_) => f.write_str("Upgrade"),
+        }
+    }
 }
 
 /// Of a response to what has made or changed nothing: it is not kept under an idempotency key.
@@ -50,22 +78,57 @@ pub(super) struct Unchanged;
 
 impl Reply {
     pub fn json<T: Serialize + ?Sized>(status: StatusCode, value: &T) -> Self {
-        Self {
-            status,
-            headers: typed("application/json"),
-            // Told when the reply is turned into a response, where the dialect's 500 can be given.
-            body: serde_json::to_vec(value).map(Bytes::from).map_err(|err| err.to_string()),
-            changed: true,
-        }
+        // Told when the reply is turned into a response, where the dialect's 500 can be given.
+        let body = serde_json::to_vec(value).map(Bytes::from).map_err(|err| err.to_string());
+        Self::with(status, typed("application/json"), Content::Whole(body))
     }
 
     pub fn text(status: StatusCode, text: impl Into<String>) -> Self {
-        let (headers, body) = (typed("text/plain; charset=utf-8"), Ok(Bytes::from(text.into())));
-        Self { status, headers, body, changed: true }
+        Self::with(status, typed("text/plain; charset=utf-8"), Content::Whole(Ok(Bytes::from(text.into()))))
     }
 
     pub fn empty(status: StatusCode) -> Self {
-        Self { status, headers: HeaderMap::new(), body: Ok(Bytes::new()), changed: true }
+        Self::with(status, HeaderMap::new(), Content::Whole(Ok(Bytes::new())))
+    }
+
+    /// A body that comes piece by piece, each of up to [`PIECE`](super::PIECE) bytes. Nothing of it is made before the client
+    /// has room for it, and nothing for HEAD; so whatever may take time belongs into the stream. One that goes on for as long
+    /// as the daemon does is [`until_the_end`](Self::until_the_end).
+    pub fn stream<S>(content_type: &'static str, pieces: S) -> Self
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+    {
+        let content = Content::Stream { pieces: pieces.boxed(), streaming: Streaming { farewell: None } };
+        Self::with(StatusCode::OK, typed(content_type), content)
+    }
+
+    /// Of a stream that does not end by itself: when the daemon is told to end, nobody waits for it, and this is its last piece.
+    pub fn until_the_end(mut self, farewell: impl Into<Bytes>) -> Self {
+        if let Content::Stream { streaming, .. } = &mut self.content {
+            streaming.farewell = Some(farewell.into());
+        }
+        self
+    }
+
+    /// Of a stream that will have exactly so many bytes.
+    pub fn length(self, bytes: u64) -> Self {
+        self.header(header::CONTENT_LENGTH, bytes.to_string())
+    }
+
+    /// From here on `protocol` is spoken, by `talk`. That the request asked for it is its handler's to know.
+    pub fn upgrade(protocol: &'static str, talk: Talk) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static(protocol));
+        Self::with(StatusCode::SWITCHING_PROTOCOLS, headers, Content::Upgrade(talk))
+    }
+
+    fn with(status: StatusCode, headers: HeaderMap, content: Content) -> Self {
+        Self { status, headers, content, changed: true }
+    }
+
+    pub fn status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
     }
 
     /// Where `so`, what was asked for was so before: the same request may change something when it comes again.
@@ -92,15 +155,23 @@ impl Reply {
 
     /// The response, for where an `HttpError` cannot be passed on: in a dialect's own shape of an error.
     pub fn build(self) -> Response {
-        let (status, body) = match self.body {
-            Ok(body) => (self.status, body),
-            Err(why) => {
+        let mut response = match self.content {
+            Content::Whole(Ok(body)) => status(self.status, Response::new(body.into())),
+            Content::Whole(Err(why)) => {
                 tracing::error!(why, "an answer cannot be written as JSON");
-                (StatusCode::INTERNAL_SERVER_ERROR, Bytes::new())
+                status(StatusCode::INTERNAL_SERVER_ERROR, Response::default())
+            }
+            Content::Stream { pieces, streaming } => {
+                let mut response = status(self.status, streaming::response(pieces));
+                response.extensions_mut().insert(streaming);
+                response
+            }
+            Content::Upgrade(talk) => {
+                let mut response = status(self.status, Response::default());
+                response.extensions_mut().insert(Upgrading::new(talk));
+                response
             }
         };
-        let mut response = Response::new(body.into());
-        *response.status_mut() = status;
         *response.headers_mut() = self.headers;
         if !self.changed {
             response.extensions_mut().insert(Unchanged);
@@ -111,11 +182,16 @@ impl Reply {
 
 impl IntoResponse for Reply {
     fn into_response(self) -> Result<Response, HttpError> {
-        match &self.body {
-            Err(why) => Err(HttpError::Internal { why: why.clone() }),
-            Ok(_) => Ok(self.build()),
+        match &self.content {
+            Content::Whole(Err(why)) => Err(HttpError::Internal { why: why.clone() }),
+            _ => Ok(self.build()),
         }
     }
+}
+
+fn status(status: StatusCode, mut response: Response) -> Response {
+    *response.status_mut() = status;
+    response
 }
 
 fn typed(content_type: &'static str) -> HeaderMap {

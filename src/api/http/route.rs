@@ -88,6 +88,10 @@ pub enum OutputKind {
     Error,
     /// With an example of it.
     Text(&'static str),
+    /// Piece by piece, of this media type; with an example of what comes.
+    Stream(&'static str, &'static str),
+    /// A WebSocket.
+    Socket,
     Empty,
 }
 
@@ -191,6 +195,16 @@ impl<S: 'static> Route<S> {
 
     pub fn output_text(self, status: u16, description: &'static str, example: &'static str) -> Self {
         self.outcome(status, description, OutputKind::Text(example))
+    }
+
+    pub fn output_stream(self, description: &'static str, media_type: &'static str, example: &'static str) -> Self {
+        self.outcome(200, description, OutputKind::Stream(media_type, example))
+    }
+
+    /// A WebSocket, which is asked for as RFC 6455 says.
+    pub fn output_socket(self, description: &'static str) -> Self {
+        self.outcome(101, description, OutputKind::Socket)
+            .error(426, "The request does not ask for a WebSocket; `Upgrade` says what to ask for.")
     }
 
     pub fn output_empty(self, status: u16, description: &'static str) -> Self {

@@ -1,8 +1,8 @@
 //! The accept loop under a service: limits on connections, and an orderly end.
 //!
 //! warp's own `serve` has no header timeout, ends neither in time nor in order, and takes TCP alone; so hyper-util
-//! runs under `warp::service` here. It knows no route; what a request means is the service's task, and how long a
-//! connection is kept the `wire`'s.
+//! runs under `warp::service` here. It knows no route; what a request means is the service's task, and what happens on one
+//! connection `connection`'s.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -13,18 +13,13 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::task::JoinSet;
-use warp::http::{HeaderName, HeaderValue, StatusCode, Version, header};
 
-use super::answers::Held;
-use super::gate::Visitor;
+use super::connection::Connection;
 use super::inflight::InFlight;
-use super::listen::{Arrival, Listener};
-use super::room::{LONG, Room, Seat};
-use super::wire::{Refused, Turns, Wire};
+use super::listen::Listener;
+use super::room::Room;
+use super::wire::Turns;
 use super::{Limits, Response, Shutdown};
 
 /// After an accept that failed for want of something: long enough not to spin, short enough not to be noticed.
@@ -76,7 +71,6 @@ pub async fn serve<L: Listener>(listener: L, service: impl Service, shutdown: Sh
         arrived: None,
         limits: limits.clone(),
         in_flight: in_flight.clone(),
-        graceful: GracefulShutdown::new(),
         connections: JoinSet::new(),
         accepted: 0,
     };
@@ -95,9 +89,11 @@ pub async fn serve<L: Listener>(listener: L, service: impl Service, shutdown: Sh
     in_flight.end();
     // For what is already on its way to us: closing a socket with a request unread in it would be no answer.
     server.accept_until(tokio::time::sleep(LINGER)).await;
-    let Acceptor { listener, graceful, mut connections, accepted, .. } = server;
+    let Acceptor { listener, mut connections, accepted, .. } = server;
     drop(listener);
-    let cut = match tokio::time::timeout(FAREWELL, graceful.shutdown()).await {
+    in_flight.close();
+    let written = async { while connections.join_next().await.is_some() {} };
+    let cut = match tokio::time::timeout(FAREWELL, written).await {
         Ok(()) => 0,
         Err(_) => {
             while connections.try_join_next().is_some() {}
@@ -117,7 +113,6 @@ struct Acceptor<L: Listener, S> {
     arrived: Option<L::Arrival>,
     limits: Limits,
     in_flight: InFlight,
-    graceful: GracefulShutdown,
     connections: JoinSet<()>,
     accepted: u64,
 }
@@ -150,8 +145,7 @@ impl<L: Listener, S: Service> Acceptor<L, S> {
                             seat: Arc::new(self.room.seat(place, Arc::clone(&turns))),
                             turns,
                         };
-                        let (http, watcher) = (self.http.clone(), self.graceful.watcher());
-                        self.connections.spawn(connection.run(http, arrival, self.service.clone(), watcher));
+                        self.connections.spawn(connection.run(self.http.clone(), arrival, self.service.clone()));
                     }
                     Err(err) if of_one_client(&err) => {
                         tracing::debug!(%err, "a client went away before it was accepted");
@@ -180,77 +174,6 @@ fn http(limits: &Limits) -> http1::Builder {
     // Who has said all that it wants to say is answered all the same.
     http.half_close(true);
     http
-}
-
-struct Connection {
-    in_flight: InFlight,
-    limits: Limits,
-    seat: Arc<Seat>,
-    turns: Arc<Turns>,
-}
-
-impl Connection {
-    async fn run(self, http: http1::Builder, arrival: impl Arrival, service: impl Service, watcher: Watcher) {
-        let Self { in_flight, limits, seat, turns } = self;
-        let mut leave = seat.leave.clone();
-        let opened = tokio::select! {
-            // Who has something to say is not sent away by this.
-            biased;
-            opened = tokio::time::timeout(limits.header_timeout, arrival.open()) => opened,
-            () = in_flight.over() => return,
-            _ = leave.wait_for(|leave| *leave) => return,
-        };
-        let (io, peer) = match opened {
-            Ok(Ok(opened)) => opened,
-            Ok(Err(error)) => return tracing::debug!(%error, "a connection came to nothing"),
-            Err(_) => return tracing::debug!("a client has not begun to speak"),
-        };
-        let visitor = Visitor::new(peer);
-        seat.is_of(Arc::clone(&visitor));
-        let kept = HeaderValue::from_str(&format!("timeout={}", limits.idle.as_secs())).ok();
-        let wire = Wire::new(io, limits, Arc::clone(&turns), in_flight.clone(), seat.leave.clone());
-        let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
-            let (turn, refused) = turns.serve();
-            if let Some(error) = refused {
-                request.extensions_mut().insert(Refused(error));
-            }
-            request.extensions_mut().insert(in_flight.clone());
-            request.extensions_mut().insert(Arc::clone(&visitor));
-            let modern = request.version() == Version::HTTP_11;
-            let (turns, seat, kept) = (Arc::clone(&turns), Arc::clone(&seat), kept.clone());
-            // warp's service is always ready, so `poll_ready` is not asked.
-            let answer = service.clone().call(request);
-            async move {
-                let mut answer = pin!(answer);
-                let mut response = match tokio::time::timeout(LONG, &mut answer).await {
-                    Ok(response) => response?,
-                    Err(_) => {
-                        seat.give_place();
-                        answer.await?
-                    }
-                };
-                if !seat.take_place() {
-                    turns.make_last();
-                }
-                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    turns.upgrade();
-                } else if modern && !response.headers().contains_key(header::CONNECTION) {
-                    // Its place is needed, and there is no better time to tell than with an answer.
-                    let (name, value) = match *seat.full.borrow() || *seat.leave.borrow() || turns.is_last() {
-                        true => (header::CONNECTION, Some(HeaderValue::from_static("close"))),
-                        false => (HeaderName::from_static("keep-alive"), kept),
-                    };
-                    response.headers_mut().extend(value.map(|value| (name, value)));
-                }
-                let held = response.extensions_mut().remove::<Held>();
-                Ok::<_, Infallible>(response.map(|body| turn.body(body, held)))
-            }
-        });
-        let connection = http.serve_connection(TokioIo::new(wire), answer);
-        if let Err(err) = watcher.watch(connection).await {
-            tracing::debug!(%err, "a connection ended badly");
-        }
-    }
 }
 
 /// Errors that say something about one client and nothing about the next.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use warp::http::{HeaderValue, Method, header};
 
-use super::route::{Answer, Route, RouteInfo, param_name};
+use super::route::{Answer, Output, OutputKind, Route, RouteInfo, param_name};
 use super::{HttpError, Reply, Request, Response};
 
 pub type ErrorShape = fn(HttpError) -> Response;
@@ -98,6 +98,10 @@ impl Table {
             if !info.path.starts_with('/') || (info.path.len() > 1 && info.path.ends_with('/')) {
                 problems.push(format!("{} must begin, and not end, with a slash", info.path));
             }
+            let lasts = |output: &Output| matches!(output.kind, OutputKind::Stream(..) | OutputKind::Socket);
+            if info.method != Method::GET && info.outputs.iter().any(lasts) {
+                problems.push(format!("{} {} lasts, and only GET may", info.method, info.path));
+            }
             let braces = info.path.matches(['{', '}']).count();
             let params: Vec<_> = info.path_params().collect();
             if braces != 2 * params.len() || params.contains(&"") {
@@ -141,18 +145,28 @@ impl Table {
     }
 }
 
-/// An objection in a dialect's shape. `Allow` and the challenge of a 401 are added here, so that no
-/// dialect can forget them.
+/// An objection in a dialect's shape. The headers that go with a status are added here, so that no dialect can forget them.
 pub(super) fn refuse(shape: ErrorShape, error: HttpError) -> Response {
     let allow = match &error {
         HttpError::MethodNotAllowed { allow } => names(allow),
         _ => None,
     };
     let challenge = error.challenge();
+    let length = match &error {
+        HttpError::RangeBeyondEnd { length } => HeaderValue::from_str(&format!("bytes */{length}")).ok(),
+        _ => None,
+    };
+    let socket = matches!(error, HttpError::UpgradeRequired { .. });
     let soon = error.passes_soon();
     let mut response = shape(error);
     if let Some(challenge) = challenge {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    }
+    if let Some(length) = length {
+        response.headers_mut().insert(header::CONTENT_RANGE, length);
+    }
+    if socket {
+        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
     if soon {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

@@ -43,9 +43,17 @@ pub struct Vm {
     iso_file: Option<PathBuf>,
     /// Of its first network adapter: "" on QEMU's user-mode network; null without an adapter.
     switch_name: Option<String>,
+    /// With `wait`: it is as was waited for; false where the time was over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reached: Option<bool>,
 }
 
 impl Vm {
+    /// After somebody has waited.
+    pub fn waited(self, reached: bool) -> Self {
+        Self { reached: Some(reached), ..self }
+    }
+
     pub fn of(view: &VmView, sample: Option<&Sample>, switch_name: Option<String>) -> Self {
         const MIB: u64 = 1 << 20;
         let spec = &view.spec;
@@ -68,6 +76,7 @@ impl Vm {
             iso_path: spec.iso_as_sent().cloned(),
             iso_file: spec.iso.clone(),
             switch_name,
+            reached: None,
         }
     }
 }

@@ -4,6 +4,7 @@
 mod adapters;
 mod dto;
 pub(super) mod error;
+mod events;
 mod forwards;
 mod info;
 mod power;

@@ -8,12 +8,15 @@ use serde_json::Value;
 use super::{
     Shared, adapters, dto,
     error::{Endpoint, ErrorBody, SWITCH_NOT_FOUND, http_error},
-    forwards, info, power, switches, vms,
+    events, forwards, info, power, switches, vms,
 };
 use crate::{
-    api::http::{
-        NoFields, QueryParam, Route, Table, Urgency, in_section,
-        openapi::{About, PathParam, document},
+    api::{
+        events::{AFTER, EVENT_STREAM, LIMIT, TYPE, WAIT},
+        http::{
+            NoFields, QueryParam, Route, Table, Urgency, in_section,
+            openapi::{About, PathParam, document},
+        },
     },
     model::Role,
     service::Service,
@@ -48,6 +51,7 @@ const GET_SWITCH: Endpoint = switch("Failed to get switch");
 const CREATE_SWITCH: Endpoint = switch("Failed to create switch");
 const UPDATE_SWITCH: Endpoint = switch("Failed to update switch");
 const DELETE_SWITCH: Endpoint = switch("Failed to delete switch");
+const EVENTS: Endpoint = vm("Failed to read the events");
 const GENERAL: Endpoint = vm("Internal server error");
 
 const VMS: &str = "Virtual Machines";
@@ -56,12 +60,39 @@ const SWITCHES: &str = "Virtual Switches";
 const SERVICE: &str = "Service";
 
 const FORCE: &[QueryParam] = &[QueryParam::boolean("force", "Do not ask the guest; default false.")];
+const WAIT_QUERY: &[QueryParam] = &[
+    QueryParam::one_of(
+        "wait",
+        &["Running", "Off", "Agent", "IP"],
+        "Answer when it runs, when it is off, when the guest's agent is there, or when the guest has an address; `Reached` says whether it came to that within \
+         the time. Deleted meanwhile: 404 at once.",
+    ),
+    QueryParam::integer("timeout", "With `wait`: seconds, 1 to 3600; default 30."),
+];
+const EVENTS_QUERY: &[QueryParam] = &[
+    AFTER,
+    QueryParam::text("vmId", "Only events of the VM with this id, also of one that is gone."),
+    TYPE,
+    WAIT,
+    LIMIT,
+];
 const NO_AGENT: &str = "The guest agent is not there, or does not do it; the VM runs.";
 
 pub fn routes() -> Vec<Route<Shared>> {
     let mut routes = vm_routes();
     routes.extend(network_routes());
     routes.extend([
+        Route::get("/events", "listEvents", in_section(&EVENTS, events::events))
+            .role(Role::Viewer)
+            .tag(SERVICE)
+            .summary(
+                "What happens to VMs and switches, as it happens and since: who asked for what, and what became of it.",
+            )
+            .query(EVENTS_QUERY)
+            .waits_for_guest()
+            .output_stream("As they happen, without `wait`.", EVENT_STREAM, events::STREAM_EXAMPLE)
+            .output::<events::EventsBody>(200, "With `wait`: those that there are.")
+            .error(410, "What follows is not kept any more; `detail` is where to begin."),
         Route::get("/health", "getHealth", in_section(&GENERAL, info::health))
             .role(Role::Viewer)
             .tag(SERVICE)
@@ -92,7 +123,9 @@ fn vm_routes() -> Vec<Route<Shared>> {
         Route::get("/vms/{id}", "getVM", in_section(&GET, vms::get))
             .role(Role::Viewer)
             .tag(VMS)
-            .summary("One VM.")
+            .summary("One VM, at once or when it is as is waited for.")
+            .query(WAIT_QUERY)
+            .waits_for_guest()
             .output::<dto::Vm>(200, "The VM."),
         Route::get("/vms/by-name/{name}", "getVMsByName", in_section(&LIST, vms::by_name))
             .role(Role::Viewer)

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use serde::Deserialize;
 use warp::http::StatusCode;
 
 use super::{
@@ -10,9 +11,12 @@ use super::{
     error::Problem,
 };
 use crate::{
-    api::http::{HttpError, Reply, Request},
+    api::{
+        events::wait_time,
+        http::{HttpError, Reply, Request},
+    },
     model::{CreateVm, Error, VmId, VmView},
-    service::{Filter, Nics, Redefine},
+    service::{Awaited, Filter, Nics, Redefine},
 };
 
 /// With the last figures of what runs.
@@ -40,8 +44,45 @@ pub async fn by_name(shared: Shared, request: Request) -> Result<Reply, Problem>
 }
 
 pub async fn get(shared: Shared, request: Request) -> Result<Reply, Problem> {
-    let (_, view) = shared.vm(&request)?;
-    Ok(Reply::json(StatusCode::OK, &shown(&shared, &view)))
+    let (id, view) = shared.vm(&request)?;
+    let query: WaitQuery = request.query()?;
+    let Some(awaited) = query.wait else {
+        return match query.timeout {
+            None => Ok(Reply::json(StatusCode::OK, &shown(&shared, &view))),
+            Some(_) => Err(HttpError::invalid("timeout", "be given with wait").into()),
+        };
+    };
+    let time = wait_time(query.timeout)?;
+    let (view, reached) = shared.service.wait_for(id, awaited.into(), time).await?;
+    Ok(Reply::json(StatusCode::OK, &shown(&shared, &view).waited(reached)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WaitQuery {
+    wait: Option<Wait>,
+    timeout: Option<i64>,
+}
+
+/// What somebody waits for.
+#[derive(Clone, Copy, Deserialize)]
+enum Wait {
+    Running,
+    Off,
+    Agent,
+    #[serde(rename = "IP")]
+    Ip,
+}
+
+impl From<Wait> for Awaited {
+    fn from(wait: Wait) -> Self {
+        match wait {
+            Wait::Running => Self::Running,
+            Wait::Off => Self::Stopped,
+            Wait::Agent => Self::Agent,
+            Wait::Ip => Self::Ip,
+        }
+    }
 }
 
 pub async fn create(shared: Shared, request: Request) -> Result<Reply, Problem> {

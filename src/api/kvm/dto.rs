@@ -162,9 +162,17 @@ pub struct StatusBody {
     restarts: u32,
     /// When it is started again by its policy.
     next_restart: Option<String>,
+    /// With `wait`: it is as was waited for; false where the time was over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reached: Option<bool>,
 }
 
 impl StatusBody {
+    /// After somebody has waited.
+    pub fn waited(view: &VmView, reached: bool) -> Self {
+        Self { reached: Some(reached), ..Self::of(view) }
+    }
+
     pub fn of(view: &VmView) -> Self {
         Self {
             id: view.spec.id.to_string(),
@@ -175,6 +183,7 @@ impl StatusBody {
             reason: view.reason(),
             restarts: view.upkeep.attempts,
             next_restart: view.upkeep.restart().map(|restart| time(restart.wall_time())),
+            reached: None,
         }
     }
 }

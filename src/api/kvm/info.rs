@@ -5,14 +5,27 @@ use warp::http::StatusCode;
 
 use super::{Shared, dto, error::Problem, plain::plain, vm_id};
 use crate::{
-    api::http::{HttpError, Reply, Request},
+    api::{
+        events::wait_time,
+        http::{HttpError, QueryParam, Reply, Request},
+    },
     model::{Status, VmId},
-    service::Filter,
+    service::{Awaited, Filter},
 };
 
 /// Lines of a console log when the request does not say.
 const DEFAULT_TAIL: i64 = 1000;
 const MAX_PAGE: i64 = 10_000;
+
+pub const STATUS_QUERY: &[QueryParam] = &[
+    QueryParam::one_of(
+        "wait",
+        &["running", "stopped", "agent", "ip"],
+        "Answer when it runs, when nothing of it runs, when the guest's agent is there, or when the guest has an address; `reached` says whether it came to that \
+         within the time. Deleted meanwhile: 404 at once.",
+    ),
+    QueryParam::integer("timeout", "With `wait`: seconds, 1 to 3600; default 30."),
+];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -63,8 +76,46 @@ pub async fn config(shared: Shared, request: Request) -> Result<Reply, Problem> 
 }
 
 pub async fn status(shared: Shared, request: Request) -> Result<Reply, Problem> {
-    let view = shared.service.view(vm_id(&request)?)?;
-    Ok(Reply::json(StatusCode::OK, &dto::StatusBody::of(&view)))
+    let id = vm_id(&request)?;
+    let view = shared.service.view(id)?;
+    let query: WaitQuery = request.query()?;
+    let Some(awaited) = query.wait else {
+        return match query.timeout {
+            None => Ok(Reply::json(StatusCode::OK, &dto::StatusBody::of(&view))),
+            Some(_) => Err(HttpError::invalid("timeout", "be given with wait").into()),
+        };
+    };
+    let time = wait_time(query.timeout)?;
+    let (view, reached) = shared.service.wait_for(id, awaited.into(), time).await?;
+    Ok(Reply::json(StatusCode::OK, &dto::StatusBody::waited(&view, reached)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WaitQuery {
+    wait: Option<Wait>,
+    timeout: Option<i64>,
+}
+
+/// What somebody waits for.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Wait {
+    Running,
+    Stopped,
+    Agent,
+    Ip,
+}
+
+impl From<Wait> for Awaited {
+    fn from(wait: Wait) -> Self {
+        match wait {
+            Wait::Running => Self::Running,
+            Wait::Stopped => Self::Stopped,
+            Wait::Agent => Self::Agent,
+            Wait::Ip => Self::Ip,
+        }
+    }
 }
 
 #[derive(Deserialize)]

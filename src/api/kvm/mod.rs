@@ -7,6 +7,7 @@ mod disk_view;
 mod disks;
 mod dto;
 pub(super) mod error;
+mod events;
 mod forwards;
 mod host;
 mod info;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Shared, change, disk_view, disks, dto,
     error::{Endpoint, ErrorBody, NotFound, http_error},
-    forwards, host, info, media, networks, performance, policy, power, switches, updated,
+    events, forwards, host, info, media, networks, performance, policy, power, switches, updated,
 };
 use crate::{
     api::http::{
@@ -23,7 +23,7 @@ use crate::{
 const OVERTAKEN: &str = "A forced stop or a delete of the VM came before it was done.";
 const UUID: &str = "Invalid UUID format.";
 
-const fn endpoint(not_found: NotFound, failed: &'static str) -> Endpoint {
+pub(super) const fn endpoint(not_found: NotFound, failed: &'static str) -> Endpoint {
     Endpoint { bad_id: UUID, not_found, failed }
 }
 
@@ -60,7 +60,7 @@ const PROVISIONING: &str = "VM Provisioning";
 const UPDATE: &str = "VM Configuration";
 const LIFECYCLE: &str = "Lifecycle Management";
 const INFORMATION: &str = "VM Information";
-const MONITORING: &str = "Monitoring";
+pub(super) const MONITORING: &str = "Monitoring";
 const NETWORKS: &str = "Networks";
 const SERVICE: &str = "Service";
 
@@ -123,7 +123,9 @@ pub fn routes() -> Vec<Route<Shared>> {
         Route::get("/vms/{id}/status", "getVMStatus", in_section(&STATUS, info::status))
             .role(Role::Viewer)
             .tag(INFORMATION)
-            .summary("The status of a VM.")
+            .summary("The status of a VM, at once or when it is as is waited for.")
+            .query(info::STATUS_QUERY)
+            .waits_for_guest()
             .output::<dto::StatusBody>(200, "The status."),
         Route::put("/vms/{id}/cpu", "updateVMCpu", in_section(&CPU, change::cpu))
             .role(Role::Operator)
@@ -351,6 +353,7 @@ pub fn routes() -> Vec<Route<Shared>> {
             .tag(INFORMATION)
             .summary("The host: cores, NUMA nodes, memory, QEMU, and which VM is pinned to which cores.")
             .output::<host::HostBody>(200, "The host as it is now."),
+        events::route(),
         Route::get("/health", "getHealth", in_section(&GENERAL, info::health))
             .role(Role::Viewer)
             .tag(SERVICE)

@@ -6,6 +6,7 @@ mod conflict;
 mod forwards;
 mod leases;
 mod names;
+mod news;
 mod places;
 mod plugged;
 mod recover;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 pub use change::{Changed, Readdressed};
 pub use forwards::{ForwardView, ForwardWish};
 pub use leases::LeaseView;
+pub(super) use news::tell;
 pub use places::{Owner, Reservation};
 pub(super) use places::{Places, Wanted};
 pub(super) use recover::follow;
@@ -138,8 +140,13 @@ impl Service {
         let made = self.ctx.net.put_switch(&record.switch, record.moved.as_ref()).await.map_err(failed);
         let stored = match made {
             Ok(()) => {
-                record.state = SwitchState::Ready;
-                self.persist_switch(&record).await.map_err(|e| Error::failed(Operation::CreateSwitch, e))
+                let ready = SwitchRecord { state: SwitchState::Ready, ..record.clone() };
+                let stored = self.persist_switch(&ready).await;
+                // Else nobody was told of it, and nobody is told that it goes.
+                if matches!(stored, Ok(()) | Err(StoreError::Stalled { .. })) {
+                    record = ready;
+                }
+                stored.map_err(|e| Error::failed(Operation::CreateSwitch, e))
             }
             Err(error) => Err(error),
         };
@@ -211,7 +218,10 @@ impl Service {
     /// What goes with a switch, and with its forwards, is stored with them.
     fn batch_of(&self, record: &SwitchRecord) -> Result<Batch, StoreError> {
         let switch = &record.switch;
-        let batch = Batch::new().put(&switch.id.to_string(), record)?;
+        let mut batch = Batch::new().put(&switch.id.to_string(), record)?;
+        if let Some(event) = news::told_by_storing(self.places.known(switch.id).as_ref(), record) {
+            batch = batch.tell(&event)?;
+        }
         if record.state == SwitchState::Creating {
             return Ok(batch);
         }
@@ -223,7 +233,10 @@ impl Service {
     async fn erase_switch(&self, record: &SwitchRecord) -> Result<(), String> {
         let removed = self.ctx.net.remove_switch(&record.switch, record.moved.as_ref()).await;
         removed.map_err(|e| e.to_string())?;
-        let batch = Batch::new().remove::<SwitchRecord>(&record.switch.id.to_string());
+        let mut batch = Batch::new().remove::<SwitchRecord>(&record.switch.id.to_string());
+        if let Some(event) = news::told_by_removing(record) {
+            batch = batch.tell(&event).map_err(|e| e.to_string())?;
+        }
         self.ctx.store.commit(batch.from_reserve()).await.map_err(|e| e.to_string())
     }
 }

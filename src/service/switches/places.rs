@@ -125,12 +125,8 @@ impl Places {
     pub fn ready(&self, record: &SwitchRecord) {
         let record = SwitchRecord { state: SwitchState::Ready, ..record.clone() };
         let mut switches = lock(&self.switches);
-        match switches.get_mut(&record.switch.id) {
-            Some(entry) => entry.record = record,
-            None => {
-                switches.insert(record.switch.id, Entry::of(record));
-            }
-        }
+        let entry = switches.entry(record.switch.id).or_insert_with(|| Entry::of(record.clone()));
+        entry.record = record;
     }
 
     /// The right to change a switch; others wait for it.
@@ -195,9 +191,13 @@ impl Places {
     }
 
     pub fn record(&self, id: SwitchId) -> Result<SwitchRecord> {
-        let switches = lock(&self.switches);
-        let entry = switches.get(&id).filter(|entry| entry.record.state == SwitchState::Ready);
-        entry.map(|e| e.record.clone()).ok_or(Error::SwitchNotFound(id.to_string()))
+        let ready = self.known(id).filter(|record| record.state == SwitchState::Ready);
+        ready.ok_or(Error::SwitchNotFound(id.to_string()))
+    }
+
+    /// What is known of it, however far it has come.
+    pub fn known(&self, id: SwitchId) -> Option<SwitchRecord> {
+        lock(&self.switches).get(&id).map(|entry| entry.record.clone())
     }
 
     /// Oldest first, then by id.

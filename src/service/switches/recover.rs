@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What was in the way of a switch may have gone by itself: an adapter is back, a program is installed.
-const AGAIN: Duration = Duration::from_secs(10);
+pub(super) const AGAIN: Duration = Duration::from_secs(10);
 
 impl Service {
     /// Finishes or unwinds what a crash interrupted, and makes every other switch again where it is not there. A switch

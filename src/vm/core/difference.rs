@@ -93,6 +93,23 @@ pub fn lanes(before: &VmSpec, after: &VmSpec) -> Vec<Lane> {
     lanes
 }
 
+/// In what two definitions differ, by the names of the KVM dialect.
+pub fn fields(before: &VmSpec, after: &VmSpec) -> Vec<String> {
+    let mut fields = Vec::new();
+    macro_rules! differ {
+        ($($field:ident $name:literal),*) => {$(
+            if before.$field != after.$field {
+                fields.push($name.to_owned());
+            }
+        )*};
+    }
+    differ!(
+        name "name", machine "machine", vcpus "vcpus", max_vcpus "max_vcpus", memory "memory", max_memory "max_memory",
+        cpu_pinning "cpu_pinning", policy "policy", iso "iso", disks "disks", nics "networks"
+    );
+    fields
+}
+
 /// `now` without the change from `before` to `after`: whatever others have changed since stays.
 pub fn without(now: &VmSpec, before: &VmSpec, after: &VmSpec) -> VmSpec {
     let mut spec = now.clone();

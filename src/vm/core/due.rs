@@ -27,7 +27,10 @@ pub(super) fn bring_to_rest(facts: &mut Facts) -> Effects {
     note_power_off(facts);
     restart(facts);
     take_later(facts);
-    facts.take_answers()
+    facts.note_news();
+    let effects = facts.take_answers();
+    facts.forget_askers();
+    effects
 }
 
 /// Disks that are defined no more, neither here nor after a crash, are none that wait to be made.
@@ -237,6 +240,6 @@ pub(super) fn next_wake(facts: &Facts) -> Option<Ms> {
         _ => None,
     });
     let stuck = facts.stuck.values().filter_map(|stuck| stuck.again);
-    let alone = [deadline.map(|deadline| deadline.at), silence, restart_at(facts)];
+    let alone = [deadline.map(|deadline| deadline.at), silence, restart_at(facts), facts.next_news()];
     alone.into_iter().flatten().chain(pending).chain(stuck).filter(|at| *at > facts.now.monotonic).min()
 }

@@ -10,6 +10,7 @@ use super::{
     answer::{Answer, Ticket, Until, Waiting},
     goal::Goal,
     lane::{DiskNo, Lane},
+    news::News,
     record::{Guest, Record, Run, Up},
     request::Request,
     seen::Seen,
@@ -35,6 +36,7 @@ pub struct Facts {
     pub waiting: Vec<Waiting>,
     /// Requests that are judged when the start is over, in their order.
     pub later: Vec<(Ticket, Request)>,
+    pub news: News,
     /// Commits that were begun, and the last of them that went through.
     pub commits: u64,
     pub done: u64,

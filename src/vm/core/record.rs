@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{goal::Goal, held::Held, lane::DiskNo};
+use super::{goal::Goal, held::Held, lane::DiskNo, news::Told};
 use crate::model::{Ending, ProcessId, Sandbox, Upkeep, VmSpec};
 
 /// What is stored of a VM: `vm/<id>` and `run/<id>`.
@@ -25,6 +25,9 @@ pub struct RunRecord {
     /// Disks of the definition whose image is not made yet.
     #[serde(default)]
     pub unmade: BTreeSet<DiskNo>,
+    /// What is told of it, with the batch that this was stored in.
+    #[serde(default)]
+    pub told: Told,
 }
 
 /// How far its run has come. Every value is one that a crash can leave behind; [`super::recover()`] has an answer to each.

@@ -11,8 +11,10 @@ use super::{
     goal::{Cause, Goal},
     held::Held,
     lane::DiskNo,
+    news::begin_with,
     record::{Record, Run, RunRecord},
     seen::{Monitor, Seen},
+    view::status,
 };
 use crate::model::{Disk, Due, Ending, Error, LONGEST_WAIT, Operation, Upkeep, VmSpec};
 
@@ -33,6 +35,10 @@ pub enum Found {
 /// The facts of a VM that an earlier daemon left.
 pub fn recover(record: Record, found: Found, now: Now, bounds: Bounds) -> Facts {
     let mut facts = facts(record.clone(), record, now, bounds);
+    let status = status(&facts);
+    for record in [&mut facts.record, &mut facts.stored] {
+        begin_with(record, status);
+    }
     let run = &mut facts.record.run;
     run.upkeep.due = run.upkeep.due.map(|due| fixed(due, now));
     drop_unmade_disks(&mut facts);
@@ -84,7 +90,14 @@ pub fn recover(record: Record, found: Found, now: Now, bounds: Bounds) -> Facts 
 pub fn unmade(definition: Arc<VmSpec>) -> Record {
     let unmade = definition.disks.iter().filter_map(|disk| DiskNo::of(&disk.name)).collect();
     let state = Run::Making { start: false };
-    let run = RunRecord { state, goal: Goal::Rest, upkeep: Upkeep::default(), held: Held::default(), unmade };
+    let run = RunRecord {
+        state,
+        goal: Goal::Rest,
+        upkeep: Upkeep::default(),
+        held: Held::default(),
+        unmade,
+        told: Default::default(),
+    };
     Record { definition, run }
 }
 
@@ -110,6 +123,7 @@ fn facts(record: Record, stored: Record, now: Now, bounds: Bounds) -> Facts {
         stuck: Default::default(),
         waiting: Vec::new(),
         later: Vec::new(),
+        news: Default::default(),
         commits: 0,
         done: 0,
         gone: false,

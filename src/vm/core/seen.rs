@@ -163,6 +163,14 @@ pub enum Sight {
         brief: bool,
     },
     Reset,
+    /// The host could not read or write what the guest wanted.
+    IoError {
+        disk: String,
+        operation: String,
+        no_space: bool,
+    },
+    /// The guest did not feed its watchdog, and QEMU did this about it.
+    Watchdog(String),
     /// The guest does not execute any more, for whatever reason.
     Halted,
     Resumed,

@@ -6,6 +6,7 @@ use std::{path::PathBuf, sync::Arc};
 use super::{
     Ms,
     lane::{DiskNo, Lane},
+    news::Tells,
     record::{Guest, Record},
 };
 use crate::model::{CpuPinning, Disk, Error, IoLimits, Nic, NicId, ProcessId, Sandbox, VmSpec};
@@ -100,6 +101,8 @@ pub struct Txn {
     pub record: Option<Record>,
     /// What a client wants anew, which a full disk refuses; everything else may use the reserve.
     pub is_wish: bool,
+    /// What follows what with it.
+    pub tells: Tells,
 }
 
 /// How a step ended.

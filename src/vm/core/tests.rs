@@ -42,8 +42,7 @@ fn add_disk() -> Request {
 }
 
 fn record(state: Run, goal: Goal) -> Record {
-    let run = RunRecord { state, goal, upkeep: Upkeep::default(), held: Held::default(), unmade: [].into() };
-    Record { definition: spec(), run }
+    Record { definition: spec(), run: RunRecord { state, goal, unmade: [].into(), ..unmade(spec()).run } }
 }
 
 fn down() -> Facts {
@@ -319,6 +318,7 @@ fn a_look_from_before_a_reset_does_not_end_the_guest_after_it() {
 fn a_guest_that_is_being_reset_is_not_taken_for_one_that_is_off() {
     let mut facts = up();
     see(&mut facts, Sight::Agent(true));
+    commit(&mut facts);
     ask(&mut facts, 1, Request::Reboot(Patience { time: 1_000, agent_only: true }));
     commit(&mut facts);
     end(&mut facts, Lane::Agent, StepReport::Done);

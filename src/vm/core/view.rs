@@ -4,14 +4,18 @@ use super::{
     facts::Facts,
     goal::Goal,
     lane::Lane,
-    record::{Guest, Run},
+    record::{Guest, Run, RunRecord},
     seen::Monitor,
 };
 use crate::model::{Ending, Status};
 
 /// The status of ruling 22.
 pub fn status(facts: &Facts) -> Status {
-    let run = &facts.stored.run;
+    status_of(facts, &facts.stored.run)
+}
+
+/// What it is where that is stored.
+pub(super) fn status_of(facts: &Facts, run: &RunRecord) -> Status {
     match &run.state {
         _ if facts.seen.kernel_holds => Status::Stopping,
         Run::Making { .. } => Status::Starting,
@@ -40,7 +44,11 @@ fn gives_up(facts: &Facts) -> bool {
 
 /// Why it is so, where there is something to say.
 pub fn reason(facts: &Facts) -> Option<String> {
-    match (status(facts), &facts.stored.run.state, &facts.seen.monitor) {
+    reason_of(facts, &facts.stored.run)
+}
+
+pub(super) fn reason_of(facts: &Facts, run: &RunRecord) -> Option<String> {
+    match (status_of(facts, run), &run.state, &facts.seen.monitor) {
         (Status::Stopping, _, _) if facts.seen.kernel_holds => Some("the kernel still holds the process".to_owned()),
         (Status::Unresponsive, _, Monitor::Away { reason, .. }) => Some(reason.clone()),
         (Status::Paused, Run::Up(up), _) => match &up.guest {

@@ -4,8 +4,8 @@ use super::{Done, Hands, Report};
 use crate::{
     store::{Batch, StoreError},
     vm::{
-        core::{Record, Setback, Txn},
-        records::{Known, borne_by},
+        core::{self, Record, Setback, Txn},
+        records::{self, Known, borne_by},
     },
 };
 
@@ -15,8 +15,12 @@ const TRIES: u32 = 16;
 pub(super) async fn commit(hands: &Hands, txn: Txn) -> Done {
     let record = txn.record.as_ref();
     let mut known = hands.known_before_commit();
+    let before = match &txn.tells.before {
+        Some(before) => Some(before.clone()),
+        None => stored_by_now(hands).await?,
+    };
     for _ in 0..TRIES {
-        match put(hands, &known, &txn).await {
+        match put(hands, &known, &txn, before.as_ref()).await {
             Ok(after) => {
                 hands.set_known(after);
                 return Ok(Report::Done);
@@ -40,15 +44,29 @@ pub(super) async fn commit(hands: &Hands, txn: Txn) -> Done {
 }
 
 /// What is stored then.
-async fn put(hands: &Hands, known: &Known, txn: &Txn) -> Result<Known, StoreError> {
-    let (batch, after) = match &txn.record {
+async fn put(hands: &Hands, known: &Known, txn: &Txn, before: Option<&Record>) -> Result<Known, StoreError> {
+    let (mut batch, after) = match &txn.record {
         Some(record) => known.put(Batch::new(), record)?,
         None => known.remove(Batch::new(), hands.id)?,
     };
+    for event in core::tell(before, txn) {
+        batch = batch.tell(&event)?;
+    }
     let batch = hands.ctx.riders.join(batch, txn.record.iter().flat_map(borne_by));
     let batch = if txn.is_wish && txn.record.is_some() { batch } else { batch.from_reserve() };
     hands.ctx.store.commit(batch).await?;
     Ok(after)
+}
+
+/// Of a commit before nobody knows what became of it. It had its turn before this one, which changes nothing: what is stored
+/// then is what the next one differs from.
+async fn stored_by_now(hands: &Hands) -> Result<Option<Record>, Setback> {
+    let silent = |error: String| Setback::StoreSilent(error);
+    hands.ctx.store.commit(Batch::new()).await.map_err(|error| silent(error.to_string()))?;
+    let (store, key) = (hands.ctx.store.clone(), hands.id.to_string());
+    let read = tokio::task::spawn_blocking(move || records::get(&store, &key)).await;
+    let stored = read.map_err(|ended| ended.to_string()).and_then(|read| read.map_err(|error| error.to_string()));
+    Ok(stored.map_err(silent)?.map(|stored| stored.record))
 }
 
 /// Another VM was quicker with a layer.

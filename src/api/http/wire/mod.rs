@@ -9,11 +9,12 @@
 
 mod body;
 mod head;
+mod outgoing;
+mod socket;
 mod turns;
 
 use std::future::Future;
 use std::io;
-use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -23,7 +24,6 @@ use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
@@ -33,6 +33,8 @@ use super::{HttpError, Limits};
 use body::Framing;
 use head::Head;
 pub(crate) use head::fuzz;
+pub(super) use outgoing::{Pace, TurnBody};
+pub use socket::Socket;
 pub(super) use turns::{Refused, Turns};
 
 /// Bytes taken off the socket at once.
@@ -43,31 +45,10 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 /// For the rest of a head, where others need the place.
 const HURRY: Duration = Duration::from_secs(1);
+/// How long a client may take nothing of its answer once the server is told to end.
+const STALL_AT_THE_END: Duration = Duration::from_secs(2);
 /// The same while the server ends.
 const LINGER_AT_THE_END: Duration = Duration::from_millis(100);
-
-/// A connection's byte stream.
-pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// Whether something has arrived that was not read, also where the runtime has not heard of it yet.
-    fn has_arrived(&self) -> bool;
-}
-
-impl Socket for TcpStream {
-    fn has_arrived(&self) -> bool {
-        has_arrived(self)
-    }
-}
-
-impl Socket for UnixStream {
-    fn has_arrived(&self) -> bool {
-        has_arrived(self)
-    }
-}
-
-fn has_arrived(socket: impl AsFd) -> bool {
-    use rustix::net::{RecvFlags, recv};
-    recv(socket, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok()
-}
 
 /// A socket as hyper is to see it.
 pub(super) struct Wire<Io> {
@@ -84,8 +65,8 @@ pub(super) struct Wire<Io> {
     pass: usize,
     next: Next,
     clock: Pin<Box<Sleep>>,
-    /// Runs while something is to be written and the client takes nothing.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// Runs while something is to be written and the client takes nothing, since when that is so.
+    stalled: Option<(Instant, Pin<Box<Sleep>>)>,
     /// It ends in silence: there is no last answer that could be lost.
     sent_away: bool,
     closing: Option<Linger>,
@@ -178,6 +159,9 @@ impl<Io: Socket> Wire<Io> {
     /// Nothing has arrived: what time has to say to that.
     fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<Silence> {
         let Next::Head { since, .. } = &self.next else { return Poll::Pending };
+        if self.turns.is_upgraded() {
+            return Poll::Pending;
+        }
         if let Some(since) = *since {
             let hurried = self.poll_leave(cx).is_ready();
             let patience = if hurried { HURRY.min(self.limits.header_timeout) } else { self.limits.header_timeout };
@@ -207,6 +191,18 @@ impl<Io: Socket> Wire<Io> {
         Poll::Ready(())
     }
 
+    /// Hears whether the client of a stream without end has gone. Who shuts its own side has: nobody else would ever be known to.
+    fn listen(&mut self, cx: &mut Context<'_>) {
+        // What it says meanwhile, such as its next request, waits.
+        while self.input.len() < CHUNK {
+            match self.poll_socket(cx) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0) | Err(_)) => return self.turns.hang_up(),
+                Poll::Pending => return,
+            }
+        }
+    }
+
     /// Cuts off a client that does not take what it asked for: its answer is kept in memory for as long.
     fn progress<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
@@ -215,14 +211,21 @@ impl<Io: Socket> Wire<Io> {
             }
             return written;
         }
-        let patience = self.limits.stall;
+        // Who takes nothing is not waited for at the end.
+        let patience = if self.in_flight.is_draining() { STALL_AT_THE_END } else { self.limits.stall };
+        let patience = patience.min(self.limits.stall);
         if self.stalled.is_none() {
             self.turns.stalls();
         }
         let leaving = self.poll_leave(cx).is_ready();
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        let (since, clock) =
+            self.stalled.get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(patience))));
+        let end = *since + patience;
+        if clock.deadline() != end {
+            clock.as_mut().reset(end);
+        }
         if !leaving {
-            ready!(stalled.as_mut().poll(cx));
+            ready!(clock.as_mut().poll(cx));
         }
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not take its answer")))
     }
@@ -306,8 +309,19 @@ impl<Io: Socket> AsyncWrite for Wire<Io> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.io).poll_flush(cx);
-        self.progress(flushed, cx)
+        if self.turns.is_listened_to() {
+            self.listen(cx);
+        }
+        let mut flushed = Pin::new(&mut self.io).poll_flush(cx);
+        // Of a stream nothing more is made before there is room for it: so a client that takes nothing costs nothing.
+        if matches!(flushed, Poll::Ready(Ok(()))) && self.turns.is_piece_out() {
+            flushed = self.io.poll_room(cx);
+        }
+        let flushed = self.progress(flushed, cx);
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            self.turns.piece_is_gone();
+        }
+        flushed
     }
 
     /// Tells the client that nothing more comes, and then takes off the socket what it had sent before it knew: closing a
@@ -340,13 +354,5 @@ impl<Io: Socket> AsyncWrite for Wire<Io> {
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-impl Socket for tokio::io::DuplexStream {
-    /// It is in memory: nothing arrives that the runtime has not heard of.
-    fn has_arrived(&self) -> bool {
-        false
     }
 }

@@ -1,22 +1,16 @@
 //! What the two ends of hyper have to tell each other about one connection: the wire below it, which gives it heads, and
 //! the service above it, which gives it answers.
 
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
-use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
-use crate::api::http::{HttpError, answers::Held};
+use crate::api::http::HttpError;
 
 /// A client that takes nothing for so long has less of a claim to its place than who has just come.
 const STALLED: Duration = Duration::from_secs(1);
-
-/// Bytes of an answer that hyper is given at once.
-const PIECE: usize = 64 * 1024;
 
 /// The requests of one connection.
 pub struct Turns(Mutex<State>);
@@ -34,6 +28,13 @@ struct State {
     upgraded: bool,
     /// Since when the client takes nothing of what it asked for.
     stalled: Option<Instant>,
+    /// A piece of a stream is on its way, and the next one not to be made.
+    piece_out: bool,
+    /// Who is to make it.
+    maker: Option<Waker>,
+    /// A stream without end is being answered, so that a client that says no more has hung up.
+    listens: bool,
+    hung_up: bool,
 }
 
 /// An extension of a request that stands for what was none: the objection, to be told in the dialect's shape.
@@ -56,6 +57,10 @@ impl Turns {
             last: false,
             upgraded: false,
             stalled: None,
+            piece_out: false,
+            maker: None,
+            listens: false,
+            hung_up: false,
         })))
     }
 
@@ -101,6 +106,63 @@ impl Turns {
         self.state().stalled = None;
     }
 
+    /// Hyper is given a piece of a stream.
+    pub fn piece_goes(&self) {
+        self.state().piece_out = true;
+    }
+
+    pub fn is_piece_out(&self) -> bool {
+        self.state().piece_out
+    }
+
+    /// The socket has taken it, and has room for the next one.
+    pub fn piece_is_gone(&self) {
+        let mut state = self.state();
+        state.piece_out = false;
+        if let Some(maker) = state.maker.take() {
+            maker.wake();
+        }
+    }
+
+    /// Whether the next one may be made.
+    pub fn poll_piece(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if !state.piece_out {
+            return Poll::Ready(());
+        }
+        state.maker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// A stream without end begins, or ends.
+    pub fn listens(&self, listens: bool) {
+        self.state().listens = listens;
+    }
+
+    pub fn is_listened_to(&self) -> bool {
+        let state = self.state();
+        state.listens && !state.hung_up
+    }
+
+    /// The client says no more.
+    pub fn hang_up(&self) {
+        let mut state = self.state();
+        state.hung_up = true;
+        if let Some(maker) = state.maker.take() {
+            maker.wake();
+        }
+    }
+
+    /// Returns when it does.
+    pub fn poll_hung_up(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if state.hung_up {
+            return Poll::Ready(());
+        }
+        state.maker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
     /// Since when the client has neither said nor taken anything, if that is what is waited for.
     pub fn idle_since(&self) -> Option<Instant> {
         let state = self.state();
@@ -136,73 +198,14 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.ended += 1;
+        state.listens = false;
         state.quiet_since = Instant::now();
     }
 }
 
 impl Turn {
-    /// The body of its answer; when hyper has written it, the turn ends.
-    pub(in crate::api::http) fn body<B>(self, body: B, held: Option<Held>) -> TurnBody<B> {
-        TurnBody { body, rest: Bytes::new(), large: false, _turn: self, _held: held }
-    }
-}
-
-pub struct TurnBody<B> {
-    body: B,
-    /// Of the last frame, what was not given yet.
-    rest: Bytes,
-    large: bool,
-    _turn: Turn,
-    _held: Option<Held>,
-}
-
-impl<B> TurnBody<B> {
-    /// What hyper is given next. It keeps what it was given until that is written, so it gets no more than a piece at a
-    /// time; and of something large a copy, for a piece of it would keep the whole.
-    fn piece(&mut self) -> Bytes {
-        if self.rest.len() <= PIECE && !self.large {
-            return std::mem::take(&mut self.rest);
-        }
-        let piece = Bytes::copy_from_slice(&self.rest[..self.rest.len().min(PIECE)]);
-        self.rest.advance(piece.len());
-        if self.rest.is_empty() {
-            (self.rest, self.large) = (Bytes::new(), false);
-        }
-        piece
-    }
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Body for TurnBody<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = &mut *self;
-        if this.rest.is_empty() {
-            let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
-                Some(Ok(frame)) => frame,
-                end => return Poll::Ready(end),
-            };
-            match frame.into_data() {
-                Ok(data) => (this.large, this.rest) = (data.len() > PIECE, data),
-                Err(other) => return Poll::Ready(Some(Ok(other))),
-            }
-        }
-        Poll::Ready(Some(Ok(Frame::data(this.piece()))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let (rest, hint) = (self.rest.len() as u64, self.body.size_hint());
-        let mut whole = SizeHint::new();
-        whole.set_lower(hint.lower().saturating_add(rest));
-        if let Some(upper) = hint.upper() {
-            whole.set_upper(upper.saturating_add(rest));
-        }
-        whole
+    pub(super) fn turns(&self) -> &Turns {
+        &self.0
     }
 }
 
@@ -232,22 +235,5 @@ mod tests {
         turns.refuse(HttpError::BadHead { why: "x" });
         assert!(turns.serve().1.is_none());
         assert_eq!(turns.serve().1, Some(HttpError::BadHead { why: "x" }));
-    }
-
-    #[tokio::test]
-    async fn a_large_body_comes_in_pieces_that_do_not_keep_it() {
-        use http_body_util::{BodyExt, Full};
-        let (turn, _) = Turns::new().serve();
-        let whole: Vec<u8> = (0..PIECE * 5 / 2).map(|n| n as u8).collect();
-        let mut body = turn.body(Full::new(Bytes::from(whole.clone())), None);
-        assert_eq!(body.size_hint().exact(), Some(whole.len() as u64));
-        let mut pieces = Vec::new();
-        while !body.is_end_stream() {
-            let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
-            assert_eq!(body.size_hint().exact(), Some((whole.len() - pieces.len() - piece.len()) as u64));
-            assert!(piece.len() <= PIECE);
-            pieces.extend_from_slice(&piece);
-        }
-        assert_eq!(pieces, whole);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::again;
 use crate::{
-    model::{Due, Ending, Error, Operation, Upkeep},
+    model::{Due, Ending, Error, Incident, Operation, Upkeep},
     vm::core::{
         answer::{Answer, Until},
         due::{dated, give_up_at_once, is_off, leave_running},
@@ -245,6 +245,7 @@ fn guest_ended(facts: &mut Facts, cause: Cause) {
         return;
     }
     facts.seen.powered_off = true;
+    facts.notice(if cause == Cause::Panic { Incident::Panicked } else { Incident::PoweredOff });
     match (facts.goal(), cause) {
         (Goal::Stop(_) | Goal::Off { .. } | Goal::Gone, _) | (Goal::Reboot(_), Cause::Guest | Cause::Cut) => {}
         (Goal::Reboot(_), Cause::Panic) | (Goal::Rest | Goal::Pause | Goal::Resume | Goal::Reset, _) => {

@@ -2,7 +2,7 @@
 
 use super::{EXIT_GRACE, RETRY, device, power, take_back};
 use crate::{
-    model::{Conflict, Error, Operation},
+    model::{Conflict, Error, Incident, Operation},
     vm::core::{
         facts::Facts,
         goal::Goal,
@@ -21,6 +21,8 @@ pub(super) fn see(facts: &mut Facts, sight: Sight) {
         Sight::Exited(how) => exited(facts, &how),
         Sight::Closed { reason, misconduct, brief } => closed(facts, &reason, misconduct, brief),
         Sight::Reset => reset(facts),
+        Sight::IoError { disk, operation, no_space } => facts.notice(Incident::IoError { disk, operation, no_space }),
+        Sight::Watchdog(action) => facts.notice(Incident::Watchdog { action }),
         Sight::Halted => facts.seen.look = true,
         // That a guest runs for the first time is told by the start itself.
         Sight::Resumed if facts.up().is_none() => {}
@@ -85,6 +87,7 @@ fn closed(facts: &mut Facts, reason: &str, misconduct: bool, brief: bool) {
 
 fn reset(facts: &mut Facts) {
     let Some(_) = facts.up() else { return };
+    facts.notice(Incident::Reset);
     // The agent went with its guest; the port's own event is held back by QEMU for up to a second.
     facts.seen.agent = false;
     facts.seen.requested = None;

@@ -21,10 +21,12 @@ pub(super) fn committed(facts: &mut Facts, txn: Txn, outcome: Outcome) {
         Outcome::Failed(Setback::NotStored(why)) => why,
         Outcome::Failed(Setback::StoreSilent(why)) => {
             facts.seen.unsure = true;
+            facts.may_be_told(&txn);
             why
         }
         Outcome::Failed(_) | Outcome::Cut => {
             facts.seen.unsure = true;
+            facts.may_be_told(&txn);
             "the store was not asked to the end".to_owned()
         }
     };
@@ -50,6 +52,7 @@ pub(super) fn committed(facts: &mut Facts, txn: Txn, outcome: Outcome) {
 fn stored(facts: &mut Facts, txn: Txn) {
     facts.stuck.remove(&Lane::Store);
     facts.done = txn.number;
+    facts.was_told(&txn);
     match txn.record {
         Some(record) => {
             facts.seen.unsure = false;

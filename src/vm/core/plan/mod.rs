@@ -87,7 +87,7 @@ fn store(wants: &mut Wants) {
         return;
     }
     let record = (!facts.seen.erased).then(|| facts.record.clone());
-    let txn = Txn { number: facts.commits + 1, record, is_wish: facts.seen.wish };
+    let txn = Txn { number: facts.commits + 1, record, is_wish: facts.seen.wish, tells: facts.tells() };
     wants.step(Step::Commit(Box::new(txn)));
 }
 

@@ -7,6 +7,7 @@ fn who_is_told_that_a_guest_is_left_running_finds_it_running() {
     for ask_for in [Request::Stop as fn(Patience) -> Request, Request::Reboot] {
         let mut facts = up();
         see(&mut facts, Sight::Agent(true));
+        commit(&mut facts);
         ask(&mut facts, 1, ask_for(Patience { time: 1_000, agent_only: true }));
         commit(&mut facts);
         facts.now.monotonic += 1_000;
@@ -41,6 +42,7 @@ fn who_is_told_that_a_disk_is_gone_finds_its_image_gone_or_waits_for_nothing() {
 fn an_agent_that_goes_down_with_its_guest_is_not_asked_by_other_means() {
     let mut facts = up();
     see(&mut facts, Sight::Agent(true));
+    commit(&mut facts);
     ask(&mut facts, 1, stop(60_000));
     commit(&mut facts);
     let requested = facts.in_flight.get(&Lane::Agent).cloned();

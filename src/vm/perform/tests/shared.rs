@@ -4,7 +4,7 @@ use super::{super::store::commit, *};
 use crate::{model::VmId, vm::core::Txn};
 
 fn txn(record: Option<Record>) -> Txn {
-    Txn { number: 1, record, is_wish: true }
+    Txn { number: 1, record, is_wish: true, tells: Default::default() }
 }
 
 #[tokio::test]

@@ -1,0 +1,209 @@
+//! `GET /events` as both dialects have it: where to begin, which events, the stream of server-sent events, and a long poll for
+//! clients without. How a dialect writes an event is its own business.
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use tokio::time::Instant;
+
+use super::http::{HttpError, QueryParam, Request};
+use crate::{
+    model::{EVENT_TYPES, VmId},
+    service::{
+        Service,
+        events::{After, Filter, Follower, Lost, Place, Told},
+    },
+};
+
+/// Seconds that a long poll may wait.
+const LONGEST_WAIT: i64 = 300;
+/// Seconds that somebody waits for what a VM comes to.
+const DEFAULT_TIME: i64 = 30;
+const LONGEST_TIME: i64 = 3_600;
+/// What a client waits before it comes again.
+const RETRY_MS: u64 = 1_000;
+/// Without events for so long, a client is shown that somebody is there.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+/// Bytes from which on no more events are added to a frame.
+const ENOUGH: usize = 8 * 1024;
+/// What those are told whom a daemon that ends leaves.
+pub(super) const ENDS: &str = ": qherd ends; come back\n\n";
+pub(super) const EVENT_STREAM: &str = "text/event-stream";
+const DEFAULT_LIMIT: i64 = 100;
+const MOST: i64 = 1_000;
+/// What EventSource sends when it connects again.
+const LAST_EVENT_ID: &str = "last-event-id";
+
+pub(super) const AFTER: QueryParam = QueryParam::text(
+    "after",
+    "Begin after the event with this id, or with 0 at the oldest that is kept; default: what comes from now on. The header \
+     Last-Event-ID says the same, and counts where both are given.",
+);
+pub(super) const TYPE: QueryParam = QueryParam::text(
+    "type",
+    "Only events of these types, separated by commas: vm.created, vm.changed, vm.deleted, vm.goal, vm.status, vm.agent, \
+     vm.in_effect, vm.reset, vm.powered_off, vm.panicked, vm.io_error, vm.watchdog, vm.problem, switch.created, \
+     switch.changed, switch.deleted, switch.problem; or all of vm, or of switch.",
+);
+pub(super) const WAIT: QueryParam = QueryParam::integer(
+    "wait",
+    "Answer with JSON: at once where there are events, else as soon as there is one, and with none after so many seconds (0 to \
+     300). Without it the answer is a stream of server-sent events.",
+);
+pub(super) const LIMIT: QueryParam = QueryParam::integer("limit", "At most so many events with `wait`; default 100.");
+
+/// What a query says.
+pub(super) struct Wish {
+    pub wait: Option<Duration>,
+    pub limit: usize,
+    pub follower: Follower,
+}
+
+/// The query of both dialects but for the VM, whose id each reads in its own way.
+#[derive(serde::Deserialize)]
+struct EventsQuery {
+    after: Option<String>,
+    r#type: Option<String>,
+    wait: Option<i64>,
+    limit: Option<i64>,
+}
+
+/// # Errors
+/// 400 for what is not understood, 410 where what follows is not kept any more.
+pub(super) fn wish(service: &Arc<Service>, request: &Request, vm: Option<VmId>) -> Result<Wish, HttpError> {
+    let query: EventsQuery = request.query()?;
+    let types: Vec<String> =
+        query.r#type.iter().flat_map(|list| list.split(',')).map(|one| one.trim().to_owned()).collect();
+    let is_known = |one: &String| one == "vm" || one == "switch" || EVENT_TYPES.contains(&one.as_str());
+    if !types.iter().all(is_known) {
+        let must = format!("be one of vm, switch, {}, or several separated by commas", EVENT_TYPES.join(", "));
+        return Err(HttpError::invalid("type", must));
+    }
+    let ranged = |name: &str, value: i64, least: i64, most: i64| {
+        let fits = (least..=most).contains(&value);
+        fits.then_some(value as u64).ok_or_else(|| HttpError::invalid(name, format!("be from {least} to {most}")))
+    };
+    let wait = query.wait.map(|wait| ranged("wait", wait, 0, LONGEST_WAIT)).transpose()?;
+    if wait.is_none() && query.limit.is_some() {
+        return Err(HttpError::invalid("limit", "be given with wait: a stream has no end"));
+    }
+    let limit = ranged("limit", query.limit.unwrap_or(DEFAULT_LIMIT), 1, MOST)?;
+    let after = after(request, query.after.as_deref())?;
+    let follower = service.events().follow(after, Filter { vm, types }).map_err(lost)?;
+    Ok(Wish { wait: wait.map(Duration::from_secs), limit: limit as usize, follower })
+}
+
+fn after(request: &Request, query: Option<&str>) -> Result<Option<After>, HttpError> {
+    let header = request.headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?"));
+    let read = |name: &str, text: &str| text.parse::<After>().map_err(|must| HttpError::invalid(name, must));
+    match (header, query) {
+        (Some(text), _) if !text.is_empty() => read("Last-Event-ID", text).map(Some),
+        (_, Some(text)) => read("after", text).map(Some),
+        (_, None) => Ok(None),
+    }
+}
+
+fn lost(lost: Lost) -> HttpError {
+    match lost {
+        Lost::Gone { begin } => HttpError::EventsGone { begin: begin.to_string() },
+        Lost::Store(error) => HttpError::Internal { why: error.to_string() },
+        Lost::Closed => HttpError::ShuttingDown,
+    }
+}
+
+/// What there is, or comes within the time; and where to go on.
+///
+/// # Errors
+/// 410 where what follows is not kept any more.
+pub(super) async fn poll(mut wish: Wish, wait: Duration) -> Result<(Vec<(Place, Arc<Told>)>, Place), HttpError> {
+    let end = Instant::now() + wait;
+    let mut found = Vec::new();
+    while found.len() < wish.limit {
+        // Once there is one, only what is there already is added to it.
+        let until = if found.is_empty() { end } else { Instant::now() };
+        let Some(told) = wish.follower.next_until(until).await.map_err(lost)? else { break };
+        found.push((wish.follower.place_of(&told), told));
+    }
+    Ok((found, wish.follower.place()))
+}
+
+/// The stream of server-sent events. `data` writes an event on one line.
+pub(super) fn stream(
+    wish: Wish,
+    data: fn(Place, &Told) -> serde_json::Result<String>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    // A client whose connection breaks before the first event knows where it was.
+    let place = wish.follower.place();
+    let hello = format!("retry: {RETRY_MS}\nid: {place}\n\n");
+    let begin = Stage::Begins(hello);
+    stream::unfold((wish.follower, begin), move |(mut follower, stage)| async move {
+        let (frame, next) = match stage {
+            Stage::Begins(hello) => (hello, Stage::Goes),
+            Stage::Over => return None,
+            Stage::Goes => match frame(&mut follower, data).await {
+                Ok(frame) => (frame, Stage::Goes),
+                Err(lost) => (farewell(&lost), Stage::Over),
+            },
+        };
+        Some((Ok(Bytes::from(frame)), (follower, next)))
+    })
+}
+
+enum Stage {
+    Begins(String),
+    Goes,
+    Over,
+}
+
+/// What comes next, with what is there besides; or a sign of life, with how far events that nobody wanted have led.
+async fn frame(follower: &mut Follower, data: fn(Place, &Told) -> serde_json::Result<String>) -> Result<String, Lost> {
+    let before = follower.place();
+    let mut frame = String::new();
+    let mut until = Instant::now() + SIGN_OF_LIFE;
+    while let Some(told) = follower.next_until(until).await? {
+        let place = follower.place_of(&told);
+        match data(place, &told) {
+            Ok(data) => frame += &format!("id: {place}\nevent: {}\ndata: {data}\n\n", told.event.kind()),
+            Err(error) => tracing::error!(%place, %error, "an event cannot be written"),
+        }
+        if frame.len() > ENOUGH {
+            return Ok(frame);
+        }
+        until = Instant::now();
+    }
+    if frame.is_empty() {
+        frame =
+            if follower.place() == before { ":\n\n".to_owned() } else { format!(":\nid: {}\n\n", follower.place()) };
+    }
+    Ok(frame)
+}
+
+/// The last that a client hears, as a comment.
+fn farewell(lost: &Lost) -> String {
+    match lost {
+        Lost::Gone { begin } => format!(": too slow: what follows is not kept any more; begin with after={begin}\n\n"),
+        Lost::Store(_) => ": the events cannot be read any more; qherd has to be started anew\n\n".to_owned(),
+        Lost::Closed => ENDS.to_owned(),
+    }
+}
+
+/// How long somebody waits for what a VM comes to.
+///
+/// # Errors
+/// 400.
+pub(super) fn wait_time(timeout: Option<i64>) -> Result<Duration, HttpError> {
+    match timeout.unwrap_or(DEFAULT_TIME) {
+        seconds @ 1..=LONGEST_TIME => Ok(Duration::from_secs(seconds as u64)),
+        _ => Err(HttpError::invalid("timeout", format!("be from 1 to {LONGEST_TIME} (seconds)"))),
+    }
+}
+
+/// `2026-11-27T20:50:00.123Z`.
+pub(super) fn written(at: u64) -> String {
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at)).to_string()
+}

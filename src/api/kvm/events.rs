@@ -1,0 +1,250 @@
+//! Events as this dialect writes them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use warp::http::StatusCode;
+
+use super::{
+    Shared,
+    error::{Endpoint, NotFound, Problem},
+    routes::{MONITORING, endpoint},
+};
+use crate::{
+    api::{
+        events::{self, AFTER, ENDS, EVENT_STREAM, LIMIT, TYPE, WAIT, written},
+        http::{HttpError, QueryParam, Reply, Request, Route, in_section},
+    },
+    model::{About, Asker, Incident, Role, Status, VmId, Wanted, What},
+    service::events::{Place, Told},
+};
+
+/// Something that has happened. Which of the fields from `fields` on are there depends on `type`.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(example = example())]
+pub struct EventBody {
+    /// What `after` and `Last-Event-ID` take.
+    id: String,
+    /// One more with each event.
+    seq: u64,
+    /// When, in UTC.
+    time: String,
+    r#type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vm_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    switch_id: Option<String>,
+    /// Of the VM or the switch, at that time.
+    name: String,
+    /// Who has asked for it; empty where nobody has.
+    by: Vec<AskerBody>,
+    #[serde(flatten)]
+    details: Details,
+}
+
+/// Who has asked, and in which request.
+#[derive(Debug, Serialize, JsonSchema)]
+struct AskerBody {
+    caller: String,
+    /// As in the reply's `X-Request-Id`.
+    request_id: String,
+}
+
+#[derive(Debug, Default, Serialize, JsonSchema)]
+struct Details {
+    /// `vm.changed`, `switch.changed`, `vm.in_effect`: what differs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fields: Option<Vec<String>>,
+    /// `vm.goal`: what is wanted of the VM from now on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    goal: Option<Goal>,
+    /// `vm.status`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Status>,
+    /// `vm.status`: why, where there is something to say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// `vm.agent`: the guest's agent is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connected: Option<bool>,
+    /// `vm.in_effect`: vCPUs that the guest has now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vcpus: Option<u32>,
+    /// `vm.in_effect`: MiB that the guest has now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<u64>,
+    /// `vm.in_effect`: disks and NICs that came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    added: Option<Vec<String>>,
+    /// `vm.in_effect`: disks and NICs that went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removed: Option<Vec<String>>,
+    /// `vm.reset`, `vm.powered_off`, `vm.panicked`, `vm.io_error`, `vm.watchdog`: how often since the last event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    times: Option<u32>,
+    /// `vm.io_error`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk: Option<String>,
+    /// `vm.io_error`: `read` or `write`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operation: Option<String>,
+    /// `vm.io_error`: for want of space.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_space: Option<bool>,
+    /// `vm.watchdog`: what QEMU did about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<String>,
+    /// `vm.problem`, `switch.problem`: what is not as it should be; null where it is again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<Option<String>>,
+}
+
+/// What is wanted of a VM.
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Goal {
+    Start,
+    Stop,
+    Reboot,
+    Suspend,
+    Resume,
+    Reset,
+    ForceOff,
+    Delete,
+}
+
+impl From<Wanted> for Goal {
+    fn from(wanted: Wanted) -> Self {
+        match wanted {
+            Wanted::Start => Self::Start,
+            Wanted::Stop => Self::Stop,
+            Wanted::Reboot => Self::Reboot,
+            Wanted::Suspend => Self::Suspend,
+            Wanted::Resume => Self::Resume,
+            Wanted::Reset => Self::Reset,
+            Wanted::ForceOff => Self::ForceOff,
+            Wanted::Delete => Self::Delete,
+        }
+    }
+}
+
+/// Events, and where to go on.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct EventsBody {
+    /// In the order in which they happened; none where there was none in the time.
+    events: Vec<EventBody>,
+    /// The next `after`.
+    next: String,
+}
+
+impl EventBody {
+    pub fn of(place: Place, told: &Told) -> Self {
+        let event = &told.event;
+        let (vm_id, switch_id, name) = match &event.about {
+            About::Vm { id, name } => (Some(id.to_string()), None, name.clone()),
+            About::Switch { id, name } => (None, Some(id.to_string()), name.clone()),
+        };
+        Self {
+            id: place.to_string(),
+            seq: told.number,
+            time: written(event.at),
+            r#type: event.kind(),
+            vm_id,
+            switch_id,
+            name,
+            by: event.by.iter().cloned().map(AskerBody::from).collect(),
+            details: Details::of(&event.what),
+        }
+    }
+}
+
+impl From<Asker> for AskerBody {
+    fn from(Asker { caller, request }: Asker) -> Self {
+        Self { caller, request_id: request }
+    }
+}
+
+impl Details {
+    fn of(what: &What) -> Self {
+        let none = Self::default();
+        match what.clone() {
+            What::Created | What::Deleted => none,
+            What::Changed { fields } => Self { fields: Some(fields), ..none },
+            What::Goal { goal } => Self { goal: Some(goal.into()), ..none },
+            What::Status { status, reason } => Self { status: Some(status), reason, ..none },
+            What::Agent { connected } => Self { connected: Some(connected), ..none },
+            What::InEffect { fields, vcpus, memory, added, removed } => Self {
+                fields: Some(fields),
+                vcpus: Some(vcpus),
+                memory: Some(memory),
+                added: Some(added),
+                removed: Some(removed),
+                ..none
+            },
+            What::Incident { incident, times } => {
+                let times = Some(times);
+                match incident {
+                    Incident::Reset | Incident::PoweredOff | Incident::Panicked => Self { times, ..none },
+                    Incident::IoError { disk, operation, no_space } => {
+                        Self { times, disk: Some(disk), operation: Some(operation), no_space: Some(no_space), ..none }
+                    }
+                    Incident::Watchdog { action } => Self { times, action: Some(action), ..none },
+                }
+            }
+            What::Problem { problem } => Self { problem: Some(problem), ..none },
+        }
+    }
+}
+
+/// As a stream has it.
+pub const STREAM_EXAMPLE: &str = "id: 5f2c9e1a-4711\nevent: vm.status\ndata: {\"id\":\"5f2c9e1a-4711\",\"seq\":4711,\"time\":\"2026-11-27T20:50:00.123Z\",\
+    \"type\":\"vm.status\",\"vm_id\":\"123e4567-e89b-42d3-a456-426614174000\",\"name\":\"web\",\"by\":[],\"status\":\"running\"}\n\n";
+
+fn example() -> serde_json::Value {
+    serde_json::json!({
+        "id": "5f2c9e1a-4711", "seq": 4711, "time": "2026-11-27T20:50:00.123Z", "type": "vm.status",
+        "vm_id": "123e4567-e89b-42d3-a456-426614174000", "name": "web",
+        "by": [{"caller": "uid 1000", "request_id": "8e03978e-40d5-43e8-bc93-6894a57f9324"}], "status": "running"
+    })
+}
+
+const EVENTS: Endpoint = endpoint(NotFound::Short, "Internal server error while reading the events.");
+const QUERY: &[QueryParam] = &[
+    AFTER,
+    QueryParam::text("vm", "Only events of the VM with this UUID, also of one that is gone."),
+    TYPE,
+    WAIT,
+    LIMIT,
+];
+
+/// Its row of the route table.
+pub fn route() -> Route<Shared> {
+    Route::get("/events", "listEvents", in_section(&EVENTS, self::events))
+        .role(Role::Viewer)
+        .tag(MONITORING)
+        .summary(
+            "What happens to VMs and switches, as it happens and since: who asked for what, and what became of it.",
+        )
+        .query(QUERY)
+        .waits_for_guest()
+        .output_stream("As they happen, without `wait`.", EVENT_STREAM, STREAM_EXAMPLE)
+        .output::<EventsBody>(200, "With `wait`: those that there are.")
+        .error(410, "What follows is not kept any more; `detail` is where to begin.")
+}
+
+#[derive(Deserialize)]
+struct VmQuery {
+    vm: Option<String>,
+}
+
+pub async fn events(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let VmQuery { vm } = request.query()?;
+    let read = |text: String| VmId::parse(&text).ok_or_else(|| HttpError::invalid("vm", "be the UUID of a VM"));
+    let wish = events::wish(&shared.service, &request, vm.map(read).transpose()?)?;
+    let Some(wait) = wish.wait else {
+        let data = |place: Place, told: &Told| serde_json::to_string(&EventBody::of(place, told));
+        return Ok(Reply::stream(EVENT_STREAM, events::stream(wish, data)).until_the_end(ENDS));
+    };
+    let (found, next) = events::poll(wish, wait).await?;
+    let events = found.iter().map(|(place, told)| EventBody::of(*place, told)).collect();
+    Ok(Reply::json(StatusCode::OK, &EventsBody { events, next: next.to_string() }))
+}

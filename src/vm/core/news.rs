@@ -1,0 +1,312 @@
+//! What is told of a VM: each batch tells what it changes, by the difference between what was stored and what it stores, and so
+//! exactly once. What leaves no trace in a record, such as a reset, is counted there: a batch tells of those that the record
+//! before had not counted (docs/adr/0035). How an event is stored is the store's business.
+
+use std::{mem, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Ms,
+    answer::{Ticket, Until},
+    difference,
+    facts::Facts,
+    goal::{Cause, Goal},
+    lane::Lane,
+    record::{Record, Run, RunRecord},
+    request::Request,
+    step::Txn,
+    view::{reason_of, status_of},
+};
+use crate::model::{About, Asker, Event, Incident, Status, VmSpec, Wanted, What};
+
+/// Between two batches that are made for nothing but what a guest does: one that resets itself over and over is told of as often.
+const PAUSE: u64 = 1_000;
+/// Sorts of incidents that wait to be told; a guest has a few disks.
+const MOST_SORTS: usize = 32;
+/// Of words that come from QEMU.
+const MOST_BYTES: usize = 64;
+
+/// What of a VM was told last, in the record that the events lie beside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// None of a VM that does not exist yet, or that an earlier version has stored.
+    #[serde(default)]
+    pub status: Option<Status>,
+    #[serde(default)]
+    pub agent: bool,
+    #[serde(default)]
+    pub missing: bool,
+    /// How many incidents.
+    #[serde(default)]
+    pub incidents: u64,
+}
+
+/// What is to be told, and who has asked for it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct News {
+    asked: Vec<By>,
+    /// Seen, with how often.
+    noticed: Vec<(Incident, u32)>,
+    /// Counted in the record, and not in the one that is stored.
+    counted: Vec<(Incident, u32)>,
+    /// Nothing is told for the guest's sake before.
+    next: Ms,
+}
+
+/// A request that somebody waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct By {
+    ticket: Ticket,
+    asker: Asker,
+    /// It concerns the definition, not the power.
+    changes: bool,
+    /// That it has changed the definition is told.
+    told: bool,
+    /// Or may be: nobody knows what became of the batch.
+    sent: bool,
+}
+
+/// What a batch tells of, beside the difference that it makes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tells {
+    /// Milliseconds since 1970.
+    pub at: u64,
+    /// What is stored before it, where that is known.
+    pub before: Option<Record>,
+    /// What was, when it was known last.
+    known: Option<Arc<VmSpec>>,
+    incidents: Vec<(Incident, u32)>,
+    by: Vec<By>,
+    reason: Option<String>,
+    missing: Option<String>,
+}
+
+impl Facts {
+    /// Who asks, of a request that is about to be admitted.
+    pub fn note_asker(&mut self, ticket: Ticket, asker: Option<Asker>, request: &Request) {
+        let changes = matches!(request, Request::Change(_) | Request::Redefine(_));
+        self.news.asked.extend(asker.map(|asker| By { ticket, asker, changes, told: false, sent: false }));
+    }
+
+    /// The same, of the one that makes it.
+    pub fn note_maker(&mut self, ticket: Ticket, asker: Option<Asker>) {
+        self.news.asked.extend(asker.map(|asker| By { ticket, asker, changes: false, told: false, sent: false }));
+    }
+
+    /// Something has happened to the guest.
+    pub(super) fn notice(&mut self, incident: Incident) {
+        let incident = bounded(incident);
+        let noticed = &mut self.news.noticed;
+        if let Some((_, times)) = noticed.iter_mut().find(|(known, _)| *known == incident) {
+            *times = times.saturating_add(1);
+        } else if noticed.len() < MOST_SORTS {
+            noticed.push((incident, 1));
+        }
+    }
+
+    /// The agent's port, where it is known: between two sessions of the monitor it is as it was.
+    fn agent_now(&self) -> bool {
+        match (self.up(), self.is_open()) {
+            (None, _) => false,
+            (Some(_), true) => self.seen.agent,
+            (Some(_), false) => self.record.run.told.agent,
+        }
+    }
+
+    /// What is to be told goes into the record, and is stored with it.
+    pub(super) fn note_news(&mut self) {
+        if !exists(&self.record.run) {
+            return;
+        }
+        let status = status_of(self, &self.record.run);
+        self.record.run.told.status = Some(status);
+        let looked = !self.seen.look_for_files && !self.in_flight.contains_key(&Lane::Files);
+        if looked {
+            self.record.run.told.missing = self.seen.missing.is_some();
+        }
+        if self.up().is_none() {
+            // With the run.
+            self.record.run.told.agent = false;
+        }
+        let agent = self.agent_now();
+        let differs = agent != self.record.run.told.agent || !self.news.noticed.is_empty();
+        if !differs || self.now.monotonic < self.news.next {
+            return;
+        }
+        self.news.next = self.now.monotonic + PAUSE;
+        self.record.run.told.agent = agent;
+        self.record.run.told.incidents += self.news.noticed.len() as u64;
+        self.news.counted.extend(mem::take(&mut self.news.noticed));
+    }
+
+    /// When there is something to tell that had to wait.
+    pub(super) fn next_news(&self) -> Option<Ms> {
+        let waits = !self.news.noticed.is_empty() || self.agent_now() != self.record.run.told.agent;
+        (waits && exists(&self.record.run)).then_some(self.news.next)
+    }
+
+    /// Nobody waits for an answer any more: who has asked is forgotten.
+    pub(super) fn forget_askers(&mut self) {
+        if self.news.asked.is_empty() {
+            return;
+        }
+        let waits = |ticket: Ticket| {
+            self.waiting.iter().any(|waiting| waiting.ticket == ticket)
+                || self.later.iter().any(|(later, _)| *later == ticket)
+        };
+        let asked = mem::take(&mut self.news.asked);
+        // Without the room that it had: there is one of each VM.
+        self.news.asked = asked.into_iter().filter(|by| waits(by.ticket)).collect();
+    }
+
+    /// What the batch that is due tells of.
+    pub(super) fn tells(&self) -> Tells {
+        let wants = |by: &&By| {
+            let mut waiting = self.waiting.iter().filter(|waiting| waiting.ticket == by.ticket);
+            waiting.any(|waiting| !matches!(waiting.until, Until::Stored(Err(_)) | Until::TakenBack(_)))
+        };
+        Tells {
+            at: self.now.wall,
+            before: (!self.seen.unsure).then(|| self.stored.clone()),
+            known: Some(self.stored.definition.clone()),
+            incidents: self.news.counted.clone(),
+            by: self.news.asked.iter().filter(wants).cloned().collect(),
+            reason: reason_of(self, &self.record.run),
+            missing: self.seen.missing.clone(),
+        }
+    }
+
+    /// Of a batch nobody knows whether it is stored, and whether what it tells is told.
+    pub(super) fn may_be_told(&mut self, txn: &Txn) {
+        for by in &mut self.news.asked {
+            by.sent |= txn.tells.by.iter().any(|sent| sent.ticket == by.ticket);
+        }
+    }
+
+    /// A batch is stored, and what it tells is told.
+    pub(super) fn was_told(&mut self, txn: &Txn) {
+        let Some(record) = &txn.record else { return };
+        let left = self.record.run.told.incidents.saturating_sub(record.run.told.incidents);
+        let told = self.news.counted.len().saturating_sub(left as usize);
+        self.news.counted.drain(..told);
+        if self.stored.definition != record.definition {
+            for by in self.news.asked.iter_mut().filter(|by| by.changes) {
+                by.told |= txn.tells.by.iter().any(|told| told.ticket == by.ticket);
+            }
+        }
+    }
+}
+
+/// A record of an earlier version: what it says is taken for told.
+pub(super) fn begin_with(record: &mut Record, status: Status) {
+    if exists(&record.run) && record.run.told.status.is_none() {
+        record.run.told.status = Some(status);
+    }
+}
+
+/// Somebody was told that it exists, or is about to be.
+fn exists(run: &RunRecord) -> bool {
+    !matches!(run.state, Run::Making { .. } | Run::Starting { new: true, .. })
+}
+
+/// What a batch tells, where `before` is stored when it has its turn.
+pub fn tell(before: Option<&Record>, txn: &Txn) -> Vec<Event> {
+    let tells = &txn.tells;
+    let before = before.filter(|before| exists(&before.run));
+    let after = txn.record.as_ref().filter(|record| exists(&record.run));
+    let mut events = Vec::new();
+    let Some(of) = after.or(before).map(|record| &record.definition) else { return events };
+    let mut add = |what: What, by: Vec<Asker>| {
+        let about = About::Vm { id: of.id, name: of.name.clone() };
+        events.push(Event { at: tells.at, about, what, by });
+    };
+    let by = |wanted: fn(&&By) -> bool| tells.by.iter().filter(wanted).map(|by| by.asker.clone()).collect::<Vec<_>>();
+    let by_power = || by(|by| !by.changes);
+    let Some(after) = after else {
+        add(What::Deleted, by_power());
+        return events;
+    };
+    let Some(before) = before else {
+        add(What::Created, by_power());
+        add(What::Status { status: after.run.told.status.unwrap_or(Status::Stopped), reason: None }, by_power());
+        return events;
+    };
+    let fields = difference::fields(&before.definition, &after.definition);
+    if !fields.is_empty() {
+        // The batch of which nobody knew what became of it has told of these.
+        let has_landed = tells.known.as_ref() != Some(&before.definition);
+        let new = tells.by.iter().filter(|by| by.changes && !by.told && !(by.sent && has_landed));
+        add(What::Changed { fields }, new.map(|by| by.asker.clone()).collect());
+    }
+    if let Some(goal) = wanted(before, after) {
+        add(What::Goal { goal }, by_power());
+    }
+    let (told, tell) = (&before.run.told, &after.run.told);
+    let new = tell.incidents.saturating_sub(told.incidents) as usize;
+    for (incident, times) in tells.incidents.iter().skip(tells.incidents.len().saturating_sub(new)) {
+        add(What::Incident { incident: incident.clone(), times: *times }, Vec::new());
+    }
+    if let (Some(then), Some(now)) = (before.run.up(), after.run.up())
+        && then.process == now.process
+        && let Some(what) = in_effect(&then.in_effect, &now.in_effect)
+    {
+        add(what, by(|by| by.changes));
+    }
+    // That of a run that is over went with it.
+    let was_there = told.agent && before.run.up().is_some();
+    if after.run.up().is_some() && was_there != tell.agent {
+        add(What::Agent { connected: tell.agent }, Vec::new());
+    }
+    if let Some(status) = tell.status.filter(|_| told.status != tell.status) {
+        add(What::Status { status, reason: tells.reason.clone() }, by_power());
+    }
+    if told.missing != tell.missing {
+        add(What::Problem { problem: tells.missing.clone().filter(|_| tell.missing) }, Vec::new());
+    }
+    events
+}
+
+fn wanted(before: &Record, after: &Record) -> Option<Wanted> {
+    let (then, now) = (before.run.goal, after.run.goal);
+    match now {
+        Goal::Rest | Goal::Off { cause: Cause::Guest | Cause::Panic } => {
+            let starts = matches!(after.run.state, Run::Starting { .. }) && before.run.is_down();
+            starts.then_some(Wanted::Start)
+        }
+        _ if then == now => None,
+        Goal::Stop(_) => Some(Wanted::Stop),
+        Goal::Reboot(_) => Some(Wanted::Reboot),
+        Goal::Pause => Some(Wanted::Suspend),
+        Goal::Resume => Some(Wanted::Resume),
+        Goal::Reset => Some(Wanted::Reset),
+        Goal::Off { cause: Cause::Cut } => Some(Wanted::ForceOff),
+        Goal::Gone => Some(Wanted::Delete),
+    }
+}
+
+fn in_effect(then: &VmSpec, now: &VmSpec) -> Option<What> {
+    let fields = difference::fields(then, now);
+    let names = |spec: &VmSpec| {
+        let disks = spec.disks.iter().map(|disk| disk.name.clone());
+        disks.chain(spec.nics.iter().map(|nic| nic.name.clone())).collect::<Vec<_>>()
+    };
+    let without = |these: &VmSpec, those: &VmSpec| {
+        let those = names(those);
+        names(these).into_iter().filter(|name| !those.contains(name)).collect()
+    };
+    let (added, removed) = (without(now, then), without(then, now));
+    (!fields.is_empty()).then_some(What::InEffect { fields, vcpus: now.vcpus, memory: now.memory, added, removed })
+}
+
+/// Names that QEMU gives are no longer than ours.
+fn bounded(incident: Incident) -> Incident {
+    let cut = |text: String| text.chars().filter(|c| !c.is_control()).take(MOST_BYTES).collect();
+    match incident {
+        Incident::IoError { disk, operation, no_space } => {
+            Incident::IoError { disk: cut(disk), operation: cut(operation), no_space }
+        }
+        Incident::Watchdog { action } => Incident::Watchdog { action: cut(action) },
+        Incident::Reset | Incident::PoweredOff | Incident::Panicked => incident,
+    }
+}
