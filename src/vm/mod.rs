@@ -44,7 +44,7 @@ use std::{
 };
 
 pub(crate) use census::{Census, Mark, Share};
-pub(crate) use console::Console;
+pub(crate) use console::{Console, Extent, Follower, Piece, Refused, Source, Typed, Writer};
 pub(crate) use handle::Turn;
 pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
 pub(crate) use interfaces::{GuestInterface, ask as guest_interfaces};

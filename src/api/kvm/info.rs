@@ -3,15 +3,13 @@
 use serde::Deserialize;
 use warp::http::StatusCode;
 
-use super::{Shared, dto, error::Problem, plain::plain, vm_id};
+use super::{Shared, dto, error::Problem, vm_id};
 use crate::{
     api::http::{HttpError, Reply, Request},
     model::{Status, VmId},
     service::Filter,
 };
 
-/// Lines of a console log when the request does not say.
-const DEFAULT_TAIL: i64 = 1000;
 const MAX_PAGE: i64 = 10_000;
 
 #[derive(Deserialize)]
@@ -44,7 +42,7 @@ fn read_token(token: &str) -> Result<(u64, VmId), HttpError> {
     parts.ok_or_else(|| HttpError::invalid("page_token", "be one that a list gave in its Link header"))
 }
 
-fn ranged(name: &'static str, value: i64, max: i64) -> Result<u64, HttpError> {
+pub fn ranged(name: &'static str, value: i64, max: i64) -> Result<u64, HttpError> {
     match value {
         ..=0 => Err(HttpError::invalid(name, "be greater than 0")),
         _ if value > max => Err(HttpError::invalid(name, format!("be at most {max}"))),
@@ -65,24 +63,6 @@ pub async fn config(shared: Shared, request: Request) -> Result<Reply, Problem> 
 pub async fn status(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let view = shared.service.view(vm_id(&request)?)?;
     Ok(Reply::json(StatusCode::OK, &dto::StatusBody::of(&view)))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TailQuery {
-    tail: Option<i64>,
-    plain: Option<bool>,
-}
-
-pub async fn console_log(shared: Shared, request: Request) -> Result<Reply, Problem> {
-    let id = vm_id(&request)?;
-    shared.service.view(id)?;
-    let query: TailQuery = request.query()?;
-    let lines = ranged("tail", query.tail.unwrap_or(DEFAULT_TAIL), i64::MAX)?;
-    let text = shared.service.console_log(id, lines as usize).await?;
-    let text = String::from_utf8_lossy(&text);
-    let shown = if query.plain == Some(true) { plain(&text).into() } else { text };
-    Ok(Reply::text(StatusCode::OK, shown))
 }
 
 pub async fn base_images(shared: Shared, _: Request) -> Result<Reply, Problem> {

@@ -3,6 +3,7 @@
 
 mod bandwidth;
 mod change;
+mod console;
 mod disk_view;
 mod disks;
 mod dto;
@@ -10,7 +11,9 @@ pub(super) mod error;
 mod forwards;
 mod host;
 mod info;
+mod logs;
 mod media;
+mod monitoring;
 mod networks;
 mod pending;
 mod performance;
@@ -19,6 +22,7 @@ mod plain;
 mod policy;
 mod power;
 mod routes;
+mod shown;
 mod switches;
 mod updated;
 
