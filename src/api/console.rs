@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::http::{
-    HttpError, PIECE, Reply, Request,
+    HttpError, PIECE, QueryParam, Reply, Request,
     upgrade::Ending,
     websocket::{self, CloseCode, CloseFrame, Message, PING, Socket},
 };
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Lines that are shown of what was written before, when the request does not say.
-pub const DEFAULT_TAIL: i64 = 1000;
+const DEFAULT_TAIL: i64 = 1000;
 /// A viewer that is so far behind what the guest writes now goes on with the last of it.
 const FAR_BEHIND: u64 = 1 << 20;
 const CAUGHT_UP: u64 = 64 << 10;
@@ -36,6 +36,13 @@ const CAUGHT_UP: u64 = 64 << 10;
 const CLOSING: Duration = Duration::from_secs(1);
 /// Notes that wait to be told.
 const NOTES: usize = 8;
+
+/// How a request may say how it wants the console.
+pub const QUERY: &[QueryParam] = &[
+    QueryParam::integer("tail", "The last so many lines of what was written before; default 1000, 0 for none."),
+    QueryParam::boolean("watch", "Only to watch; default false."),
+    QueryParam::boolean("shared", "To type together with others who say so; default false: alone."),
+];
 
 /// What a request says of how it wants the console.
 pub struct Wish {
@@ -48,6 +55,21 @@ pub struct Wish {
 pub struct Types {
     /// Together with others who say so.
     pub shared: bool,
+}
+
+impl Wish {
+    /// # Errors
+    /// [`HttpError::InvalidParameter`].
+    pub fn of(tail: Option<i64>, shared: Option<bool>, watch: Option<bool>) -> Result<Self, HttpError> {
+        let tail = usize::try_from(tail.unwrap_or(DEFAULT_TAIL));
+        let tail = tail.map_err(|_| HttpError::invalid("tail", "be 0 or greater"))?;
+        let types = match (watch, shared) {
+            (Some(true), Some(true)) => return Err(HttpError::invalid("shared", "be left out where watch is true")),
+            (Some(true), _) => None,
+            (_, shared) => Some(Types { shared: shared == Some(true) }),
+        };
+        Ok(Self { tail, types })
+    }
 }
 
 /// Opens the console of a VM for who asks.

@@ -50,6 +50,7 @@ pub mod inflight;
 pub mod json;
 pub mod limits;
 pub mod listen;
+pub mod listing;
 pub mod load;
 pub mod openapi;
 mod origin;

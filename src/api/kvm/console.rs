@@ -10,7 +10,7 @@ use super::{Shared, error::Problem, info::ranged, shown::Shown, vm_id};
 use crate::{
     api::{
         console,
-        http::{HttpError, PIECE, Reply, Request, range},
+        http::{PIECE, Reply, Request, range},
     },
     service::Output,
     vm::Source,
@@ -27,16 +27,7 @@ struct ConsoleQuery {
 pub async fn open(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let output = shared.service.output(vm_id(&request)?, Source::Console)?;
     let query: ConsoleQuery = request.query()?;
-    let tail = match query.tail {
-        Some(0) => 0,
-        given => ranged("tail", given.unwrap_or(console::DEFAULT_TAIL), i64::MAX)?,
-    };
-    let types = match (query.watch, query.shared) {
-        (Some(true), Some(true)) => return Err(HttpError::invalid("shared", "be left out where watch is true").into()),
-        (Some(true), _) => None,
-        (_, shared) => Some(console::Types { shared: shared == Some(true) }),
-    };
-    let wish = console::Wish { tail: tail as usize, types };
+    let wish = console::Wish::of(query.tail, query.shared, query.watch)?;
     Ok(console::open(&request, output, wish)?)
 }
 

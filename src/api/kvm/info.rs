@@ -5,7 +5,7 @@ use warp::http::StatusCode;
 
 use super::{Shared, dto, error::Problem, vm_id};
 use crate::{
-    api::http::{HttpError, Reply, Request},
+    api::http::{HttpError, Reply, Request, listing},
     model::{Status, VmId},
     service::Filter,
 };
@@ -26,7 +26,13 @@ pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let limit = query.limit.map(|limit| ranged("limit", limit, MAX_PAGE)).transpose()?;
     let after = query.page_token.as_deref().map(read_token).transpose()?;
     let filter = Filter { status: query.status, name: query.name.clone(), ..Filter::default() };
-    let page = shared.service.list(&filter, after, limit.map(|limit| limit as usize));
+    let Some(limit) = limit else {
+        return Ok(listing::array(move |page: Option<(u64, VmId)>| {
+            let page = shared.service.list(&filter, page.or(after), Some(listing::PAGE));
+            (page.vms.iter().map(dto::Listed::of).collect(), page.next)
+        }));
+    };
+    let page = shared.service.list(&filter, after, Some(limit as usize));
     let reply = Reply::json(StatusCode::OK, &page.vms.iter().map(dto::Listed::of).collect::<Vec<_>>());
     let Some((created_at, id)) = page.next else { return Ok(reply) };
     let mut next = form_urlencoded::Serializer::new(String::new());

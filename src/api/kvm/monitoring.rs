@@ -17,11 +17,6 @@ const CONSOLE: Endpoint = endpoint(NotFound::Colon, "Internal error while openin
 
 const MONITORING: &str = "Monitoring";
 
-const SOCKET_QUERY: &[QueryParam] = &[
-    QueryParam::integer("tail", "The last so many lines of what was written before; default 1000, 0 for none."),
-    QueryParam::boolean("watch", "Only to watch; default false."),
-    QueryParam::boolean("shared", "To type together with others who say so; default false: alone."),
-];
 const CONSOLE_QUERY: &[QueryParam] = &[
     QueryParam::integer("tail", "The last so many lines; default 1000."),
     QueryParam::boolean(
@@ -69,7 +64,7 @@ pub fn routes() -> Vec<Route<Shared>> {
                 "The serial console as a WebSocket. Binary messages to the client are what the guest writes, text messages notes about \
                  it, for people; what the client sends is typed. One types, or several who all say `shared`; the others watch, and are told so.",
             )
-            .query(SOCKET_QUERY)
+            .query(crate::api::console::QUERY)
             .output_socket("What was written before comes first, then what is written now."),
         Route::get("/vms/{id}/console/log", "getVMConsoleLog", in_section(&CONSOLE_LOG, console::log))
             .role(Role::Operator)

@@ -183,6 +183,10 @@ impl Log {
         if lines == 0 {
             return Ok(Extent { begin: end, end });
         }
+        // Each has a byte at least.
+        if lines as u64 >= end - begin {
+            return Ok(Extent { begin, end });
+        }
         while at > begin {
             let from = at.saturating_sub(BLOCK).max(begin);
             let block = self.read(from, at - from, held)?.text;
