@@ -135,7 +135,14 @@ mod tests {
         let spec = VmSpec { disks, ..serde_json::from_value(spec).unwrap() };
         let state = Run::Down { last: Ending::Clean };
         let held = Held::default();
-        let run = RunRecord { state, goal: Goal::Rest, upkeep: Upkeep::default(), held, unmade: Default::default() };
+        let run = RunRecord {
+            state,
+            goal: Goal::Rest,
+            upkeep: Upkeep::default(),
+            held,
+            unmade: Default::default(),
+            failed_start: None,
+        };
         Record { definition: spec.into(), run }
     }
 

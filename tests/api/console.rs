@@ -2,7 +2,6 @@
 
 use std::{fs, io::Read, os::unix::net::UnixListener, time::Duration};
 
-use futures_util::StreamExt;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -88,20 +87,20 @@ async fn logs_follow_a_vm_over_its_runs_until_it_is_gone() {
     let daemon = Daemon::start();
     let id = daemon.create(daemon.wish()).await;
     let answer = daemon.http().get(daemon.at(&format!("/vms/{id}/logs?follow=true&plain=true&timestamps=true")));
-    let mut lines = answer.timeout(Duration::from_secs(600)).send().await.unwrap().bytes_stream();
+    let mut lines = answer.timeout(Duration::from_secs(600)).send().await.unwrap();
     let mut seen = String::new();
     let mut from = 0;
     for _ in 0..2 {
         daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
         while !seen[from..].contains("SeaBIOS") {
-            seen.push_str(&String::from_utf8_lossy(&lines.next().await.expect("it goes on").unwrap()));
+            seen.push_str(&String::from_utf8_lossy(&lines.chunk().await.unwrap().expect("it goes on")));
         }
         from = seen.len();
         daemon.post(&format!("/vms/{id}/stop?force=true"), json!({})).await.expect(200);
     }
     daemon.delete(&format!("/vms/{id}")).await.expect(200);
-    while let Some(more) = lines.next().await {
-        seen.push_str(&String::from_utf8_lossy(&more.unwrap()));
+    while let Some(more) = lines.chunk().await.unwrap() {
+        seen.push_str(&String::from_utf8_lossy(&more));
     }
     assert!(!seen.contains('\u{1b}'), "{seen:?}");
     let said = seen.lines().find(|line| line.contains("SeaBIOS")).unwrap();
@@ -176,10 +175,10 @@ async fn what_is_typed_is_the_same_wherever_its_frames_are_cut() {
         socket.write_all(&frames[..cut]).await.unwrap();
         tokio::time::sleep(Duration::from_millis(2)).await;
         socket.write_all(&frames[cut..]).await.unwrap();
-        let (serial, expected) = (serial.try_clone().unwrap(), expected.clone());
+        let (serial, length) = (serial.try_clone().unwrap(), expected.len());
         let typed = tokio::task::spawn_blocking(move || {
             let (mut line, _) = serial.accept().unwrap();
-            let mut typed = vec![0; expected.len()];
+            let mut typed = vec![0; length];
             line.read_exact(&mut typed).unwrap();
             typed
         });

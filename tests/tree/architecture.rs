@@ -96,6 +96,7 @@ fn stopped() -> Facts {
         upkeep: Upkeep::default(),
         held: Held::default(),
         unmade: [].into(),
+        failed_start: None,
     };
     let record = Record { definition: Arc::new(spec), run };
     let mut facts = recover(record, Found::Nothing, NOW, BOUNDS);

@@ -8,6 +8,7 @@ mod disk_view;
 mod disks;
 mod dto;
 pub(super) mod error;
+mod failure;
 mod forwards;
 mod host;
 mod info;

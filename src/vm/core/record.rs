@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{goal::Goal, held::Held, lane::DiskNo};
-use crate::model::{Ending, ProcessId, Sandbox, Upkeep, VmSpec};
+use crate::model::{Ending, FailedStart, ProcessId, Sandbox, Upkeep, VmSpec};
 
 /// What is stored of a VM: `vm/<id>` and `run/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct RunRecord {
     /// Disks of the definition whose image is not made yet.
     #[serde(default)]
     pub unmade: BTreeSet<DiskNo>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_start: Option<Arc<FailedStart>>,
 }
 
 /// How far its run has come. Every value is one that a crash can leave behind; [`super::recover()`] has an answer to each.

@@ -84,7 +84,14 @@ pub fn recover(record: Record, found: Found, now: Now, bounds: Bounds) -> Facts 
 pub fn unmade(definition: Arc<VmSpec>) -> Record {
     let unmade = definition.disks.iter().filter_map(|disk| DiskNo::of(&disk.name)).collect();
     let state = Run::Making { start: false };
-    let run = RunRecord { state, goal: Goal::Rest, upkeep: Upkeep::default(), held: Held::default(), unmade };
+    let run = RunRecord {
+        state,
+        goal: Goal::Rest,
+        upkeep: Upkeep::default(),
+        held: Held::default(),
+        unmade,
+        failed_start: None,
+    };
     Record { definition, run }
 }
 

@@ -42,7 +42,14 @@ fn add_disk() -> Request {
 }
 
 fn record(state: Run, goal: Goal) -> Record {
-    let run = RunRecord { state, goal, upkeep: Upkeep::default(), held: Held::default(), unmade: [].into() };
+    let run = RunRecord {
+        state,
+        goal,
+        upkeep: Upkeep::default(),
+        held: Held::default(),
+        unmade: [].into(),
+        failed_start: None,
+    };
     Record { definition: spec(), run }
 }
 

@@ -78,6 +78,7 @@ impl Vm {
             upkeep: Upkeep::default(),
             held: Held::default(),
             unmade: BTreeSet::new(),
+            failed_start: None,
         };
         Self { dir, hands, record: Record { definition: Arc::new(definition), run } }
     }
