@@ -84,7 +84,7 @@ pub fn open(request: &Request, output: Output, wish: Wish) -> Result<Reply, Http
 async fn talk(socket: Socket, ending: Ending, output: Output, wish: Wish, caller: String) -> Option<Socket> {
     let (to, from) = socket.split();
     let (note, notes) = mpsc::channel(NOTES);
-    let (writer, told) = match wish.types {
+    let (writer, refusal) = match wish.types {
         None => (None, None),
         Some(Types { shared }) => match output.writer(&caller, shared) {
             Ok(writer) => (Some(writer), None),
@@ -95,7 +95,7 @@ async fn talk(socket: Socket, ending: Ending, output: Output, wish: Wish, caller
         },
     };
     // Its channel has just been made.
-    let _ = told.map(|told| note.try_send(told));
+    let _ = refusal.map(|refusal| note.try_send(refusal));
     let heard = Heard::default();
     let mut viewer = Viewer { to, output: output.clone(), heard: heard.clone(), notes };
     let mut typist = Typist { from, writer, note, heard };
@@ -222,7 +222,7 @@ struct Typist {
 impl Typist {
     async fn listen(&mut self) -> End {
         let mut last = Typed::Taken;
-        let mut told = false;
+        let mut noted = false;
         while let Some(message) = self.from.next().await {
             self.heard.now();
             let typed = match message {
@@ -238,7 +238,7 @@ impl Typist {
                 Err(_) => return None,
             };
             let Some(writer) = &self.writer else {
-                if !std::mem::replace(&mut told, true) {
+                if !std::mem::replace(&mut noted, true) {
                     self.tell("what you type goes nowhere: you only watch");
                 }
                 continue;

@@ -24,7 +24,7 @@ const BATCH: Duration = Duration::from_millis(2);
 pub struct Writes {
     ear: &'static Ear,
     watch: i32,
-    told: watch::Receiver<u64>,
+    heard: watch::Receiver<u64>,
 }
 
 #[derive(Debug)]
@@ -90,12 +90,12 @@ impl Writes {
         let watch = add_watch(&ear.inotify, path, WatchFlags::MODIFY)?;
         let entry = watched.entry(watch).or_insert_with(|| Watched { tell: watch::Sender::new(0), by: 0 });
         entry.by += 1;
-        Ok(Self { ear, watch, told: entry.tell.subscribe() })
+        Ok(Self { ear, watch, heard: entry.tell.subscribe() })
     }
 
     /// Returns when something was written since the last call, or since it was made. May be dropped and called again.
     pub async fn next(&mut self) {
-        if self.told.changed().await.is_err() {
+        if self.heard.changed().await.is_err() {
             std::future::pending().await
         }
     }

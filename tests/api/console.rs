@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::{
     callers::token,
     support::Daemon,
-    terminal::{Terminal, asked, request},
+    terminal::{Terminal, answered, request},
 };
 
 /// A VM that has never run, with a log.
@@ -81,11 +81,15 @@ async fn logs_are_asked_for_by_source_time_and_number() {
     daemon.get("/vms/0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d/logs").await.expect(404);
 }
 
-/// With the firmware's words, and a real QEMU's.
+/// With the words of its firmware, which speaks on the console where there is a CD.
 #[tokio::test]
 async fn logs_follow_a_vm_over_its_runs_until_it_is_gone() {
     let daemon = Daemon::start();
-    let id = daemon.create(daemon.wish()).await;
+    let iso = daemon.bases().join("empty.iso");
+    fs::write(&iso, [0; 4096]).unwrap();
+    let mut wish = daemon.wish();
+    wish["iso"] = json!(iso);
+    let id = daemon.create(wish).await;
     let answer = daemon.http().get(daemon.at(&format!("/vms/{id}/logs?follow=true&plain=true&timestamps=true")));
     let mut lines = answer.timeout(Duration::from_secs(600)).send().await.unwrap();
     let mut seen = String::new();
@@ -115,7 +119,7 @@ async fn a_console_is_opened_as_a_websocket_by_who_may_and_by_nobody_else() {
     let plain = daemon.http().get(daemon.at(&path)).send().await.unwrap();
     assert_eq!((plain.status().as_u16(), &plain.headers()["upgrade"]), (426, &"websocket".parse().unwrap()));
     let status = async |asked_with: String| {
-        let (_socket, head) = asked(&daemon, &asked_with).await;
+        let (_socket, head) = answered(&daemon, &asked_with).await;
         head.split(' ').nth(1).unwrap().parse::<u16>().unwrap()
     };
     let good = request(&path, "");
@@ -170,7 +174,7 @@ async fn what_is_typed_is_the_same_wherever_its_frames_are_cut() {
     .concat();
     let expected = [b"ls\n", "echö\n".as_bytes(), b"\0\xff\x1b[A"].concat();
     for cut in 1..frames.len() {
-        let (mut socket, head) = asked(&daemon, &request(&format!("/vms/{id}/console?shared=true"), "")).await;
+        let (mut socket, head) = answered(&daemon, &request(&format!("/vms/{id}/console?shared=true"), "")).await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         socket.write_all(&frames[..cut]).await.unwrap();
         tokio::time::sleep(Duration::from_millis(2)).await;

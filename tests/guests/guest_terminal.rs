@@ -19,7 +19,7 @@ async fn a_guest_is_watched_by_several_and_typed_at_by_one_over_the_daemons_end(
     let id = daemon.create(wish).await;
     // From its first byte on.
     let mut one = Terminal::open(&daemon, &id, "").await;
-    one.see("Linux version").await;
+    one.see("qherd-guest: booted").await;
     daemon.await_boot(&id, None).await;
     one.type_text("\n").await;
     one.see("guest#").await;
@@ -27,7 +27,7 @@ async fn a_guest_is_watched_by_several_and_typed_at_by_one_over_the_daemons_end(
     // What was written before comes first.
     let mut other = Terminal::open(&daemon, &id, "?tail=100000").await;
     other.note("you only watch: uid 0 types").await;
-    other.see("Linux version").await;
+    other.see("qherd-guest: booted").await;
     other.type_text("echo other\n").await;
     other.note("you only watch]").await;
     one.type_text("{\"resize\":{\"cols\":100,\"rows\":40}}").await;

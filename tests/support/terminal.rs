@@ -35,7 +35,7 @@ pub fn request(path: &str, more: &str) -> String {
 }
 
 /// A connection that the request was sent on, and the head of its answer.
-pub async fn asked(daemon: &Daemon, request: &str) -> (TcpStream, String) {
+pub async fn answered(daemon: &Daemon, request: &str) -> (TcpStream, String) {
     let mut socket = TcpStream::connect(daemon.url.strip_prefix("http://").unwrap()).await.unwrap();
     socket.set_nodelay(true).unwrap();
     socket.write_all(request.as_bytes()).await.unwrap();
@@ -49,7 +49,7 @@ pub async fn asked(daemon: &Daemon, request: &str) -> (TcpStream, String) {
 
 impl Terminal {
     pub async fn open(daemon: &Daemon, id: &str, query: &str) -> Self {
-        let (socket, head) = asked(daemon, &request(&format!("/vms/{id}/console{query}"), "")).await;
+        let (socket, head) = answered(daemon, &request(&format!("/vms/{id}/console{query}"), "")).await;
         assert!(head.starts_with("HTTP/1.1 101") && head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
         let socket = WebSocketStream::from_raw_socket(socket, Role::Client, None).await;
         Self { socket, seen: String::new(), notes: String::new() }

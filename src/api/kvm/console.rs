@@ -52,7 +52,7 @@ pub async fn log(shared: Shared, request: Request) -> Result<Reply, Problem> {
         return Ok(Reply::stream(TEXT, plain(output, kept.begin..kept.end)));
     }
     let length = kept.end - kept.begin;
-    let part = range::asked(&request.headers, length)?;
+    let part = range::wanted(&request.headers, length)?;
     let Range { start, end } = part.clone().unwrap_or(0..length);
     let pieces = raw(output, kept.begin + start..kept.begin + end);
     Ok(range::part(Reply::stream(TEXT, pieces), part.as_ref(), length))

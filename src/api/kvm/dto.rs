@@ -275,7 +275,10 @@ impl Details {
             reason,
             restarts,
             next_restart,
-            last_failure: view.failed_start.as_deref().map(FailedStart::of),
+            last_failure: view
+                .failed_start
+                .as_ref()
+                .map(|failed| FailedStart { reason: failed.why.clone(), at: time(failed.at) }),
             pid: view.pid,
             started_at: view.started_at().map(time),
             uptime: view.uptime(),

@@ -133,7 +133,7 @@ impl Reading {
             }
             self.at = piece.to();
             if !piece.text.is_empty() {
-                let text = self.told(piece.from, &piece.text).await?;
+                let text = self.rendered(piece.from, &piece.text).await?;
                 // Nothing of it is to be shown, or not yet.
                 if !text.is_empty() {
                     return Ok(Some((Bytes::from(text), Some(self))));
@@ -154,7 +154,7 @@ impl Reading {
     }
 
     /// The text as it is asked for.
-    async fn told(&mut self, from: u64, text: &[u8]) -> io::Result<Vec<u8>> {
+    async fn rendered(&mut self, from: u64, text: &[u8]) -> io::Result<Vec<u8>> {
         let mut at = from;
         let mut lines: Vec<(u64, &[u8])> = Vec::new();
         for line in text.split_inclusive(|byte| *byte == b'\n') {
@@ -165,19 +165,19 @@ impl Reading {
             true => self.output.written_at(lines.iter().map(|(at, _)| *at).collect()).await?,
             false => Vec::new(),
         };
-        let mut told = Vec::with_capacity(text.len());
+        let mut out = Vec::with_capacity(text.len());
         for (index, (_, line)) in lines.into_iter().enumerate() {
             if self.times && self.line_begins {
-                told.extend_from_slice(stamp(times.get(index).copied().flatten()).as_bytes());
+                out.extend_from_slice(stamp(times.get(index).copied().flatten()).as_bytes());
             }
             match &mut self.shown {
                 // A sequence ends within its line, so that nothing of the last one is held back here.
-                Some(shown) => told.extend_from_slice(shown.more(line).as_bytes()),
-                None => told.extend_from_slice(line),
+                Some(shown) => out.extend_from_slice(shown.more(line).as_bytes()),
+                None => out.extend_from_slice(line),
             }
             self.line_begins = line.ends_with(b"\n");
         }
-        Ok(told)
+        Ok(out)
     }
 }
 

@@ -2,9 +2,8 @@
 
 use super::{
     Shared, console,
-    error::{Endpoint, NotFound},
+    error::{Endpoint, NotFound, endpoint},
     logs, performance,
-    routes::endpoint,
 };
 use crate::{
     api::http::{QueryParam, Route, in_section},

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Shared, change, disk_view, disks, dto,
-    error::{Endpoint, ErrorBody, NotFound, http_error},
+    error::{Endpoint, ErrorBody, NotFound, endpoint, http_error},
     forwards, host, info, media, monitoring, networks, policy, power, switches, updated,
 };
 use crate::{
@@ -21,11 +21,6 @@ use crate::{
 
 /// Ruling 8.
 const OVERTAKEN: &str = "A forced stop or a delete of the VM came before it was done.";
-const UUID: &str = "Invalid UUID format.";
-
-pub(super) const fn endpoint(not_found: NotFound, failed: &'static str) -> Endpoint {
-    Endpoint { bad_id: UUID, not_found, failed }
-}
 
 const CREATE: Endpoint = endpoint(NotFound::Colon, "Internal error during VM creation.");
 const LIST: Endpoint = endpoint(NotFound::Short, "Internal server error while retrieving VMs.");

@@ -1,3 +1,5 @@
+//! The console's logs, on real files and what a QEMU would be given.
+
 use std::{
     fs,
     io::{Seek, SeekFrom, Write},
@@ -233,7 +235,7 @@ async fn who_follows_hears_of_each_write_over_all_runs() {
         console.begin().unwrap();
         let mut qemu = File::from(console.descriptor().unwrap());
         for word in ["one", "two", "three"] {
-            write!(qemu, "{run} {word}\n").unwrap();
+            writeln!(qemu, "{run} {word}").unwrap();
             let read = async {
                 loop {
                     let piece = console.read(Source::Console, at, 99).unwrap();

@@ -80,7 +80,7 @@ pub fn note(log: &Path, length: u64) {
             File::options().append(true).create(true).open(&path).and_then(|mut file| file.write_all(&bytes(&[mark])))
         }
     };
-    told(&path, noted);
+    report(&path, noted);
 }
 
 /// The last part of the log's file becomes the older one, without its first `dropped` bytes; it starts anew.
@@ -91,7 +91,7 @@ pub fn cut(log: &Path, dropped: u64) {
         mark.offset -= dropped;
     }
     let path = of_older(log);
-    told(&path, write(&path, &marks));
+    report(&path, write(&path, &marks));
     let _ = fs::remove_file(of(log));
 }
 
@@ -148,7 +148,7 @@ fn write(path: &Path, marks: &[Mark]) -> io::Result<()> {
     fs::write(&new, bytes(marks)).and_then(|()| fs::rename(&new, path)).inspect_err(|_| drop(fs::remove_file(&new)))
 }
 
-fn told(path: &Path, done: io::Result<()>) {
+fn report(path: &Path, done: io::Result<()>) {
     if let Err(error) = done {
         tracing::warn!(times = %path.display(), %error, "when a log was written cannot be kept");
     }

@@ -88,6 +88,12 @@ pub enum Guest {
 }
 
 impl RunRecord {
+    /// Of a VM of which nothing else is to be known.
+    pub fn new(state: Run, goal: Goal) -> Self {
+        let (upkeep, held) = (Upkeep::default(), Held::default());
+        Self { state, goal, upkeep, held, unmade: BTreeSet::new(), failed_start: None }
+    }
+
     pub fn up(&self) -> Option<&Up> {
         match &self.state {
             Run::Up(up) => Some(up),

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::model::{
     Applied, Change, Conflict, Error, LayerId, MacAddr, NewDisk, NewNic, NicId, PolicyWish, ProcessId, RestartPolicy,
-    Sandbox, Status, Upkeep, VmSpec,
+    Sandbox, Status, VmSpec,
 };
 
 mod answers;
@@ -42,14 +42,7 @@ fn add_disk() -> Request {
 }
 
 fn record(state: Run, goal: Goal) -> Record {
-    let run = RunRecord {
-        state,
-        goal,
-        upkeep: Upkeep::default(),
-        held: Held::default(),
-        unmade: [].into(),
-        failed_start: None,
-    };
+    let run = RunRecord::new(state, goal);
     Record { definition: spec(), run }
 }
 
