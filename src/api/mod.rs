@@ -3,6 +3,7 @@
 //! A dialect is translation and nothing else: a route table, the types of its bodies, and its shape of an error.
 //! What the dialects share (routing, bodies, decoding, serving, OpenAPI) is in [`http`], which knows no dialect.
 
+mod console;
 mod events;
 pub(crate) mod fuzz;
 pub mod http;

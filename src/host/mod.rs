@@ -22,6 +22,7 @@ mod spill;
 mod storage;
 mod tail;
 pub mod tasks;
+mod writes;
 
 pub use in_time::{STORAGE, in_time};
 pub use open::{Access, open_within};
@@ -30,3 +31,4 @@ pub use space::free_space;
 pub use spill::Spill;
 pub use storage::{Places, on_storage, on_storage_of};
 pub use tail::{last_lines, last_text};
+pub use writes::Writes;

@@ -22,7 +22,7 @@ use rustix::{
     io::fcntl_dupfd_cloexec,
 };
 
-use super::process::Process;
+use super::{process::Process, writes::Writes};
 
 /// From so many bytes on the memory is given back when they have been taken out.
 const WORTH_FREEING: u64 = 64 << 10;
@@ -78,15 +78,31 @@ impl Spill {
         Ok(fcntl_setfl(&self.writer, OFlags::empty())?)
     }
 
-    fn written(&self) -> io::Result<u64> {
+    /// Bytes that are in it.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn written(&self) -> io::Result<u64> {
         // The other process may have set it anywhere.
         Ok(tell(&self.writer)?.min(self.size))
     }
 
-    fn read(&self, from: u64, to: u64) -> io::Result<Vec<u8>> {
+    /// Some of what is in it.
+    ///
+    /// # Errors
+    /// Beyond its size.
+    pub fn read(&self, from: u64, to: u64) -> io::Result<Vec<u8>> {
         let mut text = vec![0; to.saturating_sub(from) as usize];
         self.reader.read_exact_at(&mut text, from)?;
         Ok(text)
+    }
+
+    /// Tells of each time that the other process writes to it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn writes(&self) -> io::Result<Writes> {
+        Writes::of(&self.writer)
     }
 
     /// What is in it.

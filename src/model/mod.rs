@@ -39,7 +39,7 @@ pub use bounds::{Bounds, Figures};
 pub use change::{Applied, Change, NewNics, Redefinition};
 pub use clock::{Moment, monotonic_ms, now_ms, uptime_ms, wall_at_uptime, wall_time_of};
 pub use create::{CreateVm, DiskWish, NetworkWish, NicWish};
-pub use ending::Ending;
+pub use ending::{Ending, FailedStart};
 pub use error::{Conflict, Error, Operation, Result, human};
 pub use event::{About, Asker, EVENT_TYPES, Event, Incident, Wanted, What};
 pub use forward::{SwitchForward, check_forward};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Sandbox, Status, Upkeep, VmSpec, uptime_ms, wall_at_uptime, wall_time_of};
+use super::{FailedStart, Sandbox, Status, Upkeep, VmSpec, uptime_ms, wall_at_uptime, wall_time_of};
 
 /// One VM as published.
 #[derive(Clone, Debug)]
@@ -13,6 +13,8 @@ pub struct VmView {
     pub status: Status,
     /// Why it is paused, crashed or unresponsive.
     pub why: Option<String>,
+    /// Why the last start came to nothing, until one succeeds.
+    pub failed_start: Option<Arc<FailedStart>>,
     /// A file that its next start would not find.
     pub missing: Option<String>,
     /// It is paused by an I/O or internal error.

@@ -63,7 +63,7 @@ impl RunPaths {
     pub fn all(&self) -> Vec<PathBuf> {
         let mut all = vec![self.qmp(), self.agent(), self.serial(), self.pid()];
         for log in self.logs() {
-            for suffix in ["", ".1", ".new"] {
+            for suffix in ["", ".1", ".new", ".times", ".times.1", ".times.new", ".times.1.new"] {
                 let mut name = log.as_os_str().to_owned();
                 name.push(suffix);
                 all.push(name.into());

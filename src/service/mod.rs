@@ -18,6 +18,7 @@ mod images;
 mod keys;
 mod machine;
 mod nics;
+mod output;
 mod paths;
 mod private;
 mod recover;
@@ -32,7 +33,6 @@ mod waiting;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 pub use crate::vm::asked_by;
@@ -42,6 +42,7 @@ pub use changes::Redefine;
 pub use host::{HostView, PinnedVm};
 pub use keys::{Attempt, Claim, KeptAnswer, KeyError, Keys};
 pub use nics::{NicStatus, NicView, Nics, Removed, among as among_networks};
+pub(crate) use output::Output;
 pub use registry::Page;
 pub use switches::{Changed, ForwardView, ForwardWish, LeaseView, Readdressed, SwitchView};
 pub use waiting::Awaited;
@@ -60,8 +61,6 @@ use registry::Registry;
 
 /// A VM whose time to power off is over is forced off by its own task; after this long by the way around it.
 const OVERTIME: Duration = Duration::from_secs(2);
-/// Console logs read at once.
-const LOG_READS: usize = 4;
 
 /// The core. Cheap to share.
 pub struct Service {
@@ -72,7 +71,6 @@ pub struct Service {
     bases: bases::Inspector,
     guest_answers: addresses::GuestAnswers,
     making: folders::Making,
-    log_reads: Semaphore,
     capacity: capacity::Capacity,
     keys: Arc<Keys>,
     events: Arc<events::Events>,
@@ -154,7 +152,6 @@ impl Service {
             bases: bases::Inspector::default(),
             guest_answers: addresses::GuestAnswers::default(),
             making: folders::Making::default(),
-            log_reads: Semaphore::new(LOG_READS),
             capacity,
             registry: Registry::new(ctx.census.clone()),
             keys,
@@ -299,20 +296,6 @@ impl Service {
         let view = handle.view();
         self.tell_hosts(changes::switches_of(&view));
         Ok(view)
-    }
-
-    /// The last `lines` lines of the guest's serial output.
-    ///
-    /// # Errors
-    /// [`Error::VmNotFound`]; [`Error::Failed`] when the log cannot be read.
-    pub async fn console_log(&self, id: VmId, lines: usize) -> Result<Vec<u8>> {
-        let console = self.handle(id)?.console();
-        // Each holds the text in memory, which may be 16 MiB.
-        let _place = self.log_reads.acquire().await.map_err(|_| Error::ShuttingDown)?;
-        let read = tokio::task::spawn_blocking(move || console.tail(lines)).await;
-        read.map_err(|e| e.to_string())
-            .and_then(|r| r.map_err(|e| e.to_string()))
-            .map_err(|e| Error::failed(Operation::ConsoleLog, e))
     }
 
     /// The base images that VMs were cloned from, and who depends on each.

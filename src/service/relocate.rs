@@ -142,6 +142,7 @@ mod tests {
             held,
             unmade: Default::default(),
             told: Default::default(),
+            failed_start: None,
         };
         Record { definition: spec.into(), run }
     }

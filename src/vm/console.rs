@@ -4,18 +4,30 @@
 
 #![allow(clippy::disallowed_methods, reason = "small files of the state directory")]
 
+mod follow;
+mod input;
+mod log;
+mod times;
+
 use std::{
-    fs::{self, File},
-    io::{self, Write},
+    fs::File,
+    io,
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::sync::watch;
+
 use crate::{
-    host::{Access, Spill, last_lines, last_text, open_within, process::Process},
+    host::{Spill, last_lines, last_text, process::Process},
     qemu::RunPaths,
 };
+pub(crate) use follow::Follower;
+pub(crate) use input::{Refused, Typed, Writer};
+pub(crate) use log::{Extent, Piece};
+use log::{Log, older};
+use times::now;
 
 /// Bytes in each of the two files of the console, 16 MiB together.
 const HALF: u64 = 8 << 20;
@@ -37,8 +49,35 @@ pub(crate) struct Console {
     paths: RunPaths,
     /// Of the run that there is.
     spills: Mutex<Spills>,
-    /// Whoever moves text to the logs, or reads both in one.
-    moving: Mutex<()>,
+    /// Whoever moves text to the logs, or reads both in one, has them.
+    logs: Mutex<Logs>,
+    /// Counts what may have changed without being told by what is held: other runs, and moves to the logs.
+    turn: watch::Sender<u64>,
+    input: input::Input,
+}
+
+#[derive(Debug)]
+struct Logs {
+    console: Log,
+    complaints: Log,
+}
+
+/// What can be read of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// What its guest wrote, over all runs.
+    Console,
+    /// What its QEMU complained of, in the last run.
+    Qemu,
+}
+
+impl Logs {
+    fn of(&mut self, source: Source) -> &mut Log {
+        match source {
+            Source::Console => &mut self.console,
+            Source::Qemu => &mut self.complaints,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -71,7 +110,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Console {
     pub(super) fn new(paths: RunPaths) -> Self {
-        Self { paths, spills: Mutex::default(), moving: Mutex::default() }
+        let log = |path, half| Log::new(paths.dir().to_owned(), path, half);
+        let logs = Logs { console: log(paths.console_log(), HALF), complaints: log(paths.qemu_log(), QEMU_HALF) };
+        let input = input::Input::new(paths.serial());
+        Self { paths, spills: Mutex::default(), logs: Mutex::new(logs), turn: watch::Sender::new(0), input }
     }
 
     /// For a QEMU that is to be started: the console goes on, its standard error is a log of this run alone.
@@ -80,21 +122,13 @@ impl Console {
     /// When the logs or what holds them cannot be made.
     pub(super) fn begin(&self) -> io::Result<Streams> {
         self.keep();
-        let _moving = locked(&self.moving);
-        for old in [older(&self.paths.qemu_log()), self.paths.qemu_log()] {
-            match fs::remove_file(old) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-        }
-        let mut marks = Vec::new();
-        for log in self.paths.logs() {
-            drop(append_to(&self.paths, &log)?);
-            marks.push(open_within(&[self.paths.dir().to_owned()], &log, Access::Read)?.into());
-        }
+        let mut logs = locked(&self.logs);
+        logs.complaints.clear()?;
+        let marks = vec![logs.complaints.make()?.into(), logs.console.make()?.into()];
         let (console, complaints) = (Spill::new(NAME, HELD)?, Spill::new(QEMU_NAME, QEMU_HELD)?);
         let stderr = complaints.descriptor()?.into();
         *locked(&self.spills) = Spills { console: Some(Arc::new(console)), complaints: Some(Arc::new(complaints)) };
+        self.turned();
         Ok(Streams { stderr, marks })
     }
 
@@ -122,6 +156,7 @@ impl Console {
         match console.and_then(|console| Ok((console, complaints?))) {
             Ok((console, complaints)) => {
                 *locked(&self.spills) = Spills { console: console.map(Arc::new), complaints: complaints.map(Arc::new) };
+                self.turned();
             }
             Err(error) => tracing::warn!(
                 pid = process.pid(), %error,
@@ -135,49 +170,79 @@ impl Console {
         locked(&self.spills).clone()
     }
 
+    fn turned(&self) {
+        self.turn.send_modify(|turn| *turn += 1);
+    }
+
     /// Moves what was written to the logs, and keeps those within their bounds.
     pub(super) fn keep(&self) {
-        let _moving = locked(&self.moving);
-        self.move_to_logs();
+        self.move_to_logs(&mut locked(&self.logs));
     }
 
     /// The same for the last time, of a QEMU that has ended; `ended` is what it was given.
     pub(super) fn keep_last(&self, ended: &Spills) {
-        let _moving = locked(&self.moving);
+        let mut logs = locked(&self.logs);
         // Another may have been started meanwhile, which has moved it already.
-        if self.spills() == *ended && self.move_to_logs() {
+        if self.spills() == *ended && self.move_to_logs(&mut logs) {
             *locked(&self.spills) = Spills::default();
         }
     }
 
     /// Whether nothing is left to be moved.
-    fn move_to_logs(&self) -> bool {
+    fn move_to_logs(&self, logs: &mut Logs) -> bool {
         let mut all = true;
         let Spills { console, complaints } = self.spills();
-        let streams = [(self.paths.console_log(), HALF, console), (self.paths.qemu_log(), QEMU_HALF, complaints)];
-        for (log, half, spill) in streams {
-            let moved = spill.map_or(Ok(()), |spill| move_to(&self.paths, &log, half, &spill));
+        for (log, spill) in [(&mut logs.console, console), (&mut logs.complaints, complaints)] {
+            let moved = spill.map_or(Ok(()), |spill| move_to(log, &spill));
             all &= moved.is_ok();
-            if let Err(error) = moved.and_then(|()| cut(&log, half, half)) {
-                tracing::warn!(log = %log.display(), %error, "cannot keep a log, or keep it within its bounds");
+            if let Err(error) = moved.and_then(|()| log.keep()) {
+                tracing::warn!(log = %log.path().display(), %error, "cannot keep a log, or keep it within its bounds");
             }
         }
+        self.turned();
         all
     }
 
     /// The VM is to go, and its logs with it.
     pub(super) fn forget(&self) {
-        let _moving = locked(&self.moving);
+        let _moving = locked(&self.logs);
         *locked(&self.spills) = Spills::default();
+        self.turned();
     }
 
-    /// The last `lines` lines of the console, over both files and what is held; empty when the VM never ran.
+    fn held(&self, source: Source) -> Option<Arc<Spill>> {
+        let Spills { console, complaints } = self.spills();
+        match source {
+            Source::Console => console,
+            Source::Qemu => complaints,
+        }
+    }
+
+    /// At most `most` bytes from a position on, over both files and what is held.
     ///
     /// # Errors
-    /// When a log cannot be read.
-    pub(crate) fn tail(&self, lines: usize) -> io::Result<Vec<u8>> {
-        let _moving = locked(&self.moving);
-        read_back(&self.paths.console_log(), 2 * HALF, self.spills().console.as_deref(), lines)
+    /// When a log cannot be read; so for all that follow.
+    pub(crate) fn read(&self, source: Source, from: u64, most: u64) -> io::Result<Piece> {
+        let mut logs = locked(&self.logs);
+        logs.of(source).read(from, most, self.held(source).as_deref())
+    }
+
+    /// Where the last `lines` lines are; one that has not ended yet counts.
+    pub(crate) fn last(&self, source: Source, lines: usize) -> io::Result<Extent> {
+        let mut logs = locked(&self.logs);
+        logs.of(source).last(lines, self.held(source).as_deref())
+    }
+
+    /// Where what was written since then begins, in milliseconds since 1970.
+    pub(crate) fn since(&self, source: Source, time: u64) -> io::Result<u64> {
+        let mut logs = locked(&self.logs);
+        logs.of(source).since(time, self.held(source).as_deref())
+    }
+
+    /// When what stands at each of these positions was written, as far as that is known.
+    pub(crate) fn written_at(&self, source: Source, positions: &[u64]) -> io::Result<Vec<Option<u64>>> {
+        let mut logs = locked(&self.logs);
+        logs.of(source).written_at(positions, now(), self.held(source).as_deref())
     }
 
     /// The last `lines` lines of QEMU's standard error; empty when there are none.
@@ -202,50 +267,10 @@ impl Console {
 /// Bytes of them in a message: it stands in the VM's record after a crash.
 pub(super) const MAX_COMPLAINT: usize = 1024;
 
-fn older(log: &Path) -> PathBuf {
-    let mut name = log.as_os_str().to_owned();
-    name.push(".1");
-    name.into()
-}
-
-fn append_to(paths: &RunPaths, log: &Path) -> io::Result<File> {
-    open_within(&[paths.dir().to_owned()], log, Access::Append)
-}
-
-fn move_to(paths: &RunPaths, log: &Path, half: u64, spill: &Spill) -> io::Result<()> {
+fn move_to(log: &mut Log, spill: &Spill) -> io::Result<()> {
     spill.write_from_the_beginning()?;
-    let full = spill.empty(|text| append(paths, log, half, text))?;
-    if full { append(paths, log, half, GAP) } else { Ok(()) }
-}
-
-/// All of it or, where the disk is full, nothing: it is tried again.
-fn append(paths: &RunPaths, log: &Path, half: u64, text: &[u8]) -> io::Result<()> {
-    cut(log, half, half.saturating_sub(text.len() as u64))?;
-    let mut file = append_to(paths, log)?;
-    let before = file.metadata()?.len();
-    let written = file.write_all(text);
-    if written.is_err() {
-        file.set_len(before)?;
-    }
-    written
-}
-
-/// Once a log is longer than `most` its last half becomes the older file and it starts anew. A QEMU of an early version holds
-/// it open with O_APPEND: cutting it is safe, renaming it would take it away.
-fn cut(log: &Path, half: u64, most: u64) -> io::Result<()> {
-    if !fs::metadata(log).is_ok_and(|m| m.len() > most) {
-        return Ok(());
-    }
-    // Beside the older half, so that a disk that is full costs the new text and not the old one as well.
-    let copy = log.with_extension("log.new");
-    let kept =
-        last_text(log, half).and_then(|text| fs::write(&copy, text)).and_then(|()| fs::rename(&copy, older(log)));
-    if kept.is_err() {
-        let _ = fs::remove_file(&copy);
-    }
-    // Whether it could be kept or not: a log without end would fill the disk.
-    let cut = File::options().write(true).open(log).and_then(|log| log.set_len(0));
-    kept.and(cut)
+    let full = spill.empty(|text| log.append(text))?;
+    if full { log.append(GAP) } else { Ok(()) }
 }
 
 /// At most `limit` bytes of each file, and what is held.
@@ -261,130 +286,4 @@ fn read_back(log: &Path, limit: u64, held: Option<&Spill>, lines: usize) -> io::
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn console(dir: &Path) -> Console {
-        Console::new(RunPaths::new(dir.to_owned()))
-    }
-
-    fn size(dir: &Path) -> u64 {
-        fs::read_dir(dir).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum()
-    }
-
-    #[test]
-    fn the_log_stays_bounded_and_its_end_is_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(console(&dir.path().join("never ran")).tail(9).unwrap(), b"");
-        let console = console(dir.path());
-        console.begin().unwrap();
-        let mut qemu = File::from(console.descriptor().unwrap());
-        let line = "x".repeat(1023);
-        for number in 0..20_000 {
-            writeln!(qemu, "{number} {line}").unwrap();
-            if number % 500 == 0 {
-                console.keep();
-            }
-        }
-        assert!(size(dir.path()) <= 2 * HALF, "{}", size(dir.path()));
-        let text = String::from_utf8(console.tail(9000).unwrap()).unwrap();
-        assert_eq!(text.lines().count(), 9000);
-        assert!(text.starts_with("11000 ") && text.lines().last().unwrap().starts_with("19999 "));
-    }
-
-    #[test]
-    fn a_log_that_a_qemu_of_an_early_version_writes_stays_bounded_as_well() {
-        let dir = tempfile::tempdir().unwrap();
-        let console = console(dir.path());
-        let mut qemu = File::options().create(true).append(true).open(console.paths.console_log()).unwrap();
-        let line = "x".repeat(1023);
-        for number in 0..20_000 {
-            writeln!(qemu, "{number} {line}").unwrap();
-            console.keep();
-        }
-        assert!(size(dir.path()) <= 2 * HALF + 2048, "{}", size(dir.path()));
-        assert!(console.tail(9000).unwrap().starts_with(b"11000 "));
-    }
-
-    #[test]
-    fn what_comes_while_nobody_takes_it_is_bounded_and_the_log_says_where_it_was_more() {
-        let dir = tempfile::tempdir().unwrap();
-        let console = console(dir.path());
-        console.begin().unwrap();
-        let mut qemu = File::from(console.descriptor().unwrap());
-        writeln!(qemu, "begin").unwrap();
-        while qemu.write_all(b"y\n").is_ok() {}
-        assert_eq!(size(dir.path()), 0, "nothing of it is on disk");
-        console.keep();
-        writeln!(qemu, "on").unwrap();
-        let text = String::from_utf8(console.tail(usize::MAX).unwrap()).unwrap();
-        assert!(text.starts_with("begin\ny\n") && text.len() as u64 <= HELD + 128, "{}", text.len());
-        assert!(
-            text.ends_with("y\n\n[qherd: the guest wrote more here than is held]\non\n"),
-            "{:?}",
-            &text[text.len() - 99..]
-        );
-    }
-
-    #[test]
-    fn a_disk_that_is_full_keeps_what_is_held_and_nothing_is_written_twice() {
-        let dir = tempfile::tempdir().unwrap();
-        let console = console(dir.path());
-        console.begin().unwrap();
-        let mut qemu = File::from(console.descriptor().unwrap());
-        writeln!(qemu, "one").unwrap();
-        // A folder in its place refuses as well as a full disk does.
-        fs::remove_file(console.paths.console_log()).unwrap();
-        fs::create_dir(console.paths.console_log()).unwrap();
-        console.keep();
-        fs::remove_dir(console.paths.console_log()).unwrap();
-        writeln!(qemu, "two").unwrap();
-        console.keep();
-        assert_eq!(console.tail(9).unwrap(), b"one\ntwo\n");
-        console.forget();
-        writeln!(qemu, "three").unwrap();
-        console.keep();
-        assert_eq!(console.tail(9).unwrap(), b"one\ntwo\n", "of a VM that is gone nothing is written");
-    }
-
-    #[test]
-    fn of_a_qemu_that_has_ended_nothing_is_held_and_of_the_next_one_all() {
-        let dir = tempfile::tempdir().unwrap();
-        let console = console(dir.path());
-        console.begin().unwrap();
-        writeln!(File::from(console.descriptor().unwrap()), "one").unwrap();
-        let ended = console.spills();
-        console.keep_last(&ended);
-        assert!(console.descriptor().is_err() && console.spills() == Spills::default());
-        console.begin().unwrap();
-        let ended = console.spills();
-        writeln!(File::from(console.descriptor().unwrap()), "two").unwrap();
-        // Its end is looked after only when the next one has begun.
-        console.begin().unwrap();
-        console.keep_last(&ended);
-        writeln!(File::from(console.descriptor().unwrap()), "three").unwrap();
-        assert_eq!(console.tail(9).unwrap(), b"one\ntwo\nthree\n");
-    }
-
-    #[test]
-    fn what_qemu_complained_of_last_is_there_also_after_the_cut() {
-        let dir = tempfile::tempdir().unwrap();
-        let console = console(dir.path());
-        assert_eq!(console.last_complaints(), "it left no message");
-        let mut qemu = console.begin().unwrap().stderr;
-        let sentence = "x".repeat(99);
-        for number in 0..20_000 {
-            writeln!(qemu, "{number} {sentence}").unwrap();
-            if number % 500 == 0 {
-                console.keep();
-            }
-        }
-        writeln!(qemu, "the end").unwrap();
-        let text = String::from_utf8(console.complaints(2)).unwrap();
-        assert_eq!(text, format!("19999 {sentence}\nthe end\n"));
-        console.keep();
-        assert!(size(dir.path()) <= 2 * QEMU_HALF, "{}", size(dir.path()));
-        console.begin().unwrap();
-        assert_eq!(console.complaints(9), b"", "of this run alone");
-    }
-}
+mod tests;

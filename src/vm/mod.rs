@@ -49,7 +49,7 @@ use std::{
 pub use asking::{asked_by, asker};
 pub use begin::{adopt, create};
 pub(crate) use census::{Census, Mark, Share};
-pub(crate) use console::Console;
+pub(crate) use console::{Console, Extent, Follower, Piece, Refused, Source, Typed, Writer};
 pub(crate) use handle::Turn;
 pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
 pub(crate) use interfaces::{GuestInterface, ask as guest_interfaces};

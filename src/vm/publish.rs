@@ -50,6 +50,7 @@ fn view(facts: &Facts, pid: Option<i32>) -> VmView {
         in_effect: up.map(|up| up.in_effect.clone()),
         status,
         why,
+        failed_start: run.failed_start.clone(),
         missing: facts.seen.missing.clone(),
         critical: halted && status == Status::Paused,
         pid: pid.filter(|_| up.is_some() || facts.seen.kernel_holds),

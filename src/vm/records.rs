@@ -18,7 +18,7 @@ use super::{
     migrate,
 };
 use crate::{
-    model::{Boot, Disk, Ending, Event, LayerId, Upkeep, VmId, VmSpec},
+    model::{Boot, Disk, Ending, Event, FailedStart, LayerId, Upkeep, VmId, VmSpec},
     store::{self, Batch, Counted, MAX_RECORD_BYTES, Record as _, Store, StoreError},
 };
 
@@ -74,6 +74,8 @@ impl store::Telling for Event {
 /// Whatever is accepted can be started, changed and stopped: what is live and held has its bound, and so have the words
 /// that stand beside it.
 const _: () = assert!(MAX_LIVE + REST <= MAX_RECORD_BYTES);
+/// A start that has failed stands there only until one succeeds: what is live is nothing by then.
+const _: () = assert!(MAX_LIVE / 2 + REST + 2 * FailedStart::MOST <= MAX_RECORD_BYTES);
 
 /// Bytes of a record of a run without what is live and held. Of QEMU's words, each may have to be escaped.
 const REST: usize = 2 * MAX_COMPLAINT + 1024;
@@ -198,6 +200,7 @@ fn joined(
                 held,
                 unmade: Default::default(),
                 told: Default::default(),
+                failed_start: None,
             }
         }
     };

@@ -141,9 +141,11 @@ async fn thousands_that_dawdle_shut_nobody_out() {
     assert!(grown < 250, "{grown} MiB");
 }
 
+/// By hand with `QHERD_TEST_CROWD=10000`: as many as one caller may have.
 #[tokio::test]
-async fn sixty_that_do_not_read_a_large_log_hold_no_more_than_there_is_room_for() {
-    let daemon = Daemon::start();
+async fn thousands_that_do_not_read_a_large_log_cost_no_memory_and_shut_nobody_out() {
+    raise_descriptor_limit();
+    let mut daemon = Daemon::start();
     let id = daemon.create(daemon.wish()).await;
     let folder = daemon.run_dir(&id);
     std::fs::create_dir_all(&folder).unwrap();
@@ -153,22 +155,26 @@ async fn sixty_that_do_not_read_a_large_log_hold_no_more_than_there_is_room_for(
     assert!(length > 7 << 20, "{length}");
     let before = memory(&daemon);
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    let mut readers = connected(&daemon, 60, &request).await;
-    // Each has its answer, or a refusal.
-    let mut refused = 0;
+    let mut readers = connected(&daemon, crowd() - 20, &request).await;
+    // Each has the beginning of its answer, unless it had to make room for others, and takes no more of it.
+    let mut begun = 0;
     for reader in &mut readers {
         let mut status = [0; 12];
-        tokio::time::timeout(SERVED, reader.read_exact(&mut status)).await.expect("an answer").unwrap();
-        refused += usize::from(&status == b"HTTP/1.1 503");
+        let read = tokio::time::timeout(SERVED, reader.read_exact(&mut status)).await.expect("an answer");
+        if read.is_ok() {
+            assert_eq!(&status, b"HTTP/1.1 200");
+            begun += 1;
+        }
     }
-    assert!(refused > 0);
+    assert!(begun > crowd() / 2, "{begun}");
     let grown = memory(&daemon).saturating_sub(before);
-    assert!(grown < 250, "{grown} MiB");
+    println!("{grown} MiB for {begun} that do not read");
+    // What their connections take; the logs would be 20 GiB.
+    assert!(grown < 120 + begun as u64 / 20, "{grown} MiB for {begun}");
     others_are_served(&daemon, &id).await;
-    // Who does not take it is cut off, and then there is room again.
-    let begun = Instant::now();
-    while daemon.get(&path).await.status != 200 {
-        assert!(begun.elapsed() < support::PATIENCE);
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
+    assert_eq!(daemon.get(&path).await.expect(200).as_str().unwrap().len(), length, "who reads has all of it");
+    // The daemon ends all the same.
+    let ending = Instant::now();
+    assert!(daemon.terminate().success());
+    assert!(ending.elapsed() < SERVED, "{:?}", ending.elapsed());
 }

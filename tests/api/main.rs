@@ -13,6 +13,8 @@ mod hyperv;
 mod kept;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/terminal.rs"]
+mod terminal;
 #[path = "../support/updates.rs"]
 mod updates;
 
@@ -23,6 +25,7 @@ mod bad_hyperv;
 mod bad_input;
 mod bad_updates;
 mod bounds;
+mod console;
 mod crowds;
 mod error_texts;
 mod event_streams;

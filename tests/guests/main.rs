@@ -10,6 +10,8 @@ mod hyperv;
 mod nics;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/terminal.rs"]
+mod terminal;
 
 mod guest_access;
 mod guest_addresses;
@@ -26,4 +28,5 @@ mod guest_metrics;
 mod guest_networks;
 mod guest_power;
 mod guest_restarts;
+mod guest_terminal;
 mod guest_vcpus;

@@ -96,7 +96,7 @@ pub fn byte_at(at: usize) -> u8 {
 }
 
 async fn long(_: S, request: Request) -> Result<Reply, HttpError> {
-    let part = range::asked(&request.headers, LENGTH as u64)?;
+    let part = range::wanted(&request.headers, LENGTH as u64)?;
     let bytes: Vec<u8> = (0..LENGTH).map(byte_at).collect();
     let of = part.clone().map_or(0..LENGTH, |part| part.start as usize..part.end as usize);
     let frames: Vec<_> = bytes[of].chunks(PIECE).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();

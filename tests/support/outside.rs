@@ -189,7 +189,7 @@ fn images(folder: &Path, known: &[Known]) -> Vec<String> {
 }
 
 const SOCKETS: [&str; 3] = ["qmp.sock", "agent.sock", "serial.sock"];
-const LOGS: [&str; 2] = ["qemu.log", "console.log"];
+const LOGS: [&str; 4] = ["qemu.log", "qemu.log.times", "console.log", "console.log.times"];
 
 fn runs(folder: &Path, known: &[Known], daemon: &Daemon) -> Vec<String> {
     let mut wrong = Vec::new();

@@ -97,6 +97,7 @@ fn stopped() -> Facts {
         held: Held::default(),
         unmade: [].into(),
         told: Default::default(),
+        failed_start: None,
     };
     let record = Record { definition: Arc::new(spec), run };
     let mut facts = recover(record, Found::Nothing, NOW, BOUNDS);

@@ -24,9 +24,13 @@ fn cause(answer: Answer) -> String {
 async fn assert_nothing_left(daemon: &Daemon, id: &str) {
     assert_eq!(daemon.status(id).await, "stopped");
     assert_eq!(daemon.qemus(), [] as [i32; 0]);
-    let logs = ["console.log", "qemu.log"].map(|name| daemon.run_dir(id).join(name));
+    // With when they were written, beside them.
+    let is_log = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap().trim_end_matches(".times");
+        ["console.log", "qemu.log"].contains(&name)
+    };
     let files = fs::read_dir(daemon.run_dir(id)).into_iter().flatten().map(|entry| entry.unwrap().path());
-    let left: Vec<PathBuf> = files.filter(|path| !logs.contains(path)).collect();
+    let left: Vec<PathBuf> = files.filter(|path| !is_log(path)).collect();
     assert_eq!(left, [] as [PathBuf; 0]);
 }
 
@@ -59,15 +63,25 @@ fn overlay(daemon: &Daemon, id: &str) -> PathBuf {
 
 #[tokio::test]
 async fn a_base_image_that_is_gone_is_named() {
-    let daemon = Daemon::start();
+    let mut daemon = Daemon::start();
     let id = daemon.create(daemon.wish()).await;
+    let details = async |daemon: &Daemon| daemon.get(&format!("/vms/{id}")).await.expect(200);
+    assert_eq!(details(&daemon).await["last_failure"], Value::Null);
     let (base, away) = (daemon.bases().join("blank.raw"), daemon.dir.path().join("away"));
     fs::rename(&base, &away).unwrap();
     let cause = cause_of_failure(&daemon, &id).await;
     assert_says(&cause, &["base image", &base.display().to_string(), "No such file"]);
     assert!(overlay(&daemon, &id).exists());
+    // It stays until a start succeeds, over the daemon's end as well.
+    let failed = details(&daemon).await["last_failure"].clone();
+    assert_says(failed["reason"].as_str().unwrap(), &["base image", &base.display().to_string()]);
+    assert!(humantime::parse_rfc3339(failed["at"].as_str().unwrap()).is_ok(), "{failed}");
+    daemon.kill();
+    daemon.run();
+    assert_eq!(details(&daemon).await["last_failure"], failed);
     fs::rename(&away, &base).unwrap();
     assert_starts(&daemon, &id).await;
+    assert_eq!(details(&daemon).await["last_failure"], Value::Null);
 }
 
 #[tokio::test]

@@ -125,7 +125,8 @@ impl Place {
         assert_eq!(names(&self.state().join("images").join(id.to_string())), ["root.qcow2"]);
         assert_eq!(names(&self.state().join("run")), [id.short()]);
         let left = names(&self.state().join("run").join(id.short()));
-        assert!(left.iter().all(|name| ["console.log", "qemu.log"].contains(&name.as_str())), "{left:?}");
+        let logs = ["console.log", "console.log.times", "qemu.log", "qemu.log.times"];
+        assert!(left.iter().all(|name| logs.contains(&name.as_str())), "{left:?}");
     }
 
     fn records(&self) -> Vec<(String, Run)> {

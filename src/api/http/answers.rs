@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use hyper::body::Body as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use warp::reply::Response;
 
-use super::{HttpError, PIECE, Response};
+use super::{HttpError, limits::PIECE};
 
 /// Up to here an answer counts for nothing.
 const SMALL: u64 = 64 * 1024;

@@ -16,19 +16,35 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use warp::http::{HeaderName, HeaderValue, Version, header};
 
-use super::Limits;
 use super::answers::Held;
 use super::gate::Visitor;
 use super::inflight::InFlight;
 use super::listen::Arrival;
 use super::room::{LONG, Seat};
-use super::server::Service;
 use super::streaming::{Lasting, Streaming};
 use super::upgrade::{Ending, Talk, Upgrading};
 use super::wire::{Pace, Refused, TurnBody, Turns, Wire};
+use super::{Limits, Response};
 
 /// After a talk, for its connection to be closed in order.
 const CLOSING: Duration = Duration::from_secs(2);
+
+/// What answers: `warp::service(filter)` is one.
+pub trait Service:
+    tower_service::Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<T> Service for T where
+    T: tower_service::Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static
+{
+}
 
 pub(super) struct Connection {
     pub in_flight: InFlight,

@@ -43,7 +43,7 @@ pub fn service(
     keys: Option<Arc<Keys>>,
     gate: Arc<Gate>,
     load: Load,
-) -> impl super::server::Service {
+) -> impl super::connection::Service {
     warp::service(filter(mounts, keys, gate, load))
 }
 

@@ -6,6 +6,9 @@ use std::time::Duration;
 /// has not.
 pub const LEAST_RATE: u32 = 4096;
 
+/// Bytes that a piece of a stream should have at most. Nothing is asked for before the client's socket has room for one.
+pub const PIECE: usize = 16 * 1024;
+
 /// What so many bytes may take longer.
 pub fn for_bytes(count: usize) -> Duration {
     Duration::from_secs(1) / LEAST_RATE * u32::try_from(count).unwrap_or(u32::MAX)

@@ -11,7 +11,7 @@ use super::{HttpError, Reply};
 ///
 /// # Errors
 /// [`HttpError::RangeBeyondEnd`].
-pub fn asked(headers: &HeaderMap, length: u64) -> Result<Option<Range<u64>>, HttpError> {
+pub fn wanted(headers: &HeaderMap, length: u64) -> Result<Option<Range<u64>>, HttpError> {
     // What it was a part of might be another by now, and nothing here has a name that would tell.
     if headers.contains_key(header::IF_RANGE) {
         return Ok(None);
@@ -66,7 +66,7 @@ mod tests {
     fn of(range: &str, length: u64) -> Result<Option<Range<u64>>, HttpError> {
         let mut headers = HeaderMap::new();
         headers.insert(header::RANGE, range.parse().unwrap());
-        asked(&headers, length)
+        wanted(&headers, length)
     }
 
     #[test]
@@ -102,6 +102,6 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::RANGE, "bytes=1-2".parse().unwrap());
         headers.insert(header::IF_RANGE, "\"x\"".parse().unwrap());
-        assert_eq!(asked(&headers, 10), Ok(None));
+        assert_eq!(wanted(&headers, 10), Ok(None));
     }
 }

@@ -4,23 +4,21 @@
 //! runs under `warp::service` here. It knows no route; what a request means is the service's task, and what happens on one
 //! connection `connection`'s.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use tokio::task::JoinSet;
 
-use super::connection::Connection;
+use super::connection::{Connection, Service};
 use super::inflight::InFlight;
 use super::listen::Listener;
 use super::room::Room;
 use super::wire::Turns;
-use super::{Limits, Response, Shutdown};
+use super::{Limits, Shutdown};
 
 /// After an accept that failed for want of something: long enough not to spin, short enough not to be noticed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -39,23 +37,6 @@ pub struct Report {
     pub cut: usize,
     /// Operations that were still under way at the end. They go on as long as the runtime does.
     pub unfinished: usize,
-}
-
-/// What answers: `warp::service(filter)` is one.
-pub trait Service:
-    tower_service::Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
-    + Clone
-    + Send
-    + 'static
-{
-}
-
-impl<T> Service for T where
-    T: tower_service::Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + 'static
-{
 }
 
 /// Serves until `shutdown` is asked to begin. Then requests under way may finish for `limits.drain`, and new ones, also

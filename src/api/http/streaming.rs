@@ -10,22 +10,18 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, future::BoxFuture};
-use warp::Reply as _;
+use warp::{Reply as _, reply::Response};
 
 use super::{
-    Response,
     answers::{Answers, Held},
     callers::UnderWay,
     inflight::Guard,
     upgrade::Upgrading,
 };
 
-/// What a handler gives: pieces of up to [`PIECE`] bytes, made when they are asked for. An error cuts the connection, so that
+/// What a handler gives: pieces of up to [`PIECE`](super::PIECE) bytes, made when they are asked for. An error cuts the connection, so that
 /// a client does not take what it has for the whole.
 pub type Pieces = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
-
-/// Bytes that a piece should have at most. Nothing is asked for before the client's socket has room for one.
-pub const PIECE: usize = 16 * 1024;
 
 /// An extension of a response whose body is a stream.
 #[derive(Clone, Debug)]

@@ -146,7 +146,7 @@ impl Table {
 }
 
 /// An objection in a dialect's shape. The headers that go with a status are added here, so that no dialect can forget them.
-pub(super) fn refuse(shape: ErrorShape, error: HttpError) -> Response {
+pub fn refuse(shape: ErrorShape, error: HttpError) -> Response {
     let allow = match &error {
         HttpError::MethodNotAllowed { allow } => names(allow),
         _ => None,

@@ -9,7 +9,7 @@ use warp::http::StatusCode;
 
 use super::state::State;
 use crate::{
-    api::http::{self, HttpError, Reply, Response},
+    api::http::{self, HttpError, Reply, Response, table::refuse},
     model::{Conflict, Error, Role, SwitchId},
 };
 
@@ -84,7 +84,7 @@ impl http::Problem for Problem {
                 let body = ErrorBody { already_stopped: Some(true), ..said("VM is already stopped") };
                 (StatusCode::CONFLICT, body)
             }
-            Self::Http(error) => return http_error(error.for_role(role)),
+            Self::Http(error) => return refuse(http_error, error.for_role(role)),
             Self::Domain(error) => domain(error, endpoint, role),
         };
         Reply::json(status, &body).build()

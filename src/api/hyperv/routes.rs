@@ -6,7 +6,7 @@ use schemars::SchemaGenerator;
 use serde_json::Value;
 
 use super::{
-    Shared, adapters, dto,
+    Shared, adapters, console, dto,
     error::{Endpoint, ErrorBody, SWITCH_NOT_FOUND, http_error},
     events, forwards, info, power, switches, vms,
 };
@@ -40,6 +40,7 @@ const STOP: Endpoint = vm("Failed to stop VM");
 const RESTART: Endpoint = vm("Failed to restart VM");
 const SUSPEND: Endpoint = vm("Failed to suspend VM");
 const RESUME: Endpoint = vm("Failed to resume VM");
+const CONSOLE: Endpoint = vm("Failed to open the console");
 const ADAPTERS: Endpoint = vm("Failed to list network adapters");
 const ADD_ADAPTER: Endpoint = vm("Failed to add network adapter");
 const REMOVE_ADAPTER: Endpoint =
@@ -187,6 +188,12 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .optional_input::<NoFields>()
             .output::<dto::Resumed>(200, "It runs.")
             .error(409, "It is running already, or off."),
+        Route::get("/vms/{id}/console", "openVMConsole", in_section(&CONSOLE, console::open))
+            .role(Role::Operator)
+            .tag(VMS)
+            .summary("The serial console as a WebSocket: bytes are the guest's, text messages notes, and what is sent is typed.")
+            .query(crate::api::console::QUERY)
+            .output_socket("What was written before comes first, then what is written now."),
     ]
 }
 

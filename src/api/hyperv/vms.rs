@@ -13,7 +13,7 @@ use super::{
 use crate::{
     api::{
         events::wait_time,
-        http::{HttpError, Reply, Request},
+        http::{HttpError, Reply, Request, listing},
     },
     model::{CreateVm, Error, VmId, VmView},
     service::{Awaited, Filter, Nics, Redefine},
@@ -29,18 +29,20 @@ fn shown(shared: &Shared, view: &VmView) -> Vm {
     Vm::of(view, sample.as_ref(), switch_name)
 }
 
-fn listed(shared: &Shared, filter: &Filter) -> Reply {
-    let page = shared.service.list(filter, None, None);
-    Reply::json(StatusCode::OK, &page.vms.iter().map(|view| shown(shared, view)).collect::<Vec<_>>())
+fn listed(shared: Shared, filter: Filter) -> Reply {
+    listing::array(move |page| {
+        let page = shared.service.list(&filter, page, Some(listing::PAGE));
+        (page.vms.iter().map(|view| shown(&shared, view)).collect(), page.next)
+    })
 }
 
 pub async fn list(shared: Shared, _: Request) -> Result<Reply, Problem> {
-    Ok(listed(&shared, &Filter::default()))
+    Ok(listed(shared, Filter::default()))
 }
 
 pub async fn by_name(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let filter = Filter { name_in_any_case: Some(request.param("name").to_owned()), ..Filter::default() };
-    Ok(listed(&shared, &filter))
+    Ok(listed(shared, filter))
 }
 
 pub async fn get(shared: Shared, request: Request) -> Result<Reply, Problem> {

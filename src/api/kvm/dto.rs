@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     disks::DiskBody,
+    failure::FailedStart,
     networks::{self, NetworkBody},
     pending::{Pending, pending},
     pinning::CpuPinning,
@@ -258,6 +259,8 @@ pub struct Details {
     reason: Option<String>,
     restarts: u32,
     next_restart: Option<String>,
+    /// Why the last start came to nothing, until one succeeds.
+    last_failure: Option<FailedStart>,
     /// QEMU's process.
     pid: Option<i32>,
     started_at: Option<String>,
@@ -281,6 +284,10 @@ impl Details {
             reason,
             restarts,
             next_restart,
+            last_failure: view
+                .failed_start
+                .as_ref()
+                .map(|failed| FailedStart { reason: failed.why.clone(), at: time(failed.at) }),
             pid: view.pid,
             started_at: view.started_at().map(time),
             uptime: view.uptime(),

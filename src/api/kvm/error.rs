@@ -6,7 +6,7 @@ use serde::Serialize;
 use warp::http::StatusCode;
 
 use crate::{
-    api::http::{self, HttpError, Reply, Response},
+    api::http::{self, HttpError, Reply, Response, table::refuse},
     model::{Error, Operation, Role, VmId},
 };
 
@@ -58,6 +58,11 @@ pub struct Endpoint {
     pub failed: &'static str,
 }
 
+/// One as most are.
+pub const fn endpoint(not_found: NotFound, failed: &'static str) -> Endpoint {
+    Endpoint { bad_id: "Invalid UUID format.", not_found, failed }
+}
+
 /// How a section words that there is no such VM.
 pub enum NotFound {
     /// `VM not found: <id>.`
@@ -86,7 +91,7 @@ impl http::Problem for Problem {
         let (status, message, detail) = match self {
             Self::BadId => (StatusCode::BAD_REQUEST, endpoint.bad_id.to_owned(), None),
             Self::NoProcess => (StatusCode::NOT_FOUND, "VM is not running".to_owned(), None),
-            Self::Http(error) => return http_error(error.for_role(role)),
+            Self::Http(error) => return refuse(http_error, error.for_role(role)),
             Self::Domain(error) => {
                 let message = error.to_string();
                 match error {

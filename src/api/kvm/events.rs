@@ -6,8 +6,8 @@ use warp::http::StatusCode;
 
 use super::{
     Shared,
-    error::{Endpoint, NotFound, Problem},
-    routes::{MONITORING, endpoint},
+    error::{Endpoint, NotFound, Problem, endpoint},
+    monitoring::MONITORING,
 };
 use crate::{
     api::{

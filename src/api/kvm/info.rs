@@ -3,18 +3,16 @@
 use serde::Deserialize;
 use warp::http::StatusCode;
 
-use super::{Shared, dto, error::Problem, plain::plain, vm_id};
+use super::{Shared, dto, error::Problem, vm_id};
 use crate::{
     api::{
         events::wait_time,
-        http::{HttpError, QueryParam, Reply, Request},
+        http::{HttpError, QueryParam, Reply, Request, listing},
     },
     model::{Status, VmId},
     service::{Awaited, Filter},
 };
 
-/// Lines of a console log when the request does not say.
-const DEFAULT_TAIL: i64 = 1000;
 const MAX_PAGE: i64 = 10_000;
 
 pub const STATUS_QUERY: &[QueryParam] = &[
@@ -41,7 +39,13 @@ pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let limit = query.limit.map(|limit| ranged("limit", limit, MAX_PAGE)).transpose()?;
     let after = query.page_token.as_deref().map(read_token).transpose()?;
     let filter = Filter { status: query.status, name: query.name.clone(), ..Filter::default() };
-    let page = shared.service.list(&filter, after, limit.map(|limit| limit as usize));
+    let Some(limit) = limit else {
+        return Ok(listing::array(move |page: Option<(u64, VmId)>| {
+            let page = shared.service.list(&filter, page.or(after), Some(listing::PAGE));
+            (page.vms.iter().map(dto::Listed::of).collect(), page.next)
+        }));
+    };
+    let page = shared.service.list(&filter, after, Some(limit as usize));
     let reply = Reply::json(StatusCode::OK, &page.vms.iter().map(dto::Listed::of).collect::<Vec<_>>());
     let Some((created_at, id)) = page.next else { return Ok(reply) };
     let mut next = form_urlencoded::Serializer::new(String::new());
@@ -57,7 +61,7 @@ fn read_token(token: &str) -> Result<(u64, VmId), HttpError> {
     parts.ok_or_else(|| HttpError::invalid("page_token", "be one that a list gave in its Link header"))
 }
 
-fn ranged(name: &'static str, value: i64, max: i64) -> Result<u64, HttpError> {
+pub fn ranged(name: &'static str, value: i64, max: i64) -> Result<u64, HttpError> {
     match value {
         ..=0 => Err(HttpError::invalid(name, "be greater than 0")),
         _ if value > max => Err(HttpError::invalid(name, format!("be at most {max}"))),
@@ -116,24 +120,6 @@ impl From<Wait> for Awaited {
             Wait::Ip => Self::Ip,
         }
     }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TailQuery {
-    tail: Option<i64>,
-    plain: Option<bool>,
-}
-
-pub async fn console_log(shared: Shared, request: Request) -> Result<Reply, Problem> {
-    let id = vm_id(&request)?;
-    shared.service.view(id)?;
-    let query: TailQuery = request.query()?;
-    let lines = ranged("tail", query.tail.unwrap_or(DEFAULT_TAIL), i64::MAX)?;
-    let text = shared.service.console_log(id, lines as usize).await?;
-    let text = String::from_utf8_lossy(&text);
-    let shown = if query.plain == Some(true) { plain(&text).into() } else { text };
-    Ok(Reply::text(StatusCode::OK, shown))
 }
 
 pub async fn base_images(shared: Shared, _: Request) -> Result<Reply, Problem> {

@@ -3,15 +3,19 @@
 
 mod bandwidth;
 mod change;
+mod console;
 mod disk_view;
 mod disks;
 mod dto;
 pub(super) mod error;
 mod events;
+mod failure;
 mod forwards;
 mod host;
 mod info;
+mod logs;
 mod media;
+mod monitoring;
 mod networks;
 mod pending;
 mod performance;
@@ -20,6 +24,7 @@ mod plain;
 mod policy;
 mod power;
 mod routes;
+mod shown;
 mod switches;
 mod updated;
 

@@ -19,6 +19,35 @@ pub fn plain(text: &str) -> String {
     shown
 }
 
+/// Where a text stops being decided.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Begins {
+    Nowhere,
+    At(usize),
+}
+
+/// Where something begins that would be a sequence if the text went on.
+pub fn undecided(text: &str) -> Begins {
+    let mut at = 0;
+    while let Some(next) = text[at..].find(acts) {
+        at += next;
+        let rest = &text[at..];
+        let length = match sequence(rest) {
+            Some(length) => length,
+            None if may_begin(rest) => return Begins::At(at),
+            None => rest.chars().next().map_or(0, char::len_utf8),
+        };
+        at += length;
+    }
+    Begins::Nowhere
+}
+
+/// A sequence ends within its line, and is not so long.
+fn may_begin(rest: &str) -> bool {
+    let introduced = rest.starts_with(|c| matches!(c, '\u{1b}' | '\u{80}'..='\u{9f}'));
+    introduced && rest.len() <= LONGEST + 8 && !rest.contains('\n')
+}
+
 /// Controls of C0, C1 and DEL.
 fn acts(c: char) -> bool {
     c.is_control() && c != '\n' && c != '\t'

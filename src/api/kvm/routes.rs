@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::{
     Shared, change, disk_view, disks, dto,
-    error::{Endpoint, ErrorBody, NotFound, http_error},
-    events, forwards, host, info, media, networks, performance, policy, power, switches, updated,
+    error::{Endpoint, ErrorBody, NotFound, endpoint, http_error},
+    events, forwards, host, info, media, monitoring, networks, policy, power, switches, updated,
 };
 use crate::{
     api::http::{
@@ -21,11 +21,6 @@ use crate::{
 
 /// Ruling 8.
 const OVERTAKEN: &str = "A forced stop or a delete of the VM came before it was done.";
-const UUID: &str = "Invalid UUID format.";
-
-pub(super) const fn endpoint(not_found: NotFound, failed: &'static str) -> Endpoint {
-    Endpoint { bad_id: UUID, not_found, failed }
-}
 
 const CREATE: Endpoint = endpoint(NotFound::Colon, "Internal error during VM creation.");
 const LIST: Endpoint = endpoint(NotFound::Short, "Internal server error while retrieving VMs.");
@@ -33,8 +28,6 @@ const DETAILS: Endpoint = endpoint(NotFound::Colon, "Internal server error while
 const CONFIG: Endpoint = endpoint(NotFound::WithId, "Internal server error while retrieving VM configuration details.");
 const STATUS: Endpoint =
     Endpoint { bad_id: "Invalid UUID format", not_found: NotFound::Short, failed: "Internal server error" };
-const PERFORMANCE: Endpoint = endpoint(NotFound::Short, "Internal error during performance metrics retrieval.");
-const CONSOLE_LOG: Endpoint = endpoint(NotFound::Colon, "Internal error while reading the console log.");
 const START: Endpoint = endpoint(NotFound::Colon, "Internal error during VM start operation.");
 const STOP: Endpoint = endpoint(NotFound::Colon, "Internal error during VM stop operation.");
 const REBOOT: Endpoint = endpoint(NotFound::Colon, "Internal error during VM reboot operation.");
@@ -60,7 +53,6 @@ const PROVISIONING: &str = "VM Provisioning";
 const UPDATE: &str = "VM Configuration";
 const LIFECYCLE: &str = "Lifecycle Management";
 const INFORMATION: &str = "VM Information";
-pub(super) const MONITORING: &str = "Monitoring";
 const NETWORKS: &str = "Networks";
 const SERVICE: &str = "Service";
 
@@ -74,17 +66,14 @@ const LIST_QUERY: &[QueryParam] = &[
 const STOP_QUERY: &[QueryParam] = &[QueryParam::boolean("force", "Cut the power at once."), TIMEOUT];
 const DELETE_QUERY: &[QueryParam] =
     &[QueryParam::boolean("graceful", "Ask the guest to power off first; default false.")];
-const CONSOLE_QUERY: &[QueryParam] = &[
-    QueryParam::integer("tail", "The last so many lines; default 1000."),
-    QueryParam::boolean(
-        "plain",
-        "Without what a terminal would act on: colours, titles, cursor movements and the like are left out, so that a guest does \
-         nothing to who looks at it; default false, as the guest wrote it. `\\u001b[32mok\\u001b[0m` is `ok` then.",
-    ),
-];
-const CONSOLE_EXAMPLE: &str = "[    0.000000] Linux version 6.1.0-40-cloud-amd64\nguest login: ";
 
 pub fn routes() -> Vec<Route<Shared>> {
+    let mut routes = rows();
+    routes.extend(monitoring::routes());
+    routes
+}
+
+fn rows() -> Vec<Route<Shared>> {
     vec![
         Route::post("/vms", "createVM", in_section(&CREATE, power::create))
             .role(Role::Operator)
@@ -273,18 +262,6 @@ pub fn routes() -> Vec<Route<Shared>> {
             .optional_input::<crate::api::http::NoFields>()
             .output::<dto::Done>(200, "It runs.")
             .error(409, "It is not paused."),
-        Route::get("/vms/{id}/performance", "getVMPerformanceMetrics", in_section(&PERFORMANCE, performance::performance))
-            .role(Role::Viewer)
-            .tag(MONITORING)
-            .summary("Figures of a running VM.")
-            .output::<performance::Performance>(200, "The last sampling.")
-            .error(404, "There is no such VM, or it does not run."),
-        Route::get("/vms/{id}/console/log", "getVMConsoleLog", in_section(&CONSOLE_LOG, info::console_log))
-            .role(Role::Operator)
-            .tag(MONITORING)
-            .summary("The last lines of the guest's serial output.")
-            .query(CONSOLE_QUERY)
-            .output_text(200, "Text, over all runs of the VM; at most 16 MiB are kept, and 1 MiB of what comes while no daemon runs.", CONSOLE_EXAMPLE),
         Route::get("/switches", "listSwitches", in_section(&SWITCHES, switches::list))
             .role(Role::Viewer)
             .tag(NETWORKS)

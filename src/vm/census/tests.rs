@@ -54,6 +54,7 @@ fn spec(random: &mut Rng, id: VmId) -> Arc<VmSpec> {
 
 fn view(spec: Arc<VmSpec>) -> VmView {
     VmView {
+        failed_start: None,
         spec,
         in_effect: None,
         status: Status::Stopped,

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{goal::Goal, held::Held, lane::DiskNo, news::Told};
-use crate::model::{Ending, ProcessId, Sandbox, Upkeep, VmSpec};
+use crate::model::{Ending, FailedStart, ProcessId, Sandbox, Upkeep, VmSpec};
 
 /// What is stored of a VM: `vm/<id>` and `run/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct RunRecord {
     /// What is told of it, with the batch that this was stored in.
     #[serde(default)]
     pub told: Told,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_start: Option<Arc<FailedStart>>,
 }
 
 /// How far its run has come. Every value is one that a crash can leave behind; [`super::recover()`] has an answer to each.
@@ -89,6 +91,13 @@ pub enum Guest {
 }
 
 impl RunRecord {
+    /// Of a VM of which nothing else is to be known.
+    pub fn new(state: Run, goal: Goal) -> Self {
+        let (upkeep, held) = (Upkeep::default(), Held::default());
+        let told = Told::default();
+        Self { state, goal, upkeep, held, unmade: BTreeSet::new(), told, failed_start: None }
+    }
+
     pub fn up(&self) -> Option<&Up> {
         match &self.state {
             Run::Up(up) => Some(up),

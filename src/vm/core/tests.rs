@@ -7,7 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::model::{
     Applied, Change, Conflict, Error, LayerId, MacAddr, NewDisk, NewNic, NicId, PolicyWish, ProcessId, RestartPolicy,
-    Sandbox, Status, Upkeep, VmSpec,
+    Sandbox, Status, VmSpec,
 };
 
 mod answers;
@@ -42,7 +42,8 @@ fn add_disk() -> Request {
 }
 
 fn record(state: Run, goal: Goal) -> Record {
-    Record { definition: spec(), run: RunRecord { state, goal, unmade: [].into(), ..unmade(spec()).run } }
+    let run = RunRecord::new(state, goal);
+    Record { definition: spec(), run }
 }
 
 fn down() -> Facts {

@@ -79,6 +79,7 @@ impl Vm {
             held: Held::default(),
             unmade: BTreeSet::new(),
             told: Default::default(),
+            failed_start: None,
         };
         Self { dir, hands, record: Record { definition: Arc::new(definition), run } }
     }

@@ -55,6 +55,12 @@ fn table() -> Table {
                 .query(&[FORCE])
                 .output_empty(204, "Gone.")
                 .error(404, "No such thing."),
+            Route::get("/events", "follow", nothing).role(Role::Viewer).output_stream(
+                "As they come.",
+                "text/event-stream",
+                "data: 1\n\n",
+            ),
+            Route::get("/talk", "talk", nothing).role(Role::Viewer).output_socket("Two-way."),
             Route::get("/metrics", "metrics", nothing).role(Role::Viewer).output_text(200, "Numbers.", "one 1"),
         ],
     )
@@ -164,4 +170,16 @@ fn queries_bodies_and_answers_are_described() {
     assert!(paths["/things/{id}"]["delete"]["responses"]["204"].get("content").is_none());
     let failure = &paths["/things/{id}"]["delete"]["responses"]["404"]["content"]["application/json"]["schema"];
     assert_eq!(failure["$ref"], "#/components/schemas/Failure");
+}
+
+#[test]
+fn streams_and_upgrades_are_described_with_how_they_are_refused() {
+    let document = written();
+    let stream = &document["paths"]["/events"]["get"]["responses"]["200"];
+    assert_eq!(stream["content"]["text/event-stream"]["schema"]["examples"], json!(["data: 1\n\n"]));
+    assert!(stream["headers"]["Transfer-Encoding"]["description"].as_str().unwrap().contains("chunked"));
+    let socket = &document["paths"]["/talk"]["get"];
+    assert_eq!(socket["x-websocket"], true);
+    assert!(socket["responses"]["101"]["headers"]["Sec-WebSocket-Accept"].is_object());
+    assert!(socket["responses"]["426"]["content"]["application/json"].is_object());
 }

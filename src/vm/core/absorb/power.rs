@@ -1,8 +1,10 @@
 //! Starts, stops and what a guest does about them.
 
+use std::sync::Arc;
+
 use super::again;
 use crate::{
-    model::{Due, Ending, Error, Incident, Operation, Upkeep},
+    model::{Due, Ending, Error, FailedStart, Incident, Operation, Upkeep},
     vm::core::{
         answer::{Answer, Until},
         due::{dated, give_up_at_once, is_off, leave_running},
@@ -59,6 +61,7 @@ pub(super) fn fail_launch(facts: &mut Facts, error: Error) {
     let Run::Starting { .. } = facts.record.run.state else { return };
     if facts.seen.launch.failed.is_none() {
         facts.seen.launch.failed = Some(error.clone());
+        facts.record.run.failed_start = Some(Arc::new(FailedStart::new(&error.to_string(), facts.now.wall)));
     }
     facts.fail_starts(&error);
 }
@@ -75,6 +78,7 @@ fn is_up(facts: &mut Facts) {
         facts.record.run.upkeep.attempts = 0;
     }
     facts.record.run.held.strays = false;
+    facts.record.run.failed_start = None;
     facts.record.run.state = Run::Up(Box::new(Up {
         process,
         started_at: facts.now.wall,
