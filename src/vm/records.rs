@@ -197,7 +197,7 @@ fn joined(
                 upkeep: Upkeep::default(),
                 held,
                 unmade: Default::default(),
-                told: Default::default(),
+                reported: Default::default(),
             }
         }
     };

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{goal::Goal, held::Held, lane::DiskNo, news::Told};
+use super::{goal::Goal, held::Held, lane::DiskNo, news::Reported};
 use crate::model::{Ending, ProcessId, Sandbox, Upkeep, VmSpec};
 
 /// What is stored of a VM: `vm/<id>` and `run/<id>`.
@@ -27,7 +27,7 @@ pub struct RunRecord {
     pub unmade: BTreeSet<DiskNo>,
     /// What is told of it, with the batch that this was stored in.
     #[serde(default)]
-    pub told: Told,
+    pub reported: Reported,
 }
 
 /// How far its run has come. Every value is one that a crash can leave behind; [`super::recover()`] has an answer to each.
