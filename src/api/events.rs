@@ -16,7 +16,7 @@ use crate::{
     model::{EVENT_TYPES, VmId},
     service::{
         Service,
-        events::{After, Filter, Follower, Lost, Place, Told},
+        events::{After, Entry, Filter, Follower, Lost, Place},
     },
 };
 
@@ -120,14 +120,14 @@ fn lost(lost: Lost) -> HttpError {
 ///
 /// # Errors
 /// 410 where what follows is not kept any more.
-pub(super) async fn poll(mut wish: Wish, wait: Duration) -> Result<(Vec<(Place, Arc<Told>)>, Place), HttpError> {
+pub(super) async fn poll(mut wish: Wish, wait: Duration) -> Result<(Vec<(Place, Arc<Entry>)>, Place), HttpError> {
     let end = Instant::now() + wait;
     let mut found = Vec::new();
     while found.len() < wish.limit {
         // Once there is one, only what is there already is added to it.
         let until = if found.is_empty() { end } else { Instant::now() };
-        let Some(told) = wish.follower.next_until(until).await.map_err(lost)? else { break };
-        found.push((wish.follower.place_of(&told), told));
+        let Some(entry) = wish.follower.next_until(until).await.map_err(lost)? else { break };
+        found.push((wish.follower.place_of(&entry), entry));
     }
     Ok((found, wish.follower.place()))
 }
@@ -135,7 +135,7 @@ pub(super) async fn poll(mut wish: Wish, wait: Duration) -> Result<(Vec<(Place, 
 /// The stream of server-sent events. `data` writes an event on one line.
 pub(super) fn stream(
     wish: Wish,
-    data: fn(Place, &Told) -> serde_json::Result<String>,
+    data: fn(Place, &Entry) -> serde_json::Result<String>,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     // A client whose connection breaks before the first event knows where it was.
     let place = wish.follower.place();
@@ -161,14 +161,14 @@ enum Stage {
 }
 
 /// What comes next, with what is there besides; or a sign of life, with how far events that nobody wanted have led.
-async fn frame(follower: &mut Follower, data: fn(Place, &Told) -> serde_json::Result<String>) -> Result<String, Lost> {
+async fn frame(follower: &mut Follower, data: fn(Place, &Entry) -> serde_json::Result<String>) -> Result<String, Lost> {
     let before = follower.place();
     let mut frame = String::new();
     let mut until = Instant::now() + SIGN_OF_LIFE;
-    while let Some(told) = follower.next_until(until).await? {
-        let place = follower.place_of(&told);
-        match data(place, &told) {
-            Ok(data) => frame += &format!("id: {place}\nevent: {}\ndata: {data}\n\n", told.event.kind()),
+    while let Some(entry) = follower.next_until(until).await? {
+        let place = follower.place_of(&entry);
+        match data(place, &entry) {
+            Ok(data) => frame += &format!("id: {place}\nevent: {}\ndata: {data}\n\n", entry.event.kind()),
             Err(error) => tracing::error!(%place, %error, "an event cannot be written"),
         }
         if frame.len() > ENOUGH {

@@ -43,12 +43,12 @@ impl Watch {
         let kernel = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         let heard = watch::Sender::new(0);
         // SAFETY: the task below keeps the descriptor open for as long as it is registered.
-        let told = unsafe { AsyncFd::register(kernel.try_clone()?) }?;
+        let watched = unsafe { AsyncFd::register(kernel.try_clone()?) }?;
         let tells = heard.clone();
         tokio::spawn(async move {
             let mut said = [0; 4096];
-            while let Ok(mut ready) = told.readable().await {
-                match ready.try_io(|told| Ok(rustix::io::read(told.get_ref(), &mut said)?)) {
+            while let Ok(mut ready) = watched.readable().await {
+                match ready.try_io(|watched| Ok(rustix::io::read(watched.get_ref(), &mut said)?)) {
                     // What it says in detail is no matter: whoever waits looks.
                     Ok(Ok(_)) => tells.send_modify(|times| *times += 1),
                     Ok(Err(error)) => return tracing::warn!(%error, "nobody hears of leases any more"),

@@ -23,7 +23,7 @@ const READERS: usize = 4;
 
 /// An event, and its place.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct Entry {
     pub number: u64,
     pub event: Event,
 }
@@ -103,7 +103,7 @@ pub enum Lost {
 /// Who hands out events as they come.
 pub struct Events {
     store: Store,
-    live: broadcast::Sender<Arc<Told>>,
+    live: broadcast::Sender<Arc<Entry>>,
     readers: Semaphore,
 }
 
@@ -116,8 +116,8 @@ impl Events {
         tokio::spawn(async move {
             while let Some(event) = follower.recv().await {
                 // What cannot be read is passed over by who reads the store as well.
-                if let Some(told) = read(&event) {
-                    let _ = hand_out.send(Arc::new(told));
+                if let Some(entry) = read(&event) {
+                    let _ = hand_out.send(Arc::new(entry));
                 }
             }
         });
@@ -149,9 +149,9 @@ fn gone(kept: Kept) -> Lost {
     Lost::Gone { begin: Place { log: kept.log, number: kept.oldest - 1 } }
 }
 
-fn read(event: &store::Event) -> Option<Told> {
+fn read(event: &store::Event) -> Option<Entry> {
     match event.read() {
-        Ok(read) => Some(Told { number: event.number, event: read }),
+        Ok(read) => Some(Entry { number: event.number, event: read }),
         Err(error) => {
             tracing::error!(number = event.number, %error, "an event cannot be read, and is passed over");
             None
@@ -162,13 +162,13 @@ fn read(event: &store::Event) -> Option<Told> {
 /// Somebody who follows.
 pub struct Follower {
     events: Arc<Events>,
-    live: broadcast::Receiver<Arc<Told>>,
+    live: broadcast::Receiver<Arc<Entry>>,
     log: Uuid,
     /// The last that was looked at, wanted or not.
     last: u64,
     /// What comes next has to be read from the store.
     behind: bool,
-    backlog: VecDeque<Arc<Told>>,
+    backlog: VecDeque<Arc<Entry>>,
     filter: Filter,
 }
 
@@ -179,8 +179,8 @@ impl Follower {
     }
 
     /// The place of an event.
-    pub fn place_of(&self, told: &Told) -> Place {
-        Place { log: self.log, number: told.number }
+    pub fn place_of(&self, entry: &Entry) -> Place {
+        Place { log: self.log, number: entry.number }
     }
 
     /// The next event that is wanted; none where there is none by then. What is there already is found however late it is.
@@ -188,20 +188,20 @@ impl Follower {
     ///
     /// # Errors
     /// `Gone` for one that was so slow that the window has passed it.
-    pub async fn next_until(&mut self, end: Instant) -> Result<Option<Arc<Told>>, Lost> {
+    pub async fn next_until(&mut self, end: Instant) -> Result<Option<Arc<Entry>>, Lost> {
         loop {
-            if let Some(told) = self.backlog.pop_front() {
-                self.last = told.number;
-                if self.filter.wants(&told.event) {
-                    return Ok(Some(told));
+            if let Some(entry) = self.backlog.pop_front() {
+                self.last = entry.number;
+                if self.filter.wants(&entry.event) {
+                    return Ok(Some(entry));
                 }
             } else if self.behind {
                 self.catch_up().await?;
             } else {
                 let Ok(next) = timeout_at(end, self.live.recv()).await else { return Ok(None) };
                 match next {
-                    Ok(told) if told.number <= self.last => {}
-                    Ok(told) if told.number == self.last + 1 => self.backlog.push_back(told),
+                    Ok(entry) if entry.number <= self.last => {}
+                    Ok(entry) if entry.number == self.last + 1 => self.backlog.push_back(entry),
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.behind = true,
                     Err(broadcast::error::RecvError::Closed) => return Err(Lost::Closed),
                 }
@@ -219,7 +219,7 @@ impl Follower {
         let (store, last) = (self.events.store.clone(), self.last);
         let pieces = tokio::task::spawn_blocking(move || store.events_after(last, PIECE)).await;
         let found = pieces.map_err(|_| Lost::Closed)??;
-        let asked = kept.newest.min(last + PIECE as u64);
+        let wanted = kept.newest.min(last + PIECE as u64);
         // The window may have passed it meanwhile.
         if found.first().is_none_or(|first| first.number != last + 1)
             && last + 1 < self.events.store.kept_events().oldest
@@ -228,9 +228,9 @@ impl Follower {
         }
         self.backlog.extend(found.iter().filter_map(read).map(Arc::new));
         if self.backlog.is_empty() {
-            self.last = asked.max(last);
+            self.last = wanted.max(last);
         }
-        self.behind = asked < kept.newest;
+        self.behind = wanted < kept.newest;
         Ok(())
     }
 }
@@ -256,7 +256,7 @@ mod tests {
     }
 
     async fn next(follower: &mut Follower) -> Result<Option<u64>, Lost> {
-        Ok(follower.next_until(Instant::now()).await?.map(|told| told.number))
+        Ok(follower.next_until(Instant::now()).await?.map(|entry| entry.number))
     }
 
     #[tokio::test]
@@ -291,8 +291,8 @@ mod tests {
         }
         // And from there on what comes.
         tell(&store, What::Created).await;
-        let told = slow.next_until(Instant::now() + std::time::Duration::from_secs(60)).await.unwrap().unwrap();
-        assert_eq!(told.number, count + 1);
+        let entry = slow.next_until(Instant::now() + std::time::Duration::from_secs(60)).await.unwrap().unwrap();
+        assert_eq!(entry.number, count + 1);
     }
 
     #[tokio::test]

@@ -141,7 +141,7 @@ mod tests {
             upkeep: Upkeep::default(),
             held,
             unmade: Default::default(),
-            told: Default::default(),
+            reported: Default::default(),
             failed_start: None,
         };
         Record { definition: spec.into(), run }

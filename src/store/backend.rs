@@ -115,7 +115,7 @@ impl Backend {
             }
             if why.is_none() {
                 let mut batch = job.batch.to_sled();
-                self.events.borrow_mut().append(&mut batch, &job.batch.told);
+                self.events.borrow_mut().append(&mut batch, &job.batch.events);
                 self.db.apply_batch(batch).map_err(|e| fatal("write", &e))?;
             }
             refused.push(why);

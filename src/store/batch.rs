@@ -13,13 +13,13 @@ use super::{StoreError, check_key};
 pub struct Batch {
     changes: Vec<Change>,
     /// Events, which get their numbers when the batch has its turn.
-    pub(super) told: Vec<Told>,
+    pub(super) events: Vec<NewEvent>,
     pub(super) may_use_reserve: bool,
 }
 
 /// An event that goes with a batch.
 #[derive(Clone, Debug)]
-pub(super) struct Told {
+pub(super) struct NewEvent {
     pub at: u64,
     pub version: u32,
     pub data: Box<RawValue>,
@@ -91,7 +91,7 @@ impl Batch {
     /// With all changes of another one.
     pub fn and(mut self, other: &Batch) -> Batch {
         self.changes.extend_from_slice(&other.changes);
-        self.told.extend_from_slice(&other.told);
+        self.events.extend_from_slice(&other.events);
         self
     }
 
@@ -111,8 +111,8 @@ impl Batch {
     /// What it adds to the log, roughly.
     pub(super) fn bytes(&self) -> usize {
         let changed = self.changes.iter().map(|change| change.name.len() + change.value.as_ref().map_or(0, Vec::len));
-        let told = self.told.iter().map(|told| told.data.get().len() + record::ENVELOPE);
-        changed.chain(told).sum()
+        let events = self.events.iter().map(|event| event.data.get().len() + record::ENVELOPE);
+        changed.chain(events).sum()
     }
 
     /// The first record that is not what a change is to replace. `stored` tells the generation of what is under a name; what

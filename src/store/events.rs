@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     Batch, Store, StoreError,
-    batch::Told,
+    batch::NewEvent,
     record::{self, Record},
 };
 
@@ -140,24 +140,24 @@ impl Log {
     }
 
     /// Adds what a batch tells to what it changes.
-    pub fn append(&mut self, batch: &mut sled::Batch, told: &[Told]) {
-        if told.is_empty() {
+    pub fn append(&mut self, batch: &mut sled::Batch, events: &[NewEvent]) {
+        if events.is_empty() {
             return;
         }
         if !self.has_id {
             batch.insert(LOG, format!("\"{}\"", self.id).into_bytes());
             self.has_id = true;
         }
-        for told in told {
-            let (name, value) = (name(self.next), record::encode_told(told, self.next));
+        for event in events {
+            let (name, value) = (name(self.next), record::encode_told(event, self.next));
             let size = (name.len() + value.len()) as u64;
             batch.insert(name.into_bytes(), value.as_slice());
-            self.window.push_back((told.at, size));
+            self.window.push_back((event.at, size));
             self.bytes += size;
             self.fresh.push(Event { number: self.next, value });
             self.next += 1;
         }
-        let newest = told.iter().map(|told| told.at).max().unwrap_or_default();
+        let newest = events.iter().map(|event| event.at).max().unwrap_or_default();
         self.shrink(newest);
         let oldest = self.oldest();
         // Whose place has another one by now are gone already.
@@ -209,7 +209,7 @@ impl Batch {
     /// As [`Batch::put`].
     pub fn tell<R: Telling>(mut self, event: &R) -> Result<Self, StoreError> {
         const { assert!(matches!(R::KIND.as_bytes(), b"event"), "events are of one kind") };
-        self.told.push(Told { at: event.at(), version: R::VERSION, data: record::to_tell(event)? });
+        self.events.push(NewEvent { at: event.at(), version: R::VERSION, data: record::to_tell(event)? });
         Ok(self)
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{StoreError, batch::Told};
+use super::{StoreError, batch::NewEvent};
 
 /// Larger records, envelope included, are refused: `disk` says what would come of them.
 pub const MAX_RECORD_BYTES: usize = 28 * 1024;
@@ -121,9 +121,9 @@ pub(super) fn to_tell<R: Record>(event: &R) -> Result<Box<RawValue>, StoreError>
     Ok(data)
 }
 
-pub(super) fn encode_told(told: &Told, number: u64) -> Vec<u8> {
-    let data = &*told.data;
-    let written = WrittenEvent { v: told.version, number, at: told.at, crc: checksum(data), data };
+pub(super) fn encode_told(event: &NewEvent, number: u64) -> Vec<u8> {
+    let data = &*event.data;
+    let written = WrittenEvent { v: event.version, number, at: event.at, crc: checksum(data), data };
     // Numbers, and text that is JSON already, cannot fail.
     serde_json::to_vec(&written).unwrap_or_default()
 }

@@ -288,7 +288,7 @@ fn said(number: u64) -> Said {
 }
 
 /// From the oldest on.
-fn told(store: &Store) -> Vec<(u64, Said)> {
+fn heard(store: &Store) -> Vec<(u64, Said)> {
     let events = store.events_after(store.kept_events().oldest - 1, 100_000).unwrap();
     events.iter().map(|event| (event.number, event.read().unwrap())).collect()
 }
@@ -303,7 +303,7 @@ async fn an_event_is_told_where_its_change_is_made_and_nowhere_else() {
     let both = Batch::new().tell(&said(3)).unwrap().and(&Batch::new().tell(&said(4)).unwrap());
     store.commit(both).await.unwrap();
     let wanted = vec![(1, said(1)), (2, said(3)), (3, said(4))];
-    assert_eq!(told(&store), wanted);
+    assert_eq!(heard(&store), wanted);
     for (number, said) in &wanted {
         let event = follower.recv().await.unwrap();
         assert_eq!((event.number, event.read::<Said>().unwrap()), (*number, said.clone()));
@@ -311,7 +311,7 @@ async fn an_event_is_told_where_its_change_is_made_and_nowhere_else() {
     assert!(follower.try_recv().is_err());
     let kept = store.kept_events();
     let store = reopen(&dir, store);
-    assert_eq!((store.kept_events(), told(&store)), (kept, wanted), "the same log, and it goes on");
+    assert_eq!((store.kept_events(), heard(&store)), (kept, wanted), "the same log, and it goes on");
     store.commit(Batch::new().tell(&said(5)).unwrap()).await.unwrap();
     assert_eq!(store.kept_events(), Kept { newest: 4, ..kept });
 }
@@ -325,9 +325,9 @@ async fn events_are_kept_within_bounds_and_their_numbers_go_on() {
         }
     };
     let numbers = |store: &Store| {
-        let told = told(store);
-        assert!(told.iter().all(|(number, said)| said.word == format!("word {number}")), "{told:?}");
-        (told.first().unwrap().0, told.last().unwrap().0, told.len())
+        let heard = heard(store);
+        assert!(heard.iter().all(|(number, said)| said.word == format!("word {number}")), "{heard:?}");
+        (heard.first().unwrap().0, heard.last().unwrap().0, heard.len())
     };
     store.keep_events(Window { events: 5, ..Window::default() });
     tell(&store, 1..=20).await;

@@ -199,7 +199,7 @@ fn joined(
                 upkeep: Upkeep::default(),
                 held,
                 unmade: Default::default(),
-                told: Default::default(),
+                reported: Default::default(),
                 failed_start: None,
             }
         }

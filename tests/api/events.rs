@@ -17,59 +17,58 @@ async fn events(daemon: &Daemon, query: &str) -> Value {
 }
 
 /// The answer, and the id that it says that its request had.
-async fn named(daemon: &Daemon, request: reqwest::RequestBuilder) -> (Answer, String) {
+async fn named(request: reqwest::RequestBuilder) -> (Answer, String) {
     let response = request.send().await.unwrap();
     let id = |headers: &HeaderMap| headers["x-request-id"].to_str().unwrap().to_owned();
     let (status, id) = (response.status().as_u16(), id(response.headers()));
     let text = response.text().await.unwrap();
-    let _ = daemon;
     (Answer { status, body: serde_json::from_str(&text).unwrap_or(json!(text)) }, id)
 }
 
 #[tokio::test]
 async fn what_is_asked_and_what_becomes_of_it_is_told_with_who_asked() {
     let daemon = Daemon::start();
-    let (made, create) = named(&daemon, daemon.http().post(daemon.at("/vms")).json(&daemon.wish())).await;
+    let (made, create) = named(daemon.http().post(daemon.at("/vms")).json(&daemon.wish())).await;
     let id = made.expect(201)["vm_id"].as_str().unwrap().to_owned();
     let start = daemon.http().post(daemon.at(&format!("/vms/{id}/start"))).header("x-request-id", "my-own/1");
-    let (started, own) = named(&daemon, start).await;
+    let (started, own) = named(start).await;
     started.expect(200);
     assert_eq!(own, "my-own/1");
     daemon.put(&format!("/vms/{id}/cpu"), json!({ "vcpus": 2 })).await.expect(200);
     daemon.post(&format!("/vms/{id}/stop"), json!({ "force": true })).await.expect(200);
     let gone = daemon.http().delete(daemon.at(&format!("/hyperv/vms/{id}")));
-    let (gone, delete) = named(&daemon, gone).await;
+    let (gone, delete) = named(gone).await;
     gone.expect(200);
 
     let all = events(&daemon, &format!("after=0&wait=0&vm={id}")).await;
-    let told: Vec<&Value> = all["events"].as_array().unwrap().iter().collect();
+    let heard: Vec<&Value> = all["events"].as_array().unwrap().iter().collect();
     let of = |kind: &str, field: &str, value: &str| {
-        let found = told.iter().position(|event| event["type"] == kind && event[field] == value);
+        let found = heard.iter().position(|event| event["type"] == kind && event[field] == value);
         found.unwrap_or_else(|| panic!("no {kind} of {value} in {all:#}"))
     };
-    let request_of = |at: usize| told[at]["by"][0]["request_id"].as_str().unwrap_or_default().to_owned();
-    assert_eq!((told[0]["type"].as_str(), request_of(0)), (Some("vm.created"), create));
+    let request_of = |at: usize| heard[at]["by"][0]["request_id"].as_str().unwrap_or_default().to_owned();
+    assert_eq!((heard[0]["type"].as_str(), request_of(0)), (Some("vm.created"), create));
     let steps = [
         of("vm.goal", "goal", "start"),
         of("vm.status", "status", "starting"),
         of("vm.status", "status", "running"),
-        of("vm.deleted", "name", told[0]["name"].as_str().unwrap()),
+        of("vm.deleted", "name", heard[0]["name"].as_str().unwrap()),
     ];
     assert!(steps.is_sorted(), "{steps:?}");
     for at in &steps[..3] {
-        assert_eq!((request_of(*at), told[*at]["by"][0]["caller"].as_str()), ("my-own/1".to_owned(), Some("uid 0")));
+        assert_eq!((request_of(*at), heard[*at]["by"][0]["caller"].as_str()), ("my-own/1".to_owned(), Some("uid 0")));
     }
     assert_eq!(request_of(steps[3]), delete);
-    let changed = told.iter().find(|event| event["type"] == "vm.changed").unwrap();
+    let changed = heard.iter().find(|event| event["type"] == "vm.changed").unwrap();
     assert_eq!(changed["fields"], json!(["vcpus"]));
-    assert_eq!(told.last().unwrap()["type"], "vm.deleted");
-    let numbers: Vec<u64> = told.iter().map(|event| event["seq"].as_u64().unwrap()).collect();
+    assert_eq!(heard.last().unwrap()["type"], "vm.deleted");
+    let numbers: Vec<u64> = heard.iter().map(|event| event["seq"].as_u64().unwrap()).collect();
     assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
     // The other dialect tells the same in its own words.
     let theirs = daemon.get(&format!("/hyperv/events?after=0&wait=0&vmId={id}")).await.expect(200);
     let theirs = theirs["Events"].as_array().unwrap();
-    assert_eq!(theirs.len(), told.len());
-    for (ours, theirs) in told.iter().zip(theirs) {
+    assert_eq!(theirs.len(), heard.len());
+    for (ours, theirs) in heard.iter().zip(theirs) {
         assert_eq!((&ours["id"], &ours["type"], &ours["seq"]), (&theirs["Id"], &theirs["Type"], &theirs["Sequence"]));
     }
     assert!(theirs.iter().any(|event| event["State"] == "Running" && event["By"][0]["RequestId"] == "my-own/1"));
@@ -147,15 +146,15 @@ async fn a_status_is_waited_for_in_both_dialects() {
     let (ours, theirs, started) = tokio::join!(
         wait(format!("/vms/{id}/status?wait=running&timeout=120")),
         wait(format!("/hyperv/vms/{id}?wait=Running&timeout=120")),
-        daemon.post(&format!("/vms/{id}/start"), json!({})),
+        async { daemon.post(&format!("/vms/{id}/start"), json!({})).await },
     );
     started.expect(200);
     assert_eq!((&ours["status"], &ours["reached"]), (&json!("running"), &json!(true)));
     assert_eq!((&theirs["State"], &theirs["Reached"]), (&json!("Running"), &json!(true)));
     assert_eq!(daemon.get(&format!("/vms/{id}/status")).await.expect(200).get("reached"), None);
     let (gone, theirs, deleted) = tokio::join!(
-        daemon.get(&format!("/vms/{id}/status?wait=agent&timeout=3600")),
-        daemon.get(&format!("/hyperv/vms/{id}?wait=Agent&timeout=3600")),
+        async { daemon.get(&format!("/vms/{id}/status?wait=agent&timeout=3600")).await },
+        async { daemon.get(&format!("/hyperv/vms/{id}?wait=Agent&timeout=3600")).await },
         async {
             tokio::time::sleep(Duration::from_millis(300)).await;
             daemon.delete(&format!("/vms/{id}")).await
@@ -175,11 +174,11 @@ async fn a_status_is_waited_for_in_both_dialects() {
 async fn every_answer_says_which_request_it_is_to() {
     let daemon = Daemon::start();
     for path in ["/health", "/vms/x/status", "/nowhere", "/hyperv/vms/x", "/events?x=1"] {
-        let (_, id) = named(&daemon, daemon.http().get(daemon.at(path))).await;
+        let (_, id) = named(daemon.http().get(daemon.at(path))).await;
         assert!(uuid::Uuid::try_parse(&id).is_ok(), "{path}: {id}");
-        let (_, id) = named(&daemon, daemon.http().get(daemon.at(path)).header("x-request-id", "a b")).await;
+        let (_, id) = named(daemon.http().get(daemon.at(path)).header("x-request-id", "a b")).await;
         assert!(uuid::Uuid::try_parse(&id).is_ok(), "{path}: {id}");
     }
-    let (_, id) = named(&daemon, daemon.http().get(daemon.at("/health")).header("origin", "http://evil.example")).await;
+    let (_, id) = named(daemon.http().get(daemon.at("/health")).header("origin", "http://evil.example")).await;
     assert!(uuid::Uuid::try_parse(&id).is_ok(), "of what the gate refuses: {id}");
 }

@@ -95,6 +95,24 @@ async fn an_address_and_a_name_go_with_their_vm_and_clones_each_have_their_own()
 }
 
 #[tokio::test]
+async fn an_address_is_waited_for_until_the_dhcp_has_given_it() {
+    let host = Host::leave();
+    let daemon = guest::daemon();
+    let body = json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24" });
+    daemon.post("/switches", body).await.expect(201);
+    let id = create(&daemon, "web").await;
+    let path = format!("/vms/{id}/status?wait=ip&timeout=110");
+    let status = daemon.get(&path).await.expect(200);
+    assert_eq!(status["reached"], true, "{status}\n{}", daemon.console(&id).await);
+    assert_eq!(networks(&daemon, &id).await[0]["addresses"], json!(["10.77.0.2"]));
+    // There by now, at once.
+    assert_eq!(daemon.get(&path).await.expect(200)["reached"], true);
+    daemon.delete(&format!("/vms/{id}")).await.expect(200);
+    drop(daemon);
+    host.assert_untouched();
+}
+
+#[tokio::test]
 async fn a_guest_has_an_address_also_where_the_port_of_dns_is_taken() {
     let host = Host::leave();
     let taken_by =

@@ -7,11 +7,11 @@ use crate::support::{Daemon, crash::Side};
 use serde_json::{Value, json};
 
 /// All that was told, by pages as a client reads them.
-async fn all(daemon: &Daemon, after: &mut String, told: &mut Vec<Value>) {
+async fn all(daemon: &Daemon, after: &mut String, heard: &mut Vec<Value>) {
     loop {
         let page = daemon.get(&format!("/events?after={after}&wait=0&limit=7")).await.expect(200);
         let events = page["events"].as_array().unwrap();
-        told.extend(events.iter().cloned());
+        heard.extend(events.iter().cloned());
         *after = page["next"].as_str().unwrap().to_owned();
         if events.is_empty() {
             return;
@@ -24,8 +24,8 @@ async fn every_acknowledged_change_is_told_once_over_a_kill_at_every_commit() {
     let mut daemon = Daemon::prepare(&["--accel", "tcg"]);
     daemon.run();
     let id = daemon.create(daemon.wish()).await;
-    let (mut after, mut told) = ("0".to_owned(), Vec::new());
-    all(&daemon, &mut after, &mut told).await;
+    let (mut after, mut heard) = ("0".to_owned(), Vec::new());
+    all(&daemon, &mut after, &mut heard).await;
     daemon.kill();
     let mut acknowledged = BTreeMap::new();
     let mut died = 0;
@@ -51,13 +51,13 @@ async fn every_acknowledged_change_is_told_once_over_a_kill_at_every_commit() {
         }
         died += u64::from(daemon.log_text().contains("dying at the fail point"));
         daemon.run();
-        all(&daemon, &mut after, &mut told).await;
+        all(&daemon, &mut after, &mut heard).await;
         daemon.kill();
     }
     assert!(died >= 6, "{died}");
-    let numbers: Vec<u64> = told.iter().map(|event| event["seq"].as_u64().unwrap()).collect();
+    let numbers: Vec<u64> = heard.iter().map(|event| event["seq"].as_u64().unwrap()).collect();
     assert!(numbers.iter().copied().eq(1..=numbers.len() as u64), "without a gap, and none twice: {numbers:?}");
-    for event in told.iter().filter(|event| event["type"] == "vm.changed") {
+    for event in heard.iter().filter(|event| event["type"] == "vm.changed") {
         for by in event["by"].as_array().unwrap() {
             // One that was not answered may have been done.
             *acknowledged.entry(by["request_id"].as_str().unwrap().to_owned()).or_default() += 1;

@@ -79,7 +79,7 @@ impl Subscriber {
         match self.changes.get(&ticket) {
             Some(1) => Ok(()),
             None if !self.requests.contains(&ticket) => Ok(()),
-            told => Err(format!("the acknowledged change {ticket} was told {} times", told.unwrap_or(&0))),
+            reported => Err(format!("the acknowledged change {ticket} was told {} times", reported.unwrap_or(&0))),
         }
     }
 
@@ -92,21 +92,25 @@ impl Subscriber {
         let Some(record) = stored.filter(|record| exists(&record.run.state)) else {
             return if self.exists { Err("nobody was told that it is gone".into()) } else { Ok(()) };
         };
-        let (told, run) = (&record.run.told, &record.run);
+        let (reported, run) = (&record.run.reported, &record.run);
         if run.up().is_none() {
             // It went with the run.
             self.agent = false;
         }
-        if !self.exists || self.status != told.status || self.incidents != told.incidents || self.agent != told.agent {
-            return Err(format!("{told:?} is stored, and {self:?} was told"));
+        if !self.exists
+            || self.status != reported.status
+            || self.incidents != reported.incidents
+            || self.agent != reported.agent
+        {
+            return Err(format!("{reported:?} is stored, and {self:?} was told"));
         }
         let fits = match &run.state {
-            Run::Down { last: Ending::Clean } => matches!(told.status, Some(Status::Stopped | Status::Stopping)),
-            Run::Down { .. } => matches!(told.status, Some(Status::Crashed | Status::Stopping)),
-            Run::Starting { .. } => matches!(told.status, Some(Status::Starting | Status::Stopping)),
-            Run::Up(_) => !matches!(told.status, Some(Status::Stopped | Status::Crashed | Status::Starting)),
+            Run::Down { last: Ending::Clean } => matches!(reported.status, Some(Status::Stopped | Status::Stopping)),
+            Run::Down { .. } => matches!(reported.status, Some(Status::Crashed | Status::Stopping)),
+            Run::Starting { .. } => matches!(reported.status, Some(Status::Starting | Status::Stopping)),
+            Run::Up(_) => !matches!(reported.status, Some(Status::Stopped | Status::Crashed | Status::Starting)),
             Run::Making { .. } => false,
         };
-        if fits { Ok(()) } else { Err(format!("{:?} was told of {:?}", told.status, run.state)) }
+        if fits { Ok(()) } else { Err(format!("{:?} was told of {:?}", reported.status, run.state)) }
     }
 }

@@ -96,7 +96,7 @@ fn stopped() -> Facts {
         upkeep: Upkeep::default(),
         held: Held::default(),
         unmade: [].into(),
-        told: Default::default(),
+        reported: Default::default(),
         failed_start: None,
     };
     let record = Record { definition: Arc::new(spec), run };

@@ -11,7 +11,7 @@ use crate::{
         http::{HttpError, Reply, Request},
     },
     model::{About, Incident, Status, VmId, What},
-    service::events::{Place, Told},
+    service::events::{Entry, Place},
 };
 
 /// Something that has happened. Which of the fields from `Fields` on are there depends on `Type`.
@@ -108,8 +108,8 @@ pub struct EventsBody {
 }
 
 impl EventBody {
-    pub fn of(place: Place, told: &Told) -> Self {
-        let event = &told.event;
+    pub fn of(place: Place, entry: &Entry) -> Self {
+        let event = &entry.event;
         let (vm_id, switch_id, name) = match &event.about {
             About::Vm { id, name } => (Some(id.to_string()), None, name.clone()),
             About::Switch { id, name } => (None, Some(id.to_string()), name.clone()),
@@ -117,7 +117,7 @@ impl EventBody {
         let by = event.by.iter();
         Self {
             id: place.to_string(),
-            sequence: told.number,
+            sequence: entry.number,
             time: written(event.at),
             r#type: event.kind(),
             vm_id,
@@ -194,10 +194,10 @@ pub async fn events(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let read = |text: String| VmId::parse_guid(&text).ok_or_else(|| HttpError::invalid("vmId", "be the id of a VM"));
     let wish = events::wish(&shared.service, &request, vm.map(read).transpose()?)?;
     let Some(wait) = wish.wait else {
-        let data = |place: Place, told: &Told| serde_json::to_string(&EventBody::of(place, told));
+        let data = |place: Place, entry: &Entry| serde_json::to_string(&EventBody::of(place, entry));
         return Ok(Reply::stream(EVENT_STREAM, events::stream(wish, data)).until_the_end(ENDS));
     };
     let (found, next) = events::poll(wish, wait).await?;
-    let events = found.iter().map(|(place, told)| EventBody::of(*place, told)).collect();
+    let events = found.iter().map(|(place, entry)| EventBody::of(*place, entry)).collect();
     Ok(Reply::json(StatusCode::OK, &EventsBody { events, next: next.to_string() }))
 }

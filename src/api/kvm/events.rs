@@ -15,7 +15,7 @@ use crate::{
         http::{HttpError, QueryParam, Reply, Request, Route, in_section},
     },
     model::{About, Asker, Incident, Role, Status, VmId, Wanted, What},
-    service::events::{Place, Told},
+    service::events::{Entry, Place},
 };
 
 /// Something that has happened. Which of the fields from `fields` on are there depends on `type`.
@@ -137,15 +137,15 @@ pub struct EventsBody {
 }
 
 impl EventBody {
-    pub fn of(place: Place, told: &Told) -> Self {
-        let event = &told.event;
+    pub fn of(place: Place, entry: &Entry) -> Self {
+        let event = &entry.event;
         let (vm_id, switch_id, name) = match &event.about {
             About::Vm { id, name } => (Some(id.to_string()), None, name.clone()),
             About::Switch { id, name } => (None, Some(id.to_string()), name.clone()),
         };
         Self {
             id: place.to_string(),
-            seq: told.number,
+            seq: entry.number,
             time: written(event.at),
             r#type: event.kind(),
             vm_id,
@@ -241,10 +241,10 @@ pub async fn events(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let read = |text: String| VmId::parse(&text).ok_or_else(|| HttpError::invalid("vm", "be the UUID of a VM"));
     let wish = events::wish(&shared.service, &request, vm.map(read).transpose()?)?;
     let Some(wait) = wish.wait else {
-        let data = |place: Place, told: &Told| serde_json::to_string(&EventBody::of(place, told));
+        let data = |place: Place, entry: &Entry| serde_json::to_string(&EventBody::of(place, entry));
         return Ok(Reply::stream(EVENT_STREAM, events::stream(wish, data)).until_the_end(ENDS));
     };
     let (found, next) = events::poll(wish, wait).await?;
-    let events = found.iter().map(|(place, told)| EventBody::of(*place, told)).collect();
+    let events = found.iter().map(|(place, entry)| EventBody::of(*place, entry)).collect();
     Ok(Reply::json(StatusCode::OK, &EventsBody { events, next: next.to_string() }))
 }

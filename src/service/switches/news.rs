@@ -58,14 +58,14 @@ fn fields(before: Option<&SwitchRecord>, after: &SwitchRecord) -> Vec<String> {
 /// next one.
 pub(in crate::service) async fn tell(service: Weak<Service>) {
     let Some(mut events) = service.upgrade().map(|service: Arc<Service>| service.ctx.net.subscribe()) else { return };
-    let (mut told, mut again) = (HashMap::new(), interval(AGAIN));
+    let (mut reported, mut again) = (HashMap::new(), interval(AGAIN));
     loop {
         tokio::select! {
             event = events.recv() => if let Err(RecvError::Closed) = event { return },
             _ = again.tick() => {}
         }
         let Some(service) = service.upgrade() else { return };
-        if let Err(error) = service.tell_problems(&mut told).await {
+        if let Err(error) = service.tell_problems(&mut reported).await {
             tracing::debug!(%error, "problems of switches are told later");
         }
     }
@@ -73,7 +73,7 @@ pub(in crate::service) async fn tell(service: Weak<Service>) {
 
 impl Service {
     /// Those that differ from those in `told`.
-    async fn tell_problems(&self, told: &mut HashMap<SwitchId, String>) -> Result<(), StoreError> {
+    async fn tell_problems(&self, reported: &mut HashMap<SwitchId, String>) -> Result<(), StoreError> {
         let mut batch = Batch::new();
         let mut now = HashMap::new();
         let mut there = HashSet::new();
@@ -81,22 +81,22 @@ impl Service {
             let (id, name) = (switch.id, switch.name);
             let problem = self.ctx.net.problem(id).or(problem);
             there.insert(id);
-            if problem.as_ref() != told.get(&id) {
+            if problem.as_ref() != reported.get(&id) {
                 let cut = |text: &String| text.chars().take(MOST_BYTES / 4).collect();
                 let what = What::Problem { problem: problem.as_ref().map(cut) };
                 batch = batch.tell(&Event { at: now_ms(), about: About::Switch { id, name }, what, by: Vec::new() })?;
                 now.insert(id, problem);
             }
         }
-        told.retain(|id, _| there.contains(id));
+        reported.retain(|id, _| there.contains(id));
         if now.is_empty() {
             return Ok(());
         }
         self.ctx.store.commit(batch.from_reserve()).await?;
         for (id, problem) in now {
             match problem {
-                Some(problem) => drop(told.insert(id, problem)),
-                None => drop(told.remove(&id)),
+                Some(problem) => drop(reported.insert(id, problem)),
+                None => drop(reported.remove(&id)),
             }
         }
         Ok(())

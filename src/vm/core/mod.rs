@@ -50,7 +50,7 @@ pub use facts::{Bounds, Facts, Now};
 pub use goal::{Cause, Deadline, Goal};
 pub use held::{Held, MAX_LIVE};
 pub use lane::{DiskNo, Lane};
-pub use news::{By, News, Tells, Told, tell};
+pub use news::{By, News, Reported, Tells, tell};
 pub use plan::{Plan, plan};
 pub use record::{Guest, Record, Run, RunRecord, Up};
 pub use recover::{Found, create, recover, unmade};

@@ -29,7 +29,7 @@ const MOST_BYTES: usize = 64;
 
 /// What of a VM was told last, in the record that the events lie beside.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told {
+pub struct Reported {
     /// None of a VM that does not exist yet, or that an earlier version has stored.
     #[serde(default)]
     pub status: Option<Status>,
@@ -45,7 +45,7 @@ pub struct Told {
 /// What is to be told, and who has asked for it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct News {
-    asked: Vec<By>,
+    requests: Vec<By>,
     /// Seen, with how often.
     noticed: Vec<(Incident, u32)>,
     /// Counted in the record, and not in the one that is stored.
@@ -62,7 +62,7 @@ pub struct By {
     /// It concerns the definition, not the power.
     changes: bool,
     /// That it has changed the definition is told.
-    told: bool,
+    reported: bool,
     /// Or may be: nobody knows what became of the batch.
     sent: bool,
 }
@@ -86,12 +86,18 @@ impl Facts {
     /// Who asks, of a request that is about to be admitted.
     pub fn note_asker(&mut self, ticket: Ticket, asker: Option<Asker>, request: &Request) {
         let changes = matches!(request, Request::Change(_) | Request::Redefine(_));
-        self.news.asked.extend(asker.map(|asker| By { ticket, asker, changes, told: false, sent: false }));
+        self.news.requests.extend(asker.map(|asker| By { ticket, asker, changes, reported: false, sent: false }));
     }
 
     /// The same, of the one that makes it.
     pub fn note_maker(&mut self, ticket: Ticket, asker: Option<Asker>) {
-        self.news.asked.extend(asker.map(|asker| By { ticket, asker, changes: false, told: false, sent: false }));
+        self.news.requests.extend(asker.map(|asker| By {
+            ticket,
+            asker,
+            changes: false,
+            reported: false,
+            sent: false,
+        }));
     }
 
     /// Something has happened to the guest.
@@ -110,7 +116,7 @@ impl Facts {
         match (self.up(), self.is_open()) {
             (None, _) => false,
             (Some(_), true) => self.seen.agent,
-            (Some(_), false) => self.record.run.told.agent,
+            (Some(_), false) => self.record.run.reported.agent,
         }
     }
 
@@ -120,44 +126,44 @@ impl Facts {
             return;
         }
         let status = status_of(self, &self.record.run);
-        self.record.run.told.status = Some(status);
+        self.record.run.reported.status = Some(status);
         let looked = !self.seen.look_for_files && !self.in_flight.contains_key(&Lane::Files);
         if looked {
-            self.record.run.told.missing = self.seen.missing.is_some();
+            self.record.run.reported.missing = self.seen.missing.is_some();
         }
         if self.up().is_none() {
             // With the run.
-            self.record.run.told.agent = false;
+            self.record.run.reported.agent = false;
         }
         let agent = self.agent_now();
-        let differs = agent != self.record.run.told.agent || !self.news.noticed.is_empty();
+        let differs = agent != self.record.run.reported.agent || !self.news.noticed.is_empty();
         if !differs || self.now.monotonic < self.news.next {
             return;
         }
         self.news.next = self.now.monotonic + PAUSE;
-        self.record.run.told.agent = agent;
-        self.record.run.told.incidents += self.news.noticed.len() as u64;
+        self.record.run.reported.agent = agent;
+        self.record.run.reported.incidents += self.news.noticed.len() as u64;
         self.news.counted.extend(mem::take(&mut self.news.noticed));
     }
 
     /// When there is something to tell that had to wait.
     pub(super) fn next_news(&self) -> Option<Ms> {
-        let waits = !self.news.noticed.is_empty() || self.agent_now() != self.record.run.told.agent;
+        let waits = !self.news.noticed.is_empty() || self.agent_now() != self.record.run.reported.agent;
         (waits && exists(&self.record.run)).then_some(self.news.next)
     }
 
     /// Nobody waits for an answer any more: who has asked is forgotten.
     pub(super) fn forget_askers(&mut self) {
-        if self.news.asked.is_empty() {
+        if self.news.requests.is_empty() {
             return;
         }
         let waits = |ticket: Ticket| {
             self.waiting.iter().any(|waiting| waiting.ticket == ticket)
                 || self.later.iter().any(|(later, _)| *later == ticket)
         };
-        let asked = mem::take(&mut self.news.asked);
+        let requests = mem::take(&mut self.news.requests);
         // Without the room that it had: there is one of each VM.
-        self.news.asked = asked.into_iter().filter(|by| waits(by.ticket)).collect();
+        self.news.requests = requests.into_iter().filter(|by| waits(by.ticket)).collect();
     }
 
     /// What the batch that is due tells of.
@@ -171,7 +177,7 @@ impl Facts {
             before: (!self.seen.unsure).then(|| self.stored.clone()),
             known: Some(self.stored.definition.clone()),
             incidents: self.news.counted.clone(),
-            by: self.news.asked.iter().filter(wants).cloned().collect(),
+            by: self.news.requests.iter().filter(wants).cloned().collect(),
             reason: reason_of(self, &self.record.run),
             missing: self.seen.missing.clone(),
         }
@@ -179,7 +185,7 @@ impl Facts {
 
     /// Of a batch nobody knows whether it is stored, and whether what it tells is told.
     pub(super) fn may_be_told(&mut self, txn: &Txn) {
-        for by in &mut self.news.asked {
+        for by in &mut self.news.requests {
             by.sent |= txn.tells.by.iter().any(|sent| sent.ticket == by.ticket);
         }
     }
@@ -187,12 +193,12 @@ impl Facts {
     /// A batch is stored, and what it tells is told.
     pub(super) fn was_told(&mut self, txn: &Txn) {
         let Some(record) = &txn.record else { return };
-        let left = self.record.run.told.incidents.saturating_sub(record.run.told.incidents);
-        let told = self.news.counted.len().saturating_sub(left as usize);
-        self.news.counted.drain(..told);
+        let left = self.record.run.reported.incidents.saturating_sub(record.run.reported.incidents);
+        let reported = self.news.counted.len().saturating_sub(left as usize);
+        self.news.counted.drain(..reported);
         if self.stored.definition != record.definition {
-            for by in self.news.asked.iter_mut().filter(|by| by.changes) {
-                by.told |= txn.tells.by.iter().any(|told| told.ticket == by.ticket);
+            for by in self.news.requests.iter_mut().filter(|by| by.changes) {
+                by.reported |= txn.tells.by.iter().any(|reported| reported.ticket == by.ticket);
             }
         }
     }
@@ -200,8 +206,8 @@ impl Facts {
 
 /// A record of an earlier version: what it says is taken for told.
 pub(super) fn begin_with(record: &mut Record, status: Status) {
-    if exists(&record.run) && record.run.told.status.is_none() {
-        record.run.told.status = Some(status);
+    if exists(&record.run) && record.run.reported.status.is_none() {
+        record.run.reported.status = Some(status);
     }
 }
 
@@ -229,21 +235,21 @@ pub fn tell(before: Option<&Record>, txn: &Txn) -> Vec<Event> {
     };
     let Some(before) = before else {
         add(What::Created, by_power());
-        add(What::Status { status: after.run.told.status.unwrap_or(Status::Stopped), reason: None }, by_power());
+        add(What::Status { status: after.run.reported.status.unwrap_or(Status::Stopped), reason: None }, by_power());
         return events;
     };
     let fields = difference::fields(&before.definition, &after.definition);
     if !fields.is_empty() {
         // The batch of which nobody knew what became of it has told of these.
         let has_landed = tells.known.as_ref() != Some(&before.definition);
-        let new = tells.by.iter().filter(|by| by.changes && !by.told && !(by.sent && has_landed));
+        let new = tells.by.iter().filter(|by| by.changes && !by.reported && !(by.sent && has_landed));
         add(What::Changed { fields }, new.map(|by| by.asker.clone()).collect());
     }
     if let Some(goal) = wanted(before, after) {
         add(What::Goal { goal }, by_power());
     }
-    let (told, tell) = (&before.run.told, &after.run.told);
-    let new = tell.incidents.saturating_sub(told.incidents) as usize;
+    let (reported, tell) = (&before.run.reported, &after.run.reported);
+    let new = tell.incidents.saturating_sub(reported.incidents) as usize;
     for (incident, times) in tells.incidents.iter().skip(tells.incidents.len().saturating_sub(new)) {
         add(What::Incident { incident: incident.clone(), times: *times }, Vec::new());
     }
@@ -254,14 +260,14 @@ pub fn tell(before: Option<&Record>, txn: &Txn) -> Vec<Event> {
         add(what, by(|by| by.changes));
     }
     // That of a run that is over went with it.
-    let was_there = told.agent && before.run.up().is_some();
+    let was_there = reported.agent && before.run.up().is_some();
     if after.run.up().is_some() && was_there != tell.agent {
         add(What::Agent { connected: tell.agent }, Vec::new());
     }
-    if let Some(status) = tell.status.filter(|_| told.status != tell.status) {
+    if let Some(status) = tell.status.filter(|_| reported.status != tell.status) {
         add(What::Status { status, reason: tells.reason.clone() }, by_power());
     }
-    if told.missing != tell.missing {
+    if reported.missing != tell.missing {
         add(What::Problem { problem: tells.missing.clone().filter(|_| tell.missing) }, Vec::new());
     }
     events

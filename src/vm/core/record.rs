@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{goal::Goal, held::Held, lane::DiskNo, news::Told};
+use super::{goal::Goal, held::Held, lane::DiskNo, news::Reported};
 use crate::model::{Ending, FailedStart, ProcessId, Sandbox, Upkeep, VmSpec};
 
 /// What is stored of a VM: `vm/<id>` and `run/<id>`.
@@ -27,7 +27,7 @@ pub struct RunRecord {
     pub unmade: BTreeSet<DiskNo>,
     /// What is told of it, with the batch that this was stored in.
     #[serde(default)]
-    pub told: Told,
+    pub reported: Reported,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_start: Option<Arc<FailedStart>>,
 }
@@ -94,8 +94,8 @@ impl RunRecord {
     /// Of a VM of which nothing else is to be known.
     pub fn new(state: Run, goal: Goal) -> Self {
         let (upkeep, held) = (Upkeep::default(), Held::default());
-        let told = Told::default();
-        Self { state, goal, upkeep, held, unmade: BTreeSet::new(), told, failed_start: None }
+        let reported = Reported::default();
+        Self { state, goal, upkeep, held, unmade: BTreeSet::new(), reported, failed_start: None }
     }
 
     pub fn up(&self) -> Option<&Up> {

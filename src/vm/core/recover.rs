@@ -96,7 +96,7 @@ pub fn unmade(definition: Arc<VmSpec>) -> Record {
         upkeep: Upkeep::default(),
         held: Held::default(),
         unmade,
-        told: Default::default(),
+        reported: Default::default(),
         failed_start: None,
     };
     Record { definition, run }

@@ -78,7 +78,7 @@ impl Vm {
             upkeep: Upkeep::default(),
             held: Held::default(),
             unmade: BTreeSet::new(),
-            told: Default::default(),
+            reported: Default::default(),
             failed_start: None,
         };
         Self { dir, hands, record: Record { definition: Arc::new(definition), run } }
