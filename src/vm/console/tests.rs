@@ -153,7 +153,7 @@ fn in_three_places(dir: &Path) -> (Console, Vec<u8>) {
     };
     // Nothing of it is cut away: a half is not full, and then it is.
     let chunk: Vec<u8> =
-        (0..1 << 20).map(|n: u32| if n % 97 == 0 { b'\n' } else { n.to_le_bytes()[1] | 0x80 }).collect();
+        (0..1 << 20).map(|n: u32| if n.is_multiple_of(97) { b'\n' } else { n.to_le_bytes()[1] | 0x80 }).collect();
     for _ in 0..10 {
         write(&chunk[..(1 << 20) - 1]);
         console.keep();
