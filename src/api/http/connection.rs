@@ -133,6 +133,10 @@ impl Exchange {
         request.extensions_mut().insert(self.in_flight.clone());
         request.extensions_mut().insert(Arc::clone(&self.visitor));
         let modern = request.version() == Version::HTTP_11;
+        if !modern {
+            // RFC 9110, 7.8: it is to be passed over.
+            request.headers_mut().remove(header::UPGRADE);
+        }
         let line = hyper::upgrade::on(&mut request);
         // warp's service is always ready, so `poll_ready` is not asked.
         let mut answer = pin!(service.call(request));
