@@ -17,8 +17,8 @@ use tokio::{
 use super::{
     SharedContext,
     core::{
-        self, Bounds, Effects, Facts, Lane, Now, Outcome, Report, Run, Setback, Sight, Step, Ticket, absorb, admit,
-        plan, recover,
+        self, Bounds, Effects, Facts, Found, Lane, Now, Outcome, Report, Run, Setback, Sight, Step, Ticket, absorb,
+        admit, plan, recover,
     },
     events::sight,
     handle::{Inbox, Message, Reply, Tally, VmHandle},
@@ -86,9 +86,10 @@ enum Happening {
 /// Starts the task of a VM of an earlier daemon. What its record says is met with what is there.
 pub fn adopt(ctx: SharedContext, Stored { record, known }: Stored) -> VmHandle {
     let (found, process) = ctx.find_process(&record);
+    let sandbox = record.run.up().filter(|_| found != Found::Elsewhere).and_then(|up| up.sandbox.clone());
     let facts = recover(record, found, now(), bounds(&ctx));
     let (handle, task) = Task::new(ctx, facts, known);
-    task.hands.adopt(process);
+    task.hands.adopt(process, sandbox.as_ref());
     tokio::spawn(task.run());
     handle
 }
@@ -267,6 +268,7 @@ impl Task {
         self.link = None;
         self.hands.close();
         self.hands.set_process(None);
+        self.hands.take_kept_in().clear();
         self.absorb(Report::Sight(Sight::Exited(how)))
     }
 

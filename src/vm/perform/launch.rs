@@ -18,18 +18,20 @@ use std::{
 use qapi::qmp::qom_set;
 use tokio::task::spawn_blocking;
 
-use super::{Brief, Done, Hands, Report, disks, files, host_files, nics, pinning};
+use super::{Brief, Done, Hands, Report, disks, files, hands::KeptIn, host_files, nics, pinning};
 use crate::{
     host::{
         STORAGE, fail_point, in_time,
         launcher::{Child, QEMU},
         memory, on_storage,
         process::Process,
+        sandbox::Needs,
     },
     model::{Error, NicId, VmSpec},
     qemu::{
         ChardevFds, CommandLine,
         devices::{self, FileUse},
+        memory_bound,
     },
     qmp::{Events, QmpError, Session, socket},
     vm::core::{DiskNo, Setback, StartedWith},
@@ -150,19 +152,31 @@ pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
     let accelerator = hands.ctx.caps.accelerator;
     let args = CommandLine { spec: &spec, paths, fds, taps: &numbers, files: &sets, accelerator }.render();
     let program = hands.ctx.config.qemu.clone();
-    let (ctx, seed) = (hands.ctx.clone(), hands.id.number());
+    let needs = Needs {
+        vm: hands.id,
+        network: spec.nics.iter().any(|nic| nic.switch().is_none()),
+        memory: memory_bound(spec.memory, accelerator),
+    };
+    let ctx = hands.ctx.clone();
     let spawned = spawn_blocking(move || {
-        let (cell, sandbox) = ctx.sandbox.cell(seed).map_err(|e| format!("cannot make a sandbox for QEMU: {e}"))?;
-        let child = Child::new(QEMU, &program).args(&args).inherit(inherited).stderr(streams.stderr).within(cell);
+        let made = ctx.sandbox.cell(needs).map_err(|e| format!("cannot make a sandbox for QEMU: {e}"))?;
+        let kept_in = KeptIn { group: made.group, uid: made.shown.uid };
+        let child = Child::new(QEMU, &program).args(&args).inherit(inherited).stderr(streams.stderr).within(made.cell);
         let spawned = Process::spawn(child);
         // QEMU has its own copies now: from here on its end is the end of its sockets, taps and locks.
         drop((sockets, taps, files, streams.marks));
-        let process = spawned.map_err(|e| format!("cannot run {}: {e}", program.display()))?;
-        Ok((Unclaimed::new(process), sandbox))
+        match spawned {
+            Ok(process) => Ok((Unclaimed::new(process, kept_in), made.shown)),
+            Err(error) => {
+                kept_in.clear();
+                Err(format!("cannot run {}: {error}", program.display()))
+            }
+        }
     });
     let spawned = spawned.await.map_err(|e| Setback::Host(e.to_string()))?;
-    let (process, sandbox) = spawned.map_err(Setback::Host)?;
-    let process = process.claim();
+    let (unclaimed, sandbox) = spawned.map_err(Setback::Host)?;
+    let Some((process, kept_in)) = unclaimed.claim() else { return Err(Setback::Held) };
+    hands.set_kept_in(kept_in);
     hands.set_process(Some(process.clone()));
     hands.reached(LaunchStep::Spawn)?;
     let hotplug_memory = devices::hotplug_size(&spec);
@@ -189,26 +203,23 @@ async fn open_files(hands: &Hands, spec: &VmSpec) -> Result<BTreeMap<u32, OwnedF
 }
 
 /// A process that ends unless somebody takes it: a spawn may come so late that its step was given up.
-struct Unclaimed {
-    process: Arc<Process>,
-    claimed: bool,
-}
+struct Unclaimed(Option<(Arc<Process>, KeptIn)>);
 
 impl Unclaimed {
-    fn new(process: Process) -> Self {
-        Self { process: Arc::new(process), claimed: false }
+    fn new(process: Process, kept_in: KeptIn) -> Self {
+        Self(Some((Arc::new(process), kept_in)))
     }
 
-    fn claim(mut self) -> Arc<Process> {
-        self.claimed = true;
-        self.process.clone()
+    fn claim(mut self) -> Option<(Arc<Process>, KeptIn)> {
+        self.0.take()
     }
 }
 
 impl Drop for Unclaimed {
     fn drop(&mut self) {
-        if !self.claimed {
-            self.process.kill();
+        if let Some((process, kept_in)) = self.0.take() {
+            process.kill();
+            kept_in.clear();
         }
     }
 }
