@@ -227,7 +227,7 @@ fn group_of_kvm() -> Result<Option<u32>, String> {
 }
 
 /// The folder that a QEMU was installed in with all that belongs to it, or else the program's own.
-pub(super) fn installed_in(program: &Path) -> Option<PathBuf> {
+pub fn installed_in(program: &Path) -> Option<PathBuf> {
     let program = program.canonicalize().ok()?;
     let folder = program.parent()?;
     let prefix = folder.parent().filter(|prefix| prefix.join("share/qemu").is_dir());

@@ -90,6 +90,7 @@ const MAY_WAIT: &[&str] = &[
     "net/adapter.rs",
     "net/companion/mod.rs",
     "net/companion/supervisor.rs",
+    "net/companion/view.rs",
     "net/dhcp/leases.rs",
     "net/dhcp/mod.rs",
     "net/dhcp/resolvers.rs",

@@ -1,9 +1,14 @@
 //! What dnsmasq sees of the host's files, and whom it speaks to by TCP: it answers whatever guests send it.
 
+#![allow(clippy::disallowed_methods, reason = "on a thread that may wait")]
+
 use std::path::PathBuf;
 
-use super::Folders;
-use crate::host::launcher::{Cell, Shown, Tcp, View};
+use super::{Folders, PROGRAM};
+use crate::host::{
+    launcher::{Cell, Shown, Tcp, View},
+    sandbox::installed_in,
+};
 
 /// Beside the system's: who it is to become.
 const USERS: [&str; 3] = ["/etc/passwd", "/etc/group", "/etc/nsswitch.conf"];
@@ -14,7 +19,11 @@ const TCP: Tcp = Tcp::Ports { bind: &[0, DNS], connect: &[DNS] };
 /// Made for each start: what is shown may have been exchanged. Blocks.
 pub fn cell(folders: &Folders) -> Cell {
     let read = USERS.iter().map(PathBuf::from).chain([folders.public.clone()]).collect();
-    let shown = Shown { read, own: vec![folders.own.clone()], ..Shown::default() };
+    // It may be a script, which ends in another.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(PROGRAM)).filter(|file| file.is_file());
+    let programs = found.filter_map(|program| installed_in(&program)).collect();
+    let shown = Shown { programs, read, own: vec![folders.own.clone()], ..Shown::default() };
     let view = View::of(&shown, TCP).inspect_err(|error| {
         tracing::debug!(%error, "dnsmasq is not kept from files by Landlock");
     });
