@@ -15,6 +15,7 @@ use crate::{
     host::{
         cpus::Host,
         image::QemuImg,
+        launcher::User,
         sandbox::{Programs, Sandbox},
     },
     model::{Conflict, CpuPinning, Disk, Ending, Error, IoLimits, LayerId, Nic, NicBackend, NicId, Upkeep, VmSpec},
@@ -193,6 +194,9 @@ impl Drop for Vm {
         if let Some(process) = self.hands.process() {
             process.kill();
         }
+        let kept_in = self.hands.take_kept_in();
+        kept_in.group.iter().for_each(|group| group.end());
+        let _ = kept_in.uid.map(User::forget);
     }
 }
 
