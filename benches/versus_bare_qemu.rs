@@ -16,7 +16,10 @@ use std::{
 };
 
 use bare::{bare_start, bare_stop, command_line, median, sandboxed_start};
-use qherd::{host::sandbox::Sandbox, model::Uids};
+use qherd::{
+    host::sandbox::{Programs, Sandbox},
+    model::Uids,
+};
 use serde_json::json;
 use support::Daemon;
 
@@ -43,7 +46,8 @@ async fn main() {
 
     let said = std::process::Command::new(&arguments[0]).arg("--version").output().unwrap().stdout;
     let version = String::from_utf8(said).unwrap().split_whitespace().nth(3).unwrap().to_owned();
-    let sandbox = Sandbox::find(Path::new(&arguments[0]), &version, &[], false, Uids::default()).await;
+    let programs = Programs { program: Path::new(&arguments[0]), version: &version, others: &[], kvm: false };
+    let sandbox = Sandbox::find(programs, Uids::default(), &format!("bench-{}", std::process::id())).await;
     assert!(sandbox.missing().is_empty(), "{:?}", sandbox.missing());
 
     let mut sandboxed = vec![];
@@ -59,6 +63,7 @@ async fn main() {
         stops.push(timed(daemon.post(&path("stop?force=true"), json!({}))).await);
     }
     let after = resident(daemon.pid());
+    sandbox.sweep();
 
     let creates = many(&daemon, 50).await;
     println!("{PAIRS} pairs, API against bare QEMU, in turn; milliseconds, median (minimum to maximum)");

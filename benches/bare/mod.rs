@@ -17,7 +17,11 @@ use std::{
 
 use nix::libc;
 use qherd::{
-    host::{launcher, sandbox::Sandbox},
+    host::{
+        launcher,
+        sandbox::{Made, Needs, Sandbox},
+    },
+    model::VmId,
     qmp::socket,
 };
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
@@ -57,7 +61,8 @@ pub fn bare_start(arguments: &[String], dir: &Path, tap: Option<&ByHand>) -> (Pi
 /// The same in all that the daemon keeps a VM in.
 pub fn sandboxed_start(arguments: &[String], dir: &Path, sandbox: &Sandbox) -> (Pid, Duration) {
     started(arguments, dir, None, &|program, arguments, descriptors| {
-        let (cell, _) = sandbox.cell(std::process::id()).unwrap();
+        let needs = Needs { vm: VmId::from(uuid::Uuid::new_v4()), network: false, memory: 4 << 30 };
+        let Made { cell, .. } = sandbox.cell(needs).unwrap();
         let child = launcher::Child::new(launcher::QEMU, Path::new(program)).args(arguments);
         child.inherit(descriptors.iter().copied()).within(cell).spawn().unwrap().pid()
     })

@@ -1,6 +1,7 @@
 //! The host's side: processes, disk images, cores and memory. Small and synchronous where the kernel answers at once;
 //! nothing in here knows what a VM is.
 
+pub mod cgroups;
 pub mod cpus;
 pub mod fail_point;
 pub mod folder;

@@ -11,13 +11,22 @@ use std::{
 };
 
 use tokio::{task::spawn_blocking, time::timeout};
+use uuid::Uuid;
 
-use super::launcher::{Cell, Child, Layers, QEMU_PROBE, Shown, User, View};
-use crate::model::{self, Layer, MissingLayer, Uids};
+use super::{
+    cgroups::{Cgroups, Group},
+    launcher::{Apart, Cell, Child, Layers, QEMU_PROBE, Roots, Shown, Tcp, User, View},
+};
+use crate::model::{self, Layer, MissingLayer, Uids, VmId};
 
 /// A program that says its version takes milliseconds; this is for a host under heavy load.
 const TRIAL: Duration = Duration::from_secs(30);
 const KVM: &str = "/dev/kvm";
+/// Those that not every host has, or not every daemon may use.
+const OPTIONAL: [Layer; 7] =
+    [Layer::Cgroup, Layer::Mounts, Layer::Network, Layer::Ipc, Layer::User, Layer::Landlock, Layer::Tcp];
+/// For a program that says its version, and that of a script before it, in bytes.
+const TRIAL_MEMORY: u64 = 1 << 30;
 
 /// What there is of the layers that not every host has.
 #[derive(Debug)]
@@ -25,30 +34,71 @@ pub struct Sandbox {
     uids: Uids,
     /// Of the devices that QEMU opens itself.
     groups: Vec<u32>,
-    /// Where QEMU's program and what belongs to it lie, if that is not where the system's do.
-    shown: Vec<PathBuf>,
+    shown: Shown,
+    roots: Roots,
+    cgroups: Result<Cgroups, String>,
     missing: Vec<MissingLayer>,
 }
 
+/// What is to be run.
+#[derive(Clone, Copy, Debug)]
+pub struct Programs<'a> {
+    pub program: &'a Path,
+    /// What it says outside; a script may find another one inside.
+    pub version: &'a str,
+    /// What else it may come to execute.
+    pub others: &'a [PathBuf],
+    pub kvm: bool,
+}
+
+/// What one VM's cell has to leave it.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs {
+    pub vm: VmId,
+    /// The way to the host's network, for QEMU's user-mode network.
+    pub network: bool,
+    /// Bytes at most.
+    pub memory: u64,
+}
+
+/// A cell that a child can be put into.
+#[derive(Debug)]
+pub struct Made {
+    pub cell: Cell,
+    /// How it is told to people.
+    pub shown: model::Sandbox,
+    /// To be ended with the VM.
+    pub group: Option<Group>,
+}
+
 impl Sandbox {
-    /// Tries `program` in a cell, where it must say the same `version` as outside: a script may find another one there.
-    /// `others` are what it may come to execute, `kvm` is whether VMs run under that.
-    pub async fn find(program: &Path, version: &str, others: &[PathBuf], kvm: bool, uids: Uids) -> Self {
-        let programs = others.iter().map(PathBuf::as_path).chain([program]);
-        let shown = programs.filter_map(installed_in).collect();
-        let mut sandbox = Self { uids, groups: Vec::new(), shown, missing: Vec::new() };
-        match kvm.then(group_of_kvm).transpose() {
+    /// Tries what there is with a program, which must say the same version as outside. `mark` is the state directory's.
+    pub async fn find(programs: Programs<'_>, uids: Uids, mark: &str) -> Self {
+        let all = programs.others.iter().map(PathBuf::as_path).chain([programs.program]);
+        let (names, folders) = (all.clone().map(Path::to_owned).collect(), all.filter_map(installed_in).collect());
+        let shown = Shown { programs: folders, names, ..Shown::default() };
+        // What anybody may read there is nothing to a user that is nobody else.
+        let with_settings = Shown { read: vec![PathBuf::from("/etc")], ..shown.clone() };
+        let cgroups = match rustix::process::geteuid().is_root() {
+            true => Cgroups::find(mark),
+            false => Err("the daemon is not root, so it makes no control groups".to_owned()),
+        };
+        let mut sandbox =
+            Self { uids, groups: Vec::new(), shown, roots: Roots::new(with_settings), cgroups, missing: Vec::new() };
+        match programs.kvm.then(group_of_kvm).transpose() {
             Ok(group) => sandbox.groups.extend(group.flatten()),
             Err(why) => sandbox.missing.push(MissingLayer { layer: Layer::User, why }),
         }
-        let both = [Layer::User, Layer::Landlock];
-        if !sandbox.missing.is_empty() || sandbox.runs(program, version, &both).await.is_err() {
-            for layer in both {
-                if sandbox.offers(layer)
-                    && let Err(why) = sandbox.runs(program, version, &[layer]).await
-                {
-                    sandbox.missing.push(MissingLayer { layer, why });
-                }
+        if sandbox.missing.is_empty() && sandbox.runs(programs, &OPTIONAL).await.is_ok() {
+            return sandbox;
+        }
+        for layer in OPTIONAL {
+            // One that Landlock puts on is tried with it.
+            let tried = if layer == Layer::Tcp { vec![Layer::Landlock, layer] } else { vec![layer] };
+            if sandbox.offers(layer)
+                && let Err(why) = sandbox.runs(programs, &tried).await
+            {
+                sandbox.missing.push(MissingLayer { layer, why });
             }
         }
         sandbox
@@ -62,48 +112,97 @@ impl Sandbox {
     /// Those that they have.
     pub fn layers(&self) -> Vec<Layer> {
         let in_force = Layers::in_force();
-        Layer::ALL.into_iter().filter(|layer| in_force.includes(*layer) && self.offers(*layer)).collect()
+        let wanted = |layer: &Layer| in_force.includes(*layer) && self.offers(*layer);
+        let without_landlock = !wanted(&Layer::Landlock);
+        Layer::ALL.into_iter().filter(|layer| wanted(layer) && !(without_landlock && *layer == Layer::Tcp)).collect()
     }
 
-    /// A cell for a child whose user is searched for from `seed` on, and how it is told to people. Blocks.
+    /// A cell for a VM's QEMU. Blocks.
     ///
     /// # Errors
-    /// When no user is free, or the kernel has no descriptor left.
-    pub fn cell(&self, seed: u32) -> io::Result<(Cell, model::Sandbox)> {
-        let layers = self.layers();
-        let cell = self.made(seed, &layers)?;
-        let uid = cell.user.as_ref().map(User::id);
-        Ok((cell, model::Sandbox { uid, layers }))
+    /// When no user is free, a group cannot be made, or the kernel has no descriptor left.
+    pub fn cell(&self, needs: Needs) -> io::Result<Made> {
+        let mut layers = self.layers();
+        if needs.network {
+            layers.retain(|layer| !matches!(layer, Layer::Network | Layer::Tcp));
+        }
+        self.made(needs, layers)
+    }
+
+    /// Clears away what earlier daemons have left of VMs that have ended. Before the first VM of this one; blocks.
+    pub fn sweep(&self) {
+        if let Ok(cgroups) = &self.cgroups {
+            cgroups.sweep();
+        }
+        User::forget_all_unused();
+    }
+
+    /// The groups of a QEMU that an earlier daemon has started.
+    pub fn group_of(&self, pid: i32) -> Option<Group> {
+        self.cgroups.as_ref().ok()?.of(pid)
+    }
+
+    /// What is left of a run whose QEMU has ended while there was no daemon.
+    pub fn left_by(&self, run: &model::Sandbox) -> Option<Group> {
+        self.cgroups.as_ref().ok()?.left(run.cgroup.as_deref()?)
     }
 
     fn offers(&self, layer: Layer) -> bool {
         !self.missing.iter().any(|missing| missing.layer == layer)
     }
 
-    fn made(&self, seed: u32, layers: &[Layer]) -> io::Result<Cell> {
-        let with_user = layers.contains(&Layer::User);
-        let user = with_user.then(|| User::take(&self.uids, seed, &self.groups)).transpose()?;
-        // What anybody may read there is nothing to a user that is nobody else.
-        let settings = with_user.then(|| PathBuf::from("/etc"));
-        let read = settings.into_iter().collect();
-        let shown = Shown { programs: self.shown.clone(), read, written: Vec::new() };
-        let view = layers.contains(&Layer::Landlock).then(|| View::of(&shown)).transpose()?;
-        Ok(Cell { user, view })
+    fn made(&self, needs: Needs, layers: Vec<Layer>) -> io::Result<Made> {
+        let wanted = |layer: Layer| layers.contains(&layer);
+        let user = wanted(Layer::User).then(|| User::take(&self.uids, needs.vm.number(), &self.groups)).transpose()?;
+        let read = user.iter().map(|_| PathBuf::from("/etc")).collect();
+        let shown = Shown { read, ..self.shown.clone() };
+        let tcp = if wanted(Layer::Tcp) { Tcp::None } else { Tcp::Any };
+        let view = wanted(Layer::Landlock).then(|| View::of(&shown, tcp)).transpose()?;
+        let root = wanted(Layer::Mounts).then(|| self.roots.root()).transpose()?;
+        let apart = Apart { network: wanted(Layer::Network), ipc: wanted(Layer::Ipc), root };
+        let uid = user.as_ref().map(User::id);
+        // The last that can fail: it is of the host.
+        let group = match &self.cgroups {
+            Ok(cgroups) if wanted(Layer::Cgroup) => Some(cgroups.make(needs.vm, needs.memory)?),
+            Err(why) if wanted(Layer::Cgroup) => return Err(io::Error::other(why.clone())),
+            Ok(_) | Err(_) => None,
+        };
+        let seat = group.as_ref().map(Group::seat).transpose().inspect_err(|_| group.iter().for_each(Group::end))?;
+        let cgroup = group.as_ref().map(|group| group.path().to_owned());
+        Ok(Made { cell: Cell { seat, apart, user, view }, shown: model::Sandbox { uid, layers, cgroup }, group })
     }
 
     /// Whether a program can be run in a cell of these layers, or why not.
-    async fn runs(&self, program: &Path, version: &str, layers: &[Layer]) -> Result<(), String> {
+    async fn runs(&self, programs: Programs<'_>, layers: &[Layer]) -> Result<(), String> {
+        let Programs { program, version, .. } = programs;
         if layers.contains(&Layer::User) && !rustix::process::geteuid().is_root() {
             return Err("the daemon is not root, so its VMs run as its own user".to_owned());
         }
-        let cell = self.made(std::process::id(), layers).map_err(|error| error.to_string())?;
-        let uid = cell.user.as_ref().map(User::id);
-        let whom = uid.map_or_else(String::new, |uid| format!(" as a user of its own (such as {uid})"));
+        if layers.contains(&Layer::Tcp) {
+            View::can_refuse_tcp().map_err(|error| error.to_string())?;
+        }
+        let needs = Needs { vm: VmId::from(Uuid::new_v4()), network: false, memory: TRIAL_MEMORY };
+        let Made { cell, shown, group } = self.made(needs, layers.to_vec()).map_err(|error| error.to_string())?;
+        let whom = shown.uid.map_or_else(String::new, |uid| format!(" as a user of its own (such as {uid})"));
         let fails = |why: String| format!("{} does not run{whom}: {why}", program.display());
         let trial = Child::new(QEMU_PROBE, program).arg("--version").within(cell).piped().spawn();
-        let trial = trial.map_err(|error| fails(error.to_string()))?;
+        let clear = move || {
+            group.iter().for_each(Group::end);
+            shown.uid.map_or(Ok(()), User::forget)
+        };
+        let trial = match trial {
+            Ok(trial) => trial,
+            Err(error) => {
+                let _ = clear();
+                return Err(fails(error.to_string()));
+            }
+        };
         // It ends with the thread that started it, which is one of the runtime's.
-        let ended = spawn_blocking(move || trial.output());
+        let ended = spawn_blocking(move || {
+            let output = trial.output();
+            let _ = clear();
+            output
+        });
         match timeout(TRIAL, ended).await {
             Ok(Ok(Ok(output))) if !output.status.success() => Err(fails(format!("it ends with {}", output.status))),
             Ok(Ok(Ok(output))) if !String::from_utf8_lossy(&output.stdout).contains(version) => {
@@ -128,7 +227,7 @@ fn group_of_kvm() -> Result<Option<u32>, String> {
 }
 
 /// The folder that a QEMU was installed in with all that belongs to it, or else the program's own.
-pub(super) fn installed_in(program: &Path) -> Option<PathBuf> {
+pub fn installed_in(program: &Path) -> Option<PathBuf> {
     let program = program.canonicalize().ok()?;
     let folder = program.parent()?;
     let prefix = folder.parent().filter(|prefix| prefix.join("share/qemu").is_dir());

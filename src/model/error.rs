@@ -140,6 +140,12 @@ pub enum Conflict {
     DiskInUse,
     #[error("VM is paused, and a guest that does not run lets go of no device; resume it, or stop it first.")]
     Halted,
+    /// A NIC on the user-mode network, for a QEMU that was started without one.
+    #[error(
+        "The VM was started without a NIC on QEMU's user-mode network, so its QEMU has no way to the host's network; stop the VM, \
+         add the NIC, and start it, or give it a NIC on a switch."
+    )]
+    NoWayOut,
     #[error("VM is being deleted.")]
     Deleting,
     #[error("The request was overtaken by a forced stop or a delete of the VM.")]

@@ -11,6 +11,14 @@ pub enum Layer {
     Environment,
     /// No open files but those that it was handed.
     Descriptors,
+    /// A bound on its memory and processes together, which ends whatever it leaves behind.
+    Cgroup,
+    /// A root that has little but the system's programs in it.
+    Mounts,
+    /// A network without a way out, unless it has a NIC on QEMU's user-mode network.
+    Network,
+    /// No shared memory or queues of anybody.
+    Ipc,
     /// Limits of resources.
     Limits,
     /// No capabilities.
@@ -21,19 +29,26 @@ pub enum Layer {
     NoNewPrivileges,
     /// No files of anybody, signals or abstract sockets.
     Landlock,
+    /// No connections by TCP, unless it has a NIC on QEMU's user-mode network.
+    Tcp,
     /// No system calls that it has no use for.
     Filter,
 }
 
 impl Layer {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 13] = [
         Self::Environment,
         Self::Descriptors,
+        Self::Cgroup,
+        Self::Mounts,
+        Self::Network,
+        Self::Ipc,
         Self::Limits,
         Self::Capabilities,
         Self::User,
         Self::NoNewPrivileges,
         Self::Landlock,
+        Self::Tcp,
         Self::Filter,
     ];
 
@@ -41,11 +56,16 @@ impl Layer {
         match self {
             Self::Environment => "environment",
             Self::Descriptors => "descriptors",
+            Self::Cgroup => "cgroup",
+            Self::Mounts => "mounts",
+            Self::Network => "network",
+            Self::Ipc => "ipc",
             Self::Limits => "limits",
             Self::Capabilities => "capabilities",
             Self::User => "user",
             Self::NoNewPrivileges => "no-new-privileges",
             Self::Landlock => "landlock",
+            Self::Tcp => "tcp",
             Self::Filter => "filter",
         }
     }
@@ -57,6 +77,16 @@ pub struct Sandbox {
     /// The user of the host that it runs as, which no other live VM has; none where it runs as the daemon's.
     pub uid: Option<u32>,
     pub layers: Vec<Layer>,
+    /// The control group that it is alone in, below each hierarchy's root; none where the host gives none.
+    #[serde(default)]
+    pub cgroup: Option<String>,
+}
+
+impl Sandbox {
+    /// Whether it has no way to the host's network, so that QEMU's user-mode network leads nowhere.
+    pub fn has_no_network(&self) -> bool {
+        self.layers.iter().any(|layer| matches!(layer, Layer::Network | Layer::Tcp))
+    }
 }
 
 /// A layer that a host has not.

@@ -5,8 +5,10 @@ mod accelerator;
 mod args;
 mod caps;
 pub mod devices;
+mod footprint;
 mod stderr;
 
 pub use accelerator::Accelerator;
 pub use args::{ChardevFds, CommandLine, RunPaths};
 pub use caps::{Caps, family};
+pub use footprint::memory_bound;

@@ -130,7 +130,7 @@ impl Service {
         );
         let images = images.map_err(anyhow::Error::msg)?;
         let caps = caps.map_err(anyhow::Error::msg)?;
-        let sandbox = sandbox::find(&config, &caps).await?;
+        let sandbox = sandbox::find(&config, &caps, &history.id).await?;
         let store = store??;
         let riders = Arc::<Riders>::default();
         let keys = Keys::open(store.clone(), riders.clone()).context("cannot read the idempotency keys")?;

@@ -29,6 +29,8 @@ const MOST_NAMES: usize = 32;
 /// What is known of the state directory.
 #[derive(Debug)]
 pub(super) struct History {
+    /// No other state directory has it, nor a copy of this one.
+    pub id: String,
     /// Other names that it has had.
     pub older: Vec<PathBuf>,
     /// It began as a copy of this one.
@@ -186,7 +188,7 @@ pub(super) fn recognise(state_dir: &Path) -> anyhow::Result<History> {
         write(&marker(state_dir), &now).with_context(|| format!("cannot write {}", marker(state_dir).display()))?;
     }
     remember(state_dir, &now.id);
-    Ok(History { older: now.older, original: now.copied_from })
+    Ok(History { id: now.id, older: now.older, original: now.copied_from })
 }
 
 /// What bears the mark of the one that this is a copy of is not ours; `net` makes a new one.

@@ -78,7 +78,7 @@ pub struct Context {
     pub(crate) census: Arc<Census>,
     pub net: Network,
     /// What VMs are kept in.
-    pub sandbox: Sandbox,
+    pub sandbox: Arc<Sandbox>,
     /// What the state directory was copied from.
     pub(crate) original: Option<Original>,
     pub closing: Closing,

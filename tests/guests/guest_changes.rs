@@ -54,7 +54,12 @@ async fn vcpus_memory_disk_and_limits_change_while_the_guest_runs() {
     assert_eq!(affinities(&daemon, &id).await, vec![vec![0, 1]; 4]);
 
     // Memory: up by 512 MiB and down again, and below the boot size.
+    let groups = crate::groups::groups(&daemon.get(&format!("/vms/{id}")).await.expect(200)["sandbox"]);
+    // An eighth more, and what an emulating QEMU takes (docs/adr/0032).
+    let bound = |memory: u64| (memory + memory / 8 + 2048) << 20;
+    assert_eq!(crate::groups::memory_bound(&groups), bound(256));
     resized(&daemon, &id, 768).await;
+    assert_eq!(crate::groups::memory_bound(&groups), bound(768));
     daemon.await_beat(&id, |beat| beat.mem_mib > first.mem_mib + 450).await;
     resized(&daemon, &id, 256).await;
     daemon.await_beat(&id, |beat| beat.mem_mib <= first.mem_mib + 2).await;

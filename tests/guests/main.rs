@@ -4,6 +4,8 @@
 mod callers;
 #[path = "../support/filesystem.rs"]
 mod filesystem;
+#[path = "../support/groups.rs"]
+mod groups;
 #[path = "../support/hyperv.rs"]
 mod hyperv;
 #[path = "../support/nics.rs"]

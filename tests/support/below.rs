@@ -52,6 +52,23 @@ pub fn end_networks_below(folder: &Path) {
     let _ = std::fs::remove_dir("/run/qherd");
 }
 
+/// Control groups of the state directories below `folder`, whose QEMUs have just been ended; a daemon that comes later would
+/// remove them.
+pub fn end_groups_below(folder: &Path) {
+    let mut there = Vec::new();
+    walk(folder, &mut there);
+    for state in there.iter().filter(|path| path.ends_with("state.json")) {
+        let state = std::fs::read(state).ok().and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
+        let Some(id) = state.as_ref().and_then(|state| state["id"].as_str()) else { continue };
+        // Not every test is root, and the last processes may still be on their way out.
+        let Ok(groups) = qherd::host::cgroups::Cgroups::find(id) else { continue };
+        let begun = std::time::Instant::now();
+        while groups.sweep() > 0 && begun.elapsed() < std::time::Duration::from_secs(5) {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+}
+
 /// Live dnsmasqs whose configuration is below `folder`.
 pub fn dnsmasqs_below(folder: &Path) -> Vec<i32> {
     let folder = format!("--conf-file={}", folder.display());

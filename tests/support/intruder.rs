@@ -28,7 +28,7 @@ impl Intruder {
     }
 }
 
-/// Of each attempt: nothing where it succeeded, else the number of the error.
+/// Of each attempt: nothing where it succeeded, else the number of the error, or of the signal with a minus.
 pub type Outcomes = BTreeMap<String, Option<i32>>;
 
 pub fn outcomes(said: &str) -> Outcomes {

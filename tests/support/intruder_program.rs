@@ -1,5 +1,5 @@
 //! A program in QEMU's place that tries what an escaped QEMU would, and says what came of it: `NAME ok`, or `NAME` and the
-//! number of the error. With no library but std: the tests compile it by itself (tests/support/intruder.rs).
+//! number of the error, or less than nothing and that of the signal that ended it. With no library but std: the tests compile it by itself (tests/support/intruder.rs).
 //!
 //! ARGUMENTS: names of attempts, each with `=VALUE` where it takes one.
 
@@ -84,6 +84,22 @@ fn forks(most: usize) -> Result<c_long, i32> {
     end
 }
 
+/// A datagram to somebody.
+fn udp(address: &str) -> Result<c_long, i32> {
+    let done = std::net::UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"x", address));
+    done.map(|_| 0).map_err(|error| error.raw_os_error().unwrap_or(0))
+}
+
+/// Uses so many MiB of memory.
+fn eat(mib: usize) -> Result<c_long, i32> {
+    let at = memory(mib)? as *mut u8;
+    for page in 0..mib << 8 {
+        // SAFETY: within what was just mapped.
+        unsafe { at.add(page << 12).write_volatile(1) };
+    }
+    Ok(0)
+}
+
 /// Has so many MiB of memory, which it does not touch.
 fn memory(mib: usize) -> Result<c_long, i32> {
     // PROT_READ | PROT_WRITE; MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE.
@@ -156,10 +172,13 @@ fn attempt(name: &str, value: &str) -> Result<c_long, i32> {
         }
         "tcp-connect" => tcp(value, true),
         "tcp-bind" => tcp(value, false),
+        "udp" => udp(value),
         "unix" => unix(value),
+        "shm" => call!(30, number(), 0, 0),
         "signal" => call!(62, number(), 0),
         "forks" => forks(number()),
         "memory" => memory(number()),
+        "eat" => eat(number()),
         "descriptor" => call!(72, number(), 1),
         _ => panic!("no attempt is called {name}"),
     }
@@ -170,8 +189,12 @@ fn main() {
     for argument in std::env::args().skip(1) {
         // Each in a process of its own: what one has changed is not the next one's.
         if let Ok(child @ 1..) = call!(57) {
-            // SAFETY: its status is not wanted.
-            unsafe { waitpid(child as c_int, std::ptr::null_mut(), 0) };
+            let mut status = 0;
+            // SAFETY: one number is written.
+            unsafe { waitpid(child as c_int, &raw mut status, 0) };
+            if status & 0x7f != 0 {
+                out.write_all(format!("{argument} -{}\n", status & 0x7f).as_bytes()).unwrap();
+            }
             continue;
         }
         let (name, value) = argument.split_once('=').unwrap_or((&argument, ""));

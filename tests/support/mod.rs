@@ -19,7 +19,7 @@ use std::{
 };
 
 use below::walk;
-pub use below::{dnsmasqs_below, end_networks_below, kill_all, network_mark, qemus_below};
+pub use below::{dnsmasqs_below, end_groups_below, end_networks_below, kill_all, network_mark, qemus_below};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -284,6 +284,7 @@ impl Drop for Daemon {
         }
         // A dnsmasq outlives its daemon too; a test that fails leaves its switches, or a state directory of another name.
         kill_all(&qemus_below(self.dir.path()));
+        end_groups_below(self.dir.path());
         end_networks_below(self.dir.path());
         if std::thread::panicking() {
             eprintln!("--- daemon ---\n{}", self.log_text());

@@ -2,6 +2,8 @@
 
 #[path = "../support/filesystem.rs"]
 mod filesystem;
+#[path = "../support/groups.rs"]
+mod groups;
 #[path = "../support/hyperv.rs"]
 mod hyperv;
 #[path = "../support/intruder.rs"]

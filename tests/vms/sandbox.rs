@@ -3,16 +3,27 @@
 #![cfg(debug_assertions)]
 #![allow(unsafe_code)]
 
-use std::os::unix::fs::PermissionsExt;
+use std::{
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{fs::PermissionsExt, net::SocketAddr},
+    },
+    path::{Path, PathBuf},
+    slice::from_ref,
+};
 
 use crate::intruder::{Intruder, Outcomes, outcomes};
+use nix::libc;
 use qherd::{
     host::{
+        cgroups::Group,
         launcher::{Child, DNSMASQ, Permit, QEMU, QEMU_IMG, QEMU_PROBE, STORE_TRIAL},
-        sandbox::Sandbox,
+        sandbox::{Made, Needs, Programs, Sandbox},
     },
-    model::{Layer, Uids},
+    model::{Layer, Uids, VmId},
 };
+use tempfile::TempDir;
+use uuid::Uuid;
 
 const EPERM: Option<i32> = Some(1);
 const ENOSYS: Option<i32> = Some(38);
@@ -121,69 +132,154 @@ const UIDS: &str = "1999990000-1999990999";
 
 /// What the intruder says as a QEMU in a VM's cell, with some layers left out.
 async fn tried_in_a_cell(attempts: &[String], without: &str) -> Outcomes {
+    tried_in_a_cell_of(attempts, without, 256 << 20).await
+}
+
+fn programs(program: &Path) -> Programs<'_> {
+    Programs { program, version: "", others: &[], kvm: false }
+}
+
+fn needs(memory: u64) -> Needs {
+    Needs { vm: VmId::from(Uuid::new_v4()), network: false, memory }
+}
+
+async fn tried_in_a_cell_of(attempts: &[String], without: &str, memory: u64) -> Outcomes {
     let intruder = Intruder::build();
     intruder.show_to_all();
     // SAFETY: each test is a process of its own, and none of its other threads reads it.
     unsafe { std::env::set_var("QHERD_TEST_WITHOUT_LAYERS", without) };
     let uids: Uids = UIDS.parse().unwrap();
-    let sandbox = Sandbox::find(&intruder.path(), "", &[], false, uids.clone()).await;
+    let sandbox = Sandbox::find(programs(&intruder.path()), uids.clone(), &mark()).await;
     assert_eq!(sandbox.missing(), []);
-    let (cell, shown) = sandbox.cell(7).unwrap();
-    let left_out = |layer: &Layer| without.split(',').any(|name| name == layer.name());
+    let Made { cell, shown, group } = sandbox.cell(needs(memory)).unwrap();
+    let left_out = |layer: &Layer| {
+        let named = |layer: &Layer| without.split(',').any(|name| name == layer.name());
+        named(layer) || *layer == Layer::Tcp && named(&Layer::Landlock)
+    };
     assert!(Layer::ALL.iter().all(|layer| shown.layers.contains(layer) != left_out(layer)), "{shown:?}");
     assert_eq!(shown.uid.is_some_and(|uid| uids.contains(uid)), !left_out(&Layer::User));
+    assert_eq!((shown.cgroup.is_some(), group.is_some()), (!left_out(&Layer::Cgroup), !left_out(&Layer::Cgroup)));
     let child = Child::new(QEMU, &intruder.path()).args(attempts).within(cell);
     let output = child.piped().spawn().unwrap().output().unwrap();
+    group.iter().for_each(Group::end);
     let said = String::from_utf8(output.stderr).unwrap();
     let outcomes = outcomes(&said);
     assert_eq!(outcomes.len(), attempts.len(), "{said}");
     outcomes
 }
 
-/// Two layers hold each of these, each alone; without both nothing does.
-#[tokio::test]
-async fn files_of_anybody_are_kept_from_a_vm_by_its_user_and_by_landlock() {
+/// Of this test alone, as of one state directory.
+fn mark() -> String {
+    format!("test-{}", std::process::id())
+}
+
+/// A folder, and a file in it, with these rights.
+fn folder(rights: [u32; 2]) -> (TempDir, PathBuf) {
     let dir = tempfile::Builder::new().prefix("qherd-test-").tempdir().unwrap();
-    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
-    let other = dir.path().join("another-vms-disk");
-    std::fs::write(&other, "data").unwrap();
-    std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let other = other.display();
-    let attempts = [
-        "read=/etc/shadow".to_owned(),
-        format!("read={other}"),
-        format!("write={other}"),
-        format!("create={}/new", dir.path().display()),
-        format!("list={}", dir.path().display()),
-    ];
-    for without in ["", "user", "landlock"] {
-        let tried = tried_in_a_cell(&attempts, without).await;
-        assert!(tried.values().all(|outcome| *outcome == Some(13)), "without {without}: {tried:?}");
+    let file = dir.path().join("another-vms-disk");
+    std::fs::write(&file, "data").unwrap();
+    for (path, rights) in [dir.path(), &file].into_iter().zip(rights) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(rights)).unwrap();
     }
-    let tried = tried_in_a_cell(&attempts, "user,landlock").await;
+    (dir, file)
+}
+
+fn at_files(dir: &Path, file: &Path) -> [String; 4] {
+    let (dir, file) = (dir.display(), file.display());
+    [format!("read={file}"), format!("write={file}"), format!("create={dir}/new"), format!("list={dir}")]
+}
+
+/// Three layers hold each of these, each alone; without all nothing does.
+#[tokio::test]
+async fn files_of_anybody_are_kept_from_a_vm_by_its_user_by_its_root_and_by_landlock() {
+    let (dir, file) = folder([0o700, 0o600]);
+    let attempts = at_files(dir.path(), &file);
+    for (without, refusal) in [("", 2), ("user,landlock", 2), ("user,mounts", 13), ("landlock,mounts", 13)] {
+        let tried = tried_in_a_cell(&attempts, without).await;
+        assert!(tried.values().all(|outcome| *outcome == Some(refusal)), "without {without}: {tried:?}");
+    }
+    let tried = tried_in_a_cell(&attempts, "user,landlock,mounts").await;
     assert!(tried.values().all(Option::is_none), "{tried:?}");
+    // This one the root shows, to a user that may not read it.
+    let shadow = ["read=/etc/shadow".to_owned()];
+    for without in ["", "user", "landlock"] {
+        assert_eq!(tried_in_a_cell(&shadow, without).await[&shadow[0]], Some(13), "without {without}");
+    }
+    assert_eq!(tried_in_a_cell(&shadow, "user,landlock").await[&shadow[0]], None);
 }
 
 /// What anybody may write and read is no more a VM's business.
 #[tokio::test]
-async fn files_that_anybody_may_use_are_kept_from_a_vm_by_landlock() {
-    let dir = tempfile::Builder::new().prefix("qherd-test-").tempdir().unwrap();
-    let file = dir.path().join("public");
-    std::fs::write(&file, "data").unwrap();
-    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
-    let attempts = [
-        format!("read={}", file.display()),
-        format!("write={}", file.display()),
-        format!("create={}/new", dir.path().display()),
-        format!("list={}", dir.path().display()),
-    ];
-    assert!(tried_in_a_cell(&attempts, "").await.values().all(|outcome| *outcome == Some(13)));
-    assert!(tried_in_a_cell(&attempts, "landlock").await.values().all(Option::is_none));
-    // The system's own it needs.
+async fn files_that_anybody_may_use_are_kept_from_a_vm_by_its_root_and_by_landlock() {
+    let (dir, file) = folder([0o777, 0o666]);
+    let attempts = at_files(dir.path(), &file);
+    for (without, refusal) in [("", Some(2)), ("landlock", Some(2)), ("mounts", Some(13)), ("landlock,mounts", None)] {
+        let tried = tried_in_a_cell(&attempts, without).await;
+        assert!(tried.values().all(|outcome| *outcome == refusal), "without {without}: {tried:?}");
+    }
+    // The system's own it needs, and cannot write to.
     let shown =
         ["read=/usr/bin/env", "read=/proc/self/status", "write=/dev/null", "read=/dev/urandom"].map(str::to_owned);
     assert!(tried_in_a_cell(&shown, "").await.values().all(Option::is_none));
+    let written = ["create=/usr/new", "create=/new", "create=/etc/new"].map(str::to_owned);
+    let tried = tried_in_a_cell(&written, "user,landlock").await;
+    assert!(tried.values().all(|outcome| *outcome == Some(30)), "{tried:?}");
+}
+
+/// Those that anybody may connect to, as to the system bus: Landlock asks nobody about them.
+#[tokio::test]
+async fn sockets_of_the_host_are_kept_from_a_vm_by_its_root_and_its_network() {
+    let (dir, _) = folder([0o777, 0o666]);
+    let path = dir.path().join("bus");
+    let _bus = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let bus = format!("unix={}", path.display());
+    assert_eq!(tried_in_a_cell(from_ref(&bus), "").await[&bus], Some(2));
+    assert_eq!(tried_in_a_cell(from_ref(&bus), "mounts").await[&bus], None);
+    let name = format!("qherd-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let _abstract = std::os::unix::net::UnixListener::bind_addr(&address).unwrap();
+    let named = format!("unix=@{name}");
+    for (without, refusal) in
+        [("", Some(111)), ("network", Some(1)), ("landlock", Some(111)), ("network,landlock", None)]
+    {
+        assert_eq!(tried_in_a_cell(from_ref(&named), without).await[&named], refusal, "without {without}");
+    }
+}
+
+#[tokio::test]
+async fn the_hosts_network_is_kept_from_a_vm_without_a_nic_on_the_user_mode_network() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let tcp = [format!("tcp-connect={address}"), "tcp-bind=127.0.0.1:0".to_owned()];
+    let udp = format!("udp={address}");
+    let attempts = [tcp[0].clone(), tcp[1].clone(), udp.clone()];
+    for (without, connect, bind, datagram) in [
+        ("", Some(13), Some(13), Some(101)),
+        ("network", Some(13), Some(13), None),
+        // An address that nobody has cannot be bound, where nothing is up.
+        ("tcp", Some(101), None, Some(101)),
+        ("network,tcp", None, None, None),
+    ] {
+        let tried = tried_in_a_cell(&attempts, without).await;
+        let outcome = (tried[&tcp[0]], tried[&tcp[1]], tried[&udp]);
+        assert_eq!(outcome, (connect, bind, datagram), "without {without}");
+    }
+}
+
+#[tokio::test]
+async fn shared_memory_of_the_host_is_kept_from_a_vm() {
+    // SAFETY: numbers only; removed below.
+    let id = unsafe { libc::shmget(libc::IPC_PRIVATE, 4096, 0o666) };
+    assert!(id >= 0);
+    let attempt = format!("shm={id}");
+    let outcomes = [
+        tried_in_a_cell(from_ref(&attempt), "").await[&attempt],
+        tried_in_a_cell(from_ref(&attempt), "ipc").await[&attempt],
+    ];
+    // SAFETY: as above.
+    unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) };
+    assert_eq!(outcomes, [Some(22), None]);
 }
 
 #[tokio::test]
@@ -201,35 +297,103 @@ async fn other_processes_are_kept_from_a_vm() {
     }
 }
 
-/// As many as the limit says at most, so that nobody else's are used up.
+/// As many as the limit says at most, so that nobody else's are used up: its user has a bound, and its group.
 #[tokio::test]
 async fn processes_of_a_vm_have_a_bound() {
     let attempts = ["forks=2100".to_owned()];
-    assert_eq!(tried_in_a_cell(&attempts, "").await["forks=2100"], Some(11));
-    assert_eq!(tried_in_a_cell(&attempts, "user").await["forks=2100"], None);
+    for (without, refusal) in [("", Some(11)), ("user", Some(11)), ("cgroup", Some(11)), ("user,cgroup", None)] {
+        assert_eq!(tried_in_a_cell(&attempts, without).await["forks=2100"], refusal, "without {without}");
+    }
+}
+
+#[tokio::test]
+async fn memory_of_a_vm_has_a_bound() {
+    let attempts = ["eat=48", "eat=200"].map(str::to_owned);
+    let tried = tried_in_a_cell_of(&attempts, "", 96 << 20).await;
+    assert_eq!((tried["eat=48"], tried["eat=200"]), (None, Some(-9)));
+    let tried = tried_in_a_cell_of(&attempts, "cgroup", 96 << 20).await;
+    assert_eq!((tried["eat=48"], tried["eat=200"]), (None, None));
+}
+
+/// A bound follows what the VM is to have, but never below what is in use: the kernel would end it.
+#[tokio::test]
+async fn a_bound_of_memory_follows_and_ends_nobody() {
+    let program = Path::new("/bin/sleep");
+    let sandbox = Sandbox::find(programs(program), UIDS.parse().unwrap(), &mark()).await;
+    let Made { cell, group, shown } = sandbox.cell(needs(64 << 20)).unwrap();
+    let group = group.unwrap();
+    let folders = crate::groups::groups(&serde_json::json!(shown));
+    let bound = || crate::groups::memory_bound(&folders);
+    let child = Child::new(QEMU, program).arg("1000").within(cell).spawn().unwrap();
+    assert!(crate::groups::holds(&folders, child.pid().as_raw_pid()));
+    for mib in [128, 32] {
+        group.bound_memory(mib << 20).unwrap();
+        assert_eq!(bound(), mib << 20);
+    }
+    group.bound_memory(4096).unwrap();
+    assert_eq!(bound(), 32 << 20);
+    let found = sandbox.group_of(child.pid().as_raw_pid()).unwrap();
+    assert_eq!(found.path(), group.path());
+    found.end();
+    assert!(!folders.iter().any(|folder| folder.exists()));
+    child.output().unwrap();
+}
+
+/// What a QEMU that was taken over leaves running ends with its group; nobody else's group is touched.
+#[tokio::test]
+async fn nothing_outlives_its_group() {
+    let shell = Path::new("/bin/sh");
+    let sandbox = Sandbox::find(programs(Path::new("/bin/sleep")), UIDS.parse().unwrap(), &mark()).await;
+    let leaving = |seconds: &str| {
+        let Made { cell, group, .. } = sandbox.cell(needs(256 << 20)).unwrap();
+        let script = format!("setsid sleep {seconds} >&- 2>&- & exit");
+        let child = Child::new(QEMU, shell).args(["-c", &script]).within(cell).piped();
+        child.spawn().unwrap().output().unwrap();
+        group.unwrap()
+    };
+    let running = |seconds: &str| qherd::host::process::find(&["sleep", seconds]).len();
+    let (one, other) = ("4001.27182", "4002.27182");
+    let (first, second) = (leaving(one), leaving(other));
+    first.end();
+    // Neither is the second swept, which has somebody in it.
+    sandbox.sweep();
+    assert_eq!((running(one), running(other)), (0, 1));
+    let found =
+        sandbox.left_by(&qherd::model::Sandbox { cgroup: Some(second.path().to_owned()), ..Default::default() });
+    found.expect("it is there").end();
+    assert_eq!(running(other), 0);
+    assert!(
+        sandbox
+            .left_by(&qherd::model::Sandbox { cgroup: Some(second.path().to_owned()), ..Default::default() })
+            .is_none()
+    );
 }
 
 #[tokio::test]
 async fn no_two_children_that_live_have_the_same_user() {
     let intruder = Intruder::build();
     intruder.show_to_all();
-    let sandbox = Sandbox::find(&intruder.path(), "", &[], false, "1999980000-1999980001".parse().unwrap()).await;
-    let sleeping = |seed: u32| {
-        let (cell, shown) = sandbox.cell(seed)?;
-        let sleep = Child::new(QEMU, std::path::Path::new("/bin/sleep")).arg("1000").within(cell);
+    let uids = "1999980000-1999980001".parse().unwrap();
+    let sandbox = Sandbox::find(programs(&intruder.path()), uids, &mark()).await;
+    let groups = std::cell::RefCell::new(Vec::new());
+    let sleeping = || {
+        let Made { cell, shown, group } = sandbox.cell(needs(256 << 20))?;
+        groups.borrow_mut().extend(group);
+        let sleep = Child::new(QEMU, Path::new("/bin/sleep")).arg("1000").within(cell);
         Ok::<_, std::io::Error>((sleep.spawn()?, shown.uid.unwrap()))
     };
-    let (one, first) = sleeping(5).unwrap();
-    let (other, second) = sleeping(5).unwrap();
+    let (one, first) = sleeping().unwrap();
+    let (other, second) = sleeping().unwrap();
     assert_ne!(first, second);
-    let full = sleeping(5).unwrap_err().to_string();
+    let full = sleeping().unwrap_err().to_string();
     assert!(full.contains("--vm-uids 1999980000-1999980001"), "{full}");
     one.kill();
     one.output().unwrap();
-    let (third, again) = sleeping(9).unwrap();
+    let (third, again) = sleeping().unwrap();
     assert_eq!(again, first);
     for child in [other, third] {
         child.kill();
         child.output().unwrap();
     }
+    groups.borrow().iter().for_each(Group::end);
 }

@@ -1,10 +1,13 @@
 //! Which sandbox a VM is in: shown, kept over the daemon's life, told where a layer is missing, and required where that is
 //! wished. What each layer holds is in `sandbox`.
 
-use std::os::unix::fs::PermissionsExt;
+use std::{os::unix::fs::PermissionsExt, path::PathBuf};
 
+use crate::groups::{groups, holds, memory_bound};
+use crate::intruder::Intruder;
 use crate::stand_in::StandIn;
-use crate::support::Daemon;
+use crate::support::{self, Daemon};
+use qherd::{host::process, model::Layer};
 use serde_json::{Value, json};
 
 async fn sandbox_of(daemon: &Daemon, id: &str) -> Value {
@@ -21,17 +24,10 @@ fn uid_of(pid: i32) -> u32 {
 async fn each_vm_runs_as_a_user_of_its_own_and_says_so_also_after_a_restart_of_the_daemon() {
     let mut daemon = Daemon::start();
     let host = daemon.get("/host").await.expect(200);
-    let all = json!([
-        "environment",
-        "descriptors",
-        "limits",
-        "capabilities",
-        "user",
-        "no-new-privileges",
-        "landlock",
-        "filter"
-    ]);
-    assert_eq!(host["sandbox"], json!({ "layers": all, "missing": [] }));
+    let named: Vec<&str> = Layer::ALL.into_iter().map(Layer::name).collect();
+    assert_eq!(host["sandbox"], json!({ "layers": named, "missing": [] }));
+    // All of them have a NIC on the user-mode network.
+    let all: Value = named.iter().copied().filter(|name| !["network", "tcp"].contains(name)).collect();
     assert_eq!(daemon.get("/health").await.expect(200)["warnings"], json!([]));
     let mut seen = Vec::new();
     for _ in 0..3 {
@@ -56,6 +52,118 @@ async fn each_vm_runs_as_a_user_of_its_own_and_says_so_also_after_a_restart_of_t
     assert_eq!(sandbox_of(&daemon, id).await, Value::Null);
 }
 
+/// Waits for what follows an answer.
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < support::PATIENCE, "never: {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_vm_is_alone_in_a_group_that_is_found_again_and_goes_with_it_and_so_does_its_users_file() {
+    let mut daemon = Daemon::start();
+    let mut wish = daemon.wish();
+    wish["start"] = json!(true);
+    let id = daemon.create(wish).await;
+    let sandbox = sandbox_of(&daemon, &id).await;
+    let pid = daemon.get(&format!("/vms/{id}")).await.expect(200)["pid"].as_i64().unwrap() as i32;
+    let user = PathBuf::from(format!("/run/qherd/uids/{}", sandbox["uid"]));
+    let groups = groups(&sandbox);
+    assert!(!groups.is_empty() && holds(&groups, pid) && user.exists(), "{groups:?}");
+    daemon.kill();
+    daemon.run();
+    daemon.await_status(&id, "running").await;
+    assert!(holds(&groups, pid) && user.exists());
+    assert_eq!(sandbox_of(&daemon, &id).await, sandbox);
+    daemon.post(&format!("/vms/{id}/stop"), json!({ "force": true })).await.expect(200);
+    until("its groups go", || !groups.iter().any(|group| group.exists())).await;
+    until("its user's file goes", || !user.exists()).await;
+
+    // And of one that ended while there was no daemon.
+    daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
+    let sandbox = sandbox_of(&daemon, &id).await;
+    let vm = daemon.get(&format!("/vms/{id}")).await.expect(200);
+    let (groups, user) =
+        (crate::groups::groups(&sandbox), PathBuf::from(format!("/run/qherd/uids/{}", sandbox["uid"])));
+    daemon.kill();
+    let qemu = process::open(vm["pid"].as_i64().unwrap() as i32).unwrap();
+    qemu.kill();
+    qemu.exited().await;
+    assert!(user.exists() && groups.iter().all(|group| group.exists()));
+    daemon.run();
+    daemon.await_status(&id, "crashed").await;
+    until("what was left goes", || !user.exists() && !groups.iter().any(|group| group.exists())).await;
+}
+
+/// Somebody has taken QEMU over: it takes all the memory that it gets, starts whatever it may, and leaves processes behind.
+#[tokio::test]
+async fn a_qemu_that_takes_all_it_gets_is_stopped_and_nobody_else_is_hurt() {
+    let intruder = Intruder::build();
+    intruder.show_to_all();
+    let stand_in = StandIn::new("");
+    let program = stand_in.path().with_file_name("intruder");
+    std::fs::copy(intruder.path(), &program).unwrap();
+    let script = format!(
+        "#!/bin/sh\ncase \" $* \" in *\" size=80M\"*) sleep 4003.27182 & {} eat=3000 forks=2100 & ;; esac\n\
+         exec qemu-system-x86_64 \"$@\"\n",
+        program.display()
+    );
+    std::fs::write(stand_in.path(), script).unwrap();
+    let daemon = Daemon::start_with(&["--accel", "tcg", "--qemu", &stand_in.as_arg()]);
+    let start = async |memory: u64| {
+        let mut wish = daemon.wish();
+        (wish["start"], wish["memory"]) = (json!(true), json!(memory));
+        daemon.create(wish).await
+    };
+    let good = start(64).await;
+    let bad = start(80).await;
+    let groups = groups(&sandbox_of(&daemon, &bad).await);
+    // More than its bound, and less than the host has.
+    assert!(memory_bound(&groups) < 3000 << 20);
+    until("the kernel ends what takes too much", || process::find(&["eat=3000"]).is_empty()).await;
+    let worst =
+        groups.iter().flat_map(|group| ["memory.max_usage_in_bytes", "memory.peak"].map(|name| group.join(name)));
+    let worst = worst.filter_map(|file| std::fs::read_to_string(file).ok()).next();
+    if let Some(worst) = worst {
+        assert!(worst.trim().parse::<u64>().unwrap() <= memory_bound(&groups));
+    }
+    assert_eq!(daemon.status(&good).await, "running");
+    assert_eq!(daemon.get("/health").await.expect(200)["warnings"], json!([]));
+    assert_eq!(process::find(&["sleep", "4003.27182"]).len(), 1);
+    daemon.post(&format!("/vms/{bad}/stop"), json!({ "force": true })).await.expect(200);
+    until("nothing is left of it", || process::find(&["sleep", "4003.27182"]).is_empty()).await;
+    assert_eq!(daemon.status(&good).await, "running");
+}
+
+/// A QEMU that has no NIC on the user-mode network has no way to the host's, and none can be plugged into it.
+#[tokio::test]
+async fn a_user_mode_nic_waits_for_the_next_start_of_a_vm_that_began_without() {
+    let daemon = Daemon::start();
+    let mut wish = daemon.wish();
+    (wish["start"], wish["networks"]) = (json!(true), json!([]));
+    let id = daemon.create(wish).await;
+    let pid = async || daemon.get(&format!("/vms/{id}")).await.expect(200)["pid"].as_i64().unwrap();
+    let network = |pid: i64| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    let here = std::fs::read_link("/proc/self/ns/net").unwrap();
+    assert_ne!(network(pid().await), here);
+    let nics = format!("/vms/{id}/networks");
+    let refused = daemon.post(&nics, json!({ "user": {} })).await;
+    let said = refused.body["error"]["message"].as_str().unwrap().to_owned();
+    assert!(refused.status == 409 && said.contains("stop the VM, add the NIC"), "{} {said}", refused.status);
+    assert_eq!(daemon.get(&nics).await.expect(200), json!([]));
+    daemon.post(&format!("/vms/{id}/stop"), json!({ "force": true })).await.expect(200);
+    let first = daemon.post(&nics, json!({ "user": {} })).await.expect(201);
+    daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
+    assert_eq!(network(pid().await), here);
+    // From then on they come and go, the last one too.
+    daemon.post(&nics, json!({ "user": {} })).await.expect(201);
+    assert!(first["id"].is_string(), "{first}");
+    let layers = sandbox_of(&daemon, &id).await["layers"].clone();
+    assert!(!layers.as_array().unwrap().contains(&json!("network")), "{layers}");
+}
+
 /// A QEMU in a folder that others may not look into.
 #[tokio::test]
 async fn a_layer_that_cannot_be_put_on_is_told_and_refused_where_all_are_required() {
@@ -76,7 +184,7 @@ async fn a_layer_that_cannot_be_put_on_is_told_and_refused_where_all_are_require
     wish["start"] = json!(true);
     let id = daemon.create(wish).await;
     let sandbox = sandbox_of(&daemon, &id).await;
-    assert_eq!((&sandbox["uid"], sandbox["layers"].as_array().unwrap().len()), (&Value::Null, 7));
+    assert_eq!((&sandbox["uid"], sandbox["layers"].as_array().unwrap().len()), (&Value::Null, Layer::ALL.len() - 3));
     daemon.delete(&format!("/vms/{id}")).await.expect(200);
     daemon.terminate();
     let output = daemon.command().args(["--sandbox", "require"]).output().unwrap();

@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 
 use crate::host::{
     STORAGE,
-    launcher::{Cell, Child, QEMU_IMG, Shown, View},
+    launcher::{Cell, Child, QEMU_IMG, Shown, Tcp, View},
     on_storage,
     sandbox::installed_in,
 };
@@ -102,8 +102,8 @@ impl Run {
     async fn confined(self) -> io::Result<Child> {
         let Some(shown) = self.shown else { return Ok(self.child) };
         let on = shown.written.first().or(shown.read.first()).cloned().unwrap_or_default();
-        let view = on_storage(&on, STORAGE, move || View::of(&shown)).await?;
-        Ok(self.child.within(Cell { user: None, view: Some(view) }))
+        let view = on_storage(&on, STORAGE, move || View::of(&shown, Tcp::None)).await?;
+        Ok(self.child.within(Cell { view: Some(view), ..Cell::default() }))
     }
 
     /// # Errors

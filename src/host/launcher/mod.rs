@@ -7,12 +7,15 @@
 #![allow(unsafe_code, reason = "what a child does before it executes its program")]
 #![allow(clippy::disallowed_methods, reason = "/dev/null, which answers at once")]
 
+mod apart;
 mod capabilities;
 mod cell;
+mod clone;
 mod filter;
 mod layer;
 mod limits;
 mod permit;
+mod root;
 mod spawn;
 mod user;
 mod view;
@@ -22,7 +25,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io,
-    os::fd::{OwnedFd, RawFd},
+    os::fd::{BorrowedFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
 };
 
@@ -32,15 +35,17 @@ use rustix::{
     process::{Pid, Signal},
 };
 
+pub use apart::Apart;
 pub use cell::Cell;
 pub use layer::Layers;
 pub use limits::Limits;
 pub use permit::{DNSMASQ, Lifetime, Permit, QEMU, QEMU_IMG, QEMU_PROBE, STORE_TRIAL};
+pub use root::Roots;
 pub use spawn::Spawned;
 pub use user::User;
-pub use view::{Shown, View};
+pub use view::{Shown, Tcp, View};
 
-use crate::model::Layer;
+use crate::{host::cgroups::Seat, model::Layer};
 use capabilities::Capabilities;
 use filter::Filter;
 use spawn::{Plan, Program};
@@ -173,11 +178,15 @@ struct Confinement {
 
 impl Confinement {
     /// In the child. Each layer while the ones before still let it be put on; the filter last.
-    fn enter(&self) -> io::Result<()> {
+    fn enter(&self, begun_in_group: bool) -> io::Result<()> {
         // A session of its own: a Ctrl-C or a hang-up at the daemon's terminal does not reach the guests.
         rustix::process::setsid()?;
         rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
         self.keep_descriptors()?;
+        if let Some(seat) = self.seat() {
+            seat.take(begun_in_group)?;
+        }
+        self.cell.apart.enter(self.layers)?;
         if self.layers.includes(Layer::Limits) {
             self.limits.set()?;
         }
@@ -211,6 +220,15 @@ impl Confinement {
             self.filter.install()?;
         }
         Ok(())
+    }
+
+    fn seat(&self) -> Option<&Seat> {
+        self.cell.seat.as_ref().filter(|_| self.layers.includes(Layer::Cgroup))
+    }
+
+    /// The group that it may be in from its beginning.
+    fn begins_in(&self) -> Option<BorrowedFd<'_>> {
+        self.seat().and_then(Seat::group)
     }
 
     /// Everything but the standard ones and those that are named is closed by exec: the daemon opens nothing else without that

@@ -26,7 +26,10 @@ use nix::{
 };
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
-use super::Confinement;
+use super::{
+    Confinement,
+    clone::{clone, clone_into},
+};
 
 /// More than the child's few calls take, in a debug build too. Pages that are not touched cost nothing.
 const STACK: usize = 256 << 10;
@@ -51,6 +54,7 @@ pub(super) struct Plan {
     /// Its standard input, output and error.
     standard: [OwnedFd; 3],
     confinement: Confinement,
+    begun_in_group: bool,
     /// Why it was not executed; the child's one word.
     error: c_int,
 }
@@ -98,6 +102,7 @@ impl Plan {
             folder: folder.map(text).transpose()?,
             standard,
             confinement,
+            begun_in_group: false,
             error: 0,
         })
     }
@@ -112,11 +117,8 @@ impl Plan {
         // this thread goes on when the child has executed its program or ended.
         let child = unsafe {
             let end = stack.as_mut_ptr().add(STACK);
-            let end = end.sub(end as usize % 16);
-            let plan = (&raw mut self).cast::<c_void>();
-            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-            let child = libc::clone(begin, end.cast(), flags, plan);
-            if child < 0 { Err(io::Error::last_os_error()) } else { Ok(child) }
+            let slack = end as usize % 16;
+            self.clone(end.sub(slack), STACK - slack)
         };
         before.thread_set_mask()?;
         if self.confinement.cell.user.is_some() {
@@ -132,6 +134,24 @@ impl Plan {
                 Err(io::Error::from_raw_os_error(error))
             }
         }
+    }
+
+    /// # Safety
+    /// As of [`clone`].
+    unsafe fn clone(&mut self, stack_end: *mut u8, size: usize) -> io::Result<c_int> {
+        let plan = ptr::from_mut(self).cast::<c_void>();
+        if let Some(group) = self.confinement.begins_in().map(|group| group.as_raw_fd()) {
+            self.begun_in_group = true;
+            // SAFETY: as promised. Nothing of the plan is written to from here on but by the child.
+            let child = unsafe { clone_into(group, begin, stack_end, size, plan) };
+            if child.is_ok() {
+                return child;
+            }
+            // It is moved there instead.
+            self.begun_in_group = false;
+        }
+        // SAFETY: as above.
+        unsafe { clone(begin, stack_end, plan) }
     }
 
     /// In the child. Returns only with an error.
@@ -165,7 +185,7 @@ impl Plan {
         if let Some(folder) = &self.folder {
             rustix::process::chdir(folder.as_c_str())?;
         }
-        self.confinement.enter()?;
+        self.confinement.enter(self.begun_in_group)?;
         handle_no_signals();
         // SAFETY: an empty set, which is initialised before it is used.
         unsafe {

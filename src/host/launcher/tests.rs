@@ -82,3 +82,19 @@ fn a_child_that_is_to_end_with_the_daemon_ends_with_the_thread_that_started_it()
     let started = std::thread::spawn(|| Child::new(QEMU_PROBE, Path::new("/bin/sleep")).arg("1000").spawn().unwrap());
     assert_eq!(started.join().unwrap().output().unwrap().status.signal(), Some(9));
 }
+
+/// Whoever changes its user on the daemon's memory takes from it that others of its user may look at it, for a moment.
+#[test]
+fn the_daemon_can_still_be_looked_at_when_a_child_has_become_another_user() {
+    use rustix::process::{DumpableBehavior, dumpable_behavior};
+    let user = || User::take(&"1999999970-1999999970".parse().unwrap(), 0, &[]).unwrap();
+    assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::Dumpable);
+    for program in ["/bin/true", "/there/is/none"] {
+        let cell = Cell { user: Some(user()), ..Cell::default() };
+        let spawned = Child::new(QEMU, Path::new(program)).within(cell).spawn();
+        assert_eq!(spawned.is_ok(), program == "/bin/true");
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::Dumpable, "{program}");
+        let _ = spawned.map(|child| child.output().unwrap());
+    }
+    User::forget(1_999_999_970).unwrap();
+}

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "small files of the state directory")]
 
 mod supervisor;
+mod view;
 
 use std::{
     fs, io,

@@ -23,7 +23,7 @@ use tokio::{
     time::{Instant, interval, sleep},
 };
 
-use super::{FOREGROUND, Folders, LOG, Orders, PROGRAM, Report, end, is, marker, running};
+use super::{FOREGROUND, Folders, LOG, Orders, PROGRAM, Report, end, is, marker, running, view};
 use crate::{
     host::{
         fail_point::step,
@@ -243,8 +243,10 @@ impl Shared {
         let args = [FOREGROUND.to_owned(), marker(folder)];
         let child = Child::new(DNSMASQ, Path::new(PROGRAM)).args(args).folder(folder).stderr(log);
         let forking = self.forking.clone().lock_owned().await;
+        let folders = self.folders.clone();
         let fork = move || {
             let _forking = forking;
+            let child = child.within(view::cell(&folders));
             step(|| Process::spawn(child))
         };
         spawn_blocking(fork).await.map_err(io::Error::other)?

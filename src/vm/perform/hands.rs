@@ -9,8 +9,8 @@ use std::{
 use tokio::{sync::Notify, task::spawn_blocking};
 
 use crate::{
-    host::process::Process,
-    model::{NicId, VmId, VmSpec},
+    host::{cgroups::Group, launcher::User, process::Process},
+    model::{NicId, Sandbox, VmId, VmSpec},
     qemu::RunPaths,
     qmp::{Events, Session},
     vm::{
@@ -83,6 +83,30 @@ struct Link {
     sights: VecDeque<Sight>,
     /// What is stored of it.
     known: Known,
+    kept_in: KeptIn,
+}
+
+/// What was made on the host for the process.
+#[derive(Clone, Debug, Default)]
+pub(in crate::vm) struct KeptIn {
+    pub group: Option<Group>,
+    pub uid: Option<u32>,
+}
+
+impl KeptIn {
+    /// Of a process that has ended: whatever it has left in its group ends, and what was made for it goes. In the background,
+    /// as it may take its time; what is left because the daemon ends first is the next one's matter.
+    pub fn clear(self) {
+        if self.group.is_none() && self.uid.is_none() {
+            return;
+        }
+        spawn_blocking(move || {
+            self.group.iter().for_each(Group::end);
+            if let Some(Err(error)) = self.uid.map(User::forget) {
+                tracing::warn!(uid = self.uid, %error, "cannot remove the file of a user that no VM has");
+            }
+        });
+    }
 }
 
 impl IoError {
@@ -131,10 +155,28 @@ impl Hands {
         self.link().process = process;
     }
 
-    /// Takes over what an earlier daemon started.
-    pub fn adopt(&self, process: Option<Arc<Process>>) {
-        if let Some(process) = &process {
-            self.console.adopt(process);
+    /// What the process was put into.
+    pub fn set_kept_in(&self, kept_in: KeptIn) {
+        self.link().kept_in = kept_in;
+    }
+
+    pub fn take_kept_in(&self) -> KeptIn {
+        std::mem::take(&mut self.link().kept_in)
+    }
+
+    pub fn group(&self) -> Option<Group> {
+        self.link().kept_in.group.clone()
+    }
+
+    /// Takes over what an earlier daemon started, or clears away what is left of it. `sandbox` is what it was started in.
+    pub fn adopt(&self, process: Option<Arc<Process>>, sandbox: Option<&Sandbox>) {
+        let uid = sandbox.and_then(|sandbox| sandbox.uid);
+        match &process {
+            Some(process) => {
+                self.console.adopt(process);
+                self.set_kept_in(KeptIn { group: self.ctx.sandbox.group_of(process.pid()), uid });
+            }
+            None => KeptIn { group: sandbox.and_then(|run| self.ctx.sandbox.left_by(run)), uid }.clear(),
         }
         self.set_process(process);
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
-use super::{Brief, Done, Hands, Report};
+use super::{Brief, Done, Hands, Report, hands::KeptIn};
 use crate::{
     host::process::{self, Process},
     model::VmSpec,
@@ -37,9 +37,11 @@ pub(super) async fn end_strays(hands: &Hands, brief: &Brief) -> Done {
     let spawned = hands.process().into_iter();
     for stray in spawned.chain(hands.ctx.strays(brief.definition()).map(Arc::new)) {
         tracing::info!(vm = %hands.id, pid = stray.pid(), "ending a QEMU that nobody waits for");
+        let group = hands.ctx.sandbox.group_of(stray.pid());
         if !killed(&stray).await {
             return Err(Setback::Held);
         }
+        KeptIn { group, uid: None }.clear();
     }
     Ok(Report::Done)
 }

@@ -21,20 +21,23 @@ use tokio::task::spawn_blocking;
 
 use super::{
     Brief, Done, Hands, Report, disks, files,
+    hands::KeptIn,
     host_files::{self, Opened},
     nics, pinning,
 };
 use crate::{
     host::{
         STORAGE, fail_point, in_time,
-        launcher::{Cell, Child, QEMU},
+        launcher::{Child, QEMU},
         memory, on_storage,
         process::Process,
+        sandbox::Needs,
     },
-    model::{Disk, Error, NicId, Sandbox, VmSpec},
+    model::{Disk, Error, NicId, VmSpec},
     qemu::{
         ChardevFds, CommandLine,
         devices::{self, FileUse, HostFile},
+        memory_bound,
     },
     qmp::{Events, QmpError, Session, socket},
     vm::{
@@ -147,7 +150,7 @@ pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
     hands.reached(LaunchStep::Network)?;
     let taps = hands.take_taps();
     let spec = fitted(brief, memory::is_strict());
-    let ((streams, files), (cell, sandbox)) = tokio::try_join!(open_files(hands, &spec), make_cell(hands))?;
+    let (streams, files) = open_files(hands, &spec).await?;
     let listen = |path: PathBuf| socket::listen(&path).map_err(|e| Setback::Host(format!("cannot listen on {e}")));
     let paths = &hands.paths;
     let sockets = [listen(paths.qmp())?, listen(paths.agent())?, listen(paths.serial())?];
@@ -163,28 +166,36 @@ pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
     let accelerator = hands.ctx.caps.accelerator;
     let args = CommandLine { spec: &spec, paths, fds, taps: &numbers, files: &sets, accelerator }.render();
     let program = hands.ctx.config.qemu.clone();
+    let needs = Needs {
+        vm: hands.id,
+        network: spec.nics.iter().any(|nic| nic.switch().is_none()),
+        memory: memory_bound(spec.memory, accelerator),
+    };
+    let ctx = hands.ctx.clone();
     let spawned = spawn_blocking(move || {
-        let child = Child::new(QEMU, &program).args(&args).inherit(inherited).stderr(streams.stderr).within(cell);
+        let made = ctx.sandbox.cell(needs).map_err(|e| format!("cannot make a sandbox for QEMU: {e}"))?;
+        let kept_in = KeptIn { group: made.group, uid: made.shown.uid };
+        let child = Child::new(QEMU, &program).args(&args).inherit(inherited).stderr(streams.stderr).within(made.cell);
         let spawned = Process::spawn(child);
         // QEMU has its own copies now: from here on its end is the end of its sockets, taps and locks.
         drop((sockets, taps, files, streams.marks));
-        let process = spawned.map_err(|e| format!("cannot run {}: {e}", program.display()))?;
-        Ok(Unclaimed::new(process))
+        match spawned {
+            Ok(process) => Ok((Unclaimed::new(process, kept_in), made.shown)),
+            Err(error) => {
+                kept_in.clear();
+                Err(format!("cannot run {}: {error}", program.display()))
+            }
+        }
     });
     let spawned = spawned.await.map_err(|e| Setback::Host(e.to_string()))?;
-    let process = spawned.map_err(Setback::Host)?.claim();
+    let (unclaimed, sandbox) = spawned.map_err(Setback::Host)?;
+    let Some((process, kept_in)) = unclaimed.claim() else { return Err(Setback::Held) };
+    hands.set_kept_in(kept_in);
     hands.set_process(Some(process.clone()));
     hands.reached(LaunchStep::Spawn)?;
     let hotplug_memory = devices::hotplug_size(&spec);
     let with = StartedWith { fitted: spec, hotplug_memory, sandbox };
     Ok(Report::Spawned { process: process.id().clone(), with })
-}
-
-/// What its QEMU is kept in, and how that is told.
-async fn make_cell(hands: &Hands) -> Result<(Cell, Sandbox), Setback> {
-    let (ctx, seed) = (hands.ctx.clone(), hands.id.number());
-    let made = in_time(STORAGE, move || ctx.sandbox.cell(seed)).await;
-    made.map_err(|e| Setback::Host(format!("cannot make a sandbox for QEMU: {e}")))
 }
 
 /// The files that QEMU starts with, looked into anew at each start, by the numbers of their sets, and its logs.
@@ -227,26 +238,23 @@ async fn open_file(hands: &Hands, file: &HostFile) -> Result<Opened, Setback> {
 }
 
 /// A process that ends unless somebody takes it: a spawn may come so late that its step was given up.
-struct Unclaimed {
-    process: Arc<Process>,
-    claimed: bool,
-}
+struct Unclaimed(Option<(Arc<Process>, KeptIn)>);
 
 impl Unclaimed {
-    fn new(process: Process) -> Self {
-        Self { process: Arc::new(process), claimed: false }
+    fn new(process: Process, kept_in: KeptIn) -> Self {
+        Self(Some((Arc::new(process), kept_in)))
     }
 
-    fn claim(mut self) -> Arc<Process> {
-        self.claimed = true;
-        self.process.clone()
+    fn claim(mut self) -> Option<(Arc<Process>, KeptIn)> {
+        self.0.take()
     }
 }
 
 impl Drop for Unclaimed {
     fn drop(&mut self) {
-        if !self.claimed {
-            self.process.kill();
+        if let Some((process, kept_in)) = self.0.take() {
+            process.kill();
+            kept_in.clear();
         }
     }
 }

@@ -9,7 +9,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{Brief, Done, Hands};
 use crate::{
-    qemu::devices::{self, VIRTIO_MEM_ID},
+    host::{STORAGE, in_time},
+    qemu::{
+        devices::{self, VIRTIO_MEM_ID},
+        memory_bound,
+    },
     qmp::{QmpError, Session},
     vm::core::{Setback, Sight, StepReport as Report, Up},
 };
@@ -74,6 +78,9 @@ impl Move<'_> {
             let why = format!("{above} MiB more than it was started with can only come with a start");
             return Err(Setback::NotNow(why));
         }
+        // A bound of the host's follows before the guest has more, and when it has less.
+        let before = self.present().await?.added;
+        self.bound(boot + above.max(before)).await.map_err(Setback::NotNow)?;
         let floor = u64::from(self.hands.ctx.config.balloon_floor).min(boot);
         let target = wanted.max(floor).min(boot);
         // A guest deep in its balloon has no memory to take in more with: out of the balloon first, into it last.
@@ -89,10 +96,22 @@ impl Move<'_> {
         if wanted < boot {
             self.fill_balloon(target, true).await?;
         }
+        if let Err(why) = self.bound(boot + above).await {
+            tracing::debug!(vm = %self.hands.id, why, "the bound of a guest that has less memory now stays as it was");
+        }
         if target > wanted.min(boot) {
             return Err(Setback::NotNow(format!("the balloon leaves a guest at least {target} MiB")));
         }
         Ok(Report::Done)
+    }
+
+    /// What QEMU may have for a guest with so many MiB.
+    async fn bound(&self, memory: u64) -> Result<(), String> {
+        let Some(group) = self.hands.group() else { return Ok(()) };
+        let bytes = memory_bound(memory, self.hands.ctx.caps.accelerator);
+        // To give memory back the kernel may have to write it first.
+        let bounded = in_time(STORAGE, move || group.bound_memory(bytes)).await;
+        bounded.map_err(|error| format!("the host does not let QEMU have more memory: {error}"))
     }
 
     /// Has the balloon leave the guest `target` MiB. No balloon, or no driver in the guest for it, matters only where it is

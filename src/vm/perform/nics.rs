@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Brief, Done, Hands, release};
 use crate::{
     host::host_ports,
-    model::{Error, Forward, Nic, NicId},
+    model::{Conflict, Error, Forward, Nic, NicId, Sandbox},
     net::PortHealth,
     qemu::devices,
     qmp::{QmpError, Session},
@@ -64,6 +64,10 @@ pub(super) async fn plug(hands: &Hands, brief: &Brief, nic: Nic) -> Done {
     take_back(&session, &nic, &names).await?;
     check_ports(nic.backend.forwards()).map_err(Setback::Reported)?;
     let taps = match nic.switch() {
+        // Its own sockets would lead nowhere.
+        None if brief.up()?.sandbox.as_ref().is_some_and(Sandbox::has_no_network) => {
+            return Err(Setback::Reported(Conflict::NoWayOut.into()));
+        }
         None => Vec::new(),
         Some(_) => net.plug(&nic).await.map_err(|e| Setback::Refused(e.to_string()))?,
     };

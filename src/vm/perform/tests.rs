@@ -12,7 +12,12 @@ use serde_json::json;
 use super::*;
 use crate::{
     config::{Accel, Settings},
-    host::{cpus::Host, image::QemuImg, sandbox::Sandbox},
+    host::{
+        cpus::Host,
+        image::QemuImg,
+        launcher::User,
+        sandbox::{Programs, Sandbox},
+    },
     model::{Conflict, CpuPinning, Disk, Ending, Error, IoLimits, LayerId, Nic, NicBackend, NicId, Upkeep, VmSpec},
     net::Network,
     qemu::{Accelerator, Caps, devices},
@@ -46,10 +51,11 @@ impl Vm {
         std::fs::create_dir_all(config.state_dir.join("images")).unwrap();
         let cache = config.state_dir.join("accelerator.json");
         let caps = Caps::detect(&config.qemu, Some(Accelerator::Tcg), &cache).await.unwrap();
+        let programs =
+            Programs { program: &caps.program, version: &caps.version, others: &caps.may_execute, kvm: false };
         let ctx = Context {
             host: Host::read().unwrap(),
-            sandbox: Sandbox::find(&caps.program, &caps.version, &caps.may_execute, false, config.vm_uids.clone())
-                .await,
+            sandbox: Sandbox::find(programs, config.vm_uids.clone(), "steps").await.into(),
             caps,
             images: QemuImg::find(&config.qemu_img).await.unwrap(),
             store: Store::open(&config.state_dir.join("db")).unwrap(),
@@ -190,6 +196,9 @@ impl Drop for Vm {
         if let Some(process) = self.hands.process() {
             process.kill();
         }
+        let kept_in = self.hands.take_kept_in();
+        kept_in.group.iter().for_each(|group| group.end());
+        let _ = kept_in.uid.map(User::forget);
     }
 }
 
@@ -309,10 +318,13 @@ async fn disks_come_and_go_and_follow_their_definition() {
     assert!(!released.file.exists() && disk.file.exists());
 }
 
+/// The user-mode network, to which nothing leads.
+fn nobody() -> NicBackend {
+    NicBackend::User { forwards: Vec::new() }
+}
+
 #[tokio::test]
 async fn a_nic_comes_once_and_its_port_is_looked_at() {
-    let mut vm = Vm::started().await;
-    let other: NicId = serde_json::from_value(json!(uuid::Uuid::new_v4())).unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let nic: Nic = serde_json::from_value(json!({
@@ -322,7 +334,15 @@ async fn a_nic_comes_once_and_its_port_is_looked_at() {
         }] } }
     }))
     .unwrap();
+    let id = || -> NicId { serde_json::from_value(json!(uuid::Uuid::new_v4())).unwrap() };
+    let (other, front) = (id(), Nic { id: id(), name: "net2".into(), backend: nobody(), slot: None, ..nic.clone() });
     let plug = Step::PlugNic(Box::new(nic.clone()));
+    // A QEMU that has none on the user-mode network has no way out.
+    let closed = Vm::started().await.refuses(Step::PlugNic(Box::new(front.clone()))).await;
+    assert_eq!(closed, Setback::Reported(Conflict::NoWayOut.into()));
+    let mut vm = Vm::new().await;
+    vm.define(|spec| spec.nics.push(front.clone()));
+    let mut vm = vm.start().await;
     let taken = vm.refuses(plug.clone()).await;
     assert!(matches!(&taken, Setback::Reported(Error::PortTaken { .. })), "{taken:?}");
     drop(listener);
@@ -335,12 +355,12 @@ async fn a_nic_comes_once_and_its_port_is_looked_at() {
     vm.twice(plug, Report::Done).await;
     vm.define(|spec| spec.nics.push(nic.clone()));
     vm.in_effect(|spec| spec.nics.push(nic.clone()));
-    assert_eq!(vm.devices().await.1, [nic.id]);
+    assert_eq!(vm.devices().await.1.into_iter().collect::<BTreeSet<_>>(), [front.id, nic.id].into());
     vm.twice(Step::CloseNic(nic.id), Report::StillThere).await;
     vm.twice(Step::ReleaseNic(nic.id), Report::Done).await;
 
     // As it is when a guest has let go of a NIC.
-    let released = Nic { id: other, name: "net1".into(), backend: NicBackend::User { forwards: Vec::new() }, ..nic };
+    let released = Nic { id: other, name: "net1".into(), backend: nobody(), ..nic };
     let netdev = devices::netdev(&released, &[]);
     session.execute_raw("netdev_add", Some(netdev.clone())).await.unwrap();
     vm.in_effect(|spec| spec.nics.push(released));
