@@ -1,7 +1,5 @@
-//! Crowds at a real daemon: thousands of clients that say nothing, that dawdle, that wait for a stop, and sixty that ask for a
-//! large log and read nothing. Others are served, and its memory is bounded.
-
-use crate::support;
+//! Crowds at a real daemon: thousands of clients that say nothing, that dawdle, that wait for a stop, and that ask for a large log
+//! and read nothing. Others are served, and its memory is bounded.
 
 use std::time::{Duration, Instant};
 
