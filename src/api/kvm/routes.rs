@@ -23,7 +23,7 @@ use crate::{
 const OVERTAKEN: &str = "A forced stop or a delete of the VM came before it was done.";
 const UUID: &str = "Invalid UUID format.";
 
-pub(super) const fn endpoint(not_found: NotFound, failed: &'static str) -> Endpoint {
+const fn endpoint(not_found: NotFound, failed: &'static str) -> Endpoint {
     Endpoint { bad_id: UUID, not_found, failed }
 }
 
@@ -60,7 +60,7 @@ const PROVISIONING: &str = "VM Provisioning";
 const UPDATE: &str = "VM Configuration";
 const LIFECYCLE: &str = "Lifecycle Management";
 const INFORMATION: &str = "VM Information";
-pub(super) const MONITORING: &str = "Monitoring";
+const MONITORING: &str = "Monitoring";
 const NETWORKS: &str = "Networks";
 const SERVICE: &str = "Service";
 
