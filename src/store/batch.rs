@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde_json::value::RawValue;
-
-use super::record::{self, Generation, Record};
+use super::record::{self, Generation, NewEvent, Record};
 use super::{StoreError, check_key};
 
 /// Changes that happen all or not at all, across kinds. A later change to the same record wins.
@@ -15,14 +13,6 @@ pub struct Batch {
     /// Events, which get their numbers when the batch has its turn.
     pub(super) events: Vec<NewEvent>,
     pub(super) may_use_reserve: bool,
-}
-
-/// An event that goes with a batch.
-#[derive(Clone, Debug)]
-pub(super) struct NewEvent {
-    pub at: u64,
-    pub version: u32,
-    pub data: Box<RawValue>,
 }
 
 #[derive(Clone, Debug)]

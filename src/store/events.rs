@@ -17,8 +17,7 @@ use uuid::Uuid;
 
 use super::{
     Batch, Store, StoreError,
-    batch::NewEvent,
-    record::{self, Record},
+    record::{self, NewEvent, Record},
 };
 
 /// The kind of events; that of the record with the log's id.

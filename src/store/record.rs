@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{StoreError, batch::NewEvent};
+use super::StoreError;
 
 /// Larger records, envelope included, are refused: `disk` says what would come of them.
 pub const MAX_RECORD_BYTES: usize = 28 * 1024;
@@ -54,6 +54,14 @@ struct Written<'a> {
     generation: Option<Generation>,
     crc: String,
     data: &'a RawValue,
+}
+
+/// An event that goes with a batch.
+#[derive(Clone, Debug)]
+pub(super) struct NewEvent {
+    pub at: u64,
+    pub version: u32,
+    pub data: Box<RawValue>,
 }
 
 /// What stands around the data of an event, and its name.

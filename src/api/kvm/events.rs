@@ -6,8 +6,7 @@ use warp::http::StatusCode;
 
 use super::{
     Shared,
-    error::{Endpoint, NotFound, Problem, endpoint},
-    monitoring::MONITORING,
+    error::{Endpoint, NotFound, Problem},
 };
 use crate::{
     api::{
@@ -207,7 +206,11 @@ fn example() -> serde_json::Value {
     })
 }
 
-const EVENTS: Endpoint = endpoint(NotFound::Short, "Internal server error while reading the events.");
+const EVENTS: Endpoint = Endpoint {
+    bad_id: "Invalid UUID format.",
+    not_found: NotFound::Short,
+    failed: "Internal server error while reading the events.",
+};
 const QUERY: &[QueryParam] = &[
     AFTER,
     QueryParam::text("vm", "Only events of the VM with this UUID, also of one that is gone."),
@@ -220,7 +223,7 @@ const QUERY: &[QueryParam] = &[
 pub fn route() -> Route<Shared> {
     Route::get("/events", "listEvents", in_section(&EVENTS, self::events))
         .role(Role::Viewer)
-        .tag(MONITORING)
+        .tag("Monitoring")
         .summary(
             "What happens to VMs and switches, as it happens and since: who asked for what, and what became of it.",
         )

@@ -14,7 +14,7 @@ const PERFORMANCE: Endpoint = endpoint(NotFound::Short, "Internal error during p
 const CONSOLE_LOG: Endpoint = endpoint(NotFound::Colon, "Internal error while reading the console log.");
 const CONSOLE: Endpoint = endpoint(NotFound::Colon, "Internal error while opening the console.");
 
-pub(super) const MONITORING: &str = "Monitoring";
+const MONITORING: &str = "Monitoring";
 
 const CONSOLE_QUERY: &[QueryParam] = &[
     QueryParam::integer("tail", "The last so many lines; default 1000."),

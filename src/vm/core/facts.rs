@@ -10,11 +10,11 @@ use super::{
     answer::{Answer, Ticket, Until, Waiting},
     goal::Goal,
     lane::{DiskNo, Lane},
-    news::News,
     record::{Guest, Record, Run, Up},
     request::Request,
     seen::Seen,
     step::Step,
+    telling::News,
 };
 use crate::model::{Disk, VmSpec};
 

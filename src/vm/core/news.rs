@@ -2,9 +2,7 @@
 //! exactly once. What leaves no trace in a record, such as a reset, is counted there: a batch tells of those that the record
 //! before had not counted (docs/adr/0035). How an event is stored is the store's business.
 
-use std::{mem, sync::Arc};
-
-use serde::{Deserialize, Serialize};
+use std::mem;
 
 use super::{
     Ms,
@@ -16,6 +14,7 @@ use super::{
     record::{Record, Run, RunRecord},
     request::Request,
     step::Txn,
+    telling::{By, Tells},
     view::{reason_of, status_of},
 };
 use crate::model::{About, Asker, Event, Incident, Status, VmSpec, Wanted, What};
@@ -26,61 +25,6 @@ const PAUSE: u64 = 1_000;
 const MOST_SORTS: usize = 32;
 /// Of words that come from QEMU.
 const MOST_BYTES: usize = 64;
-
-/// What of a VM was told last, in the record that the events lie beside.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reported {
-    /// None of a VM that does not exist yet, or that an earlier version has stored.
-    #[serde(default)]
-    pub status: Option<Status>,
-    #[serde(default)]
-    pub agent: bool,
-    #[serde(default)]
-    pub missing: bool,
-    /// How many incidents.
-    #[serde(default)]
-    pub incidents: u64,
-}
-
-/// What is to be told, and who has asked for it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct News {
-    requests: Vec<By>,
-    /// Seen, with how often.
-    noticed: Vec<(Incident, u32)>,
-    /// Counted in the record, and not in the one that is stored.
-    counted: Vec<(Incident, u32)>,
-    /// Nothing is told for the guest's sake before.
-    next: Ms,
-}
-
-/// A request that somebody waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct By {
-    ticket: Ticket,
-    asker: Asker,
-    /// It concerns the definition, not the power.
-    changes: bool,
-    /// That it has changed the definition is told.
-    reported: bool,
-    /// Or may be: nobody knows what became of the batch.
-    sent: bool,
-}
-
-/// What a batch tells of, beside the difference that it makes.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Tells {
-    /// Milliseconds since 1970.
-    pub at: u64,
-    /// What is stored before it, where that is known.
-    pub before: Option<Record>,
-    /// What was, when it was known last.
-    known: Option<Arc<VmSpec>>,
-    incidents: Vec<(Incident, u32)>,
-    by: Vec<By>,
-    reason: Option<String>,
-    missing: Option<String>,
-}
 
 impl Facts {
     /// Who asks, of a request that is about to be admitted.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{goal::Goal, held::Held, lane::DiskNo, news::Reported};
+use super::{goal::Goal, held::Held, lane::DiskNo, reported::Reported};
 use crate::model::{Ending, FailedStart, ProcessId, Sandbox, Upkeep, VmSpec};
 
 /// What is stored of a VM: `vm/<id>` and `run/<id>`.

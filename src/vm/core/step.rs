@@ -6,8 +6,8 @@ use std::{path::PathBuf, sync::Arc};
 use super::{
     Ms,
     lane::{DiskNo, Lane},
-    news::Tells,
     record::{Guest, Record},
+    telling::Tells,
 };
 use crate::model::{CpuPinning, Disk, Error, IoLimits, Nic, NicId, ProcessId, Sandbox, VmSpec};
 

@@ -249,7 +249,12 @@ fn guest_ended(facts: &mut Facts, cause: Cause) {
         return;
     }
     facts.seen.powered_off = true;
-    facts.notice(if cause == Cause::Panic { Incident::Panicked } else { Incident::PoweredOff });
+    match (cause, facts.goal()) {
+        (Cause::Panic, _) => facts.notice(Incident::Panicked),
+        // What is wanted is told as a status.
+        (_, goal) if goal.ends_run() || matches!(goal, Goal::Reboot(_)) => {}
+        _ => facts.notice(Incident::PoweredOff),
+    }
     match (facts.goal(), cause) {
         (Goal::Stop(_) | Goal::Off { .. } | Goal::Gone, _) | (Goal::Reboot(_), Cause::Guest | Cause::Cut) => {}
         (Goal::Reboot(_), Cause::Panic) | (Goal::Rest | Goal::Pause | Goal::Resume | Goal::Reset, _) => {
