@@ -22,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("fuzz", &["api", "config", "host", "net", "qmp", "service"]),
     ("signals", &[]),
     ("doors", &["config", "service", "api"]),
-    ("main", &["config", "service", "api", "cli", "doors", "signals"]),
+    ("main", &["config", "service", "api", "cli", "doors", "signals", "host"]),
     ("lib", &[]),
 ];
 

@@ -1,10 +1,6 @@
 //! The bodies of this dialect. Numbers of requests are as wide as JSON's: their range is the domain's to judge.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,6 +12,7 @@ use super::{
     pending::{Pending, pending},
     pinning::CpuPinning,
     policy::{self, AutostartBody, PolicyView},
+    times::time,
 };
 use crate::{
     model::{
@@ -284,10 +281,7 @@ impl Details {
             reason,
             restarts,
             next_restart,
-            last_failure: view
-                .failed_start
-                .as_ref()
-                .map(|failed| FailedStart { reason: failed.why.clone(), at: time(failed.at) }),
+            last_failure: view.failed_start.as_deref().map(FailedStart::of),
             pid: view.pid,
             started_at: view.started_at().map(time),
             uptime: view.uptime(),
@@ -395,9 +389,4 @@ pub struct Health {
     pub accelerator_reason: String,
     /// What somebody should see to.
     pub warnings: Vec<String>,
-}
-
-/// RFC 3339, from milliseconds since 1970.
-pub(super) fn time(ms: u64) -> String {
-    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
 }

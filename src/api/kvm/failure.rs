@@ -3,9 +3,18 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::times::time;
+use crate::model;
+
 /// A start that came to nothing.
 #[derive(Serialize, JsonSchema)]
 pub struct FailedStart {
     pub reason: String,
     pub at: String,
+}
+
+impl FailedStart {
+    pub fn of(failed: &model::FailedStart) -> Self {
+        Self { reason: failed.why.clone(), at: time(failed.at) }
+    }
 }

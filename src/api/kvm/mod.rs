@@ -26,6 +26,7 @@ mod power;
 mod routes;
 mod shown;
 mod switches;
+mod times;
 mod updated;
 
 pub(super) use plain::plain;

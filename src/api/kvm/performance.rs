@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use warp::http::StatusCode;
 
-use super::{Shared, dto::time, error::Problem, vm_id};
+use super::{Shared, error::Problem, times::time, vm_id};
 use crate::{
     api::http::{Reply, Request},
     model::{BalloonSample, NicSample, Sample, VcpuSample},

@@ -42,8 +42,7 @@ fn add_disk() -> Request {
 }
 
 fn record(state: Run, goal: Goal) -> Record {
-    let run = RunRecord::new(state, goal);
-    Record { definition: spec(), run }
+    Record { definition: spec(), run: RunRecord::new(state, goal) }
 }
 
 fn down() -> Facts {
