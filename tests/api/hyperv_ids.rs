@@ -63,6 +63,8 @@ impl Things {
             ("suspendVM", Value::Null, 200),
             ("resumeVM", Value::Null, 200),
             ("restartVM", json!({ "force": true }), 200),
+            // That it is a WebSocket is told of a VM that is found.
+            ("openVMConsole", Value::Null, 426),
             ("stopVM", json!({ "force": true }), 200),
             ("getSwitch", Value::Null, 200),
             ("updateSwitch", json!({ "notes": "x" }), 200),
