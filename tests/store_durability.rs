@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -342,6 +343,18 @@ fn the_reserve_takes_what_has_happened_however_long_the_disk_is_full() {
 }
 
 /// Others take every byte there is, again and again; thousands of commits from the reserve rewrite what sled has.
+/// Returns when a file has not changed its size or its blocks for a while.
+fn wait_for_rest(file: &Path) {
+    let look = || fs::metadata(file).map(|about| (about.len(), about.blocks())).unwrap();
+    let (mut before, mut calm) = (look(), 0);
+    while calm < 10 {
+        thread::sleep(Duration::from_millis(5));
+        let now = look();
+        calm = if now == before { calm + 1 } else { 0 };
+        before = now;
+    }
+}
+
 fn reserve(dir: &Path) {
     let image = dir.join("disk.img");
     fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
@@ -360,8 +373,9 @@ fn reserve(dir: &Path) {
     };
     for n in 1..=3000 {
         if n % 20 == 0 {
-            // sled cuts its log in the background; the store takes back at once what that frees.
-            thread::sleep(Duration::from_millis(50));
+            // sled cuts its log in the background, and the store takes back what that frees; until it has, others are not
+            // let in here, who could be faster.
+            wait_for_rest(&db.join("db"));
             take_all();
         }
         if let Err(e) = runtime.block_on(store.commit(step(n).from_reserve())) {
