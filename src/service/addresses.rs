@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::Service;
 use crate::{
-    model::{MacAddr, Nic, NicBackend, VmId, VmView},
+    model::{MacAddr, Nic, NicBackend, Status, VmId, VmView},
     vm::{self, GuestInterface},
 };
 
@@ -83,7 +83,8 @@ impl Service {
             if let Some((_, interfaces)) = answers.get(&id) {
                 return interfaces.clone();
             }
-            if !view.agent {
+            // One that is paused cannot answer, and would do so to nobody when it goes on.
+            if !view.agent || view.status == Status::Paused {
                 return Vec::new();
             }
             // Whoever reads in the meantime does not ask as well: an agent serves one at a time.

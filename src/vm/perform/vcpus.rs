@@ -132,9 +132,7 @@ impl Change<'_> {
     /// `device_del` of hot-added vCPUs, the highest first; those of the boot stay.
     async fn unplug(&mut self, wanted: u32) -> Result<(), Setback> {
         // QEMU would keep the request, and do it at whatever time the guest goes on.
-        if !self.session.query_status().await?.running {
-            return Err(Setback::NotNow("a guest that does not run cannot let go of vCPUs".to_owned()));
-        }
+        self.needs_running_guest().await?;
         let slots = slots(&self.session).await?;
         for id in slots.iter().rev().filter_map(Slot::hot_added) {
             if self.used <= wanted {
@@ -158,6 +156,13 @@ impl Change<'_> {
             self.tell(present, self.used.min(present));
         }
         Ok(())
+    }
+
+    async fn needs_running_guest(&self) -> Result<(), Setback> {
+        if self.session.query_status().await?.running {
+            return Ok(());
+        }
+        Err(Setback::NotNow("a guest that does not run neither takes vCPUs into use nor lets go of them".to_owned()))
     }
 
     /// vCPUs that QEMU has.
@@ -186,6 +191,8 @@ impl Change<'_> {
             let why = "no guest agent answers that could change the number of vCPUs in use";
             return Err(Setback::NotNow(why.to_owned()));
         }
+        // Its agent would find the question when it goes on, with nobody there to answer.
+        self.needs_running_guest().await?;
         let (path, deadline) = (self.hands.paths.agent(), Instant::now() + GUEST);
         while !set_online(&path, wanted).await.map_err(|e| Setback::NotNow(e.to_string()))? {
             if Instant::now() > deadline {
