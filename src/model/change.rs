@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::{
-    Alias, CpuPinning, Error, IoLimits, NewDisk, NewNic, NicId, PolicyWish, PortWish, Result, SwitchId, VmSpec,
+    Alias, CpuPinning, Error, IoLimits, MetadataWish, NewDisk, NewNic, NicId, PolicyWish, PortWish, Result, SwitchId, VmSpec,
     check_definition, check_disk_size, check_memory, check_name, check_vcpus, default_max_memory,
 };
 
@@ -33,8 +33,8 @@ pub enum Change {
     /// By its name.
     RemoveDisk(String),
     Policy(PolicyWish),
-    /// The ISO image in the CD drive, canonical; `None` takes it out.
-    Medium(Option<PathBuf>),
+    /// The ISO image in the CD drive; `None` takes it out.
+    Medium(Option<Alias>),
     AddNic(Box<NewNic>),
     RemoveNic(NicId),
     /// Of a NIC on that switch.
@@ -43,6 +43,17 @@ pub enum Change {
         switch: SwitchId,
         wish: Box<PortWish>,
     },
+    /// What the VM is called. QEMU keeps the name that it was started with until the next start.
+    Name(String),
+    Metadata(Box<MetadataWish>),
+    /// The words that its disks and NICs were asked for in; what is not given stays.
+    Sent {
+        disks: Option<Box<str>>,
+        networks: Option<Box<str>>,
+        start: Option<bool>,
+    },
+    /// All of them, or none; none of them is such a list.
+    Several(Vec<Change>),
 }
 
 /// A change that only a VM without a process takes: what is given replaces what is there (ruling 30).
@@ -83,6 +94,14 @@ pub enum Applied {
 }
 
 impl Change {
+    /// What it is made of: itself, where it is not several.
+    pub fn each(&self) -> &[Self] {
+        match self {
+            Self::Several(changes) => changes,
+            one => std::slice::from_ref(one),
+        }
+    }
+
     /// The definition with this change in it. What QEMU has right now is `in_effect`, what the host has is in
     /// `host_memory` (MiB).
     ///
@@ -151,7 +170,10 @@ impl Change {
                 }
                 wanted.disks.retain(|disk| disk.name != name);
             }
-            Self::Medium(iso) => wanted.iso = iso,
+            Self::Medium(iso) => {
+                wanted.iso = iso.as_ref().map(|alias| alias.file.clone());
+                wanted.named.iso = iso;
+            }
             Self::Policy(wish) => wish.apply(&mut wanted.policy)?,
             Self::AddNic(nic) => wanted.add_nic(*nic, in_effect)?,
             Self::RemoveNic(id) => {
@@ -166,6 +188,19 @@ impl Change {
                 let port = found.and_then(|nic| nic.backend.port_mut()).filter(|port| port.switch == switch);
                 let port = port.ok_or_else(|| Error::NicNotFound { name: id.to_string() })?;
                 wish.apply(port)?;
+            }
+            Self::Name(name) => wanted.name = check_name(&name)?,
+            Self::Metadata(wish) => wish.apply(&mut wanted.metadata)?,
+            Self::Sent { disks, networks, start } => {
+                let sent = &mut wanted.named.sent;
+                sent.disks = disks.or(sent.disks.take());
+                sent.networks = networks.or(sent.networks.take());
+                sent.start = start.unwrap_or(sent.start);
+            }
+            Self::Several(changes) => {
+                for change in changes {
+                    wanted = change.apply(&wanted, in_effect, host_memory)?;
+                }
             }
         }
         check_definition(&wanted, Some(spec))?;

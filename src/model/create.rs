@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
-use super::{CloneMode, CpuPinning, Forward, IoLimits, MacAddr, NicId, PolicyWish, PortWish, SwitchRef, VmId};
+use super::{
+    CloneMode, CpuPinning, Disk, Forward, IoLimits, MacAddr, MetadataWish, NicId, PolicyWish, PortWish, Sent, SwitchId, SwitchPort, SwitchRef, VmId, Nic,
+};
 
 /// What a client asked for. Numbers are as wide as JSON's so that a negative or huge one gets a sentence, not a decode error.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +35,9 @@ pub struct CreateVm {
     /// Beside the root disk.
     pub disks: Vec<DiskWish>,
     pub policy: PolicyWish,
+    pub metadata: MetadataWish,
+    /// Its lists in the client's words, where its dialect tells them.
+    pub sent: Sent,
     /// None for one NIC on the user-mode network.
     pub networks: Option<Vec<NicWish>>,
     /// Start it as well, all or nothing.
@@ -52,6 +57,9 @@ pub struct DiskWish {
     pub io_limits: Option<IoLimits>,
 }
 
+/// What people call a NIC that nobody has named.
+pub const DEFAULT_LABEL: &str = "Network Adapter";
+
 /// A NIC.
 #[derive(Clone, Debug)]
 pub struct NicWish {
@@ -68,7 +76,50 @@ pub struct NicWish {
     pub port: PortWish,
 }
 
+impl DiskWish {
+    /// Whether a disk is as is wished here, as far as can be told without a look at the base image: its path may have been
+    /// given in other words.
+    pub fn is(&self, disk: &Disk) -> bool {
+        let from = match (&self.base_image, &disk.base) {
+            (None, None) => true,
+            (Some(named), Some(base)) => base.path.ends_with(named) && self.clone == disk.clone,
+            (None, Some(_)) | (Some(_), None) => false,
+        };
+        from && u64::try_from(self.size) == Ok(disk.size) && self.io_limits == disk.io_limits
+    }
+}
+
 impl NicWish {
+    /// Whether a NIC is as is wished here; `switch` is the one that is.
+    pub fn is(&self, nic: &Nic, switch: Option<SwitchId>) -> bool {
+        let port_is = |port: &SwitchPort| {
+            let mut wished = port.clone();
+            self.port.whole().apply(&mut wished).is_ok() && wished == *port
+        };
+        self.fixed_difference(nic, switch).is_none() && nic.port().is_none_or(port_is)
+    }
+
+    /// In what a NIC is not as is wished here that only another NIC can have; and how it is.
+    pub fn fixed_difference(&self, nic: &Nic, switch: Option<SwitchId>) -> Option<(&'static str, String)> {
+        if nic.switch() != switch {
+            let is = nic.switch().map_or("none, but the user-mode network".to_owned(), |switch| switch.to_string());
+            return Some(("switch", is));
+        }
+        if let NetworkWish::User { forwards } = &self.network
+            && forwards != nic.backend.forwards()
+        {
+            return Some(("user.forwards", "decided when the NIC was added".to_owned()));
+        }
+        if self.label.as_deref().unwrap_or(DEFAULT_LABEL) != nic.label {
+            return Some(("name", nic.label.clone()));
+        }
+        if self.mac.is_some_and(|mac| mac != nic.mac) {
+            return Some(("mac", nic.mac.to_string()));
+        }
+        let queues = u8::try_from(self.queues.unwrap_or(1)).ok();
+        (queues != Some(nic.queues)).then(|| ("queues", nic.queues.to_string()))
+    }
+
     /// A NIC that nothing special is wished of.
     pub fn on(network: NetworkWish) -> Self {
         Self { id: None, label: None, network, queues: None, mac: None, port: PortWish::default() }

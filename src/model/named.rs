@@ -1,9 +1,11 @@
-//! What a client called the files of its VM, and which folders came into being for them. None of it is hardware: two
-//! definitions that differ in this alone are the same one.
+//! What a client called the files of its VM, and in which words it asked for the rest; and which folders came into being for
+//! them. None of it is hardware: two definitions that differ in this alone are the same one.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+use super::written;
 
 /// Paths as they were sent (ruling 29), and the folders made for them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,11 +13,47 @@ use serde::{Deserialize, Serialize};
 pub struct Named {
     /// Of the ISO image.
     pub iso: Option<Alias>,
+    /// Of the image that the root disk was cloned from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_image: Option<Alias>,
     /// Of the folder that the root disk lies in.
     pub disk_folder: Option<PathBuf>,
     /// Folders that qherd made on the way to the root disk, the outermost first. VMs that share them all have them here,
     /// so that they go with the last of them.
     pub folders: Vec<MadeFolder>,
+    #[serde(skip_serializing_if = "Sent::is_empty")]
+    pub sent: Sent,
+}
+
+/// Lists as they were sent, as JSON in the KVM dialect. They are told as long as the VM is so: a client that compares what it reads with what it sent
+/// finds no difference then.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sent {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disks: Option<Box<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub networks: Option<Box<str>>,
+    /// Of its creation.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub start: bool,
+}
+
+/// Bytes, as JSON in JSON, of a list that is kept as it was sent; a longer one is told as it is.
+const MAX_SENT: usize = 2 * 1024;
+/// The same of all of it.
+pub const MAX_ALL_SENT: usize = 2 * MAX_SENT + 64;
+
+impl Sent {
+    /// A list, where it is short enough to be kept.
+    pub fn kept(list: &impl Serialize) -> Option<Box<str>> {
+        let text = serde_json::to_string(list).ok()?;
+        (written(&text) <= MAX_SENT).then(|| text.into())
+    }
+
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a client calls a file. It says which one: when the VM has another by now, it says nothing of that.
@@ -34,6 +72,13 @@ pub struct MadeFolder {
     pub inode: u64,
     /// Nanoseconds since 1970, where its file system knows.
     pub born: Option<u64>,
+}
+
+impl Alias {
+    /// `None` where the client's words say it as it is.
+    pub fn new(file: PathBuf, sent: PathBuf) -> Option<Self> {
+        (file != sent).then_some(Self { file, sent })
+    }
 }
 
 impl Named {

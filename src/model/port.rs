@@ -99,6 +99,20 @@ impl PortWish {
         given.into_iter().find_map(|(given, name)| given.then_some(name))
     }
 
+    /// The same of a whole port: what it does not wish for is as by default. Its address stays, where none is wished for.
+    #[must_use]
+    pub fn whole(&self) -> Self {
+        Self {
+            address: self.address,
+            allow_spoofing: Some(self.allow_spoofing.unwrap_or_default()),
+            max_addresses: Some(self.max_addresses.flatten()),
+            isolated: Some(self.isolated.unwrap_or_default()),
+            vlan: Some(self.vlan.flatten()),
+            trunk: Some(self.trunk.clone().unwrap_or_default()),
+            bandwidth: Some(self.bandwidth.unwrap_or_default()),
+        }
+    }
+
     /// Grants it to a port.
     ///
     /// # Errors

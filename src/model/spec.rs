@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Conflict, Error, IoLimits, LayerId, Named, Nic, Policy, Result, VmId};
+use super::{Conflict, Error, IoLimits, LayerId, Metadata, Named, Nic, Policy, Result, VmId};
 
 /// vCPUs that any machine type here takes (ruling 12).
 pub const MAX_VCPUS: usize = 255;
@@ -56,6 +56,8 @@ pub struct VmSpec {
     pub iso: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Named::is_empty")]
     pub named: Named,
+    #[serde(default, skip_serializing_if = "Metadata::is_empty")]
+    pub metadata: Metadata,
 }
 
 fn holds() -> bool {

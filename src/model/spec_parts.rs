@@ -1,8 +1,8 @@
 //! What a definition says of its NICs and of the names that its client gave.
 
-use std::path::PathBuf;
+use std::{borrow::Cow, path::PathBuf};
 
-use super::{Named, NewNic, Nic, NicId, Result, VmSpec};
+use super::{Metadata, Named, NewNic, Nic, NicId, Result, Sent, VmSpec};
 
 /// The NICs of a VM.
 impl VmSpec {
@@ -60,6 +60,23 @@ impl VmSpec {
     pub fn iso_as_sent(&self) -> Option<&PathBuf> {
         let iso = self.iso.as_ref()?;
         Some(self.named.iso.as_ref().filter(|alias| alias.file == *iso).map_or(iso, |alias| &alias.sent))
+    }
+
+    /// The image that its root disk was cloned from, likewise.
+    pub fn base_image_as_sent(&self) -> Option<&PathBuf> {
+        let base = &self.root()?.base.as_ref()?.path;
+        Some(self.named.base_image.as_ref().filter(|alias| alias.file == *base).map_or(base, |alias| &alias.sent))
+    }
+
+    /// Without what QEMU knows nothing of and is stored once only.
+    #[must_use]
+    pub fn for_qemu(&self) -> Cow<'_, Self> {
+        if self.metadata.is_empty() && self.named.sent == Sent::default() {
+            return Cow::Borrowed(self);
+        }
+        let mut spec = self.clone();
+        (spec.metadata, spec.named.sent) = (Metadata::default(), Sent::default());
+        Cow::Owned(spec)
     }
 
     /// Whether `other` is the same definition, whatever its client calls its files.

@@ -106,6 +106,9 @@ fn changed(figures: Figures, spec: &VmSpec, change: &Change, host: &Host) -> Fig
         Change::Memory(memory) => figures.with_memory(Some(*memory), host),
         Change::Disk { name, size, .. } => figures.with_disk(spec, name, *size),
         Change::AddDisk { disk, .. } => Figures { disk: figures.disk.saturating_add(disk.size), ..figures },
+        Change::Several(changes) => {
+            changes.iter().fold(figures, |figures, change| changed(figures, spec, change, host))
+        }
         _ => figures,
     }
 }

@@ -32,10 +32,14 @@ impl Service {
 
     /// As [`Self::change`], for a request that came when its handle was taken.
     pub(super) async fn change_by(&self, handle: &VmHandle, change: Change) -> Result<(VmView, Applied)> {
-        if let Change::Cpu { pinning: Some(Some(pinning)), .. } = &change {
-            check_pinning(pinning, &self.ctx.host)?;
+        let mut port = false;
+        for part in change.each() {
+            if let Change::Cpu { pinning: Some(Some(pinning)), .. } = part {
+                check_pinning(pinning, &self.ctx.host)?;
+            }
+            // The hosts of a switch have the names of its VMs.
+            port |= matches!(part, Change::AddNic(_) | Change::RemoveNic(_) | Change::Port { .. } | Change::Name(_));
         }
-        let port = matches!(change, Change::AddNic(_) | Change::RemoveNic(_) | Change::Port { .. });
         let before = switches_of(&handle.view());
         let _room = self.room_to_change(&handle.view(), &change)?;
         let changed = handle.change(change).await;
@@ -54,7 +58,10 @@ impl Service {
     pub async fn medium(&self, id: VmId, named: Option<&Path>) -> Result<Change> {
         self.handle(id)?;
         Ok(Change::Medium(match named {
-            Some(named) => Some(images::locate(self, named, ImageUse::Iso).await?.0),
+            Some(named) => {
+                let (file, _) = images::locate(self, named, ImageUse::Iso).await?;
+                Some(Alias { file, sent: named.to_owned() })
+            }
             None => None,
         }))
     }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     host::{STORAGE, in_time},
     model::{
-        Alias, Conflict, CreateVm, Disk, DiskWish, Error, MAX_DEVICES, Named, NewDisk, Operation, Policy, Result,
+        Alias, Conflict, CreateVm, Disk, DiskWish, Error, MAX_DEVICES, Metadata, Named, NewDisk, Operation, Policy, Result,
         Status, VmId, VmSpec, VmView, check_definition, check_disk_size, check_length, check_max_memory,
         check_max_vcpus, check_memory, check_name, check_vcpus, default_max_memory, now_ms,
     },
@@ -71,8 +71,11 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
     }
     let mut policy = Policy::default();
     wish.policy.apply(&mut policy)?;
+    let mut metadata = Metadata::default();
+    wish.metadata.apply(&mut metadata)?;
     let profile = wish.profile.as_deref().unwrap_or(profile::DEFAULT);
     let machine = service.profiles.resolve(profile, &service.ctx.caps)?;
+    let sent_base = wish.base_image.clone();
     let root = DiskWish {
         request: None,
         size: wish.disk_size,
@@ -81,6 +84,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
         io_limits: wish.io_limits,
     };
     let NewDisk { layer, size, base, clone, io_limits, .. } = disks::resolve(service, root).await?;
+    let named_base = base.as_ref().zip(sent_base).and_then(|(base, sent)| Alias::new(base.path.clone(), sent));
     let folder = service.ctx.image_folder(&id);
     let file = match &wish.disk_folder {
         Some(named) => images::folder(service, named).await?.join(format!("{id}.qcow2")),
@@ -116,7 +120,14 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
         nics_added: 0,
         policy,
         iso,
-        named: Named { iso: named_iso, disk_folder: wish.disk_folder, folders: Vec::new() },
+        named: Named {
+            iso: named_iso,
+            base_image: named_base,
+            disk_folder: wish.disk_folder,
+            folders: Vec::new(),
+            sent: wish.sent,
+        },
+        metadata,
     };
     for (index, disk) in further.into_iter().enumerate() {
         spec.add_disk(disk, &folder, None).map_err(|error| too_many("disks", index, error))?;

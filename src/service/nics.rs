@@ -10,16 +10,13 @@ use super::{
 };
 use crate::{
     model::{
-        Applied, Change, Error, MAX_DEVICES, NetworkWish, NewNic, NewNics, Nic, NicBackend, NicId, NicWish, PortWish,
+        DEFAULT_LABEL,        Applied, Change, Error, MAX_DEVICES, NetworkWish, NewNic, NewNics, Nic, NicBackend, NicId, NicWish, PortWish,
         Result, Switch, SwitchId, SwitchKind, SwitchPort, VmId, VmSpec, VmView, check_forwards, check_length,
         check_name, check_queues,
     },
     net::{PortHealth, Traffic},
     vm::Mark,
 };
-
-/// What a NIC is called that was given no name.
-const DEFAULT_LABEL: &str = "Network Adapter";
 
 /// A NIC as a client sees it.
 #[derive(Clone, Debug)]
@@ -165,7 +162,19 @@ impl Service {
     /// address; [`Error::Failed`] with nothing changed.
     pub async fn change_port(&self, id: VmId, nic: NicId, wish: PortWish) -> Result<(VmView, Applied)> {
         let view = self.view(id)?;
-        let there = view.spec.nic(nic).ok_or_else(|| Error::NicNotFound { name: nic.to_string() })?;
+        // Kept until it stands in the definition.
+        let (change, _place) = self.port_change(&view.spec, nic, wish)?;
+        self.change(id, change).await
+    }
+
+    /// The change of a port, and the address that is kept for it.
+    pub(super) fn port_change(
+        &self,
+        spec: &VmSpec,
+        nic: NicId,
+        wish: PortWish,
+    ) -> Result<(Change, Option<Reservation>)> {
+        let there = spec.nic(nic).ok_or_else(|| Error::NicNotFound { name: nic.to_string() })?;
         let Some(port) = there.port() else {
             let name = wish.first().unwrap_or("switch");
             return Err(Error::invalid(name, "not be changed of a NIC on the user-mode network"));
@@ -174,14 +183,12 @@ impl Service {
         let mut wished = port.clone();
         wish.apply(&mut wished)?;
         check_vlans(self, &switch, &wished)?;
-        let owner = Owner { mac: there.mac, vm: id, name: view.spec.name.clone(), vlan: wished.vlan };
-        // Kept until it stands in the definition.
-        let _place = match wished.address.filter(|_| (wished.address, wished.vlan) != (port.address, port.vlan)) {
+        let owner = Owner { mac: there.mac, vm: spec.id, name: spec.name.clone(), vlan: wished.vlan };
+        let place = match wished.address.filter(|_| (wished.address, wished.vlan) != (port.address, port.vlan)) {
             Some(address) => Some(self.reserve(switch.id, owner, Wanted::This(address))?),
             None => None,
         };
-        let change = Change::Port { nic, switch: switch.id, wish: Box::new(wish) };
-        self.change(id, change).await
+        Ok((Change::Port { nic, switch: switch.id, wish: Box::new(wish) }, place))
     }
 
     /// Removes a NIC, from a running VM as soon as its guest lets go of it.
@@ -236,7 +243,12 @@ impl Service {
         }
     }
 
-    fn switch_of(&self, wish: &NicWish) -> Result<Option<SwitchId>> {
+    pub fn switch_name(&self, id: SwitchId) -> Option<String> {
+        self.places.get(id).ok().map(|(switch, _)| switch.name)
+    }
+
+    /// The switch that a NIC is wished on.
+    pub fn switch_of(&self, wish: &NicWish) -> Result<Option<SwitchId>> {
         match &wish.network {
             NetworkWish::Switch(switch) => self.find_switch(switch).map(|switch| Some(switch.id)),
             NetworkWish::User { .. } => Ok(None),

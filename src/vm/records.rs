@@ -18,7 +18,7 @@ use super::{
     migrate,
 };
 use crate::{
-    model::{Boot, Disk, Ending, Event, FailedStart, LayerId, Upkeep, VmId, VmSpec},
+    model::{Boot, Disk, Ending, Event, FailedStart, LayerId, MAX_ALL_SENT, MAX_DEFINITION, MAX_METADATA, Upkeep, VmId, VmSpec},
     store::{self, Batch, Counted, MAX_RECORD_BYTES, Record as _, Store, StoreError},
 };
 
@@ -71,6 +71,8 @@ impl store::Telling for Event {
     }
 }
 
+/// Whatever is accepted can be stored.
+const _: () = assert!(MAX_DEFINITION + MAX_METADATA + MAX_ALL_SENT + 512 <= MAX_RECORD_BYTES);
 /// Whatever is accepted can be started, changed and stopped: what is live and held has its bound, and so have the words
 /// that stand beside it.
 const _: () = assert!(MAX_LIVE + REST <= MAX_RECORD_BYTES);

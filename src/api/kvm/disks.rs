@@ -20,26 +20,38 @@ use crate::{
 };
 
 /// A disk beside the root disk.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DiskBody {
     /// GiB.
     disk_size: i64,
     /// Cloned; without one the disk is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
     base_image: Option<PathBuf>,
     /// `linked` (default) or `full`.
-    #[serde(default)]
-    clone: CloneMode,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    clone: Option<CloneMode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     io_limits: Option<IoLimits>,
 }
 
 impl DiskBody {
+    pub fn of(disk: &Disk) -> Self {
+        let base = disk.base.as_ref();
+        Self {
+            disk_size: disk.size.try_into().unwrap_or(i64::MAX),
+            base_image: base.map(|base| base.path.clone()),
+            clone: base.map(|_| disk.clone),
+            io_limits: disk.io_limits,
+        }
+    }
+
     pub fn into_model(self) -> DiskWish {
         DiskWish {
             request: None,
             size: self.disk_size,
             base_image: self.base_image,
-            clone: self.clone,
+            clone: self.clone.unwrap_or_default(),
             io_limits: self.io_limits,
         }
     }

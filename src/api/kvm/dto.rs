@@ -13,13 +13,14 @@ use super::{
     pinning::CpuPinning,
     policy::{self, AutostartBody, PolicyView},
     times::time,
+    whole,
 };
 use crate::{
     model::{
-        CloneMode, CreateVm, Error, ImageFormat, IoLimits, MAX_DEVICES, OnIoError, RestartPolicy, Sandbox, Status,
+        CloneMode, CreateVm, Error, ImageFormat, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError, RestartPolicy, Sandbox, Sent, Status,
         VmId, VmView,
     },
-    service::Base,
+    service::{Base, Service},
 };
 
 /// A VM to be created.
@@ -67,10 +68,23 @@ pub struct CreateBody {
     on_io_error: Option<OnIoError>,
     /// An ISO image for its CD drive, in an image directory; it boots where the disk does not.
     iso: Option<String>,
+    /// What people and programs find it by: at most 64, keys of 1 to 63 letters, digits, `._-/`, values of at most 255
+    /// characters.
+    #[schemars(extend("maxProperties" = MAX_LABELS))]
+    labels: Option<BTreeMap<String, String>>,
+    /// At most 1,024 characters.
+    description: Option<String>,
+    /// It is neither deleted nor forced off until that is taken away; default false.
+    protected: Option<bool>,
 }
 
 impl CreateBody {
     pub fn into_model(self) -> Result<CreateVm, Error> {
+        let sent = Sent {
+            disks: Some(&self.disks).filter(|disks| !disks.is_empty()).and_then(Sent::kept),
+            networks: self.networks.as_ref().and_then(Sent::kept),
+            start: self.start,
+        };
         Ok(CreateVm {
             id: None,
             name: self.name,
@@ -89,6 +103,12 @@ impl CreateBody {
             disks: self.disks.into_iter().map(DiskBody::into_model).collect(),
             policy: policy::wish(self.restart_policy, self.max_restarts, self.autostart, self.on_io_error),
             networks: self.networks.map(networks::into_model).transpose()?,
+            metadata: MetadataWish {
+                labels: self.labels,
+                description: self.description.map(Some),
+                protected: self.protected,
+            },
+            sent,
             start: self.start,
         })
     }
@@ -205,8 +225,17 @@ pub struct Config {
     disk_file: Option<PathBuf>,
     base_image: Option<PathBuf>,
     clone: Option<CloneMode>,
+    /// All disks beside the root disk, as they were sent if they are so still.
+    disks: Vec<DiskBody>,
+    /// All NICs, likewise; `GET /vms/{id}/networks` has all about them.
+    networks: Vec<NetworkBody>,
     /// The image in its CD drive.
     iso: Option<PathBuf>,
+    labels: BTreeMap<String, String>,
+    description: Option<String>,
+    protected: bool,
+    /// As it was sent.
+    start: bool,
     mac_address: Option<String>,
     profile: String,
     machine_type: String,
@@ -218,7 +247,7 @@ pub struct Config {
 }
 
 impl Config {
-    pub fn of(view: &VmView) -> Self {
+    pub fn of(service: &Service, view: &VmView) -> Self {
         let spec = &view.spec;
         let root = spec.root();
         Self {
@@ -233,9 +262,15 @@ impl Config {
             cpu_pinning: spec.cpu_pinning.as_ref().map(CpuPinning::of),
             io_limits: root.and_then(|disk| disk.io_limits),
             disk_file: root.map(|disk| disk.file.clone()),
-            base_image: root.and_then(|disk| disk.base.as_ref()).map(|base| base.path.clone()),
+            base_image: spec.base_image_as_sent().cloned(),
             clone: root.filter(|disk| disk.base.is_some()).map(|disk| disk.clone),
-            iso: spec.iso.clone(),
+            disks: whole::disks(spec),
+            networks: whole::networks(service, spec),
+            iso: spec.iso_as_sent().cloned(),
+            labels: spec.metadata.labels.clone(),
+            description: spec.metadata.description.clone(),
+            protected: spec.metadata.protected,
+            start: spec.named.sent.start,
             mac_address: spec.nics.first().map(|nic| nic.mac.to_string()),
             profile: spec.machine.profile.clone(),
             machine_type: spec.machine.machine_type.clone(),
@@ -272,10 +307,10 @@ pub struct Details {
 }
 
 impl Details {
-    pub fn of(view: &VmView, accelerator: &'static str) -> Self {
+    pub fn of(service: &Service, view: &VmView) -> Self {
         let StatusBody { status, message, reason, restarts, next_restart, .. } = StatusBody::of(view);
         Self {
-            config: Config::of(view),
+            config: Config::of(service, view),
             status,
             message,
             reason,
@@ -287,7 +322,7 @@ impl Details {
             uptime: view.uptime(),
             sandbox: view.sandbox.clone(),
             guest_agent: view.agent,
-            accelerator,
+            accelerator: service.caps().accelerator.as_str(),
         }
     }
 }

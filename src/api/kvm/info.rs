@@ -71,12 +71,12 @@ pub fn ranged(name: &'static str, value: i64, max: i64) -> Result<u64, HttpError
 
 pub async fn details(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let view = shared.service.view(vm_id(&request)?)?;
-    Ok(Reply::json(StatusCode::OK, &dto::Details::of(&view, shared.service.caps().accelerator.as_str())))
+    Ok(Reply::json(StatusCode::OK, &dto::Details::of(&shared.service, &view)))
 }
 
 pub async fn config(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let view = shared.service.view(vm_id(&request)?)?;
-    Ok(Reply::json(StatusCode::OK, &dto::Config::of(&view)))
+    Ok(Reply::json(StatusCode::OK, &dto::Config::of(&shared.service, &view)))
 }
 
 pub async fn status(shared: Shared, request: Request) -> Result<Reply, Problem> {

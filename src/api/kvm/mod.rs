@@ -28,6 +28,7 @@ mod shown;
 mod switches;
 mod times;
 mod updated;
+mod whole;
 
 pub(super) use plain::plain;
 pub(super) use routes::routes;

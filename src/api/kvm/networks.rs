@@ -14,42 +14,51 @@ use crate::{
         Applied, Error, Forward, MAX_FORWARDS, MacAddr, NetworkWish, Nic, NicBackend, NicId, NicWish, PortWish,
         SwitchId, SwitchRef, VmId,
     },
-    service::{NicStatus, NicView, among_networks},
+    service::{NicStatus, NicView, Service, among_networks},
 };
 
 /// A NIC: on a switch, or on QEMU's user-mode network.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(example = json!({ "switch": "LAN", "address": "10.77.0.9", "name": "front" }))]
 #[schemars(example = json!({ "switch": "Out", "vlan": 10, "trunk": [20, 30], "isolated": true, "bandwidth": { "in_bits_per_second": 100_000_000 } }))]
 pub struct NetworkBody {
     /// The id or the name of a switch.
+    #[serde(skip_serializing_if = "Option::is_none")]
     switch: Option<String>,
     /// QEMU's user-mode network: outbound traffic, and ports of the host that lead into the guest.
+    #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<UserBody>,
     /// What people call the NIC; default `Network Adapter`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     /// Pairs of queues of a NIC on a switch, 1 (default) to 8.
+    #[serde(skip_serializing_if = "Option::is_none")]
     queues: Option<i64>,
     /// Its hardware address, such as 52:54:00:ab:cd:ef; a random one where none is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     mac: Option<MacAddr>,
     /// Its address on the switch; where there is a subnet and none is given, one that is free.
+    #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<Ipv4Addr>,
     /// It may send from other addresses than its own; default false.
-    #[serde(default)]
-    allow_spoofing: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allow_spoofing: Option<bool>,
     /// How many addresses it may use where none is assigned to it, 1 to 4096; default 20.
+    #[serde(skip_serializing_if = "Option::is_none")]
     max_addresses: Option<i64>,
     /// It reaches no other isolated NIC of its switch; default false.
-    #[serde(default)]
-    isolated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    isolated: Option<bool>,
     /// On an External switch: the VLAN that it is in, 1 to 4094; its guest sends and receives without a tag.
+    #[serde(skip_serializing_if = "Option::is_none")]
     vlan: Option<i64>,
     /// On an External switch: VLANs that its guest sees with their tags.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4094))]
-    trunk: Vec<i64>,
+    trunk: Option<Vec<i64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     bandwidth: Option<BandwidthBody>,
 }
 
@@ -97,32 +106,58 @@ impl NetworkUpdate {
     }
 }
 
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct UserBody {
     /// Ports of the host, at most 64.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_FORWARDS))]
-    forwards: Vec<Forward>,
+    forwards: Option<Vec<Forward>>,
 }
 
 impl NetworkBody {
+    /// The body that would make a NIC like this one.
+    pub fn of(nic: &Nic, service: &Service) -> Self {
+        let base = Self {
+            name: Some(nic.label.clone()),
+            queues: Some(nic.queues.into()),
+            mac: Some(nic.mac),
+            ..Self::default()
+        };
+        match &nic.backend {
+            NicBackend::User { forwards } => {
+                Self { user: Some(UserBody { forwards: Some(forwards.clone()) }), queues: None, ..base }
+            }
+            NicBackend::Switch(port) => Self {
+                switch: Some(service.switch_name(port.switch).unwrap_or_else(|| port.switch.to_string())),
+                address: port.address,
+                allow_spoofing: Some(port.allow_spoofing),
+                max_addresses: port.max_addresses.map(Into::into),
+                isolated: Some(port.isolated),
+                vlan: port.vlan.map(Into::into),
+                trunk: Some(port.trunk.iter().map(|vlan| (*vlan).into()).collect()),
+                bandwidth: BandwidthBody::of(port.bandwidth),
+                ..base
+            },
+        }
+    }
+
     pub fn into_model(self) -> Result<NicWish, Error> {
         let network = match (self.switch, self.user) {
             (Some(named), None) => {
                 NetworkWish::Switch(SwitchId::parse(&named).map_or(SwitchRef::Name(named), SwitchRef::Id))
             }
-            (None, Some(user)) => NetworkWish::User { forwards: user.forwards },
+            (None, Some(user)) => NetworkWish::User { forwards: user.forwards.unwrap_or_default() },
             (None, None) => return Err(Error::invalid("switch", "be given, or user")),
             (Some(_), Some(_)) => return Err(Error::invalid("switch", "not be combined with user")),
         };
         let port = PortWish {
             address: self.address,
-            allow_spoofing: Some(self.allow_spoofing),
+            allow_spoofing: Some(self.allow_spoofing.unwrap_or_default()),
             max_addresses: self.max_addresses.map(Some),
-            isolated: Some(self.isolated),
+            isolated: Some(self.isolated.unwrap_or_default()),
             vlan: self.vlan.map(Some),
-            trunk: Some(self.trunk),
+            trunk: Some(self.trunk.unwrap_or_default()),
             bandwidth: self.bandwidth.map(BandwidthBody::into_model),
         };
         Ok(NicWish { id: None, label: self.name, network, queues: self.queues, mac: self.mac, port })

@@ -22,19 +22,19 @@ pub struct PolicyBody {
     /// powered off). After 1 s, then twice as long for each in a row, up to 60 s; 10 minutes of running begin anew. One that
     /// a client stopped stays stopped.
     #[serde(default)]
-    restart_policy: Option<RestartPolicy>,
+    pub restart_policy: Option<RestartPolicy>,
     /// Restarts in a row before it is given up, 1 to 1,000,000; null (default): never.
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<i64>")]
-    max_restarts: Option<Option<i64>>,
+    pub max_restarts: Option<Option<i64>>,
     /// Whether it starts after a boot of the host; null: no.
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<AutostartBody>")]
-    autostart: Option<Option<AutostartBody>>,
+    pub autostart: Option<Option<AutostartBody>>,
     /// What becomes of the guest when the host cannot read or write its disk: `pause` (default), `retry` (paused, and goes on
     /// by itself when there is space again, or after a while), `report` (the guest gets the error).
     #[serde(default)]
-    on_io_error: Option<OnIoError>,
+    pub on_io_error: Option<OnIoError>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
@@ -55,7 +55,7 @@ impl PolicyBody {
         restart_policy.is_none() && max_restarts.is_none() && autostart.is_none() && on_io_error.is_none()
     }
 
-    fn into_model(self) -> PolicyWish {
+    pub fn into_model(self) -> PolicyWish {
         let autostart = |body: Option<AutostartBody>| {
             let AutostartBody { enabled, order, delay } = body.unwrap_or_default();
             AutostartWish { enabled, order, delay }

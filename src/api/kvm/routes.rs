@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Shared, change, disk_view, disks, dto,
     error::{Endpoint, ErrorBody, NotFound, endpoint, http_error},
-    events, forwards, host, info, media, monitoring, networks, policy, power, switches, updated,
+    events, forwards, host, info, media, monitoring, networks, policy, power, switches, updated, whole,
 };
 use crate::{
     api::http::{
@@ -26,6 +26,7 @@ const CREATE: Endpoint = endpoint(NotFound::Colon, "Internal error during VM cre
 const LIST: Endpoint = endpoint(NotFound::Short, "Internal server error while retrieving VMs.");
 const DETAILS: Endpoint = endpoint(NotFound::Colon, "Internal server error while retrieving the VM.");
 const CONFIG: Endpoint = endpoint(NotFound::WithId, "Internal server error while retrieving VM configuration details.");
+const WHOLE: Endpoint = endpoint(NotFound::Colon, "Internal error during VM update.");
 const STATUS: Endpoint =
     Endpoint { bad_id: "Invalid UUID format", not_found: NotFound::Short, failed: "Internal server error" };
 const START: Endpoint = endpoint(NotFound::Colon, "Internal error during VM start operation.");
@@ -94,6 +95,14 @@ fn rows() -> Vec<Route<Shared>> {
             .tag(INFORMATION)
             .summary("All about one VM.")
             .output::<dto::Details>(200, "Definition, status and run."),
+        Route::put("/vms/{id}", "updateVM", in_section(&WHOLE, whole::update))
+            .role(Role::Operator)
+            .tag(UPDATE)
+            .summary("Bring a VM to the definition that is sent, or to a part of it.")
+            .input::<whole::WholeBody>()
+            .output::<whole::Whole>(200, "It is stored; `applied` says whether all of it is in effect.")
+            .error(404, "There is no such VM, or no such switch.")
+            .error(409, "A field that cannot be changed differs, an address or a port is taken, there is no free slot; or the request was overtaken."),
         Route::delete("/vms/{id}", "deleteVM", in_section(&DELETE, power::delete))
             .role(Role::Operator)
             .tag(LIFECYCLE)

@@ -69,7 +69,7 @@ pub(super) fn define(facts: &mut Facts, ticket: Ticket, change: Change) {
     facts.record.definition = wanted.clone();
     let mut lanes = difference::lanes(&before, &wanted);
     // What it is about is tried once more, also where it is defined so already and the guest did not follow.
-    lanes.extend(concerned(&change));
+    lanes.extend(change.each().iter().flat_map(concerned));
     lanes.sort_unstable();
     lanes.dedup();
     prepare_lanes(facts, &before, &wanted, &lanes);
@@ -90,7 +90,14 @@ fn concerned(change: &Change) -> Vec<Lane> {
         Change::Medium(_) => vec![Lane::Medium],
         // One that the guest has not let go of is asked for again.
         Change::RemoveNic(nic) | Change::Port { nic, .. } => vec![Lane::Nic(*nic)],
-        Change::AddDisk { .. } | Change::AddNic(_) | Change::Policy(_) => Vec::new(),
+        Change::AddDisk { .. }
+        | Change::AddNic(_)
+        | Change::Policy(_)
+        | Change::Name(_)
+        | Change::Metadata(_)
+        | Change::Sent { .. } => Vec::new(),
+        // Each by itself.
+        Change::Several(_) => Vec::new(),
     }
 }
 

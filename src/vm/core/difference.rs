@@ -97,15 +97,16 @@ pub fn lanes(before: &VmSpec, after: &VmSpec) -> Vec<Lane> {
 pub fn fields(before: &VmSpec, after: &VmSpec) -> Vec<String> {
     let mut fields = Vec::new();
     macro_rules! differ {
-        ($($field:ident $name:literal),*) => {$(
-            if before.$field != after.$field {
+        ($($($field:ident).+ $name:literal),*) => {$(
+            if before.$($field).+ != after.$($field).+ {
                 fields.push($name.to_owned());
             }
         )*};
     }
     differ!(
         name "name", machine "machine", vcpus "vcpus", max_vcpus "max_vcpus", memory "memory", max_memory "max_memory",
-        cpu_pinning "cpu_pinning", policy "policy", iso "iso", disks "disks", nics "networks"
+        cpu_pinning "cpu_pinning", policy "policy", iso "iso", disks "disks", nics "networks",
+        metadata.labels "labels", metadata.description "description", metadata.protected "protected"
     );
     fields
 }
@@ -114,13 +115,14 @@ pub fn fields(before: &VmSpec, after: &VmSpec) -> Vec<String> {
 pub fn without(now: &VmSpec, before: &VmSpec, after: &VmSpec) -> VmSpec {
     let mut spec = now.clone();
     macro_rules! take_back {
-        ($($field:ident),*) => {$(
-            if before.$field != after.$field && spec.$field == after.$field {
-                spec.$field = before.$field.clone();
+        ($($($field:ident).+),*) => {$(
+            if before.$($field).+ != after.$($field).+ && spec.$($field).+ == after.$($field).+ {
+                spec.$($field).+ = before.$($field).+.clone();
             }
         )*};
     }
     take_back!(name, machine, vcpus, max_vcpus, memory, max_memory, cpu_pinning, policy, iso, named);
+    take_back!(metadata.labels, metadata.description, metadata.protected);
     take_back_list(&mut spec.disks, &before.disks, &after.disks, |a, b| a.name == b.name);
     take_back_list(&mut spec.nics, &before.nics, &after.nics, |a, b| a.id == b.id);
     spec

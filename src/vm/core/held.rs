@@ -87,7 +87,7 @@ pub(super) fn check_room(wanted: &VmSpec, before: &VmSpec, live: Option<&VmSpec>
 
 /// The most that QEMU may have on the way to a definition.
 fn most_live(definition: &VmSpec, live: Option<&VmSpec>) -> VmSpec {
-    let mut most = definition.clone();
+    let mut most = definition.for_qemu().into_owned();
     let Some(live) = live else { return most };
     for disk in &live.disks {
         match most.disks.iter_mut().find(|one| one.name == disk.name) {

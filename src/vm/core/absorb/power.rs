@@ -1,6 +1,6 @@
 //! Starts, stops and what a guest does about them.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use super::again;
 use crate::{
@@ -85,7 +85,11 @@ fn is_up(facts: &mut Facts) {
         boot_memory: fitted.memory,
         hotplug_memory,
         sandbox: Some(sandbox),
-        in_effect: fitted.clone(),
+        in_effect: match fitted.for_qemu() {
+            // One and the same, as it is of most VMs.
+            Cow::Borrowed(_) => fitted.clone(),
+            Cow::Owned(spec) => Arc::new(spec),
+        },
         vcpus_made: 0,
         guest: Guest::Running,
     }));

@@ -1,0 +1,199 @@
+//! A VM as a client has it whole: the body and handler of its update, and its lists as they were sent. Clients that hold a
+//! definition (Terraform's, Ansible's) send it back as it is to be, and compare what they read with what they sent.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use warp::http::StatusCode;
+
+use super::{
+    Shared,
+    disks::DiskBody,
+    dto::Config,
+    error::Problem,
+    networks::{self, NetworkBody},
+    pinning::CpuPinning,
+    policy::{AutostartBody, PolicyBody},
+    vm_id,
+};
+use crate::{
+    api::http::{Reply, Request, given},
+    model::{
+        Applied, Change, CloneMode, Error, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError, RestartPolicy, Sent, VmSpec,
+    },
+    service::{Define, Service},
+};
+
+/// The wanted definition of a VM, or any part of it. What is equal stays; what can be changed is changed, live or at the next start; what
+/// cannot be changed and differs is a 409 that names it, with nothing changed.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(example = serde_json::json!({ "name": "web", "vcpus": 4, "memory": 2048, "labels": { "env": "prod" } }))]
+pub struct WholeBody {
+    /// As in a create; a running QEMU bears it from the next start on.
+    #[serde(default)]
+    name: Option<String>,
+    /// Fixed.
+    #[serde(default)]
+    profile: Option<String>,
+    /// 1 to 255, at most `max_vcpus` where the VM was created with one.
+    #[serde(default)]
+    vcpus: Option<i64>,
+    /// Fixed.
+    #[serde(default)]
+    max_vcpus: Option<i64>,
+    /// MiB, at most `max_memory`.
+    #[serde(default)]
+    memory: Option<i64>,
+    /// MiB; fixed.
+    #[serde(default)]
+    max_memory: Option<i64>,
+    /// GiB, of the root disk; it only grows.
+    #[serde(default)]
+    disk_size: Option<i64>,
+    /// Fixed; any path of the same image is the same.
+    #[serde(default)]
+    base_image: Option<String>,
+    /// Fixed.
+    #[serde(default)]
+    clone: Option<CloneMode>,
+    /// Replaced whole; null removes it.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<CpuPinning>")]
+    cpu_pinning: Option<Option<CpuPinning>>,
+    /// Of the root disk; replaced whole, null removes them.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<IoLimits>")]
+    io_limits: Option<Option<IoLimits>>,
+    /// All disks beside the root disk, in their order. They grow, their limits change, and further ones are added; none goes.
+    #[serde(default)]
+    #[schemars(length(max = MAX_DEVICES))]
+    disks: Option<Vec<DiskBody>>,
+    /// All NICs, in their order. Their ports change, and further ones are added; none goes.
+    #[serde(default)]
+    #[schemars(length(max = MAX_DEVICES))]
+    networks: Option<Vec<NetworkBody>>,
+    /// An ISO image for its CD drive; null takes it out.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<String>")]
+    iso: Option<Option<String>>,
+    /// Of the creation alone: it starts and stops nothing here.
+    #[serde(default)]
+    start: Option<bool>,
+    /// `never`, `on-failure`, `always`.
+    #[serde(default)]
+    restart_policy: Option<RestartPolicy>,
+    /// Null: never given up.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<i64>")]
+    max_restarts: Option<Option<i64>>,
+    /// Null: no.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<AutostartBody>")]
+    autostart: Option<Option<AutostartBody>>,
+    /// `pause`, `retry`, `report`.
+    #[serde(default)]
+    on_io_error: Option<OnIoError>,
+    /// Replaced whole; null removes them.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<BTreeMap<String, String>>", extend("maxProperties" = MAX_LABELS))]
+    labels: Option<Option<BTreeMap<String, String>>>,
+    /// At most 1,024 characters; null removes it.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<String>")]
+    description: Option<Option<String>>,
+    /// Neither a deletion nor a forced stop is done.
+    #[serde(default)]
+    protected: Option<bool>,
+}
+
+/// A VM after its update.
+#[derive(Serialize, JsonSchema)]
+pub struct Whole {
+    #[serde(flatten)]
+    config: Config,
+    /// Always `updated`.
+    status: &'static str,
+    message: &'static str,
+    applied: Applied,
+}
+
+impl WholeBody {
+    fn into_model(self) -> Result<Define, Error> {
+        let sent = Change::Sent {
+            disks: self.disks.as_ref().and_then(Sent::kept),
+            networks: self.networks.as_ref().and_then(Sent::kept),
+            start: self.start,
+        };
+        let policy = PolicyBody {
+            restart_policy: self.restart_policy,
+            max_restarts: self.max_restarts,
+            autostart: self.autostart,
+            on_io_error: self.on_io_error,
+        };
+        Ok(Define {
+            name: self.name,
+            profile: self.profile,
+            vcpus: self.vcpus,
+            max_vcpus: self.max_vcpus,
+            memory: self.memory,
+            max_memory: self.max_memory,
+            disk_size: self.disk_size,
+            base_image: self.base_image.map(Into::into),
+            clone: self.clone,
+            cpu_pinning: self.cpu_pinning.map(|given| given.map(CpuPinning::into_model).transpose()).transpose()?,
+            io_limits: self.io_limits,
+            disks: self.disks.map(|disks| disks.into_iter().map(DiskBody::into_model).collect()),
+            networks: self.networks.map(networks::into_model).transpose()?,
+            policy: policy.into_model(),
+            iso: self.iso.map(|iso| iso.map(Into::into)),
+            metadata: MetadataWish {
+                labels: self.labels.map(Option::unwrap_or_default),
+                description: self.description,
+                protected: self.protected,
+            },
+            sent: Some(sent),
+        })
+    }
+}
+
+pub async fn update(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let id = vm_id(&request)?;
+    shared.service.view(id)?;
+    let body: WholeBody = request.json()?;
+    let (view, applied) = shared.service.define(id, body.into_model()?).await?;
+    let config = Config::of(&shared.service, &view);
+    let whole = Whole { config, status: "updated", message: "VM successfully updated.", applied };
+    Ok(Reply::json(StatusCode::OK, &whole))
+}
+
+/// Its disks beside the root disk, as they were sent if they are so still.
+pub fn disks(spec: &VmSpec) -> Vec<DiskBody> {
+    let there = spec.disks.get(1..).unwrap_or_default();
+    if let Some(sent) = read::<DiskBody>(spec.named.sent.disks.as_deref())
+        && sent.len() == there.len()
+        && sent.iter().zip(there).all(|(sent, disk)| sent.clone().into_model().is(disk))
+    {
+        return sent;
+    }
+    there.iter().map(DiskBody::of).collect()
+}
+
+/// Its NICs, likewise.
+pub fn networks(service: &Service, spec: &VmSpec) -> Vec<NetworkBody> {
+    if let Some(sent) = read::<NetworkBody>(spec.named.sent.networks.as_deref())
+        && sent.len() == spec.nics.len()
+        && sent.iter().zip(&spec.nics).all(|(sent, nic)| {
+            let wish = sent.clone().into_model().ok();
+            wish.is_some_and(|wish| service.switch_of(&wish).is_ok_and(|switch| wish.is(nic, switch)))
+        })
+    {
+        return sent;
+    }
+    spec.nics.iter().map(|nic| NetworkBody::of(nic, service)).collect()
+}
+
+fn read<T: for<'de> Deserialize<'de>>(sent: Option<&str>) -> Option<Vec<T>> {
+    serde_json::from_str(sent?).ok()
+}

@@ -1,0 +1,251 @@
+//! Brings a VM to the definition that a client has of it, or to a part of that: what is so already stays, what can be
+//! changed is changed, all of it or nothing, and what cannot be changed is refused by its name. How a running VM follows is
+//! the business of its task.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    Service, disks,
+    images::{self, ImageUse},
+    nics::{self, Promises},
+    switches::Reservation,
+};
+use crate::{
+    model::{
+        Applied, Change, CloneMode, CpuPinning, DiskWish, Error, IoLimits, MAX_DEVICES, MetadataWish, Nic, NicWish,
+        PolicyWish, Result, VmId, VmSpec, VmView, check_length,
+    },
+    vm::VmHandle,
+};
+
+/// A definition, or a part of it, as a dialect hands it over: decoded, not yet checked.
+#[derive(Debug, Default)]
+pub struct Define {
+    pub name: Option<String>,
+    pub profile: Option<String>,
+    pub vcpus: Option<i64>,
+    pub max_vcpus: Option<i64>,
+    /// MiB.
+    pub memory: Option<i64>,
+    /// MiB.
+    pub max_memory: Option<i64>,
+    /// GiB, of the root disk.
+    pub disk_size: Option<i64>,
+    /// In the client's words.
+    pub base_image: Option<PathBuf>,
+    pub clone: Option<CloneMode>,
+    /// `Some(None)` removes it.
+    pub cpu_pinning: Option<Option<CpuPinning>>,
+    /// Of the root disk; `Some(None)` removes them.
+    pub io_limits: Option<Option<IoLimits>>,
+    /// All beside the root disk.
+    pub disks: Option<Vec<DiskWish>>,
+    pub networks: Option<Vec<NicWish>>,
+    pub policy: PolicyWish,
+    /// In the client's words; `Some(None)` takes it out.
+    pub iso: Option<Option<PathBuf>>,
+    pub metadata: MetadataWish,
+    /// [`Change::Sent`].
+    pub sent: Option<Change>,
+}
+
+impl Service {
+    /// Changes what differs. Returns the VM and when all of it is in effect.
+    ///
+    /// # Errors
+    /// [`Error::VmNotFound`], [`Error::Invalid`]; [`Error::Fixed`] for what cannot be changed and differs; those of the single
+    /// changes. Nothing is changed then.
+    pub async fn define(&self, id: VmId, wish: Define) -> Result<(VmView, Applied)> {
+        let handle = self.handle(id)?;
+        let spec = handle.view().spec;
+        check_fixed(&spec, &wish)?;
+        if let Some(named) = &wish.base_image {
+            self.check_base(&spec, named).await?;
+        }
+        let mut wanted = Wanted { service: self, spec: &spec, changes: Vec::new(), kept: Vec::new() };
+        wanted.plain(&wish)?;
+        if let Some(iso) = &wish.iso {
+            let change = self.medium(id, iso.as_deref()).await?;
+            wanted.changes.push(change);
+        }
+        if let Some(disks) = wish.disks {
+            wanted.disks(disks).await?;
+        }
+        if let Some(networks) = wish.networks {
+            wanted.networks(networks)?;
+        }
+        wanted.changes.extend(wish.sent);
+        wanted.make(&handle).await
+    }
+
+    /// That the root disk was cloned from this image.
+    async fn check_base(&self, spec: &VmSpec, named: &Path) -> Result<()> {
+        let Some(base) = spec.root().and_then(|root| root.base.as_ref()) else {
+            return Err(fixed("base_image", "none: the root disk was made empty"));
+        };
+        // It need not be there any more.
+        if named == base.path || spec.base_image_as_sent().is_some_and(|sent| sent == named) {
+            return Ok(());
+        }
+        let (file, _) = images::locate(self, named, ImageUse::Base).await?;
+        if file == base.path { Ok(()) } else { Err(fixed("base_image", base.path.display().to_string())) }
+    }
+}
+
+fn fixed(param: impl Into<std::borrow::Cow<'static, str>>, is: impl Into<String>) -> Error {
+    Error::Fixed { param: param.into(), is: is.into() }
+}
+
+/// What was decided when the VM was created, or only grows.
+fn check_fixed(spec: &VmSpec, wish: &Define) -> Result<()> {
+    let bound = |name: &'static str, wish: Option<i64>, is: u64| match wish {
+        Some(wish) if i64::try_from(is) != Ok(wish) => {
+            Err(fixed(name, format!("{is}, decided when the VM was created")))
+        }
+        _ => Ok(()),
+    };
+    bound("max_vcpus", wish.max_vcpus, spec.max_vcpus.into())?;
+    bound("max_memory", wish.max_memory, spec.max_memory)?;
+    if wish.profile.as_ref().is_some_and(|profile| *profile != spec.machine.profile) {
+        return Err(fixed("profile", spec.machine.profile.clone()));
+    }
+    let Some(root) = spec.root() else { return Ok(()) };
+    if wish.clone.is_some_and(|clone| root.base.is_some() && clone != root.clone) {
+        return Err(fixed("clone", match root.clone {
+            CloneMode::Linked => "linked",
+            CloneMode::Full => "full",
+        }));
+    }
+    check_grows("disk_size", wish.disk_size, root.size)
+}
+
+fn check_grows(param: impl Into<std::borrow::Cow<'static, str>>, wish: Option<i64>, size: u64) -> Result<()> {
+    match wish.and_then(|wish| u64::try_from(wish).ok()) {
+        // Zero and less are no sizes, which is told as that.
+        Some(wish) if (1..size).contains(&wish) => {
+            Err(fixed(param, format!("{size} GiB, and a disk only grows")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The changes that lead to a definition.
+struct Wanted<'a> {
+    service: &'a Service,
+    spec: &'a VmSpec,
+    changes: Vec<Change>,
+    /// Addresses, until they stand in the definition or do not.
+    kept: Vec<Kept<'a>>,
+}
+
+#[expect(dead_code, reason = "held for what their drop gives back")]
+enum Kept<'a> {
+    New(Promises<'a>),
+    Place(Option<Reservation>),
+}
+
+impl Wanted<'_> {
+    /// What is neither a list nor a file.
+    fn plain(&mut self, wish: &Define) -> Result<()> {
+        self.changes.extend(wish.name.clone().map(Change::Name));
+        if wish.vcpus.is_some() || wish.cpu_pinning.is_some() {
+            // Fewer vCPUs than the pinning has sets go with a pinning that has fewer.
+            let (vcpus, pinning) = (wish.vcpus, wish.cpu_pinning.clone());
+            self.changes.push(Change::Cpu { vcpus, pinning });
+        }
+        self.changes.extend(wish.memory.map(Change::Memory));
+        if let Some(root) = self.spec.root()
+            && (wish.disk_size.is_some() || wish.io_limits.is_some())
+        {
+            let io_limits = wish.io_limits.map(|limits| limits.map(Box::new));
+            self.changes.push(Change::Disk { name: root.name.clone(), size: wish.disk_size, io_limits });
+        }
+        self.changes.push(Change::Policy(wish.policy));
+        self.changes.push(Change::Metadata(Box::new(wish.metadata.clone())));
+        Ok(())
+    }
+
+    async fn disks(&mut self, wishes: Vec<DiskWish>) -> Result<()> {
+        check_length("disks", &wishes, MAX_DEVICES)?;
+        let there = &self.spec.disks[self.spec.disks.len().min(1)..];
+        if wishes.len() < there.len() {
+            let count = there.len();
+            return Err(fixed("disks", format!("{count} long, and a disk goes with its data when it is removed by itself")));
+        }
+        for (index, wish) in wishes.into_iter().enumerate() {
+            let Some(disk) = there.get(index) else {
+                let disk = disks::resolve(self.service, wish).await.map_err(|error| disks::among(index, error))?;
+                let folder = self.service.ctx.image_folder(&self.spec.id);
+                self.changes.push(Change::AddDisk { disk: Box::new(disk), folder });
+                continue;
+            };
+            let place = |field: &str| format!("disks[{index}].{field}");
+            check_grows(place("disk_size"), Some(wish.size), disk.size)?;
+            let is = || disk.base.as_ref().map_or_else(|| "none".to_owned(), |base| base.path.display().to_string());
+            let same = match (&wish.base_image, &disk.base) {
+                (None, None) => true,
+                (Some(named), Some(base)) => {
+                    wish.clone == disk.clone
+                        && (*named == base.path || {
+                            let located = images::locate(self.service, named, ImageUse::Base).await;
+                            located.map_err(|error| disks::among(index, error))?.0 == base.path
+                        })
+                }
+                (None, Some(_)) | (Some(_), None) => false,
+            };
+            if !same {
+                return Err(fixed(place("base_image"), is()));
+            }
+            let io_limits = Some(wish.io_limits.map(Box::new));
+            self.changes.push(Change::Disk { name: disk.name.clone(), size: Some(wish.size), io_limits });
+        }
+        Ok(())
+    }
+
+    fn networks(&mut self, wishes: Vec<NicWish>) -> Result<()> {
+        check_length("networks", &wishes, MAX_DEVICES)?;
+        let there = &self.spec.nics;
+        if wishes.len() < there.len() {
+            let count = there.len();
+            return Err(fixed("networks", format!("{count} long; a NIC that is to go is removed by itself")));
+        }
+        for (index, wish) in wishes.into_iter().enumerate() {
+            match there.get(index) {
+                Some(nic) => self.nic(nic, wish).map_err(|error| nics::among(index, error))?,
+                None => {
+                    let resolved = nics::resolve(self.service, wish, (self.spec.id, &self.spec.name));
+                    let (nic, promises) = resolved.map_err(|error| nics::among(index, error))?;
+                    self.changes.push(Change::AddNic(Box::new(nic)));
+                    self.kept.push(Kept::New(promises));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn nic(&mut self, nic: &Nic, wish: NicWish) -> Result<()> {
+        let switch = self.service.switch_of(&wish)?;
+        if let Some((field, is)) = wish.fixed_difference(nic, switch) {
+            return Err(fixed(field, is));
+        }
+        let Some(port) = nic.port() else {
+            return match wish.port.first() {
+                Some(name) => Err(Error::invalid(name, "not be set for a NIC on the user-mode network")),
+                None => Ok(()),
+            };
+        };
+        let whole = wish.port.whole();
+        let mut wished = port.clone();
+        whole.apply(&mut wished)?;
+        if wished != *port {
+            let (change, place) = self.service.port_change(self.spec, nic.id, whole)?;
+            self.changes.push(change);
+            self.kept.push(Kept::Place(place));
+        }
+        Ok(())
+    }
+
+    async fn make(self, handle: &VmHandle) -> Result<(VmView, Applied)> {
+        self.service.change_by(handle, Change::Several(self.changes)).await
+    }
+}
