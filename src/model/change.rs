@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use super::{
-    Alias, CpuPinning, Error, IoLimits, MetadataWish, NewDisk, NewNic, NicId, PolicyWish, PortWish, Result, SwitchId, VmSpec,
-    check_definition, check_disk_size, check_memory, check_name, check_vcpus, default_max_memory,
+    Alias, CpuPinning, Error, IoLimits, MetadataWish, NewDisk, NewNic, NicId, PolicyWish, PortWish, Result, SwitchId,
+    VmSpec, check_definition, check_disk_size, check_memory, check_name, check_vcpus, default_max_memory,
 };
 
 /// One change, as a dialect hands it over: decoded, not yet checked.
@@ -70,6 +70,7 @@ pub struct Redefinition {
     /// `Some(None)` takes it out.
     pub iso: Option<Option<Alias>>,
     pub nics: Option<NewNics>,
+    pub metadata: MetadataWish,
     /// A version of the same hardware.
     pub machine_type: Option<String>,
 }
@@ -225,6 +226,7 @@ impl Redefinition {
             wanted.iso = iso.as_ref().map(|alias| alias.file.clone());
             wanted.named.iso = iso;
         }
+        self.metadata.apply(&mut wanted.metadata)?;
         if let Some(name) = self.name {
             wanted.name = check_name(&name)?;
         }

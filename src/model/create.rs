@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::{
-    CloneMode, CpuPinning, Disk, Forward, IoLimits, MacAddr, MetadataWish, NicId, PolicyWish, PortWish, Sent, SwitchId, SwitchPort, SwitchRef, VmId, Nic,
+    CloneMode, CpuPinning, Disk, Forward, IoLimits, MacAddr, MetadataWish, Nic, NicId, PolicyWish, PortWish, Sent,
+    SwitchId, SwitchPort, SwitchRef, VmId,
 };
 
 /// What a client asked for. Numbers are as wide as JSON's so that a negative or huge one gets a sentence, not a decode error.

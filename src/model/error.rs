@@ -146,6 +146,9 @@ pub enum Conflict {
          add the NIC, and start it, or give it a NIC on a switch."
     )]
     NoWayOut,
+    /// Against a deletion and a forced stop.
+    #[error("VM is protected against deletion and forced stops; update it with protected=false first.")]
+    Protected,
     #[error("VM is being deleted.")]
     Deleting,
     #[error("The request was overtaken by a forced stop or a delete of the VM.")]
@@ -162,6 +165,7 @@ impl Error {
         let inside = |param: Cow<'static, str>| Cow::from(format!("{place}.{param}"));
         match self {
             Self::Invalid { param, must } => Self::Invalid { param: inside(param), must },
+            Self::Fixed { param, is } => Self::Fixed { param: inside(param), is },
             Self::AmbiguousSwitch { param, name, ids } => Self::AmbiguousSwitch { param: inside(param), name, ids },
             other => other,
         }

@@ -65,7 +65,8 @@ impl MetadataWish {
         }
         let size = written(metadata);
         if size > MAX_METADATA {
-            let must = format!("take at most {MAX_METADATA} bytes together with the description, as JSON, and take {size}");
+            let must =
+                format!("take at most {MAX_METADATA} bytes together with the description, as JSON, and take {size}");
             return Err(Error::invalid("labels", must));
         }
         Ok(())
@@ -104,7 +105,8 @@ pub fn check_label_key(key: &str) -> Result<()> {
 fn check_description(text: &str) -> Result<()> {
     let odd = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
     if text.chars().count() > MAX_DESCRIPTION || text.chars().any(odd) {
-        let must = format!("have at most {MAX_DESCRIPTION} characters, and no control characters but line breaks and tabs");
+        let must =
+            format!("have at most {MAX_DESCRIPTION} characters, and no control characters but line breaks and tabs");
         return Err(Error::invalid("description", must));
     }
     Ok(())

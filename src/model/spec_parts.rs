@@ -79,9 +79,9 @@ impl VmSpec {
         Cow::Owned(spec)
     }
 
-    /// Whether `other` is the same definition, whatever its client calls its files.
+    /// Whether `other` is the same hardware, whatever its client calls its files and notes of it.
     pub fn is_same_but_for_names(&self, other: &Self) -> bool {
-        let bare = |spec: &Self| Self { named: Named::default(), ..spec.clone() };
+        let bare = |spec: &Self| Self { named: Named::default(), metadata: Metadata::default(), ..spec.clone() };
         bare(self) == bare(other)
     }
 }

@@ -2,8 +2,8 @@
 //! A guest is asked in passing: a read waits for it only a moment, and what it told is kept for a while.
 
 use std::{
-    collections::HashMap,
-    net::IpAddr,
+    collections::{HashMap, HashSet},
+    net::{IpAddr, Ipv4Addr},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::Service;
 use crate::{
-    model::{MacAddr, Nic, NicBackend, Status, VmId, VmView},
+    model::{MacAddr, Nic, NicBackend, Status, SwitchId, VmId, VmView},
     vm::{self, GuestInterface},
 };
 
@@ -27,7 +27,7 @@ pub(super) struct GuestAnswers(Mutex<HashMap<VmId, (Instant, Vec<GuestInterface>
 
 /// All that is known of the addresses of one VM.
 #[derive(Default)]
-pub(super) struct Addresses {
+pub struct Addresses {
     by_mac: HashMap<MacAddr, Vec<IpAddr>>,
 }
 
@@ -40,30 +40,56 @@ impl Addresses {
 impl Service {
     /// What the NICs of a VM have: what they were given is not theirs until they took it.
     pub(super) async fn addresses(&self, view: &VmView) -> Addresses {
-        let mut known = Addresses::default();
-        let mut silent = false;
-        let in_effect = view.in_effect.iter().flat_map(|now| &now.nics);
-        for nic in view.spec.nics.iter().chain(in_effect) {
-            let own = match &nic.backend {
-                NicBackend::User { .. } => Vec::new(),
-                // A guest that is off has none, and a lease from before its address was changed is none that it may use.
-                NicBackend::Switch(port) if view.in_effect.is_some() => {
-                    let leases = self.ctx.net.leases(port.switch).into_iter();
-                    let own = leases.filter(|lease| lease.mac == nic.mac.to_string() && lease.is_valid());
-                    own.map(|lease| lease.address).filter(|at| Some(*at) == port.address).map(IpAddr::from).collect()
-                }
-                NicBackend::Switch(_) => Vec::new(),
-            };
-            silent |= own.is_empty();
-            known.by_mac.insert(nic.mac, own);
-        }
-        if silent {
+        let mut known = self.leased(std::slice::from_ref(view));
+        if known.by_mac.values().any(Vec::is_empty) {
             for GuestInterface { mac, addresses } in self.ask_guest(view).await {
                 if let Some(own) = known.by_mac.get_mut(&mac)
                     && own.is_empty()
                 {
                     *own = addresses;
                 }
+            }
+        }
+        known
+    }
+
+    /// The same of several VMs, without asking a guest.
+    pub fn known_addresses(&self, views: &[VmView]) -> Addresses {
+        let mut known = self.leased(views);
+        let answers = self.guest_answers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for view in views.iter().filter(|view| view.in_effect.is_some()) {
+            let Some((at, interfaces)) = answers.get(&view.spec.id) else { continue };
+            for told in interfaces.iter().filter(|_| at.elapsed() < FRESH) {
+                if let Some(own) = known.by_mac.get_mut(&told.mac).filter(|own| own.is_empty()) {
+                    own.clone_from(&told.addresses);
+                }
+            }
+        }
+        known
+    }
+
+    /// By the DHCP of their switches.
+    fn leased(&self, views: &[VmView]) -> Addresses {
+        let mut known = Addresses::default();
+        let mut leases: HashMap<SwitchId, HashSet<(String, Ipv4Addr)>> = HashMap::new();
+        let mut is_taken = |switch, lease: &(String, Ipv4Addr)| {
+            let valid = || self.ctx.net.leases(switch).into_iter().filter(|lease| lease.is_valid());
+            let taken =
+                leases.entry(switch).or_insert_with(|| valid().map(|lease| (lease.mac, lease.address)).collect());
+            taken.contains(lease)
+        };
+        for view in views {
+            let in_effect = view.in_effect.iter().flat_map(|now| &now.nics);
+            for nic in view.spec.nics.iter().chain(in_effect) {
+                let own = match &nic.backend {
+                    // A guest that is off has none, and a lease from before its address was changed is none that it may use.
+                    NicBackend::Switch(port) if view.in_effect.is_some() => {
+                        let own = port.address.filter(|at| is_taken(port.switch, &(nic.mac.to_string(), *at)));
+                        own.map(IpAddr::from).into_iter().collect()
+                    }
+                    NicBackend::Switch(_) | NicBackend::User { .. } => Vec::new(),
+                };
+                known.by_mac.insert(nic.mac, own);
             }
         }
         known

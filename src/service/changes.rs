@@ -14,8 +14,8 @@ use super::{
 use crate::{
     host::cpus::Host,
     model::{
-        Alias, Applied, Change, CpuPinning, Error, MAX_PINNED, MAX_VCPUS, Redefinition, Result, SwitchId, VmId, VmView,
-        check_length,
+        Alias, Applied, Change, CpuPinning, Error, MAX_PINNED, MAX_VCPUS, MetadataWish, Redefinition, Result, SwitchId,
+        VmId, VmView, check_length,
     },
     vm::VmHandle,
 };
@@ -81,6 +81,7 @@ pub struct Redefine {
     /// In the client's words; `Some(None)` takes it out.
     pub iso: Option<Option<PathBuf>>,
     pub nics: Option<Nics>,
+    pub metadata: MetadataWish,
 }
 
 impl Service {
@@ -107,9 +108,9 @@ impl Service {
             Some(nics) => self.wanted_nics(&handle.view().spec, nics).map(|(nics, promises)| (Some(nics), promises))?,
             None => (None, Vec::new()),
         };
-        let Redefine { name, disk_size, disk_folder, vcpus, memory, .. } = wish;
+        let Redefine { name, disk_size, disk_folder, vcpus, memory, metadata, .. } = wish;
         let machine_type = None;
-        let wanted = Redefinition { name, disk_size, disk_folder, vcpus, memory, iso, nics, machine_type };
+        let wanted = Redefinition { name, disk_size, disk_folder, vcpus, memory, iso, nics, metadata, machine_type };
         let before = switches_of(&handle.view());
         let _room = self.room_to_redefine(&handle.view(), &wanted)?;
         let changed = handle.redefine(wanted).await;

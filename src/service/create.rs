@@ -18,8 +18,8 @@ use super::{
 use crate::{
     host::{STORAGE, in_time},
     model::{
-        Alias, Conflict, CreateVm, Disk, DiskWish, Error, MAX_DEVICES, Metadata, Named, NewDisk, Operation, Policy, Result,
-        Status, VmId, VmSpec, VmView, check_definition, check_disk_size, check_length, check_max_memory,
+        Alias, Conflict, CreateVm, Disk, DiskWish, Error, MAX_DEVICES, Metadata, Named, NewDisk, Operation, Policy,
+        Result, Status, VmId, VmSpec, VmView, check_definition, check_disk_size, check_length, check_max_memory,
         check_max_vcpus, check_memory, check_name, check_vcpus, default_max_memory, now_ms,
     },
     profile,

@@ -111,10 +111,13 @@ fn check_fixed(spec: &VmSpec, wish: &Define) -> Result<()> {
     }
     let Some(root) = spec.root() else { return Ok(()) };
     if wish.clone.is_some_and(|clone| root.base.is_some() && clone != root.clone) {
-        return Err(fixed("clone", match root.clone {
-            CloneMode::Linked => "linked",
-            CloneMode::Full => "full",
-        }));
+        return Err(fixed(
+            "clone",
+            match root.clone {
+                CloneMode::Linked => "linked",
+                CloneMode::Full => "full",
+            },
+        ));
     }
     check_grows("disk_size", wish.disk_size, root.size)
 }
@@ -122,9 +125,7 @@ fn check_fixed(spec: &VmSpec, wish: &Define) -> Result<()> {
 fn check_grows(param: impl Into<std::borrow::Cow<'static, str>>, wish: Option<i64>, size: u64) -> Result<()> {
     match wish.and_then(|wish| u64::try_from(wish).ok()) {
         // Zero and less are no sizes, which is told as that.
-        Some(wish) if (1..size).contains(&wish) => {
-            Err(fixed(param, format!("{size} GiB, and a disk only grows")))
-        }
+        Some(wish) if (1..size).contains(&wish) => Err(fixed(param, format!("{size} GiB, and a disk only grows"))),
         _ => Ok(()),
     }
 }
@@ -170,7 +171,10 @@ impl Wanted<'_> {
         let there = &self.spec.disks[self.spec.disks.len().min(1)..];
         if wishes.len() < there.len() {
             let count = there.len();
-            return Err(fixed("disks", format!("{count} long, and a disk goes with its data when it is removed by itself")));
+            return Err(fixed(
+                "disks",
+                format!("{count} long, and a disk goes with its data when it is removed by itself"),
+            ));
         }
         for (index, wish) in wishes.into_iter().enumerate() {
             let Some(disk) = there.get(index) else {

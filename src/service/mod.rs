@@ -38,6 +38,7 @@ use uuid::Uuid;
 
 pub use crate::vm::asked_by;
 pub use crate::{host::inventory::Node as NumaNode, qemu::Caps};
+pub use addresses::Addresses;
 pub use bases::{Base, BaseUser};
 pub use changes::Redefine;
 pub use define::Define;
@@ -52,7 +53,7 @@ pub use waiting::Awaited;
 use crate::{
     config::{Accel, Config},
     host::{STORAGE, cpus::Host, image::QemuImg, in_time, process},
-    model::{CreateVm, Error, Operation, Result, Sample, Status, VmId, VmView},
+    model::{CreateVm, Error, Operation, Result, Sample, Status, VmId, VmView, same_name},
     net::Network,
     profile::Profiles,
     qemu::Accelerator,
@@ -86,6 +87,22 @@ pub struct Filter {
     pub status: Option<Status>,
     pub name: Option<String>,
     pub name_in_any_case: Option<String>,
+    /// All of them: a key, with its value where that is not to be any.
+    pub labels: Vec<(String, Option<String>)>,
+}
+
+impl Filter {
+    fn wants(&self, view: &VmView) -> bool {
+        let spec = &view.spec;
+        let labelled = |(key, wanted): &(String, Option<String>)| {
+            let value = spec.metadata.labels.get(key);
+            value.is_some_and(|value| wanted.as_ref().is_none_or(|wanted| wanted == value))
+        };
+        self.status.is_none_or(|status| status == view.status)
+            && self.name.as_ref().is_none_or(|name| *name == spec.name)
+            && self.name_in_any_case.as_ref().is_none_or(|name| same_name(name, &spec.name))
+            && self.labels.iter().all(labelled)
+    }
 }
 
 impl Service {

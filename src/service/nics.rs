@@ -10,9 +10,9 @@ use super::{
 };
 use crate::{
     model::{
-        DEFAULT_LABEL,        Applied, Change, Error, MAX_DEVICES, NetworkWish, NewNic, NewNics, Nic, NicBackend, NicId, NicWish, PortWish,
-        Result, Switch, SwitchId, SwitchKind, SwitchPort, VmId, VmSpec, VmView, check_forwards, check_length,
-        check_name, check_queues,
+        Applied, Change, DEFAULT_LABEL, Error, MAX_DEVICES, NetworkWish, NewNic, NewNics, Nic, NicBackend, NicId,
+        NicWish, PortWish, Result, Switch, SwitchId, SwitchKind, SwitchPort, VmId, VmSpec, VmView, check_forwards,
+        check_length, check_name, check_queues,
     },
     net::{PortHealth, Traffic},
     vm::Mark,

@@ -7,7 +7,7 @@ use std::{
 
 use super::Filter;
 use crate::{
-    model::{Error, MacAddr, Result, VmId, VmSpec, VmView, same_name},
+    model::{Error, MacAddr, Result, VmId, VmSpec, VmView},
     vm::{Census, Mark, VmHandle},
 };
 
@@ -170,12 +170,7 @@ impl Registry {
     pub fn page(&self, filter: &Filter, after: Option<(u64, VmId)>, limit: Option<usize>) -> Page {
         use std::ops::Bound::{Excluded, Unbounded};
         let inner = self.read();
-        let wanted = |view: &VmView| {
-            !view.gone
-                && filter.status.is_none_or(|status| status == view.status)
-                && filter.name.as_ref().is_none_or(|name| *name == view.spec.name)
-                && filter.name_in_any_case.as_ref().is_none_or(|name| same_name(name, &view.spec.name))
-        };
+        let wanted = |view: &VmView| !view.gone && filter.wants(view);
         let start = after.map_or(Unbounded, Excluded);
         let mut matching = inner.vms.range((start, Unbounded)).map(|(_, handle)| handle.view()).filter(wanted);
         let vms: Vec<VmView> = matching.by_ref().take(limit.unwrap_or(usize::MAX)).collect();

@@ -18,7 +18,10 @@ use super::{
     migrate,
 };
 use crate::{
-    model::{Boot, Disk, Ending, Event, FailedStart, LayerId, MAX_ALL_SENT, MAX_DEFINITION, MAX_METADATA, Upkeep, VmId, VmSpec},
+    model::{
+        Boot, Disk, Ending, Event, FailedStart, LayerId, MAX_ALL_SENT, MAX_DEFINITION, MAX_METADATA, Upkeep, VmId,
+        VmSpec,
+    },
     store::{self, Batch, Counted, MAX_RECORD_BYTES, Record as _, Store, StoreError},
 };
 

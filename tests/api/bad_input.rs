@@ -293,7 +293,7 @@ async fn bad_queries_are_refused_with_the_name_of_the_parameter() {
     let daemon = Daemon::start();
     let id = daemon.create(daemon.wish()).await;
     for (path, words) in [
-        ("/vms?sort=name", "sort is not known; known here: status, name, limit, page_token"),
+        ("/vms?colour=red", "colour is not known; known here: status, name, label, fields, sort, limit, page_token"),
         ("/vms?statsu=running", "statsu is not known; did you mean status?"),
         ("/vms?status=on", "status must be one of stopped|running|not \"on\""),
         ("/vms?status=running&status=stopped", "status must be given only once"),

@@ -70,8 +70,12 @@ async fn the_list_of_vms_is_as_documented() {
     let (running, stopped) = (running_vm(&daemon).await, vm(&daemon).await);
     let answer = ask(&daemon, example, ID).await;
     check(example, ID, &answer);
-    let line = |id: &str, status: &str| json!({"id": id, "vm_id": id, "name": "vm1", "status": status});
-    assert_eq!(answer.body, json!([line(&running, "running"), line(&stopped, "stopped")]));
+    let rows = answer.body.as_array().unwrap();
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    for (row, id, status) in [(&rows[0], &running, "running"), (&rows[1], &stopped, "stopped")] {
+        let documented = (&row["id"], &row["vm_id"], &row["name"], &row["status"]);
+        assert_eq!(documented, (&json!(id), &json!(id), &json!("vm1"), &json!(status)));
+    }
 }
 
 #[tokio::test]

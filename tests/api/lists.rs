@@ -7,10 +7,11 @@ use crate::support::Daemon;
 use serde_json::{Value, json};
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 44] = [
+const ROUTES: [(&str, &str, &str); 45] = [
     ("post", "/vms", "createVM"),
     ("get", "/vms", "listVMs"),
     ("get", "/vms/{id}", "getVM"),
+    ("put", "/vms/{id}", "updateVM"),
     ("delete", "/vms/{id}", "deleteVM"),
     ("get", "/vms/{id}/config", "getVMConfig"),
     ("get", "/vms/{id}/status", "getVMStatus"),
@@ -235,7 +236,7 @@ async fn the_openapi_document_describes_every_route() {
         let parameters = document["paths"][path][method]["parameters"].as_array().unwrap();
         parameters.iter().filter(|p| p["in"] == "query").map(|p| p["name"].as_str().unwrap().to_owned()).collect()
     };
-    assert_eq!(names("/vms", "get"), ["status", "name", "limit", "page_token"]);
+    assert_eq!(names("/vms", "get"), ["status", "name", "label", "fields", "sort", "limit", "page_token"]);
     assert_eq!(names("/vms/{id}/stop", "post"), ["force", "timeout"]);
     assert_eq!(names("/vms/{id}", "delete"), ["graceful"]);
 }

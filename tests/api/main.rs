@@ -46,3 +46,4 @@ mod made_and_deleted;
 mod names;
 mod published_clients;
 mod terraform;
+mod whole;

@@ -206,7 +206,7 @@ impl RestApi {
 }
 
 #[tokio::test]
-async fn the_generic_provider_makes_reads_and_destroys_ten_vms_at_once() {
+async fn the_generic_provider_makes_reads_updates_and_destroys_ten_vms_at_once() {
     let daemon = Daemon::start();
     let image = daemon.bases().join("blank.raw");
     join_all((0..10).map(|number| {
@@ -216,7 +216,13 @@ async fn the_generic_provider_makes_reads_and_destroys_ten_vms_at_once() {
             let data =
                 json!({ "base_image": image, "disk_size": 1, "memory": 64, "name": format!("vm{number}"), "vcpus": 1 });
             let resource = provider.create(&data).await;
-            for _ in 0..2 {
+            let mut data = data;
+            // Refreshed twice, and once more after each update, which sends the whole.
+            for memory in [64, 64, 80, 64] {
+                if data["memory"] != memory {
+                    data["memory"] = json!(memory);
+                    provider.send("PUT", &resource, Some(&data)).await.expect(200);
+                }
                 let read = provider.send("GET", &resource, None).await.expect(200);
                 for (field, sent) in data.as_object().unwrap() {
                     assert_eq!(&read[field], sent, "{field} would be a change");

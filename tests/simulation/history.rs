@@ -34,10 +34,18 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Ask {
     Start,
-    Stop { patience: u32, agent_only: bool },
-    StopAndDelete { patience: u32 },
+    Stop {
+        patience: u32,
+        agent_only: bool,
+    },
+    StopAndDelete {
+        patience: u32,
+    },
     ForceOff,
-    Reboot { patience: u32, agent_only: bool },
+    Reboot {
+        patience: u32,
+        agent_only: bool,
+    },
     Reset,
     Restart,
     Suspend,
@@ -49,11 +57,15 @@ pub enum Ask {
     Throttle(u8),
     AddDisk,
     RemoveDisk(u8),
-    AddNic { on_switch: bool },
+    AddNic {
+        on_switch: bool,
+    },
     RemoveNic(u8),
     MovePort(u8),
     Policy(u8),
     Medium(bool),
+    /// Several changes as one.
+    Several(u8),
     Redefine(u8),
     Delete,
 }
@@ -145,7 +157,7 @@ fn event(rng: &mut Rng) -> Event {
 
 fn ask(rng: &mut Rng) -> Ask {
     let patience = 1 << rng.u32(..17);
-    match rng.u8(..40) {
+    match rng.u8(..41) {
         0..7 => Ask::Start,
         7..9 => Ask::Stop { patience, agent_only: false },
         9 => Ask::Stop { patience, agent_only: true },
@@ -170,6 +182,7 @@ fn ask(rng: &mut Rng) -> Ask {
         36 => Ask::Policy(rng.u8(..12)),
         37 => Ask::Medium(rng.bool()),
         38 => Ask::Redefine(rng.u8(..)),
+        39 => Ask::Several(rng.u8(..)),
         _ => Ask::Delete,
     }
 }

@@ -1,7 +1,7 @@
 //! What clients ask, made of what there is.
 
 use qherd::{
-    model::{Change, IoLimits, PolicyWish, PortWish, Redefinition},
+    model::{Alias, Change, IoLimits, MetadataWish, PolicyWish, PortWish, Redefinition},
     vm::core::{Lane, Patience, Request, Run, admit},
 };
 
@@ -88,7 +88,25 @@ impl Daemon<'_> {
                 };
                 (Promise::Other, None, change(Change::Policy(wish)))
             }
-            Ask::Medium(medium) => (Promise::Other, None, change(Change::Medium(medium.then(|| "/iso".into())))),
+            Ask::Medium(medium) => (
+                Promise::Other,
+                None,
+                change(Change::Medium(medium.then(|| Alias { file: "/iso".into(), sent: "/iso".into() }))),
+            ),
+            Ask::Several(number) => {
+                let labels = (0..number % 3).map(|n| (format!("k{n}"), String::new())).collect();
+                let mut changes = vec![
+                    Change::Cpu { vcpus: Some(i64::from(number % 4) + 1), pinning: None },
+                    Change::Memory(64 + i64::from(number % 3) * 32),
+                    Change::Metadata(Box::new(MetadataWish { labels: Some(labels), ..MetadataWish::default() })),
+                ];
+                changes.extend(disk(number).map(|disk| Change::Disk {
+                    name: disk.name,
+                    size: Some(disk.size as i64 + i64::from(number % 2)),
+                    io_limits: Some(None),
+                }));
+                (Promise::Other, None, change(Change::Several(changes)))
+            }
             Ask::Redefine(number) => {
                 let redefinition = Redefinition { vcpus: Some(i64::from(number % 4) + 1), ..Redefinition::default() };
                 (Promise::Other, None, Request::Redefine(Box::new(redefinition)))

@@ -35,7 +35,8 @@ fn conflicts() -> Vec<Conflict> {
     each!(Conflict:
         NotRunning => NotRunning, Off => Off, AlreadySuspended => AlreadySuspended, AlreadyRunning => AlreadyRunning,
         MustBeOff(_) => MustBeOff(Status::Running), Stopping => Stopping, Rebooting => Rebooting,
-        NoFreeSlot => NoFreeSlot, DiskInUse => DiskInUse, Halted => Halted, NoWayOut => NoWayOut, Deleting => Deleting,
+        NoFreeSlot => NoFreeSlot, DiskInUse => DiskInUse, Halted => Halted, NoWayOut => NoWayOut, Protected => Protected,
+        Deleting => Deleting,
         Overtaken => Overtaken,
     )
 }

@@ -1,6 +1,6 @@
 //! The bodies of this dialect about VMs. Numbers of requests are as wide as JSON's: their range is the domain's to judge.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::state::{State, health, uptime};
 use crate::{
     api::http::{HttpError, given},
-    model::{CreateVm, MAX_DEVICES, MacAddr, NetworkWish, NicWish, Sample, SwitchId, SwitchRef, VmId, VmView},
+    model::{
+        CreateVm, MAX_DEVICES, MAX_LABELS, MacAddr, MetadataWish, NetworkWish, NicWish, Sample, SwitchId, SwitchRef,
+        VmId, VmView,
+    },
 };
 
 /// A VM, in the list and alone.
@@ -43,6 +46,10 @@ pub struct Vm {
     iso_file: Option<PathBuf>,
     /// Of its first network adapter: "" on QEMU's user-mode network; null without an adapter.
     switch_name: Option<String>,
+    labels: BTreeMap<String, String>,
+    notes: Option<String>,
+    /// It is neither deleted nor turned off by force until that is taken away.
+    protected: bool,
     /// With `wait`: it is as was waited for; false where the time was over.
     #[serde(skip_serializing_if = "Option::is_none")]
     reached: Option<bool>,
@@ -76,6 +83,9 @@ impl Vm {
             iso_path: spec.iso_as_sent().cloned(),
             iso_file: spec.iso.clone(),
             switch_name,
+            labels: spec.metadata.labels.clone(),
+            notes: spec.metadata.description.clone(),
+            protected: spec.metadata.protected,
             reached: None,
         }
     }
@@ -107,6 +117,14 @@ pub struct CreateBody {
     /// An ISO image in an image directory; it boots where the disk does not. "" is none.
     #[serde(rename = "isoPath")]
     iso_path: Option<String>,
+    /// What people and programs find it by: at most 64, keys of 1 to 63 letters, digits, `._-/`, values of at most 255
+    /// characters.
+    #[schemars(extend("maxProperties" = MAX_LABELS))]
+    labels: Option<BTreeMap<String, String>>,
+    /// At most 1,024 characters.
+    notes: Option<String>,
+    /// It is neither deleted nor turned off by force until that is taken away; default false.
+    protected: Option<bool>,
 }
 
 impl CreateBody {
@@ -120,6 +138,11 @@ impl CreateBody {
             disk_folder: Some(self.disk_path.into()),
             iso: self.iso_path.filter(|path| !path.is_empty()).map(Into::into),
             networks: Some(network.into_iter().map(|network| nic(None, network)).collect()),
+            metadata: MetadataWish {
+                labels: self.labels,
+                description: self.notes.map(Some),
+                protected: self.protected,
+            },
             ..CreateVm::default()
         })
     }
@@ -145,6 +168,16 @@ pub struct UpdateBody {
     pub memory_mb: Option<i64>,
     #[serde(default)]
     pub vcpu: Option<i64>,
+    /// Replaced whole, also while it runs.
+    #[serde(default)]
+    #[schemars(extend("maxProperties" = MAX_LABELS))]
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Also while it runs; "" removes them.
+    #[serde(default)]
+    pub notes: Option<String>,
+    /// Also while it runs.
+    #[serde(default)]
+    pub protected: Option<bool>,
     /// Where the first network adapter is to be, "" for QEMU's user-mode network; one is added where there is none.
     #[serde(default, rename = "switchName")]
     pub switch_name: Option<String>,

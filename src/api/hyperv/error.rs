@@ -172,9 +172,12 @@ fn in_the_way(conflict: Conflict, message: String) -> ErrorBody {
         Conflict::Stopping => ErrorBody { state: Some(State::Stopping), ..body },
         Conflict::Rebooting => ErrorBody { state: Some(State::Running), ..body },
         Conflict::Halted => ErrorBody { state: Some(State::Paused), ..body },
-        Conflict::NoFreeSlot | Conflict::DiskInUse | Conflict::NoWayOut | Conflict::Deleting | Conflict::Overtaken => {
-            body
-        }
+        Conflict::NoFreeSlot
+        | Conflict::DiskInUse
+        | Conflict::NoWayOut
+        | Conflict::Protected
+        | Conflict::Deleting
+        | Conflict::Overtaken => body,
     }
 }
 
@@ -199,6 +202,7 @@ fn param_name(param: &str) -> Cow<'_, str> {
         "guest_port" => "guestPort",
         "allow_spoofing" => "allowSpoofing",
         "max_addresses" => "maxAddresses",
+        "description" => "notes",
         "bandwidth.in_bits_per_second" => "bandwidth.inBitsPerSecond",
         "bandwidth.out_bits_per_second" => "bandwidth.outBitsPerSecond",
         "vlan" => "vlanSetting",

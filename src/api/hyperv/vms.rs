@@ -15,7 +15,7 @@ use crate::{
         events::wait_time,
         http::{HttpError, Reply, Request, listing},
     },
-    model::{CreateVm, Error, VmId, VmView},
+    model::{CreateVm, Error, MetadataWish, VmId, VmView},
     service::{Awaited, Filter, Nics, Redefine},
 };
 
@@ -136,6 +136,7 @@ pub async fn update(shared: Shared, request: Request) -> Result<Reply, Problem> 
         disk_folder: body.disk_path.map(Into::into),
         iso: body.iso_path.map(|given| given.filter(|path| !path.is_empty()).map(Into::into)),
         nics,
+        metadata: MetadataWish { labels: body.labels, description: body.notes.map(Some), protected: body.protected },
     };
     let changed = shared.service.redefine(id, wish).await?;
     let name = shared.service.view(id)?.spec.name.clone();

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     model::{
-        CloneMode, CreateVm, Error, ImageFormat, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError, RestartPolicy, Sandbox, Sent, Status,
-        VmId, VmView,
+        CloneMode, CreateVm, Error, ImageFormat, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError,
+        RestartPolicy, Sandbox, Sent, Status, VmId, VmView,
     },
     service::{Base, Service},
 };
@@ -148,22 +148,6 @@ impl Created {
             mac_address: spec.nics.first().map(|nic| nic.mac.to_string()),
             message: "VM successfully created and storage cloned.",
         }
-    }
-}
-
-/// One line of the list.
-#[derive(Serialize, JsonSchema)]
-pub struct Listed {
-    id: String,
-    vm_id: String,
-    name: String,
-    status: Status,
-}
-
-impl Listed {
-    pub fn of(view: &VmView) -> Self {
-        let id = view.spec.id.to_string();
-        Self { vm_id: id.clone(), id, name: view.spec.name.clone(), status: view.status }
     }
 }
 

@@ -7,13 +7,10 @@ use super::{Shared, dto, error::Problem, vm_id};
 use crate::{
     api::{
         events::wait_time,
-        http::{HttpError, QueryParam, Reply, Request, listing},
+        http::{HttpError, QueryParam, Reply, Request},
     },
-    model::{Status, VmId},
-    service::{Awaited, Filter},
+    service::Awaited,
 };
-
-const MAX_PAGE: i64 = 10_000;
 
 pub const STATUS_QUERY: &[QueryParam] = &[
     QueryParam::one_of(
@@ -24,42 +21,6 @@ pub const STATUS_QUERY: &[QueryParam] = &[
     ),
     QueryParam::integer("timeout", "With `wait`: seconds, 1 to 3600; default 30."),
 ];
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ListQuery {
-    status: Option<Status>,
-    name: Option<String>,
-    limit: Option<i64>,
-    page_token: Option<String>,
-}
-
-pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
-    let query: ListQuery = request.query()?;
-    let limit = query.limit.map(|limit| ranged("limit", limit, MAX_PAGE)).transpose()?;
-    let after = query.page_token.as_deref().map(read_token).transpose()?;
-    let filter = Filter { status: query.status, name: query.name.clone(), ..Filter::default() };
-    let Some(limit) = limit else {
-        return Ok(listing::array(move |page: Option<(u64, VmId)>| {
-            let page = shared.service.list(&filter, page.or(after), Some(listing::PAGE));
-            (page.vms.iter().map(dto::Listed::of).collect(), page.next)
-        }));
-    };
-    let page = shared.service.list(&filter, after, Some(limit as usize));
-    let reply = Reply::json(StatusCode::OK, &page.vms.iter().map(dto::Listed::of).collect::<Vec<_>>());
-    let Some((created_at, id)) = page.next else { return Ok(reply) };
-    let mut next = form_urlencoded::Serializer::new(String::new());
-    next.append_pair("page_token", &format!("{created_at}.{id}"));
-    next.extend_pairs(query.limit.map(|limit| ("limit", limit.to_string())));
-    next.extend_pairs(query.status.map(|status| ("status", status.as_str())));
-    next.extend_pairs(query.name.map(|name| ("name", name)));
-    Ok(reply.next_page(&format!("/vms?{}", next.finish())))
-}
-
-fn read_token(token: &str) -> Result<(u64, VmId), HttpError> {
-    let parts = token.split_once('.').and_then(|(age, id)| Some((age.parse().ok()?, VmId::parse(id)?)));
-    parts.ok_or_else(|| HttpError::invalid("page_token", "be one that a list gave in its Link header"))
-}
 
 pub fn ranged(name: &'static str, value: i64, max: i64) -> Result<u64, HttpError> {
     match value {

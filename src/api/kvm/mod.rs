@@ -24,6 +24,7 @@ mod plain;
 mod policy;
 mod power;
 mod routes;
+mod rows;
 mod shown;
 mod switches;
 mod times;

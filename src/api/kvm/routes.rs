@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Shared, change, disk_view, disks, dto,
     error::{Endpoint, ErrorBody, NotFound, endpoint, http_error},
-    events, forwards, host, info, media, monitoring, networks, policy, power, switches, updated, whole,
+    events, forwards, host, info, media, monitoring, networks, policy, power, rows, switches, updated, whole,
 };
 use crate::{
     api::http::{
@@ -58,12 +58,6 @@ const NETWORKS: &str = "Networks";
 const SERVICE: &str = "Service";
 
 const TIMEOUT: QueryParam = QueryParam::integer("timeout", "Seconds that the guest is given; default 60.");
-const LIST_QUERY: &[QueryParam] = &[
-    QueryParam::text("status", "Only VMs with this status."),
-    QueryParam::text("name", "Only VMs with exactly this name."),
-    QueryParam::integer("limit", "At most so many; the Link header leads to the next page."),
-    QueryParam::text("page_token", "Where the page begins, as a Link header gave it."),
-];
 const STOP_QUERY: &[QueryParam] = &[QueryParam::boolean("force", "Cut the power at once."), TIMEOUT];
 const DELETE_QUERY: &[QueryParam] =
     &[QueryParam::boolean("graceful", "Ask the guest to power off first; default false.")];
@@ -84,12 +78,12 @@ fn rows() -> Vec<Route<Shared>> {
             .output::<dto::Created>(201, "The VM, stopped (or started, with `start`).")
             .error(404, "The base image does not exist.")
             .error(409, "The base image is open for writing elsewhere, or the storage for its disks is not mounted."),
-        Route::get("/vms", "listVMs", in_section(&LIST, info::list))
+        Route::get("/vms", "listVMs", in_section(&LIST, rows::list))
             .role(Role::Viewer)
             .tag(INFORMATION)
             .summary("List all VMs, oldest first.")
-            .query(LIST_QUERY)
-            .output::<Vec<dto::Listed>>(200, "The VMs."),
+            .query(rows::QUERY)
+            .output::<Vec<rows::Listed>>(200, "The VMs."),
         Route::get("/vms/{id}", "getVM", in_section(&DETAILS, info::details))
             .role(Role::Viewer)
             .tag(INFORMATION)

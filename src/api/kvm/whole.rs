@@ -20,7 +20,8 @@ use super::{
 use crate::{
     api::http::{Reply, Request, given},
     model::{
-        Applied, Change, CloneMode, Error, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError, RestartPolicy, Sent, VmSpec,
+        Applied, Change, CloneMode, Error, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError, RestartPolicy,
+        Sent, VmSpec,
     },
     service::{Define, Service},
 };

@@ -26,7 +26,11 @@ pub(super) fn take(facts: &mut Facts, ticket: Ticket, request: Request) {
     {
         return;
     }
-    match judge(state(facts), ask) {
+    let verdict = judge(state(facts), ask);
+    if is_kept_from(facts, &request, verdict) {
+        return facts.refuse(ticket, Conflict::Protected.into());
+    }
+    match verdict {
         Verdict::Do(act) => carry_out(facts, ticket, request, act),
         Verdict::Already => {
             let answer = if ask == Ask::Start { Answer::Running } else { Answer::Done };
@@ -38,6 +42,26 @@ pub(super) fn take(facts: &mut Facts, ticket: Ticket, request: Request) {
             facts.refuse(ticket, Error::Unresponsive(facts.record.definition.id));
         }
     }
+}
+
+/// Whether its owner has protected the VM from this. What is so already is none of it, and a stop that the guest was asked for
+/// comes to its end.
+fn is_kept_from(facts: &Facts, request: &Request, verdict: Verdict) -> bool {
+    let ends = match request {
+        Request::Delete | Request::StopAndDelete(_) => !matches!(verdict, Verdict::Refuse(_)),
+        Request::ForceOff => verdict == Verdict::Do(Act::Cut),
+        Request::Start
+        | Request::Stop(_)
+        | Request::Reboot(_)
+        | Request::Restart(_)
+        | Request::Reset
+        | Request::Suspend
+        | Request::Resume
+        | Request::Boot
+        | Request::Change(_)
+        | Request::Redefine(_) => false,
+    };
+    ends && facts.record.definition.metadata.protected
 }
 
 /// How the VM is for the table.

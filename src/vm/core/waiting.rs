@@ -107,7 +107,7 @@ impl Facts {
                 (is_through && !self.clears(lanes)).then_some(Ok(Answer::Applied(*applied)))
             }
             Until::Grown { lanes, before, after } => {
-                let changed = !after.is_same_but_for_names(before);
+                let changed = !after.is_same_but_for_names(before) || after.metadata != before.metadata;
                 (is_through && !lanes.iter().any(|lane| self.grows(*lane))).then_some(Ok(Answer::Redefined(changed)))
             }
             // What they wait for gives them their answer.
