@@ -2,6 +2,7 @@
 //! what is published about it, and what can go wrong. No I/O and no knowledge of QEMU, HTTP or sled.
 
 mod access;
+mod address;
 mod bounds;
 mod change;
 mod clock;
@@ -34,8 +35,10 @@ mod switch;
 mod switch_form;
 mod uids;
 mod view;
+mod written;
 
 pub use access::{Grant, Role, Who};
+pub use address::AddressSource;
 pub use bounds::{Bounds, Figures};
 pub use change::{Applied, Change, NewNics, Redefinition};
 pub use clock::{Moment, monotonic_ms, now_ms, uptime_ms, wall_at_uptime, wall_time_of};
@@ -58,7 +61,7 @@ pub use port::{Bandwidth, PortWish, SwitchPort};
 pub use record::{Boot, ProcessId};
 pub use sample::{BalloonSample, DiskSample, NetworkSample, NicSample, Sample, VcpuSample};
 pub use sandbox::{Layer, MissingLayer, Sandbox};
-pub use size::{MAX_DEFINITION, MAX_LAYER, check_definition, written};
+pub use size::{MAX_DEFINITION, MAX_LAYER, check_definition};
 pub use spec::{
     BaseImage, Bus, CloneMode, CpuPinning, Disk, ImageFormat, MAX_VCPUS, Machine, NewDisk, VmSpec, check_disk_size,
     check_max_memory, check_max_vcpus, check_memory, check_vcpus, default_max_memory,
@@ -73,3 +76,4 @@ pub use switch::{
 pub use switch_form::{SwitchForm, SwitchShape, SwitchType};
 pub use uids::Uids;
 pub use view::VmView;
+pub use written::written;

@@ -1,9 +1,7 @@
 //! How large the definition of a VM may be as a whole, so that whatever is accepted can also be stored, in every state of a
 //! run. How long its lists may be is in `lists`.
 
-use serde::Serialize;
-
-use super::{Error, Result, VmSpec};
+use super::{Error, Result, VmSpec, written};
 
 /// Bytes of a definition, as JSON. The record of a running VM holds it twice: as it is wanted, and as QEMU has it.
 pub const MAX_DEFINITION: usize = 12_800;
@@ -39,12 +37,6 @@ pub fn check_definition(spec: &VmSpec, before: Option<&VmSpec>) -> Result<()> {
          fewer forwards, disks and cores or shorter paths make it smaller"
     );
     Err(Error::invalid(largest, must))
-}
-
-/// Bytes of it as JSON.
-pub fn written(part: &impl Serialize) -> usize {
-    // What has no JSON form is refused by the store.
-    serde_json::to_vec(part).map_or(usize::MAX, |json| json.len())
 }
 
 #[cfg(test)]

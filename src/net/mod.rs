@@ -12,6 +12,7 @@
 //! `qherd_<state>`. What does not bear this daemon's is never touched, also not that of a second qherd.
 
 mod adapter;
+mod claims;
 mod companion;
 mod dhcp;
 mod error;
@@ -45,6 +46,7 @@ mod vlans;
 mod way;
 
 use std::{
+    net::IpAddr,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
@@ -320,6 +322,11 @@ impl Network {
     /// What changes each time that the DHCP of a switch may have given out another address.
     pub fn lease_news(&self, switch: SwitchId) -> watch::Receiver<u64> {
         self.0.lease_news.of(&self.0.switch_folder(switch))
+    }
+
+    /// The addresses that a NIC's guest was seen to use, with the time since then: of a port that has none assigned.
+    pub async fn seen(&self, switch: &Switch, nic: &Nic) -> Vec<(IpAddr, Duration)> {
+        self.0.seen(switch, nic).await
     }
 
     /// Addresses that a switch's DHCP has given out.

@@ -40,6 +40,9 @@ pub enum PortEvent {
     SwitchChanged(SwitchId),
 }
 
+/// How long a lease lasts that is not renewed: what `dhcp` tells dnsmasq.
+pub const LEASE_SECONDS: u64 = 12 * 3600;
+
 /// An address that dnsmasq gave out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -52,6 +55,12 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Seconds since it was given out, or renewed last.
+    pub fn age(&self) -> Option<u64> {
+        let since = self.expires?.checked_sub(LEASE_SECONDS)?;
+        Some((now_ms() / 1000).saturating_sub(since))
+    }
+
     /// Whether its time has not run out.
     pub fn is_valid(&self) -> bool {
         self.expires.is_none_or(|expires| expires > now_ms() / 1000)

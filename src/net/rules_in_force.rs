@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     future::pending,
-    io::ErrorKind,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -109,6 +108,15 @@ impl RulesInForce {
                 None
             }
         }
+    }
+
+    pub fn kernel(&self) -> Option<&Kernel> {
+        self.kernel.as_ref()
+    }
+
+    /// For what only looks.
+    pub fn reader(&self) -> Option<&Kernel> {
+        self.counts.as_ref()
     }
 
     /// Frames of a NIC that were refused, as last read.
@@ -286,25 +294,6 @@ impl Inner {
             return Ok(());
         }
         self.put_switch_rules(place).await
-    }
-
-    /// Takes back the addresses that a NIC's port had laid claim to, so that another can have them at once.
-    pub async fn free_claims(&self, switch: &Switch, nic: &Nic) -> Result<()> {
-        let Some(kernel) = &self.rules.kernel else { return Ok(()) };
-        if nic.port().is_none_or(|port| port.address.is_some() || port.allow_spoofing) {
-            return Ok(());
-        }
-        let claims = async {
-            for batch in rules::claims_of(kernel, &self.state, switch, nic).await.map_err(failed)? {
-                match kernel.apply(batch).await {
-                    // Whoever removed the set has removed the claims.
-                    Err(refused) if refused.error.kind() == ErrorKind::NotFound => {}
-                    done => done.map_err(failed)?,
-                }
-            }
-            Ok(())
-        };
-        timeout(PATIENCE, claims).await.unwrap_or_else(|_| Err(failed(UNANSWERED)))
     }
 
     /// Compares what the kernel has with what is wanted, whole.

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::Service;
 use crate::{
-    model::{MacAddr, Nic, NicBackend, Status, SwitchId, VmId, VmView},
+    model::{AddressSource, MacAddr, Nic, NicBackend, NicId, Result, Status, SwitchId, VmId, VmView},
     vm::{self, GuestInterface},
 };
 
@@ -23,9 +23,29 @@ pub(super) const FRESH: Duration = Duration::from_secs(5);
 
 /// What the agents of the guests told last.
 #[derive(Default)]
-pub(super) struct GuestAnswers(Mutex<HashMap<VmId, (Instant, Vec<GuestInterface>)>>);
+pub(super) struct GuestAnswers(Mutex<HashMap<VmId, Told>>);
 
-/// All that is known of the addresses of one VM.
+/// What a guest told last.
+#[derive(Clone)]
+struct Told {
+    at: Instant,
+    interfaces: Vec<GuestInterface>,
+}
+
+/// An address, by one source.
+#[derive(Clone, Debug)]
+pub struct AddressView {
+    pub nic: NicId,
+    pub mac: MacAddr,
+    pub address: IpAddr,
+    pub source: AddressSource,
+    /// Seconds since the source said so.
+    pub age: Option<u64>,
+    /// Seconds since 1970.
+    pub expires: Option<u64>,
+}
+
+/// What is known of the addresses of VMs.
 #[derive(Default)]
 pub struct Addresses {
     by_mac: HashMap<MacAddr, Vec<IpAddr>>,
@@ -42,7 +62,7 @@ impl Service {
     pub(super) async fn addresses(&self, view: &VmView) -> Addresses {
         let mut known = self.leased(std::slice::from_ref(view));
         if known.by_mac.values().any(Vec::is_empty) {
-            for GuestInterface { mac, addresses } in self.ask_guest(view).await {
+            for GuestInterface { mac, addresses } in self.ask_guest(view).await.interfaces {
                 if let Some(own) = known.by_mac.get_mut(&mac)
                     && own.is_empty()
                 {
@@ -58,8 +78,8 @@ impl Service {
         let mut known = self.leased(views);
         let answers = self.guest_answers.0.lock().unwrap_or_else(PoisonError::into_inner);
         for view in views.iter().filter(|view| view.in_effect.is_some()) {
-            let Some((at, interfaces)) = answers.get(&view.spec.id) else { continue };
-            for told in interfaces.iter().filter(|_| at.elapsed() < FRESH) {
+            let fresh = answers.get(&view.spec.id).filter(|told| told.at.elapsed() < FRESH);
+            for told in fresh.iter().flat_map(|told| &told.interfaces) {
                 if let Some(own) = known.by_mac.get_mut(&told.mac).filter(|own| own.is_empty()) {
                     own.clone_from(&told.addresses);
                 }
@@ -95,30 +115,63 @@ impl Service {
         known
     }
 
+    /// All that is known of the addresses of a VM that runs, from each source.
+    ///
+    /// # Errors
+    /// [`Error::VmNotFound`].
+    pub async fn address_views(&self, id: VmId) -> Result<Vec<AddressView>> {
+        let view = self.view(id)?;
+        let Some(now) = &view.in_effect else { return Ok(Vec::new()) };
+        let told = self.ask_guest(&view).await;
+        let mut all = Vec::new();
+        for nic in &now.nics {
+            let mut add = |address, source, age: Option<u64>, expires| {
+                all.push(AddressView { nic: nic.id, mac: nic.mac, address, source, age, expires });
+            };
+            let own = told.interfaces.iter().filter(|told| told.mac == nic.mac).flat_map(|told| &told.addresses);
+            own.for_each(|address| add(*address, AddressSource::Agent, Some(told.at.elapsed().as_secs()), None));
+            let Some(switch) = nic.switch().and_then(|id| self.places.get(id).ok()).map(|(switch, _)| switch) else {
+                continue;
+            };
+            for lease in self.ctx.net.leases(switch.id) {
+                let is_its = lease.mac == nic.mac.to_string() && lease.is_valid();
+                if is_its && nic.port().and_then(|port| port.address) == Some(lease.address) {
+                    add(lease.address.into(), AddressSource::Dhcp, lease.age(), lease.expires);
+                }
+            }
+            for (address, ago) in self.ctx.net.seen(&switch, nic).await {
+                add(address, AddressSource::Seen, Some(ago.as_secs()), None);
+            }
+        }
+        Ok(all)
+    }
+
     /// Whether any of its NICs has one.
     pub(super) async fn has_any_address(&self, view: &VmView) -> bool {
         let known = self.addresses(view).await;
         known.by_mac.values().any(|addresses| !addresses.is_empty())
     }
 
-    async fn ask_guest(&self, view: &VmView) -> Vec<GuestInterface> {
+    async fn ask_guest(&self, view: &VmView) -> Told {
+        let nothing = || Told { at: Instant::now(), interfaces: Vec::new() };
         let id = view.spec.id;
         {
             let mut answers = self.guest_answers.0.lock().unwrap_or_else(PoisonError::into_inner);
-            answers.retain(|_, (at, _)| at.elapsed() < FRESH);
-            if let Some((_, interfaces)) = answers.get(&id) {
-                return interfaces.clone();
+            answers.retain(|_, told| told.at.elapsed() < FRESH);
+            if let Some(told) = answers.get(&id) {
+                return told.clone();
             }
             // One that is paused cannot answer, and would do so to nobody when it goes on.
             if !view.agent || view.status == Status::Paused {
-                return Vec::new();
+                return nothing();
             }
             // Whoever reads in the meantime does not ask as well: an agent serves one at a time.
-            answers.insert(id, (Instant::now(), Vec::new()));
+            answers.insert(id, nothing());
         }
         let interfaces = vm::guest_interfaces(&self.ctx, id, MOMENT).await;
         let mut answers = self.guest_answers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.insert(id, (Instant::now(), interfaces.clone()));
-        interfaces
+        let told = Told { at: Instant::now(), interfaces };
+        answers.insert(id, told.clone());
+        told
     }
 }

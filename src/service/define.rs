@@ -139,10 +139,10 @@ struct Wanted<'a> {
     kept: Vec<Kept<'a>>,
 }
 
-#[expect(dead_code, reason = "held for what their drop gives back")]
-enum Kept<'a> {
-    New(Promises<'a>),
-    Place(Option<Reservation>),
+/// Held for what its drop gives back.
+struct Kept<'a> {
+    _new: Option<Promises<'a>>,
+    _place: Option<Reservation>,
 }
 
 impl Wanted<'_> {
@@ -220,7 +220,7 @@ impl Wanted<'_> {
                     let resolved = nics::resolve(self.service, wish, (self.spec.id, &self.spec.name));
                     let (nic, promises) = resolved.map_err(|error| nics::among(index, error))?;
                     self.changes.push(Change::AddNic(Box::new(nic)));
-                    self.kept.push(Kept::New(promises));
+                    self.kept.push(Kept { _new: Some(promises), _place: None });
                 }
             }
         }
@@ -244,7 +244,7 @@ impl Wanted<'_> {
         if wished != *port {
             let (change, place) = self.service.port_change(self.spec, nic.id, whole)?;
             self.changes.push(change);
-            self.kept.push(Kept::Place(place));
+            self.kept.push(Kept { _new: None, _place: place });
         }
         Ok(())
     }

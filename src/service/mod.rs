@@ -38,7 +38,7 @@ use uuid::Uuid;
 
 pub use crate::vm::asked_by;
 pub use crate::{host::inventory::Node as NumaNode, qemu::Caps};
-pub use addresses::Addresses;
+pub use addresses::{AddressView, Addresses};
 pub use bases::{Base, BaseUser};
 pub use changes::Redefine;
 pub use define::Define;

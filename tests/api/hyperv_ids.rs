@@ -56,6 +56,7 @@ impl Things {
         vec![
             ("getVM", Value::Null, 200),
             ("updateVM", json!({ "Id": form(&self.vm), "networkAdapters": adapters }), 200),
+            ("listVMAddresses", Value::Null, 200),
             ("listNetworkAdapters", Value::Null, 200),
             ("addNetworkAdapter", json!({ "switchId": form(&self.switch) }), 201),
             ("updateNetworkAdapter", json!({ "isolated": true }), 200),

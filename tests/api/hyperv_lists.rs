@@ -7,7 +7,7 @@ use crate::support::Daemon;
 use serde_json::{Value, json};
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 29] = [
+const ROUTES: [(&str, &str, &str); 30] = [
     ("get", "/vms", "listVMs"),
     ("post", "/vms", "createVM"),
     ("get", "/vms/{id}", "getVM"),
@@ -20,6 +20,7 @@ const ROUTES: [(&str, &str, &str); 29] = [
     ("post", "/vms/{id}/suspend", "suspendVM"),
     ("post", "/vms/{id}/resume", "resumeVM"),
     ("get", "/vms/{id}/console", "openVMConsole"),
+    ("get", "/vms/{id}/addresses", "listVMAddresses"),
     ("get", "/vms/{id}/network-adapters", "listNetworkAdapters"),
     ("post", "/vms/{id}/network-adapters", "addNetworkAdapter"),
     ("put", "/vms/{id}/network-adapters/{adapterId}", "updateNetworkAdapter"),

@@ -92,6 +92,9 @@ async fn the_largest_vm_that_is_accepted_starts_changes_reboots_and_stops() {
     let disk = |base: &std::path::Path| json!({ "disk_size": 1, "base_image": base, "io_limits": limits() });
     let mut wish = daemon.wish();
     wish["name"] = json!("機".repeat(64));
+    // What is noted of it takes no room from the rest.
+    wish["labels"] = (0..64).map(|n| (format!("label{n:02}"), json!("v".repeat(130)))).collect();
+    wish["description"] = json!("d".repeat(1024));
     (wish["base_image"], wish["io_limits"], wish["iso"]) = (json!(base), limits(), json!(base));
     (wish["vcpus"], wish["max_vcpus"]) = (json!(8), json!(8));
     wish["cpu_pinning"] = json!({ "vcpus": vec![[0, 1]; 8], "emulator": [0, 1] });

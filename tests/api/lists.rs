@@ -7,10 +7,11 @@ use crate::support::Daemon;
 use serde_json::{Value, json};
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 45] = [
+const ROUTES: [(&str, &str, &str); 46] = [
     ("post", "/vms", "createVM"),
     ("get", "/vms", "listVMs"),
     ("get", "/vms/{id}", "getVM"),
+    ("get", "/vms/{id}/addresses", "listVMAddresses"),
     ("put", "/vms/{id}", "updateVM"),
     ("delete", "/vms/{id}", "deleteVM"),
     ("get", "/vms/{id}/config", "getVMConfig"),

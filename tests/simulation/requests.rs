@@ -94,10 +94,11 @@ impl Daemon<'_> {
                 change(Change::Medium(medium.then(|| Alias { file: "/iso".into(), sent: "/iso".into() }))),
             ),
             Ask::Several(number) => {
+                let memory = 64 + u64::from(number % 3) * 32;
                 let labels = (0..number % 3).map(|n| (format!("k{n}"), String::new())).collect();
                 let mut changes = vec![
                     Change::Cpu { vcpus: Some(i64::from(number % 4) + 1), pinning: None },
-                    Change::Memory(64 + i64::from(number % 3) * 32),
+                    Change::Memory(memory as i64),
                     Change::Metadata(Box::new(MetadataWish { labels: Some(labels), ..MetadataWish::default() })),
                 ];
                 changes.extend(disk(number).map(|disk| Change::Disk {
@@ -105,7 +106,7 @@ impl Daemon<'_> {
                     size: Some(disk.size as i64 + i64::from(number % 2)),
                     io_limits: Some(None),
                 }));
-                (Promise::Other, None, change(Change::Several(changes)))
+                (Promise::Memory(memory), None, change(Change::Several(changes)))
             }
             Ask::Redefine(number) => {
                 let redefinition = Redefinition { vcpus: Some(i64::from(number % 4) + 1), ..Redefinition::default() };

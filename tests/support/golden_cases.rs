@@ -64,6 +64,7 @@ fn q35() -> VmSpec {
         policy: Policy::default(),
         iso: None,
         named: Default::default(),
+        metadata: Default::default(),
     };
     spec.add_nic(nic(mac), None).unwrap();
     spec

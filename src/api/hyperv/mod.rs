@@ -2,6 +2,7 @@
 //! listener of its own (shared/contract). Only translation: what a request means is decided in `service` and `vm`.
 
 mod adapters;
+mod addresses;
 mod console;
 mod dto;
 pub(super) mod error;

@@ -6,7 +6,7 @@ use schemars::SchemaGenerator;
 use serde_json::Value;
 
 use super::{
-    Shared, adapters, console, dto,
+    Shared, adapters, addresses, console, dto,
     error::{Endpoint, ErrorBody, SWITCH_NOT_FOUND, http_error},
     events, forwards, info, power, switches, vms,
 };
@@ -42,6 +42,7 @@ const SUSPEND: Endpoint = vm("Failed to suspend VM");
 const RESUME: Endpoint = vm("Failed to resume VM");
 const CONSOLE: Endpoint = vm("Failed to open the console");
 const ADAPTERS: Endpoint = vm("Failed to list network adapters");
+const ADDRESSES: Endpoint = vm("Failed to list addresses");
 const ADD_ADAPTER: Endpoint = vm("Failed to add network adapter");
 const REMOVE_ADAPTER: Endpoint =
     Endpoint { not_found: "VM or network adapter not found", failed: "Failed to remove network adapter" };
@@ -145,7 +146,7 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .tag(VMS)
             .summary("Cut the power of a VM and remove it with its disk.")
             .output::<dto::Deleted>(200, "It is gone.")
-            .error(409, "The storage of its disk is not mounted, or is no storage directory any more."),
+            .error(409, "It is protected, or the storage of its disk is not mounted, or is no storage directory any more."),
         Route::post("/vms/{id}/start", "startVM", in_section(&START, power::start))
             .role(Role::Operator)
             .tag(VMS)
@@ -162,7 +163,7 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .waits_for_guest()
             .optional_input::<dto::Force>()
             .output::<dto::Stopped>(200, "It is off.")
-            .error(409, "It was off before.")
+            .error(409, "It was off before; or it is protected, and was to be turned off by force.")
             .error(422, NO_AGENT),
         Route::post("/vms/{id}/restart", "restartVM", in_section(&RESTART, power::restart))
             .role(Role::Operator)
@@ -204,6 +205,11 @@ fn network_routes() -> Vec<Route<Shared>> {
             .tag(ADAPTER)
             .summary("The network adapters of a VM.")
             .output::<Vec<adapters::Adapter>>(200, "The adapters."),
+        Route::get("/vms/{id}/addresses", "listVMAddresses", in_section(&ADDRESSES, addresses::list))
+            .role(Role::Viewer)
+            .tag(ADAPTER)
+            .summary("The addresses of a running VM, each with who says so and how long ago. One that several tell is there several times.")
+            .output::<Vec<addresses::Address>>(200, "The addresses, by adapter; none while it does not run."),
         Route::post("/vms/{id}/network-adapters", "addNetworkAdapter", in_section(&ADD_ADAPTER, adapters::add))
             .role(Role::Operator)
             .tag(ADAPTER)

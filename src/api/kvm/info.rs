@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use warp::http::StatusCode;
 
-use super::{Shared, dto, error::Problem, vm_id};
+use super::{Shared, config::Config, dto, error::Problem, vm_id};
 use crate::{
     api::{
         events::wait_time,
@@ -37,7 +37,7 @@ pub async fn details(shared: Shared, request: Request) -> Result<Reply, Problem>
 
 pub async fn config(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let view = shared.service.view(vm_id(&request)?)?;
-    Ok(Reply::json(StatusCode::OK, &dto::Config::of(&shared.service, &view)))
+    Ok(Reply::json(StatusCode::OK, &Config::of(&shared.service, &view)))
 }
 
 pub async fn status(shared: Shared, request: Request) -> Result<Reply, Problem> {

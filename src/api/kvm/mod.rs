@@ -1,8 +1,11 @@
 //! The KVM dialect: snake_case, errors as `{"error":{"code","message"}}`, mounted at `/` (shared/contract). Only
 //! translation: what a request means is decided in `service` and `vm`.
 
+mod addresses;
+mod as_sent;
 mod bandwidth;
 mod change;
+mod config;
 mod console;
 mod disk_view;
 mod disks;

@@ -1,7 +1,7 @@
 //! The rows of the route table about what a VM does and says: its figures, its console and its logs.
 
 use super::{
-    Shared, console,
+    Shared, addresses, console,
     error::{Endpoint, NotFound, endpoint},
     logs, performance,
 };
@@ -11,6 +11,7 @@ use crate::{
 };
 
 const PERFORMANCE: Endpoint = endpoint(NotFound::Short, "Internal error during performance metrics retrieval.");
+const ADDRESSES: Endpoint = endpoint(NotFound::Colon, "Internal error while looking for addresses.");
 const CONSOLE_LOG: Endpoint = endpoint(NotFound::Colon, "Internal error while reading the console log.");
 const CONSOLE: Endpoint = endpoint(NotFound::Colon, "Internal error while opening the console.");
 
@@ -56,6 +57,11 @@ pub fn routes() -> Vec<Route<Shared>> {
             .summary("Figures of a running VM.")
             .output::<performance::Performance>(200, "The last sampling.")
             .error(404, "There is no such VM, or it does not run."),
+        Route::get("/vms/{id}/addresses", "listVMAddresses", in_section(&ADDRESSES, addresses::list))
+            .role(Role::Viewer)
+            .tag(MONITORING)
+            .summary("The addresses of a running VM, each with who says so and how long ago. One that several tell is there several times.")
+            .output::<Vec<addresses::AddressRow>>(200, "The addresses, by NIC; none while it does not run."),
         Route::get("/vms/{id}/console", "openVMConsole", in_section(&CONSOLE, console::open))
             .role(Role::Operator)
             .tag(MONITORING)

@@ -118,18 +118,12 @@ struct UserBody {
 impl NetworkBody {
     /// The body that would make a NIC like this one.
     pub fn of(nic: &Nic, service: &Service) -> Self {
-        let base = Self {
-            name: Some(nic.label.clone()),
-            queues: Some(nic.queues.into()),
-            mac: Some(nic.mac),
-            ..Self::default()
-        };
+        let base = Self { name: Some(nic.label.clone()), mac: Some(nic.mac), ..Self::default() };
         match &nic.backend {
-            NicBackend::User { forwards } => {
-                Self { user: Some(UserBody { forwards: Some(forwards.clone()) }), queues: None, ..base }
-            }
+            NicBackend::User { forwards } => Self { user: Some(UserBody { forwards: Some(forwards.clone()) }), ..base },
             NicBackend::Switch(port) => Self {
                 switch: Some(service.switch_name(port.switch).unwrap_or_else(|| port.switch.to_string())),
+                queues: Some(nic.queues.into()),
                 address: port.address,
                 allow_spoofing: Some(port.allow_spoofing),
                 max_addresses: port.max_addresses.map(Into::into),

@@ -6,7 +6,7 @@ use schemars::SchemaGenerator;
 use serde_json::Value;
 
 use super::{
-    Shared, change, disk_view, disks, dto,
+    Shared, change, config, disk_view, disks, dto,
     error::{Endpoint, ErrorBody, NotFound, endpoint, http_error},
     events, forwards, host, info, media, monitoring, networks, policy, power, rows, switches, updated, whole,
 };
@@ -105,13 +105,13 @@ fn rows() -> Vec<Route<Shared>> {
             .output::<dto::Deleted>(200, "It is gone.")
             .error(
                 409,
-                "A forced stop came before it was done; or the storage of one of its disks is not mounted, or is no storage directory any more.",
+                "It is protected; a forced stop came before it was done; or the storage of one of its disks is not mounted, or is no storage directory any more.",
             ),
         Route::get("/vms/{id}/config", "getVMConfig", in_section(&CONFIG, info::config))
             .role(Role::Viewer)
             .tag(INFORMATION)
             .summary("The definition of a VM.")
-            .output::<dto::Config>(200, "The definition."),
+            .output::<config::Config>(200, "The definition."),
         Route::get("/vms/{id}/status", "getVMStatus", in_section(&STATUS, info::status))
             .role(Role::Viewer)
             .tag(INFORMATION)
@@ -241,7 +241,8 @@ fn rows() -> Vec<Route<Shared>> {
             .urgency(Urgency::Forced)
             .waits_for_guest()
             .optional_input::<dto::StopBody>()
-            .output::<dto::Done>(200, "It is stopped."),
+            .output::<dto::Done>(200, "It is stopped.")
+            .error(409, "It is protected, and was to be forced off."),
         Route::post("/vms/{id}/reboot", "rebootVM", in_section(&REBOOT, power::reboot))
             .role(Role::Operator)
             .tag(LIFECYCLE)

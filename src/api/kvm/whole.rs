@@ -1,5 +1,5 @@
-//! A VM as a client has it whole: the body and handler of its update, and its lists as they were sent. Clients that hold a
-//! definition (Terraform's, Ansible's) send it back as it is to be, and compare what they read with what they sent.
+//! A VM as a client has it whole: the body and handler of its update. Clients that hold a definition (Terraform's, Ansible's)
+//! send it back as it is to be, and compare what they read with what they sent (`as_sent`).
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use warp::http::StatusCode;
 
 use super::{
     Shared,
+    config::Config,
     disks::DiskBody,
-    dto::Config,
     error::Problem,
     networks::{self, NetworkBody},
     pinning::CpuPinning,
@@ -21,9 +21,9 @@ use crate::{
     api::http::{Reply, Request, given},
     model::{
         Applied, Change, CloneMode, Error, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError, RestartPolicy,
-        Sent, VmSpec,
+        Sent,
     },
-    service::{Define, Service},
+    service::Define,
 };
 
 /// The wanted definition of a VM, or any part of it. What is equal stays; what can be changed is changed, live or at the next start; what
@@ -167,34 +167,4 @@ pub async fn update(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let config = Config::of(&shared.service, &view);
     let whole = Whole { config, status: "updated", message: "VM successfully updated.", applied };
     Ok(Reply::json(StatusCode::OK, &whole))
-}
-
-/// Its disks beside the root disk, as they were sent if they are so still.
-pub fn disks(spec: &VmSpec) -> Vec<DiskBody> {
-    let there = spec.disks.get(1..).unwrap_or_default();
-    if let Some(sent) = read::<DiskBody>(spec.named.sent.disks.as_deref())
-        && sent.len() == there.len()
-        && sent.iter().zip(there).all(|(sent, disk)| sent.clone().into_model().is(disk))
-    {
-        return sent;
-    }
-    there.iter().map(DiskBody::of).collect()
-}
-
-/// Its NICs, likewise.
-pub fn networks(service: &Service, spec: &VmSpec) -> Vec<NetworkBody> {
-    if let Some(sent) = read::<NetworkBody>(spec.named.sent.networks.as_deref())
-        && sent.len() == spec.nics.len()
-        && sent.iter().zip(&spec.nics).all(|(sent, nic)| {
-            let wish = sent.clone().into_model().ok();
-            wish.is_some_and(|wish| service.switch_of(&wish).is_ok_and(|switch| wish.is(nic, switch)))
-        })
-    {
-        return sent;
-    }
-    spec.nics.iter().map(|nic| NetworkBody::of(nic, service)).collect()
-}
-
-fn read<T: for<'de> Deserialize<'de>>(sent: Option<&str>) -> Option<Vec<T>> {
-    serde_json::from_str(sent?).ok()
 }

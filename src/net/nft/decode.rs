@@ -86,6 +86,8 @@ pub struct Element {
     pub key: Key,
     pub datum: Option<Datum>,
     pub packets: Option<u64>,
+    /// Until it goes by itself.
+    pub left: Option<Duration>,
 }
 
 pub fn elements<'a>(message: &Received<'a>) -> impl Iterator<Item = Element> + use<'a> {
@@ -104,7 +106,8 @@ fn element(attributes: Attributes) -> Option<Element> {
     let packets = expr("counter").and_then(|counter| counter.u64(2));
     let above = expr("limit").and_then(|limit| Some(Datum::Above { bytes: limit.u64(1)?, burst: limit.u32(3)? }));
     let datum = datum.or(above);
-    Some(Element { key: Key { bytes, end }, datum, packets })
+    let left = attributes.u64(5).map(Duration::from_millis);
+    Some(Element { key: Key { bytes, end }, datum, packets, left })
 }
 
 pub fn verdict(attributes: Attributes) -> Option<Verdict> {

@@ -1,7 +1,7 @@
 //! The way to the kernel: reads tables and applies batches. A call waits for the kernel on a thread where nobody else
 //! waits.
 
-use std::{collections::BTreeMap, fmt, io, os::fd::OwnedFd, sync::Arc};
+use std::{collections::BTreeMap, fmt, io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, getsockname,
@@ -109,6 +109,16 @@ impl Kernel {
     pub async fn elements(&self, table: &TableName, set: &str) -> io::Result<Option<Vec<Key>>> {
         let found = self.every_element(table, set).await?;
         Ok(found.map(|all| all.into_iter().map(|element| element.key).collect()))
+    }
+
+    /// What packets have put into a set, with the time after which it goes. None if there is no such set.
+    ///
+    /// # Errors
+    /// Of the kernel.
+    pub async fn learned(&self, table: &TableName, set: &str) -> io::Result<Option<Vec<(Key, Duration)>>> {
+        let found = self.every_element(table, set).await?;
+        let learned = |element: decode::Element| Some((element.key, element.left?));
+        Ok(found.map(|all| all.into_iter().filter_map(learned).collect()))
     }
 
     /// What a set that counts has counted. None if there is no such set.

@@ -1,6 +1,6 @@
-//! Frees the addresses that a port had laid claim to, so that another can have them at once.
+//! The addresses that a port has laid claim to: which they are, and freeing them, so that another can have them at once.
 
-use std::io;
+use std::{io, net::IpAddr, time::Duration};
 
 use super::{ADDRESSES, ports, segment, table};
 use crate::{
@@ -40,6 +40,28 @@ pub async fn claims_of(kernel: &Kernel, state: &str, switch: &Switch, nic: &Nic)
         }
     }
     Ok(batches)
+}
+
+/// The addresses that a NIC's port has laid claim to by what its guest has sent, with the time since it did so last.
+///
+/// # Errors
+/// Of the kernel.
+pub async fn claimed(kernel: &Kernel, state: &str, switch: &Switch, nic: &Nic) -> io::Result<Vec<(IpAddr, Duration)>> {
+    let name = TableName { family: Family::Bridge, name: table(state) };
+    let segment = segment::name(switch, nic.port().and_then(|port| port.vlan));
+    let tap = ifname(&nic.tap());
+    let mut claimed = Vec::new();
+    for version in ["4", "6"] {
+        let all = kernel.learned(&name, &format!("{segment}_claims{version}")).await?.unwrap_or_default();
+        let own = all.iter().filter_map(|(key, left)| Some((address(key.bytes.strip_prefix(&tap[..])?)?, *left)));
+        claimed.extend(own.map(|(address, left)| (address, segment::CLAIM.saturating_sub(left))));
+    }
+    Ok(claimed)
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
 /// One that has run out meanwhile is no error: it is there again, and goes.

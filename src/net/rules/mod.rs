@@ -22,7 +22,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-pub use claims::claims_of;
+pub use claims::{claimed, claims_of};
 pub use refused::{Refusals, refused};
 
 use super::{

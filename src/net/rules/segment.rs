@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A claim lasts for so long after its last use.
-const CLAIM: Duration = Duration::from_secs(3600);
+pub const CLAIM: Duration = Duration::from_secs(3600);
 /// What was heard from behind the adapter.
 const HEARD: Duration = Duration::from_secs(1200);
 /// A claim that is being made: of two at the same instant, on two processors, the first is not above the rate.
