@@ -29,9 +29,32 @@ mod switches;
 mod times;
 mod updated;
 
-pub(super) use plain::plain;
+/// The bodies of requests and replies. A client in this program has the same.
+pub mod bodies {
+    pub use super::{
+        bandwidth::BandwidthBody,
+        change::{Cpu, CpuBody, DiskUpdate, Memory, MemoryBody, RootDisk},
+        disk_view::DiskView,
+        disks::{DiskBody, DiskDone, DiskRow},
+        dto::{Config, CreateBody, Created, Deleted, Details, Done, Health, Listed, RebootBody, StatusBody, StopBody},
+        error::ErrorBody,
+        events::{EventBody, EventsBody},
+        forwards::LeaseFields,
+        host::HostBody,
+        media::{Iso, IsoBody},
+        networks::{NetworkAdded, NetworkBody, NetworkRemoved, NetworkRow, NetworkView, UserBody},
+        performance::Performance,
+        pinning::CpuPinning,
+        policy::{AutostartBody, PolicyBody, PolicyView},
+        switches::{Ipv6Body, SwitchBody, SwitchDone, SwitchFields, SwitchKindBody},
+        updated::Updated,
+    };
+}
+
+pub use plain::plain;
 pub(super) use routes::routes;
 pub use routes::{openapi, table};
+pub use shown::Shown;
 
 use std::sync::Arc;
 
