@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  api/http   one route table, body decoding, accept loop
-//!  api/kvm, api/hyperv    the two dialects: translation only          cli   commands on the state directory
+//!  api/kvm, api/hyperv    the two dialects: translation only          cli   commands; most of them by client, over HTTP
 //!     │
 //!  service    the one core: create, list, route to a VM, recover
 //!     │
@@ -23,6 +23,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod client;
 pub mod config;
 #[doc(hidden)]
 pub mod fuzz;

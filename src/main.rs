@@ -12,13 +12,13 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use qherd::{
     api::{
         http::{Limits, Load, Shutdown, dispatch, listen::UnixDoor, serve},
         hyperv, kvm,
     },
-    cli,
+    cli::{self, Cli, Command},
     config::Settings,
     host::memory,
     service::Service,
@@ -31,37 +31,15 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// Bytes that are kept of answers which clients have not taken yet: four console logs of the largest size.
 const ANSWERS: u64 = 64 << 20;
 
-/// Manages QEMU/KVM virtual machines directly over QMP, without libvirt, behind a REST API.
-#[derive(Parser)]
-#[command(version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Check, export, import or restore the store of VM definitions
-    #[command(subcommand)]
-    Db(cli::db::Command),
-    /// Make, list and revoke tokens for clients from elsewhere
-    #[command(subcommand)]
-    Token(cli::token::Command),
-    /// Run the daemon
-    Serve {
-        /// Configuration file [default: ./qherd.toml, if there]
-        #[arg(long, env = "QHERD_CONFIG", value_name = "FILE")]
-        config: Option<PathBuf>,
-        #[command(flatten)]
-        settings: Box<Settings>,
-    },
-}
-
 fn main() -> ExitCode {
     // Before anything is made, here or by a program that is started from here: disks, consoles and exports are for nobody
     // else.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
-    let command = Cli::parse().command;
+    let command = match Cli::parse().command {
+        // They log nothing, and are to be done soon.
+        Command::OfClient(command) => return command.run(),
+        command => command,
+    };
     let filter = EnvFilter::try_from_env("QHERD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // A log that cannot be written (its disk is full) must not take a request down: the complaint would go to the same
     // standard error, and panic there.
@@ -72,6 +50,7 @@ fn main() -> ExitCode {
         Command::Db(command) => command.run(),
         Command::Token(command) => command.run(),
         Command::Serve { config, settings } => start(*settings, config).map(|()| ExitCode::SUCCESS),
+        Command::OfClient(command) => Ok(command.run()),
     };
     served.unwrap_or_else(|error| {
         eprintln!("qherd: {error:#}");

@@ -1,14 +1,170 @@
-//! Commands beside the daemon: on a state directory that no daemon uses, but for `token`. Only words and exit statuses here.
+//! The command line: `serve`, commands on a state directory (`db`, `token`), and those of a client, which know nothing but the
+//! REST API. Here is what there is; each group of commands has a file, and what all of them share has its own.
 
+mod columns;
+mod completion;
+mod connect;
+mod console;
+mod create;
 pub mod db;
+mod disks;
+mod events;
+mod exit;
+mod host;
+mod logs;
+mod names;
+mod nics;
+mod output;
+mod power;
+mod progress;
+mod set;
+mod sizes;
+mod ssh;
+mod switches;
+mod terminal;
 pub mod token;
+mod top;
+mod vms;
+mod wait;
+mod words;
 
-use std::{io::Write, path::PathBuf};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, Parser, Subcommand};
 
 use crate::config::Settings;
+use exit::{Exit, Fail};
+
+/// Manages QEMU/KVM virtual machines directly over QMP, without libvirt, behind a REST API.
+#[derive(Parser)]
+#[command(name = "qherd", version, after_help = exit::STATUSES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run the daemon
+    Serve {
+        /// Configuration file [default: ./qherd.toml, if there]
+        #[arg(long, env = "QHERD_CONFIG", value_name = "FILE", hide_env_values = true)]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        settings: Box<Settings>,
+    },
+    #[command(flatten)]
+    OfClient(OfClient),
+    /// Make, list and revoke tokens for clients from elsewhere
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Check, export, import or restore the store of VM definitions
+    #[command(subcommand)]
+    Db(db::Command),
+}
+
+/// The commands of a client.
+#[derive(Subcommand)]
+pub enum OfClient {
+    /// Make a VM by cloning an image
+    Create(Box<create::Create>),
+    /// List VMs, oldest first
+    Ls(vms::Ls),
+    /// All about VMs
+    Show(vms::Show),
+    /// Start VMs, or resume paused ones
+    Start(power::Start),
+    /// Stop VMs: the guest is asked, and cut off when its time is over
+    Stop(power::Stop),
+    /// Reboot VMs, in the background
+    Reboot(power::Reboot),
+    /// Halt VMs until they are resumed
+    Suspend(power::Vms),
+    /// Let halted VMs go on
+    Resume(power::Vms),
+    /// Cut the power of VMs and remove them, with every disk that qherd made
+    Rm(power::Rm),
+    /// Change VMs, live where it can be
+    Set(Box<set::Set>),
+    /// The serial console of a VM, on this terminal; Ctrl-] leaves it
+    Console(console::Console),
+    /// Log in to a VM, by the program ssh
+    Ssh(ssh::Ssh),
+    /// What a guest wrote on its console, as text
+    Logs(logs::Logs),
+    /// What happened to VMs and switches, or happens
+    Events(events::Events),
+    /// Wait until VMs run, have an address, or the like
+    Wait(wait::Wait),
+    /// What running VMs use, live
+    Top(top::Top),
+    /// The disks of a VM
+    #[command(subcommand)]
+    Disk(disks::Command),
+    /// The NICs of a VM
+    #[command(subcommand)]
+    Nic(nics::Command),
+    /// Virtual switches
+    #[command(subcommand)]
+    Switch(switches::Command),
+    /// The host: cores, memory, QEMU, and which VM is pinned where
+    Host(host::Host),
+    /// Print what a shell completes commands with
+    Completion(completion::Completion),
+}
+
+impl OfClient {
+    pub fn run(self) -> ExitCode {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let done = match runtime {
+            Ok(runtime) => {
+                let done = runtime.block_on(self.done());
+                // A name that is looked up still is nobody's any more.
+                runtime.shutdown_background();
+                done
+            }
+            Err(error) => Err(Fail::new(Exit::Failed, format!("cannot start the runtime: {error}"))),
+        };
+        match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(fail) => {
+                let text = fail.to_string();
+                if !text.is_empty() {
+                    // Where nobody hears it, the exit status still says it.
+                    let _ = writeln!(std::io::stderr(), "qherd: {text}");
+                }
+                fail.exit.into()
+            }
+        }
+    }
+
+    async fn done(self) -> Result<(), Fail> {
+        match self {
+            Self::Create(create) => create.run().await,
+            Self::Ls(ls) => ls.run().await,
+            Self::Show(show) => show.run().await,
+            Self::Start(start) => start.run().await,
+            Self::Stop(stop) => stop.run().await,
+            Self::Reboot(reboot) => reboot.run().await,
+            Self::Suspend(vms) => vms.suspend().await,
+            Self::Resume(vms) => vms.resume().await,
+            Self::Rm(rm) => rm.run().await,
+            Self::Set(set) => set.run().await,
+            Self::Console(console) => console.run().await,
+            Self::Ssh(ssh) => ssh.run().await,
+            Self::Logs(logs) => logs.run().await,
+            Self::Events(events) => events.run().await,
+            Self::Wait(wait) => wait.run().await,
+            Self::Top(top) => top.run().await,
+            Self::Disk(command) => command.run().await,
+            Self::Nic(command) => command.run().await,
+            Self::Switch(command) => command.run().await,
+            Self::Host(host) => host.run().await,
+            Self::Completion(completion) => completion.run(),
+        }
+    }
+}
 
 /// Which state directory.
 #[derive(Args)]

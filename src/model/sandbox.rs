@@ -90,7 +90,7 @@ impl Sandbox {
 }
 
 /// A layer that a host has not.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MissingLayer {
     pub layer: Layer,
     /// For people.

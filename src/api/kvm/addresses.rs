@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
 
 use super::{Shared, error::Problem, vm_id};
@@ -14,18 +14,18 @@ use crate::{
 };
 
 /// One address, by one source.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct AddressRow {
-    vm_id: String,
+    pub vm_id: String,
     /// The NIC's id.
-    network: String,
-    mac: String,
-    address: IpAddr,
-    source: AddressSource,
+    pub network: String,
+    pub mac: String,
+    pub address: IpAddr,
+    pub source: AddressSource,
     /// Seconds since the source said so, or saw it.
-    age: Option<u64>,
+    pub age: Option<u64>,
     /// When a lease ends, in seconds since 1970.
-    expires: Option<u64>,
+    pub expires: Option<u64>,
 }
 
 pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {

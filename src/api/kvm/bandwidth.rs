@@ -10,9 +10,9 @@ use crate::model::Bandwidth;
 #[serde(deny_unknown_fields)]
 pub struct BandwidthBody {
     /// Towards the guest.
-    in_bits_per_second: Option<u64>,
+    pub in_bits_per_second: Option<u64>,
     /// From the guest.
-    out_bits_per_second: Option<u64>,
+    pub out_bits_per_second: Option<u64>,
 }
 
 impl BandwidthBody {

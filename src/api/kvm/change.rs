@@ -16,55 +16,55 @@ use crate::{
 };
 
 /// At least one field.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CpuBody {
     /// 1 to 255, at most `max_vcpus` where the VM was created with one.
-    #[serde(default)]
-    vcpus: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<i64>,
     /// Replaced whole; null removes it.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<CpuPinning>")]
-    cpu_pinning: Option<Option<CpuPinning>>,
+    pub cpu_pinning: Option<Option<CpuPinning>>,
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MemoryBody {
     /// MiB, at most `max_memory`.
-    memory: i64,
+    pub memory: i64,
 }
 
 /// At least one field.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DiskUpdate {
     /// GiB; a disk only grows.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_size: Option<i64>,
     /// Replaced whole; null removes them.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<IoLimits>")]
     pub io_limits: Option<Option<IoLimits>>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct Cpu {
-    vcpus: u32,
-    cpu_pinning: Option<CpuPinning>,
+    pub vcpus: u32,
+    pub cpu_pinning: Option<CpuPinning>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct Memory {
     /// MiB.
-    memory: u64,
+    pub memory: u64,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct RootDisk {
     /// GiB.
-    disk_size: Option<u64>,
-    io_limits: Option<IoLimits>,
+    pub disk_size: Option<u64>,
+    pub io_limits: Option<IoLimits>,
 }
 
 pub async fn cpu(shared: Shared, request: Request) -> Result<Reply, Problem> {

@@ -1,9 +1,9 @@
 //! The definition of a VM as this dialect shows it.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{borrow::Cow, collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     as_sent,
@@ -20,43 +20,43 @@ use crate::{
 };
 
 /// The definition.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct Config {
-    id: String,
-    vm_id: String,
-    name: String,
-    vcpus: u32,
-    max_vcpus: u32,
+    pub id: String,
+    pub vm_id: String,
+    pub name: String,
+    pub vcpus: u32,
+    pub max_vcpus: u32,
     /// MiB.
-    memory: u64,
+    pub memory: u64,
     /// MiB.
-    max_memory: u64,
+    pub max_memory: u64,
     /// GiB.
-    disk_size: Option<u64>,
-    cpu_pinning: Option<CpuPinning>,
-    io_limits: Option<IoLimits>,
-    disk_file: Option<PathBuf>,
-    base_image: Option<PathBuf>,
-    clone: Option<CloneMode>,
+    pub disk_size: Option<u64>,
+    pub cpu_pinning: Option<CpuPinning>,
+    pub io_limits: Option<IoLimits>,
+    pub disk_file: Option<PathBuf>,
+    pub base_image: Option<PathBuf>,
+    pub clone: Option<CloneMode>,
     /// All disks beside the root disk, as they were sent if they are so still.
-    disks: Vec<DiskBody>,
+    pub disks: Vec<DiskBody>,
     /// All NICs, likewise; `GET /vms/{id}/networks` has all about them.
-    networks: Vec<NetworkBody>,
+    pub networks: Vec<NetworkBody>,
     /// The image in its CD drive.
-    iso: Option<PathBuf>,
-    labels: BTreeMap<String, String>,
-    description: Option<String>,
-    protected: bool,
+    pub iso: Option<PathBuf>,
+    pub labels: BTreeMap<String, String>,
+    pub description: Option<String>,
+    pub protected: bool,
     /// As it was sent.
-    start: bool,
-    mac_address: Option<String>,
-    profile: String,
-    machine_type: String,
+    pub start: bool,
+    pub mac_address: Option<String>,
+    pub profile: String,
+    pub machine_type: String,
     #[serde(flatten)]
-    policy: PolicyView,
-    created_at: String,
+    pub policy: PolicyView,
+    pub created_at: String,
     /// What is configured but not in effect yet.
-    pending: BTreeMap<&'static str, Pending>,
+    pub pending: BTreeMap<Cow<'static, str>, Pending>,
 }
 
 impl Config {

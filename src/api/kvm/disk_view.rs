@@ -3,20 +3,20 @@
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{CloneMode, Disk, IoLimits};
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct DiskView {
     /// `root`, `disk1`…
-    name: String,
+    pub name: String,
     /// GiB.
-    disk_size: u64,
-    disk_file: PathBuf,
-    base_image: Option<PathBuf>,
-    clone: Option<CloneMode>,
-    io_limits: Option<IoLimits>,
+    pub disk_size: u64,
+    pub disk_file: PathBuf,
+    pub base_image: Option<PathBuf>,
+    pub clone: Option<CloneMode>,
+    pub io_limits: Option<IoLimits>,
 }
 
 impl DiskView {

@@ -1,6 +1,6 @@
 //! The disks of a VM, one by one: bodies and handlers.
 
-use std::path::PathBuf;
+use std::{borrow::Cow, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -20,19 +20,19 @@ use crate::{
 };
 
 /// A disk beside the root disk.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DiskBody {
     /// GiB.
-    disk_size: i64,
+    pub disk_size: i64,
     /// Cloned; without one the disk is empty.
     #[serde(skip_serializing_if = "Option::is_none")]
-    base_image: Option<PathBuf>,
+    pub base_image: Option<PathBuf>,
     /// `linked` (default) or `full`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    clone: Option<CloneMode>,
+    pub clone: Option<CloneMode>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    io_limits: Option<IoLimits>,
+    pub io_limits: Option<IoLimits>,
 }
 
 impl DiskBody {
@@ -58,24 +58,24 @@ impl DiskBody {
 }
 
 /// One line of the list.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct DiskRow {
     #[serde(flatten)]
-    of: Of,
+    pub of: Of,
     #[serde(flatten)]
-    disk: DiskView,
+    pub disk: DiskView,
 }
 
 /// A disk that was added, changed or removed.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct DiskDone {
     #[serde(flatten)]
-    of: Of,
+    pub of: Of,
     #[serde(flatten)]
-    disk: Option<DiskView>,
-    status: &'static str,
-    message: &'static str,
-    applied: Applied,
+    pub disk: Option<DiskView>,
+    pub status: Cow<'static, str>,
+    pub message: Cow<'static, str>,
+    pub applied: Applied,
 }
 
 pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
@@ -92,8 +92,13 @@ pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let (view, applied) = shared.service.add_disk(id, wish).await?;
     let disk = view.spec.disk_of(request.makes).or(view.spec.disks.last());
     let of = Of::disk(id, disk.map_or("", |disk| &disk.name));
-    let done =
-        DiskDone { of, disk: disk.map(DiskView::of), status: "created", message: "Disk successfully added.", applied };
+    let done = DiskDone {
+        of,
+        disk: disk.map(DiskView::of),
+        status: "created".into(),
+        message: "Disk successfully added.".into(),
+        applied,
+    };
     Ok(Reply::json(StatusCode::CREATED, &done))
 }
 
@@ -117,7 +122,7 @@ pub async fn remove(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let disk = view.spec.disk(&name).map(DiskView::of);
     let of = Of::disk(id, &name);
     let (_, applied) = shared.service.change(id, Change::RemoveDisk(name)).await?;
-    let done = DiskDone { of, disk, status: "deleted", message: "Disk successfully removed.", applied };
+    let done = DiskDone { of, disk, status: "deleted".into(), message: "Disk successfully removed.".into(), applied };
     Ok(Reply::json(StatusCode::OK, &done))
 }
 

@@ -1,6 +1,6 @@
 //! The bodies of this dialect. Numbers of requests are as wide as JSON's: their range is the domain's to judge.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{borrow::Cow, collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,58 +23,73 @@ use crate::{
 };
 
 /// A VM to be created.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateBody {
     /// 1 to 255.
-    vcpus: i64,
+    pub vcpus: i64,
     /// MiB, 16 to the host's memory.
-    memory: i64,
+    pub memory: i64,
     /// GiB, 1 to 65,536; not below the base image's virtual size.
-    disk_size: i64,
+    pub disk_size: i64,
     /// A raw or qcow2 image in an image directory; a relative path is looked for in each of them.
-    base_image: String,
-    cpu_pinning: Option<CpuPinning>,
-    io_limits: Option<IoLimits>,
+    pub base_image: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_pinning: Option<CpuPinning>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_limits: Option<IoLimits>,
     /// 1 to 64 letters and digits of any script, `._-()+@:` and spaces; need not be unique.
-    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Machine profile: `q35` (default), `pc`, or one of the templates folder.
-    profile: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
     /// Also start it, all or nothing.
     #[serde(default)]
-    start: bool,
+    pub start: bool,
     /// `linked` (default): an overlay that needs the base image; `full`: a copy.
     #[serde(default)]
-    clone: CloneMode,
+    pub clone: CloneMode,
     /// Disks beside the root disk.
     #[serde(default)]
     #[schemars(length(max = MAX_DEVICES))]
-    disks: Vec<DiskBody>,
+    pub disks: Vec<DiskBody>,
     /// NICs; default one on QEMU's user-mode network, and none for an empty list.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_DEVICES))]
-    networks: Option<Vec<NetworkBody>>,
+    pub networks: Option<Vec<NetworkBody>>,
     /// vCPUs that it can grow to; default 16.
-    max_vcpus: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_vcpus: Option<i64>,
     /// MiB that it can grow to; default its `memory` below 2048, else the host's memory.
-    max_memory: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_memory: Option<i64>,
     /// Whether it starts again when it has ended: `never` (default), `on-failure`, `always`.
-    restart_policy: Option<RestartPolicy>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart_policy: Option<RestartPolicy>,
     /// Restarts in a row before it is given up; default: never.
-    max_restarts: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_restarts: Option<i64>,
     /// Whether it starts after a boot of the host; default no.
-    autostart: Option<AutostartBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autostart: Option<AutostartBody>,
     /// When the host cannot read or write a disk: `pause` (default), `retry`, `report`.
-    on_io_error: Option<OnIoError>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_io_error: Option<OnIoError>,
     /// An ISO image for its CD drive, in an image directory; it boots where the disk does not.
-    iso: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iso: Option<String>,
     /// What people and programs find it by: at most 64, keys of 1 to 63 letters, digits, `._-/`, values of at most 255
     /// characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = MAX_LABELS))]
-    labels: Option<BTreeMap<String, String>>,
+    pub labels: Option<BTreeMap<String, String>>,
     /// At most 1,024 characters.
-    description: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
     /// It is neither deleted nor forced off until that is taken away; default false.
-    protected: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protected: Option<bool>,
 }
 
 impl CreateBody {
@@ -113,59 +128,59 @@ impl CreateBody {
     }
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct Created {
     /// Always `uuid`, as the document has it.
-    r#type: &'static str,
-    id: String,
+    pub r#type: Cow<'static, str>,
+    pub id: String,
     /// The same: published clients read either.
-    vm_id: String,
-    name: String,
+    pub vm_id: String,
+    pub name: String,
     /// Always `created`.
-    status: &'static str,
-    vcpus: u32,
-    memory: u64,
-    disk_size: Option<u64>,
-    disk_file: Option<PathBuf>,
-    mac_address: Option<String>,
-    message: &'static str,
+    pub status: Cow<'static, str>,
+    pub vcpus: u32,
+    pub memory: u64,
+    pub disk_size: Option<u64>,
+    pub disk_file: Option<PathBuf>,
+    pub mac_address: Option<String>,
+    pub message: Cow<'static, str>,
 }
 
 impl Created {
     pub fn of(view: &VmView) -> Self {
         let spec = &view.spec;
         Self {
-            r#type: "uuid",
+            r#type: "uuid".into(),
             id: spec.id.to_string(),
             vm_id: spec.id.to_string(),
             name: spec.name.clone(),
-            status: "created",
+            status: "created".into(),
             vcpus: spec.vcpus,
             memory: spec.memory,
             disk_size: spec.root().map(|disk| disk.size),
             disk_file: spec.root().map(|disk| disk.file.clone()),
             mac_address: spec.nics.first().map(|nic| nic.mac.to_string()),
-            message: "VM successfully created and storage cloned.",
+            message: "VM successfully created and storage cloned.".into(),
         }
     }
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct StatusBody {
-    id: String,
-    vm_id: String,
-    name: String,
-    status: Status,
-    message: String,
+    pub id: String,
+    pub vm_id: String,
+    pub name: String,
+    pub status: Status,
+    pub message: String,
     /// Why it is paused, crashed or unresponsive, and whether it starts again by itself.
-    reason: Option<String>,
+    pub reason: Option<String>,
     /// Restarts in a row by its policy, the next one included.
-    restarts: u32,
+    pub restarts: u32,
     /// When it is started again by its policy.
-    next_restart: Option<String>,
+    pub next_restart: Option<String>,
     /// With `wait`: it is as was waited for; false where the time was over.
     #[serde(skip_serializing_if = "Option::is_none")]
-    reached: Option<bool>,
+    pub reached: Option<bool>,
 }
 
 impl StatusBody {
@@ -190,28 +205,28 @@ impl StatusBody {
 }
 
 /// All about one VM: its definition, its status and its run.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct Details {
     #[serde(flatten)]
-    config: Config,
-    status: Status,
-    message: String,
-    reason: Option<String>,
-    restarts: u32,
-    next_restart: Option<String>,
+    pub config: Config,
+    pub status: Status,
+    pub message: String,
+    pub reason: Option<String>,
+    pub restarts: u32,
+    pub next_restart: Option<String>,
     /// Why the last start came to nothing, until one succeeds.
-    last_failure: Option<FailedStart>,
+    pub last_failure: Option<FailedStart>,
     /// QEMU's process.
-    pid: Option<i32>,
-    started_at: Option<String>,
+    pub pid: Option<i32>,
+    pub started_at: Option<String>,
     /// Seconds since it was started.
-    uptime: Option<u64>,
+    pub uptime: Option<u64>,
     /// What keeps its QEMU from the host, while it runs; `null` of one that an earlier version of qherd started.
-    sandbox: Option<Sandbox>,
+    pub sandbox: Option<Sandbox>,
     /// The guest agent has opened its port.
-    guest_agent: bool,
+    pub guest_agent: bool,
     /// `kvm` or `tcg`: what it runs under, or would if it were started now.
-    accelerator: &'static str,
+    pub accelerator: Cow<'static, str>,
 }
 
 impl Details {
@@ -230,54 +245,57 @@ impl Details {
             uptime: view.uptime(),
             sandbox: view.sandbox.clone(),
             guest_agent: view.agent,
-            accelerator: service.caps().accelerator.as_str(),
+            accelerator: service.caps().accelerator.as_str().into(),
         }
     }
 }
 
 /// What became of a start, stop or reboot.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct Done {
-    id: String,
-    vm_id: String,
-    status: Status,
-    message: &'static str,
+    pub id: String,
+    pub vm_id: String,
+    pub status: Status,
+    pub message: Cow<'static, str>,
     /// Of a stop: the guest did not power off by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
-    forced: Option<bool>,
+    pub forced: Option<bool>,
 }
 
 impl Done {
     pub fn new(id: VmId, status: Status, message: &'static str, forced: Option<bool>) -> Self {
-        Self { id: id.to_string(), vm_id: id.to_string(), status, message, forced }
+        Self { id: id.to_string(), vm_id: id.to_string(), status, message: message.into(), forced }
     }
 }
 
 /// How to stop. Query and body may both say it, as long as they agree.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StopBody {
     /// Cut the power at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub force: Option<bool>,
     /// Seconds that the guest is given, 1 to 86,400; default 60.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<i64>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RebootBody {
     /// Seconds that the guest is given, 1 to 86,400; default 60.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<i64>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct Deleted {
-    vm_id: String,
-    id: String,
+    pub vm_id: String,
+    pub id: String,
     /// Always `deleted`.
-    status: &'static str,
-    message: &'static str,
-    disk_file: Option<PathBuf>,
+    pub status: Cow<'static, str>,
+    pub message: Cow<'static, str>,
+    pub disk_file: Option<PathBuf>,
 }
 
 impl Deleted {
@@ -285,27 +303,27 @@ impl Deleted {
         Self {
             vm_id: view.spec.id.to_string(),
             id: view.spec.id.to_string(),
-            status: "deleted",
-            message: "VM successfully deleted.",
+            status: "deleted".into(),
+            message: "VM successfully deleted.".into(),
             disk_file: view.spec.root().map(|disk| disk.file.clone()),
         }
     }
 }
 
 /// A base image and the VMs that were cloned from it.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct BaseBody {
-    path: PathBuf,
-    format: ImageFormat,
-    vms: Vec<BaseUserBody>,
+    pub path: PathBuf,
+    pub format: ImageFormat,
+    pub vms: Vec<BaseUserBody>,
 }
 
-#[derive(Serialize, JsonSchema)]
-struct BaseUserBody {
-    id: String,
-    vm_id: String,
-    name: String,
-    clone: CloneMode,
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct BaseUserBody {
+    pub id: String,
+    pub vm_id: String,
+    pub name: String,
+    pub clone: CloneMode,
 }
 
 impl From<Base> for BaseBody {
@@ -320,14 +338,14 @@ impl From<Base> for BaseBody {
     }
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct Health {
     /// `ok`.
-    pub status: &'static str,
-    pub version: &'static str,
+    pub status: Cow<'static, str>,
+    pub version: Cow<'static, str>,
     pub qemu_version: String,
     /// `kvm` or `tcg`.
-    pub accelerator: &'static str,
+    pub accelerator: Cow<'static, str>,
     /// Why this one.
     pub accelerator_reason: String,
     /// What somebody should see to.

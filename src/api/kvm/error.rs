@@ -2,7 +2,7 @@
 //! (ruling 13), so each endpoint carries its own sentences, and one exhaustive match puts them to use.
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
 
 use crate::{
@@ -11,20 +11,20 @@ use crate::{
 };
 
 /// The body of every error.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorBody {
-    error: ErrorFields,
+    pub error: ErrorFields,
 }
 
-#[derive(Debug, Serialize, JsonSchema)]
-struct ErrorFields {
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ErrorFields {
     /// The HTTP status.
-    code: u16,
+    pub code: u16,
     /// What to know and what to change, for people.
-    message: String,
+    pub message: String,
     /// The cause, where the host failed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<String>,
+    pub detail: Option<String>,
 }
 
 /// Why a handler does not answer as asked.

@@ -1,5 +1,7 @@
 //! Events as this dialect writes them.
 
+use std::borrow::Cow;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
@@ -11,96 +13,97 @@ use super::{
 use crate::{
     api::{
         events::{self, AFTER, ENDS, EVENT_STREAM, LIMIT, TYPE, WAIT, written},
-        http::{HttpError, QueryParam, Reply, Request, Route, in_section},
+        http::{HttpError, QueryParam, Reply, Request, Route, given, in_section},
     },
     model::{About, Asker, Incident, Role, Status, VmId, Wanted, What},
     service::events::{Entry, Place},
 };
 
 /// Something that has happened. Which of the fields from `fields` on are there depends on `type`.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[schemars(example = example())]
 pub struct EventBody {
     /// What `after` and `Last-Event-ID` take.
-    id: String,
+    pub id: String,
     /// One more with each event.
-    seq: u64,
+    pub seq: u64,
     /// When, in UTC.
-    time: String,
-    r#type: &'static str,
+    pub time: String,
+    pub r#type: Cow<'static, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    vm_id: Option<String>,
+    pub vm_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    switch_id: Option<String>,
+    pub switch_id: Option<String>,
     /// Of the VM or the switch, at that time.
-    name: String,
+    pub name: String,
     /// Who has asked for it; empty where nobody has.
-    by: Vec<AskerBody>,
+    pub by: Vec<AskerBody>,
     #[serde(flatten)]
-    details: Details,
+    pub details: Details,
 }
 
 /// Who has asked, and in which request.
-#[derive(Debug, Serialize, JsonSchema)]
-struct AskerBody {
-    caller: String,
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct AskerBody {
+    pub caller: String,
     /// As in the reply's `X-Request-Id`.
-    request_id: String,
+    pub request_id: String,
 }
 
-#[derive(Debug, Default, Serialize, JsonSchema)]
-struct Details {
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Details {
     /// `vm.changed`, `switch.changed`, `vm.in_effect`: what differs.
     #[serde(skip_serializing_if = "Option::is_none")]
-    fields: Option<Vec<String>>,
+    pub fields: Option<Vec<String>>,
     /// `vm.goal`: what is wanted of the VM from now on.
     #[serde(skip_serializing_if = "Option::is_none")]
-    goal: Option<Goal>,
+    pub goal: Option<Goal>,
     /// `vm.status`
     #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<Status>,
+    pub status: Option<Status>,
     /// `vm.status`: why, where there is something to say.
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
+    pub reason: Option<String>,
     /// `vm.agent`: the guest's agent is there.
     #[serde(skip_serializing_if = "Option::is_none")]
-    connected: Option<bool>,
+    pub connected: Option<bool>,
     /// `vm.in_effect`: vCPUs that the guest has now.
     #[serde(skip_serializing_if = "Option::is_none")]
-    vcpus: Option<u32>,
+    pub vcpus: Option<u32>,
     /// `vm.in_effect`: MiB that the guest has now.
     #[serde(skip_serializing_if = "Option::is_none")]
-    memory: Option<u64>,
+    pub memory: Option<u64>,
     /// `vm.in_effect`: disks and NICs that came.
     #[serde(skip_serializing_if = "Option::is_none")]
-    added: Option<Vec<String>>,
+    pub added: Option<Vec<String>>,
     /// `vm.in_effect`: disks and NICs that went.
     #[serde(skip_serializing_if = "Option::is_none")]
-    removed: Option<Vec<String>>,
+    pub removed: Option<Vec<String>>,
     /// `vm.reset`, `vm.powered_off`, `vm.panicked`, `vm.io_error`, `vm.watchdog`: how often since the last event.
     #[serde(skip_serializing_if = "Option::is_none")]
-    times: Option<u32>,
+    pub times: Option<u32>,
     /// `vm.io_error`
     #[serde(skip_serializing_if = "Option::is_none")]
-    disk: Option<String>,
+    pub disk: Option<String>,
     /// `vm.io_error`: `read` or `write`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    operation: Option<String>,
+    pub operation: Option<String>,
     /// `vm.io_error`: for want of space.
     #[serde(skip_serializing_if = "Option::is_none")]
-    no_space: Option<bool>,
+    pub no_space: Option<bool>,
     /// `vm.watchdog`: what QEMU did about it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    action: Option<String>,
+    pub action: Option<String>,
     /// `vm.problem`, `switch.problem`: what is not as it should be; null where it is again.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub problem: Option<Option<String>>,
 }
 
 /// What is wanted of a VM.
-#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-enum Goal {
+pub enum Goal {
     Start,
     Stop,
     Reboot,
@@ -127,12 +130,12 @@ impl From<Wanted> for Goal {
 }
 
 /// Events, and where to go on.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct EventsBody {
     /// In the order in which they happened; none where there was none in the time.
-    events: Vec<EventBody>,
+    pub events: Vec<EventBody>,
     /// The next `after`.
-    next: String,
+    pub next: String,
 }
 
 impl EventBody {
@@ -146,7 +149,7 @@ impl EventBody {
             id: place.to_string(),
             seq: entry.number,
             time: written(event.at),
-            r#type: event.kind(),
+            r#type: event.kind().into(),
             vm_id,
             switch_id,
             name,

@@ -1,13 +1,13 @@
 //! Why the last start of a VM came to nothing.
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::times::time;
 use crate::model;
 
 /// A start that came to nothing.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct FailedStart {
     pub reason: String,
     pub at: String,

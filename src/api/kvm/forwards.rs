@@ -1,6 +1,6 @@
 //! What a switch does for its guests, one by one: ports of the host that lead to them, and addresses that it has given out.
 
-use std::net::Ipv4Addr;
+use std::{borrow::Cow, net::Ipv4Addr};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,65 +15,67 @@ use crate::{
 };
 
 /// A port of the host that is to lead to a VM on the switch.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(example = json!({ "host_port": 8443, "vm": "5b0b4b8e-4a0c-4f6e-9b1a-2f4f3f0c7d11", "guest_port": 443 }))]
 pub struct ForwardBody {
     /// `tcp` (default) or `udp`.
     #[serde(default)]
-    protocol: Protocol,
+    pub protocol: Protocol,
     /// The host's address that it is for; every one where none is given. Not a loopback one.
-    host_address: Option<Ipv4Addr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_address: Option<Ipv4Addr>,
     /// 1 to 65535.
-    host_port: i64,
+    pub host_port: i64,
     /// The id of the VM.
-    vm: String,
+    pub vm: String,
     /// The VM's NIC, by its id or QEMU's name of it; the first one on the switch where none is given.
-    network: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
     /// 1 to 65535.
-    guest_port: i64,
+    pub guest_port: i64,
 }
 
 /// A port of the host that leads to a VM on the switch.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct ForwardFields {
-    id: String,
-    protocol: Protocol,
+    pub id: String,
+    pub protocol: Protocol,
     /// Null for every one.
-    host_address: Option<Ipv4Addr>,
-    host_port: u16,
-    vm_id: String,
-    vm_name: String,
+    pub host_address: Option<Ipv4Addr>,
+    pub host_port: u16,
+    pub vm_id: String,
+    pub vm_name: String,
     /// The NIC's id.
-    network: String,
-    device: String,
+    pub network: String,
+    pub device: String,
     /// Where it leads.
-    guest_address: Option<Ipv4Addr>,
-    guest_port: u16,
+    pub guest_address: Option<Ipv4Addr>,
+    pub guest_port: u16,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct ForwardDone {
     #[serde(flatten)]
-    forward: ForwardFields,
+    pub forward: ForwardFields,
     /// Always `deleted`.
-    status: &'static str,
-    message: &'static str,
+    pub status: Cow<'static, str>,
+    pub message: Cow<'static, str>,
 }
 
 /// An address that a NIC has taken from the switch's DHCP.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct LeaseFields {
-    mac: String,
-    address: Ipv4Addr,
+    pub mac: String,
+    pub address: Ipv4Addr,
     /// What the switch told the guest that it is called.
-    hostname: Option<String>,
+    pub hostname: Option<String>,
     /// Seconds since 1970.
-    expires: Option<u64>,
-    vm_id: String,
-    vm_name: String,
+    pub expires: Option<u64>,
+    pub vm_id: String,
+    pub vm_name: String,
     /// The NIC's id.
-    network: String,
+    pub network: String,
 }
 
 impl ForwardFields {
@@ -135,7 +137,7 @@ pub async fn remove(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let id = switch_id(&request)?;
     let forward = ForwardId::parse(request.param("forward")).ok_or(Problem::BadId)?;
     let forward = ForwardFields::of(shared.service.remove_forward(id, forward).await?);
-    let done = ForwardDone { forward, status: "deleted", message: "Port forward successfully deleted." };
+    let done = ForwardDone { forward, status: "deleted".into(), message: "Port forward successfully deleted.".into() };
     Ok(Reply::json(StatusCode::OK, &done))
 }
 

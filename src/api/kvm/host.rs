@@ -1,9 +1,9 @@
 //! `GET /host`.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
 
 use super::{Shared, error::Problem};
@@ -14,70 +14,70 @@ use crate::{
 };
 
 /// The host: what there is to run VMs on, and which cores are spoken for.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct HostBody {
-    cores: Cores,
+    pub cores: Cores,
     /// Empty where the kernel knows no NUMA.
-    numa_nodes: Vec<NumaNode>,
+    pub numa_nodes: Vec<NumaNode>,
     /// MiB.
-    memory_total: u64,
+    pub memory_total: u64,
     /// MiB that can be had without swapping.
-    memory_available: Option<u64>,
-    qemu_version: String,
+    pub memory_available: Option<u64>,
+    pub qemu_version: String,
     /// `kvm` or `tcg`.
-    accelerator: &'static str,
+    pub accelerator: Cow<'static, str>,
     /// Why this one.
-    accelerator_reason: String,
+    pub accelerator_reason: String,
     /// What keeps QEMU from this host.
-    sandbox: SandboxBody,
+    pub sandbox: SandboxBody,
     /// VMs whose definition pins their vCPUs, oldest first, whether they run or not.
-    pinned_by: Vec<PinnedBody>,
+    pub pinned_by: Vec<PinnedBody>,
 }
 
 /// The layers around each VM's QEMU; `GET /vms/{id}` tells those that it was started in.
-#[derive(Serialize, JsonSchema)]
-struct SandboxBody {
-    layers: Vec<Layer>,
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct SandboxBody {
+    pub layers: Vec<Layer>,
     /// What VMs go without here, and why; empty with `--sandbox require`.
-    missing: Vec<MissingLayer>,
+    pub missing: Vec<MissingLayer>,
 }
 
 /// Cores by number, ascending.
-#[derive(Serialize, JsonSchema)]
-struct Cores {
-    online: Vec<u32>,
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct Cores {
+    pub online: Vec<u32>,
     /// Kept free of other work by the boot option `isolcpus`.
-    isolated: Vec<u32>,
+    pub isolated: Vec<u32>,
     /// Online, and qherd may use them; `cpu_pinning` takes no others.
-    usable: Vec<u32>,
+    pub usable: Vec<u32>,
     /// In the pinning of at least one VM, see `pinned_by`.
-    pinned: Vec<u32>,
+    pub pinned: Vec<u32>,
 }
 
-#[derive(Serialize, JsonSchema)]
-struct NumaNode {
-    node: u32,
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct NumaNode {
+    pub node: u32,
     /// Those online; none on a node that has only memory.
-    cores: Vec<u32>,
+    pub cores: Vec<u32>,
     /// MiB.
-    memory_total: Option<u64>,
+    pub memory_total: Option<u64>,
     /// MiB that nothing uses, not even a cache.
-    memory_free: Option<u64>,
+    pub memory_free: Option<u64>,
 }
 
-#[derive(Serialize, JsonSchema)]
-struct PinnedBody {
-    id: String,
-    vm_id: String,
-    name: String,
-    status: Status,
-    vcpus: Vec<PinnedVcpu>,
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct PinnedBody {
+    pub id: String,
+    pub vm_id: String,
+    pub name: String,
+    pub status: Status,
+    pub vcpus: Vec<PinnedVcpu>,
 }
 
-#[derive(Serialize, JsonSchema)]
-struct PinnedVcpu {
-    vcpu: usize,
-    cores: Vec<u32>,
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct PinnedVcpu {
+    pub vcpu: usize,
+    pub cores: Vec<u32>,
 }
 
 pub async fn host(shared: Shared, _: Request) -> Result<Reply, Problem> {
@@ -102,7 +102,7 @@ impl HostBody {
             memory_total: inventory.memory_total,
             memory_available: inventory.memory_available,
             qemu_version: caps.version.clone(),
-            accelerator: caps.accelerator.as_str(),
+            accelerator: caps.accelerator.as_str().into(),
             accelerator_reason: caps.accelerator_reason.clone(),
             sandbox,
             pinned_by: pinned.into_iter().map(PinnedBody::of).collect(),

@@ -91,10 +91,10 @@ pub async fn base_images(shared: Shared, _: Request) -> Result<Reply, Problem> {
 pub async fn health(shared: Shared, _: Request) -> Result<Reply, Problem> {
     let caps = shared.service.caps();
     let health = dto::Health {
-        status: "ok",
-        version: env!("CARGO_PKG_VERSION"),
+        status: "ok".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
         qemu_version: caps.version.clone(),
-        accelerator: caps.accelerator.as_str(),
+        accelerator: caps.accelerator.as_str().into(),
         accelerator_reason: caps.accelerator_reason.clone(),
         warnings: crate::api::warnings(&shared.service),
     };

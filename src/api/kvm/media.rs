@@ -17,33 +17,33 @@ use crate::{
     model::{Applied, VmId},
 };
 
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IsoBody {
     /// An ISO image in an image directory; null ejects.
-    #[serde(deserialize_with = "given")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
-    iso: Option<Option<String>>,
+    pub iso: Option<Option<String>>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct Iso {
     /// The image in its CD drive.
-    iso: Option<PathBuf>,
+    pub iso: Option<PathBuf>,
 }
 
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MachineBody {
     /// A machine type of this QEMU, of the same kind as the present one (`pc-q35-7.2`, or `q35` for the latest); without
     /// one the latest.
-    #[serde(default)]
-    r#type: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r#type: Option<String>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct MachineType {
-    machine_type: String,
+    pub machine_type: String,
 }
 
 pub async fn put_iso(shared: Shared, request: Request) -> Result<Reply, Problem> {

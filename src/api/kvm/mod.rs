@@ -34,9 +34,34 @@ mod times;
 mod updated;
 mod whole;
 
-pub(super) use plain::plain;
+/// The bodies of requests and replies. A client in this program has the same.
+pub mod bodies {
+    pub use super::{
+        bandwidth::BandwidthBody,
+        change::{Cpu, CpuBody, DiskUpdate, Memory, MemoryBody, RootDisk},
+        disk_view::DiskView,
+        disks::{DiskBody, DiskDone, DiskRow},
+        config::Config,
+        dto::{CreateBody, Created, Deleted, Details, Done, Health, RebootBody, StatusBody, StopBody},
+        rows::Listed,
+        error::ErrorBody,
+        events::{EventBody, EventsBody},
+        forwards::LeaseFields,
+        host::HostBody,
+        media::{Iso, IsoBody},
+        networks::{NetworkAdded, NetworkBody, NetworkRemoved, NetworkRow, NetworkView, UserBody},
+        performance::Performance,
+        pinning::CpuPinning,
+        policy::{AutostartBody, PolicyBody, PolicyView},
+        switches::{Ipv6Body, SwitchBody, SwitchDone, SwitchFields, SwitchKindBody},
+        updated::Updated,
+    };
+}
+
+pub use plain::plain;
 pub(super) use routes::routes;
 pub use routes::{openapi, table};
+pub use shown::Shown;
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! The NICs of a VM, one by one: bodies and handlers.
 
-use std::net::Ipv4Addr;
+use std::{borrow::Cow, net::Ipv4Addr};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,71 +25,71 @@ use crate::{
 pub struct NetworkBody {
     /// The id or the name of a switch.
     #[serde(skip_serializing_if = "Option::is_none")]
-    switch: Option<String>,
+    pub switch: Option<String>,
     /// QEMU's user-mode network: outbound traffic, and ports of the host that lead into the guest.
     #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<UserBody>,
+    pub user: Option<UserBody>,
     /// What people call the NIC; default `Network Adapter`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
+    pub name: Option<String>,
     /// Pairs of queues of a NIC on a switch, 1 (default) to 8.
     #[serde(skip_serializing_if = "Option::is_none")]
-    queues: Option<i64>,
+    pub queues: Option<i64>,
     /// Its hardware address, such as 52:54:00:ab:cd:ef; a random one where none is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
-    mac: Option<MacAddr>,
+    pub mac: Option<MacAddr>,
     /// Its address on the switch; where there is a subnet and none is given, one that is free.
     #[serde(skip_serializing_if = "Option::is_none")]
-    address: Option<Ipv4Addr>,
+    pub address: Option<Ipv4Addr>,
     /// It may send from other addresses than its own; default false.
     #[serde(skip_serializing_if = "Option::is_none")]
-    allow_spoofing: Option<bool>,
+    pub allow_spoofing: Option<bool>,
     /// How many addresses it may use where none is assigned to it, 1 to 4096; default 20.
     #[serde(skip_serializing_if = "Option::is_none")]
-    max_addresses: Option<i64>,
+    pub max_addresses: Option<i64>,
     /// It reaches no other isolated NIC of its switch; default false.
     #[serde(skip_serializing_if = "Option::is_none")]
-    isolated: Option<bool>,
+    pub isolated: Option<bool>,
     /// On an External switch: the VLAN that it is in, 1 to 4094; its guest sends and receives without a tag.
     #[serde(skip_serializing_if = "Option::is_none")]
-    vlan: Option<i64>,
+    pub vlan: Option<i64>,
     /// On an External switch: VLANs that its guest sees with their tags.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4094))]
-    trunk: Option<Vec<i64>>,
+    pub trunk: Option<Vec<i64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    bandwidth: Option<BandwidthBody>,
+    pub bandwidth: Option<BandwidthBody>,
 }
 
 /// What is to change of a NIC on a switch; at least one field.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(example = json!({ "vlan": 20, "trunk": null, "bandwidth": { "out_bits_per_second": 10_000_000 } }))]
 pub struct NetworkUpdate {
     /// A running guest takes it when it renews its lease, within ten minutes; until then it is cut off.
-    #[serde(default)]
-    address: Option<Ipv4Addr>,
-    #[serde(default)]
-    allow_spoofing: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_spoofing: Option<bool>,
     /// Null: 20.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i64>")]
-    max_addresses: Option<Option<i64>>,
-    #[serde(default)]
-    isolated: Option<bool>,
+    pub max_addresses: Option<Option<i64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolated: Option<bool>,
     /// Null: the adapter's own network.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i64>")]
-    vlan: Option<Option<i64>>,
+    pub vlan: Option<Option<i64>>,
     /// Replaced whole; null or an empty list removes it.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<i64>>", length(max = 4094))]
-    trunk: Option<Option<Vec<i64>>>,
+    pub trunk: Option<Option<Vec<i64>>>,
     /// Replaced whole; null removes it.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<BandwidthBody>")]
-    bandwidth: Option<Option<BandwidthBody>>,
+    pub bandwidth: Option<Option<BandwidthBody>>,
 }
 
 impl NetworkUpdate {
@@ -108,11 +108,11 @@ impl NetworkUpdate {
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct UserBody {
+pub struct UserBody {
     /// Ports of the host, at most 64.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_FORWARDS))]
-    forwards: Option<Vec<Forward>>,
+    pub forwards: Option<Vec<Forward>>,
 }
 
 impl NetworkBody {
@@ -165,70 +165,70 @@ pub fn into_model(bodies: Vec<NetworkBody>) -> Result<Vec<NicWish>, Error> {
 }
 
 /// One NIC.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct NetworkView {
-    id: String,
+    pub id: String,
     /// What people call it.
-    name: String,
+    pub name: String,
     /// QEMU's device id: `net0`…
-    device: String,
-    mac: String,
+    pub device: String,
+    pub mac: String,
     /// Null on the user-mode network.
-    switch: Option<SwitchBody>,
+    pub switch: Option<SwitchBody>,
     /// Null on a switch.
-    user: Option<UserView>,
+    pub user: Option<UserView>,
     /// What the guest has: taken from the DHCP of the switch, else as the guest agent tells; empty where neither knows.
-    addresses: Vec<String>,
+    pub addresses: Vec<String>,
     /// The address that is kept for it on its switch.
-    reserved: Option<Ipv4Addr>,
+    pub reserved: Option<Ipv4Addr>,
     /// What it is called in the DNS of its switch.
-    dns_name: Option<String>,
+    pub dns_name: Option<String>,
     /// `ok`; `pending` (the running QEMU does not have it yet), `removing` (the guest has not let go of it), `degraded`.
-    status: &'static str,
+    pub status: Cow<'static, str>,
     /// Why it is degraded.
-    reason: Option<String>,
-    queues: u8,
-    allow_spoofing: bool,
-    max_addresses: Option<u16>,
-    isolated: bool,
-    vlan: Option<u16>,
-    trunk: Vec<u16>,
-    bandwidth: Option<BandwidthBody>,
+    pub reason: Option<String>,
+    pub queues: u8,
+    pub allow_spoofing: bool,
+    pub max_addresses: Option<u16>,
+    pub isolated: bool,
+    pub vlan: Option<u16>,
+    pub trunk: Vec<u16>,
+    pub bandwidth: Option<BandwidthBody>,
     /// Since it was plugged; null where nobody counts.
-    traffic: Option<TrafficBody>,
+    pub traffic: Option<TrafficBody>,
     /// Frames of the guest that were refused since it was plugged: forged addresses, and what a guest is not to send.
-    refused: Option<u64>,
+    pub refused: Option<u64>,
 }
 
-#[derive(Serialize, JsonSchema)]
-struct SwitchBody {
-    id: String,
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct SwitchBody {
+    pub id: String,
     /// Null when the switch is gone.
-    name: Option<String>,
+    pub name: Option<String>,
 }
 
-#[derive(Serialize, JsonSchema)]
-struct UserView {
-    forwards: Vec<Forward>,
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct UserView {
+    pub forwards: Vec<Forward>,
 }
 
 /// One line of the list.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct NetworkRow {
-    vm_id: String,
+    pub vm_id: String,
     #[serde(flatten)]
-    network: NetworkView,
+    pub network: NetworkView,
 }
 
 /// In is towards the guest.
-#[derive(Serialize, JsonSchema)]
-struct TrafficBody {
-    in_bytes: u64,
-    in_packets: u64,
-    in_dropped: u64,
-    out_bytes: u64,
-    out_packets: u64,
-    out_dropped: u64,
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct TrafficBody {
+    pub in_bytes: u64,
+    pub in_packets: u64,
+    pub in_dropped: u64,
+    pub out_bytes: u64,
+    pub out_packets: u64,
+    pub out_dropped: u64,
 }
 
 impl NetworkView {
@@ -244,7 +244,7 @@ impl NetworkView {
             addresses: addresses.iter().map(ToString::to_string).collect(),
             reserved,
             dns_name,
-            status,
+            status: status.into(),
             reason,
             traffic: traffic.map(|t| TrafficBody {
                 in_bytes: t.in_bytes,
@@ -276,7 +276,7 @@ impl NetworkView {
             addresses: Vec::new(),
             reserved: port.and_then(|port| port.address),
             dns_name: None,
-            status: "ok",
+            status: "ok".into(),
             reason: None,
             queues: nic.queues,
             allow_spoofing: port.is_some_and(|port| port.allow_spoofing),
@@ -292,38 +292,38 @@ impl NetworkView {
 }
 
 /// A NIC that was added.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct NetworkAdded {
-    vm_id: String,
+    pub vm_id: String,
     #[serde(flatten)]
-    network: Option<NetworkView>,
-    message: &'static str,
-    applied: Applied,
+    pub network: Option<NetworkView>,
+    pub message: Cow<'static, str>,
+    pub applied: Applied,
 }
 
 /// A NIC that was changed.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct NetworkChanged {
-    vm_id: String,
+    pub vm_id: String,
     #[serde(flatten)]
-    network: Option<NetworkView>,
-    message: &'static str,
-    applied: Applied,
+    pub network: Option<NetworkView>,
+    pub message: Cow<'static, str>,
+    pub applied: Applied,
 }
 
 /// A NIC that was removed.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct NetworkRemoved {
-    vm_id: String,
-    id: String,
-    name: String,
-    device: String,
-    mac: String,
+    pub vm_id: String,
+    pub id: String,
+    pub name: String,
+    pub device: String,
+    pub mac: String,
     /// Always `deleted`.
-    status: &'static str,
-    message: &'static str,
+    pub status: Cow<'static, str>,
+    pub message: Cow<'static, str>,
     /// The guest has not let go of it: it goes as soon as the guest does, or when the VM stops.
-    pending: bool,
+    pub pending: bool,
 }
 
 pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
@@ -341,7 +341,7 @@ pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let (_, nic, applied) = shared.service.add_nic(id, wish).await?;
     // Gone again where somebody was quick to remove it.
     let network = shared.service.networks(id).await?.into_iter().find(|view| view.nic.id == nic).map(NetworkView::of);
-    let message = "NIC successfully added.";
+    let message = "NIC successfully added.".into();
     let added = NetworkAdded { vm_id: id.to_string(), network, message, applied };
     Ok(Reply::json(StatusCode::CREATED, &added))
 }
@@ -357,7 +357,7 @@ pub async fn change(shared: Shared, request: Request) -> Result<Reply, Problem> 
     }
     let (_, applied) = shared.service.change_port(id, nic, wish).await?;
     let network = shared.service.networks(id).await?.into_iter().find(|view| view.nic.id == nic).map(NetworkView::of);
-    let message = "NIC successfully updated.";
+    let message = "NIC successfully updated.".into();
     let changed = NetworkChanged { vm_id: id.to_string(), network, message, applied };
     Ok(Reply::json(StatusCode::OK, &changed))
 }
@@ -377,8 +377,8 @@ pub async fn remove(shared: Shared, request: Request) -> Result<Reply, Problem> 
         name: removed.nic.label,
         device: removed.nic.name,
         mac: removed.nic.mac.to_string(),
-        status: "deleted",
-        message,
+        status: "deleted".into(),
+        message: message.into(),
         pending: removed.pending,
     };
     Ok(Reply::json(StatusCode::OK, &body))

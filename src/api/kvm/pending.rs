@@ -1,29 +1,29 @@
 //! Where a VM's definition and what its QEMU has differ.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{disk_view::DiskView, pinning::CpuPinning};
 use crate::model::{Nic, VmSpec, VmView};
 
 /// A setting that QEMU does not have yet.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct Pending {
-    configured: Value,
-    in_effect: Value,
+    pub configured: Value,
+    pub in_effect: Value,
 }
 
 /// Where the definition and what QEMU has differ; empty for a VM that does not run.
-pub fn pending(view: &VmView) -> BTreeMap<&'static str, Pending> {
+pub fn pending(view: &VmView) -> BTreeMap<Cow<'static, str>, Pending> {
     let Some(now) = &view.in_effect else { return BTreeMap::new() };
     let (configured, in_effect) = (settings(&view.spec), settings(now));
     let pairs = configured.into_iter().zip(in_effect);
     pairs
         .filter(|((_, configured), (_, in_effect))| configured != in_effect)
-        .map(|((name, configured), (_, in_effect))| (name, Pending { configured, in_effect }))
+        .map(|((name, configured), (_, in_effect))| (name.into(), Pending { configured, in_effect }))
         .collect()
 }
 

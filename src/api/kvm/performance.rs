@@ -1,7 +1,9 @@
 //! `GET /vms/{id}/performance`.
 
+use std::borrow::Cow;
+
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
 
 use super::{Shared, error::Problem, times::time, vm_id};
@@ -13,105 +15,105 @@ use crate::{
 /// Figures of the last sampling, which is some two seconds old at most. Totals are since the VM was started; rates and
 /// averages are over the interval between the last two samplings, so they come with the second one. What cannot be
 /// measured is null.
-#[derive(Default, Serialize, JsonSchema)]
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
 pub struct Performance {
     /// Percent of the VM's whole vCPU capacity, 0 to 100.
-    cpu_usage: Option<f64>,
+    pub cpu_usage: Option<f64>,
     /// Percent of the VM's whole vCPU capacity that it wanted and did not get, because the host's cores were busy.
-    cpu_wait: Option<f64>,
+    pub cpu_wait: Option<f64>,
     /// One entry for each vCPU, in their order; empty before the first sampling.
-    vcpus: Vec<Vcpu>,
+    pub vcpus: Vec<Vcpu>,
     /// MiB in use: as `free` counts in the guest where its balloon driver reports, else `resident_memory`.
-    memory_usage: Option<u64>,
+    pub memory_usage: Option<u64>,
     /// `guest` (its balloon driver reports) or `process` (resident memory of QEMU).
-    memory_source: Option<&'static str>,
+    pub memory_source: Option<Cow<'static, str>>,
     /// Resident memory of QEMU, MiB.
-    resident_memory: Option<u64>,
+    pub resident_memory: Option<u64>,
     /// What the guest's balloon driver reports; null for a VM without a balloon.
-    balloon: Option<Balloon>,
-    disk_read_bytes: Option<u64>,
-    disk_write_bytes: Option<u64>,
+    pub balloon: Option<Balloon>,
+    pub disk_read_bytes: Option<u64>,
+    pub disk_write_bytes: Option<u64>,
     /// Per second.
-    disk_read_iops: Option<u64>,
+    pub disk_read_iops: Option<u64>,
     /// Per second.
-    disk_write_iops: Option<u64>,
+    pub disk_write_iops: Option<u64>,
     /// Milliseconds that a read took on average, as the guest sees it, so including `io_limits`; null without reads.
-    disk_read_latency_ms: Option<f64>,
+    pub disk_read_latency_ms: Option<f64>,
     /// The same of writes.
-    disk_write_latency_ms: Option<f64>,
+    pub disk_write_latency_ms: Option<f64>,
     /// The same of flushes.
-    disk_flush_latency_ms: Option<f64>,
+    pub disk_flush_latency_ms: Option<f64>,
     /// Requests that were under way on average, by the times of those that were completed; null when none was.
-    disk_queue: Option<f64>,
+    pub disk_queue: Option<f64>,
     /// Towards the guest, all NICs together; null unless each is counted.
-    network_in_bytes: Option<u64>,
-    network_out_bytes: Option<u64>,
+    pub network_in_bytes: Option<u64>,
+    pub network_out_bytes: Option<u64>,
     /// Per second.
-    network_in_packets: Option<u64>,
+    pub network_in_packets: Option<u64>,
     /// Per second.
-    network_out_packets: Option<u64>,
+    pub network_out_packets: Option<u64>,
     /// One entry for each NIC that QEMU has.
-    networks: Vec<Network>,
+    pub networks: Vec<Network>,
     /// Seconds since start.
-    uptime: Option<u64>,
+    pub uptime: Option<u64>,
     /// When the counters were read; null before the first sampling.
-    sampled_at: Option<String>,
+    pub sampled_at: Option<String>,
     /// Seconds that the rates are over; null before the second sampling.
-    interval: Option<f64>,
+    pub interval: Option<f64>,
 }
 
 /// One vCPU.
-#[derive(Serialize, JsonSchema)]
-struct Vcpu {
-    vcpu: usize,
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct Vcpu {
+    pub vcpu: usize,
     /// Percent, 0 to 100.
-    usage: Option<f64>,
+    pub usage: Option<f64>,
     /// Percent of the time that it could have run but waited for a core of the host; the guest's steal time. Null where
     /// the host's kernel does not count it.
-    wait: Option<f64>,
+    pub wait: Option<f64>,
     /// The host's core that it runs on, or last ran on.
-    core: Option<u32>,
+    pub core: Option<u32>,
 }
 
 /// One NIC. Null where nobody counts: on the user-mode network.
-#[derive(Serialize, JsonSchema)]
-struct Network {
-    id: String,
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct Network {
+    pub id: String,
     /// QEMU's device id: `net0`…
-    device: String,
+    pub device: String,
     /// Towards the guest.
-    in_bytes: Option<u64>,
-    out_bytes: Option<u64>,
+    pub in_bytes: Option<u64>,
+    pub out_bytes: Option<u64>,
     /// Per second.
-    in_packets: Option<u64>,
+    pub in_packets: Option<u64>,
     /// Per second.
-    out_packets: Option<u64>,
+    pub out_packets: Option<u64>,
     /// Packets in either direction that were lost on the way, in total.
-    dropped: Option<u64>,
+    pub dropped: Option<u64>,
 }
 
 /// Null is what the guest has not sent, has not sent for 30 seconds, or what cannot be true.
-#[derive(Serialize, JsonSchema)]
-struct Balloon {
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct Balloon {
     /// MiB that the balloon leaves to the guest, as QEMU tells.
-    actual: Option<u64>,
+    pub actual: Option<u64>,
     /// MiB that the guest's kernel can use.
-    total: Option<u64>,
+    pub total: Option<u64>,
     /// MiB.
-    free: Option<u64>,
+    pub free: Option<u64>,
     /// MiB that the guest can use without swapping.
-    available: Option<u64>,
+    pub available: Option<u64>,
     /// MiB.
-    disk_caches: Option<u64>,
+    pub disk_caches: Option<u64>,
     /// Total since the guest booted.
-    swap_in_bytes: Option<u64>,
+    pub swap_in_bytes: Option<u64>,
     /// Total since the guest booted.
-    swap_out_bytes: Option<u64>,
+    pub swap_out_bytes: Option<u64>,
     /// Page faults with I/O, since the guest booted.
-    major_faults: Option<u64>,
-    minor_faults: Option<u64>,
+    pub major_faults: Option<u64>,
+    pub minor_faults: Option<u64>,
     /// When the guest last reported; null if never.
-    updated_at: Option<String>,
+    pub updated_at: Option<String>,
 }
 
 pub async fn performance(shared: Shared, request: Request) -> Result<Reply, Problem> {
@@ -126,8 +128,8 @@ impl Performance {
         let disk = sample.disk.as_ref();
         let used = sample.balloon.as_ref().and_then(BalloonSample::used);
         let (memory_usage, memory_source) = match (used, sample.resident) {
-            (Some(used), _) => (Some(used), Some("guest")),
-            (None, Some(resident)) => (Some(resident), Some("process")),
+            (Some(used), _) => (Some(used), Some("guest".into())),
+            (None, Some(resident)) => (Some(resident), Some("process".into())),
             (None, None) => (None, None),
         };
         Self {

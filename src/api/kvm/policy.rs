@@ -15,38 +15,38 @@ use crate::{
 };
 
 /// At least one field.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyBody {
     /// Whether a VM that has ended starts again: `never` (default), `on-failure` (it crashed), `always` (also when its guest
     /// powered off). After 1 s, then twice as long for each in a row, up to 60 s; 10 minutes of running begin anew. One that
     /// a client stopped stays stopped.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart_policy: Option<RestartPolicy>,
     /// Restarts in a row before it is given up, 1 to 1,000,000; null (default): never.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i64>")]
     pub max_restarts: Option<Option<i64>>,
     /// Whether it starts after a boot of the host; null: no.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<AutostartBody>")]
     pub autostart: Option<Option<AutostartBody>>,
     /// What becomes of the guest when the host cannot read or write its disk: `pause` (default), `retry` (paused, and goes on
     /// by itself when there is space again, or after a while), `report` (the guest gets the error).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_io_error: Option<OnIoError>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AutostartBody {
-    enabled: bool,
+    pub enabled: bool,
     /// Lower ones start first, 0 to 65,535; default 0.
     #[serde(default)]
-    order: i64,
+    pub order: i64,
     /// Seconds from its start to that of the next one, 0 to 3,600; default 0.
     #[serde(default)]
-    delay: i64,
+    pub delay: i64,
 }
 
 impl PolicyBody {
@@ -81,20 +81,20 @@ pub fn wish(
 }
 
 /// As it is shown.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct PolicyView {
-    restart_policy: RestartPolicy,
-    max_restarts: Option<u32>,
-    autostart: AutostartView,
-    on_io_error: OnIoError,
+    pub restart_policy: RestartPolicy,
+    pub max_restarts: Option<u32>,
+    pub autostart: AutostartView,
+    pub on_io_error: OnIoError,
 }
 
-#[derive(Serialize, JsonSchema)]
-struct AutostartView {
-    enabled: bool,
-    order: u32,
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct AutostartView {
+    pub enabled: bool,
+    pub order: u32,
     /// Seconds.
-    delay: u32,
+    pub delay: u32,
 }
 
 impl PolicyView {

@@ -36,21 +36,21 @@ pub const QUERY: &[QueryParam] = &[
 ];
 
 /// One line of the list.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct Listed {
-    id: String,
-    vm_id: String,
-    name: String,
-    status: Status,
-    vcpus: u32,
+    pub id: String,
+    pub vm_id: String,
+    pub name: String,
+    pub status: Status,
+    pub vcpus: u32,
     /// MiB.
-    memory: u64,
-    profile: String,
+    pub memory: u64,
+    pub profile: String,
     /// What the DHCP of its switches has given it, and what its guest has told in the last seconds; a list asks no guest.
-    addresses: Vec<IpAddr>,
+    pub addresses: Vec<IpAddr>,
     /// Seconds since it was started.
-    uptime: Option<u64>,
-    labels: BTreeMap<String, String>,
+    pub uptime: Option<u64>,
+    pub labels: BTreeMap<String, String>,
 }
 
 const FIELDS: [&str; 10] =

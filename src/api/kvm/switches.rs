@@ -1,6 +1,6 @@
 //! Switches: bodies and handlers.
 
-use std::net::Ipv4Addr;
+use std::{borrow::Cow, net::Ipv4Addr};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How a switch connects its NICs, beside with one another.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SwitchKindBody {
     /// With nothing.
@@ -27,144 +27,154 @@ pub enum SwitchKindBody {
 }
 
 /// A switch to be made.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(example = json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24", "nat": true }))]
 #[schemars(example = json!({ "name": "Out", "type": "external", "adapter": "eth1" }))]
 pub struct SwitchBody {
-    name: String,
+    pub name: String,
     /// `private`, `internal` or `external`.
-    r#type: SwitchKindBody,
+    pub r#type: SwitchKindBody,
     /// The host's network adapter of an external switch.
-    adapter: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
     /// The host's own addresses and routes on the adapter move to the switch while it is there; without it an adapter that
     /// has some is refused.
-    allow_management_os: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_management_os: Option<bool>,
     /// The network of an internal switch, such as 10.77.0.0/24: the host has the first address, the VMs get theirs by DHCP.
-    subnet: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<String>,
     /// The VMs reach what the host reaches, under its address; needs a subnet.
-    nat: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nat: Option<bool>,
     /// Resolvers that the switch is to ask, instead of the host's (without NAT: that its VMs are to ask); none for `[]`.
-    dns: Option<Vec<Ipv4Addr>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Vec<Ipv4Addr>>,
     /// What the names of VMs end with on the switch; default `lan`.
-    domain: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
     /// The VMs reach what listens on the host's address on the switch; default false.
-    host_access: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_access: Option<bool>,
     /// A network of IPv6 beside the subnet.
-    ipv6: Option<Ipv6Body>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Body>,
     /// The largest packet in bytes, 576 to 65521; default: the adapter's, or 1500.
-    mtu: Option<i64>,
-    notes: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notes: Option<String>,
 }
 
 /// A network of IPv6: VMs make their addresses themselves.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ipv6Body {
     /// Of 64 bits, such as fd77:1:2:3::/64.
-    subnet: String,
+    pub subnet: String,
     /// The VMs reach what the host reaches, under its address; without it, the network is routed.
     #[serde(default)]
-    nat: bool,
+    pub nat: bool,
 }
 
 /// What is to change of a switch; at least one field. What belongs to a subnet is for internal switches.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SwitchUpdate {
     /// Null clears them.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
-    notes: Option<Option<String>>,
+    pub notes: Option<Option<String>>,
     /// Null: the adapter's, or 1500.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i64>")]
-    mtu: Option<Option<i64>>,
+    pub mtu: Option<Option<i64>>,
     /// VMs on it keep the last part of their addresses where that fits. Null takes it away, with all that belongs to it.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
-    subnet: Option<Option<String>>,
-    #[serde(default)]
-    nat: Option<bool>,
+    pub subnet: Option<Option<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat: Option<bool>,
     /// Null: the host's resolvers.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<Ipv4Addr>>")]
-    dns: Option<Option<Vec<Ipv4Addr>>>,
+    pub dns: Option<Option<Vec<Ipv4Addr>>>,
     /// Null: `lan`.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
-    domain: Option<Option<String>>,
-    #[serde(default)]
-    host_access: Option<bool>,
+    pub domain: Option<Option<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_access: Option<bool>,
     /// Null takes it away.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Ipv6Body>")]
-    ipv6: Option<Option<Ipv6Body>>,
+    pub ipv6: Option<Option<Ipv6Body>>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct SwitchFields {
-    id: String,
-    name: String,
-    r#type: SwitchKindBody,
-    notes: String,
-    adapter: Option<String>,
-    allow_management_os: Option<bool>,
-    subnet: Option<String>,
-    nat: Option<bool>,
+    pub id: String,
+    pub name: String,
+    pub r#type: SwitchKindBody,
+    pub notes: String,
+    pub adapter: Option<String>,
+    pub allow_management_os: Option<bool>,
+    pub subnet: Option<String>,
+    pub nat: Option<bool>,
     /// The resolvers that were named; `[]` for none, null for the host's.
-    dns: Option<Vec<Ipv4Addr>>,
+    pub dns: Option<Vec<Ipv4Addr>>,
     /// Null without a subnet.
-    domain: Option<String>,
-    host_access: Option<bool>,
-    ipv6: Option<Ipv6Body>,
+    pub domain: Option<String>,
+    pub host_access: Option<bool>,
+    pub ipv6: Option<Ipv6Body>,
     /// Null for the adapter's, or 1500.
-    mtu: Option<u32>,
+    pub mtu: Option<u32>,
     /// The host's address on it.
-    host_address: Option<Ipv4Addr>,
+    pub host_address: Option<Ipv4Addr>,
     /// Name of its bridge on the host.
-    bridge: String,
+    pub bridge: String,
     /// Why it does not work as it should, if so.
-    problem: Option<String>,
+    pub problem: Option<String>,
     /// VMs with a NIC on it.
-    vms: Vec<User>,
+    pub vms: Vec<User>,
     /// Addresses that its DHCP has given out.
-    leases: Vec<LeaseFields>,
+    pub leases: Vec<LeaseFields>,
     /// Milliseconds since 1970.
-    created_at: u64,
+    pub created_at: u64,
 }
 
-#[derive(Serialize, JsonSchema)]
-struct User {
-    id: String,
-    name: String,
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct User {
+    pub id: String,
+    pub name: String,
 }
 
 /// A switch that was changed.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct SwitchChanged {
     #[serde(flatten)]
-    switch: SwitchFields,
+    pub switch: SwitchFields,
     /// NICs whose address did not fit any more. Guests that run take the new one when they renew theirs, which they do
     /// within ten minutes. Absent where there is none.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    readdressed: Vec<ReaddressedBody>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readdressed: Vec<ReaddressedBody>,
 }
 
-#[derive(Serialize, JsonSchema)]
-struct ReaddressedBody {
-    vm_id: String,
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct ReaddressedBody {
+    pub vm_id: String,
     /// The NIC's id.
-    network: String,
-    from: Option<Ipv4Addr>,
-    to: Ipv4Addr,
+    pub network: String,
+    pub from: Option<Ipv4Addr>,
+    pub to: Ipv4Addr,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct SwitchDone {
-    id: String,
-    status: &'static str,
-    message: &'static str,
+    pub id: String,
+    pub status: Cow<'static, str>,
+    pub message: Cow<'static, str>,
 }
 
 impl From<SwitchKindBody> for SwitchType {
@@ -307,6 +317,7 @@ pub async fn update(shared: Shared, request: Request) -> Result<Reply, Problem> 
 pub async fn delete(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let id = switch_id(&request)?;
     shared.service.delete_switch(id).await?;
-    let done = SwitchDone { id: id.to_string(), status: "deleted", message: "Switch successfully deleted." };
+    let done =
+        SwitchDone { id: id.to_string(), status: "deleted".into(), message: "Switch successfully deleted.".into() };
     Ok(Reply::json(StatusCode::OK, &done))
 }

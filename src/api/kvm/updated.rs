@@ -1,9 +1,9 @@
 //! How every update of a VM is asked for and answered.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
 
 use super::{
@@ -17,26 +17,26 @@ use crate::{
 };
 
 /// What became of an update.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct Updated<T> {
     #[serde(flatten)]
-    of: Of,
+    pub of: Of,
     #[serde(flatten)]
-    configured: T,
+    pub configured: T,
     /// Always `updated`.
-    status: &'static str,
-    message: &'static str,
-    applied: Applied,
+    pub status: Cow<'static, str>,
+    pub message: Cow<'static, str>,
+    pub applied: Applied,
     /// What of it waits for the next start.
-    pending: BTreeMap<&'static str, Pending>,
+    pub pending: BTreeMap<Cow<'static, str>, Pending>,
 }
 
 /// What was changed.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct Of {
     /// Of the VM; of a disk that has a path of its own, the disk's.
-    id: String,
-    vm_id: String,
+    pub id: String,
+    pub vm_id: String,
 }
 
 impl Of {
@@ -52,7 +52,7 @@ impl Of {
 
 impl<T: Serialize> Updated<T> {
     pub fn new(of: Of, view: &VmView, configured: T, message: &'static str, applied: Applied) -> Self {
-        Self { of, configured, status: "updated", message, applied, pending: pending(view) }
+        Self { of, configured, status: "updated".into(), message: message.into(), applied, pending: pending(view) }
     }
 
     pub fn reply(&self) -> Reply {

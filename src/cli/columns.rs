@@ -1,0 +1,218 @@
+//! The one table of how each thing of the API is shown: its columns, and those of `-o wide`.
+
+use serde::Serialize;
+
+use super::{
+    sizes::{written, written_mib, written_seconds},
+    words::named,
+};
+use crate::{
+    api::kvm::bodies::{Details, DiskRow, EventBody, Listed, NetworkRow, NetworkView, Performance, SwitchFields},
+    model::IoLimits,
+};
+
+pub enum Look {
+    Text,
+    /// Coloured by what it says.
+    Status,
+}
+
+pub struct Column<T> {
+    pub title: &'static str,
+    /// Only with `-o wide`.
+    pub wide: bool,
+    pub look: Look,
+    pub cell: fn(&T) -> String,
+}
+
+/// What can be shown as rows of a table.
+pub trait Tabled: Serialize + Sized + 'static {
+    const COLUMNS: &'static [Column<Self>];
+    /// What `--quiet` shows.
+    fn id(&self) -> &str;
+}
+
+const fn column<T>(title: &'static str, cell: fn(&T) -> String) -> Column<T> {
+    Column { title, wide: false, look: Look::Text, cell }
+}
+
+const fn status<T>(cell: fn(&T) -> String) -> Column<T> {
+    Column { title: "STATUS", wide: false, look: Look::Status, cell }
+}
+
+const fn wide<T>(title: &'static str, cell: fn(&T) -> String) -> Column<T> {
+    Column { title, wide: true, look: Look::Text, cell }
+}
+
+/// All about a VM, put together of what the API tells of it.
+#[derive(Serialize)]
+pub struct Whole {
+    #[serde(flatten)]
+    pub details: Details,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disks: Option<Vec<DiskRow>>,
+    pub networks: Vec<NetworkRow>,
+}
+
+impl Tabled for Listed {
+    const COLUMNS: &'static [Column<Self>] = &[
+        column("NAME", |vm| vm.name.clone()),
+        status(|vm| vm.status.as_str().to_owned()),
+        column("ID", |vm| vm.id.clone()),
+    ];
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Tabled for Whole {
+    const COLUMNS: &'static [Column<Self>] = &[
+        column("NAME", |vm| vm.details.config.name.clone()),
+        status(|vm| vm.details.status.as_str().to_owned()),
+        column("CPUS", |vm| vm.details.config.vcpus.to_string()),
+        column("MEMORY", |vm| written_mib(vm.details.config.memory)),
+        column("DISK", |vm| vm.details.config.disk_size.map(|size| format!("{size}G")).unwrap_or_default()),
+        column("ADDRESSES", |vm| vm.addresses().join(" ")),
+        column("UPTIME", |vm| vm.details.uptime.map(written_seconds).unwrap_or_default()),
+        column("PROFILE", |vm| vm.details.config.profile.clone()),
+        column("ID", |vm| vm.details.config.id.clone()),
+    ];
+    fn id(&self) -> &str {
+        &self.details.config.id
+    }
+}
+
+impl Whole {
+    pub fn addresses(&self) -> Vec<String> {
+        self.networks.iter().flat_map(|row| row.network.addresses.clone()).collect()
+    }
+}
+
+/// What a VM uses, where it runs.
+#[derive(Serialize)]
+pub struct Used {
+    #[serde(flatten)]
+    pub vm: Listed,
+    pub performance: Option<Performance>,
+}
+
+impl Used {
+    fn figure<T>(&self, figure: fn(&Performance) -> Option<T>, write: fn(T) -> String) -> String {
+        self.performance.as_ref().and_then(figure).map(write).unwrap_or_default()
+    }
+}
+
+impl Tabled for Used {
+    const COLUMNS: &'static [Column<Self>] = &[
+        column("NAME", |row| row.vm.name.clone()),
+        status(|row| row.vm.status.as_str().to_owned()),
+        column("CPU", |row| row.figure(|p| p.cpu_usage, |usage| format!("{usage:.1}%"))),
+        column("WAIT", |row| row.figure(|p| p.cpu_wait, |wait| format!("{wait:.1}%"))),
+        column("MEMORY", |row| row.figure(|p| p.memory_usage, written_mib)),
+        column("READS/S", |row| row.figure(|p| p.disk_read_iops, |reads| reads.to_string())),
+        column("WRITES/S", |row| row.figure(|p| p.disk_write_iops, |writes| writes.to_string())),
+        column("PACKETS IN/S", |row| row.figure(|p| p.network_in_packets, |packets| packets.to_string())),
+        column("OUT/S", |row| row.figure(|p| p.network_out_packets, |packets| packets.to_string())),
+        column("UPTIME", |row| row.figure(|p| p.uptime, written_seconds)),
+        wide("ID", |row| row.vm.id.clone()),
+    ];
+    fn id(&self) -> &str {
+        &self.vm.id
+    }
+}
+
+impl Tabled for DiskRow {
+    const COLUMNS: &'static [Column<Self>] = &[
+        column("NAME", |row| row.disk.name.clone()),
+        column("SIZE", |row| format!("{}G", row.disk.disk_size)),
+        column("LIMITS", |row| limits(row.disk.io_limits.as_ref())),
+        column("BASE", |row| row.disk.base_image.as_ref().map(|base| base.display().to_string()).unwrap_or_default()),
+        wide("FILE", |row| row.disk.disk_file.display().to_string()),
+    ];
+    fn id(&self) -> &str {
+        &self.disk.name
+    }
+}
+
+impl Tabled for NetworkRow {
+    const COLUMNS: &'static [Column<Self>] = &[
+        column("DEVICE", |row| row.network.device.clone()),
+        column("NETWORK", |row| network(&row.network)),
+        status(|row| row.network.status.to_string()),
+        column("MAC", |row| row.network.mac.clone()),
+        column("ADDRESSES", |row| row.network.addresses.join(" ")),
+        column("NAME", |row| row.network.name.clone()),
+        wide("TRAFFIC", |row| {
+            let traffic = row.network.traffic.as_ref();
+            traffic.map(|t| format!("{} in, {} out", written(t.in_bytes), written(t.out_bytes))).unwrap_or_default()
+        }),
+        wide("ID", |row| row.network.id.clone()),
+    ];
+    fn id(&self) -> &str {
+        &self.network.id
+    }
+}
+
+/// Its switch, or the user-mode network with the ports that lead into it.
+pub fn network(view: &NetworkView) -> String {
+    match (&view.switch, &view.user) {
+        (Some(switch), _) => switch.name.clone().unwrap_or_else(|| switch.id.clone()),
+        (None, Some(user)) => {
+            let forward = |f: &crate::model::Forward| format!(" {}:{}->{}", f.host_address, f.host_port, f.guest_port);
+            std::iter::once("user".to_owned()).chain(user.forwards.iter().map(forward)).collect()
+        }
+        (None, None) => String::new(),
+    }
+}
+
+/// `iops=500 bps=10485760`
+pub fn limits(limits: Option<&IoLimits>) -> String {
+    let Some(Ok(serde_json::Value::Object(limits))) = limits.map(serde_json::to_value) else { return String::new() };
+    limits.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+}
+
+impl Tabled for SwitchFields {
+    const COLUMNS: &'static [Column<Self>] = &[
+        column("NAME", |switch| switch.name.clone()),
+        column("TYPE", |switch| named(&switch.r#type)),
+        column("SUBNET", |switch| switch.subnet.clone().unwrap_or_default()),
+        column("NAT", |switch| if switch.nat == Some(true) { "yes" } else { "" }.to_owned()),
+        column("ADAPTER", |switch| switch.adapter.clone().unwrap_or_default()),
+        column("VMS", |switch| switch.vms.len().to_string()),
+        column("PROBLEM", |switch| if switch.problem.is_some() { "yes" } else { "" }.to_owned()),
+        column("ID", |switch| switch.id.clone()),
+        wide("BRIDGE", |switch| switch.bridge.clone()),
+    ];
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Tabled for EventBody {
+    const COLUMNS: &'static [Column<Self>] = &[
+        column("TIME", |event| event.time.clone()),
+        column("TYPE", |event| event.r#type.to_string()),
+        column("ABOUT", |event| event.name.clone()),
+        column("WHAT", event_details),
+        wide("BY", |event| event.by.iter().map(|by| by.caller.clone()).collect::<Vec<_>>().join(" ")),
+        wide("ID", |event| event.id.clone()),
+    ];
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+/// `status=running`
+pub fn event_details(event: &EventBody) -> String {
+    let Ok(serde_json::Value::Object(details)) = serde_json::to_value(&event.details) else { return String::new() };
+    let text = |value: &serde_json::Value| match value {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Array(items) => items
+            .iter()
+            .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
+            .collect::<Vec<_>>()
+            .join(","),
+        value => value.to_string(),
+    };
+    details.iter().map(|(name, value)| format!("{name}={}", text(value))).collect::<Vec<_>>().join(" ")
+}

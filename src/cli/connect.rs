@@ -1,0 +1,65 @@
+//! Where the daemon is and who asks it: the flags that every command of the client has.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{
+    exit::{Exit, Fail},
+    output::{Format, Output},
+};
+use crate::{
+    client::{Client, Target},
+    config::Settings,
+};
+
+#[derive(Args)]
+#[command(next_help_heading = "Where the daemon is, and how it is shown")]
+pub struct Connect {
+    /// The daemon's address: http://HOST:PORT, https://HOST:PORT or unix:///PATH; QHERD_TOKEN is the token for it [default: the
+    /// socket in the state directory]
+    #[arg(long, env = "QHERD_URL", value_name = "URL", hide_env_values = true)]
+    url: Option<String>,
+    /// Who signs the daemon's certificate (PEM) [default: those that this host trusts]
+    #[arg(long, env = "QHERD_CACERT", value_name = "FILE", hide_env_values = true)]
+    cacert: Option<PathBuf>,
+    /// The daemon's state directory [default: ./state]
+    #[arg(long, env = "QHERD_STATE_DIR", value_name = "DIR", hide_env_values = true)]
+    state_dir: Option<PathBuf>,
+    /// The daemon's configuration file, which may name another state directory or socket [default: ./qherd.toml, if there]
+    #[arg(long, env = "QHERD_CONFIG", value_name = "FILE", hide_env_values = true)]
+    config: Option<PathBuf>,
+    /// How it is shown
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+    /// Ids alone of what is made or listed, else nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+impl Connect {
+    pub fn output(&self) -> Output {
+        Output::new(self.output, self.quiet)
+    }
+
+    /// # Errors
+    /// A flag or a file that is not understood.
+    pub fn client(self) -> Result<Client, Fail> {
+        let token = std::env::var("QHERD_TOKEN").ok().filter(|token| !token.is_empty());
+        let target = match self.url.filter(|url| !url.is_empty()) {
+            Some(url) => Target::parse(&url, self.cacert.as_deref())
+                .map_err(|why| Fail::usage(format!("{url} is no address of a daemon: {why}")))?,
+            None => {
+                let socket = std::env::var_os("QHERD_SOCKET").map(PathBuf::from);
+                let settings = Settings { state_dir: self.state_dir, socket, ..Settings::default() };
+                let config = settings.resolve(self.config.as_deref());
+                let config = config.map_err(|error| Fail::new(Exit::Usage, format!("{error:#}")))?;
+                Target::Unix(config.access.socket)
+            }
+        };
+        if token.is_some() && target.is_open() {
+            eprintln!("qherd: the token goes to {} in the clear; https:// keeps it from others", target.name());
+        }
+        Ok(Client::new(target, token.as_deref()))
+    }
+}

@@ -1,0 +1,133 @@
+//! `create`.
+
+use std::path::{Path, absolute};
+
+use clap::Args;
+
+use super::{
+    connect::Connect,
+    exit::Fail,
+    names::Vm,
+    nics::{HELP, NicFlag},
+    progress::waiting,
+    sizes::{self, Cores},
+    wait::{Goal, WaitFor},
+    words::{IO_ERROR, RESTART, one_of},
+};
+use crate::{
+    api::kvm::bodies::{AutostartBody, CpuPinning, CreateBody, Created},
+    client::LONG,
+    model::{CloneMode, IoLimits, OnIoError, RestartPolicy},
+};
+
+#[derive(Args)]
+pub struct Create {
+    /// The image that its root disk is cloned from: a path, or a name in an image directory of the daemon
+    #[arg(long, value_name = "PATH")]
+    image: String,
+    /// What it is called [default: vm- and the beginning of its id]
+    #[arg(long)]
+    name: Option<String>,
+    /// vCPUs
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    cpus: i64,
+    /// vCPUs that it can grow to [default: 16]
+    #[arg(long, value_name = "N")]
+    max_cpus: Option<i64>,
+    /// Memory, such as 512M or 2G
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = sizes::mib)]
+    memory: i64,
+    /// Memory that it can grow to [default: --memory below 2G, else the host's]
+    #[arg(long, value_name = "SIZE", value_parser = sizes::mib)]
+    max_memory: Option<i64>,
+    /// Size of its root disk, not below the image's
+    #[arg(long, value_name = "SIZE", default_value = "10G", value_parser = sizes::gib)]
+    disk: i64,
+    /// Copy the image instead of laying the disk over it
+    #[arg(long)]
+    full_clone: bool,
+    /// Machine profile [default: q35]
+    #[arg(long)]
+    profile: Option<String>,
+    #[arg(long = "nic", value_name = "NIC", help = format!("A NIC; repeatable: {HELP}; none for none [default: user]"))]
+    nics: Vec<NicFlag>,
+    /// Cores of the host that its vCPUs run on, such as 0-3,8: one each where there are as many, else any of them
+    #[arg(long, value_name = "CORES", value_parser = sizes::cores)]
+    pin: Option<Cores>,
+    /// I/O operations per second of its root disk
+    #[arg(long, value_name = "N")]
+    iops: Option<i64>,
+    /// Bytes per second of its root disk, such as 50M
+    #[arg(long, value_name = "SIZE", value_parser = sizes::bytes)]
+    bps: Option<u64>,
+    /// An ISO image for its CD drive
+    #[arg(long, value_name = "PATH")]
+    iso: Option<String>,
+    /// Whether it starts again when it has ended [default: never]
+    #[arg(long, value_name = "POLICY", value_parser = one_of::<RestartPolicy>(RESTART))]
+    restart_policy: Option<RestartPolicy>,
+    /// Start it after a boot of the host
+    #[arg(long)]
+    autostart: bool,
+    /// What becomes of the guest when the host cannot read or write its disk [default: pause]
+    #[arg(long, value_name = "WHAT", value_parser = one_of::<OnIoError>(IO_ERROR))]
+    on_io_error: Option<OnIoError>,
+    /// Start it, or make nothing
+    #[arg(long)]
+    start: bool,
+    #[command(flatten)]
+    wait: WaitFor,
+    #[command(flatten)]
+    to: Connect,
+}
+
+/// A path as the daemon understands it: one that is relative is of the folder that the command is given in.
+pub fn path(text: String, is_here: bool) -> String {
+    if !is_here || !text.contains('/') {
+        return text;
+    }
+    absolute(Path::new(&text)).map_or(text, |path| path.display().to_string())
+}
+
+impl Create {
+    pub async fn run(self) -> Result<(), Fail> {
+        if self.wait.goal().is_some_and(|goal| goal != Goal::Stopped) && !self.start {
+            return Err(Fail::usage("--wait-for waits for a VM that runs; add --start"));
+        }
+        let (output, wait) = (self.to.output(), self.wait);
+        let client = self.to.client()?;
+        let is_here = client.target().is_here();
+        let limits = IoLimits { iops: self.iops, bps: self.bps.map(|bps| bps as i64), ..IoLimits::default() };
+        let pinning = self.pin.and_then(|pin| pin.0);
+        let body = CreateBody {
+            base_image: path(self.image, is_here),
+            name: self.name,
+            vcpus: self.cpus,
+            max_vcpus: self.max_cpus,
+            memory: self.memory,
+            max_memory: self.max_memory,
+            disk_size: self.disk,
+            clone: if self.full_clone { CloneMode::Full } else { CloneMode::Linked },
+            profile: self.profile,
+            networks: NicFlag::all(self.nics)?,
+            cpu_pinning: pinning.map(|cores| CpuPinning { cores: Some(cores), vcpus: None, emulator: None }),
+            io_limits: (limits != IoLimits::default()).then_some(limits),
+            iso: self.iso.map(|iso| path(iso, is_here)),
+            restart_policy: self.restart_policy,
+            autostart: self.autostart.then_some(AutostartBody { enabled: true, order: 0, delay: 0 }),
+            on_io_error: self.on_io_error,
+            start: self.start,
+            ..CreateBody::default()
+        };
+        let created: Created = waiting(output, "creating", client.post("/vms", &body, LONG)).await?;
+        if output.is_for_programs() {
+            output.value(&created)?;
+        } else if output.is_quiet() {
+            super::output::line(&created.id)?;
+        } else {
+            let started = if self.start { ", and runs" } else { "" };
+            output.say(&format!("{} is made{started} ({})", created.name, created.id))?;
+        }
+        wait.wait(&client, output, &[Vm { name: created.name, id: created.id }]).await
+    }
+}

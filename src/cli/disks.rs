@@ -1,0 +1,99 @@
+//! `disk`.
+
+use clap::Subcommand;
+
+use super::{
+    connect::Connect,
+    create::path,
+    exit::Fail,
+    names::{self, segment},
+    progress::waiting,
+    sizes,
+    words::when,
+};
+use crate::{
+    api::kvm::bodies::{DiskBody, DiskDone, DiskRow},
+    client::LONG,
+    model::IoLimits,
+};
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// List the disks of a VM, the root disk first
+    Ls {
+        vm: String,
+        #[command(flatten)]
+        to: Connect,
+    },
+    /// Add a disk; a running VM gets it at once
+    Add {
+        vm: String,
+        /// Its size
+        #[arg(long, value_name = "SIZE", value_parser = sizes::gib)]
+        size: i64,
+        /// The image that it is cloned from [default: it is empty]
+        #[arg(long, value_name = "PATH")]
+        image: Option<String>,
+        /// I/O operations per second
+        #[arg(long, value_name = "N")]
+        iops: Option<i64>,
+        /// Bytes per second, such as 50M
+        #[arg(long, value_name = "SIZE", value_parser = sizes::bytes)]
+        bps: Option<u64>,
+        #[command(flatten)]
+        to: Connect,
+    },
+    /// Remove a disk, with its image
+    Rm {
+        vm: String,
+        /// Its name: disk1
+        disk: String,
+        #[command(flatten)]
+        to: Connect,
+    },
+}
+
+impl Command {
+    pub async fn run(self) -> Result<(), Fail> {
+        match self {
+            Self::Ls { vm, to } => {
+                let output = to.output();
+                let client = to.client()?;
+                let vm = names::vm(&client, &vm).await?;
+                output.list(&client.get::<Vec<DiskRow>>(&format!("/vms/{}/disks", vm.id)).await?)
+            }
+            Self::Add { vm, size, image, iops, bps, to } => {
+                let output = to.output();
+                let client = to.client()?;
+                let vm = names::vm(&client, &vm).await?;
+                let limits = IoLimits { iops, bps: bps.map(|bps| bps as i64), ..IoLimits::default() };
+                let body = DiskBody {
+                    disk_size: size,
+                    base_image: image.map(|image| path(image, client.target().is_here()).into()),
+                    io_limits: (limits != IoLimits::default()).then_some(limits),
+                    ..DiskBody::default()
+                };
+                let url = format!("/vms/{}/disks", vm.id);
+                let done: DiskDone = waiting(output, "adding the disk", client.post(&url, &body, LONG)).await?;
+                if output.is_for_programs() {
+                    return output.value(&done);
+                }
+                if output.is_quiet() {
+                    return super::output::line(&done.of.id);
+                }
+                output.say(&format!("{}: added {}{}", vm.name, done.of.id, when(done.applied)))
+            }
+            Self::Rm { vm, disk, to } => {
+                let output = to.output();
+                let client = to.client()?;
+                let vm = names::vm(&client, &vm).await?;
+                let url = format!("/vms/{}/disks/{}", vm.id, segment(&disk));
+                let done: DiskDone = waiting(output, "removing the disk", client.delete(&url, LONG)).await?;
+                if output.is_for_programs() {
+                    return output.value(&done);
+                }
+                output.say(&format!("{}: removed {}{}", vm.name, done.of.id, when(done.applied)))
+            }
+        }
+    }
+}

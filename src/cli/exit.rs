@@ -1,0 +1,136 @@
+//! How a command ends that did not do what it was asked: the exit status, which scripts go by, and the sentence, which says the
+//! next step.
+
+use std::{fmt, io, process::ExitCode};
+
+use crate::{api::kvm::plain, client::Failure};
+
+/// Why it ends. [`STATUSES`] says it to people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Failed,
+    /// Here or by the daemon.
+    Usage,
+    NotFound,
+    Conflict,
+    Denied,
+    Unreachable,
+    Late,
+    /// By its number.
+    Signal(u8),
+}
+
+/// The table of the help and of docs/cli.md.
+pub const STATUSES: &str = "\
+Exit status:
+  0    done
+  1    it could not be done
+  2    not understood, here or by the daemon
+  3    there is no such VM, switch, disk or NIC, or several are called so
+  4    not in the state in which it is
+  5    not for this caller
+  6    there is no daemon, or it went away
+  7    the time was over before it was so
+  128+ a signal ended it; ssh ends with its own";
+
+#[derive(Clone, Debug)]
+pub struct Fail {
+    pub exit: Exit,
+    pub text: String,
+}
+
+impl Fail {
+    pub fn new(exit: Exit, text: impl Into<String>) -> Self {
+        Self { exit, text: text.into() }
+    }
+
+    pub fn usage(text: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, text)
+    }
+
+    /// With what it concerns.
+    #[must_use]
+    pub fn about(self, what: &str) -> Self {
+        Self { text: format!("{what}: {}", self.text), ..self }
+    }
+}
+
+/// Whatever it says of a guest or a daemon, a terminal takes it for text.
+impl fmt::Display for Fail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(plain(&self.text).trim_end())
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::NotFound => 3,
+            Exit::Conflict => 4,
+            Exit::Denied => 5,
+            Exit::Unreachable => 6,
+            Exit::Late => 7,
+            Exit::Signal(number) => 128 + number,
+        })
+    }
+}
+
+impl From<Failure> for Fail {
+    fn from(failure: Failure) -> Self {
+        let text = failure.to_string();
+        match failure {
+            Failure::Unreachable { why, .. } => {
+                let (exit, next) = match why.kind() {
+                    io::ErrorKind::PermissionDenied => (
+                        Exit::Denied,
+                        "run it as root or as the daemon's user, or have the daemon started with --allow user:YOU=ROLE",
+                    ),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => (
+                        Exit::Unreachable,
+                        "start one with qherd serve; one with another state directory is found by --state-dir or QHERD_STATE_DIR, \
+                         one elsewhere by --url or QHERD_URL",
+                    ),
+                    _ => (Exit::Unreachable, "see whether it runs, and whether --url and --cacert are right"),
+                };
+                Self::new(exit, format!("{text}\n{next}"))
+            }
+            Failure::Lost { .. } => Self::new(
+                Exit::Unreachable,
+                format!(
+                    "{text}\nVMs go on without the daemon; what it was asked for may be done all the same: see qherd ls"
+                ),
+            ),
+            Failure::Late { .. } => {
+                Self::new(Exit::Late, format!("{text}\nit may be stopped or overloaded; its log says more"))
+            }
+            Failure::Garbled { .. } => {
+                Self::new(Exit::Failed, format!("{text}\nsee whether --url names the right one"))
+            }
+            Failure::Refused { status, message, detail } => {
+                let text = detail.map_or(message.clone(), |detail| format!("{message} {detail}"));
+                match status.as_u16() {
+                    400 | 413 | 415 | 422 => Self::new(Exit::Usage, text),
+                    401 => Self::new(
+                        Exit::Denied,
+                        format!("{text}\nQHERD_TOKEN is where a token goes; qherd token create makes one"),
+                    ),
+                    403 => Self::new(
+                        Exit::Denied,
+                        format!("{text}\nthe daemon's --allow user:NAME=ROLE, or a token of a higher role, permits it"),
+                    ),
+                    404 | 410 => Self::new(Exit::NotFound, text),
+                    409 => Self::new(Exit::Conflict, text),
+                    _ => Self::new(Exit::Failed, text),
+                }
+            }
+        }
+    }
+}
+
+impl From<io::Error> for Fail {
+    fn from(error: io::Error) -> Self {
+        Self::new(Exit::Failed, error.to_string())
+    }
+}

@@ -1,0 +1,227 @@
+//! Where everything that is shown goes through: tables and facts for people, JSON and YAML for programs. Whatever a guest or a
+//! daemon has put into it, a terminal takes it for text. What the columns of which thing are is in `columns`.
+
+use std::io::{self, IsTerminal, Write};
+
+use clap::ValueEnum;
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+use saphyr::{Mapping, Scalar, Yaml, YamlEmitter};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    columns::{Look, Tabled},
+    exit::{Exit, Fail},
+};
+use crate::api::kvm::plain;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    /// More columns
+    Wide,
+    /// As the API has it
+    Json,
+    Yaml,
+}
+
+#[derive(Clone, Copy)]
+pub struct Output {
+    format: Format,
+    quiet: bool,
+    coloured: bool,
+}
+
+/// Whether this is read by a person who wants colours.
+pub fn is_coloured(stream: &impl IsTerminal) -> bool {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    stream.is_terminal() && !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+impl Output {
+    pub fn new(format: Format, quiet: bool) -> Self {
+        Self { format, quiet, coloured: is_coloured(&io::stdout()) }
+    }
+
+    pub fn is_wide(self) -> bool {
+        self.format == Format::Wide
+    }
+
+    pub fn wide(self) -> Self {
+        Self { format: if self.format == Format::Table { Format::Wide } else { self.format }, ..self }
+    }
+
+    pub fn is_quiet(self) -> bool {
+        self.quiet
+    }
+
+    /// JSON or YAML.
+    pub fn is_for_programs(self) -> bool {
+        matches!(self.format, Format::Json | Format::Yaml)
+    }
+
+    /// # Errors
+    /// Of standard output.
+    pub fn list<T: Tabled>(self, rows: &[T]) -> Result<(), Fail> {
+        if self.quiet {
+            return rows.iter().try_for_each(|row| line(row.id()));
+        }
+        if self.is_for_programs() {
+            return self.value(&rows);
+        }
+        let columns = || T::COLUMNS.iter().filter(|column| self.is_wide() || !column.wide);
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        if self.coloured {
+            table.enforce_styling();
+        } else {
+            table.force_no_tty();
+        }
+        table.set_header(columns().map(|column| Cell::new(column.title).add_attribute(Attribute::Bold)));
+        for row in rows {
+            table.add_row(columns().map(|column| {
+                let text = plain(&(column.cell)(row)).replace(['\n', '\t'], " ");
+                match column.look {
+                    Look::Text => Cell::new(text),
+                    Look::Status => Cell::new(&text).fg(colour(&text)),
+                }
+            }));
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        for text in table.lines() {
+            line(text.trim_end())?;
+        }
+        Ok(())
+    }
+
+    /// What there is to know of one thing, line by line; what is empty is left out.
+    ///
+    /// # Errors
+    /// Of standard output.
+    pub fn facts(self, facts: &[(&str, String)]) -> Result<(), Fail> {
+        let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or_default() + 1;
+        for (name, text) in facts.iter().filter(|(_, text)| !text.is_empty()) {
+            let (bold, normal) = if self.coloured { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+            let text = plain(text).replace('\n', " ");
+            line(&format!("{bold}{:width$}{normal} {text}", format!("{name}:")))?;
+        }
+        Ok(())
+    }
+
+    /// As the API has it.
+    ///
+    /// # Errors
+    /// Of standard output.
+    pub fn value(self, value: &impl Serialize) -> Result<(), Fail> {
+        let failed = |error: &dyn std::fmt::Display| Fail::new(Exit::Failed, error.to_string());
+        let value = serde_json::to_value(value).map_err(|error| failed(&error))?;
+        if self.format != Format::Yaml {
+            return line(&harmless(&serde_json::to_string_pretty(&value).map_err(|error| failed(&error))?));
+        }
+        let mut text = String::new();
+        YamlEmitter::new(&mut text).dump(&yaml(value)).map_err(|error| failed(&error))?;
+        line(text.strip_prefix("---\n").unwrap_or(&text))
+    }
+
+    /// One line for people.
+    ///
+    /// # Errors
+    /// Of standard output.
+    pub fn say(self, text: &str) -> Result<(), Fail> {
+        if self.quiet { Ok(()) } else { line(&plain(text)) }
+    }
+}
+
+/// # Errors
+/// Of standard output. Who has stopped reading, as `head` does, is told nothing.
+pub fn line(text: &str) -> Result<(), Fail> {
+    bytes(format!("{text}\n").as_bytes())
+}
+
+/// # Errors
+/// As [`line`].
+pub fn bytes(text: &[u8]) -> Result<(), Fail> {
+    let mut out = io::stdout().lock();
+    out.write_all(text).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Fail::new(Exit::Failed, ""),
+        _ => Fail::new(Exit::Failed, format!("cannot write to standard output: {error}")),
+    })
+}
+
+fn colour(status: &str) -> Color {
+    match status {
+        "running" | "ok" | "live" => Color::Green,
+        "paused" | "starting" | "stopping" | "rebooting" | "pending" | "removing" => Color::Yellow,
+        "crashed" | "unresponsive" | "degraded" => Color::Red,
+        _ => Color::DarkGrey,
+    }
+}
+
+/// JSON may write any character by its number, and here does so where a terminal would act on it: serde_json leaves DEL and C1 as
+/// they are.
+fn harmless(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_control() && c != '\n' || is_reordering(c) {
+            text.push_str(&format!("\\u{:04x}", c as u32));
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}
+
+/// Turns the order of what is read round.
+fn is_reordering(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn yaml(value: Value) -> Yaml<'static> {
+    match value {
+        Value::Null => Yaml::Value(Scalar::Null),
+        Value::Bool(value) => Yaml::Value(Scalar::Boolean(value)),
+        Value::Number(number) => Yaml::Value(match (number.as_i64(), number.as_f64()) {
+            (Some(whole), _) => Scalar::Integer(whole),
+            (None, Some(number)) => Scalar::FloatingPoint(number.into()),
+            (None, None) => Scalar::String(number.to_string().into()),
+        }),
+        Value::String(text) => Yaml::Value(Scalar::String(plain(&text).into())),
+        Value::Array(items) => Yaml::Sequence(items.into_iter().map(yaml).collect()),
+        Value::Object(members) => {
+            let member = |(name, value): (String, Value)| (Yaml::Value(Scalar::String(name.into())), yaml(value));
+            Yaml::Mapping(members.into_iter().map(member).collect::<Mapping>())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn json_says_the_same_and_a_terminal_does_nothing_with_it() {
+        let value = json!({ "name": "a\u{1b}[31m\u{9b}2J\u{7f}\u{202e}é\n" });
+        let text = harmless(&serde_json::to_string(&value).unwrap());
+        assert!(text.chars().all(|c| !c.is_control() && !is_reordering(c)), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+    }
+
+    #[test]
+    fn yaml_keeps_types_apart() {
+        let value = json!({ "a": 1, "b": "1", "c": [true, "true", null, "null", 1.5], "d": {}, "e": "x: y\n- z", "f": "\u{1b}[1mhi" });
+        let mut text = String::new();
+        YamlEmitter::new(&mut text).dump(&yaml(value)).unwrap();
+        let read = saphyr::LoadableYamlNode::load_from_str(&text).unwrap();
+        let [read]: [Yaml; 1] = Vec::try_into(read).unwrap();
+        assert_eq!(read["a"].as_integer(), Some(1));
+        assert_eq!(read["b"].as_str(), Some("1"));
+        assert_eq!(read["c"][1].as_str(), Some("true"));
+        assert!(read["c"][2].is_null() && read["c"][3].as_str() == Some("null"));
+        assert_eq!(read["e"].as_str(), Some("x: y\n- z"));
+        assert_eq!(read["f"].as_str(), Some("hi"));
+    }
+}

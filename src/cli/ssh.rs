@@ -1,0 +1,92 @@
+//! `ssh`: finds where a VM is reached, and becomes the program `ssh`. The key of a VM is kept under its id, so that an address that
+//! was another VM's before is no alarm.
+
+use std::ffi::CString;
+
+use clap::Args;
+
+use super::{
+    connect::Connect,
+    exit::{Exit, Fail},
+    names::{self, Vm},
+    wait::{WaitFor, addresses},
+};
+use crate::{
+    api::kvm::bodies::NetworkRow,
+    model::{Forward, Protocol},
+};
+
+const SSH: &str = "ssh";
+const PORT: u16 = 22;
+
+#[derive(Args)]
+pub struct Ssh {
+    /// Its name or id, with the user before it [default user: ssh's own choice]
+    #[arg(value_name = "[USER@]VM")]
+    vm: String,
+    /// What ssh is to be given besides: options of its own, then a command
+    #[arg(last = true, value_name = "SSH ARGUMENTS")]
+    args: Vec<String>,
+    #[command(flatten)]
+    wait: WaitFor,
+    #[command(flatten)]
+    to: Connect,
+}
+
+impl Ssh {
+    pub async fn run(self) -> Result<(), Fail> {
+        let output = self.to.output();
+        let client = self.to.client()?;
+        // A name may have an @ of its own; what follows the last one is the VM then, unless the whole is one.
+        let (user, vm) = match names::vm(&client, &self.vm).await {
+            Ok(vm) => (None, vm),
+            Err(fail) => match self.vm.rsplit_once('@') {
+                Some((user, name)) if fail.exit == Exit::NotFound => (Some(user), names::vm(&client, name).await?),
+                _ => return Err(fail),
+            },
+        };
+        self.wait.wait(&client, output, std::slice::from_ref(&vm)).await?;
+        let nics: Vec<NetworkRow> = client.get(&format!("/vms/{}/networks", vm.id)).await?;
+        let (address, port) = place(&vm, &nics)?;
+        let mut words = vec![SSH.to_owned(), "-o".to_owned(), format!("HostKeyAlias=qherd-{}", vm.id)];
+        words.extend(user.into_iter().flat_map(|user| ["-l".to_owned(), user.to_owned()]));
+        words.extend(["-p".to_owned(), port.to_string()]);
+        // Options come before the host, and a command after it.
+        let options = self.args.iter().take_while(|word| word.starts_with('-')).count();
+        words.extend(self.args[..options].iter().cloned());
+        words.push(address);
+        words.extend(self.args[options..].iter().cloned());
+        let words: Result<Vec<CString>, _> = words.into_iter().map(CString::new).collect();
+        let words = words.map_err(|_| Fail::usage("an argument holds a zero byte"))?;
+        let Err(error) = nix::unistd::execvp(&words[0], &words);
+        Err(Fail::new(Exit::Failed, format!("cannot run ssh: {error}; it is in the package openssh-client")))
+    }
+}
+
+/// On a switch, or where the host leads to it. An address that is none never comes so far.
+fn place(vm: &Vm, nics: &[NetworkRow]) -> Result<(String, u16), Fail> {
+    if let Some(address) = addresses(nics).first() {
+        return Ok((address.to_string(), PORT));
+    }
+    let mut forwards = nics.iter().filter_map(|nic| nic.network.user.as_ref()).flat_map(|user| &user.forwards);
+    if let Some(Forward { host_address, host_port, .. }) =
+        forwards.find(|forward| forward.guest_port == PORT && forward.protocol == Protocol::Tcp)
+    {
+        let address = if host_address.is_unspecified() { "127.0.0.1".to_owned() } else { host_address.to_string() };
+        return Ok((address, *host_port));
+    }
+    let is_on_switch = nics.iter().any(|nic| nic.network.switch.is_some());
+    let text = if is_on_switch {
+        format!(
+            "{0} has no address yet; qherd ssh --wait-for port:22 waits for it, and qherd logs {0} may say why",
+            vm.name
+        )
+    } else {
+        format!(
+            "{0} cannot be reached: it has no NIC on a switch, and no port of the host leads to its port 22; qherd nic add {0} SWITCH, \
+             or qherd nic add {0} user,forward=2222:22",
+            vm.name
+        )
+    };
+    Err(Fail::new(Exit::Conflict, text))
+}

@@ -1,0 +1,181 @@
+//! `switch`.
+
+use std::net::Ipv4Addr;
+
+use clap::{Args, Subcommand};
+
+use super::{
+    connect::Connect,
+    exit::Fail,
+    names,
+    output::Output,
+    progress::waiting,
+    vms::show_values,
+    words::{SWITCH, named, one_of},
+};
+use crate::{
+    api::kvm::bodies::{Ipv6Body, SwitchBody, SwitchDone, SwitchFields, SwitchKindBody},
+    client::LONG,
+};
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// List the virtual switches
+    Ls {
+        #[command(flatten)]
+        to: Connect,
+    },
+    /// Make a switch: private, internal (with the host) or external (with an adapter)
+    Create(Box<Create>),
+    /// All about switches, with the VMs on them and the addresses that they have given out
+    Show {
+        /// Names or ids
+        #[arg(required = true, value_name = "SWITCH")]
+        switches: Vec<String>,
+        #[command(flatten)]
+        to: Connect,
+    },
+    /// Remove switches that no VM uses
+    Rm {
+        /// Names or ids
+        #[arg(required = true, value_name = "SWITCH")]
+        switches: Vec<String>,
+        #[command(flatten)]
+        to: Connect,
+    },
+}
+
+#[derive(Args)]
+pub struct Create {
+    name: String,
+    /// What it connects its VMs with, beside one another: nothing, the host, or the network behind an adapter
+    #[arg(long = "type", value_name = "TYPE", default_value = "internal", value_parser = one_of::<SwitchKindBody>(SWITCH))]
+    kind: SwitchKindBody,
+    /// The network of an internal switch, such as 10.77.0.0/24; its VMs get their addresses by DHCP
+    #[arg(long, value_name = "CIDR")]
+    subnet: Option<String>,
+    /// Its VMs reach what the host reaches
+    #[arg(long)]
+    nat: bool,
+    /// A resolver to ask instead of the host's; repeatable
+    #[arg(long, value_name = "ADDRESS")]
+    dns: Vec<Ipv4Addr>,
+    /// What the names of its VMs end with [default: lan]
+    #[arg(long)]
+    domain: Option<String>,
+    /// Its VMs reach what listens on the host's address on it
+    #[arg(long)]
+    host_access: bool,
+    /// A network of IPv6 beside the subnet, of 64 bits
+    #[arg(long, value_name = "CIDR")]
+    ipv6: Option<String>,
+    /// The adapter of an external switch
+    #[arg(long)]
+    adapter: Option<String>,
+    /// The host's own addresses on the adapter move to the switch
+    #[arg(long)]
+    allow_management_os: bool,
+    /// The largest packet, in bytes
+    #[arg(long)]
+    mtu: Option<i64>,
+    #[arg(long)]
+    notes: Option<String>,
+    #[command(flatten)]
+    to: Connect,
+}
+
+impl Command {
+    pub async fn run(self) -> Result<(), Fail> {
+        match self {
+            Self::Ls { to } => {
+                let output = to.output();
+                output.list(&to.client()?.get::<Vec<SwitchFields>>("/switches").await?)
+            }
+            Self::Create(create) => create.run().await,
+            Self::Show { switches, to } => {
+                let output = to.output();
+                let client = to.client()?;
+                let mut found = Vec::new();
+                for name in &switches {
+                    found.push(names::switch(&client, name).await?);
+                }
+                if output.is_for_programs() {
+                    return show_values(output, found);
+                }
+                found.iter().try_for_each(|switch| facts(output, switch))
+            }
+            Self::Rm { switches, to } => {
+                let output = to.output();
+                let client = to.client()?;
+                let mut found = Vec::new();
+                for name in &switches {
+                    found.push(names::switch(&client, name).await?);
+                }
+                let mut done: Vec<SwitchDone> = Vec::new();
+                for switch in &found {
+                    done.push(client.delete(&format!("/switches/{}", switch.id), LONG).await?);
+                    if !output.is_for_programs() {
+                        output.say(&format!("{}: deleted", switch.name))?;
+                    }
+                }
+                show_values(output, done)
+            }
+        }
+    }
+}
+
+impl Create {
+    async fn run(self) -> Result<(), Fail> {
+        let output = self.to.output();
+        let client = self.to.client()?;
+        let nat = self.nat.then_some(true);
+        let body = SwitchBody {
+            name: self.name,
+            r#type: self.kind,
+            adapter: self.adapter,
+            allow_management_os: self.allow_management_os.then_some(true),
+            subnet: self.subnet,
+            nat,
+            dns: (!self.dns.is_empty()).then_some(self.dns),
+            domain: self.domain,
+            host_access: self.host_access.then_some(true),
+            ipv6: self.ipv6.map(|subnet| Ipv6Body { subnet, nat: self.nat }),
+            mtu: self.mtu,
+            notes: self.notes,
+        };
+        let made: SwitchFields = waiting(output, "making the switch", client.post("/switches", &body, LONG)).await?;
+        if output.is_for_programs() {
+            return output.value(&made);
+        }
+        if output.is_quiet() {
+            return super::output::line(&made.id);
+        }
+        output.say(&format!("{} is made ({})", made.name, made.id))
+    }
+}
+
+fn facts(output: Output, switch: &SwitchFields) -> Result<(), Fail> {
+    if output.is_quiet() {
+        return super::output::line(&switch.id);
+    }
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let mut facts = vec![
+        ("Name", switch.name.clone()),
+        ("Id", switch.id.clone()),
+        ("Type", named(&switch.r#type)),
+        ("Subnet", text(&switch.subnet)),
+        ("NAT", if switch.nat == Some(true) { "yes" } else { "" }.to_owned()),
+        ("Host address", switch.host_address.map(|address| address.to_string()).unwrap_or_default()),
+        ("IPv6", switch.ipv6.as_ref().map(|ipv6| ipv6.subnet.clone()).unwrap_or_default()),
+        ("Domain", text(&switch.domain)),
+        ("Adapter", text(&switch.adapter)),
+        ("Bridge", switch.bridge.clone()),
+        ("Notes", switch.notes.clone()),
+        ("Problem", text(&switch.problem)),
+    ];
+    facts.extend(switch.vms.iter().map(|vm| ("VM", vm.name.clone())));
+    facts.extend(
+        switch.leases.iter().map(|lease| ("Lease", format!("{} {} {}", lease.address, lease.mac, lease.vm_name))),
+    );
+    output.facts(&facts)
+}

@@ -1,0 +1,146 @@
+//! A connection to the daemon: over its Unix socket, TCP, or TLS. It knows no request.
+
+#![allow(clippy::disallowed_methods, reason = "a command, which serves nobody")]
+
+use std::{
+    io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{
+        ClientConfig, RootCertStore, crypto,
+        pki_types::{CertificateDer, ServerName, pem::PemObject},
+    },
+};
+
+/// How long it may take to be let in.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Where Debian and those that follow it keep the authorities that are trusted.
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+pub type Sender = SendRequest<Full<Bytes>>;
+
+/// Where the daemon is.
+#[derive(Clone)]
+pub enum Target {
+    Unix(PathBuf),
+    Tcp { host: String, port: u16 },
+    Tls { host: String, port: u16, config: Arc<ClientConfig> },
+}
+
+impl Target {
+    /// `unix:///PATH`, `http://HOST[:PORT]` or `https://HOST[:PORT]`; of the last, who signs its certificate.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(url: &str, authorities: Option<&Path>) -> Result<Self, String> {
+        let (scheme, rest) = url.split_once("://").ok_or("it begins with http://, https:// or unix://")?;
+        if scheme == "unix" {
+            return Ok(Self::Unix(rest.into()));
+        }
+        let rest = rest.trim_end_matches('/');
+        let authority: http::uri::Authority = rest.parse().map_err(|_| "after :// comes a host, with its port")?;
+        let host = authority.host().to_owned();
+        match scheme {
+            "http" => Ok(Self::Tcp { host, port: authority.port_u16().unwrap_or(80) }),
+            "https" => {
+                let config = tls(authorities.unwrap_or(Path::new(AUTHORITIES)))?;
+                Ok(Self::Tls { host, port: authority.port_u16().unwrap_or(443), config })
+            }
+            _ => Err("it begins with http://, https:// or unix://".to_owned()),
+        }
+    }
+
+    /// For people.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Unix(path) => path.display().to_string(),
+            Self::Tcp { host, port } => format!("http://{host}:{port}"),
+            Self::Tls { host, port, .. } => format!("https://{host}:{port}"),
+        }
+    }
+
+    /// What a request calls it.
+    pub fn host(&self) -> String {
+        match self {
+            Self::Unix(_) => "localhost".to_owned(),
+            Self::Tcp { host, port } | Self::Tls { host, port, .. } => format!("{host}:{port}"),
+        }
+    }
+
+    /// Whether it runs on the host that this runs on, as far as the address tells.
+    pub fn is_here(&self) -> bool {
+        match self {
+            Self::Unix(_) => true,
+            Self::Tcp { host, .. } | Self::Tls { host, .. } => {
+                let bare = host.trim_start_matches('[').trim_end_matches(']');
+                host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+            }
+        }
+    }
+
+    /// Whether what is sent there can be read on the way.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Tcp { .. }) && !self.is_here()
+    }
+
+    pub(super) async fn connect(&self) -> io::Result<Sender> {
+        let connected = async {
+            match self {
+                Self::Unix(path) => speak(UnixStream::connect(path).await?).await,
+                Self::Tcp { host, port } => speak(tcp(host, *port).await?).await,
+                Self::Tls { host, port, config } => {
+                    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+                    let name = ServerName::try_from(bare).map_err(io::Error::other)?;
+                    let stream = TlsConnector::from(Arc::clone(config)).connect(name, tcp(host, *port).await?).await?;
+                    speak(stream).await
+                }
+            }
+        };
+        timeout(CONNECT, connected).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((host.trim_start_matches('[').trim_end_matches(']'), port)).await?;
+    // Keys that are typed are not to wait for more of them.
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> io::Result<Sender> {
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    // What goes wrong is told to who waits for the answer.
+    tokio::spawn(connection.with_upgrades());
+    Ok(sender)
+}
+
+fn tls(authorities: &Path) -> Result<Arc<ClientConfig>, String> {
+    let of_file =
+        |why: &dyn std::fmt::Display| format!("cannot use the authorities in {}: {why}", authorities.display());
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(authorities).map_err(|error| of_file(&error))? {
+        // One that is of no use is no reason to do without the others.
+        let _ = roots.add(certificate.map_err(|error| of_file(&error))?);
+    }
+    if roots.is_empty() {
+        return Err(of_file(&"there is none"));
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()));
+    let config = config.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+}
