@@ -39,7 +39,12 @@ const NOTES: usize = 8;
 
 /// How a request may say how it wants the console.
 pub const QUERY: &[QueryParam] = &[
-    QueryParam::integer("tail", "The last so many lines of what was written before; default 1000, 0 for none."),
+    QueryParam::whole(
+        "tail",
+        0,
+        i64::MAX,
+        "The last so many lines of what was written before; default 1000, 0 for none.",
+    ),
     QueryParam::boolean("watch", "Only to watch; default false."),
     QueryParam::boolean("shared", "To type together with others who say so; default false: alone."),
 ];

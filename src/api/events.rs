@@ -50,12 +50,15 @@ pub(super) const TYPE: QueryParam = QueryParam::text(
      vm.in_effect, vm.reset, vm.powered_off, vm.panicked, vm.io_error, vm.watchdog, vm.problem, switch.created, \
      switch.changed, switch.deleted, switch.problem; or all of vm, or of switch.",
 );
-pub(super) const WAIT: QueryParam = QueryParam::integer(
+pub(super) const WAIT: QueryParam = QueryParam::whole(
     "wait",
+    0,
+    300,
     "Answer with JSON: at once where there are events, else as soon as there is one, and with none after so many seconds (0 to \
      300). Without it the answer is a stream of server-sent events.",
 );
-pub(super) const LIMIT: QueryParam = QueryParam::integer("limit", "At most so many events with `wait`; default 100.");
+pub(super) const LIMIT: QueryParam =
+    QueryParam::whole("limit", 1, 1000, "At most so many events with `wait`; default 100.");
 
 /// What a query says.
 pub(super) struct Wish {

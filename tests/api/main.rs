@@ -38,6 +38,7 @@ mod hyperv_ids;
 mod hyperv_lists;
 mod hyperv_words;
 mod idempotency;
+mod judges;
 mod kvm_contract;
 mod kvm_contract_updates;
 mod largest_vm;

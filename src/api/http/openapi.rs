@@ -74,7 +74,7 @@ pub fn document<'a>(about: &About, routes: impl IntoIterator<Item = &'a RouteInf
     let mut paths = Value::Object(paths);
     let schemas = writer.components(&mut paths);
     let tags: Vec<Value> = tags.into_iter().map(|name| json!({"name": name})).collect();
-    json!({
+    let mut document = json!({
         "openapi": "3.1.0",
         "info": {"title": about.title, "version": about.version, "description": format!("{} {CONVENTIONS}", about.description)},
         "servers": [{"url": about.server}],
@@ -86,11 +86,36 @@ pub fn document<'a>(about: &About, routes: impl IntoIterator<Item = &'a RouteInf
             "bearer": {"type": "http", "scheme": "bearer", "description": "A token of `qherd token create`."},
             "certificate": {"type": "mutualTLS", "description": "A certificate with a role (`--allow certificate:NAME=ROLE`)."},
         }},
-    })
+    });
+    without_true(&mut document);
+    document
 }
 
 fn generator(settings: SchemaSettings) -> SchemaGenerator {
     settings.with(|s| s.definitions_path = "/components/schemas".into()).into_generator()
+}
+
+/// A schema that takes anything is written as an object: readers of OpenAPI 3.1 do not all know `true`.
+fn without_true(document: &mut Value) {
+    let as_object = |schema: &mut Value| {
+        if *schema == Value::Bool(true) {
+            *schema = json!({});
+        }
+    };
+    match document {
+        Value::Object(map) => {
+            for (key, value) in map {
+                match (key.as_str(), &mut *value) {
+                    ("schema", schema) => as_object(schema),
+                    ("properties", Value::Object(properties)) => properties.values_mut().for_each(as_object),
+                    _ => {}
+                }
+                without_true(value);
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(without_true),
+        _ => {}
+    }
 }
 
 struct Writer<'a> {
@@ -264,6 +289,8 @@ fn query_param(param: &super::QueryParam) -> Value {
     let schema = match param.kind {
         QueryKind::Text => json!({"type": "string"}),
         QueryKind::Integer => json!({"type": "integer"}),
+        QueryKind::Whole(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
+        QueryKind::Form(pattern) => json!({"type": "string", "pattern": pattern}),
         QueryKind::Boolean => json!({"type": "boolean"}),
         QueryKind::OneOf(values) => json!({"type": "string", "enum": values}),
     };
@@ -291,7 +318,7 @@ fn idempotency_key() -> Value {
     json!({
         "name": "Idempotency-Key", "in": "header", "required": false,
         "description": "For 24 hours the same key and request get the first answer again; nothing happens twice.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": super::idempotency::MOST_BYTES},
+        "schema": {"type": "string", "pattern": "^[!-~]+$", "minLength": 1, "maxLength": super::idempotency::MOST_BYTES},
     })
 }
 

@@ -12,6 +12,10 @@ pub struct QueryParam {
 pub enum QueryKind {
     Text,
     Integer,
+    /// Both ends included.
+    Whole(i64, i64),
+    /// By a regular expression, as JSON Schema has them.
+    Form(&'static str),
     Boolean,
     OneOf(&'static [&'static str]),
 }
@@ -22,6 +26,14 @@ impl QueryParam {
     }
     pub const fn integer(name: &'static str, description: &'static str) -> Self {
         Self::new(name, description, QueryKind::Integer)
+    }
+    /// From `least` to `most`; refusing others is the handler's task.
+    pub const fn whole(name: &'static str, least: i64, most: i64, description: &'static str) -> Self {
+        Self::new(name, description, QueryKind::Whole(least, most))
+    }
+    /// Text of a form; refusing another is the handler's task.
+    pub const fn form(name: &'static str, pattern: &'static str, description: &'static str) -> Self {
+        Self::new(name, description, QueryKind::Form(pattern))
     }
     pub const fn boolean(name: &'static str, description: &'static str) -> Self {
         Self::new(name, description, QueryKind::Boolean)

@@ -96,17 +96,22 @@ impl Vm {
 #[serde(deny_unknown_fields)]
 pub struct CreateBody {
     /// 1 to 64 letters and digits of any script, `._-()+@:` and spaces; need not be unique.
+    #[schemars(length(min = 1, max = 64))]
     name: String,
     /// 16 to the host's memory.
     #[serde(rename = "memoryMB")]
+    #[schemars(range(min = 16))]
     memory_mb: i64,
     /// 1 to 255.
+    #[schemars(range(min = 1, max = 255))]
     vcpu: i64,
     /// A folder in a storage directory; it is made if need be. The disk is `<diskPath>/<id>.qcow2`.
     #[serde(rename = "diskPath")]
+    #[schemars(length(min = 1))]
     disk_path: String,
     /// 1 to 65,536.
     #[serde(rename = "diskGB")]
+    #[schemars(range(min = 1, max = 65_536))]
     disk_gb: i64,
     /// Without a switch there is no network adapter; "" is QEMU's user-mode network.
     #[serde(rename = "switchName")]
@@ -122,6 +127,7 @@ pub struct CreateBody {
     #[schemars(extend("maxProperties" = MAX_LABELS))]
     labels: Option<BTreeMap<String, String>>,
     /// At most 1,024 characters.
+    #[schemars(length(max = 1024))]
     notes: Option<String>,
     /// It is neither deleted nor turned off by force until that is taken away; default false.
     protected: Option<bool>,
@@ -157,16 +163,21 @@ pub struct UpdateBody {
     pub id: Option<String>,
     /// Another renames it.
     #[serde(default)]
+    #[schemars(length(min = 1, max = 64))]
     pub name: Option<String>,
     /// The present one: it cannot be changed.
     #[serde(default, rename = "diskPath")]
+    #[schemars(length(min = 1))]
     pub disk_path: Option<String>,
     /// More grows its first disk; it cannot shrink.
     #[serde(default, rename = "diskGB")]
+    #[schemars(range(min = 1, max = 65_536))]
     pub disk_gb: Option<i64>,
     #[serde(default, rename = "memoryMB")]
+    #[schemars(range(min = 16))]
     pub memory_mb: Option<i64>,
     #[serde(default)]
+    #[schemars(range(min = 1, max = 255))]
     pub vcpu: Option<i64>,
     /// Replaced whole, also while it runs.
     #[serde(default)]
@@ -174,6 +185,7 @@ pub struct UpdateBody {
     pub labels: Option<BTreeMap<String, String>>,
     /// Also while it runs; "" removes them.
     #[serde(default)]
+    #[schemars(length(max = 1024))]
     pub notes: Option<String>,
     /// Also while it runs.
     #[serde(default)]

@@ -25,11 +25,14 @@ pub struct ForwardBody {
     /// The host's address that it is for; every one where none is given. Not a loopback one.
     host_address: Option<Ipv4Addr>,
     /// 1 to 65535.
+    #[schemars(range(min = 1, max = 65_535))]
     host_port: i64,
+    #[schemars(extend("format" = "uuid"))]
     vm_id: String,
     /// The first one on the switch where none is given.
     adapter_id: Option<String>,
     /// 1 to 65535.
+    #[schemars(range(min = 1, max = 65_535))]
     guest_port: i64,
 }
 

@@ -69,7 +69,7 @@ const WAIT_QUERY: &[QueryParam] = &[
         "Answer when it runs, when it is off, when the guest's agent is there, or when the guest has an address; `Reached` says whether it came to that within \
          the time. Deleted meanwhile: 404 at once.",
     ),
-    QueryParam::integer("timeout", "With `wait`: seconds, 1 to 3600; default 30."),
+    QueryParam::whole("timeout", 1, 3600, "With `wait`: seconds, 1 to 3600; default 30."),
 ];
 const EVENTS_QUERY: &[QueryParam] = &[
     AFTER,

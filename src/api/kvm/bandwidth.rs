@@ -10,8 +10,10 @@ use crate::model::Bandwidth;
 #[serde(deny_unknown_fields)]
 pub struct BandwidthBody {
     /// Towards the guest.
+    #[schemars(range(min = 64_000_u64, max = 1_000_000_000_000_u64))]
     pub in_bits_per_second: Option<u64>,
     /// From the guest.
+    #[schemars(range(min = 64_000_u64, max = 1_000_000_000_000_u64))]
     pub out_bits_per_second: Option<u64>,
 }
 

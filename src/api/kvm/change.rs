@@ -18,9 +18,11 @@ use crate::{
 /// At least one field.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
 pub struct CpuBody {
     /// 1 to 255, at most `max_vcpus` where the VM was created with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 255))]
     pub vcpus: Option<i64>,
     /// Replaced whole; null removes it.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
@@ -32,15 +34,18 @@ pub struct CpuBody {
 #[serde(deny_unknown_fields)]
 pub struct MemoryBody {
     /// MiB, at most `max_memory`.
+    #[schemars(range(min = 16))]
     pub memory: i64,
 }
 
 /// At least one field.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
 pub struct DiskUpdate {
     /// GiB; a disk only grows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_536))]
     pub disk_size: Option<i64>,
     /// Replaced whole; null removes them.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]

@@ -24,9 +24,11 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub struct DiskBody {
     /// GiB.
+    #[schemars(range(min = 1, max = 65_536))]
     pub disk_size: i64,
     /// Cloned; without one the disk is empty.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
     pub base_image: Option<PathBuf>,
     /// `linked` (default) or `full`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

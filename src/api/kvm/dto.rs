@@ -27,12 +27,16 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub struct CreateBody {
     /// 1 to 255.
+    #[schemars(range(min = 1, max = 255))]
     pub vcpus: i64,
     /// MiB, 16 to the host's memory.
+    #[schemars(range(min = 16))]
     pub memory: i64,
     /// GiB, 1 to 65,536; not below the base image's virtual size.
+    #[schemars(range(min = 1, max = 65_536))]
     pub disk_size: i64,
     /// A raw or qcow2 image in an image directory; a relative path is looked for in each of them.
+    #[schemars(length(min = 1))]
     pub base_image: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_pinning: Option<CpuPinning>,
@@ -40,6 +44,7 @@ pub struct CreateBody {
     pub io_limits: Option<IoLimits>,
     /// 1 to 64 letters and digits of any script, `._-()+@:` and spaces; need not be unique.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
     pub name: Option<String>,
     /// Machine profile: `q35` (default), `pc`, or one of the templates folder.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,15 +65,18 @@ pub struct CreateBody {
     pub networks: Option<Vec<NetworkBody>>,
     /// vCPUs that it can grow to; default 16.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 255))]
     pub max_vcpus: Option<i64>,
     /// MiB that it can grow to; default its `memory` below 2048, else the host's memory.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 16))]
     pub max_memory: Option<i64>,
     /// Whether it starts again when it has ended: `never` (default), `on-failure`, `always`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart_policy: Option<RestartPolicy>,
     /// Restarts in a row before it is given up; default: never.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub max_restarts: Option<i64>,
     /// Whether it starts after a boot of the host; default no.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,6 +86,7 @@ pub struct CreateBody {
     pub on_io_error: Option<OnIoError>,
     /// An ISO image for its CD drive, in an image directory; it boots where the disk does not.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
     pub iso: Option<String>,
     /// What people and programs find it by: at most 64, keys of 1 to 63 letters, digits, `._-/`, values of at most 255
     /// characters.
@@ -86,6 +95,7 @@ pub struct CreateBody {
     pub labels: Option<BTreeMap<String, String>>,
     /// At most 1,024 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
     pub description: Option<String>,
     /// It is neither deleted nor forced off until that is taken away; default false.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -277,6 +287,7 @@ pub struct StopBody {
     pub force: Option<bool>,
     /// Seconds that the guest is given, 1 to 86,400; default 60.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400))]
     pub timeout: Option<i64>,
 }
 
@@ -285,6 +296,7 @@ pub struct StopBody {
 pub struct RebootBody {
     /// Seconds that the guest is given, 1 to 86,400; default 60.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400))]
     pub timeout: Option<i64>,
 }
 

@@ -214,9 +214,12 @@ const EVENTS: Endpoint = Endpoint {
     not_found: NotFound::Short,
     failed: "Internal server error while reading the events.",
 };
+/// As JSON Schema has it.
+const UUID: &str = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$";
+
 const QUERY: &[QueryParam] = &[
     AFTER,
-    QueryParam::text("vm", "Only events of the VM with this UUID, also of one that is gone."),
+    QueryParam::form("vm", UUID, "Only events of the VM with this UUID, also of one that is gone."),
     TYPE,
     WAIT,
     LIMIT,

@@ -26,13 +26,16 @@ pub struct ForwardBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_address: Option<Ipv4Addr>,
     /// 1 to 65535.
+    #[schemars(range(min = 1, max = 65_535))]
     pub host_port: i64,
     /// The id of the VM.
+    #[schemars(extend("format" = "uuid"))]
     pub vm: String,
     /// The VM's NIC, by its id or QEMU's name of it; the first one on the switch where none is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
     /// 1 to 65535.
+    #[schemars(range(min = 1, max = 65_535))]
     pub guest_port: i64,
 }
 

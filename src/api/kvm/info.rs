@@ -19,7 +19,7 @@ pub const STATUS_QUERY: &[QueryParam] = &[
         "Answer when it runs, when nothing of it runs, when the guest's agent is there, or when the guest has an address; `reached` says whether it came to that \
          within the time. Deleted meanwhile: 404 at once.",
     ),
-    QueryParam::integer("timeout", "With `wait`: seconds, 1 to 3600; default 30."),
+    QueryParam::whole("timeout", 1, 3600, "With `wait`: seconds, 1 to 3600; default 30."),
 ];
 
 pub fn ranged(name: &'static str, value: i64, max: i64) -> Result<u64, HttpError> {

@@ -39,11 +39,10 @@ pub mod bodies {
     pub use super::{
         bandwidth::BandwidthBody,
         change::{Cpu, CpuBody, DiskUpdate, Memory, MemoryBody, RootDisk},
+        config::Config,
         disk_view::DiskView,
         disks::{DiskBody, DiskDone, DiskRow},
-        config::Config,
         dto::{CreateBody, Created, Deleted, Details, Done, Health, RebootBody, StatusBody, StopBody},
-        rows::Listed,
         error::ErrorBody,
         events::{EventBody, EventsBody},
         forwards::LeaseFields,
@@ -53,6 +52,7 @@ pub mod bodies {
         performance::Performance,
         pinning::CpuPinning,
         policy::{AutostartBody, PolicyBody, PolicyView},
+        rows::Listed,
         switches::{Ipv6Body, SwitchBody, SwitchDone, SwitchFields, SwitchKindBody},
         updated::Updated,
     };

@@ -18,7 +18,7 @@ const CONSOLE: Endpoint = endpoint(NotFound::Colon, "Internal error while openin
 const MONITORING: &str = "Monitoring";
 
 const CONSOLE_QUERY: &[QueryParam] = &[
-    QueryParam::integer("tail", "The last so many lines; default 1000."),
+    QueryParam::whole("tail", 1, i64::MAX, "The last so many lines; default 1000."),
     QueryParam::boolean(
         "plain",
         "Without what a terminal would act on: colours, titles, cursor movements and the like are left out, so that a guest does \
@@ -36,8 +36,10 @@ const LOGS_QUERY: &[QueryParam] = &[
         "since",
         "Only what was written since: a time (RFC 3339), seconds since 1970, or how long ago (`10m`).",
     ),
-    QueryParam::integer(
+    QueryParam::whole(
         "tail",
+        1,
+        i64::MAX,
         "At most the last so many lines of what was written before; default 1000, and all with `since`.",
     ),
     QueryParam::boolean(

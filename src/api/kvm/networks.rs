@@ -31,9 +31,11 @@ pub struct NetworkBody {
     pub user: Option<UserBody>,
     /// What people call the NIC; default `Network Adapter`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
     pub name: Option<String>,
     /// Pairs of queues of a NIC on a switch, 1 (default) to 8.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 8))]
     pub queues: Option<i64>,
     /// Its hardware address, such as 52:54:00:ab:cd:ef; a random one where none is given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,12 +49,14 @@ pub struct NetworkBody {
     pub allow_spoofing: Option<bool>,
     /// How many addresses it may use where none is assigned to it, 1 to 4096; default 20.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4096))]
     pub max_addresses: Option<i64>,
     /// It reaches no other isolated NIC of its switch; default false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub isolated: Option<bool>,
     /// On an External switch: the VLAN that it is in, 1 to 4094; its guest sends and receives without a tag.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4094))]
     pub vlan: Option<i64>,
     /// On an External switch: VLANs that its guest sees with their tags.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,6 +69,7 @@ pub struct NetworkBody {
 /// What is to change of a NIC on a switch; at least one field.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
 #[schemars(example = json!({ "vlan": 20, "trunk": null, "bandwidth": { "out_bits_per_second": 10_000_000 } }))]
 pub struct NetworkUpdate {
     /// A running guest takes it when it renews its lease, within ten minutes; until then it is cut off.

@@ -17,6 +17,7 @@ use crate::{
 /// At least one field.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
 pub struct PolicyBody {
     /// Whether a VM that has ended starts again: `never` (default), `on-failure` (it crashed), `always` (also when its guest
     /// powered off). After 1 s, then twice as long for each in a row, up to 60 s; 10 minutes of running begin anew. One that
@@ -43,9 +44,11 @@ pub struct AutostartBody {
     pub enabled: bool,
     /// Lower ones start first, 0 to 65,535; default 0.
     #[serde(default)]
+    #[schemars(range(min = 0, max = 65_535))]
     pub order: i64,
     /// Seconds from its start to that of the next one, 0 to 3,600; default 0.
     #[serde(default)]
+    #[schemars(range(min = 0, max = 3600))]
     pub delay: i64,
 }
 

@@ -57,7 +57,7 @@ const INFORMATION: &str = "VM Information";
 const NETWORKS: &str = "Networks";
 const SERVICE: &str = "Service";
 
-const TIMEOUT: QueryParam = QueryParam::integer("timeout", "Seconds that the guest is given; default 60.");
+const TIMEOUT: QueryParam = QueryParam::whole("timeout", 1, 86_400, "Seconds that the guest is given; default 60.");
 const STOP_QUERY: &[QueryParam] = &[QueryParam::boolean("force", "Cut the power at once."), TIMEOUT];
 const DELETE_QUERY: &[QueryParam] =
     &[QueryParam::boolean("graceful", "Ask the guest to power off first; default false.")];

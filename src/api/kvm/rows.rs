@@ -15,15 +15,26 @@ use crate::{
 
 const MAX_PAGE: i64 = 10_000;
 
+/// As JSON Schema has it; `read_labels` says it in words.
+const LABELS: &str = "^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?(=[^,]*)?(,[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?(=[^,]*)?)*$";
+const TOKEN: &str = "^[0-9]{1,19}[.][0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$";
+const SOME_FIELDS: &str = "^(id|vm_id|name|status|vcpus|memory|profile|addresses|uptime|labels)(,(id|vm_id|name|status|vcpus|memory|profile|addresses|uptime|labels))*$";
+
 pub const QUERY: &[QueryParam] = &[
-    QueryParam::text("status", "Only VMs with this status."),
+    QueryParam::one_of(
+        "status",
+        &["stopped", "crashed", "starting", "running", "paused", "stopping", "rebooting", "unresponsive"],
+        "Only VMs with this status.",
+    ),
     QueryParam::text("name", "Only VMs with exactly this name."),
-    QueryParam::text(
+    QueryParam::form(
         "label",
+        LABELS,
         "Only VMs with these labels, with commas between them: `env=prod,tier`; a key alone takes any value.",
     ),
-    QueryParam::text(
+    QueryParam::form(
         "fields",
+        SOME_FIELDS,
         "Only these fields of each line, with commas between them, such as `id,name,addresses`.",
     ),
     QueryParam::one_of(
@@ -31,8 +42,8 @@ pub const QUERY: &[QueryParam] = &[
         &["name", "status", "vcpus", "memory", "uptime", "-name", "-status", "-vcpus", "-memory", "-uptime"],
         "By this, with `-` the other way round, instead of by age. With `limit` those that come first; there are no further pages.",
     ),
-    QueryParam::integer("limit", "At most so many; the Link header leads to the next page."),
-    QueryParam::text("page_token", "Where the page begins, as a Link header gave it."),
+    QueryParam::whole("limit", 1, MAX_PAGE, "At most so many; the Link header leads to the next page."),
+    QueryParam::form("page_token", TOKEN, "Where the page begins, as a Link header gave it."),
 ];
 
 /// One line of the list.

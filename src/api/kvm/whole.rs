@@ -34,27 +34,32 @@ use crate::{
 pub struct WholeBody {
     /// As in a create; a running QEMU bears it from the next start on.
     #[serde(default)]
+    #[schemars(length(min = 1, max = 64))]
     name: Option<String>,
     /// Fixed.
     #[serde(default)]
     profile: Option<String>,
     /// 1 to 255, at most `max_vcpus` where the VM was created with one.
     #[serde(default)]
+    #[schemars(range(min = 1, max = 255))]
     vcpus: Option<i64>,
     /// Fixed.
     #[serde(default)]
     max_vcpus: Option<i64>,
     /// MiB, at most `max_memory`.
     #[serde(default)]
+    #[schemars(range(min = 16))]
     memory: Option<i64>,
     /// MiB; fixed.
     #[serde(default)]
     max_memory: Option<i64>,
     /// GiB, of the root disk; it only grows.
     #[serde(default)]
+    #[schemars(range(min = 1, max = 65_536))]
     disk_size: Option<i64>,
     /// Fixed; any path of the same image is the same.
     #[serde(default)]
+    #[schemars(length(min = 1))]
     base_image: Option<String>,
     /// Fixed.
     #[serde(default)]
