@@ -38,8 +38,8 @@ fn every_end_has_a_status_of_its_own_and_a_next_step() {
     assert!(image.err.contains("Base image not found"), "{}", image.err);
     let off = run(&daemon, &["reboot", "web"]).expect(4);
     assert!(off.err.contains("VM is not running"), "{}", off.err);
-    let never = run(&daemon, &["wait", "web", "--for", "running", "--timeout", "60s"]).expect(4);
-    assert!(never.err.contains("web is stopped, so there is nothing to wait for"), "{}", never.err);
+    let off = run(&daemon, &["wait", "web", "--for", "running", "--timeout", "1s"]).expect(7);
+    assert!(off.err.contains("web is stopped: it does not run"), "{}", off.err);
     done(&daemon, &["start", "web"]);
     let late = run(&daemon, &["wait", "web", "--for", "agent", "--timeout", "1s"]).expect(7);
     assert!(late.err.contains("its guest agent is not there"), "{}", late.err);

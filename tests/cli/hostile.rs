@@ -28,9 +28,9 @@ fn disk(text: &[u8]) -> Vec<u8> {
         0x31, 0xc0, // xor ax, ax
         0x8e, 0xd8, // mov ds, ax
         0xbe, 0x40, 0x7c, // mov si, text
-        0xb0, 0x01, // mov al, 1
+        0xb0, 0xc1, // mov al, 0xc1
         0xba, 0xfa, 0x03, // mov dx, 0x3fa
-        0xee, // out dx, al: with a FIFO, so that what is typed at once is taken at once
+        0xee, // out dx, al: a FIFO, so that what is typed at once is taken at once
         0xac, // next: lodsb
         0x84, 0xc0, // test al, al
         0x74, 0x11, // jz echo

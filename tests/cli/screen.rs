@@ -12,6 +12,7 @@ use std::{
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{Termios, Winsize, tcgetattr, tcsetwinsize},
 };
@@ -71,7 +72,7 @@ pub struct Screen {
     rows: u16,
     columns: u16,
     /// `None` once the terminal has gone.
-    master: Option<File>,
+    master: Option<(File, Arc<()>)>,
     /// So that the terminal has modes when nobody else has it open any more.
     slave: File,
     child: Child,
@@ -101,18 +102,24 @@ impl Screen {
         let child = command.spawn().unwrap();
         let master = File::from(master);
         let (mut reader, seen) = (master.try_clone().unwrap(), Arc::new(Mutex::new(Vec::new())));
-        let all = Arc::clone(&seen);
+        let (all, open) = (Arc::clone(&seen), Arc::new(()));
+        let is_open = Arc::downgrade(&open);
         std::thread::spawn(move || {
             let mut piece = [0; 4096];
-            while let Ok(count @ 1..) = reader.read(&mut piece) {
-                all.lock().unwrap().extend_from_slice(&piece[..count]);
+            while is_open.strong_count() > 0 {
+                let mut ready = [PollFd::new(&reader, PollFlags::IN)];
+                let some = poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 20_000_000 })).unwrap() > 0;
+                match if some { reader.read(&mut piece) } else { continue } {
+                    Ok(count @ 1..) => all.lock().unwrap().extend_from_slice(&piece[..count]),
+                    _ => return,
+                }
             }
         });
-        Self { rows, columns, master: Some(master), slave, child, seen, before }
+        Self { rows, columns, master: Some((master, open)), slave, child, seen, before }
     }
 
     pub fn type_text(&mut self, text: &str) {
-        self.master.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+        self.master.as_mut().unwrap().0.write_all(text.as_bytes()).unwrap();
     }
 
     pub fn pid(&self) -> nix::unistd::Pid {
