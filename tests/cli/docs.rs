@@ -7,15 +7,30 @@ use qherd::cli::Cli;
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md");
 
-fn describe(command: &mut clap::Command, path: &str, text: &mut String) {
-    write!(text, "\n## {path}\n```text\n{}\n```\n", command.render_long_help().to_string().trim_end()).unwrap();
-    let names: Vec<String> = command
-        .get_subcommands()
-        .filter(|command| !command.is_hide_set())
-        .map(|command| command.get_name().to_owned())
-        .collect();
-    for name in names.iter().filter(|name| *name != "help") {
-        describe(command.find_subcommand_mut(name).unwrap(), &format!("{path} {name}"), text);
+/// What every command of the client takes is said once.
+const COMMON: [&str; 6] = ["url", "cacert", "state_dir", "config", "output", "quiet"];
+
+fn is_of_client(command: &clap::Command) -> bool {
+    command.get_arguments().any(|argument| argument.get_id() == "quiet")
+}
+
+fn help(command: clap::Command) -> String {
+    // What is in the environment of who runs the tests is no part of it.
+    let mut command = command.mut_args(|argument| argument.hide_env_values(true)).color(clap::ColorChoice::Never);
+    let text = command.render_help().to_string();
+    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n").trim_end().to_owned()
+}
+
+fn describe(command: &clap::Command, path: &str, text: &mut String) {
+    let mut own = command.clone().bin_name(path);
+    if is_of_client(command) {
+        own = own.mut_args(
+            |argument| if COMMON.contains(&argument.get_id().as_str()) { argument.hide(true) } else { argument },
+        );
+    }
+    write!(text, "\n## {path}\n```text\n{}\n```\n", help(own)).unwrap();
+    for below in command.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help") {
+        describe(below, &format!("{path} {}", below.get_name()), text);
     }
 }
 
@@ -24,12 +39,14 @@ fn the_document_is_what_the_commands_say_of_themselves() {
     let kept = std::fs::read_to_string(DOCUMENT).unwrap();
     let mark = "<!-- generated: the rest -->\n";
     let (head, there) = kept.split_once(mark).unwrap();
-    let mut command = Cli::command();
-    command.build();
-    let mut text = String::new();
-    describe(&mut command, "qherd", &mut text);
-    // What is in the environment of who runs the tests is no part of it.
-    let text = text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n") + "\n";
+    let command = Cli::command();
+    let ls = command.find_subcommand("ls").unwrap().clone().bin_name("qherd ls");
+    let common = ls
+        .mut_args(|argument| if COMMON.contains(&argument.get_id().as_str()) { argument } else { argument.hide(true) });
+    let common = help(common.disable_help_flag(true));
+    let (_, common) = common.split_once("Where the daemon is").unwrap();
+    let mut text = format!("\n## What every command of the client takes\n```text\nWhere the daemon is{common}\n```\n");
+    describe(&command, "qherd", &mut text);
     if std::env::var_os("INSTA_UPDATE").is_some_and(|update| update == "always") {
         std::fs::write(DOCUMENT, format!("{head}{mark}{text}")).unwrap();
     } else {
