@@ -214,5 +214,6 @@ pub fn event_details(event: &EventBody) -> String {
             .join(","),
         value => value.to_string(),
     };
-    details.iter().map(|(name, value)| format!("{name}={}", text(value))).collect::<Vec<_>>().join(" ")
+    let said = details.iter().filter(|(_, value)| value.as_array().is_none_or(|items| !items.is_empty()));
+    said.map(|(name, value)| format!("{name}={}", text(value))).collect::<Vec<_>>().join(" ")
 }

@@ -57,35 +57,36 @@ impl Console {
             ended = talk(&mut line, typed()) => ended,
             signal = signals.next() => Err(signal),
         };
+        // What is to be read comes after the terminal is itself again.
         drop(raw);
         line.close().await;
-        println!();
-        ended
+        let said = ended.as_ref().map_or("", String::as_str);
+        let said = if said.is_empty() { String::new() } else { format!("[{}]\n", plain(said)) };
+        shown(format!("\n{said}").as_bytes())?;
+        ended.map(|_| ())
     }
 }
 
-async fn talk(line: &mut Line, mut typed: mpsc::Receiver<Vec<u8>>) -> Result<(), Fail> {
+/// To the end, and why it ends.
+async fn talk(line: &mut Line, mut typed: mpsc::Receiver<Vec<u8>>) -> Result<String, Fail> {
     loop {
         tokio::select! {
             heard = line.next() => match heard? {
                 Heard::Bytes(bytes) => shown(&bytes)?,
                 Heard::Note(note) => shown(plain(&note).replace('\n', "\r\n").as_bytes())?,
                 Heard::End { daemon_ends: true, reason } => return Err(Fail::new(Exit::Unreachable, reason)),
-                Heard::End { daemon_ends: false, reason } => {
-                    shown(format!("\r\n[{}]\r\n", plain(&reason)).as_bytes())?;
-                    return Ok(());
-                }
+                Heard::End { daemon_ends: false, reason } => return Ok(reason),
             },
             keys = typed.recv() => {
                 // The terminal has gone.
-                let Some(mut keys) = keys else { return Ok(()) };
+                let Some(mut keys) = keys else { return Ok(String::new()) };
                 let leave = keys.iter().position(|key| *key == LEAVE);
                 keys.truncate(leave.unwrap_or(keys.len()));
                 if !keys.is_empty() {
                     line.send(keys).await?;
                 }
                 if leave.is_some() {
-                    return Ok(());
+                    return Ok("left; the guest goes on".to_owned());
                 }
             }
         }

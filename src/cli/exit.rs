@@ -48,9 +48,12 @@ impl Fail {
         Self::new(Exit::Usage, text)
     }
 
-    /// With what it concerns.
+    /// With what it concerns, where it does not say so.
     #[must_use]
     pub fn about(self, what: &str) -> Self {
+        if self.text.contains(what) {
+            return self;
+        }
         Self { text: format!("{what}: {}", self.text), ..self }
     }
 }

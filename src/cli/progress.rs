@@ -82,7 +82,7 @@ where
                     bar.suspend(|| shown(vm, &result))?;
                     done.push(result);
                 }
-                Err(fail) => failed.push(if vms.len() == 1 { fail } else { fail.about(&vm.name) }),
+                Err(fail) => failed.push(fail.about(&vm.name)),
             }
         }
         Ok::<_, Fail>((done, failed))

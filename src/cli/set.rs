@@ -14,7 +14,7 @@ use super::{
     names::{self, Vm},
     output::Output,
     progress::waiting,
-    sizes::{self, Cores},
+    sizes::{self, Cores, Number},
     words::{IO_ERROR, RESTART, one_of, when},
 };
 use crate::{
@@ -45,11 +45,11 @@ pub struct Set {
     #[arg(long, value_name = "SIZE", group = "change", value_parser = sizes::gib)]
     disk: Option<i64>,
     /// I/O operations per second of its root disk; none for no limit
-    #[arg(long, value_name = "N", group = "change", value_parser = sizes::rate)]
-    iops: Option<Option<i64>>,
+    #[arg(long, value_name = "N", group = "change", value_parser = sizes::number)]
+    iops: Option<Number>,
     /// Bytes per second of its root disk, such as 50M; none for no limit
     #[arg(long, value_name = "SIZE", group = "change", value_parser = sizes::byte_rate)]
-    bps: Option<Option<i64>>,
+    bps: Option<Number>,
     /// The ISO image in its CD drive; none ejects it
     #[arg(long, value_name = "PATH", group = "change")]
     iso: Option<String>,
@@ -57,8 +57,8 @@ pub struct Set {
     #[arg(long, value_name = "POLICY", group = "change", value_parser = one_of::<RestartPolicy>(RESTART))]
     restart_policy: Option<RestartPolicy>,
     /// Restarts in a row before it is given up; none for never
-    #[arg(long, value_name = "N", group = "change", value_parser = sizes::rate)]
-    max_restarts: Option<Option<i64>>,
+    #[arg(long, value_name = "N", group = "change", value_parser = sizes::number)]
+    max_restarts: Option<Number>,
     /// Whether it starts after a boot of the host
     #[arg(long, value_name = "YES", group = "change")]
     autostart: Option<bool>,
@@ -91,6 +91,7 @@ impl Set {
         let vms = names::vms(&client, &vms).await?;
         let iso = iso.map(|iso| (iso != "none").then(|| path(iso, client.target().is_here())));
         let pinning = pin.map(|pin| pin.0.map(|cores| CpuPinning { cores: Some(cores), vcpus: None, emulator: None }));
+        let max_restarts = max_restarts.map(|most| most.0);
         let autostart = autostart.map(|enabled| Some(AutostartBody { enabled, order: 0, delay: 0 }));
         for vm in &vms {
             let change = Change { client: &client, output, vm };
@@ -134,8 +135,10 @@ impl Change<'_> {
         }
         let members = serde_json::to_value(body).unwrap_or_default();
         let members = members.as_object().into_iter().flatten();
-        let changed: Vec<String> = members.map(|(name, value)| format!("{name} {}", written(value))).collect();
-        self.output.say(&format!("{}: {}{}", self.vm.name, changed.join(", "), when(done.applied)))
+        let changed: Vec<String> = members.map(|(name, value)| format!("{name} {}", written(name, value))).collect();
+        // What is off has nothing that differs.
+        let later = if done.pending.is_empty() { "" } else { when(done.applied) };
+        self.output.say(&format!("{}: {}{later}", self.vm.name, changed.join(", ")))
     }
 
     async fn watched<T>(&self, what: &str, work: impl Future<Output = T>) -> T {
@@ -143,18 +146,21 @@ impl Change<'_> {
     }
 
     /// Limits are replaced whole: those that are not named stay.
-    async fn limits(&self, iops: Option<Option<i64>>, bps: Option<Option<i64>>) -> Result<Option<IoLimits>, Fail> {
+    async fn limits(&self, iops: Option<Number>, bps: Option<Number>) -> Result<Option<IoLimits>, Fail> {
         let config: Config = self.client.get(&format!("/vms/{}/config", self.vm.id)).await?;
         let now = config.io_limits.unwrap_or_default();
-        let limits = IoLimits { iops: iops.unwrap_or(now.iops), bps: bps.unwrap_or(now.bps), ..now };
+        let limits =
+            IoLimits { iops: iops.map_or(now.iops, |iops| iops.0), bps: bps.map_or(now.bps, |bps| bps.0), ..now };
         Ok((limits != IoLimits::default()).then_some(limits))
     }
 }
 
 /// For people.
-fn written(value: &Value) -> String {
+fn written(name: &str, value: &Value) -> String {
     match value {
         Value::Null => "none".to_owned(),
+        Value::Number(size) if name == "memory" => sizes::written_mib(size.as_u64().unwrap_or_default()),
+        Value::Number(size) if name == "disk_size" => format!("{size}G"),
         Value::String(text) => text.clone(),
         Value::Object(members) => {
             members.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")

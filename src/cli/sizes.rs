@@ -42,14 +42,18 @@ fn whole(text: &str, shift: u32, unit: &str) -> Result<i64, String> {
     }
 }
 
-/// A rate that may be taken away: `500`, `none`.
-///
+/// A number that may be taken away: `500`, `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Number(pub Option<i64>);
+
 /// # Errors
 /// What is neither.
-pub fn rate(text: &str) -> Result<Option<i64>, String> {
+pub fn number(text: &str) -> Result<Number, String> {
     match text {
-        "none" => Ok(None),
-        _ => text.parse().map(Some).map_err(|_| format!("{text:?} is no number, and not none")),
+        "none" => Ok(Number(None)),
+        _ => {
+            text.parse().map(|number| Number(Some(number))).map_err(|_| format!("{text:?} is no number, and not none"))
+        }
     }
 }
 
@@ -57,8 +61,8 @@ pub fn rate(text: &str) -> Result<Option<i64>, String> {
 ///
 /// # Errors
 /// What is neither.
-pub fn byte_rate(text: &str) -> Result<Option<i64>, String> {
-    if text == "none" { Ok(None) } else { bytes(text).map(|bytes| Some(bytes as i64)) }
+pub fn byte_rate(text: &str) -> Result<Number, String> {
+    if text == "none" { Ok(Number(None)) } else { bytes(text).map(|bytes| Number(Some(bytes as i64))) }
 }
 
 /// Cores of the host, `0-3,8`, or `none`.

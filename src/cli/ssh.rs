@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     api::kvm::bodies::NetworkRow,
+    client::Client,
     model::{Forward, Protocol},
 };
 
@@ -37,14 +38,7 @@ impl Ssh {
     pub async fn run(self) -> Result<(), Fail> {
         let output = self.to.output();
         let client = self.to.client()?;
-        // A name may have an @ of its own; what follows the last one is the VM then, unless the whole is one.
-        let (user, vm) = match names::vm(&client, &self.vm).await {
-            Ok(vm) => (None, vm),
-            Err(fail) => match self.vm.rsplit_once('@') {
-                Some((user, name)) if fail.exit == Exit::NotFound => (Some(user), names::vm(&client, name).await?),
-                _ => return Err(fail),
-            },
-        };
+        let (user, vm) = who(&client, &self.vm).await?;
         self.wait.wait(&client, output, std::slice::from_ref(&vm)).await?;
         let nics: Vec<NetworkRow> = client.get(&format!("/vms/{}/networks", vm.id)).await?;
         let (address, port) = place(&vm, &nics)?;
@@ -61,6 +55,24 @@ impl Ssh {
         let Err(error) = nix::unistd::execvp(&words[0], &words);
         Err(Fail::new(Exit::Failed, format!("cannot run ssh: {error}; it is in the package openssh-client")))
     }
+}
+
+/// The user, if one is named, and the VM. A name may have an @ of its own: the longest name that is a VM's is the one.
+async fn who<'a>(client: &Client, text: &'a str) -> Result<(Option<&'a str>, Vm), Fail> {
+    let mut unknown = match names::vm(client, text).await {
+        Ok(vm) => return Ok((None, vm)),
+        Err(fail) => fail,
+    };
+    for (at, _) in text.match_indices('@') {
+        if unknown.exit != Exit::NotFound {
+            break;
+        }
+        match names::vm(client, &text[at + 1..]).await {
+            Ok(vm) => return Ok((Some(&text[..at]), vm)),
+            Err(fail) => unknown = fail,
+        }
+    }
+    Err(unknown)
 }
 
 /// On a switch, or where the host leads to it. An address that is none never comes so far.

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// After so long it is looked at whether there is still something to wait for.
-const LOOK: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_secs(3);
 /// Between two tries of a port, and for each.
 const PAUSE: Duration = Duration::from_millis(500);
 const TRY: Duration = Duration::from_secs(2);
@@ -117,7 +117,7 @@ impl WaitFor {
     /// See [`reach`].
     pub async fn wait(&self, client: &Client, output: Output, vms: &[Vm]) -> Result<(), Fail> {
         match self.wait_for {
-            Some(goal) => reach_all(client, output, vms, goal, self.wait_timeout).await,
+            Some(goal) => reach_all(client, output, vms, goal, self.wait_timeout, Before::Started).await,
             None => Ok(()),
         }
     }
@@ -132,19 +132,35 @@ impl Wait {
         let output = self.to.output();
         let client = self.to.client()?;
         let vms = names::vms(&client, &self.vms).await?;
-        reach_all(&client, output, &vms, self.goal, self.timeout).await
+        reach_all(&client, output, &vms, self.goal, self.timeout, Before::Anything).await
     }
 }
 
-async fn reach_all(client: &Client, output: Output, vms: &[Vm], goal: Goal, time: Duration) -> Result<(), Fail> {
+/// What is known of a VM that is waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// Somebody else may still start it.
+    Anything,
+    /// It was started just now: where it is off again, there is nothing to wait for.
+    Started,
+}
+
+async fn reach_all(
+    client: &Client,
+    output: Output,
+    vms: &[Vm],
+    goal: Goal,
+    time: Duration,
+    before: Before,
+) -> Result<(), Fail> {
     let until = Instant::now() + time;
-    let work = async |vm: Vm| reach(client, &vm, goal, until).await;
+    let work = async |vm: Vm| reach(client, &vm, goal, until, before).await;
     each(output, "waiting for", vms, work, |_, ()| Ok(())).await.map(|_| ())
 }
 
 /// # Errors
 /// [`Exit::Late`] where the time was over, [`Exit::Conflict`] where it can no longer be, [`Exit::Usage`] where it never can.
-async fn reach(client: &Client, vm: &Vm, goal: Goal, until: Instant) -> Result<(), Fail> {
+async fn reach(client: &Client, vm: &Vm, goal: Goal, until: Instant, before: Before) -> Result<(), Fail> {
     if let Goal::Ip | Goal::Port(_) = goal {
         let nics: Vec<NetworkRow> = client.get(&format!("/vms/{}/networks", vm.id)).await?;
         if nics.is_empty() {
@@ -167,7 +183,7 @@ async fn reach(client: &Client, vm: &Vm, goal: Goal, until: Instant) -> Result<(
             break;
         }
         let is_over = matches!(status.status, Status::Stopped | Status::Crashed) && status.next_restart.is_none();
-        if is_over && goal != Goal::Stopped {
+        if is_over && before == Before::Started {
             let why = status.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
             let text = format!("{} is {}{why}, so there is nothing to wait for", vm.name, status.status.as_str());
             return Err(Fail::new(Exit::Conflict, text));

@@ -17,7 +17,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("service", &["model", "config", "host", "net", "store", "qemu", "profile", "vm"]),
     // `vm` only for `StopMode`, a part of what it asks of the service.
     ("api", &["model", "service", "vm"]),
-    ("cli", &["model", "config", "service"]),
+    ("client", &["api"]),
+    // `service` only for those that work on a state directory, see below.
+    ("cli", &["model", "config", "service", "api", "client"]),
     // Calls what reads first, of every module.
     ("fuzz", &["api", "config", "host", "net", "qmp", "service"]),
     ("signals", &[]),
@@ -30,13 +32,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const ONLY_IN: &[(&str, &str)] = &[
     ("sled", "store"),
     ("warp", "api"),
-    ("http", "api"),
-    ("hyper", "api"),
-    ("hyper_util", "api"),
-    ("tokio_rustls", "api"),
-    ("tokio_tungstenite", "api"),
+    ("http", "api client"),
+    ("hyper", "api client"),
+    ("hyper_util", "api client"),
+    ("tokio_rustls", "api client"),
+    ("tokio_tungstenite", "api client"),
     ("webpki", "api"),
     ("schemars", "api model"),
+    ("clap_complete", "cli"),
+    ("comfy_table", "cli"),
+    ("indicatif", "cli"),
+    ("ratatui", "cli"),
+    ("saphyr", "cli"),
     ("rtnetlink", "net"),
 ];
 /// Outside `main`, errors have types; `service::open` and what it calls speak to the person who starts the daemon.
@@ -70,6 +77,7 @@ const MAY_WAIT: &[&str] = &[
     "api/http/tls.rs",
     "cli/db.rs",
     "cli/token.rs",
+    "client/connection.rs",
     "config.rs",
     "host/cgroups.rs",
     "host/cpus.rs",
@@ -155,6 +163,21 @@ fn nothing_points_up() {
         }
     }
     tell("Dependencies go downwards only (the table MAY_USE):", violations);
+}
+
+/// What a client can do, anybody's client can.
+#[test]
+fn a_command_of_a_client_knows_the_api_alone() {
+    const BESIDE_THE_DAEMON: [&str; 2] = ["cli/db.rs", "cli/token.rs"];
+    let mut violations = Vec::new();
+    for file in Source::all() {
+        if file.module != "cli" || BESIDE_THE_DAEMON.contains(&file.path.as_str()) {
+            continue;
+        }
+        let used = file.uses().into_iter().filter(|(_, used)| used == "service");
+        violations.extend(used.map(|(line, used)| format!("src/{}:{line}: uses {used}", file.path)));
+    }
+    tell("A command of a client asks the daemon by HTTP:", violations);
 }
 
 #[test]

@@ -38,16 +38,12 @@ pub struct CreateBody {
     /// A raw or qcow2 image in an image directory; a relative path is looked for in each of them.
     #[schemars(length(min = 1))]
     pub base_image: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_pinning: Option<CpuPinning>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub io_limits: Option<IoLimits>,
     /// 1 to 64 letters and digits of any script, `._-()+@:` and spaces; need not be unique.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub name: Option<String>,
     /// Machine profile: `q35` (default), `pc`, or one of the templates folder.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
     /// Also start it, all or nothing.
     #[serde(default)]
@@ -60,45 +56,34 @@ pub struct CreateBody {
     #[schemars(length(max = MAX_DEVICES))]
     pub disks: Vec<DiskBody>,
     /// NICs; default one on QEMU's user-mode network, and none for an empty list.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_DEVICES))]
     pub networks: Option<Vec<NetworkBody>>,
     /// vCPUs that it can grow to; default 16.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 255))]
     pub max_vcpus: Option<i64>,
     /// MiB that it can grow to; default its `memory` below 2048, else the host's memory.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 16))]
     pub max_memory: Option<i64>,
     /// Whether it starts again when it has ended: `never` (default), `on-failure`, `always`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub restart_policy: Option<RestartPolicy>,
     /// Restarts in a row before it is given up; default: never.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_restarts: Option<i64>,
     /// Whether it starts after a boot of the host; default no.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub autostart: Option<AutostartBody>,
     /// When the host cannot read or write a disk: `pause` (default), `retry`, `report`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub on_io_error: Option<OnIoError>,
     /// An ISO image for its CD drive, in an image directory; it boots where the disk does not.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub iso: Option<String>,
     /// What people and programs find it by: at most 64, keys of 1 to 63 letters, digits, `._-/`, values of at most 255
     /// characters.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = MAX_LABELS))]
     pub labels: Option<BTreeMap<String, String>>,
     /// At most 1,024 characters.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub description: Option<String>,
     /// It is neither deleted nor forced off until that is taken away; default false.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub protected: Option<bool>,
 }
 

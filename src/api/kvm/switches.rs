@@ -158,6 +158,7 @@ pub struct SwitchChanged {
     /// NICs whose address did not fit any more. Guests that run take the new one when they renew theirs, which they do
     /// within ten minutes. Absent where there is none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(!default)]
     pub readdressed: Vec<ReaddressedBody>,
 }
 

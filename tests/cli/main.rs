@@ -1,0 +1,21 @@
+//! The command line, against a real daemon: on a terminal and without one. A file is a subject.
+
+#[allow(dead_code)]
+#[path = "../support/golden.rs"]
+mod golden;
+mod hostile;
+mod screen;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod completion;
+mod console;
+mod docs;
+mod elsewhere;
+mod ends;
+mod gone;
+mod herd;
+mod names;
+mod sequence;
+mod ssh;
+mod waits;
