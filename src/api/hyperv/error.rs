@@ -172,9 +172,12 @@ fn in_the_way(conflict: Conflict, message: String) -> ErrorBody {
         Conflict::Stopping => ErrorBody { state: Some(State::Stopping), ..body },
         Conflict::Rebooting => ErrorBody { state: Some(State::Running), ..body },
         Conflict::Halted => ErrorBody { state: Some(State::Paused), ..body },
-        Conflict::NoFreeSlot | Conflict::DiskInUse | Conflict::NoWayOut | Conflict::Deleting | Conflict::Overtaken => {
-            body
-        }
+        Conflict::NoFreeSlot
+        | Conflict::DiskInUse
+        | Conflict::NoWayOut
+        | Conflict::Deleting
+        | Conflict::Overtaken
+        | Conflict::Cancelled => body,
     }
 }
 
