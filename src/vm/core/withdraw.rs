@@ -7,6 +7,7 @@ use super::{
     due::bring_to_rest,
     facts::{Facts, Now},
     goal::Goal,
+    lane::Lane,
     take::cut_launch,
 };
 use crate::model::{Conflict, Disk, Error, VmSpec};
@@ -33,6 +34,11 @@ pub fn withdraw(facts: &mut Facts, now: Now, ticket: Ticket) -> Result<Effects, 
             if has_grown(&before, &after) {
                 return Err("a disk that grows does not shrink again");
             }
+            let is_same = |other: &&Lane| lanes.contains(*other);
+            let others = facts.waiting.iter().filter(|waiting| waiting.ticket != ticket);
+            if others.into_iter().any(|other| concerned(&other.until).iter().any(|lane| is_same(&lane))) {
+                return Err("others wait for the same");
+            }
             lanes.iter().for_each(|lane| drop(facts.stuck.remove(lane)));
             take_back(facts, &before, &after);
             facts.answer_one_instead(ticket, cancelled());
@@ -58,6 +64,14 @@ pub fn withdraw(facts: &mut Facts, now: Now, ticket: Ticket) -> Result<Effects, 
         Until::Stored(_) | Until::TakenBack(_) | Until::Cleared { .. } => return Err(OVER),
     }
     Ok(bring_to_rest(facts))
+}
+
+/// What a change is about that somebody waits for.
+fn concerned(until: &Until) -> &[Lane] {
+    match until {
+        Until::Applied { lanes, .. } | Until::Grown { lanes, .. } | Until::Cleared { lanes, .. } => lanes,
+        _ => &[],
+    }
 }
 
 fn cancelled<T>() -> Result<T, Error> {
