@@ -110,6 +110,8 @@ fn plumbing() -> Vec<HttpError> {
         Crowded { .. } => Crowded { under_way: 12_000 },
         Forbidden { .. } => Forbidden { name: "ann".to_owned(), role: Role::Viewer, needed: Role::Operator },
         EventsGone { .. } => EventsGone { begin: "5f2c9e1a-4700".into() },
+        NoSuchOperation => NoSuchOperation,
+        NotCancelled { .. } => NotCancelled { why: "others wait for the same stop".to_owned() },
         KeyReused => KeyReused,
         KeyNotStored { .. } => KeyNotStored { why: why() },
         NoRoomForKey => NoRoomForKey,

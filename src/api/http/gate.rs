@@ -152,7 +152,7 @@ impl Gate {
             .header(header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, DELETE")
             .header(
                 header::ACCESS_CONTROL_ALLOW_HEADERS,
-                "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id",
+                "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, X-Request-Id",
             )
             .header(header::ACCESS_CONTROL_MAX_AGE, "600")
             .build()
@@ -172,7 +172,7 @@ impl Gate {
         }
         if let Some(Page(origin)) = page {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            let shown = HeaderValue::from_static("Link, Retry-After, Idempotency-Replayed, X-Request-Id");
+            let shown = HeaderValue::from_static("Link, Location, Preference-Applied, Retry-After, Idempotency-Replayed, X-Request-Id");
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, shown);
         }
         response

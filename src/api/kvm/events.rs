@@ -13,7 +13,7 @@ use crate::{
         events::{self, AFTER, ENDS, EVENT_STREAM, LIMIT, TYPE, WAIT, written},
         http::{HttpError, QueryParam, Reply, Request, Route, in_section},
     },
-    model::{About, Asker, Incident, Role, Status, VmId, Wanted, What},
+    model::{About, Asker, Incident, OperationNews, Role, Status, VmId, Wanted, What},
     service::events::{Entry, Place},
 };
 
@@ -32,6 +32,11 @@ pub struct EventBody {
     vm_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     switch_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operation_id: Option<String>,
+    /// Of an operation: which request it is the work for, by its operation id in this document.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
     /// Of the VM or the switch, at that time.
     name: String,
     /// Who has asked for it; empty where nobody has.
@@ -95,6 +100,21 @@ struct Details {
     /// `vm.problem`, `switch.problem`: what is not as it should be; null where it is again.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<Option<String>>,
+    /// `operation.progress`: what is done now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phase: Option<String>,
+    /// `operation.progress`: the disk or the NIC that it is done to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<String>,
+    /// `operation.progress`: bytes that are copied, where some are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_done: Option<u64>,
+    /// `operation.progress`: bytes that there are to copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_total: Option<u64>,
+    /// `operation.ended`: `done`, `failed` or `cancelled`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<&'static str>,
 }
 
 /// What is wanted of a VM.
@@ -138,10 +158,14 @@ pub struct EventsBody {
 impl EventBody {
     pub fn of(place: Place, entry: &Entry) -> Self {
         let event = &entry.event;
-        let (vm_id, switch_id, name) = match &event.about {
-            About::Vm { id, name } => (Some(id.to_string()), None, name.clone()),
-            About::Switch { id, name } => (None, Some(id.to_string()), name.clone()),
+        let (vm_id, switch_id, operation, name) = match &event.about {
+            About::Vm { id, name } => (Some(id.to_string()), None, None, name.clone()),
+            About::Switch { id, name } => (None, Some(id.to_string()), None, name.clone()),
+            About::Operation { id, kind, vm, name } => {
+                (vm.map(|vm| vm.to_string()), None, Some((id.to_string(), kind.clone())), name.clone())
+            }
         };
+        let (operation_id, kind) = operation.unzip();
         Self {
             id: place.to_string(),
             seq: entry.number,
@@ -149,6 +173,8 @@ impl EventBody {
             r#type: event.kind(),
             vm_id,
             switch_id,
+            operation_id,
+            kind,
             name,
             by: event.by.iter().cloned().map(AskerBody::from).collect(),
             details: Details::of(&event.what),
@@ -190,6 +216,14 @@ impl Details {
                 }
             }
             What::Problem { problem } => Self { problem: Some(problem), ..none },
+            What::Operation(news) => match news {
+                OperationNews::Begun => none,
+                OperationNews::Progress { phase, device, bytes } => {
+                    let (bytes_done, bytes_total) = bytes.unzip();
+                    Self { phase: Some(phase), device, bytes_done, bytes_total, ..none }
+                }
+                OperationNews::Ended { outcome } => Self { outcome: Some(outcome.as_str()), ..none },
+            },
         }
     }
 }

@@ -34,9 +34,8 @@ pub fn withdraw(facts: &mut Facts, now: Now, ticket: Ticket) -> Result<Effects, 
             if has_grown(&before, &after) {
                 return Err("a disk that grows does not shrink again");
             }
-            let is_same = |other: &&Lane| lanes.contains(*other);
-            let others = facts.waiting.iter().filter(|waiting| waiting.ticket != ticket);
-            if others.into_iter().any(|other| concerned(&other.until).iter().any(|lane| is_same(&lane))) {
+            let mut others = facts.waiting.iter().filter(|waiting| waiting.ticket != ticket);
+            if others.any(|other| concerned(&other.until).iter().any(|lane| lanes.contains(lane))) {
                 return Err("others wait for the same");
             }
             lanes.iter().for_each(|lane| drop(facts.stuck.remove(lane)));
@@ -44,8 +43,8 @@ pub fn withdraw(facts: &mut Facts, now: Now, ticket: Ticket) -> Result<Effects, 
             facts.answer_one_instead(ticket, cancelled());
         }
         Until::Off | Until::OffThenGone => {
-            let others = facts.waiting.iter().filter(|waiting| waiting.ticket != ticket);
-            if others.into_iter().any(|other| matches!(other.until, Until::Off | Until::OffThenGone)) {
+            let mut others = facts.waiting.iter().filter(|waiting| waiting.ticket != ticket);
+            if others.any(|other| matches!(other.until, Until::Off | Until::OffThenGone)) {
                 return Err("others wait for the same stop");
             }
             if !matches!(facts.goal(), Goal::Stop(_)) || facts.seen.kernel_holds {

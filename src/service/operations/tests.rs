@@ -1,0 +1,1 @@
+//! Operations over restarts, bounds and keys, on a store of their own.
