@@ -7,7 +7,7 @@ use crate::support::Daemon;
 use serde_json::{Value, json};
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 44] = [
+const ROUTES: [(&str, &str, &str); 47] = [
     ("post", "/vms", "createVM"),
     ("get", "/vms", "listVMs"),
     ("get", "/vms/{id}", "getVM"),
@@ -49,6 +49,9 @@ const ROUTES: [(&str, &str, &str); 44] = [
     ("delete", "/switches/{id}/forwards/{forward}", "removeSwitchForward"),
     ("get", "/base-images", "listBaseImages"),
     ("get", "/host", "getHost"),
+    ("get", "/operations", "listOperations"),
+    ("get", "/operations/{operation}", "getOperation"),
+    ("delete", "/operations/{operation}", "cancelOperation"),
     ("get", "/events", "listEvents"),
     ("get", "/health", "getHealth"),
     ("get", "/openapi.json", "getOpenAPI"),
