@@ -5,7 +5,7 @@
 use std::{future::Future, sync::Arc};
 
 use super::progress::Progress;
-use crate::model::Asker;
+use crate::model::{Asker, Conflict, Result};
 
 tokio::task_local! {
     static ASKER: Asker;
@@ -30,4 +30,17 @@ pub async fn shown_in<T>(progress: Arc<Progress>, work: impl Future<Output = T>)
 /// Where this task's work is shown.
 pub fn progress() -> Option<Arc<Progress>> {
     PROGRESS.try_with(Clone::clone).ok()
+}
+
+/// What may take long before a VM is asked, and makes nothing that is left: it is given up when nobody wants it any more.
+///
+/// # Errors
+/// [`Conflict::Cancelled`], and its own.
+pub async fn while_wanted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let Some(progress) = progress() else { return work.await };
+    tokio::select! {
+        biased;
+        () = progress.is_unwanted() => Err(Conflict::Cancelled.into()),
+        done = work => done,
+    }
 }

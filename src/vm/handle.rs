@@ -22,7 +22,7 @@ use super::{
     asking::{asker, progress},
     core::{Answer, Patience, Request},
     mailbox,
-    progress::Progress,
+    progress::{Progress, Withdrawn},
     sampling::Latest,
 };
 use crate::model::{
@@ -65,7 +65,7 @@ pub(super) enum Inbox {
     /// Somebody removed the tap of a NIC.
     TapGone(NicId),
     /// The request whose work is shown under this id is not wanted any more. Answered with why it goes on.
-    Withdraw(Uuid, oneshot::Sender<std::result::Result<(), &'static str>>),
+    Withdraw(Uuid, Withdrawn),
 }
 
 /// What has become of a VM's turn after a boot.
@@ -346,7 +346,12 @@ impl VmHandle {
 
     /// A request is on its way to the VM, and its work shown there.
     pub(super) fn show(&self, progress: &Progress) {
-        progress.enter(&self.view.borrow().spec.name, self.inbox.clone());
+        let (inbox, id) = (self.inbox.clone(), progress.id());
+        let withdraw = move |reply| {
+            // One that is not taken any more is dropped, and whoever waits for it told so.
+            let _ = inbox.send(Inbox::Withdraw(id, reply));
+        };
+        progress.enter(&self.view.borrow().spec.name, withdraw);
     }
 
     /// A task ends when its VM is deleted, else with the daemon.

@@ -48,6 +48,7 @@ use std::{
     },
 };
 
+pub(crate) use asking::while_wanted;
 pub use asking::{asked_by, asker, shown_in};
 pub use begin::{adopt, create};
 pub(crate) use census::{Census, Mark, Share};
@@ -56,7 +57,6 @@ pub(crate) use handle::Turn;
 pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
 pub(crate) use interfaces::{GuestInterface, ask as guest_interfaces};
 pub use perform::LaunchStep;
-pub(crate) use progress::while_wanted;
 pub use progress::{Bytes, Phase, Progress};
 pub(crate) use storage::{Original, check_mounted, is_marked, mark as mark_storage, storage_of};
 

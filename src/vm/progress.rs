@@ -8,15 +8,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
-use super::{
-    core::{Lane, Step},
-    handle::Inbox,
-    mailbox::Sender,
-};
-use crate::{
-    host::image::Copied,
-    model::{Conflict, Result, now_ms},
-};
+use super::core::{Lane, Step};
+use crate::{host::image::Copied, model::now_ms};
 
 /// Phases that are kept; a step that is made again and again is one of them.
 const MOST: usize = 64;
@@ -47,21 +40,22 @@ pub struct Bytes {
     pub total: u64,
 }
 
+/// Where it is said whether a request is withdrawn, or why it goes on.
+pub(super) type Withdrawn = oneshot::Sender<Result<(), &'static str>>;
+
 /// The work for one request.
-#[derive(Debug)]
 pub struct Progress {
     id: Uuid,
     inner: Mutex<Inner>,
-    /// More has happened.
-    changed: watch::Sender<u64>,
     /// Somebody wants it withdrawn.
     unwanted: watch::Sender<bool>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Inner {
     name: Option<String>,
-    vm: Option<Sender<Inbox>>,
+    /// Has the VM's task withdraw it, once it has come so far.
+    withdraw: Option<Arc<dyn Fn(Withdrawn) + Send + Sync>>,
     /// It waits for its turn.
     queued: bool,
     phases: Vec<(Phase, Arc<Copied>)>,
@@ -69,8 +63,7 @@ struct Inner {
 
 impl Progress {
     pub fn new(id: Uuid) -> Arc<Self> {
-        let (changed, unwanted) = (watch::Sender::new(0), watch::Sender::new(false));
-        Arc::new(Self { id, inner: Mutex::default(), changed, unwanted })
+        Arc::new(Self { id, inner: Mutex::default(), unwanted: watch::Sender::new(false) })
     }
 
     pub fn id(&self) -> Uuid {
@@ -82,29 +75,26 @@ impl Progress {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has_changed(&self) {
-        self.changed.send_modify(|times| *times += 1);
-    }
-
-    /// A request is on its way to a VM.
-    pub(super) fn enter(&self, name: &str, vm: Sender<Inbox>) {
+    /// A request is on its way to the VM of this name, which is asked to withdraw it by `withdraw`.
+    pub(super) fn enter(&self, name: &str, withdraw: impl Fn(Withdrawn) + Send + Sync + 'static) {
         let mut inner = self.lock();
         inner.name = Some(name.to_owned());
         if *self.unwanted.borrow() {
             // Behind the request, so that it is found.
-            let (reply, _) = oneshot::channel();
-            let _ = vm.send(Inbox::Withdraw(self.id, reply));
+            withdraw(oneshot::channel().0);
         }
-        inner.vm = Some(vm);
+        inner.withdraw = Some(Arc::new(withdraw));
+    }
+
+    /// Returns when nobody wants it any more.
+    pub(super) async fn is_unwanted(&self) {
+        // The sender lives in `self`, so the wait cannot fail.
+        let _ = self.unwanted.subscribe().wait_for(|unwanted| *unwanted).await;
     }
 
     /// Whether it waits for its turn.
     pub(super) fn is_queued(&self, queued: bool) {
-        let mut inner = self.lock();
-        if std::mem::replace(&mut inner.queued, queued) != queued {
-            drop(inner);
-            self.has_changed();
-        }
+        self.lock().queued = queued;
     }
 
     /// A step is made.
@@ -122,10 +112,8 @@ impl Progress {
                 let phase = Phase { name: name.to_owned(), device, began: now_ms(), ended: None, times: 1, bytes: None };
                 inner.phases.push((phase, copied.clone()));
             }
-            None => return,
+            None => {}
         }
-        drop(inner);
-        self.has_changed();
     }
 
     pub(super) fn end(&self, name: &'static str, lane: Lane) {
@@ -135,8 +123,6 @@ impl Progress {
         if let Some((phase, _)) = phases.find(|(phase, _)| phase.name == name && phase.device == device) {
             phase.ended = Some(now_ms());
         }
-        drop(inner);
-        self.has_changed();
     }
 
     /// The name of the VM, where it is known by now.
@@ -147,7 +133,7 @@ impl Progress {
     /// Nothing has been begun yet.
     pub fn is_pending(&self) -> bool {
         let inner = self.lock();
-        inner.vm.is_none() || inner.queued
+        inner.withdraw.is_none() || inner.queued
     }
 
     /// The phases in the order in which they began.
@@ -163,19 +149,17 @@ impl Progress {
     ///
     /// # Errors
     /// Why it goes on.
-    pub async fn withdraw(&self) -> std::result::Result<(), &'static str> {
-        let vm = {
+    pub async fn withdraw(&self) -> Result<(), &'static str> {
+        let withdraw = {
             let inner = self.lock();
             self.unwanted.send_replace(true);
-            inner.vm.clone()
+            inner.withdraw.clone()
         };
-        let Some(vm) = vm else { return Ok(()) };
+        let Some(withdraw) = withdraw else { return Ok(()) };
         let (reply, answer) = oneshot::channel();
-        let sent = vm.send(Inbox::Withdraw(self.id, reply));
-        match (sent, answer.await) {
-            (Ok(()), Ok(answer)) => answer,
-            _ => Err("it is as good as done"),
-        }
+        withdraw(reply);
+        // A task that is gone has answered it.
+        answer.await.unwrap_or(Err("it is as good as done"))
     }
 }
 
@@ -229,18 +213,4 @@ pub(super) fn title(step: &Step) -> Option<&'static str> {
         Step::SetMemory(_) => "set_memory",
         Step::ExchangeMedium(_) => "exchange_medium",
     })
-}
-
-/// What may take long before a VM is asked, and makes nothing that is left: it is given up when nobody wants it any more.
-///
-/// # Errors
-/// [`Conflict::Cancelled`], and its own.
-pub async fn while_wanted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let Some(progress) = super::asking::progress() else { return work.await };
-    let mut unwanted = progress.unwanted.subscribe();
-    tokio::select! {
-        biased;
-        _ = unwanted.wait_for(|unwanted| *unwanted) => Err(Conflict::Cancelled.into()),
-        done = work => done,
-    }
 }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::oneshot, time::sleep};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::{
@@ -22,7 +22,7 @@ use super::{
     journal::Journal,
     mailbox::{Mailbox, mailbox},
     perform::{Brief, Hands},
-    progress::Progress,
+    progress::{Progress, Withdrawn},
     publish::{Public, as_left},
     records::Known,
     sampling::{Latest, Sampling},
@@ -243,7 +243,7 @@ impl Task {
         admit(&mut self.facts, now(), self.tickets, request, overtaken)
     }
 
-    fn withdraw(&mut self, id: Uuid, reply: oneshot::Sender<Result<(), &'static str>>) -> Effects {
+    fn withdraw(&mut self, id: Uuid, reply: Withdrawn) -> Effects {
         self.facts.bounds = bounds(&self.ctx);
         let is_its = |reply: &Reply| reply.progress.as_ref().is_some_and(|progress| progress.id() == id);
         let ticket = self.replies.iter().find(|(_, reply)| is_its(reply)).map(|(ticket, _)| *ticket);

@@ -163,7 +163,7 @@ impl Beside {
     ) {
         let caught = AssertUnwindSafe(work).catch_unwind();
         let mut work = pin!(async move {
-            caught.await.unwrap_or_else(|panic| failed(super::dispatch::panic_text(panic.as_ref())))
+            caught.await.unwrap_or_else(|panic| failed(panic_text(panic.as_ref())))
         });
         if let Some(response) = early(self.wait, work.as_mut()).await {
             let _ = reply.send(response);
@@ -207,6 +207,11 @@ async fn kept(response: Response) -> KeptAnswer {
         content_type: content_type.map(str::to_owned),
         body: String::from_utf8_lossy(&body).into_owned(),
     }
+}
+
+pub(super) fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    format!("panic: {}", text.unwrap_or("without a message"))
 }
 
 /// Asks again for what a daemon before had begun, and its VMs go on with.

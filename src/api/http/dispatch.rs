@@ -19,7 +19,7 @@ use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::{Buf, Filter};
 
 use super::answers::Answers;
-use super::beside::{self, Beside, Mount};
+use super::beside::{self, Beside, Mount, panic_text};
 use super::callers::UnderWay;
 use super::gate::{Admitted, Gate, Visitor};
 use super::idempotency::Keyed;
@@ -354,11 +354,6 @@ fn keyed(
 fn closing(mut response: Response) -> Response {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
-}
-
-pub(super) fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    format!("panic: {}", text.unwrap_or("without a message"))
 }
 
 #[cfg(test)]
