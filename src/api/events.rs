@@ -80,9 +80,11 @@ pub(super) fn wish(service: &Arc<Service>, request: &Request, vm: Option<VmId>) 
     let query: EventsQuery = request.query()?;
     let types: Vec<String> =
         query.r#type.iter().flat_map(|list| list.split(',')).map(|one| one.trim().to_owned()).collect();
-    let is_known = |one: &String| ["vm", "switch", "operation"].contains(&one.as_str()) || EVENT_TYPES.contains(&one.as_str());
+    let is_known =
+        |one: &String| ["vm", "switch", "operation"].contains(&one.as_str()) || EVENT_TYPES.contains(&one.as_str());
     if !types.iter().all(is_known) {
-        let must = format!("be one of vm, switch, operation, {}, or several separated by commas", EVENT_TYPES.join(", "));
+        let must =
+            format!("be one of vm, switch, operation, {}, or several separated by commas", EVENT_TYPES.join(", "));
         return Err(HttpError::invalid("type", must));
     }
     let ranged = |name: &str, value: i64, least: i64, most: i64| {

@@ -22,10 +22,21 @@ pub struct Event {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum About {
-    Vm { id: VmId, name: String },
-    Switch { id: SwitchId, name: String },
+    Vm {
+        id: VmId,
+        name: String,
+    },
+    Switch {
+        id: SwitchId,
+        name: String,
+    },
     /// Work that nobody waits for on the line: of a request of this kind, about this VM.
-    Operation { id: Uuid, kind: String, vm: Option<VmId>, name: String },
+    Operation {
+        id: Uuid,
+        kind: String,
+        vm: Option<VmId>,
+        name: String,
+    },
 }
 
 /// Who asks, and by which request.
@@ -83,8 +94,14 @@ pub enum OperationNews {
     /// It is acknowledged.
     Begun,
     /// How far it has come; bytes where some are copied.
-    Progress { phase: String, device: Option<String>, bytes: Option<(u64, u64)> },
-    Ended { outcome: Outcome },
+    Progress {
+        phase: String,
+        device: Option<String>,
+        bytes: Option<(u64, u64)>,
+    },
+    Ended {
+        outcome: Outcome,
+    },
 }
 
 /// How an operation ended.

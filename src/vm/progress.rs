@@ -109,7 +109,8 @@ impl Progress {
                 *before = copied.clone();
             }
             None if inner.phases.len() < MOST => {
-                let phase = Phase { name: name.to_owned(), device, began: now_ms(), ended: None, times: 1, bytes: None };
+                let phase =
+                    Phase { name: name.to_owned(), device, began: now_ms(), ended: None, times: 1, bytes: None };
                 inner.phases.push((phase, copied.clone()));
             }
             None => {}

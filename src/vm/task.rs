@@ -13,9 +13,7 @@ use uuid::Uuid;
 
 use super::{
     SharedContext,
-    core::{
-        self, Bounds, Effects, Facts, Lane, Now, Report, Run, Sight, Step, Ticket, absorb, admit, plan, withdraw,
-    },
+    core::{self, Bounds, Effects, Facts, Lane, Now, Report, Run, Sight, Step, Ticket, absorb, admit, plan, withdraw},
     events::sight,
     handle::{Inbox, Message, Reply, Tally, VmHandle},
     heartbeat::Heartbeat,

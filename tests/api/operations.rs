@@ -66,8 +66,9 @@ async fn a_stop_that_waits_for_its_guest_is_shown_and_cancelled_and_ends_as_on_t
         let place = format!("/operations/{}", event["operation_id"].as_str().unwrap());
         heard.push((place, event["outcome"].as_str().map(str::to_owned)));
     }
-    let told = |place: &String, outcome: Option<&str>| (place.clone(), outcome.map(str::to_owned));
-    assert_eq!(heard[..4], [told(&place, None), told(&place, Some("cancelled")), told(&one, None), told(&other, None)]);
+    let event = |place: &String, outcome: Option<&str>| (place.clone(), outcome.map(str::to_owned));
+    let expected = [event(&place, None), event(&place, Some("cancelled")), event(&one, None), event(&other, None)];
+    assert_eq!(heard[..4], expected);
     assert_eq!(heard.len(), 6, "{heard:?}");
 }
 
@@ -120,6 +121,10 @@ async fn a_full_clone_says_how_much_is_copied_and_leaves_nothing_when_it_is_canc
         }
     };
     assert_eq!(bytes["done"].as_u64().unwrap(), bytes["total"].as_u64().unwrap() / 4, "{bytes}");
+    let news = daemon.get("/events?after=0&wait=60&type=operation.progress").await.expect(200);
+    let news = &news["events"][0];
+    assert_eq!((&news["phase"], &news["device"]), (&json!("make_image"), &json!("root")), "{news}");
+    assert_eq!((&news["bytes_done"], &news["bytes_total"]), (&bytes["done"], &bytes["total"]), "{news}");
     let operation = daemon.get(&place).await.expect(200);
     let id = operation["vm_id"].as_str().unwrap();
     daemon.get(&format!("/vms/{id}")).await.expect(404);
@@ -172,6 +177,21 @@ async fn a_removal_waits_for_its_guest_for_as_long_as_nobody_cancels_it() {
 }
 
 #[tokio::test]
+async fn memory_that_no_guest_takes_is_taken_back() {
+    let daemon = Daemon::start();
+    let mut wish = daemon.wish();
+    (wish["start"], wish["max_memory"]) = (json!(true), json!(1024));
+    let id = daemon.create(wish).await;
+    let put = daemon.http().put(daemon.at(&format!("/vms/{id}/memory"))).json(&json!({ "memory": 512 }));
+    let place = begin(&daemon, put).await.1.unwrap();
+    in_phase(&daemon, &place, "set_memory").await;
+    assert_eq!(daemon.get(&format!("/vms/{id}/config")).await.expect(200)["memory"], 512);
+    cancel(&daemon, &place).await;
+    let config = daemon.get(&format!("/vms/{id}/config")).await.expect(200);
+    assert_eq!((&config["memory"], &config["pending"]), (&json!(64), &json!({})), "{config}");
+}
+
+#[tokio::test]
 async fn the_same_key_gets_the_same_operation() {
     let daemon = Daemon::start();
     let id = running(&daemon).await;
@@ -210,7 +230,9 @@ async fn operations_come_in_pages_the_newest_first() {
     for timeout in 1..=5 {
         // Of a VM that is off; what it takes is a commit.
         let body = json!({ "timeout": timeout });
-        places.extend(begin(&daemon, daemon.http().post(daemon.at(&format!("/vms/{id}/start"))).json(&json!({}))).await.1);
+        places.extend(
+            begin(&daemon, daemon.http().post(daemon.at(&format!("/vms/{id}/start"))).json(&json!({}))).await.1,
+        );
         places.extend(begin(&daemon, daemon.http().post(daemon.at(&format!("/vms/{id}/stop"))).json(&body)).await.1);
     }
     for place in &places {

@@ -30,9 +30,9 @@ pub async fn follow(daemon: &Daemon, place: &str, operation: &Operation) -> Opti
 
 /// What was told of them: how each ended, where it has.
 #[derive(Default)]
-pub struct Told(BTreeMap<String, Option<String>>);
+pub struct Reported(BTreeMap<String, Option<String>>);
 
-impl Told {
+impl Reported {
     /// Whether it is as it has to be.
     pub fn take(&mut self, event: &Value) -> bool {
         let id = event["operation_id"].as_str().unwrap().to_owned();

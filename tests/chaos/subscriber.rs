@@ -27,7 +27,7 @@ pub struct Subscriber {
     /// Status by VM.
     vms: BTreeMap<String, String>,
     switches: BTreeSet<String>,
-    operations: aside::Told,
+    operations: aside::Reported,
     /// How often a request was told as a type.
     requests: BTreeMap<(String, String), u64>,
 }

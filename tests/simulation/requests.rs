@@ -119,7 +119,7 @@ impl Daemon<'_> {
             && self.facts.seen.process;
         self.world.subscriber.ask(ticket);
         self.facts.note_asker(ticket, Some(asker(ticket)), &request);
-        if ticket % 2 == 0 {
+        if ticket.is_multiple_of(2) {
             self.facts.patient.push(ticket);
         }
         let effects = admit(&mut self.facts, self.now, ticket, request, false);

@@ -25,8 +25,9 @@ use super::{
 use crate::{
     model::{Asker, Role, VmId, now_ms},
     service::{
-        Digest, KeptAnswer, Progress, asked_by,
+        Digest, KeptAnswer, Progress,
         access::Caller,
+        asked_by,
         operations::{Again, Operation, OperationRecord, Operations, Running, Work},
         shown_in,
     },
@@ -88,7 +89,8 @@ impl Beside {
         // One that cannot be taken for its body is refused on the line.
         request.body.as_ref().ok()?;
         let (work, wait, shape) = (info.work?, prefers(&request.headers)?, mount.table.operation_shape()?);
-        let param = |name: &str| request.params.iter().find(|(given, _)| *given == name).map(|(_, value)| value.clone());
+        let param =
+            |name: &str| request.params.iter().find(|(given, _)| *given == name).map(|(_, value)| value.clone());
         let progress = Progress::new(Uuid::new_v4());
         let again = match (work, &request.body) {
             (Work::Stop | Work::Delete, Ok(body)) if body.len() <= LONGEST_BODY => Some(Again {
@@ -113,8 +115,7 @@ impl Beside {
             again,
             end: None,
         };
-        let made =
-            Made { operations: operations.clone(), operation: progress.id(), id: Arc::new(OnceLock::new()) };
+        let made = Made { operations: operations.clone(), operation: progress.id(), id: Arc::new(OnceLock::new()) };
         let prefix = mount.prefix.iter().flat_map(|segment| ["/", segment]).collect();
         let (operations, role) = (operations.clone(), request.caller.role);
         Some(Self { operations, record, progress, made, wait, shape, prefix, role })
@@ -136,7 +137,7 @@ impl Beside {
     /// [`HttpError::KeyReused`].
     pub async fn begun_before(&self) -> Result<Option<Response>, HttpError> {
         let Some((key, request)) = &self.record.key else { return Ok(None) };
-        let Some(id) = self.operations.of_key(key, request).map_err(|()| HttpError::KeyReused)? else {
+        let Some(id) = self.operations.of_key(key, request).map_err(|_| HttpError::KeyReused)? else {
             return Ok(None);
         };
         let found = self.operations.get(id).await.map_err(|error| HttpError::Internal { why: error.to_string() })?;
@@ -162,9 +163,7 @@ impl Beside {
         failed: impl FnOnce(String) -> Response + Send,
     ) {
         let caught = AssertUnwindSafe(work).catch_unwind();
-        let mut work = pin!(async move {
-            caught.await.unwrap_or_else(|panic| failed(panic_text(panic.as_ref())))
-        });
+        let mut work = pin!(async move { caught.await.unwrap_or_else(|panic| failed(panic_text(panic.as_ref()))) });
         if let Some(response) = early(self.wait, work.as_mut()).await {
             let _ = reply.send(response);
             return;

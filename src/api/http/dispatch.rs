@@ -108,12 +108,7 @@ struct Mounts {
 }
 
 impl Mounts {
-    fn new(
-        mounts: Vec<(&'static str, Table)>,
-        remembered: Option<Remembered>,
-        gate: Arc<Gate>,
-        load: Load,
-    ) -> Self {
+    fn new(mounts: Vec<(&'static str, Table)>, remembered: Option<Remembered>, gate: Arc<Gate>, load: Load) -> Self {
         let split = |prefix: &'static str| prefix.split('/').filter(|s| !s.is_empty()).collect::<Vec<_>>();
         let mut tables: Vec<_> = mounts.into_iter().map(|(prefix, table)| (split(prefix), table)).collect();
         // The longest prefix first, so that it is found first.
@@ -241,7 +236,8 @@ where
     };
     let too_large = body.is_err();
     let nulls = if info.method == Method::PUT { Nulls::Clear } else { Nulls::Absent };
-    let mut request = Request { params, query, headers: head.headers, body, nulls, makes: None, goes_on: false, caller };
+    let mut request =
+        Request { params, query, headers: head.headers, body, nulls, makes: None, goes_on: false, caller };
     let keys = remembered.filter(|_| info.method == Method::POST).map(|remembered| (&remembered.keys, dialect));
     let keyed = match keys.map(|keys| keyed(keys, info, &head.query, &request)) {
         Some(Err(error)) => return refuse(error),

@@ -172,7 +172,9 @@ impl Gate {
         }
         if let Some(Page(origin)) = page {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            let shown = HeaderValue::from_static("Link, Location, Preference-Applied, Retry-After, Idempotency-Replayed, X-Request-Id");
+            let shown = HeaderValue::from_static(
+                "Link, Location, Preference-Applied, Retry-After, Idempotency-Replayed, X-Request-Id",
+            );
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, shown);
         }
         response

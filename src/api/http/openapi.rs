@@ -116,7 +116,8 @@ impl Writer<'_> {
         }
         let path = route.path_params().map(|name| self.path_param(name));
         let key = (route.method == Method::POST).then(idempotency_key);
-        let params: Vec<Value> = path.chain(route.query.iter().map(query_param)).chain(key).chain(route.work.map(|_| prefer())).collect();
+        let params: Vec<Value> =
+            path.chain(route.query.iter().map(query_param)).chain(key).chain(route.work.map(|_| prefer())).collect();
         if !params.is_empty() {
             operation["parameters"] = Value::Array(params);
         }

@@ -179,7 +179,10 @@ impl<S: 'static> Route<S> {
     /// It may take long: with `Prefer: respond-async` it is an operation, which looks like `T`.
     pub fn long<T: JsonSchema>(mut self, work: Work) -> Self {
         self.info.work = Some(work);
-        self.output::<T>(202, "With `Prefer: respond-async`: it is acknowledged, and `Location` is where its operation is.")
+        self.output::<T>(
+            202,
+            "With `Prefer: respond-async`: it is acknowledged, and `Location` is where its operation is.",
+        )
     }
 
     pub fn query(mut self, query: &'static [QueryParam]) -> Self {

@@ -86,10 +86,9 @@ impl OperationBody {
     fn of(operation: &Operation, role: Role) -> Self {
         let record = &operation.record;
         let end = record.end.as_ref();
-        let answer = end.and_then(|end| end.answer.as_ref()).map(|answer| AnswerBody {
-            status: answer.status,
-            body: body_for(role, answer),
-        });
+        let answer = end
+            .and_then(|end| end.answer.as_ref())
+            .map(|answer| AnswerBody { status: answer.status, body: body_for(role, answer) });
         let (result, error) = match answer {
             Some(answer) if (200..300).contains(&answer.status) => (Some(answer), None),
             answer => (None, answer),
@@ -165,7 +164,11 @@ const OPERATIONS: Endpoint = Endpoint { not_found: "VM not found", failed: "Fail
 const TAG: &str = "Operations";
 const QUERY: &[QueryParam] = &[
     QueryParam::text("vmId", "Only those about the VM with this id, also of one that is gone."),
-    QueryParam::one_of("status", &["Pending", "Running", "Done", "Failed", "Cancelled"], "Only those with this status."),
+    QueryParam::one_of(
+        "status",
+        &["Pending", "Running", "Done", "Failed", "Cancelled"],
+        "Only those with this status.",
+    ),
     LIMIT,
     QueryParam::text("pageToken", "Where the page begins, as a Link header gave it."),
 ];
@@ -176,7 +179,9 @@ pub fn routes() -> Vec<Route<Shared>> {
         Route::get("/operations", "listOperations", in_section(&OPERATIONS, list))
             .role(Role::Viewer)
             .tag(TAG)
-            .summary("The operations of both dialects that run, or have ended within the last 24 hours, the newest first.")
+            .summary(
+                "The operations of both dialects that run, or have ended within the last 24 hours, the newest first.",
+            )
             .query(QUERY)
             .output::<Vec<OperationBody>>(200, "The operations."),
         Route::get("/operations/{operationId}", "getOperation", in_section(&OPERATIONS, get))

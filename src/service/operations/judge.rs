@@ -76,7 +76,8 @@ pub fn judge(operation: &OperationRecord, stored: Option<&Record>) -> Verdict {
 }
 
 fn bears(spec: &VmSpec, device: &str) -> bool {
-    spec.disk(device).is_some() || spec.nics.iter().any(|nic| nic.name == device || same_id(&nic.id.to_string(), device))
+    spec.disk(device).is_some()
+        || spec.nics.iter().any(|nic| nic.name == device || same_id(&nic.id.to_string(), device))
 }
 
 /// In any notation of a GUID.

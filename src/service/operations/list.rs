@@ -62,8 +62,7 @@ pub type Page = (Vec<Operation>, Option<(u64, Uuid)>);
 
 impl Operation {
     pub fn of(running: &Running) -> Self {
-        let status =
-            if running.progress.is_pending() { OperationStatus::Pending } else { OperationStatus::Running };
+        let status = if running.progress.is_pending() { OperationStatus::Pending } else { OperationStatus::Running };
         Self { id: running.id(), record: running.record(), status, phases: running.progress.phases() }
     }
 
@@ -109,12 +108,7 @@ impl Operations {
     ///
     /// # Errors
     /// As [`Self::get`].
-    pub async fn page(
-        &self,
-        filter: Filter,
-        before: Option<(u64, Uuid)>,
-        limit: usize,
-    ) -> Result<Page, StoreError> {
+    pub async fn page(&self, filter: Filter, before: Option<(u64, Uuid)>, limit: usize) -> Result<Page, StoreError> {
         let (found, next) = {
             let inner = lock(&self.inner);
             let status = |id: &Uuid, end: Option<(u64, Outcome)>| match (end, inner.running.get(id)) {

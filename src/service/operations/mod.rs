@@ -109,6 +109,10 @@ impl Running {
     }
 }
 
+/// A key belongs to another request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reused;
+
 /// Why one is not cancelled.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NotCancelled {
@@ -179,14 +183,14 @@ impl Operations {
         ours
     }
 
-    /// The operation that the same request has begun under this key, or `Err` where it was another one.
+    /// The operation that the same request has begun under this key.
     ///
     /// # Errors
     /// The key is another request's.
-    pub fn of_key(&self, key: &Digest, request: &Digest) -> Result<Option<Uuid>, ()> {
+    pub fn of_key(&self, key: &Digest, request: &Digest) -> Result<Option<Uuid>, Reused> {
         match lock(&self.inner).by_key.get(key) {
             Some((known, id)) if known == request => Ok(Some(*id)),
-            Some(_) => Err(()),
+            Some(_) => Err(Reused),
             None => Ok(None),
         }
     }

@@ -51,9 +51,13 @@ async fn it_ends_as_its_answer_says_and_what_was_not_to_its_end_is_told_so_after
     let (mut known, unfinished) = (Vec::new(), {
         let operations = open(dir.path()).await;
         let cancelled = KeptAnswer { body: Conflict::Cancelled.to_string(), ..answer(409) };
-        for (answer, wanted) in
-            [(answer(200), "done"), (answer(201), "done"), (answer(409), "failed"), (answer(500), "failed"), (cancelled, "cancelled")]
-        {
+        for (answer, wanted) in [
+            (answer(200), "done"),
+            (answer(201), "done"),
+            (answer(409), "failed"),
+            (answer(500), "failed"),
+            (cancelled, "cancelled"),
+        ] {
             let running = begin(&operations, record(Work::Stop)).await;
             assert_eq!(status(&operations, running.id()).await, Some("pending"));
             operations.end(&running, answer).await;
@@ -87,7 +91,7 @@ async fn a_key_leads_to_its_operation_until_that_has_failed() {
         let operations = open(dir.path()).await;
         assert_eq!(of_key(&operations, "a"), Ok(None));
         let failed = begin(&operations, OperationRecord { key: Some(digests("a")), ..record(Work::Stop) }).await;
-        assert_eq!((of_key(&operations, "a"), of_key(&operations, "b")), (Ok(Some(failed.id())), Err(())));
+        assert_eq!((of_key(&operations, "a"), of_key(&operations, "b")), (Ok(Some(failed.id())), Err(Reused)));
         operations.end(&failed, answer(500)).await;
         assert_eq!(of_key(&operations, "b"), Ok(None));
         let done = begin(&operations, OperationRecord { key: Some(digests("b")), ..record(Work::Stop) }).await;
@@ -168,7 +172,7 @@ fn what_a_restart_makes_of_it_is_what_was_stored_of_its_vm() {
         match judge(&record(work), stored.as_ref()) {
             Verdict::Done => "done",
             Verdict::GoesOn => "goes on",
-            Verdict::Interrupted(why) if why.is_empty() => "nothing to say",
+            Verdict::Interrupted("") => "nothing to say",
             Verdict::Interrupted(_) => "interrupted",
         }
     };

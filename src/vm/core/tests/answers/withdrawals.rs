@@ -11,8 +11,11 @@ fn well(step: &Step) -> StepReport {
     }
 }
 
+/// Who was answered what.
+type Answers = Vec<(Ticket, Result<Answer, Error>)>;
+
 /// Ends what is under way, one after the other, at most so often; and returns the answers.
-fn go_on(facts: &mut Facts, most: usize) -> (usize, Vec<(Ticket, Result<Answer, Error>)>) {
+fn go_on(facts: &mut Facts, most: usize) -> (usize, Answers) {
     let mut answers = Vec::new();
     for count in 0..most {
         let Some((lane, step)) = facts.in_flight.iter().map(|(lane, step)| (*lane, step.clone())).next() else {
