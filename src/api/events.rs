@@ -33,6 +33,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 const ENOUGH: usize = 8 * 1024;
 /// What those are told whom a daemon that ends leaves.
 pub(super) const ENDS: &str = ": qherd ends; come back\n\n";
+pub(super) const DISMISSED: &str = ": the token was revoked or has expired\n\n";
 pub(super) const EVENT_STREAM: &str = "text/event-stream";
 const DEFAULT_LIMIT: i64 = 100;
 const MOST: i64 = 1_000;

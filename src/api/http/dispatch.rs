@@ -18,7 +18,6 @@ use warp::filters::BoxedFilter;
 use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::{Buf, Filter};
 
-use super::answers::Answers;
 use super::beside::{self, Beside, Mount, panic_text};
 use super::callers::UnderWay;
 use super::gate::{Admitted, Gate, Visitor};
@@ -177,7 +176,7 @@ impl Mounts {
                 let end = in_flight.given_up(found.info.waits_for_guest);
                 let place = (mount, self.remembered.as_ref());
                 tokio::select! {
-                    response = run(place, found, (caller, id), (under_way, &self.load.answers), head, body) => response,
+                    response = run(place, found, (caller, id), (under_way, self), head, body) => response,
                     () = end => table::refuse(shape, HttpError::Unfinished),
                 }
             }
@@ -211,7 +210,7 @@ async fn run<T>(
     (mount, remembered): (Mount<'_>, Option<&Remembered>),
     found: Found<'_>,
     (caller, id): (Caller, &RequestId),
-    (under_way, answers): (UnderWay, &Arc<Answers>),
+    (under_way, mounts): (UnderWay, &Mounts),
     head: Head,
     body: Incoming<T>,
 ) -> Response
@@ -269,7 +268,8 @@ where
     let span = tracing::info_span!("request", operation = info.operation_id, id = id.as_str());
     // What is kept under a key is waited for by whoever asks next.
     let only_waits = (info.waits_for_guest && keyed.is_none()).then(Entered::default);
-    let answers = Arc::clone(answers);
+    let (answers, gate) = (Arc::clone(&mounts.load.answers), Arc::clone(&mounts.gate));
+    let caller = request.caller.clone();
     let operation = async move {
         let respond = move |answer: Answer| answer.unwrap_or_else(refuse);
         let mut response = match keyed {
@@ -287,7 +287,7 @@ where
         };
         if streaming::lasts(&response) {
             let guard = guard.unwrap_or_else(|| in_flight.enter());
-            response.extensions_mut().insert(Lasting::new(answers, guard, under_way));
+            response.extensions_mut().insert(Lasting::new(answers, gate.vigil(&caller), guard, under_way));
         }
         response
     };

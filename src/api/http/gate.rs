@@ -7,7 +7,7 @@ use tokio::sync::OnceCell;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, uri::Authority};
 
 use super::{HttpError, Reply, Response, origin};
-use crate::service::access::{Access, Caller, Judgement, Peer};
+use crate::service::access::{Access, Caller, Judgement, Peer, Vigil};
 
 /// The other end of a connection, judged when it asks for the first time.
 pub struct Visitor {
@@ -138,6 +138,11 @@ impl Gate {
             tracing::debug!(peer = ?visitor.peer, why, "not known");
             HttpError::Unauthenticated { why }
         })
+    }
+
+    /// How long what this caller has begun may last.
+    pub(super) fn vigil(&self, caller: &Caller) -> Option<Vigil> {
+        self.access.vigil(caller)
     }
 
     /// The allowed page that a request is from, if it is from one.

@@ -7,7 +7,7 @@ use warp::http::StatusCode;
 use super::{Shared, error::Problem, operations, state::State};
 use crate::{
     api::{
-        events::{self, ENDS, EVENT_STREAM, written},
+        events::{self, DISMISSED, ENDS, EVENT_STREAM, written},
         http::{HttpError, Reply, Request},
     },
     model::{About, Incident, OperationNews, Status, VmId, What},
@@ -229,7 +229,9 @@ pub async fn events(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let wish = events::wish(&shared.service, &request, vm.map(read).transpose()?)?;
     let Some(wait) = wish.wait else {
         let data = |place: Place, entry: &Entry| serde_json::to_string(&EventBody::of(place, entry));
-        return Ok(Reply::stream(EVENT_STREAM, events::stream(wish, data)).until_the_end(ENDS));
+        return Ok(Reply::stream(EVENT_STREAM, events::stream(wish, data))
+            .until_the_end(ENDS)
+            .until_dismissed(DISMISSED));
     };
     let (found, next) = events::poll(wish, wait).await?;
     let events = found.iter().map(|(place, entry)| EventBody::of(*place, entry)).collect();

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     api::{
-        events::{self, AFTER, ENDS, EVENT_STREAM, LIMIT, TYPE, WAIT, written},
+        events::{self, AFTER, DISMISSED, ENDS, EVENT_STREAM, LIMIT, TYPE, WAIT, written},
         http::{HttpError, QueryParam, Reply, Request, Route, in_section},
     },
     model::{About, Asker, Incident, OperationNews, Role, Status, VmId, Wanted, What},
@@ -279,7 +279,9 @@ pub async fn events(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let wish = events::wish(&shared.service, &request, vm.map(read).transpose()?)?;
     let Some(wait) = wish.wait else {
         let data = |place: Place, entry: &Entry| serde_json::to_string(&EventBody::of(place, entry));
-        return Ok(Reply::stream(EVENT_STREAM, events::stream(wish, data)).until_the_end(ENDS));
+        return Ok(Reply::stream(EVENT_STREAM, events::stream(wish, data))
+            .until_the_end(ENDS)
+            .until_dismissed(DISMISSED));
     };
     let (found, next) = events::poll(wish, wait).await?;
     let events = found.iter().map(|(place, entry)| EventBody::of(*place, entry)).collect();
