@@ -125,7 +125,7 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     });
     let limits = Limits { drain: DRAIN, standing: standing(), ..Limits::default() };
     let load = Load::new(ANSWERS, limits.standing);
-    let served = |mounts| dispatch::service(mounts, Some(service.keys()), gate.clone(), load.clone());
+    let served = |mounts| dispatch::service(mounts, Some(service.remembered()), gate.clone(), load.clone());
     let whole = served(mounts);
     let main = serve(door, whole.clone(), shutdown.clone(), limits.clone());
     let unix = serve(unix_door, whole, shutdown.clone(), limits.clone());

@@ -109,6 +109,7 @@ async fn talk(socket: Socket, ending: Ending, output: Output, wish: Wish, caller
         end = typist.listen() => end,
         () = output.gone() => Some((CloseCode::Normal, "the VM is deleted")),
         () = ending.begun() => Some((CloseCode::Away, "qherd ends; the guest goes on")),
+        () = ending.dismissed() => Some((CloseCode::Policy, "the token was revoked or has expired")),
     };
     viewer.close(end).await;
     // Until the client has closed it as well: it may be sending still.

@@ -33,6 +33,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 const ENOUGH: usize = 8 * 1024;
 /// What those are told whom a daemon that ends leaves.
 pub(super) const ENDS: &str = ": qherd ends; come back\n\n";
+pub(super) const DISMISSED: &str = ": the token was revoked or has expired\n\n";
 pub(super) const EVENT_STREAM: &str = "text/event-stream";
 const DEFAULT_LIMIT: i64 = 100;
 const MOST: i64 = 1_000;
@@ -48,7 +49,8 @@ pub(super) const TYPE: QueryParam = QueryParam::text(
     "type",
     "Only events of these types, separated by commas: vm.created, vm.changed, vm.deleted, vm.goal, vm.status, vm.agent, \
      vm.in_effect, vm.reset, vm.powered_off, vm.panicked, vm.io_error, vm.watchdog, vm.problem, switch.created, \
-     switch.changed, switch.deleted, switch.problem; or all of vm, or of switch.",
+     switch.changed, switch.deleted, switch.problem, operation.begun, operation.progress, operation.ended; or all of vm, of switch, \
+     or of operation.",
 );
 pub(super) const WAIT: QueryParam = QueryParam::whole(
     "wait",
@@ -82,9 +84,11 @@ pub(super) fn wish(service: &Arc<Service>, request: &Request, vm: Option<VmId>) 
     let query: EventsQuery = request.query()?;
     let types: Vec<String> =
         query.r#type.iter().flat_map(|list| list.split(',')).map(|one| one.trim().to_owned()).collect();
-    let is_known = |one: &String| one == "vm" || one == "switch" || EVENT_TYPES.contains(&one.as_str());
+    let is_known =
+        |one: &String| ["vm", "switch", "operation"].contains(&one.as_str()) || EVENT_TYPES.contains(&one.as_str());
     if !types.iter().all(is_known) {
-        let must = format!("be one of vm, switch, {}, or several separated by commas", EVENT_TYPES.join(", "));
+        let must =
+            format!("be one of vm, switch, operation, {}, or several separated by commas", EVENT_TYPES.join(", "));
         return Err(HttpError::invalid("type", must));
     }
     let ranged = |name: &str, value: i64, least: i64, most: i64| {

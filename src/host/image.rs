@@ -3,6 +3,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
 
+mod copied;
 mod foreign;
 mod qcow2;
 mod run;
@@ -13,7 +14,7 @@ use std::{
     io,
     os::{
         fd::AsRawFd,
-        unix::fs::{FileExt, OpenOptionsExt},
+        unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     },
     path::Path,
     sync::Arc,
@@ -22,6 +23,7 @@ use std::{
 
 use serde_json::{Value, json};
 
+pub use copied::Copied;
 pub use foreign::not_a_cd;
 pub(crate) use qcow2::fuzz as fuzz_header;
 pub use writer::writer;
@@ -134,11 +136,19 @@ impl QemuImg {
         }
     }
 
-    /// Makes `file` of `size` GiB from `base`, as an overlay or a copy, and has it on stable storage.
+    /// Makes `file` of `size` GiB from `base`, as an overlay or a copy, and has it on stable storage. How far a copy has come
+    /// is noted in `copied`.
     ///
     /// # Errors
     /// qemu-img's own words. A half-made file may be left; the caller removes its folder.
-    pub async fn clone_base(&self, base: &BaseImage, mode: CloneMode, file: &Path, size: u64) -> Result<(), String> {
+    pub async fn clone_base(
+        &self,
+        base: &BaseImage,
+        mode: CloneMode,
+        file: &Path,
+        size: u64,
+        copied: &Arc<Copied>,
+    ) -> Result<(), String> {
         reserve(file).await?;
         let format = base.format.driver();
         let bytes = size.saturating_mul(GIB);
@@ -153,10 +163,12 @@ impl QemuImg {
             }
             CloneMode::Full => {
                 let _place = self.copies.take(&[&base.path, file]).await.map_err(|e| e.to_string())?;
-                let source = open_base(base).await?;
+                let (source, length) = open_base(base).await?;
                 let image = as_opened(&source, base.format);
+                copied.begin(length);
                 let run = self.run(COPY, largest(bytes)).inherit(&source).reads(&base.path).writes(file);
-                run.args(["convert", "-q", "-O", "qcow2"]).arg(image).arg(file).finish().await?;
+                let run = run.heard_by(copied).args(["convert", "-p", "-O", "qcow2"]);
+                run.arg(image).arg(file).finish().await?;
                 let run = self.run(QUICK, largest(bytes)).writes(file).args(["resize", "-q", "-f", "qcow2"]);
                 run.arg(file).arg(&size).finish().await?;
             }
@@ -199,13 +211,16 @@ impl QemuImg {
     }
 }
 
-/// The base image, open, and examined as it is now.
-async fn open_base(base: &BaseImage) -> Result<File, String> {
+/// The base image, open, and examined as it is now; and how many bytes it takes.
+async fn open_base(base: &BaseImage) -> Result<(File, u64), String> {
     let (path, format) = (base.path.clone(), base.format);
     let open = move || {
         let file = open_within(&[], &path, Access::Read)?;
         check_base(&file, format).map_err(io::Error::other)?;
-        Ok(file)
+        let metadata = file.metadata()?;
+        // Holes are not copied.
+        let length = metadata.len().min(metadata.blocks().saturating_mul(512));
+        Ok((file, length))
     };
     on_storage(&base.path, STORAGE, open).await.map_err(|e| format!("cannot use {}: {e}", base.path.display()))
 }

@@ -153,6 +153,8 @@ pub enum Conflict {
     Deleting,
     #[error("The request was overtaken by a forced stop or a delete of the VM.")]
     Overtaken,
+    #[error("The operation was cancelled; what it had begun is taken back.")]
+    Cancelled,
 }
 
 impl Error {

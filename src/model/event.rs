@@ -2,6 +2,7 @@
 //! (docs/adr/0035). How a dialect writes one is not known here.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{Status, SwitchId, VmId};
 
@@ -21,8 +22,21 @@ pub struct Event {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum About {
-    Vm { id: VmId, name: String },
-    Switch { id: SwitchId, name: String },
+    Vm {
+        id: VmId,
+        name: String,
+    },
+    Switch {
+        id: SwitchId,
+        name: String,
+    },
+    /// Work that nobody waits for on the line: of a request of this kind, about this VM.
+    Operation {
+        id: Uuid,
+        kind: String,
+        vm: Option<VmId>,
+        name: String,
+    },
 }
 
 /// Who asks, and by which request.
@@ -69,6 +83,45 @@ pub enum What {
     },
     /// The host's side of it is not as it should be, or, without a problem, is again.
     Problem { problem: Option<String> },
+    /// Of an operation.
+    Operation(OperationNews),
+}
+
+/// What is told of an operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "news")]
+pub enum OperationNews {
+    /// It is acknowledged.
+    Begun,
+    /// How far it has come; bytes where some are copied.
+    Progress {
+        phase: String,
+        device: Option<String>,
+        bytes: Option<(u64, u64)>,
+    },
+    Ended {
+        outcome: Outcome,
+    },
+}
+
+/// How an operation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Done,
+    Failed,
+    Cancelled,
+}
+
+impl Outcome {
+    /// As it is written in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
 }
 
 /// What is wanted of a VM.
@@ -112,7 +165,8 @@ impl Event {
     /// As it is written in the API, and filtered by: what it is about, a point, and what has happened.
     pub fn kind(&self) -> &'static str {
         match (&self.about, &self.what) {
-            (About::Vm { .. }, what) => what.of_vm(),
+            (_, What::Operation(news)) => news.kind(),
+            (About::Vm { .. } | About::Operation { .. }, what) => what.of_vm(),
             (About::Switch { .. }, what) => what.of_switch(),
         }
     }
@@ -120,6 +174,7 @@ impl Event {
     pub fn vm(&self) -> Option<VmId> {
         match self.about {
             About::Vm { id, .. } => Some(id),
+            About::Operation { vm, .. } => vm,
             About::Switch { .. } => None,
         }
     }
@@ -143,6 +198,7 @@ impl What {
                 Incident::Watchdog { .. } => "vm.watchdog",
             },
             Self::Problem { .. } => "vm.problem",
+            Self::Operation(news) => news.kind(),
         }
     }
 
@@ -157,8 +213,18 @@ impl What {
     }
 }
 
+impl OperationNews {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Begun => "operation.begun",
+            Self::Progress { .. } => "operation.progress",
+            Self::Ended { .. } => "operation.ended",
+        }
+    }
+}
+
 /// Every type of event, as it is written in the API.
-pub const EVENT_TYPES: [&str; 17] = [
+pub const EVENT_TYPES: [&str; 20] = [
     "vm.created",
     "vm.changed",
     "vm.deleted",
@@ -176,6 +242,9 @@ pub const EVENT_TYPES: [&str; 17] = [
     "switch.changed",
     "switch.deleted",
     "switch.problem",
+    "operation.begun",
+    "operation.progress",
+    "operation.ended",
 ];
 
 impl Wanted {

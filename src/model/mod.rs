@@ -46,7 +46,7 @@ pub use clock::{Moment, monotonic_ms, now_ms, uptime_ms, wall_at_uptime, wall_ti
 pub use create::{CreateVm, DEFAULT_LABEL, DiskWish, NetworkWish, NicWish};
 pub use ending::{Ending, FailedStart};
 pub use error::{Conflict, Error, Operation, Result, human};
-pub use event::{About, Asker, EVENT_TYPES, Event, Incident, Wanted, What};
+pub use event::{About, Asker, EVENT_TYPES, Event, Incident, OperationNews, Outcome, Wanted, What};
 pub use forward::{SwitchForward, check_forward};
 pub use hostname::{check_domain, host_label};
 pub use id::{ForwardId, LayerId, NicId, SwitchId, VmId};

@@ -41,7 +41,7 @@ pub(super) async fn create(service: &Service, wish: CreateVm) -> Result<VmView> 
     service.check_not_made(wish.id)?;
     let (start, named) = (wish.start, wish.base_image.clone());
     // Kept until the VM is on the list, or is not.
-    let (spec, _promises) = resolve(service, wish).await?;
+    let (spec, _promises) = vm::while_wanted(resolve(service, wish)).await?;
     let _room = service.room_for_new(&spec, start)?;
     establish(service, Arc::new(spec), named, start).await
 }

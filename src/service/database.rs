@@ -15,6 +15,7 @@ use anyhow::{Context as _, bail, ensure};
 use super::{
     exports,
     keys::KeyRecord,
+    operations::OperationRecord,
     state_lock::{StateLock, Taken},
 };
 use crate::{
@@ -34,6 +35,7 @@ const RECORD_KINDS: &[RecordKind] = &[
     RecordKind::of::<LayerRecord>(),
     RecordKind::of::<SwitchRecord>(),
     RecordKind::of::<KeyRecord>(),
+    RecordKind::of::<OperationRecord>(),
     RecordKind::of::<Event>(),
     RecordKind::of::<Boot>(),
 ];

@@ -2,7 +2,10 @@
 //! work.
 
 use super::{Service, bases};
-use crate::model::{Change, DiskWish, Error, LayerId, NewDisk, Result, VmId, VmView, check_disk_size};
+use crate::{
+    model::{Change, DiskWish, Error, LayerId, NewDisk, Result, VmId, VmView, check_disk_size},
+    vm::while_wanted,
+};
 
 const GIB: u64 = 1 << 30;
 
@@ -50,7 +53,7 @@ impl Service {
         if handle.view().spec.disk_of(wish.request).is_none() {
             self.check_not_made(wish.request)?;
         }
-        let disk = Box::new(resolve(self, wish).await?);
+        let disk = Box::new(while_wanted(resolve(self, wish)).await?);
         self.change_by(&handle, Change::AddDisk { disk, folder: self.ctx.image_folder(&id) }).await
     }
 }

@@ -19,6 +19,7 @@ mod images;
 mod keys;
 mod machine;
 mod nics;
+pub mod operations;
 mod output;
 mod paths;
 mod private;
@@ -36,14 +37,14 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use uuid::Uuid;
 
-pub use crate::vm::asked_by;
+pub use crate::vm::{Bytes, Phase, Progress, asked_by, shown_in};
 pub use crate::{host::inventory::Node as NumaNode, qemu::Caps};
 pub use addresses::{AddressView, Addresses};
 pub use bases::{Base, BaseUser};
 pub use changes::Redefine;
 pub use define::Define;
 pub use host::{HostView, PinnedVm};
-pub use keys::{Attempt, Claim, KeptAnswer, KeyError, Keys};
+pub use keys::{Attempt, Claim, Digest, KeptAnswer, KeyError, Keys};
 pub use nics::{NicStatus, NicView, Nics, Removed, among as among_networks};
 pub(crate) use output::Output;
 pub use registry::Page;
@@ -75,10 +76,19 @@ pub struct Service {
     guest_answers: addresses::GuestAnswers,
     making: folders::Making,
     capacity: capacity::Capacity,
-    keys: Arc<Keys>,
+    remembered: Remembered,
     events: Arc<events::Events>,
     /// Held for as long as the daemon lives.
     _lock: state_lock::StateLock,
+}
+
+/// What is kept of requests.
+#[derive(Clone)]
+pub struct Remembered {
+    /// Which of them were made under which idempotency key.
+    pub keys: Arc<Keys>,
+    /// Those whose clients do not wait on the line.
+    pub operations: Arc<operations::Operations>,
 }
 
 /// Which VMs a list is to hold.
@@ -153,6 +163,8 @@ impl Service {
         let store = store??;
         let riders = Arc::<Riders>::default();
         let keys = Keys::open(store.clone(), riders.clone()).context("cannot read the idempotency keys")?;
+        let operations = operations::Operations::open(store.clone()).context("cannot read the operations")?;
+        operations.conclude().await;
         let capacity = capacity::Capacity::new(&config, &host);
         let ctx = Arc::new(Context {
             config,
@@ -173,7 +185,7 @@ impl Service {
             making: folders::Making::default(),
             capacity,
             registry: Registry::new(ctx.census.clone()),
-            keys,
+            remembered: Remembered { keys, operations },
             events: events::Events::of(ctx.store.clone()),
             places: switches::Places::default(),
             profiles,
@@ -219,9 +231,14 @@ impl Service {
         }
     }
 
-    /// Which requests were made under which idempotency key.
-    pub fn keys(&self) -> Arc<Keys> {
-        self.keys.clone()
+    /// What is kept of requests.
+    pub fn remembered(&self) -> Remembered {
+        self.remembered.clone()
+    }
+
+    /// The work for requests whose clients do not wait on the line.
+    pub fn operations(&self) -> &Arc<operations::Operations> {
+        &self.remembered.operations
     }
 
     /// What happens, for those who follow.

@@ -6,9 +6,9 @@ use tokio::sync::oneshot;
 
 use super::{
     SharedContext,
-    asking::asker,
+    asking::{asker, progress},
     core::{self, Found, Ticket, recover},
-    handle::VmHandle,
+    handle::{Reply, VmHandle},
     records::{Known, Stored},
     task::{Task, bounds, now},
 };
@@ -42,8 +42,12 @@ pub fn create(
     }
     facts.note_maker(TICKET, asker());
     let (handle, mut task) = Task::new(ctx, facts, noted.unwrap_or_default());
-    let (reply, answer) = oneshot::channel();
-    task.replies.insert(TICKET, reply);
+    let (sender, answer) = oneshot::channel();
+    let progress = progress();
+    task.replies.insert(TICKET, Reply { answer: sender, progress: progress.clone() });
+    if let Some(progress) = progress {
+        handle.show(&progress);
+    }
     tokio::spawn(task.run());
     let made = async move {
         let (answer, view) = answer.await.map_err(|_| Error::ShuttingDown)?;

@@ -15,11 +15,14 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use uuid::Uuid;
+
 use super::{
     Console,
-    asking::asker,
+    asking::{asker, progress},
     core::{Answer, Patience, Request},
     mailbox,
+    progress::{Progress, Withdrawn},
     sampling::Latest,
 };
 use crate::model::{
@@ -40,8 +43,13 @@ impl Tally {
     }
 }
 
-/// Where the answer to a request goes, with the VM as it was then.
-pub(super) type Reply = oneshot::Sender<(Result<Answer>, VmView)>;
+/// Who waits for the answer to a request.
+pub(super) struct Reply {
+    /// Where it goes, with the VM as it was then.
+    pub answer: oneshot::Sender<(Result<Answer>, VmView)>,
+    /// Where its work is shown: who looks at it does not wait on the line.
+    pub progress: Option<Arc<Progress>>,
+}
 
 /// A request, with the forced ones that there were when it came.
 pub(super) struct Message {
@@ -56,6 +64,8 @@ pub(super) enum Inbox {
     Request(Box<Message>),
     /// Somebody removed the tap of a NIC.
     TapGone(NicId),
+    /// The request whose work is shown under this id is not wanted any more. Answered with why it goes on.
+    Withdraw(Uuid, Withdrawn),
 }
 
 /// What has become of a VM's turn after a boot.
@@ -317,16 +327,31 @@ impl VmHandle {
     }
 
     async fn ask(&self, request: Request) -> Result<(Answer, VmView)> {
-        let (reply, answer) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         if request.is_forced() {
             self.tally.add();
         }
+        let progress = progress();
+        let reply = Reply { answer: sender, progress: progress.clone() };
         let message = Box::new(Message { request, came: self.came, asker: asker(), reply });
         self.inbox.send(Inbox::Request(message)).map_err(|_| self.ended())?;
-        match answer.await {
+        if let Some(progress) = progress {
+            self.show(&progress);
+        }
+        match receiver.await {
             Ok((answer, view)) => answer.map(|answer| (answer, view)),
             Err(_) => Err(self.ended()),
         }
+    }
+
+    /// A request is on its way to the VM, and its work shown there.
+    pub(super) fn show(&self, progress: &Progress) {
+        let (inbox, id) = (self.inbox.clone(), progress.id());
+        let withdraw = move |reply| {
+            // One that is not taken any more is dropped, and whoever waits for it told so.
+            let _ = inbox.send(Inbox::Withdraw(id, reply));
+        };
+        progress.enter(&self.view.borrow().spec.name, withdraw);
     }
 
     /// A task ends when its VM is deleted, else with the daemon.

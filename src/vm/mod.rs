@@ -15,7 +15,7 @@
 //!
 //! `core` decides: values in, values out. `task` tells it what happens and has done what it plans; `perform` does that, and
 //! is all that speaks to the host. `records` is how a VM is stored, with the `layers` of its disks, `handle` how others speak to its task, `publish` what
-//! they see, `journal` what is logged. `heartbeat` and `sampling` work beside the task.
+//! they see, `progress` how far the work for a request has come, `steps` what is made, `journal` what is logged. `heartbeat` and `sampling` work beside the task.
 
 mod asking;
 mod begin;
@@ -31,10 +31,12 @@ pub(crate) mod layers;
 mod mailbox;
 mod migrate;
 mod perform;
+mod progress;
 mod publish;
 pub mod records;
 mod sampler;
 mod sampling;
+mod steps;
 mod storage;
 mod task;
 
@@ -46,7 +48,8 @@ use std::{
     },
 };
 
-pub use asking::{asked_by, asker};
+pub(crate) use asking::while_wanted;
+pub use asking::{asked_by, asker, shown_in};
 pub use begin::{adopt, create};
 pub(crate) use census::{Census, Mark, Share};
 pub(crate) use console::{Console, Extent, Follower, Piece, Refused, Source, Typed, Writer};
@@ -54,6 +57,7 @@ pub(crate) use handle::Turn;
 pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
 pub(crate) use interfaces::{GuestInterface, ask as guest_interfaces};
 pub use perform::LaunchStep;
+pub use progress::{Bytes, Phase, Progress};
 pub(crate) use storage::{Original, check_mounted, is_marked, mark as mark_storage, storage_of};
 
 use crate::{

@@ -8,26 +8,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    task::{AbortHandle, Id, JoinError, JoinSet},
-    time::sleep,
-};
+use tokio::time::sleep;
+use uuid::Uuid;
 
 use super::{
     SharedContext,
-    core::{
-        self, Bounds, Effects, Facts, Lane, Now, Outcome, Report, Run, Setback, Sight, Step, Ticket, absorb, admit,
-        plan,
-    },
+    core::{self, Bounds, Effects, Facts, Lane, Now, Report, Run, Sight, Step, Ticket, absorb, admit, plan, withdraw},
     events::sight,
     handle::{Inbox, Message, Reply, Tally, VmHandle},
     heartbeat::Heartbeat,
     journal::Journal,
     mailbox::{Mailbox, mailbox},
-    perform::{Brief, Hands, perform},
+    perform::{Brief, Hands},
+    progress::{Progress, Withdrawn},
     publish::{Public, as_left},
     records::Known,
     sampling::{Latest, Sampling},
+    steps::{Joined, Steps},
 };
 use crate::{
     host::process::Exit,
@@ -36,8 +33,6 @@ use crate::{
     qmp::{CloseReason, Event, Events, Session},
 };
 
-/// Beyond a step's own deadline: then it is given up, whatever it waits for.
-const OVERTIME: Duration = Duration::from_secs(2);
 /// A session that lasts so long was a good one.
 const CALM: Duration = Duration::from_secs(60);
 /// From so many requests that wait on, those whose clients have hung up are forgotten.
@@ -48,8 +43,7 @@ pub(super) struct Task {
     facts: Facts,
     pub hands: Arc<Hands>,
     inbox: Mailbox<Inbox>,
-    steps: JoinSet<Outcome>,
-    lanes: HashMap<Id, (Lane, AbortHandle)>,
+    steps: Steps,
     link: Option<Link>,
     pub replies: HashMap<Ticket, Reply>,
     tickets: Ticket,
@@ -77,7 +71,7 @@ enum Happening {
     Event(Event),
     Closed(CloseReason),
     Sight(Sight),
-    Step(std::result::Result<(Id, Outcome), JoinError>),
+    Step(Joined),
     Time,
     /// Nobody can reach this task any more: the daemon ends.
     Orphaned,
@@ -112,8 +106,7 @@ impl Task {
             facts,
             hands,
             inbox,
-            steps: JoinSet::new(),
-            lanes: HashMap::new(),
+            steps: Steps::default(),
             link: None,
             replies: HashMap::new(),
             tickets: 0,
@@ -164,13 +157,13 @@ impl Task {
 
     /// Nothing can happen to it but that somebody asks something of it.
     fn is_at_rest(&mut self) -> bool {
-        let at_rest = self.lanes.is_empty()
+        let at_rest = self.steps.is_empty()
             && self.link.is_none()
             && self.wake.is_none()
             && self.hands.process().is_none()
             && self.replies.is_empty();
         if at_rest {
-            self.lanes = HashMap::new();
+            self.steps.shrink();
             self.replies = HashMap::new();
         }
         at_rest
@@ -207,7 +200,7 @@ impl Task {
             exit = exited => Happening::Exited(exit),
             happening = monitor => happening,
             sight = self.hands.sight() => Happening::Sight(sight),
-            Some(ended) = self.steps.join_next_with_id() => Happening::Step(ended),
+            Some(ended) = self.steps.next() => Happening::Step(ended),
             () = time => Happening::Time,
             message = self.inbox.recv() => message.into(),
         }
@@ -222,6 +215,7 @@ impl Task {
         match message {
             Inbox::Request(message) => self.request(*message),
             Inbox::TapGone(nic) => self.tap_gone(nic),
+            Inbox::Withdraw(id, reply) => self.withdraw(id, reply),
         }
     }
 
@@ -229,18 +223,37 @@ impl Task {
         self.facts.bounds = bounds(&self.ctx);
         if self.replies.len() >= CROWD {
             let gone: Vec<Ticket> =
-                self.replies.iter().filter(|(_, reply)| reply.is_closed()).map(|(ticket, _)| *ticket).collect();
+                self.replies.iter().filter(|(_, reply)| reply.answer.is_closed()).map(|(ticket, _)| *ticket).collect();
             for ticket in gone.into_iter().filter(|ticket| self.facts.forget(*ticket)) {
                 self.replies.remove(&ticket);
             }
         }
         self.tickets += 1;
+        if let Some(progress) = &reply.progress {
+            self.facts.patient.push(self.tickets);
+            self.steps.show(progress);
+        }
         self.replies.insert(self.tickets, reply);
         let overtaken = came < self.forced && !request.is_forced();
         self.forced += u64::from(request.is_forced());
         tracing::debug!(vm = %self.hands.id, ?request, overtaken, "request");
         self.facts.note_asker(self.tickets, asker, &request);
         admit(&mut self.facts, now(), self.tickets, request, overtaken)
+    }
+
+    fn withdraw(&mut self, id: Uuid, reply: Withdrawn) -> Effects {
+        self.facts.bounds = bounds(&self.ctx);
+        let is_its = |reply: &Reply| reply.progress.as_ref().is_some_and(|progress| progress.id() == id);
+        let ticket = self.replies.iter().find(|(_, reply)| is_its(reply)).map(|(ticket, _)| *ticket);
+        // Of one that has its answer nothing is left to withdraw.
+        let withdrawn = withdraw(&mut self.facts, now(), ticket.unwrap_or(Ticket::MAX));
+        tracing::debug!(vm = %self.hands.id, ?ticket, withdrawn = withdrawn.is_ok(), "a request is to be withdrawn");
+        let (answer, effects) = match withdrawn {
+            Ok(effects) => (Ok(()), effects),
+            Err(why) => (Err(why), Effects::default()),
+        };
+        let _ = reply.send(answer);
+        effects
     }
 
     fn tap_gone(&mut self, nic: NicId) -> Effects {
@@ -277,20 +290,12 @@ impl Task {
     }
 
     /// A step has reported, or was cut short.
-    fn ended(&mut self, ended: std::result::Result<(Id, Outcome), JoinError>) -> Effects {
-        let (id, outcome) = match ended {
-            Ok(ended) => ended,
-            Err(error) if error.is_cancelled() => (error.id(), Outcome::Cut),
-            Err(error) => {
-                tracing::error!(vm = %self.hands.id, %error, "a step has panicked");
-                (error.id(), Outcome::Failed(Setback::Host("a defect of qherd's own; its log says more".to_owned())))
-            }
-        };
-        let Some((lane, _)) = self.lanes.remove(&id) else { return Effects::default() };
-        if let Outcome::Failed(setback) = &outcome {
-            tracing::info!(vm = %self.hands.id, ?lane, ?setback, "a step was not made");
+    fn ended(&mut self, joined: Joined) -> Effects {
+        let shown = shown(&self.replies).map(|(_, progress)| progress);
+        match self.steps.end(self.hands.id, joined, shown) {
+            Some((lane, outcome)) => self.absorb(Report::Outcome(lane, outcome)),
+            None => Effects::default(),
         }
-        self.absorb(Report::Outcome(lane, outcome))
     }
 
     /// Everything that follows from what has happened.
@@ -300,10 +305,9 @@ impl Task {
         let plan = plan(&self.facts);
         self.facts.begin(&plan);
         self.journal.note(&self.facts);
-        for (lane, handle) in self.lanes.values() {
-            if plan.cut.contains(lane) {
-                handle.abort();
-            }
+        self.steps.cut(|lane| plan.cut.contains(lane));
+        for (ticket, progress) in shown(&self.replies) {
+            progress.is_queued(self.facts.later.iter().any(|(later, _)| later == ticket));
         }
         for step in plan.start {
             self.start(step);
@@ -321,32 +325,19 @@ impl Task {
                     None => view.clone(),
                 };
                 // Who does not wait any more is not told.
-                let _ = reply.send((answer, view));
+                let _ = reply.answer.send((answer, view));
             }
         }
     }
 
     fn start(&mut self, step: Step) {
-        let (lane, deadline) = (step.lane(), step.deadline());
         let brief = Brief {
             record: self.facts.record.clone(),
             agent: self.facts.seen.agent,
             vcpu_room: self.facts.seen.vcpu_room,
+            copied: Arc::default(),
         };
-        let hands = self.hands.clone();
-        tracing::debug!(vm = %hands.id, ?lane, "a step begins");
-        let handle = self.steps.spawn(async move {
-            let late = late(&step);
-            let work = perform(&hands, brief, step);
-            match deadline {
-                None => work.await,
-                Some(deadline) => {
-                    let patience = Duration::from_millis(deadline) + OVERTIME;
-                    tokio::time::timeout(patience, work).await.unwrap_or(Outcome::Failed(late))
-                }
-            }
-        });
-        self.lanes.insert(handle.id(), (lane, handle));
+        self.steps.start(&self.hands, brief, step, shown(&self.replies).map(|(_, progress)| progress));
     }
 
     /// Takes up a new session, and lets go of one that the core has given up: QEMU serves one at a time.
@@ -375,11 +366,7 @@ impl Task {
     }
 }
 
-/// What a step that does not come to its end counts as.
-fn late(step: &Step) -> Setback {
-    match step {
-        Step::Kill | Step::EndStrays => Setback::Held,
-        Step::Commit(_) => Setback::StoreSilent("the store does not answer".to_owned()),
-        _ => Setback::Host("it did not come to its end in time".to_owned()),
-    }
+/// The requests whose work is looked at.
+fn shown(replies: &HashMap<Ticket, Reply>) -> impl Iterator<Item = (&Ticket, &Arc<Progress>)> {
+    replies.iter().filter_map(|(ticket, reply)| Some((ticket, reply.progress.as_ref()?)))
 }

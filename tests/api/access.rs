@@ -3,6 +3,7 @@
 
 use crate::callers::{Curled, NOBODY, curl, curl_as, id_of, token};
 use crate::support::Daemon;
+use crate::terminal::Terminal;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -108,6 +109,42 @@ async fn every_route_is_for_those_roles_that_it_names_and_for_no_token_that_is_n
     let admin = format!("Authorization: Bearer {}", tokens[2].1);
     assert_eq!(curl_as(NOBODY, &["-H", &admin, &daemon.at("/vms")]).status, 200);
     assert_eq!(daemon.get("/vms").await.expect(200), json!([]), "and nothing was made");
+}
+
+#[tokio::test]
+async fn what_is_open_with_a_token_is_closed_when_it_is_revoked_or_expires() {
+    let daemon = Daemon::start();
+    let id = daemon.create(daemon.wish()).await;
+    let kept = token(&daemon.state(), &["create", "--role", "operator"]);
+    let revoked = token(&daemon.state(), &["create", "--role", "operator"]);
+    let expires = token(&daemon.state(), &["create", "--role", "operator", "--ttl", "10s"]);
+    // Without a deadline for the whole answer.
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let stream = async |token: &str, path: &str| {
+        let response = http.get(daemon.at(path)).bearer_auth(token).send().await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+        response
+    };
+    let mut theirs = stream(&kept, "/events").await;
+    for dismissed in [&revoked, &expires] {
+        let events = [stream(dismissed, "/events").await, stream(dismissed, "/hyperv/events").await];
+        let logs = stream(dismissed, &format!("/vms/{id}/logs?follow=true")).await;
+        let header = format!("Authorization: Bearer {dismissed}\r\n");
+        let mut console = Terminal::open_with(&daemon, &id, "", &header).await;
+        if dismissed == &revoked {
+            token(&daemon.state(), &["rm", id_of(&revoked)]);
+        }
+        for events in events {
+            let text = events.text().await.unwrap();
+            assert!(text.ends_with(": the token was revoked or has expired\n\n"), "{text:?}");
+        }
+        logs.text().await.unwrap();
+        assert_eq!(console.closed().await, "closed: 1008 the token was revoked or has expired");
+    }
+    // Nobody else's is.
+    assert!(theirs.chunk().await.unwrap().is_some());
+    daemon.create(daemon.wish()).await;
+    assert!(String::from_utf8_lossy(&theirs.chunk().await.unwrap().unwrap()).contains("vm.created"));
 }
 
 #[tokio::test]

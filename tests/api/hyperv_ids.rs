@@ -25,6 +25,7 @@ struct Things {
     vm: String,
     adapter: String,
     forward: String,
+    operation: String,
 }
 
 impl Things {
@@ -38,14 +39,19 @@ impl Things {
         let adapter = adapters[0]["Id"].as_str().unwrap().to_owned();
         let forward = json!({ "hostPort": 8443, "vmId": form(&vm), "adapterId": form(&adapter), "guestPort": 443 });
         let forward = client.created(&format!("/switches/{switch}/forwards"), forward).await;
-        Self { switch, vm, adapter, forward }
+        let start = client.daemon.http().post(format!("{}/vms/{}/start", client.base, form(&vm)));
+        let begun = client.daemon.send(start.header("prefer", "respond-async")).await.expect(202);
+        let operation = begun["Id"].as_str().unwrap().to_owned();
+        client.get(&format!("/operations/{operation}?wait=60")).await.expect(200);
+        client.post(&format!("/vms/{vm}/stop"), json!({ "force": true })).await.expect(200);
+        Self { switch, vm, adapter, forward, operation }
     }
 
     /// The path of an operation, with its ids.
     fn path(&self, pattern: &str, form: Form) -> String {
         let id = if pattern.starts_with("/switches") { &self.switch } else { &self.vm };
         let path = pattern.replace("{adapterId}", &form(&self.adapter)).replace("{forwardId}", &form(&self.forward));
-        path.replace("{id}", &form(id))
+        path.replace("{id}", &form(id)).replace("{operationId}", &form(&self.operation))
     }
 
     /// Everything that takes an id, in an order in which it can all be done, with a body and the answer's status.
@@ -54,6 +60,9 @@ impl Things {
             json!({ "hostPort": 8444, "vmId": form(&self.vm), "adapterId": form(&self.adapter), "guestPort": 1 });
         let adapters = json!([{ "switchId": form(&self.switch) }, { "switchId": form(&self.switch) }]);
         vec![
+            ("getOperation", Value::Null, 200),
+            // It is over.
+            ("cancelOperation", Value::Null, 409),
             ("getVM", Value::Null, 200),
             ("updateVM", json!({ "Id": form(&self.vm), "networkAdapters": adapters }), 200),
             ("listVMAddresses", Value::Null, 200),

@@ -7,7 +7,7 @@ use crate::support::Daemon;
 use serde_json::{Value, json};
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 30] = [
+const ROUTES: [(&str, &str, &str); 33] = [
     ("get", "/vms", "listVMs"),
     ("post", "/vms", "createVM"),
     ("get", "/vms/{id}", "getVM"),
@@ -35,6 +35,9 @@ const ROUTES: [(&str, &str, &str); 30] = [
     ("get", "/switches/{id}/forwards", "listSwitchForwards"),
     ("post", "/switches/{id}/forwards", "addSwitchForward"),
     ("delete", "/switches/{id}/forwards/{forwardId}", "removeSwitchForward"),
+    ("get", "/operations", "listOperations"),
+    ("get", "/operations/{operationId}", "getOperation"),
+    ("delete", "/operations/{operationId}", "cancelOperation"),
     ("get", "/events", "listEvents"),
     ("get", "/health", "getHealth"),
     ("get", "/openapi.json", "getOpenAPI"),

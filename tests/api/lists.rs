@@ -7,7 +7,7 @@ use crate::support::Daemon;
 use serde_json::{Value, json};
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 46] = [
+const ROUTES: [(&str, &str, &str); 49] = [
     ("post", "/vms", "createVM"),
     ("get", "/vms", "listVMs"),
     ("get", "/vms/{id}", "getVM"),
@@ -51,6 +51,9 @@ const ROUTES: [(&str, &str, &str); 46] = [
     ("delete", "/switches/{id}/forwards/{forward}", "removeSwitchForward"),
     ("get", "/base-images", "listBaseImages"),
     ("get", "/host", "getHost"),
+    ("get", "/operations", "listOperations"),
+    ("get", "/operations/{operation}", "getOperation"),
+    ("delete", "/operations/{operation}", "cancelOperation"),
     ("get", "/events", "listEvents"),
     ("get", "/health", "getHealth"),
     ("get", "/openapi.json", "getOpenAPI"),

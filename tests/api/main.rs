@@ -11,6 +11,10 @@ mod golden;
 mod hyperv;
 #[path = "../support/kept.rs"]
 mod kept;
+#[path = "../support/operations.rs"]
+mod operations_of;
+#[path = "../support/slow_clone.rs"]
+mod slow_clone;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../support/terminal.rs"]
@@ -45,6 +49,7 @@ mod largest_vm;
 mod lists;
 mod made_and_deleted;
 mod names;
+mod operations;
 mod published_clients;
 mod terraform;
 mod whole;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{
-    Tally,
+    Tally, aside,
     model::{Outcome, Vm},
     operation::{self, Around, Operation, Target},
     plan::{BARE, Cycle, Death, Deed, Lane, Violence},
@@ -235,14 +235,15 @@ impl Client<'_> {
         let (name, now) = (vm.name.as_str(), vm.definition());
         let target = Target { base, name, id: &id, now, disk, nic, switch, switch_id, subnets, forward };
         let (method, path, body) = operation.request(&target);
-        let request_id = {
+        let (request_id, is_aside) = {
             let mut tally = self.tally.borrow_mut();
             tally.operations += 1;
             tally.named += 1;
-            format!("request-{}", tally.named)
+            (format!("request-{}", tally.named), tally.named.is_multiple_of(aside::EVERY))
         };
         let request = self.daemon.http().request(method, self.daemon.at(&path)).json(&body);
         let request = request.header("x-request-id", &request_id);
+        let request = if is_aside { request.header("prefer", "respond-async") } else { request };
         let (outcome, answer) = match request.send().await {
             Err(error) if error.is_timeout() => {
                 self.complain(format!("{} {operation:?} was not answered: {error:?}", vm.name));
@@ -254,10 +255,20 @@ impl Client<'_> {
             }
             Err(_) => (Outcome::Unanswered, Value::Null),
             Ok(response) => {
-                let status = response.status().as_u16();
+                let (status, place) = (response.status().as_u16(), response.headers().get("location").cloned());
                 // A head without its body tells enough.
                 let answer: Value = response.json().await.unwrap_or_default();
+                let (status, answer) = match place {
+                    None => (status, answer),
+                    Some(place) => {
+                        self.tally.borrow_mut().aside += 1;
+                        let ended = aside::follow(self.daemon, place.to_str().unwrap(), operation).await;
+                        // Where the daemon has died over it, that is told of by the next one.
+                        ended.unwrap_or((0, Value::Null))
+                    }
+                };
                 let outcome = match status {
+                    0 => Outcome::Unanswered,
                     200..300 => Outcome::Acknowledged,
                     409 => Outcome::Refused,
                     500 | 503 if !done.borrow().is_empty() => Outcome::Refused,

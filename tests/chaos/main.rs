@@ -4,6 +4,7 @@
 //! `scripts/chaos` runs it for long. A failure prints the seed, with which the same plan runs again; how far the clock
 //! of the machine follows it is another matter.
 
+mod aside;
 mod check;
 mod client;
 mod model;
@@ -45,6 +46,8 @@ pub struct Tally {
     qemus_killed: u64,
     qemus_stopped: u64,
     operations: u64,
+    /// Those that nobody waited for on the line.
+    aside: u64,
     /// Requests that were given an id.
     named: u64,
     acknowledged: u64,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::operation::Operation;
+use super::{aside, operation::Operation};
 use crate::support::Daemon;
 
 /// What an acknowledged request must have been told as, once.
@@ -27,14 +27,15 @@ pub struct Subscriber {
     /// Status by VM.
     vms: BTreeMap<String, String>,
     switches: BTreeSet<String>,
+    operations: aside::Reported,
     /// How often a request was told as a type.
     requests: BTreeMap<(String, String), u64>,
 }
 
 impl Default for Subscriber {
     fn default() -> Self {
-        let (vms, switches, requests) = Default::default();
-        Self { after: "0".to_owned(), seen: 0, vms, switches, requests }
+        let (vms, switches, operations, requests) = Default::default();
+        Self { after: "0".to_owned(), seen: 0, vms, switches, operations, requests }
     }
 }
 
@@ -65,6 +66,7 @@ impl Subscriber {
         let twice = self.requests.iter().filter(|((_, kind), times)| **times > 1 && kind.ends_with(".changed"));
         wrong.extend(twice.map(|((request, kind), times)| format!("{request} was told {times} times as {kind}")));
         wrong.extend(self.differences(daemon).await);
+        wrong.extend(self.operations.differences(daemon).await);
         wrong
     }
 
@@ -81,6 +83,7 @@ impl Subscriber {
             "vm.status" => self.vms.insert(vm, text("status")).is_some_and(|before| before != text("status")),
             "switch.created" => self.switches.insert(switch),
             "switch.deleted" => self.switches.remove(&switch),
+            kind if kind.starts_with("operation.") => self.operations.take(event),
             _ if vm.is_empty() => self.switches.contains(&switch),
             _ => self.vms.contains_key(&vm),
         };

@@ -6,6 +6,10 @@ mod db;
 mod mounts;
 #[path = "../support/nics.rs"]
 mod nics;
+#[path = "../support/operations.rs"]
+mod operations_of;
+#[path = "../support/slow_clone.rs"]
+mod slow_clone;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
 #[path = "../support/mod.rs"]
@@ -25,6 +29,7 @@ mod lost_by_the_host;
 mod migrations;
 mod moved_state;
 mod odd_paths;
+mod operations;
 mod outside;
 mod recovery;
 mod recovery_states;

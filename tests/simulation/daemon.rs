@@ -118,6 +118,7 @@ impl Daemon<'_> {
             }
             _ if self.over => Ok(()),
             Event::Request(ask) => self.request(ask),
+            Event::Cancel(nth) => self.cancel(nth.into()),
             Event::Finish { nth, fate } => self.finish(nth.into(), fate),
             Event::Calm => self.calm(2_000, 300).map(drop),
             Event::Wait(time) => {

@@ -12,6 +12,8 @@ pub enum Event {
         nth: u8,
         fate: Fate,
     },
+    /// Of those who wait the `nth` does not want it any more.
+    Cancel(u8),
     /// All that is under way ends well, and so does what follows, for a while.
     Calm,
     /// Milliseconds go by.
@@ -144,8 +146,9 @@ impl History {
 
 fn event(rng: &mut Rng) -> Event {
     match rng.u8(..100) {
-        0..32 => Event::Request(ask(rng)),
-        32..58 => Event::Finish { nth: rng.u8(..), fate: fate(rng) },
+        0..31 => Event::Request(ask(rng)),
+        31..34 => Event::Cancel(rng.u8(..)),
+        34..58 => Event::Finish { nth: rng.u8(..), fate: fate(rng) },
         58..78 => Event::Calm,
         78..83 => Event::Wait(1 << rng.u32(..17)),
         83..94 => Event::Sight(chance(rng)),

@@ -42,6 +42,8 @@ pub struct Ledger {
     added: BTreeSet<String>,
     removed: BTreeSet<String>,
     asked_to_remove: BTreeSet<String>,
+    /// Those that were taken back.
+    cancelled: BTreeSet<Ticket>,
     pub answered: u64,
 }
 
@@ -59,6 +61,7 @@ impl Ledger {
             added: BTreeSet::new(),
             removed: BTreeSet::new(),
             asked_to_remove: BTreeSet::new(),
+            cancelled: BTreeSet::new(),
             answered: 0,
         }
     }
@@ -77,6 +80,11 @@ impl Ledger {
         self.next
     }
 
+    /// It is to be answered so, and to leave nothing.
+    pub fn cancel(&mut self, ticket: Ticket) {
+        self.cancelled.insert(ticket);
+    }
+
     /// The host starts it by itself.
     pub fn will_start(&mut self) {
         self.may_run = true;
@@ -87,6 +95,15 @@ impl Ledger {
             return Err(format!("the request {ticket} was answered twice: {answer:?}"));
         };
         self.answered += 1;
+        if self.cancelled.remove(&ticket) {
+            let added = stored.is_some_and(|spec| spec.disk_of(Some(vm::request(ticket))).is_some());
+            if added && promise == Promise::AddDisk {
+                return Err(format!("the disk of the request {ticket}, which was cancelled, is there"));
+            }
+            if answer.is_ok() {
+                return Err(format!("the request {ticket} was cancelled, and is answered {answer:?}"));
+            }
+        }
         match (promise, answer) {
             (Promise::Create, Ok(_)) => self.exists = true,
             (Promise::Stop, Ok(_)) if ticket > self.last_start => self.may_run = false,

@@ -2,7 +2,7 @@
 
 use qherd::{
     model::{Alias, Change, IoLimits, MetadataWish, PolicyWish, PortWish, Redefinition},
-    vm::core::{Lane, Patience, Request, Run, admit},
+    vm::core::{Lane, Patience, Request, Run, admit, withdraw},
 };
 
 use super::{
@@ -118,12 +118,29 @@ impl Daemon<'_> {
         self.admit(ticket, request)
     }
 
+    /// A client takes its request back, where that can be.
+    pub fn cancel(&mut self, nth: usize) -> Done {
+        let waiting = self.facts.waiting.iter().map(|waiting| waiting.ticket);
+        let tickets: Vec<_> = waiting.chain(self.facts.later.iter().map(|(ticket, _)| *ticket)).collect();
+        let Some(ticket) = tickets.get(nth % tickets.len().max(1)).copied() else { return Ok(()) };
+        match withdraw(&mut self.facts, self.now, ticket) {
+            Ok(effects) => {
+                self.ledger.cancel(ticket);
+                self.follow(effects)
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
     fn admit(&mut self, ticket: u64, request: Request) -> Done {
         let kills = matches!(request, Request::ForceOff)
             && matches!(self.facts.record.run.state, Run::Up(_))
             && self.facts.seen.process;
         self.world.subscriber.ask(ticket);
         self.facts.note_asker(ticket, Some(asker(ticket)), &request);
+        if ticket.is_multiple_of(2) {
+            self.facts.patient.push(ticket);
+        }
         let effects = admit(&mut self.facts, self.now, ticket, request, false);
         self.follow(effects)?;
         if kills && !self.facts.in_flight.contains_key(&Lane::Kill) {

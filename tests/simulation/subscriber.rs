@@ -63,6 +63,7 @@ impl Subscriber {
                 }
             }
             What::Goal { .. } | What::InEffect { .. } | What::Problem { .. } => {}
+            What::Operation(_) => return Err("the core knows of no operations".into()),
         }
         Ok(())
     }

@@ -49,7 +49,12 @@ pub async fn answered(daemon: &Daemon, request: &str) -> (TcpStream, String) {
 
 impl Terminal {
     pub async fn open(daemon: &Daemon, id: &str, query: &str) -> Self {
-        let (socket, head) = answered(daemon, &request(&format!("/vms/{id}/console{query}"), "")).await;
+        Self::open_with(daemon, id, query, "").await
+    }
+
+    /// With more headers.
+    pub async fn open_with(daemon: &Daemon, id: &str, query: &str, more: &str) -> Self {
+        let (socket, head) = answered(daemon, &request(&format!("/vms/{id}/console{query}"), more)).await;
         assert!(head.starts_with("HTTP/1.1 101") && head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
         let socket = WebSocketStream::from_raw_socket(socket, Role::Client, None).await;
         Self { socket, seen: String::new(), notes: String::new() }

@@ -37,7 +37,7 @@ fn conflicts() -> Vec<Conflict> {
         MustBeOff(_) => MustBeOff(Status::Running), Stopping => Stopping, Rebooting => Rebooting,
         NoFreeSlot => NoFreeSlot, DiskInUse => DiskInUse, Halted => Halted, NoWayOut => NoWayOut, Protected => Protected,
         Deleting => Deleting,
-        Overtaken => Overtaken,
+        Overtaken => Overtaken, Cancelled => Cancelled,
     )
 }
 
@@ -111,6 +111,8 @@ fn plumbing() -> Vec<HttpError> {
         Crowded { .. } => Crowded { under_way: 12_000 },
         Forbidden { .. } => Forbidden { name: "ann".to_owned(), role: Role::Viewer, needed: Role::Operator },
         EventsGone { .. } => EventsGone { begin: "5f2c9e1a-4700".into() },
+        NoSuchOperation => NoSuchOperation,
+        NotCancelled { .. } => NotCancelled { why: "others wait for the same stop".to_owned() },
         KeyReused => KeyReused,
         KeyNotStored { .. } => KeyNotStored { why: why() },
         NoRoomForKey => NoRoomForKey,

@@ -159,7 +159,8 @@ impl Exchange {
         let pace = streaming.map(|streaming| Pace::new(streaming, lasting.clone(), &self.in_flight));
         if let Some(talk) = talk {
             self.turns.upgrade();
-            let (ending, seat) = (Ending::of(self.in_flight.clone()), Arc::clone(&self.seat));
+            let (ending, seat) =
+                (Ending::of(self.in_flight.clone(), lasting.as_ref().and_then(Lasting::vigil)), Arc::clone(&self.seat));
             let upgrade = Upgrade { line, talk, ending, _seat: seat, _lasting: lasting };
             *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);
         } else if modern && !response.headers().contains_key(header::CONNECTION) {

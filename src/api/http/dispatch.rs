@@ -12,12 +12,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::Stream;
 use percent_encoding::percent_decode_str;
+use tokio::sync::oneshot;
 use tracing::Instrument;
 use warp::filters::BoxedFilter;
 use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::{Buf, Filter};
 
-use super::answers::Answers;
+use super::beside::{self, Beside, Mount, panic_text};
 use super::callers::UnderWay;
 use super::gate::{Admitted, Gate, Visitor};
 use super::idempotency::Keyed;
@@ -30,9 +31,8 @@ use super::table::{self, Found};
 use super::waiter::Entered;
 use super::wire::Refused;
 use super::{HttpError, Load, Nulls, Request, Response, Table, query};
-use crate::service::Keys;
 use crate::service::access::Caller;
-use crate::service::asked_by;
+use crate::service::{Keys, Remembered, asked_by, shown_in};
 
 /// Seconds until a client that was refused because the server goes down may find it back.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
@@ -40,22 +40,22 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 /// [`filter`] as [`serve`](super::serve()) takes it.
 pub fn service(
     mounts: Vec<(&'static str, Table)>,
-    keys: Option<Arc<Keys>>,
+    remembered: Option<Remembered>,
     gate: Arc<Gate>,
     load: Load,
 ) -> impl super::connection::Service {
-    warp::service(filter(mounts, keys, gate, load))
+    warp::service(filter(mounts, remembered, gate, load))
 }
 
-/// Tables by the path they are mounted at; `""` takes everything that no other prefix does. Without `keys` a request's
-/// Idempotency-Key is not looked at. Who may come in, `gate` says.
+/// Tables by the path they are mounted at; `""` takes everything that no other prefix does. Where nothing is `remembered` a
+/// request's Idempotency-Key is not looked at, and every client waits on the line. Who may come in, `gate` says.
 pub fn filter(
     mounts: Vec<(&'static str, Table)>,
-    keys: Option<Arc<Keys>>,
+    remembered: Option<Remembered>,
     gate: Arc<Gate>,
     load: Load,
 ) -> BoxedFilter<(Response,)> {
-    let mounts = Arc::new(Mounts::new(mounts, keys, gate, load));
+    let mounts = Arc::new(Mounts::new(mounts, remembered, gate, load));
     let raw_query = warp::query::raw().or(warp::any().map(String::new)).unify();
     warp::any()
         .and(warp::method())
@@ -101,25 +101,28 @@ struct Head {
 
 struct Mounts {
     tables: Vec<(Vec<&'static str>, Table)>,
-    keys: Option<Arc<Keys>>,
+    remembered: Option<Remembered>,
     gate: Arc<Gate>,
     load: Load,
 }
 
 impl Mounts {
-    fn new(mounts: Vec<(&'static str, Table)>, keys: Option<Arc<Keys>>, gate: Arc<Gate>, load: Load) -> Self {
+    fn new(mounts: Vec<(&'static str, Table)>, remembered: Option<Remembered>, gate: Arc<Gate>, load: Load) -> Self {
         let split = |prefix: &'static str| prefix.split('/').filter(|s| !s.is_empty()).collect::<Vec<_>>();
         let mut tables: Vec<_> = mounts.into_iter().map(|(prefix, table)| (split(prefix), table)).collect();
         // The longest prefix first, so that it is found first.
         tables.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-        Self { tables, keys, gate, load }
+        if let Some(remembered) = &remembered {
+            tables.iter().for_each(|(_, table)| beside::go_on(&remembered.operations, table));
+        }
+        Self { tables, remembered, gate, load }
     }
 
     /// The table of a path, and the rest of the path below its prefix.
-    fn find<'a, 'p>(&self, path: &'a [Cow<'p, str>]) -> Option<(&Table, &'a [Cow<'p, str>])> {
+    fn find<'a, 'p>(&self, path: &'a [Cow<'p, str>]) -> Option<(Mount<'_>, &'a [Cow<'p, str>])> {
         self.tables.iter().find_map(|(prefix, table)| {
             let (head, rest) = path.split_at_checked(prefix.len())?;
-            (head == prefix.as_slice()).then_some((table, rest))
+            (head == prefix.as_slice()).then_some((Mount { table, prefix }, rest))
         })
     }
 
@@ -139,10 +142,8 @@ impl Mounts {
         let in_flight = head.in_flight.clone();
         // Before the question whether the server drains: one that has just begun to drain waits for this request.
         let _guard = in_flight.enter();
-        let (shape, dialect, rest) = match self.find(&segments) {
-            None => (table::plain as table::ErrorShape, "", None),
-            Some((table, rest)) => (table.shape(), table.dialect_name(), Some((table, rest))),
-        };
+        let place = self.find(&segments);
+        let shape = place.map_or(table::plain as table::ErrorShape, |(mount, _)| mount.table.shape());
         if let Some(error) = head.refused {
             return closing(table::refuse(shape, error));
         }
@@ -160,22 +161,22 @@ impl Mounts {
         };
         // An answer to HEAD is made like one to GET: hyper leaves its body out and keeps its length.
         let found = caller.and_then(|caller| {
-            let (table, rest) = rest.ok_or(HttpError::NoSuchPath)?;
-            let found = table.find(&head.method, rest)?;
+            let (mount, rest) = place.ok_or(HttpError::NoSuchPath)?;
+            let found = mount.table.find(&head.method, rest)?;
             may(&caller, found.info)?;
             let under_way = self.load.callers.enter(&caller.name, found.info.may_be_urgent(caller.role))?;
-            Ok((found, caller, under_way))
+            Ok((mount, found, caller, under_way))
         });
         let response = match found {
             Err(error) => {
                 body.linger();
                 table::refuse(shape, error)
             }
-            Ok((found, caller, under_way)) => {
+            Ok((mount, found, caller, under_way)) => {
                 let end = in_flight.given_up(found.info.waits_for_guest);
-                let keys = self.keys.as_ref().map(|keys| (keys, dialect));
+                let place = (mount, self.remembered.as_ref());
                 tokio::select! {
-                    response = run(shape, keys, found, (caller, id), (under_way, &self.load.answers), head, body) => response,
+                    response = run(place, found, (caller, id), (under_way, self), head, body) => response,
                     () = end => table::refuse(shape, HttpError::Unfinished),
                 }
             }
@@ -206,11 +207,10 @@ fn split_path(path: &str) -> Vec<Cow<'_, str>> {
 }
 
 async fn run<T>(
-    shape: table::ErrorShape,
-    keys: Option<(&Arc<Keys>, &'static str)>,
+    (mount, remembered): (Mount<'_>, Option<&Remembered>),
     found: Found<'_>,
     (caller, id): (Caller, &RequestId),
-    (under_way, answers): (UnderWay, &Arc<Answers>),
+    (under_way, mounts): (UnderWay, &Mounts),
     head: Head,
     body: Incoming<T>,
 ) -> Response
@@ -218,7 +218,7 @@ where
     T: Stream<Item = Result<Bytes, ()>> + Send + Unpin + 'static,
 {
     let Found { info, handler, params } = found;
-    let role = caller.role;
+    let (role, shape, dialect) = (caller.role, mount.table.shape(), mount.table.dialect_name());
     let refuse = move |error: HttpError| table::refuse(shape, error.for_role(role));
     let query = match query::parse(&head.query, info.query) {
         Ok(query) => query,
@@ -235,9 +235,10 @@ where
     };
     let too_large = body.is_err();
     let nulls = if info.method == Method::PUT { Nulls::Clear } else { Nulls::Absent };
-    let mut request = Request { params, query, headers: head.headers, body, nulls, makes: None, caller };
-    let keyed = match keys.filter(|_| info.method == Method::POST).map(|keys| keyed(keys, info, &head.query, &request))
-    {
+    let mut request =
+        Request { params, query, headers: head.headers, body, nulls, makes: None, goes_on: false, caller };
+    let keys = remembered.filter(|_| info.method == Method::POST).map(|remembered| (&remembered.keys, dialect));
+    let keyed = match keys.map(|keys| keyed(keys, info, &head.query, &request)) {
         Some(Err(error)) => return refuse(error),
         Some(Ok(keyed)) => keyed,
         None => None,
@@ -248,14 +249,27 @@ where
         Ok(under_way) => under_way,
         Err(error) => return refuse(error),
     };
+    let asker = id.asker(&request.caller);
+    let beside = remembered.and_then(|remembered| {
+        let key = keyed.as_ref().map(Keyed::digests);
+        Beside::wanted(&remembered.operations, mount, info, &request, &asker, key)
+    });
+    if let Some(beside) = &beside {
+        match beside.begun_before().await {
+            Ok(None) => request.makes = beside.makes(),
+            Ok(Some(begun)) => return begun,
+            Err(error) => return refuse(error),
+        }
+    }
+    let made = beside.as_ref().map(Beside::made);
     // What goes on by itself is not waited for.
     let in_flight = head.in_flight;
     let guard = (!info.waits_for_guest).then(|| in_flight.enter());
     let span = tracing::info_span!("request", operation = info.operation_id, id = id.as_str());
-    let asker = id.asker(&request.caller);
     // What is kept under a key is waited for by whoever asks next.
     let only_waits = (info.waits_for_guest && keyed.is_none()).then(Entered::default);
-    let answers = Arc::clone(answers);
+    let (answers, gate) = (Arc::clone(&mounts.load.answers), Arc::clone(&mounts.gate));
+    let caller = request.caller.clone();
     let operation = async move {
         let respond = move |answer: Answer| answer.unwrap_or_else(refuse);
         let mut response = match keyed {
@@ -263,6 +277,9 @@ where
             Some(keyed) => {
                 let run = async move |id| {
                     request.makes = Some(id);
+                    if let Some(made) = made {
+                        made.is(id).await;
+                    }
                     respond(handler(request).await)
                 };
                 keyed.answer(run, refuse).await
@@ -270,11 +287,21 @@ where
         };
         if streaming::lasts(&response) {
             let guard = guard.unwrap_or_else(|| in_flight.enter());
-            response.extensions_mut().insert(Lasting::new(answers, guard, under_way));
+            response.extensions_mut().insert(Lasting::new(answers, gate.vigil(&caller), guard, under_way));
         }
         response
     };
     let operation = asked_by(asker, operation).instrument(span);
+    if let Some(beside) = beside {
+        let (reply, answer) = oneshot::channel();
+        let failed = move |why| {
+            tracing::error!(why, "a handler panicked");
+            refuse(HttpError::Internal { why })
+        };
+        let operation = shown_in(beside.progress.clone(), operation);
+        tokio::spawn(beside.run(operation, reply, failed));
+        return answer.await.unwrap_or_else(|_| refuse(HttpError::ShuttingDown));
+    }
     let (task, _waiter) = match only_waits {
         None => (tokio::spawn(operation), None),
         Some(entered) => {
@@ -325,11 +352,6 @@ fn closing(mut response: Response) -> Response {
     response
 }
 
-fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    format!("panic: {}", text.unwrap_or("without a message"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -362,7 +384,7 @@ mod tests {
             ("/hypervisor/vms", vec!["hypervisor", "vms"]),
         ] {
             let segments = split_path(path);
-            assert_eq!(mounts.find(&segments).unwrap().1, below, "{path}");
+            assert_eq!(mounts.find(&segments).map(|(_, rest)| rest).unwrap(), below, "{path}");
         }
     }
 }

@@ -91,6 +91,11 @@ pub enum HttpError {
          begin with after={begin}."
     )]
     EventsGone { begin: String },
+    #[error("There is no such operation; one is kept for 24 hours after its end.")]
+    NoSuchOperation,
+    /// `why` it goes on, or is over.
+    #[error("The operation cannot be cancelled: {why}.")]
+    NotCancelled { why: String },
     #[error("The Idempotency-Key was used for another request before; each request needs a key of its own.")]
     KeyReused,
     #[error("The Idempotency-Key cannot be stored, so nothing was done; ask again later, or without a key.")]
@@ -105,7 +110,8 @@ pub enum HttpError {
 impl HttpError {
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::NoSuchPath => StatusCode::NOT_FOUND,
+            Self::NoSuchPath | Self::NoSuchOperation => StatusCode::NOT_FOUND,
+            Self::NotCancelled { .. } => StatusCode::CONFLICT,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -7,7 +7,7 @@ use tokio::sync::OnceCell;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, uri::Authority};
 
 use super::{HttpError, Reply, Response, origin};
-use crate::service::access::{Access, Caller, Judgement, Peer};
+use crate::service::access::{Access, Caller, Judgement, Peer, Vigil};
 
 /// The other end of a connection, judged when it asks for the first time.
 pub struct Visitor {
@@ -140,6 +140,11 @@ impl Gate {
         })
     }
 
+    /// How long what this caller has begun may last.
+    pub(super) fn vigil(&self, caller: &Caller) -> Option<Vigil> {
+        self.access.vigil(caller)
+    }
+
     /// The allowed page that a request is from, if it is from one.
     pub fn page_of(&self, headers: &HeaderMap) -> Option<Page> {
         let origin = headers.get(header::ORIGIN)?;
@@ -152,7 +157,7 @@ impl Gate {
             .header(header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, DELETE")
             .header(
                 header::ACCESS_CONTROL_ALLOW_HEADERS,
-                "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id",
+                "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, X-Request-Id",
             )
             .header(header::ACCESS_CONTROL_MAX_AGE, "600")
             .build()
@@ -172,7 +177,9 @@ impl Gate {
         }
         if let Some(Page(origin)) = page {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            let shown = HeaderValue::from_static("Link, Retry-After, Idempotency-Replayed, X-Request-Id");
+            let shown = HeaderValue::from_static(
+                "Link, Location, Preference-Applied, Retry-After, Idempotency-Replayed, X-Request-Id",
+            );
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, shown);
         }
         response

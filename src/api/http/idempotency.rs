@@ -13,7 +13,7 @@ use super::{HttpError, Response, response::Unchanged};
 use crate::service::{Claim, KeptAnswer, KeyError, Keys};
 
 pub(super) const HEADER: &str = "idempotency-key";
-const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// Bytes of a key.
 pub const MOST_BYTES: usize = 255;
 
@@ -38,6 +38,11 @@ impl Keyed {
         let Some(key) = key(headers)? else { return Ok(None) };
         let [one, other] = owner.map(str::as_bytes);
         Ok(Some(Self { keys, key: digest(&[key, one, other]), request: digest(parts) }))
+    }
+
+    /// The key, and what it is used for.
+    pub fn digests(&self) -> (String, String) {
+        (self.key.clone(), self.request.clone())
     }
 
     /// Carries the request out by `run`, which is told the id that what it makes is to have; or gives the answer that

@@ -7,6 +7,7 @@
 //!   └─ dispatch  one warp filter: mount → table → query check → body → handler (in a task of its own)
 //!        ├─ gate, origin          who is let in; web pages of others are not
 //!        ├─ idempotency           a request with a known key gets its first answer
+//!        ├─ beside                what is done for clients that do not wait on the line
 //!        ├─ table, route   which handler a path and a method mean; what OpenAPI says about it
 //!        ├─ request_id     what a request is called in its answer, in the log and in what is told of it
 //!        ├─ request        what a handler is given; query, json and decode turn it into the handler's types
@@ -38,6 +39,7 @@
 //! ```
 
 mod answers;
+mod beside;
 mod callers;
 mod connection;
 pub mod decode;

@@ -141,7 +141,8 @@ impl Writer<'_> {
         }
         let path = route.path_params().map(|name| self.path_param(name));
         let key = (route.method == Method::POST).then(idempotency_key);
-        let params: Vec<Value> = path.chain(route.query.iter().map(query_param)).chain(key).collect();
+        let params: Vec<Value> =
+            path.chain(route.query.iter().map(query_param)).chain(key).chain(route.work.map(|_| prefer())).collect();
         if !params.is_empty() {
             operation["parameters"] = Value::Array(params);
         }
@@ -197,6 +198,9 @@ impl Writer<'_> {
             };
             if let Some(body) = body {
                 response["content"] = body;
+            }
+            if route.work.is_some() && output.status == 202 {
+                response["headers"] = operation_headers();
             }
             match responses.get_mut(&output.status.to_string()) {
                 // The same in another form.
@@ -319,6 +323,22 @@ fn idempotency_key() -> Value {
         "name": "Idempotency-Key", "in": "header", "required": false,
         "description": "For 24 hours the same key and request get the first answer again; nothing happens twice.",
         "schema": {"type": "string", "pattern": "^[!-~]+$", "minLength": 1, "maxLength": super::idempotency::MOST_BYTES},
+    })
+}
+
+fn prefer() -> Value {
+    json!({
+        "name": "Prefer", "in": "header", "required": false,
+        "description": "`respond-async`: answer with 202 and an operation, unless the answer is known at once, or within `wait` seconds (RFC 7240).",
+        "schema": {"type": "string", "examples": ["respond-async", "respond-async, wait=5"]},
+    })
+}
+
+fn operation_headers() -> Value {
+    let header = |description: &str| json!({"description": description, "schema": {"type": "string"}});
+    json!({
+        "Location": header("Where the operation is."),
+        "Preference-Applied": header("`respond-async`."),
     })
 }
 

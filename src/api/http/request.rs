@@ -23,6 +23,8 @@ pub struct Request {
     /// With an Idempotency-Key: the id that what this request makes is to have. A handler that makes something passes it
     /// on, so that the same request, after a crash, finds what it has made already.
     pub makes: Option<Uuid>,
+    /// A daemon before has begun it, and it is asked again: what it finds done is what was wanted.
+    pub goes_on: bool,
     /// Who asks; that it may ask this was looked at before.
     pub caller: Caller,
 }
@@ -127,6 +129,7 @@ mod tests {
             body: Ok(Bytes::from_static(body.as_bytes())),
             nulls: Nulls::Absent,
             makes: None,
+            goes_on: false,
             caller: Caller { role: crate::model::Role::Admin, name: "uid 0".into() },
         }
     }

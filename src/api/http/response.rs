@@ -98,7 +98,7 @@ impl Reply {
     where
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,
     {
-        let content = Content::Stream { pieces: pieces.boxed(), streaming: Streaming { farewell: None } };
+        let content = Content::Stream { pieces: pieces.boxed(), streaming: Streaming::default() };
         Self::with(StatusCode::OK, typed(content_type), content)
     }
 
@@ -106,6 +106,14 @@ impl Reply {
     pub fn until_the_end(mut self, farewell: impl Into<Bytes>) -> Self {
         if let Content::Stream { streaming, .. } = &mut self.content {
             streaming.farewell = Some(farewell.into());
+        }
+        self
+    }
+
+    /// Of the same, what its last piece is when its caller may not have it any more.
+    pub fn until_dismissed(mut self, dismissal: impl Into<Bytes>) -> Self {
+        if let Content::Stream { streaming, .. } = &mut self.content {
+            streaming.dismissal = dismissal.into();
         }
         self
     }

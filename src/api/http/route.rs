@@ -13,6 +13,7 @@ use warp::http::Method;
 
 use super::{HttpError, IntoResponse, Nulls, QueryParam, Request, Response, decode::object};
 use crate::model::Role;
+use crate::service::operations::Work;
 
 pub type SchemaFn = fn(&mut SchemaGenerator) -> Schema;
 /// Reads a body as a handler does, and keeps nothing of it.
@@ -54,6 +55,8 @@ pub struct RouteInfo {
     pub urgency: Urgency,
     /// What it has begun goes on without it: a daemon that ends does not wait for the guest to finish.
     pub waits_for_guest: bool,
+    /// It may take long, so it is done beside its connection for who wants that.
+    pub work: Option<Work>,
 }
 
 /// What is let through however much there is to do.
@@ -146,6 +149,7 @@ impl<S: 'static> Route<S> {
                 outputs: Vec::new(),
                 urgency: Urgency::None,
                 waits_for_guest: false,
+                work: None,
             },
             handler: Arc::new(move |state, request| handler(state, request).map(IntoResponse::into_response).boxed()),
         })
@@ -170,6 +174,15 @@ impl<S: 'static> Route<S> {
     pub fn waits_for_guest(mut self) -> Self {
         self.info.waits_for_guest = true;
         self
+    }
+
+    /// It may take long: with `Prefer: respond-async` it is an operation, which looks like `T`.
+    pub fn long<T: JsonSchema>(mut self, work: Work) -> Self {
+        self.info.work = Some(work);
+        self.output::<T>(
+            202,
+            "With `Prefer: respond-async`: it is acknowledged, and `Location` is where its operation is.",
+        )
     }
 
     pub fn query(mut self, query: &'static [QueryParam]) -> Self {

@@ -18,16 +18,19 @@ use super::{
     inflight::Guard,
     upgrade::Upgrading,
 };
+use crate::service::access::Vigil;
 
 /// What a handler gives: pieces of up to [`PIECE`](super::PIECE) bytes, made when they are asked for. An error cuts the connection, so that
 /// a client does not take what it has for the whole.
 pub type Pieces = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
 /// An extension of a response whose body is a stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Streaming {
     /// It would go on for as long as the daemon does. When that ends, this is its last piece.
     pub farewell: Option<Bytes>,
+    /// The same, when its caller may not have it any more.
+    pub dismissal: Bytes,
 }
 
 /// An extension of a response that lasts, as a stream or as another protocol: its request counts as under way until it is over.
@@ -36,13 +39,19 @@ pub(super) struct Lasting(Arc<Holds>);
 
 struct Holds {
     answers: Arc<Answers>,
+    vigil: Option<Vigil>,
     _guard: Guard,
     _under_way: UnderWay,
 }
 
 impl Lasting {
-    pub fn new(answers: Arc<Answers>, guard: Guard, under_way: UnderWay) -> Self {
-        Self(Arc::new(Holds { answers, _guard: guard, _under_way: under_way }))
+    pub fn new(answers: Arc<Answers>, vigil: Option<Vigil>, guard: Guard, under_way: UnderWay) -> Self {
+        Self(Arc::new(Holds { answers, vigil, _guard: guard, _under_way: under_way }))
+    }
+
+    /// What ends when its caller may not have it any more; none of one who may for as long as it lasts.
+    pub fn vigil(&self) -> Option<Vigil> {
+        self.0.vigil.clone()
     }
 
     /// Room for a piece, as soon as there is.

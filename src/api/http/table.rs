@@ -13,16 +13,20 @@ use warp::http::{HeaderValue, Method, header};
 
 use super::route::{Answer, Output, OutputKind, Route, RouteInfo, param_name};
 use super::{HttpError, Reply, Request, Response};
+use crate::model::Role;
+use crate::service::operations::Operation;
 
 pub type ErrorShape = fn(HttpError) -> Response;
+pub type OperationShape = fn(&Operation, Role) -> Reply;
 
 /// A handler with its state already in it.
-type Bound = Arc<dyn Fn(Request) -> BoxFuture<'static, Answer> + Send + Sync>;
+pub(super) type Bound = Arc<dyn Fn(Request) -> BoxFuture<'static, Answer> + Send + Sync>;
 
 pub struct Table {
     routes: Vec<(RouteInfo, Bound)>,
     patterns: Vec<Pattern>,
     errors: ErrorShape,
+    operations: Option<OperationShape>,
     dialect: &'static str,
 }
 
@@ -64,13 +68,29 @@ impl Table {
         }
         // `false` (a literal) sorts first, and the earlier segment decides.
         patterns.sort_by_key(|p| p.segments.iter().map(is_param).collect::<Vec<_>>());
-        Self { routes: bound, patterns, errors: plain, dialect: "" }
+        Self { routes: bound, patterns, errors: plain, operations: None, dialect: "" }
     }
 
     /// How this dialect writes the plumbing's own objections.
     pub fn errors(mut self, shape: ErrorShape) -> Self {
         self.errors = shape;
         self
+    }
+
+    /// How this dialect writes an operation.
+    pub fn operations(mut self, shape: OperationShape) -> Self {
+        self.operations = Some(shape);
+        self
+    }
+
+    pub(super) fn operation_shape(&self) -> Option<OperationShape> {
+        self.operations
+    }
+
+    /// What was asked for by this operation id.
+    pub(super) fn named(&self, operation_id: &str) -> Option<(&RouteInfo, Bound)> {
+        let found = self.routes.iter().find(|(info, _)| info.operation_id == operation_id);
+        found.map(|(info, handler)| (info, Arc::clone(handler)))
     }
 
     /// What its clients' idempotency keys belong to, wherever it is mounted.
@@ -101,6 +121,9 @@ impl Table {
             let lasts = |output: &Output| matches!(output.kind, OutputKind::Stream(..) | OutputKind::Socket);
             if info.method != Method::GET && info.outputs.iter().any(lasts) {
                 problems.push(format!("{} {} lasts, and only GET may", info.method, info.path));
+            }
+            if info.work.is_some() && info.method == Method::GET {
+                problems.push(format!("{} is only read, and is no operation", info.path));
             }
             let braces = info.path.matches(['{', '}']).count();
             let params: Vec<_> = info.path_params().collect();

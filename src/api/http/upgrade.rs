@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 
 use super::inflight::InFlight;
+use crate::service::access::Vigil;
 
 /// The connection, as the other protocol has it. Who takes nothing of what is written for `Limits::stall` is cut off.
 pub type Line = TokioIo<hyper::upgrade::Upgraded>;
@@ -14,18 +15,26 @@ pub type Line = TokioIo<hyper::upgrade::Upgraded>;
 /// What is said on it, to the end. What it gives back is closed in order.
 pub type Talk = Box<dyn FnOnce(Line, Ending) -> BoxFuture<'static, Option<Line>> + Send>;
 
-/// Tells that the daemon is to end: a talk takes its leave then.
+/// Tells that the daemon is to end, or its caller may not speak any more: a talk takes its leave then.
 #[derive(Clone)]
-pub struct Ending(InFlight);
+pub struct Ending(InFlight, Option<Vigil>);
 
 impl Ending {
-    pub(super) fn of(in_flight: InFlight) -> Self {
-        Self(in_flight)
+    pub(super) fn of(in_flight: InFlight, vigil: Option<Vigil>) -> Self {
+        Self(in_flight, vigil)
     }
 
-    /// Returns once it is.
+    /// Returns once the daemon is to end.
     pub async fn begun(&self) {
         self.0.draining().await;
+    }
+
+    /// Returns once its caller's token is not good any more.
+    pub async fn dismissed(&self) {
+        match &self.1 {
+            Some(vigil) => vigil.clone().is_over().await,
+            None => std::future::pending().await,
+        }
     }
 }
 

@@ -177,7 +177,8 @@ fn in_the_way(conflict: Conflict, message: String) -> ErrorBody {
         | Conflict::NoWayOut
         | Conflict::Protected
         | Conflict::Deleting
-        | Conflict::Overtaken => body,
+        | Conflict::Overtaken
+        | Conflict::Cancelled => body,
     }
 }
 

@@ -4,13 +4,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
 
-use super::{Shared, error::Problem, state::State};
+use super::{Shared, error::Problem, operations, state::State};
 use crate::{
     api::{
-        events::{self, ENDS, EVENT_STREAM, written},
+        events::{self, DISMISSED, ENDS, EVENT_STREAM, written},
         http::{HttpError, Reply, Request},
     },
-    model::{About, Incident, Status, VmId, What},
+    model::{About, Incident, OperationNews, Status, VmId, What},
     service::events::{Entry, Place},
 };
 
@@ -30,6 +30,11 @@ pub struct EventBody {
     vm_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     switch_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operation_id: Option<String>,
+    /// Of an operation: which request it is the work for, by its operation id in the document of its dialect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
     /// Of the VM or the switch, at that time.
     name: String,
     /// Who has asked for it; empty where nobody has.
@@ -95,6 +100,21 @@ struct Details {
     /// `vm.problem`, `switch.problem`: what is not as it should be; null where it is again.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<Option<String>>,
+    /// `operation.progress`: what is done now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phase: Option<String>,
+    /// `operation.progress`: the disk or the adapter that it is done to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<String>,
+    /// `operation.progress`: bytes that are copied, where some are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_done: Option<u64>,
+    /// `operation.progress`: bytes that there are to copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_total: Option<u64>,
+    /// `operation.ended`: `Done`, `Failed` or `Cancelled`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<&'static str>,
 }
 
 /// Events, and where to go on.
@@ -110,10 +130,14 @@ pub struct EventsBody {
 impl EventBody {
     pub fn of(place: Place, entry: &Entry) -> Self {
         let event = &entry.event;
-        let (vm_id, switch_id, name) = match &event.about {
-            About::Vm { id, name } => (Some(id.to_string()), None, name.clone()),
-            About::Switch { id, name } => (None, Some(id.to_string()), name.clone()),
+        let (vm_id, switch_id, operation, name) = match &event.about {
+            About::Vm { id, name } => (Some(id.to_string()), None, None, name.clone()),
+            About::Switch { id, name } => (None, Some(id.to_string()), None, name.clone()),
+            About::Operation { id, kind, vm, name } => {
+                (vm.map(|vm| vm.to_string()), None, Some((id.to_string(), kind.clone())), name.clone())
+            }
         };
+        let (operation_id, kind) = operation.unzip();
         let by = event.by.iter();
         Self {
             id: place.to_string(),
@@ -122,6 +146,8 @@ impl EventBody {
             r#type: event.kind(),
             vm_id,
             switch_id,
+            operation_id,
+            kind,
             name,
             by: by.map(|by| AskerBody { caller: by.caller.clone(), request_id: by.request.clone() }).collect(),
             details: Details::of(&event.what),
@@ -157,6 +183,14 @@ impl Details {
                 }
             }
             What::Problem { problem } => Self { problem: Some(problem), ..none },
+            What::Operation(news) => match news {
+                OperationNews::Begun => none,
+                OperationNews::Progress { phase, device, bytes } => {
+                    let (bytes_done, bytes_total) = bytes.unzip();
+                    Self { phase: Some(phase), device, bytes_done, bytes_total, ..none }
+                }
+                OperationNews::Ended { outcome } => Self { outcome: Some(operations::outcome(outcome)), ..none },
+            },
         }
     }
 
@@ -195,7 +229,9 @@ pub async fn events(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let wish = events::wish(&shared.service, &request, vm.map(read).transpose()?)?;
     let Some(wait) = wish.wait else {
         let data = |place: Place, entry: &Entry| serde_json::to_string(&EventBody::of(place, entry));
-        return Ok(Reply::stream(EVENT_STREAM, events::stream(wish, data)).until_the_end(ENDS));
+        return Ok(Reply::stream(EVENT_STREAM, events::stream(wish, data))
+            .until_the_end(ENDS)
+            .until_dismissed(DISMISSED));
     };
     let (found, next) = events::poll(wish, wait).await?;
     let events = found.iter().map(|(place, entry)| EventBody::of(*place, entry)).collect();

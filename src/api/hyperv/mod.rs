@@ -9,6 +9,7 @@ pub(super) mod error;
 mod events;
 mod forwards;
 mod info;
+mod operations;
 mod power;
 mod routes;
 mod state;

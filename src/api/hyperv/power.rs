@@ -21,7 +21,7 @@ pub async fn start(shared: Shared, request: Request) -> Result<Reply, Problem> {
 pub async fn stop(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let (id, view) = shared.vm(&request)?;
     let mode = if forced(&request)? { StopMode::Force } else { StopMode::Agent(shared.service.default_patience()) };
-    if shared.service.stop(id, mode).await?.already {
+    if shared.service.stop(id, mode).await?.already && !request.goes_on {
         return Err(Problem::AlreadyStopped);
     }
     Ok(Reply::json(StatusCode::OK, &dto::Stopped { stopped: view.spec.name.clone() }))

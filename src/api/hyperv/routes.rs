@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Shared, adapters, addresses, console, dto,
     error::{Endpoint, ErrorBody, SWITCH_NOT_FOUND, http_error},
-    events, forwards, info, power, switches, vms,
+    events, forwards, info, operations, power, switches, vms,
 };
 use crate::{
     api::{
@@ -19,7 +19,7 @@ use crate::{
         },
     },
     model::Role,
-    service::Service,
+    service::{Service, operations::Work},
 };
 
 const fn vm(failed: &'static str) -> Endpoint {
@@ -83,6 +83,7 @@ const NO_AGENT: &str = "The guest agent is not there, or does not do it; the VM 
 pub fn routes() -> Vec<Route<Shared>> {
     let mut routes = vm_routes();
     routes.extend(network_routes());
+    routes.extend(operations::routes());
     routes.extend([
         Route::get("/events", "listEvents", in_section(&EVENTS, events::events))
             .role(Role::Viewer)
@@ -120,6 +121,7 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .role(Role::Operator)
             .tag(VMS)
             .summary("Create a VM with a new, empty disk. Each call creates another one.")
+            .long::<operations::OperationBody>(Work::Create)
             .input::<dto::CreateBody>()
             .output::<dto::Created>(201, "The VM, which is off."),
         Route::get("/vms/{id}", "getVM", in_section(&GET, vms::get))
@@ -145,12 +147,14 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .role(Role::Operator)
             .tag(VMS)
             .summary("Cut the power of a VM and remove it with its disk.")
+            .long::<operations::OperationBody>(Work::Delete)
             .output::<dto::Deleted>(200, "It is gone.")
             .error(409, "It is protected, or the storage of its disk is not mounted, or is no storage directory any more."),
         Route::post("/vms/{id}/start", "startVM", in_section(&START, power::start))
             .role(Role::Operator)
             .tag(VMS)
             .summary("Start a VM, or resume a suspended one.")
+            .long::<operations::OperationBody>(Work::Start)
             .optional_input::<NoFields>()
             .output::<dto::Started>(200, "It runs.")
             .error(409, "It is stopping or rebooting."),
@@ -158,6 +162,7 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .role(Role::Operator)
             .tag(VMS)
             .summary("Stop a VM by its guest agent, or by force.")
+            .long::<operations::OperationBody>(Work::Stop)
             .query(FORCE)
             .urgency(Urgency::Forced)
             .waits_for_guest()
@@ -169,6 +174,7 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .role(Role::Operator)
             .tag(VMS)
             .summary("Restart a VM by its guest agent, or by force; start one that is off.")
+            .long::<operations::OperationBody>(Work::Reboot)
             .query(FORCE)
             .waits_for_guest()
             .optional_input::<dto::Force>()
@@ -236,6 +242,7 @@ fn network_routes() -> Vec<Route<Shared>> {
         .role(Role::Operator)
         .tag(ADAPTER)
         .summary("Remove a network adapter.")
+        .long::<operations::OperationBody>(Work::Remove)
         .output::<dto::Deleted>(200, "It is gone, or will be when the guest lets go of it (`pending`).")
         .error(409, "The guest is suspended, or a forced stop or a delete of the VM came before it was done."),
         Route::get("/switches", "listSwitches", in_section(&LIST_SWITCHES, switches::list))
@@ -312,6 +319,7 @@ pub fn openapi(server: &'static str) -> Value {
         error: |generator: &mut SchemaGenerator| generator.subschema_for::<ErrorBody>(),
         path_params: &[
             PathParam { name: "id", description: "The Id of the VM or switch.", format: Some("uuid") },
+            PathParam { name: "operationId", description: "The Id of the operation.", format: Some("uuid") },
             PathParam { name: "name", description: "The whole name, in any case.", format: None },
             PathParam { name: "forwardId", description: "The Id of the port forward.", format: Some("uuid") },
             PathParam { name: "adapterId", description: "The Id of the network adapter.", format: Some("uuid") },
@@ -322,5 +330,6 @@ pub fn openapi(server: &'static str) -> Value {
 
 /// The table over a service, mounted at `server`.
 pub fn table(service: Arc<Service>, server: &'static str) -> Table {
-    Table::new(Shared { service, openapi: Arc::new(openapi(server)) }, routes()).errors(http_error).dialect("hyperv")
+    let table = Table::new(Shared { service, openapi: Arc::new(openapi(server)) }, routes());
+    table.errors(http_error).operations(operations::shape).dialect("hyperv")
 }

@@ -12,10 +12,10 @@ use super::{
 };
 use crate::{
     api::{
-        events::{self, AFTER, ENDS, EVENT_STREAM, LIMIT, TYPE, WAIT, written},
+        events::{self, AFTER, DISMISSED, ENDS, EVENT_STREAM, LIMIT, TYPE, WAIT, written},
         http::{HttpError, QueryParam, Reply, Request, Route, given, in_section},
     },
-    model::{About, Asker, Incident, Role, Status, VmId, Wanted, What},
+    model::{About, Asker, Incident, OperationNews, Role, Status, VmId, Wanted, What},
     service::events::{Entry, Place},
 };
 
@@ -34,6 +34,11 @@ pub struct EventBody {
     pub vm_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub switch_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation_id: Option<String>,
+    /// Of an operation: which request it is the work for, by its operation id in this document.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
     /// Of the VM or the switch, at that time.
     pub name: String,
     /// Who has asked for it; empty where nobody has.
@@ -98,6 +103,21 @@ pub struct Details {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub problem: Option<Option<String>>,
+    /// `operation.progress`: what is done now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+    /// `operation.progress`: the disk or the NIC that it is done to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// `operation.progress`: bytes that are copied, where some are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_done: Option<u64>,
+    /// `operation.progress`: bytes that there are to copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_total: Option<u64>,
+    /// `operation.ended`: `done`, `failed` or `cancelled`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Cow<'static, str>>,
 }
 
 /// What is wanted of a VM.
@@ -141,10 +161,14 @@ pub struct EventsBody {
 impl EventBody {
     pub fn of(place: Place, entry: &Entry) -> Self {
         let event = &entry.event;
-        let (vm_id, switch_id, name) = match &event.about {
-            About::Vm { id, name } => (Some(id.to_string()), None, name.clone()),
-            About::Switch { id, name } => (None, Some(id.to_string()), name.clone()),
+        let (vm_id, switch_id, operation, name) = match &event.about {
+            About::Vm { id, name } => (Some(id.to_string()), None, None, name.clone()),
+            About::Switch { id, name } => (None, Some(id.to_string()), None, name.clone()),
+            About::Operation { id, kind, vm, name } => {
+                (vm.map(|vm| vm.to_string()), None, Some((id.to_string(), kind.clone())), name.clone())
+            }
         };
+        let (operation_id, kind) = operation.unzip();
         Self {
             id: place.to_string(),
             seq: entry.number,
@@ -152,6 +176,8 @@ impl EventBody {
             r#type: event.kind().into(),
             vm_id,
             switch_id,
+            operation_id,
+            kind,
             name,
             by: event.by.iter().cloned().map(AskerBody::from).collect(),
             details: Details::of(&event.what),
@@ -193,6 +219,14 @@ impl Details {
                 }
             }
             What::Problem { problem } => Self { problem: Some(problem), ..none },
+            What::Operation(news) => match news {
+                OperationNews::Begun => none,
+                OperationNews::Progress { phase, device, bytes } => {
+                    let (bytes_done, bytes_total) = bytes.unzip();
+                    Self { phase: Some(phase), device, bytes_done, bytes_total, ..none }
+                }
+                OperationNews::Ended { outcome } => Self { outcome: Some(outcome.as_str().into()), ..none },
+            },
         }
     }
 }
@@ -251,7 +285,9 @@ pub async fn events(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let wish = events::wish(&shared.service, &request, vm.map(read).transpose()?)?;
     let Some(wait) = wish.wait else {
         let data = |place: Place, entry: &Entry| serde_json::to_string(&EventBody::of(place, entry));
-        return Ok(Reply::stream(EVENT_STREAM, events::stream(wish, data)).until_the_end(ENDS));
+        return Ok(Reply::stream(EVENT_STREAM, events::stream(wish, data))
+            .until_the_end(ENDS)
+            .until_dismissed(DISMISSED));
     };
     let (found, next) = events::poll(wish, wait).await?;
     let events = found.iter().map(|(place, entry)| EventBody::of(*place, entry)).collect();

@@ -20,6 +20,7 @@ mod logs;
 mod media;
 mod monitoring;
 mod networks;
+mod operations;
 mod pending;
 mod performance;
 mod pinning;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Shared, change, config, disk_view, disks, dto,
     error::{Endpoint, ErrorBody, NotFound, endpoint, http_error},
-    events, forwards, host, info, media, monitoring, networks, policy, power, rows, switches, updated, whole,
+    events, forwards, host, info, media, monitoring, networks, operations, policy, power, rows, switches, updated, whole,
 };
 use crate::{
     api::http::{
@@ -16,7 +16,7 @@ use crate::{
         openapi::{About, PathParam, document},
     },
     model::Role,
-    service::Service,
+    service::{Service, operations::Work},
 };
 
 /// Ruling 8.
@@ -65,6 +65,7 @@ const DELETE_QUERY: &[QueryParam] =
 pub fn routes() -> Vec<Route<Shared>> {
     let mut routes = rows();
     routes.extend(monitoring::routes());
+    routes.extend(operations::routes());
     routes
 }
 
@@ -74,6 +75,7 @@ fn rows() -> Vec<Route<Shared>> {
             .role(Role::Operator)
             .tag(PROVISIONING)
             .summary("Create a VM by cloning a base image.")
+            .long::<operations::OperationBody>(Work::Create)
             .input::<dto::CreateBody>()
             .output::<dto::Created>(201, "The VM, stopped (or started, with `start`).")
             .error(404, "The base image does not exist.")
@@ -101,6 +103,7 @@ fn rows() -> Vec<Route<Shared>> {
             .role(Role::Operator)
             .tag(LIFECYCLE)
             .summary("Power a VM off and remove it with every disk that qherd made for it.")
+            .long::<operations::OperationBody>(Work::Delete)
             .query(DELETE_QUERY)
             .output::<dto::Deleted>(200, "It is gone.")
             .error(
@@ -123,6 +126,7 @@ fn rows() -> Vec<Route<Shared>> {
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Change the vCPUs and their pinning, live where QEMU and the guest allow.")
+            .long::<operations::OperationBody>(Work::Change)
             .input::<change::CpuBody>()
             .output::<updated::Updated<change::Cpu>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
@@ -130,6 +134,7 @@ fn rows() -> Vec<Route<Shared>> {
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Change the memory, live where the guest follows.")
+            .long::<operations::OperationBody>(Work::Change)
             .input::<change::MemoryBody>()
             .output::<updated::Updated<change::Memory>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
@@ -137,6 +142,7 @@ fn rows() -> Vec<Route<Shared>> {
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Grow the root disk, and change its I/O limits.")
+            .long::<operations::OperationBody>(Work::Change)
             .input::<change::DiskUpdate>()
             .output::<updated::Updated<change::RootDisk>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
@@ -176,6 +182,7 @@ fn rows() -> Vec<Route<Shared>> {
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Add a disk, empty or cloned; a running VM gets it by hot-plug.")
+            .long::<operations::OperationBody>(Work::Add)
             .input::<disks::DiskBody>()
             .output::<disks::DiskDone>(201, "It is added.")
             .error(409, "There is no free slot, the base image is open for writing elsewhere, or there is a file in the place of its image."),
@@ -193,6 +200,7 @@ fn rows() -> Vec<Route<Shared>> {
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Remove a disk with its image; a running guest has to let go of it.")
+            .long::<operations::OperationBody>(Work::Remove)
             .output::<disks::DiskDone>(200, "It is gone.")
             .error(409, "The guest does not let go of it, or is paused; or the request was overtaken."),
         Route::get("/vms/{id}/networks", "listVMNetworks", in_section(&NICS, networks::list))
@@ -220,6 +228,7 @@ fn rows() -> Vec<Route<Shared>> {
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Remove a NIC; a running guest has to let go of it.")
+            .long::<operations::OperationBody>(Work::Remove)
             .output::<networks::NetworkRemoved>(200, "It is gone, or goes when the guest lets go of it (`pending`).")
             .error(409, "The guest is paused, or the request was overtaken.")
             .error(404, "There is no such VM, or no such NIC."),
@@ -227,6 +236,7 @@ fn rows() -> Vec<Route<Shared>> {
             .role(Role::Operator)
             .tag(LIFECYCLE)
             .summary("Start a VM, or resume a paused one.")
+            .long::<operations::OperationBody>(Work::Start)
             .optional_input::<crate::api::http::NoFields>()
             .output::<dto::Done>(200, "It runs.")
             .error(
@@ -237,6 +247,7 @@ fn rows() -> Vec<Route<Shared>> {
             .role(Role::Operator)
             .tag(LIFECYCLE)
             .summary("Stop a VM: by its agent or the power button, and by force when the timeout has passed.")
+            .long::<operations::OperationBody>(Work::Stop)
             .query(STOP_QUERY)
             .urgency(Urgency::Forced)
             .waits_for_guest()
@@ -247,6 +258,7 @@ fn rows() -> Vec<Route<Shared>> {
             .role(Role::Operator)
             .tag(LIFECYCLE)
             .summary("Reboot a VM; answers as soon as the reboot is under way.")
+            .long::<operations::OperationBody>(Work::Reboot)
             .query(&[TIMEOUT])
             .waits_for_guest()
             .optional_input::<dto::RebootBody>()
@@ -361,6 +373,7 @@ pub fn openapi() -> Value {
             PathParam { name: "id", description: "The UUID of the VM or of the switch.", format: Some("uuid") },
             PathParam { name: "nic", description: "The id of the NIC, or QEMU's name of it: net0…", format: None },
             PathParam { name: "forward", description: "The id of the port forward.", format: Some("uuid") },
+            PathParam { name: "operation", description: "The id of the operation.", format: Some("uuid") },
             PathParam { name: "disk", description: "The name of the disk: root, disk1…", format: None },
         ],
     };
@@ -369,5 +382,6 @@ pub fn openapi() -> Value {
 
 /// The table over a service.
 pub fn table(service: Arc<Service>) -> Table {
-    Table::new(Shared { service, openapi: Arc::new(openapi()) }, routes()).errors(http_error).dialect("kvm")
+    let table = Table::new(Shared { service, openapi: Arc::new(openapi()) }, routes());
+    table.errors(http_error).operations(operations::shape).dialect("kvm")
 }

@@ -21,6 +21,7 @@ use std::{
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::oneshot;
 
+use super::Copied;
 use crate::host::{
     STORAGE,
     launcher::{Cell, Child, QEMU_IMG, Shown, Tcp, View},
@@ -55,13 +56,14 @@ impl Tool {
     pub fn run(&self, deadline: Duration, largest_file: u64) -> Run {
         let child = Child::new(QEMU_IMG.for_image(largest_file, deadline.as_secs()), &self.program);
         let shown = self.programs.clone().map(|programs| Shown { programs, ..Shown::default() });
-        Run { child, shown, deadline }
+        Run { child, copied: None, shown, deadline }
     }
 }
 
 /// One run.
 pub(super) struct Run {
     child: Child,
+    copied: Option<Arc<Copied>>,
     shown: Option<Shown>,
     deadline: Duration,
 }
@@ -83,6 +85,11 @@ impl Run {
         self
     }
 
+    /// What it says of how far it has come is for this.
+    pub fn heard_by(self, copied: &Arc<Copied>) -> Self {
+        Self { copied: Some(copied.clone()), ..self }
+    }
+
     /// Held open by the caller until the run has ended.
     pub fn inherit(self, file: &File) -> Self {
         Self { child: self.child.inherit([file.as_raw_fd()]), ..self }
@@ -94,7 +101,10 @@ impl Run {
 
     /// `None` where it did not end in time. It ends with whoever waits for it, and with the daemon.
     pub async fn output(self) -> Option<io::Result<Output>> {
-        let run = async move |run: Self| apart(run.confined().await?).await;
+        let run = async move |mut run: Self| {
+            let copied = run.copied.take().unwrap_or_default();
+            apart(run.confined().await?, copied).await
+        };
         tokio::time::timeout(self.deadline, run(self)).await.ok()
     }
 
@@ -123,13 +133,13 @@ impl Run {
 
 /// Runs it in a thread of its own: its program may lie on storage that hangs, and the kernel ends the child with the thread
 /// that started it.
-async fn apart(child: Child) -> io::Result<Output> {
+async fn apart(child: Child, copied: Arc<Copied>) -> io::Result<Output> {
     let leash = Leash::default();
     let (held, (answer, output)) = (leash.0.clone(), oneshot::channel());
     let run = move || {
         let ended = child.piped().spawn().and_then(|child| {
             held.hold(child.pid())?;
-            child.output()
+            child.output_heard(|line| copied.hear(line))
         });
         // Nobody waits for one that was given up.
         let _ = answer.send(ended);
@@ -182,7 +192,7 @@ mod tests {
     async fn a_run_that_nobody_waits_for_any_more_is_ended() {
         let (program, long) = (Path::new("/bin/sleep"), "1000.2718281828");
         let running = || process::find(&["/bin/sleep", long]);
-        let begin = || apart(Child::new(QEMU_IMG, program).arg(long));
+        let begin = || apart(Child::new(QEMU_IMG, program).arg(long), Arc::default());
         tokio::select! {
             ended = begin() => panic!("{ended:?}"),
             () = async { while running().is_empty() { tokio::task::yield_now().await } } => {}
@@ -192,7 +202,7 @@ mod tests {
         while !running().is_empty() {
             tokio::task::yield_now().await;
         }
-        let done = apart(Child::new(QEMU_IMG, program).arg("0")).await.unwrap();
+        let done = apart(Child::new(QEMU_IMG, program).arg("0"), Arc::default()).await.unwrap();
         assert!(done.status.success());
     }
 }

@@ -250,11 +250,19 @@ impl Spawned {
     ///
     /// # Errors
     /// Of the kernel.
-    pub fn output(mut self) -> io::Result<Output> {
+    pub fn output(self) -> io::Result<Output> {
+        self.output_heard(|_| ())
+    }
+
+    /// The same, and `hear` is told of its standard output as it comes: what of it there is since the last line began.
+    ///
+    /// # Errors
+    /// Of the kernel.
+    pub fn output_heard(mut self, hear: impl FnMut(&[u8])) -> io::Result<Output> {
         let (stdout, stderr) = (self.stdout.take(), self.stderr.take());
         let (stdout, stderr) = thread::scope(|scope| {
-            let stderr = scope.spawn(|| said(stderr));
-            (said(stdout), stderr.join().unwrap_or_else(|_| Err(io::Error::other("a reader has panicked"))))
+            let stderr = scope.spawn(|| said(stderr, |_| ()));
+            (said(stdout, hear), stderr.join().unwrap_or_else(|_| Err(io::Error::other("a reader has panicked"))))
         });
         let status = loop {
             match waitpid(Some(self.pid), WaitOptions::empty()) {
@@ -267,8 +275,18 @@ impl Spawned {
     }
 }
 
-fn said(pipe: Option<File>) -> io::Result<Vec<u8>> {
+fn said(pipe: Option<File>, mut hear: impl FnMut(&[u8])) -> io::Result<Vec<u8>> {
     let mut words = Vec::new();
-    pipe.map(|mut pipe| io::Read::read_to_end(&mut pipe, &mut words)).transpose()?;
-    Ok(words)
+    let Some(mut pipe) = pipe else { return Ok(words) };
+    let (mut piece, mut line) = ([0; 4096], 0);
+    loop {
+        match io::Read::read(&mut pipe, &mut piece) {
+            Ok(0) => return Ok(words),
+            Ok(count) => words.extend_from_slice(&piece[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        }
+        hear(&words[line..]);
+        line = words.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    }
 }

@@ -3,10 +3,13 @@
 
 pub mod tokens;
 mod users;
+mod vigil;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tokens::{TokenError, Tokens};
+pub use vigil::Vigil;
+use vigil::Vigils;
 
 use crate::{
     host::{
@@ -67,6 +70,9 @@ pub struct Caller {
     pub name: String,
 }
 
+/// What the bearer of a token is called, before the token's id.
+const TOKEN: &str = "token ";
+
 /// A role, or why there is none.
 pub type Judgement = Result<Caller, String>;
 
@@ -93,17 +99,20 @@ pub struct Access {
     open: bool,
     vm_uids: Uids,
     tokens: Tokens,
+    vigils: Vigils,
     relays: Relays,
     processes: Processes,
 }
 
 impl Access {
     pub fn new(rules: Rules, processes: Processes) -> Self {
+        let tokens = Tokens::at(rules.tokens);
         Self {
             grants: rules.grants,
             open: rules.open,
             vm_uids: rules.vm_uids,
-            tokens: Tokens::at(rules.tokens),
+            vigils: Vigils::new(tokens.clone()),
+            tokens,
             relays: Relays::new(&rules.qemu),
             processes,
         }
@@ -136,7 +145,12 @@ impl Access {
         let (tokens, token) = (self.tokens.clone(), token.to_owned());
         let found = tokio::task::spawn_blocking(move || tokens.check(&token)).await;
         let found = found.map_err(|error| TokenError::Unreadable(error.to_string()))??;
-        Ok(Caller { role: found.role, name: format!("token {}", found.id) })
+        Ok(Caller { role: found.role, name: format!("{TOKEN}{}", found.id) })
+    }
+
+    /// How long what this caller has begun may last; none where that is for as long as its connection does.
+    pub fn vigil(&self, caller: &Caller) -> Option<Vigil> {
+        caller.name.strip_prefix(TOKEN).map(|id| self.vigils.of(id))
     }
 
     /// A process of this host, by its end of the connection. Asked before and after the look at who speaks for others:

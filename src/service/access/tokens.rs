@@ -93,16 +93,27 @@ impl Tokens {
     pub fn check(&self, token: &str) -> Result<Token, TokenError> {
         let id = token.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')).map(|(id, _)| id);
         let id = id.filter(|id| is_id(id)).ok_or(TokenError::Unknown)?;
-        let file = match read(&self.folder.join(file_name(id))) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(TokenError::Unknown),
-            read => read.map_err(|error| TokenError::Unreadable(error.to_string()))?,
-        };
+        let file = self.file(id)?;
         // Of hashes: how long the comparison takes says nothing of the token.
         if file.sha256 != hash(token) {
             return Err(TokenError::Unknown);
         }
-        let found = token_of(id, file).map_err(TokenError::Unreadable)?;
-        if found.has_expired() { Err(TokenError::Expired) } else { Ok(found) }
+        good(id, file)
+    }
+
+    /// What the token with this id is good for, which was shown before.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn look_up(&self, id: &str) -> Result<Token, TokenError> {
+        good(id, self.file(id)?)
+    }
+
+    fn file(&self, id: &str) -> Result<File, TokenError> {
+        match read(&self.folder.join(file_name(id))) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(TokenError::Unknown),
+            read => read.map_err(|error| TokenError::Unreadable(error.to_string())),
+        }
     }
 
     /// Makes one; returns it with what is known of it. Nobody can be told it again.
@@ -209,6 +220,11 @@ fn read(path: &Path) -> io::Result<File> {
     let mut text = Vec::new();
     fs::File::open(path)?.take(LONGEST_FILE).read_to_end(&mut text)?;
     serde_json::from_slice(&text).map_err(io::Error::other)
+}
+
+fn good(id: &str, file: File) -> Result<Token, TokenError> {
+    let found = token_of(id, file).map_err(TokenError::Unreadable)?;
+    if found.has_expired() { Err(TokenError::Expired) } else { Ok(found) }
 }
 
 fn token_of(id: &str, file: File) -> Result<Token, String> {

@@ -74,7 +74,8 @@ pub(super) fn define(facts: &mut Facts, ticket: Ticket, change: Change) {
     lanes.dedup();
     prepare_lanes(facts, &before, &wanted, &lanes);
     adopt_policy(facts);
-    let pending_at = removes.then_some(facts.now.monotonic + PENDING);
+    // Who does not wait on the line is told when it is gone.
+    let pending_at = (removes && !facts.patient.contains(&ticket)).then_some(facts.now.monotonic + PENDING);
     facts.wait(ticket, Until::Applied { lanes, pending_at, before, after: wanted });
 }
 

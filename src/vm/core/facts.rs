@@ -36,6 +36,8 @@ pub struct Facts {
     pub waiting: Vec<Waiting>,
     /// Requests that are judged when the start is over, in their order.
     pub later: Vec<(Ticket, Request)>,
+    /// Those of them whose clients do not wait on the line: they are told of an end, however long it takes.
+    pub patient: Vec<Ticket>,
     pub news: News,
     /// Commits that were begun, and the last of them that went through.
     pub commits: u64,

@@ -44,6 +44,7 @@ mod take;
 mod telling;
 mod view;
 mod waiting;
+mod withdraw;
 
 pub use absorb::{Report, absorb};
 pub use admit::admit;
@@ -63,6 +64,7 @@ pub use step::{Look, Mode, Outcome, Report as StepReport, Setback, StartedWith, 
 pub use table::{Act, Ask, Refusal, State, Verdict, judge};
 pub use telling::{By, News, Tells};
 pub use view::{reason, status};
+pub use withdraw::withdraw;
 
 pub use crate::model::Ending;
 

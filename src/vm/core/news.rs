@@ -98,16 +98,17 @@ impl Facts {
 
     /// Nobody waits for an answer any more: who has asked is forgotten.
     pub(super) fn forget_askers(&mut self) {
-        if self.news.requests.is_empty() {
+        if self.news.requests.is_empty() && self.patient.is_empty() {
             return;
         }
         let waits = |ticket: Ticket| {
             self.waiting.iter().any(|waiting| waiting.ticket == ticket)
                 || self.later.iter().any(|(later, _)| *later == ticket)
         };
-        let requests = mem::take(&mut self.news.requests);
-        // Without the room that it had: there is one of each VM.
-        self.news.requests = requests.into_iter().filter(|by| waits(by.ticket)).collect();
+        // Without the room that they had: there is one of each VM.
+        let requests = self.news.requests.iter().filter(|by| waits(by.ticket)).cloned().collect();
+        let patient = self.patient.iter().copied().filter(|ticket| waits(*ticket)).collect();
+        (self.news.requests, self.patient) = (requests, patient);
     }
 
     /// What the batch that is due tells of.

@@ -124,6 +124,7 @@ fn facts(record: Record, stored: Record, now: Now, bounds: Bounds) -> Facts {
         stuck: Default::default(),
         waiting: Vec::new(),
         later: Vec::new(),
+        patient: Vec::new(),
         news: Default::default(),
         commits: 0,
         done: 0,

@@ -153,7 +153,7 @@ fn carry_out(facts: &mut Facts, ticket: Ticket, request: Request, act: Act) {
             _ => {}
         },
         Act::Remove => {
-            cut_launch(facts);
+            cut_launch(facts, Conflict::Overtaken);
             wait_for_gone(facts, ticket);
         }
     }
@@ -267,7 +267,7 @@ fn need_agent(facts: &Facts) -> Result<()> {
 }
 
 fn cut(facts: &mut Facts) {
-    cut_launch(facts);
+    cut_launch(facts, Conflict::Overtaken);
     // A start that was owed is no longer, and a crash before it is forgotten.
     if let Run::Starting { last, .. } = &mut facts.record.run.state {
         *last = Ending::Clean;
@@ -281,12 +281,12 @@ fn cut(facts: &mut Facts) {
     }
 }
 
-/// A start that is under way is taken back.
-fn cut_launch(facts: &mut Facts) {
+/// A start that is under way is taken back, for this reason.
+pub(super) fn cut_launch(facts: &mut Facts, why: Conflict) {
     if let Run::Starting { .. } | Run::Making { .. } = facts.record.run.state {
-        let overtaken = Error::Conflict(Conflict::Overtaken);
-        facts.fail_starts(&overtaken);
-        facts.seen.launch.failed.get_or_insert(overtaken);
+        let error = Error::Conflict(why);
+        facts.fail_starts(&error);
+        facts.seen.launch.failed.get_or_insert(error);
         (facts.seen.launch.was_cut, facts.seen.was_cut) = (true, true);
     }
 }

@@ -43,6 +43,13 @@ impl Facts {
         }
     }
 
+    /// The same of one request.
+    pub(super) fn answer_one_instead(&mut self, ticket: Ticket, answer: Result<Answer>) {
+        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.ticket == ticket) {
+            (waiting.until, waiting.commit) = (Until::Stored(answer), AT_REST);
+        }
+    }
+
     /// Those that wait for a start that is being taken back.
     pub fn fail_starts(&mut self, error: &Error) {
         for waiting in &mut self.waiting {

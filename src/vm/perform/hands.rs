@@ -9,7 +9,7 @@ use std::{
 use tokio::{sync::Notify, task::spawn_blocking};
 
 use crate::{
-    host::{cgroups::Group, launcher::User, process::Process},
+    host::{cgroups::Group, image::Copied, launcher::User, process::Process},
     model::{NicId, Sandbox, VmId, VmSpec},
     qemu::RunPaths,
     qmp::{Events, Session},
@@ -27,6 +27,8 @@ pub(in crate::vm) struct Brief {
     pub agent: bool,
     /// vCPUs that an emulating QEMU can still make.
     pub vcpu_room: u32,
+    /// How much it has copied, where it copies.
+    pub copied: Arc<Copied>,
 }
 
 impl Brief {

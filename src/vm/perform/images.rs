@@ -75,7 +75,7 @@ pub(super) async fn make(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) ->
     });
     prepared.await.map_err(host)?;
     let made = match &disk.base {
-        Some(base) => ctx.images.clone_base(base, disk.clone, &disk.file, size).await,
+        Some(base) => ctx.images.clone_base(base, disk.clone, &disk.file, size, &brief.copied).await,
         None => ctx.images.create(&disk.file, size).await,
     };
     made.map_err(Setback::Host)?;

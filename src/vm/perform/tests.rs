@@ -100,7 +100,7 @@ impl Vm {
     }
 
     async fn once(&self, step: Step) -> Outcome {
-        let brief = Brief { record: self.record.clone(), agent: false, vcpu_room: 3 };
+        let brief = Brief { record: self.record.clone(), agent: false, vcpu_room: 3, copied: Default::default() };
         perform(&self.hands, brief, step).await
     }
 

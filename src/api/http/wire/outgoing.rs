@@ -42,13 +42,21 @@ pub(in crate::api::http) struct Pace {
     /// The daemon is told to end; then its patience is over.
     draining: Option<BoxFuture<'static, ()>>,
     over: BoxFuture<'static, ()>,
+    /// Its caller may not have it any more.
+    dismissed: Option<BoxFuture<'static, ()>>,
+    dismissal: Bytes,
+    is_dismissed: bool,
     ended: bool,
 }
 
 impl Pace {
     pub fn new(streaming: Streaming, lasting: Option<Lasting>, in_flight: &InFlight) -> Self {
         let (draining, over) = (in_flight.clone(), in_flight.clone());
+        let vigil = lasting.as_ref().and_then(Lasting::vigil);
         Self {
+            dismissed: vigil.map(|vigil| vigil.is_over().boxed()),
+            dismissal: streaming.dismissal,
+            is_dismissed: false,
             farewell: streaming.farewell,
             lasting,
             room: None,
@@ -61,6 +69,18 @@ impl Pace {
 
     /// Whether it has to end now, at the next end of a frame.
     fn is_called_off(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(dismissed) = &mut self.dismissed
+            && dismissed.poll_unpin(cx).is_ready()
+        {
+            (self.dismissed, self.is_dismissed) = (None, true);
+            if let Some(farewell) = &mut self.farewell {
+                *farewell = std::mem::take(&mut self.dismissal);
+                self.lasting = None;
+            }
+        }
+        if self.is_dismissed {
+            return self.farewell.is_some();
+        }
         if let Some(draining) = &mut self.draining
             && draining.poll_unpin(cx).is_ready()
         {
@@ -130,6 +150,10 @@ impl<B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>
             return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::BrokenPipe, "the client has hung up"))));
         }
         let called_off = pace.is_called_off(cx);
+        if pace.is_dismissed && !called_off {
+            let cut = "its caller may not have the rest of a stream any more";
+            return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::PermissionDenied, cut))));
+        }
         if pace.over.poll_unpin(cx).is_ready() && !called_off {
             let cut = "the daemon ends before a stream has come to its end";
             return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::Interrupted, cut))));

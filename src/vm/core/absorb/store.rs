@@ -3,7 +3,7 @@
 
 use super::again;
 use crate::{
-    model::{Error, Operation},
+    model::{Conflict, Error, Operation},
     vm::core::{
         answer::{Answer, Until},
         change,
@@ -42,9 +42,13 @@ pub(super) fn committed(facts: &mut Facts, txn: Txn, outcome: Outcome) {
             facts.waiting[at].until = Until::Stored(Err(Error::failed(operation(answer), &why)));
         }
     }
-    // The errors among them need nothing of the store.
-    for waiting in facts.waiting.iter_mut().filter(|waiting| matches!(waiting.until, Until::Stored(Err(_)))) {
-        waiting.commit = 0;
+    // The errors among them need nothing of the store, but one that says that something is taken back.
+    for waiting in &mut facts.waiting {
+        if let Until::Stored(Err(error)) = &waiting.until
+            && *error != Error::Conflict(Conflict::Cancelled)
+        {
+            waiting.commit = 0;
+        }
     }
     again(facts, Lane::Store, why);
 }

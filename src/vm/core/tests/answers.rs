@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod withdrawals;
+
 #[test]
 fn who_is_told_that_a_guest_is_left_running_finds_it_running() {
     for ask_for in [Request::Stop as fn(Patience) -> Request, Request::Reboot] {

@@ -1,0 +1,221 @@
+//! Operations as this dialect writes them: the work for requests whose clients do not wait on the line.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+use warp::http::StatusCode;
+
+use super::{
+    Shared,
+    error::{Endpoint, NotFound, Problem},
+    times::time,
+};
+use crate::{
+    api::{
+        http::{HttpError, QueryParam, Reply, Request, Route, in_section},
+        operations::{self, LIMIT, WAIT, body_for},
+    },
+    model::{Role, VmId},
+    service::{Phase, operations::Operation},
+};
+
+/// The work for a request that was answered with 202.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(example = example())]
+pub struct OperationBody {
+    id: String,
+    /// Which request it is, by its operation id in this document or in that of the other dialect.
+    kind: String,
+    /// `kvm` or `hyperv`: whose words `result` and `error` are in.
+    dialect: String,
+    /// `pending` while it waits for its turn, `running`, `done`, `failed` or `cancelled`.
+    status: &'static str,
+    /// What it is about; of one that creates, the id that the VM has or is to have.
+    vm_id: Option<String>,
+    /// Of the VM.
+    name: Option<String>,
+    /// Who has asked for it.
+    caller: String,
+    /// As in the `X-Request-Id` of its reply.
+    request_id: String,
+    created_at: String,
+    ended_at: Option<String>,
+    /// What is done for it, and beside it on the same VM, in the order in which it began.
+    phases: Vec<PhaseBody>,
+    /// What it would have been answered; null while it runs, and where it failed.
+    result: Option<AnswerBody>,
+    /// As `result`, of one that failed or was cancelled.
+    error: Option<AnswerBody>,
+    /// Where qherd itself ended over it: what has become of it, and what to do.
+    interrupted: Option<String>,
+}
+
+/// One kind of step.
+#[derive(Debug, Serialize, JsonSchema)]
+struct PhaseBody {
+    /// What is done, as `make_image`, `spawn`, `ask_guest`.
+    name: String,
+    /// The disk, or the id of the NIC, that it is done to.
+    device: Option<String>,
+    began_at: String,
+    /// Null while it is done.
+    ended_at: Option<String>,
+    /// How often it was done.
+    times: u32,
+    /// How much is copied, where something is.
+    bytes: Option<BytesBody>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct BytesBody {
+    done: u64,
+    total: u64,
+}
+
+/// An answer as a client that waits has it.
+#[derive(Debug, Serialize, JsonSchema)]
+struct AnswerBody {
+    status: u16,
+    body: Value,
+}
+
+impl OperationBody {
+    fn of(operation: &Operation, role: Role) -> Self {
+        let record = &operation.record;
+        let end = record.end.as_ref();
+        let answer = end
+            .and_then(|end| end.answer.as_ref())
+            .map(|answer| AnswerBody { status: answer.status, body: body_for(role, answer) });
+        let (result, error) = match answer {
+            Some(answer) if (200..300).contains(&answer.status) => (Some(answer), None),
+            answer => (None, answer),
+        };
+        Self {
+            id: operation.id.to_string(),
+            kind: record.kind.clone(),
+            dialect: record.dialect.clone(),
+            status: operation.status.as_str(),
+            vm_id: record.vm.map(|vm| vm.to_string()),
+            name: record.name.clone(),
+            caller: record.by.caller.clone(),
+            request_id: record.by.request.clone(),
+            created_at: time(record.at),
+            ended_at: end.map(|end| time(end.at)),
+            phases: operation.phases.iter().map(PhaseBody::of).collect(),
+            result,
+            error,
+            interrupted: end.and_then(|end| end.interrupted.clone()),
+        }
+    }
+}
+
+impl PhaseBody {
+    fn of(phase: &Phase) -> Self {
+        Self {
+            name: phase.name.clone(),
+            device: phase.device.clone(),
+            began_at: time(phase.began),
+            ended_at: phase.ended.map(time),
+            times: phase.times,
+            bytes: phase.bytes.map(|bytes| BytesBody { done: bytes.done, total: bytes.total }),
+        }
+    }
+}
+
+fn example() -> Value {
+    serde_json::json!({
+        "id": "9b2f6c1e-3a4d-4c5b-8e6f-7a8b9c0d1e2f", "kind": "createVM", "dialect": "kvm", "status": "running",
+        "vm_id": "123e4567-e89b-42d3-a456-426614174000", "name": "web", "caller": "uid 1000",
+        "request_id": "8e03978e-40d5-43e8-bc93-6894a57f9324", "created_at": "2026-11-28T00:30:00.000Z", "ended_at": null,
+        "phases": [{
+            "name": "make_image", "device": "root", "began_at": "2026-11-28T00:30:00.020Z", "ended_at": null, "times": 1,
+            "bytes": { "done": 1_073_741_824_u64, "total": 2_147_483_648_u64 }
+        }],
+        "result": null, "error": null, "interrupted": null
+    })
+}
+
+/// As everybody is answered who does not wait on the line.
+pub fn shape(operation: &Operation, role: Role) -> Reply {
+    Reply::json(StatusCode::OK, &OperationBody::of(operation, role))
+}
+
+const OPERATIONS: Endpoint = Endpoint {
+    bad_id: "Invalid UUID format.",
+    not_found: NotFound::Short,
+    failed: "Internal server error while reading the operations.",
+};
+const TAG: &str = "Operations";
+const QUERY: &[QueryParam] = &[
+    QueryParam::text("vm", "Only those about the VM with this UUID, also of one that is gone."),
+    QueryParam::one_of(
+        "status",
+        &["pending", "running", "done", "failed", "cancelled"],
+        "Only those with this status.",
+    ),
+    LIMIT,
+    QueryParam::text("page_token", "Where the page begins, as a Link header gave it."),
+];
+
+/// Their rows of the route table.
+pub fn routes() -> Vec<Route<Shared>> {
+    vec![
+        Route::get("/operations", "listOperations", in_section(&OPERATIONS, list))
+            .role(Role::Viewer)
+            .tag(TAG)
+            .summary(
+                "The operations of both dialects that run, or have ended within the last 24 hours, the newest first.",
+            )
+            .query(QUERY)
+            .output::<Vec<OperationBody>>(200, "The operations."),
+        Route::get("/operations/{operation}", "getOperation", in_section(&OPERATIONS, get))
+            .role(Role::Viewer)
+            .tag(TAG)
+            .summary("One operation, at once or when it has ended.")
+            .query(WAIT)
+            .waits_for_guest()
+            .output::<OperationBody>(200, "The operation.")
+            .error(404, "There is none, or none any more."),
+        Route::delete("/operations/{operation}", "cancelOperation", in_section(&OPERATIONS, cancel))
+            .role(Role::Operator)
+            .tag(TAG)
+            .summary("Cancel an operation: a create, a graceful stop, a removal, or a change that waits for the guest.")
+            .output::<OperationBody>(202, "It is taken back, and ends when that is done.")
+            .error(404, "There is none, or none any more.")
+            .error(409, "It has ended, or cannot be cancelled; the message says why."),
+    ]
+}
+
+#[derive(Deserialize)]
+struct VmQuery {
+    vm: Option<String>,
+}
+
+async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let VmQuery { vm } = request.query()?;
+    let read = |text: String| VmId::parse(&text).ok_or_else(|| HttpError::invalid("vm", "be the UUID of a VM"));
+    let vm = vm.map(read).transpose()?;
+    let (found, next) = operations::list(&shared.service, &request, vm, "page_token").await?;
+    let role = request.caller.role;
+    let rows: Vec<_> = found.iter().map(|operation| OperationBody::of(operation, role)).collect();
+    let reply = Reply::json(StatusCode::OK, &rows);
+    Ok(match next {
+        Some(next) => reply.next_page(&format!("/operations?{next}")),
+        None => reply,
+    })
+}
+
+async fn get(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let operation = operations::get(&shared.service, &request, operation_id(&request)?).await?;
+    Ok(shape(&operation, request.caller.role))
+}
+
+async fn cancel(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let operation = operations::cancel(&shared.service, operation_id(&request)?).await?;
+    Ok(shape(&operation, request.caller.role).status(StatusCode::ACCEPTED))
+}
+
+fn operation_id(request: &Request) -> Result<Uuid, Problem> {
+    VmId::parse(request.param("operation")).map(Uuid::from).ok_or(Problem::BadId)
+}

@@ -1,0 +1,143 @@
+//! Operations as both dialects have them: what is looked for, the long poll, and cancelling. How a dialect writes one is its own
+//! business.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::http::{HttpError, QueryParam, Request};
+use crate::{
+    model::{Role, VmId},
+    service::{
+        KeptAnswer, Service,
+        operations::{Filter, NotCancelled, Operation, OperationStatus, Page},
+    },
+};
+
+/// Seconds that a long poll may wait.
+const LONGEST_WAIT: i64 = 300;
+const DEFAULT_LIMIT: i64 = 100;
+const MOST: i64 = 1_000;
+
+pub(super) const WAIT: &[QueryParam] = &[QueryParam::integer(
+    "wait",
+    "Answer when it has ended, or after so many seconds (0 to 300) as it is then; default 0.",
+)];
+pub(super) const LIMIT: QueryParam =
+    QueryParam::integer("limit", "At most so many, 1 to 1000; default 100. The Link header leads to the next page.");
+
+/// What a query says, but for the VM, whose id each dialect reads in its own way.
+#[derive(serde::Deserialize)]
+struct ListQuery {
+    status: Option<String>,
+    limit: Option<i64>,
+    #[serde(alias = "pageToken")]
+    page_token: Option<String>,
+}
+
+#[derive(serde::Deserialize)]
+struct WaitQuery {
+    wait: Option<i64>,
+}
+
+/// A page, and the query of the next one.
+///
+/// # Errors
+/// 400 for what is not understood.
+pub(super) async fn list(
+    service: &Service,
+    request: &Request,
+    vm: Option<VmId>,
+    page_token: &'static str,
+) -> Result<(Vec<Operation>, Option<String>), HttpError> {
+    let query: ListQuery = request.query()?;
+    let status = query.status.as_deref().map(read_status).transpose()?;
+    let limit = ranged("limit", query.limit.unwrap_or(DEFAULT_LIMIT), 1, MOST)?;
+    let before = query.page_token.as_deref().map(|token| read_token(page_token, token)).transpose()?;
+    let page: Result<Page, _> = service.operations().page(Filter { vm, status }, before, limit as usize).await;
+    let (found, next) = page.map_err(|error| HttpError::Internal { why: error.to_string() })?;
+    let next = next.map(|(at, id)| {
+        let mut next = form_urlencoded::Serializer::new(String::new());
+        next.append_pair(page_token, &format!("{at}.{id}"));
+        next.extend_pairs(request.query.iter().filter(|(name, _)| name != page_token));
+        next.finish()
+    });
+    Ok((found, next))
+}
+
+fn read_status(text: &str) -> Result<OperationStatus, HttpError> {
+    let found = OperationStatus::ALL.into_iter().find(|status| status.as_str().eq_ignore_ascii_case(text));
+    found.ok_or_else(|| HttpError::invalid("status", "be one of pending, running, done, failed, cancelled"))
+}
+
+fn read_token(name: &str, token: &str) -> Result<(u64, Uuid), HttpError> {
+    let parts = token.split_once('.').and_then(|(at, id)| Some((at.parse().ok()?, Uuid::try_parse(id).ok()?)));
+    parts.ok_or_else(|| HttpError::invalid(name, "be one that a list gave in its Link header"))
+}
+
+fn ranged(name: &str, value: i64, least: i64, most: i64) -> Result<u64, HttpError> {
+    let fits = (least..=most).contains(&value);
+    fits.then_some(value as u64).ok_or_else(|| HttpError::invalid(name, format!("be from {least} to {most}")))
+}
+
+/// One, as it is or when it has ended.
+///
+/// # Errors
+/// 404.
+pub(super) async fn get(service: &Service, request: &Request, id: Uuid) -> Result<Operation, HttpError> {
+    let WaitQuery { wait } = request.query()?;
+    let wait = ranged("wait", wait.unwrap_or(0), 0, LONGEST_WAIT)?;
+    let end = Instant::now() + Duration::from_secs(wait);
+    let found = service.operations().until_ended(id, end).await;
+    found.map_err(|error| HttpError::Internal { why: error.to_string() })?.ok_or(HttpError::NoSuchOperation)
+}
+
+/// Has one cancelled, and returns it as it is then.
+///
+/// # Errors
+/// 404, and 409 with why it is not cancelled.
+pub(super) async fn cancel(service: &Service, id: Uuid) -> Result<Operation, HttpError> {
+    service.operations().cancel(id).await.map_err(|error| match error {
+        NotCancelled::NotFound => HttpError::NoSuchOperation,
+        NotCancelled::Refused(why) => HttpError::NotCancelled { why },
+    })?;
+    let found = service.operations().get(id).await;
+    found.map_err(|error| HttpError::Internal { why: error.to_string() })?.ok_or(HttpError::NoSuchOperation)
+}
+
+/// The body of an answer that is kept, as somebody in `role` may read it: what the host says of itself is for operators.
+pub(super) fn body_for(role: Role, answer: &KeptAnswer) -> Value {
+    let mut body = serde_json::from_str(&answer.body).unwrap_or(Value::Null);
+    if role < Role::Operator && answer.status >= 500 {
+        // Of both dialects.
+        for object in ["/error", ""] {
+            if let Some(Value::Object(fields)) = body.pointer_mut(object) {
+                fields.remove("detail");
+            }
+        }
+    }
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_the_host_says_of_itself_is_for_operators() {
+        for body in [
+            json!({"error": {"code": 500, "message": "no", "detail": "/var/lib"}}),
+            json!({"error": "no", "detail": "/var/lib"}),
+        ] {
+            let answer = |status| KeptAnswer { status, content_type: None, body: body.to_string() };
+            assert_eq!(body_for(Role::Operator, &answer(500)), body);
+            assert_eq!(body_for(Role::Viewer, &answer(409)), body);
+            let seen = body_for(Role::Viewer, &answer(500)).to_string();
+            assert!(!seen.contains("/var/lib") && seen.contains("no"), "{seen}");
+        }
+    }
+}

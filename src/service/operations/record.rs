@@ -1,0 +1,107 @@
+//! What is stored of an operation. What a restart of the daemon makes of one that has no end yet is `judge`'s.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    model::{About, Asker, Outcome, Role, VmId},
+    service::keys::{Digest, KeptAnswer},
+    store::Record,
+    vm::Phase,
+};
+
+/// What an operation does, as far as that decides what can be done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    Create,
+    Start,
+    Stop,
+    Reboot,
+    Delete,
+    /// A disk or a NIC comes.
+    Add,
+    /// A disk or a NIC goes.
+    Remove,
+    /// Something else of the definition.
+    Change,
+}
+
+impl Work {
+    /// What a VM does by itself when it has been asked: a daemon that ends leaves it to the next one.
+    pub fn goes_on(self) -> bool {
+        matches!(self, Self::Stop)
+    }
+
+    /// # Errors
+    /// Why it is never cancelled.
+    pub fn check_cancellable(self) -> Result<(), &'static str> {
+        match self {
+            Self::Create | Self::Stop | Self::Add | Self::Remove | Self::Change => Ok(()),
+            // Until the guest is off.
+            Self::Delete => Ok(()),
+            Self::Start => Err("a start is not taken back by itself; stop the VM with force"),
+            Self::Reboot => Err("a guest that was asked to reboot cannot be told not to"),
+        }
+    }
+}
+
+/// `operation/<id>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationRecord {
+    /// Milliseconds since 1970.
+    pub at: u64,
+    /// The operation id of its route.
+    pub kind: String,
+    pub work: Work,
+    /// Whose words its answer is in.
+    pub dialect: String,
+    pub by: Asker,
+    /// What it is about, where that is known.
+    pub vm: Option<VmId>,
+    /// Of the VM, when it was asked.
+    pub name: Option<String>,
+    /// What it makes bears this id: a VM, or the request of a disk.
+    pub makes: Option<Uuid>,
+    /// The disk or the NIC that it is about, as the client names it.
+    pub device: Option<String>,
+    /// The idempotency key that it came with, and what it was used for.
+    pub key: Option<(Digest, Digest)>,
+    /// By which the next daemon can ask again for what the VM goes on with.
+    pub again: Option<Again>,
+    pub end: Option<End>,
+}
+
+/// A request, as its handler had it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    pub params: Vec<(String, String)>,
+    pub query: Vec<(String, String)>,
+    pub body: String,
+    pub role: Role,
+}
+
+/// How it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// Milliseconds since 1970.
+    pub at: u64,
+    pub outcome: Outcome,
+    /// As a client that waits on the line would have had it; none where a restart has lost it.
+    pub answer: Option<KeptAnswer>,
+    /// What a restart made of it, and what is to be done.
+    pub interrupted: Option<String>,
+    pub phases: Vec<Phase>,
+}
+
+impl Record for OperationRecord {
+    const KIND: &'static str = "operation";
+    const VERSION: u32 = 1;
+}
+
+impl OperationRecord {
+    /// What is told of it is about this.
+    pub fn about(&self, id: Uuid) -> About {
+        About::Operation { id, kind: self.kind.clone(), vm: self.vm, name: self.name.clone().unwrap_or_default() }
+    }
+}
