@@ -214,3 +214,26 @@ pub(super) fn wait_time(timeout: Option<i64>) -> Result<Duration, HttpError> {
 pub(super) fn written(at: u64) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at)).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+
+    use super::*;
+    use crate::service::events::passed_by;
+
+    #[tokio::test]
+    async fn a_reader_that_the_window_has_passed_is_told_where_to_begin_as_the_last_it_hears() {
+        let (_dir, follower) = passed_by().await;
+        let log = format!("{:08x}", follower.place().log.as_fields().0);
+        let wish = Wish { wait: None, limit: 1, follower };
+        let frames: Vec<_> = stream(wish, |place, _| Ok(place.to_string())).collect().await;
+        let text: String =
+            frames.into_iter().map(|frame| String::from_utf8(frame.unwrap().to_vec()).unwrap()).collect();
+        let last = ": too slow: what follows is not kept any more; begin with after=";
+        let (before, begin) = text.split_once(last).unwrap_or_else(|| panic!("{text}"));
+        // What it was about to be given before that is as it was.
+        assert!(before.starts_with(&format!("retry: {RETRY_MS}\nid: {log}-0\n\n")), "{before}");
+        assert_eq!(begin, format!("{log}-261\n\n"));
+    }
+}

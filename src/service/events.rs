@@ -235,6 +235,25 @@ impl Follower {
     }
 }
 
+/// One that the window has passed, and what keeps its store; for the tests of those who tell it so.
+#[cfg(test)]
+pub(crate) async fn passed_by() -> (tempfile::TempDir, Follower) {
+    use crate::{
+        model::{About, SwitchId, What},
+        store::{Batch, Window},
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("db")).unwrap();
+    store.keep_events(Window { events: 5, ..Window::default() });
+    let follower = Events::of(store.clone()).follow(Some(After::Beginning), Filter::default()).unwrap();
+    for at in 0..AHEAD as u64 + 10 {
+        let about = About::Switch { id: SwitchId::random(), name: "lan".to_owned() };
+        let event = Event { at, about, what: What::Created, by: Vec::new() };
+        store.commit(Batch::new().tell(&event).unwrap()).await.unwrap();
+    }
+    (dir, follower)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -193,3 +193,21 @@ async fn what_is_typed_is_the_same_wherever_its_frames_are_cut() {
         ended.expect("it is closed").unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_viewer_that_is_far_behind_goes_on_with_the_end_and_is_noted_what_is_left_out() {
+    let daemon = Daemon::start();
+    let id = with_log(&daemon, b"before\n").await;
+    let mut viewer = Terminal::open(&daemon, &id, "").await;
+    viewer.see("before").await;
+    // It hears of what QEMU writes; here somebody else does, and it looks when it has something to say itself.
+    let more = format!("{}the end\n", "it goes by\n".repeat(200_000));
+    let mut log = fs::File::options().append(true).open(daemon.run_dir(&id).join("console.log")).unwrap();
+    std::io::Write::write_all(&mut log, more.as_bytes()).unwrap();
+    viewer.type_text("x").await;
+    viewer.see("the end").await;
+    let left_out = more.len() - (64 << 10);
+    let note = format!("[qherd: {left_out} bytes are left out: they came faster than they were taken]");
+    assert!(viewer.notes.contains(&note), "{}, and not {note}", viewer.notes);
+    assert!(viewer.seen.len() < 64 << 10, "{}", viewer.seen.len());
+}

@@ -141,7 +141,8 @@ impl Facts {
         let left = self.record.run.reported.incidents.saturating_sub(record.run.reported.incidents);
         let reported = self.news.counted.len().saturating_sub(left as usize);
         self.news.counted.drain(..reported);
-        if self.stored.definition != record.definition {
+        // Of one before which nobody knew what was stored, the batch has found out itself.
+        if self.stored.definition != record.definition || txn.tells.before.is_none() {
             for by in self.news.requests.iter_mut().filter(|by| by.changes) {
                 by.reported |= txn.tells.by.iter().any(|reported| reported.ticket == by.ticket);
             }
