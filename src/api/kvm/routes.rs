@@ -95,6 +95,7 @@ fn rows() -> Vec<Route<Shared>> {
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Bring a VM to the definition that is sent, or to a part of it.")
+            .long::<operations::OperationBody>(Work::Change)
             .input::<whole::WholeBody>()
             .output::<whole::Whole>(200, "It is stored; `applied` says whether all of it is in effect.")
             .error(404, "There is no such VM, or no such switch.")
