@@ -257,6 +257,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_addresses_are_taken_for_addresses() {
+        let nic = |switch: serde_json::Value, addresses: &[&str]| {
+            let row = serde_json::json!({
+                "vm_id": "", "id": "", "name": "", "device": "net0", "mac": "", "switch": switch, "user": null, "addresses": addresses,
+                "status": "ok", "queues": 1, "allow_spoofing": false, "isolated": false, "trunk": []
+            });
+            serde_json::from_value::<NetworkRow>(row).unwrap()
+        };
+        let lan = serde_json::json!({ "id": "", "name": "LAN" });
+        let hostile = [
+            "-oProxyCommand=touch /tmp/x",
+            "10.0.0.1; id",
+            "\u{1b}[2J",
+            "fe80::1",
+            "127.0.0.1",
+            "fd00::7",
+            "10.0.0.9",
+            "",
+        ];
+        let nics = [nic(serde_json::Value::Null, &["10.0.2.15"]), nic(lan, &hostile)];
+        assert_eq!(addresses(&nics).iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.9", "fd00::7"]);
+    }
+
+    #[test]
     fn goals_are_read() {
         assert_eq!("port:22".parse(), Ok(Goal::Port(22)));
         assert_eq!("ip".parse(), Ok(Goal::Ip));

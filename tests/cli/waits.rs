@@ -1,6 +1,6 @@
 //! What is waited for and can never be is refused at once, with the reason; a port is one that accepts.
 
-use std::process::Stdio;
+use std::{net::TcpListener, process::Stdio};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -17,10 +17,9 @@ const CREATE: [&str; 8] = ["create", "--image", "blank.raw", "--memory", "64M", 
 #[test]
 fn what_can_never_be_is_refused_with_the_reason() {
     let daemon = Daemon::start();
-    done(
-        &daemon,
-        &[&CREATE[..], &["--name", "user", "--nic", "user,forward=42122:22", "--wait-for", "running"]].concat(),
-    );
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let nic = format!("user,forward={port}:22");
+    done(&daemon, &[&CREATE[..], &["--name", "user", "--nic", &nic, "--wait-for", "running"]].concat());
     done(&daemon, &[&CREATE[..], &["--name", "alone", "--nic", "none"]].concat());
     let refused = run(&daemon, &["wait", "user", "--for", "port:22"]).expect(2);
     assert!(refused.err.contains("QEMU accepts connections itself"), "{}", refused.err);
