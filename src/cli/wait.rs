@@ -155,7 +155,7 @@ async fn reach_all(
 ) -> Result<(), Fail> {
     let until = Instant::now() + time;
     let work = async |vm: Vm| reach(client, &vm, goal, until, before).await;
-    each(output, "waiting for", vms, work, |_, ()| Ok(())).await.map(|_| ())
+    each(output, "waiting for", vms, work, |_, ()| Ok(())).await?.all().map(|_| ())
 }
 
 /// # Errors
