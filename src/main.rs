@@ -32,14 +32,14 @@ const DRAIN: Duration = Duration::from_secs(20);
 const ANSWERS: u64 = 64 << 20;
 
 fn main() -> ExitCode {
-    // Before anything is made, here or by a program that is started from here: disks, consoles and exports are for nobody
-    // else.
-    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let command = match Cli::parse().command {
         // They log nothing, and are to be done soon.
         Command::OfClient(command) => return command.run(),
         command => command,
     };
+    // Before anything is made, here or by a program that is started from here: disks, consoles and exports are for nobody
+    // else.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let filter = EnvFilter::try_from_env("QHERD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // A log that cannot be written (its disk is full) must not take a request down: the complaint would go to the same
     // standard error, and panic there.

@@ -95,6 +95,15 @@ impl Create {
             return Err(Fail::usage("--wait-for waits for a VM that runs; add --start"));
         }
         let (output, wait) = (self.to.output(), self.wait);
+        let networks = NicFlag::all(self.nics)?;
+        if let Some(goal) = wait.goal() {
+            let name = self.name.as_deref().unwrap_or("the VM");
+            // Without any it gets one on the user-mode network.
+            match &networks {
+                Some(networks) => goal.check(name, networks.iter().map(|nic| nic.switch.is_some()))?,
+                None => goal.check(name, [false].into_iter())?,
+            }
+        }
         let client = self.to.client()?;
         let is_here = client.target().is_here();
         let limits = IoLimits { iops: self.iops, bps: self.bps.map(|bps| bps as i64), ..IoLimits::default() };
@@ -109,7 +118,7 @@ impl Create {
             disk_size: self.disk,
             clone: if self.full_clone { CloneMode::Full } else { CloneMode::Linked },
             profile: self.profile,
-            networks: NicFlag::all(self.nics)?,
+            networks,
             cpu_pinning: pinning.map(|cores| CpuPinning { cores: Some(cores), vcpus: None, emulator: None }),
             io_limits: (limits != IoLimits::default()).then_some(limits),
             iso: self.iso.map(|iso| path(iso, is_here)),

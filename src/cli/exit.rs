@@ -3,7 +3,11 @@
 
 use std::{fmt, io, process::ExitCode};
 
-use crate::{api::kvm::plain, client::Failure};
+use crate::{
+    api::{http::HttpError, kvm::plain},
+    client::Failure,
+    model::Error,
+};
 
 /// Why it ends. [`STATUSES`] says it to people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +118,9 @@ impl From<Failure> for Fail {
             Failure::Refused { status, message, detail } => {
                 let text = detail.map_or(message.clone(), |detail| format!("{message} {detail}"));
                 match status.as_u16() {
+                    503 if is_farewell(&message) => {
+                        Self::new(Exit::Unreachable, format!("{text}\nVMs go on without the daemon"))
+                    }
                     400 | 413 | 415 | 422 => Self::new(Exit::Usage, text),
                     401 => Self::new(
                         Exit::Denied,
@@ -130,6 +137,13 @@ impl From<Failure> for Fail {
             }
         }
     }
+}
+
+/// What a daemon says that ends.
+fn is_farewell(message: &str) -> bool {
+    let farewells =
+        [HttpError::ShuttingDown.message(), HttpError::Unfinished.message(), Error::ShuttingDown.to_string()];
+    farewells.iter().any(|farewell| farewell == message)
 }
 
 impl From<io::Error> for Fail {

@@ -12,7 +12,7 @@ use super::{
     output::Output,
     progress::each,
     sizes,
-    vms::show_values,
+    vms::show_outcome,
     wait::WaitFor,
 };
 use crate::{
@@ -99,7 +99,7 @@ impl Ready {
             let forced = if done.forced == Some(true) && action == "stop" { ", by force" } else { "" };
             said(output, &format!("{}: {}{forced}", vm.name, done.status.as_str()))
         };
-        show_values(output, each(output, what, &self.vms, work, shown).await?)
+        show_outcome(output, each(output, what, &self.vms, work, shown).await?)
     }
 }
 
@@ -145,6 +145,6 @@ impl Rm {
         let query = if self.graceful { "?graceful=true" } else { "" };
         let work = async |vm: Vm| Ok(client.delete::<Deleted>(&format!("/vms/{}{query}", vm.id), LONG).await?);
         let shown = |vm: &Vm, done: &Deleted| said(output, &format!("{}: {}", vm.name, done.status));
-        show_values(output, each(output, "removing", &vms, work, shown).await?)
+        show_outcome(output, each(output, "removing", &vms, work, shown).await?)
     }
 }

@@ -52,18 +52,26 @@ async fn counted<T, F: Future<Output = T>>(
     done
 }
 
-/// The same with each of several VMs, side by side. What comes of each is handed on in their order, as soon as it is known; what
-/// failed is told at the end.
+/// What came of several VMs.
+pub struct Outcome<T> {
+    pub wanted: usize,
+    /// In their order, of those with which it went well.
+    pub done: Vec<T>,
+    /// Of all that failed: with the exit status of the first where all others failed so too, else [`Exit::Failed`].
+    pub failed: Option<Fail>,
+}
+
+/// The same with each of several VMs, side by side. What comes of each is handed on in their order, as soon as it is known.
 ///
 /// # Errors
-/// Of the first that failed, where all others failed so too; else [`Exit::Failed`].
+/// Of `shown`.
 pub async fn each<T, F>(
     output: Output,
     what: &str,
     vms: &[Vm],
     work: impl Fn(Vm) -> F,
     mut shown: impl FnMut(&Vm, &T) -> Result<(), Fail>,
-) -> Result<Vec<T>, Fail>
+) -> Result<Outcome<T>, Fail>
 where
     F: Future<Output = Result<T, Fail>>,
 {
@@ -88,12 +96,18 @@ where
         Ok::<_, Fail>((done, failed))
     });
     let (done, failed) = done.await?;
-    match failed.split_first() {
-        None => Ok(done),
-        Some((first, rest)) => {
-            let same = rest.iter().all(|fail| fail.exit == first.exit);
-            let texts: Vec<String> = failed.iter().map(ToString::to_string).collect();
-            Err(Fail::new(if same { first.exit } else { Exit::Failed }, texts.join("\n")))
-        }
+    let failed = failed.split_first().map(|(first, rest): (&Fail, &[Fail])| {
+        let same = rest.iter().all(|fail| fail.exit == first.exit);
+        let texts: Vec<String> = failed.iter().map(ToString::to_string).collect();
+        Fail::new(if same { first.exit } else { Exit::Failed }, texts.join("\n"))
+    });
+    Ok(Outcome { wanted: vms.len(), done, failed })
+}
+
+impl<T> Outcome<T> {
+    /// # Errors
+    /// Where any failed.
+    pub fn all(self) -> Result<Vec<T>, Fail> {
+        self.failed.map_or(Ok(self.done), Err)
     }
 }

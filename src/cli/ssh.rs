@@ -45,11 +45,9 @@ impl Ssh {
         let mut words = vec![SSH.to_owned(), "-o".to_owned(), format!("HostKeyAlias=qherd-{}", vm.id)];
         words.extend(user.into_iter().flat_map(|user| ["-l".to_owned(), user.to_owned()]));
         words.extend(["-p".to_owned(), port.to_string()]);
-        // Options come before the host, and a command after it.
-        let options = self.args.iter().take_while(|word| word.starts_with('-')).count();
-        words.extend(self.args[..options].iter().cloned());
         words.push(address);
-        words.extend(self.args[options..].iter().cloned());
+        // After the host ssh takes options too, and then a command.
+        words.extend(self.args);
         let words: Result<Vec<CString>, _> = words.into_iter().map(CString::new).collect();
         let words = words.map_err(|_| Fail::usage("an argument holds a zero byte"))?;
         let Err(error) = nix::unistd::execvp(&words[0], &words);

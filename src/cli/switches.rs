@@ -100,7 +100,7 @@ impl Command {
                     found.push(names::switch(&client, name).await?);
                 }
                 if output.is_for_programs() {
-                    return show_values(output, found);
+                    return show_values(output, switches.len(), &found);
                 }
                 found.iter().try_for_each(|switch| facts(output, switch))
             }
@@ -118,7 +118,7 @@ impl Command {
                         output.say(&format!("{}: deleted", switch.name))?;
                     }
                 }
-                show_values(output, done)
+                show_values(output, switches.len(), &done)
             }
         }
     }

@@ -9,7 +9,7 @@ use super::{
     exit::Fail,
     names::{self, Vm, encoded},
     output::Output,
-    progress::each,
+    progress::{Outcome, each},
     sizes::{written_cores, written_mib, written_seconds},
     words::named,
 };
@@ -81,22 +81,30 @@ impl Show {
         let shown = |_: &Vm, vm: &Whole| {
             if output.is_for_programs() { Ok(()) } else { facts(output, vm, several) }
         };
-        let found = each(output, "looking at", &vms, look, shown).await?;
-        show_values(output, found)
+        show_outcome(output, each(output, "looking at", &vms, look, shown).await?)
     }
 }
 
-/// One by itself, several as a list.
-pub fn show_values<T: serde::Serialize>(output: Output, mut values: Vec<T>) -> Result<(), Fail> {
-    if !output.is_for_programs() {
-        return Ok(());
+/// For programs: what was done, also where not all was.
+///
+/// # Errors
+/// Of what failed.
+pub fn show_outcome<T: serde::Serialize>(output: Output, outcome: Outcome<T>) -> Result<(), Fail> {
+    if outcome.wanted > 1 || outcome.failed.is_none() {
+        show_values(output, outcome.wanted, &outcome.done)?;
     }
-    match (values.len(), values.pop()) {
-        (1, Some(value)) => output.value(&value),
-        (_, last) => {
-            values.extend(last);
-            output.value(&values)
-        }
+    outcome.failed.map_or(Ok(()), Err)
+}
+
+/// For programs: one that was named by itself, several as a list.
+///
+/// # Errors
+/// Of standard output.
+pub fn show_values<T: serde::Serialize>(output: Output, wanted: usize, values: &[T]) -> Result<(), Fail> {
+    match values {
+        _ if !output.is_for_programs() => Ok(()),
+        [value] if wanted == 1 => output.value(value),
+        values => output.value(&values),
     }
 }
 

@@ -73,6 +73,26 @@ impl Goal {
         }
     }
 
+    /// Of a VM with these NICs, by whether each is on a switch: what can never be is told before anything is done for it.
+    ///
+    /// # Errors
+    /// With the reason.
+    pub fn check(self, name: &str, nics: impl Iterator<Item = bool>) -> Result<(), Fail> {
+        let nics: Vec<bool> = nics.collect();
+        let text = match self {
+            Self::Ip | Self::Port(_) if nics.is_empty() => {
+                format!("{name} has no NIC, so it never has an address; qherd nic add gives it one")
+            }
+            Self::Port(_) if !nics.contains(&true) => format!(
+                "a port of {name} cannot be waited for: its NIC is on QEMU's user-mode network, where QEMU accepts connections \
+                 itself, whether the guest does or not; a NIC on a switch (qherd nic add, or create --nic SWITCH) is one that the \
+                 host reaches"
+            ),
+            _ => return Ok(()),
+        };
+        Err(Fail::usage(text))
+    }
+
     fn missing(self) -> String {
         match self {
             Self::Running => "it does not run".to_owned(),
@@ -155,7 +175,7 @@ async fn reach_all(
 ) -> Result<(), Fail> {
     let until = Instant::now() + time;
     let work = async |vm: Vm| reach(client, &vm, goal, until, before).await;
-    each(output, "waiting for", vms, work, |_, ()| Ok(())).await.map(|_| ())
+    each(output, "waiting for", vms, work, |_, ()| Ok(())).await?.all().map(|_| ())
 }
 
 /// # Errors
@@ -163,12 +183,7 @@ async fn reach_all(
 async fn reach(client: &Client, vm: &Vm, goal: Goal, until: Instant, before: Before) -> Result<(), Fail> {
     if let Goal::Ip | Goal::Port(_) = goal {
         let nics: Vec<NetworkRow> = client.get(&format!("/vms/{}/networks", vm.id)).await?;
-        if nics.is_empty() {
-            return Err(Fail::usage(format!(
-                "{} has no NIC, so it never has an address; qherd nic add gives it one",
-                vm.name
-            )));
-        }
+        goal.check(&vm.name, nics.iter().map(|nic| nic.network.switch.is_some()))?;
         if let Goal::Port(_) = goal {
             check_reachable(client, vm, &nics).await?;
         }
@@ -235,12 +250,6 @@ async fn check_reachable(client: &Client, vm: &Vm, nics: &[NetworkRow]) -> Resul
     if !client.target().is_here() {
         return Err(Fail::usage("a port is tried from the daemon's host, and --url names another one: run it there"));
     }
-    if nics.iter().all(|nic| nic.network.switch.is_none()) {
-        return Err(Fail::usage(format!(
-            "a port of {name} cannot be waited for: its NIC is on QEMU's user-mode network, where QEMU accepts connections itself, \
-             whether the guest does or not; qherd nic add {name} SWITCH gives it one that the host reaches"
-        )));
-    }
     let switches: Vec<SwitchFields> = client.get("/switches").await?;
     let is_private =
         |id: &str| switches.iter().any(|switch| switch.id == id && matches!(switch.r#type, SwitchKindBody::Private));
@@ -255,6 +264,30 @@ async fn check_reachable(client: &Client, vm: &Vm, nics: &[NetworkRow]) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_addresses_are_taken_for_addresses() {
+        let nic = |switch: serde_json::Value, addresses: &[&str]| {
+            let row = serde_json::json!({
+                "vm_id": "", "id": "", "name": "", "device": "net0", "mac": "", "switch": switch, "user": null, "addresses": addresses,
+                "status": "ok", "queues": 1, "allow_spoofing": false, "isolated": false, "trunk": []
+            });
+            serde_json::from_value::<NetworkRow>(row).unwrap()
+        };
+        let lan = serde_json::json!({ "id": "", "name": "LAN" });
+        let hostile = [
+            "-oProxyCommand=touch /tmp/x",
+            "10.0.0.1; id",
+            "\u{1b}[2J",
+            "fe80::1",
+            "127.0.0.1",
+            "fd00::7",
+            "10.0.0.9",
+            "",
+        ];
+        let nics = [nic(serde_json::Value::Null, &["10.0.2.15"]), nic(lan, &hostile)];
+        assert_eq!(addresses(&nics).iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.9", "fd00::7"]);
+    }
 
     #[test]
     fn goals_are_read() {

@@ -49,6 +49,9 @@ fn every_end_has_a_status_of_its_own_and_a_next_step() {
     let mixed = run(&daemon, &["suspend", "web", "off"]).expect(4);
     assert_eq!(mixed.out, "web: paused\n");
     assert!(mixed.err.contains("off: "), "{}", mixed.err);
+    let mixed = run(&daemon, &["resume", "web", "off", "-o", "json"]).expect(4);
+    let done_of_them: serde_json::Value = serde_json::from_str(&mixed.out).unwrap();
+    assert_eq!((&done_of_them[0]["status"], done_of_them.as_array().unwrap().len()), (&"running".into(), 1));
 
     // Another user of the host, whom nobody has let in.
     let mut stranger = bare(&["ls", "--url", &daemon.url]);
@@ -77,6 +80,24 @@ fn a_daemon_that_says_nothing_is_told_from_one_that_is_not_there() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(6), "{text}");
     assert!(text.contains("broke") && text.contains("VMs go on without the daemon"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_ends_in_order_is_one_that_goes_away() {
+    let mut daemon = Daemon::start();
+    done(&daemon, &["create", "--image", "blank.raw", "--name", "web", "--memory", "64M", "--disk", "1G"]);
+    let wait: &[&str] = &["wait", "web", "--for", "running"];
+    for args in [&["events", "-f"][..], wait, &["logs", "-f", "web"]] {
+        let child = qherd(&daemon, args).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        // It is being answered.
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        daemon.terminate();
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(6), "{args:?}: {text}");
+        assert!(text.contains("go on") || text.contains("goes on"), "{args:?}: {text}");
+        daemon.run();
+    }
 }
 
 #[test]

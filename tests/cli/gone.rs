@@ -203,7 +203,7 @@ impl Relay {
     fn is_idle(&self) -> bool {
         std::thread::sleep(Duration::from_millis(50));
         self.seen.requests.load(Ordering::SeqCst) > 0
-            && self.seen.last.lock().unwrap().elapsed() > Duration::from_secs(3)
+            && self.seen.last.lock().unwrap().elapsed() > Duration::from_millis(1500)
     }
 
     fn cut(&self) {

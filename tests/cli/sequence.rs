@@ -8,7 +8,7 @@ use crate::{
     support::Daemon,
 };
 
-/// The life, as it is typed. Ids are of the VM that was made second.
+/// The life, as it is typed.
 const LIFE: &[&str] = &[
     "ls",
     "create --image blank.raw --name web --memory 64M --disk 1G --iops 500 --start --wait-for running",
@@ -37,6 +37,7 @@ const LIFE: &[&str] = &[
     "set web --disk 1G",
     "set web",
     "show wbe webb",
+    "events --vm web --type vm.goal,vm.created",
     "rm web web2",
     "rm web",
     "ls",
@@ -53,8 +54,6 @@ fn the_life_of_a_vm_is_shown_as_it_is() {
         let status = if code == 0 { String::new() } else { format!("[{code}]\n") };
         write!(text, "$ qherd {line}\n{}{status}", redacted(&seen, &daemon)).unwrap();
     }
-    let events = done(&daemon, &["events", "--type", "vm.goal,vm.created,vm.deleted"]);
-    write!(text, "$ qherd events --type vm.goal,vm.created,vm.deleted\n{}", redacted(&events, &daemon)).unwrap();
     golden::compare("cli.sequence", &text);
 }
 
@@ -107,6 +106,36 @@ fn colours_are_for_a_terminal_alone() {
     assert!(!written(&[("NO_COLOR", "1")]));
     assert!(!written(&[("TERM", "dumb")]));
     assert!(!run(&daemon, &["ls"]).out.contains('\x1b'));
+}
+
+/// And so are signs of life, which leave nothing behind.
+#[test]
+fn progress_is_for_a_terminal_alone() {
+    use crate::screen::{Screen, qherd};
+    let daemon = Daemon::start();
+    let create = ["create", "--image", "blank.raw", "--memory", "64M", "--disk", "1G", "--nic", "none", "--start"];
+    for name in ["web", "web2"] {
+        done(&daemon, &[&create[..], &["--name", name]].concat());
+    }
+    let stop = ["stop", "web", "--timeout", "2s"];
+    let mut screen = Screen::open(qherd(&daemon, &stop), 10, 100);
+    screen.see("stopping web");
+    screen.ends(0);
+    assert_eq!(screen.text().trim(), "web: stopped, by force");
+
+    done(&daemon, &["start", "web"]);
+    let mut screen = Screen::open(qherd(&daemon, &["stop", "web", "web2", "--timeout", "2s"]), 10, 100);
+    screen.see("0 of 2 stopping");
+    screen.ends(0);
+    assert_eq!(screen.text().trim(), "web: stopped, by force\nweb2: stopped, by force");
+
+    done(&daemon, &["start", "web"]);
+    let mut screen = Screen::open(qherd(&daemon, &[&stop[..], &["-q"]].concat()), 10, 100);
+    screen.ends(0);
+    assert!(screen.written().is_empty());
+    done(&daemon, &["start", "web"]);
+    let ran = run(&daemon, &stop).expect(0);
+    assert_eq!((ran.out.as_str(), ran.err.as_str()), ("web: stopped, by force\n", ""));
 }
 
 /// Without what differs from run to run.

@@ -37,6 +37,10 @@ fn ssh_is_given_the_place_the_user_and_a_name_for_the_key() {
     let text = done(&daemon, &["ssh", "you@me@home", "--", "-G"]);
     says(&text, "user you");
 
+    // Its end is ssh's own: nobody listens there while the VM is off.
+    let refused = run(&daemon, &["ssh", "web", "--", "-o", "BatchMode=yes", "true"]).expect(255);
+    assert!(refused.err.contains("port 42022"), "{}", refused.err);
+
     for name in ["closed", "alone"] {
         let refused = run(&daemon, &["ssh", name]).expect(4);
         assert!(refused.err.contains(&format!("qherd nic add {name}")), "{}", refused.err);
