@@ -11,8 +11,8 @@ use super::{Shared, bandwidth::BandwidthBody, error::Problem, updated::at_least_
 use crate::{
     api::http::{Reply, Request, given},
     model::{
-        Applied, Error, Forward, MAX_FORWARDS, MacAddr, NetworkWish, Nic, NicBackend, NicId, NicWish, PortWish,
-        SwitchId, SwitchRef, VmId,
+        Applied, Carrier, Error, Forward, MAX_FORWARDS, MacAddr, NetworkWish, Nic, NicBackend, NicId, NicWish,
+        PortWish, SwitchId, SwitchRef, VmId,
     },
     service::{NicStatus, NicView, among_networks},
 };
@@ -181,6 +181,8 @@ struct SwitchBody {
 #[derive(Serialize, JsonSchema)]
 struct UserView {
     forwards: Vec<Forward>,
+    /// What carries it; null while the VM is off or does not have it yet.
+    carrier: Option<Carrier>,
 }
 
 /// One line of the list.
@@ -204,14 +206,16 @@ struct TrafficBody {
 
 impl NetworkView {
     fn of(view: NicView) -> Self {
-        let NicView { nic, switch_name, addresses, reserved, dns_name, status, traffic, refused } = view;
+        let NicView { nic, switch_name, addresses, reserved, dns_name, status, carrier, traffic, refused } = view;
         let (status, reason) = match status {
             NicStatus::Ok => ("ok", None),
             NicStatus::Pending => ("pending", None),
             NicStatus::Removing => ("removing", None),
             NicStatus::Degraded(reason) => ("degraded", Some(reason)),
         };
+        let defined = Self::defined(&nic, switch_name);
         Self {
+            user: defined.user.map(|user| UserView { carrier, ..user }),
             addresses: addresses.iter().map(ToString::to_string).collect(),
             reserved,
             dns_name,
@@ -226,14 +230,14 @@ impl NetworkView {
                 out_dropped: t.out_dropped,
             }),
             refused,
-            ..Self::defined(&nic, switch_name)
+            ..defined
         }
     }
 
     /// What the definition alone tells.
     fn defined(nic: &Nic, switch_name: Option<String>) -> Self {
         let user = match &nic.backend {
-            NicBackend::User { forwards } => Some(UserView { forwards: forwards.clone() }),
+            NicBackend::User { forwards } => Some(UserView { forwards: forwards.clone(), carrier: None }),
             NicBackend::Switch(_) => None,
         };
         let port = nic.port();

@@ -8,10 +8,10 @@ use qapi::{
 };
 use serde_json::Value;
 
-use super::{Brief, Done, Hands, release};
+use super::{Brief, Done, Hands, carriers, release};
 use crate::{
     host::host_ports,
-    model::{Conflict, Error, Forward, Nic, NicId, Sandbox},
+    model::{Carrier, Error, Forward, Nic, NicId},
     net::PortHealth,
     qemu::devices,
     qmp::{QmpError, Session},
@@ -44,8 +44,9 @@ pub(super) async fn disconnect(hands: &Hands, nic: Nic) -> Done {
     if let Ok(session) = hands.session() {
         take_back(&session, &nic, &queue_names(&nic)).await?;
     }
-    if nic.switch().is_some() {
-        hands.ctx.net.unplug(&nic).await.map_err(|e| Setback::Host(e.to_string()))?;
+    match nic.switch() {
+        Some(_) => hands.ctx.net.unplug(&nic).await.map_err(|e| Setback::Host(e.to_string()))?,
+        None => hands.ctx.carriers.end(hands.id, nic.id),
     }
     Ok(Report::Done)
 }
@@ -54,8 +55,10 @@ pub(super) async fn plug(hands: &Hands, brief: &Brief, nic: Nic) -> Done {
     let (session, net) = (hands.session()?, &hands.ctx.net);
     if is_plugged(&session, &nic).await? {
         // A daemon has died after that.
-        if nic.switch().is_some() {
-            net.adopt(&nic).await;
+        match (nic.switch(), &brief.up()?.sandbox) {
+            (Some(_), _) => net.adopt(&nic).await,
+            (None, Some(run)) if run.has_passt() => hands.carry(&nic, run, true),
+            (None, _) => {}
         }
         return Ok(Report::Done);
     }
@@ -64,11 +67,17 @@ pub(super) async fn plug(hands: &Hands, brief: &Brief, nic: Nic) -> Done {
     take_back(&session, &nic, &names).await?;
     check_ports(nic.backend.forwards()).map_err(Setback::Reported)?;
     let taps = match nic.switch() {
-        // Its own sockets would lead nowhere.
-        None if brief.up()?.sandbox.as_ref().is_some_and(Sandbox::has_no_network) => {
-            return Err(Setback::Reported(Conflict::NoWayOut.into()));
+        None => {
+            let run = brief.up()?.sandbox.as_ref();
+            match (carriers::carrier_of(run).map_err(Setback::Reported)?, run) {
+                (Carrier::Passt, Some(run)) => {
+                    let device = devices::nic(&nic, brief.definition());
+                    return carriers::plug(hands, &session, &nic, run, device).await.map(|()| Report::Done);
+                }
+                (Carrier::Passt | Carrier::Slirp, _) => hands.enter_user_network().await?,
+            }
+            Vec::new()
         }
-        None => Vec::new(),
         Some(_) => net.plug(&nic).await.map_err(|e| Setback::Refused(e.to_string()))?,
     };
     let Err(error) = give(&session, &nic, &names, taps, devices::nic(&nic, brief.definition())).await else {
@@ -111,6 +120,7 @@ pub(super) async fn close(hands: &Hands, brief: &Brief, id: NicId) -> Done {
         return Ok(Report::StillThere);
     }
     take_back(&session, nic, &[]).await?;
+    hands.ctx.carriers.end(hands.id, id);
     if brief.definition().nic(id).is_some() {
         // One that comes back has a new tap: that the old one has gone must not be told of it. Else the rest is `disconnect`'s.
         if nic.switch().is_some() {
