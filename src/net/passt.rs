@@ -146,8 +146,8 @@ pub async fn attempt(cell: Cell) -> Result<(), String> {
             io::ErrorKind::NotFound => "passt is not installed (apt-get install passt)".to_owned(),
             _ => format!("passt cannot be run: {error}"),
         })?;
-    let asked = spawn_blocking(move || ask(ours, mac));
-    let answered = timeout(TRIAL, asked).await;
+    let answer = spawn_blocking(move || ask(ours, mac));
+    let answered = timeout(TRIAL, answer).await;
     process.kill();
     process.exited().await;
     match answered {

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Hands, nics};
+use super::{Hands, netdevs};
 use crate::{
     model::{Carrier, Error, Nic, Sandbox},
     qemu::devices,
@@ -104,7 +104,7 @@ pub(super) async fn plug(
     };
     if let Err(error) = given {
         if let QmpError::Refused { .. } = error {
-            nics::take_back(session, nic, &[name]).await?;
+            netdevs::take_back(session, nic, &[name]).await?;
         }
         return Err(error.into());
     }
@@ -113,7 +113,7 @@ pub(super) async fn plug(
         // With the host's side goes the socket.
         hands.ctx.carriers.end(hands.id, nic.id);
         if let QmpError::Refused { .. } = error {
-            nics::take_back(session, nic, &[]).await?;
+            netdevs::take_back(session, nic, &[]).await?;
         }
         return Err(error.into());
     }

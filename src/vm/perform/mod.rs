@@ -17,6 +17,7 @@ mod launch;
 mod medium;
 mod memory;
 mod monitor;
+mod netdevs;
 mod nics;
 mod pinning;
 mod power;

@@ -1,14 +1,12 @@
 //! NICs that come and go while the VM runs, and the host's side of every NIC.
 
-use std::{net::SocketAddrV4, os::fd::OwnedFd};
+use std::net::SocketAddrV4;
 
-use qapi::{
-    Empty,
-    qmp::{closefd, netdev_del},
+use super::{
+    Brief, Done, Hands, carriers,
+    netdevs::{give, take_back},
+    release,
 };
-use serde_json::Value;
-
-use super::{Brief, Done, Hands, carriers, release};
 use crate::{
     host::host_ports,
     model::{Carrier, Error, Forward, Nic, NicId},
@@ -161,37 +159,4 @@ pub(in crate::vm) fn check_ports(forwards: &[Forward]) -> Result<(), Error> {
         let address = SocketAddrV4::new(forward.host_address, forward.host_port);
         host_ports::check(forward.protocol, address).map_err(taken)
     })
-}
-
-/// Descriptors, the host's side, the NIC.
-pub(in crate::vm) async fn give(
-    session: &Session,
-    nic: &Nic,
-    names: &[String],
-    taps: Vec<OwnedFd>,
-    device: Value,
-) -> Result<(), QmpError> {
-    for (name, tap) in names.iter().zip(taps) {
-        session.send_descriptor(name, tap).await?;
-    }
-    // Raw, as everything that `qemu::devices` states once, for the command line and for here.
-    session.execute_raw("netdev_add", Some(devices::netdev(nic, names))).await?;
-    session.execute_raw("device_add", Some(device)).await.map(drop)
-}
-
-/// Takes back what there is of [`give`] without its NIC.
-pub(in crate::vm) async fn take_back(session: &Session, nic: &Nic, names: &[String]) -> Result<(), QmpError> {
-    or_none(session.execute(netdev_del { id: devices::netdev_id(nic) }).await)?;
-    for name in names {
-        or_none(session.execute(closefd { fdname: name.clone() }).await)?;
-    }
-    Ok(())
-}
-
-/// That there is none is as good.
-fn or_none(removed: Result<Empty, QmpError>) -> Result<(), QmpError> {
-    match removed {
-        Ok(_) | Err(QmpError::Refused { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
 }
