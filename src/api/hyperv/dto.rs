@@ -41,7 +41,7 @@ pub struct Vm {
     iso_path: Option<PathBuf>,
     /// As this host calls it.
     iso_file: Option<PathBuf>,
-    /// Of its first network adapter: "" on QEMU's user-mode network; null without an adapter.
+    /// Of its first network adapter: "" on the user-mode network; null without an adapter.
     switch_name: Option<String>,
     /// With `wait`: it is as was waited for; false where the time was over.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,7 +98,7 @@ pub struct CreateBody {
     /// 1 to 65,536.
     #[serde(rename = "diskGB")]
     disk_gb: i64,
-    /// Without a switch there is no network adapter; "" is QEMU's user-mode network.
+    /// Without a switch there is no network adapter; "" is the user-mode network.
     #[serde(rename = "switchName")]
     switch_name: Option<String>,
     /// Where several switches bear a name.
@@ -167,7 +167,7 @@ pub struct AdapterBody {
     /// What people call it; `Network Adapter` unless given.
     #[serde(default)]
     name: Option<String>,
-    /// "" is QEMU's user-mode network.
+    /// "" is the user-mode network.
     #[serde(default, rename = "switchName")]
     switch_name: Option<String>,
     #[serde(default, rename = "switchId")]

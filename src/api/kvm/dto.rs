@@ -50,7 +50,7 @@ pub struct CreateBody {
     #[serde(default)]
     #[schemars(length(max = MAX_DEVICES))]
     disks: Vec<DiskBody>,
-    /// NICs; default one on QEMU's user-mode network, and none for an empty list.
+    /// NICs; default one on the user-mode network, and none for an empty list.
     #[schemars(length(max = MAX_DEVICES))]
     networks: Option<Vec<NetworkBody>>,
     /// vCPUs that it can grow to; default 16.

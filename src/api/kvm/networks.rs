@@ -17,7 +17,7 @@ use crate::{
     service::{NicStatus, NicView, among_networks},
 };
 
-/// A NIC: on a switch, or on QEMU's user-mode network.
+/// A NIC: on a switch, or on the user-mode network.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(example = json!({ "switch": "LAN", "address": "10.77.0.9", "name": "front" }))]
@@ -25,7 +25,7 @@ use crate::{
 pub struct NetworkBody {
     /// The id or the name of a switch.
     switch: Option<String>,
-    /// QEMU's user-mode network: outbound traffic, and ports of the host that lead into the guest.
+    /// The user-mode network: outbound traffic, and ports of the host that lead into the guest.
     user: Option<UserBody>,
     /// What people call the NIC; default `Network Adapter`.
     name: Option<String>,
