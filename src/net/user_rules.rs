@@ -115,10 +115,11 @@ impl Network {
         self.0.user_rules.users().insert(user);
     }
 
-    /// He is there no more.
-    pub async fn user_leaves(&self, user: Uuid) {
+    /// He is there no more, from this moment on: who comes back at once is not taken for gone.
+    pub fn user_leaves(&self, user: Uuid) {
         if self.0.user_rules.users().remove(&user) {
-            self.tidy_user_rules().await;
+            let net = self.clone();
+            tokio::spawn(async move { net.tidy_user_rules().await });
         }
     }
 

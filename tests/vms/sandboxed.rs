@@ -212,6 +212,28 @@ async fn a_forward_of_the_apis_port_is_refused_whoever_carries_it() {
     }
 }
 
+#[tokio::test]
+async fn the_rules_of_the_user_mode_network_are_there_for_as_long_as_a_vm_is_on_it() {
+    let _host = support::netns::Host::leave();
+    let daemon = Daemon::start();
+    let there = || support::netns::nft("list tables").contains("_users");
+    until("there are none without a VM", || !there()).await;
+    let id = daemon.create(daemon.wish()).await;
+    for _ in 0..5 {
+        daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
+        assert!(there());
+        daemon.post(&format!("/vms/{id}/stop"), json!({ "force": true })).await.expect(200);
+    }
+    daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
+    // What the stop before has begun is not done to this run.
+    for _ in 0..25 {
+        assert!(there());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    daemon.post(&format!("/vms/{id}/stop"), json!({ "force": true })).await.expect(200);
+    until("they have gone", || !there()).await;
+}
+
 /// One that is too old, or is something else: whether it works is tried.
 #[tokio::test]
 async fn a_passt_that_does_not_work_is_as_good_as_none_and_is_told() {

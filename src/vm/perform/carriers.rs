@@ -69,8 +69,7 @@ impl Hands {
     /// QEMU has ended.
     pub(in crate::vm) fn end_carriers(&self) {
         self.ctx.carriers.end_all(self.id);
-        let (ctx, user) = (self.ctx.clone(), self.user());
-        tokio::spawn(async move { ctx.net.user_leaves(user).await });
+        self.ctx.net.user_leaves(self.user());
     }
 
     fn user(&self) -> Uuid {

@@ -147,6 +147,14 @@ async fn there(path: PathBuf, what: String, remedy: &str) -> Result<(), String> 
 /// QEMU, stopped before its first instruction, with sockets that it inherits in the listening state, so that connecting
 /// cannot race with its start.
 pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
+    let spawned = spawn_now(hands, brief).await;
+    if spawned.is_err() && hands.process().is_none() {
+        hands.end_carriers();
+    }
+    spawned
+}
+
+async fn spawn_now(hands: &Hands, brief: &Brief) -> Done {
     hands.reached(LaunchStep::Network)?;
     let mut taps = hands.take_taps();
     let spec = fitted(brief, memory::is_strict());
