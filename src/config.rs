@@ -46,6 +46,19 @@ pub enum Confine {
     Require,
 }
 
+/// What is to carry NICs on the user-mode network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Carriers {
+    /// passt where it works, else QEMU itself.
+    #[default]
+    Auto,
+    /// The daemon does not start where it does not work.
+    Passt,
+    /// QEMU itself.
+    Slirp,
+}
+
 /// The settings as a flag, a variable or a line of the file gives them; what is not given is `None` or empty.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -114,6 +127,10 @@ pub struct Settings {
     /// User ids that VMs run as, each as one of its own; nobody else may have them [default: 2100000000-2100065535]
     #[arg(long, env = "QHERD_VM_UIDS", value_name = "FIRST-LAST")]
     pub vm_uids: Option<Uids>,
+    /// What carries NICs on the user-mode network: passt, a process beside QEMU for each, or slirp, QEMU itself, which keeps the
+    /// host's network then [default: auto, which is passt where it works]
+    #[arg(long, env = "QHERD_USER_NETWORK")]
+    pub user_network: Option<Carriers>,
     /// The QEMU program [default: qemu-system-x86_64 from PATH]
     #[arg(long, env = "QHERD_QEMU", value_name = "PATH")]
     pub qemu: Option<PathBuf>,
@@ -155,6 +172,8 @@ pub struct Config {
     pub sandbox: Confine,
     /// Users that VMs run as.
     pub vm_uids: Uids,
+    /// What carries NICs on the user-mode network.
+    pub user_network: Carriers,
     pub qemu: PathBuf,
     pub qemu_img: PathBuf,
     pub stop_vms_on_exit: bool,
@@ -203,6 +222,7 @@ impl Settings {
             accel: self.accel.or(from_file.accel).unwrap_or_default(),
             sandbox: self.sandbox.or(from_file.sandbox).unwrap_or_default(),
             vm_uids: self.vm_uids.or(from_file.vm_uids).unwrap_or_default(),
+            user_network: self.user_network.or(from_file.user_network).unwrap_or_default(),
             qemu: self.qemu.or(from_file.qemu).unwrap_or_else(|| "qemu-system-x86_64".into()),
             qemu_img: "qemu-img".into(),
             stop_vms_on_exit: self.stop_vms_on_exit.or(from_file.stop_vms_on_exit).unwrap_or(false),

@@ -21,12 +21,20 @@ const LONGEST_WAIT: i64 = 300;
 const DEFAULT_LIMIT: i64 = 100;
 const MOST: i64 = 1_000;
 
-pub(super) const WAIT: &[QueryParam] = &[QueryParam::integer(
+pub(super) const WAIT: &[QueryParam] = &[QueryParam::whole(
     "wait",
+    0,
+    LONGEST_WAIT,
     "Answer when it has ended, or after so many seconds (0 to 300) as it is then; default 0.",
 )];
-pub(super) const LIMIT: QueryParam =
-    QueryParam::integer("limit", "At most so many, 1 to 1000; default 100. The Link header leads to the next page.");
+/// As JSON Schema has it: a number and a UUID.
+pub(super) const TOKEN: &str = "^[0-9]{1,19}[.][0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$";
+pub(super) const LIMIT: QueryParam = QueryParam::whole(
+    "limit",
+    1,
+    MOST,
+    "At most so many, 1 to 1000; default 100. The Link header leads to the next page.",
+);
 
 /// What a query says, but for the VM, whose id each dialect reads in its own way.
 #[derive(serde::Deserialize)]

@@ -1,6 +1,7 @@
 //! The one table of how each thing of the API is shown: its columns, and those of `-o wide`.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 use super::{
     sizes::{written, written_mib, written_seconds},
@@ -45,46 +46,39 @@ const fn wide<T>(title: &'static str, cell: fn(&T) -> String) -> Column<T> {
 }
 
 /// All about a VM, put together of what the API tells of it.
-#[derive(Serialize)]
 pub struct Whole {
-    #[serde(flatten)]
     pub details: Details,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub disks: Option<Vec<DiskRow>>,
+    pub disks: Vec<DiskRow>,
     pub networks: Vec<NetworkRow>,
+}
+
+/// The lists that tell more are in the place of those of the definition.
+impl Serialize for Whole {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let value = |part: serde_json::Result<Value>| part.map_err(serde::ser::Error::custom);
+        let mut all = value(serde_json::to_value(&self.details))?;
+        all["disks"] = value(serde_json::to_value(&self.disks))?;
+        all["networks"] = value(serde_json::to_value(&self.networks))?;
+        all.serialize(serializer)
+    }
 }
 
 impl Tabled for Listed {
     const COLUMNS: &'static [Column<Self>] = &[
         column("NAME", |vm| vm.name.clone()),
         status(|vm| vm.status.as_str().to_owned()),
+        wide("CPUS", |vm| vm.vcpus.to_string()),
+        wide("MEMORY", |vm| written_mib(vm.memory)),
+        wide("ADDRESSES", |vm| vm.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
+        wide("UPTIME", |vm| vm.uptime.map(written_seconds).unwrap_or_default()),
+        wide("PROFILE", |vm| vm.profile.clone()),
+        wide("LABELS", |vm| {
+            vm.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+        }),
         column("ID", |vm| vm.id.clone()),
     ];
     fn id(&self) -> &str {
         &self.id
-    }
-}
-
-impl Tabled for Whole {
-    const COLUMNS: &'static [Column<Self>] = &[
-        column("NAME", |vm| vm.details.config.name.clone()),
-        status(|vm| vm.details.status.as_str().to_owned()),
-        column("CPUS", |vm| vm.details.config.vcpus.to_string()),
-        column("MEMORY", |vm| written_mib(vm.details.config.memory)),
-        column("DISK", |vm| vm.details.config.disk_size.map(|size| format!("{size}G")).unwrap_or_default()),
-        column("ADDRESSES", |vm| vm.addresses().join(" ")),
-        column("UPTIME", |vm| vm.details.uptime.map(written_seconds).unwrap_or_default()),
-        column("PROFILE", |vm| vm.details.config.profile.clone()),
-        column("ID", |vm| vm.details.config.id.clone()),
-    ];
-    fn id(&self) -> &str {
-        &self.details.config.id
-    }
-}
-
-impl Whole {
-    pub fn addresses(&self) -> Vec<String> {
-        self.networks.iter().flat_map(|row| row.network.addresses.clone()).collect()
     }
 }
 

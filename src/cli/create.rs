@@ -10,7 +10,7 @@ use super::{
     names::Vm,
     nics::{HELP, NicFlag},
     progress::waiting,
-    sizes::{self, Cores},
+    sizes::{self, Cores, Label},
     wait::{Goal, WaitFor},
     words::{IO_ERROR, RESTART, one_of},
 };
@@ -72,6 +72,15 @@ pub struct Create {
     /// What becomes of the guest when the host cannot read or write its disk [default: pause]
     #[arg(long, value_name = "WHAT", value_parser = one_of::<OnIoError>(IO_ERROR))]
     on_io_error: Option<OnIoError>,
+    /// A label; repeatable
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = sizes::label)]
+    labels: Vec<Label>,
+    /// What it is for
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// Keep it from being deleted and forced off until `set --protected false`
+    #[arg(long)]
+    protected: bool,
     /// Start it, or make nothing
     #[arg(long)]
     start: bool,
@@ -125,6 +134,10 @@ impl Create {
             restart_policy: self.restart_policy,
             autostart: self.autostart.then_some(AutostartBody { enabled: true, order: 0, delay: 0 }),
             on_io_error: self.on_io_error,
+            labels: (!self.labels.is_empty())
+                .then(|| self.labels.into_iter().map(|label| (label.key, label.value)).collect()),
+            description: self.description,
+            protected: self.protected.then_some(true),
             start: self.start,
             ..CreateBody::default()
         };

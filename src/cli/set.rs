@@ -1,157 +1,153 @@
-//! `set`: what is to be another of a VM, by the requests that it takes. Each is stored for itself; what was done before one
-//! failed has been told.
-
-use std::future::Future;
+//! `set`: what is to be another of a VM, in one request: all of it, or nothing.
 
 use clap::Args;
-use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{
     connect::Connect,
-    create::path,
+    create::path as path_of,
     exit::Fail,
-    names::{self, Vm},
-    output::Output,
+    names,
     progress::waiting,
-    sizes::{self, Cores, Number},
+    sizes::{self, Cores, Label, Number},
     words::{IO_ERROR, RESTART, one_of, when},
 };
 use crate::{
-    api::kvm::bodies::{
-        AutostartBody, Config, Cpu, CpuBody, CpuPinning, DiskUpdate, Iso, IsoBody, Memory, MemoryBody, PolicyBody,
-        PolicyView, RootDisk, Updated,
-    },
+    api::kvm::bodies::{AutostartBody, Config, CpuPinning, Whole, WholeBody},
     client::Client,
     model::{IoLimits, OnIoError, RestartPolicy},
 };
 
 #[derive(Args)]
-#[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
 pub struct Set {
     /// Names or ids
     #[arg(required = true, value_name = "VM")]
     vms: Vec<String>,
-    /// vCPUs
-    #[arg(long, value_name = "N", group = "change")]
-    cpus: Option<i64>,
-    /// Cores of the host that its vCPUs run on, such as 0-3,8; none for any
-    #[arg(long, value_name = "CORES", group = "change", value_parser = sizes::cores)]
-    pin: Option<Cores>,
-    /// Memory, such as 512M or 2G
-    #[arg(long, value_name = "SIZE", group = "change", value_parser = sizes::mib)]
-    memory: Option<i64>,
-    /// Size of its root disk, which only grows
-    #[arg(long, value_name = "SIZE", group = "change", value_parser = sizes::gib)]
-    disk: Option<i64>,
-    /// I/O operations per second of its root disk; none for no limit
-    #[arg(long, value_name = "N", group = "change", value_parser = sizes::number)]
-    iops: Option<Number>,
-    /// Bytes per second of its root disk, such as 50M; none for no limit
-    #[arg(long, value_name = "SIZE", group = "change", value_parser = sizes::byte_rate)]
-    bps: Option<Number>,
-    /// The ISO image in its CD drive; none ejects it
-    #[arg(long, value_name = "PATH", group = "change")]
-    iso: Option<String>,
-    /// Whether it starts again when it has ended
-    #[arg(long, value_name = "POLICY", group = "change", value_parser = one_of::<RestartPolicy>(RESTART))]
-    restart_policy: Option<RestartPolicy>,
-    /// Restarts in a row before it is given up; none for never
-    #[arg(long, value_name = "N", group = "change", value_parser = sizes::number)]
-    max_restarts: Option<Number>,
-    /// Whether it starts after a boot of the host
-    #[arg(long, value_name = "YES", group = "change")]
-    autostart: Option<bool>,
-    /// What becomes of the guest when the host cannot read or write its disk
-    #[arg(long, value_name = "WHAT", group = "change", value_parser = one_of::<OnIoError>(IO_ERROR))]
-    on_io_error: Option<OnIoError>,
+    #[command(flatten)]
+    change: Change,
     #[command(flatten)]
     to: Connect,
 }
 
+#[derive(Args)]
+#[group(id = "change", required = true, multiple = true)]
+struct Change {
+    /// vCPUs
+    #[arg(long, value_name = "N")]
+    cpus: Option<i64>,
+    /// Cores of the host that its vCPUs run on, such as 0-3,8; none for any
+    #[arg(long, value_name = "CORES", value_parser = sizes::cores)]
+    pin: Option<Cores>,
+    /// Memory, such as 512M or 2G
+    #[arg(long, value_name = "SIZE", value_parser = sizes::mib)]
+    memory: Option<i64>,
+    /// Size of its root disk, which only grows
+    #[arg(long, value_name = "SIZE", value_parser = sizes::gib)]
+    disk: Option<i64>,
+    /// I/O operations per second of its root disk; none for no limit
+    #[arg(long, value_name = "N", value_parser = sizes::number)]
+    iops: Option<Number>,
+    /// Bytes per second of its root disk, such as 50M; none for no limit
+    #[arg(long, value_name = "SIZE", value_parser = sizes::byte_rate)]
+    bps: Option<Number>,
+    /// The ISO image in its CD drive; none ejects it
+    #[arg(long, value_name = "PATH")]
+    iso: Option<String>,
+    /// Whether it starts again when it has ended
+    #[arg(long, value_name = "POLICY", value_parser = one_of::<RestartPolicy>(RESTART))]
+    restart_policy: Option<RestartPolicy>,
+    /// Restarts in a row before it is given up; none for never
+    #[arg(long, value_name = "N", value_parser = sizes::number)]
+    max_restarts: Option<Number>,
+    /// Whether it starts after a boot of the host
+    #[arg(long, value_name = "YES")]
+    autostart: Option<bool>,
+    /// What becomes of the guest when the host cannot read or write its disk
+    #[arg(long, value_name = "WHAT", value_parser = one_of::<OnIoError>(IO_ERROR))]
+    on_io_error: Option<OnIoError>,
+    /// What it is called
+    #[arg(long)]
+    name: Option<String>,
+    /// A label that it is to have; repeatable
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = sizes::label)]
+    labels: Vec<Label>,
+    /// The key of a label that it is to lose; repeatable
+    #[arg(long = "unlabel", value_name = "KEY")]
+    unlabels: Vec<String>,
+    /// What it is for; empty for nothing
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// Whether it is kept from being deleted and forced off
+    #[arg(long, value_name = "YES")]
+    protected: Option<bool>,
+}
+
 impl Set {
     pub async fn run(self) -> Result<(), Fail> {
-        let Self {
-            vms,
-            cpus,
-            pin,
-            memory,
-            disk,
-            iops,
-            bps,
-            iso,
-            restart_policy,
-            max_restarts,
-            autostart,
-            on_io_error,
-            to,
-        } = self;
+        let Self { vms, to, change } = self;
         let output = to.output();
         let client = to.client()?;
         let vms = names::vms(&client, &vms).await?;
-        let iso = iso.map(|iso| (iso != "none").then(|| path(iso, client.target().is_here())));
-        let pinning = pin.map(|pin| pin.0.map(|cores| CpuPinning { cores: Some(cores), vcpus: None, emulator: None }));
-        let max_restarts = max_restarts.map(|most| most.0);
-        let autostart = autostart.map(|enabled| Some(AutostartBody { enabled, order: 0, delay: 0 }));
         for vm in &vms {
-            let change = Change { client: &client, output, vm };
-            if cpus.is_some() || pinning.is_some() {
-                let body = CpuBody { vcpus: cpus, cpu_pinning: pinning.clone() };
-                change.put::<Cpu>("cpu", &body).await?;
+            let about = |failure| Fail::from(failure).about(&vm.name);
+            let path = format!("/vms/{}", vm.id);
+            let body = change.body(&client, &path).await?;
+            let said = format!("{}: set", vm.name);
+            let done = waiting(output, &said, client.put::<Whole>(&path, &body)).await.map_err(about)?;
+            if output.is_for_programs() {
+                output.value(&done)?;
+                continue;
             }
-            if let Some(memory) = memory {
-                change.put::<Memory>("memory", &MemoryBody { memory }).await?;
-            }
-            if disk.is_some() || iops.is_some() || bps.is_some() {
-                let io_limits =
-                    if iops.is_some() || bps.is_some() { Some(change.limits(iops, bps).await?) } else { None };
-                change.put::<RootDisk>("disk", &DiskUpdate { disk_size: disk, io_limits }).await?;
-            }
-            if let Some(iso) = &iso {
-                change.put::<Iso>("iso", &IsoBody { iso: Some(iso.clone()) }).await?;
-            }
-            if restart_policy.is_some() || max_restarts.is_some() || autostart.is_some() || on_io_error.is_some() {
-                let body = PolicyBody { restart_policy, max_restarts, autostart, on_io_error };
-                change.put::<PolicyView>("policy", &body).await?;
-            }
+            let members = serde_json::to_value(&body).unwrap_or_default();
+            let members = members.as_object().into_iter().flatten();
+            let changed: Vec<String> =
+                members.map(|(name, value)| format!("{name} {}", written(name, value))).collect();
+            // What is off has nothing that differs.
+            let later = if done.config.pending.is_empty() { "" } else { when(done.applied) };
+            output.say(&format!("{}: {}{later}", vm.name, changed.join(", ")))?;
         }
         Ok(())
     }
 }
 
-struct Change<'a> {
-    client: &'a Client,
-    output: Output,
-    vm: &'a Vm,
-}
-
-impl Change<'_> {
-    async fn put<T: Serialize + DeserializeOwned>(&self, what: &str, body: &impl Serialize) -> Result<(), Fail> {
-        let path = format!("/vms/{}/{what}", self.vm.id);
-        let put = self.watched(what, self.client.put::<Updated<T>>(&path, body));
-        let done = put.await.map_err(|failure| Fail::from(failure).about(&self.vm.name))?;
-        if self.output.is_for_programs() {
-            return self.output.value(&done);
-        }
-        let members = serde_json::to_value(body).unwrap_or_default();
-        let members = members.as_object().into_iter().flatten();
-        let changed: Vec<String> = members.map(|(name, value)| format!("{name} {}", written(name, value))).collect();
-        // What is off has nothing that differs.
-        let later = if done.pending.is_empty() { "" } else { when(done.applied) };
-        self.output.say(&format!("{}: {}{later}", self.vm.name, changed.join(", ")))
-    }
-
-    async fn watched<T>(&self, what: &str, work: impl Future<Output = T>) -> T {
-        waiting(self.output, &format!("{}: {what}", self.vm.name), work).await
-    }
-
-    /// Limits are replaced whole: those that are not named stay.
-    async fn limits(&self, iops: Option<Number>, bps: Option<Number>) -> Result<Option<IoLimits>, Fail> {
-        let config: Config = self.client.get(&format!("/vms/{}/config", self.vm.id)).await?;
-        let now = config.io_limits.unwrap_or_default();
-        let limits =
-            IoLimits { iops: iops.map_or(now.iops, |iops| iops.0), bps: bps.map_or(now.bps, |bps| bps.0), ..now };
-        Ok((limits != IoLimits::default()).then_some(limits))
+impl Change {
+    /// What is to be another. Limits and labels are replaced whole, so those that are not named are sent as they are.
+    async fn body(&self, client: &Client, path: &str) -> Result<WholeBody, Fail> {
+        let limits = self.iops.is_some() || self.bps.is_some();
+        let labels = !self.labels.is_empty() || !self.unlabels.is_empty();
+        let now: Option<Config> =
+            if limits || labels { Some(client.get(&format!("{path}/config")).await?) } else { None };
+        let io_limits = now.as_ref().filter(|_| limits).map(|now| {
+            let now = now.io_limits.unwrap_or_default();
+            let (iops, bps) = (self.iops.map_or(now.iops, |iops| iops.0), self.bps.map_or(now.bps, |bps| bps.0));
+            let limits = IoLimits { iops, bps, ..now };
+            (limits != IoLimits::default()).then_some(limits)
+        });
+        let labels = now.filter(|_| labels).map(|now| {
+            let mut labels = now.labels;
+            labels.extend(self.labels.iter().cloned().map(|label| (label.key, label.value)));
+            labels.retain(|key, _| !self.unlabels.contains(key));
+            Some(labels)
+        });
+        let pinning = |cores| CpuPinning { cores: Some(cores), vcpus: None, emulator: None };
+        let is_here = client.target().is_here();
+        Ok(WholeBody {
+            name: self.name.clone(),
+            vcpus: self.cpus,
+            cpu_pinning: self.pin.clone().map(|pin| pin.0.map(pinning)),
+            memory: self.memory,
+            disk_size: self.disk,
+            io_limits,
+            iso: self.iso.clone().map(|iso| (iso != "none").then(|| path_of(iso, is_here))),
+            restart_policy: self.restart_policy,
+            max_restarts: self.max_restarts.map(|most| most.0),
+            autostart: self.autostart.map(|enabled| Some(AutostartBody { enabled, order: 0, delay: 0 })),
+            on_io_error: self.on_io_error,
+            labels,
+            description: self.description.clone().map(Some),
+            protected: self.protected,
+            ..WholeBody::default()
+        })
     }
 }
 

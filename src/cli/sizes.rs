@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::model::check_label_key;
+
 const UNITS: [(&str, u32); 5] = [("K", 10), ("M", 20), ("G", 30), ("T", 40), ("P", 50)];
 
 /// Bytes: `512M`, `2G`, `2GiB`, `1.5G`.
@@ -134,6 +136,21 @@ pub fn written_cores(cores: &[i64]) -> String {
         rest = &rest[run..];
     }
     parts.join(",")
+}
+
+/// A label as people write it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    pub key: String,
+    pub value: String,
+}
+
+/// # Errors
+/// For clap.
+pub fn label(text: &str) -> Result<Label, String> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    check_label_key(key).map_err(|_| format!("a label is KEY=VALUE, such as env=prod, and {key:?} is no key"))?;
+    Ok(Label { key: key.to_owned(), value: value.to_owned() })
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! `ls` and `show`.
 
 use clap::Args;
-use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{
     columns::{Whole, limits, network},
@@ -18,9 +17,6 @@ use crate::{
     client::Client,
 };
 
-/// VMs that are looked at side by side.
-const AT_A_TIME: usize = 16;
-
 #[derive(Args)]
 pub struct Ls {
     /// What each has, and its addresses; the same as -o wide
@@ -29,6 +25,9 @@ pub struct Ls {
     /// Only those with this status, such as running or stopped
     #[arg(long)]
     status: Option<String>,
+    /// Only those with these labels, such as env=prod,tier; a key alone takes any value
+    #[arg(long, value_name = "LABELS")]
+    label: Option<String>,
     #[command(flatten)]
     to: Connect,
 }
@@ -46,28 +45,18 @@ impl Ls {
     pub async fn run(self) -> Result<(), Fail> {
         let output = if self.long { self.to.output().wide() } else { self.to.output() };
         let client = self.to.client()?;
-        let path = self.status.map_or("/vms".to_owned(), |status| format!("/vms?status={}", encoded(&status)));
-        let listed: Vec<Listed> = client.get(&path).await?;
-        if output.is_quiet() || !(self.long || output.is_wide()) {
-            return output.list(&listed);
-        }
-        let whole = listed.into_iter().map(async |vm| {
-            match whole(&client, &vm.id, false).await {
-                // Deleted meanwhile.
-                Err(failure) if failure.exit == super::exit::Exit::NotFound => Ok(None),
-                found => found.map(Some),
-            }
-        });
-        let found: Vec<Option<Whole>> = stream::iter(whole).buffered(AT_A_TIME).try_collect().await?;
-        output.list(&found.into_iter().flatten().collect::<Vec<_>>())
+        let named = [("status", self.status), ("label", self.label)];
+        let query = named.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", encoded(&value?))));
+        let query: Vec<String> = query.collect();
+        let path = if query.is_empty() { "/vms".to_owned() } else { format!("/vms?{}", query.join("&")) };
+        output.list(&client.get::<Vec<Listed>>(&path).await?)
     }
 }
 
-async fn whole(client: &Client, id: &str, with_disks: bool) -> Result<Whole, Fail> {
+async fn whole(client: &Client, id: &str) -> Result<Whole, Fail> {
     let details: Details = client.get(&format!("/vms/{id}")).await?;
     let networks: Vec<NetworkRow> = client.get(&format!("/vms/{id}/networks")).await?;
-    let disks: Option<Vec<DiskRow>> =
-        if with_disks { Some(client.get(&format!("/vms/{id}/disks")).await?) } else { None };
+    let disks: Vec<DiskRow> = client.get(&format!("/vms/{id}/disks")).await?;
     Ok(Whole { details, disks, networks })
 }
 
@@ -77,7 +66,7 @@ impl Show {
         let client = self.to.client()?;
         let vms = names::vms(&client, &self.vms).await?;
         let several = vms.len() > 1;
-        let look = async |vm: Vm| whole(&client, &vm.id, true).await;
+        let look = async |vm: Vm| whole(&client, &vm.id).await;
         let shown = |_: &Vm, vm: &Whole| {
             if output.is_for_programs() { Ok(()) } else { facts(output, vm, several) }
         };
@@ -142,7 +131,7 @@ fn facts(output: Output, vm: &Whole, several: bool) -> Result<(), Fail> {
         ("Restarts", named(&config.policy.restart_policy)),
         ("Pending", pending.collect::<Vec<_>>().join(", ")),
     ];
-    for disk in vm.disks.iter().flatten() {
+    for disk in &vm.disks {
         let limits = limits(disk.disk.io_limits.as_ref());
         let base = disk.disk.base_image.as_ref().map(|base| format!(", from {}", base.display())).unwrap_or_default();
         let limits = if limits.is_empty() { limits } else { format!(", {limits}") };

@@ -225,6 +225,11 @@ impl Group {
         Ok(seat)
     }
 
+    /// Who is in it.
+    pub fn processes(&self) -> Vec<i32> {
+        self.parts.first().map(Part::processes).unwrap_or_default()
+    }
+
     /// Bounds it anew. A bound below what it has would have the kernel end it, so that is not done.
     ///
     /// # Errors

@@ -105,14 +105,23 @@ impl Process {
     /// # Errors
     /// When the kernel does not let this user look at its descriptors, or have one.
     pub fn descriptor(&self, target: &str) -> io::Result<Option<OwnedFd>> {
+        let Some(number) = self.number_of(target)? else { return Ok(None) };
+        // By the handle: the number of a process that has ended may be another's by now.
+        Ok(Some(pidfd_getfd(self.pidfd.get_ref(), number, PidfdGetfdFlags::empty())?))
+    }
+
+    /// The number of its first descriptor that leads to `target`.
+    ///
+    /// # Errors
+    /// When the kernel does not let this user look at its descriptors.
+    pub fn number_of(&self, target: &str) -> io::Result<Option<i32>> {
         for descriptor in fs::read_dir(format!("/proc/{}/fd", self.pid()))?.flatten() {
             // One that is closed meanwhile.
             let Ok(leads_to) = fs::read_link(descriptor.path()) else { continue };
             if leads_to.as_os_str() == target
                 && let Some(number) = descriptor.file_name().to_str().and_then(|name| name.parse().ok())
             {
-                // By the handle: the number of a process that has ended may be another's by now.
-                return Ok(Some(pidfd_getfd(self.pidfd.get_ref(), number, PidfdGetfdFlags::empty())?));
+                return Ok(Some(number));
             }
         }
         Ok(None)
@@ -194,6 +203,14 @@ pub fn has_open(pid: i32, files: &[PathBuf]) -> io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// Of these processes, those whose command line holds all these words.
+pub fn among(pids: &[i32], words: &[&str]) -> Vec<Process> {
+    // First the handle, then the check: what was checked is what is held.
+    let opened = pids.iter().filter_map(|pid| open(*pid).ok());
+    let holds = |line: Vec<String>| words.iter().all(|word| line.iter().any(|found| found == word));
+    opened.filter(|process| command_line(process.pid()).is_some_and(holds)).collect()
 }
 
 /// Takes over a process by its pid alone, for one that [`find`] has just found.

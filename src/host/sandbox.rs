@@ -129,6 +129,30 @@ impl Sandbox {
         self.made(needs, layers)
     }
 
+    /// A cell for what speaks to the network for a VM's QEMU: its user and its group, and the host's network. Files it is kept from
+    /// by itself, as it makes an empty root. Blocks.
+    ///
+    /// # Errors
+    /// When the kernel has no descriptor left, or the group is gone.
+    pub fn cell_beside(&self, run: &model::Sandbox, group: Option<&Group>) -> io::Result<Cell> {
+        let seat = group.map(Group::seat).transpose()?;
+        Ok(Cell { seat, apart: Apart::default(), user: run.uid.map(User::beside), view: View::of_scopes().ok() })
+    }
+
+    /// The same, by itself, to try a program in. Blocks.
+    ///
+    /// # Errors
+    /// Where VMs have no users of their own here; when none is free.
+    pub fn cell_to_try(&self) -> io::Result<(Cell, u32)> {
+        if !self.offers(Layer::User) {
+            let why = "it is kept in a user of its VM's, and VMs have none here";
+            return Err(io::Error::other(why));
+        }
+        let user = User::take(&self.uids, Uuid::new_v4().as_fields().0, &[])?;
+        let uid = user.id();
+        Ok((Cell { seat: None, apart: Apart::default(), user: Some(user), view: View::of_scopes().ok() }, uid))
+    }
+
     /// Clears away what earlier daemons have left of VMs that have ended. Before the first VM of this one; blocks.
     pub fn sweep(&self) {
         if let Ok(cgroups) = &self.cgroups {
@@ -169,7 +193,11 @@ impl Sandbox {
         };
         let seat = group.as_ref().map(Group::seat).transpose().inspect_err(|_| group.iter().for_each(Group::end))?;
         let cgroup = group.as_ref().map(|group| group.path().to_owned());
-        Ok(Made { cell: Cell { seat, apart, user, view }, shown: model::Sandbox { uid, layers, cgroup }, group })
+        Ok(Made {
+            cell: Cell { seat, apart, user, view },
+            shown: model::Sandbox { uid, layers, cgroup, carrier: None },
+            group,
+        })
     }
 
     /// Whether a program can be run in a cell of these layers, or why not.

@@ -62,7 +62,7 @@ pub use policy::{Autostart, AutostartWish, Due, LONGEST_WAIT, OnIoError, Policy,
 pub use port::{Bandwidth, PortWish, SwitchPort};
 pub use record::{Boot, ProcessId};
 pub use sample::{BalloonSample, DiskSample, NetworkSample, NicSample, Sample, VcpuSample};
-pub use sandbox::{Layer, MissingLayer, Sandbox};
+pub use sandbox::{Carrier, Layer, MissingLayer, Sandbox, UserNetwork};
 pub use size::{MAX_DEFINITION, MAX_LAYER, check_definition};
 pub use spec::{
     BaseImage, Bus, CloneMode, CpuPinning, Disk, ImageFormat, MAX_VCPUS, Machine, NewDisk, VmSpec, check_disk_size,

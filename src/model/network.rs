@@ -80,7 +80,7 @@ impl From<Nic> for NewNic {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NicBackend {
-    /// QEMU's user-mode network: outbound traffic through the host's sockets, no privileges.
+    /// The user-mode network: outbound traffic through sockets of passt's or QEMU's own, no privileges.
     User { forwards: Vec<Forward> },
     /// A port of one of our switches.
     Switch(SwitchPort),

@@ -15,7 +15,7 @@ pub enum Layer {
     Cgroup,
     /// A root that has little but the system's programs in it.
     Mounts,
-    /// A network without a way out, unless it has a NIC on QEMU's user-mode network.
+    /// A network without a way out, unless QEMU itself carries a NIC on the user-mode network.
     Network,
     /// No shared memory or queues of anybody.
     Ipc,
@@ -29,7 +29,7 @@ pub enum Layer {
     NoNewPrivileges,
     /// No files of anybody, signals or abstract sockets.
     Landlock,
-    /// No connections by TCP, unless it has a NIC on QEMU's user-mode network.
+    /// No connections by TCP, unless QEMU itself carries a NIC on the user-mode network.
     Tcp,
     /// No system calls that it has no use for.
     Filter,
@@ -71,6 +71,35 @@ impl Layer {
     }
 }
 
+/// What carries NICs on the user-mode network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Carrier {
+    /// A process beside QEMU for each, so that QEMU itself has no network.
+    Passt,
+    /// QEMU itself, which has the host's network then.
+    Slirp,
+}
+
+impl Carrier {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Passt => "passt",
+            Self::Slirp => "slirp",
+        }
+    }
+}
+
+/// What carries NICs on the user-mode network of VMs that are started from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserNetwork {
+    pub carrier: Carrier,
+    /// Why this one, for people.
+    pub reason: String,
+    /// What guests on it are not kept from, for people; none where they are kept from this host.
+    pub exposure: Option<String>,
+}
+
 /// What one VM's QEMU was started in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Sandbox {
@@ -80,10 +109,18 @@ pub struct Sandbox {
     /// The control group that it is alone in, below each hierarchy's root; none where the host gives none.
     #[serde(default)]
     pub cgroup: Option<String>,
+    /// What carries its NICs on the user-mode network until it ends; none of one that an earlier version started, which is `slirp`.
+    #[serde(default)]
+    pub carrier: Option<Carrier>,
 }
 
 impl Sandbox {
-    /// Whether it has no way to the host's network, so that QEMU's user-mode network leads nowhere.
+    /// Whether a process beside QEMU carries its NICs on the user-mode network.
+    pub fn has_passt(&self) -> bool {
+        self.carrier == Some(Carrier::Passt)
+    }
+
+    /// Whether it has no way to the host's network, so that QEMU's own user-mode network leads nowhere.
     pub fn has_no_network(&self) -> bool {
         self.layers.iter().any(|layer| matches!(layer, Layer::Network | Layer::Tcp))
     }

@@ -7,6 +7,7 @@
 //!  keeper      looks at the whole whenever the kernel tells of a change, and wakes the switches that differ
 //!  problem · foreign · way       what is in the way that is not ours
 //!  netlink · nft · tap · companion         the kernel, and dnsmasq beside a switch
+//!  passt · user_rules                      what carries a NIC on no switch, and what of the host that reaches
 //! ```
 //! Everything made bears a mark: names that begin with `qhb` and `qht`, an interface alias `qherd:<state>:<id>`, tables
 //! `qherd_<state>`. What does not bear this daemon's is never touched, also not that of a second qherd.
@@ -27,6 +28,7 @@ mod netlink;
 pub mod nft;
 mod overlap;
 mod own_addresses;
+pub mod passt;
 mod place;
 mod port;
 mod ports;
@@ -42,6 +44,7 @@ mod survey;
 mod sweep;
 mod tap;
 mod truth;
+mod user_rules;
 mod vlans;
 mod way;
 
@@ -73,6 +76,7 @@ use netlink::{Link, Netlink};
 use place::{Places, Wanted};
 use rules_in_force::RulesInForce;
 use truth::Others;
+use user_rules::UserRules;
 
 type Result<T, E = NetError> = std::result::Result<T, E>;
 
@@ -92,6 +96,7 @@ struct Inner {
     state: String,
     netlink: Option<Netlink>,
     rules: RulesInForce,
+    user_rules: UserRules,
     places: Places,
     /// Of every NIC it is known whether it lives.
     knows_all: AtomicBool,
@@ -126,6 +131,7 @@ impl Network {
         }
         let inner = Arc::new(Inner {
             rules: RulesInForce::new(&state),
+            user_rules: UserRules::new(&state),
             folder,
             state,
             netlink,
@@ -143,6 +149,7 @@ impl Network {
             tokio::spawn(rules_in_force::compare(Arc::downgrade(&inner)));
             tokio::spawn(rules_in_force::count(Arc::downgrade(&inner)));
             tokio::spawn(truth::follow_others(Arc::downgrade(&inner)));
+            tokio::spawn(user_rules::follow(Arc::downgrade(&inner)));
         }
         Self(inner)
     }

@@ -9,6 +9,9 @@ use std::{
 use super::{Accelerator, devices};
 use crate::model::{Bus, NicId, VmSpec};
 
+/// What names of sockets for carriers begin with.
+const CARRIER: &str = "user";
+
 /// The files of one VM's run directory.
 #[derive(Clone, Debug)]
 pub struct RunPaths {
@@ -37,6 +40,17 @@ impl RunPaths {
     /// Serial console socket.
     pub fn serial(&self) -> PathBuf {
         self.dir.join("serial.sock")
+    }
+
+    /// Where QEMU listens for what carries a NIC on the user-mode network, by the place of the NIC.
+    pub fn carrier(&self, slot: Option<u8>) -> PathBuf {
+        self.dir.join(format!("{CARRIER}{}.sock", slot.unwrap_or_default()))
+    }
+
+    /// Whether a file of the directory is such a socket.
+    pub fn is_carrier(name: &str) -> bool {
+        let slot = name.strip_prefix(CARRIER).and_then(|rest| rest.strip_suffix(".sock"));
+        slot.is_some_and(|slot| slot.parse::<u8>().is_ok())
     }
 
     /// What QEMUs that earlier versions started wrote.
@@ -86,7 +100,8 @@ pub struct CommandLine<'a> {
     pub spec: &'a VmSpec,
     pub paths: &'a RunPaths,
     pub fds: ChardevFds,
-    /// Descriptors of the tap devices of the NICs that are on a switch, one for each queue.
+    /// Descriptors of the tap devices of the NICs that are on a switch, one for each queue; of a NIC on the user-mode network the socket
+    /// that it listens on for who carries it, if anybody does.
     pub taps: &'a HashMap<NicId, Vec<i32>>,
     /// Descriptors of the files that it starts with ([`devices::files`]), by the numbers of their sets.
     pub files: &'a BTreeMap<u32, i32>,

@@ -30,6 +30,7 @@ mod sandbox;
 mod state_dir;
 mod state_lock;
 mod switches;
+mod user_network;
 mod waiting;
 
 use std::{sync::Arc, time::Duration};
@@ -160,6 +161,8 @@ impl Service {
         let images = images.map_err(anyhow::Error::msg)?;
         let caps = caps.map_err(anyhow::Error::msg)?;
         let sandbox = sandbox::find(&config, &caps, &history.id).await?;
+        net.users_are(&config.vm_uids);
+        let user_network = user_network::choose(&config, &caps, &sandbox, &net).await?;
         let store = store??;
         let riders = Arc::<Riders>::default();
         let keys = Keys::open(store.clone(), riders.clone()).context("cannot read the idempotency keys")?;
@@ -176,6 +179,8 @@ impl Service {
             census: Arc::default(),
             net,
             sandbox,
+            user_network,
+            carriers: Default::default(),
             original: history.original,
             closing: Closing::default(),
         });

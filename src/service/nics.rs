@@ -10,9 +10,9 @@ use super::{
 };
 use crate::{
     model::{
-        Applied, Change, DEFAULT_LABEL, Error, MAX_DEVICES, NetworkWish, NewNic, NewNics, Nic, NicBackend, NicId,
-        NicWish, PortWish, Result, Switch, SwitchId, SwitchKind, SwitchPort, VmId, VmSpec, VmView, check_forwards,
-        check_length, check_name, check_queues,
+        Applied, Carrier, Change, DEFAULT_LABEL, Error, MAX_DEVICES, NetworkWish, NewNic, NewNics, Nic, NicBackend,
+        NicId, NicWish, PortWish, Result, Switch, SwitchId, SwitchKind, SwitchPort, VmId, VmSpec, VmView,
+        check_forwards, check_length, check_name, check_queues,
     },
     net::{PortHealth, Traffic},
     vm::Mark,
@@ -31,6 +31,8 @@ pub struct NicView {
     /// What its switch calls it.
     pub dns_name: Option<String>,
     pub status: NicStatus,
+    /// Of one on the user-mode network that is plugged.
+    pub carrier: Option<Carrier>,
     /// None where nobody counts: on the user-mode network, and while it is not plugged.
     pub traffic: Option<Traffic>,
     /// Frames that the rules of its port refused, likewise.
@@ -275,7 +277,11 @@ impl Service {
             _ if view.spec.nic(nic.id).is_none() => NicStatus::Removing,
             (None, _) => NicStatus::Ok,
             (Some(false), _) => NicStatus::Pending,
-            (Some(true), None | Some(PortHealth::Ok)) => NicStatus::Ok,
+            (Some(true), None) => match self.ctx.carriers.problem(view.spec.id, nic.id) {
+                Some(why) => NicStatus::Degraded(format!("it carries nothing until another passt is started: {why}")),
+                None => NicStatus::Ok,
+            },
+            (Some(true), Some(PortHealth::Ok)) => NicStatus::Ok,
             (Some(true), Some(PortHealth::Detached(why))) => NicStatus::Degraded(why),
             (Some(true), Some(PortHealth::Gone)) => {
                 let until =
@@ -288,7 +294,9 @@ impl Service {
         let switch_name = switch.map(|(switch, _)| switch.name);
         let reserved = nic.port().and_then(|port| port.address);
         let dns_name = nic.switch().and_then(|switch| self.dns_name(switch, nic.mac));
-        NicView { nic: nic.clone(), switch_name, addresses, reserved, dns_name, status, traffic, refused }
+        let run = view.sandbox.as_ref().filter(|_| plugged == Some(true) && nic.switch().is_none());
+        let carrier = run.map(|run| run.carrier.unwrap_or(Carrier::Slirp));
+        NicView { nic: nic.clone(), switch_name, addresses, reserved, dns_name, status, carrier, traffic, refused }
     }
 
     /// Somebody removed the tap of a NIC: its VM is told.

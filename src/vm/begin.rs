@@ -17,10 +17,10 @@ use crate::model::{Error, Result, VmSpec, VmView};
 /// Starts the task of a VM of an earlier daemon. What its record says is met with what is there.
 pub fn adopt(ctx: SharedContext, Stored { record, known }: Stored) -> VmHandle {
     let (found, process) = ctx.find_process(&record);
-    let sandbox = record.run.up().filter(|_| found != Found::Elsewhere).and_then(|up| up.sandbox.clone());
+    let up = record.run.up().filter(|_| found != Found::Elsewhere).cloned();
     let facts = recover(record, found, now(), bounds(&ctx));
     let (handle, task) = Task::new(ctx, facts, known);
-    task.hands.adopt(process, sandbox.as_ref());
+    task.hands.adopt(process, up.as_ref());
     tokio::spawn(task.run());
     handle
 }

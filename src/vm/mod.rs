@@ -19,6 +19,7 @@
 
 mod asking;
 mod begin;
+mod carriers;
 mod census;
 mod console;
 pub mod core;
@@ -60,10 +61,12 @@ pub use perform::LaunchStep;
 pub use progress::{Bytes, Phase, Progress};
 pub(crate) use storage::{Original, check_mounted, is_marked, mark as mark_storage, storage_of};
 
+use carriers::Carriers;
+
 use crate::{
     config::Config,
     host::{cpus::Host, image::QemuImg, sandbox::Sandbox},
-    model::VmId,
+    model::{UserNetwork, VmId},
     net::Network,
     qemu::{Caps, RunPaths},
     store::{Riders, Store},
@@ -83,6 +86,9 @@ pub struct Context {
     pub net: Network,
     /// What VMs are kept in.
     pub sandbox: Arc<Sandbox>,
+    /// What carries NICs on the user-mode network of VMs that are started now.
+    pub user_network: UserNetwork,
+    pub carriers: Carriers,
     /// What the state directory was copied from.
     pub(crate) original: Option<Original>,
     pub closing: Closing,

@@ -269,6 +269,7 @@ impl Task {
         self.link = None;
         self.hands.close();
         self.hands.set_process(None);
+        self.hands.end_carriers();
         self.hands.take_kept_in().clear();
         self.absorb(Report::Sight(Sight::Exited(how)))
     }

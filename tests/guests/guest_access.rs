@@ -1,4 +1,5 @@
-//! A guest on the default NIC, whose network is its QEMU's: to the API it looks like its QEMU's user, and is nobody.
+//! A guest on the default NIC, whose network is its QEMU's, where no rules keep it from the host: to the API it looks like its QEMU's user,
+//! and is nobody. What the rules do is in `guest_user_network`.
 
 use crate::callers;
 
@@ -23,7 +24,31 @@ async fn answer(daemon: &Daemon, id: &str, request: &str) -> String {
 
 #[tokio::test]
 async fn a_guest_on_the_default_nic_is_refused_and_its_host_is_not() {
-    is_refused(guest::daemon(), "is that of a VM").await;
+    let mut daemon = guest::daemon();
+    daemon.kill();
+    let mut command = unable_to_rule(&daemon);
+    command.args(["--user-network", "slirp"]);
+    daemon.run_as(command);
+    let exposure = daemon.get("/host").await.expect(200)["user_network"]["exposure"].take();
+    assert!(exposure.as_str().unwrap().contains("CAP_NET_ADMIN"), "{exposure}");
+    let warned = daemon.get("/health").await.expect(200)["warnings"].take();
+    assert_eq!(warned, json!([exposure]));
+    is_refused(daemon, "is that of a VM", unable_to_rule).await;
+}
+
+/// A daemon that may not change the network of its host.
+fn unable_to_rule(daemon: &Daemon) -> std::process::Command {
+    let whole = daemon.command();
+    let mut command = std::process::Command::new("setpriv");
+    command
+        .args(["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"])
+        .arg(whole.get_program())
+        .args(whole.get_args());
+    command
+        .current_dir(whole.get_current_dir().unwrap())
+        .env("QHERD_LOG", "qherd=debug")
+        .stdin(std::process::Stdio::null());
+    command
 }
 
 /// As where VMs have no users of their own: which connection is a guest's is seen by whose socket it is.
@@ -33,12 +58,12 @@ async fn a_guest_whose_qemu_runs_as_the_daemons_user_is_refused_as_well() {
     let mut daemon = guest::daemon();
     daemon.kill();
     let mut command = daemon.command();
-    command.env("QHERD_TEST_WITHOUT_LAYERS", "user");
+    command.env("QHERD_TEST_WITHOUT_LAYERS", "user").args(["--user-network", "slirp"]);
     daemon.run_as(command);
-    is_refused(daemon, "from a guest").await;
+    is_refused(daemon, "from a guest", Daemon::command).await;
 }
 
-async fn is_refused(mut daemon: Daemon, why: &str) {
+async fn is_refused(mut daemon: Daemon, why: &str, again: fn(&Daemon) -> std::process::Command) {
     let mut wish = guest::wish();
     wish["start"] = json!(true);
     let id = daemon.create(wish).await;
@@ -60,7 +85,7 @@ async fn is_refused(mut daemon: Daemon, why: &str) {
     assert!(answer(&daemon, &id, &known).await.starts_with("200"));
     // Before its daemon has taken it over, too.
     daemon.kill();
-    daemon.run();
+    daemon.run_as(again(&daemon));
     assert!(answer(&daemon, &id, get).await.starts_with("401"));
     let vms = daemon.get("/vms").await.expect(200);
     assert_eq!(vms.as_array().unwrap().len(), 1, "{vms}");

@@ -31,4 +31,5 @@ mod guest_networks;
 mod guest_power;
 mod guest_restarts;
 mod guest_terminal;
+mod guest_user_network;
 mod guest_vcpus;

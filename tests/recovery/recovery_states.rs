@@ -410,6 +410,7 @@ impl Vm {
         for file in ["qmp.sock", "agent.sock", "serial.sock"] {
             fs::remove_file(daemon.run_dir(&self.id).join(file)).unwrap();
         }
+        let _ = fs::remove_file(daemon.run_dir(&self.id).join("user1.sock"));
     }
 
     fn image(&self) -> &Path {

@@ -47,6 +47,9 @@ pub fn end_networks_below(folder: &Path) {
     let mut there = Vec::new();
     walk(folder, &mut there);
     for mark in there.iter().filter(|path| path.ends_with("net/id")).filter_map(|path| mark_in(path)) {
+        // Of VMs on the user-mode network, which have just been ended.
+        let table = format!("qherd_{mark}_users");
+        let _ = std::process::Command::new("nft").args(["delete", "table", "inet", &table]).output();
         let _ = std::fs::remove_dir_all(Path::new("/run/qherd").join(mark));
     }
     let _ = std::fs::remove_dir("/run/qherd");

@@ -22,6 +22,8 @@ pub struct Case {
     pub name: &'static str,
     pub accelerator: Accelerator,
     pub spec: VmSpec,
+    /// Its NICs on the user-mode network are carried beside QEMU.
+    pub carried: bool,
 }
 
 fn q35() -> VmSpec {
@@ -131,11 +133,11 @@ fn on_switches(spec: &mut VmSpec) {
     }
 }
 
-/// The descriptors of the taps of a VM's NICs, as the files have them: from 13 on.
-pub fn tap_fds(spec: &VmSpec) -> HashMap<NicId, Vec<i32>> {
+/// The descriptors of the taps of a VM's NICs, and of what carries them, as the files have them: from 13 on.
+pub fn tap_fds(spec: &VmSpec, carried: bool) -> HashMap<NicId, Vec<i32>> {
     let mut next = 13..;
-    let on_switch = spec.nics.iter().filter(|nic| nic.switch().is_some());
-    on_switch.map(|nic| (nic.id, next.by_ref().take(nic.queues.into()).collect())).collect()
+    let handed = spec.nics.iter().filter(|nic| carried || nic.switch().is_some());
+    handed.map(|nic| (nic.id, next.by_ref().take(nic.queues.into()).collect())).collect()
 }
 
 fn bare(spec: &mut VmSpec) {
@@ -151,7 +153,7 @@ pub fn cases() -> Vec<Case> {
     let case = |name, base: fn() -> VmSpec, change: &dyn Fn(&mut VmSpec)| {
         let mut spec = base();
         change(&mut spec);
-        Case { name, accelerator: Accelerator::Tcg, spec }
+        Case { name, accelerator: Accelerator::Tcg, spec, carried: false }
     };
     let kvm = |case: Case| Case { accelerator: Accelerator::Kvm, ..case };
     let nothing = |_: &mut VmSpec| {};
@@ -170,6 +172,7 @@ pub fn cases() -> Vec<Case> {
         case("q35-many-vcpus", q35, &many_vcpus),
         case("q35-without-hotplug", q35, &without_hotplug),
         case("q35-forwards", q35, &forwards),
+        Case { carried: true, ..case("q35-passt", q35, &forwards) },
         case("q35-hotplug-17", q35, &|spec| spec.machine.bus = Bus::Pcie { hotplug_ports: 17 }),
         case("q35-odd-name", q35, &|spec| spec.name = "größe 1,debug-threads=off,,\"x\" %s $HOME".into()),
         case("q35-disks", q35, &further_disks),

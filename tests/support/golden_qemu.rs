@@ -67,6 +67,12 @@ struct Tap {
 }
 
 impl Tap {
+    /// What carries a NIC is to connect to.
+    fn listener(golden: i32, socket: OwnedFd) -> Self {
+        let word = |fd: i32| format!("\"str\":\"{fd}\"");
+        Self { golden: word(golden), real: word(socket.as_raw_fd()), fds: vec![socket] }
+    }
+
     fn new(golden: &[i32]) -> Self {
         use nix::libc;
         let queues = golden.len();
@@ -117,9 +123,12 @@ impl Qemu {
         let listen = |name: &str| socket::listen(&path(name)).unwrap();
         let (qmp, agent, serial) = (listen("qmp.sock"), listen("agent.sock"), listen("serial.sock"));
         let fds = BTreeMap::from([(10, qmp.as_raw_fd()), (11, agent.as_raw_fd()), (12, serial.as_raw_fd())]);
-        let mut golden: Vec<_> = tap_fds(&case.spec).into_values().collect();
+        let mut golden: Vec<_> = tap_fds(&case.spec, case.carried).into_values().collect();
         golden.sort();
-        let taps: Vec<Tap> = golden.iter().map(|fds| Tap::new(fds)).collect();
+        let tap = |fds: &Vec<i32>| {
+            if case.carried { Tap::listener(fds[0], listen("user1.sock").into()) } else { Tap::new(fds) }
+        };
+        let taps: Vec<Tap> = golden.iter().map(tap).collect();
         // Opened as the daemon does, with the access that QEMU wants.
         let open = |(file, golden): (HostFile, i32)| {
             let path = file.path.display().to_string().replace(ROOT, &root);

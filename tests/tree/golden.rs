@@ -14,8 +14,8 @@ const FDS: ChardevFds = ChardevFds { qmp: 10, agent: 11, serial: 12 };
 #[test]
 fn the_arguments_are_those_of_the_golden_files() {
     let paths = paths();
-    for Case { name, accelerator, spec } in cases() {
-        let (taps, files) = (&tap_fds(&spec), &file_fds(&spec));
+    for Case { name, accelerator, spec, carried } in cases() {
+        let (taps, files) = (&tap_fds(&spec, carried), &file_fds(&spec));
         let args = CommandLine { spec: &spec, paths: &paths, fds: FDS, taps, files, accelerator }.render();
         assert!(args.iter().all(|argument| !argument.contains('\n')), "{name}");
         golden::compare(&format!("{name}.args"), &(args.join("\n") + "\n"));

@@ -108,6 +108,7 @@ const MAY_WAIT: &[&str] = &[
     "net/legacy.rs",
     "net/mod.rs",
     "net/own_addresses.rs",
+    "net/passt.rs",
     "net/problem.rs",
     "net/reconcile.rs",
     "net/reverse_path.rs",

@@ -40,7 +40,7 @@ async fn a_vm_has_the_nics_that_it_was_created_with() {
         (&nic["name"], &nic["device"], &nic["status"]),
         (&json!("Network Adapter"), &json!("net0"), &json!("ok"))
     );
-    assert_eq!((&nic["switch"], &nic["user"]), (&Value::Null, &json!({ "forwards": [] })));
+    assert_eq!((&nic["switch"], &nic["user"]), (&Value::Null, &json!({ "forwards": [], "carrier": null })));
     assert_eq!((&nic["queues"], &nic["addresses"], &nic["traffic"]), (&json!(1), &json!([]), &Value::Null));
     assert_eq!(daemon.get(&format!("/vms/{by_default}/config")).await.expect(200)["mac_address"], mac);
 

@@ -17,7 +17,7 @@ use nix::libc;
 use qherd::{
     host::{
         cgroups::Group,
-        launcher::{Child, DNSMASQ, Permit, QEMU, QEMU_IMG, QEMU_PROBE, STORE_TRIAL},
+        launcher::{Child, DNSMASQ, PASST, Permit, QEMU, QEMU_IMG, QEMU_PROBE, STORE_TRIAL},
         sandbox::{Made, Needs, Programs, Sandbox},
     },
     model::{Layer, Uids, VmId},
@@ -102,6 +102,63 @@ fn every_kind_of_child_has_the_filter_and_only_dnsmasq_any_socket() {
     for permit in [QEMU_IMG, STORE_TRIAL] {
         assert!(outcome(permit).values().all(|outcome| *outcome == EAFNOSUPPORT));
     }
+}
+
+/// What passt needs to wall itself in, and to look at routes, and nothing else.
+#[test]
+fn passt_makes_namespaces_and_mounts_of_its_own_and_no_more_than_others() {
+    let own = ["unshare-user", "unshare-net", "mount", "netlink"];
+    let attempts: Vec<String> = FILTERED.iter().chain(SOCKETS).map(|(attempt, ..)| at_me(attempt)).collect();
+    let refused = tried(PASST, &attempts, "capabilities");
+    for (attempt, refusal, _) in FILTERED.iter().chain(SOCKETS) {
+        let wanted = if own.contains(attempt) { &None } else { refusal };
+        assert_eq!(&refused[&at_me(attempt)], wanted, "{attempt}");
+    }
+    let talks = ["tcp-bind=127.0.0.1:0".to_owned()];
+    assert_eq!(tried(PASST, &talks, "")[&talks[0]], None);
+}
+
+/// A program in passt's place that does not wall itself in.
+#[tokio::test]
+async fn what_carries_a_nic_beside_qemu_is_its_vms_user_and_hurts_nobody() {
+    let intruder = Intruder::build();
+    intruder.show_to_all();
+    let (_dir, file) = folder([0o700, 0o600]);
+    let attempts = [
+        format!("read={}", file.display()),
+        "read=/etc/shadow".to_owned(),
+        "setuid=0".to_owned(),
+        "core".to_owned(),
+        at_me("signal=PID"),
+    ];
+    let uids: Uids = UIDS.parse().unwrap();
+    let sandbox = Sandbox::find(programs(&intruder.path()), uids.clone(), &mark()).await;
+    let outcome = |without: &str| {
+        // SAFETY: each test is a process of its own, and none of its other threads reads it.
+        unsafe { std::env::set_var("QHERD_TEST_WITHOUT_LAYERS", without) };
+        let (cell, uid) = sandbox.cell_to_try().unwrap();
+        assert!(uids.contains(uid));
+        let child = Child::new(PASST, &intruder.path()).args(&attempts).within(cell);
+        outcomes(&String::from_utf8(child.piped().spawn().unwrap().output().unwrap().stderr).unwrap())
+    };
+    let refused = outcome("");
+    assert!(attempts.iter().all(|attempt| refused[attempt].is_some()), "{refused:?}");
+    let by_nothing = outcome("user,capabilities,limits,landlock");
+    assert!(by_nothing.values().all(Option::is_none), "{by_nothing:?}");
+    // A signal is refused by each of these alone.
+    for without in ["user,capabilities", "landlock"] {
+        assert_eq!(outcome(without)[&attempts[4]], EPERM, "without {without}");
+    }
+    // In the group of its QEMU, which ends whatever is left of it.
+    unsafe { std::env::set_var("QHERD_TEST_WITHOUT_LAYERS", "") };
+    let Made { cell, shown, group } = sandbox.cell(needs(64 << 20)).unwrap();
+    let group = group.unwrap();
+    let beside = sandbox.cell_beside(&shown, Some(&group)).unwrap();
+    let child = Child::new(PASST, Path::new("/bin/sleep")).arg("1000").within(beside).spawn().unwrap();
+    assert_eq!(group.processes(), [child.pid().as_raw_pid()]);
+    group.end();
+    assert!(!child.output().unwrap().status.success());
+    drop(cell);
 }
 
 /// The daemon of this test is root.

@@ -26,8 +26,10 @@ async fn each_vm_runs_as_a_user_of_its_own_and_says_so_also_after_a_restart_of_t
     let host = daemon.get("/host").await.expect(200);
     let named: Vec<&str> = Layer::ALL.into_iter().map(Layer::name).collect();
     assert_eq!(host["sandbox"], json!({ "layers": named, "missing": [] }));
-    // All of them have a NIC on the user-mode network.
-    let all: Value = named.iter().copied().filter(|name| !["network", "tcp"].contains(name)).collect();
+    // They have a NIC on the user-mode network, and no network.
+    let all = json!(named);
+    let user_network = json!({ "carrier": "passt", "reason": "passt works", "exposure": null });
+    assert_eq!(host["user_network"], user_network);
     assert_eq!(daemon.get("/health").await.expect(200)["warnings"], json!([]));
     let mut seen = Vec::new();
     for _ in 0..3 {
@@ -137,10 +139,149 @@ async fn a_qemu_that_takes_all_it_gets_is_stopped_and_nobody_else_is_hurt() {
     assert_eq!(daemon.status(&good).await, "running");
 }
 
-/// A QEMU that has no NIC on the user-mode network has no way to the host's, and none can be plugged into it.
+/// The passts of a VM's NICs.
+fn passts(nic: &Value) -> Vec<i32> {
+    let router = nic["mac"].as_str().unwrap().replacen("52:54:", "52:55:", 1);
+    process::find(&["--mac-addr", &router])
+}
+
 #[tokio::test]
-async fn a_user_mode_nic_waits_for_the_next_start_of_a_vm_that_began_without() {
+async fn a_user_mode_nic_is_plugged_into_a_vm_that_began_without_and_goes_with_it() {
+    let mut daemon = Daemon::start();
+    let mut wish = daemon.wish();
+    (wish["start"], wish["networks"]) = (json!(true), json!([]));
+    let id = daemon.create(wish).await;
+    let vm = daemon.get(&format!("/vms/{id}")).await.expect(200);
+    assert_eq!(vm["sandbox"]["carrier"], "passt");
+    let nics = format!("/vms/{id}/networks");
+    let forward = json!([{ "host_port": free_port(), "guest_port": 22 }]);
+    let first = daemon.post(&nics, json!({ "user": { "forwards": forward } })).await.expect(201);
+    let second = daemon.post(&nics, json!({ "user": {} })).await.expect(201);
+    for nic in [&first, &second] {
+        assert_eq!(
+            (&nic["applied"], &nic["user"]["carrier"], &nic["status"]),
+            (&json!("live"), &json!("passt"), &json!("ok"))
+        );
+        let [pid] = passts(nic)[..] else { panic!("{nic}") };
+        // As the VM's user, in its group, on the host's network; and QEMU is not.
+        assert_eq!(uid_of(pid), vm["sandbox"]["uid"].as_u64().unwrap() as u32);
+        assert!(holds(&groups(&vm["sandbox"]), pid));
+        let network = |pid: i64| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+        assert_eq!(network(pid.into()), network(std::process::id().into()));
+        assert_ne!(network(vm["pid"].as_i64().unwrap()), network(pid.into()));
+    }
+    // The next daemon takes them over, and replaces one that ends.
+    let before = [passts(&first), passts(&second)];
+    daemon.kill();
+    daemon.run();
+    daemon.await_status(&id, "running").await;
+    assert_eq!([passts(&first), passts(&second)], before);
+    support::kill_all(&before[0]);
+    until("another carries it", || passts(&first).first().is_some_and(|pid| *pid != before[0][0])).await;
+    assert_eq!(passts(&second), before[1]);
+    // With its QEMU, whoever ends that.
+    support::kill_all(&[vm["pid"].as_i64().unwrap() as i32]);
+    daemon.await_status(&id, "crashed").await;
+    until("all have ended", || passts(&first).is_empty() && passts(&second).is_empty()).await;
+    daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
+    assert_eq!((passts(&first).len(), passts(&second).len()), (1, 1));
+    daemon.delete(&format!("/vms/{id}")).await.expect(200);
+    until("nothing is left", || {
+        passts(&first).is_empty() && passts(&second).is_empty() && daemon.leftovers().is_empty()
+    })
+    .await;
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A forward of a port that somebody has, the API for one, is none.
+#[tokio::test]
+async fn a_forward_of_the_apis_port_is_refused_whoever_carries_it() {
+    for carrier in ["passt", "slirp"] {
+        let daemon = Daemon::start_with(&["--accel", "tcg", "--user-network", carrier]);
+        let port: u16 = daemon.url.rsplit(':').next().unwrap().parse().unwrap();
+        let networks = |port: u16| json!([{ "user": { "forwards": [{ "host_port": port, "guest_port": 22 }] } }]);
+        let mut wish = daemon.wish();
+        (wish["start"], wish["networks"]) = (json!(true), networks(port));
+        let refused = daemon.post("/vms", wish.clone()).await;
+        assert!(refused.status == 409 && refused.body.to_string().contains(&port.to_string()), "{}", refused.body);
+        wish["networks"] = networks(1023);
+        assert_eq!(daemon.post("/vms", wish).await.status, 400);
+    }
+}
+
+#[tokio::test]
+async fn the_rules_of_the_user_mode_network_are_there_for_as_long_as_a_vm_is_on_it() {
+    let _host = support::netns::Host::leave();
     let daemon = Daemon::start();
+    let there = || support::netns::nft("list tables").contains("_users");
+    until("there are none without a VM", || !there()).await;
+    let id = daemon.create(daemon.wish()).await;
+    for _ in 0..5 {
+        daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
+        assert!(there());
+        daemon.post(&format!("/vms/{id}/stop"), json!({ "force": true })).await.expect(200);
+    }
+    daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
+    // What the stop before has begun is not done to this run.
+    for _ in 0..25 {
+        assert!(there());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    daemon.post(&format!("/vms/{id}/stop"), json!({ "force": true })).await.expect(200);
+    until("they have gone", || !there()).await;
+}
+
+/// One that is too old, or is something else: whether it works is tried.
+#[tokio::test]
+async fn a_passt_that_does_not_work_is_as_good_as_none_and_is_told() {
+    let folder = tempfile::Builder::new().prefix("qherd-passt-").tempdir().unwrap();
+    let passt = folder.path().join("passt");
+    std::fs::write(&passt, "#!/bin/sh\necho \"passt: unrecognized option '$7'\" >&2\nexit 1\n").unwrap();
+    for path in [folder.path(), &passt] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut daemon = Daemon::start();
+    daemon.terminate();
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let mut command = daemon.command();
+    daemon.run_as({
+        command.env("PATH", &path);
+        command
+    });
+    let host = daemon.get("/host").await.expect(200);
+    let reason = host["user_network"]["reason"].as_str().unwrap();
+    assert!(host["user_network"]["carrier"] == "slirp" && reason.contains("unrecognized option"), "{host}");
+    for health in ["/health", "/hyperv/health"] {
+        let health = daemon.get(health).await.expect(200);
+        assert!(health["warnings"][0].as_str().unwrap().contains("has the host's network"), "{health}");
+    }
+    let mut wish = daemon.wish();
+    wish["start"] = json!(true);
+    let id = daemon.create(wish).await;
+    let sandbox = sandbox_of(&daemon, &id).await;
+    assert!(sandbox["carrier"] == "slirp" && !sandbox["layers"].to_string().contains("network"), "{sandbox}");
+    daemon.terminate();
+    // It stays so until its next start.
+    daemon.run();
+    daemon.await_status(&id, "running").await;
+    let nics = daemon.get(&format!("/vms/{id}/networks")).await.expect(200);
+    assert_eq!(nics[0]["user"]["carrier"], "slirp");
+    daemon.post(&format!("/vms/{id}/stop"), json!({ "force": true })).await.expect(200);
+    daemon.post(&format!("/vms/{id}/start"), json!({})).await.expect(200);
+    assert_eq!(sandbox_of(&daemon, &id).await["carrier"], "passt");
+    daemon.terminate();
+    let output = daemon.command().env("PATH", &path).args(["--user-network", "passt"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("--user-network passt: passt does not work here"), "{said}");
+}
+
+/// A QEMU that is to carry NICs on the user-mode network itself, and began without one, has no way to the host's network.
+#[tokio::test]
+async fn a_user_mode_nic_of_qemus_own_waits_for_the_next_start_of_a_vm_that_began_without() {
+    let daemon = Daemon::start_with(&["--accel", "tcg", "--user-network", "slirp"]);
     let mut wish = daemon.wish();
     (wish["start"], wish["networks"]) = (json!(true), json!([]));
     let id = daemon.create(wish).await;

@@ -23,7 +23,7 @@ use crate::{
 pub struct Adapter {
     id: String,
     name: String,
-    /// "" on QEMU's user-mode network.
+    /// "" on the user-mode network.
     switch_name: String,
     switch_id: Option<String>,
     /// `Synthetic`: every NIC is virtio.
@@ -44,7 +44,7 @@ pub struct Adapter {
     dns_name: Option<String>,
     allow_spoofing: bool,
     isolated: bool,
-    /// Null on QEMU's user-mode network.
+    /// Null on the user-mode network.
     vlan_setting: Option<VlanFields>,
     bandwidth: Option<BandwidthFields>,
     /// Frames of the guest that the rules of its port refused; null where there are none.
@@ -67,7 +67,7 @@ struct BandwidthFields {
 pub struct AddBody {
     /// What people call it; `Network Adapter` unless given.
     name: Option<String>,
-    /// "" is QEMU's user-mode network.
+    /// "" is the user-mode network.
     switch_name: Option<String>,
     switch_id: Option<String>,
     /// 12 hex digits, also with `:` or `-`; a random one unless given.

@@ -44,7 +44,7 @@ pub struct Vm {
     iso_path: Option<PathBuf>,
     /// As this host calls it.
     iso_file: Option<PathBuf>,
-    /// Of its first network adapter: "" on QEMU's user-mode network; null without an adapter.
+    /// Of its first network adapter: "" on the user-mode network; null without an adapter.
     switch_name: Option<String>,
     labels: BTreeMap<String, String>,
     notes: Option<String>,
@@ -113,7 +113,7 @@ pub struct CreateBody {
     #[serde(rename = "diskGB")]
     #[schemars(range(min = 1, max = 65_536))]
     disk_gb: i64,
-    /// Without a switch there is no network adapter; "" is QEMU's user-mode network.
+    /// Without a switch there is no network adapter; "" is the user-mode network.
     #[serde(rename = "switchName")]
     switch_name: Option<String>,
     /// Where several switches bear a name.
@@ -212,7 +212,7 @@ pub struct AdapterBody {
     /// What people call it; `Network Adapter` unless given.
     #[serde(default)]
     name: Option<String>,
-    /// "" is QEMU's user-mode network.
+    /// "" is the user-mode network.
     #[serde(default, rename = "switchName")]
     switch_name: Option<String>,
     #[serde(default, rename = "switchId")]

@@ -170,7 +170,7 @@ const QUERY: &[QueryParam] = &[
         "Only those with this status.",
     ),
     LIMIT,
-    QueryParam::text("pageToken", "Where the page begins, as a Link header gave it."),
+    QueryParam::form("pageToken", operations::TOKEN, "Where the page begins, as a Link header gave it."),
 ];
 
 /// Their rows of the route table.

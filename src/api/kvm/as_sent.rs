@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use super::{disks::DiskBody, networks::NetworkBody};
+use super::{disks::DiskBody, network_body::NetworkBody};
 use crate::{model::VmSpec, service::Service};
 
 /// Its disks beside the root disk, as they were sent if they are so still.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     as_sent,
     disks::DiskBody,
-    networks::NetworkBody,
+    network_body::NetworkBody,
     pending::{Pending, pending},
     pinning::CpuPinning,
     policy::PolicyView,

@@ -9,7 +9,7 @@ use super::{
     config::Config,
     disks::DiskBody,
     failure::FailedStart,
-    networks::{self, NetworkBody},
+    network_body::{self, NetworkBody},
     pinning::CpuPinning,
     policy::{self, AutostartBody},
     times::time,
@@ -55,7 +55,7 @@ pub struct CreateBody {
     #[serde(default)]
     #[schemars(length(max = MAX_DEVICES))]
     pub disks: Vec<DiskBody>,
-    /// NICs; default one on QEMU's user-mode network, and none for an empty list.
+    /// NICs; default one on the user-mode network, and none for an empty list.
     #[schemars(length(max = MAX_DEVICES))]
     pub networks: Option<Vec<NetworkBody>>,
     /// vCPUs that it can grow to; default 16.
@@ -111,7 +111,7 @@ impl CreateBody {
             io_limits: self.io_limits,
             disks: self.disks.into_iter().map(DiskBody::into_model).collect(),
             policy: policy::wish(self.restart_policy, self.max_restarts, self.autostart, self.on_io_error),
-            networks: self.networks.map(networks::into_model).transpose()?,
+            networks: self.networks.map(network_body::into_model).transpose()?,
             metadata: MetadataWish {
                 labels: self.labels,
                 description: self.description.map(Some),

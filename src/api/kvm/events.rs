@@ -249,7 +249,7 @@ const EVENTS: Endpoint = Endpoint {
     failed: "Internal server error while reading the events.",
 };
 /// As JSON Schema has it.
-const UUID: &str = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$";
+pub const UUID: &str = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$";
 
 const QUERY: &[QueryParam] = &[
     AFTER,

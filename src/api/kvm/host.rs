@@ -9,7 +9,7 @@ use warp::http::StatusCode;
 use super::{Shared, error::Problem};
 use crate::{
     api::http::{Reply, Request},
-    model::{Layer, MissingLayer, Status},
+    model::{Carrier, Layer, MissingLayer, Status, UserNetwork},
     service::{Caps, HostView, NumaNode as Node, PinnedVm},
 };
 
@@ -30,6 +30,8 @@ pub struct HostBody {
     pub accelerator_reason: String,
     /// What keeps QEMU from this host.
     pub sandbox: SandboxBody,
+    /// What carries NICs on the user-mode network.
+    pub user_network: UserNetworkBody,
     /// VMs whose definition pins their vCPUs, oldest first, whether they run or not.
     pub pinned_by: Vec<PinnedBody>,
 }
@@ -40,6 +42,16 @@ pub struct SandboxBody {
     pub layers: Vec<Layer>,
     /// What VMs go without here, and why; empty with `--sandbox require`.
     pub missing: Vec<MissingLayer>,
+}
+
+/// Of VMs that are started now; `GET /vms/{id}` tells what carries those of one that runs.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct UserNetworkBody {
+    pub carrier: Carrier,
+    /// Why this one.
+    pub reason: String,
+    /// What guests on it are not kept from; null where they reach neither this host's own addresses nor link-local ones.
+    pub exposure: Option<String>,
 }
 
 /// Cores by number, ascending.
@@ -84,11 +96,13 @@ pub async fn host(shared: Shared, _: Request) -> Result<Reply, Problem> {
     let view = shared.service.host().await?;
     let sandbox = shared.service.sandbox();
     let sandbox = SandboxBody { layers: sandbox.layers(), missing: sandbox.missing().to_vec() };
-    Ok(Reply::json(StatusCode::OK, &HostBody::of(view, shared.service.caps(), sandbox)))
+    let UserNetwork { carrier, reason, exposure } = shared.service.user_network().clone();
+    let user_network = UserNetworkBody { carrier, reason, exposure };
+    Ok(Reply::json(StatusCode::OK, &HostBody::of(view, shared.service.caps(), sandbox, user_network)))
 }
 
 impl HostBody {
-    fn of(view: HostView, caps: &Caps, sandbox: SandboxBody) -> Self {
+    fn of(view: HostView, caps: &Caps, sandbox: SandboxBody, user_network: UserNetworkBody) -> Self {
         let HostView { inventory, pinned } = view;
         let cores: BTreeSet<u32> = pinned.iter().flat_map(|vm| vm.vcpus.iter().flatten()).copied().collect();
         Self {
@@ -105,6 +119,7 @@ impl HostBody {
             accelerator: caps.accelerator.as_str().into(),
             accelerator_reason: caps.accelerator_reason.clone(),
             sandbox,
+            user_network,
             pinned_by: pinned.into_iter().map(PinnedBody::of).collect(),
         }
     }

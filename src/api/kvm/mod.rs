@@ -19,6 +19,7 @@ mod info;
 mod logs;
 mod media;
 mod monitoring;
+mod network_body;
 mod networks;
 mod operations;
 mod pending;
@@ -49,13 +50,15 @@ pub mod bodies {
         forwards::LeaseFields,
         host::HostBody,
         media::{Iso, IsoBody},
-        networks::{NetworkAdded, NetworkBody, NetworkRemoved, NetworkRow, NetworkView, UserBody},
+        network_body::{NetworkBody, UserBody},
+        networks::{NetworkAdded, NetworkRemoved, NetworkRow, NetworkView},
         performance::Performance,
         pinning::CpuPinning,
         policy::{AutostartBody, PolicyBody, PolicyView},
         rows::Listed,
         switches::{Ipv6Body, SwitchBody, SwitchDone, SwitchFields, SwitchKindBody},
         updated::Updated,
+        whole::{Whole, WholeBody},
     };
 }
 
@@ -99,7 +102,7 @@ mod tests {
 
     #[test]
     fn what_is_shown_as_an_example_is_taken() {
-        has_examples::<networks::NetworkBody>();
+        has_examples::<super::network_body::NetworkBody>();
         has_examples::<networks::NetworkUpdate>();
         has_examples::<switches::SwitchBody>();
         has_examples::<forwards::ForwardBody>();

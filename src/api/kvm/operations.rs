@@ -9,6 +9,7 @@ use warp::http::StatusCode;
 use super::{
     Shared,
     error::{Endpoint, NotFound, Problem},
+    events::UUID,
     times::time,
 };
 use crate::{
@@ -148,14 +149,14 @@ const OPERATIONS: Endpoint = Endpoint {
 };
 const TAG: &str = "Operations";
 const QUERY: &[QueryParam] = &[
-    QueryParam::text("vm", "Only those about the VM with this UUID, also of one that is gone."),
+    QueryParam::form("vm", UUID, "Only those about the VM with this UUID, also of one that is gone."),
     QueryParam::one_of(
         "status",
         &["pending", "running", "done", "failed", "cancelled"],
         "Only those with this status.",
     ),
     LIMIT,
-    QueryParam::text("page_token", "Where the page begins, as a Link header gave it."),
+    QueryParam::form("page_token", operations::TOKEN, "Where the page begins, as a Link header gave it."),
 ];
 
 /// Their rows of the route table.

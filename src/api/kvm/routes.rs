@@ -8,7 +8,8 @@ use serde_json::Value;
 use super::{
     Shared, change, config, disk_view, disks, dto,
     error::{Endpoint, ErrorBody, NotFound, endpoint, http_error},
-    events, forwards, host, info, media, monitoring, networks, operations, policy, power, rows, switches, updated, whole,
+    events, forwards, host, info, media, monitoring, network_body, networks, operations, policy, power, rows, switches,
+    updated, whole,
 };
 use crate::{
     api::http::{
@@ -213,7 +214,7 @@ fn rows() -> Vec<Route<Shared>> {
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Add a NIC; a running VM gets it by hot-plug.")
-            .input::<networks::NetworkBody>()
+            .input::<network_body::NetworkBody>()
             .output::<networks::NetworkAdded>(201, "It is added.")
             .error(404, "There is no such VM, or no such switch.")
             .error(409, "There is no free slot, an address is taken or none is free, or a port of the host is taken."),

@@ -1,7 +1,7 @@
 //! A VM as a client has it whole: the body and handler of its update. Clients that hold a definition (Terraform's, Ansible's)
 //! send it back as it is to be, and compare what they read with what they sent (`as_sent`).
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use super::{
     config::Config,
     disks::DiskBody,
     error::Problem,
-    networks::{self, NetworkBody},
+    network_body::{self, NetworkBody},
     pinning::CpuPinning,
     policy::{AutostartBody, PolicyBody},
     vm_id,
@@ -28,101 +28,101 @@ use crate::{
 
 /// The wanted definition of a VM, or any part of it. What is equal stays; what can be changed is changed, live or at the next start; what
 /// cannot be changed and differs is a 409 that names it, with nothing changed.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(example = serde_json::json!({ "name": "web", "vcpus": 4, "memory": 2048, "labels": { "env": "prod" } }))]
 pub struct WholeBody {
     /// As in a create; a running QEMU bears it from the next start on.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
-    name: Option<String>,
+    pub name: Option<String>,
     /// Fixed.
-    #[serde(default)]
-    profile: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
     /// 1 to 255, at most `max_vcpus` where the VM was created with one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 255))]
-    vcpus: Option<i64>,
+    pub vcpus: Option<i64>,
     /// Fixed.
-    #[serde(default)]
-    max_vcpus: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_vcpus: Option<i64>,
     /// MiB, at most `max_memory`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 16))]
-    memory: Option<i64>,
+    pub memory: Option<i64>,
     /// MiB; fixed.
-    #[serde(default)]
-    max_memory: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_memory: Option<i64>,
     /// GiB, of the root disk; it only grows.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65_536))]
-    disk_size: Option<i64>,
+    pub disk_size: Option<i64>,
     /// Fixed; any path of the same image is the same.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
-    base_image: Option<String>,
+    pub base_image: Option<String>,
     /// Fixed.
-    #[serde(default)]
-    clone: Option<CloneMode>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clone: Option<CloneMode>,
     /// Replaced whole; null removes it.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<CpuPinning>")]
-    cpu_pinning: Option<Option<CpuPinning>>,
+    pub cpu_pinning: Option<Option<CpuPinning>>,
     /// Of the root disk; replaced whole, null removes them.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<IoLimits>")]
-    io_limits: Option<Option<IoLimits>>,
+    pub io_limits: Option<Option<IoLimits>>,
     /// All disks beside the root disk, in their order. They grow, their limits change, and further ones are added; none goes.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_DEVICES))]
-    disks: Option<Vec<DiskBody>>,
+    pub disks: Option<Vec<DiskBody>>,
     /// All NICs, in their order. Their ports change, and further ones are added; none goes.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_DEVICES))]
-    networks: Option<Vec<NetworkBody>>,
+    pub networks: Option<Vec<NetworkBody>>,
     /// An ISO image for its CD drive; null takes it out.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
-    iso: Option<Option<String>>,
+    pub iso: Option<Option<String>>,
     /// Of the creation alone: it starts and stops nothing here.
-    #[serde(default)]
-    start: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<bool>,
     /// `never`, `on-failure`, `always`.
-    #[serde(default)]
-    restart_policy: Option<RestartPolicy>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_policy: Option<RestartPolicy>,
     /// Null: never given up.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i64>")]
-    max_restarts: Option<Option<i64>>,
+    pub max_restarts: Option<Option<i64>>,
     /// Null: no.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<AutostartBody>")]
-    autostart: Option<Option<AutostartBody>>,
+    pub autostart: Option<Option<AutostartBody>>,
     /// `pause`, `retry`, `report`.
-    #[serde(default)]
-    on_io_error: Option<OnIoError>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_io_error: Option<OnIoError>,
     /// Replaced whole; null removes them.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<BTreeMap<String, String>>", extend("maxProperties" = MAX_LABELS))]
-    labels: Option<Option<BTreeMap<String, String>>>,
+    pub labels: Option<Option<BTreeMap<String, String>>>,
     /// At most 1,024 characters; null removes it.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
-    description: Option<Option<String>>,
+    pub description: Option<Option<String>>,
     /// Neither a deletion nor a forced stop is done.
-    #[serde(default)]
-    protected: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protected: Option<bool>,
 }
 
 /// A VM after its update.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct Whole {
     #[serde(flatten)]
-    config: Config,
+    pub config: Config,
     /// Always `updated`.
-    status: &'static str,
-    message: &'static str,
-    applied: Applied,
+    pub status: Cow<'static, str>,
+    pub message: Cow<'static, str>,
+    pub applied: Applied,
 }
 
 impl WholeBody {
@@ -151,7 +151,7 @@ impl WholeBody {
             cpu_pinning: self.cpu_pinning.map(|given| given.map(CpuPinning::into_model).transpose()).transpose()?,
             io_limits: self.io_limits,
             disks: self.disks.map(|disks| disks.into_iter().map(DiskBody::into_model).collect()),
-            networks: self.networks.map(networks::into_model).transpose()?,
+            networks: self.networks.map(network_body::into_model).transpose()?,
             policy: policy.into_model(),
             iso: self.iso.map(|iso| iso.map(Into::into)),
             metadata: MetadataWish {
@@ -170,6 +170,6 @@ pub async fn update(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let body: WholeBody = request.json()?;
     let (view, applied) = shared.service.define(id, body.into_model()?).await?;
     let config = Config::of(&shared.service, &view);
-    let whole = Whole { config, status: "updated", message: "VM successfully updated.", applied };
+    let whole = Whole { config, status: "updated".into(), message: "VM successfully updated.".into(), applied };
     Ok(Reply::json(StatusCode::OK, &whole))
 }

@@ -17,8 +17,13 @@ pub enum Sockets {
     None,
     /// What a guest's connections are made of: TCP, UDP and echo requests; Unix sockets for the monitor. Nothing raw.
     OfGuests,
+    /// Those, and netlink, which tells what routes there are.
+    OfRoutes,
     Any,
 }
+
+/// Of what is refused, what a program needs that makes namespaces and an empty root of its own.
+const WALLS: &[libc::c_long] = &[libc::SYS_unshare, libc::SYS_mount, libc::SYS_umount2, libc::SYS_pivot_root];
 
 /// Refused to everybody.
 const REFUSED: &[libc::c_long] = &[
@@ -115,13 +120,13 @@ const fn argument(index: u32) -> u32 {
 pub struct Filter(Vec<sock_filter>);
 
 impl Filter {
-    pub fn new(sockets: Sockets) -> Self {
+    pub fn new(sockets: Sockets, walls_itself_in: bool) -> Self {
         let mut program = Self(Vec::new());
         program.load(ARCHITECTURE);
         program.when_not(NATIVE, libc::SECCOMP_RET_KILL_PROCESS);
         program.load(NUMBER);
         program.when_at_least(X32, refuse(libc::ENOSYS));
-        for &call in REFUSED {
+        for &call in REFUSED.iter().filter(|call| !(walls_itself_in && WALLS.contains(call))) {
             program.when(call as u32, refuse(libc::EPERM));
         }
         // Its flags lie in memory, where a filter does not see them; libraries make do with clone where it is not there.
@@ -137,7 +142,12 @@ impl Filter {
         match sockets {
             Sockets::Any => {}
             Sockets::None => program.when(libc::SYS_socket as u32, refuse(libc::EAFNOSUPPORT)),
-            Sockets::OfGuests => program.on(libc::SYS_socket, |rules| {
+            Sockets::OfGuests | Sockets::OfRoutes => program.on(libc::SYS_socket, |rules| {
+                if sockets == Sockets::OfRoutes {
+                    // All of its kinds are one to the kernel.
+                    rules.load(argument(0));
+                    rules.when(libc::AF_NETLINK as u32, libc::SECCOMP_RET_ALLOW);
+                }
                 // The kind, without its flags.
                 rules.load(argument(1));
                 rules.mask(0xf);

@@ -39,7 +39,7 @@ pub use apart::Apart;
 pub use cell::Cell;
 pub use layer::Layers;
 pub use limits::Limits;
-pub use permit::{DNSMASQ, Lifetime, Permit, QEMU, QEMU_IMG, QEMU_PROBE, STORE_TRIAL};
+pub use permit::{DNSMASQ, Lifetime, PASST, Permit, QEMU, QEMU_IMG, QEMU_PROBE, STORE_TRIAL};
 pub use root::Roots;
 pub use spawn::Spawned;
 pub use user::User;
@@ -106,7 +106,7 @@ impl Child {
     /// What it is kept in beside what its kind says.
     #[must_use]
     pub fn within(mut self, cell: Cell) -> Self {
-        self.inherit.extend(cell.user.as_ref().map(User::descriptor));
+        self.inherit.extend(cell.user.as_ref().and_then(User::descriptor));
         self.cell = cell;
         self
     }
@@ -150,7 +150,7 @@ impl Child {
             limits: self.permit.limits,
             capabilities: self.permit.capabilities,
             cell: self.cell,
-            filter: Filter::new(self.permit.sockets),
+            filter: Filter::new(self.permit.sockets, self.permit.walls_itself_in),
             ends_with: (self.permit.lifetime == Lifetime::Ours).then(rustix::process::getpid),
         };
         let plan = Plan::new(

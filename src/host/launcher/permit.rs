@@ -14,6 +14,8 @@ pub struct Permit {
     pub(super) limits: Limits,
     pub(super) capabilities: Capabilities,
     pub(super) sockets: Sockets,
+    /// It makes namespaces and mounts of its own, to be kept in.
+    pub(super) walls_itself_in: bool,
     pub(super) lifetime: Lifetime,
 }
 
@@ -32,6 +34,7 @@ pub const QEMU: Permit = Permit {
     limits: Limits { descriptors: 65_536, ..Limits::NONE },
     capabilities: Capabilities::NONE,
     sockets: Sockets::OfGuests,
+    walls_itself_in: false,
     lifetime: Lifetime::ItsOwn,
 };
 
@@ -45,6 +48,7 @@ pub const QEMU_IMG: Permit = Permit {
     limits: Limits { descriptors: 256, address_space: Some(4096 * MIB), ..Limits::NONE },
     capabilities: Capabilities::of(&[Capabilities::DAC_OVERRIDE]),
     sockets: Sockets::None,
+    walls_itself_in: false,
     lifetime: Lifetime::Ours,
 };
 
@@ -62,6 +66,18 @@ pub const DNSMASQ: Permit = Permit {
         Capabilities::NET_RAW,
     ]),
     sockets: Sockets::Any,
+    walls_itself_in: false,
+    lifetime: Lifetime::ItsOwn,
+};
+
+/// The user-mode network of one NIC: makes the guest's connections. Before it hears of the guest it goes into namespaces of its
+/// own with an empty root and puts a filter on itself that leaves it a few calls.
+pub const PASST: Permit = Permit {
+    environment: &[],
+    limits: Limits { descriptors: 65_536, ..Limits::NONE },
+    capabilities: Capabilities::NONE,
+    sockets: Sockets::OfRoutes,
+    walls_itself_in: true,
     lifetime: Lifetime::ItsOwn,
 };
 
@@ -71,6 +87,7 @@ pub const STORE_TRIAL: Permit = Permit {
     limits: Limits { descriptors: 1024, address_space: Some(4096 * MIB), ..Limits::NONE },
     capabilities: Capabilities::of(&[Capabilities::DAC_OVERRIDE]),
     sockets: Sockets::None,
+    walls_itself_in: false,
     lifetime: Lifetime::Ours,
 };
 

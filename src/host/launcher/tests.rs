@@ -11,7 +11,7 @@ fn said(permit: Permit, script: &str, inherit: &[RawFd]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-const KINDS: [Permit; 5] = [QEMU, QEMU_PROBE, QEMU_IMG, DNSMASQ, STORE_TRIAL];
+const KINDS: [Permit; 6] = [QEMU, QEMU_PROBE, QEMU_IMG, DNSMASQ, PASST, STORE_TRIAL];
 
 #[test]
 fn the_environment_is_the_path_and_what_the_kind_names() {

@@ -42,7 +42,8 @@ const MOMENT: Duration = Duration::from_millis(20);
 pub struct User {
     id: u32,
     groups: Vec<u32>,
-    lock: File,
+    /// None where another child holds it.
+    lock: Option<File>,
 }
 
 impl User {
@@ -56,7 +57,7 @@ impl User {
         for again in 0..=TRIES {
             for id in (0..all).map(|step| first + (seed % all + step) % all) {
                 if let Some(lock) = lock(id, true)? {
-                    return Ok(Self { id, groups: groups.to_vec(), lock });
+                    return Ok(Self { id, groups: groups.to_vec(), lock: Some(lock) });
                 }
             }
             // Who removes a file has its lock for a moment.
@@ -65,6 +66,11 @@ impl User {
             }
         }
         Err(io::Error::other(format!("every user of --vm-uids {uids} has a VM that runs")))
+    }
+
+    /// The user of a child that lives, for another beside it.
+    pub fn beside(id: u32) -> Self {
+        Self { id, groups: Vec::new(), lock: None }
     }
 
     /// Removes the file of a number that nobody has.
@@ -94,8 +100,8 @@ impl User {
     }
 
     /// What the child holds open for its number.
-    pub(super) fn descriptor(&self) -> RawFd {
-        self.lock.as_raw_fd()
+    pub(super) fn descriptor(&self) -> Option<RawFd> {
+        self.lock.as_ref().map(File::as_raw_fd)
     }
 
     /// In the child, for good. Allocates nothing.

@@ -101,6 +101,16 @@ impl View {
         })
     }
 
+    /// Of a child that mounts, which rules about files would keep it from: no signals to anybody else, and no abstract sockets.
+    ///
+    /// # Errors
+    /// Where the kernel's Landlock knows neither (6.12 and later do).
+    pub fn of_scopes() -> io::Result<Self> {
+        let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement).scope(Scope::from_all(ABI::V6));
+        let made = rules.and_then(|rules| rules.create()).map(Option::<OwnedFd>::from).map_err(io::Error::other)?;
+        made.map(Self).ok_or_else(|| io::Error::other("this kernel has no Landlock"))
+    }
+
     fn try_of(shown: &Shown, tcp: Tcp) -> Result<Option<OwnedFd>, landlock::RulesetError> {
         let all = ABI::V6;
         let mut rules = Ruleset::default()

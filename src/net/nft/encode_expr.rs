@@ -64,8 +64,8 @@ fn expression(message: &mut Message, expr: &Expr) {
         Expr::ClampMss { from } => write("exthdr", &|m| {
             m.bytes(2, &[2]).u32(3, 2).u32(4, 2).u32(6, 1).u32(7, from.number());
         }),
-        Expr::ToNetworkOrder { reg } => write("byteorder", &|m| {
-            m.u32(1, reg.number()).u32(2, reg.number()).u32(3, 1).u32(4, 2).u32(5, 2);
+        Expr::ToNetworkOrder { reg, len } => write("byteorder", &|m| {
+            m.u32(1, reg.number()).u32(2, reg.number()).u32(3, 1).u32(4, *len).u32(5, *len);
         }),
         Expr::Mask { reg, mask } => write("bitwise", &|m| {
             m.u32(1, reg.number()).u32(2, reg.number()).u32(3, mask.len() as u32);
@@ -75,6 +75,11 @@ fn expression(message: &mut Message, expr: &Expr) {
         Expr::Compare { reg, equal, value: wanted } => write("cmp", &|m| {
             m.u32(1, reg.number()).u32(2, u32::from(!equal));
             value(m, 3, wanted);
+        }),
+        Expr::Between { reg, first, last } => write("range", &|m| {
+            m.u32(1, reg.number()).u32(2, 0);
+            value(m, 3, first);
+            value(m, 4, last);
         }),
         Expr::Lookup { set, key, to, absent } => write("lookup", &|m| {
             m.text(1, set).u32(2, key.number());
@@ -96,6 +101,10 @@ fn expression(message: &mut Message, expr: &Expr) {
         Expr::Masquerade => write("masq", &|_| ()),
         Expr::Dnat { address, port } => write("nat", &|m| {
             m.u32(1, 1).u32(2, u32::from(Family::Ip.number())).u32(3, address.number()).u32(5, port.number());
+        }),
+        // As ICMP of either version: the port cannot be reached.
+        Expr::Reject => write("reject", &|m| {
+            m.u32(1, 2).bytes(2, &[1]);
         }),
         Expr::Verdict(to) => write("immediate", &|m| {
             m.u32(1, 0).nest(2, |m| verdict(m, to));

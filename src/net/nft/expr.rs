@@ -49,9 +49,10 @@ pub enum Expr {
     ClampMss {
         from: Reg,
     },
-    /// Swaps the bytes of a number of two into the order of the network.
+    /// Swaps the bytes of a number, so many, into the order of the network.
     ToNetworkOrder {
         reg: Reg,
+        len: u32,
     },
     Mask {
         reg: Reg,
@@ -61,6 +62,12 @@ pub enum Expr {
         reg: Reg,
         equal: bool,
         value: Vec<u8>,
+    },
+    /// In the order of the network.
+    Between {
+        reg: Reg,
+        first: [u8; 4],
+        last: [u8; 4],
     },
     /// Whether a key is in a set, or in a map, whose value goes to `to`.
     Lookup {
@@ -89,6 +96,8 @@ pub enum Expr {
         address: Reg,
         port: Reg,
     },
+    /// Drops the packet, and tells its sender that nobody is there.
+    Reject,
     Verdict(Verdict),
 }
 

@@ -72,6 +72,8 @@ pub mod field {
 
     pub const IIFNAME: Field = meta(6, 16);
     pub const OIFNAME: Field = meta(7, 16);
+    /// The user whose socket a packet of the host comes from, in the byte order of the host.
+    pub const SKUID: Field = meta(10, 4);
     /// Of a table for both: 2 for IPv4, 10 for IPv6.
     pub const NFPROTO: Field = meta(15, 1);
     pub const L4PROTO: Field = meta(16, 1);
@@ -95,6 +97,7 @@ pub mod field {
     pub const IP_DADDR: Field = packet(Layer::Network, 16, 4);
 
     pub const IP6_SADDR: Field = packet(Layer::Network, 8, 16);
+    pub const IP6_DADDR_START: Field = packet(Layer::Network, 24, 2);
     /// 255 for all that go to many.
     pub const IP6_DADDR_FIRST: Field = packet(Layer::Network, 24, 1);
 
@@ -182,6 +185,14 @@ impl When {
         self.compare(field, Some(&bits.to_ne_bytes()), false, &[0; 4])
     }
 
+    /// A number of four bytes, in the byte order of the host, is in a range.
+    pub fn between(mut self, field: Field, first: u32, last: u32) -> Self {
+        let reg = self.load(&[field]);
+        self.exprs.push(Expr::ToNetworkOrder { reg, len: 4 });
+        self.exprs.push(Expr::Between { reg, first: first.to_be_bytes(), last: last.to_be_bytes() });
+        self
+    }
+
     /// The fields, side by side, are in a set.
     pub fn within<const N: usize>(self, fields: [Field; N], set: impl Into<String>) -> Self {
         self.lookup(&fields, set.into(), false)
@@ -226,6 +237,10 @@ impl When {
 
     pub fn accept(self) -> Rule {
         self.ends([Expr::Verdict(Verdict::Accept)])
+    }
+
+    pub fn reject(self) -> Rule {
+        self.ends([Expr::Reject])
     }
 
     pub fn drop(self) -> Rule {
@@ -273,6 +288,6 @@ impl When {
     /// Lowers the MSS of TCP to what fits through both routes.
     pub fn clamp_mss(self) -> Rule {
         let reg = Reg(self.at);
-        self.ends([Expr::RouteMss { to: reg }, Expr::ToNetworkOrder { reg }, Expr::ClampMss { from: reg }])
+        self.ends([Expr::RouteMss { to: reg }, Expr::ToNetworkOrder { reg, len: 2 }, Expr::ClampMss { from: reg }])
     }
 }

@@ -10,18 +10,22 @@ pub fn netdev_id(nic: &Nic) -> String {
     format!("{}-host", nic.name)
 }
 
-/// The host's side. A NIC on a switch takes its queues as descriptors of its tap device: numbers that QEMU inherits, or
-/// names that `getfd` gave them.
-pub fn netdev(nic: &Nic, tap: &[String]) -> Value {
-    match &nic.backend {
-        NicBackend::User { forwards } => {
+/// The host's side, with the descriptors that it is handed: numbers that QEMU inherits, or names that `getfd` gave them. A NIC on a
+/// switch takes one for each queue of its tap device. One on the user-mode network takes a listening socket, by its number alone, where
+/// somebody else carries it: who that is may be exchanged, and the guest sees nothing of it (docs/adr/0037).
+pub fn netdev(nic: &Nic, descriptors: &[String]) -> Value {
+    match (&nic.backend, descriptors) {
+        (NicBackend::User { .. }, [listener, ..]) => {
+            json!({ "type": "stream", "id": netdev_id(nic), "server": true, "addr": { "type": "fd", "str": listener } })
+        }
+        (NicBackend::User { forwards }, []) => {
             let mut netdev = json!({ "type": "user", "id": netdev_id(nic) });
             if !forwards.is_empty() {
                 netdev["hostfwd"] = forwards.iter().map(|f| json!({ "str": forward(f) })).collect();
             }
             netdev
         }
-        NicBackend::Switch(_) => {
+        (NicBackend::Switch(_), tap) => {
             let mut netdev = json!({ "type": "tap", "id": netdev_id(nic), "vhost": false });
             match tap {
                 [only] => netdev["fd"] = only.as_str().into(),

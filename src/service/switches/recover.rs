@@ -65,6 +65,9 @@ impl Service {
 
     /// Removes devices that bear this daemon's mark and that no record names.
     pub(in crate::service) async fn sweep_network(&self) {
+        if !self.registry.has_unreadable() {
+            self.ctx.net.tidy_user_rules().await;
+        }
         // Also those that could not be removed yet: their bridge may carry addresses of the host.
         let Ok(records) = self.ctx.store.scan::<SwitchRecord>() else { return };
         let readable: Result<Vec<_>, _> = records.into_iter().map(|(_, record)| record).collect();

@@ -88,6 +88,7 @@ pub(super) async fn erase(hands: &Hands, brief: &Brief, half_made: bool) -> Done
     let removed = in_time(REMOVAL, move || {
         remove_emptied(&folder)?;
         console.forget();
+        clear(&run)?;
         for file in run.all() {
             absent(fs::remove_file(&file), &file)?;
         }
@@ -112,9 +113,11 @@ pub(super) async fn remove_run_files(hands: &Hands) -> Done {
 /// # Errors
 /// The file system's.
 pub(in crate::vm) fn clear(paths: &RunPaths) -> io::Result<()> {
-    [paths.qmp(), paths.agent(), paths.serial(), paths.pid()]
-        .iter()
-        .try_for_each(|file| absent(fs::remove_file(file), file))
+    let known = [paths.qmp(), paths.agent(), paths.serial(), paths.pid()];
+    let left = fs::read_dir(paths.dir()).into_iter().flatten().flatten();
+    let carriers =
+        left.filter(|file| file.file_name().to_str().is_some_and(RunPaths::is_carrier)).map(|file| file.path());
+    known.into_iter().chain(carriers).try_for_each(|file| absent(fs::remove_file(&file), &file))
 }
 
 /// The disks that have an image.

@@ -10,7 +10,7 @@ use tokio::{sync::Notify, task::spawn_blocking};
 
 use crate::{
     host::{cgroups::Group, image::Copied, launcher::User, process::Process},
-    model::{NicId, Sandbox, VmId, VmSpec},
+    model::{NicId, VmId, VmSpec},
     qemu::RunPaths,
     qmp::{Events, Session},
     vm::{
@@ -170,13 +170,15 @@ impl Hands {
         self.link().kept_in.group.clone()
     }
 
-    /// Takes over what an earlier daemon started, or clears away what is left of it. `sandbox` is what it was started in.
-    pub fn adopt(&self, process: Option<Arc<Process>>, sandbox: Option<&Sandbox>) {
+    /// Takes over what an earlier daemon started, or clears away what is left of it. `up` is what the record says of it.
+    pub fn adopt(&self, process: Option<Arc<Process>>, up: Option<&Up>) {
+        let sandbox = up.and_then(|up| up.sandbox.as_ref());
         let uid = sandbox.and_then(|sandbox| sandbox.uid);
         match &process {
             Some(process) => {
                 self.console.adopt(process);
                 self.set_kept_in(KeptIn { group: self.ctx.sandbox.group_of(process.pid()), uid });
+                up.into_iter().for_each(|up| self.adopt_carriers(up));
             }
             None => KeptIn { group: sandbox.and_then(|run| self.ctx.sandbox.left_by(run)), uid }.clear(),
         }

@@ -33,7 +33,7 @@ use crate::{
         process::Process,
         sandbox::Needs,
     },
-    model::{Disk, Error, NicId, VmSpec},
+    model::{Carrier, Disk, Error, Nic, NicId, VmSpec},
     qemu::{
         ChardevFds, CommandLine,
         devices::{self, FileUse, HostFile},
@@ -147,9 +147,25 @@ async fn there(path: PathBuf, what: String, remedy: &str) -> Result<(), String> 
 /// QEMU, stopped before its first instruction, with sockets that it inherits in the listening state, so that connecting
 /// cannot race with its start.
 pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
+    let spawned = spawn_now(hands, brief).await;
+    if spawned.is_err() && hands.process().is_none() {
+        hands.end_carriers();
+    }
+    spawned
+}
+
+async fn spawn_now(hands: &Hands, brief: &Brief) -> Done {
     hands.reached(LaunchStep::Network)?;
-    let taps = hands.take_taps();
+    let mut taps = hands.take_taps();
     let spec = fitted(brief, memory::is_strict());
+    let carrier = hands.ctx.user_network.carrier;
+    let users: Vec<&Nic> = spec.nics.iter().filter(|nic| nic.switch().is_none()).collect();
+    if !users.is_empty() {
+        hands.enter_user_network().await?;
+    }
+    for nic in users.iter().filter(|_| carrier == Carrier::Passt) {
+        taps.insert(nic.id, vec![hands.listener(nic)?]);
+    }
     let (streams, files) = open_files(hands, &spec).await?;
     let listen = |path: PathBuf| socket::listen(&path).map_err(|e| Setback::Host(format!("cannot listen on {e}")));
     let paths = &hands.paths;
@@ -168,12 +184,13 @@ pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
     let program = hands.ctx.config.qemu.clone();
     let needs = Needs {
         vm: hands.id,
-        network: spec.nics.iter().any(|nic| nic.switch().is_none()),
-        memory: memory_bound(spec.memory, accelerator),
+        network: carrier == Carrier::Slirp && !users.is_empty(),
+        memory: memory_bound(spec.memory, if carrier == Carrier::Passt { users.len() } else { 0 }, accelerator),
     };
     let ctx = hands.ctx.clone();
     let spawned = spawn_blocking(move || {
-        let made = ctx.sandbox.cell(needs).map_err(|e| format!("cannot make a sandbox for QEMU: {e}"))?;
+        let mut made = ctx.sandbox.cell(needs).map_err(|e| format!("cannot make a sandbox for QEMU: {e}"))?;
+        made.shown.carrier = Some(carrier);
         let kept_in = KeptIn { group: made.group, uid: made.shown.uid };
         let child = Child::new(QEMU, &program).args(&args).inherit(inherited).stderr(streams.stderr).within(made.cell);
         let spawned = Process::spawn(child);
@@ -192,6 +209,8 @@ pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
     let Some((process, kept_in)) = unclaimed.claim() else { return Err(Setback::Held) };
     hands.set_kept_in(kept_in);
     hands.set_process(Some(process.clone()));
+    // Each begins while QEMU does.
+    users.iter().filter(|_| carrier == Carrier::Passt).for_each(|nic| hands.carry(nic, &sandbox, false));
     hands.reached(LaunchStep::Spawn)?;
     let hotplug_memory = devices::hotplug_size(&spec);
     let with = StartedWith { fitted: spec, hotplug_memory, sandbox };
@@ -355,6 +374,7 @@ pub(super) async fn tune(hands: &Hands, brief: &Brief) -> Done {
     throttled?;
     hands.reached(LaunchStep::Throttle)?;
     polled?;
+    hands.are_carried().await?;
     Ok(Report::Done)
 }
 

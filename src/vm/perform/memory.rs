@@ -108,7 +108,7 @@ impl Move<'_> {
     /// What QEMU may have for a guest with so many MiB.
     async fn bound(&self, memory: u64) -> Result<(), String> {
         let Some(group) = self.hands.group() else { return Ok(()) };
-        let bytes = memory_bound(memory, self.hands.ctx.caps.accelerator);
+        let bytes = memory_bound(memory, self.hands.ctx.carriers.count(self.hands.id), self.hands.ctx.caps.accelerator);
         // To give memory back the kernel may have to write it first.
         let bounded = in_time(STORAGE, move || group.bound_memory(bytes)).await;
         bounded.map_err(|error| format!("the host does not let QEMU have more memory: {error}"))

@@ -6,6 +6,7 @@
 //! other steps of its VM what cannot be stored: the process, the session, the taps of a start ([`Hands`]).
 
 mod agent;
+mod carriers;
 mod disks;
 mod files;
 mod hands;
@@ -16,6 +17,7 @@ mod launch;
 mod medium;
 mod memory;
 mod monitor;
+mod netdevs;
 mod nics;
 mod pinning;
 mod power;

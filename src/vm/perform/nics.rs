@@ -1,17 +1,15 @@
 //! NICs that come and go while the VM runs, and the host's side of every NIC.
 
-use std::{net::SocketAddrV4, os::fd::OwnedFd};
+use std::net::SocketAddrV4;
 
-use qapi::{
-    Empty,
-    qmp::{closefd, netdev_del},
+use super::{
+    Brief, Done, Hands, carriers,
+    netdevs::{give, take_back},
+    release,
 };
-use serde_json::Value;
-
-use super::{Brief, Done, Hands, release};
 use crate::{
     host::host_ports,
-    model::{Conflict, Error, Forward, Nic, NicId, Sandbox},
+    model::{Carrier, Error, Forward, Nic, NicId},
     net::PortHealth,
     qemu::devices,
     qmp::{QmpError, Session},
@@ -44,8 +42,9 @@ pub(super) async fn disconnect(hands: &Hands, nic: Nic) -> Done {
     if let Ok(session) = hands.session() {
         take_back(&session, &nic, &queue_names(&nic)).await?;
     }
-    if nic.switch().is_some() {
-        hands.ctx.net.unplug(&nic).await.map_err(|e| Setback::Host(e.to_string()))?;
+    match nic.switch() {
+        Some(_) => hands.ctx.net.unplug(&nic).await.map_err(|e| Setback::Host(e.to_string()))?,
+        None => hands.ctx.carriers.end(hands.id, nic.id),
     }
     Ok(Report::Done)
 }
@@ -54,8 +53,10 @@ pub(super) async fn plug(hands: &Hands, brief: &Brief, nic: Nic) -> Done {
     let (session, net) = (hands.session()?, &hands.ctx.net);
     if is_plugged(&session, &nic).await? {
         // A daemon has died after that.
-        if nic.switch().is_some() {
-            net.adopt(&nic).await;
+        match (nic.switch(), &brief.up()?.sandbox) {
+            (Some(_), _) => net.adopt(&nic).await,
+            (None, Some(run)) if run.has_passt() => hands.carry(&nic, run, true),
+            (None, _) => {}
         }
         return Ok(Report::Done);
     }
@@ -64,11 +65,17 @@ pub(super) async fn plug(hands: &Hands, brief: &Brief, nic: Nic) -> Done {
     take_back(&session, &nic, &names).await?;
     check_ports(nic.backend.forwards()).map_err(Setback::Reported)?;
     let taps = match nic.switch() {
-        // Its own sockets would lead nowhere.
-        None if brief.up()?.sandbox.as_ref().is_some_and(Sandbox::has_no_network) => {
-            return Err(Setback::Reported(Conflict::NoWayOut.into()));
+        None => {
+            let run = brief.up()?.sandbox.as_ref();
+            match (carriers::carrier_of(run).map_err(Setback::Reported)?, run) {
+                (Carrier::Passt, Some(run)) => {
+                    let device = devices::nic(&nic, brief.definition());
+                    return carriers::plug(hands, &session, &nic, run, device).await.map(|()| Report::Done);
+                }
+                (Carrier::Passt | Carrier::Slirp, _) => hands.enter_user_network().await?,
+            }
+            Vec::new()
         }
-        None => Vec::new(),
         Some(_) => net.plug(&nic).await.map_err(|e| Setback::Refused(e.to_string()))?,
     };
     let Err(error) = give(&session, &nic, &names, taps, devices::nic(&nic, brief.definition())).await else {
@@ -111,6 +118,7 @@ pub(super) async fn close(hands: &Hands, brief: &Brief, id: NicId) -> Done {
         return Ok(Report::StillThere);
     }
     take_back(&session, nic, &[]).await?;
+    hands.ctx.carriers.end(hands.id, id);
     if brief.definition().nic(id).is_some() {
         // One that comes back has a new tap: that the old one has gone must not be told of it. Else the rest is `disconnect`'s.
         if nic.switch().is_some() {
@@ -151,37 +159,4 @@ pub(in crate::vm) fn check_ports(forwards: &[Forward]) -> Result<(), Error> {
         let address = SocketAddrV4::new(forward.host_address, forward.host_port);
         host_ports::check(forward.protocol, address).map_err(taken)
     })
-}
-
-/// Descriptors, the host's side, the NIC.
-pub(in crate::vm) async fn give(
-    session: &Session,
-    nic: &Nic,
-    names: &[String],
-    taps: Vec<OwnedFd>,
-    device: Value,
-) -> Result<(), QmpError> {
-    for (name, tap) in names.iter().zip(taps) {
-        session.send_descriptor(name, tap).await?;
-    }
-    // Raw, as everything that `qemu::devices` states once, for the command line and for here.
-    session.execute_raw("netdev_add", Some(devices::netdev(nic, names))).await?;
-    session.execute_raw("device_add", Some(device)).await.map(drop)
-}
-
-/// Takes back what there is of [`give`] without its NIC.
-pub(in crate::vm) async fn take_back(session: &Session, nic: &Nic, names: &[String]) -> Result<(), QmpError> {
-    or_none(session.execute(netdev_del { id: devices::netdev_id(nic) }).await)?;
-    for name in names {
-        or_none(session.execute(closefd { fdname: name.clone() }).await)?;
-    }
-    Ok(())
-}
-
-/// That there is none is as good.
-fn or_none(removed: Result<Empty, QmpError>) -> Result<(), QmpError> {
-    match removed {
-        Ok(_) | Err(QmpError::Refused { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
 }

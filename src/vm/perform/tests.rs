@@ -4,6 +4,7 @@
 mod media;
 mod power;
 mod shared;
+mod users;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
@@ -64,6 +65,8 @@ impl Vm {
             net: Network::open(&config.state_dir).await,
             original: None,
             closing: Closing::default(),
+            user_network: users::user_network(),
+            carriers: Default::default(),
             config,
         };
         let definition: VmSpec = serde_json::from_value(json!({
