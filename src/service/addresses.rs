@@ -23,11 +23,11 @@ pub(super) const FRESH: Duration = Duration::from_secs(5);
 
 /// What the agents of the guests told last.
 #[derive(Default)]
-pub(super) struct GuestAnswers(Mutex<HashMap<VmId, Told>>);
+pub(super) struct GuestAnswers(Mutex<HashMap<VmId, Report>>);
 
 /// What a guest told last.
 #[derive(Clone)]
-struct Told {
+struct Report {
     at: Instant,
     interfaces: Vec<GuestInterface>,
 }
@@ -78,10 +78,10 @@ impl Service {
         let mut known = self.leased(views);
         let answers = self.guest_answers.0.lock().unwrap_or_else(PoisonError::into_inner);
         for view in views.iter().filter(|view| view.in_effect.is_some()) {
-            let fresh = answers.get(&view.spec.id).filter(|told| told.at.elapsed() < FRESH);
-            for told in fresh.iter().flat_map(|told| &told.interfaces) {
-                if let Some(own) = known.by_mac.get_mut(&told.mac).filter(|own| own.is_empty()) {
-                    own.clone_from(&told.addresses);
+            let fresh = answers.get(&view.spec.id).filter(|report| report.at.elapsed() < FRESH);
+            for report in fresh.iter().flat_map(|report| &report.interfaces) {
+                if let Some(own) = known.by_mac.get_mut(&report.mac).filter(|own| own.is_empty()) {
+                    own.clone_from(&report.addresses);
                 }
             }
         }
@@ -122,14 +122,15 @@ impl Service {
     pub async fn address_views(&self, id: VmId) -> Result<Vec<AddressView>> {
         let view = self.view(id)?;
         let Some(now) = &view.in_effect else { return Ok(Vec::new()) };
-        let told = self.ask_guest(&view).await;
+        let report = self.ask_guest(&view).await;
         let mut all = Vec::new();
         for nic in &now.nics {
             let mut add = |address, source, age: Option<u64>, expires| {
                 all.push(AddressView { nic: nic.id, mac: nic.mac, address, source, age, expires });
             };
-            let own = told.interfaces.iter().filter(|told| told.mac == nic.mac).flat_map(|told| &told.addresses);
-            own.for_each(|address| add(*address, AddressSource::Agent, Some(told.at.elapsed().as_secs()), None));
+            let own =
+                report.interfaces.iter().filter(|report| report.mac == nic.mac).flat_map(|report| &report.addresses);
+            own.for_each(|address| add(*address, AddressSource::Agent, Some(report.at.elapsed().as_secs()), None));
             let Some(switch) = nic.switch().and_then(|id| self.places.get(id).ok()).map(|(switch, _)| switch) else {
                 continue;
             };
@@ -152,14 +153,14 @@ impl Service {
         known.by_mac.values().any(|addresses| !addresses.is_empty())
     }
 
-    async fn ask_guest(&self, view: &VmView) -> Told {
-        let nothing = || Told { at: Instant::now(), interfaces: Vec::new() };
+    async fn ask_guest(&self, view: &VmView) -> Report {
+        let nothing = || Report { at: Instant::now(), interfaces: Vec::new() };
         let id = view.spec.id;
         {
             let mut answers = self.guest_answers.0.lock().unwrap_or_else(PoisonError::into_inner);
-            answers.retain(|_, told| told.at.elapsed() < FRESH);
-            if let Some(told) = answers.get(&id) {
-                return told.clone();
+            answers.retain(|_, report| report.at.elapsed() < FRESH);
+            if let Some(report) = answers.get(&id) {
+                return report.clone();
             }
             // One that is paused cannot answer, and would do so to nobody when it goes on.
             if !view.agent || view.status == Status::Paused {
@@ -170,8 +171,8 @@ impl Service {
         }
         let interfaces = vm::guest_interfaces(&self.ctx, id, MOMENT).await;
         let mut answers = self.guest_answers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = Told { at: Instant::now(), interfaces };
-        answers.insert(id, told.clone());
-        told
+        let report = Report { at: Instant::now(), interfaces };
+        answers.insert(id, report.clone());
+        report
     }
 }

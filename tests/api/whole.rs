@@ -181,9 +181,9 @@ async fn labels_and_notes_are_one_in_both_dialects_outlive_the_daemon_and_change
         (&json!({ "a": "", "env": "test" }), &Value::Null, &json!(false), &json!("Running"))
     );
     // What was changed is told by its name.
-    let told = daemon.get("/events?after=0&wait=0").await.expect(200);
-    let fields: Vec<&Value> = told["events"].as_array().unwrap().iter().map(|event| &event["fields"]).collect();
-    assert!(fields.contains(&&json!(["labels", "description"])), "{told}");
+    let events = daemon.get("/events?after=0&wait=0").await.expect(200);
+    let fields: Vec<&Value> = events["events"].as_array().unwrap().iter().map(|event| &event["fields"]).collect();
+    assert!(fields.contains(&&json!(["labels", "description"])), "{events}");
 }
 
 #[tokio::test]

@@ -106,16 +106,16 @@ async fn guests_reach_each_other_the_host_and_a_network_as_their_switches_say() 
     fails(&daemon, &one, "ping -c 2 -W 2 -I eth1 10.77.0.1 >/dev/null 2>&1").await;
     // What the switch's DHCP does not know, the guest agent tells.
     await_nic(&daemon, &two, 1, |nic| nic["addresses"] == json!(["10.99.0.2"])).await;
-    // Whoever tells of an address is told, in both dialects.
-    let told = daemon.get(&format!("/vms/{two}/addresses")).await.expect(200);
-    let rows = told.as_array().unwrap();
+    // Whoever tells of an address is named, in both dialects.
+    let answer = daemon.get(&format!("/vms/{two}/addresses")).await.expect(200);
+    let rows = answer.as_array().unwrap();
     let mut by: Vec<_> =
         rows.iter().map(|row| (row["source"].as_str().unwrap(), row["address"].as_str().unwrap())).collect();
     by.sort_unstable();
     assert_eq!(by, [("agent", &*addresses[1]), ("agent", "10.99.0.2"), ("dhcp", &addresses[1]), ("seen", "10.99.0.2")]);
-    assert!(rows.iter().all(|row| row["age"].as_u64().is_some_and(|age| age < 600)), "{told}");
+    assert!(rows.iter().all(|row| row["age"].as_u64().is_some_and(|age| age < 600)), "{answer}");
     let leased = rows.iter().find(|row| row["source"] == "dhcp").unwrap();
-    assert!(leased["expires"].as_u64() > Some(0), "{told}");
+    assert!(leased["expires"].as_u64() > Some(0), "{answer}");
     let theirs = daemon.get(&format!("/hyperv/vms/{two}/addresses")).await.expect(200);
     assert_eq!(theirs.as_array().unwrap().len(), rows.len());
     assert!(theirs.as_array().unwrap().iter().any(|row| row["Source"] == "Seen" && row["IPAddress"] == "10.99.0.2"));
