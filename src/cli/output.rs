@@ -141,7 +141,7 @@ pub fn line(text: &str) -> Result<(), Fail> {
 }
 
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub fn bytes(text: &[u8]) -> Result<(), Fail> {
     let mut out = io::stdout().lock();
     out.write_all(text).and_then(|()| out.flush()).map_err(|error| match error.kind() {

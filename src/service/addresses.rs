@@ -118,7 +118,7 @@ impl Service {
     /// All that is known of the addresses of a VM that runs, from each source.
     ///
     /// # Errors
-    /// [`Error::VmNotFound`].
+    /// [`crate::model::Error::VmNotFound`].
     pub async fn address_views(&self, id: VmId) -> Result<Vec<AddressView>> {
         let view = self.view(id)?;
         let Some(now) = &view.in_effect else { return Ok(Vec::new()) };
