@@ -401,14 +401,20 @@ async fn a_bound_of_memory_follows_and_ends_nobody() {
 async fn nothing_outlives_its_group() {
     let shell = Path::new("/bin/sh");
     let sandbox = Sandbox::find(programs(Path::new("/bin/sleep")), UIDS.parse().unwrap(), &mark()).await;
+    let running = |seconds: &str| qherd::host::process::find(&["sleep", seconds]).len();
     let leaving = |seconds: &str| {
         let Made { cell, group, .. } = sandbox.cell(needs(256 << 20)).unwrap();
         let script = format!("setsid sleep {seconds} >&- 2>&- & exit");
         let child = Child::new(QEMU, shell).args(["-c", &script]).within(cell).piped();
         child.spawn().unwrap().output().unwrap();
+        // The shell does not wait for what it has begun.
+        let begin = std::time::Instant::now();
+        while running(seconds) == 0 {
+            assert!(begin.elapsed() < std::time::Duration::from_secs(20), "it does not sleep");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
         group.unwrap()
     };
-    let running = |seconds: &str| qherd::host::process::find(&["sleep", seconds]).len();
     let (one, other) = ("4001.27182", "4002.27182");
     let (first, second) = (leaving(one), leaving(other));
     first.end();

@@ -10,6 +10,7 @@ use crate::model::{
     Sandbox, Status, VmSpec,
 };
 
+mod adopted;
 mod answers;
 
 const NOW: Now = Now { wall: 1_000_000, monotonic: 50_000, uptime: 50_000 };
@@ -275,15 +276,6 @@ fn what_could_not_be_stored_is_taken_back_and_nothing_else_with_it() {
     let answers = conclude(&mut facts, Lane::Store, full).answers;
     assert!(matches!(&answers[..], [(1, Err(Error::Failed { .. }))]), "{answers:?}");
     assert_eq!((facts.record.definition.memory, facts.up().unwrap().in_effect.memory), (64, 80));
-}
-
-#[test]
-fn records_are_read_as_they_were_written() {
-    for mut facts in [down(), up()] {
-        facts.note_effect(|spec| spec.disks.iter_mut().for_each(|disk| disk.file = Default::default()));
-        let text = serde_json::to_string(&facts.record.run).unwrap();
-        assert_eq!(serde_json::from_str::<RunRecord>(&text).unwrap(), facts.record.run);
-    }
 }
 
 fn look_says(facts: &mut Facts, look: Look) {

@@ -181,4 +181,8 @@ fn devices_are(facts: &mut Facts, disks: &[DiskNo], nics: &[NicId], vcpus: u32) 
     if count != used {
         facts.note_effect(|spec| spec.vcpus = count);
     }
+    if vcpus > used {
+        // Whoever made those may have died before it bound them.
+        facts.note_effect(|spec| spec.cpu_pinning = None);
+    }
 }
