@@ -8,7 +8,9 @@ use super::{
     words::named,
 };
 use crate::{
-    api::kvm::bodies::{Details, DiskRow, EventBody, Listed, NetworkRow, NetworkView, Performance, SwitchFields},
+    api::kvm::bodies::{
+        Details, DiskRow, EventBody, Listed, NetworkRow, NetworkView, OperationBody, Performance, SwitchFields,
+    },
     model::IoLimits,
 };
 
@@ -163,6 +165,24 @@ pub fn network(view: &NetworkView) -> String {
 pub fn limits(limits: Option<&IoLimits>) -> String {
     let Some(Ok(serde_json::Value::Object(limits))) = limits.map(serde_json::to_value) else { return String::new() };
     limits.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+}
+
+impl Tabled for OperationBody {
+    const COLUMNS: &'static [Column<Self>] = &[
+        column("ID", |operation| operation.id.clone()),
+        column("KIND", |operation| operation.kind.clone()),
+        status(|operation| operation.status.to_string()),
+        column("VM", |operation| operation.name.clone().unwrap_or_default()),
+        column("BEGAN", |operation| operation.created_at.clone()),
+        column("NOW", |operation| {
+            let under_way = operation.phases.iter().rfind(|phase| phase.ended_at.is_none());
+            under_way.map(ToString::to_string).unwrap_or_default()
+        }),
+        wide("CALLER", |operation| operation.caller.clone()),
+    ];
+    fn id(&self) -> &str {
+        &self.id
+    }
 }
 
 impl Tabled for SwitchFields {

@@ -14,6 +14,7 @@ mod host;
 mod logs;
 mod names;
 mod nics;
+mod operations;
 mod output;
 mod power;
 mod progress;
@@ -108,6 +109,9 @@ pub enum OfClient {
     /// Virtual switches
     #[command(subcommand)]
     Switch(switches::Command),
+    /// The work for requests whose clients did not wait
+    #[command(subcommand)]
+    Op(operations::Command),
     /// The host: cores, memory, QEMU, and which VM is pinned where
     Host(host::Host),
     /// Print what a shell completes commands with
@@ -160,6 +164,7 @@ impl OfClient {
             Self::Disk(command) => command.run().await,
             Self::Nic(command) => command.run().await,
             Self::Switch(command) => command.run().await,
+            Self::Op(command) => command.run().await,
             Self::Host(host) => host.run().await,
             Self::Completion(completion) => completion.run(),
         }

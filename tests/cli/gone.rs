@@ -64,6 +64,9 @@ const TRIED: &[(&str, &[&str])] = &[
     ("switch create", &["LAN", "--type", "private"]),
     ("switch show", &["LAN"]),
     ("switch rm", &["LAN"]),
+    ("op ls", &["--vm", "web"]),
+    ("op show", &["8b2c3d4e-5f60-4b7c-9d8e-9fa0b1c2d3e4"]),
+    ("op cancel", &["8b2c3d4e-5f60-4b7c-9d8e-9fa0b1c2d3e4"]),
     ("host", &[]),
 ];
 const WITHOUT: &[&str] = &[

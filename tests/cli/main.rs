@@ -16,6 +16,7 @@ mod ends;
 mod gone;
 mod herd;
 mod names;
+mod operations;
 mod sequence;
 mod ssh;
 mod waits;

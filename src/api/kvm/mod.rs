@@ -52,6 +52,7 @@ pub mod bodies {
         media::{Iso, IsoBody},
         network_body::{NetworkBody, UserBody},
         networks::{NetworkAdded, NetworkRemoved, NetworkRow, NetworkView},
+        operations::OperationBody,
         performance::Performance,
         pinning::CpuPinning,
         policy::{AutostartBody, PolicyBody, PolicyView},

@@ -1,5 +1,7 @@
 //! Operations as this dialect writes them: the work for requests whose clients do not wait on the line.
 
+use std::{borrow::Cow, fmt};
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -22,63 +24,63 @@ use crate::{
 };
 
 /// The work for a request that was answered with 202.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[schemars(example = example())]
 pub struct OperationBody {
-    id: String,
+    pub id: String,
     /// Which request it is, by its operation id in this document or in that of the other dialect.
-    kind: String,
+    pub kind: String,
     /// `kvm` or `hyperv`: whose words `result` and `error` are in.
-    dialect: String,
+    pub dialect: String,
     /// `pending` while it waits for its turn, `running`, `done`, `failed` or `cancelled`.
-    status: &'static str,
+    pub status: Cow<'static, str>,
     /// What it is about; of one that creates, the id that the VM has or is to have.
-    vm_id: Option<String>,
+    pub vm_id: Option<String>,
     /// Of the VM.
-    name: Option<String>,
+    pub name: Option<String>,
     /// Who has asked for it.
-    caller: String,
+    pub caller: String,
     /// As in the `X-Request-Id` of its reply.
-    request_id: String,
-    created_at: String,
-    ended_at: Option<String>,
+    pub request_id: String,
+    pub created_at: String,
+    pub ended_at: Option<String>,
     /// What is done for it, and beside it on the same VM, in the order in which it began.
-    phases: Vec<PhaseBody>,
+    pub phases: Vec<PhaseBody>,
     /// What it would have been answered; null while it runs, and where it failed.
-    result: Option<AnswerBody>,
+    pub result: Option<AnswerBody>,
     /// As `result`, of one that failed or was cancelled.
-    error: Option<AnswerBody>,
+    pub error: Option<AnswerBody>,
     /// Where qherd itself ended over it: what has become of it, and what to do.
-    interrupted: Option<String>,
+    pub interrupted: Option<String>,
 }
 
 /// One kind of step.
-#[derive(Debug, Serialize, JsonSchema)]
-struct PhaseBody {
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct PhaseBody {
     /// What is done, as `make_image`, `spawn`, `ask_guest`.
-    name: String,
+    pub name: String,
     /// The disk, or the id of the NIC, that it is done to.
-    device: Option<String>,
-    began_at: String,
+    pub device: Option<String>,
+    pub began_at: String,
     /// Null while it is done.
-    ended_at: Option<String>,
+    pub ended_at: Option<String>,
     /// How often it was done.
-    times: u32,
+    pub times: u32,
     /// How much is copied, where something is.
-    bytes: Option<BytesBody>,
+    pub bytes: Option<BytesBody>,
 }
 
-#[derive(Debug, Serialize, JsonSchema)]
-struct BytesBody {
-    done: u64,
-    total: u64,
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct BytesBody {
+    pub done: u64,
+    pub total: u64,
 }
 
 /// An answer as a client that waits has it.
-#[derive(Debug, Serialize, JsonSchema)]
-struct AnswerBody {
-    status: u16,
-    body: Value,
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct AnswerBody {
+    pub status: u16,
+    pub body: Value,
 }
 
 impl OperationBody {
@@ -96,7 +98,7 @@ impl OperationBody {
             id: operation.id.to_string(),
             kind: record.kind.clone(),
             dialect: record.dialect.clone(),
-            status: operation.status.as_str(),
+            status: operation.status.as_str().into(),
             vm_id: record.vm.map(|vm| vm.to_string()),
             name: record.name.clone(),
             caller: record.by.caller.clone(),
@@ -121,6 +123,20 @@ impl PhaseBody {
             times: phase.times,
             bytes: phase.bytes.map(|bytes| BytesBody { done: bytes.done, total: bytes.total }),
         }
+    }
+}
+
+/// For people.
+impl fmt::Display for PhaseBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if let Some(device) = &self.device {
+            write!(f, " {device}")?;
+        }
+        if let Some(BytesBody { done, total }) = self.bytes {
+            write!(f, ", {} of {} MiB", done >> 20, total >> 20)?;
+        }
+        f.write_str(if self.ended_at.is_some() { ", done" } else { "" })
     }
 }
 
