@@ -1,7 +1,7 @@
 //! What the chaos asks of a VM: how it is chosen, what is sent, and what follows from it. A new operation is a value
 //! here, with an arm in each of the functions below it, and nothing anywhere else.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use fastrand::Rng;
 use reqwest::Method;
@@ -52,6 +52,14 @@ pub enum Operation {
     Medium(Option<u64>),
     /// Another version of its machine type, or the latest.
     Machine(Option<u64>),
+    /// Several settings in one update.
+    Whole {
+        vcpus: u64,
+        memory: u64,
+        iops: Option<u64>,
+        core: Option<u64>,
+        iso: Option<u64>,
+    },
     Suspend,
     Resume,
 }
@@ -174,7 +182,7 @@ impl Operation {
 
     /// For a VM that is there.
     pub fn pick(rng: &mut Rng) -> Self {
-        match rng.u8(0..165) {
+        match rng.u8(0..172) {
             0..25 => Self::Start,
             25..32 => Self::Stop(rng.u64(1..3)),
             32..42 => Self::ForceOff,
@@ -197,7 +205,14 @@ impl Operation {
             142..150 => Self::AddForward(size(rng)),
             150..153 => Self::RemoveForward,
             153..160 => Self::Medium(medium(rng)),
-            _ => Self::Machine(rng.bool().then(|| rng.u64(0..2))),
+            160..165 => Self::Machine(rng.bool().then(|| rng.u64(0..2))),
+            _ => Self::Whole {
+                vcpus: rng.u64(1..5),
+                memory: rng.u64(16..32),
+                iops: rng.bool().then(|| rng.u64(100..1000)),
+                core: rng.bool().then_some(0),
+                iso: medium(rng),
+            },
         }
     }
 
@@ -304,6 +319,13 @@ impl Operation {
             Self::Machine(Some(version)) => {
                 (Method::PUT, format!("{vm}/machine"), json!({ "type": machine_type(*version) }))
             }
+            Self::Whole { vcpus, memory, iops, core, iso } => {
+                let wish = json!({
+                    "vcpus": vcpus, "memory": memory, "io_limits": limits(iops), "cpu_pinning": pinning(core), "iso": iso.map(disc),
+                    "labels": { "vcpus": vcpus.to_string() },
+                });
+                (Method::PUT, vm, wish)
+            }
             Self::AddNic(nic) => (Method::POST, format!("{vm}/networks"), on_switch(nic)),
             Self::RemoveNic => (Method::DELETE, format!("{vm}/networks/{nic}"), json!({})),
             Self::Suspend => (Method::POST, format!("{vm}/suspend"), json!({})),
@@ -320,6 +342,9 @@ impl Operation {
             Self::ChangeSwitch(_) | Self::AddForward(_) | Self::RemoveForward => {}
             Self::Medium(iso) => now.iso = *iso,
             Self::Machine(machine) => now.machine = *machine,
+            Self::Whole { vcpus, memory, iops, core, iso } => {
+                (now.vcpus, now.memory, now.iops, now.core, now.iso) = (*vcpus, *memory, *iops, *core, *iso);
+            }
             Self::AddNic(nic) => {
                 now.nics.insert(*nic);
             }
@@ -365,7 +390,8 @@ impl Operation {
             | Self::AddForward(_)
             | Self::RemoveForward
             | Self::Medium(_)
-            | Self::Machine(_) => Power::AsItWas,
+            | Self::Machine(_)
+            | Self::Whole { .. } => Power::AsItWas,
         }
     }
 }
@@ -382,7 +408,9 @@ impl Definition {
             core: number(&config["cpu_pinning"]["cores"][0]),
             disks: disks.as_array().unwrap().iter().skip(1).map(|disk| number(&disk["disk_size"]).unwrap()).collect(),
             nics: nics(networks).map(|(number, _)| number).collect(),
-            iso: DISCS.into_iter().find(|number| config["iso"].to_string().ends_with(&format!("/{}\"", disc(*number)))),
+            iso: DISCS
+                .into_iter()
+                .find(|number| config["iso"].as_str().is_some_and(|iso| Path::new(iso).ends_with(disc(*number)))),
             machine: (0..2).find(|version| config["machine_type"] == machine_type(*version)),
         }
     }

@@ -80,7 +80,7 @@ fn programs_are_told_the_same_in_their_own_words() {
         serde_json::from_str(&done(&daemon, &["show", id, second.trim(), "-o", "json"])).unwrap();
     assert_eq!(both.as_array().unwrap().len(), 2);
     let yaml = done(&daemon, &["ls", "-o", "yaml"]);
-    assert!(yaml.contains(&format!("- id: {id}\n")), "{yaml}");
+    assert!(yaml.contains(&format!("  id: {id}\n")), "{yaml}");
     assert_eq!(done(&daemon, &["start", id, "-q"]), "");
 
     let host: serde_json::Value = serde_json::from_str(&done(&daemon, &["host", "-o", "json"])).unwrap();
