@@ -181,9 +181,11 @@ async fn what_is_typed_is_the_same_wherever_its_frames_are_cut() {
         socket.write_all(&frames[cut..]).await.unwrap();
         let (serial, length) = (serial.try_clone().unwrap(), expected.len());
         let typed = tokio::task::spawn_blocking(move || {
-            let (mut line, _) = serial.accept().unwrap();
-            let mut typed = vec![0; length];
-            line.read_exact(&mut typed).unwrap();
+            let mut typed = Vec::new();
+            while typed.len() < length {
+                let (mut line, _) = serial.accept().unwrap();
+                line.read_to_end(&mut typed).unwrap();
+            }
             typed
         });
         let typed = tokio::time::timeout(Duration::from_secs(60), typed).await.expect("all of it").unwrap();

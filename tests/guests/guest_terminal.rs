@@ -24,6 +24,10 @@ async fn a_guest_is_watched_by_several_and_typed_at_by_one_over_the_daemons_end(
     one.type_text("\n").await;
     one.see("guest#").await;
 
+    // Much more than the guest's port holds, while it writes itself.
+    one.type_text(&format!("echo n=$(echo {} | wc -c)\n", "x".repeat(600))).await;
+    one.see("n=601").await;
+
     // What was written before comes first.
     let mut other = Terminal::open(&daemon, &id, "?tail=100000").await;
     other.note("you only watch: uid 0 types").await;

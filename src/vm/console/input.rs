@@ -1,30 +1,32 @@
 //! The way of what somebody types to the guest: the socket of its serial port, on which QEMU listens since the first version, so
-//! that every VM that runs has it. It is shut for reading: what the guest writes is held elsewhere (docs/adr/0031), and QEMU, which
-//! finds nobody to write to, never waits for us, however long this daemon is stopped (docs/adr/0034).
+//! that every VM that runs has it. A connection is there only while something is on its way: what the guest writes is held
+//! elsewhere (docs/adr/0031), so that it never waits for us, however long this daemon is stopped (docs/adr/0034).
 //!
 //! Who types is one, or several who have said that they share.
 
 use std::{
     io,
-    net::Shutdown,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::{io::AsyncWriteExt, net::UnixStream, time::timeout};
+use tokio::{
+    io::{AsyncWriteExt, copy, sink},
+    net::UnixStream,
+    time::timeout,
+};
 
 use super::Console;
 
-/// For a guest to take what was typed: it has a few bytes of room, QEMU and the kernel some more.
+/// For a guest to take what was typed: it has room for a few bytes at a time.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// QEMU drops what a client has sent that hangs up.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Input {
     socket: PathBuf,
-    line: tokio::sync::Mutex<Option<UnixStream>>,
+    /// QEMU serves one client at a time.
+    turn: tokio::sync::Mutex<()>,
     writers: Mutex<Writers>,
 }
 
@@ -43,7 +45,7 @@ pub(crate) struct Refused {
 /// What has become of what was typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Typed {
-    /// It is on its way to the guest.
+    /// QEMU has given it to the guest.
     Taken,
     /// Nothing runs that could take it.
     NobodyThere,
@@ -60,7 +62,7 @@ pub(crate) struct Writer {
 
 impl Input {
     pub fn new(socket: PathBuf) -> Self {
-        Self { socket, line: tokio::sync::Mutex::default(), writers: Mutex::default() }
+        Self { socket, turn: tokio::sync::Mutex::default(), writers: Mutex::default() }
     }
 
     // Every change under the lock is whole, so a panic leaves nothing half done.
@@ -69,33 +71,26 @@ impl Input {
     }
 
     async fn send(&self, text: &[u8]) -> Typed {
-        let mut line = self.line.lock().await;
-        let sent = async {
-            if let Some(open) = &mut *line
-                && open.write_all(text).await.is_ok()
-            {
-                return Ok(());
-            }
-            // QEMU has hung up, because its guest took nothing for a while, or it is another QEMU.
-            *line = None;
-            line.insert(connect(&self.socket).await?).write_all(text).await
-        };
-        match timeout(PATIENCE, sent).await {
+        let _turn = self.turn.lock().await;
+        match timeout(PATIENCE, hand_over(&self.socket, text)).await {
             Ok(Ok(())) => Typed::Taken,
-            Ok(Err(_)) => {
-                *line = None;
-                Typed::NobodyThere
-            }
+            Ok(Err(_)) => Typed::NobodyThere,
             Err(_) => Typed::Full,
         }
     }
 }
 
-async fn connect(socket: &Path) -> io::Result<UnixStream> {
-    // By the standard library's own: the runtime's ends only the other half.
-    let stream = UnixStream::connect(socket).await?.into_std()?;
-    stream.shutdown(Shutdown::Read)?;
-    UnixStream::from_std(stream)
+/// QEMU reads as much as the guest has room for, and hangs up at the end of it: so all of it has arrived then. What the guest
+/// writes meanwhile is read away, or QEMU would drop the rest.
+async fn hand_over(socket: &Path, text: &[u8]) -> io::Result<()> {
+    let mut stream = UnixStream::connect(socket).await?;
+    let (mut from, mut to) = stream.split();
+    let typing = async {
+        to.write_all(text).await?;
+        to.shutdown().await
+    };
+    let mut nowhere = sink();
+    tokio::try_join!(typing, copy(&mut from, &mut nowhere)).map(drop)
 }
 
 impl Console {
@@ -123,21 +118,9 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        let input = &self.console.input;
-        let mut writers = input.writers();
+        let mut writers = self.console.input.writers();
         if let Some(at) = writers.names.iter().position(|name| *name == self.name) {
             writers.names.remove(at);
-        }
-        // Where somebody types at this moment, that is not the last one.
-        if writers.names.is_empty()
-            && let Ok(mut line) = input.line.try_lock()
-            && let Some(line) = line.take()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            runtime.spawn(async move {
-                tokio::time::sleep(FAREWELL).await;
-                drop(line);
-            });
         }
     }
 }
@@ -166,20 +149,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_typed_goes_to_whoever_listens_now_and_nobody_can_write_back() {
+    async fn what_is_typed_is_taken_when_all_of_it_was_read_by_whoever_listens_now() {
         let dir = tempfile::tempdir().unwrap();
         let console = Arc::new(Console::new(RunPaths::new(dir.path().to_owned())));
         let writer = console.writer("one", false).unwrap();
         assert_eq!(writer.send(b"lost").await, Typed::NobodyThere);
         let socket = console.input.socket.clone();
-        for run in [b"one", b"two"] {
+        for run in 0..2 {
             let qemu = UnixListener::bind(&socket).unwrap();
-            assert_eq!(writer.send(run).await, Typed::Taken);
-            let (mut line, _) = qemu.accept().await.unwrap();
-            let mut typed = [0; 3];
-            line.read_exact(&mut typed).await.unwrap();
-            assert_eq!(&typed, run);
-            assert_eq!(line.write(b"x").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+            // A guest that takes a byte at a time, and writes more than a socket holds.
+            let guest = async {
+                let (mut line, _) = qemu.accept().await.unwrap();
+                let mut typed = Vec::new();
+                while let Ok(byte) = line.read_u8().await {
+                    typed.push(byte);
+                    for _ in 0..400 {
+                        line.write_u8(b'x').await.unwrap();
+                    }
+                }
+                typed
+            };
+            let text = vec![b'a' + run; 300];
+            assert_eq!(tokio::join!(writer.send(&text), guest), (Typed::Taken, text));
+            // One that takes nothing.
+            let (sent, _line) = tokio::join!(writer.send(b"lost"), qemu.accept());
+            assert_eq!(sent, Typed::Full);
             std::fs::remove_file(&socket).unwrap();
         }
     }
