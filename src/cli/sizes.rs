@@ -148,8 +148,9 @@ pub struct Label {
 /// # Errors
 /// For clap.
 pub fn label(text: &str) -> Result<Label, String> {
-    let (key, value) = text.split_once('=').unwrap_or((text, ""));
-    check_label_key(key).map_err(|_| format!("a label is KEY=VALUE, such as env=prod, and {key:?} is no key"))?;
+    let must = || format!("a label is KEY=VALUE, such as env=prod, and {text:?} is none");
+    let (key, value) = text.split_once('=').ok_or_else(must)?;
+    check_label_key(key).map_err(|_| must())?;
     Ok(Label { key: key.to_owned(), value: value.to_owned() })
 }
 

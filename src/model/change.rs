@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use super::{
-    Alias, CpuPinning, Error, IoLimits, MetadataWish, NewDisk, NewNic, NicId, PolicyWish, PortWish, Result, SwitchId,
-    VmSpec, check_definition, check_disk_size, check_memory, check_name, check_vcpus, default_max_memory,
+    Alias, Conflict, CpuPinning, Error, IoLimits, MetadataWish, NewDisk, NewNic, NicId, PolicyWish, PortWish, Result,
+    SwitchId, VmSpec, check_definition, check_disk_size, check_memory, check_name, check_vcpus, default_max_memory,
 };
 
 /// One change, as a dialect hands it over: decoded, not yet checked.
@@ -51,6 +51,11 @@ pub enum Change {
         disks: Option<Box<str>>,
         networks: Option<Box<str>>,
         start: Option<bool>,
+    },
+    /// The disks and NICs that a list of changes was worked out from: where it has others, none is made.
+    Over {
+        disks: Vec<String>,
+        nics: Vec<NicId>,
     },
     /// All of them, or none; none of them is such a list.
     Several(Vec<Change>),
@@ -197,6 +202,13 @@ impl Change {
                 sent.disks = disks.or(sent.disks.take());
                 sent.networks = networks.or(sent.networks.take());
                 sent.start = start.unwrap_or(sent.start);
+            }
+            Self::Over { disks, nics } => {
+                let same = spec.disks.iter().map(|disk| &disk.name).eq(&disks)
+                    && spec.nics.iter().map(|nic| &nic.id).eq(&nics);
+                if !same {
+                    return Err(Conflict::Outdated.into());
+                }
             }
             Self::Several(changes) => {
                 for change in changes {

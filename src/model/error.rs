@@ -147,8 +147,13 @@ pub enum Conflict {
     )]
     NoWayOut,
     /// Against a deletion and a forced stop.
-    #[error("VM is protected against deletion and forced stops; update it with protected=false first.")]
+    #[error(
+        "VM is protected against deletion, forced stops and the removal of its disks; update it with protected=false first."
+    )]
     Protected,
+    /// An update had been worked out from lists that are others by now.
+    #[error("The VM's disks or NICs were changed meanwhile; read them, and ask again.")]
+    Outdated,
     #[error("VM is being deleted.")]
     Deleting,
     #[error("The request was overtaken by a forced stop or a delete of the VM.")]

@@ -57,7 +57,9 @@ pub use metadata::{MAX_LABELS, MAX_METADATA, Metadata, MetadataWish, check_label
 pub use name::{check_name, same_name};
 pub use named::{Alias, MAX_ALL_SENT, MadeFolder, Named, Sent};
 pub use nearest::nearest;
-pub use network::{Forward, NewNic, Nic, NicBackend, Protocol, TAP_PREFIX, check_forwards, check_queues};
+pub use network::{
+    Forward, NewNic, Nic, NicBackend, Protocol, TAP_PREFIX, check_carried, check_forwards, check_queues,
+};
 pub use policy::{Autostart, AutostartWish, Due, LONGEST_WAIT, OnIoError, Policy, PolicyWish, RestartPolicy, Upkeep};
 pub use port::{Bandwidth, PortWish, SwitchPort};
 pub use record::{Boot, ProcessId};

@@ -166,7 +166,10 @@ pub fn check_forwards(forwards: &[Forward]) -> Result<()> {
             }
         }
         if forward.host_port < FIRST_PORT {
-            return must("host_port", "be 1024 or higher: QEMU has no right to listen on the host's lower ports");
+            return must(
+                "host_port",
+                "be 1024 or higher: nobody who carries a guest may listen on the host's lower ports",
+            );
         }
         let everywhere = |address: Ipv4Addr| address.is_unspecified();
         let meets = |other: &&Forward| {
@@ -182,6 +185,23 @@ pub fn check_forwards(forwards: &[Forward]) -> Result<()> {
                 format!("{forward} is also in {other}")
             };
             return must("host_port", &format!("name a port of the host that no other does; {why}"));
+        }
+    }
+    Ok(())
+}
+
+/// passt listens on a port of one protocol once.
+///
+/// # Errors
+/// [`Error::Invalid`] that says which is there twice.
+pub fn check_carried(forwards: &[Forward]) -> Result<()> {
+    for (index, forward) in forwards.iter().enumerate() {
+        let meets = |other: &&Forward| (other.protocol, other.host_port) == (forward.protocol, forward.host_port);
+        if let Some(other) = forwards[..index].iter().find(meets) {
+            let must = format!(
+                "be another than that of {other}: passt, which carries the NIC, listens on a port at one address"
+            );
+            return Err(Error::invalid(format!("user.forwards[{index}].host_port"), must));
         }
     }
     Ok(())

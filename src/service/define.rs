@@ -12,14 +12,17 @@ use super::{
 };
 use crate::{
     model::{
-        Applied, Change, CloneMode, CpuPinning, DiskWish, Error, IoLimits, MAX_DEVICES, MetadataWish, Nic, NicWish,
-        PolicyWish, Result, VmId, VmSpec, VmView, check_length,
+        Applied, Change, CloneMode, Conflict, CpuPinning, DiskWish, Error, IoLimits, MAX_DEVICES, MetadataWish, Nic,
+        NicWish, PolicyWish, Result, VmId, VmSpec, VmView, check_length, default_max_memory,
     },
     vm::VmHandle,
 };
 
+/// How often lists are compared anew that others change at the same time.
+const TRIES: usize = 8;
+
 /// A definition, or a part of it, as a dialect hands it over: decoded, not yet checked.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Define {
     pub name: Option<String>,
     pub profile: Option<String>,
@@ -57,12 +60,28 @@ impl Service {
     /// changes. Nothing is changed then.
     pub async fn define(&self, id: VmId, wish: Define) -> Result<(VmView, Applied)> {
         let handle = self.handle(id)?;
+        for _ in 0..TRIES {
+            match self.define_once(&handle, wish.clone()).await {
+                // Others have changed its lists since they were compared.
+                Err(Error::Conflict(Conflict::Outdated)) => {}
+                done => return done,
+            }
+        }
+        Err(Conflict::Outdated.into())
+    }
+
+    async fn define_once(&self, handle: &VmHandle, wish: Define) -> Result<(VmView, Applied)> {
         let spec = handle.view().spec;
-        check_fixed(&spec, &wish)?;
+        let id = spec.id;
+        check_fixed(&spec, &wish, self.ctx.host.memory)?;
         if let Some(named) = &wish.base_image {
             self.check_base(&spec, named).await?;
         }
         let mut wanted = Wanted { service: self, spec: &spec, changes: Vec::new(), kept: Vec::new() };
+        if wish.disks.is_some() || wish.networks.is_some() {
+            let disks = spec.disks.iter().map(|disk| disk.name.clone()).collect();
+            wanted.changes.push(Change::Over { disks, nics: spec.nics.iter().map(|nic| nic.id).collect() });
+        }
         wanted.plain(&wish)?;
         if let Some(iso) = &wish.iso {
             let change = self.medium(id, iso.as_deref()).await?;
@@ -75,7 +94,7 @@ impl Service {
             wanted.networks(networks)?;
         }
         wanted.changes.extend(wish.sent);
-        wanted.make(&handle).await
+        wanted.make(handle).await
     }
 
     /// That the root disk was cloned from this image.
@@ -96,16 +115,23 @@ fn fixed(param: impl Into<std::borrow::Cow<'static, str>>, is: impl Into<String>
     Error::Fixed { param: param.into(), is: is.into() }
 }
 
-/// What was decided when the VM was created, or only grows.
-fn check_fixed(spec: &VmSpec, wish: &Define) -> Result<()> {
+/// What was decided when the VM was created, or only grows. A bound that nobody set rises with what it bounds.
+fn check_fixed(spec: &VmSpec, wish: &Define, host_memory: u64) -> Result<()> {
     let bound = |name: &'static str, wish: Option<i64>, is: u64| match wish {
+        Some(..=0) => Err(Error::invalid(name, "be greater than 0")),
         Some(wish) if i64::try_from(is) != Ok(wish) => {
-            Err(fixed(name, format!("{is}, decided when the VM was created")))
+            Err(fixed(name, format!("{is}, and only a VM that is created can be given another")))
         }
         _ => Ok(()),
     };
-    bound("max_vcpus", wish.max_vcpus, spec.max_vcpus.into())?;
-    bound("max_memory", wish.max_memory, spec.max_memory)?;
+    let vcpus = wish.vcpus.and_then(|vcpus| u64::try_from(vcpus).ok()).filter(|_| !spec.max_vcpus_given);
+    bound("max_vcpus", wish.max_vcpus, vcpus.map_or(0, |vcpus| vcpus).max(spec.max_vcpus.into()))?;
+    let memory = wish.memory.and_then(|memory| u64::try_from(memory).ok()).filter(|_| !spec.max_memory_given);
+    bound(
+        "max_memory",
+        wish.max_memory,
+        memory.map_or(spec.max_memory, |memory| default_max_memory(memory, host_memory)),
+    )?;
     if wish.profile.as_ref().is_some_and(|profile| *profile != spec.machine.profile) {
         return Err(fixed("profile", spec.machine.profile.clone()));
     }

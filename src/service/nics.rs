@@ -12,7 +12,7 @@ use crate::{
     model::{
         Applied, Carrier, Change, DEFAULT_LABEL, Error, MAX_DEVICES, NetworkWish, NewNic, NewNics, Nic, NicBackend,
         NicId, NicWish, PortWish, Result, Switch, SwitchId, SwitchKind, SwitchPort, VmId, VmSpec, VmView,
-        check_forwards, check_length, check_name, check_queues,
+        check_carried, check_forwards, check_length, check_name, check_queues,
     },
     net::{PortHealth, Traffic},
     vm::Mark,
@@ -98,6 +98,9 @@ pub(super) fn resolve<'a>(service: &'a Service, wish: NicWish, vm: (VmId, &str))
                 return Err(Error::invalid(name, "not be set for a NIC on the user-mode network"));
             }
             check_forwards(&forwards)?;
+            if service.user_network().carrier == Carrier::Passt {
+                check_carried(&forwards)?;
+            }
             (NicBackend::User { forwards }, None)
         }
         NetworkWish::Switch(switch) => {

@@ -125,6 +125,26 @@ async fn what_cannot_be_changed_is_refused_by_its_name_with_nothing_changed() {
 }
 
 #[tokio::test]
+async fn the_same_lists_sent_at_once_by_several_are_made_once() {
+    let daemon = Daemon::start();
+    let mut wish = daemon.wish();
+    wish["networks"] = json!([]);
+    let id = daemon.create(wish).await;
+    let path = format!("/vms/{id}");
+    let whole =
+        json!({ "disks": [{ "disk_size": 1 }, { "disk_size": 2 }], "networks": [{ "user": {}, "name": "out" }] });
+    for _ in 0..2 {
+        let answers = futures_util::future::join_all((0..6).map(|_| daemon.put(&path, whole.clone()))).await;
+        answers.into_iter().for_each(|answer| drop(answer.expect(200)));
+        is_as_sent(&daemon, &id, &whole).await;
+        assert_eq!(daemon.get(&format!("{path}/disks")).await.expect(200).as_array().unwrap().len(), 3);
+    }
+    // A bound that nobody has set rises with what it bounds, and may be said.
+    daemon.put(&path, json!({ "vcpus": 17, "max_vcpus": 17 })).await.expect(200);
+    assert_eq!(daemon.put(&path, json!({ "max_vcpus": 0 })).await.status, 400);
+}
+
+#[tokio::test]
 async fn a_protected_vm_is_neither_deleted_nor_forced_off_by_either_dialect_until_that_is_taken_away() {
     let daemon = hyperv::started();
     let windows = hyperv::Client::at(&daemon, hyperv::Mount::Root);
@@ -143,6 +163,9 @@ async fn a_protected_vm_is_neither_deleted_nor_forced_off_by_either_dialect_unti
         assert_eq!(refused.status, 409, "{refused:?}");
         assert!(refused.body.to_string().contains("protected"), "{refused:?}");
     }
+    let disk = daemon.post(&format!("{path}/disks"), json!({ "disk_size": 1 })).await.expect(201);
+    let disk = format!("{path}/disks/{}", disk["name"].as_str().unwrap());
+    assert_eq!(daemon.delete(&disk).await.status, 409);
     assert_eq!(daemon.status(&id).await, "running");
     // That a guest is asked to stop, and its time passes, is no forced stop.
     daemon.post(&format!("{path}/stop?timeout=1"), json!({})).await.expect(200);

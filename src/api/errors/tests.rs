@@ -36,6 +36,7 @@ fn conflicts() -> Vec<Conflict> {
         NotRunning => NotRunning, Off => Off, AlreadySuspended => AlreadySuspended, AlreadyRunning => AlreadyRunning,
         MustBeOff(_) => MustBeOff(Status::Running), Stopping => Stopping, Rebooting => Rebooting,
         NoFreeSlot => NoFreeSlot, DiskInUse => DiskInUse, Halted => Halted, NoWayOut => NoWayOut, Protected => Protected,
+        Outdated => Outdated,
         Deleting => Deleting,
         Overtaken => Overtaken, Cancelled => Cancelled,
     )

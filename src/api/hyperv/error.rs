@@ -176,6 +176,7 @@ fn in_the_way(conflict: Conflict, message: String) -> ErrorBody {
         | Conflict::DiskInUse
         | Conflict::NoWayOut
         | Conflict::Protected
+        | Conflict::Outdated
         | Conflict::Deleting
         | Conflict::Overtaken
         | Conflict::Cancelled => body,

@@ -83,7 +83,7 @@ pub struct CreateBody {
     /// At most 1,024 characters.
     #[schemars(length(max = 1024))]
     pub description: Option<String>,
-    /// It is neither deleted nor forced off until that is taken away; default false.
+    /// It is neither deleted nor forced off, and loses no disk, until that is taken away; default false.
     pub protected: Option<bool>,
 }
 

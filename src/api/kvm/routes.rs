@@ -204,7 +204,7 @@ fn rows() -> Vec<Route<Shared>> {
             .summary("Remove a disk with its image; a running guest has to let go of it.")
             .long::<operations::OperationBody>(Work::Remove)
             .output::<disks::DiskDone>(200, "It is gone.")
-            .error(409, "The guest does not let go of it, or is paused; or the request was overtaken."),
+            .error(409, "The guest does not let go of it, or is paused; the VM is protected; or the request was overtaken."),
         Route::get("/vms/{id}/networks", "listVMNetworks", in_section(&NICS, networks::list))
             .role(Role::Viewer)
             .tag(INFORMATION)

@@ -109,7 +109,7 @@ pub struct WholeBody {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub description: Option<Option<String>>,
-    /// Neither a deletion nor a forced stop is done.
+    /// Neither a deletion, nor a forced stop, nor the removal of a disk is done; null leaves it as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protected: Option<bool>,
 }

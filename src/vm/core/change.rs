@@ -96,6 +96,7 @@ fn concerned(change: &Change) -> Vec<Lane> {
         | Change::Policy(_)
         | Change::Name(_)
         | Change::Metadata(_)
+        | Change::Over { .. }
         | Change::Sent { .. } => Vec::new(),
         // Each by itself.
         Change::Several(_) => Vec::new(),

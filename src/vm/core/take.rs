@@ -11,7 +11,7 @@ use super::{
     seen::{Launch, Monitor},
     table::{Act, Ask, Refusal, State, Verdict, judge},
 };
-use crate::model::{Conflict, Due, Ending, Error, Result, Upkeep};
+use crate::model::{Change, Conflict, Due, Ending, Error, Result, Upkeep};
 
 pub(super) fn take(facts: &mut Facts, ticket: Ticket, request: Request) {
     if facts.gone {
@@ -50,6 +50,8 @@ fn is_kept_from(facts: &Facts, request: &Request, verdict: Verdict) -> bool {
     let ends = match request {
         Request::Delete | Request::StopAndDelete(_) => !matches!(verdict, Verdict::Refuse(_)),
         Request::ForceOff => verdict == Verdict::Do(Act::Cut),
+        // Its data goes with it.
+        Request::Change(change) => change.each().iter().any(|change| matches!(change, Change::RemoveDisk(_))),
         Request::Start
         | Request::Stop(_)
         | Request::Reboot(_)
@@ -58,7 +60,6 @@ fn is_kept_from(facts: &Facts, request: &Request, verdict: Verdict) -> bool {
         | Request::Suspend
         | Request::Resume
         | Request::Boot
-        | Request::Change(_)
         | Request::Redefine(_) => false,
     };
     ends && facts.record.definition.metadata.protected
