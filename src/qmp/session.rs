@@ -22,6 +22,8 @@ use super::version::QemuVersion;
 
 /// Commands that may wait for the driver before `execute` itself waits.
 const CALL_CAPACITY: usize = 64;
+/// Answers to an earlier client that may come before the greeting.
+const LEFT_OVER: usize = 16;
 
 /// The limits of a session. The defaults are meant for use, other values for tests.
 #[derive(Debug, Clone)]
@@ -94,13 +96,18 @@ impl Session {
         let (read, write) = stream.into_split();
         let mut lines = Lines::new(read, options.line_limit);
 
-        let version = match lines.next().await.and_then(|line| decode(&line)) {
-            Ok(Incoming::Greeting { version }) => version,
-            Ok(_) => {
-                let reason = CloseReason::Garbage("a message before the greeting".into());
-                return Err(QmpError::Closed { reason });
+        let mut left_over = 0;
+        let version = loop {
+            match lines.next().await.and_then(|line| decode(&line)) {
+                Ok(Incoming::Greeting { version }) => break version,
+                // QEMU 10 answers whoever is there by then what an earlier client had asked.
+                Ok(Incoming::Return { .. } | Incoming::Error { .. }) if left_over < LEFT_OVER => left_over += 1,
+                Ok(_) => {
+                    let reason = CloseReason::Garbage("a message before the greeting".into());
+                    return Err(QmpError::Closed { reason });
+                }
+                Err(reason) => return Err(QmpError::Closed { reason }),
             }
-            Err(reason) => return Err(QmpError::Closed { reason }),
         };
 
         let (calls, incoming_calls) = mpsc::channel(CALL_CAPACITY);

@@ -19,14 +19,34 @@ async fn a_missing_greeting_is_a_timeout_and_anything_else_in_its_place_an_error
     let error = Session::open(stream, SHORT).await.unwrap_err();
     assert_eq!(error, QmpError::Timeout { command: "greeting".into(), after: SHORT });
 
-    let (mut peer, stream) = Peer::new();
-    peer.say(r#"{"return": {}}"#).await;
-    let error = Session::open(stream, LONG).await.unwrap_err();
-    assert_eq!(error, closed(CloseReason::Garbage("a message before the greeting".into())));
+    // No end of answers to nobody is as bad as an event.
+    let event = r#"{"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 0}}"#;
+    for (message, times) in [(event, 1), (r#"{"return": {}}"#, 17)] {
+        let (mut peer, stream) = Peer::new();
+        for _ in 0..times {
+            peer.say(message).await;
+        }
+        let error = Session::open(stream, LONG).await.unwrap_err();
+        assert_eq!(error, closed(CloseReason::Garbage("a message before the greeting".into())));
+    }
 
     let (peer, stream) = Peer::new();
     drop(peer);
     assert_eq!(Session::open(stream, LONG).await.unwrap_err(), closed(CloseReason::Eof));
+}
+
+#[tokio::test]
+async fn what_an_earlier_client_is_answered_before_the_greeting_is_passed_over() {
+    let (mut peer, stream) = Peer::new();
+    let script = async {
+        peer.say(r#"{"return": {"status": "running"}, "id": "earlier-3"}"#).await;
+        peer.say(r#"{"error": {"class": "GenericError", "desc": "no"}, "id": "earlier-4"}"#).await;
+        peer.say(GREETING).await;
+        let negotiation = peer.hear().await;
+        peer.answer(&negotiation, json!({})).await;
+    };
+    let (opened, ()) = tokio::join!(Session::open(stream, LONG), script);
+    opened.unwrap();
 }
 
 #[tokio::test]
