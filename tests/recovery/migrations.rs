@@ -47,6 +47,7 @@ fn like(key: &str, old: &Value) -> BoxedStrategy<Value> {
         // By these a disk is known.
         ("file", _) => "\\PC{1,32}".prop_map(Value::String).boxed(),
         ("held" | "unmade", _) => Just(old.clone()).boxed(),
+        ("host_port" | "guest_port", _) => (1..=u16::MAX).prop_map(|port| json!(port)).boxed(),
         ("name" | "reason" | "boot_id" | "path" | "profile" | "machine_type", Value::String(_)) => {
             any::<String>().prop_map(Value::String).boxed()
         }

@@ -35,6 +35,13 @@ async fn a_live_guest_whose_record_cannot_be_read_keeps_its_address_and_its_name
     let taken = json!({ "switch": "LAN", "address": "10.77.0.2" });
     let same = json!({ "switch": "LAN", "mac": nic["mac"] });
 
+    // What is known of its address then is what DHCP was told.
+    let folder = daemon.state().join("net").join(&switch.replace('-', "")[..12]);
+    let begin = std::time::Instant::now();
+    while !fs::read_to_string(folder.join("hosts")).is_ok_and(|hosts| hosts.contains(nic["mac"].as_str().unwrap())) {
+        assert!(begin.elapsed() < std::time::Duration::from_secs(20), "DHCP is not told");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     daemon.kill();
     let damage = |from: &'static str, to: &'static str| {
         let web = web.clone();
@@ -46,7 +53,6 @@ async fn a_live_guest_whose_record_cannot_be_read_keeps_its_address_and_its_name
     // Another comes, and DHCP is told of it.
     let other = daemon.create(next).await;
     assert_eq!(networks(&daemon, &other).await[0]["reserved"], "10.77.0.3");
-    let folder = daemon.state().join("net").join(&switch.replace('-', "")[..12]);
     let [hosts, names] = ["hosts", "names"].map(|list| fs::read_to_string(folder.join(list)).unwrap());
     let own = format!("{},id:*,10.77.0.2,web\n", nic["mac"].as_str().unwrap());
     assert!(hosts.contains(&own) && hosts.contains(",10.77.0.3,db\n"), "{hosts}");
