@@ -221,6 +221,12 @@ pub fn open(pid: i32) -> io::Result<Process> {
     Process::open(ProcessId { pid, starttime: start_time(pid)?, boot_id: boot_id()? })
 }
 
+/// The user that a process runs as, while it is there.
+pub fn user(pid: i32) -> Option<u32> {
+    let status = procfs::process::Process::new(pid).and_then(|process| process.status());
+    Some(status.ok()?.ruid)
+}
+
 fn command_line(pid: i32) -> Option<Vec<String>> {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     Some(bytes.split(|&b| b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect())

@@ -20,7 +20,11 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    host::{cgroups::Group, process::Process, sandbox::Sandbox},
+    host::{
+        cgroups::Group,
+        process::{self, Process},
+        sandbox::Sandbox,
+    },
     model::{self, Nic, NicId, VmId},
     net::passt::{self, Words},
     qmp::socket,
@@ -193,10 +197,16 @@ impl Carried {
         passt::spawn(&passt::Task { mac: self.nic.mac, forwards, maps_router }, qemu, cell)
     }
 
-    /// The one that an earlier daemon started.
+    /// The one that an earlier daemon started: it is in the VM's group, or at least the VM's own user. The address alone proves
+    /// nothing, as a copy of a state directory has the same.
     async fn found(&self) -> Option<Process> {
-        let (mac, group) = (self.nic.mac, self.group.clone());
-        let found = spawn_blocking(move || passt::running(mac, group.map(|group| group.processes()).as_deref()));
+        let (mac, group, uid) = (self.nic.mac, self.group.clone(), self.run.uid);
+        let found = spawn_blocking(move || {
+            let is_grouped = group.is_some();
+            let mut found = passt::running(mac, group.map(|group| group.processes()).as_deref());
+            found.retain(|process| is_grouped || (uid.is_some() && process::user(process.pid()) == uid));
+            found
+        });
         let mut found = found.await.ok()?;
         let first = found.pop();
         // One is enough.
