@@ -172,7 +172,7 @@ impl Tabled for OperationBody {
         column("ID", |operation| operation.id.clone()),
         column("KIND", |operation| operation.kind.clone()),
         status(|operation| operation.status.to_string()),
-        column("VM", |operation| operation.name.clone().unwrap_or_default()),
+        column("ABOUT", |operation| operation.name.clone().unwrap_or_default()),
         column("BEGAN", |operation| operation.created_at.clone()),
         column("NOW", |operation| {
             let under_way = operation.phases.iter().rfind(|phase| phase.ended_at.is_none());

@@ -2,7 +2,12 @@
 //! changed is changed, all of it or nothing, and what cannot be changed is refused by its name. How a running VM follows is
 //! the business of its task.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::time::timeout;
 
 use super::{
     Service, disks,
@@ -20,6 +25,8 @@ use crate::{
 
 /// How often lists are compared anew that others change at the same time.
 const TRIES: usize = 8;
+/// Until what they have changed is looked at again in any case.
+const SOON: Duration = Duration::from_secs(1);
 
 /// A definition, or a part of it, as a dialect hands it over: decoded, not yet checked.
 #[derive(Clone, Debug, Default)]
@@ -60,10 +67,15 @@ impl Service {
     /// changes. Nothing is changed then.
     pub async fn define(&self, id: VmId, wish: Define) -> Result<(VmView, Applied)> {
         let handle = self.handle(id)?;
+        let mut views = handle.views();
         for _ in 0..TRIES {
+            let before = views.borrow().spec.clone();
             match self.define_once(&handle, wish.clone()).await {
                 // Others have changed its lists since they were compared.
-                Err(Error::Conflict(Conflict::Outdated)) => {}
+                Err(Error::Conflict(Conflict::Outdated)) => {
+                    // It shows when it is stored.
+                    let _ = timeout(SOON, views.wait_for(|view| view.gone || view.spec != before)).await;
+                }
                 done => return done,
             }
         }

@@ -32,6 +32,23 @@ pub fn progress() -> Option<Arc<Progress>> {
     PROGRESS.try_with(Clone::clone).ok()
 }
 
+/// Nothing is known any more that stands in the way of what is done to the host for this task's client, on what bears this
+/// name: it has begun.
+pub fn begins(name: &str) {
+    if let Some(progress) = progress() {
+        progress.begins(name);
+    }
+}
+
+/// A part of that, as it is shown.
+pub async fn in_phase<T>(title: &'static str, work: impl Future<Output = T>) -> T {
+    let Some(progress) = progress() else { return work.await };
+    progress.begin(title, None, &Arc::default());
+    let done = work.await;
+    progress.end(title, None);
+    done
+}
+
 /// What may take long before a VM is asked, and makes nothing that is left: it is given up when nobody wants it any more.
 ///
 /// # Errors

@@ -50,6 +50,7 @@ mod lists;
 mod made_and_deleted;
 mod names;
 mod operations;
+mod operations_of_all;
 mod published_clients;
 mod terraform;
 mod whole;

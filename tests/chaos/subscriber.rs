@@ -15,7 +15,10 @@ pub fn told_as(operation: &Operation) -> Option<&'static str> {
         Operation::Delete => Some("vm.deleted"),
         Operation::MakeSwitch { .. } => Some("switch.created"),
         Operation::RemoveSwitch => Some("switch.deleted"),
-        Operation::AddDisk(_) | Operation::AddNic(_) | Operation::RemoveDisk => Some("vm.changed"),
+        Operation::AddDisk(_) | Operation::AddNic(_) | Operation::RemoveDisk | Operation::RemoveNic => {
+            Some("vm.changed")
+        }
+        Operation::AddForward(_) | Operation::RemoveForward => Some("switch.changed"),
         // It may have been so before.
         _ => None,
     }
@@ -83,6 +86,7 @@ impl Subscriber {
             "vm.status" => self.vms.insert(vm, text("status")).is_some_and(|before| before != text("status")),
             "switch.created" => self.switches.insert(switch),
             "switch.deleted" => self.switches.remove(&switch),
+            "host.warnings" => true,
             kind if kind.starts_with("operation.") => self.operations.take(event),
             _ if vm.is_empty() => self.switches.contains(&switch),
             _ => self.vms.contains_key(&vm),

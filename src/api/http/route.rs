@@ -27,6 +27,25 @@ pub struct Route<S> {
     pub handler: Handler<S>,
 }
 
+/// A row that changes something, and does not say yet what is done for it: no such route can forget that its clients need not
+/// wait on the line.
+#[must_use = "a row needs to say what it does"]
+pub struct Changing<S>(Draft<S>);
+
+impl<S> Changing<S> {
+    /// With `Prefer: respond-async` it is an operation, as far as it does not end at once.
+    pub fn does(self, work: Work) -> Draft<S> {
+        let Self(Draft(mut route)) = self;
+        route.info.work = Some(work);
+        Draft(route)
+    }
+
+    /// What it does takes no time, and it is no operation.
+    pub fn at_once(self) -> Draft<S> {
+        self.0
+    }
+}
+
 /// A row that does not say yet who may ask for it, so that no table takes it.
 #[must_use = "a row needs a role"]
 pub struct Draft<S>(Route<S>);
@@ -55,7 +74,7 @@ pub struct RouteInfo {
     pub urgency: Urgency,
     /// What it has begun goes on without it: a daemon that ends does not wait for the guest to finish.
     pub waits_for_guest: bool,
-    /// It may take long, so it is done beside its connection for who wants that.
+    /// It changes something: it is done beside its connection for who wants that.
     pub work: Option<Work>,
 }
 
@@ -107,28 +126,28 @@ impl<S: 'static> Route<S> {
         Self::draft(Method::GET, path, operation_id, handler)
     }
 
-    pub fn post<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Draft<S>
+    pub fn post<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Changing<S>
     where
         H: Fn(S, Request) -> F + Send + Sync + 'static,
         F: Future<Output: IntoResponse> + Send + 'static,
     {
-        Self::draft(Method::POST, path, operation_id, handler)
+        Changing(Self::draft(Method::POST, path, operation_id, handler))
     }
 
-    pub fn put<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Draft<S>
+    pub fn put<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Changing<S>
     where
         H: Fn(S, Request) -> F + Send + Sync + 'static,
         F: Future<Output: IntoResponse> + Send + 'static,
     {
-        Self::draft(Method::PUT, path, operation_id, handler)
+        Changing(Self::draft(Method::PUT, path, operation_id, handler))
     }
 
-    pub fn delete<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Draft<S>
+    pub fn delete<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Changing<S>
     where
         H: Fn(S, Request) -> F + Send + Sync + 'static,
         F: Future<Output: IntoResponse> + Send + 'static,
     {
-        Self::draft(Method::DELETE, path, operation_id, handler)
+        Changing(Self::draft(Method::DELETE, path, operation_id, handler))
     }
 
     fn draft<H, F>(method: Method, path: &'static str, operation_id: &'static str, handler: H) -> Draft<S>
@@ -174,15 +193,6 @@ impl<S: 'static> Route<S> {
     pub fn waits_for_guest(mut self) -> Self {
         self.info.waits_for_guest = true;
         self
-    }
-
-    /// It may take long: with `Prefer: respond-async` it is an operation, which looks like `T`.
-    pub fn long<T: JsonSchema>(mut self, work: Work) -> Self {
-        self.info.work = Some(work);
-        self.output::<T>(
-            202,
-            "With `Prefer: respond-async`: it is acknowledged, and `Location` is where its operation is.",
-        )
     }
 
     pub fn query(mut self, query: &'static [QueryParam]) -> Self {

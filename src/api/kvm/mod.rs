@@ -31,6 +31,7 @@ mod power;
 mod routes;
 mod rows;
 mod shown;
+mod switch_routes;
 mod switches;
 mod times;
 mod updated;

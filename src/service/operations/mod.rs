@@ -28,11 +28,11 @@ pub use record::{Again, End, OperationRecord, Work};
 
 use super::keys::{Digest, KeptAnswer};
 use crate::{
-    model::{Asker, Conflict, Event, OperationNews, Outcome, VmId, now_ms},
+    model::{Asker, Conflict, Event, Labels, OperationNews, Outcome, SwitchRecord, VmId, now_ms},
     store::{Batch, Store, StoreError},
     vm::{Phase, Progress, records},
 };
-use judge::{Verdict, judge};
+use judge::{Verdict, judge, judge_of_switch};
 
 /// How long one is kept after its end.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -64,7 +64,7 @@ struct Inner {
     /// Of a daemon before: what is to be asked again.
     again: Vec<Arc<Running>>,
     /// Of a daemon before: ends that are not stored yet.
-    judged: Vec<(Uuid, OperationRecord)>,
+    judged: Vec<(Uuid, OperationRecord, Labels)>,
 }
 
 /// What of one is looked through.
@@ -139,12 +139,7 @@ impl Operations {
                 }
             };
             if record.end.is_none() {
-                let key = record.vm.map(|vm| vm.to_string());
-                let stored = key.map_or(Ok(None), |key| records::get(&store, &key));
-                let verdict = match stored {
-                    Ok(stored) => judge(&record, stored.as_ref().map(|stored| &stored.record)),
-                    Err(_) => Verdict::Interrupted("The record of its VM cannot be read; the log says more."),
-                };
+                let (verdict, labels) = verdict(&store, &record);
                 tracing::info!(%id, kind = record.kind, ?verdict, "an operation that qherd ended over");
                 match (verdict, &record.again) {
                     (Verdict::GoesOn, Some(_)) => {
@@ -157,7 +152,7 @@ impl Operations {
                     (Verdict::Interrupted(why), _) => record.end = Some(judged(Some(why))),
                 }
                 if record.end.is_some() {
-                    inner.judged.push((id, record.clone()));
+                    inner.judged.push((id, record.clone(), labels));
                 }
             }
             inner.note(id, &record);
@@ -168,8 +163,8 @@ impl Operations {
     /// Stores what was found out.
     pub(super) async fn conclude(&self) {
         let judged = std::mem::take(&mut lock(&self.inner).judged);
-        for (id, record) in judged {
-            if let Err(error) = self.put(id, &record, Some(ended(&record))).await {
+        for (id, record, labels) in judged {
+            if let Err(error) = self.put(id, &record, Some((ended(&record), labels))).await {
                 tracing::error!(%id, %error, "the end of an operation cannot be stored; the next start tries again");
             }
         }
@@ -208,7 +203,7 @@ impl Operations {
         for old in &gone {
             batch = batch.remove::<OperationRecord>(&old.to_string());
         }
-        self.store.commit(batch.tell(&news(id, &record, OperationNews::Begun))?).await?;
+        self.store.commit(batch.tell(&news(id, &record, &running.progress.labels(), OperationNews::Begun))?).await?;
         let mut inner = lock(&self.inner);
         gone.iter().for_each(|old| inner.forget(old));
         inner.note(id, &record);
@@ -216,15 +211,12 @@ impl Operations {
         Ok(running)
     }
 
-    /// What it makes has this id, and it is a VM where that is what it makes. Stored when this returns.
+    /// What it makes has this id. Stored when this returns.
     pub async fn makes(&self, id: Uuid, makes: Uuid) {
         let Some(running) = lock(&self.inner).running.get(&id).cloned() else { return };
         let record = {
             let mut record = lock(&running.record);
-            record.makes = Some(makes);
-            if record.work == Work::Create {
-                record.vm = Some(makes.into());
-            }
+            record.makes(makes);
             record.clone()
         };
         if let Err(error) = self.put(id, &record, None).await {
@@ -257,7 +249,8 @@ impl Operations {
     async fn tell(&self, running: &Running, phase: &Phase) {
         let Phase { name, device, bytes, .. } = phase.clone();
         let bytes = bytes.map(|bytes| (bytes.done, bytes.total));
-        let event = news(running.id, &running.record(), OperationNews::Progress { phase: name, device, bytes });
+        let what = OperationNews::Progress { phase: name, device, bytes };
+        let event = news(running.id, &running.record(), &running.progress.labels(), what);
         if let Ok(batch) = Batch::new().tell(&event)
             && let Err(error) = self.store.commit(batch).await
         {
@@ -284,7 +277,7 @@ impl Operations {
         let mut record = running.record();
         record.again = None;
         record.end = Some(end);
-        while let Err(error) = self.put(running.id, &record, Some(ended(&record))).await {
+        while let Err(error) = self.put(running.id, &record, Some((ended(&record), running.progress.labels()))).await {
             tracing::warn!(id = %running.id, %error, "the end of an operation cannot be stored yet");
             sleep(AGAIN).await;
         }
@@ -295,10 +288,15 @@ impl Operations {
         running.ended.send_replace(true);
     }
 
-    async fn put(&self, id: Uuid, record: &OperationRecord, news_of: Option<OperationNews>) -> Result<(), StoreError> {
+    async fn put(
+        &self,
+        id: Uuid,
+        record: &OperationRecord,
+        news_of: Option<(OperationNews, Labels)>,
+    ) -> Result<(), StoreError> {
         let mut batch = Batch::new().put(&id.to_string(), record)?;
-        if let Some(what) = news_of {
-            batch = batch.tell(&news(id, record, what))?;
+        if let Some((what, labels)) = news_of {
+            batch = batch.tell(&news(id, record, &labels, what))?;
         }
         self.store.commit(batch.from_reserve()).await
     }
@@ -357,6 +355,21 @@ impl Inner {
     }
 }
 
+/// What a restart finds of one, by the record of what it is about; and the labels of its VM.
+fn verdict(store: &Store, record: &OperationRecord) -> (Verdict, Labels) {
+    let unknown = Verdict::Interrupted("The record of what it is about cannot be read; the log says more.");
+    if record.work.is_of_switch() {
+        let stored = record.switch.map_or(Ok(None), |id| store.get::<SwitchRecord>(&id.to_string()));
+        return (stored.map_or(unknown, |stored| judge_of_switch(record, stored.as_ref())), Labels::new());
+    }
+    let Ok(stored) = record.vm.map_or(Ok(None), |id| records::get(store, &id.to_string())) else {
+        return (unknown, Labels::new());
+    };
+    let stored = stored.map(|stored| stored.record);
+    let labels = stored.as_ref().map(|record| record.definition.metadata.labels.clone());
+    (judge(record, stored.as_ref()), labels.unwrap_or_default())
+}
+
 /// What is stored of one that a daemon has ended over; done where nothing is said.
 fn judged(interrupted: Option<&str>) -> End {
     let said = |why: &str| format!("qherd ended before this did. {why}");
@@ -375,10 +388,10 @@ fn ended(record: &OperationRecord) -> OperationNews {
     OperationNews::Ended { outcome }
 }
 
-fn news(id: Uuid, record: &OperationRecord, what: OperationNews) -> Event {
+fn news(id: Uuid, record: &OperationRecord, labels: &Labels, what: OperationNews) -> Event {
     let what = crate::model::What::Operation(what);
     let by: Vec<Asker> = vec![record.by.clone()];
-    Event { at: now_ms(), about: record.about(id), what, by }
+    Event { at: now_ms(), about: record.about(id, labels), what, by }
 }
 
 // A panic while one is held leaves single insertions and removals.

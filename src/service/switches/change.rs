@@ -10,7 +10,7 @@ use super::{
 use crate::{
     model::{Change, Error, NicId, Operation, PortWish, Result, Subnet, SwitchId, SwitchRecord, SwitchWish, VmId},
     service::Service,
-    vm::Mark,
+    vm::{Mark, begins, in_phase},
 };
 
 /// What became of a change.
@@ -79,7 +79,9 @@ impl Service {
         if (&old.kind, old.mtu, &old.forwards) == (&new.kind, new.mtu, &new.forwards) {
             return Ok(());
         }
-        let Err(error) = self.ctx.net.put_switch(new, after.moved.as_ref()).await else { return Ok(()) };
+        begins(&new.name);
+        let put = self.ctx.net.put_switch(new, after.moved.as_ref());
+        let Err(error) = in_phase("change_switch", put).await else { return Ok(()) };
         if let Err(left) = self.persist_switch(before).await {
             tracing::error!(switch = %old.id, error = %left, "a change of a switch that was refused stays in its record");
             return Err(Error::failed(Operation::ChangeSwitch, left));

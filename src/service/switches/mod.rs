@@ -30,7 +30,7 @@ use crate::{
     },
     net::NetError,
     store::{Batch, Record, StoreError},
-    vm::Mark,
+    vm::{Mark, begins, in_phase},
 };
 
 impl Record for SwitchRecord {
@@ -137,7 +137,9 @@ impl Service {
         let moved = self.ctx.net.survey(&switch, None).await.map_err(failed)?;
         let mut record = SwitchRecord { switch, state: SwitchState::Creating, moved };
         self.persist_wish(&record).await.map_err(|e| Error::failed(Operation::CreateSwitch, e))?;
-        let made = self.ctx.net.put_switch(&record.switch, record.moved.as_ref()).await.map_err(failed);
+        begins(&record.switch.name);
+        let put = self.ctx.net.put_switch(&record.switch, record.moved.as_ref());
+        let made = in_phase("make_switch", put).await.map_err(failed);
         let stored = match made {
             Ok(()) => {
                 let ready = SwitchRecord { state: SwitchState::Ready, ..record.clone() };
@@ -178,6 +180,7 @@ impl Service {
             }
             record.state = SwitchState::Deleting;
             self.persist_switch(&record).await.map_err(|e| failed(e.to_string()))?;
+            begins(&record.switch.name);
             self.erase_switch(&record).await.map_err(failed)
         };
         match removed.await {
@@ -231,8 +234,8 @@ impl Service {
 
     /// Removes what a switch is on the host, and then its record.
     async fn erase_switch(&self, record: &SwitchRecord) -> Result<(), String> {
-        let removed = self.ctx.net.remove_switch(&record.switch, record.moved.as_ref()).await;
-        removed.map_err(|e| e.to_string())?;
+        let removed = self.ctx.net.remove_switch(&record.switch, record.moved.as_ref());
+        in_phase("remove_switch", removed).await.map_err(|e| e.to_string())?;
         let mut batch = Batch::new().remove::<SwitchRecord>(&record.switch.id.to_string());
         if let Some(event) = news::told_by_removing(record) {
             batch = batch.tell(&event).map_err(|e| e.to_string())?;

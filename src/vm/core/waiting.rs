@@ -64,7 +64,7 @@ impl Facts {
         let before = self.waiting.len();
         self.waiting.retain(|waiting| {
             waiting.ticket != ticket
-                || !matches!(waiting.until, Until::Off | Until::Up | Until::Stored(_) | Until::TakenBack(_))
+                || !matches!(waiting.until, Until::Off(_) | Until::Up | Until::Stored(_) | Until::TakenBack(_))
         });
         self.waiting.len() < before
     }
@@ -121,8 +121,8 @@ impl Facts {
             Until::Made
             | Until::Up
             | Until::TakenBack(_)
-            | Until::Off
-            | Until::OffThenGone
+            | Until::Off(_)
+            | Until::OffThenGone(_)
             | Until::Gone
             | Until::Halted
             | Until::GoesOn
