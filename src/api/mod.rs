@@ -9,6 +9,7 @@ pub(crate) mod fuzz;
 pub mod http;
 pub mod hyperv;
 pub mod kvm;
+mod labels;
 mod operations;
 
 /// What `/health` says that somebody should see to.

@@ -13,6 +13,7 @@ mod event;
 mod forward;
 mod hostname;
 mod id;
+mod label_filter;
 mod limits;
 mod lists;
 mod mac;
@@ -50,6 +51,7 @@ pub use event::{About, Asker, EVENT_TYPES, Event, Incident, OperationNews, Outco
 pub use forward::{SwitchForward, check_forward};
 pub use hostname::{check_domain, host_label};
 pub use id::{ForwardId, LayerId, NicId, SwitchId, VmId};
+pub use label_filter::LabelFilter;
 pub use limits::{IoLimits, Rate};
 pub use lists::{MAX_DEVICES, MAX_FORWARDS, MAX_PINNED, check_length};
 pub use mac::MacAddr;

@@ -55,7 +55,7 @@ pub use waiting::Awaited;
 use crate::{
     config::{Accel, Config},
     host::{STORAGE, cpus::Host, image::QemuImg, in_time, process},
-    model::{CreateVm, Error, Operation, Result, Sample, Status, VmId, VmView, same_name},
+    model::{CreateVm, Error, LabelFilter, Operation, Result, Sample, Status, VmId, VmView, same_name},
     net::Network,
     profile::Profiles,
     qemu::Accelerator,
@@ -98,21 +98,16 @@ pub struct Filter {
     pub status: Option<Status>,
     pub name: Option<String>,
     pub name_in_any_case: Option<String>,
-    /// All of them: a key, with its value where that is not to be any.
-    pub labels: Vec<(String, Option<String>)>,
+    pub labels: LabelFilter,
 }
 
 impl Filter {
     fn wants(&self, view: &VmView) -> bool {
         let spec = &view.spec;
-        let labelled = |(key, wanted): &(String, Option<String>)| {
-            let value = spec.metadata.labels.get(key);
-            value.is_some_and(|value| wanted.as_ref().is_none_or(|wanted| wanted == value))
-        };
         self.status.is_none_or(|status| status == view.status)
             && self.name.as_ref().is_none_or(|name| *name == spec.name)
             && self.name_in_any_case.as_ref().is_none_or(|name| same_name(name, &spec.name))
-            && self.labels.iter().all(labelled)
+            && self.labels.matches(&spec.metadata)
     }
 }
 

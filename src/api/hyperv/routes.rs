@@ -17,6 +17,7 @@ use crate::{
             NoFields, QueryParam, Route, Table, Urgency, in_section,
             openapi::{About, PathParam, document},
         },
+        labels,
     },
     model::Role,
     service::{Service, operations::Work},
@@ -116,6 +117,7 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .role(Role::Viewer)
             .tag(VMS)
             .summary("List all VMs, oldest first.")
+            .query(labels::QUERY)
             .output::<Vec<dto::Vm>>(200, "The VMs."),
         Route::post("/vms", "createVM", in_section(&CREATE, vms::create))
             .role(Role::Operator)
@@ -249,6 +251,7 @@ fn network_routes() -> Vec<Route<Shared>> {
             .role(Role::Viewer)
             .tag(SWITCHES)
             .summary("List all switches, oldest first.")
+            .query(labels::QUERY)
             .output::<Vec<switches::Switch>>(200, "The switches."),
         Route::post("/switches", "createSwitch", in_section(&CREATE_SWITCH, switches::create))
             .role(Role::Admin)
@@ -279,7 +282,7 @@ fn network_routes() -> Vec<Route<Shared>> {
             .tag(SWITCHES)
             .summary("Delete a switch that no VM uses.")
             .output::<dto::Deleted>(200, "It is gone.")
-            .error(409, "VMs use it."),
+            .error(409, "VMs use it, or it is protected."),
         Route::get("/switches/{id}/leases", "listSwitchLeases", in_section(&GET_SWITCH, forwards::leases))
             .role(Role::Viewer)
             .tag(SWITCHES)

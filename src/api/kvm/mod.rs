@@ -57,7 +57,7 @@ pub mod bodies {
         pinning::CpuPinning,
         policy::{AutostartBody, PolicyBody, PolicyView},
         rows::Listed,
-        switches::{Ipv6Body, SwitchBody, SwitchDone, SwitchFields, SwitchKindBody},
+        switches::{Ipv6Body, SwitchBody, SwitchChanged, SwitchDone, SwitchFields, SwitchKindBody, SwitchUpdate},
         updated::Updated,
         whole::{Whole, WholeBody},
     };

@@ -12,9 +12,12 @@ use super::{
     updated, whole,
 };
 use crate::{
-    api::http::{
-        QueryParam, Route, Table, Urgency, in_section,
-        openapi::{About, PathParam, document},
+    api::{
+        http::{
+            QueryParam, Route, Table, Urgency, in_section,
+            openapi::{About, PathParam, document},
+        },
+        labels,
     },
     model::Role,
     service::{Service, operations::Work},
@@ -284,6 +287,7 @@ fn rows() -> Vec<Route<Shared>> {
             .role(Role::Viewer)
             .tag(NETWORKS)
             .summary("The virtual switches, oldest first.")
+            .query(labels::QUERY)
             .output::<Vec<switches::SwitchFields>>(200, "The switches."),
         Route::post("/switches", "createSwitch", in_section(&SWITCH_CREATE, switches::create))
             .role(Role::Admin)
@@ -309,7 +313,7 @@ fn rows() -> Vec<Route<Shared>> {
             .tag(NETWORKS)
             .summary("Remove a switch that no VM uses.")
             .output::<switches::SwitchDone>(200, "It is gone.")
-            .error(409, "VMs use it."),
+            .error(409, "VMs use it, or it is protected."),
         Route::get("/switches/{id}/leases", "listSwitchLeases", in_section(&SWITCHES, forwards::leases))
             .role(Role::Viewer)
             .tag(NETWORKS)
