@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     api::{
+        docs::{self, Docs},
         events::{AFTER, EVENT_STREAM, LIMIT, TYPE, WAIT},
         http::{
             NoFields, QueryParam, Route, Table, Urgency, in_section,
@@ -102,12 +103,8 @@ pub fn routes() -> Vec<Route<Shared>> {
             .tag(SERVICE)
             .summary("Whether the service answers, and what it runs on.")
             .output::<info::Health>(200, "It answers."),
-        Route::get("/openapi.json", "getOpenAPI", in_section(&GENERAL, info::openapi))
-            .role(Role::Viewer)
-            .tag(SERVICE)
-            .summary("This document.")
-            .output::<Value>(200, "OpenAPI 3.1."),
     ]);
+    routes.extend(docs::routes(SERVICE));
     routes
 }
 
@@ -325,6 +322,7 @@ pub fn openapi(server: &'static str) -> Value {
             PathParam { name: "operationId", description: "The Id of the operation.", format: Some("uuid") },
             PathParam { name: "name", description: "The whole name, in any case.", format: None },
             PathParam { name: "forwardId", description: "The Id of the port forward.", format: Some("uuid") },
+            docs::FILE,
             PathParam { name: "adapterId", description: "The Id of the network adapter.", format: Some("uuid") },
         ],
     };
@@ -333,6 +331,9 @@ pub fn openapi(server: &'static str) -> Value {
 
 /// The table over a service, mounted at `server`.
 pub fn table(service: Arc<Service>, server: &'static str) -> Table {
-    let table = Table::new(Shared { service, openapi: Arc::new(openapi(server)) }, routes());
+    // On a listener of its own there is no other dialect to lead to.
+    let place = (server == "/hyperv").then_some("/hyperv/docs");
+    let docs = Arc::new(Docs::new(openapi(server), place));
+    let table = Table::new(Shared { service, docs }, routes());
     table.errors(http_error).operations(operations::shape).dialect("hyperv")
 }

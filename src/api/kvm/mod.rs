@@ -70,10 +70,8 @@ pub use shown::Shown;
 
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use crate::{
-    api::http::Request,
+    api::{docs::Docs, http::Request},
     model::{SwitchId, VmId},
     service::Service,
 };
@@ -83,7 +81,13 @@ use error::Problem;
 #[derive(Clone)]
 pub struct Shared {
     service: Arc<Service>,
-    openapi: Arc<Value>,
+    docs: Arc<Docs>,
+}
+
+impl AsRef<Docs> for Shared {
+    fn as_ref(&self) -> &Docs {
+        &self.docs
+    }
 }
 
 /// The switch that a path names.

@@ -2,7 +2,7 @@
 
 use std::{cmp::Ordering, collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use warp::http::StatusCode;
 
@@ -43,8 +43,9 @@ pub const QUERY: &[QueryParam] = &[
     QueryParam::form("page_token", TOKEN, "Where the page begins, as a Link header gave it."),
 ];
 
-/// One line of the list.
+/// One line of the list: all of this, or with `fields` those alone.
 #[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = requires_nothing)]
 pub struct Listed {
     pub id: String,
     pub vm_id: String,
@@ -63,6 +64,11 @@ pub struct Listed {
 
 const FIELDS: [&str; 10] =
     ["id", "vm_id", "name", "status", "vcpus", "memory", "profile", "addresses", "uptime", "labels"];
+
+/// Which fields there are is the client's to say.
+fn requires_nothing(schema: &mut Schema) {
+    schema.remove("required");
+}
 
 impl Listed {
     fn of(view: &VmView, known: &Addresses) -> Self {
