@@ -4,6 +4,7 @@
 //! What the dialects share (routing, bodies, decoding, serving, OpenAPI) is in [`http`], which knows no dialect.
 
 mod console;
+mod docs;
 mod events;
 pub(crate) mod fuzz;
 pub mod http;
@@ -11,6 +12,7 @@ pub mod hyperv;
 pub mod kvm;
 mod labels;
 mod operations;
+pub mod yaml;
 
 #[cfg(test)]
 #[path = "errors/tests.rs"]

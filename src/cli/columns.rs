@@ -1,5 +1,7 @@
 //! The one table of how each thing of the API is shown: its columns, and those of `-o wide`.
 
+use std::collections::BTreeMap;
+
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
@@ -74,9 +76,7 @@ impl Tabled for Listed {
         wide("ADDRESSES", |vm| vm.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
         wide("UPTIME", |vm| vm.uptime.map(written_seconds).unwrap_or_default()),
         wide("PROFILE", |vm| vm.profile.clone()),
-        wide("LABELS", |vm| {
-            vm.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
-        }),
+        wide("LABELS", |vm| labels(&vm.labels)),
         column("ID", |vm| vm.id.clone()),
     ];
     fn id(&self) -> &str {
@@ -161,6 +161,11 @@ pub fn network(view: &NetworkView) -> String {
     }
 }
 
+/// `env=prod tier=web`
+pub fn labels(labels: &BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+}
+
 /// `iops=500 bps=10485760`
 pub fn limits(limits: Option<&IoLimits>) -> String {
     let Some(Ok(serde_json::Value::Object(limits))) = limits.map(serde_json::to_value) else { return String::new() };
@@ -196,6 +201,7 @@ impl Tabled for SwitchFields {
         column("PROBLEM", |switch| if switch.problem.is_some() { "yes" } else { "" }.to_owned()),
         column("ID", |switch| switch.id.clone()),
         wide("BRIDGE", |switch| switch.bridge.clone()),
+        wide("LABELS", |switch| labels(&switch.labels)),
     ];
     fn id(&self) -> &str {
         &self.id

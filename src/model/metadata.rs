@@ -1,5 +1,5 @@
-//! What people and programs note of a VM beside its hardware: labels, a description, and that it is protected. QEMU knows
-//! nothing of it, so a change of it is in effect at once.
+//! What people and programs note of a VM beside its hardware, and of a switch: labels, a description, and that it is protected. Neither
+//! QEMU nor the host knows of it, so a change of it is in effect at once.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Result, written};
 
-/// Labels of one VM.
+/// Labels of one VM, or switch.
 pub const MAX_LABELS: usize = 64;
 /// Characters of a label's key.
 const MAX_KEY: usize = 63;
@@ -25,13 +25,13 @@ pub struct Metadata {
     pub labels: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// It is neither deleted nor forced off until that is taken away.
+    /// It is neither deleted nor, of a VM, forced off until that is taken away.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub protected: bool,
 }
 
 /// Of it, what is to be another: decoded, not yet checked.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MetadataWish {
     /// Replaced whole.
     pub labels: Option<BTreeMap<String, String>>,

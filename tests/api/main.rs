@@ -43,6 +43,7 @@ mod hyperv_lists;
 mod hyperv_words;
 mod idempotency;
 mod judges;
+mod judges_node;
 mod kvm_contract;
 mod kvm_contract_updates;
 mod largest_vm;

@@ -63,6 +63,7 @@ const TRIED: &[(&str, &[&str])] = &[
     ("switch ls", &[]),
     ("switch create", &["LAN", "--type", "private"]),
     ("switch show", &["LAN"]),
+    ("switch set", &["LAN", "--label", "env=prod"]),
     ("switch rm", &["LAN"]),
     ("op ls", &["--vm", "web"]),
     ("op show", &["8b2c3d4e-5f60-4b7c-9d8e-9fa0b1c2d3e4"]),

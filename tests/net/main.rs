@@ -35,6 +35,7 @@ mod net_waits;
 mod nft;
 mod nft_cost;
 mod switch_crash_points;
+mod switch_labels;
 mod switch_networks;
 mod switch_services;
 mod switch_steps;

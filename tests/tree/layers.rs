@@ -43,7 +43,7 @@ const ONLY_IN: &[(&str, &str)] = &[
     ("comfy_table", "cli"),
     ("indicatif", "cli"),
     ("ratatui", "cli"),
-    ("saphyr", "cli"),
+    ("saphyr", "api"),
     ("rtnetlink", "net"),
 ];
 /// Outside `main`, errors have types; `service::open` and what it calls speak to the person who starts the daemon.

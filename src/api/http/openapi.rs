@@ -134,6 +134,9 @@ impl Writer<'_> {
             "x-role": route.role.as_str(),
             "responses": self.responses(route),
         });
+        if route.is_open {
+            operation["security"] = json!([{}]);
+        }
         if !route.tag.is_empty() {
             operation["tags"] = json!([route.tag]);
         }
@@ -191,9 +194,10 @@ impl Writer<'_> {
             let mut response = json!({"description": output.description});
             let body = match output.kind {
                 OutputKind::Json(schema) => Some(content("application/json", schema(&mut self.outputs).to_value())),
+                OutputKind::Data(media_type, schema) => Some(content(media_type, schema(&mut self.outputs).to_value())),
                 OutputKind::Error => Some(error.clone()),
-                OutputKind::Text(example) => {
-                    Some(content("text/plain", json!({"type": "string", "examples": [example]})))
+                OutputKind::Text(media_type, example) => {
+                    Some(content(media_type, json!({"type": "string", "examples": [example]})))
                 }
                 OutputKind::Stream(media_type, example) => {
                     response["headers"] = json!({"Transfer-Encoding": stream_header()});

@@ -57,11 +57,20 @@ impl<S> Draft<S> {
         route.info.role = role;
         route
     }
+
+    /// Whoever reaches this host may ask, known or not.
+    pub fn open(self) -> Route<S> {
+        let mut route = self.role(Role::Viewer);
+        route.info.is_open = true;
+        route
+    }
 }
 
 #[derive(Debug, Clone)]
 pub struct RouteInfo {
     pub role: Role,
+    /// Whoever reaches this host may ask, known or not: it is the same everywhere, and says nothing of this host.
+    pub is_open: bool,
     pub method: Method,
     /// `/vms/{id}/start`
     pub path: &'static str,
@@ -108,8 +117,10 @@ pub enum OutputKind {
     Json(SchemaFn),
     /// In the dialect's shape of an error.
     Error,
-    /// With an example of it.
-    Text(&'static str),
+    /// The same as JSON, in another notation: its media type.
+    Data(&'static str, SchemaFn),
+    /// Of this media type, with an example of it.
+    Text(&'static str, &'static str),
     /// Piece by piece, of this media type; with an example of what comes.
     Stream(&'static str, &'static str),
     /// A WebSocket.
@@ -158,6 +169,7 @@ impl<S: 'static> Route<S> {
         Draft(Self {
             info: RouteInfo {
                 role: Role::Admin,
+                is_open: false,
                 method,
                 path,
                 operation_id,
@@ -217,7 +229,17 @@ impl<S: 'static> Route<S> {
     }
 
     pub fn output_text(self, status: u16, description: &'static str, example: &'static str) -> Self {
-        self.outcome(status, description, OutputKind::Text(example))
+        self.outcome(status, description, OutputKind::Text("text/plain", example))
+    }
+
+    /// A body of this media type.
+    pub fn output_as(self, media_type: &'static str, description: &'static str, example: &'static str) -> Self {
+        self.outcome(200, description, OutputKind::Text(media_type, example))
+    }
+
+    /// What could be JSON, in another notation.
+    pub fn output_data<T: JsonSchema>(self, media_type: &'static str, description: &'static str) -> Self {
+        self.outcome(200, description, OutputKind::Data(media_type, schema_of::<T>))
     }
 
     pub fn output_stream(self, description: &'static str, media_type: &'static str, example: &'static str) -> Self {

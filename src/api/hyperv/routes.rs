@@ -11,9 +11,14 @@ use super::{
     events, forwards, info, operations, power, switches, vms,
 };
 use crate::{
-    api::http::{
-        NoFields, QueryParam, Route, Table, Urgency, in_section,
-        openapi::{About, PathParam, document},
+    api::{
+        docs::{self, Docs},
+        events::{AFTER, EVENT_STREAM, LIMIT, TYPE, WAIT},
+        http::{
+            NoFields, QueryParam, Route, Table, Urgency, in_section,
+            openapi::{About, PathParam, document},
+        },
+        labels,
     },
     model::Role,
     service::{Service, operations::Work},
@@ -80,12 +85,8 @@ pub fn routes() -> Vec<Route<Shared>> {
             .tag(SERVICE)
             .summary("Whether the service answers, and what it runs on.")
             .output::<info::Health>(200, "It answers."),
-        Route::get("/openapi.json", "getOpenAPI", in_section(&GENERAL, info::openapi))
-            .role(Role::Viewer)
-            .tag(SERVICE)
-            .summary("This document.")
-            .output::<Value>(200, "OpenAPI 3.1."),
     ]);
+    routes.extend(docs::routes(SERVICE));
     routes
 }
 
@@ -95,6 +96,7 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .role(Role::Viewer)
             .tag(VMS)
             .summary("List all VMs, oldest first.")
+            .query(labels::QUERY)
             .output::<Vec<dto::Vm>>(200, "The VMs."),
         Route::post("/vms", "createVM", in_section(&CREATE, vms::create))
             .does(Work::Create)
@@ -233,6 +235,7 @@ fn network_routes() -> Vec<Route<Shared>> {
             .role(Role::Viewer)
             .tag(SWITCHES)
             .summary("List all switches, oldest first.")
+            .query(labels::QUERY)
             .output::<Vec<switches::Switch>>(200, "The switches."),
         Route::post("/switches", "createSwitch", in_section(&CREATE_SWITCH, switches::create))
             .does(Work::MakeSwitch)
@@ -266,7 +269,7 @@ fn network_routes() -> Vec<Route<Shared>> {
             .tag(SWITCHES)
             .summary("Delete a switch that no VM uses.")
             .output::<dto::Deleted>(200, "It is gone.")
-            .error(409, "VMs use it."),
+            .error(409, "VMs use it, or it is protected."),
         Route::get("/switches/{id}/leases", "listSwitchLeases", in_section(&GET_SWITCH, forwards::leases))
             .role(Role::Viewer)
             .tag(SWITCHES)
@@ -312,6 +315,7 @@ pub fn openapi(server: &'static str) -> Value {
             PathParam { name: "operationId", description: "The Id of the operation.", format: Some("uuid") },
             PathParam { name: "name", description: "The whole name, in any case.", format: None },
             PathParam { name: "forwardId", description: "The Id of the port forward.", format: Some("uuid") },
+            docs::FILE,
             PathParam { name: "adapterId", description: "The Id of the network adapter.", format: Some("uuid") },
         ],
     };
@@ -320,6 +324,9 @@ pub fn openapi(server: &'static str) -> Value {
 
 /// The table over a service, mounted at `server`.
 pub fn table(service: Arc<Service>, server: &'static str) -> Table {
-    let table = Table::new(Shared { service, openapi: Arc::new(openapi(server)) }, routes());
+    // On a listener of its own there is no other dialect to lead to.
+    let place = (server == "/hyperv").then_some("/hyperv/docs");
+    let docs = Arc::new(Docs::new(openapi(server), place));
+    let table = Table::new(Shared { service, docs }, routes());
     table.errors(http_error).operations(operations::shape).dialect("hyperv")
 }

@@ -14,6 +14,7 @@ use crate::{
     api::{
         events::wait_time,
         http::{HttpError, Reply, Request, listing},
+        labels,
     },
     model::{CreateVm, Error, MetadataWish, VmId, VmView},
     service::{Awaited, Filter, Nics, Redefine},
@@ -36,8 +37,9 @@ fn listed(shared: Shared, filter: Filter) -> Reply {
     })
 }
 
-pub async fn list(shared: Shared, _: Request) -> Result<Reply, Problem> {
-    Ok(listed(shared, Filter::default()))
+pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let labels = labels::wanted(&request)?;
+    Ok(listed(shared, Filter { labels, ..Filter::default() }))
 }
 
 pub async fn by_name(shared: Shared, request: Request) -> Result<Reply, Problem> {

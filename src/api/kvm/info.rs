@@ -100,7 +100,3 @@ pub async fn health(shared: Shared, _: Request) -> Result<Reply, Problem> {
     };
     Ok(Reply::json(StatusCode::OK, &health))
 }
-
-pub async fn openapi(shared: Shared, _: Request) -> Result<Reply, Problem> {
-    Ok(Reply::json(StatusCode::OK, &*shared.openapi))
-}

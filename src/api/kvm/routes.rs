@@ -12,9 +12,12 @@ use super::{
     updated, whole,
 };
 use crate::{
-    api::http::{
-        QueryParam, Route, Table, Urgency, in_section,
-        openapi::{About, PathParam, document},
+    api::{
+        docs::{self, Docs},
+        http::{
+            QueryParam, Route, Table, Urgency, in_section,
+            openapi::{About, PathParam, document},
+        },
     },
     model::Role,
     service::{Service, operations::Work},
@@ -63,6 +66,7 @@ pub fn routes() -> Vec<Route<Shared>> {
     routes.extend(monitoring::routes());
     routes.extend(switch_routes::routes());
     routes.extend(operations::routes());
+    routes.extend(docs::routes(SERVICE));
     routes
 }
 
@@ -302,11 +306,6 @@ fn rows() -> Vec<Route<Shared>> {
             .summary("Whether the service answers, and what it runs on.")
             .urgency(Urgency::Always)
             .output::<dto::Health>(200, "It answers."),
-        Route::get("/openapi.json", "getOpenAPI", in_section(&GENERAL, info::openapi))
-            .role(Role::Viewer)
-            .tag(SERVICE)
-            .summary("This document.")
-            .output::<Value>(200, "OpenAPI 3.1."),
     ]
 }
 
@@ -324,6 +323,7 @@ pub fn openapi() -> Value {
             PathParam { name: "nic", description: "The id of the NIC, or QEMU's name of it: net0…", format: None },
             PathParam { name: "forward", description: "The id of the port forward.", format: Some("uuid") },
             PathParam { name: "operation", description: "The id of the operation.", format: Some("uuid") },
+            docs::FILE,
             PathParam { name: "disk", description: "The name of the disk: root, disk1…", format: None },
         ],
     };
@@ -332,6 +332,6 @@ pub fn openapi() -> Value {
 
 /// The table over a service.
 pub fn table(service: Arc<Service>) -> Table {
-    let table = Table::new(Shared { service, openapi: Arc::new(openapi()) }, routes());
+    let table = Table::new(Shared { service, docs: Arc::new(Docs::new(openapi(), Some("/docs"))) }, routes());
     table.errors(http_error).operations(operations::shape).dialect("kvm")
 }

@@ -2,7 +2,7 @@
 
 use std::{cmp::Ordering, collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use warp::http::StatusCode;
 
@@ -10,7 +10,7 @@ use super::{Shared, error::Problem, info::ranged};
 use crate::{
     api::{
         http::{HttpError, QueryParam, Reply, Request, listing},
-        labels,
+        labels::{self, LABEL},
     },
     model::{Status, VmId, VmView},
     service::{Addresses, Filter},
@@ -28,11 +28,7 @@ pub const QUERY: &[QueryParam] = &[
         "Only VMs with this status.",
     ),
     QueryParam::text("name", "Only VMs with exactly this name."),
-    QueryParam::form(
-        "label",
-        labels::FORM,
-        "Only VMs with these labels, with commas between them: `env=prod,tier`; a key alone takes any value.",
-    ),
+    LABEL,
     QueryParam::form(
         "fields",
         SOME_FIELDS,
@@ -47,8 +43,9 @@ pub const QUERY: &[QueryParam] = &[
     QueryParam::form("page_token", TOKEN, "Where the page begins, as a Link header gave it."),
 ];
 
-/// One line of the list.
+/// One line of the list: all of this, or with `fields` those alone.
 #[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = requires_nothing)]
 pub struct Listed {
     pub id: String,
     pub vm_id: String,
@@ -67,6 +64,11 @@ pub struct Listed {
 
 const FIELDS: [&str; 10] =
     ["id", "vm_id", "name", "status", "vcpus", "memory", "profile", "addresses", "uptime", "labels"];
+
+/// Which fields there are is the client's to say.
+fn requires_nothing(schema: &mut Schema) {
+    schema.remove("required");
+}
 
 impl Listed {
     fn of(view: &VmView, known: &Addresses) -> Self {

@@ -6,7 +6,10 @@ use super::{
     forwards, switches,
 };
 use crate::{
-    api::http::{Route, in_section},
+    api::{
+        http::{Route, in_section},
+        labels,
+    },
     model::Role,
     service::operations::Work,
 };
@@ -24,6 +27,7 @@ pub fn routes() -> Vec<Route<Shared>> {
             .role(Role::Viewer)
             .tag(NETWORKS)
             .summary("The virtual switches, oldest first.")
+            .query(labels::QUERY)
             .output::<Vec<switches::SwitchFields>>(200, "The switches."),
         Route::post("/switches", "createSwitch", in_section(&SWITCH_CREATE, switches::create))
             .does(Work::MakeSwitch)
@@ -52,7 +56,7 @@ pub fn routes() -> Vec<Route<Shared>> {
             .tag(NETWORKS)
             .summary("Remove a switch that no VM uses.")
             .output::<switches::SwitchDone>(200, "It is gone.")
-            .error(409, "VMs use it."),
+            .error(409, "VMs use it, or it is protected."),
         Route::get("/switches/{id}/leases", "listSwitchLeases", in_section(&SWITCHES, forwards::leases))
             .role(Role::Viewer)
             .tag(NETWORKS)

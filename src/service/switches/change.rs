@@ -30,7 +30,7 @@ pub struct Readdressed {
 }
 
 impl Service {
-    /// Changes a switch: its notes, MTU, subnet, and what belongs to that. NICs whose address does not fit into the subnet
+    /// Changes a switch: its notes, labels, protection, MTU, subnet, and what belongs to that. NICs whose address does not fit into the subnet
     /// any more get the one with the same last bits there, or the first that is free; running guests hear of it when they
     /// next renew theirs.
     ///
@@ -75,7 +75,7 @@ impl Service {
         self.persist_wish(&after).await.map_err(|e| Error::failed(Operation::ChangeSwitch, e))?;
         self.places.ready(&after);
         let (old, new) = (&before.switch, &after.switch);
-        // Notes are nothing of the host's.
+        // Notes and labels are nothing of the host's.
         if (&old.kind, old.mtu, &old.forwards) == (&new.kind, new.mtu, &new.forwards) {
             return Ok(());
         }

@@ -25,8 +25,8 @@ pub(super) use recover::follow;
 use super::Service;
 use crate::{
     model::{
-        CreateSwitch, Error, Operation, Result, Switch, SwitchId, SwitchRecord, SwitchRef, SwitchState, VmId,
-        check_mtu, check_name, check_notes,
+        CreateSwitch, Error, LabelFilter, Operation, Result, Switch, SwitchId, SwitchRecord, SwitchRef, SwitchState,
+        VmId, check_mtu, check_name, check_notes,
     },
     net::NetError,
     store::{Batch, Record, StoreError},
@@ -53,9 +53,10 @@ pub struct SwitchView {
 }
 
 impl Service {
-    /// All switches, oldest first.
-    pub fn switches(&self) -> Vec<SwitchView> {
-        self.places.all().into_iter().map(|(switch, problem)| self.switch_view(switch, problem)).collect()
+    /// The switches with these labels, oldest first.
+    pub fn switches(&self, labels: &LabelFilter) -> Vec<SwitchView> {
+        let wanted = self.places.all().into_iter().filter(|(switch, _)| labels.wants(&switch.metadata.labels));
+        wanted.map(|(switch, problem)| self.switch_view(switch, problem)).collect()
     }
 
     /// # Errors
@@ -116,6 +117,7 @@ impl Service {
             mtu: wish.mtu.map(|mtu| check_mtu(mtu, false)).transpose()?,
             ..Switch::new(check_name(&wish.name)?, wish.kind)
         };
+        wish.metadata.apply(&mut switch.metadata)?;
         switch.id = wish.id.unwrap_or(switch.id);
         switch.check()?;
         if let Some(subnet) = switch.subnet() {
@@ -166,10 +168,16 @@ impl Service {
     /// Removes a switch that no NIC uses. Returns its last definition.
     ///
     /// # Errors
-    /// [`Error::SwitchNotFound`]; [`Error::SwitchConflict`] naming the VMs that use it; [`Error::Failed`] when something
+    /// [`Error::SwitchNotFound`]; [`Error::SwitchConflict`] naming the VMs that use it, or because it is protected; [`Error::Failed`] when something
     /// could not be removed, and the switch is still there then.
     pub async fn delete_switch(&self, id: SwitchId) -> Result<Switch> {
         let _turn = self.places.turn(id).await?;
+        let Switch { name, metadata, .. } = self.places.record(id)?.switch;
+        if metadata.protected {
+            let message =
+                format!("The switch {name} is protected against deletion; update it with protected=false first.");
+            return Err(Error::SwitchConflict(message));
+        }
         let mut record = self.places.start_deleting(id, &self.registry)?;
         let failed = |e: String| Error::failed(Operation::DeleteSwitch, e);
         // What the bridge carries of the host's now goes back, not what it carried once.
