@@ -87,9 +87,11 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     let tls = doors::tls(&access)?;
     doors::refuse_strangers(&config, [Some(listen), hyperv_listen])?;
     let (door, mut ready) = doors::bind(listen, tls.clone(), "").await?;
+    config.listen = door.listener.local_addr()?;
     let hyperv_door = match hyperv_listen {
         Some(address) => {
             let (door, line) = doors::bind(address, tls, " (Hyper-V dialect)").await?;
+            config.hyperv_listen = Some(door.listener.local_addr()?);
             ready += &line;
             Some(door)
         }

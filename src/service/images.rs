@@ -11,7 +11,7 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::{Service, paths};
+use super::{Service, paths, trusted};
 use crate::{
     config::{Config, is_windows},
     host::{
@@ -210,6 +210,16 @@ fn find_folder(config: &Config, wanted: &Path) -> Result<PathBuf> {
     let own = paths::canonical(&dirs[0]).and_then(|own| Some(path.strip_prefix(own).ok()?.iter().next()?.to_owned()));
     if own.and_then(|first| VmId::parse(first.to_str()?)).is_some() {
         return invalid("not lie in the folder of another VM".into());
+    }
+    // Up to the storage directory; what leads there is the administrator's.
+    let below = path.ancestors().take_while(|part| allowed(&part.to_path_buf()));
+    for part in below {
+        if let Some(who) = trusted::changed_by(part) {
+            return invalid(format!(
+                "be a folder that only the administrator can change, unlike {}, which {who} can",
+                part.display()
+            ));
+        }
     }
     match path.ancestors().find_map(|part| std::fs::metadata(part).ok()) {
         Some(metadata) if !metadata.is_dir() => invalid("be a folder, or one that can be made".into()),

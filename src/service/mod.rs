@@ -30,6 +30,7 @@ mod sandbox;
 mod state_dir;
 mod state_lock;
 mod switches;
+mod trusted;
 mod user_network;
 mod waiting;
 mod warnings;
@@ -55,7 +56,12 @@ pub use waiting::Awaited;
 
 use crate::{
     config::{Accel, Config},
-    host::{STORAGE, cpus::Host, image::QemuImg, in_time, process},
+    host::{
+        STORAGE,
+        cpus::Host,
+        image::{self, QemuImg},
+        in_time, process,
+    },
     model::{CreateVm, Error, LabelFilter, Operation, Result, Sample, Status, VmId, VmView, same_name},
     net::Network,
     profile::Profiles,
@@ -127,6 +133,12 @@ impl Service {
             config.state_dir.display()
         );
         process::raise_descriptor_limit();
+        let named = config.clone();
+        match in_time(STORAGE, move || Ok(trusted::check(&named))).await {
+            Ok(judged) => judged?,
+            // On storage that hangs; what is wanted of it is refused for as long as it does.
+            Err(error) => tracing::warn!(%error, "cannot tell who can change the image and storage directories"),
+        }
         let lock = state_lock::StateLock::for_daemon(&config.state_dir)?;
         private::folders(&config.state_dir)?;
         let state_dir = config.state_dir.clone();
@@ -142,9 +154,10 @@ impl Service {
         let host = Host::read().context("cannot read the host's cores and memory")?;
         let (db, cache) = (config.state_dir.join("db"), config.state_dir.join("accelerator.json"));
         let program = config.program.clone();
+        let folders = image::Folders { images: config.image_dirs.clone(), storage: config.storage_dirs.clone() };
         // Each takes its time, and none needs another: VMs wait for this daemon.
         let (images, caps, store, net) = tokio::join!(
-            QemuImg::find(&config.qemu_img),
+            QemuImg::find(&config.qemu_img, folders),
             Caps::detect(&config.qemu, wanted, &cache),
             tokio::task::spawn_blocking(move || {
                 if let Some(program) = program {

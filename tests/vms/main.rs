@@ -21,6 +21,7 @@ mod autostart;
 mod clock_steps;
 mod delete;
 mod disks;
+mod exchanged;
 mod handed_over;
 mod held_by_the_kernel;
 mod host;

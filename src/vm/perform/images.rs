@@ -5,14 +5,13 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use super::{Brief, Done, Hands, disks};
 use crate::{
-    host::{Access, STORAGE, image, on_storage, open_within, remove_image},
+    host::{STORAGE, on_storage, remove_image},
     model::{Disk, Error, VmSpec},
     qemu::devices,
     vm::{
@@ -79,10 +78,6 @@ pub(super) async fn make(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) ->
         None => ctx.images.create(&disk.file, size).await,
     };
     made.map_err(Setback::Host)?;
-    // Its folder may be open to others.
-    let file = disk.file.clone();
-    let closed = on_storage(&disk.file, STORAGE, move || fs::set_permissions(&file, fs::Permissions::from_mode(0o600)));
-    closed.await.map_err(|e| Setback::Host(format!("{}: {e}", disk.file.display())))?;
     Ok(Report::Done)
 }
 
@@ -119,20 +114,10 @@ pub(super) async fn remove(hands: &Hands, brief: &Brief, no: DiskNo) -> Done {
 pub(super) async fn grow(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) -> Done {
     let disk = defined(brief, no)?;
     hands.ctx.owns(disk, brief.definition()).map_err(Setback::Reported)?;
-    let (file, folders) = (disk.file.clone(), hands.ctx.config.storage_dirs.clone());
-    // Its header may lead to another file by now, which must not grow.
-    let present = on_storage(&disk.file, STORAGE, move || {
-        let file = open_within(&folders, &file, Access::Read)?;
-        image::check_disk(&file).map_err(io::Error::other)
-    });
-    let present = present.await.map_err(|e| Setback::Host(format!("cannot use {}: {e}", disk.file.display())))?;
-    if present >= size * disks::GIB {
-        return Ok(Report::Done);
-    }
     // In QEMU's own words, and not by its header: a base image may have moved with the state directory.
-    let image = format!("json:{}", devices::blockdev_by_path(disk));
+    let image = devices::blockdev_by_path(disk);
     let base = disk.backing_file().map(|base| base.path.as_path());
-    hands.ctx.images.grow(&image, &disk.file, base, size).await.map_err(Setback::Host)?;
+    hands.ctx.images.grow(image, &disk.file, base, size).await.map_err(Setback::Host)?;
     Ok(Report::Done)
 }
 

@@ -15,7 +15,7 @@ use crate::{
     config::{Accel, Settings},
     host::{
         cpus::Host,
-        image::QemuImg,
+        image::{Folders, QemuImg},
         launcher::User,
         sandbox::{Programs, Sandbox},
     },
@@ -58,7 +58,7 @@ impl Vm {
             host: Host::read().unwrap(),
             sandbox: Sandbox::find(programs, config.vm_uids.clone(), "steps").await.into(),
             caps,
-            images: QemuImg::find(&config.qemu_img).await.unwrap(),
+            images: QemuImg::find(&config.qemu_img, Folders::default()).await.unwrap(),
             store: Store::open(&config.state_dir.join("db")).unwrap(),
             riders: Arc::default(),
             census: Arc::default(),
