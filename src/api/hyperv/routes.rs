@@ -13,7 +13,6 @@ use super::{
 use crate::{
     api::{
         docs::{self, Docs},
-        events::{AFTER, EVENT_STREAM, LIMIT, TYPE, WAIT},
         http::{
             NoFields, QueryParam, Route, Table, Urgency, in_section,
             openapi::{About, PathParam, document},
