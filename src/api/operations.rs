@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
 use uuid::Uuid;
+use warp::http::StatusCode;
 
-use super::http::{Draft, HttpError, QueryParam, Request, Route};
+use super::http::{Draft, HttpError, QueryParam, Reply, Request, Route};
 use crate::{
     model::{Role, VmId},
     service::{
@@ -80,16 +82,17 @@ struct WaitQuery {
     wait: Option<i64>,
 }
 
-/// A page, and the query of the next one.
+/// A page, with the link to the next one, which is at `place` and begins where `page_token` says. `of` writes an operation.
 ///
 /// # Errors
 /// 400 for what is not understood.
-pub(super) async fn list(
+pub(super) async fn list<B: Serialize>(
     service: &Service,
     request: &Request,
     vm: Option<VmId>,
-    page_token: &'static str,
-) -> Result<(Vec<Operation>, Option<String>), HttpError> {
+    (place, page_token): (&str, &'static str),
+    of: fn(&Operation, Role) -> B,
+) -> Result<Reply, HttpError> {
     let query: ListQuery = request.query()?;
     let status = query.status.as_deref().map(read_status).transpose()?;
     let limit = ranged("limit", query.limit.unwrap_or(DEFAULT_LIMIT), 1, MOST)?;
@@ -102,7 +105,12 @@ pub(super) async fn list(
         next.extend_pairs(request.query.iter().filter(|(name, _)| name != page_token));
         next.finish()
     });
-    Ok((found, next))
+    let rows: Vec<B> = found.iter().map(|operation| of(operation, request.caller.role)).collect();
+    let reply = Reply::json(StatusCode::OK, &rows);
+    Ok(match next {
+        Some(next) => reply.next_page(&format!("{place}?{next}")),
+        None => reply,
+    })
 }
 
 fn read_status(text: &str) -> Result<OperationStatus, HttpError> {

@@ -49,6 +49,8 @@ pub fn around(after: &Labels, before: Option<&Labels>) -> Vec<Labels> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
@@ -81,8 +83,8 @@ mod tests {
     #[test]
     fn what_changes_labels_is_found_by_those_before_and_those_after_it() {
         let (prod, test) = (labels(&[("env", "prod")]), labels(&[("env", "test")]));
-        assert_eq!(around(&prod, None), std::slice::from_ref(&prod));
-        assert_eq!(around(&prod, Some(&prod)), std::slice::from_ref(&prod));
+        assert_eq!(around(&prod, None), *from_ref(&prod));
+        assert_eq!(around(&prod, Some(&prod)), *from_ref(&prod));
         assert_eq!(around(&test, Some(&prod)), [test.clone(), prod.clone()]);
         assert_eq!(around(&Labels::new(), Some(&prod)), [prod]);
         assert!(around(&Labels::new(), Some(&Labels::new())).is_empty());

@@ -190,14 +190,8 @@ async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let VmQuery { vm_id } = request.query()?;
     let read = |text: String| VmId::parse_guid(&text).ok_or_else(|| HttpError::invalid("vmId", "be the Id of a VM"));
     let vm = vm_id.map(read).transpose()?;
-    let (found, next) = operations::list(&shared.service, &request, vm, "pageToken").await?;
-    let role = request.caller.role;
-    let rows: Vec<_> = found.iter().map(|operation| OperationBody::of(operation, role)).collect();
-    let reply = Reply::json(StatusCode::OK, &rows);
-    Ok(match next {
-        Some(next) => reply.next_page(&format!("?{next}")),
-        None => reply,
-    })
+    let (service, links) = (&shared.service, ("", "pageToken"));
+    Ok(operations::list(service, &request, vm, links, OperationBody::of).await?)
 }
 
 async fn get(shared: Shared, request: Request) -> Result<Reply, Problem> {

@@ -191,14 +191,8 @@ async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let VmQuery { vm } = request.query()?;
     let read = |text: String| VmId::parse(&text).ok_or_else(|| HttpError::invalid("vm", "be the UUID of a VM"));
     let vm = vm.map(read).transpose()?;
-    let (found, next) = operations::list(&shared.service, &request, vm, "page_token").await?;
-    let role = request.caller.role;
-    let rows: Vec<_> = found.iter().map(|operation| OperationBody::of(operation, role)).collect();
-    let reply = Reply::json(StatusCode::OK, &rows);
-    Ok(match next {
-        Some(next) => reply.next_page(&format!("/operations?{next}")),
-        None => reply,
-    })
+    let (service, links) = (&shared.service, ("/operations", "page_token"));
+    Ok(operations::list(service, &request, vm, links, OperationBody::of).await?)
 }
 
 async fn get(shared: Shared, request: Request) -> Result<Reply, Problem> {
