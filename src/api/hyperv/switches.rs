@@ -256,7 +256,7 @@ impl UpdateBody {
             },
         };
         if wish == SwitchWish::default() {
-            let fields = "notes, labels, protected, mtu, subnet, nat, dns, domain, hostAccess or ipv6";
+            let fields = "notes, mtu, subnet, nat, dns, domain, hostAccess, ipv6, labels or protected";
             return Err(HttpError::invalid(fields, "be given, at least one of them").into());
         }
         Ok(wish)

@@ -272,7 +272,7 @@ impl SwitchUpdate {
         };
         if wish == SwitchWish::default() {
             return Err(
-                at_least_one("notes, labels, protected, mtu, subnet, nat, dns, domain, host_access or ipv6").into()
+                at_least_one("notes, mtu, subnet, nat, dns, domain, host_access, ipv6, labels or protected").into()
             );
         }
         Ok(wish)
