@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{
     connect::Connect,
+    cpu::CpuFlags,
     exit::Fail,
     names::Vm,
     nics::{HELP, NicFlag},
@@ -54,6 +55,8 @@ pub struct Create {
     /// Cores of the host that its vCPUs run on, such as 0-3,8: one each where there are as many, else any of them
     #[arg(long, value_name = "CORES", value_parser = sizes::cores)]
     pin: Option<Cores>,
+    #[command(flatten)]
+    cpu: CpuFlags,
     /// I/O operations per second of its root disk
     #[arg(long, value_name = "N")]
     iops: Option<i64>,
@@ -129,6 +132,7 @@ impl Create {
             profile: self.profile,
             networks,
             cpu_pinning: pinning.map(|cores| CpuPinning { cores: Some(cores), vcpus: None, emulator: None }),
+            cpu: self.cpu.over(None),
             io_limits: (limits != IoLimits::default()).then_some(limits),
             iso: self.iso.map(|iso| path(iso, is_here)),
             restart_policy: self.restart_policy,

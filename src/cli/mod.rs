@@ -4,6 +4,7 @@
 mod columns;
 mod completion;
 mod connect;
+mod cpu;
 mod console;
 mod create;
 pub mod db;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::{
-    CloneMode, CpuPinning, Disk, Forward, IoLimits, MacAddr, MetadataWish, Nic, NicId, PolicyWish, PortWish, Sent,
+    CloneMode, CpuPinning, Disk, Forward, GuestCpu, IoLimits, MacAddr, MetadataWish, Nic, NicId, PolicyWish, PortWish, Sent,
     SwitchId, SwitchPort, SwitchRef, VmId,
 };
 
@@ -32,6 +32,7 @@ pub struct CreateVm {
     pub iso: Option<PathBuf>,
     pub clone: CloneMode,
     pub cpu_pinning: Option<CpuPinning>,
+    pub cpu: Option<GuestCpu>,
     pub io_limits: Option<IoLimits>,
     /// Beside the root disk.
     pub disks: Vec<DiskWish>,

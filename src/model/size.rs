@@ -28,6 +28,7 @@ pub fn check_definition(spec: &VmSpec, before: Option<&VmSpec>) -> Result<()> {
         ("networks", written(&spec.nics)),
         ("disks", written(&spec.disks)),
         ("cpu_pinning", written(&spec.cpu_pinning)),
+        ("cpu", written(&spec.cpu)),
         ("iso", written(&spec.iso)),
     ];
     let (largest, _) = parts.into_iter().max_by_key(|(_, size)| *size).unwrap_or_default();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Conflict, Error, IoLimits, LayerId, Metadata, Named, Nic, Policy, Result, VmId};
+use super::{Conflict, Error, GuestCpu, IoLimits, LayerId, Metadata, Named, Nic, Policy, Result, VmId};
 
 /// vCPUs that any machine type here takes (ruling 12).
 pub const MAX_VCPUS: usize = 255;
@@ -41,6 +41,9 @@ pub struct VmSpec {
     #[serde(default = "holds")]
     pub max_memory_given: bool,
     pub cpu_pinning: Option<CpuPinning>,
+    /// None for the richest that the accelerator offers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<GuestCpu>,
     /// The first one is the root disk.
     pub disks: Vec<Disk>,
     /// Disks added so far, the root disk not counted: names are never used again.

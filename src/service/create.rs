@@ -66,6 +66,9 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
         changes::check_pinning(pinning, host)?;
         pinning.check_sets(vcpus)?;
     }
+    if let Some(cpu) = &wish.cpu {
+        service.ctx.caps.check_cpu(cpu)?;
+    }
     if let Some(limits) = &wish.io_limits {
         limits.check()?;
     }
@@ -114,6 +117,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
         max_memory,
         max_memory_given: wish.max_memory.is_some(),
         cpu_pinning: wish.cpu_pinning,
+        cpu: wish.cpu,
         disks: vec![disk],
         disks_added: 0,
         nics: Vec::new(),

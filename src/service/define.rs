@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     model::{
-        Applied, Change, CloneMode, Conflict, CpuPinning, DiskWish, Error, IoLimits, MAX_DEVICES, MetadataWish, Nic,
+        Applied, Change, CloneMode, Conflict, CpuPinning, DiskWish, Error, GuestCpu, IoLimits, MAX_DEVICES, MetadataWish, Nic,
         NicWish, PolicyWish, Result, VmId, VmSpec, VmView, check_length, default_max_memory,
     },
     vm::VmHandle,
@@ -39,6 +39,8 @@ pub struct Define {
     pub clone: Option<CloneMode>,
     /// `Some(None)` removes it.
     pub cpu_pinning: Option<Option<CpuPinning>>,
+    /// `Some(None)` for the richest.
+    pub cpu: Option<Option<GuestCpu>>,
     /// Of the root disk; `Some(None)` removes them.
     pub io_limits: Option<Option<IoLimits>>,
     /// All beside the root disk.
@@ -180,6 +182,7 @@ impl Wanted<'_> {
             let (vcpus, pinning) = (wish.vcpus, wish.cpu_pinning.clone());
             self.changes.push(Change::Cpu { vcpus, pinning });
         }
+        self.changes.extend(wish.cpu.clone().map(|cpu| Change::GuestCpu(cpu.map(Box::new))));
         self.changes.extend(wish.memory.map(Change::Memory));
         if let Some(root) = self.spec.root()
             && (wish.disk_size.is_some() || wish.io_limits.is_some())

@@ -145,6 +145,7 @@ impl Qemu {
                 // KVM does not work on every host that tests run on.
                 "kvm" => Accelerator::Tcg.argument().to_owned(),
                 "host" => Accelerator::Tcg.cpu_model().to_owned(),
+                _ if arg.starts_with("host,") => arg.replacen("host", Accelerator::Tcg.cpu_model(), 1),
                 _ => arg.replace(ROOT, &root),
             })
             .map(|arg| {

@@ -19,6 +19,7 @@ mod support_updates;
 
 mod autostart;
 mod clock_steps;
+mod cpu;
 mod delete;
 mod disks;
 mod handed_over;

@@ -32,6 +32,12 @@ pub struct Vm {
     health: String,
     /// vCPUs, as defined.
     processor_count: u32,
+    /// The CPU model that its guest sees; null for the richest that the accelerator offers.
+    #[serde(rename = "CPUModel")]
+    cpu_model: Option<String>,
+    /// CPU features that are switched on or off beside the model.
+    #[serde(rename = "CPUFeatures")]
+    cpu_features: BTreeMap<String, bool>,
     /// Bytes, as defined.
     memory_startup: u64,
     /// Its first disk, as this host calls it.
@@ -76,6 +82,8 @@ impl Vm {
             uptime: uptime(view.uptime().unwrap_or(0)),
             health: health(view),
             processor_count: spec.vcpus,
+            cpu_model: spec.cpu.as_ref().and_then(|cpu| cpu.model.clone()),
+            cpu_features: spec.cpu.iter().flat_map(|cpu| cpu.features.clone()).collect(),
             memory_startup: spec.memory * MIB,
             disk_file: root.map(|disk| disk.file.clone()),
             disk_path: named.disk_folder.clone().or_else(folder),

@@ -15,7 +15,7 @@ use super::{
     times::time,
 };
 use crate::{
-    model::{CloneMode, IoLimits, VmView},
+    model::{CloneMode, GuestCpu, IoLimits, VmView},
     service::Service,
 };
 
@@ -34,6 +34,8 @@ pub struct Config {
     /// GiB.
     pub disk_size: Option<u64>,
     pub cpu_pinning: Option<CpuPinning>,
+    /// Null for the richest that the accelerator offers.
+    pub cpu: Option<GuestCpu>,
     pub io_limits: Option<IoLimits>,
     pub disk_file: Option<PathBuf>,
     pub base_image: Option<PathBuf>,
@@ -73,6 +75,7 @@ impl Config {
             max_memory: spec.max_memory,
             disk_size: root.map(|disk| disk.size),
             cpu_pinning: spec.cpu_pinning.as_ref().map(CpuPinning::of),
+            cpu: spec.cpu.clone(),
             io_limits: root.and_then(|disk| disk.io_limits),
             disk_file: root.map(|disk| disk.file.clone()),
             base_image: spec.base_image_as_sent().cloned(),

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     model::{
-        CloneMode, CreateVm, Error, ImageFormat, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError,
+        CloneMode, CreateVm, Error, GuestCpu, ImageFormat, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError,
         RestartPolicy, Sandbox, Sent, Status, VmId, VmView,
     },
     service::{Base, Service},
@@ -39,6 +39,8 @@ pub struct CreateBody {
     #[schemars(length(min = 1))]
     pub base_image: String,
     pub cpu_pinning: Option<CpuPinning>,
+    /// The CPU that its guest sees; default the richest that the accelerator offers.
+    pub cpu: Option<GuestCpu>,
     pub io_limits: Option<IoLimits>,
     /// 1 to 64 letters and digits of any script, `._-()+@:` and spaces; need not be unique.
     #[schemars(length(min = 1, max = 64))]
@@ -108,6 +110,7 @@ impl CreateBody {
             iso: self.iso.map(Into::into),
             clone: self.clone,
             cpu_pinning: self.cpu_pinning.map(CpuPinning::into_model).transpose()?,
+            cpu: self.cpu,
             io_limits: self.io_limits,
             disks: self.disks.into_iter().map(DiskBody::into_model).collect(),
             policy: policy::wish(self.restart_policy, self.max_restarts, self.autostart, self.on_io_error),

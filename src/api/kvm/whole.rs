@@ -20,7 +20,7 @@ use super::{
 use crate::{
     api::http::{Reply, Request, given},
     model::{
-        Applied, Change, CloneMode, Error, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError, RestartPolicy,
+        Applied, Change, CloneMode, Error, GuestCpu, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError, RestartPolicy,
         Sent,
     },
     service::Define,
@@ -68,6 +68,10 @@ pub struct WholeBody {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<CpuPinning>")]
     pub cpu_pinning: Option<Option<CpuPinning>>,
+    /// From the next start on. Replaced whole; null for the richest that the accelerator offers.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<GuestCpu>")]
+    pub cpu: Option<Option<GuestCpu>>,
     /// Of the root disk; replaced whole, null removes them.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<IoLimits>")]
@@ -149,6 +153,7 @@ impl WholeBody {
             base_image: self.base_image.map(Into::into),
             clone: self.clone,
             cpu_pinning: self.cpu_pinning.map(|given| given.map(CpuPinning::into_model).transpose()).transpose()?,
+            cpu: self.cpu,
             io_limits: self.io_limits,
             disks: self.disks.map(|disks| disks.into_iter().map(DiskBody::into_model).collect()),
             networks: self.networks.map(network_body::into_model).transpose()?,

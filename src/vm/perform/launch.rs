@@ -20,7 +20,7 @@ use qapi::qmp::qom_set;
 use tokio::task::spawn_blocking;
 
 use super::{
-    Brief, Done, Hands, Report, disks, files,
+    Brief, Done, Hands, Report, cpu, disks, files,
     hands::KeptIn,
     host_files::{self, Opened},
     nics, pinning,
@@ -98,6 +98,7 @@ fn unstartable(why: String) -> Setback {
 /// The run directory, and a look at what QEMU would say less well, or would wait for without a word.
 pub(super) async fn prepare(hands: &Hands, brief: &Brief) -> Done {
     let spec = brief.definition();
+    cpu::check(&hands.ctx, spec)?;
     for nic in &spec.nics {
         nics::check_ports(nic.backend.forwards()).map_err(Setback::Reported)?;
     }
@@ -334,6 +335,9 @@ fn explained(why: String, spec: &VmSpec, version: &str) -> Setback {
         return unstartable(format!(
             "QEMU {version} does not know its machine type {machine_type}; PUT /vms/{{id}}/machine gives it the latest of its kind"
         ));
+    }
+    if let Some(setback) = cpu::explained(&why, spec) {
+        return setback;
     }
     let short = ["Cannot allocate memory", "cannot set up guest memory"].iter().any(|words| why.contains(words));
     Setback::Host(if short { format!("{why}; {}", memory::advice()) } else { why })

@@ -7,6 +7,7 @@
 
 mod agent;
 mod carriers;
+mod cpu;
 mod disks;
 mod files;
 mod hands;
