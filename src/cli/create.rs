@@ -121,13 +121,13 @@ impl Create {
         let limits = IoLimits { iops: self.iops, bps: self.bps.map(|bps| bps as i64), ..IoLimits::default() };
         let pinning = self.pin.and_then(|pin| pin.0);
         let body = CreateBody {
-            base_image: path(self.image, is_here),
+            base_image: Some(path(self.image, is_here)),
             name: self.name,
             vcpus: self.cpus,
             max_vcpus: self.max_cpus,
             memory: self.memory,
             max_memory: self.max_memory,
-            disk_size: self.disk,
+            disk_size: Some(self.disk),
             clone: if self.full_clone { CloneMode::Full } else { CloneMode::Linked },
             profile: self.profile,
             networks,

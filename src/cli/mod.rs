@@ -1,11 +1,12 @@
 //! The command line: `serve`, commands on a state directory (`db`, `token`), and those of a client, which know nothing but the
 //! REST API. Here is what there is; each group of commands has a file, and what all of them share has its own.
 
+mod before;
 mod columns;
 mod completion;
 mod connect;
-mod cpu;
 mod console;
+mod cpu;
 mod create;
 pub mod db;
 mod disks;
@@ -36,6 +37,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Settings;
+pub use before::arguments;
 use exit::{Exit, Fail};
 
 /// Manages QEMU/KVM virtual machines directly over QMP, without libvirt, behind a REST API.

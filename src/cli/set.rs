@@ -1,5 +1,7 @@
 //! `set`: what is to be another of a VM, in one request: all of it, or nothing.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use serde_json::Value;
 
@@ -119,13 +121,13 @@ impl Set {
 }
 
 impl Change {
-    /// What is to be another. Limits and labels are replaced whole, so those that are not named are sent as they are.
+    /// What is to be another. Limits are replaced whole, so those that are not named are sent as they are. Labels come and go
+    /// beside those that others set.
     async fn body(&self, client: &Client, path: &str) -> Result<WholeBody, Fail> {
         let limits = self.iops.is_some() || self.bps.is_some();
         let cpu = CpuFlags { cpu_model: self.cpu_model.clone(), cpu_features: self.cpu_features.clone() };
-        let labels = !self.labels.is_empty() || !self.unlabels.is_empty();
         let now: Option<Config> =
-            if limits || labels || cpu.is_given() { Some(client.get(&format!("{path}/config")).await?) } else { None };
+            if limits || cpu.is_given() { Some(client.get(&format!("{path}/config")).await?) } else { None };
         let io_limits = now.as_ref().filter(|_| limits).map(|now| {
             let now = now.io_limits.unwrap_or_default();
             let (iops, bps) = (self.iops.map_or(now.iops, |iops| iops.0), self.bps.map_or(now.bps, |bps| bps.0));
@@ -133,12 +135,10 @@ impl Change {
             (limits != IoLimits::default()).then_some(limits)
         });
         let cpu = now.as_ref().filter(|_| cpu.is_given()).map(|now| cpu.over(now.cpu.clone()));
-        let labels = now.filter(|_| labels).map(|now| {
-            let mut labels = now.labels;
-            labels.extend(self.labels.iter().cloned().map(|label| (label.key, label.value)));
-            labels.retain(|key, _| !self.unlabels.contains(key));
-            Some(labels)
-        });
+        let added: BTreeMap<_, _> = self.labels.iter().cloned().map(|label| (label.key, label.value)).collect();
+        if added.len() < self.labels.len() {
+            return Err(Fail::usage("--label names a key twice"));
+        }
         let pinning = |cores| CpuPinning { cores: Some(cores), vcpus: None, emulator: None };
         let is_here = client.target().is_here();
         Ok(WholeBody {
@@ -154,7 +154,8 @@ impl Change {
             max_restarts: self.max_restarts.map(|most| most.0),
             autostart: self.autostart.map(|enabled| Some(AutostartBody { enabled, order: 0, delay: 0 })),
             on_io_error: self.on_io_error,
-            labels,
+            add_labels: (!added.is_empty()).then_some(added),
+            remove_labels: (!self.unlabels.is_empty()).then(|| self.unlabels.clone()),
             description: self.description.clone().map(Some),
             protected: self.protected,
             ..WholeBody::default()

@@ -54,6 +54,22 @@ pub struct Info {
     pub virtual_size: u64,
 }
 
+/// What a disk image that somebody else made is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Existing {
+    /// Bytes that a guest sees.
+    pub bytes: u64,
+    pub backing: Option<Backing>,
+}
+
+/// What an image lies on, in the words of its header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backing {
+    pub file: String,
+    /// `None` where it does not say, or says one that is not used here.
+    pub format: Option<ImageFormat>,
+}
+
 /// Why a file cannot be a base image, or why it could not be looked at.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ImageError {
@@ -189,20 +205,30 @@ impl QemuImg {
         sync(file, QUICK).await
     }
 
-    /// Gives a qcow2 image that no QEMU has open the size of `size` GiB; one that has it already stays as it is. `image` is
+    /// Gives an image that no QEMU has open the size of `bytes`; one that has it already stays as it is. `image` is
     /// what qemu-img is to call it with what it was cloned from, its `base`.
     ///
     /// # Errors
     /// qemu-img's own words; it never shrinks.
-    pub async fn grow(&self, image: &str, file: &Path, base: Option<&Path>, size: u64) -> Result<(), String> {
+    pub async fn grow(
+        &self,
+        image: &str,
+        (file, format): (&Path, ImageFormat),
+        base: Option<&Path>,
+        bytes: u64,
+    ) -> Result<(), String> {
         let _place = self.quick.take(&[file]).await.map_err(|e| e.to_string())?;
         let looked = file.to_owned();
         let length = on_storage(file, STORAGE, move || Ok(std::fs::metadata(looked)?.len())).await;
         let length = length.map_err(|e| format!("cannot look at {}: {e}", file.display()))?;
-        // The tables that grow are written anew at its end.
-        let run = self.run(QUICK, length.saturating_add(TABLES)).writes(file);
+        let longest = match format {
+            // The tables that grow are written anew at its end.
+            ImageFormat::Qcow2 => length.saturating_add(TABLES),
+            ImageFormat::Raw => bytes.max(length),
+        };
+        let run = self.run(QUICK, longest).writes(file);
         let run = base.into_iter().fold(run, Run::reads);
-        run.args(["resize", "-q", image]).arg(format!("{size}G")).finish().await?;
+        run.args(["resize", "-q", image]).arg(bytes.to_string()).finish().await?;
         sync(file, QUICK).await
     }
 
@@ -240,12 +266,19 @@ fn largest(bytes: u64) -> u64 {
     bytes.saturating_add(bytes / 512).saturating_add(TABLES)
 }
 
-/// Bytes that a guest sees of a disk that was made here, by its header. Blocks.
+/// Bytes that a guest sees of a disk, by the header of one that has one. Blocks.
 ///
 /// # Errors
 /// [`ImageError::Unsuitable`] for one that is no such disk any more.
-pub fn check_disk(file: &File) -> Result<u64, ImageError> {
-    qcow2::disk_size(file)
+pub fn check_disk(file: &File, format: ImageFormat) -> Result<u64, ImageError> {
+    match format {
+        ImageFormat::Qcow2 => qcow2::disk_size(file),
+        // Its bytes are the disk's, whatever its guest has written there.
+        ImageFormat::Raw => {
+            let metadata = file.metadata().map_err(|e| ImageError::Host(e.to_string()))?;
+            Ok(metadata.len().next_multiple_of(512))
+        }
+    }
 }
 
 /// Whether an open file can still be the base image that it was taken for. Blocks.
@@ -264,6 +297,47 @@ pub fn check_base(file: &File, format: ImageFormat) -> Result<(), ImageError> {
         }
         // Its bytes are the disk's, whatever they are.
         ImageFormat::Raw => Ok(()),
+    }
+}
+
+/// What a file is that is to be a disk as it is. Its format is its user's word: a guest may have written the header of
+/// another one into a raw disk. Blocks.
+///
+/// # Errors
+/// [`ImageError::Unsuitable`] says what it must be instead.
+pub fn examine_existing(path: &Path, format: ImageFormat) -> Result<Existing, ImageError> {
+    let failed = |error: io::Error| ImageError::Host(error.to_string());
+    let file = File::open(path).map_err(failed)?;
+    let mut magic = [0; qcow2::MAGIC.len()];
+    read_at(&file, &mut magic, 0).map_err(failed)?;
+    match (format, magic == qcow2::MAGIC) {
+        (ImageFormat::Qcow2, true) => {
+            let (bytes, backing) = qcow2::chain(&file)?;
+            Ok(Existing { bytes, backing })
+        }
+        (ImageFormat::Qcow2, false) => Err(ImageError::Unsuitable("be a qcow2 image, and has no header of one".into())),
+        (ImageFormat::Raw, true) => {
+            Err(ImageError::Unsuitable("be a raw image, and has the header of a qcow2 one".into()))
+        }
+        (ImageFormat::Raw, false) => {
+            if let Some(foreign) = foreign::not_a_disk(&file).map_err(failed)? {
+                return Err(ImageError::Unsuitable(format!("be a raw or qcow2 image, not {foreign}")));
+            }
+            Ok(Existing { bytes: check_disk(&file, format)?, backing: None })
+        }
+    }
+}
+
+/// What a file is that another image lies on: it has to stand alone. Blocks.
+///
+/// # Errors
+/// As [`examine_existing`].
+pub fn examine_backing(path: &Path, format: ImageFormat) -> Result<(), ImageError> {
+    match examine_existing(path, format)?.backing {
+        None => Ok(()),
+        Some(Backing { file, .. }) => Err(ImageError::Unsuitable(format!(
+            "stand alone, but it has the backing file {file}; flatten it with qemu-img convert"
+        ))),
     }
 }
 

@@ -4,8 +4,9 @@
 use std::path::PathBuf;
 
 use super::{
-    Alias, Conflict, CpuPinning, Error, GuestCpu, IoLimits, MetadataWish, NewDisk, NewNic, NicId, PolicyWish, PortWish, Result,
-    SwitchId, VmSpec, check_definition, check_disk_size, check_memory, check_name, check_vcpus, default_max_memory,
+    Alias, Conflict, CpuPinning, Error, GuestCpu, IoLimits, MetadataWish, NewDisk, NewNic, NicId, PolicyWish, PortWish,
+    Result, SwitchId, VmSpec, check_definition, check_disk_size, check_memory, check_name, check_vcpus,
+    default_max_memory,
 };
 
 /// One change, as a dialect hands it over: decoded, not yet checked.

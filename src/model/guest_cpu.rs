@@ -49,7 +49,10 @@ impl GuestCpu {
         }
         if self.features.len() > MAX_CPU_FEATURES {
             let count = self.features.len();
-            return Err(Error::invalid("cpu.features", format!("be at most {MAX_CPU_FEATURES}, and there are {count}")));
+            return Err(Error::invalid(
+                "cpu.features",
+                format!("be at most {MAX_CPU_FEATURES}, and there are {count}"),
+            ));
         }
         if let Some(name) = self.features.keys().find(|name| !fits(name, MAX_FEATURE)) {
             let shown: String = name.chars().take(MAX_FEATURE).collect();

@@ -51,5 +51,6 @@ mod made_and_deleted;
 mod names;
 mod operations;
 mod published_clients;
+mod read_back;
 mod terraform;
 mod whole;

@@ -8,6 +8,7 @@ mod screen;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod address;
 mod completion;
 mod console;
 mod docs;

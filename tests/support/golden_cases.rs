@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use qherd::{
     model::{
-        BaseImage, Bus, CloneMode, Disk, Forward, GuestCpu, ImageFormat, LayerId, MacAddr, Machine, NewDisk, NewNic, NicBackend,
-        NicId, OnIoError, Policy, SwitchId, SwitchPort, VmId, VmSpec,
+        BaseImage, Bus, CloneMode, Disk, Forward, GuestCpu, ImageFormat, LayerId, MacAddr, Machine, NewDisk, NewNic,
+        NicBackend, NicId, OnIoError, Policy, SwitchId, SwitchPort, VmId, VmSpec,
     },
     qemu::{
         Accelerator, RunPaths,
@@ -96,7 +96,8 @@ fn further_disks(spec: &mut VmSpec) {
     let clone = spec.disks[0].base.clone();
     for base in [None, clone] {
         let layer = LayerId::random();
-        let disk = NewDisk { request: None, layer, size: 2, base, clone: CloneMode::Linked, io_limits: None };
+        let disk =
+            NewDisk { request: None, layer, existing: None, size: 2, base, clone: CloneMode::Linked, io_limits: None };
         spec.add_disk(disk, folder.as_ref(), None).unwrap();
     }
 }

@@ -134,7 +134,7 @@ impl Qemu {
             let path = file.path.display().to_string().replace(ROOT, &root);
             let access = match file.used {
                 FileUse::Log => Access::Append,
-                FileUse::Disk => Access::ReadWrite,
+                FileUse::Disk(_) => Access::ReadWrite,
                 FileUse::Medium | FileUse::Base(_) => Access::Read,
             };
             (format!("fd={golden},set="), open_within(&[], path.as_ref(), access).unwrap())

@@ -124,6 +124,7 @@ const MAY_WAIT: &[&str] = &[
     "service/access/tokens.rs",
     "service/create.rs",
     "service/database.rs",
+    "service/existing.rs",
     "service/exports.rs",
     "service/folders.rs",
     "service/images.rs",

@@ -17,6 +17,7 @@ mod support;
 #[path = "../support/updates.rs"]
 mod support_updates;
 
+mod attached_disks;
 mod autostart;
 mod clock_steps;
 mod cpu;

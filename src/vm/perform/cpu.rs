@@ -27,7 +27,8 @@ pub(super) fn explained(why: &str, spec: &VmSpec) -> Option<Setback> {
     };
     let lines: Vec<&str> = why.lines().filter(is_about_it).map(str::trim).collect();
     let lines = lines.join(", ");
-    (!lines.is_empty()).then(|| unstartable(format!("this host cannot run the CPU that it is to have ({lines}); {REMEDY}")))
+    (!lines.is_empty())
+        .then(|| unstartable(format!("this host cannot run the CPU that it is to have ({lines}); {REMEDY}")))
 }
 
 fn unstartable(why: String) -> Setback {

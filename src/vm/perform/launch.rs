@@ -109,7 +109,7 @@ pub(super) async fn prepare(hands: &Hands, brief: &Brief) -> Done {
     // Side by side: each is a thread's to do, and none needs another.
     let mut looks: Vec<_> = Vec::new();
     for disk in disks {
-        looks.push(there(disk.file.clone(), "the disk".to_owned(), "put it back"));
+        looks.push(there(disk.file.to_path_buf(), "the disk".to_owned(), "put it back"));
         if let Some(base) = disk.backing_file() {
             let what = format!("the base image that the disk {} was cloned from,", disk.name);
             looks.push(there(base.path.clone(), what, "put it back: the disk holds only what differs from it"));
@@ -231,7 +231,7 @@ async fn open_files(hands: &Hands, spec: &VmSpec) -> Result<(Streams, BTreeMap<u
     let (streams, opened) = tokio::try_join!(streams, opened)?;
     let is_short = |disk: &&Disk| {
         let of_it = |(file, opened): (&HostFile, &Opened)| {
-            file.path == disk.file && opened.size.is_some_and(|size| size < disk.size * disks::GIB)
+            *file.path == *disk.file && opened.size.is_some_and(|size| size < disk.bytes())
         };
         files.iter().zip(&opened).any(of_it)
     };
