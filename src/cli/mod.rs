@@ -13,6 +13,7 @@ mod disks;
 mod events;
 mod exit;
 mod host;
+mod import;
 mod logs;
 mod names;
 mod nics;
@@ -73,6 +74,9 @@ pub enum Command {
 pub enum OfClient {
     /// Make a VM by cloning an image
     Create(Box<create::Create>),
+    /// Take a VM over from another manager
+    #[command(subcommand)]
+    Import(import::Command),
     /// List VMs, oldest first
     Ls(vms::Ls),
     /// All about VMs
@@ -149,6 +153,7 @@ impl OfClient {
     async fn done(self) -> Result<(), Fail> {
         match self {
             Self::Create(create) => create.run().await,
+            Self::Import(command) => command.run().await,
             Self::Ls(ls) => ls.run().await,
             Self::Show(show) => show.run().await,
             Self::Start(start) => start.run().await,

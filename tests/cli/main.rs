@@ -16,6 +16,7 @@ mod elsewhere;
 mod ends;
 mod gone;
 mod herd;
+mod import;
 mod names;
 mod operations;
 mod sequence;

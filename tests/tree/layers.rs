@@ -43,6 +43,7 @@ const ONLY_IN: &[(&str, &str)] = &[
     ("comfy_table", "cli"),
     ("indicatif", "cli"),
     ("ratatui", "cli"),
+    ("roxmltree", "cli"),
     ("saphyr", "cli"),
     ("rtnetlink", "net"),
 ];
@@ -76,6 +77,7 @@ const MAY_WAIT: &[&str] = &[
     "api/http/listen.rs",
     "api/http/tls.rs",
     "cli/db.rs",
+    "cli/import/mod.rs",
     "cli/token.rs",
     "client/connection.rs",
     "config.rs",
