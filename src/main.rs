@@ -32,7 +32,7 @@ const DRAIN: Duration = Duration::from_secs(20);
 const ANSWERS: u64 = 64 << 20;
 
 fn main() -> ExitCode {
-    let command = match Cli::parse().command {
+    let command = match Cli::parse_from(cli::arguments(std::env::args_os())).command {
         // They log nothing, and are to be done soon.
         Command::OfClient(command) => return command.run(),
         command => command,

@@ -154,7 +154,9 @@ pub fn network(view: &NetworkView) -> String {
     match (&view.switch, &view.user) {
         (Some(switch), _) => switch.name.clone().unwrap_or_else(|| switch.id.clone()),
         (None, Some(user)) => {
-            let forward = |f: &crate::model::Forward| format!(" {}:{}->{}", f.host_address, f.host_port, f.guest_port);
+            let forward = |f: &crate::model::Forward| {
+                format!(" {}:{}->{}/{}", f.host_address, f.host_port, f.guest_port, f.protocol)
+            };
             std::iter::once("user".to_owned()).chain(user.forwards.iter().map(forward)).collect()
         }
         (None, None) => String::new(),

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
 
 mod copied;
+mod existing;
 mod foreign;
 mod qcow2;
 mod run;
@@ -24,6 +25,7 @@ use std::{
 use serde_json::{Value, json};
 
 pub use copied::Copied;
+pub use existing::{Existing, examine_backing, examine_existing};
 pub use foreign::not_a_cd;
 pub(crate) use qcow2::fuzz as fuzz_header;
 pub use writer::writer;
@@ -52,6 +54,14 @@ pub struct Info {
     pub format: ImageFormat,
     /// Bytes that a guest sees.
     pub virtual_size: u64,
+}
+
+/// What an image lies on, in the words of its header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backing {
+    pub file: String,
+    /// `None` where it does not say, or says one that is not used here.
+    pub format: Option<ImageFormat>,
 }
 
 /// Why a file cannot be a base image, or why it could not be looked at.
@@ -204,31 +214,41 @@ impl QemuImg {
         sync(made, file, QUICK).await
     }
 
-    /// Gives a qcow2 image that no QEMU has open the size of `size` GiB; one that has it already stays as it is. `image` is
+    /// Gives an image that no QEMU has open the size of `bytes`; one that has it already stays as it is. `image` is
     /// QEMU's description of it with what it was cloned from, its `base`.
     ///
     /// # Errors
     /// The file system's; that it is no disk any more; qemu-img's own words, which never shrinks.
-    pub async fn grow(&self, mut image: Value, file: &Path, base: Option<&Path>, size: u64) -> Result<(), String> {
+    pub async fn grow(
+        &self,
+        mut image: Value,
+        (file, format): (&Path, ImageFormat),
+        base: Option<&Path>,
+        bytes: u64,
+    ) -> Result<(), String> {
         let (looked, folders) = (file.to_owned(), self.folders.clone());
         // Its header may lead to another file by now, which must not grow.
         let open = move || {
             let opened = open_within(&folders.storage, &looked, Access::ReadWrite)?;
-            let present = check_disk(&opened).map_err(io::Error::other)?;
+            let present = check_disk(&opened, format).map_err(io::Error::other)?;
             let length = opened.metadata()?.len();
             Ok((opened, present, length))
         };
         let opened = on_storage(file, STORAGE, open).await;
         let (opened, present, length) = opened.map_err(|e| format!("cannot use {}: {e}", file.display()))?;
-        if present >= size.saturating_mul(GIB) {
+        if present >= bytes {
             return Ok(());
         }
         let _place = self.quick.take(&[file]).await.map_err(|e| e.to_string())?;
         image["file"]["filename"] = as_inherited(&opened).into();
-        // The tables that grow are written anew at its end.
-        let run = self.run(QUICK, length.saturating_add(TABLES)).writes_open(&opened);
+        let longest = match format {
+            // The tables that grow are written anew at its end.
+            ImageFormat::Qcow2 => length.saturating_add(TABLES),
+            ImageFormat::Raw => bytes.max(length),
+        };
+        let run = self.run(QUICK, longest).writes_open(&opened);
         let run = base.into_iter().fold(run, Run::reads);
-        run.args(["resize", "-q"]).arg(format!("json:{image}")).arg(format!("{size}G")).finish().await?;
+        run.args(["resize", "-q"]).arg(format!("json:{image}")).arg(bytes.to_string()).finish().await?;
         sync(opened, file, QUICK).await
     }
 
@@ -277,12 +297,19 @@ fn largest(bytes: u64) -> u64 {
     bytes.saturating_add(bytes / 512).saturating_add(TABLES)
 }
 
-/// Bytes that a guest sees of a disk that was made here, by its header. Blocks.
+/// Bytes that a guest sees of a disk, by the header of one that has one. Blocks.
 ///
 /// # Errors
 /// [`ImageError::Unsuitable`] for one that is no such disk any more.
-pub fn check_disk(file: &File) -> Result<u64, ImageError> {
-    qcow2::disk_size(file)
+pub fn check_disk(file: &File, format: ImageFormat) -> Result<u64, ImageError> {
+    match format {
+        ImageFormat::Qcow2 => qcow2::disk_size(file),
+        // Its bytes are the disk's, whatever its guest has written there.
+        ImageFormat::Raw => {
+            let metadata = file.metadata().map_err(|e| ImageError::Host(e.to_string()))?;
+            Ok(metadata.len().next_multiple_of(512))
+        }
+    }
 }
 
 /// Whether an open file can still be the base image that it was taken for. Blocks.

@@ -118,7 +118,10 @@ const FOLDER: &str = "disk_folder";
 const BACKING_PATH: usize = 1023;
 
 /// A client's path as one of this host.
-fn host_path(service: &Service, named: &Path, param: &'static str, must: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub(super) fn host_path(service: &Service, named: &Path, param: &'static str, must: &str) -> Result<PathBuf> {
     let Some(text) = named.to_str().filter(|t| !t.is_empty() && !t.contains('\0')) else {
         return Err(Error::invalid(param, must));
     };
@@ -152,7 +155,7 @@ fn find(ctx: &Context, named: &Path, mut wanted: PathBuf, kind: ImageUse) -> Res
         return Err(kind.invalid(format!("have a path that is UTF-8, links resolved, unlike {}", path.display())));
     }
     if paths::is_within(&path, &config.storage_dirs[..1]) || ctx.census.has_disk(&path) {
-        return Err(kind.invalid("not be a disk that qherd made for a VM"));
+        return Err(kind.invalid("not be a disk of a VM"));
     }
     let metadata = match std::fs::metadata(&path) {
         Ok(metadata) => metadata,
@@ -227,6 +230,6 @@ fn find_folder(config: &Config, wanted: &Path) -> Result<PathBuf> {
     }
 }
 
-fn listed(dirs: &[PathBuf]) -> String {
+pub(super) fn listed(dirs: &[PathBuf]) -> String {
     dirs.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ")
 }

@@ -12,6 +12,7 @@ pub mod database;
 mod define;
 mod disks;
 pub mod events;
+mod existing;
 mod exports;
 mod folders;
 mod host;
@@ -81,6 +82,7 @@ pub struct Service {
     registry: Registry,
     places: switches::Places,
     bases: bases::Inspector,
+    attaching: existing::Claims,
     guest_answers: addresses::GuestAnswers,
     making: folders::Making,
     capacity: capacity::Capacity,
@@ -195,6 +197,7 @@ impl Service {
         });
         let service = Self {
             bases: bases::Inspector::default(),
+            attaching: existing::Claims::default(),
             guest_answers: addresses::GuestAnswers::default(),
             making: folders::Making::default(),
             capacity,

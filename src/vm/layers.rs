@@ -13,10 +13,11 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::core::{Record, RunRecord};
 use crate::{
-    model::{BaseImage, CloneMode, Disk, LayerId, MAX_LAYER, VmId},
+    model::{BaseImage, CloneMode, Disk, DiskFile, ForeignFile, ImageFormat, LayerId, MAX_LAYER, VmId},
     store::{self, Batch, Counted, MAX_RECORD_BYTES, Record as _, Store, StoreError},
 };
 
@@ -32,8 +33,18 @@ pub struct LayerRecord {
     /// What it was copied from. It stands alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     copy_of: Option<BaseImage>,
+    /// It was there before, and is its user's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    foreign: Option<Foreign>,
     /// The VMs that name it.
     owners: BTreeSet<VmId>,
+}
+
+/// How a file was found that qherd did not make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Foreign {
+    format: ImageFormat,
+    bytes: u64,
 }
 
 /// What a layer lies on. Others than base images come with snapshots; a VM whose layer has one is set aside until then.
@@ -45,8 +56,13 @@ enum Parent {
 
 impl store::Record for LayerRecord {
     const KIND: &'static str = "layer";
-    const VERSION: u32 = 1;
+    /// From 2 on a file may be its user's: an earlier qherd, which would erase it with its VM, does not read the record.
+    const VERSION: u32 = 2;
     const COUNTED: bool = true;
+
+    fn migrate(_: &str, from: u32, data: Value) -> Result<Value, String> {
+        if from == 1 { Ok(data) } else { Err(format!("nothing here knows version {from}")) }
+    }
 }
 
 /// Owners are few, and the paths of a layer have their bound.
@@ -63,12 +79,17 @@ impl LayerRecord {
             CloneMode::Linked => (disk.base.clone().map(Parent::Base), None),
             CloneMode::Full => (None, disk.base.clone()),
         };
-        Self { folder: folder.to_owned(), file: file.to_owned(), parent, copy_of, owners }
+        let foreign = disk.file.foreign().map(|file| Foreign { format: file.format, bytes: file.bytes });
+        Self { folder: folder.to_owned(), file: file.to_owned(), parent, copy_of, foreign, owners }
     }
 
     /// Says of a disk what its own record does not.
     fn complete(&self, disk: &mut Disk) {
-        disk.file = self.folder.join(&self.file);
+        let path = self.folder.join(&self.file);
+        disk.file = match &self.foreign {
+            Some(Foreign { format, bytes }) => DiskFile::Foreign(ForeignFile { path, format: *format, bytes: *bytes }),
+            None => path.into(),
+        };
         disk.base = match &self.parent {
             Some(Parent::Base(base)) => Some(base.clone()),
             None => self.copy_of.clone(),

@@ -53,5 +53,6 @@ mod names;
 mod operations;
 mod operations_of_all;
 mod published_clients;
+mod read_back;
 mod terraform;
 mod whole;

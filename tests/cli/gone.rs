@@ -39,6 +39,7 @@ const TRIED: &[(&str, &[&str])] = &[
             "running",
         ],
     ),
+    ("import libvirt", &[concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/libvirt/cdrom-install.xml")]),
     ("ls", &["-l"]),
     ("show", &["web"]),
     ("start", &["web", "--wait-for", "running"]),

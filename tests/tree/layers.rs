@@ -43,6 +43,7 @@ const ONLY_IN: &[(&str, &str)] = &[
     ("comfy_table", "cli"),
     ("indicatif", "cli"),
     ("ratatui", "cli"),
+    ("roxmltree", "cli"),
     ("saphyr", "api"),
     ("rtnetlink", "net"),
 ];
@@ -76,6 +77,7 @@ const MAY_WAIT: &[&str] = &[
     "api/http/listen.rs",
     "api/http/tls.rs",
     "cli/db.rs",
+    "cli/import/mod.rs",
     "cli/token.rs",
     "client/connection.rs",
     "config.rs",
@@ -124,6 +126,7 @@ const MAY_WAIT: &[&str] = &[
     "service/access/tokens.rs",
     "service/create.rs",
     "service/database.rs",
+    "service/existing.rs",
     "service/exports.rs",
     "service/folders.rs",
     "service/images.rs",

@@ -17,8 +17,10 @@ mod support;
 #[path = "../support/updates.rs"]
 mod support_updates;
 
+mod attached_disks;
 mod autostart;
 mod clock_steps;
+mod cpu;
 mod delete;
 mod disks;
 mod exchanged;

@@ -230,7 +230,7 @@ async fn odd_nics_are_refused_and_leave_nothing() {
         (one(json!({ "host_port": 22 })), 400, "guest_port must be given"),
         (one(json!({ "protocol": "sctp", "host_port": 22, "guest_port": 22 })), 400, "protocol"),
         (one(json!({ "host_address": "192.0.2.1", "host_port": 2222, "guest_port": 22 })), 400, "--forward-address"),
-        (one(json!({ "host_address": "224.0.0.1", "host_port": 2222, "guest_port": 22 })), 400, "--forward-address"),
+        (one(json!({ "host_address": "224.0.0.1", "host_port": 2222, "guest_port": 22 })), 400, "host_address"),
         (one(json!({ "host_address": "localhost", "host_port": 22, "guest_port": 22 })), 400, "host_address"),
         (json!([]), 400, ""),
     ] {

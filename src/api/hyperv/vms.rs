@@ -138,7 +138,13 @@ pub async fn update(shared: Shared, request: Request) -> Result<Reply, Problem> 
         disk_folder: body.disk_path.map(Into::into),
         iso: body.iso_path.map(|given| given.filter(|path| !path.is_empty()).map(Into::into)),
         nics,
-        metadata: MetadataWish { labels: body.labels, description: body.notes.map(Some), protected: body.protected },
+        metadata: MetadataWish {
+            labels: body.labels,
+            add_labels: body.add_labels,
+            remove_labels: body.remove_labels,
+            description: body.notes.map(Some),
+            protected: body.protected,
+        },
     };
     let changed = shared.service.redefine(id, wish).await?;
     let name = shared.service.view(id)?.spec.name.clone();

@@ -28,6 +28,7 @@ mod pinning;
 mod plain;
 mod policy;
 mod power;
+mod read_only;
 mod routes;
 mod rows;
 mod shown;

@@ -59,6 +59,8 @@ pub enum Until {
     Applied {
         /// Where something is to be done.
         lanes: Vec<Lane>,
+        /// It is about the CPU, which a guest gets at its start alone.
+        cpu: bool,
         /// When a removal that the guest holds is answered as pending.
         pending_at: Option<Ms>,
         /// The definition before and after it, for taking it back.
