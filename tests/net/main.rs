@@ -22,6 +22,7 @@ mod net_clients;
 mod net_dhcp;
 mod net_heals;
 mod net_heals_links;
+mod net_host_addresses;
 mod net_lists;
 mod net_obstacles;
 mod net_ports;

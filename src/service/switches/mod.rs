@@ -256,6 +256,12 @@ impl Service {
 fn net_error(operation: Operation, error: NetError) -> Error {
     match error {
         NetError::Adapter(must) => Error::invalid("adapter", must),
+        NetError::Mtu { adapter, most } => {
+            let must = format!(
+                "be at most {most} bytes, which is what the adapter {adapter} has; raise that of the adapter first"
+            );
+            Error::invalid("mtu", must)
+        }
         NetError::Carries { .. } | NetError::Leased { .. } | NetError::Overlap { .. } | NetError::Vlans => {
             Error::SwitchConflict(error.to_string())
         }
