@@ -188,7 +188,7 @@ impl CreateBody {
             allow_management_os: self.allow_management_os,
             subnet,
             notes: self.notes,
-            metadata: MetadataWish { labels: self.labels, description: None, protected: self.protected },
+            metadata: MetadataWish { labels: self.labels, protected: self.protected, ..MetadataWish::default() },
             mtu: self.mtu,
         };
         form.into_wish()
@@ -242,8 +242,8 @@ impl UpdateBody {
             notes: self.notes.map(Option::unwrap_or_default),
             metadata: MetadataWish {
                 labels: self.labels.map(Option::unwrap_or_default),
-                description: None,
                 protected: self.protected,
+                ..MetadataWish::default()
             },
             mtu: self.mtu,
             subnet: SubnetWish {

@@ -244,7 +244,7 @@ impl SwitchBody {
             allow_management_os: self.allow_management_os,
             subnet,
             notes: self.notes.unwrap_or_default(),
-            metadata: MetadataWish { labels: self.labels, description: None, protected: self.protected },
+            metadata: MetadataWish { labels: self.labels, protected: self.protected, ..MetadataWish::default() },
             mtu: self.mtu,
         };
         form.into_wish()
@@ -257,8 +257,8 @@ impl SwitchUpdate {
             notes: self.notes.map(Option::unwrap_or_default),
             metadata: MetadataWish {
                 labels: self.labels.map(Option::unwrap_or_default),
-                description: None,
                 protected: self.protected,
+                ..MetadataWish::default()
             },
             mtu: self.mtu,
             subnet: SubnetWish {
