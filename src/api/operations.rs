@@ -31,7 +31,9 @@ const WAIT: &[QueryParam] = &[QueryParam::whole(
     LONGEST_WAIT,
     "Answer when it has ended, or after so many seconds (0 to 300) as it is then; default 0.",
 )];
-/// As JSON Schema has it: a number and a UUID.
+/// As JSON Schema has it.
+pub(super) const UUID: &str = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$";
+/// The same: a number and a UUID.
 pub(super) const TOKEN: &str = "^[0-9]{1,19}[.][0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$";
 pub(super) const LIMIT: QueryParam = QueryParam::whole(
     "limit",

@@ -140,12 +140,12 @@ async fn a_disk_that_qherd_made_is_neither_a_base_image_nor_an_iso() {
     std::os::unix::fs::symlink(&disk, hyperv::disks(&daemon).join("innocent.iso")).unwrap();
     for path in [format!("{disks}/innocent.iso"), format!("D:/HyperV/{id}.qcow2"), format!("{id}.qcow2")] {
         let answer = client.post("/vms", with("isoPath", json!(path))).await;
-        refused(&answer, 400, "isoPath must not be a disk that qherd made");
+        refused(&answer, 400, "isoPath must not be a disk of a VM");
         let mut wish = daemon.wish();
         wish["base_image"] = json!(path);
         let answer = daemon.post("/vms", wish).await;
         assert_eq!(answer.status, 400, "{}", answer.body);
-        assert!(answer.message().contains("base_image must not be a disk that qherd made"), "{}", answer.body);
+        assert!(answer.message().contains("base_image must not be a disk of a VM"), "{}", answer.body);
     }
     client.delete(&format!("/vms/{id}")).await.expect(200);
 }

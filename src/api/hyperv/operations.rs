@@ -14,7 +14,7 @@ use crate::{
     api::{
         events::written,
         http::{HttpError, QueryParam, Reply, Request, Route, in_section},
-        operations::{self, LIMIT},
+        operations::{self, LIMIT, UUID},
     },
     model::{Outcome, Role, VmId},
     service::{
@@ -160,7 +160,7 @@ pub fn shape(operation: &Operation, role: Role) -> Reply {
 
 const OPERATIONS: Endpoint = Endpoint { not_found: "VM not found", failed: "Failed to read the operations" };
 const QUERY: &[QueryParam] = &[
-    QueryParam::text("vmId", "Only those about the VM with this id, also of one that is gone."),
+    QueryParam::form("vmId", UUID, "Only those about the VM with this id, also of one that is gone."),
     QueryParam::one_of(
         "status",
         &["Pending", "Running", "Done", "Failed", "Cancelled"],

@@ -13,6 +13,7 @@ use crate::{
     api::{
         events::{self, AFTER, LABEL, LIMIT, Subject, TYPE, WAIT, written},
         http::{HttpError, QueryParam, Reply, Request, Route, given, in_section},
+        operations::UUID,
     },
     model::{Asker, Incident, OperationNews, Status, VmId, Wanted, What},
     service::events::{Entry, Place},
@@ -244,8 +245,6 @@ const EVENTS: Endpoint = Endpoint {
     not_found: NotFound::Short,
     failed: "Internal server error while reading the events.",
 };
-/// As JSON Schema has it.
-pub const UUID: &str = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$";
 
 const QUERY: &[QueryParam] = &[
     AFTER,

@@ -11,13 +11,12 @@ use warp::http::StatusCode;
 use super::{
     Shared,
     error::{Endpoint, NotFound, Problem},
-    events::UUID,
     times::time,
 };
 use crate::{
     api::{
         http::{HttpError, QueryParam, Reply, Request, Route, in_section},
-        operations::{self, LIMIT},
+        operations::{self, LIMIT, UUID},
     },
     model::{Role, VmId},
     service::{Phase, operations::Operation},
