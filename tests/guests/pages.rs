@@ -11,11 +11,12 @@ use crate::support::guest;
 const TREE: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The pages with examples; each has its test below.
-const PAGES: [&str; 7] = [
+const PAGES: [&str; 8] = [
     "README.md",
     "docs/access.md",
     "docs/api.md",
     "docs/hyperv.md",
+    "docs/import.md",
     "docs/install.md",
     "docs/networks.md",
     "docs/operations.md",
@@ -75,6 +76,11 @@ fn the_examples_of_operation_run() {
 fn pages() -> Vec<PathBuf> {
     let docs = Path::new(TREE).join("docs").read_dir().unwrap().map(|entry| entry.unwrap().path());
     docs.filter(|path| path.is_file()).chain([Path::new(TREE).join("README.md")]).collect()
+}
+
+#[test]
+fn the_examples_of_taking_vms_over_run() {
+    examples_run("docs/import.md");
 }
 
 #[test]
