@@ -146,8 +146,16 @@ async fn a_dnsmasq_that_begins_when_its_daemon_is_dead_is_found_and_ended() {
     lab.net.put_switch(&switch, None).await.unwrap();
     lab.net.sweep(&[switch.id], &[]).await.unwrap();
     lab.await_problem(&switch, &[]).await;
-    let now = dnsmasqs_below(lab.dir.path());
-    assert!(now.len() == 1 && !now.contains(&late.id().cast_signed()), "{now:?} {late:?}");
+    // There is no problem before it is tried, either.
+    let begin = std::time::Instant::now();
+    loop {
+        let now = dnsmasqs_below(lab.dir.path());
+        if now.len() == 1 && !now.contains(&late.id().cast_signed()) {
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(60), "{now:?} {late:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     // Whoever ended it has seen to that, too.
     let _ = late.wait();
     assert!(!fs::read_to_string(&conf).unwrap().contains("port=0"), "the port for names is its own again");
