@@ -4,9 +4,13 @@
 #![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
 
 mod copied;
+mod digest;
 mod foreign;
+mod import;
 mod qcow2;
 mod run;
+mod source;
+mod unpack;
 mod writer;
 
 use std::{
@@ -24,8 +28,12 @@ use std::{
 use serde_json::{Value, json};
 
 pub use copied::Copied;
+pub use digest::{hexadecimal, sha256};
 pub use foreign::not_a_cd;
+pub use import::{Measured, Opened};
 pub(crate) use qcow2::fuzz as fuzz_header;
+pub use source::{Source, source};
+pub use unpack::{Unpack, Unpacker, help as unpack_here};
 pub use writer::writer;
 
 use self::run::{Run, Tool};
@@ -63,6 +71,9 @@ pub enum ImageError {
     /// Somebody writes to it.
     #[error("in use by {0}")]
     InUse(String),
+    /// What it was written to is full.
+    #[error("no space is left")]
+    Full,
     /// The host failed.
     #[error("{0}")]
     Host(String),
@@ -164,7 +175,7 @@ impl QemuImg {
             CloneMode::Full => {
                 let _place = self.copies.take(&[&base.path, file]).await.map_err(|e| e.to_string())?;
                 let (source, length) = open_base(base).await?;
-                let image = as_opened(&source, base.format);
+                let image = as_opened(&source, base.format.driver());
                 copied.begin(length);
                 let run = self.run(COPY, largest(bytes)).inherit(&source).reads(&base.path).writes(file);
                 let run = run.heard_by(copied).args(["convert", "-p", "-O", "qcow2"]);
@@ -226,10 +237,10 @@ async fn open_base(base: &BaseImage) -> Result<(File, u64), String> {
 }
 
 /// What a child that inherits an open image is to call it. No header leads it to a backing file.
-fn as_opened(file: &File, format: ImageFormat) -> String {
+fn as_opened(file: &File, driver: &str) -> String {
     let name = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let mut image = json!({ "driver": format.driver(), "file": { "driver": "file", "filename": name } });
-    if format == ImageFormat::Qcow2 {
+    let mut image = json!({ "driver": driver, "file": { "driver": "file", "filename": name } });
+    if driver == ImageFormat::Qcow2.driver() {
         image["backing"] = Value::Null;
     }
     format!("json:{image}")

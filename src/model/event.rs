@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Status, SwitchId, VmId};
+use super::{ImageId, Status, SwitchId, VmId};
 
 /// Something that has happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,11 @@ pub enum About {
     },
     Switch {
         id: SwitchId,
+        name: String,
+    },
+    Image {
+        id: ImageId,
+        /// With its tag.
         name: String,
     },
     /// Work that nobody waits for on the line: of a request of this kind, about this VM.
@@ -168,6 +173,7 @@ impl Event {
             (_, What::Operation(news)) => news.kind(),
             (About::Vm { .. } | About::Operation { .. }, what) => what.of_vm(),
             (About::Switch { .. }, what) => what.of_switch(),
+            (About::Image { .. }, what) => what.of_image(),
         }
     }
 
@@ -175,7 +181,7 @@ impl Event {
         match self.about {
             About::Vm { id, .. } => Some(id),
             About::Operation { vm, .. } => vm,
-            About::Switch { .. } => None,
+            About::Switch { .. } | About::Image { .. } => None,
         }
     }
 }
@@ -211,6 +217,15 @@ impl What {
             _ => "switch.changed",
         }
     }
+
+    fn of_image(&self) -> &'static str {
+        match self {
+            Self::Created => "image.created",
+            Self::Deleted => "image.deleted",
+            // An image has none of the others.
+            _ => "image.changed",
+        }
+    }
 }
 
 impl OperationNews {
@@ -224,7 +239,7 @@ impl OperationNews {
 }
 
 /// Every type of event, as it is written in the API.
-pub const EVENT_TYPES: [&str; 20] = [
+pub const EVENT_TYPES: [&str; 23] = [
     "vm.created",
     "vm.changed",
     "vm.deleted",
@@ -242,6 +257,9 @@ pub const EVENT_TYPES: [&str; 20] = [
     "switch.changed",
     "switch.deleted",
     "switch.problem",
+    "image.created",
+    "image.changed",
+    "image.deleted",
     "operation.begun",
     "operation.progress",
     "operation.ended",

@@ -275,6 +275,9 @@ pub struct BaseImage {
     /// Canonical path.
     pub path: PathBuf,
     pub format: ImageFormat,
+    /// Of an image of the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<LayerId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]

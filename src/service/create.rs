@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     Service, changes, disks,
+    image_store::Claim,
     images::{self, ImageUse},
     nics,
 };
@@ -41,13 +42,19 @@ pub(super) async fn create(service: &Service, wish: CreateVm) -> Result<VmView> 
     service.check_not_made(wish.id)?;
     let (start, named) = (wish.start, wish.base_image.clone());
     // Kept until the VM is on the list, or is not.
-    let (spec, _promises) = vm::while_wanted(resolve(service, wish)).await?;
+    let (spec, _kept) = vm::while_wanted(resolve(service, wish)).await?;
     let _room = service.room_for_new(&spec, start)?;
     establish(service, Arc::new(spec), named, start).await
 }
 
+/// What others leave alone until this is dropped.
+struct Kept<'a> {
+    _promises: Vec<nics::Promises<'a>>,
+    _claims: Vec<Claim>,
+}
+
 /// Checks the wish and fills in what it leaves open. Makes nothing.
-async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics::Promises<'_>>)> {
+async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Kept<'_>)> {
     let host = &service.ctx.host;
     let id = wish.id.unwrap_or_else(VmId::random);
     let vcpus = check_vcpus(wish.vcpus)?;
@@ -83,7 +90,8 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
         clone: wish.clone,
         io_limits: wish.io_limits,
     };
-    let NewDisk { layer, size, base, clone, io_limits, .. } = disks::resolve(service, root).await?;
+    let (NewDisk { layer, size, base, clone, io_limits, .. }, claim) = disks::resolve(service, root).await?;
+    let mut claims: Vec<Claim> = claim.into_iter().collect();
     let named_base = base.as_ref().zip(sent_base).and_then(|(base, sent)| Alias::new(base.path.clone(), sent));
     let folder = service.ctx.image_folder(&id);
     let file = match &wish.disk_folder {
@@ -100,7 +108,9 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
     let mut further = Vec::new();
     for (index, wish) in wish.disks.into_iter().enumerate() {
         let disk = disks::resolve(service, wish).await;
-        further.push(disk.map_err(|error| disks::among(index, error))?);
+        let (disk, claim) = disk.map_err(|error| disks::among(index, error))?;
+        further.push(disk);
+        claims.extend(claim);
     }
     let mut spec = VmSpec {
         id,
@@ -142,7 +152,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Vec<nics:
         promises.push(promise);
     }
     check_definition(&spec, None)?;
-    Ok((spec.without_spare_room(), promises))
+    Ok((spec.without_spare_room(), Kept { _promises: promises, _claims: claims }))
 }
 
 /// There is nothing yet that could be removed to make room: it is the wish that is too large.

@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Service, disks,
-    images::{self, ImageUse},
+    Service, bases, disks,
+    image_store::Claim,
     nics::{self, Promises},
     switches::Reservation,
 };
@@ -106,7 +106,7 @@ impl Service {
         if named == base.path || spec.base_image_as_sent().is_some_and(|sent| sent == named) {
             return Ok(());
         }
-        let (file, _) = images::locate(self, named, ImageUse::Base).await?;
+        let file = bases::path_of(self, named).await?;
         if file == base.path { Ok(()) } else { Err(fixed("base_image", base.path.display().to_string())) }
     }
 }
@@ -169,6 +169,7 @@ struct Wanted<'a> {
 struct Kept<'a> {
     _new: Option<Promises<'a>>,
     _place: Option<Reservation>,
+    _claim: Option<Claim>,
 }
 
 impl Wanted<'_> {
@@ -204,7 +205,9 @@ impl Wanted<'_> {
         }
         for (index, wish) in wishes.into_iter().enumerate() {
             let Some(disk) = there.get(index) else {
-                let disk = disks::resolve(self.service, wish).await.map_err(|error| disks::among(index, error))?;
+                let resolved = disks::resolve(self.service, wish).await;
+                let (disk, claim) = resolved.map_err(|error| disks::among(index, error))?;
+                self.kept.push(Kept { _new: None, _place: None, _claim: claim });
                 let folder = self.service.ctx.image_folder(&self.spec.id);
                 self.changes.push(Change::AddDisk { disk: Box::new(disk), folder });
                 continue;
@@ -217,8 +220,8 @@ impl Wanted<'_> {
                 (Some(named), Some(base)) => {
                     wish.clone == disk.clone
                         && (*named == base.path || {
-                            let located = images::locate(self.service, named, ImageUse::Base).await;
-                            located.map_err(|error| disks::among(index, error))?.0 == base.path
+                            let path = bases::path_of(self.service, named).await;
+                            path.map_err(|error| disks::among(index, error))? == base.path
                         })
                 }
                 (None, Some(_)) | (Some(_), None) => false,
@@ -246,7 +249,7 @@ impl Wanted<'_> {
                     let resolved = nics::resolve(self.service, wish, (self.spec.id, &self.spec.name));
                     let (nic, promises) = resolved.map_err(|error| nics::among(index, error))?;
                     self.changes.push(Change::AddNic(Box::new(nic)));
-                    self.kept.push(Kept { _new: Some(promises), _place: None });
+                    self.kept.push(Kept { _new: Some(promises), _place: None, _claim: None });
                 }
             }
         }
@@ -270,7 +273,7 @@ impl Wanted<'_> {
         if wished != *port {
             let (change, place) = self.service.port_change(self.spec, nic.id, whole)?;
             self.changes.push(change);
-            self.kept.push(Kept { _new: None, _place: place });
+            self.kept.push(Kept { _new: None, _place: place, _claim: None });
         }
         Ok(())
     }

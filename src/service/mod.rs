@@ -15,6 +15,7 @@ pub mod events;
 mod exports;
 mod folders;
 mod host;
+mod image_store;
 mod images;
 mod keys;
 mod machine;
@@ -45,6 +46,7 @@ pub use bases::{Base, BaseUser};
 pub use changes::Redefine;
 pub use define::Define;
 pub use host::{HostView, PinnedVm};
+pub use image_store::{ChangeImage, ImageFilter, ImagePage, ImageView, ImportFrom, ImportImage, SpoolError};
 pub use keys::{Attempt, Claim, Digest, KeptAnswer, KeyError, Keys};
 pub use nics::{NicStatus, NicView, Nics, Removed, among as among_networks};
 pub(crate) use output::Output;
@@ -74,6 +76,7 @@ pub struct Service {
     registry: Registry,
     places: switches::Places,
     bases: bases::Inspector,
+    image_store: image_store::ImageStore,
     guest_answers: addresses::GuestAnswers,
     making: folders::Making,
     capacity: capacity::Capacity,
@@ -168,6 +171,8 @@ impl Service {
         let keys = Keys::open(store.clone(), riders.clone()).context("cannot read the idempotency keys")?;
         let operations = operations::Operations::open(store.clone()).context("cannot read the operations")?;
         operations.conclude().await;
+        let image_store = image_store::ImageStore::new(&config.state_dir, config.program.clone());
+        image_store.recover(&store).await?;
         let capacity = capacity::Capacity::new(&config, &host);
         let ctx = Arc::new(Context {
             config,
@@ -186,6 +191,7 @@ impl Service {
         });
         let service = Self {
             bases: bases::Inspector::default(),
+            image_store,
             guest_answers: addresses::GuestAnswers::default(),
             making: folders::Making::default(),
             capacity,

@@ -4,8 +4,11 @@
 
 use std::{future::Future, sync::Arc};
 
-use super::progress::Progress;
-use crate::model::{Asker, Conflict, Result};
+use super::{core::Lane, progress::Progress};
+use crate::{
+    host::image::Copied,
+    model::{Asker, Conflict, Result},
+};
 
 tokio::task_local! {
     static ASKER: Asker;
@@ -43,4 +46,20 @@ pub async fn while_wanted<T>(work: impl Future<Output = Result<T>>) -> Result<T>
         () = progress.is_unwanted() => Err(Conflict::Cancelled.into()),
         done = work => done,
     }
+}
+
+/// What this task works for is about something of this name, and of no VM.
+pub(crate) fn is_about(name: &str) {
+    if let Some(progress) = progress() {
+        progress.is_about(name);
+    }
+}
+
+/// A part of work that no VM's task does, as it is shown; `copied` tells how far it has come.
+pub(crate) async fn in_phase<T>(name: &'static str, copied: &Arc<Copied>, work: impl Future<Output = T>) -> T {
+    let Some(progress) = progress() else { return work.await };
+    progress.begin(name, Lane::Files, copied);
+    let done = work.await;
+    progress.end(name, Lane::Files);
+    done
 }

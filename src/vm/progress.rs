@@ -86,6 +86,11 @@ impl Progress {
         inner.withdraw = Some(Arc::new(withdraw));
     }
 
+    /// What it is about bears this name.
+    pub(super) fn is_about(&self, name: &str) {
+        self.lock().name = Some(name.to_owned());
+    }
+
     /// Returns when nobody wants it any more.
     pub(super) async fn is_unwanted(&self) {
         // The sender lives in `self`, so the wait cannot fail.
@@ -134,7 +139,7 @@ impl Progress {
     /// Nothing has been begun yet.
     pub fn is_pending(&self) -> bool {
         let inner = self.lock();
-        inner.withdraw.is_none() || inner.queued
+        (inner.withdraw.is_none() && inner.phases.is_empty()) || inner.queued
     }
 
     /// The phases in the order in which they began.

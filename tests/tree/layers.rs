@@ -126,6 +126,7 @@ const MAY_WAIT: &[&str] = &[
     "service/database.rs",
     "service/exports.rs",
     "service/folders.rs",
+    "service/image_store/mod.rs",
     "service/images.rs",
     "service/paths.rs",
     "service/private.rs",

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::{
-    HttpError, Nulls, Request, Response,
+    HttpError, Nulls, Request, Response, Upload,
     route::RouteInfo,
     table::{self, OperationShape, Table},
 };
@@ -54,6 +54,8 @@ pub(super) struct Beside {
     record: OperationRecord,
     pub progress: Arc<Progress>,
     made: Made,
+    /// What its client sends still.
+    upload: Option<Upload>,
     wait: Duration,
     shape: OperationShape,
     prefix: String,
@@ -117,8 +119,8 @@ impl Beside {
         };
         let made = Made { operations: operations.clone(), operation: progress.id(), id: Arc::new(OnceLock::new()) };
         let prefix = mount.prefix.iter().flat_map(|segment| ["/", segment]).collect();
-        let (operations, role) = (operations.clone(), request.caller.role);
-        Some(Self { operations, record, progress, made, wait, shape, prefix, role })
+        let (operations, role, upload) = (operations.clone(), request.caller.role, request.upload.clone());
+        Some(Self { operations, record, progress, made, upload, wait, shape, prefix, role })
     }
 
     pub fn made(&self) -> Made {
@@ -127,7 +129,7 @@ impl Beside {
 
     /// The id that what it makes is to have, without a key that says so.
     pub fn makes(&self) -> Option<Uuid> {
-        let makes = matches!(self.record.work, Work::Create | Work::Add) && self.record.key.is_none();
+        let makes = matches!(self.record.work, Work::Create | Work::Add | Work::Import) && self.record.key.is_none();
         makes.then(|| *self.made.id.get_or_init(Uuid::new_v4))
     }
 
@@ -164,6 +166,13 @@ impl Beside {
     ) {
         let caught = AssertUnwindSafe(work).catch_unwind();
         let mut work = pin!(async move { caught.await.unwrap_or_else(|panic| failed(panic_text(panic.as_ref()))) });
+        if let Some(upload) = self.upload.take() {
+            tokio::select! {
+                biased;
+                response = &mut work => return drop(reply.send(response)),
+                () = upload.arrived() => {}
+            }
+        }
         if let Some(response) = early(self.wait, work.as_mut()).await {
             let _ = reply.send(response);
             return;
@@ -228,6 +237,7 @@ pub(super) fn go_on(operations: &Arc<Operations>, table: &Table) {
             query: again.query,
             headers,
             body: Ok(again.body.into()),
+            upload: None,
             nulls: Nulls::Absent,
             makes: None,
             goes_on: true,

@@ -30,7 +30,7 @@ use super::streaming::{self, Lasting};
 use super::table::{self, Found};
 use super::waiter::Entered;
 use super::wire::Refused;
-use super::{HttpError, Load, Nulls, Request, Response, Table, query};
+use super::{HttpError, Load, Nulls, Request, Response, Table, Upload, query};
 use crate::service::access::Caller;
 use crate::service::{Keys, Remembered, asked_by, shown_in};
 
@@ -227,7 +227,11 @@ where
             return refuse(error);
         }
     };
-    let body = match body.read().await {
+    let (body, upload) = match info.upload {
+        true => (Ok(Bytes::new()), Some(Upload::new(body.boxed()))),
+        false => (body.read().await, None),
+    };
+    let body = match body {
         Ok(bytes) => Ok(bytes),
         // Too large is told when the handler asks; a body that never came means that there is no request.
         Err(error @ HttpError::TooLarge { .. }) => Err(error),
@@ -236,7 +240,7 @@ where
     let too_large = body.is_err();
     let nulls = if info.method == Method::PUT { Nulls::Clear } else { Nulls::Absent };
     let mut request =
-        Request { params, query, headers: head.headers, body, nulls, makes: None, goes_on: false, caller };
+        Request { params, query, headers: head.headers, body, upload, nulls, makes: None, goes_on: false, caller };
     let keys = remembered.filter(|_| info.method == Method::POST).map(|remembered| (&remembered.keys, dialect));
     let keyed = match keys.map(|keys| keyed(keys, info, &head.query, &request)) {
         Some(Err(error)) => return refuse(error),

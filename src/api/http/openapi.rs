@@ -146,6 +146,11 @@ impl Writer<'_> {
         if !params.is_empty() {
             operation["parameters"] = Value::Array(params);
         }
+        if route.upload {
+            let file = json!({"type": "string", "format": "binary"});
+            operation["requestBody"] =
+                json!({ "required": true, "content": content("application/octet-stream", file) });
+        }
         if let Some(input) = route.input {
             operation["requestBody"] = json!({
                 "required": input.required,

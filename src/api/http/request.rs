@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 use warp::http::{HeaderMap, header};
 
-use super::{HttpError, Nulls, decode, query};
+use super::{HttpError, Nulls, Upload, decode, query};
 use crate::service::access::Caller;
 
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub struct Request {
     pub query: Vec<(String, String)>,
     pub headers: HeaderMap,
     pub body: Result<Bytes, HttpError>,
+    /// The body, of a route that takes a file.
+    pub upload: Option<Upload>,
     /// What a null in the body says.
     pub nulls: Nulls,
     /// With an Idempotency-Key: the id that what this request makes is to have. A handler that makes something passes it
@@ -127,6 +129,7 @@ mod tests {
             query: Vec::new(),
             headers,
             body: Ok(Bytes::from_static(body.as_bytes())),
+            upload: None,
             nulls: Nulls::Absent,
             makes: None,
             goes_on: false,

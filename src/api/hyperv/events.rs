@@ -31,11 +31,13 @@ pub struct EventBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     switch_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    image_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     operation_id: Option<String>,
     /// Of an operation: which request it is the work for, by its operation id in the document of its dialect.
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<String>,
-    /// Of the VM or the switch, at that time.
+    /// Of the VM, the switch or the image, at that time.
     name: String,
     /// Who has asked for it; empty where nobody has.
     by: Vec<AskerBody>,
@@ -130,11 +132,24 @@ pub struct EventsBody {
 impl EventBody {
     pub fn of(place: Place, entry: &Entry) -> Self {
         let event = &entry.event;
-        let (vm_id, switch_id, operation, name) = match &event.about {
-            About::Vm { id, name } => (Some(id.to_string()), None, None, name.clone()),
-            About::Switch { id, name } => (None, Some(id.to_string()), None, name.clone()),
+        let (mut vm_id, mut switch_id, mut image_id, mut operation) = (None, None, None, None);
+        let name = match &event.about {
+            About::Vm { id, name } => {
+                vm_id = Some(id.to_string());
+                name
+            }
+            About::Switch { id, name } => {
+                switch_id = Some(id.to_string());
+                name
+            }
+            About::Image { id, name } => {
+                image_id = Some(id.to_string());
+                name
+            }
             About::Operation { id, kind, vm, name } => {
-                (vm.map(|vm| vm.to_string()), None, Some((id.to_string(), kind.clone())), name.clone())
+                vm_id = vm.map(|vm| vm.to_string());
+                operation = Some((id.to_string(), kind.clone()));
+                name
             }
         };
         let (operation_id, kind) = operation.unzip();
@@ -146,9 +161,10 @@ impl EventBody {
             r#type: event.kind(),
             vm_id,
             switch_id,
+            image_id,
             operation_id,
             kind,
-            name,
+            name: name.clone(),
             by: by.map(|by| AskerBody { caller: by.caller.clone(), request_id: by.request.clone() }).collect(),
             details: Details::of(&event.what),
         }

@@ -35,11 +35,13 @@ pub struct EventBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub switch_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub operation_id: Option<String>,
     /// Of an operation: which request it is the work for, by its operation id in this document.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Of the VM or the switch, at that time.
+    /// Of the VM, the switch or the image, at that time.
     pub name: String,
     /// Who has asked for it; empty where nobody has.
     pub by: Vec<AskerBody>,
@@ -57,7 +59,7 @@ pub struct AskerBody {
 
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Details {
-    /// `vm.changed`, `switch.changed`, `vm.in_effect`: what differs.
+    /// `vm.changed`, `switch.changed`, `image.changed`, `vm.in_effect`: what differs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fields: Option<Vec<String>>,
     /// `vm.goal`: what is wanted of the VM from now on.
@@ -161,11 +163,24 @@ pub struct EventsBody {
 impl EventBody {
     pub fn of(place: Place, entry: &Entry) -> Self {
         let event = &entry.event;
-        let (vm_id, switch_id, operation, name) = match &event.about {
-            About::Vm { id, name } => (Some(id.to_string()), None, None, name.clone()),
-            About::Switch { id, name } => (None, Some(id.to_string()), None, name.clone()),
+        let (mut vm_id, mut switch_id, mut image_id, mut operation) = (None, None, None, None);
+        let name = match &event.about {
+            About::Vm { id, name } => {
+                vm_id = Some(id.to_string());
+                name
+            }
+            About::Switch { id, name } => {
+                switch_id = Some(id.to_string());
+                name
+            }
+            About::Image { id, name } => {
+                image_id = Some(id.to_string());
+                name
+            }
             About::Operation { id, kind, vm, name } => {
-                (vm.map(|vm| vm.to_string()), None, Some((id.to_string(), kind.clone())), name.clone())
+                vm_id = vm.map(|vm| vm.to_string());
+                operation = Some((id.to_string(), kind.clone()));
+                name
             }
         };
         let (operation_id, kind) = operation.unzip();
@@ -176,9 +191,10 @@ impl EventBody {
             r#type: event.kind().into(),
             vm_id,
             switch_id,
+            image_id,
             operation_id,
             kind,
-            name,
+            name: name.clone(),
             by: event.by.iter().cloned().map(AskerBody::from).collect(),
             details: Details::of(&event.what),
         }
@@ -265,7 +281,7 @@ pub fn route() -> Route<Shared> {
         .role(Role::Viewer)
         .tag("Monitoring")
         .summary(
-            "What happens to VMs and switches, as it happens and since: who asked for what, and what became of it.",
+            "What happens to VMs, switches and images, as it happens and since: who asked for what, and what became of it.",
         )
         .query(QUERY)
         .waits_for_guest()

@@ -16,7 +16,7 @@ use crate::{
 const MAX_PAGE: i64 = 10_000;
 
 /// As JSON Schema has it; `read_labels` says it in words.
-const LABELS: &str = "^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?(=[^,]*)?(,[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?(=[^,]*)?)*$";
+pub const LABELS: &str = "^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?(=[^,]*)?(,[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?(=[^,]*)?)*$";
 const TOKEN: &str = "^[0-9]{1,19}[.][0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$";
 const SOME_FIELDS: &str = "^(id|vm_id|name|status|vcpus|memory|profile|addresses|uptime|labels)(,(id|vm_id|name|status|vcpus|memory|profile|addresses|uptime|labels))*$";
 
@@ -217,7 +217,7 @@ fn read_token(token: &str) -> Result<(u64, VmId), HttpError> {
     parts.ok_or_else(|| HttpError::invalid("page_token", "be one that a list gave in its Link header"))
 }
 
-fn read_labels(text: &str) -> Result<Vec<(String, Option<String>)>, HttpError> {
+pub fn read_labels(text: &str) -> Result<Vec<(String, Option<String>)>, HttpError> {
     let label = |part: &str| {
         let (key, value) = part.split_once('=').map_or((part, None), |(key, value)| (key, Some(value.to_owned())));
         check_label_key(key)

@@ -21,18 +21,25 @@ pub enum Verdict {
 const NOTHING_LEFT: &str = "What it had made is taken back; ask again.";
 const NO_VM: &str = "There is no such VM any more.";
 
+/// Of an import: whether its image is stored.
+pub fn judge_import(is_stored: bool) -> Verdict {
+    if is_stored { Verdict::Done } else { Verdict::Interrupted(NOTHING_LEFT) }
+}
+
 /// `stored` is the VM as the daemon left it.
 pub fn judge(operation: &OperationRecord, stored: Option<&Record>) -> Verdict {
     use Verdict::{Done, GoesOn, Interrupted};
     let Some(Record { definition, run }) = stored else {
         return match operation.work {
             Work::Delete => Done,
-            Work::Create => Interrupted(NOTHING_LEFT),
+            Work::Create | Work::Import => Interrupted(NOTHING_LEFT),
             Work::Start | Work::Stop | Work::Reboot | Work::Add | Work::Remove | Work::Change => Interrupted(NO_VM),
         };
     };
     let up = run.up();
     match operation.work {
+        // It is about no VM.
+        Work::Import => Interrupted(NOTHING_LEFT),
         Work::Create => match &run.state {
             Run::Making { .. } | Run::Starting { new: true, .. } => Interrupted(NOTHING_LEFT),
             Run::Starting { .. } | Run::Down { .. } | Run::Up(_) => Done,

@@ -28,11 +28,11 @@ pub use record::{Again, End, OperationRecord, Work};
 
 use super::keys::{Digest, KeptAnswer};
 use crate::{
-    model::{Asker, Conflict, Event, OperationNews, Outcome, VmId, now_ms},
+    model::{Asker, Conflict, Event, Image, OperationNews, Outcome, VmId, now_ms},
     store::{Batch, Store, StoreError},
     vm::{Phase, Progress, records},
 };
-use judge::{Verdict, judge};
+use judge::{Verdict, judge, judge_import};
 
 /// How long one is kept after its end.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -142,6 +142,10 @@ impl Operations {
                 let key = record.vm.map(|vm| vm.to_string());
                 let stored = key.map_or(Ok(None), |key| records::get(&store, &key));
                 let verdict = match stored {
+                    _ if record.work == Work::Import => {
+                        let made = record.makes.map(|id| store.get::<Image>(&id.to_string())).transpose();
+                        judge_import(!matches!(made, Ok(None | Some(None))))
+                    }
                     Ok(stored) => judge(&record, stored.as_ref().map(|stored| &stored.record)),
                     Err(_) => Verdict::Interrupted("The record of its VM cannot be read; the log says more."),
                 };

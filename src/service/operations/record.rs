@@ -25,6 +25,8 @@ pub enum Work {
     Remove,
     /// Something else of the definition.
     Change,
+    /// An image comes.
+    Import,
 }
 
 impl Work {
@@ -37,7 +39,7 @@ impl Work {
     /// Why it is never cancelled.
     pub fn check_cancellable(self) -> Result<(), &'static str> {
         match self {
-            Self::Create | Self::Stop | Self::Add | Self::Remove | Self::Change => Ok(()),
+            Self::Create | Self::Stop | Self::Add | Self::Remove | Self::Change | Self::Import => Ok(()),
             // Until the guest is off.
             Self::Delete => Ok(()),
             Self::Start => Err("a start is not taken back by itself; stop the VM with force"),

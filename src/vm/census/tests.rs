@@ -103,6 +103,9 @@ fn bears(view: &VmView, mark: Mark) -> bool {
                 nics().flat_map(|nic| nic.backend.forwards()).any(|to| (to.protocol, to.host_port) == (protocol, port))
             }
             Mark::Path(_) => spec.disks.iter().any(|disk| Mark::path(&disk.file) == mark),
+            Mark::Base(layer) => {
+                spec.disks.iter().any(|disk| disk.backing_file().and_then(|base| base.layer) == Some(layer))
+            }
         }
     })
 }
