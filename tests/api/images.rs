@@ -77,7 +77,7 @@ async fn every_form_of_a_disk_is_told_by_its_content_and_comes_out_as_it_went_in
     made("qemu-img convert -O vpc -o subformat=fixed,force_size=on disk.raw fixed.bin");
     made("qemu-img convert -O vhdx disk.raw x.bin; qemu-img convert -O vdi disk.raw i.bin; cp disk.raw r.bin");
     made(
-        "xz -k -c disk.raw > xz.bin; gzip -c disk.raw > gz.bin; bzip2 -c disk.raw > bz.bin; xz -c plain.bin > q.xz.bin",
+        "xz -k -c disk.raw > xz.bin; gzip -c disk.raw > gz.bin; bzip2 -c disk.raw > bz.bin; zstd -q -c disk.raw > zst.bin; xz -c plain.bin > q.xz.bin",
     );
     made("gzip -c sparse.bin > vmdk.gz.bin");
     let cases = [
@@ -98,6 +98,7 @@ async fn every_form_of_a_disk_is_told_by_its_content_and_comes_out_as_it_went_in
         ("xz", "raw", Some("xz")),
         ("gz", "raw", Some("gzip")),
         ("bz", "raw", Some("bzip2")),
+        ("zst", "raw", Some("zstd")),
         ("q.xz", "qcow2", Some("xz")),
         ("vmdk.gz", "vmdk", Some("gzip")),
     ];
@@ -147,6 +148,8 @@ async fn what_is_no_whole_disk_is_refused_with_what_it_is_and_nothing_is_left() 
     made("qemu-img create -q -f vmdk parent.vmdk 8M; qemu-img create -q -f vmdk -b parent.vmdk -F vmdk child.vmdk");
     made("qemu-img convert -O vmdk disk.raw whole.vmdk; head -c 100000 whole.vmdk > cut.vmdk");
     made("qemu-img convert -O vhdx disk.raw whole.vhdx; head -c 100000 whole.vhdx > cut.vhdx");
+    made("qemu-img convert -O vdi disk.raw whole.vdi; head -c 2500000 whole.vdi > cut.vdi");
+    made("qemu-img convert -O vpc disk.raw whole.vhd; head -c 100000 whole.vhd > cut.vhd");
     made("qemu-img convert -O qcow2 disk.raw torn.qcow2; head -c 70000 torn.qcow2 > t; mv t torn.qcow2");
     let secret = daemon.dir.path().join("secret");
     std::fs::write(&secret, "hush").unwrap();
@@ -169,7 +172,9 @@ async fn what_is_no_whole_disk_is_refused_with_what_it_is_and_nothing_is_left() 
         ("flat.vmdk", 400, "the descriptor of a VMDK image"),
         ("split-s001.vmdk", 400, "one part of several"),
         ("child.vmdk", 400, "this VMDK image lies on another"),
-        ("cut.vmdk", 400, "be a VMDK image, all of it and intact"),
+        ("cut.vmdk", 400, "be intact, but qemu-img check finds it damaged"),
+        ("cut.vdi", 400, "the end of this one is missing"),
+        ("cut.vhd", 400, "the end of this one is missing"),
         ("cut.vhdx", 400, "be a VHDX image, all of it and intact"),
         ("torn.qcow2", 400, "intact"),
         ("missing.raw", 400, "exist; there is no missing.raw"),

@@ -34,7 +34,8 @@ impl QemuImg {
     /// # Errors
     /// [`ImageError::Unsuitable`] for one that is damaged.
     pub async fn measure(&self, source: Opened<'_>) -> Result<Measured, ImageError> {
-        if source.format == SourceFormat::Qcow2 {
+        // Of what is cut off or torn qemu-img would convert the rest.
+        if matches!(source.format, SourceFormat::Qcow2 | SourceFormat::Vmdk | SourceFormat::Vdi) {
             self.check_opened(source).await?;
         }
         let run = self.run(CHECK, 0).inherit(source.file).reads(source.path);
@@ -110,7 +111,7 @@ impl Opened<'_> {
     fn damaged(&self, words: &str) -> ImageError {
         let words = words.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
         let words = words.trim().trim_start_matches("qemu-img: ");
-        let words = words.find("': ").map_or(words, |at| &words[at + 3..]);
+        let words = words.rfind("': ").map_or(words, |at| &words[at + 3..]);
         ImageError::Unsuitable(format!("be {}, all of it and intact, but qemu-img says: {words}", self.format.title()))
     }
 }

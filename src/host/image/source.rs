@@ -85,7 +85,13 @@ fn whole_vhd(file: &File) -> io::Result<Checked> {
             break;
         }
     }
-    Ok(match u32::from_be_bytes([footer[60], footer[61], footer[62], footer[63]]) {
+    let kind = u32::from_be_bytes([footer[60], footer[61], footer[62], footer[63]]);
+    // What is cut off reads as zeros.
+    read_at(file, &mut footer, length.saturating_sub(SECTOR))?;
+    Ok(match kind {
+        2 | 3 if !footer.starts_with(b"conectix") => {
+            Err("be a whole VHD image, and the end of this one is missing".into())
+        }
         2 | 3 => Ok(()),
         4 => Err("stand alone, but this VHD image lies on another (a differencing disk); flatten it first".into()),
         other => Err(format!("be a fixed or a dynamic VHD image, not one of type {other}")),
@@ -95,7 +101,10 @@ fn whole_vhd(file: &File) -> io::Result<Checked> {
 fn whole_vdi(file: &File) -> io::Result<Checked> {
     let mut head = [0; SECTOR as usize];
     read_at(file, &mut head, 0)?;
+    // Where its blocks begin, how many there are, and how large: what is cut off reads as zeros.
+    let end = little(&head, 0x158, 4) + little(&head, 0x184, 4).saturating_mul(little(&head, 0x178, 4));
     Ok(match little(&head, 0x4c, 4) {
+        1 | 2 if file.metadata()?.len() < end => Err("be a whole VDI image, and the end of this one is missing".into()),
         1 | 2 => Ok(()),
         3 | 4 => Err("stand alone, but this VDI image lies on another; flatten it first".into()),
         other => Err(format!("be a dynamic or a fixed VDI image, not one of type {other}")),
@@ -133,7 +142,10 @@ mod tests {
             of(&[(4096 - 512, b"conectix"), (4096 - 512 + 63, &[2])], 4096),
             Ok(Source::Disk(SourceFormat::Vhd))
         );
-        assert_eq!(of(&[(0, b"conectix"), (63, &[3])], 4096), Ok(Source::Disk(SourceFormat::Vhd)));
+        assert_eq!(
+            of(&[(0, b"conectix"), (63, &[3]), (4096 - 512, b"conectix")], 4096),
+            Ok(Source::Disk(SourceFormat::Vhd))
+        );
         assert_eq!(of(&[(64, b"\x7f\x10\xda\xbe"), (0x4c, &[1])], 4096), Ok(Source::Disk(SourceFormat::Vdi)));
         assert_eq!(of(&[(0, b"vhdxfile")], 4096), Ok(Source::Disk(SourceFormat::Vhdx)));
         assert_eq!(of(&[(0, b"BZh91AY&SY")], 4096), Ok(Source::Packed(Compression::Bzip2)));
@@ -150,6 +162,10 @@ mod tests {
         assert!(vmdk(b"").unwrap_err().contains("one part of several"));
         assert!(of(&[(0, b"KDMV")], 4096).unwrap_err().contains("one part of several"));
         assert!(of(&[(0, b"KDMV")], 100).unwrap_err().contains("ends too early"));
+        assert!(of(&[(0, b"conectix"), (63, &[3])], 4096).unwrap_err().contains("the end of this one is missing"));
+        let vdi: &[(u64, &[u8])] = &[(64, b"\x7f\x10\xda\xbe"), (0x4c, &[1]), (0x17a, &[16]), (0x184, &[1])];
+        assert!(of(vdi, 4096).unwrap_err().contains("the end of this one is missing"));
+        assert_eq!(of(vdi, 1 << 20), Ok(Source::Disk(SourceFormat::Vdi)));
         assert!(of(&[(0, b"conectix"), (63, &[4])], 4096).unwrap_err().contains("differencing"));
         assert!(of(&[(0, b"conectix"), (63, &[9])], 4096).unwrap_err().contains("type 9"));
         assert!(of(&[(64, b"\x7f\x10\xda\xbe"), (0x4c, &[4])], 4096).unwrap_err().contains("lies on another"));

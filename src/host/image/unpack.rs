@@ -304,6 +304,9 @@ mod tests {
             (Compression::Xz, "head -c 100000 x > a; tail -c +100001 x > b; xz -c a; xz -c b"),
             (Compression::Gzip, "gzip -c x"),
             (Compression::Gzip, "head -c 100000 x > a; tail -c +100001 x > b; gzip -c a; gzip -c b"),
+            (Compression::Zstd, "zstd -q -c x"),
+            // Between its frames pzstd notes how long they are, in frames to be skipped.
+            (Compression::Zstd, "pzstd -q -p 2 -c x"),
             (Compression::Bzip2, "bzip2 -c x"),
             (Compression::Bzip2, "head -c 100000 x > a; tail -c +100001 x > b; bzip2 -c a; bzip2 -c b"),
         ] {
@@ -316,10 +319,24 @@ mod tests {
     }
 
     #[test]
+    fn no_file_is_opened_by_its_name_any_more() {
+        // It holds for the thread alone.
+        let there = std::thread::spawn(|| {
+            see_nothing().unwrap();
+            [File::open("/etc/passwd"), File::create("/tmp/qherd-test-unpack")].map(|opened| opened.unwrap_err().kind())
+        });
+        assert_eq!(there.join().unwrap(), [io::ErrorKind::PermissionDenied; 2]);
+        File::open("/etc/passwd").unwrap();
+    }
+
+    #[test]
     fn what_is_cut_or_altered_is_damaged_and_what_is_too_much_is_refused() {
-        for (compression, line) in
-            [(Compression::Xz, "xz -c x"), (Compression::Gzip, "gzip -c x"), (Compression::Bzip2, "bzip2 -c x")]
-        {
+        for (compression, line) in [
+            (Compression::Xz, "xz -c x"),
+            (Compression::Gzip, "gzip -c x"),
+            (Compression::Zstd, "zstd -q --check -c x"),
+            (Compression::Bzip2, "bzip2 -c x"),
+        ] {
             let whole = packed(line);
             for length in [whole.len() - 1, whole.len() / 2, 20] {
                 let cut = unpacked(compression, whole[..length].to_vec(), ROOM);

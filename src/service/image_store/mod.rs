@@ -231,14 +231,15 @@ impl Service {
         let Some(text) = named.to_str() else { return Ok(None) };
         let found = {
             let state = self.image_store.lock();
-            match text.contains('/') {
-                true => state.images.values().find(|image| {
-                    named.parent() == Some(&self.image_store.folder)
-                        && named.file_name().is_some_and(|name| *name == *file_name(&image.content_sha256))
-                }),
+            let found = match text.contains('/') {
                 false => state.find(text),
-            }
-            .cloned()
+                true if named.parent() != Some(&self.image_store.folder) => None,
+                true => {
+                    let is_file = |image: &&Arc<Image>| named.ends_with(file_name(&image.content_sha256));
+                    state.images.values().find(is_file)
+                }
+            };
+            found.cloned()
         };
         let Some(image) = found else { return Ok(None) };
         if let Some(file) = self.file_of_that_name(named).await? {

@@ -169,13 +169,13 @@ async fn a_vm_whose_layer_cannot_be_read_hides_no_other_and_says_which_it_is() {
     let (mut one, mut other) = (vm(vec![disk(0)]), vm(vec![disk(0)]));
     let layer = one.disks()[0].layer;
     let above_another = json!({
-        "folder": "/i", "file": "root.qcow2", "parent": { "layer": LayerId::random() }, "owners": [one.record.definition.id]
+        "folder": "/i", "file": "root.qcow2", "parent": { "fork": LayerId::random() }, "owners": [one.record.definition.id]
     });
     one.commit(&store).await.unwrap();
     other.commit(&store).await.unwrap();
     let names = store.names().unwrap();
     for (data, reason) in
-        [(json!("?"), "does not decode"), (above_another, "unknown variant `layer`"), (Value::Null, "not there")]
+        [(json!("?"), "does not decode"), (above_another, "unknown variant `fork`"), (Value::Null, "not there")]
     {
         damaged(&store, layer, data).await;
         let said = one.again(&store).unwrap_err().to_string();
