@@ -1,6 +1,8 @@
-//! How long others wait while there is a crowd: `GET /health` by a fresh connection each, alone, beside 10,000 connections that
-//! say nothing, and beside 10,000 that have asked 40 VMs to stop whose guests do not heed it: as many wait for each as may, 64, and
-//! the others were told so. In turn, so that a busy machine is busy for all of them.
+//! How long others wait while there is a crowd, and what memory the daemon has then: `GET /health` by a fresh connection each, alone,
+//! beside 10,000 connections that say nothing, beside 10,000 that have asked 40 VMs to stop whose guests do not heed it (as many wait
+//! for each as may, 64, and the others were told so), and beside 10,000 that have asked for a log of 8 MiB, for the list of 1,040 VMs
+//! or for all events, and take 4 KiB of it now and then: nearly all that one caller may have under way. In turn, so that a busy machine
+//! is busy for all of them.
 //!
 //! Run with `scripts/bench`. `QHERD_BENCH_PROGRAM` names another qherd than the one that was built with it.
 
@@ -16,7 +18,7 @@ use serde_json::json;
 use support::Daemon;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 const CROWD: usize = 10_000;
@@ -24,6 +26,13 @@ const ROUNDS: usize = 5;
 /// Of each round and kind.
 const ASKED: usize = 200;
 const VMS: usize = 40;
+/// That are there to be listed.
+const FURTHER: usize = 1_000;
+/// One caller may have 10,000 requests under way, and `GET /health` is one more.
+const READERS: usize = CROWD - 20;
+/// Between two looks at what readers have.
+const SLOWLY: Duration = Duration::from_secs(2);
+const LITTLE: usize = 4 * 1024;
 
 #[tokio::main]
 async fn main() {
@@ -46,32 +55,61 @@ async fn main() {
         (wish["memory"], wish["start"]) = (json!(16), json!(true));
         vms.push(daemon.create(wish).await);
     }
+    let further = |_| {
+        let mut wish = daemon.wish();
+        wish["clone"] = json!("linked");
+        wish
+    };
+    for wish in (0..FURTHER).map(further) {
+        daemon.create(wish).await;
+    }
+    let log = daemon.run_dir(&vms[0]).join("console.log");
+    std::fs::write(&log, "all work and no play\n".repeat((8 << 20) / 21)).unwrap();
     let nobody = || Vec::new();
     let idle: Vec<String> = (0..CROWD).map(|_| String::new()).collect();
     let stop = |id: &String| {
         format!("POST /vms/{id}/stop?timeout=86400 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
     };
     let stops: Vec<String> = (0..CROWD).map(|turn| stop(&vms[turn % vms.len()])).collect();
-    let kinds: [(&str, Vec<String>); 3] = [("alone", nobody()), ("idle connections", idle), ("stops", stops)];
-    let mut times = [const { Vec::new() }; 3];
+    let get = |path: String| -> Vec<String> {
+        (0..READERS).map(|_| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).collect()
+    };
+    let kinds: [(&str, Vec<String>); 6] = [
+        ("alone", nobody()),
+        ("idle connections", idle),
+        ("stops", stops),
+        ("readers of a log", get(format!("/vms/{}/console/log?tail=9999999", vms[0]))),
+        ("readers of a list", get("/vms".to_owned())),
+        ("readers of events", get("/events?after=0".to_owned())),
+    ];
+    let mut times = [const { Vec::new() }; 6];
+    let mut most = [0; 6];
     // Their firmware needs the cores for itself for a while.
     tokio::time::sleep(Duration::from_secs(20)).await;
     for _ in 0..ROUNDS {
-        for ((_, crowd), times) in kinds.iter().zip(&mut times) {
+        for (((_, crowd), times), most) in kinds.iter().zip(&mut times).zip(&mut most) {
             let held = join(&daemon, crowd).await;
+            let readers = tokio::spawn(take_slowly(held));
             tokio::time::sleep(Duration::from_secs(1)).await;
             for _ in 0..ASKED {
                 times.push(ask(&daemon).await);
+                *most = memory(&daemon).max(*most);
             }
-            drop(held);
+            readers.abort();
+            let _ = readers.await;
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
     println!("GET /health by a fresh connection, {} times each, beside {CROWD}:", ROUNDS * ASKED);
-    for ((kind, _), mut times) in kinds.iter().zip(times) {
+    for (((kind, _), mut times), most) in kinds.iter().zip(times).zip(most) {
         times.sort();
         let at = |part: usize| times[times.len() * part / 100];
-        println!("{kind:<16} median {:>8.3?}, 90 of 100 within {:>8.3?}, 99 within {:>8.3?}", at(50), at(90), at(99));
+        println!(
+            "{kind:<17} median {:>8.3?}, 90 of 100 within {:>8.3?}, 99 within {:>8.3?}; at most {most} MiB resident",
+            at(50),
+            at(90),
+            at(99)
+        );
     }
     for id in &vms {
         daemon.post(&format!("/vms/{id}/stop?force=true"), json!({})).await.expect(200);
@@ -81,12 +119,33 @@ async fn main() {
 async fn join(daemon: &Daemon, crowd: &[String]) -> Vec<TcpStream> {
     let mut held = Vec::new();
     for words in crowd {
-        let mut socket = TcpStream::connect(address(daemon)).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        // What waits in the kernel is not the daemon's.
+        socket.set_recv_buffer_size(LITTLE as u32).unwrap();
+        let mut socket = socket.connect(address(daemon).parse().unwrap()).await.unwrap();
         // One that was asked to leave meanwhile does not take it.
         let _ = socket.write_all(words.as_bytes()).await;
         held.push(socket);
     }
     held
+}
+
+/// Without end. Where there is nothing to take nothing is taken.
+async fn take_slowly(held: Vec<TcpStream>) {
+    let mut taken = [0; LITTLE];
+    loop {
+        for socket in &held {
+            let _ = socket.try_read(&mut taken);
+        }
+        tokio::time::sleep(SLOWLY).await;
+    }
+}
+
+/// Resident, in MiB.
+fn memory(daemon: &Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }
 
 async fn ask(daemon: &Daemon) -> Duration {

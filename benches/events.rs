@@ -31,7 +31,11 @@ impl Record for Run {
 
 fn event(number: u64) -> Event {
     let by = Asker { caller: "uid 1000".to_owned(), request: "8e03978e-40d5-43e8-bc93-6894a57f9324".to_owned() };
-    let about = About::Vm { id: VmId::from(uuid::Uuid::from_u128(number.into())), name: format!("vm-{number:08x}") };
+    let about = About::Vm {
+        id: VmId::from(uuid::Uuid::from_u128(number.into())),
+        name: format!("vm-{number:08x}"),
+        labels: Vec::new(),
+    };
     let what = What::Status { status: Status::Running, reason: None };
     Event { at: qherd::model::now_ms(), about, what, by: vec![by] }
 }

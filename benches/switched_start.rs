@@ -9,7 +9,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use bare::{ByHand, bare_start, bare_stop, command_line, median};
+use bare::{ByHand, Carrier, bare_start, bare_stop, command_line, median};
 use serde_json::json;
 use support::{Daemon, netns::Host};
 
@@ -41,7 +41,7 @@ async fn main() {
     let by_hand = ByHand { tap: "byhand".into(), bridge };
     let (mut bare, mut started, mut alone) = (vec![], vec![], vec![]);
     for _ in 0..PAIRS {
-        let (qemu, taken) = bare_start(&arguments, &daemon.run_dir(&with), Some(&by_hand));
+        let (qemu, taken) = bare_start(&arguments, &daemon.run_dir(&with), Carrier::Tap(&by_hand));
         bare.push(ms(taken));
         bare_stop(qemu);
         for (id, times) in [(&with, &mut started), (&without, &mut alone)] {

@@ -10,7 +10,7 @@ pub use path_map::{PathMap, is_windows};
 
 use std::{
     ffi::OsString,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Component, Path, PathBuf},
 };
@@ -115,6 +115,11 @@ pub struct Settings {
     #[arg(long = "allow-subnet", env = "QHERD_ALLOW_SUBNETS", value_name = "CIDR", value_delimiter = ',')]
     #[serde(rename = "allow-subnets")]
     pub allow_subnets: Vec<Cidr>,
+    /// An address of this host, beside loopback ones, where a forward of a NIC on the user-mode network may listen; 0.0.0.0 allows
+    /// all of them; repeatable
+    #[arg(long = "forward-address", env = "QHERD_FORWARD_ADDRESSES", value_name = "ADDRESS", value_delimiter = ',')]
+    #[serde(rename = "forward-addresses")]
+    pub forward_addresses: Vec<Ipv4Addr>,
     /// Machine profiles that replace or join the built-in ones
     #[arg(long, env = "QHERD_TEMPLATES_DIR", value_name = "DIR")]
     pub templates_dir: Option<PathBuf>,
@@ -167,6 +172,8 @@ pub struct Config {
     pub path_maps: Vec<PathMap>,
     /// Networks that switches may have beside the private ones.
     pub allow_subnets: Vec<Cidr>,
+    /// Addresses beside loopback ones where forwards into the user-mode network may listen; the unspecified one means all.
+    pub forward_addresses: Vec<Ipv4Addr>,
     pub templates_dir: Option<PathBuf>,
     pub accel: Accel,
     pub sandbox: Confine,
@@ -186,6 +193,18 @@ pub struct Config {
     pub max_running: Bounds,
     /// This program: with it a store is opened in a helper process first, to see whether it is sound.
     pub program: Option<PathBuf>,
+}
+
+impl Config {
+    /// Where the data of the store's images are.
+    pub fn layers_dir(&self) -> PathBuf {
+        self.state_dir.join("layers")
+    }
+
+    /// Where base images lie: in the image directories, or in the store.
+    pub fn base_dirs(&self) -> Vec<PathBuf> {
+        self.image_dirs.iter().cloned().chain([self.layers_dir()]).collect()
+    }
 }
 
 impl Settings {
@@ -208,6 +227,10 @@ impl Settings {
         if image_dirs.is_empty() {
             image_dirs.push(state_dir.join("bases"));
         }
+        let forward_addresses = match self.forward_addresses.is_empty() {
+            true => from_file.forward_addresses,
+            false => self.forward_addresses,
+        };
         let mut storage_dirs = list(self.storage_dirs, from_file.storage_dirs);
         storage_dirs.insert(0, state_dir.join("images"));
         Ok(Config {
@@ -218,6 +241,7 @@ impl Settings {
             storage_dirs,
             path_maps: if self.path_maps.is_empty() { from_file.path_maps } else { self.path_maps },
             allow_subnets: if self.allow_subnets.is_empty() { from_file.allow_subnets } else { self.allow_subnets },
+            forward_addresses,
             templates_dir: self.templates_dir.or(from_file.templates_dir),
             accel: self.accel.or(from_file.accel).unwrap_or_default(),
             sandbox: self.sandbox.or(from_file.sandbox).unwrap_or_default(),

@@ -32,7 +32,7 @@ const DRAIN: Duration = Duration::from_secs(20);
 const ANSWERS: u64 = 64 << 20;
 
 fn main() -> ExitCode {
-    let command = match Cli::parse().command {
+    let command = match Cli::parse_from(cli::arguments(std::env::args_os())).command {
         // They log nothing, and are to be done soon.
         Command::OfClient(command) => return command.run(),
         Command::Unpack { compression, from, to, room } => {
@@ -93,9 +93,11 @@ async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     let tls = doors::tls(&access)?;
     doors::refuse_strangers(&config, [Some(listen), hyperv_listen])?;
     let (door, mut ready) = doors::bind(listen, tls.clone(), "").await?;
+    config.listen = door.listener.local_addr()?;
     let hyperv_door = match hyperv_listen {
         Some(address) => {
             let (door, line) = doors::bind(address, tls, " (Hyper-V dialect)").await?;
+            config.hyperv_listen = Some(door.listener.local_addr()?);
             ready += &line;
             Some(door)
         }

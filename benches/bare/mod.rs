@@ -38,9 +38,18 @@ pub struct ByHand {
     pub bridge: String,
 }
 
-/// The same arguments with listening sockets of our own, and a tap of our own where there is one, up to a guest that runs.
-pub fn bare_start(arguments: &[String], dir: &Path, tap: Option<&ByHand>) -> (Pid, Duration) {
-    started(arguments, dir, tap, &|program, arguments, descriptors| {
+/// What carries the NIC of a bare QEMU.
+#[derive(Clone, Copy)]
+pub enum Carrier<'a> {
+    None,
+    Tap(&'a ByHand),
+    /// A passt of its own, by the arguments of one that the daemon has started.
+    Passt(&'a [String]),
+}
+
+/// The same arguments with listening sockets of our own, and our own carrier of its NIC, up to a guest that runs.
+pub fn bare_start(arguments: &[String], dir: &Path, carrier: Carrier) -> (Pid, Duration) {
+    started(arguments, dir, carrier, &|program, arguments, descriptors| {
         let (mut command, descriptors) = (Command::new(program), descriptors.to_vec());
         // SAFETY: one async-signal-safe system call per descriptor.
         unsafe {
@@ -60,7 +69,7 @@ pub fn bare_start(arguments: &[String], dir: &Path, tap: Option<&ByHand>) -> (Pi
 
 /// The same in all that the daemon keeps a VM in.
 pub fn sandboxed_start(arguments: &[String], dir: &Path, sandbox: &Sandbox) -> (Pid, Duration) {
-    started(arguments, dir, None, &|program, arguments, descriptors| {
+    started(arguments, dir, Carrier::None, &|program, arguments, descriptors| {
         let needs = Needs { vm: VmId::from(uuid::Uuid::new_v4()), network: false, memory: 4 << 30 };
         let Made { cell, .. } = sandbox.cell(needs).unwrap();
         let child = launcher::Child::new(launcher::QEMU, Path::new(program)).args(arguments);
@@ -71,19 +80,24 @@ pub fn sandboxed_start(arguments: &[String], dir: &Path, sandbox: &Sandbox) -> (
 /// Starts a program with arguments, and with descriptors that it has.
 type Spawn<'a> = &'a dyn Fn(&str, &[String], &[RawFd]) -> Pid;
 
-fn started(arguments: &[String], dir: &Path, tap: Option<&ByHand>, spawn: Spawn) -> (Pid, Duration) {
+fn started(arguments: &[String], dir: &Path, carrier: Carrier, spawn: Spawn) -> (Pid, Duration) {
     let begin = Instant::now();
-    let tap = tap.map(ByHand::make);
+    let nic = match carrier {
+        Carrier::None => None,
+        Carrier::Tap(by_hand) => Some(("tap", by_hand.make())),
+        Carrier::Passt(_) => Some(("stream", socket::listen(&dir.join("user.bare")).unwrap().into())),
+    };
     let sockets =
         ["monitor", "serial0", "agent0"].map(|id| (id, socket::listen(&dir.join(format!("{id}.bare"))).unwrap()));
     let mut files = Vec::new();
     let mut own_arguments = Vec::new();
     for argument in &arguments[1..] {
-        if let Some(tap) = &tap
+        if let Some((kind, descriptor)) = &nic
             && let Ok(mut backend) = serde_json::from_str::<Value>(argument)
-            && backend["type"] == "tap"
+            && backend["type"] == **kind
         {
-            backend["fd"] = tap.as_raw_fd().to_string().into();
+            let number = if *kind == "tap" { &mut backend["fd"] } else { &mut backend["addr"]["str"] };
+            *number = descriptor.as_raw_fd().to_string().into();
             own_arguments.push(backend.to_string());
             continue;
         }
@@ -108,10 +122,13 @@ fn started(arguments: &[String], dir: &Path, tap: Option<&ByHand>, spawn: Spawn)
         });
     }
     let mut fds: Vec<i32> = sockets.iter().map(|(_, listener)| listener.as_raw_fd()).collect();
-    fds.extend(tap.as_ref().map(AsRawFd::as_raw_fd));
+    fds.extend(nic.iter().map(|(_, descriptor)| descriptor.as_raw_fd()));
     fds.extend(files.iter().map(AsRawFd::as_raw_fd));
     let child = spawn(&arguments[0], &own_arguments, &fds);
-    drop((sockets, tap, files));
+    drop((sockets, nic, files));
+    if let Carrier::Passt(arguments) = carrier {
+        begin_passt(arguments, &dir.join("user.bare"));
+    }
     let mut stream = UnixStream::connect(dir.join("monitor.bare")).unwrap();
     let mut lines = BufReader::new(stream.try_clone().unwrap())
         .lines()
@@ -123,10 +140,23 @@ fn started(arguments: &[String], dir: &Path, tap: Option<&ByHand>, spawn: Spawn)
         assert!(command != "query-status" || reply["return"]["running"] == true);
     }
     let taken = begin.elapsed();
-    for id in ["monitor", "serial0", "agent0"] {
+    for id in ["monitor", "serial0", "agent0", "user"] {
         let _ = std::fs::remove_file(dir.join(format!("{id}.bare")));
     }
     (child, taken)
+}
+
+/// It ends by itself when QEMU does.
+fn begin_passt(arguments: &[String], listener: &Path) {
+    let stream = UnixStream::connect(listener).unwrap();
+    rustix::io::fcntl_setfd(&stream, rustix::io::FdFlags::empty()).unwrap();
+    let place = arguments.iter().position(|argument| argument == "--fd").unwrap() + 1;
+    let mut arguments = arguments.to_vec();
+    arguments[place] = stream.as_raw_fd().to_string();
+    let mut command = Command::new(&arguments[0]);
+    command.args(&arguments[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut passt = command.spawn().unwrap();
+    std::thread::spawn(move || passt.wait());
 }
 
 impl ByHand {

@@ -9,11 +9,17 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::time::Instant;
+use warp::http::StatusCode;
 
-use super::http::{HttpError, QueryParam, Request};
+use super::{
+    http::{Draft, HttpError, QueryParam, Reply, Request, Route},
+    labels,
+};
 use crate::{
-    model::{EVENT_TYPES, VmId},
+    model::{About, EVENT_TYPES, Role, VmId},
     service::{
         Service,
         events::{After, Entry, Filter, Follower, Lost, Place},
@@ -32,9 +38,11 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 /// Bytes from which on no more events are added to a frame.
 const ENOUGH: usize = 8 * 1024;
 /// What those are told whom a daemon that ends leaves.
-pub(super) const ENDS: &str = ": qherd ends; come back\n\n";
-pub(super) const DISMISSED: &str = ": the token was revoked or has expired\n\n";
-pub(super) const EVENT_STREAM: &str = "text/event-stream";
+const ENDS: &str = ": qherd ends; come back\n\n";
+const DISMISSED: &str = ": the token was revoked or has expired\n\n";
+const EVENT_STREAM: &str = "text/event-stream";
+/// What types begin with.
+const ABOUT: [&str; 5] = ["vm", "switch", "image", "host", "operation"];
 const DEFAULT_LIMIT: i64 = 100;
 const MOST: i64 = 1_000;
 /// What EventSource sends when it connects again.
@@ -49,8 +57,14 @@ pub(super) const TYPE: QueryParam = QueryParam::text(
     "type",
     "Only events of these types, separated by commas: vm.created, vm.changed, vm.deleted, vm.goal, vm.status, vm.agent, \
      vm.in_effect, vm.reset, vm.powered_off, vm.panicked, vm.io_error, vm.watchdog, vm.problem, switch.created, \
-     switch.changed, switch.deleted, switch.problem, operation.begun, operation.progress, operation.ended; or all of vm, of switch, \
-     or of operation.",
+     switch.changed, switch.deleted, switch.problem, image.created, image.changed, image.deleted, host.warnings, operation.begun, \
+     operation.progress, operation.ended; or all of vm, of switch, of image, of host, or of operation.",
+);
+pub(super) const LABEL: QueryParam = QueryParam::form(
+    "label",
+    labels::FORM,
+    "Only events of VMs that had these labels then, with commas between them: `env=prod,tier`; a key alone takes any value. What \
+     changes labels is found by those before and those after it.",
 );
 pub(super) const WAIT: QueryParam = QueryParam::whole(
     "wait",
@@ -62,11 +76,84 @@ pub(super) const WAIT: QueryParam = QueryParam::whole(
 pub(super) const LIMIT: QueryParam =
     QueryParam::whole("limit", 1, 1000, "At most so many events with `wait`; default 100.");
 
+/// Its row of the route table. `B` is how several are written.
+pub(super) fn route<S: 'static, B: JsonSchema>(
+    draft: Draft<S>,
+    tag: &'static str,
+    query: &'static [QueryParam],
+    example: &'static str,
+) -> Route<S> {
+    let happens = "What happens to VMs, switches, images and the host, as it happens and since: who asked for what, and what became of it.";
+    draft
+        .role(Role::Viewer)
+        .tag(tag)
+        .summary(happens)
+        .query(query)
+        .waits_for_guest()
+        .output_stream("As they happen, without `wait`.", EVENT_STREAM, example)
+        .output::<B>(200, "With `wait`: those that there are.")
+        .error(410, "What follows is not kept any more; `detail` is where to begin.")
+}
+
+/// A stream, or with `wait` those that there are: `one` writes an event, and `several` many with where to go on.
+///
+/// # Errors
+/// As [`wish`] and [`poll`].
+pub(super) async fn answer<T: Serialize + 'static, B: Serialize>(
+    service: &Arc<Service>,
+    request: &Request,
+    vm: Option<VmId>,
+    one: fn(Place, &Entry) -> T,
+    several: fn(Vec<T>, String) -> B,
+) -> Result<Reply, HttpError> {
+    let wish = wish(service, request, vm)?;
+    let Some(wait) = wish.wait else {
+        let data = move |place: Place, entry: &Entry| serde_json::to_string(&one(place, entry));
+        let stream = stream(wish, data);
+        return Ok(Reply::stream(EVENT_STREAM, stream).until_the_end(ENDS).until_dismissed(DISMISSED));
+    };
+    let (found, next) = poll(wish, wait).await?;
+    let events = found.iter().map(|(place, entry)| one(*place, entry)).collect();
+    Ok(Reply::json(StatusCode::OK, &several(events, next.to_string())))
+}
+
+/// What an event is about, by the ids that there are.
+#[derive(Default)]
+pub(super) struct Subject {
+    pub vm: Option<String>,
+    pub switch: Option<String>,
+    pub image: Option<String>,
+    pub operation: Option<String>,
+    /// Of an operation.
+    pub kind: Option<String>,
+    pub name: String,
+}
+
+impl Subject {
+    pub fn of(about: &About) -> Self {
+        let none = Self::default();
+        match about.clone() {
+            About::Vm { id, name, .. } => Self { vm: Some(id.to_string()), name, ..none },
+            About::Switch { id, name } => Self { switch: Some(id.to_string()), name, ..none },
+            About::Image { id, name } => Self { image: Some(id.to_string()), name, ..none },
+            About::Host => Self { name: "host".to_owned(), ..none },
+            About::Operation { id, kind, vm, switch, name, .. } => Self {
+                vm: vm.map(|vm| vm.to_string()),
+                switch: switch.map(|switch| switch.to_string()),
+                image: None,
+                operation: Some(id.to_string()),
+                kind: Some(kind),
+                name,
+            },
+        }
+    }
+}
+
 /// What a query says.
-pub(super) struct Wish {
-    pub wait: Option<Duration>,
-    pub limit: usize,
-    pub follower: Follower,
+struct Wish {
+    wait: Option<Duration>,
+    limit: usize,
+    follower: Follower,
 }
 
 /// The query of both dialects but for the VM, whose id each reads in its own way.
@@ -74,21 +161,21 @@ pub(super) struct Wish {
 struct EventsQuery {
     after: Option<String>,
     r#type: Option<String>,
+    label: Option<String>,
     wait: Option<i64>,
     limit: Option<i64>,
 }
 
 /// # Errors
 /// 400 for what is not understood, 410 where what follows is not kept any more.
-pub(super) fn wish(service: &Arc<Service>, request: &Request, vm: Option<VmId>) -> Result<Wish, HttpError> {
+fn wish(service: &Arc<Service>, request: &Request, vm: Option<VmId>) -> Result<Wish, HttpError> {
     let query: EventsQuery = request.query()?;
     let types: Vec<String> =
         query.r#type.iter().flat_map(|list| list.split(',')).map(|one| one.trim().to_owned()).collect();
-    let is_known =
-        |one: &String| ["vm", "switch", "operation"].contains(&one.as_str()) || EVENT_TYPES.contains(&one.as_str());
+    let is_known = |one: &String| ABOUT.contains(&one.as_str()) || EVENT_TYPES.contains(&one.as_str());
     if !types.iter().all(is_known) {
         let must =
-            format!("be one of vm, switch, operation, {}, or several separated by commas", EVENT_TYPES.join(", "));
+            format!("be one of {}, {}, or several separated by commas", ABOUT.join(", "), EVENT_TYPES.join(", "));
         return Err(HttpError::invalid("type", must));
     }
     let ranged = |name: &str, value: i64, least: i64, most: i64| {
@@ -101,7 +188,10 @@ pub(super) fn wish(service: &Arc<Service>, request: &Request, vm: Option<VmId>) 
     }
     let limit = ranged("limit", query.limit.unwrap_or(DEFAULT_LIMIT), 1, MOST)?;
     let after = after(request, query.after.as_deref())?;
-    let follower = service.events().follow(after, Filter { vm, types }).map_err(lost)?;
+    let follower = service
+        .events()
+        .follow(after, Filter { vm, types, labels: labels::read(query.label.as_deref())? })
+        .map_err(lost)?;
     Ok(Wish { wait: wait.map(Duration::from_secs), limit: limit as usize, follower })
 }
 
@@ -127,7 +217,7 @@ fn lost(lost: Lost) -> HttpError {
 ///
 /// # Errors
 /// 410 where what follows is not kept any more.
-pub(super) async fn poll(mut wish: Wish, wait: Duration) -> Result<(Vec<(Place, Arc<Entry>)>, Place), HttpError> {
+async fn poll(mut wish: Wish, wait: Duration) -> Result<(Vec<(Place, Arc<Entry>)>, Place), HttpError> {
     let end = Instant::now() + wait;
     let mut found = Vec::new();
     while found.len() < wish.limit {
@@ -140,24 +230,24 @@ pub(super) async fn poll(mut wish: Wish, wait: Duration) -> Result<(Vec<(Place, 
 }
 
 /// The stream of server-sent events. `data` writes an event on one line.
-pub(super) fn stream(
+fn stream(
     wish: Wish,
-    data: fn(Place, &Entry) -> serde_json::Result<String>,
+    data: impl Fn(Place, &Entry) -> serde_json::Result<String> + Send + Sync + 'static,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     // A client whose connection breaks before the first event knows where it was.
     let place = wish.follower.place();
     let hello = format!("retry: {RETRY_MS}\nid: {place}\n\n");
     let begin = Stage::Begins(hello);
-    stream::unfold((wish.follower, begin), move |(mut follower, stage)| async move {
+    stream::unfold((wish.follower, begin, data), |(mut follower, stage, data)| async move {
         let (frame, next) = match stage {
             Stage::Begins(hello) => (hello, Stage::Goes),
             Stage::Over => return None,
-            Stage::Goes => match frame(&mut follower, data).await {
+            Stage::Goes => match frame(&mut follower, &data).await {
                 Ok(frame) => (frame, Stage::Goes),
                 Err(lost) => (farewell(&lost), Stage::Over),
             },
         };
-        Some((Ok(Bytes::from(frame)), (follower, next)))
+        Some((Ok(Bytes::from(frame)), (follower, next, data)))
     })
 }
 
@@ -168,7 +258,10 @@ enum Stage {
 }
 
 /// What comes next, with what is there besides; or a sign of life, with how far events that nobody wanted have led.
-async fn frame(follower: &mut Follower, data: fn(Place, &Entry) -> serde_json::Result<String>) -> Result<String, Lost> {
+async fn frame(
+    follower: &mut Follower,
+    data: &(impl Fn(Place, &Entry) -> serde_json::Result<String> + Sync),
+) -> Result<String, Lost> {
     let before = follower.place();
     let mut frame = String::new();
     let mut until = Instant::now() + SIGN_OF_LIFE;

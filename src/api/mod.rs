@@ -4,31 +4,15 @@
 //! What the dialects share (routing, bodies, decoding, serving, OpenAPI) is in [`http`], which knows no dialect.
 
 mod console;
+mod docs;
 mod events;
 pub(crate) mod fuzz;
 pub mod http;
 pub mod hyperv;
 pub mod kvm;
+mod labels;
 mod operations;
-
-/// What `/health` says that somebody should see to.
-fn warnings(service: &crate::service::Service) -> Vec<String> {
-    let open = "--insecure-no-auth: whoever reaches this address may do everything, guests included";
-    let open = service.is_open().then(|| open.to_owned());
-    let missing = service.sandbox().missing();
-    let missing =
-        missing.iter().map(|found| format!("VMs run without the layer {}: {}", found.layer.name(), found.why));
-    open.into_iter().chain(missing).chain(user_network(service)).collect()
-}
-
-/// Of the user-mode network: what its guests are not kept from, and that QEMUs have the host's network where nobody chose that.
-fn user_network(service: &crate::service::Service) -> impl Iterator<Item = String> {
-    let network = service.user_network();
-    let carried = service
-        .is_second_best()
-        .then(|| format!("a QEMU with a NIC on the user-mode network has the host's network: {}", network.reason));
-    network.exposure.clone().into_iter().chain(carried)
-}
+pub mod yaml;
 
 #[cfg(test)]
 #[path = "errors/tests.rs"]

@@ -1,13 +1,16 @@
-//! Operations as both dialects have them: what is looked for, the long poll, and cancelling. How a dialect writes one is its own
-//! business.
+//! Operations as both dialects have them: their rows of the route table, what is looked for, the long poll, and cancelling. How a
+//! dialect writes one is its own business.
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
 use uuid::Uuid;
+use warp::http::StatusCode;
 
-use super::http::{HttpError, QueryParam, Request};
+use super::http::{Draft, HttpError, QueryParam, Reply, Request, Route};
 use crate::{
     model::{Role, VmId},
     service::{
@@ -21,7 +24,8 @@ const LONGEST_WAIT: i64 = 300;
 const DEFAULT_LIMIT: i64 = 100;
 const MOST: i64 = 1_000;
 
-pub(super) const WAIT: &[QueryParam] = &[QueryParam::whole(
+const TAG: &str = "Operations";
+const WAIT: &[QueryParam] = &[QueryParam::whole(
     "wait",
     0,
     LONGEST_WAIT,
@@ -35,6 +39,34 @@ pub(super) const LIMIT: QueryParam = QueryParam::whole(
     MOST,
     "At most so many, 1 to 1000; default 100. The Link header leads to the next page.",
 );
+
+/// Their rows of the route table: the list, by what `query` names, one of them, and its cancelling. `B` is how one is written.
+pub(super) fn routes<S: 'static, B: JsonSchema>(
+    list: Draft<S>,
+    query: &'static [QueryParam],
+    get: Draft<S>,
+    cancel: Draft<S>,
+) -> Vec<Route<S>> {
+    let listed = "The operations of both dialects that run, or have ended within the last 24 hours, the newest first.";
+    let cancelled = "Cancel an operation: a create, a graceful stop, a removal, a change that waits for the guest, or what waits for its turn.";
+    vec![
+        list.role(Role::Viewer).tag(TAG).summary(listed).query(query).output::<Vec<B>>(200, "The operations."),
+        get.role(Role::Viewer)
+            .tag(TAG)
+            .summary("One operation, at once or when it has ended.")
+            .query(WAIT)
+            .waits_for_guest()
+            .output::<B>(200, "The operation.")
+            .error(404, "There is none, or none any more."),
+        cancel
+            .role(Role::Operator)
+            .tag(TAG)
+            .summary(cancelled)
+            .output::<B>(202, "It is taken back, and ends when that is done.")
+            .error(404, "There is none, or none any more.")
+            .error(409, "It has ended, or cannot be cancelled; the message says why."),
+    ]
+}
 
 /// What a query says, but for the VM, whose id each dialect reads in its own way.
 #[derive(serde::Deserialize)]
@@ -50,16 +82,17 @@ struct WaitQuery {
     wait: Option<i64>,
 }
 
-/// A page, and the query of the next one.
+/// A page, with the link to the next one, which is at `place` and begins where `page_token` says. `of` writes an operation.
 ///
 /// # Errors
 /// 400 for what is not understood.
-pub(super) async fn list(
+pub(super) async fn list<B: Serialize>(
     service: &Service,
     request: &Request,
     vm: Option<VmId>,
-    page_token: &'static str,
-) -> Result<(Vec<Operation>, Option<String>), HttpError> {
+    (place, page_token): (&str, &'static str),
+    of: fn(&Operation, Role) -> B,
+) -> Result<Reply, HttpError> {
     let query: ListQuery = request.query()?;
     let status = query.status.as_deref().map(read_status).transpose()?;
     let limit = ranged("limit", query.limit.unwrap_or(DEFAULT_LIMIT), 1, MOST)?;
@@ -72,7 +105,12 @@ pub(super) async fn list(
         next.extend_pairs(request.query.iter().filter(|(name, _)| name != page_token));
         next.finish()
     });
-    Ok((found, next))
+    let rows: Vec<B> = found.iter().map(|operation| of(operation, request.caller.role)).collect();
+    let reply = Reply::json(StatusCode::OK, &rows);
+    Ok(match next {
+        Some(next) => reply.next_page(&format!("{place}?{next}")),
+        None => reply,
+    })
 }
 
 fn read_status(text: &str) -> Result<OperationStatus, HttpError> {
@@ -115,8 +153,18 @@ pub(super) async fn cancel(service: &Service, id: Uuid) -> Result<Operation, Htt
     found.map_err(|error| HttpError::Internal { why: error.to_string() })?.ok_or(HttpError::NoSuchOperation)
 }
 
-/// The body of an answer that is kept, as somebody in `role` may read it: what the host says of itself is for operators.
-pub(super) fn body_for(role: Role, answer: &KeptAnswer) -> Value {
+/// What it would have been answered, as a status and a body that somebody in `role` may read: where it was done, and where it failed.
+pub(super) fn answers(operation: &Operation, role: Role) -> [Option<(u16, Value)>; 2] {
+    let kept = operation.record.end.as_ref().and_then(|end| end.answer.as_ref());
+    let answer = kept.map(|answer| (answer.status, body_for(role, answer)));
+    match answer {
+        Some((200..300, _)) => [answer, None],
+        answer => [None, answer],
+    }
+}
+
+/// What the host says of itself is for operators.
+fn body_for(role: Role, answer: &KeptAnswer) -> Value {
     let mut body = serde_json::from_str(&answer.body).unwrap_or(Value::Null);
     if role < Role::Operator && answer.status >= 500 {
         // Of both dialects.

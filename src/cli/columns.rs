@@ -1,5 +1,7 @@
 //! The one table of how each thing of the API is shown: its columns, and those of `-o wide`.
 
+use std::collections::BTreeMap;
+
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
@@ -75,9 +77,7 @@ impl Tabled for Listed {
         wide("ADDRESSES", |vm| vm.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
         wide("UPTIME", |vm| vm.uptime.map(written_seconds).unwrap_or_default()),
         wide("PROFILE", |vm| vm.profile.clone()),
-        wide("LABELS", |vm| {
-            vm.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
-        }),
+        wide("LABELS", |vm| labels(&vm.labels)),
         column("ID", |vm| vm.id.clone()),
     ];
     fn id(&self) -> &str {
@@ -155,11 +155,18 @@ pub fn network(view: &NetworkView) -> String {
     match (&view.switch, &view.user) {
         (Some(switch), _) => switch.name.clone().unwrap_or_else(|| switch.id.clone()),
         (None, Some(user)) => {
-            let forward = |f: &crate::model::Forward| format!(" {}:{}->{}", f.host_address, f.host_port, f.guest_port);
+            let forward = |f: &crate::model::Forward| {
+                format!(" {}:{}->{}/{}", f.host_address, f.host_port, f.guest_port, f.protocol)
+            };
             std::iter::once("user".to_owned()).chain(user.forwards.iter().map(forward)).collect()
         }
         (None, None) => String::new(),
     }
+}
+
+/// `env=prod tier=web`
+pub fn labels(labels: &BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
 }
 
 /// `iops=500 bps=10485760`
@@ -173,7 +180,7 @@ impl Tabled for OperationBody {
         column("ID", |operation| operation.id.clone()),
         column("KIND", |operation| operation.kind.clone()),
         status(|operation| operation.status.to_string()),
-        column("VM", |operation| operation.name.clone().unwrap_or_default()),
+        column("ABOUT", |operation| operation.name.clone().unwrap_or_default()),
         column("BEGAN", |operation| operation.created_at.clone()),
         column("NOW", |operation| {
             let under_way = operation.phases.iter().rfind(|phase| phase.ended_at.is_none());
@@ -214,6 +221,7 @@ impl Tabled for SwitchFields {
         column("PROBLEM", |switch| if switch.problem.is_some() { "yes" } else { "" }.to_owned()),
         column("ID", |switch| switch.id.clone()),
         wide("BRIDGE", |switch| switch.bridge.clone()),
+        wide("LABELS", |switch| labels(&switch.labels)),
     ];
     fn id(&self) -> &str {
         &self.id

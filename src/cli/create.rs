@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{
     connect::Connect,
+    cpu::CpuFlags,
     exit::Fail,
     names::Vm,
     nics::{HELP, NicFlag},
@@ -54,6 +55,8 @@ pub struct Create {
     /// Cores of the host that its vCPUs run on, such as 0-3,8: one each where there are as many, else any of them
     #[arg(long, value_name = "CORES", value_parser = sizes::cores)]
     pin: Option<Cores>,
+    #[command(flatten)]
+    cpu: CpuFlags,
     /// I/O operations per second of its root disk
     #[arg(long, value_name = "N")]
     iops: Option<i64>,
@@ -118,17 +121,18 @@ impl Create {
         let limits = IoLimits { iops: self.iops, bps: self.bps.map(|bps| bps as i64), ..IoLimits::default() };
         let pinning = self.pin.and_then(|pin| pin.0);
         let body = CreateBody {
-            base_image: path(self.image, is_here),
+            base_image: Some(path(self.image, is_here)),
             name: self.name,
             vcpus: self.cpus,
             max_vcpus: self.max_cpus,
             memory: self.memory,
             max_memory: self.max_memory,
-            disk_size: self.disk,
+            disk_size: Some(self.disk),
             clone: if self.full_clone { CloneMode::Full } else { CloneMode::Linked },
             profile: self.profile,
             networks,
             cpu_pinning: pinning.map(|cores| CpuPinning { cores: Some(cores), vcpus: None, emulator: None }),
+            cpu: self.cpu.over(None),
             io_limits: (limits != IoLimits::default()).then_some(limits),
             iso: self.iso.map(|iso| path(iso, is_here)),
             restart_policy: self.restart_policy,

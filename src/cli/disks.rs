@@ -68,7 +68,7 @@ impl Command {
                 let vm = names::vm(&client, &vm).await?;
                 let limits = IoLimits { iops, bps: bps.map(|bps| bps as i64), ..IoLimits::default() };
                 let body = DiskBody {
-                    disk_size: size,
+                    disk_size: Some(size),
                     base_image: image.map(|image| path(image, client.target().is_here()).into()),
                     io_limits: (limits != IoLimits::default()).then_some(limits),
                     ..DiskBody::default()

@@ -34,9 +34,12 @@ pub struct Events {
     /// Only of this VM, by its name or id
     #[arg(long)]
     vm: Option<String>,
-    /// Only of these types, separated by commas: vm, switch, vm.status…
+    /// Only of these types, separated by commas: vm, switch, operation, vm.status…
     #[arg(long = "type", value_name = "TYPES")]
     types: Option<String>,
+    /// Only of VMs that had these labels then: env=prod,tier
+    #[arg(long, value_name = "LABELS")]
+    label: Option<String>,
     #[command(flatten)]
     to: Connect,
 }
@@ -51,6 +54,9 @@ impl Events {
         }
         if let Some(types) = &self.types {
             query += &format!("&type={}", encoded(types));
+        }
+        if let Some(label) = &self.label {
+            query += &format!("&label={}", encoded(label));
         }
         let mut after = self.after.or((!self.follow).then(|| "0".to_owned()));
         let mut kept = Vec::new();

@@ -112,6 +112,10 @@ impl From<Failure> for Fail {
             Failure::Late { .. } => {
                 Self::new(Exit::Late, format!("{text}\nit may be stopped or overloaded; its log says more"))
             }
+            Failure::OtherDialect { .. } => Self::new(
+                Exit::Usage,
+                format!("{text}\n--url and QHERD_URL name the address of --listen, not that of --hyperv-listen"),
+            ),
             Failure::Garbled { .. } => {
                 Self::new(Exit::Failed, format!("{text}\nsee whether --url names the right one"))
             }

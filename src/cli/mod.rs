@@ -1,10 +1,12 @@
 //! The command line: `serve`, commands on a state directory (`db`, `token`), and those of a client, which know nothing but the
 //! REST API. Here is what there is; each group of commands has a file, and what all of them share has its own.
 
+mod before;
 mod columns;
 mod completion;
 mod connect;
 mod console;
+mod cpu;
 mod create;
 pub mod db;
 mod disks;
@@ -12,6 +14,7 @@ mod events;
 mod exit;
 mod host;
 mod images;
+mod import;
 mod logs;
 mod names;
 mod nics;
@@ -36,6 +39,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Settings;
+pub use before::arguments;
 use exit::{Exit, Fail};
 
 /// Manages QEMU/KVM virtual machines directly over QMP, without libvirt, behind a REST API.
@@ -74,6 +78,9 @@ pub enum Command {
 pub enum OfClient {
     /// Make a VM by cloning an image
     Create(Box<create::Create>),
+    /// Take a VM over from another manager
+    #[command(subcommand)]
+    Import(import::Command),
     /// List VMs, oldest first
     Ls(vms::Ls),
     /// All about VMs
@@ -153,6 +160,7 @@ impl OfClient {
     async fn done(self) -> Result<(), Fail> {
         match self {
             Self::Create(create) => create.run().await,
+            Self::Import(command) => command.run().await,
             Self::Ls(ls) => ls.run().await,
             Self::Show(show) => show.run().await,
             Self::Start(start) => start.run().await,

@@ -1,10 +1,13 @@
 //! `set`: what is to be another of a VM, in one request: all of it, or nothing.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use serde_json::Value;
 
 use super::{
     connect::Connect,
+    cpu::{self, CpuFlags},
     create::path as path_of,
     exit::Fail,
     names,
@@ -38,6 +41,13 @@ struct Change {
     /// Cores of the host that its vCPUs run on, such as 0-3,8; none for any
     #[arg(long, value_name = "CORES", value_parser = sizes::cores)]
     pin: Option<Cores>,
+    /// The CPU model that its guest sees, such as Nehalem; none for the richest that the accelerator offers
+    #[arg(long, value_name = "MODEL")]
+    cpu_model: Option<String>,
+    /// A CPU feature that is switched on or off beside the model, such as aes or avx2=off; =none leaves it to the model;
+    /// repeatable
+    #[arg(long = "cpu-feature", value_name = "FEATURE[=on|off]", value_parser = cpu::feature)]
+    cpu_features: Vec<cpu::Feature>,
     /// Memory, such as 512M or 2G
     #[arg(long, value_name = "SIZE", value_parser = sizes::mib)]
     memory: Option<i64>,
@@ -111,30 +121,31 @@ impl Set {
 }
 
 impl Change {
-    /// What is to be another. Limits and labels are replaced whole, so those that are not named are sent as they are.
+    /// What is to be another. Limits are replaced whole, so those that are not named are sent as they are. Labels come and go
+    /// beside those that others set.
     async fn body(&self, client: &Client, path: &str) -> Result<WholeBody, Fail> {
         let limits = self.iops.is_some() || self.bps.is_some();
-        let labels = !self.labels.is_empty() || !self.unlabels.is_empty();
+        let cpu = CpuFlags { cpu_model: self.cpu_model.clone(), cpu_features: self.cpu_features.clone() };
         let now: Option<Config> =
-            if limits || labels { Some(client.get(&format!("{path}/config")).await?) } else { None };
+            if limits || cpu.is_given() { Some(client.get(&format!("{path}/config")).await?) } else { None };
         let io_limits = now.as_ref().filter(|_| limits).map(|now| {
             let now = now.io_limits.unwrap_or_default();
             let (iops, bps) = (self.iops.map_or(now.iops, |iops| iops.0), self.bps.map_or(now.bps, |bps| bps.0));
             let limits = IoLimits { iops, bps, ..now };
             (limits != IoLimits::default()).then_some(limits)
         });
-        let labels = now.filter(|_| labels).map(|now| {
-            let mut labels = now.labels;
-            labels.extend(self.labels.iter().cloned().map(|label| (label.key, label.value)));
-            labels.retain(|key, _| !self.unlabels.contains(key));
-            Some(labels)
-        });
+        let cpu = now.as_ref().filter(|_| cpu.is_given()).map(|now| cpu.over(now.cpu.clone()));
+        let added: BTreeMap<_, _> = self.labels.iter().cloned().map(|label| (label.key, label.value)).collect();
+        if added.len() < self.labels.len() {
+            return Err(Fail::usage("--label names a key twice"));
+        }
         let pinning = |cores| CpuPinning { cores: Some(cores), vcpus: None, emulator: None };
         let is_here = client.target().is_here();
         Ok(WholeBody {
             name: self.name.clone(),
             vcpus: self.cpus,
             cpu_pinning: self.pin.clone().map(|pin| pin.0.map(pinning)),
+            cpu,
             memory: self.memory,
             disk_size: self.disk,
             io_limits,
@@ -143,7 +154,8 @@ impl Change {
             max_restarts: self.max_restarts.map(|most| most.0),
             autostart: self.autostart.map(|enabled| Some(AutostartBody { enabled, order: 0, delay: 0 })),
             on_io_error: self.on_io_error,
-            labels,
+            add_labels: (!added.is_empty()).then_some(added),
+            remove_labels: (!self.unlabels.is_empty()).then(|| self.unlabels.clone()),
             description: self.description.clone().map(Some),
             protected: self.protected,
             ..WholeBody::default()

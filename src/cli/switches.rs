@@ -1,20 +1,22 @@
 //! `switch`.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use clap::{Args, Subcommand};
 
 use super::{
+    columns::labels,
     connect::Connect,
     exit::Fail,
-    names,
+    names::{self, encoded},
     output::Output,
     progress::waiting,
+    sizes::{self, Label},
     vms::show_values,
     words::{SWITCH, named, one_of},
 };
 use crate::{
-    api::kvm::bodies::{Ipv6Body, SwitchBody, SwitchDone, SwitchFields, SwitchKindBody},
+    api::kvm::bodies::{Ipv6Body, SwitchBody, SwitchChanged, SwitchDone, SwitchFields, SwitchKindBody, SwitchUpdate},
     client::LONG,
 };
 
@@ -22,6 +24,9 @@ use crate::{
 pub enum Command {
     /// List the virtual switches
     Ls {
+        /// Only those with these labels, such as env=prod,tier; a key alone takes any value
+        #[arg(long, value_name = "LABELS")]
+        label: Option<String>,
         #[command(flatten)]
         to: Connect,
     },
@@ -35,6 +40,8 @@ pub enum Command {
         #[command(flatten)]
         to: Connect,
     },
+    /// Change what is noted of a switch
+    Set(Box<Set>),
     /// Remove switches that no VM uses
     Rm {
         /// Names or ids
@@ -80,18 +87,53 @@ pub struct Create {
     mtu: Option<i64>,
     #[arg(long)]
     notes: Option<String>,
+    /// A label; repeatable
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = sizes::label)]
+    labels: Vec<Label>,
+    /// Keep it from being deleted until `switch set --protected false`
+    #[arg(long)]
+    protected: bool,
     #[command(flatten)]
     to: Connect,
+}
+
+#[derive(Args)]
+pub struct Set {
+    /// Name or id
+    switch: String,
+    #[command(flatten)]
+    change: Change,
+    #[command(flatten)]
+    to: Connect,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = true)]
+struct Change {
+    /// A label that it is to have; repeatable
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = sizes::label)]
+    labels: Vec<Label>,
+    /// The key of a label that it is to lose; repeatable
+    #[arg(long = "unlabel", value_name = "KEY")]
+    unlabels: Vec<String>,
+    /// What it is for; empty for nothing
+    #[arg(long, value_name = "TEXT")]
+    notes: Option<String>,
+    /// Whether it is kept from being deleted
+    #[arg(long, value_name = "YES")]
+    protected: Option<bool>,
 }
 
 impl Command {
     pub async fn run(self) -> Result<(), Fail> {
         match self {
-            Self::Ls { to } => {
+            Self::Ls { label, to } => {
                 let output = to.output();
-                output.list(&to.client()?.get::<Vec<SwitchFields>>("/switches").await?)
+                let query = label.map(|label| format!("?label={}", encoded(&label))).unwrap_or_default();
+                output.list(&to.client()?.get::<Vec<SwitchFields>>(&format!("/switches{query}")).await?)
             }
             Self::Create(create) => create.run().await,
+            Self::Set(set) => set.run().await,
             Self::Show { switches, to } => {
                 let output = to.output();
                 let client = to.client()?;
@@ -142,6 +184,8 @@ impl Create {
             ipv6: self.ipv6.map(|subnet| Ipv6Body { subnet, nat: self.nat }),
             mtu: self.mtu,
             notes: self.notes,
+            labels: (!self.labels.is_empty()).then(|| as_map(self.labels)),
+            protected: self.protected.then_some(true),
         };
         let made: SwitchFields = waiting(output, "making the switch", client.post("/switches", &body, LONG)).await?;
         if output.is_for_programs() {
@@ -152,6 +196,42 @@ impl Create {
         }
         output.say(&format!("{} is made ({})", made.name, made.id))
     }
+}
+
+impl Set {
+    async fn run(self) -> Result<(), Fail> {
+        let Self { switch, change, to } = self;
+        let output = to.output();
+        let client = to.client()?;
+        let found = names::switch(&client, &switch).await?;
+        let body = change.body(found.labels);
+        let path = format!("/switches/{}", found.id);
+        let done =
+            client.put::<SwitchChanged>(&path, &body).await.map_err(|error| Fail::from(error).about(&found.name))?;
+        if output.is_for_programs() {
+            return output.value(&done);
+        }
+        output.say(&format!("{}: set", done.switch.name))
+    }
+}
+
+impl Change {
+    /// Labels are replaced whole, so those that are not named are sent as they are.
+    fn body(self, mut labels: BTreeMap<String, String>) -> SwitchUpdate {
+        let changes = !self.labels.is_empty() || !self.unlabels.is_empty();
+        labels.extend(as_map(self.labels));
+        labels.retain(|key, _| !self.unlabels.contains(key));
+        SwitchUpdate {
+            notes: self.notes.map(Some),
+            labels: changes.then_some(Some(labels)),
+            protected: self.protected,
+            ..SwitchUpdate::default()
+        }
+    }
+}
+
+fn as_map(labels: Vec<Label>) -> BTreeMap<String, String> {
+    labels.into_iter().map(|label| (label.key, label.value)).collect()
 }
 
 fn facts(output: Output, switch: &SwitchFields) -> Result<(), Fail> {
@@ -171,6 +251,8 @@ fn facts(output: Output, switch: &SwitchFields) -> Result<(), Fail> {
         ("Adapter", text(&switch.adapter)),
         ("Bridge", switch.bridge.clone()),
         ("Notes", switch.notes.clone()),
+        ("Labels", labels(&switch.labels)),
+        ("Protected", if switch.protected { "yes" } else { "" }.to_owned()),
         ("Problem", text(&switch.problem)),
     ];
     facts.extend(switch.vms.iter().map(|vm| ("VM", vm.name.clone())));

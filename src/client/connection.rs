@@ -55,6 +55,9 @@ impl Target {
             return Ok(Self::Unix(rest.into()));
         }
         let rest = rest.trim_end_matches('/');
+        if rest.ends_with("/hyperv") {
+            return Err("commands speak the other dialect; leave out /hyperv".to_owned());
+        }
         let authority: http::uri::Authority = rest.parse().map_err(|_| "after :// comes a host, with its port")?;
         let host = authority.host().to_owned();
         match scheme {

@@ -18,6 +18,9 @@ pub enum Failure {
     /// It says no.
     #[error("{message}")]
     Refused { status: StatusCode, message: String, detail: Option<String> },
+    /// It is a qherd, and speaks the other dialect there.
+    #[error("qherd at {at} speaks the Hyper-V dialect there, and this is a client of the other one")]
+    OtherDialect { at: String },
     /// It is no qherd, or one that speaks differently.
     #[error("what answers at {at} is no qherd of this version: {why}")]
     Garbled { at: String, why: String },

@@ -159,7 +159,7 @@ impl Client {
         }
         let body = self.whole(response.into_body(), time).await?;
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
-        Ok((status, serde_json::from_slice(&body).map_err(|error| self.garbled(&error))?))
+        Ok((status, serde_json::from_slice(&body).map_err(|error| self.not_understood(&body, &error))?))
     }
 
     /// Over a connection that is kept, where one still stands.
@@ -207,7 +207,7 @@ impl Client {
         };
         match serde_json::from_slice::<ErrorBody>(&body) {
             Ok(ErrorBody { error }) => Failure::Refused { status, message: error.message, detail: error.detail },
-            Err(_) => self.garbled(&format!("it answers {status}")),
+            Err(_) => self.not_understood(&body, &format!("it answers {status}")),
         }
     }
 
@@ -218,6 +218,14 @@ impl Client {
             why.to_string()
         };
         Failure::Lost { at: self.target.name(), why }
+    }
+
+    /// The other dialect has its own way with names, and with errors.
+    fn not_understood(&self, body: &[u8], why: &dyn std::fmt::Display) -> Failure {
+        let value: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        let one = value.get(0).unwrap_or(&value);
+        let is_of_hyperv = one.get("Id").is_some() || value.get("error").is_some_and(serde_json::Value::is_string);
+        if is_of_hyperv { Failure::OtherDialect { at: self.target.name() } } else { self.garbled(why) }
     }
 
     fn garbled(&self, why: &dyn std::fmt::Display) -> Failure {

@@ -5,6 +5,7 @@
 
 mod copied;
 mod digest;
+mod existing;
 mod foreign;
 mod import;
 mod qcow2;
@@ -18,9 +19,9 @@ use std::{
     io,
     os::{
         fd::AsRawFd,
-        unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+        unix::fs::{FileExt, MetadataExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -29,6 +30,7 @@ use serde_json::{Value, json};
 
 pub use copied::Copied;
 pub use digest::{hexadecimal, sha256};
+pub use existing::{Existing, examine_backing, examine_existing};
 pub use foreign::not_a_cd;
 pub use import::{Measured, Opened};
 pub(crate) use qcow2::fuzz as fuzz_header;
@@ -62,6 +64,14 @@ pub struct Info {
     pub virtual_size: u64,
 }
 
+/// What an image lies on, in the words of its header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backing {
+    pub file: String,
+    /// `None` where it does not say, or says one that is not used here.
+    pub format: Option<ImageFormat>,
+}
+
 /// Why a file cannot be a base image, or why it could not be looked at.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ImageError {
@@ -79,11 +89,22 @@ pub enum ImageError {
     Host(String),
 }
 
-/// The qemu-img program. A thousand creates at once wait for each other here rather than exhaust the host; those on storage
+/// Where images may lie: what leads to these folders is trusted, what lies in them is not.
+#[derive(Clone, Debug, Default)]
+pub struct Folders {
+    /// Base images.
+    pub images: Vec<PathBuf>,
+    /// Disks.
+    pub storage: Vec<PathBuf>,
+}
+
+/// The qemu-img program. It is never shown a path that others could lead elsewhere: every image is opened here, and qemu-img
+/// is given the very file that was looked into. A thousand creates at once wait for each other here rather than exhaust the host; those on storage
 /// that hangs keep nobody else waiting.
 #[derive(Clone, Debug)]
 pub struct QemuImg {
     tool: Tool,
+    folders: Arc<Folders>,
     quick: Arc<Places>,
     /// Apart, so that nobody's overlay waits for somebody's check or copy.
     checks: Arc<Places>,
@@ -93,12 +114,13 @@ pub struct QemuImg {
 impl QemuImg {
     /// # Errors
     /// When the program cannot be run; the text names the package.
-    pub async fn find(program: &Path) -> Result<Self, String> {
+    pub async fn find(program: &Path, folders: Folders) -> Result<Self, String> {
         let places = |count| Arc::new(Places::new(count));
         let tool = Tool::find(program, QUICK).await.map_err(|why| {
             format!("qemu-img cannot be run ({why}); install it, on Debian and Ubuntu with: apt-get install qemu-utils")
         })?;
-        Ok(Self { tool, quick: places(QUICK_JOBS), checks: places(CHECKS), copies: places(COPIES) })
+        let (quick, checks, copies) = (places(QUICK_JOBS), places(CHECKS), places(COPIES));
+        Ok(Self { tool, folders: folders.into(), quick, checks, copies })
     }
 
     /// Detects and checks a file that is to be a base image: raw or qcow2, standing alone, undamaged. Only one whose header
@@ -107,11 +129,15 @@ impl QemuImg {
     /// # Errors
     /// [`ImageError::Unsuitable`] says what it must be instead.
     pub async fn inspect(&self, path: &Path) -> Result<Info, ImageError> {
-        let looked = path.to_owned();
-        let info = on_storage(path, STORAGE, move || Ok(examine(&looked))).await;
-        let info = info.map_err(|e| ImageError::Host(e.to_string()))??;
+        let (looked, folders) = (path.to_owned(), self.folders.clone());
+        let open = move || {
+            let file = open_within(&folders.images, &looked, Access::Read)?;
+            Ok(examine(&file).map(|info| (file, info)))
+        };
+        let opened = on_storage(path, STORAGE, open).await;
+        let (file, info) = opened.map_err(|e| ImageError::Host(e.to_string()))??;
         match info.format {
-            ImageFormat::Qcow2 => self.check(path).await?,
+            ImageFormat::Qcow2 => self.check(&file, path).await?,
             ImageFormat::Raw if path.extension().is_some_and(|e| e == "qcow2") => {
                 let must = "be intact: its name says qcow2, but it has no qcow2 header";
                 return Err(ImageError::Unsuitable(must.into()));
@@ -123,9 +149,9 @@ impl QemuImg {
 
     /// `qemu-img check`: 2 means corrupt; 3, leaked clusters, does no harm. An image that is too large to be checked in time
     /// is taken as it is, as QEMU does.
-    async fn check(&self, path: &Path) -> Result<(), ImageError> {
+    async fn check(&self, file: &File, path: &Path) -> Result<(), ImageError> {
         let _place = self.checks.take(&[path]).await.map_err(|e| ImageError::Host(e.to_string()))?;
-        let run = self.run(CHECK, 0).reads(path).args(["check", "-q", "-f", "qcow2"]).arg(path);
+        let run = self.run(CHECK, 0).reads_open(file).args(["check", "-q", "-f", "qcow2"]).arg(as_inherited(file));
         let output = match run.output().await {
             Some(output) => output.map_err(|error| ImageError::Host(format!("qemu-img check: {error}")))?,
             None => {
@@ -160,7 +186,7 @@ impl QemuImg {
         size: u64,
         copied: &Arc<Copied>,
     ) -> Result<(), String> {
-        reserve(file).await?;
+        let made = self.reserve(file).await?;
         let format = base.format.driver();
         let bytes = size.saturating_mul(GIB);
         let size = format!("{size}G");
@@ -168,24 +194,23 @@ impl QemuImg {
             CloneMode::Linked => {
                 let _place = self.quick.take(&[&base.path, file]).await.map_err(|e| e.to_string())?;
                 // Unsafe is what qemu-img calls it not to open the base image: we have looked into it ourselves.
-                let run = self.run(QUICK, TABLES).writes(file);
+                let run = self.run(QUICK, TABLES).writes_open(&made);
                 let run = run.args(["create", "-q", "-u", "-f", "qcow2", "-F", format, "-b"]);
-                run.arg(&base.path).arg(file).arg(&size).finish().await?;
+                run.arg(&base.path).arg(as_inherited(&made)).arg(&size).finish().await?;
             }
             CloneMode::Full => {
                 let _place = self.copies.take(&[&base.path, file]).await.map_err(|e| e.to_string())?;
-                let (source, length) = open_base(base).await?;
-                let image = as_opened(&source, base.format.driver());
+                let (source, length) = self.open_base(base).await?;
                 copied.begin(length);
-                let run = self.run(COPY, largest(bytes)).inherit(&source).reads(&base.path).writes(file);
+                let run = self.run(COPY, largest(bytes)).reads_open(&source).writes_open(&made);
                 let run = run.heard_by(copied).args(["convert", "-p", "-O", "qcow2"]);
-                run.arg(image).arg(file).finish().await?;
-                let run = self.run(QUICK, largest(bytes)).writes(file).args(["resize", "-q", "-f", "qcow2"]);
-                run.arg(file).arg(&size).finish().await?;
+                run.arg(alone(&source, format)).arg(as_inherited(&made)).finish().await?;
+                let run = self.run(QUICK, largest(bytes)).writes_open(&made).args(["resize", "-q", "-f", "qcow2"]);
+                run.arg(as_inherited(&made)).arg(&size).finish().await?;
             }
         }
         // Writing back a copy takes as long as making it.
-        sync(file, COPY).await
+        sync(made, file, COPY).await
     }
 
     /// Makes an empty qcow2 image of `size` GiB, on stable storage.
@@ -193,28 +218,70 @@ impl QemuImg {
     /// # Errors
     /// qemu-img's own words.
     pub async fn create(&self, file: &Path, size: u64) -> Result<(), String> {
-        reserve(file).await?;
+        let made = self.reserve(file).await?;
         let _place = self.quick.take(&[file]).await.map_err(|e| e.to_string())?;
-        let run = self.run(QUICK, TABLES).writes(file).args(["create", "-q", "-f", "qcow2"]);
-        run.arg(file).arg(format!("{size}G")).finish().await?;
-        sync(file, QUICK).await
+        let run = self.run(QUICK, TABLES).writes_open(&made).args(["create", "-q", "-f", "qcow2"]);
+        run.arg(as_inherited(&made)).arg(format!("{size}G")).finish().await?;
+        sync(made, file, QUICK).await
     }
 
-    /// Gives a qcow2 image that no QEMU has open the size of `size` GiB; one that has it already stays as it is. `image` is
-    /// what qemu-img is to call it with what it was cloned from, its `base`.
+    /// Gives an image that no QEMU has open the size of `bytes`; one that has it already stays as it is. `image` is
+    /// QEMU's description of it with what it was cloned from, its `base`.
     ///
     /// # Errors
-    /// qemu-img's own words; it never shrinks.
-    pub async fn grow(&self, image: &str, file: &Path, base: Option<&Path>, size: u64) -> Result<(), String> {
+    /// The file system's; that it is no disk any more; qemu-img's own words, which never shrinks.
+    pub async fn grow(
+        &self,
+        mut image: Value,
+        (file, format): (&Path, ImageFormat),
+        base: Option<&Path>,
+        bytes: u64,
+    ) -> Result<(), String> {
+        let (looked, folders) = (file.to_owned(), self.folders.clone());
+        // Its header may lead to another file by now, which must not grow.
+        let open = move || {
+            let opened = open_within(&folders.storage, &looked, Access::ReadWrite)?;
+            let present = check_disk(&opened, format).map_err(io::Error::other)?;
+            let length = opened.metadata()?.len();
+            Ok((opened, present, length))
+        };
+        let opened = on_storage(file, STORAGE, open).await;
+        let (opened, present, length) = opened.map_err(|e| format!("cannot use {}: {e}", file.display()))?;
+        if present >= bytes {
+            return Ok(());
+        }
         let _place = self.quick.take(&[file]).await.map_err(|e| e.to_string())?;
-        let looked = file.to_owned();
-        let length = on_storage(file, STORAGE, move || Ok(std::fs::metadata(looked)?.len())).await;
-        let length = length.map_err(|e| format!("cannot look at {}: {e}", file.display()))?;
-        // The tables that grow are written anew at its end.
-        let run = self.run(QUICK, length.saturating_add(TABLES)).writes(file);
+        image["file"]["filename"] = as_inherited(&opened).into();
+        let longest = match format {
+            // The tables that grow are written anew at its end.
+            ImageFormat::Qcow2 => length.saturating_add(TABLES),
+            ImageFormat::Raw => bytes.max(length),
+        };
+        let run = self.run(QUICK, longest).writes_open(&opened);
         let run = base.into_iter().fold(run, Run::reads);
-        run.args(["resize", "-q", image]).arg(format!("{size}G")).finish().await?;
-        sync(file, QUICK).await
+        run.args(["resize", "-q"]).arg(format!("json:{image}")).arg(bytes.to_string()).finish().await?;
+        sync(opened, file, QUICK).await
+    }
+
+    /// The base image, open, and examined as it is now; and how many bytes it takes.
+    async fn open_base(&self, base: &BaseImage) -> Result<(File, u64), String> {
+        let (path, format, folders) = (base.path.clone(), base.format, self.folders.clone());
+        let open = move || {
+            let file = open_within(&folders.images, &path, Access::Read)?;
+            check_base(&file, format).map_err(io::Error::other)?;
+            let metadata = file.metadata()?;
+            // Holes are not copied.
+            let length = metadata.len().min(metadata.blocks().saturating_mul(512));
+            Ok((file, length))
+        };
+        on_storage(&base.path, STORAGE, open).await.map_err(|e| format!("cannot use {}: {e}", base.path.display()))
+    }
+
+    /// Takes the name of an image that is to be made; nobody else writes to what has it then.
+    async fn reserve(&self, file: &Path) -> Result<File, String> {
+        let (name, folders) = (file.to_owned(), self.folders.clone());
+        let take = move || open_within(&folders.storage, &name, Access::Create);
+        on_storage(file, STORAGE, take).await.map_err(|e| format!("cannot make {}: {e}", file.display()))
     }
 
     fn run(&self, deadline: Duration, largest_file: u64) -> Run {
@@ -222,24 +289,14 @@ impl QemuImg {
     }
 }
 
-/// The base image, open, and examined as it is now; and how many bytes it takes.
-async fn open_base(base: &BaseImage) -> Result<(File, u64), String> {
-    let (path, format) = (base.path.clone(), base.format);
-    let open = move || {
-        let file = open_within(&[], &path, Access::Read)?;
-        check_base(&file, format).map_err(io::Error::other)?;
-        let metadata = file.metadata()?;
-        // Holes are not copied.
-        let length = metadata.len().min(metadata.blocks().saturating_mul(512));
-        Ok((file, length))
-    };
-    on_storage(&base.path, STORAGE, open).await.map_err(|e| format!("cannot use {}: {e}", base.path.display()))
+/// What a child that inherits an open file is to call it.
+fn as_inherited(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
-/// What a child that inherits an open image is to call it. No header leads it to a backing file.
-fn as_opened(file: &File, driver: &str) -> String {
-    let name = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let mut image = json!({ "driver": driver, "file": { "driver": "file", "filename": name } });
+/// An open image that stands alone, in QEMU's words: no header leads it to a backing file.
+fn alone(file: &File, driver: &str) -> String {
+    let mut image = json!({ "driver": driver, "file": { "driver": "file", "filename": as_inherited(file) } });
     if driver == ImageFormat::Qcow2.driver() {
         image["backing"] = Value::Null;
     }
@@ -251,12 +308,19 @@ fn largest(bytes: u64) -> u64 {
     bytes.saturating_add(bytes / 512).saturating_add(TABLES)
 }
 
-/// Bytes that a guest sees of a disk that was made here, by its header. Blocks.
+/// Bytes that a guest sees of a disk, by the header of one that has one. Blocks.
 ///
 /// # Errors
 /// [`ImageError::Unsuitable`] for one that is no such disk any more.
-pub fn check_disk(file: &File) -> Result<u64, ImageError> {
-    qcow2::disk_size(file)
+pub fn check_disk(file: &File, format: ImageFormat) -> Result<u64, ImageError> {
+    match format {
+        ImageFormat::Qcow2 => qcow2::disk_size(file),
+        // Its bytes are the disk's, whatever its guest has written there.
+        ImageFormat::Raw => {
+            let metadata = file.metadata().map_err(|e| ImageError::Host(e.to_string()))?;
+            Ok(metadata.len().next_multiple_of(512))
+        }
+    }
 }
 
 /// Whether an open file can still be the base image that it was taken for. Blocks.
@@ -279,16 +343,15 @@ pub fn check_base(file: &File, format: ImageFormat) -> Result<(), ImageError> {
 }
 
 /// What the first bytes of a file, and its last sector, say that it is.
-fn examine(path: &Path) -> Result<Info, ImageError> {
+fn examine(file: &File) -> Result<Info, ImageError> {
     let failed = |error: io::Error| ImageError::Host(error.to_string());
-    let file = File::open(path).map_err(failed)?;
-    if let Some(foreign) = foreign::not_a_disk(&file).map_err(failed)? {
+    if let Some(foreign) = foreign::not_a_disk(file).map_err(failed)? {
         return Err(ImageError::Unsuitable(format!("be a raw or qcow2 image, not {foreign}")));
     }
     let mut magic = [0; qcow2::MAGIC.len()];
-    read_at(&file, &mut magic, 0).map_err(failed)?;
+    read_at(file, &mut magic, 0).map_err(failed)?;
     if magic == qcow2::MAGIC {
-        return Ok(Info { format: ImageFormat::Qcow2, virtual_size: qcow2::virtual_size(&file)? });
+        return Ok(Info { format: ImageFormat::Qcow2, virtual_size: qcow2::virtual_size(file)? });
     }
     // QEMU counts in sectors.
     let length = file.metadata().map_err(failed)?.len();
@@ -307,19 +370,12 @@ fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     Ok(read)
 }
 
-/// Takes the name of an image that is to be made: qemu-img would write over one that is there.
-async fn reserve(file: &Path) -> Result<(), String> {
-    let name = file.to_owned();
-    let take = move || File::options().write(true).create_new(true).mode(0o600).open(name).map(drop);
-    on_storage(file, STORAGE, take).await.map_err(|e| format!("cannot make {}: {e}", file.display()))
-}
-
 /// The file, its folder and the folder's own entry: an acknowledged disk is there after a power cut.
-async fn sync(file: &Path, patience: Duration) -> Result<(), String> {
-    let made = file.to_owned();
+async fn sync(made: File, file: &Path, patience: Duration) -> Result<(), String> {
+    let path = file.to_owned();
     let write_back = move || {
-        File::open(&made)?.sync_all()?;
-        made.ancestors().skip(1).take(2).try_for_each(|folder| File::open(folder)?.sync_all())
+        made.sync_all()?;
+        path.ancestors().skip(1).take(2).try_for_each(|folder| File::open(folder)?.sync_all())
     };
     let written = on_storage(file, patience, write_back).await;
     written.map_err(|e| format!("cannot write {} to stable storage: {e}", file.display()))

@@ -21,6 +21,8 @@ pub enum Access {
     ReadWrite,
     /// To write at its end; made where there is none.
     Append,
+    /// To be made, where nothing has its name yet.
+    Create,
 }
 
 impl Access {
@@ -29,6 +31,7 @@ impl Access {
             Self::Read => OFlags::RDONLY,
             Self::ReadWrite => OFlags::RDWR,
             Self::Append => OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE,
+            Self::Create => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
         }
     }
 }

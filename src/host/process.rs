@@ -95,6 +95,13 @@ impl Process {
         self.id.pid
     }
 
+    /// Whether somebody has stopped it (SIGSTOP, a debugger): it is there, and does nothing.
+    pub fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        // Behind its name, which may have anything in it.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+    }
+
     /// Whether a thread is one of its.
     pub fn has_thread(&self, thread: i32) -> bool {
         Path::new(&format!("/proc/{}/task/{thread}", self.pid())).exists()

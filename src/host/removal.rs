@@ -17,14 +17,16 @@ use nix::{
     libc,
 };
 
+use crate::model::OwnFile;
+
 /// A program that was told to end lets go of its files when it does.
 const LETTING_GO: Duration = Duration::from_secs(2);
 
-/// Removes an image that lies below one of `folders`. False when there is none. Blocks.
+/// Removes an image that qherd made, and that lies below one of `folders`. False when there is none. Blocks.
 ///
 /// # Errors
 /// When it lies elsewhere, is no file, or another program has it locked, as QEMU and qemu-img do; and the file system's.
-pub fn remove_image(file: &Path, folders: &[PathBuf]) -> io::Result<bool> {
+pub fn remove_image(file: &OwnFile, folders: &[PathBuf]) -> io::Result<bool> {
     let refused = |why: String| io::Error::new(ErrorKind::PermissionDenied, why);
     let (Some(folder), Some(name)) = (file.parent(), file.file_name()) else {
         return Err(refused("it is no path of a file".into()));
@@ -81,6 +83,10 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    fn remove_image(file: &Path, folders: &[PathBuf]) -> io::Result<bool> {
+        super::remove_image(&OwnFile::new(file.to_owned()), folders)
+    }
 
     #[test]
     fn only_an_image_in_its_place_that_nobody_has_open_is_removed() {

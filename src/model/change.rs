@@ -4,8 +4,9 @@
 use std::path::PathBuf;
 
 use super::{
-    Alias, Conflict, CpuPinning, Error, IoLimits, MetadataWish, NewDisk, NewNic, NicId, PolicyWish, PortWish, Result,
-    SwitchId, VmSpec, check_definition, check_disk_size, check_memory, check_name, check_vcpus, default_max_memory,
+    Alias, Conflict, CpuPinning, Error, GuestCpu, IoLimits, MetadataWish, NewDisk, NewNic, NicId, PolicyWish, PortWish,
+    Result, SwitchId, VmSpec, check_definition, check_disk_size, check_memory, check_name, check_vcpus,
+    default_max_memory,
 };
 
 /// One change, as a dialect hands it over: decoded, not yet checked.
@@ -16,6 +17,8 @@ pub enum Change {
         /// `Some(None)` removes it.
         pinning: Option<Option<CpuPinning>>,
     },
+    /// The CPU that its guest sees, from the next start on; `None` for the richest.
+    GuestCpu(Option<Box<GuestCpu>>),
     /// MiB.
     Memory(i64),
     Disk {
@@ -137,6 +140,10 @@ impl Change {
                         }
                     }
                 }
+            }
+            Self::GuestCpu(cpu) => {
+                cpu.iter().try_for_each(|cpu| cpu.check())?;
+                wanted.cpu = cpu.map(|cpu| *cpu);
             }
             Self::Memory(memory) => {
                 wanted.memory = check_memory(memory, host_memory)?;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::{
-    CloneMode, CpuPinning, Disk, Forward, IoLimits, MacAddr, MetadataWish, Nic, NicId, PolicyWish, PortWish, Sent,
-    SwitchId, SwitchPort, SwitchRef, VmId,
+    CloneMode, CpuPinning, Disk, ForeignFile, Forward, GuestCpu, ImageFormat, IoLimits, MacAddr, MetadataWish, Nic,
+    NicId, PolicyWish, PortWish, Sent, SwitchId, SwitchPort, SwitchRef, VmId,
 };
 
 /// What a client asked for. Numbers are as wide as JSON's so that a negative or huge one gets a sentence, not a decode error.
@@ -26,12 +26,15 @@ pub struct CreateVm {
     pub disk_size: i64,
     /// What the root disk is cloned from; it is empty without one.
     pub base_image: Option<PathBuf>,
+    /// A root disk that is there already, in the place of one that is made.
+    pub root: Option<DiskWish>,
     /// The folder that the root disk is made in, as `<folder>/<id>.qcow2`; without one, the VM's own.
     pub disk_folder: Option<PathBuf>,
     /// An ISO image in its CD drive.
     pub iso: Option<PathBuf>,
     pub clone: CloneMode,
     pub cpu_pinning: Option<CpuPinning>,
+    pub cpu: Option<GuestCpu>,
     pub io_limits: Option<IoLimits>,
     /// Beside the root disk.
     pub disks: Vec<DiskWish>,
@@ -50,12 +53,22 @@ pub struct CreateVm {
 pub struct DiskWish {
     /// What the request is known by, where it may be one that was made before.
     pub request: Option<Uuid>,
-    /// GiB.
-    pub size: i64,
+    /// One that is there already; nothing is made then.
+    pub existing: Option<ExistingDisk>,
+    /// GiB. One that is there already has its size.
+    pub size: Option<i64>,
     /// Empty without one.
     pub base_image: Option<PathBuf>,
     pub clone: CloneMode,
     pub io_limits: Option<IoLimits>,
+}
+
+/// A disk image that is to be attached as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExistingDisk {
+    /// In the client's words.
+    pub path: PathBuf,
+    pub format: ImageFormat,
 }
 
 /// What people call a NIC that nobody has named.
@@ -81,12 +94,18 @@ impl DiskWish {
     /// Whether a disk is as is wished here, as far as can be told without a look at the base image: its path may have been
     /// given in other words.
     pub fn is(&self, disk: &Disk) -> bool {
+        if let Some(existing) = &self.existing {
+            let same = |there: &ForeignFile| there.path == existing.path && there.format == existing.format;
+            let size = self.size.is_none_or(|size| u64::try_from(size) == Ok(disk.size));
+            return disk.file.foreign().is_some_and(same) && size && self.io_limits == disk.io_limits;
+        }
         let from = match (&self.base_image, &disk.base) {
             (None, None) => true,
             (Some(named), Some(base)) => base.path.ends_with(named) && self.clone == disk.clone,
             (None, Some(_)) | (Some(_), None) => false,
         };
-        from && u64::try_from(self.size) == Ok(disk.size) && self.io_limits == disk.io_limits
+        let size = self.size.and_then(|size| u64::try_from(size).ok());
+        disk.file.own().is_some() && from && size == Some(disk.size) && self.io_limits == disk.io_limits
     }
 }
 

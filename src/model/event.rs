@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ImageId, Status, SwitchId, VmId};
+use super::{ImageId, Labels, Status, SwitchId, VmId};
 
 /// Something that has happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,13 +18,15 @@ pub struct Event {
     pub by: Vec<Asker>,
 }
 
-/// What an event is about, by the name that it had then.
+/// What an event is about, by the name that it had then; and the labels by which it is found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum About {
     Vm {
         id: VmId,
         name: String,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        labels: Vec<Labels>,
     },
     Switch {
         id: SwitchId,
@@ -35,12 +37,18 @@ pub enum About {
         /// With its tag.
         name: String,
     },
-    /// Work that nobody waits for on the line: of a request of this kind, about this VM.
+    /// This host, and this daemon on it.
+    Host,
+    /// Work that nobody waits for on the line: of a request of this kind, about this VM or this switch.
     Operation {
         id: Uuid,
         kind: String,
         vm: Option<VmId>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        switch: Option<SwitchId>,
         name: String,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        labels: Vec<Labels>,
     },
 }
 
@@ -88,6 +96,8 @@ pub enum What {
     },
     /// The host's side of it is not as it should be, or, without a problem, is again.
     Problem { problem: Option<String> },
+    /// What somebody should see to, all of it; empty where there is nothing any more.
+    Warnings { warnings: Vec<String> },
     /// Of an operation.
     Operation(OperationNews),
 }
@@ -171,6 +181,7 @@ impl Event {
     pub fn kind(&self) -> &'static str {
         match (&self.about, &self.what) {
             (_, What::Operation(news)) => news.kind(),
+            (About::Host, _) | (_, What::Warnings { .. }) => "host.warnings",
             (About::Vm { .. } | About::Operation { .. }, what) => what.of_vm(),
             (About::Switch { .. }, what) => what.of_switch(),
             (About::Image { .. }, what) => what.of_image(),
@@ -181,7 +192,15 @@ impl Event {
         match self.about {
             About::Vm { id, .. } => Some(id),
             About::Operation { vm, .. } => vm,
-            About::Switch { .. } | About::Image { .. } => None,
+            About::Switch { .. } | About::Image { .. } | About::Host => None,
+        }
+    }
+
+    /// Those that its VM had then.
+    pub fn labels(&self) -> &[Labels] {
+        match &self.about {
+            About::Vm { labels, .. } | About::Operation { labels, .. } => labels,
+            About::Switch { .. } | About::Image { .. } | About::Host => &[],
         }
     }
 }
@@ -204,6 +223,7 @@ impl What {
                 Incident::Watchdog { .. } => "vm.watchdog",
             },
             Self::Problem { .. } => "vm.problem",
+            Self::Warnings { .. } => "host.warnings",
             Self::Operation(news) => news.kind(),
         }
     }
@@ -239,7 +259,7 @@ impl OperationNews {
 }
 
 /// Every type of event, as it is written in the API.
-pub const EVENT_TYPES: [&str; 23] = [
+pub const EVENT_TYPES: [&str; 24] = [
     "vm.created",
     "vm.changed",
     "vm.deleted",
@@ -260,6 +280,7 @@ pub const EVENT_TYPES: [&str; 23] = [
     "image.created",
     "image.changed",
     "image.deleted",
+    "host.warnings",
     "operation.begun",
     "operation.progress",
     "operation.ended",

@@ -1,5 +1,5 @@
-//! What people and programs note of a VM beside its hardware: labels, a description, and that it is protected. QEMU knows
-//! nothing of it, so a change of it is in effect at once.
+//! What people and programs note of a VM beside its hardware, and of a switch: labels, a description, and that it is protected. Neither
+//! QEMU nor the host knows of it, so a change of it is in effect at once.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Result, written};
 
-/// Labels of one VM.
+/// Labels of one VM, or switch.
 pub const MAX_LABELS: usize = 64;
 /// Characters of a label's key.
 const MAX_KEY: usize = 63;
@@ -25,16 +25,20 @@ pub struct Metadata {
     pub labels: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// It is neither deleted nor forced off until that is taken away.
+    /// It is neither deleted nor, of a VM, forced off until that is taken away.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub protected: bool,
 }
 
 /// Of it, what is to be another: decoded, not yet checked.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MetadataWish {
     /// Replaced whole.
     pub labels: Option<BTreeMap<String, String>>,
+    /// Beside those that there are; one of the same key is replaced.
+    pub add_labels: Option<BTreeMap<String, String>>,
+    /// By their keys; one that is not there is no matter.
+    pub remove_labels: Option<Vec<String>>,
     /// `Some(None)` removes it.
     pub description: Option<Option<String>>,
     pub protected: Option<bool>,
@@ -50,9 +54,22 @@ impl MetadataWish {
     /// # Errors
     /// [`Error::Invalid`] with the field and its bound.
     pub fn apply(self, metadata: &mut Metadata) -> Result<()> {
+        if self.labels.is_some() && (self.add_labels.is_some() || self.remove_labels.is_some()) {
+            return Err(Error::invalid("labels", "not be combined with add_labels or remove_labels"));
+        }
         if let Some(labels) = self.labels {
             check_labels(&labels)?;
             metadata.labels = labels;
+        }
+        for key in self.remove_labels.iter().flatten() {
+            if self.add_labels.as_ref().is_some_and(|labels| labels.contains_key(key)) {
+                return Err(Error::invalid("remove_labels", format!("not name {key:?}, which add_labels has")));
+            }
+            metadata.labels.remove(key);
+        }
+        if let Some(labels) = self.add_labels {
+            metadata.labels.extend(labels);
+            check_labels(&metadata.labels)?;
         }
         if let Some(description) = self.description {
             // Empty is none: a client that always sends the field has nothing else to send.
@@ -134,6 +151,26 @@ mod tests {
         assert_eq!(with("a", &"ü".repeat(255)).unwrap().labels.len(), 1);
         assert!(with("a", &"ü".repeat(256)).is_err());
         assert!(with("a", "\u{1b}[31m").unwrap_err().to_string().contains("labels.a must have"));
+    }
+
+    #[test]
+    fn labels_are_added_and_removed_beside_those_that_others_set() {
+        let mut metadata = with("a", "1").unwrap();
+        let wish = |add: &[(&str, &str)], remove: &[&str]| MetadataWish {
+            add_labels: Some(add.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()),
+            remove_labels: Some(remove.iter().map(|key| (*key).to_owned()).collect()),
+            ..MetadataWish::default()
+        };
+        wish(&[("b", "2")], &["none"]).apply(&mut metadata).unwrap();
+        wish(&[("c", "3")], &["a"]).apply(&mut metadata).unwrap();
+        assert_eq!(metadata.labels, [("b".to_owned(), "2".to_owned()), ("c".to_owned(), "3".to_owned())].into());
+        assert!(wish(&[("b", "4")], &["b"]).apply(&mut metadata).is_err());
+        let both = MetadataWish { labels: Some(BTreeMap::new()), ..wish(&[], &[]) };
+        assert!(both.apply(&mut metadata).unwrap_err().to_string().contains("not be combined"));
+        // The bound is of all of them.
+        let many: Vec<(String, String)> = (0..MAX_LABELS).map(|n| (format!("k{n}"), String::new())).collect();
+        let many: Vec<(&str, &str)> = many.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert!(wish(&many, &[]).apply(&mut metadata).is_err());
     }
 
     #[test]

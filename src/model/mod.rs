@@ -7,13 +7,17 @@ mod bounds;
 mod change;
 mod clock;
 mod create;
+mod disk_file;
 mod ending;
 mod error;
 mod event;
 mod forward;
+mod guest_cpu;
 mod hostname;
 mod id;
 mod image;
+mod image_format;
+mod labels;
 mod limits;
 mod lists;
 mod mac;
@@ -44,14 +48,18 @@ pub use address::AddressSource;
 pub use bounds::{Bounds, Figures};
 pub use change::{Applied, Change, NewNics, Redefinition};
 pub use clock::{Moment, monotonic_ms, now_ms, uptime_ms, wall_at_uptime, wall_time_of};
-pub use create::{CreateVm, DEFAULT_LABEL, DiskWish, NetworkWish, NicWish};
+pub use create::{CreateVm, DEFAULT_LABEL, DiskWish, ExistingDisk, NetworkWish, NicWish};
+pub use disk_file::{DiskFile, ForeignFile, OwnFile};
 pub use ending::{Ending, FailedStart};
 pub use error::{Conflict, Error, Operation, Result, human};
 pub use event::{About, Asker, EVENT_TYPES, Event, Incident, OperationNews, Outcome, Wanted, What};
 pub use forward::{SwitchForward, check_forward};
+pub use guest_cpu::{GuestCpu, MAX_CPU_FEATURES};
 pub use hostname::{check_domain, host_label};
 pub use id::{ForwardId, ImageId, LayerId, NicId, SwitchId, VmId};
 pub use image::{Compression, Image, ImageName, ImageSource, SourceFormat, check_sha256};
+pub use image_format::ImageFormat;
+pub use labels::{LabelFilter, Labels, around};
 pub use limits::{IoLimits, Rate};
 pub use lists::{MAX_DEVICES, MAX_FORWARDS, MAX_PINNED, check_length};
 pub use mac::MacAddr;
@@ -69,7 +77,7 @@ pub use sample::{BalloonSample, DiskSample, NetworkSample, NicSample, Sample, Vc
 pub use sandbox::{Carrier, Layer, MissingLayer, Sandbox, UserNetwork};
 pub use size::{MAX_DEFINITION, MAX_LAYER, check_definition};
 pub use spec::{
-    BaseImage, Bus, CloneMode, CpuPinning, Disk, ImageFormat, MAX_VCPUS, Machine, NewDisk, VmSpec, check_disk_size,
+    BaseImage, Bus, CloneMode, CpuPinning, Disk, MAX_VCPUS, Machine, NewDisk, VmSpec, check_disk_size,
     check_max_memory, check_max_vcpus, check_memory, check_vcpus, default_max_memory,
 };
 pub use status::Status;

@@ -165,6 +165,9 @@ pub fn check_forwards(forwards: &[Forward]) -> Result<()> {
                 return must(field, PORTS);
             }
         }
+        if forward.host_address.is_multicast() || forward.host_address.is_broadcast() {
+            return must("host_address", "be an address of this host, or 0.0.0.0 for all of them");
+        }
         if forward.host_port < FIRST_PORT {
             return must(
                 "host_port",

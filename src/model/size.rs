@@ -14,7 +14,7 @@ pub const MAX_LAYER: usize = 16 * 1024;
 /// # Errors
 /// [`Error::Invalid`] that names the part which takes most of it.
 pub fn check_definition(spec: &VmSpec, before: Option<&VmSpec>) -> Result<()> {
-    if spec.disks.iter().any(|disk| written(&(&disk.file, &disk.base)) > MAX_LAYER) {
+    if spec.disks.iter().any(|disk| written(&(&*disk.file, &disk.base)) > MAX_LAYER) {
         let must = format!("have shorter paths: the image of a disk and its base may take {MAX_LAYER} bytes together");
         return Err(Error::invalid("disks", must));
     }
@@ -28,6 +28,7 @@ pub fn check_definition(spec: &VmSpec, before: Option<&VmSpec>) -> Result<()> {
         ("networks", written(&spec.nics)),
         ("disks", written(&spec.disks)),
         ("cpu_pinning", written(&spec.cpu_pinning)),
+        ("cpu", written(&spec.cpu)),
         ("iso", written(&spec.iso)),
     ];
     let (largest, _) = parts.into_iter().max_by_key(|(_, size)| *size).unwrap_or_default();
@@ -81,7 +82,15 @@ mod tests {
         // What its disks' files are called is not in it, and has a bound of its own.
         let mut deep = small.clone();
         let layer = LayerId::random();
-        let disk = NewDisk { request: None, layer, size: 1, base: None, clone: Default::default(), io_limits: None };
+        let disk = NewDisk {
+            request: None,
+            layer,
+            existing: None,
+            size: 1,
+            base: None,
+            clone: Default::default(),
+            io_limits: None,
+        };
         deep.add_disk(disk, "/x".repeat(2000).as_ref(), None).unwrap();
         check_definition(&deep, None).unwrap();
         deep.disks[0].file = "\u{1}".repeat(4000).into();

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Conflict, Error, IoLimits, LayerId, Metadata, Named, Nic, Policy, Result, VmId};
+use super::{
+    Conflict, DiskFile, Error, ForeignFile, GuestCpu, ImageFormat, IoLimits, LayerId, Metadata, Named, Nic, Policy,
+    Result, VmId,
+};
 
 /// vCPUs that any machine type here takes (ruling 12).
 pub const MAX_VCPUS: usize = 255;
@@ -41,6 +44,9 @@ pub struct VmSpec {
     #[serde(default = "holds")]
     pub max_memory_given: bool,
     pub cpu_pinning: Option<CpuPinning>,
+    /// None for the richest that the accelerator offers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<GuestCpu>,
     /// The first one is the root disk.
     pub disks: Vec<Disk>,
     /// Disks added so far, the root disk not counted: names are never used again.
@@ -69,6 +75,8 @@ fn holds() -> bool {
 pub struct NewDisk {
     pub request: Option<Uuid>,
     pub layer: LayerId,
+    /// One that is there already, in the place of one that is made.
+    pub existing: Option<ForeignFile>,
     /// GiB.
     pub size: u64,
     pub base: Option<BaseImage>,
@@ -100,7 +108,9 @@ impl VmSpec {
         let name = format!("disk{}", self.disks_added);
         self.disks.push(Disk {
             layer: disk.layer,
-            file: folder.join(Self::image_name(self.disks_added)),
+            file: disk
+                .existing
+                .map_or_else(|| folder.join(Self::image_name(self.disks_added)).into(), DiskFile::Foreign),
             name,
             size: disk.size,
             clone: disk.clone,
@@ -142,6 +152,12 @@ impl VmSpec {
     /// The disk that a request has made already.
     pub fn disk_of(&self, request: Option<Uuid>) -> Option<&Disk> {
         self.disks.iter().find(|disk| request.is_some() && disk.request == request)
+    }
+
+    /// The disks as lists of them have them: all beside a root disk that was made, for what that is stands beside the list.
+    pub fn listed_disks(&self) -> &[Disk] {
+        let made = self.root().is_some_and(|root| root.file.own().is_some());
+        self.disks.get(usize::from(made)..).unwrap_or_default()
     }
 
     /// The disk that the VM boots from. Every VM of today has one; `None` only for a record made by hand.
@@ -225,7 +241,7 @@ impl CpuPinning {
     }
 }
 
-/// A disk that qherd made. What its layer says is a record of that one's own, which is read and written together with the
+/// A disk. What its layer says is a record of that one's own, which is read and written together with the
 /// one that names it (`vm::records`): as JSON, a disk does not repeat it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
@@ -235,11 +251,12 @@ pub struct Disk {
     pub layer: LayerId,
     /// The file of its layer.
     #[serde(default, skip_serializing)]
-    pub file: PathBuf,
+    pub file: DiskFile,
     /// GiB.
     pub size: u64,
     pub clone: CloneMode,
-    /// What its layer was cloned from, and the backing file where `clone` is linked; none for a disk that began empty.
+    /// What its layer was cloned from, and the backing file where `clone` is linked, also of one that was attached with it;
+    /// none for a disk that began empty.
     #[serde(default, skip_serializing)]
     pub base: Option<BaseImage>,
     pub io_limits: Option<IoLimits>,
@@ -252,6 +269,11 @@ pub struct Disk {
 }
 
 impl Disk {
+    /// Bytes that its guest is to see.
+    pub fn bytes(&self) -> u64 {
+        self.file.bytes(self.size)
+    }
+
     /// The image that must be there for this disk to work.
     pub fn backing_file(&self) -> Option<&BaseImage> {
         self.base.as_ref().filter(|_| self.clone == CloneMode::Linked)
@@ -278,23 +300,6 @@ pub struct BaseImage {
     /// Of an image of the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<LayerId>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ImageFormat {
-    Raw,
-    Qcow2,
-}
-
-impl ImageFormat {
-    /// QEMU's driver name.
-    pub fn driver(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Qcow2 => "qcow2",
-        }
-    }
 }
 
 fn whole(param: &'static str, value: i64, min: i64, max: i64, unit: &str) -> Result<u64> {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result, Subnet, SubnetWish, SwitchForward, SwitchId, now_ms};
+use super::{Error, Metadata, MetadataWish, Result, Subnet, SubnetWish, SwitchForward, SwitchId, now_ms};
 
 /// Bridges whose name begins so are ours.
 pub const BRIDGE_PREFIX: &str = "qhb";
@@ -20,6 +20,9 @@ pub struct Switch {
     pub created_at: u64,
     pub kind: SwitchKind,
     pub notes: String,
+    /// Without a description, which its notes are.
+    #[serde(default, skip_serializing_if = "Metadata::is_empty")]
+    pub metadata: Metadata,
     /// The largest packet, in bytes; where nothing is said, what the adapter has, or 1500.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
@@ -84,6 +87,7 @@ pub struct CreateSwitch {
     pub name: String,
     pub kind: SwitchKind,
     pub notes: String,
+    pub metadata: MetadataWish,
     pub mtu: Option<i64>,
 }
 
@@ -91,6 +95,7 @@ pub struct CreateSwitch {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SwitchWish {
     pub notes: Option<String>,
+    pub metadata: MetadataWish,
     /// `Some(None)` is what nobody said.
     pub mtu: Option<Option<i64>>,
     pub subnet: SubnetWish,
@@ -115,6 +120,7 @@ impl Switch {
             created_at: now_ms(),
             kind,
             notes: String::new(),
+            metadata: Metadata::default(),
             mtu: None,
             forwards: Vec::new(),
         }
@@ -134,6 +140,7 @@ impl Switch {
         if let Some(notes) = &wish.notes {
             switch.notes = check_notes(notes.clone())?;
         }
+        wish.metadata.clone().apply(&mut switch.metadata)?;
         match &mut switch.kind {
             SwitchKind::Internal { subnet } => *subnet = wish.subnet.apply(subnet.as_ref())?,
             SwitchKind::Private | SwitchKind::External { .. } => {
@@ -207,7 +214,7 @@ mod tests {
                 "id": SwitchId::random(), "name": "lan", "created_at": 1, "kind": kind, "notes": "",
             });
             let switch: Switch = serde_json::from_value(before.clone()).unwrap();
-            assert_eq!((switch.mtu, switch.forwards.len()), (None, 0));
+            assert_eq!((switch.mtu, switch.forwards.len(), switch.metadata.is_empty()), (None, 0, true));
             assert_eq!(serde_json::to_value(switch).unwrap(), before);
         }
     }

@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::{CreateSwitch, Error, Result, Subnet, SubnetWish, Switch, SwitchId, SwitchKind};
+use super::{CreateSwitch, Error, MetadataWish, Result, Subnet, SubnetWish, Switch, SwitchId, SwitchKind};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SwitchType {
@@ -23,6 +23,7 @@ pub struct SwitchForm {
     pub allow_management_os: Option<bool>,
     pub subnet: SubnetWish,
     pub notes: String,
+    pub metadata: MetadataWish,
     pub mtu: Option<i64>,
 }
 
@@ -72,7 +73,8 @@ impl SwitchForm {
                 }
             }
         };
-        Ok(CreateSwitch { id: self.id, name: self.name, kind, notes: self.notes, mtu: self.mtu })
+        let Self { id, name, notes, metadata, mtu, .. } = self;
+        Ok(CreateSwitch { id, name, kind, notes, metadata, mtu })
     }
 }
 
@@ -115,6 +117,7 @@ mod tests {
             allow_management_os: None,
             subnet,
             notes: String::new(),
+            metadata: MetadataWish::default(),
             mtu: None,
         }
     }

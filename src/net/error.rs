@@ -14,6 +14,11 @@ pub enum NetError {
     /// There is no such adapter, or it cannot be part of a bridge: completes "adapter must …".
     #[error("adapter must {0}")]
     Adapter(String),
+    /// The adapter carries no frames as large as the switch is to: completes "mtu must …".
+    #[error(
+        "mtu must be at most {most} bytes, which is what the adapter {adapter} has; raise that of the adapter first"
+    )]
+    Mtu { adapter: String, most: u32 },
     /// The adapter carries addresses or routes of the host (ruling 33).
     #[error(
         "The adapter {adapter} carries addresses or routes of the host ({what}); with allow_management_os they move to the switch while it is there."

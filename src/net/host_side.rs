@@ -1,7 +1,7 @@
 //! What the host's side of switches and ports is to be, computed from their definitions alone: links, addresses, sysctls.
 //! The rules are `rules`', the configuration of dnsmasq is `dhcp`'s. Nothing here looks at the host.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::{
     adapter,
@@ -107,10 +107,29 @@ pub fn closed(switch: &Switch) -> bool {
     matches!(switch.kind, SwitchKind::Private | SwitchKind::External { allow_management_os: false, .. })
 }
 
-/// The addresses that the host has on a switch.
-pub fn host_addresses(side: &SwitchSide) -> Vec<IpAddr> {
-    let moved = side.moved.as_ref().map(adapter::addresses).unwrap_or_default();
-    side.addresses.iter().map(|(address, _)| *address).chain(moved).collect()
+/// The addresses that the host has on a switch: what it is to have there, and what was `seen` of it; before that, what is to
+/// move there.
+pub fn host_addresses(side: &SwitchSide, seen: Option<Vec<IpAddr>>) -> Vec<IpAddr> {
+    let wanted = side.addresses.iter().map(|(address, _)| *address);
+    // The guests' IPv6 router goes by it.
+    let link_local = side.addresses.iter().any(|(address, _)| address.is_ipv6()).then(|| link_local(side.mac).into());
+    let moved = || side.moved.as_ref().map(adapter::addresses).unwrap_or_default();
+    let mut all: Vec<IpAddr> = wanted.chain(link_local).chain(seen.unwrap_or_else(moved)).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+fn link_local(mac: [u8; 6]) -> Ipv6Addr {
+    eui64([0xfe, 0x80, 0, 0, 0, 0, 0, 0], mac).into()
+}
+
+/// The address that an interface makes of its MAC address (RFC 4291, appendix A).
+pub fn eui64(net: [u8; 8], [a, b, c, d, e, f]: [u8; 6]) -> [u8; 16] {
+    let mut address = [0; 16];
+    address[..8].copy_from_slice(&net);
+    address[8..].copy_from_slice(&[a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+    address
 }
 
 fn switch_sysctls(switch: &Switch, bridge: &str) -> Vec<Sysctl> {
@@ -136,10 +155,14 @@ fn switch_sysctls(switch: &Switch, bridge: &str) -> Vec<Sysctl> {
     if subnet.is_some_and(|subnet| subnet.nat) {
         let needed = "the host forwards nothing of its guests (net.ipv4.ip_forward is 0)";
         sysctls.push(Sysctl { path: "ipv4/ip_forward".into(), value: "1", needed: Some(needed) });
+        // Which each interface has for itself, too.
+        sysctls.push(v4("forwarding", "1"));
     }
     if ipv6.is_some() {
         let needed = "the host forwards no IPv6 of its guests (net.ipv6.conf.all.forwarding is 0)";
         sysctls.push(Sysctl { path: FORWARDING6.into(), value: "1", needed: Some(needed) });
+        // Without it the guests do not take the host for a router.
+        sysctls.push(v6("forwarding", "1"));
     }
     sysctls
 }

@@ -5,6 +5,7 @@
 use std::{
     collections::HashMap,
     future::pending,
+    net::IpAddr,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -17,9 +18,9 @@ use tokio::{
 
 use super::{
     Inner, NetError, PortEvent, adapter,
-    host_side::SwitchSide,
-    netlink::{Events, Link, News},
-    place::{Area, Place},
+    host_side::closed,
+    netlink::{Events, Link, News, address_of},
+    place::{Area, Place, Wanted},
     reconcile::{address_set, is_in_place, is_set},
 };
 use crate::model::SwitchKind;
@@ -85,8 +86,7 @@ impl Inner {
 
     /// Of all interfaces, where a switch has any.
     async fn addresses(&self) -> Result<Vec<AddressMessage>, NetError> {
-        let addressed = |side: &SwitchSide| !side.addresses.is_empty() || side.adapter.is_some();
-        let addressed = self.places.switches().iter().any(|place| addressed(&place.wanted().side));
+        let addressed = self.places.switches().iter().any(|place| !closed(&place.wanted().switch));
         if addressed { self.netlink()?.addresses().await } else { Ok(Vec::new()) }
     }
 
@@ -114,6 +114,10 @@ impl Inner {
             {
                 place.wake.notify_one();
             }
+            if place.sees(on_bridge(&wanted, links, &seen.addresses)) {
+                // Nobody else is to have them.
+                place.wake.notify_one();
+            }
             self.look_at_leased(&place, &seen.addresses, links);
             if let SwitchKind::External { adapter, allow_management_os: true, .. } = &wanted.switch.kind
                 && let Some(link) = links.get(adapter)
@@ -136,6 +140,20 @@ impl Inner {
             let _ = self.events.send(PortEvent::SwitchChanged(place.id));
         }
     }
+}
+
+/// The addresses that the host has on a switch's bridge. While they move there from its adapter, each is on one of the two.
+fn on_bridge(wanted: &Wanted, links: &HashMap<String, Link>, addresses: &[AddressMessage]) -> Option<Vec<IpAddr>> {
+    let side = &wanted.side;
+    let bridge = links.get(&side.bridge)?.index;
+    let adapter = side.adapter.as_ref().filter(|_| !closed(&wanted.switch)).and_then(|name| links.get(name));
+    let here = addresses.iter().filter(|address| {
+        let on = address.header.index;
+        on == bridge || adapter.is_some_and(|adapter| adapter.index == on)
+    });
+    let mut here: Vec<IpAddr> = here.filter_map(address_of).collect();
+    here.sort();
+    Some(here)
 }
 
 /// Mends one switch whenever it is woken, for as long as it is wanted. It keeps neither alive while it waits for that.

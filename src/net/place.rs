@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Instant,
 };
@@ -41,6 +42,8 @@ pub struct Place {
     pub wake: Arc<Notify>,
     problems: Mutex<BTreeMap<Area, String>>,
     leases: Mutex<Leases>,
+    /// The addresses of the host on its bridge; none where it was not looked at, or there is no bridge.
+    host: Mutex<Option<Vec<IpAddr>>>,
 }
 
 /// What a switch is to be.
@@ -82,6 +85,8 @@ pub enum Area {
     Leased,
     /// What others have set up on the host.
     Others,
+    /// The adapter by which the host reaches other networks.
+    Uplink,
     /// What the kernel takes for forged.
     ReversePath,
 }
@@ -132,6 +137,7 @@ impl Places {
             wake: Arc::default(),
             problems: Mutex::default(),
             leases: Mutex::default(),
+            host: Mutex::default(),
         });
         switches.insert(id, place.clone());
         (place, true)
@@ -204,6 +210,18 @@ impl Place {
     /// Does something with what is known of addresses of the host that go by themselves.
     pub fn leases<T>(&self, work: impl FnOnce(&mut Leases) -> T) -> T {
         work(&mut lock(&self.leases))
+    }
+
+    /// These are the host's addresses on its bridge now. Says whether that is news.
+    pub fn sees(&self, host: Option<Vec<IpAddr>>) -> bool {
+        let before = self.host_addresses();
+        *lock(&self.host) = host;
+        before != self.host_addresses()
+    }
+
+    /// The addresses that are the host's on it, and no guest's.
+    pub fn host_addresses(&self) -> Vec<IpAddr> {
+        host_side::host_addresses(&self.wanted().side, lock(&self.host).clone())
     }
 
     /// From now on this is wrong with an area, or nothing. Says whether that is news.

@@ -132,6 +132,7 @@ impl Inner {
             || there.alias.as_ref() != alias
             || mtu.is_some_and(|mtu| mtu != there.mtu)
             || !has_mac(&there, side)
+            || there.mute
         {
             let change = netlink.set(there.index, |mut link| {
                 if let Some(mtu) = mtu {
@@ -140,7 +141,7 @@ impl Inner {
                 if !has_mac(&there, side) {
                     link = link.address(side.mac.to_vec());
                 }
-                link.alias(&side.alias).up()
+                link.alias(&side.alias).arp(true).up()
             });
             change.await.map_err(failed)?;
         }
@@ -200,8 +201,7 @@ fn mtu(side: &SwitchSide, adapter: Option<&Link>) -> (Option<u32>, Option<NetErr
     };
     match side.mtu {
         Some(wanted) if wanted > adapter.mtu => {
-            let why = format!("the adapter {} has an MTU of {}", adapter.name, adapter.mtu);
-            (Some(adapter.mtu), Some(NetError::failed(format!("carry frames of {wanted} bytes"), why)))
+            (Some(adapter.mtu), Some(NetError::Mtu { adapter: adapter.name.clone(), most: adapter.mtu }))
         }
         wanted => (wanted.or(Some(adapter.mtu)), None),
     }
@@ -230,6 +230,7 @@ pub fn is_in_place(side: &SwitchSide, links: &HashMap<String, Link>, addresses: 
         && short.is_none()
         && mtu.is_none_or(|mtu| mtu == bridge.mtu)
         && bridge.up
+        && !bridge.mute
         && bridge.alias.as_ref() == Some(&side.alias)
         && bridge.bridge == side.options
         && has_mac(bridge, side)

@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     future::pending,
+    net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -14,7 +15,7 @@ use std::{
 use tokio::time::{sleep, timeout};
 
 use super::{
-    Inner, NetError, Result, host_side,
+    Inner, NetError, Result,
     inherited::Inherited,
     nft::{Batch, Change, Events, Kernel, OtherTable, Ruleset, TableName, diff},
     place::{Area, Place, Wanted},
@@ -64,14 +65,15 @@ struct Known {
 #[derive(Clone)]
 struct Part {
     wanted: Arc<Wanted>,
+    /// Addresses of the host on it.
+    host: Vec<IpAddr>,
     nics: Vec<Nic>,
 }
 
 impl Part {
     /// What it has in the rules, as if there were no other.
     fn rules(&self, state: &str) -> Ruleset {
-        let host = host_side::host_addresses(&self.wanted.side);
-        let on = OnHost { switch: &self.wanted.switch, host: &host };
+        let on = OnHost { switch: &self.wanted.switch, host: &self.host };
         rules::ruleset(state, &[on], &self.nics)
     }
 
@@ -260,8 +262,9 @@ impl Inner {
     pub async fn put_switch_rules(&self, place: &Place) -> Result<()> {
         let part = || {
             // One that is gone has none.
-            let wanted = self.places.switch(place.id)?.wanted();
-            Some(Part { wanted, nics: self.places.nics_on(place.id) })
+            let place = self.places.switch(place.id)?;
+            let (wanted, host) = (place.wanted(), place.host_addresses());
+            Some(Part { wanted, host, nics: self.places.nics_on(place.id) })
         };
         let part = self.rules.put_switch(&self.state, part);
         if timeout(PATIENCE, part).await == Ok(true) {
@@ -286,8 +289,7 @@ impl Inner {
 
     /// Brings the rules of one NIC's port to what is wanted now: it was added, or it is gone.
     pub async fn put_port_rules(&self, place: &Place, nic: &Nic, add: bool) -> Result<()> {
-        let wanted = place.wanted();
-        let host = host_side::host_addresses(&wanted.side);
+        let (wanted, host) = (place.wanted(), place.host_addresses());
         let on = OnHost { switch: &wanted.switch, host: &host };
         let part = self.rules.put_part(&self.state, &on, nic, add);
         if !self.places.is_empty() && timeout(PATIENCE, part).await == Ok(true) {
@@ -309,14 +311,12 @@ impl Inner {
     }
 
     fn wanted_rules(&self) -> (Ruleset, HashMap<SwitchId, Part>) {
-        let switches: Vec<_> = self.places.switches().iter().map(|place| place.wanted()).collect();
+        let part = |place: &Arc<Place>| Part { wanted: place.wanted(), host: place.host_addresses(), nics: Vec::new() };
+        let parts: Vec<Part> = self.places.switches().iter().map(part).collect();
         let nics: Vec<_> = self.places.ports().values().map(|port| port.nic.clone()).collect();
-        let hosts: Vec<_> = switches.iter().map(|wanted| host_side::host_addresses(&wanted.side)).collect();
-        let on_host = switches.iter().zip(&hosts);
-        let on_host: Vec<_> = on_host.map(|(wanted, host)| OnHost { switch: &wanted.switch, host }).collect();
+        let on_host: Vec<_> = parts.iter().map(|part| OnHost { switch: part.switch(), host: &part.host }).collect();
         let whole = rules::ruleset(&self.state, &on_host, &nics);
-        let parts = switches.into_iter().map(|wanted| (wanted.switch.id, Part { wanted, nics: Vec::new() }));
-        let mut parts: HashMap<_, _> = parts.collect();
+        let mut parts: HashMap<_, _> = parts.into_iter().map(|part| (part.switch().id, part)).collect();
         for nic in nics {
             if let Some(part) = nic.switch().and_then(|switch| parts.get_mut(&switch)) {
                 part.nics.push(nic);

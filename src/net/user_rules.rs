@@ -190,6 +190,9 @@ fn ruleset(table: &TableName, uids: &Uids) -> Ruleset {
         Rule::when().is(OIFNAME, ifname("lo")).reject(),
         Rule::when().is(NFPROTO, V4).masked(IP_DADDR, [255, 255, 0, 0], [169, 254, 0, 0]).reject(),
         Rule::when().is(NFPROTO, V6).masked(IP6_DADDR_START, [0xff, 0xc0], [0xfe, 0x80]).reject(),
+        // The host hears what it sends to a group that it has joined, by whatever adapter it goes.
+        Rule::when().is(NFPROTO, V4).masked(IP_DADDR, [240, 0, 0, 0], [224, 0, 0, 0]).reject(),
+        Rule::when().is(NFPROTO, V6).masked(IP6_DADDR_START, [0xff, 0], [0xff, 0]).reject(),
     ];
     ruleset
 }

@@ -147,7 +147,7 @@ impl CommandLine<'_> {
         let tables = if *max_vcpus > 254 { ",smbios-entry-point-type=64" } else { "" };
         args.add("-machine", format!("{},usb=off,vmport=off,dump-guest-core=off{menu}{tables}", machine.machine_type));
         args.add("-accel", self.accelerator.argument());
-        args.add("-cpu", self.accelerator.cpu_model());
+        args.add("-cpu", self.cpu());
         args.add("-smp", format!("cpus={vcpus},maxcpus={max_vcpus},sockets=1,cores={max_vcpus},threads=1"));
         args.add("-m", devices::memory_argument(self.spec));
         args.add("-rtc", "base=utc");
@@ -158,6 +158,16 @@ impl CommandLine<'_> {
         args.add("-action", "shutdown=pause,panic=pause");
         args.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
         args.add("-msg", "timestamp=on");
+    }
+
+    /// What its owner wants of it is had, or the guest does not start: without `enforce` QEMU leaves out what the accelerator
+    /// lacks, and says so to nobody.
+    fn cpu(&self) -> String {
+        let richest = self.accelerator.cpu_model();
+        let Some(cpu) = &self.spec.cpu else { return richest.to_owned() };
+        let switch = |(name, on): (&String, &bool)| format!(",{name}={}", if *on { "on" } else { "off" });
+        let features: String = cpu.features.iter().map(switch).collect();
+        format!("{},enforce{features}", cpu.model.as_deref().unwrap_or(richest))
     }
 
     /// Sockets made by the daemon: connecting cannot race with QEMU's start.

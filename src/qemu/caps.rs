@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     accelerator::{self, Accelerator},
+    cpus::Cpus,
     stderr::stderr_pipe,
 };
 use crate::{
@@ -18,7 +19,8 @@ use crate::{
         launcher::{Child, QEMU_PROBE},
         process::Process,
     },
-    qmp::{MachineInfo, Session},
+    model::{GuestCpu, Result as Checked},
+    qmp::{MachineInfo, QmpError, Session},
 };
 
 /// As distributions call it.
@@ -35,6 +37,7 @@ pub struct Caps {
     /// Why this accelerator, for people.
     pub accelerator_reason: String,
     machines: Vec<MachineInfo>,
+    cpus: Cpus,
     /// The program as it was found.
     pub program: PathBuf,
     /// What it turned out to execute, and what a script in its place may end in.
@@ -49,10 +52,22 @@ impl Caps {
     /// In words: QEMU is missing (with the package's name) or does not start, or KVM is wanted and does not work.
     pub async fn detect(qemu: &Path, wanted: Option<Accelerator>, cache: &Path) -> Result<Self, String> {
         let qemu = &locate(qemu)?;
-        let (version, machines, executable) = interrogate(qemu).await?;
+        // Without a machine, and unless it is told otherwise, it is one that runs under TCG.
+        let Answers { version, machines, mut cpus, executable } = interrogate(qemu, Accelerator::Tcg).await?;
         let may_execute = [Some(executable), locate(Path::new(PROGRAM)).ok()].into_iter().flatten().collect();
         let (accelerator, accelerator_reason) = accelerator::choose(qemu, &version, wanted, cache).await?;
-        Ok(Self { version, accelerator, accelerator_reason, machines, program: qemu.clone(), may_execute })
+        if accelerator == Accelerator::Kvm {
+            cpus = interrogate(qemu, accelerator).await?.cpus;
+        }
+        Ok(Self { version, accelerator, accelerator_reason, machines, cpus, program: qemu.clone(), may_execute })
+    }
+
+    /// Refuses a CPU that this QEMU does not know, or cannot run under the accelerator in use.
+    ///
+    /// # Errors
+    /// [`crate::model::Error::Invalid`], with names that are near.
+    pub fn check_cpu(&self, cpu: &GuestCpu) -> Checked<()> {
+        self.cpus.check(cpu, &self.version, self.accelerator)
     }
 
     /// The versioned type for a family ("q35") or a versioned type, where this QEMU has it.
@@ -80,6 +95,7 @@ impl Caps {
             accelerator: Accelerator::Tcg,
             accelerator_reason: String::new(),
             machines: machines.iter().map(machine).collect(),
+            cpus: Cpus::default(),
             program: PathBuf::new(),
             may_execute: Vec::new(),
         }
@@ -109,14 +125,24 @@ fn locate(qemu: &Path) -> Result<PathBuf, String> {
     })
 }
 
+/// What a QEMU says of itself.
+struct Answers {
+    version: String,
+    machines: Vec<MachineInfo>,
+    cpus: Cpus,
+    executable: PathBuf,
+}
+
 /// Starts a QEMU without a machine and asks it over QMP.
-async fn interrogate(qemu: &Path) -> Result<(String, Vec<MachineInfo>, PathBuf), String> {
+async fn interrogate(qemu: &Path, accelerator: Accelerator) -> Result<Answers, String> {
     let failed = |why: String| format!("{} does not answer: {why}", qemu.display());
     let (ours, theirs) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
     let fd = theirs.as_raw_fd();
     let args = [
         "-machine",
         "none",
+        "-accel",
+        accelerator.argument(),
         "-nodefaults",
         "-no-user-config",
         "-display",
@@ -138,8 +164,14 @@ async fn interrogate(qemu: &Path) -> Result<(String, Vec<MachineInfo>, PathBuf),
         let version = session.version();
         let version = format!("{}.{}.{}", version.major, version.minor, version.micro);
         let machines = session.query_machines().await.map_err(|e| e.to_string())?;
+        let cpus = match Cpus::ask(&session).await {
+            Ok(cpus) => cpus,
+            // Every name is left to it then.
+            Err(QmpError::Refused { .. } | QmpError::Decode { .. }) => Cpus::default(),
+            Err(error) => return Err(error.to_string()),
+        };
         let executable = std::fs::read_link(format!("/proc/{}/exe", process.pid())).map_err(|e| e.to_string())?;
-        Ok::<_, String>((version, machines, executable))
+        Ok::<_, String>(Answers { version, machines, cpus, executable })
     }
     .await;
     process.kill();

@@ -4,6 +4,7 @@
 mod accelerator;
 mod args;
 mod caps;
+mod cpus;
 pub mod devices;
 mod footprint;
 mod stderr;

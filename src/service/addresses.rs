@@ -150,7 +150,18 @@ impl Service {
     /// Whether any of its NICs has one.
     pub(super) async fn has_any_address(&self, view: &VmView) -> bool {
         let known = self.addresses(view).await;
-        known.by_mac.values().any(|addresses| !addresses.is_empty())
+        if known.by_mac.values().any(|addresses| !addresses.is_empty()) {
+            return true;
+        }
+        for nic in view.in_effect.iter().flat_map(|now| &now.nics) {
+            let switch = nic.switch().and_then(|id| self.places.get(id).ok());
+            if let Some((switch, _)) = switch
+                && !self.ctx.net.seen(&switch, nic).await.is_empty()
+            {
+                return true;
+            }
+        }
+        false
     }
 
     async fn ask_guest(&self, view: &VmView) -> Report {

@@ -37,6 +37,9 @@ impl Service {
             if let Change::Cpu { pinning: Some(Some(pinning)), .. } = part {
                 check_pinning(pinning, &self.ctx.host)?;
             }
+            if let Change::GuestCpu(Some(cpu)) = part {
+                self.ctx.caps.check_cpu(cpu)?;
+            }
             // The hosts of a switch have the names of its VMs.
             port |= matches!(part, Change::AddNic(_) | Change::RemoveNic(_) | Change::Port { .. } | Change::Name(_));
         }

@@ -11,17 +11,17 @@ use std::{
 };
 
 use super::{
-    Service, changes, disks,
-    image_store::Claim,
+    Service, changes,
+    disks::{self, Claim},
     images::{self, ImageUse},
     nics,
 };
 use crate::{
     host::{STORAGE, in_time},
     model::{
-        Alias, Conflict, CreateVm, Disk, DiskWish, Error, MAX_DEVICES, Metadata, Named, NewDisk, Operation, Policy,
-        Result, Status, VmId, VmSpec, VmView, check_definition, check_disk_size, check_length, check_max_memory,
-        check_max_vcpus, check_memory, check_name, check_vcpus, default_max_memory, now_ms,
+        Alias, Conflict, CreateVm, Disk, DiskFile, DiskWish, Error, MAX_DEVICES, Metadata, Named, NewDisk, Operation,
+        Policy, Result, Status, VmId, VmSpec, VmView, check_definition, check_disk_size, check_length,
+        check_max_memory, check_max_vcpus, check_memory, check_name, check_vcpus, default_max_memory, now_ms,
     },
     profile,
     vm::{self, VmHandle, records},
@@ -67,11 +67,16 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Kept<'_>)
         Some(max) => check_max_memory(max, memory, host.memory)?,
         None => default_max_memory(memory, host.memory),
     };
-    check_disk_size(wish.disk_size)?;
+    if wish.root.is_none() {
+        check_disk_size(wish.disk_size)?;
+    }
     let name = wish.name.as_deref().map_or_else(|| Ok(id.default_name()), check_name)?;
     if let Some(pinning) = &wish.cpu_pinning {
         changes::check_pinning(pinning, host)?;
         pinning.check_sets(vcpus)?;
+    }
+    if let Some(cpu) = &wish.cpu {
+        service.ctx.caps.check_cpu(cpu)?;
     }
     if let Some(limits) = &wish.io_limits {
         limits.check()?;
@@ -83,21 +88,27 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Kept<'_>)
     let profile = wish.profile.as_deref().unwrap_or(profile::DEFAULT);
     let machine = service.profiles.resolve(profile, &service.ctx.caps)?;
     let sent_base = wish.base_image.clone();
-    let root = DiskWish {
+    let mut claims = Vec::new();
+    let attached = wish.root.is_some();
+    let root = wish.root.unwrap_or(DiskWish {
         request: None,
-        size: wish.disk_size,
+        existing: None,
+        size: Some(wish.disk_size),
         base_image: wish.base_image,
         clone: wish.clone,
         io_limits: wish.io_limits,
-    };
-    let (NewDisk { layer, size, base, clone, io_limits, .. }, claim) = disks::resolve(service, root).await?;
-    let mut claims: Vec<Claim> = claim.into_iter().collect();
+    });
+    let root = disks::resolve(service, root).await;
+    let (root, claim) = root.map_err(|error| if attached { disks::among(0, error) } else { error })?;
+    let NewDisk { layer, existing, size, base, clone, io_limits, .. } = root;
+    claims.extend(claim);
     let named_base = base.as_ref().zip(sent_base).and_then(|(base, sent)| Alias::new(base.path.clone(), sent));
     let folder = service.ctx.image_folder(&id);
     let file = match &wish.disk_folder {
         Some(named) => images::folder(service, named).await?.join(format!("{id}.qcow2")),
         None => folder.join("root.qcow2"),
     };
+    let file = existing.map_or_else(|| file.into(), DiskFile::Foreign);
     let iso = match &wish.iso {
         Some(named) => Some(images::locate(service, named, ImageUse::Iso).await?.0),
         None => None,
@@ -108,7 +119,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Kept<'_>)
     let mut further = Vec::new();
     for (index, wish) in wish.disks.into_iter().enumerate() {
         let disk = disks::resolve(service, wish).await;
-        let (disk, claim) = disk.map_err(|error| disks::among(index, error))?;
+        let (disk, claim) = disk.map_err(|error| disks::among(index + usize::from(attached), error))?;
         further.push(disk);
         claims.extend(claim);
     }
@@ -124,6 +135,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Kept<'_>)
         max_memory,
         max_memory_given: wish.max_memory.is_some(),
         cpu_pinning: wish.cpu_pinning,
+        cpu: wish.cpu,
         disks: vec![disk],
         disks_added: 0,
         nics: Vec::new(),
@@ -175,7 +187,8 @@ async fn establish(service: &Service, mut spec: Arc<VmSpec>, named: Option<PathB
     let mut made = service.making.begin();
     // Outside of the VM's own folder.
     let folder = ctx.image_folder(&spec.id);
-    let place = spec.root().and_then(|root| root.file.parent()).filter(|place| **place != folder).map(Path::to_owned);
+    let own = spec.root().and_then(|root| root.file.own());
+    let place = own.and_then(|file| file.parent()).filter(|place| **place != folder).map(Path::to_owned);
     if let Some(place) = &place
         && let Err(error) = made.make(service, place, &mut spec).await
     {
@@ -232,10 +245,15 @@ async fn take_back(service: &Service, spec: Arc<VmSpec>) {
     }
 }
 
+/// The files that are made for a VM.
+fn own_files(spec: &VmSpec) -> Vec<PathBuf> {
+    spec.disks.iter().filter_map(|disk| Some(disk.file.own()?.to_path_buf())).collect()
+}
+
 /// Refuses a VM whose disks would be made where files are that no record tells of, as after the loss of one: taking back
 /// what then fails must not take those.
 async fn check_nothing_there(spec: &VmSpec) -> Result<()> {
-    let files: Vec<PathBuf> = spec.disks.iter().map(|disk| disk.file.clone()).collect();
+    let files = own_files(spec);
     let looked = in_time(STORAGE, move || Ok(files.into_iter().find(|file| fs::symlink_metadata(file).is_ok()))).await;
     match looked.map_err(|error| Error::failed(Operation::Create, error))? {
         None => Ok(()),
@@ -250,14 +268,14 @@ async fn check_nothing_there(spec: &VmSpec) -> Result<()> {
 async fn check_mounted(service: &Service, spec: &VmSpec) -> Result<()> {
     let folders = || service.ctx.config.storage_dirs.clone();
     let failed = |error| Error::failed(Operation::Create, error);
-    let files: Vec<PathBuf> = spec.disks.iter().map(|disk| disk.file.clone()).collect();
+    let files = own_files(spec);
     let (looked, within) = (files.clone(), folders());
     let marked = in_time(STORAGE, move || Ok(looked.iter().all(|file| vm::is_marked(file, &within)))).await;
     if marked.map_err(failed)? {
         return Ok(());
     }
     let views = service.registry.views();
-    let others: Vec<_> = views.iter().flat_map(|view| &view.spec.disks).map(|disk| disk.file.clone()).collect();
+    let others: Vec<_> = views.iter().flat_map(|view| own_files(&view.spec)).collect();
     let within = folders();
     let mounted =
         in_time(STORAGE, move || Ok(files.iter().try_for_each(|file| vm::check_mounted(file, &others, &within)))).await;

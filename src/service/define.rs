@@ -2,24 +2,33 @@
 //! changed is changed, all of it or nothing, and what cannot be changed is refused by its name. How a running VM follows is
 //! the business of its task.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::time::timeout;
 
 use super::{
-    Service, bases, disks,
-    image_store::Claim,
+    Service, bases,
+    disks::{self, Claim},
+    images,
     nics::{self, Promises},
+    paths,
     switches::Reservation,
 };
 use crate::{
     model::{
-        Applied, Change, CloneMode, Conflict, CpuPinning, DiskWish, Error, IoLimits, MAX_DEVICES, MetadataWish, Nic,
-        NicWish, PolicyWish, Result, VmId, VmSpec, VmView, check_length, default_max_memory,
+        Applied, Change, CloneMode, Conflict, CpuPinning, Disk, DiskWish, Error, GuestCpu, IoLimits, MAX_DEVICES,
+        MetadataWish, Nic, NicWish, PolicyWish, Result, VmId, VmSpec, VmView, check_length, default_max_memory,
     },
     vm::VmHandle,
 };
 
 /// How often lists are compared anew that others change at the same time.
 const TRIES: usize = 8;
+/// Until what they have changed is looked at again in any case.
+const SOON: Duration = Duration::from_secs(1);
 
 /// A definition, or a part of it, as a dialect hands it over: decoded, not yet checked.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +48,8 @@ pub struct Define {
     pub clone: Option<CloneMode>,
     /// `Some(None)` removes it.
     pub cpu_pinning: Option<Option<CpuPinning>>,
+    /// `Some(None)` for the richest.
+    pub cpu: Option<Option<GuestCpu>>,
     /// Of the root disk; `Some(None)` removes them.
     pub io_limits: Option<Option<IoLimits>>,
     /// All beside the root disk.
@@ -60,10 +71,15 @@ impl Service {
     /// changes. Nothing is changed then.
     pub async fn define(&self, id: VmId, wish: Define) -> Result<(VmView, Applied)> {
         let handle = self.handle(id)?;
+        let mut views = handle.views();
         for _ in 0..TRIES {
+            let before = views.borrow().spec.clone();
             match self.define_once(&handle, wish.clone()).await {
                 // Others have changed its lists since they were compared.
-                Err(Error::Conflict(Conflict::Outdated)) => {}
+                Err(Error::Conflict(Conflict::Outdated)) => {
+                    // It shows when it is stored.
+                    let _ = timeout(SOON, views.wait_for(|view| view.gone || view.spec != before)).await;
+                }
                 done => return done,
             }
         }
@@ -156,6 +172,19 @@ fn check_grows(param: impl Into<std::borrow::Cow<'static, str>>, wish: Option<i6
     }
 }
 
+/// Whether a disk is in the file that a client means: the one that it named, or one that was made for it.
+fn same_file(service: &Service, wish: &DiskWish, disk: &Disk) -> Result<bool> {
+    match (&wish.existing, disk.file.foreign()) {
+        (None, None) => Ok(true),
+        (Some(wish), Some(file)) => {
+            let named = images::host_path(service, &wish.path, "path", "be the path of a disk image")?;
+            Ok(wish.format == file.format
+                && (named == file.path || paths::canonical(&named).as_ref() == Some(&file.path)))
+        }
+        (Some(_), None) | (None, Some(_)) => Ok(false),
+    }
+}
+
 /// The changes that lead to a definition.
 struct Wanted<'a> {
     service: &'a Service,
@@ -166,10 +195,11 @@ struct Wanted<'a> {
 }
 
 /// Held for what its drop gives back.
+#[derive(Default)]
 struct Kept<'a> {
     _new: Option<Promises<'a>>,
     _place: Option<Reservation>,
-    _claim: Option<Claim>,
+    _file: Option<Claim>,
 }
 
 impl Wanted<'_> {
@@ -181,6 +211,7 @@ impl Wanted<'_> {
             let (vcpus, pinning) = (wish.vcpus, wish.cpu_pinning.clone());
             self.changes.push(Change::Cpu { vcpus, pinning });
         }
+        self.changes.extend(wish.cpu.clone().map(|cpu| Change::GuestCpu(cpu.map(Box::new))));
         self.changes.extend(wish.memory.map(Change::Memory));
         if let Some(root) = self.spec.root()
             && (wish.disk_size.is_some() || wish.io_limits.is_some())
@@ -195,7 +226,7 @@ impl Wanted<'_> {
 
     async fn disks(&mut self, wishes: Vec<DiskWish>) -> Result<()> {
         check_length("disks", &wishes, MAX_DEVICES)?;
-        let there = &self.spec.disks[self.spec.disks.len().min(1)..];
+        let there = self.spec.listed_disks();
         if wishes.len() < there.len() {
             let count = there.len();
             return Err(fixed(
@@ -207,15 +238,20 @@ impl Wanted<'_> {
             let Some(disk) = there.get(index) else {
                 let resolved = disks::resolve(self.service, wish).await;
                 let (disk, claim) = resolved.map_err(|error| disks::among(index, error))?;
-                self.kept.push(Kept { _new: None, _place: None, _claim: claim });
+                self.kept.push(Kept { _file: claim, ..Kept::default() });
                 let folder = self.service.ctx.image_folder(&self.spec.id);
                 self.changes.push(Change::AddDisk { disk: Box::new(disk), folder });
                 continue;
             };
             let place = |field: &str| format!("disks[{index}].{field}");
-            check_grows(place("disk_size"), Some(wish.size), disk.size)?;
+            check_grows(place("disk_size"), wish.size, disk.size)?;
+            if !same_file(self.service, &wish, disk)? {
+                return Err(fixed(place("path"), disk.file.display().to_string()));
+            }
             let is = || disk.base.as_ref().map_or_else(|| "none".to_owned(), |base| base.path.display().to_string());
             let same = match (&wish.base_image, &disk.base) {
+                // What it was found to lie on.
+                (None, _) if wish.existing.is_some() => true,
                 (None, None) => true,
                 (Some(named), Some(base)) => {
                     wish.clone == disk.clone
@@ -230,7 +266,7 @@ impl Wanted<'_> {
                 return Err(fixed(place("base_image"), is()));
             }
             let io_limits = Some(wish.io_limits.map(Box::new));
-            self.changes.push(Change::Disk { name: disk.name.clone(), size: Some(wish.size), io_limits });
+            self.changes.push(Change::Disk { name: disk.name.clone(), size: wish.size, io_limits });
         }
         Ok(())
     }
@@ -249,7 +285,7 @@ impl Wanted<'_> {
                     let resolved = nics::resolve(self.service, wish, (self.spec.id, &self.spec.name));
                     let (nic, promises) = resolved.map_err(|error| nics::among(index, error))?;
                     self.changes.push(Change::AddNic(Box::new(nic)));
-                    self.kept.push(Kept { _new: Some(promises), _place: None, _claim: None });
+                    self.kept.push(Kept { _new: Some(promises), ..Kept::default() });
                 }
             }
         }
@@ -273,7 +309,7 @@ impl Wanted<'_> {
         if wished != *port {
             let (change, place) = self.service.port_change(self.spec, nic.id, whole)?;
             self.changes.push(change);
-            self.kept.push(Kept { _new: None, _place: place, _claim: None });
+            self.kept.push(Kept { _place: place, ..Kept::default() });
         }
         Ok(())
     }

@@ -1,7 +1,11 @@
 //! Disks that a client wishes for: checked against the host and the base image. Making them is the VM's or `create`'s
 //! work.
 
-use super::{Service, bases, image_store::Claim};
+use super::{
+    Service, bases,
+    existing::{self, Found},
+    image_store,
+};
 use crate::{
     model::{Change, DiskWish, Error, LayerId, NewDisk, Result, VmId, VmView, check_disk_size},
     vm::while_wanted,
@@ -9,12 +13,24 @@ use crate::{
 
 const GIB: u64 = 1 << 30;
 
-/// Checks a wish. Makes nothing. What keeps the image of the store that it is to be made of is held until the disk is stored.
+/// What keeps others from what a disk is to be, or to be made of, until it stands in a definition, or does not.
+pub(super) enum Claim {
+    /// Nobody else attaches it.
+    File { _claim: existing::Claim },
+    /// Nobody deletes it.
+    Image { _claim: image_store::Claim },
+}
+
+/// Checks a wish. Makes nothing.
 ///
 /// # Errors
-/// [`Error::Invalid`], [`Error::BaseImageNotFound`].
+/// [`Error::Invalid`], [`Error::BaseImageNotFound`], [`Error::Storage`].
 pub(super) async fn resolve(service: &Service, wish: DiskWish) -> Result<(NewDisk, Option<Claim>)> {
-    let size = check_disk_size(wish.size)?;
+    if wish.existing.is_some() {
+        return attach(service, wish).await;
+    }
+    let size = wish.size.ok_or_else(|| Error::invalid("disk_size", "be given"))?;
+    let size = check_disk_size(size)?;
     if let Some(limits) = &wish.io_limits {
         limits.check()?;
     }
@@ -29,11 +45,32 @@ pub(super) async fn resolve(service: &Service, wish: DiskWish) -> Result<(NewDis
                 );
                 return Err(Error::invalid("disk_size", must));
             }
-            (Some(base), claim)
+            (Some(base), claim.map(|claim| Claim::Image { _claim: claim }))
         }
     };
     let DiskWish { request, clone, io_limits, .. } = wish;
-    Ok((NewDisk { request, layer: LayerId::random(), size, base, clone, io_limits }, claim))
+    Ok((NewDisk { request, layer: LayerId::random(), existing: None, size, base, clone, io_limits }, claim))
+}
+
+/// A disk that is there already, as it is.
+async fn attach(service: &Service, wish: DiskWish) -> Result<(NewDisk, Option<Claim>)> {
+    let DiskWish { request, existing, size, base_image, clone, io_limits } = wish;
+    if base_image.is_some() {
+        return Err(Error::invalid("base_image", "not be given beside path: the disk is there already"));
+    }
+    if size.is_some() {
+        return Err(Error::invalid("disk_size", "not be given beside path: the disk has its size; grow it afterwards"));
+    }
+    if let Some(limits) = &io_limits {
+        limits.check()?;
+    }
+    let Some(existing) = existing else { return Err(Error::invalid("path", "be given")) };
+    let Found { file, base, claim } = existing::resolve(service, &existing).await?;
+    let size = check_disk_size(i64::try_from(file.size()).unwrap_or(i64::MAX)).map_err(|_| {
+        Error::invalid("path", format!("have a size that a disk may have, and it has {} bytes", file.bytes))
+    })?;
+    let disk = NewDisk { request, layer: LayerId::random(), existing: Some(file), size, base, clone, io_limits };
+    Ok((disk, Some(Claim::File { _claim: claim })))
 }
 
 /// The same error about the field of the `index`th further disk.
@@ -53,7 +90,9 @@ impl Service {
         if handle.view().spec.disk_of(wish.request).is_none() {
             self.check_not_made(wish.request)?;
         }
+        // Kept until it stands in the definition, or does not.
         let (disk, _claim) = while_wanted(resolve(self, wish)).await?;
-        self.change_by(&handle, Change::AddDisk { disk: Box::new(disk), folder: self.ctx.image_folder(&id) }).await
+        let disk = Box::new(disk);
+        self.change_by(&handle, Change::AddDisk { disk, folder: self.ctx.image_folder(&id) }).await
     }
 }

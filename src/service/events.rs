@@ -10,7 +10,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    model::{Event, VmId},
+    model::{Event, LabelFilter, VmId},
     store::{self, Kept, Store, StoreError},
 };
 
@@ -76,6 +76,8 @@ pub struct Filter {
     pub vm: Option<VmId>,
     /// Types, or what they begin with up to the point.
     pub types: Vec<String>,
+    /// Of the VM, as they were then.
+    pub labels: LabelFilter,
 }
 
 impl Filter {
@@ -84,7 +86,9 @@ impl Filter {
         let is_wanted = |wanted: &String| {
             kind == wanted || kind.strip_prefix(wanted.as_str()).is_some_and(|rest| rest.starts_with('.'))
         };
-        self.vm.is_none_or(|vm| event.vm() == Some(vm)) && (self.types.is_empty() || self.types.iter().any(is_wanted))
+        self.vm.is_none_or(|vm| event.vm() == Some(vm))
+            && (self.types.is_empty() || self.types.iter().any(is_wanted))
+            && self.labels.wants_any(event.labels())
     }
 }
 
@@ -284,7 +288,8 @@ mod tests {
         let events = Events::of(store.clone());
         let mut quick = events.follow(None, Filter::default()).unwrap();
         let mut slow = events.follow(Some(After::Beginning), Filter::default()).unwrap();
-        let mut created = events.follow(None, Filter { vm: None, types: vec!["switch.created".to_owned()] }).unwrap();
+        let mut created =
+            events.follow(None, Filter { types: vec!["switch.created".to_owned()], ..Filter::default() }).unwrap();
         let count = 3 * AHEAD as u64;
         for number in 1..=count {
             tell(&store, if number % 100 == 0 { What::Created } else { What::Deleted }).await;

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::{Service, paths};
+use super::{Service, paths, trusted};
 use crate::{
     config::{Config, is_windows},
     host::{
@@ -122,7 +122,10 @@ const FOLDER: &str = "disk_folder";
 const BACKING_PATH: usize = 1023;
 
 /// A client's path as one of this host.
-fn host_path(service: &Service, named: &Path, param: &'static str, must: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub(super) fn host_path(service: &Service, named: &Path, param: &'static str, must: &str) -> Result<PathBuf> {
     let Some(text) = named.to_str().filter(|t| !t.is_empty() && !t.contains('\0')) else {
         return Err(Error::invalid(param, must));
     };
@@ -156,7 +159,7 @@ fn find(ctx: &Context, named: &Path, mut wanted: PathBuf, kind: ImageUse) -> Res
         return Err(kind.invalid(format!("have a path that is UTF-8, links resolved, unlike {}", path.display())));
     }
     if paths::is_within(&path, &config.storage_dirs[..1]) || ctx.census.has_disk(&path) {
-        return Err(kind.invalid("not be a disk that qherd made for a VM"));
+        return Err(kind.invalid("not be a disk of a VM"));
     }
     let metadata = match std::fs::metadata(&path) {
         Ok(metadata) => metadata,
@@ -220,12 +223,22 @@ fn find_folder(config: &Config, wanted: &Path) -> Result<PathBuf> {
     if own.and_then(|first| VmId::parse(first.to_str()?)).is_some() {
         return invalid("not lie in the folder of another VM".into());
     }
+    // Up to the storage directory; what leads there is the administrator's.
+    let below = path.ancestors().take_while(|part| allowed(&part.to_path_buf()));
+    for part in below {
+        if let Some(who) = trusted::changed_by(part) {
+            return invalid(format!(
+                "be a folder that only the administrator can change, unlike {}, which {who} can",
+                part.display()
+            ));
+        }
+    }
     match path.ancestors().find_map(|part| std::fs::metadata(part).ok()) {
         Some(metadata) if !metadata.is_dir() => invalid("be a folder, or one that can be made".into()),
         _ => Ok(path),
     }
 }
 
-fn listed(dirs: &[PathBuf]) -> String {
+pub(super) fn listed(dirs: &[PathBuf]) -> String {
     dirs.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ")
 }

@@ -12,6 +12,7 @@ pub mod database;
 mod define;
 mod disks;
 pub mod events;
+mod existing;
 mod exports;
 mod folders;
 mod host;
@@ -31,8 +32,10 @@ mod sandbox;
 mod state_dir;
 mod state_lock;
 mod switches;
+mod trusted;
 mod user_network;
 mod waiting;
+mod warnings;
 
 use std::{sync::Arc, time::Duration};
 
@@ -56,8 +59,13 @@ pub use waiting::Awaited;
 
 use crate::{
     config::{Accel, Config},
-    host::{STORAGE, cpus::Host, image::QemuImg, in_time, process},
-    model::{CreateVm, Error, Operation, Result, Sample, Status, VmId, VmView, same_name},
+    host::{
+        STORAGE,
+        cpus::Host,
+        image::{self, QemuImg},
+        in_time, process,
+    },
+    model::{CreateVm, Error, LabelFilter, Operation, Result, Sample, Status, VmId, VmView, same_name},
     net::Network,
     profile::Profiles,
     qemu::Accelerator,
@@ -77,6 +85,7 @@ pub struct Service {
     places: switches::Places,
     bases: bases::Inspector,
     image_store: image_store::ImageStore,
+    attaching: existing::Claims,
     guest_answers: addresses::GuestAnswers,
     making: folders::Making,
     capacity: capacity::Capacity,
@@ -101,21 +110,16 @@ pub struct Filter {
     pub status: Option<Status>,
     pub name: Option<String>,
     pub name_in_any_case: Option<String>,
-    /// All of them: a key, with its value where that is not to be any.
-    pub labels: Vec<(String, Option<String>)>,
+    pub labels: LabelFilter,
 }
 
 impl Filter {
     fn wants(&self, view: &VmView) -> bool {
         let spec = &view.spec;
-        let labelled = |(key, wanted): &(String, Option<String>)| {
-            let value = spec.metadata.labels.get(key);
-            value.is_some_and(|value| wanted.as_ref().is_none_or(|wanted| wanted == value))
-        };
         self.status.is_none_or(|status| status == view.status)
             && self.name.as_ref().is_none_or(|name| *name == spec.name)
             && self.name_in_any_case.as_ref().is_none_or(|name| same_name(name, &spec.name))
-            && self.labels.iter().all(labelled)
+            && self.labels.wants(&spec.metadata.labels)
     }
 }
 
@@ -134,6 +138,12 @@ impl Service {
             config.state_dir.display()
         );
         process::raise_descriptor_limit();
+        let named = config.clone();
+        match in_time(STORAGE, move || Ok(trusted::check(&named))).await {
+            Ok(judged) => judged?,
+            // On storage that hangs; what is wanted of it is refused for as long as it does.
+            Err(error) => tracing::warn!(%error, "cannot tell who can change the image and storage directories"),
+        }
         let lock = state_lock::StateLock::for_daemon(&config.state_dir)?;
         private::folders(&config.state_dir)?;
         let state_dir = config.state_dir.clone();
@@ -149,9 +159,10 @@ impl Service {
         let host = Host::read().context("cannot read the host's cores and memory")?;
         let (db, cache) = (config.state_dir.join("db"), config.state_dir.join("accelerator.json"));
         let program = config.program.clone();
+        let folders = image::Folders { images: config.base_dirs(), storage: config.storage_dirs.clone() };
         // Each takes its time, and none needs another: VMs wait for this daemon.
         let (images, caps, store, net) = tokio::join!(
-            QemuImg::find(&config.qemu_img),
+            QemuImg::find(&config.qemu_img, folders),
             Caps::detect(&config.qemu, wanted, &cache),
             tokio::task::spawn_blocking(move || {
                 if let Some(program) = program {
@@ -171,7 +182,7 @@ impl Service {
         let keys = Keys::open(store.clone(), riders.clone()).context("cannot read the idempotency keys")?;
         let operations = operations::Operations::open(store.clone()).context("cannot read the operations")?;
         operations.conclude().await;
-        let image_store = image_store::ImageStore::new(&config.state_dir, config.program.clone());
+        let image_store = image_store::ImageStore::new(config.layers_dir(), config.program.clone());
         image_store.recover(&store).await?;
         let capacity = capacity::Capacity::new(&config, &host);
         let ctx = Arc::new(Context {
@@ -192,6 +203,7 @@ impl Service {
         let service = Self {
             bases: bases::Inspector::default(),
             image_store,
+            attaching: existing::Claims::default(),
             guest_answers: addresses::GuestAnswers::default(),
             making: folders::Making::default(),
             capacity,
@@ -212,6 +224,7 @@ impl Service {
         let service = Arc::new(service);
         tokio::spawn(switches::follow(Arc::downgrade(&service)));
         tokio::spawn(switches::tell(Arc::downgrade(&service)));
+        tokio::spawn(warnings::tell(service.clone()));
         Ok(service)
     }
 

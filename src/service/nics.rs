@@ -1,7 +1,7 @@
 //! NICs: what a client wishes for, checked and given its addresses, and what is told of those that are there.
 //! Making them is the VM's work, and what is on the host's side of them `net`'s.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::{
     Service,
@@ -9,10 +9,11 @@ use super::{
     switches::{Owner, Reservation, Wanted},
 };
 use crate::{
+    config::Config,
     model::{
-        Applied, Carrier, Change, DEFAULT_LABEL, Error, MAX_DEVICES, NetworkWish, NewNic, NewNics, Nic, NicBackend,
-        NicId, NicWish, PortWish, Result, Switch, SwitchId, SwitchKind, SwitchPort, VmId, VmSpec, VmView,
-        check_carried, check_forwards, check_length, check_name, check_queues,
+        Applied, Carrier, Change, DEFAULT_LABEL, Error, Forward, MAX_DEVICES, NetworkWish, NewNic, NewNics, Nic,
+        NicBackend, NicId, NicWish, PortWish, Protocol, Result, Switch, SwitchId, SwitchKind, SwitchPort, VmId, VmSpec,
+        VmView, check_carried, check_forwards, check_length, check_name, check_queues,
     },
     net::{PortHealth, Traffic},
     vm::Mark,
@@ -98,6 +99,7 @@ pub(super) fn resolve<'a>(service: &'a Service, wish: NicWish, vm: (VmId, &str))
                 return Err(Error::invalid(name, "not be set for a NIC on the user-mode network"));
             }
             check_forwards(&forwards)?;
+            check_doors(&service.ctx.config, &forwards)?;
             if service.user_network().carrier == Carrier::Passt {
                 check_carried(&forwards)?;
             }
@@ -119,6 +121,28 @@ pub(super) fn resolve<'a>(service: &'a Service, wish: NicWish, vm: (VmId, &str))
     };
     let nic = NewNic { id: wish.id.unwrap_or_else(NicId::random), label, mac: promise.mac, queues, backend };
     Ok((nic, Promises { _mac: promise, _port: port }))
+}
+
+/// Forwards listen where the administrator lets them, and never on a port of the API: what answers there is taken for it.
+fn check_doors(config: &Config, forwards: &[Forward]) -> Result<()> {
+    let api: Vec<u16> = [Some(config.listen), config.hyperv_listen].iter().flatten().map(SocketAddr::port).collect();
+    for (index, forward) in forwards.iter().enumerate() {
+        let must = |field: &str, must: String| Err(Error::invalid(format!("user.forwards[{index}].{field}"), must));
+        let allowed = |address: &Ipv4Addr| address.is_unspecified() || *address == forward.host_address;
+        if !forward.host_address.is_loopback() && !config.forward_addresses.iter().any(allowed) {
+            return must(
+                "host_address",
+                format!(
+                    "be a loopback address, such as 127.0.0.1, not {}; the administrator allows others with --forward-address",
+                    forward.host_address
+                ),
+            );
+        }
+        if forward.protocol == Protocol::Tcp && api.contains(&forward.host_port) {
+            return must("host_port", format!("not be {}, which is a port of qherd's API", forward.host_port));
+        }
+    }
+    Ok(())
 }
 
 /// What only an adapter's network has, and only a kernel that keeps them apart.

@@ -86,9 +86,10 @@ impl Service {
         }
     }
 
-    /// Every folder in which a disk is found is marked, so that its storage is missed when it is not mounted.
+    /// Every folder in which a disk of ours is found is marked, so that its storage is missed when it is not mounted.
     async fn mark_storage(&self, vms: &[Stored]) {
-        let files = vms.iter().flat_map(|vm| &vm.record.definition.disks).map(|disk| disk.file.clone());
+        let disks = vms.iter().flat_map(|vm| &vm.record.definition.disks);
+        let files = disks.filter_map(|disk| Some(disk.file.own()?.to_path_buf()));
         let (files, folders): (Vec<_>, _) = (files.collect(), self.ctx.config.storage_dirs.clone());
         let marked = in_time(STORAGE, move || {
             let there = files.iter().filter(|file| file.exists());

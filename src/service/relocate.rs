@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    model::{Disk, VmSpec},
+    model::{Disk, DiskFile, VmSpec},
     vm::core::{Record, Run},
 };
 
@@ -64,10 +64,12 @@ impl Names {
 
     fn disk(&self, disk: &Disk, spec: &VmSpec) -> Disk {
         let mut disk = disk.clone();
-        disk.file = match own(&disk.file, spec) {
-            Some((_, name)) => self.today.join("images").join(spec.id.to_string()).join(name),
-            None => self.of_today(&disk.file),
-        };
+        if let DiskFile::Own(file) = &disk.file {
+            disk.file = match own(file, spec) {
+                Some((_, name)) => self.today.join("images").join(spec.id.to_string()).join(name).into(),
+                None => self.of_today(file).into(),
+            };
+        }
         if let Some(base) = &mut disk.base {
             base.path = self.of_today(&base.path);
         }
@@ -169,7 +171,7 @@ mod tests {
         );
         let names = Names::new(&today, Vec::new(), [&one].into_iter());
         assert!(names.bring_up_to_date(&mut one));
-        let files: Vec<_> = one.definition.disks.iter().map(|disk| disk.file.clone()).collect();
+        let files: Vec<_> = one.definition.disks.iter().map(|disk| disk.file.to_path_buf()).collect();
         let images = today.join("images").join(id);
         let expected = [
             images.join("root.qcow2"),

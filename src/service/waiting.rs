@@ -64,8 +64,11 @@ impl Service {
                     false => drop(select_all(news.iter_mut().map(|news| Box::pin(news.changed()))).await),
                 }
             };
+            // What a port has seen nobody tells, as little as an agent does.
+            let nics = view.in_effect.iter().flat_map(|live| &live.nics);
+            let claims = nics.filter_map(|nic| nic.port()).any(|port| port.address.is_none());
             let agent = async {
-                match view.agent {
+                match view.agent || claims {
                     true => sleep(FRESH).await,
                     false => pending().await,
                 }

@@ -4,7 +4,7 @@
 
 use std::{future::Future, sync::Arc};
 
-use super::{core::Lane, progress::Progress};
+use super::progress::Progress;
 use crate::{
     host::image::Copied,
     model::{Asker, Conflict, Result},
@@ -35,6 +35,28 @@ pub fn progress() -> Option<Arc<Progress>> {
     PROGRESS.try_with(Clone::clone).ok()
 }
 
+/// Nothing is known any more that stands in the way of what is done to the host for this task's client, on what bears this
+/// name: it has begun.
+pub fn begins(name: &str) {
+    if let Some(progress) = progress() {
+        progress.begins(name);
+    }
+}
+
+/// A part of that, as it is shown.
+pub async fn in_phase<T>(title: &'static str, work: impl Future<Output = T>) -> T {
+    copying(title, &Arc::default(), work).await
+}
+
+/// The same, of one that copies something: `copied` tells how far it has come.
+pub async fn copying<T>(title: &'static str, copied: &Arc<Copied>, work: impl Future<Output = T>) -> T {
+    let Some(progress) = progress() else { return work.await };
+    progress.begin(title, None, copied);
+    let done = work.await;
+    progress.end(title, None);
+    done
+}
+
 /// What may take long before a VM is asked, and makes nothing that is left: it is given up when nobody wants it any more.
 ///
 /// # Errors
@@ -46,20 +68,4 @@ pub async fn while_wanted<T>(work: impl Future<Output = Result<T>>) -> Result<T>
         () = progress.is_unwanted() => Err(Conflict::Cancelled.into()),
         done = work => done,
     }
-}
-
-/// What this task works for is about something of this name, and of no VM.
-pub(crate) fn is_about(name: &str) {
-    if let Some(progress) = progress() {
-        progress.is_about(name);
-    }
-}
-
-/// A part of work that no VM's task does, as it is shown; `copied` tells how far it has come.
-pub(crate) async fn in_phase<T>(name: &'static str, copied: &Arc<Copied>, work: impl Future<Output = T>) -> T {
-    let Some(progress) = progress() else { return work.await };
-    progress.begin(name, Lane::Files, copied);
-    let done = work.await;
-    progress.end(name, Lane::Files);
-    done
 }

@@ -25,7 +25,7 @@ pub enum Mark {
     Address(SwitchId, Ipv4Addr),
     /// A port of the host that leads to the VM's user-mode network.
     HostPort(Protocol, u16),
-    /// A digest of a disk's file, or of a folder that was made for the VM.
+    /// A digest of a disk's file, of the image that it was cloned from, or of a folder that was made for the VM.
     Path(u64),
     /// A disk that lies on this layer of an image.
     Base(LayerId),
@@ -46,8 +46,12 @@ impl Mark {
             own.into_iter().chain(nic.switch().map(Self::Switch)).chain(address).chain(forwards)
         });
         let disks = spec.disks.iter().map(|disk| Self::path(&disk.file));
-        let bases = spec.disks.iter().filter_map(|disk| Some(Self::Base(disk.backing_file()?.layer?)));
-        nics.chain(disks).chain(bases).chain(spec.named.folders.iter().map(|folder| Self::path(&folder.path)))
+        let layers = spec.disks.iter().filter_map(|disk| Some(Self::Base(disk.backing_file()?.layer?)));
+        let bases = spec.disks.iter().filter_map(|disk| Some(Self::path(&disk.base.as_ref()?.path)));
+        nics.chain(disks)
+            .chain(bases)
+            .chain(layers)
+            .chain(spec.named.folders.iter().map(|folder| Self::path(&folder.path)))
     }
 }
 
@@ -107,7 +111,7 @@ impl Known {
 
     fn has_disk(&self, file: &Path) -> bool {
         let specs = [Some(&self.spec), self.in_effect.as_ref()];
-        specs.into_iter().flatten().any(|spec| spec.disks.iter().any(|disk| disk.file == file))
+        specs.into_iter().flatten().any(|spec| spec.disks.iter().any(|disk| *disk.file == *file))
     }
 
     fn marks(&self) -> impl Iterator<Item = Mark> {

@@ -351,7 +351,7 @@ impl VmHandle {
             // One that is not taken any more is dropped, and whoever waits for it told so.
             let _ = inbox.send(Inbox::Withdraw(id, reply));
         };
-        progress.enter(&self.view.borrow().spec.name, withdraw);
+        progress.enter(&self.view.borrow().spec, withdraw);
     }
 
     /// A task ends when its VM is deleted, else with the daemon.

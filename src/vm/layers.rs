@@ -14,10 +14,11 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::core::{Record, RunRecord};
 use crate::{
-    model::{BaseImage, CloneMode, Disk, ImageFormat, ImageId, LayerId, MAX_LAYER, VmId},
+    model::{BaseImage, CloneMode, Disk, DiskFile, ForeignFile, ImageFormat, ImageId, LayerId, MAX_LAYER, VmId},
     store::{self, Batch, Counted, MAX_RECORD_BYTES, Record as _, Store, StoreError},
 };
 
@@ -33,11 +34,21 @@ pub struct LayerRecord {
     /// What it was copied from. It stands alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     copy_of: Option<BaseImage>,
+    /// It was there before, and is its user's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    foreign: Option<Foreign>,
     /// The VMs that name it.
     owners: BTreeSet<VmId>,
     /// The images of the store that name it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     images: BTreeSet<ImageId>,
+}
+
+/// How a file was found that qherd did not make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Foreign {
+    format: ImageFormat,
+    bytes: u64,
 }
 
 /// What a layer lies on: a file of somebody's, or another layer, which lies on nothing itself. Longer chains come with
@@ -51,8 +62,14 @@ enum Parent {
 
 impl store::Record for LayerRecord {
     const KIND: &'static str = "layer";
-    const VERSION: u32 = 1;
+    /// From 2 on a file may be its user's, or an image's: an earlier qherd, which would erase it with its VM, does not read the
+    /// record.
+    const VERSION: u32 = 2;
     const COUNTED: bool = true;
+
+    fn migrate(_: &str, from: u32, data: Value) -> Result<Value, String> {
+        if from == 1 { Ok(data) } else { Err(format!("nothing here knows version {from}")) }
+    }
 }
 
 /// Images that may have one layer: so many names for the same content.
@@ -72,14 +89,15 @@ impl LayerRecord {
             CloneMode::Linked => (disk.base.clone().map(Parent::of), None),
             CloneMode::Full => (None, disk.base.clone()),
         };
-        let images = BTreeSet::new();
-        Self { folder: folder.to_owned(), file: file.to_owned(), parent, copy_of, owners, images }
+        let (folder, file, images) = (folder.to_owned(), file.to_owned(), BTreeSet::new());
+        let foreign = disk.file.foreign().map(|file| Foreign { format: file.format, bytes: file.bytes });
+        Self { folder, file, parent, copy_of, foreign, owners, images }
     }
 
     /// Of images: it stands alone, and is only read.
     pub fn of_images(folder: &Path, file: &Path, images: BTreeSet<ImageId>) -> Self {
         let (folder, file) = (folder.to_owned(), file.to_owned());
-        Self { folder, file, parent: None, copy_of: None, owners: BTreeSet::new(), images }
+        Self { folder, file, parent: None, copy_of: None, foreign: None, owners: BTreeSet::new(), images }
     }
 
     pub fn path(&self) -> PathBuf {
@@ -126,7 +144,11 @@ impl LayerRecord {
             }
             None => self.copy_of.clone(),
         };
-        disk.file = self.path();
+        let path = self.path();
+        disk.file = match &self.foreign {
+            Some(Foreign { format, bytes }) => DiskFile::Foreign(ForeignFile { path, format: *format, bytes: *bytes }),
+            None => path.into(),
+        };
         Ok(())
     }
 }

@@ -9,7 +9,10 @@ use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
 use super::core::{Lane, Step};
-use crate::{host::image::Copied, model::now_ms};
+use crate::{
+    host::image::Copied,
+    model::{Labels, VmSpec, now_ms},
+};
 
 /// Phases that are kept; a step that is made again and again is one of them.
 const MOST: usize = 64;
@@ -49,11 +52,14 @@ pub struct Progress {
     inner: Mutex<Inner>,
     /// Somebody wants it withdrawn.
     unwanted: watch::Sender<bool>,
+    /// It was admitted: no refusal is known at once any more.
+    begun: watch::Sender<bool>,
 }
 
 #[derive(Default)]
 struct Inner {
-    name: Option<String>,
+    /// What it is about: its name, and the labels of a VM.
+    subject: Option<(String, Labels)>,
     /// Has the VM's task withdraw it, once it has come so far.
     withdraw: Option<Arc<dyn Fn(Withdrawn) + Send + Sync>>,
     /// It waits for its turn.
@@ -63,7 +69,8 @@ struct Inner {
 
 impl Progress {
     pub fn new(id: Uuid) -> Arc<Self> {
-        Arc::new(Self { id, inner: Mutex::default(), unwanted: watch::Sender::new(false) })
+        let [unwanted, begun] = [false; 2].map(watch::Sender::new);
+        Arc::new(Self { id, inner: Mutex::default(), unwanted, begun })
     }
 
     pub fn id(&self) -> Uuid {
@@ -75,20 +82,16 @@ impl Progress {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request is on its way to the VM of this name, which is asked to withdraw it by `withdraw`.
-    pub(super) fn enter(&self, name: &str, withdraw: impl Fn(Withdrawn) + Send + Sync + 'static) {
+    /// A request is on its way to this VM, which is asked to withdraw it by `withdraw`.
+    pub(super) fn enter(&self, vm: &VmSpec, withdraw: impl Fn(Withdrawn) + Send + Sync + 'static) {
         let mut inner = self.lock();
-        inner.name = Some(name.to_owned());
+        // A switch whose VMs are asked something keeps its own.
+        inner.subject.get_or_insert_with(|| (vm.name.clone(), vm.metadata.labels.clone()));
         if *self.unwanted.borrow() {
             // Behind the request, so that it is found.
             withdraw(oneshot::channel().0);
         }
         inner.withdraw = Some(Arc::new(withdraw));
-    }
-
-    /// What it is about bears this name.
-    pub(super) fn is_about(&self, name: &str) {
-        self.lock().name = Some(name.to_owned());
     }
 
     /// Returns when nobody wants it any more.
@@ -97,14 +100,26 @@ impl Progress {
         let _ = self.unwanted.subscribe().wait_for(|unwanted| *unwanted).await;
     }
 
-    /// Whether it waits for its turn.
-    pub(super) fn is_queued(&self, queued: bool) {
+    /// The task of its VM has admitted it, and it waits for its turn or is under way.
+    pub(super) fn is_admitted(&self, queued: bool) {
         self.lock().queued = queued;
+        self.begun.send_if_modified(|begun| !std::mem::replace(begun, true));
+    }
+
+    /// The same of work that no VM's task does, on what bears this name.
+    pub(super) fn begins(&self, name: &str) {
+        self.lock().subject = Some((name.to_owned(), Labels::new()));
+        self.is_admitted(false);
+    }
+
+    /// Returns when it has been admitted.
+    pub async fn has_begun(&self) {
+        // The sender lives in `self`, so the wait cannot fail.
+        let _ = self.begun.subscribe().wait_for(|begun| *begun).await;
     }
 
     /// A step is made.
-    pub(super) fn begin(&self, name: &'static str, lane: Lane, copied: &Arc<Copied>) {
-        let device = device(lane);
+    pub(super) fn begin(&self, name: &'static str, device: Option<String>, copied: &Arc<Copied>) {
         let mut inner = self.lock();
         let known = inner.phases.iter().position(|(phase, _)| phase.name == name && phase.device == device);
         match known {
@@ -122,8 +137,7 @@ impl Progress {
         }
     }
 
-    pub(super) fn end(&self, name: &'static str, lane: Lane) {
-        let device = device(lane);
+    pub(super) fn end(&self, name: &'static str, device: Option<String>) {
         let mut inner = self.lock();
         let mut phases = inner.phases.iter_mut();
         if let Some((phase, _)) = phases.find(|(phase, _)| phase.name == name && phase.device == device) {
@@ -131,15 +145,19 @@ impl Progress {
         }
     }
 
-    /// The name of the VM, where it is known by now.
+    /// The name of the VM or the switch, where it is known by now.
     pub fn name(&self) -> Option<String> {
-        self.lock().name.clone()
+        self.lock().subject.as_ref().map(|(name, _)| name.clone())
+    }
+
+    /// The labels of the VM, likewise.
+    pub fn labels(&self) -> Labels {
+        self.lock().subject.as_ref().map(|(_, labels)| labels.clone()).unwrap_or_default()
     }
 
     /// Nothing has been begun yet.
     pub fn is_pending(&self) -> bool {
-        let inner = self.lock();
-        (inner.withdraw.is_none() && inner.phases.is_empty()) || inner.queued
+        !*self.begun.borrow() || self.lock().queued
     }
 
     /// The phases in the order in which they began.
@@ -170,7 +188,7 @@ impl Progress {
 }
 
 /// A disk by its name, a NIC by its id.
-fn device(lane: Lane) -> Option<String> {
+pub(super) fn device(lane: Lane) -> Option<String> {
     match lane {
         Lane::Disk(no) => Some(no.name()),
         Lane::Nic(nic) => Some(nic.to_string()),

@@ -7,7 +7,7 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use super::{
     core::{Lane, Outcome, Setback, Step},
     perform::{Brief, Hands, perform},
-    progress::{Progress, title},
+    progress::{Progress, device, title},
 };
 use crate::{host::image::Copied, model::VmId};
 
@@ -52,7 +52,7 @@ impl Steps {
         let (lane, deadline, title) = (step.lane(), step.deadline(), title(&step));
         let copied = brief.copied.clone();
         if let Some(title) = title {
-            shown.for_each(|progress| progress.begin(title, lane, &copied));
+            shown.for_each(|progress| progress.begin(title, device(lane), &copied));
         }
         tracing::debug!(vm = %hands.id, ?lane, "a step begins");
         let hands = hands.clone();
@@ -97,7 +97,7 @@ impl Steps {
         };
         let UnderWay { lane, title, .. } = self.by_task.remove(&id)?;
         if let Some(title) = title {
-            shown.for_each(|progress| progress.end(title, lane));
+            shown.for_each(|progress| progress.end(title, device(lane)));
         }
         if let Outcome::Failed(setback) = &outcome {
             tracing::info!(%vm, ?lane, ?setback, "a step was not made");
@@ -108,7 +108,7 @@ impl Steps {
     /// Shows what is under way already.
     pub fn show(&self, progress: &Progress) {
         for step in self.by_task.values() {
-            step.title.into_iter().for_each(|title| progress.begin(title, step.lane, &step.copied));
+            step.title.into_iter().for_each(|title| progress.begin(title, device(step.lane), &step.copied));
         }
     }
 }

@@ -308,7 +308,7 @@ impl Task {
         self.journal.note(&self.facts);
         self.steps.cut(|lane| plan.cut.contains(lane));
         for (ticket, progress) in shown(&self.replies) {
-            progress.is_queued(self.facts.later.iter().any(|(later, _)| later == ticket));
+            progress.is_admitted(self.facts.later.iter().any(|(later, _)| later == ticket));
         }
         for step in plan.start {
             self.start(step);

@@ -196,6 +196,42 @@ async fn what_is_typed_is_the_same_wherever_its_frames_are_cut() {
     }
 }
 
+/// Each byte that a viewer takes may be the last that it takes.
+#[tokio::test]
+async fn a_viewer_that_goes_within_a_frame_leaves_no_place_taken_and_the_next_one_has_all_of_it() {
+    let daemon = Daemon::start();
+    let log = b"\xff first\r\n\x1b[31msecond\x1b[0m\nlogin: ";
+    let id = with_log(&daemon, log).await;
+    let ask = request(&format!("/vms/{id}/console?shared=true"), "");
+    // The head, and one frame with what was there before.
+    let (mut socket, head) = answered(&daemon, &ask).await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    let mut frames = vec![0; 2 + log.len()];
+    tokio::time::timeout(Duration::from_secs(60), socket.read_exact(&mut frames)).await.expect("a frame").unwrap();
+    assert_eq!((frames[0], usize::from(frames[1]), &frames[2..]), (0x82, log.len(), &log[..]));
+    drop(socket);
+    for cut in 0..=frames.len() {
+        let (mut socket, head) = answered(&daemon, &ask).await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        let mut taken = vec![0; cut];
+        tokio::time::timeout(Duration::from_secs(60), socket.read_exact(&mut taken)).await.expect("so much").unwrap();
+        assert_eq!(taken, frames[..cut], "{cut}");
+    }
+    // Who types alone gets the place, as soon as the last of those has been seen to be gone.
+    let begun = std::time::Instant::now();
+    loop {
+        let mut terminal = Terminal::open(&daemon, &id, "").await;
+        terminal.see("login: ").await;
+        terminal.type_text("x").await;
+        terminal.note("[qherd: ").await;
+        if terminal.notes.contains("the VM does not run") {
+            break;
+        }
+        assert!(terminal.notes.contains("you only watch"), "{}", terminal.notes);
+        assert!(begun.elapsed() < Duration::from_secs(60), "somebody keeps the place: {}", terminal.notes);
+    }
+}
+
 #[tokio::test]
 async fn a_viewer_that_is_far_behind_goes_on_with_the_end_and_is_noted_what_is_left_out() {
     let daemon = Daemon::start();

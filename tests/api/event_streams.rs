@@ -1,11 +1,15 @@
 //! Server-sent events: what a client reads, goes on with after a kill, and that one who does not read keeps nobody waiting.
 
-use std::sync::OnceLock;
+use std::{collections::BTreeMap, sync::OnceLock};
 
 use crate::support::{Daemon, PATIENCE};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 /// Without a deadline for the whole answer. One for all: it takes its time to be made.
 fn client() -> reqwest::Client {
@@ -91,6 +95,67 @@ async fn a_stream_goes_on_after_a_kill_where_its_client_was() {
     assert!(daemon.terminate().success());
     assert_eq!(again.next().await, None);
     assert!(again.text.is_empty());
+}
+
+/// What a client has of a stream whose connection has ended after so many bytes of its answer: whole events, and the last id.
+fn had_of(answer: &[u8]) -> (Vec<u64>, Option<String>) {
+    let Some(head) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return (Vec::new(), None) };
+    let (mut rest, mut body) = (&answer[head + 4..], Vec::new());
+    // Chunks, of which the last one may be a part.
+    while let Some(line) = rest.windows(2).position(|two| two == b"\r\n") {
+        let size = usize::from_str_radix(std::str::from_utf8(&rest[..line]).unwrap(), 16).unwrap();
+        rest = &rest[line + 2..];
+        body.extend(&rest[..size.min(rest.len())]);
+        rest = rest.get(size + 2..).unwrap_or_default();
+    }
+    let text = String::from_utf8_lossy(&body).into_owned();
+    let whole = text.rsplit_once("\n\n").map_or("", |(whole, _)| whole);
+    let (mut numbers, mut last) = (Vec::new(), None);
+    for line in whole.split("\n\n").flat_map(str::lines) {
+        last = line.strip_prefix("id: ").map(str::to_owned).or(last);
+        let event = line.strip_prefix("data: ").map(|data| serde_json::from_str::<Value>(data).unwrap());
+        numbers.extend(event.map(|event| event["seq"].as_u64().unwrap()));
+    }
+    (numbers, last)
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_at_any_byte_goes_on_with_the_event_that_was_not_whole() {
+    let daemon = Daemon::start();
+    let id = daemon.create(daemon.wish()).await;
+    for description in ["größe", "a\nb"] {
+        daemon
+            .put(&format!("/vms/{id}"), json!({ "description": description, "name": description.replace('\n', " ") }))
+            .await
+            .expect(200);
+    }
+    daemon.delete(&format!("/vms/{id}")).await.expect(200);
+    let all = daemon.get("/events?after=0&wait=0").await.expect(200);
+    let all: Vec<u64> = all["events"].as_array().unwrap().iter().map(|event| event["seq"].as_u64().unwrap()).collect();
+    let address = daemon.url.strip_prefix("http://").unwrap();
+    let mut answer = Vec::new();
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let head = format!("GET /events?after=0 HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    socket.write_all(head.as_bytes()).await.unwrap();
+    while had_of(&answer).0.len() < all.len() {
+        timeout(PATIENCE, socket.read_buf(&mut answer)).await.expect("it goes on").unwrap();
+    }
+    drop(socket);
+    // What comes after each id that a client may have been left with.
+    let mut following: BTreeMap<Option<String>, Vec<u64>> = BTreeMap::new();
+    for cut in 0..=answer.len() {
+        let (mut heard, last) = had_of(&answer[..cut]);
+        if !following.contains_key(&last) {
+            let again = daemon.http().get(daemon.at("/events?after=0&wait=0&limit=1000"));
+            let again = if let Some(last) = &last { again.header("last-event-id", last) } else { again };
+            let rest = daemon.send(again).await.expect(200);
+            let numbers = rest["events"].as_array().unwrap().iter().map(|event| event["seq"].as_u64().unwrap());
+            following.insert(last.clone(), numbers.collect());
+        }
+        heard.extend(&following[&last]);
+        assert_eq!(heard, all, "cut at {cut}, after {last:?}");
+    }
+    assert!(following.len() > all.len(), "{following:?}");
 }
 
 #[tokio::test]

@@ -94,9 +94,58 @@ async fn a_poll_waits_for_what_comes_and_goes_on_from_there() {
     let again = daemon.http().get(daemon.at("/events?wait=0&after=0&type=vm&limit=1")).header("last-event-id", next);
     let again = daemon.send(again).await.expect(200);
     assert!(again["events"].as_array().unwrap().len() <= 1 && again["events"][0]["type"] != "vm.created", "{again}");
-    let one = events(&daemon, "after=0&wait=0&limit=1").await;
+    let one = events(&daemon, "after=0&wait=0&limit=1&type=vm").await;
     assert_eq!(types(&one), ["vm.created"]);
     assert_eq!(one["events"][0]["id"], one["next"]);
+}
+
+#[tokio::test]
+async fn events_are_found_by_the_labels_that_their_vm_had_then() {
+    let mut daemon = Daemon::start();
+    let mut wish = daemon.wish();
+    wish["labels"] = json!({ "env": "prod", "tier": "1" });
+    let id = daemon.create(wish).await;
+    let plain = daemon.create(daemon.wish()).await;
+    let path = format!("/vms/{id}");
+    daemon.put(&path, json!({ "labels": { "env": "test" } })).await.expect(200);
+    daemon.put(&path, json!({ "description": "x" })).await.expect(200);
+    daemon.put(&path, json!({ "labels": null })).await.expect(200);
+    daemon.put(&path, json!({ "description": "y" })).await.expect(200);
+    let start = daemon.http().post(daemon.at(&format!("{path}/start"))).header("prefer", "respond-async");
+    let unlabelled = daemon.send(start).await.expect(202)["id"].clone();
+    daemon.get(&format!("/operations/{}?wait=60", unlabelled.as_str().unwrap())).await.expect(200);
+    daemon.put(&path, json!({ "labels": { "env": "prod" } })).await.expect(200);
+    let stop = daemon.http().post(daemon.at(&format!("{path}/stop"))).header("prefer", "respond-async");
+    let labelled = daemon.send(stop.json(&json!({ "timeout": 1 }))).await.expect(202)["id"].clone();
+    daemon.get(&format!("/operations/{}?wait=60", labelled.as_str().unwrap())).await.expect(200);
+    daemon.delete(&path).await.expect(200);
+    daemon.delete(&format!("/vms/{plain}")).await.expect(200);
+    // They are what they were then, also for the next daemon.
+    for _ in 0..2 {
+        let found = async |query: &str| events(&daemon, &format!("after=0&wait=0&{query}")).await;
+        let changes = async |label: &str| {
+            let found = found(&format!("type=vm.created,vm.changed,vm.deleted&label={label}")).await;
+            assert!(found["events"].as_array().unwrap().iter().all(|event| event["vm_id"] == json!(id)), "{found:#}");
+            types(&found).iter().map(|kind| kind.strip_prefix("vm.").unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        // What gives a label away is found by it, and what takes it.
+        assert_eq!(changes("env").await, ["created", "changed", "changed", "changed", "changed", "deleted"]);
+        assert_eq!(changes("env=prod").await, ["created", "changed", "changed", "deleted"]);
+        assert_eq!(changes("env=prod,tier").await, ["created", "changed"]);
+        assert_eq!(changes("env=test").await, ["changed", "changed", "changed"]);
+        assert_eq!(changes("tier=2").await, [""; 0]);
+        let of_operations = found("type=operation&label=env=prod").await;
+        let heard = of_operations["events"].as_array().unwrap();
+        assert!(heard.len() >= 2 && heard.iter().all(|event| event["operation_id"] == labelled), "{heard:#?}");
+        let theirs = daemon.get("/hyperv/events?after=0&wait=0&label=env=prod,tier").await.expect(200);
+        let theirs = theirs["Events"].as_array().unwrap();
+        let ours = found("label=env=prod,tier").await;
+        let ours = ours["events"].as_array().unwrap();
+        assert_eq!(ours.len(), theirs.len());
+        assert!(ours.iter().zip(theirs).all(|(ours, theirs)| ours["id"] == theirs["Id"]));
+        daemon.kill();
+        daemon.run();
+    }
 }
 
 #[tokio::test]
@@ -109,6 +158,9 @@ async fn what_is_not_understood_or_not_kept_is_said() {
         ("vm=x", "vm"),
         ("type=vm.gone", "type"),
         ("type=vm,", "type"),
+        ("label=", "label"),
+        ("label=a%20b", "label"),
+        ("label=env=prod,", "label"),
         ("wait=-1", "wait"),
         ("wait=301", "wait"),
         ("wait=0&limit=0", "limit"),

@@ -7,7 +7,7 @@ use crate::support::Daemon;
 use serde_json::{Value, json};
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 33] = [
+const ROUTES: [(&str, &str, &str); 36] = [
     ("get", "/vms", "listVMs"),
     ("post", "/vms", "createVM"),
     ("get", "/vms/{id}", "getVM"),
@@ -41,6 +41,9 @@ const ROUTES: [(&str, &str, &str); 33] = [
     ("get", "/events", "listEvents"),
     ("get", "/health", "getHealth"),
     ("get", "/openapi.json", "getOpenAPI"),
+    ("get", "/openapi.yaml", "getOpenAPIAsYAML"),
+    ("get", "/docs", "getDocs"),
+    ("get", "/docs/{file}", "getDocsFile"),
 ];
 const ID: &str = "123e4567-e89b-12d3-a456-426614174000";
 

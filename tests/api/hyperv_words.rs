@@ -65,7 +65,7 @@ async fn empty_words_and_null_mean_what_they_mean_everywhere() {
     refused(
         &client.put(&path, json!({})).await,
         400,
-        "Invalid parameter: notes, mtu, subnet, nat, dns, domain, hostAccess or ipv6 must be given, at least one of them.",
+        "Invalid parameter: notes, mtu, subnet, nat, dns, domain, hostAccess, ipv6, labels or protected must be given, at least one of them.",
     );
     let put = daemon.put(&path, json!({ "notes": null })).await.expect(200);
     assert_eq!(put["notes"], "");

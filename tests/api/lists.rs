@@ -7,7 +7,7 @@ use crate::support::Daemon;
 use serde_json::{Value, json};
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 55] = [
+const ROUTES: [(&str, &str, &str); 58] = [
     ("get", "/images", "listImages"),
     ("post", "/images", "importImage"),
     ("post", "/images/uploads", "uploadImage"),
@@ -63,6 +63,9 @@ const ROUTES: [(&str, &str, &str); 55] = [
     ("get", "/events", "listEvents"),
     ("get", "/health", "getHealth"),
     ("get", "/openapi.json", "getOpenAPI"),
+    ("get", "/openapi.yaml", "getOpenAPIAsYAML"),
+    ("get", "/docs", "getDocs"),
+    ("get", "/docs/{file}", "getDocsFile"),
 ];
 const ID: &str = "123e4567-e89b-12d3-a456-426614174000";
 

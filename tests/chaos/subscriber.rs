@@ -17,9 +17,12 @@ pub fn told_as(operation: &Operation) -> Option<&'static str> {
         Operation::RemoveSwitch => Some("switch.deleted"),
         Operation::ImportImage => Some("image.created"),
         Operation::DeleteImage => Some("image.deleted"),
-        Operation::AddDisk(_) | Operation::CloneDisk(_) | Operation::AddNic(_) | Operation::RemoveDisk => {
-            Some("vm.changed")
-        }
+        Operation::AddDisk(_)
+        | Operation::CloneDisk(_)
+        | Operation::AddNic(_)
+        | Operation::RemoveDisk
+        | Operation::RemoveNic => Some("vm.changed"),
+        Operation::AddForward(_) | Operation::RemoveForward => Some("switch.changed"),
         // It may have been so before.
         _ => None,
     }
@@ -90,6 +93,7 @@ impl Subscriber {
             "switch.deleted" => self.switches.remove(&switch),
             "image.created" => self.images.insert(text("image_id")),
             "image.deleted" => self.images.remove(&text("image_id")),
+            "host.warnings" => true,
             kind if kind.starts_with("operation.") => self.operations.take(event),
             _ if vm.is_empty() => self.switches.contains(&switch),
             _ => self.vms.contains_key(&vm),

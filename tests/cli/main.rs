@@ -8,6 +8,7 @@ mod screen;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod address;
 mod completion;
 mod console;
 mod docs;
@@ -15,6 +16,7 @@ mod elsewhere;
 mod ends;
 mod gone;
 mod herd;
+mod import;
 mod names;
 mod operations;
 mod sequence;

@@ -21,6 +21,8 @@ use serde_json::{Value, json};
 const HOST: &str = "198.51.100.1";
 const PEER: &str = "198.51.100.2";
 const METADATA: &str = "169.254.169.254";
+/// Where services of a network announce themselves.
+const GROUP: &str = "224.0.0.251";
 
 /// A host with a machine beside it, on which a cloud's metadata are; both serve.
 struct Town {
@@ -32,6 +34,8 @@ struct Town {
     host_port: u16,
     /// Who has come to it.
     at_host: Arc<AtomicUsize>,
+    /// In the group, as a service of the host.
+    ears: UdpSocket,
 }
 
 /// Tells whoever connects a word, and counts them.
@@ -88,7 +92,15 @@ impl Town {
         let peer_port = peer.within(|| serve("from-the-machine", Arc::default())).join().unwrap();
         peer.within(serve_names).join().unwrap();
         let host_port = serve("from-the-host", at_host.clone());
-        let town = Self { host, _peer: peer, peer_port, host_port, at_host };
+        ip("route add 224.0.0.0/4 dev out");
+        let ears = UdpSocket::bind("0.0.0.0:0").unwrap();
+        ears.join_multicast_v4(&GROUP.parse().unwrap(), &HOST.parse().unwrap()).unwrap();
+        ears.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mouth = UdpSocket::bind((HOST, 0)).unwrap();
+        mouth.send_to(b"hear", (GROUP, ears.local_addr().unwrap().port())).unwrap();
+        assert_eq!(ears.recv(&mut [0; 16]).unwrap(), 4);
+        ears.set_nonblocking(true).unwrap();
+        let town = Self { host, _peer: peer, peer_port, host_port, at_host, ears };
         // The host itself reaches all of it, so that a guest that does not proves something.
         assert_eq!(hear(PEER, town.peer_port), "from-the-machine\n");
         assert_eq!(hear(METADATA, town.peer_port), "from-the-machine\n");
@@ -104,6 +116,12 @@ impl Town {
             if reaches(daemon, id, address, port).await {
                 reached.push(address.to_owned());
             }
+        }
+        let port = self.ears.local_addr().unwrap().port();
+        let line = format!("ip route add 224.0.0.0/4 dev eth0; timeout 5 tftp -g -r x {GROUP} {port}; echo tried-''it");
+        daemon.type_line(id, &line, "tried-it").await;
+        if self.ears.recv(&mut [0; 512]).is_ok() {
+            reached.push(GROUP.to_owned());
         }
         reached
     }

@@ -34,3 +34,4 @@ mod guest_restarts;
 mod guest_terminal;
 mod guest_user_network;
 mod guest_vcpus;
+mod pages;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use qherd::api::http::{HttpError, PIECE, Reply, Request, Route, range};
 use qherd::model::Role;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,6 +25,8 @@ pub struct Lasting {
     pub made: AtomicUsize,
     /// The quiet ones say a word.
     pub word: Notify,
+    /// How often a quiet one was polled.
+    pub polls: AtomicUsize,
     /// Streams and talks that are not over.
     pub open: Arc<AtomicUsize>,
 }
@@ -74,9 +76,15 @@ async fn endless(state: S, _: Request) -> Reply {
 
 async fn quiet(state: S, _: Request) -> Reply {
     let open = Open::new(&state.lasting);
+    let counted = state.clone();
     let words = stream::unfold((state, open), async |(state, open)| {
         state.lasting.word.notified().await;
         Some((Ok(Bytes::from("word\n")), (state, open)))
+    });
+    let mut words = Box::pin(words);
+    let words = stream::poll_fn(move |cx| {
+        counted.lasting.polls.fetch_add(1, Ordering::SeqCst);
+        words.as_mut().poll_next(cx)
     });
     Reply::stream("text/event-stream", words).until_the_end(FAREWELL)
 }

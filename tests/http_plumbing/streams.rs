@@ -96,6 +96,25 @@ async fn a_connection_carries_answers_before_and_after_a_stream() {
 }
 
 #[tokio::test]
+async fn a_stream_that_says_nothing_costs_nothing() {
+    let server = Server::start().await;
+    let mut socket = server.connect().await;
+    socket.write_all(get("/quiet").as_bytes()).await.unwrap();
+    read_head(&mut socket).await;
+    for _ in 0..3 {
+        server.state.lasting.word.notify_one();
+        assert_eq!(read_chunk(&mut socket).await, b"word\n");
+    }
+    let polls = || server.state.lasting.polls.load(Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = polls();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // Some clock may have rung.
+    assert!(polls() - before < 10, "polled {} times in a second of silence", polls() - before);
+    drop(socket);
+}
+
+#[tokio::test]
 async fn in_http_1_0_a_stream_ends_with_the_connection() {
     let server = Server::start().await;
     let text = server.raw("GET /finite HTTP/1.0\r\nhost: a\r\n\r\n").await;

@@ -93,12 +93,12 @@ fn routes() -> Vec<Route<S>> {
 fn brief() -> Vec<Route<S>> {
     vec![
         Route::get("/vms", "listVMs", list).role(Role::Viewer),
-        Route::post("/vms/{id}/make", "makeVM", make).role(Role::Viewer).input::<Make>(),
-        Route::post("/vms/{id}/stop", "stopVM", stop).role(Role::Viewer).query(&[TIMEOUT]),
+        Route::post("/vms/{id}/make", "makeVM", make).at_once().role(Role::Viewer).input::<Make>(),
+        Route::post("/vms/{id}/stop", "stopVM", stop).at_once().role(Role::Viewer).query(&[TIMEOUT]),
         Route::get("/vms/by-name/{name}", "byName", echo).role(Role::Viewer),
         Route::get("/vms/{name}/{part}", "part", list).role(Role::Viewer),
-        Route::post("/slow", "slow", slow).role(Role::Viewer),
-        Route::post("/count", "count", count).role(Role::Viewer),
+        Route::post("/slow", "slow", slow).at_once().role(Role::Viewer),
+        Route::post("/count", "count", count).at_once().role(Role::Viewer),
         Route::get("/large", "large", large).role(Role::Viewer),
         Route::get("/panic", "panics", panics).role(Role::Viewer),
     ]

@@ -174,6 +174,11 @@ async fn every_rule_and_element_that_somebody_removes_comes_back() {
     // One with a set of its own, which the kernel does not let go alone.
     nft(&format!("add rule bridge {name} prerouting ip saddr {{ 192.0.2.1, 192.0.2.3 }} drop"));
     await_that("what somebody added is gone", || essence() == whole).await;
+    // Asleep they are all there, and no frame meets them.
+    for table in &tables {
+        nft(&format!("add table {} {} {{ flags dormant; }}", table.family, table.name));
+        await_that("the table is awake", || essence() == whole).await;
+    }
     nft("flush ruleset");
     await_that("all tables are back", || essence() == whole).await;
     town.close().await;

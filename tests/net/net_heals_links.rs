@@ -177,6 +177,11 @@ async fn links_addresses_and_settings_that_somebody_changes_are_right_again() {
             format!("sysctl -q -w net.ipv6.conf.{wan}.disable_ipv6=0"),
             Box::new(|| value(&format!("ipv6/conf/{wan}/disable_ipv6")) == "1"),
         ),
+        (
+            format!("sysctl -q -w net.ipv4.conf.{lan}.forwarding=0"),
+            Box::new(|| value(&format!("ipv4/conf/{lan}/forwarding")) == "1"),
+        ),
+        (format!("ip link set {lan} arp off"), Box::new(|| !shown(&lan)["flags"].to_string().contains("NOARP"))),
         ("ip link set up0 nomaster".into(), Box::new(|| shown("up0")["master"] == wan.as_str())),
         ("ip link set up0 down".into(), Box::new(|| shown("up0")["flags"].to_string().contains("\"UP\""))),
         // The adapter's packets get smaller, and larger again.

@@ -3,7 +3,7 @@
 
 use crate::support;
 
-use crate::sockets::{GATEWAY, greeted, hear, heard_nothing, listen, say, serve, world};
+use crate::sockets::{GATEWAY, allow, greeted, hear, heard_nothing, listen, say, serve, world};
 use crate::support::{
     PATIENCE,
     netns::{Guest, Peer, arp, ethernet, ip, nft, udp},
@@ -118,6 +118,68 @@ async fn frames_that_a_bridge_does_not_look_at_do_not_reach_the_host() {
         assert_eq!(frame[6..12], a.mac, "the host spoke: {frame:02x?}");
     }
     drop(a);
+    yard.host.assert_untouched();
+}
+
+/// Waits until a frame of a port is refused.
+async fn more_refused(yard: &Yard, nic: &qherd::model::Nic, before: u64) {
+    let refused = async {
+        while yard.refused(nic).await == before {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, refused).await.expect("nothing was refused");
+}
+
+#[tokio::test]
+async fn a_guest_beside_the_host_is_led_nowhere_by_it_and_opens_nothing_under_another_name() {
+    let mut yard = Yard::new();
+    let (lan, behind) = (Peer::new(), Peer::new());
+    lan.connect("up0", "up1");
+    lan.ip("addr add 192.0.2.2/24 dev up1");
+    behind.connect("in0", "in1");
+    ip("addr add 198.51.100.1/24 dev in0");
+    behind.ip("addr add 198.51.100.2/24 dev in1");
+    behind.ip("route add default via 198.51.100.1");
+    allow("ipv4/ip_forward");
+    yard.more = vec![[192, 0, 2, 1].into()];
+    let switch = yard.switch(SwitchKind::External { adapter: "up0".into(), allow_management_os: true, dhcp: false });
+    ip(&format!("link set up0 master {}", switch.bridge()));
+    ip(&format!("addr add 192.0.2.1/24 dev {}", switch.bridge()));
+    let inside = behind.within(|| listen("198.51.100.2:9")).join().unwrap();
+    let host = Some(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    for allow_spoofing in [false, true] {
+        let port = SwitchPort { allow_spoofing, ..SwitchPort::on(switch.id) };
+        let (nic, guest) = yard.machine(port, if allow_spoofing { "192.0.2.4/24" } else { "192.0.2.3/24" }, host).await;
+        let before = yard.refused(&nic).await;
+        say(&guest, &["198.51.100.2:9"]);
+        more_refused(&yard, &nic, before).await;
+        heard_nothing(&inside);
+        if allow_spoofing {
+            guest.ip("link set eth0 down");
+            guest.ip("link set eth0 address 02:00:00:00:00:99 up");
+        }
+        let listener = std::net::TcpListener::bind("192.0.2.1:80").unwrap();
+        let shut = guest.within(|| {
+            let to = "192.0.2.1:80".parse().unwrap();
+            std::net::TcpStream::connect_timeout(&to, std::time::Duration::from_secs(1)).is_err()
+        });
+        assert!(shut.join().unwrap(), "the host is open to a guest");
+        drop(listener);
+        let server = serve(&lan, "192.0.2.2:80");
+        guest.within(|| greeted("192.0.2.2:80")).join().unwrap();
+        server.join().unwrap();
+        // What the host itself begins goes on.
+        let at = if allow_spoofing { "192.0.2.4:80" } else { "192.0.2.3:80" };
+        let server = serve(&guest, at);
+        greeted(at);
+        server.join().unwrap();
+    }
+    // Others on the network are led as ever.
+    lan.ip("route add 198.51.100.0/24 via 192.0.2.1");
+    say(&lan, &["198.51.100.2:9"]);
+    hear(&inside);
+    drop((lan, behind));
     yard.host.assert_untouched();
 }
 

@@ -211,3 +211,42 @@ async fn guests_that_are_kept_apart_do_not_meet_by_way_of_the_host() {
     drop((a, b));
     yard.host.assert_untouched();
 }
+
+#[tokio::test]
+async fn guests_that_are_kept_apart_do_not_meet_by_way_of_the_hosts_ipv6_either() {
+    let mut yard = Yard::new();
+    let _world = world();
+    let mut subnet = Subnet::parse("10.77.0.0/24", true).unwrap();
+    subnet.ipv6 = Some(qherd::model::Subnet6::parse("fd77::/64", true).unwrap());
+    let lan = yard.switch(SwitchKind::Internal { subnet: Some(subnet) });
+    yard.more = vec!["fd77::1".parse().unwrap()];
+    ip(&format!("-6 addr add fd77::1/64 dev {} nodad", lan.bridge()));
+    let mut machines = Vec::new();
+    for (last, isolated) in [(5, true), (6, true), (7, false)] {
+        let port = SwitchPort { isolated, ..SwitchPort::on(lan.id) };
+        let (nic, guest) = yard.machine(port, &format!("10.77.0.{last}/32"), None).await;
+        guest.ip(&format!("-6 addr add fd77::{last}/128 dev eth0 nodad"));
+        guest.ip("-6 route add fd77::1 dev eth0");
+        guest.ip("-6 route add default via fd77::1");
+        machines.push((nic, guest));
+    }
+    let [(nic, a), (_, b), (_, c)] = &machines[..] else { unreachable!() };
+    let beside = b.within(|| listen("[fd77::6]:9")).join().unwrap();
+    // By the host, which knows the way.
+    say(c, &["[fd77::6]:9"]);
+    hear(&beside);
+    let before = yard.refused(nic).await;
+    say(a, &["[fd77::6]:9"]);
+    let dns = listen("[fd77::1]:53");
+    say(a, &["[fd77::1]:53"]);
+    hear(&dns);
+    let refused = async {
+        while yard.refused(nic).await == before {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, refused).await.expect("nothing was refused");
+    heard_nothing(&beside);
+    drop(machines);
+    yard.host.assert_untouched();
+}

@@ -18,6 +18,7 @@ mod support;
 #[path = "../support/systemd.rs"]
 mod systemd;
 
+mod attached_disks;
 mod crash_points;
 mod daemon;
 mod damaged_store;

@@ -181,7 +181,7 @@ fn with_layers(mut value: Value, spec: &VmSpec) -> Value {
 
 fn with_layer(value: &mut Value, disk: &Disk) {
     assert!(value.get("file").is_none() && value.get("base").is_none(), "a disk repeats its layer: {value}");
-    (value["file"], value["base"]) = (json!(disk.file), json!(disk.base));
+    (value["file"], value["base"]) = (json!(&*disk.file), json!(disk.base));
 }
 
 /// A disk is in the same layer wherever it stands, and no other is.
@@ -190,8 +190,8 @@ fn names_layers(record: &core::Record) {
     let disks = disks.chain(record.run.up().into_iter().flat_map(|up| &up.in_effect.disks));
     let (mut by_layer, mut by_name) = (HashMap::new(), HashMap::new());
     for disk in disks {
-        let name = (&disk.name, &disk.file);
-        assert_eq!(*by_layer.entry(disk.layer).or_insert(name), name);
+        let name = (disk.name.clone(), disk.file.to_path_buf());
+        assert_eq!(*by_layer.entry(disk.layer).or_insert_with(|| name.clone()), name);
         assert_eq!(*by_name.entry(name).or_insert(disk.layer), disk.layer);
     }
 }

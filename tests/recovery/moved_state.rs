@@ -93,7 +93,7 @@ async fn half_made(state: &Path, like: &str) -> String {
     let folder = state.join("images").join(id.to_string());
     copy(&state.join("images").join(like), &folder);
     for disk in &mut spec.disks {
-        (disk.file, disk.layer) = (folder.join(disk.file.file_name().unwrap()), LayerId::random());
+        (disk.file, disk.layer) = (folder.join(disk.file.file_name().unwrap()).into(), LayerId::random());
     }
     let mut vm = records::Stored { record: qherd::vm::core::unmade(definition), known: Default::default() };
     let disks = vm.record.definition.disks.iter();
@@ -291,7 +291,7 @@ async fn still_holds_disk2(daemon: &Daemon, id: &str) {
     let images = &mut vm.record.run.held.images;
     let disk = (*images[&DiskNo(1)]).clone();
     let (name, file, layer) = ("disk2".to_owned(), disk.file.with_file_name("disk2.qcow2"), LayerId::random());
-    images.insert(DiskNo(2), Disk { name, file, layer, ..disk }.into());
+    images.insert(DiskNo(2), Disk { name, file: file.into(), layer, ..disk }.into());
     records::commit_all(&store, Batch::new(), &mut [&mut vm]).await.unwrap();
 }
 

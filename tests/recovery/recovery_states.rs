@@ -316,7 +316,8 @@ async fn a_disk_that_was_being_made_was_never_there() {
         spec.disks_added = 1;
         let file = disk.file.with_file_name("disk1.qcow2");
         fs::write(&file, "half an image").unwrap();
-        let half_made = Disk { name: "disk1".into(), layer: LayerId::random(), file, slot: Some(1), ..disk };
+        let half_made =
+            Disk { name: "disk1".into(), layer: LayerId::random(), file: file.into(), slot: Some(1), ..disk };
         spec.disks.push(half_made.clone());
         vm.stored.record.run.unmade.insert(DiskNo(1));
         vm.stored.record.run.held.images.insert(DiskNo(1), half_made.into());

@@ -90,6 +90,34 @@ async fn a_second_daemon_on_the_same_state_directory_is_refused_with_the_pid_of_
 }
 
 #[test]
+fn directories_that_hold_what_is_qherds_own_or_that_others_can_change_are_refused() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let daemon = Daemon::prepare(&[]);
+    let own = daemon.dir.path().join("state");
+    std::fs::create_dir_all(own.join("db")).unwrap();
+    std::os::unix::fs::symlink(daemon.dir.path(), daemon.dir.path().join("alias")).unwrap();
+    for (flag, kind) in [("--image-dir", "image"), ("--storage-dir", "storage")] {
+        for (dir, why) in [
+            (daemon.dir.path().to_owned(), "contains the state directory"),
+            (daemon.dir.path().join("alias"), "contains the state directory"),
+            ("/".into(), "contains the state directory"),
+            (own.clone(), "contains the state directory"),
+            (own.join("db"), "lies in the state directory"),
+        ] {
+            let words = format!("the {kind} directory {} {why}", dir.display());
+            refuses(daemon.command().arg(flag).arg(&dir), &[&words, flag]);
+        }
+        let open = daemon.dir.path().join(format!("open-{kind}"));
+        std::fs::create_dir(&open).unwrap();
+        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
+        refuses(daemon.command().arg(flag).arg(&open), &["can be changed by everybody", "chmod go-w"]);
+        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o755)).unwrap();
+        chown(&open, Some(1000), None).unwrap();
+        refuses(daemon.command().arg(flag).arg(&open), &["can be changed by its owner, uid 1000", "chown"]);
+    }
+}
+
+#[test]
 fn missing_programs_are_told_with_the_package_that_has_them() {
     let daemon = Daemon::prepare(&[]);
     let package = "apt-get install qemu-system-x86";

@@ -2,7 +2,11 @@
 
 use crate::db;
 
-use std::fs;
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use crate::nics::{networks, tap_of, taps};
 use crate::support::{
@@ -15,6 +19,15 @@ use serde_json::{Value, json};
 fn change_records(daemon: &Daemon, change: impl Fn(String) -> String) {
     let changed: Vec<String> = db::records(&daemon.state()).into_iter().map(change).collect();
     db::done(&mut db::import(&daemon.state(), &changed, &["--replace"]));
+}
+
+/// Waits until the list of a switch's DHCP has `line`: the lists are written beside the start, one after the other.
+async fn await_list(list: &Path, line: &str) {
+    let begin = Instant::now();
+    while !fs::read_to_string(list).is_ok_and(|lines| lines.contains(line)) {
+        assert!(begin.elapsed() < Duration::from_secs(20), "{} never has {line:?}", list.display());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]
@@ -37,11 +50,9 @@ async fn a_live_guest_whose_record_cannot_be_read_keeps_its_address_and_its_name
 
     // What is known of its address then is what DHCP was told.
     let folder = daemon.state().join("net").join(&switch.replace('-', "")[..12]);
-    let begin = std::time::Instant::now();
-    while !fs::read_to_string(folder.join("hosts")).is_ok_and(|hosts| hosts.contains(nic["mac"].as_str().unwrap())) {
-        assert!(begin.elapsed() < std::time::Duration::from_secs(20), "DHCP is not told");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let own = format!("{},id:*,10.77.0.2,web\n", nic["mac"].as_str().unwrap());
+    await_list(&folder.join("hosts"), &own).await;
+    await_list(&folder.join("names"), "10.77.0.2 web.lan web\n").await;
     daemon.kill();
     let damage = |from: &'static str, to: &'static str| {
         let web = web.clone();
@@ -53,9 +64,10 @@ async fn a_live_guest_whose_record_cannot_be_read_keeps_its_address_and_its_name
     // Another comes, and DHCP is told of it.
     let other = daemon.create(next).await;
     assert_eq!(networks(&daemon, &other).await[0]["reserved"], "10.77.0.3");
+    await_list(&folder.join("hosts"), ",10.77.0.3,db\n").await;
+    await_list(&folder.join("names"), "10.77.0.3 db.lan db\n").await;
     let [hosts, names] = ["hosts", "names"].map(|list| fs::read_to_string(folder.join(list)).unwrap());
-    let own = format!("{},id:*,10.77.0.2,web\n", nic["mac"].as_str().unwrap());
-    assert!(hosts.contains(&own) && hosts.contains(",10.77.0.3,db\n"), "{hosts}");
+    assert!(hosts.contains(&own), "{hosts}");
     assert_eq!(names, "10.77.0.2 web.lan web\n10.77.0.3 db.lan db\n");
     for body in [taken, same] {
         let refused = daemon.post(&format!("/vms/{other}/networks"), body).await;

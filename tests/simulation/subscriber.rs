@@ -63,7 +63,7 @@ impl Subscriber {
                 }
             }
             What::Goal { .. } | What::InEffect { .. } | What::Problem { .. } => {}
-            What::Operation(_) => return Err("the core knows of no operations".into()),
+            What::Operation(_) | What::Warnings { .. } => return Err("the core knows of no such thing".into()),
         }
         Ok(())
     }

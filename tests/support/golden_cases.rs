@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use qherd::{
     model::{
-        BaseImage, Bus, CloneMode, Disk, Forward, ImageFormat, LayerId, MacAddr, Machine, NewDisk, NewNic, NicBackend,
-        NicId, OnIoError, Policy, SwitchId, SwitchPort, VmId, VmSpec,
+        BaseImage, Bus, CloneMode, Disk, Forward, GuestCpu, ImageFormat, LayerId, MacAddr, Machine, NewDisk, NewNic,
+        NicBackend, NicId, OnIoError, Policy, SwitchId, SwitchPort, VmId, VmSpec,
     },
     qemu::{
         Accelerator, RunPaths,
@@ -49,6 +49,7 @@ fn q35() -> VmSpec {
         max_memory: 4096,
         max_memory_given: false,
         cpu_pinning: None,
+        cpu: None,
         disks: vec![Disk {
             name: "root".into(),
             layer: LayerId::random(),
@@ -100,7 +101,8 @@ fn further_disks(spec: &mut VmSpec) {
     let clone = spec.disks[0].base.clone();
     for base in [None, clone] {
         let layer = LayerId::random();
-        let disk = NewDisk { request: None, layer, size: 2, base, clone: CloneMode::Linked, io_limits: None };
+        let disk =
+            NewDisk { request: None, layer, existing: None, size: 2, base, clone: CloneMode::Linked, io_limits: None };
         spec.add_disk(disk, folder.as_ref(), None).unwrap();
     }
 }
@@ -150,6 +152,11 @@ fn bare(spec: &mut VmSpec) {
     spec.nics.clear();
 }
 
+fn another_cpu(spec: &mut VmSpec) {
+    let features = [("aes", true), ("popcnt", false)].map(|(name, on)| (name.to_owned(), on)).into();
+    spec.cpu = Some(GuestCpu { model: Some("Nehalem".into()), features });
+}
+
 fn many_vcpus(spec: &mut VmSpec) {
     (spec.vcpus, spec.max_vcpus) = (64, 255);
 }
@@ -175,6 +182,11 @@ pub fn cases() -> Vec<Case> {
         case("q35-without-nic", q35, &|spec| spec.nics.clear()),
         case("q35-bare", q35, &bare),
         case("q35-many-vcpus", q35, &many_vcpus),
+        case("q35-cpu", q35, &another_cpu),
+        kvm(case("pc-cpu", pc, &|spec| {
+            another_cpu(spec);
+            spec.cpu.as_mut().unwrap().model = None;
+        })),
         case("q35-without-hotplug", q35, &without_hotplug),
         case("q35-forwards", q35, &forwards),
         Case { carried: true, ..case("q35-passt", q35, &forwards) },

@@ -134,7 +134,7 @@ impl Qemu {
             let path = file.path.display().to_string().replace(ROOT, &root);
             let access = match file.used {
                 FileUse::Log => Access::Append,
-                FileUse::Disk => Access::ReadWrite,
+                FileUse::Disk(_) => Access::ReadWrite,
                 FileUse::Medium | FileUse::Base(_) => Access::Read,
             };
             (format!("fd={golden},set="), open_within(&[], path.as_ref(), access).unwrap())
@@ -145,6 +145,7 @@ impl Qemu {
                 // KVM does not work on every host that tests run on.
                 "kvm" => Accelerator::Tcg.argument().to_owned(),
                 "host" => Accelerator::Tcg.cpu_model().to_owned(),
+                _ if arg.starts_with("host,") => arg.replacen("host", Accelerator::Tcg.cpu_model(), 1),
                 _ => arg.replace(ROOT, &root),
             })
             .map(|arg| {

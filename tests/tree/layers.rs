@@ -43,7 +43,8 @@ const ONLY_IN: &[(&str, &str)] = &[
     ("comfy_table", "cli"),
     ("indicatif", "cli"),
     ("ratatui", "cli"),
-    ("saphyr", "cli"),
+    ("roxmltree", "cli"),
+    ("saphyr", "api"),
     ("rtnetlink", "net"),
 ];
 /// Outside `main`, errors have types; `service::open` and what it calls speak to the person who starts the daemon.
@@ -76,6 +77,7 @@ const MAY_WAIT: &[&str] = &[
     "api/http/listen.rs",
     "api/http/tls.rs",
     "cli/db.rs",
+    "cli/import/mod.rs",
     "cli/token.rs",
     "client/connection.rs",
     "config.rs",
@@ -124,6 +126,7 @@ const MAY_WAIT: &[&str] = &[
     "service/access/tokens.rs",
     "service/create.rs",
     "service/database.rs",
+    "service/existing.rs",
     "service/exports.rs",
     "service/folders.rs",
     "service/image_store/mod.rs",

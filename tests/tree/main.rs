@@ -16,6 +16,7 @@ mod support_golden;
 mod use_graph;
 
 mod architecture;
+mod assets;
 mod core_table;
 mod cycles;
 mod golden;

@@ -17,10 +17,13 @@ mod support;
 #[path = "../support/updates.rs"]
 mod support_updates;
 
+mod attached_disks;
 mod autostart;
 mod clock_steps;
+mod cpu;
 mod delete;
 mod disks;
+mod exchanged;
 mod handed_over;
 mod held_by_the_kernel;
 mod host;

@@ -33,8 +33,11 @@ async fn a_mute_vm_is_noticed_by_itself_and_taken_up_again_when_it_answers() {
     let id = running(&daemon).await;
     let pid = silence(&daemon, &id);
     daemon.await_status(&id, "unresponsive").await;
-    for request in ["start", "reboot"] {
+    for request in ["start", "reboot", "suspend"] {
         daemon.post(&format!("/vms/{id}/{request}"), json!({})).await.expect(503);
+        // That is known at once, and no operation.
+        let patient = daemon.http().post(daemon.at(&format!("/vms/{id}/{request}"))).header("prefer", "respond-async");
+        daemon.send(patient).await.expect(503);
     }
     daemon.get(&format!("/vms/{id}")).await.expect(200);
     kill(pid, Signal::SIGCONT).unwrap();

@@ -137,7 +137,7 @@ async fn a_nic_is_plugged_into_a_running_vm_and_a_guest_that_does_not_let_go_kee
 
 #[tokio::test]
 async fn a_port_of_the_host_that_is_taken_is_refused_with_nothing_left() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::start_with(&["--accel", "tcg", "--forward-address", "192.0.2.1"]);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let refused = |answer: &support::Answer| {
@@ -169,6 +169,29 @@ async fn a_port_of_the_host_that_is_taken_is_refused_with_nothing_left() {
         json!({ "user": { "forwards": [{ "host_address": "192.0.2.1", "host_port": 2222, "guest_port": 22 }] } });
     let foreign = daemon.post(&format!("/vms/{other}/networks"), foreign).await;
     assert!(foreign.status == 409 && foreign.message().contains("192.0.2.1:2222"), "{foreign:?}");
+}
+
+#[tokio::test]
+async fn forwards_listen_where_the_administrator_lets_them_and_never_in_the_apis_place() {
+    let forward = |address: &str, port: u16| json!({ "user": { "forwards": [{ "host_address": address, "host_port": port, "guest_port": 22 }] } });
+    for (daemon, allowed) in [
+        (Daemon::start(), false),
+        (Daemon::start_with(&["--accel", "tcg", "--forward-address", "192.0.2.1,192.0.2.2"]), true),
+        (Daemon::start_with(&["--accel", "tcg", "--forward-address", "0.0.0.0"]), true),
+    ] {
+        let id = daemon.create(daemon.wish()).await;
+        let path = format!("/vms/{id}/networks");
+        daemon.post(&path, forward("127.0.0.2", free_port())).await.expect(201);
+        let elsewhere = daemon.post(&path, forward("192.0.2.2", free_port())).await;
+        assert_eq!(elsewhere.status, if allowed { 201 } else { 400 }, "{elsewhere:?}");
+        assert!(allowed || elsewhere.message().contains("host_address must be a loopback address"), "{elsewhere:?}");
+        let api: u16 = daemon.url.rsplit_once(':').unwrap().1.parse().unwrap();
+        for address in ["127.0.0.1", "127.0.0.2"] {
+            let refused = daemon.post(&path, forward(address, api)).await;
+            assert_eq!(refused.status, 400, "{refused:?}");
+            assert!(refused.message().contains("a port of qherd's API"), "{refused:?}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -206,6 +229,8 @@ async fn odd_nics_are_refused_and_leave_nothing() {
         ),
         (one(json!({ "host_port": 22 })), 400, "guest_port must be given"),
         (one(json!({ "protocol": "sctp", "host_port": 22, "guest_port": 22 })), 400, "protocol"),
+        (one(json!({ "host_address": "192.0.2.1", "host_port": 2222, "guest_port": 22 })), 400, "--forward-address"),
+        (one(json!({ "host_address": "224.0.0.1", "host_port": 2222, "guest_port": 22 })), 400, "host_address"),
         (one(json!({ "host_address": "localhost", "host_port": 22, "guest_port": 22 })), 400, "host_address"),
         (json!([]), 400, ""),
     ] {

@@ -117,7 +117,7 @@ impl Place {
             memory: 64,
             disk_size: 1,
             base_image: Some(self.0.path().join("bases/blank.raw")),
-            disks: (0..disks).map(|_| DiskWish { size: 1, ..DiskWish::default() }).collect(),
+            disks: (0..disks).map(|_| DiskWish { size: Some(1), ..DiskWish::default() }).collect(),
             ..CreateVm::default()
         };
         service.create(wish).await.unwrap().spec.id

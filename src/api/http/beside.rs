@@ -1,19 +1,22 @@
 //! Requests whose clients do not wait on the line (`Prefer: respond-async`, RFC 7240): the handler runs beside the connection, as
-//! an operation, and its answer is kept there. What is known at once is answered as ever. What is kept, and for how long, is
-//! `service::operations`' business (docs/adr/0036).
+//! an operation, and its answer is kept there. What is known at once, above all that it is refused, is answered as ever: the 202
+//! goes out when the work has begun, as its VM's task says. What is kept, and for how long, is `service::operations`' business
+//! (docs/adr/0036).
 
 use std::{
-    future::{Future, poll_fn},
+    future::Future,
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
     sync::{Arc, OnceLock},
-    task::Poll,
     time::Duration,
 };
 
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
-use tokio::sync::oneshot;
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 use uuid::Uuid;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
@@ -23,7 +26,7 @@ use super::{
     table::{self, OperationShape, Table},
 };
 use crate::{
-    model::{Asker, Role, VmId, now_ms},
+    model::{Asker, Role, SwitchId, VmId, now_ms},
     service::{
         Digest, KeptAnswer, Progress,
         access::Caller,
@@ -38,6 +41,8 @@ const APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 const RESPOND_ASYNC: &str = "respond-async";
 /// What a client may wait on the line before it is answered with the operation.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// What is not known to have begun by then is acknowledged all the same: the host lets it wait.
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
 /// A body that is longer is not kept for the next daemon.
 const LONGEST_BODY: usize = 4 * 1024;
 
@@ -94,6 +99,7 @@ impl Beside {
         let param =
             |name: &str| request.params.iter().find(|(given, _)| *given == name).map(|(_, value)| value.clone());
         let progress = Progress::new(Uuid::new_v4());
+        let subject = param("id").and_then(|id| VmId::parse_guid(&id)).map(Uuid::from);
         let again = match (work, &request.body) {
             (Work::Stop | Work::Delete, Ok(body)) if body.len() <= LONGEST_BODY => Some(Again {
                 params: request.params.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
@@ -109,10 +115,11 @@ impl Beside {
             work,
             dialect: mount.table.dialect_name().to_owned(),
             by: asker.clone(),
-            vm: param("id").and_then(|id| VmId::parse_guid(&id)),
+            vm: subject.filter(|_| !work.is_of_switch()).map(VmId::from),
+            switch: subject.filter(|_| work.is_of_switch()).map(SwitchId::from),
             name: None,
             makes: None,
-            device: ["disk", "nic", "adapterId"].into_iter().find_map(param),
+            device: ["disk", "nic", "adapterId", "forward", "forwardId", "image"].into_iter().find_map(param),
             key,
             again,
             end: None,
@@ -129,7 +136,7 @@ impl Beside {
 
     /// The id that what it makes is to have, without a key that says so.
     pub fn makes(&self) -> Option<Uuid> {
-        let makes = matches!(self.record.work, Work::Create | Work::Add | Work::Import) && self.record.key.is_none();
+        let makes = self.record.work.makes() && self.record.key.is_none();
         makes.then(|| *self.made.id.get_or_init(Uuid::new_v4))
     }
 
@@ -173,13 +180,12 @@ impl Beside {
                 () = upload.arrived() => {}
             }
         }
-        if let Some(response) = early(self.wait, work.as_mut()).await {
+        if let Some(response) = early(self.wait, self.progress.has_begun(), work.as_mut()).await {
             let _ = reply.send(response);
             return;
         }
-        self.record.makes = self.made.id.get().copied();
-        if self.record.work == Work::Create {
-            self.record.vm = self.record.makes.map(VmId::from);
+        if let Some(id) = self.made.id.get() {
+            self.record.makes(*id);
         }
         let running = match self.operations.begin(self.record.clone(), self.progress.clone()).await {
             Ok(running) => running,
@@ -195,13 +201,19 @@ impl Beside {
     }
 }
 
-/// What it comes to at once, or in time.
-async fn early<F: Future>(wait: Duration, mut work: Pin<&mut F>) -> Option<F::Output> {
-    let first = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
-    match first {
-        Poll::Ready(done) => Some(done),
-        Poll::Pending if wait.is_zero() => None,
-        Poll::Pending => tokio::time::timeout(wait, work).await.ok(),
+/// What it comes to before it has begun, or in the time that its client waits.
+async fn early<F: Future>(wait: Duration, begun: impl Future<Output = ()>, work: Pin<&mut F>) -> Option<F::Output> {
+    let patience = async {
+        match wait.is_zero() {
+            // Whichever it was, it is acknowledged.
+            true => drop(timeout(LONGEST_LOOK, begun).await),
+            false => sleep(wait).await,
+        }
+    };
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = patience => None,
     }
 }
 
@@ -284,6 +296,10 @@ fn prefers(headers: &HeaderMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
+    use tokio::task::yield_now;
+
     use super::*;
 
     #[test]
@@ -312,10 +328,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_known_at_once_is_no_operation() {
-        let soon = async { tokio::task::yield_now().await };
-        assert_eq!(early(Duration::ZERO, pin!(async { 7 })).await, Some(7));
-        assert_eq!(early(Duration::ZERO, pin!(soon)).await, None);
-        assert_eq!(early(Duration::from_secs(60), pin!(async { tokio::task::yield_now().await })).await, Some(()));
+    async fn what_is_known_before_it_has_begun_is_no_operation() {
+        let soon = || async { yield_now().await };
+        for (wait, begun, wanted) in [
+            (0, true, None),
+            (0, false, Some(())),
+            // Who waits on the line waits for its end.
+            (60, true, Some(())),
+        ] {
+            let has_begun = async move {
+                if begun {
+                } else {
+                    pending().await
+                }
+            };
+            assert_eq!(early(Duration::from_secs(wait), has_begun, pin!(soon())).await, wanted, "{wait} {begun}");
+        }
+        // It was both admitted and done.
+        assert_eq!(early(Duration::ZERO, async {}, pin!(async { 7 })).await, Some(7));
+        // What nobody hears of is acknowledged in the end.
+        assert_eq!(early(Duration::ZERO, pending(), pin!(pending::<()>())).await, None);
     }
 }

@@ -11,12 +11,15 @@
 //!
 //! It does not check ranges or meaning: that is the domain's task.
 
+use std::collections::HashSet;
+
 use serde::de::value::{MapAccessDeserializer, StringDeserializer};
 use serde::de::{
     self, Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess,
     Unexpected, Visitor,
 };
 use serde::forward_to_deserialize_any;
+use serde_json::Value;
 
 use super::HttpError;
 use super::fault::Fault;
@@ -34,13 +37,30 @@ pub enum Nulls {
 
 /// Reads a body that has to be a JSON object.
 pub fn object<T: DeserializeOwned>(bytes: &[u8], nulls: Nulls) -> Result<T, HttpError> {
+    object_beside(bytes, nulls, &[]).map(|(read, _)| read)
+}
+
+/// The same, with the members of these names taken out before, each of which may be there once.
+pub fn object_beside<T: DeserializeOwned>(
+    bytes: &[u8],
+    nulls: Nulls,
+    names: &[&str],
+) -> Result<(T, Vec<(String, Value)>), HttpError> {
     match json::parse(bytes)? {
-        mut node @ Node::Object(_) => {
+        Node::Object(members) => {
+            let (beside, members): (Vec<_>, _) =
+                members.into_iter().partition(|(name, _)| names.contains(&name.as_str()));
+            if let Some(twice) = names.iter().find(|name| beside.iter().filter(|(other, _)| other == *name).count() > 1)
+            {
+                return Err(HttpError::invalid(*twice, "be given only once"));
+            }
+            let beside = beside.into_iter().map(|(name, node)| (name, node.into_value())).collect();
+            let mut node = Node::Object(members);
             node.absent_nulls(match nulls {
                 Nulls::Absent => 0,
                 Nulls::Clear => 1,
             });
-            from_node(node)
+            from_node(node).map(|read| (read, beside))
         }
         other => Err(HttpError::NotAnObject { found: other.kind().to_owned() }),
     }
@@ -159,6 +179,8 @@ impl<'de> SeqAccess<'de> for Items {
 
 struct Members {
     rest: std::vec::IntoIter<(String, Node)>,
+    /// Keys of a map, which nobody else would miss.
+    seen: HashSet<String>,
     /// The fields of the struct that is being filled; `None` for a map, which takes any.
     fields: Option<&'static [&'static str]>,
     value: Option<(String, Node)>,
@@ -166,7 +188,7 @@ struct Members {
 
 impl Members {
     fn new(members: Vec<(String, Node)>, fields: Option<&'static [&'static str]>) -> Self {
-        Self { rest: members.into_iter(), fields, value: None }
+        Self { rest: members.into_iter(), seen: HashSet::new(), fields, value: None }
     }
 }
 
@@ -182,6 +204,9 @@ impl<'de> MapAccess<'de> for Members {
                 && !fields.contains(&key.as_str())
             {
                 return Err(de::Error::unknown_field(&key, fields));
+            }
+            if self.fields.is_none() && !self.seen.insert(key.clone()) {
+                return Err(Fault::must("be given only once").inside_key(&key));
             }
             if node != Node::Absent {
                 break (key, node);

@@ -20,7 +20,7 @@ use warp::{Buf, Filter};
 
 use super::beside::{self, Beside, Mount, panic_text};
 use super::callers::UnderWay;
-use super::gate::{Admitted, Gate, Visitor};
+use super::gate::{self, Admitted, Gate, Visitor};
 use super::idempotency::Keyed;
 use super::incoming::Incoming;
 use super::inflight::InFlight;
@@ -156,6 +156,9 @@ impl Mounts {
             Ok(Admitted::Preflight) => {
                 body.linger();
                 return self.gate.preflight();
+            }
+            Err(HttpError::Unauthenticated { .. }) if is_open(place, &head.method) => {
+                Ok(gate::somebody(head.visitor.as_deref()))
             }
             Err(error) => Err(error),
         };
@@ -325,6 +328,12 @@ where
         Err(_) => refuse(HttpError::ShuttingDown),
     };
     if too_large { closing(response) } else { response }
+}
+
+/// Whether whoever reaches this host may ask for it.
+fn is_open(place: Option<(Mount<'_>, &[Cow<'_, str>])>, method: &Method) -> bool {
+    let found = place.and_then(|(mount, rest)| mount.table.find(method, rest).ok());
+    found.is_some_and(|found| found.info.is_open)
 }
 
 /// # Errors

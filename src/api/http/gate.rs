@@ -7,6 +7,7 @@ use tokio::sync::OnceCell;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, uri::Authority};
 
 use super::{HttpError, Reply, Response, origin};
+use crate::model::Role;
 use crate::service::access::{Access, Caller, Judgement, Peer, Vigil};
 
 /// The other end of a connection, judged when it asks for the first time.
@@ -33,6 +34,11 @@ impl Visitor {
             Peer::Tcp { theirs, .. } => theirs.ip().to_canonical().to_string(),
         }
     }
+}
+
+/// A caller whom nobody knows, where whoever comes may ask. Load is counted by where they are.
+pub(super) fn somebody(visitor: Option<&Visitor>) -> Caller {
+    Caller { role: Role::Viewer, name: visitor.map_or_else(|| "somebody".to_owned(), Visitor::whose) }
 }
 
 /// Who is let in.

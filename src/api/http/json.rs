@@ -34,6 +34,19 @@ impl Node {
         }
     }
 
+    /// The same for who knows no type of it.
+    pub fn into_value(self) -> serde_json::Value {
+        use serde_json::Value;
+        match self {
+            Node::Null | Node::Absent => Value::Null,
+            Node::Bool(value) => Value::Bool(value),
+            Node::Number(number) => Value::Number(number),
+            Node::Text(text) => Value::String(text),
+            Node::Array(items) => items.into_iter().map(Node::into_value).collect(),
+            Node::Object(members) => members.into_iter().map(|(name, member)| (name, member.into_value())).collect(),
+        }
+    }
+
     /// Marks the nulls among the members of objects `depth` levels down and below. The member itself stays, so that an
     /// unknown name is still refused; one that is given twice is left for that objection.
     pub fn absent_nulls(&mut self, depth: usize) {

@@ -33,7 +33,7 @@
 //! }
 //!
 //! let table = Table::new("Hello".to_owned(), vec![
-//!     Route::post("/greetings", "greet", greet).role(Role::Operator).tag("Greetings").input::<Greeting>().output::<String>(200, "The greeting."),
+//!     Route::post("/greetings", "greet", greet).at_once().role(Role::Operator).tag("Greetings").input::<Greeting>().output::<String>(200, "The greeting."),
 //! ]);
 //! let filter = dispatch::filter(vec![("", table)], None, Gate::closed(), Load::new(1 << 20, 100));
 //! # let _ = filter;
@@ -86,7 +86,7 @@ pub use load::Load;
 pub use query_param::QueryParam;
 pub use request::{NoFields, Request, agreed};
 pub use response::{IntoResponse, Reply, Response};
-pub use route::{Route, RouteInfo, Urgency};
+pub use route::{Draft, Route, RouteInfo, Urgency};
 pub use section::{Problem, in_section};
 pub use server::{Report, serve};
 pub use shutdown::Shutdown;

@@ -27,6 +27,8 @@ pub struct About {
     pub server: &'static str,
     /// The dialect's shape of an error.
     pub error: SchemaFn,
+    /// The dialect's shape of an operation.
+    pub operation: SchemaFn,
     /// Path parameters by name. Those not listed are described by their name alone.
     pub path_params: &'static [PathParam],
 }
@@ -132,6 +134,9 @@ impl Writer<'_> {
             "x-role": route.role.as_str(),
             "responses": self.responses(route),
         });
+        if route.is_open {
+            operation["security"] = json!([{}]);
+        }
         if !route.tag.is_empty() {
             operation["tags"] = json!([route.tag]);
         }
@@ -183,13 +188,21 @@ impl Writer<'_> {
             let gone = "Under its Idempotency-Key it was made before, and has been deleted since.";
             responses.insert("410".into(), json!({"description": gone, "content": error}));
         }
+        if route.work.is_some() {
+            let operation = content("application/json", (self.about.operation)(&mut self.outputs).to_value());
+            let acknowledged =
+                "With `Prefer: respond-async`: it is acknowledged, and `Location` is where its operation is.";
+            let response = json!({"description": acknowledged, "content": operation, "headers": operation_headers()});
+            responses.insert("202".into(), response);
+        }
         for output in &route.outputs {
             let mut response = json!({"description": output.description});
             let body = match output.kind {
                 OutputKind::Json(schema) => Some(content("application/json", schema(&mut self.outputs).to_value())),
+                OutputKind::Data(media_type, schema) => Some(content(media_type, schema(&mut self.outputs).to_value())),
                 OutputKind::Error => Some(error.clone()),
-                OutputKind::Text(example) => {
-                    Some(content("text/plain", json!({"type": "string", "examples": [example]})))
+                OutputKind::Text(media_type, example) => {
+                    Some(content(media_type, json!({"type": "string", "examples": [example]})))
                 }
                 OutputKind::Stream(media_type, example) => {
                     response["headers"] = json!({"Transfer-Encoding": stream_header()});
@@ -203,9 +216,6 @@ impl Writer<'_> {
             };
             if let Some(body) = body {
                 response["content"] = body;
-            }
-            if route.work.is_some() && output.status == 202 {
-                response["headers"] = operation_headers();
             }
             match responses.get_mut(&output.status.to_string()) {
                 // The same in another form.
@@ -334,7 +344,7 @@ fn idempotency_key() -> Value {
 fn prefer() -> Value {
     json!({
         "name": "Prefer", "in": "header", "required": false,
-        "description": "`respond-async`: answer with 202 and an operation, unless the answer is known at once, or within `wait` seconds (RFC 7240).",
+        "description": "`respond-async`: answer with 202 and an operation, unless the answer is known at once, as that of what is refused, or within `wait` seconds (RFC 7240).",
         "schema": {"type": "string", "examples": ["respond-async", "respond-async, wait=5"]},
     })
 }

@@ -87,6 +87,11 @@ impl Reply {
         Self::with(status, typed("text/plain; charset=utf-8"), Content::Whole(Ok(Bytes::from(text.into()))))
     }
 
+    /// 200 with a body of this type.
+    pub fn whole(content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self::with(StatusCode::OK, typed(content_type), Content::Whole(Ok(body.into())))
+    }
+
     pub fn empty(status: StatusCode) -> Self {
         Self::with(status, HeaderMap::new(), Content::Whole(Ok(Bytes::new())))
     }

@@ -27,6 +27,25 @@ pub struct Route<S> {
     pub handler: Handler<S>,
 }
 
+/// A row that changes something, and does not say yet what is done for it: no such route can forget that its clients need not
+/// wait on the line.
+#[must_use = "a row needs to say what it does"]
+pub struct Changing<S>(Draft<S>);
+
+impl<S> Changing<S> {
+    /// With `Prefer: respond-async` it is an operation, as far as it does not end at once.
+    pub fn does(self, work: Work) -> Draft<S> {
+        let Self(Draft(mut route)) = self;
+        route.info.work = Some(work);
+        Draft(route)
+    }
+
+    /// What it does takes no time, and it is no operation.
+    pub fn at_once(self) -> Draft<S> {
+        self.0
+    }
+}
+
 /// A row that does not say yet who may ask for it, so that no table takes it.
 #[must_use = "a row needs a role"]
 pub struct Draft<S>(Route<S>);
@@ -38,11 +57,20 @@ impl<S> Draft<S> {
         route.info.role = role;
         route
     }
+
+    /// Whoever reaches this host may ask, known or not.
+    pub fn open(self) -> Route<S> {
+        let mut route = self.role(Role::Viewer);
+        route.info.is_open = true;
+        route
+    }
 }
 
 #[derive(Debug, Clone)]
 pub struct RouteInfo {
     pub role: Role,
+    /// Whoever reaches this host may ask, known or not: it is the same everywhere, and says nothing of this host.
+    pub is_open: bool,
     pub method: Method,
     /// `/vms/{id}/start`
     pub path: &'static str,
@@ -57,7 +85,7 @@ pub struct RouteInfo {
     pub urgency: Urgency,
     /// What it has begun goes on without it: a daemon that ends does not wait for the guest to finish.
     pub waits_for_guest: bool,
-    /// It may take long, so it is done beside its connection for who wants that.
+    /// It changes something: it is done beside its connection for who wants that.
     pub work: Option<Work>,
 }
 
@@ -91,8 +119,10 @@ pub enum OutputKind {
     Json(SchemaFn),
     /// In the dialect's shape of an error.
     Error,
-    /// With an example of it.
-    Text(&'static str),
+    /// The same as JSON, in another notation: its media type.
+    Data(&'static str, SchemaFn),
+    /// Of this media type, with an example of it.
+    Text(&'static str, &'static str),
     /// Piece by piece, of this media type; with an example of what comes.
     Stream(&'static str, &'static str),
     /// A WebSocket.
@@ -109,28 +139,28 @@ impl<S: 'static> Route<S> {
         Self::draft(Method::GET, path, operation_id, handler)
     }
 
-    pub fn post<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Draft<S>
+    pub fn post<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Changing<S>
     where
         H: Fn(S, Request) -> F + Send + Sync + 'static,
         F: Future<Output: IntoResponse> + Send + 'static,
     {
-        Self::draft(Method::POST, path, operation_id, handler)
+        Changing(Self::draft(Method::POST, path, operation_id, handler))
     }
 
-    pub fn put<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Draft<S>
+    pub fn put<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Changing<S>
     where
         H: Fn(S, Request) -> F + Send + Sync + 'static,
         F: Future<Output: IntoResponse> + Send + 'static,
     {
-        Self::draft(Method::PUT, path, operation_id, handler)
+        Changing(Self::draft(Method::PUT, path, operation_id, handler))
     }
 
-    pub fn delete<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Draft<S>
+    pub fn delete<H, F>(path: &'static str, operation_id: &'static str, handler: H) -> Changing<S>
     where
         H: Fn(S, Request) -> F + Send + Sync + 'static,
         F: Future<Output: IntoResponse> + Send + 'static,
     {
-        Self::draft(Method::DELETE, path, operation_id, handler)
+        Changing(Self::draft(Method::DELETE, path, operation_id, handler))
     }
 
     fn draft<H, F>(method: Method, path: &'static str, operation_id: &'static str, handler: H) -> Draft<S>
@@ -141,6 +171,7 @@ impl<S: 'static> Route<S> {
         Draft(Self {
             info: RouteInfo {
                 role: Role::Admin,
+                is_open: false,
                 method,
                 path,
                 operation_id,
@@ -179,15 +210,6 @@ impl<S: 'static> Route<S> {
         self
     }
 
-    /// It may take long: with `Prefer: respond-async` it is an operation, which looks like `T`.
-    pub fn long<T: JsonSchema>(mut self, work: Work) -> Self {
-        self.info.work = Some(work);
-        self.output::<T>(
-            202,
-            "With `Prefer: respond-async`: it is acknowledged, and `Location` is where its operation is.",
-        )
-    }
-
     pub fn query(mut self, query: &'static [QueryParam]) -> Self {
         self.info.query = query;
         self
@@ -216,7 +238,17 @@ impl<S: 'static> Route<S> {
     }
 
     pub fn output_text(self, status: u16, description: &'static str, example: &'static str) -> Self {
-        self.outcome(status, description, OutputKind::Text(example))
+        self.outcome(status, description, OutputKind::Text("text/plain", example))
+    }
+
+    /// A body of this media type.
+    pub fn output_as(self, media_type: &'static str, description: &'static str, example: &'static str) -> Self {
+        self.outcome(200, description, OutputKind::Text(media_type, example))
+    }
+
+    /// What could be JSON, in another notation.
+    pub fn output_data<T: JsonSchema>(self, media_type: &'static str, description: &'static str) -> Self {
+        self.outcome(200, description, OutputKind::Data(media_type, schema_of::<T>))
     }
 
     pub fn output_stream(self, description: &'static str, media_type: &'static str, example: &'static str) -> Self {

@@ -122,9 +122,6 @@ impl Table {
             if info.method != Method::GET && info.outputs.iter().any(lasts) {
                 problems.push(format!("{} {} lasts, and only GET may", info.method, info.path));
             }
-            if info.work.is_some() && info.method == Method::GET {
-                problems.push(format!("{} is only read, and is no operation", info.path));
-            }
             let braces = info.path.matches(['{', '}']).count();
             let params: Vec<_> = info.path_params().collect();
             if braces != 2 * params.len() || params.contains(&"") {
@@ -263,9 +260,9 @@ mod tests {
             vec![
                 Route::get("/", "root", nothing).role(Role::Viewer),
                 Route::get("/vms/{id}", "get", nothing).role(Role::Viewer),
-                Route::delete("/vms/{vm_id}", "delete", nothing).role(Role::Viewer),
+                Route::delete("/vms/{vm_id}", "delete", nothing).at_once().role(Role::Viewer),
                 Route::get("/vms/{id}/{part}", "part", nothing).role(Role::Viewer),
-                Route::post("/vms/{id}/start", "start", nothing).role(Role::Viewer),
+                Route::post("/vms/{id}/start", "start", nothing).at_once().role(Role::Viewer),
                 Route::get("/vms/by-name/{name}", "byName", nothing).role(Role::Viewer),
             ],
         )

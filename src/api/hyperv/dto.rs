@@ -32,6 +32,12 @@ pub struct Vm {
     health: String,
     /// vCPUs, as defined.
     processor_count: u32,
+    /// The CPU model that its guest sees; null for the richest that the accelerator offers.
+    #[serde(rename = "CPUModel")]
+    cpu_model: Option<String>,
+    /// CPU features that are switched on or off beside the model.
+    #[serde(rename = "CPUFeatures")]
+    cpu_features: BTreeMap<String, bool>,
     /// Bytes, as defined.
     memory_startup: u64,
     /// Its first disk, as this host calls it.
@@ -76,8 +82,10 @@ impl Vm {
             uptime: uptime(view.uptime().unwrap_or(0)),
             health: health(view),
             processor_count: spec.vcpus,
+            cpu_model: spec.cpu.as_ref().and_then(|cpu| cpu.model.clone()),
+            cpu_features: spec.cpu.iter().flat_map(|cpu| cpu.features.clone()).collect(),
             memory_startup: spec.memory * MIB,
-            disk_file: root.map(|disk| disk.file.clone()),
+            disk_file: root.map(|disk| disk.file.to_path_buf()),
             disk_path: named.disk_folder.clone().or_else(folder),
             disk_gb: root.map(|disk| disk.size),
             iso_path: spec.iso_as_sent().cloned(),
@@ -148,6 +156,7 @@ impl CreateBody {
                 labels: self.labels,
                 description: self.notes.map(Some),
                 protected: self.protected,
+                ..MetadataWish::default()
             },
             ..CreateVm::default()
         })
@@ -183,6 +192,14 @@ pub struct UpdateBody {
     #[serde(default)]
     #[schemars(extend("maxProperties" = MAX_LABELS))]
     pub labels: Option<BTreeMap<String, String>>,
+    /// Beside those that there are, also those that others set at the same time. Not together with `labels`.
+    #[serde(default, rename = "addLabels")]
+    #[schemars(extend("maxProperties" = MAX_LABELS))]
+    pub add_labels: Option<BTreeMap<String, String>>,
+    /// By their keys; the others stay. Not together with `labels`.
+    #[serde(default, rename = "removeLabels")]
+    #[schemars(length(max = MAX_LABELS))]
+    pub remove_labels: Option<Vec<String>>,
     /// Also while it runs; "" removes them.
     #[serde(default)]
     #[schemars(length(max = 1024))]

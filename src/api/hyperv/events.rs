@@ -2,15 +2,19 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use warp::http::StatusCode;
 
-use super::{Shared, error::Problem, operations, state::State};
+use super::{
+    Shared,
+    error::{Endpoint, Problem},
+    operations,
+    state::State,
+};
 use crate::{
     api::{
-        events::{self, DISMISSED, ENDS, EVENT_STREAM, written},
-        http::{HttpError, Reply, Request},
+        events::{self, AFTER, LABEL, LIMIT, Subject, TYPE, WAIT, written},
+        http::{HttpError, QueryParam, Reply, Request, Route, in_section},
     },
-    model::{About, Incident, OperationNews, Status, VmId, What},
+    model::{Incident, OperationNews, Status, VmId, What},
     service::events::{Entry, Place},
 };
 
@@ -37,7 +41,7 @@ pub struct EventBody {
     /// Of an operation: which request it is the work for, by its operation id in the document of its dialect.
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<String>,
-    /// Of the VM, the switch or the image, at that time.
+    /// Of the VM, the switch or the image, at that time; `host` of the host.
     name: String,
     /// Who has asked for it; empty where nobody has.
     by: Vec<AskerBody>,
@@ -102,6 +106,9 @@ struct Details {
     /// `vm.problem`, `switch.problem`: what is not as it should be; null where it is again.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<Option<String>>,
+    /// `host.warnings`: all that somebody should see to, as in `/health`; empty where there is nothing any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warnings: Option<Vec<String>>,
     /// `operation.progress`: what is done now.
     #[serde(skip_serializing_if = "Option::is_none")]
     phase: Option<String>,
@@ -132,37 +139,17 @@ pub struct EventsBody {
 impl EventBody {
     pub fn of(place: Place, entry: &Entry) -> Self {
         let event = &entry.event;
-        let (mut vm_id, mut switch_id, mut image_id, mut operation) = (None, None, None, None);
-        let name = match &event.about {
-            About::Vm { id, name } => {
-                vm_id = Some(id.to_string());
-                name
-            }
-            About::Switch { id, name } => {
-                switch_id = Some(id.to_string());
-                name
-            }
-            About::Image { id, name } => {
-                image_id = Some(id.to_string());
-                name
-            }
-            About::Operation { id, kind, vm, name } => {
-                vm_id = vm.map(|vm| vm.to_string());
-                operation = Some((id.to_string(), kind.clone()));
-                name
-            }
-        };
-        let (operation_id, kind) = operation.unzip();
+        let Subject { vm, switch, image, operation, kind, name } = Subject::of(&event.about);
         let by = event.by.iter();
         Self {
             id: place.to_string(),
             sequence: entry.number,
             time: written(event.at),
             r#type: event.kind(),
-            vm_id,
-            switch_id,
-            image_id,
-            operation_id,
+            vm_id: vm,
+            switch_id: switch,
+            image_id: image,
+            operation_id: operation,
             kind,
             name: name.clone(),
             by: by.map(|by| AskerBody { caller: by.caller.clone(), request_id: by.request.clone() }).collect(),
@@ -199,6 +186,7 @@ impl Details {
                 }
             }
             What::Problem { problem } => Self { problem: Some(problem), ..none },
+            What::Warnings { warnings } => Self { warnings: Some(warnings), ..none },
             What::Operation(news) => match news {
                 OperationNews::Begun => none,
                 OperationNews::Progress { phase, device, bytes } => {
@@ -222,7 +210,7 @@ impl Details {
 }
 
 /// As a stream has it.
-pub const STREAM_EXAMPLE: &str = "id: 5f2c9e1a-4711\nevent: vm.status\ndata: {\"Id\":\"5f2c9e1a-4711\",\"Sequence\":4711,\"Time\":\"2026-11-27T20:50:00.123Z\",\
+const STREAM_EXAMPLE: &str = "id: 5f2c9e1a-4711\nevent: vm.status\ndata: {\"Id\":\"5f2c9e1a-4711\",\"Sequence\":4711,\"Time\":\"2026-11-27T20:50:00.123Z\",\
     \"Type\":\"vm.status\",\"VMId\":\"123e4567-e89b-42d3-a456-426614174000\",\"Name\":\"web\",\"By\":[],\"State\":\"Running\"}\n\n";
 
 fn example() -> serde_json::Value {
@@ -233,23 +221,32 @@ fn example() -> serde_json::Value {
     })
 }
 
+const EVENTS: Endpoint = Endpoint { not_found: "VM not found", failed: "Failed to read the events" };
+const QUERY: &[QueryParam] = &[
+    AFTER,
+    QueryParam::text("vmId", "Only events of the VM with this id, also of one that is gone."),
+    TYPE,
+    LABEL,
+    WAIT,
+    LIMIT,
+];
+
+/// Its row of the route table.
+pub fn route() -> Route<Shared> {
+    let draft = Route::get("/events", "listEvents", in_section(&EVENTS, self::events));
+    events::route::<_, EventsBody>(draft, "Service", QUERY, STREAM_EXAMPLE)
+}
+
 #[derive(Deserialize)]
 struct VmQuery {
     #[serde(rename = "vmId")]
     vm: Option<String>,
 }
 
-pub async fn events(shared: Shared, request: Request) -> Result<Reply, Problem> {
+async fn events(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let VmQuery { vm } = request.query()?;
     let read = |text: String| VmId::parse_guid(&text).ok_or_else(|| HttpError::invalid("vmId", "be the id of a VM"));
-    let wish = events::wish(&shared.service, &request, vm.map(read).transpose()?)?;
-    let Some(wait) = wish.wait else {
-        let data = |place: Place, entry: &Entry| serde_json::to_string(&EventBody::of(place, entry));
-        return Ok(Reply::stream(EVENT_STREAM, events::stream(wish, data))
-            .until_the_end(ENDS)
-            .until_dismissed(DISMISSED));
-    };
-    let (found, next) = events::poll(wish, wait).await?;
-    let events = found.iter().map(|(place, entry)| EventBody::of(*place, entry)).collect();
-    Ok(Reply::json(StatusCode::OK, &EventsBody { events, next: next.to_string() }))
+    let vm = vm.map(read).transpose()?;
+    let several = |events, next| EventsBody { events, next };
+    Ok(events::answer(&shared.service, &request, vm, EventBody::of, several).await?)
 }

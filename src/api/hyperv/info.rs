@@ -26,11 +26,7 @@ pub async fn health(shared: Shared, _: Request) -> Result<Reply, Problem> {
         version: env!("CARGO_PKG_VERSION"),
         qemu_version: caps.version.clone(),
         accelerator: caps.accelerator.as_str(),
-        warnings: crate::api::warnings(&shared.service),
+        warnings: shared.service.warnings(),
     };
     Ok(Reply::json(StatusCode::OK, &health))
-}
-
-pub async fn openapi(shared: Shared, _: Request) -> Result<Reply, Problem> {
-    Ok(Reply::json(StatusCode::OK, &*shared.openapi))
 }

@@ -22,10 +22,8 @@ pub use routes::{openapi, table};
 
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use crate::{
-    api::http::Request,
+    api::{docs::Docs, http::Request},
     model::{SwitchId, VmId, VmView},
     service::Service,
 };
@@ -35,7 +33,13 @@ use error::Problem;
 #[derive(Clone)]
 pub struct Shared {
     service: Arc<Service>,
-    openapi: Arc<Value>,
+    docs: Arc<Docs>,
+}
+
+impl AsRef<Docs> for Shared {
+    fn as_ref(&self) -> &Docs {
+        &self.docs
+    }
 }
 
 impl Shared {

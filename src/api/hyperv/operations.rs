@@ -14,7 +14,7 @@ use crate::{
     api::{
         events::written,
         http::{HttpError, QueryParam, Reply, Request, Route, in_section},
-        operations::{self, LIMIT, WAIT, body_for},
+        operations::{self, LIMIT},
     },
     model::{Outcome, Role, VmId},
     service::{
@@ -38,7 +38,9 @@ pub struct OperationBody {
     /// What it is about; of one that creates, the Id that the VM has or is to have.
     #[serde(rename = "VMId")]
     vm_id: Option<String>,
-    /// Of the VM.
+    /// The same, of one that is about a switch.
+    switch_id: Option<String>,
+    /// Of the VM or the switch.
     name: Option<String>,
     /// Who has asked for it.
     caller: String,
@@ -86,19 +88,15 @@ impl OperationBody {
     fn of(operation: &Operation, role: Role) -> Self {
         let record = &operation.record;
         let end = record.end.as_ref();
-        let answer = end
-            .and_then(|end| end.answer.as_ref())
-            .map(|answer| AnswerBody { status: answer.status, body: body_for(role, answer) });
-        let (result, error) = match answer {
-            Some(answer) if (200..300).contains(&answer.status) => (Some(answer), None),
-            answer => (None, answer),
-        };
+        let [result, error] =
+            operations::answers(operation, role).map(|answer| answer.map(|(status, body)| AnswerBody { status, body }));
         Self {
             id: operation.id.to_string(),
             kind: record.kind.clone(),
             dialect: record.dialect.clone(),
             status: status(operation.status),
             vm_id: record.vm.map(|vm| vm.to_string()),
+            switch_id: record.switch.map(|switch| switch.to_string()),
             name: record.name.clone(),
             caller: record.by.caller.clone(),
             request_id: record.by.request.clone(),
@@ -145,7 +143,7 @@ pub fn outcome(outcome: Outcome) -> &'static str {
 fn example() -> Value {
     serde_json::json!({
         "Id": "9b2f6c1e-3a4d-4c5b-8e6f-7a8b9c0d1e2f", "Kind": "stopVM", "Dialect": "hyperv", "Status": "Running",
-        "VMId": "123e4567-e89b-42d3-a456-426614174000", "Name": "web", "Caller": "uid 1000",
+        "VMId": "123e4567-e89b-42d3-a456-426614174000", "SwitchId": null, "Name": "web", "Caller": "uid 1000",
         "RequestId": "8e03978e-40d5-43e8-bc93-6894a57f9324", "CreatedAt": "2026-11-28T00:30:00.000Z", "EndedAt": null,
         "Phases": [{
             "Name": "ask_guest", "Device": null, "BeganAt": "2026-11-28T00:30:00.020Z",
@@ -161,7 +159,6 @@ pub fn shape(operation: &Operation, role: Role) -> Reply {
 }
 
 const OPERATIONS: Endpoint = Endpoint { not_found: "VM not found", failed: "Failed to read the operations" };
-const TAG: &str = "Operations";
 const QUERY: &[QueryParam] = &[
     QueryParam::text("vmId", "Only those about the VM with this id, also of one that is gone."),
     QueryParam::one_of(
@@ -175,31 +172,12 @@ const QUERY: &[QueryParam] = &[
 
 /// Their rows of the route table.
 pub fn routes() -> Vec<Route<Shared>> {
-    vec![
-        Route::get("/operations", "listOperations", in_section(&OPERATIONS, list))
-            .role(Role::Viewer)
-            .tag(TAG)
-            .summary(
-                "The operations of both dialects that run, or have ended within the last 24 hours, the newest first.",
-            )
-            .query(QUERY)
-            .output::<Vec<OperationBody>>(200, "The operations."),
-        Route::get("/operations/{operationId}", "getOperation", in_section(&OPERATIONS, get))
-            .role(Role::Viewer)
-            .tag(TAG)
-            .summary("One operation, at once or when it has ended.")
-            .query(WAIT)
-            .waits_for_guest()
-            .output::<OperationBody>(200, "The operation.")
-            .error(404, "There is none, or none any more."),
-        Route::delete("/operations/{operationId}", "cancelOperation", in_section(&OPERATIONS, cancel))
-            .role(Role::Operator)
-            .tag(TAG)
-            .summary("Cancel an operation: a create, a graceful stop, or a removal that waits for the guest.")
-            .output::<OperationBody>(202, "It is taken back, and ends when that is done.")
-            .error(404, "There is none, or none any more.")
-            .error(409, "It has ended, or cannot be cancelled; the message says why."),
-    ]
+    operations::routes::<_, OperationBody>(
+        Route::get("/operations", "listOperations", in_section(&OPERATIONS, list)),
+        QUERY,
+        Route::get("/operations/{operationId}", "getOperation", in_section(&OPERATIONS, get)),
+        Route::delete("/operations/{operationId}", "cancelOperation", in_section(&OPERATIONS, cancel)).at_once(),
+    )
 }
 
 #[derive(Deserialize)]
@@ -212,14 +190,8 @@ async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let VmQuery { vm_id } = request.query()?;
     let read = |text: String| VmId::parse_guid(&text).ok_or_else(|| HttpError::invalid("vmId", "be the Id of a VM"));
     let vm = vm_id.map(read).transpose()?;
-    let (found, next) = operations::list(&shared.service, &request, vm, "pageToken").await?;
-    let role = request.caller.role;
-    let rows: Vec<_> = found.iter().map(|operation| OperationBody::of(operation, role)).collect();
-    let reply = Reply::json(StatusCode::OK, &rows);
-    Ok(match next {
-        Some(next) => reply.next_page(&format!("?{next}")),
-        None => reply,
-    })
+    let (service, links) = (&shared.service, ("", "pageToken"));
+    Ok(operations::list(service, &request, vm, links, OperationBody::of).await?)
 }
 
 async fn get(shared: Shared, request: Request) -> Result<Reply, Problem> {

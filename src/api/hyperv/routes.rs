@@ -12,11 +12,12 @@ use super::{
 };
 use crate::{
     api::{
-        events::{AFTER, EVENT_STREAM, LIMIT, TYPE, WAIT},
+        docs::{self, Docs},
         http::{
             NoFields, QueryParam, Route, Table, Urgency, in_section,
             openapi::{About, PathParam, document},
         },
+        labels,
     },
     model::Role,
     service::{Service, operations::Work},
@@ -53,7 +54,6 @@ const GET_SWITCH: Endpoint = switch("Failed to get switch");
 const CREATE_SWITCH: Endpoint = switch("Failed to create switch");
 const UPDATE_SWITCH: Endpoint = switch("Failed to update switch");
 const DELETE_SWITCH: Endpoint = switch("Failed to delete switch");
-const EVENTS: Endpoint = vm("Failed to read the events");
 const GENERAL: Endpoint = vm("Internal server error");
 
 const VMS: &str = "Virtual Machines";
@@ -71,13 +71,6 @@ const WAIT_QUERY: &[QueryParam] = &[
     ),
     QueryParam::whole("timeout", 1, 3600, "With `wait`: seconds, 1 to 3600; default 30."),
 ];
-const EVENTS_QUERY: &[QueryParam] = &[
-    AFTER,
-    QueryParam::text("vmId", "Only events of the VM with this id, also of one that is gone."),
-    TYPE,
-    WAIT,
-    LIMIT,
-];
 const NO_AGENT: &str = "The guest agent is not there, or does not do it; the VM runs.";
 
 pub fn routes() -> Vec<Route<Shared>> {
@@ -85,28 +78,14 @@ pub fn routes() -> Vec<Route<Shared>> {
     routes.extend(network_routes());
     routes.extend(operations::routes());
     routes.extend([
-        Route::get("/events", "listEvents", in_section(&EVENTS, events::events))
-            .role(Role::Viewer)
-            .tag(SERVICE)
-            .summary(
-                "What happens to VMs and switches, as it happens and since: who asked for what, and what became of it.",
-            )
-            .query(EVENTS_QUERY)
-            .waits_for_guest()
-            .output_stream("As they happen, without `wait`.", EVENT_STREAM, events::STREAM_EXAMPLE)
-            .output::<events::EventsBody>(200, "With `wait`: those that there are.")
-            .error(410, "What follows is not kept any more; `detail` is where to begin."),
+        events::route(),
         Route::get("/health", "getHealth", in_section(&GENERAL, info::health))
             .role(Role::Viewer)
             .tag(SERVICE)
             .summary("Whether the service answers, and what it runs on.")
             .output::<info::Health>(200, "It answers."),
-        Route::get("/openapi.json", "getOpenAPI", in_section(&GENERAL, info::openapi))
-            .role(Role::Viewer)
-            .tag(SERVICE)
-            .summary("This document.")
-            .output::<Value>(200, "OpenAPI 3.1."),
     ]);
+    routes.extend(docs::routes(SERVICE));
     routes
 }
 
@@ -116,12 +95,13 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .role(Role::Viewer)
             .tag(VMS)
             .summary("List all VMs, oldest first.")
+            .query(labels::QUERY)
             .output::<Vec<dto::Vm>>(200, "The VMs."),
         Route::post("/vms", "createVM", in_section(&CREATE, vms::create))
+            .does(Work::Create)
             .role(Role::Operator)
             .tag(VMS)
             .summary("Create a VM with a new, empty disk. Each call creates another one.")
-            .long::<operations::OperationBody>(Work::Create)
             .input::<dto::CreateBody>()
             .output::<dto::Created>(201, "The VM, which is off."),
         Route::get("/vms/{id}", "getVM", in_section(&GET, vms::get))
@@ -137,6 +117,7 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .summary("The VMs with this name, whatever its case.")
             .output::<Vec<dto::Vm>>(200, "The VMs, or none."),
         Route::put("/vms/{id}", "updateVM", in_section(&UPDATE, vms::update))
+            .does(Work::Change)
             .role(Role::Operator)
             .tag(VMS)
             .summary("Change a VM that is off, all or nothing.")
@@ -144,25 +125,25 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .output::<dto::Updated>(200, "It is so now, or was before.")
             .error(409, "It is not off, or what cannot be changed is given another value."),
         Route::delete("/vms/{id}", "deleteVM", in_section(&DELETE, vms::delete))
+            .does(Work::Delete)
             .role(Role::Operator)
             .tag(VMS)
             .summary("Cut the power of a VM and remove it with its disk.")
-            .long::<operations::OperationBody>(Work::Delete)
             .output::<dto::Deleted>(200, "It is gone.")
             .error(409, "It is protected, or the storage of its disk is not mounted, or is no storage directory any more."),
         Route::post("/vms/{id}/start", "startVM", in_section(&START, power::start))
+            .does(Work::Start)
             .role(Role::Operator)
             .tag(VMS)
             .summary("Start a VM, or resume a suspended one.")
-            .long::<operations::OperationBody>(Work::Start)
             .optional_input::<NoFields>()
             .output::<dto::Started>(200, "It runs.")
             .error(409, "It is stopping or rebooting."),
         Route::post("/vms/{id}/stop", "stopVM", in_section(&STOP, power::stop))
+            .does(Work::Stop)
             .role(Role::Operator)
             .tag(VMS)
             .summary("Stop a VM by its guest agent, or by force.")
-            .long::<operations::OperationBody>(Work::Stop)
             .query(FORCE)
             .urgency(Urgency::Forced)
             .waits_for_guest()
@@ -171,10 +152,10 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .error(409, "It was off before; or it is protected, and was to be turned off by force.")
             .error(422, NO_AGENT),
         Route::post("/vms/{id}/restart", "restartVM", in_section(&RESTART, power::restart))
+            .does(Work::Reboot)
             .role(Role::Operator)
             .tag(VMS)
             .summary("Restart a VM by its guest agent, or by force; start one that is off.")
-            .long::<operations::OperationBody>(Work::Reboot)
             .query(FORCE)
             .waits_for_guest()
             .optional_input::<dto::Force>()
@@ -182,6 +163,7 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .error(409, "It is stopping, or a forced stop or a delete of the VM came before it was done.")
             .error(422, NO_AGENT),
         Route::post("/vms/{id}/suspend", "suspendVM", in_section(&SUSPEND, power::suspend))
+            .does(Work::Suspend)
             .role(Role::Operator)
             .tag(VMS)
             .summary("Suspend a VM.")
@@ -189,6 +171,7 @@ fn vm_routes() -> Vec<Route<Shared>> {
             .output::<dto::Suspended>(200, "It is paused.")
             .error(409, "It is suspended already, or off."),
         Route::post("/vms/{id}/resume", "resumeVM", in_section(&RESUME, power::resume))
+            .does(Work::Resume)
             .role(Role::Operator)
             .tag(VMS)
             .summary("Resume a suspended VM.")
@@ -217,6 +200,7 @@ fn network_routes() -> Vec<Route<Shared>> {
             .summary("The addresses of a running VM, each with who says so and how long ago. One that several tell is there several times.")
             .output::<Vec<addresses::Address>>(200, "The addresses, by adapter; none while it does not run."),
         Route::post("/vms/{id}/network-adapters", "addNetworkAdapter", in_section(&ADD_ADAPTER, adapters::add))
+            .does(Work::Add)
             .role(Role::Operator)
             .tag(ADAPTER)
             .summary("Add a network adapter; a running VM gets it by hot-plug.")
@@ -228,6 +212,7 @@ fn network_routes() -> Vec<Route<Shared>> {
             "updateNetworkAdapter",
             in_section(&CHANGE_ADAPTER, adapters::change),
         )
+        .does(Work::Change)
         .role(Role::Operator)
         .tag(ADAPTER)
         .summary("Change the port of an adapter on a switch: address, spoofing, isolation, bandwidth; live.")
@@ -239,18 +224,20 @@ fn network_routes() -> Vec<Route<Shared>> {
             "removeNetworkAdapter",
             in_section(&REMOVE_ADAPTER, adapters::remove),
         )
+        .does(Work::Remove)
         .role(Role::Operator)
         .tag(ADAPTER)
         .summary("Remove a network adapter.")
-        .long::<operations::OperationBody>(Work::Remove)
         .output::<dto::Deleted>(200, "It is gone, or will be when the guest lets go of it (`pending`).")
         .error(409, "The guest is suspended, or a forced stop or a delete of the VM came before it was done."),
         Route::get("/switches", "listSwitches", in_section(&LIST_SWITCHES, switches::list))
             .role(Role::Viewer)
             .tag(SWITCHES)
             .summary("List all switches, oldest first.")
+            .query(labels::QUERY)
             .output::<Vec<switches::Switch>>(200, "The switches."),
         Route::post("/switches", "createSwitch", in_section(&CREATE_SWITCH, switches::create))
+            .does(Work::MakeSwitch)
             .role(Role::Admin)
             .tag(SWITCHES)
             .summary("Create a switch. Each call creates another one.")
@@ -268,6 +255,7 @@ fn network_routes() -> Vec<Route<Shared>> {
             .summary("The switches with this name, whatever its case.")
             .output::<Vec<switches::Switch>>(200, "The switches, or none."),
         Route::put("/switches/{id}", "updateSwitch", in_section(&UPDATE_SWITCH, switches::update))
+            .does(Work::ChangeSwitch)
             .role(Role::Admin)
             .tag(SWITCHES)
             .summary("Change a switch with its VMs on it: notes, MTU, subnet and what belongs to it.")
@@ -275,11 +263,12 @@ fn network_routes() -> Vec<Route<Shared>> {
             .output::<switches::Updated>(200, "It is changed, with the adapters whose address is another now.")
             .error(409, "The subnet is taken, or port forwards need the NAT that is to go."),
         Route::delete("/switches/{id}", "deleteSwitch", in_section(&DELETE_SWITCH, switches::delete))
+            .does(Work::DeleteSwitch)
             .role(Role::Admin)
             .tag(SWITCHES)
             .summary("Delete a switch that no VM uses.")
             .output::<dto::Deleted>(200, "It is gone.")
-            .error(409, "VMs use it."),
+            .error(409, "VMs use it, or it is protected."),
         Route::get("/switches/{id}/leases", "listSwitchLeases", in_section(&GET_SWITCH, forwards::leases))
             .role(Role::Viewer)
             .tag(SWITCHES)
@@ -291,6 +280,7 @@ fn network_routes() -> Vec<Route<Shared>> {
             .summary("The ports of the host that lead to VMs on a switch.")
             .output::<Vec<forwards::Forward>>(200, "The forwards, in the order in which they were made."),
         Route::post("/switches/{id}/forwards", "addSwitchForward", in_section(&UPDATE_SWITCH, forwards::add))
+            .does(Work::AddForward)
             .role(Role::Operator)
             .tag(SWITCHES)
             .summary("Make a port of the host lead to a VM on a switch with NAT. It goes with the VM's adapter.")
@@ -302,6 +292,7 @@ fn network_routes() -> Vec<Route<Shared>> {
             "removeSwitchForward",
             in_section(&UPDATE_SWITCH, forwards::remove),
         )
+        .does(Work::RemoveForward)
         .role(Role::Operator)
         .tag(SWITCHES)
         .summary("Remove a port forward.")
@@ -317,11 +308,13 @@ pub fn openapi(server: &'static str) -> Value {
         description: "Manages virtual machines and switches by stable Ids; compatible with the Hyper-V API overlay.",
         server,
         error: |generator: &mut SchemaGenerator| generator.subschema_for::<ErrorBody>(),
+        operation: |generator: &mut SchemaGenerator| generator.subschema_for::<operations::OperationBody>(),
         path_params: &[
             PathParam { name: "id", description: "The Id of the VM or switch.", format: Some("uuid") },
             PathParam { name: "operationId", description: "The Id of the operation.", format: Some("uuid") },
             PathParam { name: "name", description: "The whole name, in any case.", format: None },
             PathParam { name: "forwardId", description: "The Id of the port forward.", format: Some("uuid") },
+            docs::FILE,
             PathParam { name: "adapterId", description: "The Id of the network adapter.", format: Some("uuid") },
         ],
     };
@@ -330,6 +323,9 @@ pub fn openapi(server: &'static str) -> Value {
 
 /// The table over a service, mounted at `server`.
 pub fn table(service: Arc<Service>, server: &'static str) -> Table {
-    let table = Table::new(Shared { service, openapi: Arc::new(openapi(server)) }, routes());
+    // On a listener of its own there is no other dialect to lead to.
+    let place = (server == "/hyperv").then_some("/hyperv/docs");
+    let docs = Arc::new(Docs::new(openapi(server), place));
+    let table = Table::new(Shared { service, docs }, routes());
     table.errors(http_error).operations(operations::shape).dialect("hyperv")
 }

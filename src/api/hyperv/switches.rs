@@ -1,6 +1,6 @@
 //! Switches: bodies and handlers.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,8 +9,14 @@ use warp::http::StatusCode;
 
 use super::{Shared, dto, error::Problem};
 use crate::{
-    api::http::{HttpError, Reply, Request, given},
-    model::{CreateSwitch, Error, SubnetWish, SwitchForm, SwitchId, SwitchShape, SwitchType, SwitchWish, same_name},
+    api::{
+        http::{HttpError, Reply, Request, given},
+        labels,
+    },
+    model::{
+        CreateSwitch, Error, LabelFilter, MAX_LABELS, MetadataWish, SubnetWish, SwitchForm, SwitchId, SwitchShape,
+        SwitchType, SwitchWish, same_name,
+    },
     service::SwitchView,
 };
 
@@ -32,6 +38,9 @@ pub struct Switch {
     name: String,
     switch_type: TypeBody,
     notes: String,
+    labels: BTreeMap<String, String>,
+    /// It is not deleted.
+    protected: bool,
     /// Of an External one.
     net_adapter_name: Option<String>,
     /// Of an External one.
@@ -91,6 +100,8 @@ impl Switch {
             name: switch.name,
             switch_type: shape.kind.into(),
             notes: switch.notes,
+            labels: switch.metadata.labels,
+            protected: switch.metadata.protected,
             net_adapter_name: shape.adapter,
             allow_management_os: shape.allow_management_os,
             subnet: shape.subnet,
@@ -116,6 +127,10 @@ pub struct CreateBody {
     r#type: TypeBody,
     #[serde(default)]
     notes: String,
+    #[schemars(extend("maxProperties" = MAX_LABELS))]
+    labels: Option<BTreeMap<String, String>>,
+    /// It is not deleted until that is taken away.
+    protected: Option<bool>,
     /// The host's adapter, as `ip link` calls it; for External, and needed there.
     #[serde(rename = "netAdapterName")]
     net_adapter_name: Option<String>,
@@ -173,6 +188,7 @@ impl CreateBody {
             allow_management_os: self.allow_management_os,
             subnet,
             notes: self.notes,
+            metadata: MetadataWish { labels: self.labels, protected: self.protected, ..MetadataWish::default() },
             mtu: self.mtu,
         };
         form.into_wish()
@@ -187,6 +203,13 @@ pub struct UpdateBody {
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<String>")]
     notes: Option<Option<String>>,
+    /// Replaced whole; null removes all.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<BTreeMap<String, String>>", extend("maxProperties" = MAX_LABELS))]
+    labels: Option<Option<BTreeMap<String, String>>>,
+    /// While it is so, it is not deleted.
+    #[serde(default)]
+    protected: Option<bool>,
     /// Null: the adapter's, or 1500.
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<i64>")]
@@ -217,6 +240,11 @@ impl UpdateBody {
     fn into_model(self) -> Result<SwitchWish, Problem> {
         let wish = SwitchWish {
             notes: self.notes.map(Option::unwrap_or_default),
+            metadata: MetadataWish {
+                labels: self.labels.map(Option::unwrap_or_default),
+                protected: self.protected,
+                ..MetadataWish::default()
+            },
             mtu: self.mtu,
             subnet: SubnetWish {
                 subnet: self.subnet,
@@ -228,7 +256,7 @@ impl UpdateBody {
             },
         };
         if wish == SwitchWish::default() {
-            let fields = "notes, mtu, subnet, nat, dns, domain, hostAccess or ipv6";
+            let fields = "notes, mtu, subnet, nat, dns, domain, hostAccess, ipv6, labels or protected";
             return Err(HttpError::invalid(fields, "be given, at least one of them").into());
         }
         Ok(wish)
@@ -254,14 +282,19 @@ pub struct Updated {
     readdressed: Vec<Readdressed>,
 }
 
-pub async fn list(shared: Shared, _: Request) -> Result<Reply, Problem> {
-    let switches: Vec<Switch> = shared.service.switches().into_iter().map(Switch::of).collect();
+pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let labels = labels::wanted(&request)?;
+    let switches: Vec<Switch> = shared.service.switches(&labels).into_iter().map(Switch::of).collect();
     Ok(Reply::json(StatusCode::OK, &switches))
 }
 
 pub async fn by_name(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let wanted = request.param("name");
-    let named = shared.service.switches().into_iter().filter(|view| same_name(&view.switch.name, wanted));
+    let named = shared
+        .service
+        .switches(&LabelFilter::default())
+        .into_iter()
+        .filter(|view| same_name(&view.switch.name, wanted));
     Ok(Reply::json(StatusCode::OK, &named.map(Switch::of).collect::<Vec<_>>()))
 }
 

@@ -14,6 +14,7 @@ use crate::{
     api::{
         events::wait_time,
         http::{HttpError, Reply, Request, listing},
+        labels,
     },
     model::{CreateVm, Error, MetadataWish, VmId, VmView},
     service::{Awaited, Filter, Nics, Redefine},
@@ -36,8 +37,9 @@ fn listed(shared: Shared, filter: Filter) -> Reply {
     })
 }
 
-pub async fn list(shared: Shared, _: Request) -> Result<Reply, Problem> {
-    Ok(listed(shared, Filter::default()))
+pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let labels = labels::wanted(&request)?;
+    Ok(listed(shared, Filter { labels, ..Filter::default() }))
 }
 
 pub async fn by_name(shared: Shared, request: Request) -> Result<Reply, Problem> {
@@ -136,7 +138,13 @@ pub async fn update(shared: Shared, request: Request) -> Result<Reply, Problem> 
         disk_folder: body.disk_path.map(Into::into),
         iso: body.iso_path.map(|given| given.filter(|path| !path.is_empty()).map(Into::into)),
         nics,
-        metadata: MetadataWish { labels: body.labels, description: body.notes.map(Some), protected: body.protected },
+        metadata: MetadataWish {
+            labels: body.labels,
+            add_labels: body.add_labels,
+            remove_labels: body.remove_labels,
+            description: body.notes.map(Some),
+            protected: body.protected,
+        },
     };
     let changed = shared.service.redefine(id, wish).await?;
     let name = shared.service.view(id)?.spec.name.clone();

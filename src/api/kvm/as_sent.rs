@@ -6,12 +6,12 @@ use serde::Deserialize;
 use super::{disks::DiskBody, network_body::NetworkBody};
 use crate::{model::VmSpec, service::Service};
 
-/// Its disks beside the root disk, as they were sent if they are so still.
+/// Its disks beside a root disk that was made, as they were sent if they are so still.
 pub fn disks(spec: &VmSpec) -> Vec<DiskBody> {
-    let there = spec.disks.get(1..).unwrap_or_default();
+    let there = spec.listed_disks();
     if let Some(sent) = read::<DiskBody>(spec.named.sent.disks.as_deref())
         && sent.len() == there.len()
-        && sent.iter().zip(there).all(|(sent, disk)| sent.clone().into_model().is(disk))
+        && sent.iter().zip(there).all(|(sent, disk)| sent.clone().into_model().is_ok_and(|wish| wish.is(disk)))
     {
         return sent;
     }

@@ -15,7 +15,7 @@ use super::{
     times::time,
 };
 use crate::{
-    model::{CloneMode, IoLimits, VmView},
+    model::{CloneMode, GuestCpu, IoLimits, VmView},
     service::Service,
 };
 
@@ -34,11 +34,13 @@ pub struct Config {
     /// GiB.
     pub disk_size: Option<u64>,
     pub cpu_pinning: Option<CpuPinning>,
+    /// Null for the richest that the accelerator offers.
+    pub cpu: Option<GuestCpu>,
     pub io_limits: Option<IoLimits>,
     pub disk_file: Option<PathBuf>,
     pub base_image: Option<PathBuf>,
     pub clone: Option<CloneMode>,
-    /// All disks beside the root disk, as they were sent if they are so still.
+    /// All disks beside a root disk that was made, as they were sent if they are so still.
     pub disks: Vec<DiskBody>,
     /// All NICs, likewise; `GET /vms/{id}/networks` has all about them.
     pub networks: Vec<NetworkBody>,
@@ -73,8 +75,9 @@ impl Config {
             max_memory: spec.max_memory,
             disk_size: root.map(|disk| disk.size),
             cpu_pinning: spec.cpu_pinning.as_ref().map(CpuPinning::of),
+            cpu: spec.cpu.clone(),
             io_limits: root.and_then(|disk| disk.io_limits),
-            disk_file: root.map(|disk| disk.file.clone()),
+            disk_file: root.map(|disk| disk.file.to_path_buf()),
             base_image: spec.base_image_as_sent().cloned(),
             clone: root.filter(|disk| disk.base.is_some()).map(|disk| disk.clone),
             disks: as_sent::disks(spec),

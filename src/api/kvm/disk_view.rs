@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{CloneMode, Disk, IoLimits};
+use crate::model::{CloneMode, Disk, ImageFormat, IoLimits};
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 pub struct DiskView {
@@ -14,6 +14,10 @@ pub struct DiskView {
     /// GiB.
     pub disk_size: u64,
     pub disk_file: PathBuf,
+    /// `raw` or `qcow2`.
+    pub format: ImageFormat,
+    /// It was there before, was attached as it was, and stays when the disk is removed.
+    pub attached: bool,
     pub base_image: Option<PathBuf>,
     pub clone: Option<CloneMode>,
     pub io_limits: Option<IoLimits>,
@@ -24,7 +28,9 @@ impl DiskView {
         Self {
             name: disk.name.clone(),
             disk_size: disk.size,
-            disk_file: disk.file.clone(),
+            disk_file: disk.file.to_path_buf(),
+            format: disk.file.format(),
+            attached: disk.file.foreign().is_some(),
             base_image: disk.base.as_ref().map(|base| base.path.clone()),
             clone: disk.base.as_ref().map(|_| disk.clone),
             io_limits: disk.io_limits,

@@ -16,16 +16,26 @@ use super::{
 };
 use crate::{
     api::http::{Reply, Request},
-    model::{Applied, Change, CloneMode, Disk, DiskWish, Error, IoLimits, VmSpec, VmView},
+    model::{Applied, Change, CloneMode, Disk, DiskWish, Error, ExistingDisk, ImageFormat, IoLimits, VmSpec, VmView},
 };
 
 /// A disk beside the root disk.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = serde_json::json!({ "disk_size": 20 }), example = serde_json::json!({ "path": "/srv/vms/data.qcow2", "format": "qcow2" }))]
 pub struct DiskBody {
-    /// GiB.
+    /// GiB. Of a disk that is attached as it is, it is what it has, and may be left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65_536))]
-    pub disk_size: i64,
+    pub disk_size: Option<i64>,
+    /// A disk image below a storage directory, attached as it is: it is never deleted, renamed or given another owner, and stays when the disk
+    /// or the VM is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub path: Option<PathBuf>,
+    /// Of the image at `path`, which does not say it reliably itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<ImageFormat>,
     /// Cloned; without one the disk is empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
@@ -39,23 +49,49 @@ pub struct DiskBody {
 
 impl DiskBody {
     pub fn of(disk: &Disk) -> Self {
-        let base = disk.base.as_ref();
+        let (foreign, base) = (disk.file.foreign(), disk.base.as_ref().filter(|_| disk.file.own().is_some()));
         Self {
-            disk_size: disk.size.try_into().unwrap_or(i64::MAX),
+            disk_size: Some(disk.size.try_into().unwrap_or(i64::MAX)),
+            path: foreign.map(|file| file.path.clone()),
+            format: foreign.map(|file| file.format),
             base_image: base.map(|base| base.path.clone()),
             clone: base.map(|_| disk.clone),
             io_limits: disk.io_limits,
         }
     }
 
-    pub fn into_model(self) -> DiskWish {
-        DiskWish {
+    /// # Errors
+    /// [`Error::Invalid`] for one half of what names an image.
+    pub fn into_model(self) -> Result<DiskWish, Error> {
+        let existing = match (self.path, self.format) {
+            (None, None) => None,
+            (Some(path), Some(format)) => Some(ExistingDisk { path, format }),
+            (Some(_), None) => {
+                return Err(Error::invalid(
+                    "format",
+                    "be given beside path (raw or qcow2): a guest can write what looks like another",
+                ));
+            }
+            (None, Some(_)) => return Err(Error::invalid("format", "only be given beside path")),
+        };
+        Ok(DiskWish {
             request: None,
+            existing,
             size: self.disk_size,
             base_image: self.base_image,
             clone: self.clone.unwrap_or_default(),
             io_limits: self.io_limits,
-        }
+        })
+    }
+
+    /// Disks of a list.
+    ///
+    /// # Errors
+    /// As [`Self::into_model`], of the field's place.
+    pub fn all_into_model(disks: Vec<Self>) -> Result<Vec<DiskWish>, Error> {
+        let one =
+            |(index, disk): (usize, Self)| disk.into_model().map_err(|error| error.within(&format!("disks[{index}]")));
+        disks.into_iter().enumerate().map(one).collect()
     }
 }
 
@@ -90,7 +126,7 @@ pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let id = vm_id(&request)?;
     shared.service.view(id)?;
     let body: DiskBody = request.json()?;
-    let wish = DiskWish { request: request.makes, ..body.into_model() };
+    let wish = DiskWish { request: request.makes, ..body.into_model()? };
     let (view, applied) = shared.service.add_disk(id, wish).await?;
     let disk = view.spec.disk_of(request.makes).or(view.spec.disks.last());
     let of = Of::disk(id, disk.map_or("", |disk| &disk.name));
@@ -121,10 +157,13 @@ pub async fn remove(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let id = vm_id(&request)?;
     let view = shared.service.view(id)?;
     let name = named(&view, &request)?;
+    let foreign = view.spec.disk(&name).is_some_and(|disk| disk.file.foreign().is_some());
     let disk = view.spec.disk(&name).map(DiskView::of);
     let of = Of::disk(id, &name);
     let (_, applied) = shared.service.change(id, Change::RemoveDisk(name)).await?;
-    let done = DiskDone { of, disk, status: "deleted".into(), message: "Disk successfully removed.".into(), applied };
+    let message =
+        if foreign { "Disk successfully detached; its file stays as it is." } else { "Disk successfully removed." };
+    let done = DiskDone { of, disk, status: "deleted".into(), message: message.into(), applied };
     Ok(Reply::json(StatusCode::OK, &done))
 }
 

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     model::{
-        CloneMode, CreateVm, Error, ImageFormat, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError,
+        CloneMode, CreateVm, Error, GuestCpu, ImageFormat, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError,
         RestartPolicy, Sandbox, Sent, Status, VmId, VmView,
     },
     service::{Base, Service},
@@ -34,11 +34,16 @@ pub struct CreateBody {
     pub memory: i64,
     /// GiB, 1 to 65,536; not below the base image's virtual size.
     #[schemars(range(min = 1, max = 65_536))]
-    pub disk_size: i64,
-    /// A raw or qcow2 image in an image directory; a relative path is looked for in each of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_size: Option<i64>,
+    /// A raw or qcow2 image in an image directory; a relative path is looked for in each of them. Without one the first of
+    /// `disks` is the root disk, and has to be one that is attached as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
-    pub base_image: String,
+    pub base_image: Option<String>,
     pub cpu_pinning: Option<CpuPinning>,
+    /// The CPU that its guest sees; default the richest that the accelerator offers.
+    pub cpu: Option<GuestCpu>,
     pub io_limits: Option<IoLimits>,
     /// 1 to 64 letters and digits of any script, `._-()+@:` and spaces; need not be unique.
     #[schemars(length(min = 1, max = 64))]
@@ -51,7 +56,7 @@ pub struct CreateBody {
     /// `linked` (default): an overlay that needs the base image; `full`: a copy.
     #[serde(default)]
     pub clone: CloneMode,
-    /// Disks beside the root disk.
+    /// Disks beside the root disk; without `base_image` the root disk is the first of them.
     #[serde(default)]
     #[schemars(length(max = MAX_DEVICES))]
     pub disks: Vec<DiskBody>,
@@ -94,28 +99,53 @@ impl CreateBody {
             networks: self.networks.as_ref().and_then(Sent::kept),
             start: self.start,
         };
+        let mut disks = DiskBody::all_into_model(self.disks)?;
+        let attached = self.base_image.is_none() && disks.first().is_some_and(|disk| disk.existing.is_some());
+        let root = attached.then(|| disks.remove(0));
+        if root.is_none() && self.base_image.is_none() {
+            let instead =
+                if disks.is_empty() { "" } else { ", or path in the first of disks, which is the root disk then" };
+            return Err(Error::invalid("base_image", format!("be given{instead}")));
+        }
+        let disk_size = match (self.disk_size, &root) {
+            (Some(size), None) => size,
+            (None, None) => return Err(Error::invalid("disk_size", "be given")),
+            (Some(_), Some(_)) => {
+                return Err(Error::invalid(
+                    "disk_size",
+                    "not be given: the root disk is there already, and has its size",
+                ));
+            }
+            (None, Some(_)) => 0,
+        };
+        if root.is_some() && self.io_limits.is_some() {
+            return Err(Error::invalid("io_limits", "be given in disks[0], which is the root disk"));
+        }
         Ok(CreateVm {
             id: None,
+            root,
             name: self.name,
             profile: self.profile,
             vcpus: self.vcpus,
             max_vcpus: self.max_vcpus,
             memory: self.memory,
             max_memory: self.max_memory,
-            disk_size: self.disk_size,
-            base_image: Some(self.base_image.into()),
+            disk_size,
+            base_image: self.base_image.map(Into::into),
             disk_folder: None,
             iso: self.iso.map(Into::into),
             clone: self.clone,
             cpu_pinning: self.cpu_pinning.map(CpuPinning::into_model).transpose()?,
+            cpu: self.cpu,
             io_limits: self.io_limits,
-            disks: self.disks.into_iter().map(DiskBody::into_model).collect(),
+            disks,
             policy: policy::wish(self.restart_policy, self.max_restarts, self.autostart, self.on_io_error),
             networks: self.networks.map(network_body::into_model).transpose()?,
             metadata: MetadataWish {
                 labels: self.labels,
                 description: self.description.map(Some),
                 protected: self.protected,
+                ..MetadataWish::default()
             },
             sent,
             start: self.start,
@@ -153,7 +183,7 @@ impl Created {
             vcpus: spec.vcpus,
             memory: spec.memory,
             disk_size: spec.root().map(|disk| disk.size),
-            disk_file: spec.root().map(|disk| disk.file.clone()),
+            disk_file: spec.root().map(|disk| disk.file.to_path_buf()),
             mac_address: spec.nics.first().map(|nic| nic.mac.to_string()),
             message: "VM successfully created and storage cloned.".into(),
         }
@@ -302,7 +332,7 @@ impl Deleted {
             id: view.spec.id.to_string(),
             status: "deleted".into(),
             message: "VM successfully deleted.".into(),
-            disk_file: view.spec.root().map(|disk| disk.file.clone()),
+            disk_file: view.spec.root().map(|disk| disk.file.to_path_buf()),
         }
     }
 }

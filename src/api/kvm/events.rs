@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use warp::http::StatusCode;
 
 use super::{
     Shared,
@@ -12,10 +11,10 @@ use super::{
 };
 use crate::{
     api::{
-        events::{self, AFTER, DISMISSED, ENDS, EVENT_STREAM, LIMIT, TYPE, WAIT, written},
+        events::{self, AFTER, LABEL, LIMIT, Subject, TYPE, WAIT, written},
         http::{HttpError, QueryParam, Reply, Request, Route, given, in_section},
     },
-    model::{About, Asker, Incident, OperationNews, Role, Status, VmId, Wanted, What},
+    model::{Asker, Incident, OperationNews, Status, VmId, Wanted, What},
     service::events::{Entry, Place},
 };
 
@@ -41,7 +40,7 @@ pub struct EventBody {
     /// Of an operation: which request it is the work for, by its operation id in this document.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Of the VM, the switch or the image, at that time.
+    /// Of the VM, the switch or the image, at that time; `host` of the host.
     pub name: String,
     /// Who has asked for it; empty where nobody has.
     pub by: Vec<AskerBody>,
@@ -105,6 +104,9 @@ pub struct Details {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub problem: Option<Option<String>>,
+    /// `host.warnings`: all that somebody should see to, as in `/health`; empty where there is nothing any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warnings: Option<Vec<String>>,
     /// `operation.progress`: what is done now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
@@ -163,36 +165,16 @@ pub struct EventsBody {
 impl EventBody {
     pub fn of(place: Place, entry: &Entry) -> Self {
         let event = &entry.event;
-        let (mut vm_id, mut switch_id, mut image_id, mut operation) = (None, None, None, None);
-        let name = match &event.about {
-            About::Vm { id, name } => {
-                vm_id = Some(id.to_string());
-                name
-            }
-            About::Switch { id, name } => {
-                switch_id = Some(id.to_string());
-                name
-            }
-            About::Image { id, name } => {
-                image_id = Some(id.to_string());
-                name
-            }
-            About::Operation { id, kind, vm, name } => {
-                vm_id = vm.map(|vm| vm.to_string());
-                operation = Some((id.to_string(), kind.clone()));
-                name
-            }
-        };
-        let (operation_id, kind) = operation.unzip();
+        let Subject { vm, switch, image, operation, kind, name } = Subject::of(&event.about);
         Self {
             id: place.to_string(),
             seq: entry.number,
             time: written(event.at),
             r#type: event.kind().into(),
-            vm_id,
-            switch_id,
-            image_id,
-            operation_id,
+            vm_id: vm,
+            switch_id: switch,
+            image_id: image,
+            operation_id: operation,
             kind,
             name: name.clone(),
             by: event.by.iter().cloned().map(AskerBody::from).collect(),
@@ -235,6 +217,7 @@ impl Details {
                 }
             }
             What::Problem { problem } => Self { problem: Some(problem), ..none },
+            What::Warnings { warnings } => Self { warnings: Some(warnings), ..none },
             What::Operation(news) => match news {
                 OperationNews::Begun => none,
                 OperationNews::Progress { phase, device, bytes } => {
@@ -248,7 +231,7 @@ impl Details {
 }
 
 /// As a stream has it.
-pub const STREAM_EXAMPLE: &str = "id: 5f2c9e1a-4711\nevent: vm.status\ndata: {\"id\":\"5f2c9e1a-4711\",\"seq\":4711,\"time\":\"2026-11-27T20:50:00.123Z\",\
+const STREAM_EXAMPLE: &str = "id: 5f2c9e1a-4711\nevent: vm.status\ndata: {\"id\":\"5f2c9e1a-4711\",\"seq\":4711,\"time\":\"2026-11-27T20:50:00.123Z\",\
     \"type\":\"vm.status\",\"vm_id\":\"123e4567-e89b-42d3-a456-426614174000\",\"name\":\"web\",\"by\":[],\"status\":\"running\"}\n\n";
 
 fn example() -> serde_json::Value {
@@ -271,23 +254,15 @@ const QUERY: &[QueryParam] = &[
     AFTER,
     QueryParam::form("vm", UUID, "Only events of the VM with this UUID, also of one that is gone."),
     TYPE,
+    LABEL,
     WAIT,
     LIMIT,
 ];
 
 /// Its row of the route table.
 pub fn route() -> Route<Shared> {
-    Route::get("/events", "listEvents", in_section(&EVENTS, self::events))
-        .role(Role::Viewer)
-        .tag("Monitoring")
-        .summary(
-            "What happens to VMs, switches and images, as it happens and since: who asked for what, and what became of it.",
-        )
-        .query(QUERY)
-        .waits_for_guest()
-        .output_stream("As they happen, without `wait`.", EVENT_STREAM, STREAM_EXAMPLE)
-        .output::<EventsBody>(200, "With `wait`: those that there are.")
-        .error(410, "What follows is not kept any more; `detail` is where to begin.")
+    let draft = Route::get("/events", "listEvents", in_section(&EVENTS, self::events));
+    events::route::<_, EventsBody>(draft, "Monitoring", QUERY, STREAM_EXAMPLE)
 }
 
 #[derive(Deserialize)]
@@ -295,17 +270,10 @@ struct VmQuery {
     vm: Option<String>,
 }
 
-pub async fn events(shared: Shared, request: Request) -> Result<Reply, Problem> {
+async fn events(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let VmQuery { vm } = request.query()?;
     let read = |text: String| VmId::parse(&text).ok_or_else(|| HttpError::invalid("vm", "be the UUID of a VM"));
-    let wish = events::wish(&shared.service, &request, vm.map(read).transpose()?)?;
-    let Some(wait) = wish.wait else {
-        let data = |place: Place, entry: &Entry| serde_json::to_string(&EventBody::of(place, entry));
-        return Ok(Reply::stream(EVENT_STREAM, events::stream(wish, data))
-            .until_the_end(ENDS)
-            .until_dismissed(DISMISSED));
-    };
-    let (found, next) = events::poll(wish, wait).await?;
-    let events = found.iter().map(|(place, entry)| EventBody::of(*place, entry)).collect();
-    Ok(Reply::json(StatusCode::OK, &EventsBody { events, next: next.to_string() }))
+    let vm = vm.map(read).transpose()?;
+    let several = |events, next| EventsBody { events, next };
+    Ok(events::answer(&shared.service, &request, vm, EventBody::of, several).await?)
 }

@@ -10,14 +10,15 @@ use warp::http::{StatusCode, header};
 use super::{
     Shared,
     error::{Endpoint, NotFound, Problem, endpoint},
-    operations::OperationBody,
-    rows::{LABELS, read_labels},
     switches::User,
     times::time,
     updated::at_least_one,
 };
 use crate::{
-    api::http::{HttpError, QueryParam, Reply, Request, Route, given, in_section, listing},
+    api::{
+        http::{HttpError, QueryParam, Reply, Request, Route, given, in_section, listing},
+        labels,
+    },
     model::{Compression, ImageId, ImageSource, MetadataWish, Role, SourceFormat},
     service::{ChangeImage, ImageFilter, ImageView, ImportFrom, ImportImage, SpoolError, operations::Work},
 };
@@ -32,14 +33,8 @@ const TAG: &str = "Images";
 const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}[A-Za-z0-9](:[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?)?$";
 const SUM: &str = "^[0-9a-fA-F]{64}$";
 
-const LIST_QUERY: &[QueryParam] = &[
-    QueryParam::form("name", NAME, "Only images of this name; of all tags where none is given."),
-    QueryParam::form(
-        "label",
-        LABELS,
-        "Only images with these labels, with commas between them: `env=prod,tier`; a key alone takes any value.",
-    ),
-];
+const LIST_QUERY: &[QueryParam] =
+    &[QueryParam::form("name", NAME, "Only images of this name; of all tags where none is given."), labels::LABEL];
 const UPLOAD_QUERY: &[QueryParam] = &[
     QueryParam::form(
         "name",
@@ -63,22 +58,22 @@ pub fn routes() -> Vec<Route<Shared>> {
             .query(LIST_QUERY)
             .output::<Vec<ImageFields>>(200, "The images."),
         Route::post("/images", "importImage", in_section(&IMPORT, import))
+            .does(Work::ImportImage)
             .role(Role::Operator)
             .tag(TAG)
             .summary(
                 "Import an image from a file of the host: raw, qcow2, VMDK, VHD, VHDX or VDI, also compressed with xz, gzip, \
                  zstd or bzip2, told by its content.",
             )
-            .long::<OperationBody>(Work::Import)
             .input::<ImportBody>()
             .output::<ImageFields>(201, "The image.")
             .error(409, "There is an image of that name, or a program has the file open for writing.")
             .error(507, "It does not fit; the message has the figures."),
         Route::post("/images/uploads", "uploadImage", in_section(&IMPORT, upload))
+            .does(Work::ImportImage)
             .role(Role::Operator)
             .tag(TAG)
             .summary("Import an image from the body of the request, whatever its length: the file as it is.")
-            .long::<OperationBody>(Work::Import)
             .query(UPLOAD_QUERY)
             .uploads()
             .output::<ImageFields>(201, "The image.")
@@ -91,6 +86,7 @@ pub fn routes() -> Vec<Route<Shared>> {
             .output::<ImageFields>(200, "The image.")
             .error(404, "There is no such image."),
         Route::put("/images/{image}", "updateImage", in_section(&CHANGE, update))
+            .does(Work::ChangeImage)
             .role(Role::Operator)
             .tag(TAG)
             .summary("Change the name, the tag, the labels, the description or the protection of an image.")
@@ -99,6 +95,7 @@ pub fn routes() -> Vec<Route<Shared>> {
             .error(404, "There is no such image.")
             .error(409, "There is an image of that name."),
         Route::delete("/images/{image}", "deleteImage", in_section(&DELETE, delete))
+            .does(Work::DeleteImage)
             .role(Role::Operator)
             .tag(TAG)
             .summary("Delete an image that no disk lies on.")
@@ -252,8 +249,7 @@ struct ListQuery {
 
 async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let ListQuery { name, label } = request.query()?;
-    let labels = label.as_deref().map(read_labels).transpose()?.unwrap_or_default();
-    let filter = ImageFilter { name, labels };
+    let filter = ImageFilter { name, labels: labels::read(label.as_deref())? };
     Ok(listing::array(move |page: Option<(u64, ImageId)>| {
         let (found, next) = shared.service.images(&filter, page, listing::PAGE);
         (found.iter().map(ImageFields::of).collect(), next)
@@ -262,8 +258,12 @@ async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
 
 async fn import(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let body: ImportBody = request.json()?;
-    let metadata =
-        MetadataWish { labels: body.labels, description: body.description.map(Some), protected: body.protected };
+    let metadata = MetadataWish {
+        labels: body.labels,
+        description: body.description.map(Some),
+        protected: body.protected,
+        ..MetadataWish::default()
+    };
     let wish = ImportImage {
         id: request.makes.map(ImageId::from),
         name: body.name,
@@ -326,6 +326,7 @@ async fn update(shared: Shared, request: Request) -> Result<Reply, Problem> {
         labels: body.labels.map(Option::unwrap_or_default),
         description: body.description,
         protected: body.protected,
+        ..MetadataWish::default()
     };
     let changed = shared.service.change_image(named, ChangeImage { name: body.name, metadata }).await?;
     Ok(Reply::json(StatusCode::OK, &ImageFields::of(&changed)))

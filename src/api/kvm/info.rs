@@ -97,11 +97,7 @@ pub async fn health(shared: Shared, _: Request) -> Result<Reply, Problem> {
         qemu_version: caps.version.clone(),
         accelerator: caps.accelerator.as_str().into(),
         accelerator_reason: caps.accelerator_reason.clone(),
-        warnings: crate::api::warnings(&shared.service),
+        warnings: shared.service.warnings(),
     };
     Ok(Reply::json(StatusCode::OK, &health))
-}
-
-pub async fn openapi(shared: Shared, _: Request) -> Result<Reply, Problem> {
-    Ok(Reply::json(StatusCode::OK, &*shared.openapi))
 }

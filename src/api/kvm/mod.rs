@@ -29,9 +29,11 @@ mod pinning;
 mod plain;
 mod policy;
 mod power;
+mod read_only;
 mod routes;
 mod rows;
 mod shown;
+mod switch_routes;
 mod switches;
 mod times;
 mod updated;
@@ -59,7 +61,7 @@ pub mod bodies {
         pinning::CpuPinning,
         policy::{AutostartBody, PolicyBody, PolicyView},
         rows::Listed,
-        switches::{Ipv6Body, SwitchBody, SwitchDone, SwitchFields, SwitchKindBody},
+        switches::{Ipv6Body, SwitchBody, SwitchChanged, SwitchDone, SwitchFields, SwitchKindBody, SwitchUpdate},
         updated::Updated,
         whole::{Whole, WholeBody},
     };
@@ -72,10 +74,8 @@ pub use shown::Shown;
 
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use crate::{
-    api::http::Request,
+    api::{docs::Docs, http::Request},
     model::{SwitchId, VmId},
     service::Service,
 };
@@ -85,7 +85,13 @@ use error::Problem;
 #[derive(Clone)]
 pub struct Shared {
     service: Arc<Service>,
-    openapi: Arc<Value>,
+    docs: Arc<Docs>,
+}
+
+impl AsRef<Docs> for Shared {
+    fn as_ref(&self) -> &Docs {
+        &self.docs
+    }
 }
 
 /// The switch that a path names.

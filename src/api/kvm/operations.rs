@@ -17,7 +17,7 @@ use super::{
 use crate::{
     api::{
         http::{HttpError, QueryParam, Reply, Request, Route, in_section},
-        operations::{self, LIMIT, WAIT, body_for},
+        operations::{self, LIMIT},
     },
     model::{Role, VmId},
     service::{Phase, operations::Operation},
@@ -36,7 +36,9 @@ pub struct OperationBody {
     pub status: Cow<'static, str>,
     /// What it is about; of one that creates, the id that the VM has or is to have.
     pub vm_id: Option<String>,
-    /// Of the VM.
+    /// The same, of one that is about a switch.
+    pub switch_id: Option<String>,
+    /// Of the VM or the switch.
     pub name: Option<String>,
     /// Who has asked for it.
     pub caller: String,
@@ -87,19 +89,15 @@ impl OperationBody {
     fn of(operation: &Operation, role: Role) -> Self {
         let record = &operation.record;
         let end = record.end.as_ref();
-        let answer = end
-            .and_then(|end| end.answer.as_ref())
-            .map(|answer| AnswerBody { status: answer.status, body: body_for(role, answer) });
-        let (result, error) = match answer {
-            Some(answer) if (200..300).contains(&answer.status) => (Some(answer), None),
-            answer => (None, answer),
-        };
+        let [result, error] =
+            operations::answers(operation, role).map(|answer| answer.map(|(status, body)| AnswerBody { status, body }));
         Self {
             id: operation.id.to_string(),
             kind: record.kind.clone(),
             dialect: record.dialect.clone(),
             status: operation.status.as_str().into(),
             vm_id: record.vm.map(|vm| vm.to_string()),
+            switch_id: record.switch.map(|switch| switch.to_string()),
             name: record.name.clone(),
             caller: record.by.caller.clone(),
             request_id: record.by.request.clone(),
@@ -143,7 +141,7 @@ impl fmt::Display for PhaseBody {
 fn example() -> Value {
     serde_json::json!({
         "id": "9b2f6c1e-3a4d-4c5b-8e6f-7a8b9c0d1e2f", "kind": "createVM", "dialect": "kvm", "status": "running",
-        "vm_id": "123e4567-e89b-42d3-a456-426614174000", "name": "web", "caller": "uid 1000",
+        "vm_id": "123e4567-e89b-42d3-a456-426614174000", "switch_id": null, "name": "web", "caller": "uid 1000",
         "request_id": "8e03978e-40d5-43e8-bc93-6894a57f9324", "created_at": "2026-11-28T00:30:00.000Z", "ended_at": null,
         "phases": [{
             "name": "make_image", "device": "root", "began_at": "2026-11-28T00:30:00.020Z", "ended_at": null, "times": 1,
@@ -163,7 +161,6 @@ const OPERATIONS: Endpoint = Endpoint {
     not_found: NotFound::Short,
     failed: "Internal server error while reading the operations.",
 };
-const TAG: &str = "Operations";
 const QUERY: &[QueryParam] = &[
     QueryParam::form("vm", UUID, "Only those about the VM with this UUID, also of one that is gone."),
     QueryParam::one_of(
@@ -177,31 +174,12 @@ const QUERY: &[QueryParam] = &[
 
 /// Their rows of the route table.
 pub fn routes() -> Vec<Route<Shared>> {
-    vec![
-        Route::get("/operations", "listOperations", in_section(&OPERATIONS, list))
-            .role(Role::Viewer)
-            .tag(TAG)
-            .summary(
-                "The operations of both dialects that run, or have ended within the last 24 hours, the newest first.",
-            )
-            .query(QUERY)
-            .output::<Vec<OperationBody>>(200, "The operations."),
-        Route::get("/operations/{operation}", "getOperation", in_section(&OPERATIONS, get))
-            .role(Role::Viewer)
-            .tag(TAG)
-            .summary("One operation, at once or when it has ended.")
-            .query(WAIT)
-            .waits_for_guest()
-            .output::<OperationBody>(200, "The operation.")
-            .error(404, "There is none, or none any more."),
-        Route::delete("/operations/{operation}", "cancelOperation", in_section(&OPERATIONS, cancel))
-            .role(Role::Operator)
-            .tag(TAG)
-            .summary("Cancel an operation: a create, a graceful stop, a removal, or a change that waits for the guest.")
-            .output::<OperationBody>(202, "It is taken back, and ends when that is done.")
-            .error(404, "There is none, or none any more.")
-            .error(409, "It has ended, or cannot be cancelled; the message says why."),
-    ]
+    operations::routes::<_, OperationBody>(
+        Route::get("/operations", "listOperations", in_section(&OPERATIONS, list)),
+        QUERY,
+        Route::get("/operations/{operation}", "getOperation", in_section(&OPERATIONS, get)),
+        Route::delete("/operations/{operation}", "cancelOperation", in_section(&OPERATIONS, cancel)).at_once(),
+    )
 }
 
 #[derive(Deserialize)]
@@ -213,14 +191,8 @@ async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let VmQuery { vm } = request.query()?;
     let read = |text: String| VmId::parse(&text).ok_or_else(|| HttpError::invalid("vm", "be the UUID of a VM"));
     let vm = vm.map(read).transpose()?;
-    let (found, next) = operations::list(&shared.service, &request, vm, "page_token").await?;
-    let role = request.caller.role;
-    let rows: Vec<_> = found.iter().map(|operation| OperationBody::of(operation, role)).collect();
-    let reply = Reply::json(StatusCode::OK, &rows);
-    Ok(match next {
-        Some(next) => reply.next_page(&format!("/operations?{next}")),
-        None => reply,
-    })
+    let (service, links) = (&shared.service, ("/operations", "page_token"));
+    Ok(operations::list(service, &request, vm, links, OperationBody::of).await?)
 }
 
 async fn get(shared: Shared, request: Request) -> Result<Reply, Problem> {

@@ -27,13 +27,14 @@ pub fn pending(view: &VmView) -> BTreeMap<Cow<'static, str>, Pending> {
         .collect()
 }
 
-fn settings(spec: &VmSpec) -> [(&'static str, Value); 10] {
+fn settings(spec: &VmSpec) -> [(&'static str, Value); 11] {
     [
         ("vcpus", json!(spec.vcpus)),
         ("max_vcpus", json!(spec.max_vcpus)),
         ("cpu_pinning", json!(spec.cpu_pinning.as_ref().map(CpuPinning::of))),
+        ("cpu", json!(spec.cpu)),
         ("memory", json!(spec.memory)),
-        ("disks", json!(spec.disks.iter().skip(1).map(DiskView::of).collect::<Vec<_>>())),
+        ("disks", json!(spec.listed_disks().iter().map(DiskView::of).collect::<Vec<_>>())),
         ("networks", json!(nic_settings(&spec.nics))),
         ("disk_size", json!(spec.root().map(|disk| disk.size))),
         ("iso", json!(spec.iso)),

@@ -8,13 +8,16 @@ use serde_json::Value;
 use super::{
     Shared, change, config, disk_view, disks, dto,
     error::{Endpoint, ErrorBody, NotFound, endpoint, http_error},
-    events, forwards, host, images, info, media, monitoring, network_body, networks, operations, policy, power, rows,
-    switches, updated, whole,
+    events, host, images, info, media, monitoring, network_body, networks, operations, policy, power, rows,
+    switch_routes, updated, whole,
 };
 use crate::{
-    api::http::{
-        QueryParam, Route, Table, Urgency, in_section,
-        openapi::{About, PathParam, document},
+    api::{
+        docs::{self, Docs},
+        http::{
+            QueryParam, Route, Table, Urgency, in_section,
+            openapi::{About, PathParam, document},
+        },
     },
     model::Role,
     service::{Service, operations::Work},
@@ -45,17 +48,12 @@ const DISKS: Endpoint = endpoint(NotFound::Colon, "Internal error during disk op
 const NICS: Endpoint = endpoint(NotFound::Colon, "Internal error during network operation.");
 const DELETE: Endpoint = endpoint(NotFound::WithId, "Internal error during VM deletion.");
 const HOST: Endpoint = endpoint(NotFound::Short, "Internal server error while looking at the host.");
-const SWITCH_CREATE: Endpoint = endpoint(NotFound::Colon, "Internal error during switch creation.");
-const SWITCH_UPDATE: Endpoint = endpoint(NotFound::Colon, "Internal error during switch update.");
-const SWITCH_DELETE: Endpoint = endpoint(NotFound::Colon, "Internal error during switch deletion.");
-const SWITCHES: Endpoint = endpoint(NotFound::Colon, "Internal server error while retrieving switches.");
 const GENERAL: Endpoint = endpoint(NotFound::Short, "Internal server error");
 
 const PROVISIONING: &str = "VM Provisioning";
 const UPDATE: &str = "VM Configuration";
 const LIFECYCLE: &str = "Lifecycle Management";
 const INFORMATION: &str = "VM Information";
-const NETWORKS: &str = "Networks";
 const SERVICE: &str = "Service";
 
 const TIMEOUT: QueryParam = QueryParam::whole("timeout", 1, 86_400, "Seconds that the guest is given; default 60.");
@@ -66,18 +64,20 @@ const DELETE_QUERY: &[QueryParam] =
 pub fn routes() -> Vec<Route<Shared>> {
     let mut routes = rows();
     routes.extend(monitoring::routes());
+    routes.extend(switch_routes::routes());
     routes.extend(operations::routes());
     routes.extend(images::routes());
+    routes.extend(docs::routes(SERVICE));
     routes
 }
 
 fn rows() -> Vec<Route<Shared>> {
     vec![
         Route::post("/vms", "createVM", in_section(&CREATE, power::create))
+            .does(Work::Create)
             .role(Role::Operator)
             .tag(PROVISIONING)
             .summary("Create a VM by cloning a base image.")
-            .long::<operations::OperationBody>(Work::Create)
             .input::<dto::CreateBody>()
             .output::<dto::Created>(201, "The VM, stopped (or started, with `start`).")
             .error(404, "The base image does not exist.")
@@ -94,19 +94,19 @@ fn rows() -> Vec<Route<Shared>> {
             .summary("All about one VM.")
             .output::<dto::Details>(200, "Definition, status and run."),
         Route::put("/vms/{id}", "updateVM", in_section(&WHOLE, whole::update))
+            .does(Work::Change)
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Bring a VM to the definition that is sent, or to a part of it.")
-            .long::<operations::OperationBody>(Work::Change)
             .input::<whole::WholeBody>()
             .output::<whole::Whole>(200, "It is stored; `applied` says whether all of it is in effect.")
             .error(404, "There is no such VM, or no such switch.")
             .error(409, "A field that cannot be changed differs, an address or a port is taken, there is no free slot; or the request was overtaken."),
         Route::delete("/vms/{id}", "deleteVM", in_section(&DELETE, power::delete))
+            .does(Work::Delete)
             .role(Role::Operator)
             .tag(LIFECYCLE)
             .summary("Power a VM off and remove it with every disk that qherd made for it.")
-            .long::<operations::OperationBody>(Work::Delete)
             .query(DELETE_QUERY)
             .output::<dto::Deleted>(200, "It is gone.")
             .error(
@@ -126,30 +126,31 @@ fn rows() -> Vec<Route<Shared>> {
             .waits_for_guest()
             .output::<dto::StatusBody>(200, "The status."),
         Route::put("/vms/{id}/cpu", "updateVMCpu", in_section(&CPU, change::cpu))
+            .does(Work::Change)
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Change the vCPUs and their pinning, live where QEMU and the guest allow.")
-            .long::<operations::OperationBody>(Work::Change)
             .input::<change::CpuBody>()
             .output::<updated::Updated<change::Cpu>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
         Route::put("/vms/{id}/memory", "updateVMMemory", in_section(&MEMORY, change::memory))
+            .does(Work::Change)
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Change the memory, live where the guest follows.")
-            .long::<operations::OperationBody>(Work::Change)
             .input::<change::MemoryBody>()
             .output::<updated::Updated<change::Memory>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
         Route::put("/vms/{id}/disk", "resizeVMDisk", in_section(&DISK, change::disk))
+            .does(Work::Change)
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Grow the root disk, and change its I/O limits.")
-            .long::<operations::OperationBody>(Work::Change)
             .input::<change::DiskUpdate>()
             .output::<updated::Updated<change::RootDisk>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
         Route::put("/vms/{id}/policy", "updateVMPolicy", in_section(&POLICY, policy::policy))
+            .does(Work::Change)
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Change what happens unasked: restarts, autostart, I/O errors.")
@@ -157,6 +158,7 @@ fn rows() -> Vec<Route<Shared>> {
             .output::<updated::Updated<policy::PolicyView>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
         Route::put("/vms/{id}/iso", "changeVMIso", in_section(&ISO, media::put_iso))
+            .does(Work::Change)
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Exchange or eject the ISO image in the CD drive, live where the VM has the drive and the guest allows.")
@@ -164,12 +166,14 @@ fn rows() -> Vec<Route<Shared>> {
             .output::<updated::Updated<media::Iso>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
         Route::delete("/vms/{id}/iso", "ejectVMIso", in_section(&ISO, media::eject))
+            .does(Work::Change)
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Eject the ISO image from the CD drive.")
             .output::<updated::Updated<media::Iso>>(200, "It is stored; `applied` says whether it is in effect.")
             .error(409, OVERTAKEN),
         Route::put("/vms/{id}/machine", "updateVMMachine", in_section(&MACHINE, media::machine))
+            .does(Work::Change)
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Give a VM that is off another version of its machine type, such as the latest that this QEMU knows.")
@@ -182,14 +186,15 @@ fn rows() -> Vec<Route<Shared>> {
             .summary("The disks of a VM, the root disk first.")
             .output::<Vec<disks::DiskRow>>(200, "The disks."),
         Route::post("/vms/{id}/disks", "addVMDisk", in_section(&DISKS, disks::add))
+            .does(Work::Add)
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Add a disk, empty or cloned; a running VM gets it by hot-plug.")
-            .long::<operations::OperationBody>(Work::Add)
             .input::<disks::DiskBody>()
             .output::<disks::DiskDone>(201, "It is added.")
             .error(409, "There is no free slot, the base image is open for writing elsewhere, or there is a file in the place of its image."),
         Route::put("/vms/{id}/disks/{disk}", "updateVMDisk", in_section(&DISKS, disks::change))
+            .does(Work::Change)
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Grow a disk, and change its I/O limits.")
@@ -200,10 +205,10 @@ fn rows() -> Vec<Route<Shared>> {
             )
             .error(409, OVERTAKEN),
         Route::delete("/vms/{id}/disks/{disk}", "removeVMDisk", in_section(&DISKS, disks::remove))
+            .does(Work::Remove)
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Remove a disk with its image; a running guest has to let go of it.")
-            .long::<operations::OperationBody>(Work::Remove)
             .output::<disks::DiskDone>(200, "It is gone.")
             .error(409, "The guest does not let go of it, or is paused; the VM is protected; or the request was overtaken."),
         Route::get("/vms/{id}/networks", "listVMNetworks", in_section(&NICS, networks::list))
@@ -212,6 +217,7 @@ fn rows() -> Vec<Route<Shared>> {
             .summary("The NICs of a VM, and those that its guest has not let go of yet.")
             .output::<Vec<networks::NetworkRow>>(200, "The NICs."),
         Route::post("/vms/{id}/networks", "addVMNetwork", in_section(&NICS, networks::add))
+            .does(Work::Add)
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Add a NIC; a running VM gets it by hot-plug.")
@@ -220,6 +226,7 @@ fn rows() -> Vec<Route<Shared>> {
             .error(404, "There is no such VM, or no such switch.")
             .error(409, "There is no free slot, an address is taken or none is free, or a port of the host is taken."),
         Route::put("/vms/{id}/networks/{nic}", "updateVMNetwork", in_section(&NICS, networks::change))
+            .does(Work::Change)
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Change the port of a NIC on a switch: address, spoofing, isolation, bandwidth; live.")
@@ -228,18 +235,18 @@ fn rows() -> Vec<Route<Shared>> {
             .error(404, "There is no such VM, or no such NIC.")
             .error(409, "Another NIC on the switch has the address."),
         Route::delete("/vms/{id}/networks/{nic}", "removeVMNetwork", in_section(&NICS, networks::remove))
+            .does(Work::Remove)
             .role(Role::Operator)
             .tag(UPDATE)
             .summary("Remove a NIC; a running guest has to let go of it.")
-            .long::<operations::OperationBody>(Work::Remove)
             .output::<networks::NetworkRemoved>(200, "It is gone, or goes when the guest lets go of it (`pending`).")
             .error(409, "The guest is paused, or the request was overtaken.")
             .error(404, "There is no such VM, or no such NIC."),
         Route::post("/vms/{id}/start", "startVM", in_section(&START, power::start))
+            .does(Work::Start)
             .role(Role::Operator)
             .tag(LIFECYCLE)
             .summary("Start a VM, or resume a paused one.")
-            .long::<operations::OperationBody>(Work::Start)
             .optional_input::<crate::api::http::NoFields>()
             .output::<dto::Done>(200, "It runs.")
             .error(
@@ -247,10 +254,10 @@ fn rows() -> Vec<Route<Shared>> {
                 "It stops or reboots, the start was overtaken by a forced stop, its definition names what is no longer there, or its disk is that of another state directory.",
             ),
         Route::post("/vms/{id}/stop", "stopVM", in_section(&STOP, power::stop))
+            .does(Work::Stop)
             .role(Role::Operator)
             .tag(LIFECYCLE)
             .summary("Stop a VM: by its agent or the power button, and by force when the timeout has passed.")
-            .long::<operations::OperationBody>(Work::Stop)
             .query(STOP_QUERY)
             .urgency(Urgency::Forced)
             .waits_for_guest()
@@ -258,16 +265,17 @@ fn rows() -> Vec<Route<Shared>> {
             .output::<dto::Done>(200, "It is stopped.")
             .error(409, "It is protected, and was to be forced off."),
         Route::post("/vms/{id}/reboot", "rebootVM", in_section(&REBOOT, power::reboot))
+            .does(Work::Reboot)
             .role(Role::Operator)
             .tag(LIFECYCLE)
             .summary("Reboot a VM; answers as soon as the reboot is under way.")
-            .long::<operations::OperationBody>(Work::Reboot)
             .query(&[TIMEOUT])
             .waits_for_guest()
             .optional_input::<dto::RebootBody>()
             .output::<dto::Done>(200, "The reboot is under way.")
             .error(409, "It does not run."),
         Route::post("/vms/{id}/suspend", "suspendVM", in_section(&SUSPEND, power::suspend))
+            .does(Work::Suspend)
             .role(Role::Operator)
             .tag(LIFECYCLE)
             .summary("Halt a VM until it is resumed or started.")
@@ -275,70 +283,13 @@ fn rows() -> Vec<Route<Shared>> {
             .output::<dto::Done>(200, "It is paused.")
             .error(409, "It does not run, or is paused already."),
         Route::post("/vms/{id}/resume", "resumeVM", in_section(&RESUME, power::resume))
+            .does(Work::Resume)
             .role(Role::Operator)
             .tag(LIFECYCLE)
             .summary("Let a paused VM go on.")
             .optional_input::<crate::api::http::NoFields>()
             .output::<dto::Done>(200, "It runs.")
             .error(409, "It is not paused."),
-        Route::get("/switches", "listSwitches", in_section(&SWITCHES, switches::list))
-            .role(Role::Viewer)
-            .tag(NETWORKS)
-            .summary("The virtual switches, oldest first.")
-            .output::<Vec<switches::SwitchFields>>(200, "The switches."),
-        Route::post("/switches", "createSwitch", in_section(&SWITCH_CREATE, switches::create))
-            .role(Role::Admin)
-            .tag(NETWORKS)
-            .summary("Make a virtual switch: private, internal (with the host) or external (with an adapter).")
-            .input::<switches::SwitchBody>()
-            .output::<switches::SwitchFields>(201, "The switch.")
-            .error(409, "The subnet or the adapter is taken, or the adapter carries addresses of the host."),
-        Route::get("/switches/{id}", "getSwitch", in_section(&SWITCHES, switches::details))
-            .role(Role::Viewer)
-            .tag(NETWORKS)
-            .summary("One switch, with the VMs on it and the addresses that it has given out.")
-            .output::<switches::SwitchFields>(200, "The switch."),
-        Route::put("/switches/{id}", "updateSwitch", in_section(&SWITCH_UPDATE, switches::update))
-            .role(Role::Admin)
-            .tag(NETWORKS)
-            .summary("Change a switch with its VMs on it: notes, MTU, subnet and what belongs to it.")
-            .input::<switches::SwitchUpdate>()
-            .output::<switches::SwitchChanged>(200, "The switch, and the NICs whose address is another now.")
-            .error(409, "The subnet is taken, or port forwards need the NAT that is to go."),
-        Route::delete("/switches/{id}", "deleteSwitch", in_section(&SWITCH_DELETE, switches::delete))
-            .role(Role::Admin)
-            .tag(NETWORKS)
-            .summary("Remove a switch that no VM uses.")
-            .output::<switches::SwitchDone>(200, "It is gone.")
-            .error(409, "VMs use it."),
-        Route::get("/switches/{id}/leases", "listSwitchLeases", in_section(&SWITCHES, forwards::leases))
-            .role(Role::Viewer)
-            .tag(NETWORKS)
-            .summary("The addresses that NICs have taken from the DHCP of a switch.")
-            .output::<Vec<forwards::LeaseFields>>(200, "The leases, by address."),
-        Route::get("/switches/{id}/forwards", "listSwitchForwards", in_section(&SWITCHES, forwards::list))
-            .role(Role::Viewer)
-            .tag(NETWORKS)
-            .summary("The ports of the host that lead to VMs on a switch.")
-            .output::<Vec<forwards::ForwardFields>>(200, "The forwards, in the order in which they were made."),
-        Route::post("/switches/{id}/forwards", "addSwitchForward", in_section(&SWITCH_UPDATE, forwards::add))
-            .role(Role::Operator)
-            .tag(NETWORKS)
-            .summary("Make a port of the host lead to a VM on a switch with NAT. It goes with the VM's NIC.")
-            .input::<forwards::ForwardBody>()
-            .output::<forwards::ForwardFields>(201, "It leads there.")
-            .error(404, "There is no such switch, VM or NIC.")
-            .error(409, "The port is taken, the switch has no NAT, or the VM no NIC on it."),
-        Route::delete(
-            "/switches/{id}/forwards/{forward}",
-            "removeSwitchForward",
-            in_section(&SWITCH_UPDATE, forwards::remove),
-        )
-        .role(Role::Operator)
-        .tag(NETWORKS)
-        .summary("Remove a port forward.")
-        .output::<forwards::ForwardDone>(200, "It is gone.")
-        .error(404, "There is no such switch, or no such forward."),
         Route::get("/base-images", "listBaseImages", in_section(&GENERAL, info::base_images))
             .role(Role::Viewer)
             .tag(INFORMATION)
@@ -356,11 +307,6 @@ fn rows() -> Vec<Route<Shared>> {
             .summary("Whether the service answers, and what it runs on.")
             .urgency(Urgency::Always)
             .output::<dto::Health>(200, "It answers."),
-        Route::get("/openapi.json", "getOpenAPI", in_section(&GENERAL, info::openapi))
-            .role(Role::Viewer)
-            .tag(SERVICE)
-            .summary("This document.")
-            .output::<Value>(200, "OpenAPI 3.1."),
     ]
 }
 
@@ -372,6 +318,7 @@ pub fn openapi() -> Value {
         description: "Manages QEMU virtual machines directly over QMP.",
         server: "/",
         error: |generator: &mut SchemaGenerator| generator.subschema_for::<ErrorBody>(),
+        operation: |generator: &mut SchemaGenerator| generator.subschema_for::<operations::OperationBody>(),
         path_params: &[
             PathParam { name: "id", description: "The UUID of the VM or of the switch.", format: Some("uuid") },
             PathParam { name: "nic", description: "The id of the NIC, or QEMU's name of it: net0…", format: None },
@@ -382,6 +329,7 @@ pub fn openapi() -> Value {
                 description: "The id of the image, or its name with its tag: debian:12; without one it is latest.",
                 format: None,
             },
+            docs::FILE,
             PathParam { name: "disk", description: "The name of the disk: root, disk1…", format: None },
         ],
     };
@@ -390,6 +338,6 @@ pub fn openapi() -> Value {
 
 /// The table over a service.
 pub fn table(service: Arc<Service>) -> Table {
-    let table = Table::new(Shared { service, openapi: Arc::new(openapi()) }, routes());
+    let table = Table::new(Shared { service, docs: Arc::new(Docs::new(openapi(), Some("/docs"))) }, routes());
     table.errors(http_error).operations(operations::shape).dialect("kvm")
 }

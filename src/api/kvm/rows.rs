@@ -2,21 +2,22 @@
 
 use std::{cmp::Ordering, collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use warp::http::StatusCode;
 
 use super::{Shared, error::Problem, info::ranged};
 use crate::{
-    api::http::{HttpError, QueryParam, Reply, Request, listing},
-    model::{Status, VmId, VmView, check_label_key},
+    api::{
+        http::{HttpError, QueryParam, Reply, Request, listing},
+        labels::{self, LABEL},
+    },
+    model::{Status, VmId, VmView},
     service::{Addresses, Filter},
 };
 
 const MAX_PAGE: i64 = 10_000;
 
-/// As JSON Schema has it; `read_labels` says it in words.
-pub const LABELS: &str = "^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?(=[^,]*)?(,[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?(=[^,]*)?)*$";
 const TOKEN: &str = "^[0-9]{1,19}[.][0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$";
 const SOME_FIELDS: &str = "^(id|vm_id|name|status|vcpus|memory|profile|addresses|uptime|labels)(,(id|vm_id|name|status|vcpus|memory|profile|addresses|uptime|labels))*$";
 
@@ -27,11 +28,7 @@ pub const QUERY: &[QueryParam] = &[
         "Only VMs with this status.",
     ),
     QueryParam::text("name", "Only VMs with exactly this name."),
-    QueryParam::form(
-        "label",
-        LABELS,
-        "Only VMs with these labels, with commas between them: `env=prod,tier`; a key alone takes any value.",
-    ),
+    LABEL,
     QueryParam::form(
         "fields",
         SOME_FIELDS,
@@ -46,8 +43,9 @@ pub const QUERY: &[QueryParam] = &[
     QueryParam::form("page_token", TOKEN, "Where the page begins, as a Link header gave it."),
 ];
 
-/// One line of the list.
+/// One line of the list: all of this, or with `fields` those alone.
 #[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = requires_nothing)]
 pub struct Listed {
     pub id: String,
     pub vm_id: String,
@@ -66,6 +64,11 @@ pub struct Listed {
 
 const FIELDS: [&str; 10] =
     ["id", "vm_id", "name", "status", "vcpus", "memory", "profile", "addresses", "uptime", "labels"];
+
+/// Which fields there are is the client's to say.
+fn requires_nothing(schema: &mut Schema) {
+    schema.remove("required");
+}
 
 impl Listed {
     fn of(view: &VmView, known: &Addresses) -> Self {
@@ -176,7 +179,7 @@ pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let query: ListQuery = request.query()?;
     let limit = query.limit.map(|limit| ranged("limit", limit, MAX_PAGE)).transpose()?;
     let after = query.page_token.as_deref().map(read_token).transpose()?;
-    let labels = query.label.as_deref().map(read_labels).transpose()?.unwrap_or_default();
+    let labels = labels::read(query.label.as_deref())?;
     let fields = query.fields.as_deref().map(read_fields).transpose()?.unwrap_or_default();
     let filter = Filter { status: query.status, name: query.name.clone(), labels, ..Filter::default() };
     if let Some(sort) = query.sort {
@@ -215,16 +218,6 @@ fn lines(shared: &Shared, views: &[VmView], fields: &Arc<[String]>) -> Vec<Line>
 fn read_token(token: &str) -> Result<(u64, VmId), HttpError> {
     let parts = token.split_once('.').and_then(|(age, id)| Some((age.parse().ok()?, VmId::parse(id)?)));
     parts.ok_or_else(|| HttpError::invalid("page_token", "be one that a list gave in its Link header"))
-}
-
-pub fn read_labels(text: &str) -> Result<Vec<(String, Option<String>)>, HttpError> {
-    let label = |part: &str| {
-        let (key, value) = part.split_once('=').map_or((part, None), |(key, value)| (key, Some(value.to_owned())));
-        check_label_key(key)
-            .map_err(|_| HttpError::invalid("label", format!("name labels, as in env=prod,tier; {part:?} is none")))?;
-        Ok((key.to_owned(), value))
-    };
-    text.split(',').map(label).collect()
 }
 
 fn read_fields(text: &str) -> Result<Arc<[String]>, HttpError> {

@@ -1,6 +1,6 @@
 //! Switches: bodies and handlers.
 
-use std::{borrow::Cow, net::Ipv4Addr};
+use std::{borrow::Cow, collections::BTreeMap, net::Ipv4Addr};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,8 +9,14 @@ use warp::http::StatusCode;
 
 use super::{Shared, error::Problem, forwards::LeaseFields, switch_id, updated::at_least_one};
 use crate::{
-    api::http::{Reply, Request, given},
-    model::{CreateSwitch, Error, SubnetWish, Switch, SwitchForm, SwitchId, SwitchShape, SwitchType, SwitchWish},
+    api::{
+        http::{Reply, Request, given},
+        labels,
+    },
+    model::{
+        CreateSwitch, Error, MAX_LABELS, MetadataWish, SubnetWish, Switch, SwitchForm, SwitchId, SwitchShape,
+        SwitchType, SwitchWish,
+    },
     service::{Service, SwitchView},
 };
 
@@ -65,6 +71,13 @@ pub struct SwitchBody {
     pub mtu: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub notes: Option<String>,
+    /// What a program may find it by: up to 64, keys of 1 to 63 letters and digits with `._-/` between them, values of up to 255 characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxProperties" = MAX_LABELS))]
+    pub labels: Option<BTreeMap<String, String>>,
+    /// It is not deleted until that is taken away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protected: Option<bool>,
 }
 
 /// A network of IPv6: VMs make their addresses themselves.
@@ -86,6 +99,13 @@ pub struct SwitchUpdate {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub notes: Option<Option<String>>,
+    /// Replaced whole; null removes all.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<BTreeMap<String, String>>", extend("maxProperties" = MAX_LABELS))]
+    pub labels: Option<Option<BTreeMap<String, String>>>,
+    /// While it is so, it is not deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protected: Option<bool>,
     /// Null: the adapter's, or 1500.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i64>")]
@@ -118,6 +138,8 @@ pub struct SwitchFields {
     pub name: String,
     pub r#type: SwitchKindBody,
     pub notes: String,
+    pub labels: BTreeMap<String, String>,
+    pub protected: bool,
     pub adapter: Option<String>,
     pub allow_management_os: Option<bool>,
     pub subnet: Option<String>,
@@ -222,6 +244,7 @@ impl SwitchBody {
             allow_management_os: self.allow_management_os,
             subnet,
             notes: self.notes.unwrap_or_default(),
+            metadata: MetadataWish { labels: self.labels, protected: self.protected, ..MetadataWish::default() },
             mtu: self.mtu,
         };
         form.into_wish()
@@ -232,6 +255,11 @@ impl SwitchUpdate {
     fn into_model(self) -> Result<SwitchWish, Problem> {
         let wish = SwitchWish {
             notes: self.notes.map(Option::unwrap_or_default),
+            metadata: MetadataWish {
+                labels: self.labels.map(Option::unwrap_or_default),
+                protected: self.protected,
+                ..MetadataWish::default()
+            },
             mtu: self.mtu,
             subnet: SubnetWish {
                 subnet: self.subnet,
@@ -243,7 +271,9 @@ impl SwitchUpdate {
             },
         };
         if wish == SwitchWish::default() {
-            return Err(at_least_one("notes, mtu, subnet, nat, dns, domain, host_access or ipv6").into());
+            return Err(
+                at_least_one("notes, mtu, subnet, nat, dns, domain, host_access, ipv6, labels or protected").into()
+            );
         }
         Ok(wish)
     }
@@ -254,7 +284,7 @@ impl SwitchFields {
         let SwitchView { switch, used_by, problem } = view;
         let bridge = switch.bridge();
         let shape = SwitchShape::of(&switch);
-        let Switch { id, name, created_at, notes, mtu, .. } = switch;
+        let Switch { id, name, created_at, notes, metadata, mtu, .. } = switch;
         // Gone where somebody was quick to delete it.
         let leases = service.switch_leases(id).unwrap_or_default();
         Self {
@@ -262,6 +292,8 @@ impl SwitchFields {
             name,
             r#type: shape.kind.into(),
             notes,
+            labels: metadata.labels,
+            protected: metadata.protected,
             adapter: shape.adapter,
             allow_management_os: shape.allow_management_os,
             subnet: shape.subnet,
@@ -281,9 +313,10 @@ impl SwitchFields {
     }
 }
 
-pub async fn list(shared: Shared, _: Request) -> Result<Reply, Problem> {
+pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let service = &shared.service;
-    let all: Vec<_> = service.switches().into_iter().map(|view| SwitchFields::of(service, view)).collect();
+    let labels = labels::wanted(&request)?;
+    let all: Vec<_> = service.switches(&labels).into_iter().map(|view| SwitchFields::of(service, view)).collect();
     Ok(Reply::json(StatusCode::OK, &all))
 }
 

@@ -11,17 +11,18 @@ use super::{
     Shared,
     config::Config,
     disks::DiskBody,
+    dto::Details,
     error::Problem,
     network_body::{self, NetworkBody},
     pinning::CpuPinning,
     policy::{AutostartBody, PolicyBody},
-    vm_id,
+    read_only, vm_id,
 };
 use crate::{
     api::http::{Reply, Request, given},
     model::{
-        Applied, Change, CloneMode, Error, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError, RestartPolicy,
-        Sent,
+        Applied, Change, CloneMode, Error, GuestCpu, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError,
+        RestartPolicy, Sent,
     },
     service::Define,
 };
@@ -31,6 +32,8 @@ use crate::{
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(example = serde_json::json!({ "name": "web", "vcpus": 4, "memory": 2048, "labels": { "env": "prod" } }))]
+#[schemars(example = serde_json::json!({ "add_labels": { "env": "prod" }, "remove_labels": ["tier"] }))]
+#[schemars(transform = read_only::describe)]
 pub struct WholeBody {
     /// As in a create; a running QEMU bears it from the next start on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,11 +71,15 @@ pub struct WholeBody {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<CpuPinning>")]
     pub cpu_pinning: Option<Option<CpuPinning>>,
+    /// From the next start on. Replaced whole; null for the richest that the accelerator offers.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<GuestCpu>")]
+    pub cpu: Option<Option<GuestCpu>>,
     /// Of the root disk; replaced whole, null removes them.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<IoLimits>")]
     pub io_limits: Option<Option<IoLimits>>,
-    /// All disks beside the root disk, in their order. They grow, their limits change, and further ones are added; none goes.
+    /// All disks beside a root disk that was made, in their order. They grow, their limits change, and further ones are added; none goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_DEVICES))]
     pub disks: Option<Vec<DiskBody>>,
@@ -105,6 +112,14 @@ pub struct WholeBody {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<BTreeMap<String, String>>", extend("maxProperties" = MAX_LABELS))]
     pub labels: Option<Option<BTreeMap<String, String>>>,
+    /// Labels that it is to have beside those that there are, also those that others set at the same time. Not together with `labels`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxProperties" = MAX_LABELS))]
+    pub add_labels: Option<BTreeMap<String, String>>,
+    /// Keys of labels that it is to lose; the others stay. Not together with `labels`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_LABELS))]
+    pub remove_labels: Option<Vec<String>>,
     /// At most 1,024 characters; null removes it.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
@@ -149,13 +164,16 @@ impl WholeBody {
             base_image: self.base_image.map(Into::into),
             clone: self.clone,
             cpu_pinning: self.cpu_pinning.map(|given| given.map(CpuPinning::into_model).transpose()).transpose()?,
+            cpu: self.cpu,
             io_limits: self.io_limits,
-            disks: self.disks.map(|disks| disks.into_iter().map(DiskBody::into_model).collect()),
+            disks: self.disks.map(DiskBody::all_into_model).transpose()?,
             networks: self.networks.map(network_body::into_model).transpose()?,
             policy: policy.into_model(),
             iso: self.iso.map(|iso| iso.map(Into::into)),
             metadata: MetadataWish {
                 labels: self.labels.map(Option::unwrap_or_default),
+                add_labels: self.add_labels,
+                remove_labels: self.remove_labels,
                 description: self.description,
                 protected: self.protected,
             },
@@ -167,7 +185,8 @@ impl WholeBody {
 pub async fn update(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let id = vm_id(&request)?;
     shared.service.view(id)?;
-    let body: WholeBody = request.json()?;
+    let (body, read): (WholeBody, _) = request.json_beside(read_only::FIELDS)?;
+    read_only::check(&Details::of(&shared.service, &shared.service.view(id)?), read)?;
     let (view, applied) = shared.service.define(id, body.into_model()?).await?;
     let config = Config::of(&shared.service, &view);
     let whole = Whole { config, status: "updated".into(), message: "VM successfully updated.".into(), applied };

@@ -1,21 +1,27 @@
-//! Makes images of the store of files of other forms: what the result will take, and the result itself. The file is examined
-//! and handed to qemu-img as one open descriptor, so nobody exchanges it in between; qemu-img sees no other (docs/adr/0028).
+//! Makes images of the store of files of other forms: what the result will take, and the result itself. Both files are handed to
+//! qemu-img as open descriptors, the one as it was examined, so nobody exchanges either in between; qemu-img sees no other
+//! (docs/adr/0028).
 
-use std::{fs::File, io, path::Path, sync::Arc};
+use std::{
+    fs::{File, Permissions},
+    io,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::Arc,
+};
 
 use serde::Deserialize;
 
-use super::{CHECK, COPY, Copied, ImageError, QemuImg, TABLES, as_opened, qcow2, reserve, sync};
+use super::{CHECK, COPY, Copied, ImageError, QemuImg, TABLES, alone, as_inherited, qcow2, sync};
 use crate::{
     host::{STORAGE, on_storage},
-    model::{ImageFormat, SourceFormat},
+    model::SourceFormat,
 };
 
-/// An open file that lies at `path`.
+/// An open file, and what it was examined to be.
 #[derive(Clone, Copy)]
 pub struct Opened<'a> {
     pub file: &'a File,
-    pub path: &'a Path,
     pub format: SourceFormat,
 }
 
@@ -38,7 +44,7 @@ impl QemuImg {
         if matches!(source.format, SourceFormat::Qcow2 | SourceFormat::Vmdk | SourceFormat::Vdi) {
             self.check_opened(source).await?;
         }
-        let run = self.run(CHECK, 0).inherit(source.file).reads(source.path);
+        let run = self.run(CHECK, 0).reads_open(source.file);
         let run = run.args(["measure", "--output=json", "-O", "qcow2"]).arg(source.name());
         let output = run.output().await.ok_or_else(|| late(CHECK.as_secs()))?;
         let output = output.map_err(|error| ImageError::Host(format!("qemu-img measure: {error}")))?;
@@ -51,7 +57,7 @@ impl QemuImg {
 
     /// `qemu-img check` of what is open: 2 means corrupt; 3, leaked clusters, does no harm.
     async fn check_opened(&self, source: Opened<'_>) -> Result<(), ImageError> {
-        let run = self.run(CHECK, 0).inherit(source.file).reads(source.path).args(["check", "-q"]).arg(source.name());
+        let run = self.run(CHECK, 0).reads_open(source.file).args(["check", "-q"]).arg(source.name());
         match run.output().await {
             Some(Ok(output)) if matches!(output.status.code(), Some(0 | 3)) => Ok(()),
             Some(Ok(_)) => Err(ImageError::Unsuitable("be intact, but qemu-img check finds it damaged".into())),
@@ -61,23 +67,22 @@ impl QemuImg {
         }
     }
 
-    /// Makes `to`, a qcow2 image that stands alone, with what is in `source`; on stable storage, for nobody but the daemon
-    /// and only to be read. Returns the bytes that a guest sees of it.
+    /// Writes what is in `source` to the empty file `made`, which lies at `at`, as a qcow2 image that stands alone; on stable
+    /// storage, and only to be read. Returns the bytes that a guest sees of it.
     ///
     /// # Errors
-    /// [`ImageError::Unsuitable`] for a source that is damaged; a half-made file may be left then.
+    /// [`ImageError::Unsuitable`] for a source that is damaged; the file is half made then.
     pub async fn convert(
         &self,
         source: Opened<'_>,
         measured: Measured,
-        to: &Path,
+        (made, at): (&File, &Path),
         copied: &Arc<Copied>,
     ) -> Result<u64, ImageError> {
-        reserve(to).await.map_err(ImageError::Host)?;
         copied.begin(measured.required);
         let run = self.run(COPY, measured.fully_allocated.saturating_add(TABLES));
-        let run = run.inherit(source.file).reads(source.path).writes(to).heard_by(copied);
-        let run = run.args(["convert", "-p", "-O", "qcow2"]).arg(source.name()).arg(to);
+        let run = run.reads_open(source.file).writes_open(made).heard_by(copied);
+        let run = run.args(["convert", "-p", "-O", "qcow2"]).arg(source.name()).arg(as_inherited(made));
         let output = run.output().await.ok_or_else(|| late(COPY.as_secs()))?;
         let output = output.map_err(|error| ImageError::Host(format!("qemu-img convert: {error}")))?;
         if !output.status.success() {
@@ -87,24 +92,21 @@ impl QemuImg {
                 false => source.damaged(&words),
             });
         }
-        let made = to.to_owned();
-        let size = on_storage(to, STORAGE, move || {
-            let file = File::open(&made)?;
-            file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o400))?;
-            qcow2::virtual_size(&file).map_err(io::Error::other)
+        let host = |error: io::Error| ImageError::Host(error.to_string());
+        let (read, written) = (made.try_clone().map_err(host)?, made.try_clone().map_err(host)?);
+        let size = on_storage(at, STORAGE, move || {
+            read.set_permissions(Permissions::from_mode(0o400))?;
+            qcow2::virtual_size(&read).map_err(io::Error::other)
         });
-        let size = size.await.map_err(|error| ImageError::Host(error.to_string()))?;
-        sync(to, COPY).await.map_err(ImageError::Host)?;
+        let size = size.await.map_err(host)?;
+        sync(written, at, COPY).await.map_err(ImageError::Host)?;
         Ok(size)
     }
 }
 
 impl Opened<'_> {
     fn name(&self) -> String {
-        match self.format {
-            SourceFormat::Qcow2 => as_opened(self.file, ImageFormat::Qcow2.driver()),
-            other => as_opened(self.file, other.driver()),
-        }
+        alone(self.file, self.format.driver())
     }
 
     /// By qemu-img's words, without the names of descriptors, which mean nothing to anybody.

@@ -5,7 +5,8 @@
 
 use std::{fs::File, io};
 
-use super::{ImageError, read_at};
+use super::{Backing, ImageError, read_at};
+use crate::model::ImageFormat;
 
 pub const MAGIC: &[u8] = b"QFI\xfb";
 
@@ -23,6 +24,8 @@ const KNOWN: u64 = 0x1f;
 
 /// An extension that names the external data file.
 const DATA_FILE_NAME: u32 = 0x4441_5441;
+/// One that names the format of the backing file.
+const BACKING_FORMAT: u32 = 0xE279_2ACA;
 const END: u32 = 0;
 
 /// Bytes.
@@ -40,6 +43,18 @@ pub fn virtual_size(file: &File) -> Result<u64, ImageError> {
     let read = read_at(file, &mut head, 0).map_err(failed)?;
     head.truncate(read);
     examine(&head, file.metadata().map_err(failed)?.len()).map_err(ImageError::Unsuitable)
+}
+
+/// The bytes that a guest sees of a disk that somebody else made, and what it lies on.
+///
+/// # Errors
+/// [`ImageError::Unsuitable`] for what is not intact, or lies on something that it does not name well.
+pub fn chain(file: &File) -> Result<(u64, Option<Backing>), ImageError> {
+    let failed = |error: io::Error| ImageError::Host(error.to_string());
+    let mut head = vec![0; HEAD];
+    let read = read_at(file, &mut head, 0).map_err(failed)?;
+    head.truncate(read);
+    examine_chain(&head, file.metadata().map_err(failed)?.len()).map_err(ImageError::Unsuitable)
 }
 
 /// The bytes that a guest sees of a disk that was made here and that a QEMU has written to since: whatever its header says by
@@ -79,6 +94,16 @@ fn examine_disk(head: &[u8]) -> Result<u64, String> {
 
 /// `length` is the file's. The error completes "must …".
 fn examine(head: &[u8], length: u64) -> Result<u64, String> {
+    match examine_chain(head, length)? {
+        (size, None) => Ok(size),
+        (_, Some(Backing { file, .. })) => {
+            Err(format!("stand alone, but it has the backing file {file}; flatten it with qemu-img convert"))
+        }
+    }
+}
+
+/// The same, with what it lies on.
+fn examine_chain(head: &[u8], length: u64) -> Result<(u64, Option<Backing>), String> {
     let damaged = |what: &str| format!("be an intact qcow2 image: {what}");
     let short = || damaged("its header ends too early");
     let word = |at: usize| Some(u64::from(u32::from_be_bytes(head.get(at..at + 4)?.try_into().ok()?)));
@@ -107,9 +132,10 @@ fn examine(head: &[u8], length: u64) -> Result<u64, String> {
     if features & CORRUPT != 0 {
         return Err("be intact, but it is marked as damaged; look into it with qemu-img check".into());
     }
+    let mut backing = None;
     if long(8).ok_or_else(short)? != 0 {
         let file = backing_file(head, long(8), word(16)).ok_or_else(|| damaged("its backing file has no name"))?;
-        return Err(format!("stand alone, but it has the backing file {file}; flatten it with qemu-img convert"));
+        backing = Some(Backing { format: backing_format(head, header), file });
     }
     if word(32).ok_or_else(short)? != 0 {
         return Err("not be encrypted".into());
@@ -140,7 +166,7 @@ fn examine(head: &[u8], length: u64) -> Result<u64, String> {
             return Err(damaged(&format!("its {table} table does not lie within the file")));
         }
     }
-    Ok(size)
+    Ok((size, backing))
 }
 
 /// The name of the external data file, by the feature or by the extension.
@@ -167,6 +193,27 @@ fn data_file(head: &[u8], header: u64, features: u64) -> Result<Option<String>, 
         at = at.saturating_add(length.next_multiple_of(8));
     }
     Ok(named.or_else(|| (features & DATA_FILE != 0).then(|| "another file".to_owned())))
+}
+
+/// What its header extensions, which were found to end, say of the format of the backing file.
+fn backing_format(head: &[u8], header: u64) -> Option<ImageFormat> {
+    let mut at = usize::try_from(header).ok()?;
+    loop {
+        let number = |at: usize| Some(u32::from_be_bytes(head.get(at..at.checked_add(4)?)?.try_into().ok()?));
+        let (kind, length) = (number(at)?, number(at.checked_add(4)?)? as usize);
+        at = at.checked_add(8)?;
+        match kind {
+            END => return None,
+            BACKING_FORMAT => {
+                return match head.get(at..at.checked_add(length)?)? {
+                    b"raw" => Some(ImageFormat::Raw),
+                    b"qcow2" => Some(ImageFormat::Qcow2),
+                    _ => None,
+                };
+            }
+            _ => at = at.checked_add(length.checked_next_multiple_of(8)?)?,
+        }
+    }
 }
 
 fn backing_file(head: &[u8], at: Option<u64>, length: Option<u64>) -> Option<String> {

@@ -79,10 +79,16 @@ impl Run {
         self
     }
 
-    /// A file, which is there, that it opens to write.
-    pub fn writes(mut self, file: &Path) -> Self {
-        self.shown.iter_mut().for_each(|shown| shown.written.push(file.to_owned()));
-        self
+    /// An open file that it reads, which the caller holds until the run has ended.
+    pub fn reads_open(self, file: &File) -> Self {
+        self.inherits(file).reads(&as_path(file))
+    }
+
+    /// The same that it also writes to.
+    pub fn writes_open(self, file: &File) -> Self {
+        let mut run = self.inherits(file);
+        run.shown.iter_mut().for_each(|shown| shown.written.push(as_path(file)));
+        run
     }
 
     /// What it says of how far it has come is for this.
@@ -90,8 +96,7 @@ impl Run {
         Self { copied: Some(copied.clone()), ..self }
     }
 
-    /// Held open by the caller until the run has ended.
-    pub fn inherit(self, file: &File) -> Self {
+    fn inherits(self, file: &File) -> Self {
         Self { child: self.child.inherit([file.as_raw_fd()]), ..self }
     }
 
@@ -129,6 +134,11 @@ impl Run {
         let words = words.trim().trim_start_matches("qemu-img: ");
         Err(if words.is_empty() { format!("qemu-img ended with {}", output.status) } else { words.to_owned() })
     }
+}
+
+/// An open file by a name of this process.
+fn as_path(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
 /// Runs it in a thread of its own: its program may lie on storage that hangs, and the kernel ends the child with the thread

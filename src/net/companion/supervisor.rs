@@ -52,6 +52,8 @@ const GIVEN_UP: Duration = Duration::from_secs(5);
 /// Its log is emptied when it has become so long.
 const LONGEST_LOG: u64 = 1 << 20;
 const TIDY: Duration = Duration::from_secs(60);
+/// Whether it does anything at all is looked at so often.
+const PULSE: Duration = Duration::from_secs(1);
 
 /// What is known of it, and what it is to be.
 pub struct Shared {
@@ -132,6 +134,8 @@ impl Shared {
         // When it has begun it reads its lists untold.
         let mut reading = Some(Reading { from: 0, until: begun + READING, signalled: false });
         let mut tidy = interval(TIDY);
+        let mut pulse = interval(PULSE);
+        let mut stopped = false;
         loop {
             tokio::select! {
                 _ = process.exited() => {
@@ -184,6 +188,16 @@ impl Shared {
                         None => {}
                     }
                 }
+                _ = pulse.tick() => match (process.is_stopped(), stopped) {
+                    // Whoever stops it for a moment goes on with it by then.
+                    (true, true) => {
+                        (self.report)(Some("somebody has stopped dnsmasq, so that it answered nobody; another takes its place".into()));
+                        process.kill();
+                        process.exited().await;
+                        return true;
+                    }
+                    (now, _) => stopped = now,
+                },
                 _ = tidy.tick(), if reading.is_none() => {
                     if self.log_length() > LONGEST_LOG {
                         let _ = File::options().write(true).open(self.folders.own.join(LOG)).and_then(|log| log.set_len(0));

@@ -27,6 +27,8 @@ pub struct Link {
     /// Index of the bridge, bond… that it belongs to.
     pub master: Option<u32>,
     pub up: bool,
+    /// It neither asks for the addresses of others nor answers for its own.
+    pub mute: bool,
     /// Somebody is at the other end; of a bridge, one of its ports has it.
     pub carrier: bool,
     pub loopback: bool,
@@ -87,6 +89,7 @@ pub fn read(message: RouteNetlinkMessage) -> Option<Link> {
         mtu: 0,
         master: None,
         up: header.flags.contains(LinkFlags::Up),
+        mute: header.flags.contains(LinkFlags::Noarp),
         carrier: header.flags.contains(LinkFlags::LowerUp),
         loopback: header.flags.contains(LinkFlags::Loopback),
         ethernet: header.link_layer_type == LinkLayerType::Ether,

@@ -5,7 +5,7 @@ use super::{Base, Elements, Form, Rule, Ruleset, TableName};
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// One that is there stays as it is.
+    /// One that is there keeps what is in it, and is awake.
     AddTable,
     /// With everything in it.
     DeleteTable,

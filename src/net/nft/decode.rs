@@ -15,6 +15,11 @@ pub fn names<'a>(message: &Received<'a>, attribute: u16) -> Option<(&'a str, &'a
     Some((attributes.text(1)?, attributes.text(attribute)?))
 }
 
+/// Whether a table sleeps.
+pub fn is_dormant(message: &Received) -> bool {
+    message.attributes().u32(2).unwrap_or(0) & flag::DORMANT != 0
+}
+
 pub fn base(message: &Received) -> Option<Base> {
     let attributes = message.attributes();
     let hook = attributes.nested(4)?;

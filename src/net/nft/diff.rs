@@ -38,6 +38,9 @@ fn mend(name: &TableName, is: &Table, wanted: &Table, batch: &mut Batch) {
     let sets =
         || wanted.sets.iter().map(|(set, made)| (set, made, is.sets.get(set).and_then(|is| is.elements.as_ref())));
 
+    if is.dormant != wanted.dormant {
+        batch.push(name, Command::AddTable);
+    }
     for chain in is.chains.keys().filter(changed).filter(|chain| !rules(is, chain).is_empty()) {
         batch.push(name, Command::Flush(chain.clone()));
     }

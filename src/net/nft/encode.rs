@@ -17,6 +17,8 @@ pub const MARK: &str = "qherd ";
 const VERDICT_TYPE: u32 = 0xffff_ff00;
 
 pub mod flag {
+    /// Of a table.
+    pub const DORMANT: u32 = 1;
     pub const ANONYMOUS: u32 = 1;
     pub const INTERVAL: u32 = 4;
     pub const MAP: u32 = 8;

@@ -97,6 +97,13 @@ fn expression(message: &mut Message, expr: &Expr) {
                 m.nest(7, |m| limit(m, rate.a_minute, 60, rate.burst, 0));
             }
         }),
+        Expr::Value { value: known, to } => write("immediate", &|m| {
+            m.u32(1, to.number());
+            value(m, 2, known);
+        }),
+        Expr::Mark { by } => write("meta", &|m| {
+            m.u32(2, 3).u32(3, by.number());
+        }),
         Expr::Counter => counter(message),
         Expr::Masquerade => write("masq", &|_| ()),
         Expr::Dnat { address, port } => write("nat", &|m| {

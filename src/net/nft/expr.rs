@@ -87,6 +87,15 @@ pub enum Expr {
         key: Reg,
         above: Option<Rate>,
     },
+    /// A value that is known beforehand.
+    Value {
+        value: Vec<u8>,
+        to: Reg,
+    },
+    /// Leaves a mark on the packet.
+    Mark {
+        by: Reg,
+    },
     /// Counts.
     Counter,
     /// Replaces the source with the address of the interface that the packet leaves by.

@@ -236,32 +236,36 @@ fn forget(socket: &OwnedFd) {
     while recv(socket, &mut buffer[..], RecvFlags::DONTWAIT).is_ok() {}
 }
 
-fn exists(socket: &OwnedFd, table: &TableName) -> io::Result<bool> {
+/// A table without what is in it, if it is there.
+fn bare(socket: &OwnedFd, table: &TableName) -> io::Result<Option<Table>> {
     forget(socket);
     let mut request = Vec::new();
     Message::begin(&mut request, wire::kind(msg::GET_TABLE), 0, 1, table.family.number()).text(1, &table.name);
     send(socket, &request, SendFlags::empty())?;
     let mut buffer = vec![0; BUFFER];
     let (length, _) = recv(socket, &mut buffer[..], RecvFlags::empty())?;
-    match messages(&buffer[..length]).next().and_then(|message| message.error()) {
-        Some(code) if code == rustix::io::Errno::NOENT.raw_os_error() => Ok(false),
+    let Some(answer) = messages(&buffer[..length]).next() else {
+        return Err(io::Error::other("the kernel did not answer"));
+    };
+    match answer.error() {
+        Some(code) if code == rustix::io::Errno::NOENT.raw_os_error() => Ok(None),
         Some(code) if code != 0 => Err(io::Error::from_raw_os_error(code)),
-        _ => Ok(true),
+        _ => Ok(Some(Table { dormant: decode::is_dormant(&answer), ..Table::default() })),
     }
 }
 
 fn read(socket: &OwnedFd, names: &[TableName]) -> io::Result<Ruleset> {
     let mut found = Ruleset::default();
     for name in names {
-        if exists(socket, name)? {
-            found.tables.insert(name.clone(), table(socket, name)?);
+        if let Some(bare) = bare(socket, name)? {
+            found.tables.insert(name.clone(), table(socket, name, bare)?);
         }
     }
     Ok(found)
 }
 
-fn table(socket: &OwnedFd, name: &TableName) -> io::Result<Table> {
-    let mut found = Table::default();
+fn table(socket: &OwnedFd, name: &TableName, bare: Table) -> io::Result<Table> {
+    let mut found = bare;
     let family = name.family.number();
     list(socket, msg::GET_CHAIN, family, &[(1, &name.name)], |message| {
         if let Some((table, chain)) = decode::names(&message, 3)

@@ -70,6 +70,8 @@ pub mod field {
         Field { load: Load::Meta(key), len, mask: None }
     }
 
+    /// What rules before have left on a packet, in the byte order of the host.
+    pub const MARK: Field = meta(3, 4);
     pub const IIFNAME: Field = meta(6, 16);
     pub const OIFNAME: Field = meta(7, 16);
     /// The user whose socket a packet of the host comes from, in the byte order of the host.
@@ -97,6 +99,7 @@ pub mod field {
     pub const IP_DADDR: Field = packet(Layer::Network, 16, 4);
 
     pub const IP6_SADDR: Field = packet(Layer::Network, 8, 16);
+    pub const IP6_DADDR: Field = packet(Layer::Network, 24, 16);
     pub const IP6_DADDR_START: Field = packet(Layer::Network, 24, 2);
     /// 255 for all that go to many.
     pub const IP6_DADDR_FIRST: Field = packet(Layer::Network, 24, 1);
@@ -269,6 +272,12 @@ impl When {
     /// Nothing but what the tests themselves do.
     pub fn go_on(self) -> Rule {
         self.ends([])
+    }
+
+    /// Leaves a mark on the packet in place of the one that it had, and goes on.
+    pub fn mark(self, mark: u32) -> Rule {
+        let by = Reg(self.at);
+        self.ends([Expr::Value { value: mark.to_ne_bytes().to_vec(), to: by }, Expr::Mark { by }])
     }
 
     pub fn masquerade(self) -> Rule {

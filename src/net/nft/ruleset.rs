@@ -18,6 +18,8 @@ pub struct TableName {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
+    /// Somebody has put it to sleep: it is there, and no packet meets it. Nobody wants that of ours.
+    pub dormant: bool,
     pub chains: BTreeMap<String, Chain>,
     pub sets: BTreeMap<String, Set>,
 }

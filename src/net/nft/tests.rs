@@ -61,6 +61,12 @@ fn what_is_equal_needs_nothing_and_what_is_gone_comes_back_alone() {
 }
 
 #[test]
+fn a_table_that_sleeps_is_woken_and_nothing_else() {
+    let asleep = Table { dormant: true, ..table() };
+    assert_eq!(commands(asleep, table()), [Command::AddTable]);
+}
+
+#[test]
 fn an_element_with_another_value_is_replaced_and_another_form_makes_the_table_anew() {
     let map = |chain: &str| {
         let mut table = table();

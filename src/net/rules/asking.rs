@@ -1,7 +1,7 @@
 //! The arp table: for which addresses the host answers guests. It would for any that it has, on any interface.
 
 use super::{
-    OnHost, RuledPort, host4,
+    OnHost, RuledPort,
     ports::{Put, insert},
 };
 use crate::net::nft::{Base, Chain, ChainKind, Form, Hook, Key, Rule, Table, Type, field::*, ifname};
@@ -24,9 +24,7 @@ pub fn switch(table: &mut Table, on: &OnHost) {
     if let Some(subnet) = on.switch.subnet() {
         let bridge = ifname(&on.switch.bridge());
         insert(table, "inside", Key::of([&bridge]), None);
-        for address in host4(on.host).chain([subnet.gateway()]) {
-            insert(table, "own4", Key::of([&bridge, &address.octets()]), None);
-        }
+        insert(table, "own4", Key::of([&bridge, &subnet.gateway().octets()]), None);
     }
 }
 

@@ -26,6 +26,7 @@ pub use claims::{claimed, claims_of};
 pub use refused::{Refusals, refused};
 
 use super::{
+    host_side::eui64,
     nft::{Datum, Family, Key, Ruleset, Table, TableName, Verdict},
     vlans,
 };
@@ -35,11 +36,14 @@ use segment::Segment;
 /// Addresses that a port may lay claim to at once, where nothing else is said.
 const ADDRESSES: u16 = 20;
 
+/// The bit of a packet's mark that says: of a guest, under whatever MAC address (ADR 0045).
+const GUEST: u32 = 0x0800_0000;
+
 /// A switch, and what of the host is on it.
 #[derive(Clone, Copy, Debug)]
 pub struct OnHost<'a> {
     pub switch: &'a Switch,
-    /// Addresses of the host on its bridge.
+    /// Addresses of the host on its bridge, whoever gave them.
     pub host: &'a [IpAddr],
 }
 
@@ -180,13 +184,6 @@ impl<'a> RuledPort<'a> {
         let net = six.map(|six| six.network.octets()).and_then(|net| net[..8].try_into().ok());
         [Some(link), net].into_iter().flatten().map(|net| eui64(net, self.mac))
     }
-}
-
-fn eui64(net: [u8; 8], [a, b, c, d, e, f]: [u8; 6]) -> [u8; 16] {
-    let mut address = [0; 16];
-    address[..8].copy_from_slice(&net);
-    address[8..].copy_from_slice(&[a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
-    address
 }
 
 /// The VLAN that the bridge of a switch has frames without a tag in.

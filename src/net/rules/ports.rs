@@ -3,11 +3,11 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    OnHost, RuledPort, closed, goto,
+    GUEST, OnHost, RuledPort, closed, goto,
     wire::{ARP, DESTINATION, DHCP_SERVER, FRAGMENT, HOP_BY_HOP, ICMP6, IP, IP6, PROVIDER_VLAN, ROUTING, UDP, VLAN},
 };
 use crate::{
-    model::SwitchKind,
+    model::{Subnet6, Switch, SwitchKind},
     net::nft::{Base, Chain, ChainKind, Datum, Form, Hook, Key, Rate, Rule, Table, Type, field::*, ifname},
 };
 
@@ -39,6 +39,10 @@ pub fn frame(table: &mut Table, allowances: &BTreeSet<u16>) {
     table.set("given6", Form::of([Type::IfName, Type::Ip6]));
     // Ports of switches that the host takes no part in.
     table.set("closed", tap());
+    // Where what a port hands to the host is judged: its switch's chain.
+    table.set("handed", Form::verdicts([Type::IfName]));
+    // Ports of switches that the host shares, of guests that speak under any MAC address.
+    table.set("masked", tap());
     // VLANs that a port carries tagged.
     table.set("trunks", Form::of([Type::IfName, Type::Service]));
     constants(table);
@@ -54,9 +58,11 @@ pub fn frame(table: &mut Table, allowances: &BTreeSet<u16>) {
     // What is above a port's bandwidth is lost, as on a full link.
     table.set("outbound", tap());
     let above = Rule::when().within([IIFNAME], "outbound").drop();
-    let prerouting = vec![group(), above, Rule::when().dispatch([IIFNAME], "ports")];
+    let mark = Rule::when().within([IIFNAME], "masked").mark(GUEST);
+    let prerouting = vec![group(), above, mark, Rule::when().dispatch([IIFNAME], "ports")];
     *table.chain("prerouting") = Chain { base: base(Hook::Prerouting), rules: prerouting };
-    let input = vec![group(), Rule::when().within([IIFNAME], "closed").drop()];
+    let input =
+        vec![group(), Rule::when().within([IIFNAME], "closed").drop(), Rule::when().dispatch([IIFNAME], "handed")];
     *table.chain("input") = Chain { base: base(Hook::Input), rules: input };
     let output = vec![Rule::when().within([OIFNAME], "closed").drop()];
     *table.chain("output") = Chain { base: base(Hook::Output), rules: output };
@@ -156,6 +162,40 @@ pub fn switch(table: &mut Table, on: &OnHost) {
             insert(table, "closed", Key::of([&adapter]), None);
         }
     }
+    if let Some(rules) = handed(on.switch) {
+        table.chain(handed_chain(on.switch)).rules = rules;
+    }
+}
+
+fn handed_chain(switch: &Switch) -> String {
+    format!("{}_handed", switch.bridge())
+}
+
+/// What the host takes from ports to be routed. Where it shares a network it is no router for guests; and to isolated
+/// guests none within their own network, where they would meet.
+fn handed(switch: &Switch) -> Option<Vec<Rule>> {
+    let own = |version: &str| format!("{}_host{version}", switch.bridge());
+    let (four, six) = (|| Rule::when().is(ETHER_TYPE, IP), || Rule::when().is(ETHER_TYPE, IP6));
+    let mut rules = vec![
+        // To everybody.
+        Rule::when().masked(ETHER_DADDR, [1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]).accept(),
+        four().within([IP_DADDR], own("4")).accept(),
+        six().within([IP6_DADDR], own("6")).accept(),
+    ];
+    match &switch.kind {
+        SwitchKind::External { allow_management_os: true, .. } => {
+            rules.extend([four().goto("refuse"), six().goto("refuse")]);
+        }
+        SwitchKind::Internal { subnet: Some(subnet) } => {
+            let mask = subnet.network.to_bits() ^ subnet.broadcast().to_bits();
+            rules.push(four().masked(IP_DADDR, (!mask).to_be_bytes(), subnet.network.octets()).goto("refuse"));
+            let net = |six: &Subnet6| six.network.octets();
+            let half = (u128::MAX << 64).to_be_bytes();
+            rules.extend(subnet.ipv6.as_ref().map(|it| six().masked(IP6_DADDR, half, net(it)).goto("refuse")));
+        }
+        _ => return None,
+    }
+    Some(rules)
 }
 
 /// The elements of a port.
@@ -173,6 +213,13 @@ pub fn port(put: &mut Put, port: &RuledPort) {
     };
     if closed(on.switch) {
         put("closed", alone(), None);
+    }
+    let shared = matches!(on.switch.kind, SwitchKind::External { allow_management_os: true, .. });
+    if shared || port.settings.isolated && on.switch.subnet().is_some() {
+        put("handed", alone(), Some(goto(handed_chain(on.switch))));
+    }
+    if shared && port.settings.allow_spoofing {
+        put("masked", alone(), None);
     }
     if let Some(bits) = port.settings.bandwidth.outbound {
         // The kernel counts in nanoseconds of 64 bits.

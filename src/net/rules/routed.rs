@@ -1,7 +1,7 @@
 //! The inet table: what of the host guests reach, what is routed between our networks and others, and under which address.
 
 use super::{
-    Forward, OnHost, RuledPort, closed, ipv6,
+    Forward, GUEST, OnHost, RuledPort, closed, ipv6,
     ports::{Put, insert},
     wire::{DHCP_SERVER, DHCP6_SERVER, DNS, ICMP, ICMP6, TCP, UDP},
 };
@@ -100,6 +100,7 @@ fn prerouting(table: &mut Table) {
         known(),
         Rule::when().within([IIFNAME], "inside").is(DADDR_KIND, LOCAL).goto("own"),
         Rule::when().within([IIFNAME], "shared").within([ETHER_SADDR], "own_macs").is(DADDR_KIND, LOCAL).goto("own"),
+        Rule::when().within([IIFNAME], "shared").any(MARK, GUEST).is(DADDR_KIND, LOCAL).goto("own"),
     ];
     *table.chain("prerouting") = base(ChainKind::Filter, Hook::Prerouting, EARLY, guests);
 }
@@ -110,6 +111,7 @@ fn host(table: &mut Table) {
         known(),
         Rule::when().within([IIFNAME], "inside").goto("local"),
         Rule::when().within([IIFNAME], "shared").within([ETHER_SADDR], "own_macs").goto("local"),
+        Rule::when().within([IIFNAME], "shared").any(MARK, GUEST).goto("local"),
     ];
     *table.chain("input") = base(ChainKind::Filter, Hook::Input, EARLY, input);
     table.chain("local").rules = vec![

@@ -47,10 +47,16 @@ fn graph(disk: &Disk, name: impl Fn(&HostFile) -> Value) -> Value {
         }
         None => Value::Null,
     };
-    json!({
-        "driver": "qcow2", "node-name": node_name(disk), "discard": "unmap",
-        "file": file(&HostFile::disk(disk)), "backing": backing,
-    })
+    let format = disk.file.format();
+    let mut node = json!({
+        "driver": format.driver(), "node-name": node_name(disk), "discard": "unmap",
+        "file": file(&HostFile::disk(disk)),
+    });
+    // QEMU's raw driver knows no such option.
+    if format == ImageFormat::Qcow2 {
+        node["backing"] = backing;
+    }
+    node
 }
 
 /// The disk device, halting the guest on an error of the host unless it is to be told. The root disk, which the firmware boots, has a place of its own; the others sit in hot-plug slots,
@@ -90,7 +96,7 @@ pub fn throttle(disk: &Disk, limits: &IoLimits) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{BaseImage, CloneMode, LayerId};
+    use crate::model::{BaseImage, CloneMode, DiskFile, ForeignFile, LayerId};
 
     #[test]
     fn a_throttle_names_every_value() {
@@ -113,6 +119,25 @@ mod tests {
         assert_eq!(arguments["bps_rd"], 0);
         assert_eq!(arguments.as_object().unwrap().len(), 14);
         assert_eq!(blockdev(&disk)["backing"], Value::Null);
+    }
+
+    #[test]
+    fn an_attached_disk_is_read_as_its_user_says_that_it_is() {
+        let disk = |format| Disk {
+            name: "root".into(),
+            layer: LayerId::random(),
+            file: DiskFile::Foreign(ForeignFile { path: "/f".into(), format, bytes: 1 }),
+            size: 1,
+            clone: CloneMode::Linked,
+            base: None,
+            io_limits: None,
+            slot: None,
+            request: None,
+        };
+        let node = blockdev(&disk(ImageFormat::Raw));
+        assert_eq!((&node["driver"], node.get("backing")), (&json!("raw"), None));
+        let node = blockdev(&disk(ImageFormat::Qcow2));
+        assert_eq!((&node["driver"], node.get("backing")), (&json!("qcow2"), Some(&Value::Null)));
     }
 
     #[test]

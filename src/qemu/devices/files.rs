@@ -16,7 +16,7 @@ pub enum FileUse {
     /// Read: what a disk was cloned from.
     Base(ImageFormat),
     /// Read and written.
-    Disk,
+    Disk(ImageFormat),
 }
 
 /// A file of the host, with the access that it is opened with.
@@ -41,7 +41,7 @@ impl HostFile {
     }
 
     pub(super) fn disk(disk: &Disk) -> Self {
-        Self { set: disk_set(disk), path: disk.file.clone(), used: FileUse::Disk }
+        Self { set: disk_set(disk), path: disk.file.to_path_buf(), used: FileUse::Disk(disk.file.format()) }
     }
 
     pub(super) fn base(disk: &Disk) -> Option<Self> {

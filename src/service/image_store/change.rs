@@ -15,7 +15,7 @@ use crate::{
     model::{About, Error, Event, Image, ImageName, LayerId, MetadataWish, Operation, Result, VmId, What, now_ms},
     service::Service,
     store::{Batch, Generation, Store, StoreError, following},
-    vm::{self, layers::LayerRecord},
+    vm::{self, in_phase, layers::LayerRecord},
 };
 
 /// What is to be another.
@@ -54,7 +54,8 @@ impl Service {
             }
             state.names.insert(image.name.clone(), None);
         }
-        let stored = self.store_change(&image, fields).await;
+        vm::begins(&before.name.to_string());
+        let stored = in_phase("store_image", self.store_change(&image, fields)).await;
         let mut state = store.lock();
         match stored {
             Ok(()) => {
@@ -118,6 +119,7 @@ impl Service {
         if last {
             self.check_unused(&image).await.inspect_err(|_| stays())?;
         }
+        vm::begins(&image.name.to_string());
         let failed = |error: StoreError| Error::failed(Operation::DeleteImage, error);
         let event =
             Event { at: now_ms(), about: image.about(), what: What::Deleted, by: vm::asker().into_iter().collect() };
@@ -147,7 +149,7 @@ impl Service {
             state.names.remove(&image.name);
         }
         if let Some(generation) = generation.filter(|_| last) {
-            self.remove_layer(image.layer, &image.content_sha256, generation).await;
+            in_phase("remove_image", self.remove_layer(image.layer, &image.content_sha256, generation)).await;
         }
         Ok(view)
     }

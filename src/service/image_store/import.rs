@@ -28,7 +28,7 @@ use crate::{
         Service,
         images::{self, ImageUse},
     },
-    vm::{self, in_phase},
+    vm::{self, copying, in_phase},
 };
 
 /// An image to be made: decoded, not yet checked.
@@ -112,12 +112,11 @@ impl Service {
         }
         self.check_not_made(wish.id)?;
         let name = ImageName::parse(&wish.name)?;
-        vm::is_about(&name.to_string());
         let mut metadata = Metadata::default();
         wish.metadata.apply(&mut metadata)?;
         let wanted = wish.sha256.as_deref().map(check_sha256).transpose()?;
         let reserved = self.reserve_name(name)?;
-        let content = vm::while_wanted(self.content_of(&wish.from, wanted)).await?;
+        let content = vm::while_wanted(self.content_of(&reserved.1, &wish.from, wanted)).await?;
         let image = Image {
             id: wish.id.unwrap_or_else(ImageId::random),
             name: reserved.1.clone(),
@@ -135,7 +134,7 @@ impl Service {
             created_at: now_ms(),
             metadata,
         };
-        let image = in_phase("store_image", &Arc::default(), self.establish_image(image, content.file)).await?;
+        let image = in_phase("store_image", self.establish_image(image, content.file)).await?;
         Ok(self.view_of_image(image))
     }
 
@@ -168,7 +167,7 @@ impl Service {
     }
 
     /// Whatever takes its time. Nothing is left of one that is given up.
-    async fn content_of(&self, from: &ImportFrom, wanted: Option<String>) -> Result<Content> {
+    async fn content_of(&self, name: &ImageName, from: &ImportFrom, wanted: Option<String>) -> Result<Content> {
         let store = &self.image_store;
         let given = match from {
             ImportFrom::Path(named) => self.open_source(named).await?,
@@ -178,6 +177,9 @@ impl Service {
             }
         };
         let failed = |error: io::Error| Error::failed(Operation::Import, error);
+        // What it plainly is not is said before it begins.
+        look(&given).await.map_err(|error| given.error(error))?;
+        vm::begins(&name.to_string());
         let _turn = store.imports.take(&[&store.folder]).await.map_err(failed)?;
         let before = fingerprint(&given).await?;
         let copied = Arc::<Copied>::default();
@@ -185,7 +187,7 @@ impl Service {
             ImportFrom::Upload(spooled) => spooled.sha256.clone(),
             ImportFrom::Path(_) => {
                 let sum = image::sha256(&given.path, &given.file, &copied);
-                in_phase("checksum", &copied, sum).await.map_err(failed)?
+                copying("checksum", &copied, sum).await.map_err(failed)?
             }
         };
         if let Some(wanted) = wanted.filter(|wanted| *wanted != sha256) {
@@ -197,26 +199,23 @@ impl Service {
         }
         let (opened, compression, format) = self.unpacked(&given).await?;
         let at = opened.as_ref().map_or(&given, |(_, unpacked)| unpacked);
-        let source = Opened { file: &at.file, path: &at.path, format };
+        let source = Opened { file: &at.file, format };
         let measured = self.ctx.images.measure(source).await.map_err(|error| given.error(error))?;
         self.check_room(&given, measured.required).await?;
         let made = Unfinished::new(&store.folder, Part::Image);
+        let file = made.make().await.map_err(failed)?;
         let copied = Arc::<Copied>::default();
-        let convert = self.ctx.images.convert(source, measured, made.path(), &copied);
-        let virtual_size = in_phase("convert", &copied, convert).await.map_err(|error| given.error(error))?;
+        let convert = self.ctx.images.convert(source, measured, (&file, made.path()), &copied);
+        let virtual_size = copying("convert", &copied, convert).await.map_err(|error| given.error(error))?;
         if fingerprint(&given).await? != before {
             return Err(Error::invalid(given.param, "not be changed while it is imported"));
         }
         drop(opened);
-        let path = made.path().to_owned();
-        let result = on_storage(&store.folder, STORAGE, move || {
-            let file = File::open(path)?;
-            Ok((file.metadata()?.len(), file))
-        });
-        let (size, file) = result.await.map_err(failed)?;
+        let result = file.try_clone().map_err(failed)?;
+        let size = on_storage(&store.folder, STORAGE, move || Ok(result.metadata()?.len())).await.map_err(failed)?;
         let copied = Arc::<Copied>::default();
         let sum = image::sha256(made.path(), &file, &copied);
-        let content_sha256 = in_phase("checksum", &copied, sum).await.map_err(failed)?;
+        let content_sha256 = copying("checksum", &copied, sum).await.map_err(failed)?;
         Ok(Content { sha256, format, compression, virtual_size, size, content_sha256, file: Some(made) })
     }
 
@@ -265,7 +264,7 @@ impl Service {
         let copied = Arc::<Copied>::default();
         let job = Unpack { compression, from: &given.file, to: &file, room: given.free };
         let unpack = store.unpacker.unpack(job, &copied);
-        in_phase("unpack", &copied, unpack).await.map_err(|error| given.error(error))?;
+        copying("unpack", &copied, unpack).await.map_err(|error| given.error(error))?;
         let inner = self.given(file, unfinished.path().to_owned(), given.param).await?;
         let within = |must: String| {
             ImageError::Unsuitable(format!(

@@ -28,7 +28,7 @@ pub use spool::{SpoolError, Spooled};
 use super::Service;
 use crate::{
     host::{Places, STORAGE, image::Unpacker, on_storage},
-    model::{BaseImage, Error, Image, ImageFormat, ImageId, ImageName, LayerId, Operation, Result, VmId},
+    model::{BaseImage, Error, Image, ImageFormat, ImageId, ImageName, LabelFilter, LayerId, Operation, Result, VmId},
     store::{Counted, Generation},
     vm::{Mark, layers::LayerRecord},
 };
@@ -37,8 +37,6 @@ use crate::{
 const IMPORTS: usize = 2;
 /// Images that there may be.
 const MOST: usize = 10_000;
-/// `<state-dir>/layers`.
-const FOLDER: &str = "layers";
 
 pub(super) struct ImageStore {
     state: Arc<Mutex<State>>,
@@ -91,18 +89,13 @@ pub struct ImageView {
 pub struct ImageFilter {
     /// With or without its tag.
     pub name: Option<String>,
-    /// All of them: a key, with its value where that is not to be any.
-    pub labels: Vec<(String, Option<String>)>,
+    pub labels: LabelFilter,
 }
 
 impl ImageFilter {
     fn wants(&self, image: &Image) -> bool {
         let named = |name: &String| *name == image.name.name || *name == image.name.to_string();
-        let labelled = |(key, wanted): &(String, Option<String>)| {
-            let value = image.metadata.labels.get(key);
-            value.is_some_and(|value| wanted.as_ref().is_none_or(|wanted| wanted == value))
-        };
-        self.name.as_ref().is_none_or(named) && self.labels.iter().all(labelled)
+        self.name.as_ref().is_none_or(named) && self.labels.wants(&image.metadata.labels)
     }
 }
 
@@ -110,13 +103,13 @@ impl ImageFilter {
 pub type ImagePage = (Vec<ImageView>, Option<(u64, ImageId)>);
 
 impl ImageStore {
-    pub fn new(state_dir: &Path, program: Option<PathBuf>) -> Self {
+    pub fn new(folder: PathBuf, program: Option<PathBuf>) -> Self {
         Self {
             state: Arc::default(),
             turn: tokio::sync::Mutex::default(),
             imports: Places::new(IMPORTS),
             unpacker: Unpacker(program),
-            folder: state_dir.join(FOLDER),
+            folder,
         }
     }
 

@@ -5,13 +5,12 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use uuid::Uuid;
 
-use crate::host::{STORAGE, on_storage};
+use crate::host::{Access, STORAGE, on_storage, open_within};
 
 /// Below the folder of the layers.
 const FOLDER: &str = "unfinished";
@@ -58,10 +57,7 @@ impl Unfinished {
     /// The file system's.
     pub async fn make(&self) -> io::Result<File> {
         let path = self.0.clone();
-        on_storage(&self.0, STORAGE, move || {
-            File::options().read(true).write(true).create_new(true).mode(0o600).open(path)
-        })
-        .await
+        on_storage(&self.0, STORAGE, move || open_within(&[], &path, Access::Create)).await
     }
 }
 

@@ -1,10 +1,12 @@
 //! What has become of an operation whose daemon died over it: found by what that daemon had stored of its VM, before the next one
 //! does anything about it. Pure.
 
+use uuid::Uuid;
+
 use super::record::{OperationRecord, Work};
 use crate::{
-    model::VmSpec,
-    vm::core::{Cause, DiskNo, Goal, Record, Run},
+    model::{SwitchRecord, SwitchState, VmSpec},
+    vm::core::{Cause, DiskNo, Goal, Guest, Record, Run},
 };
 
 /// What is made of it.
@@ -21,25 +23,18 @@ pub enum Verdict {
 const NOTHING_LEFT: &str = "What it had made is taken back; ask again.";
 const NO_VM: &str = "There is no such VM any more.";
 
-/// Of an import: whether its image is stored.
-pub fn judge_import(is_stored: bool) -> Verdict {
-    if is_stored { Verdict::Done } else { Verdict::Interrupted(NOTHING_LEFT) }
-}
-
 /// `stored` is the VM as the daemon left it.
 pub fn judge(operation: &OperationRecord, stored: Option<&Record>) -> Verdict {
     use Verdict::{Done, GoesOn, Interrupted};
     let Some(Record { definition, run }) = stored else {
         return match operation.work {
             Work::Delete => Done,
-            Work::Create | Work::Import => Interrupted(NOTHING_LEFT),
-            Work::Start | Work::Stop | Work::Reboot | Work::Add | Work::Remove | Work::Change => Interrupted(NO_VM),
+            Work::Create => Interrupted(NOTHING_LEFT),
+            _ => Interrupted(NO_VM),
         };
     };
     let up = run.up();
     match operation.work {
-        // It is about no VM.
-        Work::Import => Interrupted(NOTHING_LEFT),
         Work::Create => match &run.state {
             Run::Making { .. } | Run::Starting { new: true, .. } => Interrupted(NOTHING_LEFT),
             Run::Starting { .. } | Run::Down { .. } | Run::Up(_) => Done,
@@ -59,6 +54,14 @@ pub fn judge(operation: &OperationRecord, stored: Option<&Record>) -> Verdict {
             Goal::Gone | Goal::Stop(_) => GoesOn,
             _ => Interrupted("The VM is still there; look at it and ask again."),
         },
+        Work::Suspend => match up {
+            Some(up) if run.goal == Goal::Pause || matches!(up.guest, Guest::Paused { critical: false, .. }) => Done,
+            _ => Interrupted("The VM is not suspended; look at it and ask again."),
+        },
+        Work::Resume => match up {
+            Some(up) if run.goal == Goal::Resume || matches!(up.guest, Guest::Running) => Done,
+            _ => Interrupted("The VM does not run; look at it and ask again."),
+        },
         Work::Reboot => match run.goal {
             Goal::Reboot(_) => Done,
             _ => Interrupted("Whether the guest has rebooted is not known; look at it before you ask again."),
@@ -66,6 +69,7 @@ pub fn judge(operation: &OperationRecord, stored: Option<&Record>) -> Verdict {
         Work::Add => match definition.disk_of(operation.makes) {
             Some(disk) if DiskNo::of(&disk.name).is_none_or(|no| !run.unmade.contains(&no)) => Done,
             Some(_) => Interrupted("The disk was half made and is taken back; ask again."),
+            None if operation.makes.is_some_and(|id| definition.nic(id.into()).is_some()) => Done,
             None => Interrupted("Whether it was added is not known; look at the VM before you ask again."),
         },
         Work::Remove => {
@@ -76,9 +80,60 @@ pub fn judge(operation: &OperationRecord, stored: Option<&Record>) -> Verdict {
                 (true, _) => Interrupted("The device is still there; ask again."),
             }
         }
-        Work::Change => Interrupted(
+        // Those of switches and images are judged by them.
+        Work::Change
+        | Work::MakeSwitch
+        | Work::ChangeSwitch
+        | Work::DeleteSwitch
+        | Work::AddForward
+        | Work::RemoveForward
+        | Work::ImportImage
+        | Work::ChangeImage
+        | Work::DeleteImage => Interrupted(
             "What was stored of the change holds and goes on, as the VM and what is pending of it show; the same may be asked again.",
         ),
+    }
+}
+
+/// The same, of one that is about a switch.
+pub fn judge_of_switch(operation: &OperationRecord, stored: Option<&SwitchRecord>) -> Verdict {
+    use Verdict::{Done, Interrupted};
+    let switch = stored.filter(|record| record.state == SwitchState::Ready).map(|record| &record.switch);
+    match (operation.work, switch) {
+        (Work::MakeSwitch, Some(_)) => Done,
+        (Work::MakeSwitch, None) => Interrupted(NOTHING_LEFT),
+        // The next daemon goes on with it.
+        (Work::DeleteSwitch, None) => Done,
+        (Work::DeleteSwitch, Some(_)) => Interrupted("The switch is still there; ask again."),
+        (_, None) => Interrupted("There is no such switch any more."),
+        (Work::AddForward, Some(switch)) => {
+            match operation.makes.is_some_and(|id| switch.forwards.iter().any(|forward| Uuid::from(forward.id) == id)) {
+                true => Done,
+                false => Interrupted("The port forward is not there; ask again."),
+            }
+        }
+        (Work::RemoveForward, Some(switch)) => {
+            let named = operation.device.as_deref().unwrap_or_default();
+            match switch.forwards.iter().any(|forward| same_id(&forward.id.to_string(), named)) {
+                false => Done,
+                true => Interrupted("The port forward is still there; ask again."),
+            }
+        }
+        (_, Some(_)) => Interrupted(
+            "What was stored of the change holds and goes on, as the switch shows; the same may be asked again.",
+        ),
+    }
+}
+
+/// The same, of one that is about an image, which is stored or is not.
+pub fn judge_of_image(work: Work, is_stored: bool) -> Verdict {
+    use Verdict::{Done, Interrupted};
+    match (work, is_stored) {
+        (Work::ImportImage, true) | (Work::DeleteImage, false) => Done,
+        (Work::ImportImage, false) => Interrupted(NOTHING_LEFT),
+        (Work::DeleteImage, true) => Interrupted("The image is still there; ask again."),
+        (_, true) => Interrupted("Whether the change was stored the image shows; the same may be asked again."),
+        (_, false) => Interrupted("There is no such image any more."),
     }
 }
 
@@ -89,5 +144,5 @@ fn bears(spec: &VmSpec, device: &str) -> bool {
 
 /// In any notation of a GUID.
 fn same_id(id: &str, named: &str) -> bool {
-    uuid::Uuid::try_parse(named.trim()).is_ok_and(|named| named.to_string() == id)
+    Uuid::try_parse(named.trim()).is_ok_and(|named| named.to_string() == id)
 }

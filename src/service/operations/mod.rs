@@ -2,8 +2,9 @@
 //! day after its end, and ends with the answer that a client on the line would have had. The work itself is the core's, and
 //! knows nothing of this: what is begun here is a handler that runs beside its connection (docs/adr/0036).
 //!
-//! `record` is what is stored, `judge` what a restart makes of one that has no end, `list` what is read.
+//! `record` is what is stored, `found` and `judge` what a restart makes of one that has no end, `list` what is read.
 
+mod found;
 mod judge;
 mod list;
 mod record;
@@ -28,11 +29,12 @@ pub use record::{Again, End, OperationRecord, Work};
 
 use super::keys::{Digest, KeptAnswer};
 use crate::{
-    model::{Asker, Conflict, Event, Image, OperationNews, Outcome, VmId, now_ms},
+    model::{Asker, Conflict, Event, Labels, OperationNews, Outcome, VmId, now_ms},
     store::{Batch, Store, StoreError},
-    vm::{Phase, Progress, records},
+    vm::{Phase, Progress},
 };
-use judge::{Verdict, judge, judge_import};
+use found::verdict;
+use judge::Verdict;
 
 /// How long one is kept after its end.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -64,7 +66,7 @@ struct Inner {
     /// Of a daemon before: what is to be asked again.
     again: Vec<Arc<Running>>,
     /// Of a daemon before: ends that are not stored yet.
-    judged: Vec<(Uuid, OperationRecord)>,
+    judged: Vec<(Uuid, OperationRecord, Labels)>,
 }
 
 /// What of one is looked through.
@@ -139,16 +141,7 @@ impl Operations {
                 }
             };
             if record.end.is_none() {
-                let key = record.vm.map(|vm| vm.to_string());
-                let stored = key.map_or(Ok(None), |key| records::get(&store, &key));
-                let verdict = match stored {
-                    _ if record.work == Work::Import => {
-                        let made = record.makes.map(|id| store.get::<Image>(&id.to_string())).transpose();
-                        judge_import(!matches!(made, Ok(None | Some(None))))
-                    }
-                    Ok(stored) => judge(&record, stored.as_ref().map(|stored| &stored.record)),
-                    Err(_) => Verdict::Interrupted("The record of its VM cannot be read; the log says more."),
-                };
+                let (verdict, labels) = verdict(&store, &record);
                 tracing::info!(%id, kind = record.kind, ?verdict, "an operation that qherd ended over");
                 match (verdict, &record.again) {
                     (Verdict::GoesOn, Some(_)) => {
@@ -161,7 +154,7 @@ impl Operations {
                     (Verdict::Interrupted(why), _) => record.end = Some(judged(Some(why))),
                 }
                 if record.end.is_some() {
-                    inner.judged.push((id, record.clone()));
+                    inner.judged.push((id, record.clone(), labels));
                 }
             }
             inner.note(id, &record);
@@ -172,8 +165,8 @@ impl Operations {
     /// Stores what was found out.
     pub(super) async fn conclude(&self) {
         let judged = std::mem::take(&mut lock(&self.inner).judged);
-        for (id, record) in judged {
-            if let Err(error) = self.put(id, &record, Some(ended(&record))).await {
+        for (id, record, labels) in judged {
+            if let Err(error) = self.put(id, &record, Some((ended(&record), labels))).await {
                 tracing::error!(%id, %error, "the end of an operation cannot be stored; the next start tries again");
             }
         }
@@ -212,7 +205,7 @@ impl Operations {
         for old in &gone {
             batch = batch.remove::<OperationRecord>(&old.to_string());
         }
-        self.store.commit(batch.tell(&news(id, &record, OperationNews::Begun))?).await?;
+        self.store.commit(batch.tell(&news(id, &record, &running.progress.labels(), OperationNews::Begun))?).await?;
         let mut inner = lock(&self.inner);
         gone.iter().for_each(|old| inner.forget(old));
         inner.note(id, &record);
@@ -220,15 +213,12 @@ impl Operations {
         Ok(running)
     }
 
-    /// What it makes has this id, and it is a VM where that is what it makes. Stored when this returns.
+    /// What it makes has this id. Stored when this returns.
     pub async fn makes(&self, id: Uuid, makes: Uuid) {
         let Some(running) = lock(&self.inner).running.get(&id).cloned() else { return };
         let record = {
             let mut record = lock(&running.record);
-            record.makes = Some(makes);
-            if record.work == Work::Create {
-                record.vm = Some(makes.into());
-            }
+            record.makes(makes);
             record.clone()
         };
         if let Err(error) = self.put(id, &record, None).await {
@@ -261,7 +251,8 @@ impl Operations {
     async fn tell(&self, running: &Running, phase: &Phase) {
         let Phase { name, device, bytes, .. } = phase.clone();
         let bytes = bytes.map(|bytes| (bytes.done, bytes.total));
-        let event = news(running.id, &running.record(), OperationNews::Progress { phase: name, device, bytes });
+        let what = OperationNews::Progress { phase: name, device, bytes };
+        let event = news(running.id, &running.record(), &running.progress.labels(), what);
         if let Ok(batch) = Batch::new().tell(&event)
             && let Err(error) = self.store.commit(batch).await
         {
@@ -288,7 +279,7 @@ impl Operations {
         let mut record = running.record();
         record.again = None;
         record.end = Some(end);
-        while let Err(error) = self.put(running.id, &record, Some(ended(&record))).await {
+        while let Err(error) = self.put(running.id, &record, Some((ended(&record), running.progress.labels()))).await {
             tracing::warn!(id = %running.id, %error, "the end of an operation cannot be stored yet");
             sleep(AGAIN).await;
         }
@@ -299,10 +290,15 @@ impl Operations {
         running.ended.send_replace(true);
     }
 
-    async fn put(&self, id: Uuid, record: &OperationRecord, news_of: Option<OperationNews>) -> Result<(), StoreError> {
+    async fn put(
+        &self,
+        id: Uuid,
+        record: &OperationRecord,
+        news_of: Option<(OperationNews, Labels)>,
+    ) -> Result<(), StoreError> {
         let mut batch = Batch::new().put(&id.to_string(), record)?;
-        if let Some(what) = news_of {
-            batch = batch.tell(&news(id, record, what))?;
+        if let Some((what, labels)) = news_of {
+            batch = batch.tell(&news(id, record, &labels, what))?;
         }
         self.store.commit(batch.from_reserve()).await
     }
@@ -379,10 +375,10 @@ fn ended(record: &OperationRecord) -> OperationNews {
     OperationNews::Ended { outcome }
 }
 
-fn news(id: Uuid, record: &OperationRecord, what: OperationNews) -> Event {
+fn news(id: Uuid, record: &OperationRecord, labels: &Labels, what: OperationNews) -> Event {
     let what = crate::model::What::Operation(what);
     let by: Vec<Asker> = vec![record.by.clone()];
-    Event { at: now_ms(), about: record.about(id), what, by }
+    Event { at: now_ms(), about: record.about(id, labels), what, by }
 }
 
 // A panic while one is held leaves single insertions and removals.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    model::{About, Asker, Outcome, Role, VmId},
+    model::{About, Asker, Labels, Outcome, Role, SwitchId, VmId, around},
     service::keys::{Digest, KeptAnswer},
     store::Record,
     vm::Phase,
@@ -17,6 +17,8 @@ pub enum Work {
     Create,
     Start,
     Stop,
+    Suspend,
+    Resume,
     Reboot,
     Delete,
     /// A disk or a NIC comes.
@@ -25,11 +27,47 @@ pub enum Work {
     Remove,
     /// Something else of the definition.
     Change,
-    /// An image comes.
-    Import,
+    MakeSwitch,
+    ChangeSwitch,
+    DeleteSwitch,
+    AddForward,
+    RemoveForward,
+    ImportImage,
+    ChangeImage,
+    DeleteImage,
 }
 
 impl Work {
+    /// It is about a switch, else about a VM or an image.
+    pub fn is_of_switch(self) -> bool {
+        match self {
+            Self::MakeSwitch | Self::ChangeSwitch | Self::DeleteSwitch | Self::AddForward | Self::RemoveForward => true,
+            Self::Create
+            | Self::Start
+            | Self::Stop
+            | Self::Suspend
+            | Self::Resume
+            | Self::Reboot
+            | Self::Delete
+            | Self::Add
+            | Self::Remove
+            | Self::Change
+            | Self::ImportImage
+            | Self::ChangeImage
+            | Self::DeleteImage => false,
+        }
+    }
+
+    /// It is about an image, and about no VM.
+    pub fn is_of_image(self) -> bool {
+        matches!(self, Self::ImportImage | Self::ChangeImage | Self::DeleteImage)
+    }
+
+    /// It makes something, which has an id from the beginning.
+    pub fn makes(self) -> bool {
+        matches!(self, Self::Create | Self::Add | Self::MakeSwitch | Self::AddForward | Self::ImportImage)
+    }
+
     /// What a VM does by itself when it has been asked: a daemon that ends leaves it to the next one.
     pub fn goes_on(self) -> bool {
         matches!(self, Self::Stop)
@@ -39,11 +77,17 @@ impl Work {
     /// Why it is never cancelled.
     pub fn check_cancellable(self) -> Result<(), &'static str> {
         match self {
-            Self::Create | Self::Stop | Self::Add | Self::Remove | Self::Change | Self::Import => Ok(()),
+            Self::Create | Self::Stop | Self::Add | Self::Remove | Self::Change | Self::ImportImage => Ok(()),
+            // While it waits for its turn.
+            Self::Suspend | Self::Resume => Ok(()),
             // Until the guest is off.
             Self::Delete => Ok(()),
             Self::Start => Err("a start is not taken back by itself; stop the VM with force"),
             Self::Reboot => Err("a guest that was asked to reboot cannot be told not to"),
+            Self::MakeSwitch | Self::ChangeSwitch | Self::DeleteSwitch | Self::AddForward | Self::RemoveForward => {
+                Err("what is done to the host's network is done whole; ask for the opposite when it has ended")
+            }
+            Self::ChangeImage | Self::DeleteImage => Err("an image is changed or deleted whole"),
         }
     }
 }
@@ -61,11 +105,14 @@ pub struct OperationRecord {
     pub by: Asker,
     /// What it is about, where that is known.
     pub vm: Option<VmId>,
-    /// Of the VM, when it was asked.
+    /// The same, of one that is about a switch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch: Option<SwitchId>,
+    /// Of the VM, the switch or the image, when it was asked.
     pub name: Option<String>,
-    /// What it makes bears this id: a VM, or the request of a disk.
+    /// What it makes bears this id: a VM, the request of a disk, a NIC, a switch, a forward, an image.
     pub makes: Option<Uuid>,
-    /// The disk or the NIC that it is about, as the client names it.
+    /// The disk, the NIC, the forward or the image that it is about, as the client names it.
     pub device: Option<String>,
     /// The idempotency key that it came with, and what it was used for.
     pub key: Option<(Digest, Digest)>,
@@ -102,8 +149,19 @@ impl Record for OperationRecord {
 }
 
 impl OperationRecord {
-    /// What is told of it is about this.
-    pub fn about(&self, id: Uuid) -> About {
-        About::Operation { id, kind: self.kind.clone(), vm: self.vm, name: self.name.clone().unwrap_or_default() }
+    /// What is told of it is about this, where its VM has these labels.
+    pub fn about(&self, id: Uuid, labels: &Labels) -> About {
+        let (name, labels) = (self.name.clone().unwrap_or_default(), around(labels, None));
+        About::Operation { id, kind: self.kind.clone(), vm: self.vm, switch: self.switch, name, labels }
+    }
+
+    /// What it makes has this id.
+    pub fn makes(&mut self, id: Uuid) {
+        self.makes = Some(id);
+        match self.work {
+            Work::Create => self.vm = Some(id.into()),
+            Work::MakeSwitch => self.switch = Some(id.into()),
+            _ => {}
+        }
     }
 }

@@ -5,8 +5,17 @@ use std::{path::Path, sync::Arc};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::*;
-use crate::vm::core::{Cause, Deadline, Ending, Goal, Record, Run, RunRecord};
+use super::{
+    judge::{judge, judge_of_switch},
+    *,
+};
+use crate::{
+    model::{
+        ForwardId, Image, ImageId, ImageName, ImageSource, LayerId, Metadata, NicId, Protocol, SourceFormat, Switch,
+        SwitchForward, SwitchKind, SwitchRecord, SwitchState,
+    },
+    vm::core::{Cause, Deadline, Ending, Goal, Guest, Record, Run, RunRecord, Up},
+};
 
 const VM: &str = "1b2c3d4e-5f60-4b7c-9d8e-9fa0b1c2d3e4";
 
@@ -18,6 +27,7 @@ fn record(work: Work) -> OperationRecord {
         dialect: "kvm".to_owned(),
         by: Asker { caller: "uid 0".to_owned(), request: "r".to_owned() },
         vm: VmId::parse(VM),
+        switch: None,
         name: None,
         makes: None,
         device: None,
@@ -167,6 +177,15 @@ fn what_a_restart_makes_of_it_is_what_was_stored_of_its_vm() {
     let starting = |new| Run::Starting { process: None, new, last: Ending::Clean };
     let stop = Goal::Stop(Deadline { at: 1, agent_only: false });
     let reboot = Goal::Reboot(Deadline { at: 1, agent_only: false });
+    let paused = || Guest::Paused { reason: None, critical: false };
+    let running = |guest| {
+        let up = json!({
+            "process": { "pid": 7, "starttime": 1, "boot_id": "b" }, "started_at": 1,
+            "in_effect": *stored(down(), Goal::Rest).definition, "boot_memory": 64, "hotplug_memory": 448,
+            "sandbox": null, "vcpus_made": 0, "guest": { "guest": "running" }
+        });
+        Run::Up(Box::new(Up { guest, ..serde_json::from_value(up).unwrap() }))
+    };
     let of = |work, state: Option<(Run, Goal)>| {
         let stored = state.map(|(state, goal)| stored(state, goal));
         match judge(&record(work), stored.as_ref()) {
@@ -195,6 +214,15 @@ fn what_a_restart_makes_of_it_is_what_was_stored_of_its_vm() {
         // A forced stop may have overtaken it: nobody deletes what somebody may have kept.
         (Work::Delete, Some((down(), Goal::Rest)), "interrupted"),
         (Work::Delete, Some((starting(false), Goal::Off { cause: Cause::Cut })), "interrupted"),
+        (Work::Suspend, Some((down(), Goal::Rest)), "interrupted"),
+        (Work::Suspend, Some((running(Guest::Running), Goal::Rest)), "interrupted"),
+        (Work::Suspend, Some((running(Guest::Running), Goal::Pause)), "done"),
+        (Work::Suspend, Some((running(paused()), Goal::Rest)), "done"),
+        (Work::Suspend, None, "interrupted"),
+        (Work::Resume, Some((down(), Goal::Rest)), "interrupted"),
+        (Work::Resume, Some((running(paused()), Goal::Rest)), "interrupted"),
+        (Work::Resume, Some((running(paused()), Goal::Resume)), "done"),
+        (Work::Resume, Some((running(Guest::Running), Goal::Rest)), "done"),
         (Work::Reboot, Some((starting(false), reboot)), "done"),
         (Work::Reboot, Some((starting(false), Goal::Rest)), "interrupted"),
         (Work::Remove, Some((down(), Goal::Rest)), "done"),
@@ -202,5 +230,87 @@ fn what_a_restart_makes_of_it_is_what_was_stored_of_its_vm() {
         (Work::Change, Some((down(), Goal::Rest)), "interrupted"),
     ] {
         assert_eq!(of(work, state.clone()), wanted, "{work:?} {state:?}");
+    }
+}
+
+#[test]
+fn what_a_restart_makes_of_one_about_a_switch_is_what_was_stored_of_it() {
+    let forward = SwitchForward {
+        id: ForwardId::random(),
+        protocol: Protocol::Tcp,
+        host_address: None,
+        host_port: 8080,
+        nic: NicId::random(),
+        guest_port: 80,
+    };
+    let stored = |state, has_forward: bool| {
+        let forwards = if has_forward { vec![forward.clone()] } else { Vec::new() };
+        let switch = Switch { forwards, ..Switch::new("lan".to_owned(), SwitchKind::Private) };
+        Some(SwitchRecord { switch, state, moved: None })
+    };
+    let (creating, deleting) = (stored(SwitchState::Creating, false), stored(SwitchState::Deleting, false));
+    let (bare, bears) = (stored(SwitchState::Ready, false), stored(SwitchState::Ready, true));
+    for (work, stored, is_done) in [
+        (Work::MakeSwitch, None, false),
+        (Work::MakeSwitch, creating, false),
+        (Work::MakeSwitch, bare.clone(), true),
+        (Work::DeleteSwitch, None, true),
+        (Work::DeleteSwitch, deleting.clone(), true),
+        (Work::DeleteSwitch, bare.clone(), false),
+        (Work::ChangeSwitch, bare.clone(), false),
+        (Work::ChangeSwitch, deleting, false),
+        (Work::AddForward, bears.clone(), true),
+        (Work::AddForward, bare.clone(), false),
+        (Work::AddForward, None, false),
+        (Work::RemoveForward, bears, false),
+        (Work::RemoveForward, bare, true),
+    ] {
+        let device = Some(format!("{{{}}}", forward.id.to_string().to_uppercase()));
+        let operation = OperationRecord { makes: Some(forward.id.into()), device, ..record(work) };
+        match judge_of_switch(&operation, stored.as_ref()) {
+            Verdict::Done => assert!(is_done, "{work:?} {stored:?}"),
+            Verdict::Interrupted(why) => assert!(!is_done && !why.is_empty(), "{work:?} {stored:?}"),
+            Verdict::GoesOn => panic!("nobody goes on with it"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_restart_makes_of_one_about_an_image_is_what_is_stored_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let (id, gone) = (ImageId::random(), ImageId::random());
+    let image = Image {
+        id,
+        name: ImageName::parse("debian:12").unwrap(),
+        sha256: "0".repeat(64),
+        format: SourceFormat::Raw,
+        compression: None,
+        virtual_size: 512,
+        size: 512,
+        content_sha256: "1".repeat(64),
+        layer: LayerId::random(),
+        source: ImageSource::Upload,
+        created_at: 0,
+        metadata: Metadata::default(),
+    };
+    store.commit(Batch::new().put(&id.to_string(), &image).unwrap()).await.unwrap();
+    for (work, makes, named, is_done) in [
+        (Work::ImportImage, Some(id), None, true),
+        (Work::ImportImage, Some(gone), None, false),
+        (Work::ImportImage, None, None, false),
+        (Work::ChangeImage, None, Some(id.to_string()), false),
+        (Work::DeleteImage, None, Some(id.to_string()), false),
+        (Work::DeleteImage, None, Some("debian:12".to_owned()), false),
+        (Work::DeleteImage, None, Some(gone.to_string()), true),
+        (Work::DeleteImage, None, Some("debian".to_owned()), true),
+    ] {
+        let makes = makes.map(Uuid::from);
+        let operation = OperationRecord { vm: None, makes, device: named, ..record(work) };
+        match verdict(&store, &operation).0 {
+            Verdict::Done => assert!(is_done, "{operation:?}"),
+            Verdict::Interrupted(why) => assert!(!is_done && !why.is_empty(), "{operation:?}"),
+            Verdict::GoesOn => panic!("nobody goes on with it"),
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     model::{Change, Error, NicId, Operation, PortWish, Result, Subnet, SwitchId, SwitchRecord, SwitchWish, VmId},
     service::Service,
-    vm::Mark,
+    vm::{Mark, begins, in_phase},
 };
 
 /// What became of a change.
@@ -30,7 +30,7 @@ pub struct Readdressed {
 }
 
 impl Service {
-    /// Changes a switch: its notes, MTU, subnet, and what belongs to that. NICs whose address does not fit into the subnet
+    /// Changes a switch: its notes, labels, protection, MTU, subnet, and what belongs to that. NICs whose address does not fit into the subnet
     /// any more get the one with the same last bits there, or the first that is free; running guests hear of it when they
     /// next renew theirs.
     ///
@@ -75,11 +75,13 @@ impl Service {
         self.persist_wish(&after).await.map_err(|e| Error::failed(Operation::ChangeSwitch, e))?;
         self.places.ready(&after);
         let (old, new) = (&before.switch, &after.switch);
-        // Notes are nothing of the host's.
+        // Notes and labels are nothing of the host's.
         if (&old.kind, old.mtu, &old.forwards) == (&new.kind, new.mtu, &new.forwards) {
             return Ok(());
         }
-        let Err(error) = self.ctx.net.put_switch(new, after.moved.as_ref()).await else { return Ok(()) };
+        begins(&new.name);
+        let put = self.ctx.net.put_switch(new, after.moved.as_ref());
+        let Err(error) = in_phase("change_switch", put).await else { return Ok(()) };
         if let Err(left) = self.persist_switch(before).await {
             tracing::error!(switch = %old.id, error = %left, "a change of a switch that was refused stays in its record");
             return Err(Error::failed(Operation::ChangeSwitch, left));

@@ -25,12 +25,12 @@ pub(super) use recover::follow;
 use super::Service;
 use crate::{
     model::{
-        CreateSwitch, Error, Operation, Result, Switch, SwitchId, SwitchRecord, SwitchRef, SwitchState, VmId,
-        check_mtu, check_name, check_notes,
+        CreateSwitch, Error, LabelFilter, Operation, Result, Switch, SwitchId, SwitchRecord, SwitchRef, SwitchState,
+        VmId, check_mtu, check_name, check_notes,
     },
     net::NetError,
     store::{Batch, Record, StoreError},
-    vm::Mark,
+    vm::{Mark, begins, in_phase},
 };
 
 impl Record for SwitchRecord {
@@ -53,9 +53,10 @@ pub struct SwitchView {
 }
 
 impl Service {
-    /// All switches, oldest first.
-    pub fn switches(&self) -> Vec<SwitchView> {
-        self.places.all().into_iter().map(|(switch, problem)| self.switch_view(switch, problem)).collect()
+    /// The switches with these labels, oldest first.
+    pub fn switches(&self, labels: &LabelFilter) -> Vec<SwitchView> {
+        let wanted = self.places.all().into_iter().filter(|(switch, _)| labels.wants(&switch.metadata.labels));
+        wanted.map(|(switch, problem)| self.switch_view(switch, problem)).collect()
     }
 
     /// # Errors
@@ -116,6 +117,7 @@ impl Service {
             mtu: wish.mtu.map(|mtu| check_mtu(mtu, false)).transpose()?,
             ..Switch::new(check_name(&wish.name)?, wish.kind)
         };
+        wish.metadata.apply(&mut switch.metadata)?;
         switch.id = wish.id.unwrap_or(switch.id);
         switch.check()?;
         if let Some(subnet) = switch.subnet() {
@@ -137,7 +139,9 @@ impl Service {
         let moved = self.ctx.net.survey(&switch, None).await.map_err(failed)?;
         let mut record = SwitchRecord { switch, state: SwitchState::Creating, moved };
         self.persist_wish(&record).await.map_err(|e| Error::failed(Operation::CreateSwitch, e))?;
-        let made = self.ctx.net.put_switch(&record.switch, record.moved.as_ref()).await.map_err(failed);
+        begins(&record.switch.name);
+        let put = self.ctx.net.put_switch(&record.switch, record.moved.as_ref());
+        let made = in_phase("make_switch", put).await.map_err(failed);
         let stored = match made {
             Ok(()) => {
                 let ready = SwitchRecord { state: SwitchState::Ready, ..record.clone() };
@@ -164,10 +168,16 @@ impl Service {
     /// Removes a switch that no NIC uses. Returns its last definition.
     ///
     /// # Errors
-    /// [`Error::SwitchNotFound`]; [`Error::SwitchConflict`] naming the VMs that use it; [`Error::Failed`] when something
+    /// [`Error::SwitchNotFound`]; [`Error::SwitchConflict`] naming the VMs that use it, or because it is protected; [`Error::Failed`] when something
     /// could not be removed, and the switch is still there then.
     pub async fn delete_switch(&self, id: SwitchId) -> Result<Switch> {
         let _turn = self.places.turn(id).await?;
+        let Switch { name, metadata, .. } = self.places.record(id)?.switch;
+        if metadata.protected {
+            let message =
+                format!("The switch {name} is protected against deletion; update it with protected=false first.");
+            return Err(Error::SwitchConflict(message));
+        }
         let mut record = self.places.start_deleting(id, &self.registry)?;
         let failed = |e: String| Error::failed(Operation::DeleteSwitch, e);
         // What the bridge carries of the host's now goes back, not what it carried once.
@@ -178,6 +188,7 @@ impl Service {
             }
             record.state = SwitchState::Deleting;
             self.persist_switch(&record).await.map_err(|e| failed(e.to_string()))?;
+            begins(&record.switch.name);
             self.erase_switch(&record).await.map_err(failed)
         };
         match removed.await {
@@ -231,8 +242,8 @@ impl Service {
 
     /// Removes what a switch is on the host, and then its record.
     async fn erase_switch(&self, record: &SwitchRecord) -> Result<(), String> {
-        let removed = self.ctx.net.remove_switch(&record.switch, record.moved.as_ref()).await;
-        removed.map_err(|e| e.to_string())?;
+        let removed = self.ctx.net.remove_switch(&record.switch, record.moved.as_ref());
+        in_phase("remove_switch", removed).await.map_err(|e| e.to_string())?;
         let mut batch = Batch::new().remove::<SwitchRecord>(&record.switch.id.to_string());
         if let Some(event) = news::told_by_removing(record) {
             batch = batch.tell(&event).map_err(|e| e.to_string())?;
@@ -245,6 +256,12 @@ impl Service {
 fn net_error(operation: Operation, error: NetError) -> Error {
     match error {
         NetError::Adapter(must) => Error::invalid("adapter", must),
+        NetError::Mtu { adapter, most } => {
+            let must = format!(
+                "be at most {most} bytes, which is what the adapter {adapter} has; raise that of the adapter first"
+            );
+            Error::invalid("mtu", must)
+        }
         NetError::Carries { .. } | NetError::Leased { .. } | NetError::Overlap { .. } | NetError::Vlans => {
             Error::SwitchConflict(error.to_string())
         }

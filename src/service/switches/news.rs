@@ -47,6 +47,8 @@ fn fields(before: Option<&SwitchRecord>, after: &SwitchRecord) -> Vec<String> {
     let changed = [
         ("name", then.name != now.name),
         ("notes", then.notes != now.notes),
+        ("labels", then.metadata.labels != now.metadata.labels),
+        ("protected", then.metadata.protected != now.metadata.protected),
         ("mtu", then.mtu != now.mtu),
         ("subnet", then.kind != now.kind),
         ("forwards", then.forwards != now.forwards),

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{super::Service, plugged};
 use crate::{
-    model::{Nic, SwitchId, SwitchRecord, SwitchState},
+    model::{LabelFilter, Nic, SwitchId, SwitchRecord, SwitchState},
     net::{NetError, PortEvent},
 };
 
@@ -142,7 +142,7 @@ pub(in crate::service) async fn follow(service: Weak<Service>) {
         let Some(service) = service.upgrade() else { return };
         let Some(event) = event else {
             service.tell_all_hosts();
-            for view in service.switches() {
+            for view in service.switches(&LabelFilter::default()) {
                 // One that is being worked on is looked at the next time.
                 if !service.places.is_busy(view.switch.id) {
                     let broken = view.problem.is_some();
@@ -163,7 +163,7 @@ pub(in crate::service) async fn follow(service: Weak<Service>) {
             }
             Ok(PortEvent::TapGone(nic)) => service.tap_gone(nic),
             Err(RecvError::Lagged(_)) => {
-                for view in service.switches() {
+                for view in service.switches(&LabelFilter::default()) {
                     tokio::spawn(tidy(service.clone(), view.switch.id, true));
                 }
                 service.look_after_taps();

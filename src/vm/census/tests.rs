@@ -102,7 +102,10 @@ fn bears(view: &VmView, mark: Mark) -> bool {
             Mark::HostPort(protocol, port) => {
                 nics().flat_map(|nic| nic.backend.forwards()).any(|to| (to.protocol, to.host_port) == (protocol, port))
             }
-            Mark::Path(_) => spec.disks.iter().any(|disk| Mark::path(&disk.file) == mark),
+            Mark::Path(_) => spec.disks.iter().any(|disk| {
+                let base = disk.base.as_ref().map(|base| Mark::path(&base.path));
+                Mark::path(&disk.file) == mark || base == Some(mark)
+            }),
             Mark::Base(layer) => {
                 spec.disks.iter().any(|disk| disk.backing_file().and_then(|base| base.layer) == Some(layer))
             }
@@ -171,7 +174,7 @@ fn a_file_is_a_disk_while_the_vm_or_its_qemu_has_it() {
     let id = VmId::random();
     let with = |files: &[&str]| {
         let mut spec = VmSpec::clone(&spec(&mut Rng::with_seed(1), id));
-        spec.disks = files.iter().map(|file| Disk { file: file.into(), ..disk(1) }).collect();
+        spec.disks = files.iter().map(|file| Disk { file: (*file).into(), ..disk(1) }).collect();
         Arc::new(spec)
     };
     let mut now = view(with(&["/i/a", "/i/b"]));

@@ -56,7 +56,7 @@ fn overtake(facts: &mut Facts) {
             Until::Stored(Ok(Answer::Done)) => reboots,
             Until::Applied { .. }
             | Until::Grown { .. }
-            | Until::OffThenGone
+            | Until::OffThenGone(_)
             | Until::Halted
             | Until::GoesOn
             | Until::WasReset
@@ -68,7 +68,7 @@ fn overtake(facts: &mut Facts) {
             | Until::TakenBack(_)
             | Until::Stored(_)
             | Until::Cleared { .. }
-            | Until::Off
+            | Until::Off(_)
             | Until::Gone => false,
         },
         &overtaken(),
@@ -81,7 +81,7 @@ fn answer_overtaken(facts: &mut Facts, ticket: Ticket, request: &Request) {
             facts.wait(ticket, Until::Stored(Ok(Answer::Stopped { forced: true })));
         }
         // The kernel, or the store, stands in the way of the other one.
-        Request::Stop(_) => facts.wait(ticket, Until::Off),
+        Request::Stop(_) => facts.wait(ticket, Until::Off(None)),
         Request::Start
         | Request::StopAndDelete(_)
         | Request::ForceOff

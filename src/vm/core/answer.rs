@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Ms, lane::Lane};
+use super::{Ms, goal::Deadline, lane::Lane};
 use crate::model::{Applied, Error, Result, VmSpec};
 
 /// A request, as its task knows it. Each gets one answer.
@@ -43,9 +43,10 @@ pub enum Until {
     /// It exists.
     Made,
     Up,
-    Off,
+    /// Off, by this deadline where the guest has time.
+    Off(Option<Deadline>),
     /// Off, and gone then.
-    OffThenGone,
+    OffThenGone(Deadline),
     Gone,
     Halted,
     GoesOn,
@@ -58,6 +59,8 @@ pub enum Until {
     Applied {
         /// Where something is to be done.
         lanes: Vec<Lane>,
+        /// It is about the CPU, which a guest gets at its start alone.
+        cpu: bool,
         /// When a removal that the guest holds is answered as pending.
         pending_at: Option<Ms>,
         /// The definition before and after it, for taking it back.

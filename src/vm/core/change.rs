@@ -76,7 +76,8 @@ pub(super) fn define(facts: &mut Facts, ticket: Ticket, change: Change) {
     adopt_policy(facts);
     // Who does not wait on the line is told when it is gone.
     let pending_at = (removes && !facts.patient.contains(&ticket)).then_some(facts.now.monotonic + PENDING);
-    facts.wait(ticket, Until::Applied { lanes, pending_at, before, after: wanted });
+    let cpu = change.each().iter().any(|change| matches!(change, Change::GuestCpu(_)));
+    facts.wait(ticket, Until::Applied { lanes, cpu, pending_at, before, after: wanted });
 }
 
 /// The lanes that a change is about, whether it changes anything or not. What is added differs.
@@ -92,6 +93,7 @@ fn concerned(change: &Change) -> Vec<Lane> {
         // One that the guest has not let go of is asked for again.
         Change::RemoveNic(nic) | Change::Port { nic, .. } => vec![Lane::Nic(*nic)],
         Change::AddDisk { .. }
+        | Change::GuestCpu(_)
         | Change::AddNic(_)
         | Change::Policy(_)
         | Change::Name(_)

@@ -99,12 +99,12 @@ pub(super) fn is_off(facts: &mut Facts, forced: bool) {
     facts.seen.kernel_holds = false;
     facts.seen.launch = Default::default();
     let stopped = Ok(Answer::Stopped { forced });
-    facts.answer_instead(|until| *until == Until::Off, &stopped);
+    facts.answer_instead(|until| matches!(until, Until::Off(_)), &stopped);
     let commit = facts.due_commit();
     for waiting in &mut facts.waiting {
         match &waiting.until {
             Until::TakenBack(error) => (waiting.until, waiting.commit) = (Until::Stored(Err(error.clone())), commit),
-            Until::OffThenGone => waiting.until = Until::Gone,
+            Until::OffThenGone(_) => waiting.until = Until::Gone,
             _ => {}
         }
     }
@@ -160,7 +160,7 @@ fn pass_deadlines(facts: &mut Facts) {
 
 /// The guest goes on as if it had not been asked; whoever waits for its end is told why that does not come.
 pub(super) fn leave_running(facts: &mut Facts, error: &Error) {
-    let concerned = |until: &Until| matches!(until, Until::Off | Until::OffThenGone | Until::Requested);
+    let concerned = |until: &Until| matches!(until, Until::Off(_) | Until::OffThenGone(_) | Until::Requested);
     facts.answer_instead(concerned, &Err(error.clone()));
     facts.set_goal(Goal::Rest);
 }

@@ -17,7 +17,7 @@ use super::{
     telling::{By, Tells},
     view::{reason_of, status_of},
 };
-use crate::model::{About, Asker, Event, Incident, Status, VmSpec, Wanted, What};
+use crate::model::{About, Asker, Event, Incident, Status, VmSpec, Wanted, What, around};
 
 /// Between two batches that are made for nothing but what a guest does: one that resets itself over and over is told of as often.
 const PAUSE: u64 = 1_000;
@@ -169,8 +169,9 @@ pub fn tell(before: Option<&Record>, txn: &Txn) -> Vec<Event> {
     let after = txn.record.as_ref().filter(|record| exists(&record.run));
     let mut events = Vec::new();
     let Some(of) = after.or(before).map(|record| &record.definition) else { return events };
+    let labels = around(&of.metadata.labels, before.map(|before| &before.definition.metadata.labels));
     let mut add = |what: What, by: Vec<Asker>| {
-        let about = About::Vm { id: of.id, name: of.name.clone() };
+        let about = About::Vm { id: of.id, name: of.name.clone(), labels: labels.clone() };
         events.push(Event { at: tells.at, about, what, by });
     };
     let by = |wanted: fn(&&By) -> bool| tells.by.iter().filter(wanted).map(|by| by.asker.clone()).collect::<Vec<_>>();

@@ -112,7 +112,7 @@ fn carry_out(facts: &mut Facts, ticket: Ticket, request: Request, act: Act) {
         Act::Stop => stop(facts, ticket, &request),
         Act::Cut => {
             cut(facts);
-            wait_for_off(facts, ticket, Until::Off);
+            wait_for_off(facts, ticket, Until::Off(None));
         }
         Act::Acknowledge => {
             let (state, upkeep) = (Run::Down { last: Ending::Clean }, Upkeep::default());
@@ -222,13 +222,20 @@ fn stop(facts: &mut Facts, ticket: Ticket, request: &Request) {
     {
         return facts.refuse(ticket, error);
     }
-    let goal = before.joined_by_stop(deadline(facts, patience));
+    let deadline = deadline(facts, patience);
+    set_stop(facts, before.joined_by_stop(deadline));
+    let then_gone = matches!(request, Request::StopAndDelete(_));
+    let until = if then_gone { Until::OffThenGone(deadline) } else { Until::Off(Some(deadline)) };
+    wait_for_off(facts, ticket, until);
+}
+
+/// The guest is asked anew where another way is to be taken.
+pub(super) fn set_stop(facts: &mut Facts, goal: Goal) {
+    let before = facts.goal();
     if !matches!((before, goal), (Goal::Stop(then), Goal::Stop(now)) if then.agent_only == now.agent_only) {
         facts.seen.requested = None;
     }
     facts.set_goal(goal);
-    let then_gone = matches!(request, Request::StopAndDelete(_));
-    wait_for_off(facts, ticket, if then_gone { Until::OffThenGone } else { Until::Off });
 }
 
 /// A deletion that failed is tried again.
@@ -246,13 +253,13 @@ fn wait_for_off(facts: &mut Facts, ticket: Ticket, until: Until) {
         // What is to stay off is owed no start, should its deletion fail.
         facts.record.run.upkeep = Upkeep::default();
     }
-    if is_off && until == Until::OffThenGone {
+    if is_off && matches!(until, Until::OffThenGone(_)) {
         return wait_for_gone(facts, ticket);
     }
     facts.wait(
         ticket,
         match until {
-            Until::Off if is_off => Until::Stored(Ok(Answer::Stopped { forced: true })),
+            Until::Off(_) if is_off => Until::Stored(Ok(Answer::Stopped { forced: true })),
             until => until,
         },
     );

@@ -64,7 +64,7 @@ impl Facts {
         let before = self.waiting.len();
         self.waiting.retain(|waiting| {
             waiting.ticket != ticket
-                || !matches!(waiting.until, Until::Off | Until::Up | Until::Stored(_) | Until::TakenBack(_))
+                || !matches!(waiting.until, Until::Off(_) | Until::Up | Until::Stored(_) | Until::TakenBack(_))
         });
         self.waiting.len() < before
     }
@@ -106,8 +106,8 @@ impl Facts {
         let is_through = self.gone || self.is_through(waiting.commit);
         match &waiting.until {
             Until::Stored(answer) => is_through.then(|| answer.clone()),
-            Until::Applied { lanes, pending_at, after, .. } => {
-                let applied = if is_through { self.applied(lanes, *pending_at, after) } else { None };
+            Until::Applied { lanes, cpu, pending_at, after, .. } => {
+                let applied = if is_through { self.applied(lanes, *cpu, *pending_at, after) } else { None };
                 applied.map(|applied| Ok(Answer::Applied(applied)))
             }
             Until::Cleared { lanes, applied, .. } => {
@@ -121,8 +121,8 @@ impl Facts {
             Until::Made
             | Until::Up
             | Until::TakenBack(_)
-            | Until::Off
-            | Until::OffThenGone
+            | Until::Off(_)
+            | Until::OffThenGone(_)
             | Until::Gone
             | Until::Halted
             | Until::GoesOn
@@ -143,7 +143,7 @@ impl Facts {
     }
 
     /// When a stored change takes effect, where that is known by now.
-    fn applied(&self, lanes: &[Lane], pending_at: Option<Ms>, after: &VmSpec) -> Option<Applied> {
+    fn applied(&self, lanes: &[Lane], cpu: bool, pending_at: Option<Ms>, after: &VmSpec) -> Option<Applied> {
         let unmade = |lane: &Lane| match lane {
             Lane::Disk(no) => {
                 let unmade = |record: &Record| record.run.unmade.contains(no);
@@ -157,6 +157,10 @@ impl Facts {
         }
         let live = self.up().is_some() && self.is_open() && !self.goal().ends_run();
         if !live || lanes.iter().any(|lane| self.stuck.contains_key(lane) || self.waits_for_start(*lane)) {
+            return Some(Applied::NextStart);
+        }
+        let of_start = |cpu: bool| cpu && self.up().is_some_and(|up| up.in_effect.cpu != self.record.definition.cpu);
+        if of_start(cpu) {
             return Some(Applied::NextStart);
         }
         if lanes.is_empty() && self.up().is_some_and(|up| up.in_effect.policy != self.record.definition.policy) {

@@ -1,5 +1,5 @@
 //! Takes a request back that somebody waits for: what it has begun is undone by the plan, as far as that can be. It touches
-//! nothing that others wait for. When something else overtakes a request is `admit`'s.
+//! nothing that others wait for: of several who wait for a stop each takes back their own deadline, and the last one the stop. When something else overtakes a request is `admit`'s.
 
 use super::{
     answer::{Effects, Ticket, Until},
@@ -8,7 +8,7 @@ use super::{
     facts::{Facts, Now},
     goal::Goal,
     lane::Lane,
-    take::cut_launch,
+    take::{cut_launch, set_stop},
 };
 use crate::model::{Conflict, Disk, Error, VmSpec};
 
@@ -42,17 +42,13 @@ pub fn withdraw(facts: &mut Facts, now: Now, ticket: Ticket) -> Result<Effects, 
             take_back(facts, &before, &after);
             facts.answer_one_instead(ticket, cancelled());
         }
-        Until::Off | Until::OffThenGone => {
-            let mut others = facts.waiting.iter().filter(|waiting| waiting.ticket != ticket);
-            if others.any(|other| matches!(other.until, Until::Off | Until::OffThenGone)) {
-                return Err("others wait for the same stop");
-            }
+        Until::Off(_) | Until::OffThenGone(_) => {
             if !matches!(facts.goal(), Goal::Stop(_)) || facts.seen.kernel_holds {
                 return Err("its power is being cut");
             }
-            // The guest was asked, and may power off all the same.
-            facts.set_goal(Goal::Rest);
             facts.answer_one_instead(ticket, cancelled());
+            // The guest was asked, and may power off all the same.
+            set_stop(facts, wanted_by_others(facts));
         }
         Until::Grown { .. } => return Err("a change of a VM that is off is done at once"),
         Until::Up => return Err("a start is not taken back by itself; stop the VM with force"),
@@ -63,6 +59,16 @@ pub fn withdraw(facts: &mut Facts, now: Now, ticket: Ticket) -> Result<Effects, 
         Until::Stored(_) | Until::TakenBack(_) | Until::Cleared { .. } => return Err(OVER),
     }
     Ok(bring_to_rest(facts))
+}
+
+/// What those want who still wait for a stop, by their own deadlines; nothing where nobody does.
+fn wanted_by_others(facts: &Facts) -> Goal {
+    facts.waiting.iter().fold(Goal::Rest, |goal, waiting| match waiting.until {
+        Until::Off(Some(deadline)) | Until::OffThenGone(deadline) => goal.joined_by_stop(deadline),
+        // It came before a forced one, and the guest has no time.
+        Until::Off(None) => facts.goal(),
+        _ => goal,
+    })
 }
 
 /// What a change is about that somebody waits for.

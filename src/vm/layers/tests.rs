@@ -149,18 +149,34 @@ async fn a_file_that_is_found_elsewhere_is_the_next_generation_of_its_layer() {
 }
 
 /// Puts a layer into the store as no program of today would.
-async fn damaged(store: &Store, layer: LayerId, data: Value) {
+async fn damaged<const V: u32>(store: &Store, layer: LayerId, data: Value) {
     #[derive(Serialize, Deserialize)]
-    struct Any(Value);
-    impl store::Record for Any {
+    struct Any<const V: u32>(Value);
+    impl<const V: u32> store::Record for Any<V> {
         const KIND: &'static str = "layer";
-        const VERSION: u32 = 1;
+        const VERSION: u32 = V;
     }
     let batch = match data {
-        Value::Null => Batch::new().remove::<Any>(&layer.to_string()),
-        data => Batch::new().put(&layer.to_string(), &Any(data)).unwrap(),
+        Value::Null => Batch::new().remove::<Any<V>>(&layer.to_string()),
+        data => Batch::new().put(&layer.to_string(), &Any::<V>(data)).unwrap(),
     };
     store.commit(batch).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_layer_says_whose_its_file_is_and_of_old_ones_each_is_qherds_own() {
+    let (_dir, store) = open();
+    let file = ForeignFile { path: "/srv/a.img".into(), format: ImageFormat::Raw, bytes: 512 };
+    let attached = Disk { file: DiskFile::Foreign(file.clone()), ..disk(1) };
+    let (mut one, mut old) = (vm(vec![disk(0), attached]), vm(vec![disk(0)]));
+    one.commit(&store).await.unwrap();
+    old.commit(&store).await.unwrap();
+    assert_eq!(one.again(&store).unwrap().definition.disks[1].file.foreign(), Some(&file));
+    let layer = old.disks()[0].layer;
+    let text = serde_json::to_value(get(&store, layer).unwrap().unwrap().0).unwrap();
+    assert_eq!(text.get("foreign"), None);
+    damaged::<1>(&store, layer, text).await;
+    assert!(old.again(&store).unwrap().definition.disks[0].file.own().is_some());
 }
 
 #[tokio::test]
@@ -177,7 +193,7 @@ async fn a_vm_whose_layer_cannot_be_read_hides_no_other_and_says_which_it_is() {
     for (data, reason) in
         [(json!("?"), "does not decode"), (above_another, "unknown variant `fork`"), (Value::Null, "not there")]
     {
-        damaged(&store, layer, data).await;
+        damaged::<2>(&store, layer, data).await;
         let said = one.again(&store).unwrap_err().to_string();
         assert!(said.starts_with(&format!("record layer/{layer} cannot be read: ")) && said.contains(reason), "{said}");
         assert_eq!(other.again(&store).unwrap(), other.record);

@@ -11,8 +11,6 @@ use crate::{
     vm::core::{DiskNo, Setback, StepReport as Report},
 };
 
-pub(in crate::vm) const GIB: u64 = 1 << 30;
-
 /// Plugs it, as large as it is defined. QEMU has it from here on, whatever comes of its limits.
 pub(super) async fn plug(hands: &Hands, brief: &Brief, disk: Disk) -> Done {
     let session = hands.session()?;
@@ -123,7 +121,7 @@ async fn size_of(session: &Session, node: &str) -> Result<Option<u64>, QmpError>
 
 /// It never shrinks.
 async fn enlarge(session: &Session, disk: &Disk, size: u64) -> Result<(), Setback> {
-    let (node, size) = (devices::node_name(disk), size * GIB);
+    let (node, size) = (devices::node_name(disk), disk.file.bytes(size));
     if size_of(session, &node).await?.is_none_or(|present| present < size) {
         set_size(session, node, size).await?;
     }
@@ -144,7 +142,7 @@ pub(in crate::vm) async fn throttle(session: &Session, disk: &Disk, limits: &IoL
 /// definition and the image. `short` are those whose image is smaller.
 pub(super) async fn resize_at_start(session: &Session, spec: &VmSpec, short: &[String]) -> Result<(), QmpError> {
     let resized = spec.disks.iter().filter(|disk| short.contains(&disk.name));
-    let resized = resized.map(|disk| set_size(session, devices::node_name(disk), disk.size * GIB));
+    let resized = resized.map(|disk| set_size(session, devices::node_name(disk), disk.bytes()));
     join_all(resized).await.into_iter().collect()
 }
 

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     host::{STORAGE, folder, in_time, on_storage, on_storage_of, remove_image},
-    model::{Disk, Error, MadeFolder},
+    model::{Disk, Error, MadeFolder, OwnFile},
     qemu::RunPaths,
     vm::{
         core::{DiskNo, Setback, StepReport as Report},
@@ -35,7 +35,7 @@ const QUICK_LOOK: Duration = Duration::from_millis(900);
 /// The first file that the next start would not find, in words.
 pub(super) async fn find(brief: &Brief) -> Done {
     let spec = brief.definition();
-    let disks = made(brief).map(|disk| disk.file.clone());
+    let disks = made(brief).map(|disk| disk.file.to_path_buf());
     let bases = spec.disks.iter().filter_map(|disk| disk.backing_file()).map(|base| base.path.clone());
     let files: Vec<PathBuf> = disks.chain(bases).chain(spec.iso.clone()).collect();
     // All in one go: after a start of the daemon every VM looks.
@@ -95,7 +95,8 @@ pub(super) async fn erase(hands: &Hands, brief: &Brief, half_made: bool) -> Done
         remove_emptied(run.dir())
     });
     removed.await.map_err(host)?;
-    if let Some(place) = spec.root().and_then(|root| root.file.parent()).map(Path::to_owned) {
+    let own = spec.root().and_then(|root| root.file.own());
+    if let Some(place) = own.and_then(|file| file.parent()).map(Path::to_owned) {
         remove_folders(place, spec.id.to_string(), spec.named.folders.clone()).await;
     }
     Ok(Report::Done)
@@ -127,10 +128,10 @@ fn made(brief: &Brief) -> impl Iterator<Item = &Disk> {
     brief.definition().disks.iter().filter(is_made)
 }
 
-/// Those that are not another state directory's.
-fn own_images<'a>(hands: &Hands, brief: &Brief, disks: impl Iterator<Item = &'a Disk>) -> BTreeSet<PathBuf> {
+/// Those that qherd made, and not for another state directory.
+fn own_images<'a>(hands: &Hands, brief: &Brief, disks: impl Iterator<Item = &'a Disk>) -> BTreeSet<OwnFile> {
     let owned = disks.filter(|disk| hands.ctx.owns(disk, brief.definition()).is_ok());
-    owned.map(|disk| disk.file.clone()).collect()
+    owned.filter_map(|disk| disk.file.own().cloned()).collect()
 }
 
 /// Folders that were made for its disk, where no other VM's is in them. One that is not the one that was made stays, and

@@ -32,13 +32,13 @@ pub(super) async fn open(hands: &Hands, file: &HostFile) -> io::Result<Opened> {
     }
     let config = &hands.ctx.config;
     let (access, folders) = match used {
-        FileUse::Log | FileUse::Medium | FileUse::Base(_) => (Access::Read, config.image_dirs.clone()),
-        FileUse::Disk => (Access::ReadWrite, config.storage_dirs.clone()),
+        FileUse::Log | FileUse::Medium | FileUse::Base(_) => (Access::Read, config.base_dirs()),
+        FileUse::Disk(_) => (Access::ReadWrite, config.storage_dirs.clone()),
     };
     let opened = on_storage(&file.path, STORAGE, move || {
         let file = open_within(&folders, &path, access)?;
         let checked = match used {
-            FileUse::Disk => image::check_disk(&file).map(Some),
+            FileUse::Disk(format) => image::check_disk(&file, format).map(Some),
             FileUse::Base(format) => image::check_base(&file, format).map(|()| None),
             FileUse::Medium | FileUse::Log => Ok(None),
         };

@@ -5,7 +5,6 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,7 +12,7 @@ use std::{
 use super::{Brief, Done, Hands, disks};
 use crate::{
     host::{Access, STORAGE, image, on_storage, open_within, remove_image},
-    model::{Disk, Error, VmSpec},
+    model::{Disk, DiskFile, Error, ForeignFile, VmSpec},
     qemu::devices,
     vm::{
         core::{DiskNo, Setback, StepReport as Report},
@@ -29,8 +28,12 @@ const LOOK: Duration = Duration::from_secs(10);
 pub(super) const REMOVAL: Duration = Duration::from_secs(60);
 
 /// Whether the place of a new image is free. What is there is none that a record tells of, and is left alone.
-pub(super) async fn check_free(brief: &Brief, no: DiskNo) -> Done {
-    let file = defined(brief, no)?.file.clone();
+pub(super) async fn check_free(hands: &Hands, brief: &Brief, no: DiskNo) -> Done {
+    let disk = defined(brief, no)?;
+    let file = match &disk.file {
+        DiskFile::Own(file) => file.to_path_buf(),
+        DiskFile::Foreign(file) => return check_there(hands, file).await,
+    };
     let looked = file.clone();
     let found = on_storage(&file, LOOK, move || match fs::symlink_metadata(looked) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -51,6 +54,22 @@ pub(super) async fn check_free(brief: &Brief, no: DiskNo) -> Done {
     }
 }
 
+/// Whether a file that is to be attached is still what it was found to be.
+async fn check_there(hands: &Hands, file: &ForeignFile) -> Done {
+    let (path, format, folders) = (file.path.clone(), file.format, hands.ctx.config.storage_dirs.clone());
+    let looked = on_storage(&file.path, STORAGE, move || {
+        let file = open_within(&folders, &path, Access::ReadWrite)?;
+        image::check_disk(&file, format).map_err(io::Error::other)
+    });
+    match looked.await {
+        Ok(_) => Ok(Report::Done),
+        Err(error) => Err(Setback::Foreign(Error::Storage(format!(
+            "The disk {} cannot be attached any more ({error}).",
+            file.path.display()
+        )))),
+    }
+}
+
 /// Makes the image, on stable storage when this returns. Dropped half-way it leaves one that is half made, which the next
 /// try, or a removal, takes away: its name was free when it was noted.
 pub(super) async fn make(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) -> Done {
@@ -58,7 +77,10 @@ pub(super) async fn make(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) ->
     if !brief.record.run.held.images.contains_key(&no) {
         return Err(Setback::Host(format!("the image of {} is not noted yet", disk.name)));
     }
-    let (ctx, file) = (&hands.ctx, disk.file.clone());
+    let (ctx, file) = match &disk.file {
+        DiskFile::Own(file) => (&hands.ctx, file.clone()),
+        DiskFile::Foreign(_) => return Ok(Report::Done),
+    };
     let (folder, folders) = (ctx.image_folder(&hands.id), ctx.config.storage_dirs.clone());
     let prepared = on_storage(&disk.file, STORAGE, move || {
         if file.parent() == Some(&folder) {
@@ -79,10 +101,6 @@ pub(super) async fn make(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) ->
         None => ctx.images.create(&disk.file, size).await,
     };
     made.map_err(Setback::Host)?;
-    // Its folder may be open to others.
-    let file = disk.file.clone();
-    let closed = on_storage(&disk.file, STORAGE, move || fs::set_permissions(&file, fs::Permissions::from_mode(0o600)));
-    closed.await.map_err(|e| Setback::Host(format!("{}: {e}", disk.file.display())))?;
     Ok(Report::Done)
 }
 
@@ -98,7 +116,11 @@ pub(super) async fn remove(hands: &Hands, brief: &Brief, no: DiskNo) -> Done {
         // A node without its device, of a plugging that was cut short.
         disks::close_node(&session, disk).await?;
     }
-    let (file, others) = (disk.file.clone(), beside(brief, disk));
+    let DiskFile::Own(file) = &disk.file else {
+        tracing::info!(vm = %hands.id, file = %disk.file.display(), "detached a disk; its file stays as it is");
+        return Ok(Report::Done);
+    };
+    let (file, others) = (file.clone(), beside(brief, disk));
     let folders = hands.ctx.config.storage_dirs.clone();
     let removed = on_storage(&disk.file, REMOVAL, move || {
         if let Some(missing) = others.iter().find(|other| fs::symlink_metadata(other).is_err()) {
@@ -119,20 +141,11 @@ pub(super) async fn remove(hands: &Hands, brief: &Brief, no: DiskNo) -> Done {
 pub(super) async fn grow(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) -> Done {
     let disk = defined(brief, no)?;
     hands.ctx.owns(disk, brief.definition()).map_err(Setback::Reported)?;
-    let (file, folders) = (disk.file.clone(), hands.ctx.config.storage_dirs.clone());
-    // Its header may lead to another file by now, which must not grow.
-    let present = on_storage(&disk.file, STORAGE, move || {
-        let file = open_within(&folders, &file, Access::Read)?;
-        image::check_disk(&file).map_err(io::Error::other)
-    });
-    let present = present.await.map_err(|e| Setback::Host(format!("cannot use {}: {e}", disk.file.display())))?;
-    if present >= size * disks::GIB {
-        return Ok(Report::Done);
-    }
     // In QEMU's own words, and not by its header: a base image may have moved with the state directory.
-    let image = format!("json:{}", devices::blockdev_by_path(disk));
+    let image = devices::blockdev_by_path(disk);
     let base = disk.backing_file().map(|base| base.path.as_path());
-    hands.ctx.images.grow(&image, &disk.file, base, size).await.map_err(Setback::Host)?;
+    let (format, bytes) = (disk.file.format(), disk.file.bytes(size));
+    hands.ctx.images.grow(image, (&disk.file, format), base, bytes).await.map_err(Setback::Host)?;
     Ok(Report::Done)
 }
 
@@ -147,9 +160,10 @@ fn beside(brief: &Brief, disk: &Disk) -> Vec<PathBuf> {
     let specs = [Some(&**brief.definition()), in_effect].into_iter().flatten();
     let made = |spec: &'_ &VmSpec| {
         let is_made = |disk: &&Disk| DiskNo::of(&disk.name).is_some_and(|no| !brief.record.run.unmade.contains(&no));
-        spec.disks.iter().filter(is_made).map(|disk| disk.file.clone()).collect::<Vec<_>>()
+        let own = |disk: &Disk| Some(disk.file.own()?.to_path_buf());
+        spec.disks.iter().filter(is_made).filter_map(own).collect::<Vec<_>>()
     };
-    let same = |file: &PathBuf| file.parent() == disk.file.parent() && *file != disk.file;
+    let same = |file: &PathBuf| file.parent() == disk.file.parent() && **file != *disk.file;
     specs.flat_map(|spec| made(&spec)).filter(same).collect()
 }
 

@@ -66,7 +66,7 @@ impl Context {
 
     /// Whether a process has files of this VM open: its logs or, where somebody has removed those, its disks.
     fn is_here(&self, pid: i32, spec: &VmSpec) -> std::io::Result<bool> {
-        let disks: Vec<_> = spec.disks.iter().map(|disk| disk.file.clone()).collect();
+        let disks: Vec<_> = spec.disks.iter().map(|disk| disk.file.to_path_buf()).collect();
         Ok(process::has_open(pid, &self.run_paths(&spec.id).logs())? || process::has_open(pid, &disks)?)
     }
 

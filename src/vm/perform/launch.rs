@@ -20,7 +20,7 @@ use qapi::qmp::qom_set;
 use tokio::task::spawn_blocking;
 
 use super::{
-    Brief, Done, Hands, Report, disks, files,
+    Brief, Done, Hands, Report, cpu, disks, files,
     hands::KeptIn,
     host_files::{self, Opened},
     nics, pinning,
@@ -98,6 +98,7 @@ fn unstartable(why: String) -> Setback {
 /// The run directory, and a look at what QEMU would say less well, or would wait for without a word.
 pub(super) async fn prepare(hands: &Hands, brief: &Brief) -> Done {
     let spec = brief.definition();
+    cpu::check(&hands.ctx, spec)?;
     for nic in &spec.nics {
         nics::check_ports(nic.backend.forwards()).map_err(Setback::Reported)?;
     }
@@ -108,7 +109,7 @@ pub(super) async fn prepare(hands: &Hands, brief: &Brief) -> Done {
     // Side by side: each is a thread's to do, and none needs another.
     let mut looks: Vec<_> = Vec::new();
     for disk in disks {
-        looks.push(there(disk.file.clone(), "the disk".to_owned(), "put it back"));
+        looks.push(there(disk.file.to_path_buf(), "the disk".to_owned(), "put it back"));
         if let Some(base) = disk.backing_file() {
             let what = format!("the base image that the disk {} was cloned from,", disk.name);
             looks.push(there(base.path.clone(), what, "put it back: the disk holds only what differs from it"));
@@ -230,7 +231,7 @@ async fn open_files(hands: &Hands, spec: &VmSpec) -> Result<(Streams, BTreeMap<u
     let (streams, opened) = tokio::try_join!(streams, opened)?;
     let is_short = |disk: &&Disk| {
         let of_it = |(file, opened): (&HostFile, &Opened)| {
-            file.path == disk.file && opened.size.is_some_and(|size| size < disk.size * disks::GIB)
+            *file.path == *disk.file && opened.size.is_some_and(|size| size < disk.bytes())
         };
         files.iter().zip(&opened).any(of_it)
     };
@@ -334,6 +335,9 @@ fn explained(why: String, spec: &VmSpec, version: &str) -> Setback {
         return unstartable(format!(
             "QEMU {version} does not know its machine type {machine_type}; PUT /vms/{{id}}/machine gives it the latest of its kind"
         ));
+    }
+    if let Some(setback) = cpu::explained(&why, spec) {
+        return setback;
     }
     let short = ["Cannot allocate memory", "cannot set up guest memory"].iter().any(|words| why.contains(words));
     Setback::Host(if short { format!("{why}; {}", memory::advice()) } else { why })

@@ -15,7 +15,7 @@ use crate::{
         memory_bound,
     },
     qmp::{QmpError, Session},
-    vm::core::{Setback, Sight, StepReport as Report, Up},
+    vm::core::{Guest, Setback, Sight, StepReport as Report, Up},
 };
 
 /// For all that has to be moved; guests give back some hundred MiB a second, under emulation too.
@@ -129,6 +129,9 @@ impl Move<'_> {
     /// Waits for the guest, telling how far it has come.
     async fn follow(&self, way: Way, target: u64) -> Result<(), Setback> {
         let begin = Instant::now();
+        // One that is halted does nothing until it goes on, and follows by itself then.
+        let halted = self.up.guest != Guest::Running;
+        let patience = if halted { Duration::ZERO } else { FIRST_MOVE };
         let mut reported = self.up.in_effect.memory;
         let mut first = None;
         loop {
@@ -145,7 +148,12 @@ impl Move<'_> {
                 return Ok(());
             }
             let still = *first.get_or_insert(reached) == reached;
-            if begin.elapsed() > DEADLINE || (still && begin.elapsed() > FIRST_MOVE) {
+            if begin.elapsed() > DEADLINE || (still && begin.elapsed() > patience) {
+                if halted {
+                    return Err(Setback::NotNow(format!(
+                        "the guest has {memory} MiB and is halted; it follows when it goes on"
+                    )));
+                }
                 return Err(Setback::NotNow(format!("the guest has {memory} MiB and does not follow")));
             }
             sleep(LOOK).await;

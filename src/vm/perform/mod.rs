@@ -7,6 +7,7 @@
 
 mod agent;
 mod carriers;
+mod cpu;
 mod disks;
 mod files;
 mod hands;
@@ -74,7 +75,7 @@ pub(super) async fn perform(hands: &Hands, brief: Brief, step: Step) -> Outcome 
         Step::Erase { half_made } => files::erase(hands, brief, half_made).await,
         Step::RemoveRunFiles => files::remove_run_files(hands).await,
 
-        Step::CheckImage(no) => images::check_free(brief, no).await,
+        Step::CheckImage(no) => images::check_free(hands, brief, no).await,
         Step::MakeImage(no, size) => images::make(hands, brief, no, size).await,
         Step::RemoveImage(no) => images::remove(hands, brief, no).await,
         Step::GrowImage(no, size) => images::grow(hands, brief, no, size).await,

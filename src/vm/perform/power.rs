@@ -51,8 +51,8 @@ pub(super) async fn quit(hands: &Hands) -> Done {
 pub(super) async fn go_on_after_error(hands: &Hands, brief: &Brief) -> Done {
     if let Some(error) = hands.io_error().filter(|error| error.nospace) {
         let spec = brief.definition();
-        let named = spec.disk(&error.disk).map(|disk| vec![disk.file.clone()]);
-        let files = named.unwrap_or_else(|| spec.disks.iter().map(|disk| disk.file.clone()).collect());
+        let named = spec.disk(&error.disk).map(|disk| vec![disk.file.to_path_buf()]);
+        let files = named.unwrap_or_else(|| spec.disks.iter().map(|disk| disk.file.to_path_buf()).collect());
         if !is_room(files).await {
             return Err(Setback::NotNow("there is no room on the host".to_owned()));
         }

@@ -15,7 +15,7 @@ use crate::{
     config::{Accel, Settings},
     host::{
         cpus::Host,
-        image::QemuImg,
+        image::{Folders, QemuImg},
         launcher::User,
         sandbox::{Programs, Sandbox},
     },
@@ -58,7 +58,7 @@ impl Vm {
             host: Host::read().unwrap(),
             sandbox: Sandbox::find(programs, config.vm_uids.clone(), "steps").await.into(),
             caps,
-            images: QemuImg::find(&config.qemu_img).await.unwrap(),
+            images: QemuImg::find(&config.qemu_img, Folders::default()).await.unwrap(),
             store: Store::open(&config.state_dir.join("db")).unwrap(),
             riders: Arc::default(),
             census: Arc::default(),
@@ -206,7 +206,7 @@ impl Drop for Vm {
 }
 
 fn size(file: &Path) -> u64 {
-    crate::host::image::check_disk(&std::fs::File::open(file).unwrap()).unwrap() / disks::GIB
+    crate::host::image::check_disk(&std::fs::File::open(file).unwrap(), crate::model::ImageFormat::Qcow2).unwrap() >> 30
 }
 
 #[tokio::test]
@@ -284,11 +284,11 @@ async fn disks_come_and_go_and_follow_their_definition() {
     vm.twice(Step::PlugDisk(Box::new(larger.clone())), Report::Done).await;
     vm.in_effect(|spec| spec.disks.push(larger));
     assert_eq!(vm.devices().await.0, [DiskNo(0), DiskNo(1)]);
-    assert_eq!(vm.size_of("disk1-node").await, Some(2 * disks::GIB));
+    assert_eq!(vm.size_of("disk1-node").await, Some(2 << 30));
 
     vm.twice(Step::ResizeDisk(DiskNo(1), 3), Report::Done).await;
     vm.twice(Step::ResizeDisk(DiskNo(1), 1), Report::Done).await;
-    assert_eq!(vm.size_of("disk1-node").await, Some(3 * disks::GIB));
+    assert_eq!(vm.size_of("disk1-node").await, Some(3 << 30));
     let limits = IoLimits { iops: Some(100), ..IoLimits::default() };
     vm.twice(Step::ThrottleDisk(DiskNo(1), Some(Box::new(limits))), Report::Done).await;
     vm.twice(Step::ThrottleDisk(DiskNo(1), None), Report::Done).await;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::api::http::{QueryParam, Reply, Request, Route, Table};
 use crate::model::Role;
+use crate::service::operations::Work;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
@@ -25,6 +26,10 @@ struct Same {
 struct Failure {
     error: String,
 }
+#[derive(Serialize, JsonSchema)]
+struct Running {
+    since: u64,
+}
 
 async fn nothing(_: (), _: Request) -> Reply {
     Reply::empty(StatusCode::OK)
@@ -42,15 +47,18 @@ fn table() -> Table {
                 .query(&[ORDER])
                 .output::<Vec<Holder>>(200, "All."),
             Route::post("/things", "make", nothing)
+                .does(Work::Create)
                 .role(Role::Viewer)
                 .tag("Things")
                 .input::<Holder>()
                 .output::<Holder>(201, "Made."),
             Route::put("/things/{id}", "change", nothing)
+                .does(Work::Change)
                 .role(Role::Viewer)
                 .optional_input::<Same>()
                 .output::<Same>(200, "Changed."),
             Route::delete("/things/{id}", "remove", nothing)
+                .at_once()
                 .role(Role::Viewer)
                 .query(&[FORCE])
                 .output_empty(204, "Gone.")
@@ -73,6 +81,7 @@ fn written() -> Value {
         description: "A toy.",
         server: "/",
         error: |generator| generator.subschema_for::<Failure>(),
+        operation: |generator| generator.subschema_for::<Running>(),
         path_params: &[PathParam { name: "id", description: "The thing.", format: Some("uuid") }],
     };
     document(&about, table().routes())
@@ -142,11 +151,28 @@ fn a_post_and_nothing_else_takes_an_idempotency_key() {
 }
 
 #[test]
+fn what_changes_something_may_be_an_operation_and_says_so() {
+    let doc = written();
+    for (path, methods) in doc["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let expected = ["post", "put"].contains(&method.as_str());
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            let preferences = parameters.filter(|p| p["in"] == "header" && p["name"] == "Prefer").count();
+            assert_eq!(preferences, usize::from(expected), "{method} {path}");
+            let acknowledged = &operation["responses"]["202"];
+            assert_eq!(acknowledged["headers"]["Location"].is_object(), expected, "{method} {path}");
+            let body = &acknowledged["content"]["application/json"]["schema"]["$ref"];
+            assert_eq!(body == "#/components/schemas/Running", expected, "{method} {path}");
+        }
+    }
+}
+
+#[test]
 fn a_type_that_reads_and_writes_differently_is_two_components_and_so_is_what_holds_it() {
     let doc = written();
     let schemas = doc["components"]["schemas"].as_object().unwrap();
     let names: Vec<&str> = schemas.keys().map(String::as_str).collect();
-    assert_eq!(names, ["Disk", "DiskInput", "Failure", "Holder", "HolderInput", "Same"]);
+    assert_eq!(names, ["Disk", "DiskInput", "Failure", "Holder", "HolderInput", "Running", "Same"]);
     assert_eq!(schemas["Disk"]["required"], json!(["size"]));
     assert_eq!(schemas["DiskInput"].get("required"), None);
     assert_eq!(schemas["HolderInput"]["properties"]["disk"]["$ref"], "#/components/schemas/DiskInput");

@@ -115,10 +115,12 @@ impl Turns {
         self.state().piece_out
     }
 
-    /// The socket has taken it, and has room for the next one.
+    /// The socket has room for the next one; nothing to whom none is out, who would flush for being woken and be woken again.
     pub fn piece_is_gone(&self) {
         let mut state = self.state();
-        state.piece_out = false;
+        if !std::mem::take(&mut state.piece_out) {
+            return;
+        }
         if let Some(maker) = state.maker.take() {
             maker.wake();
         }

@@ -131,7 +131,7 @@ fn kernel_holds(facts: &mut Facts) {
         // Nobody waits for it any more, and it goes all the same.
         facts.set_goal(Goal::Gone);
     }
-    facts.answer_instead(|until| matches!(until, Until::Off | Until::OffThenGone | Until::Gone), &error);
+    facts.answer_instead(|until| matches!(until, Until::Off(_) | Until::OffThenGone(_) | Until::Gone), &error);
     for waiting in &mut facts.waiting {
         if let Until::TakenBack(error) = &waiting.until {
             (waiting.until, waiting.commit) = (Until::Stored(Err(error.clone())), 0);

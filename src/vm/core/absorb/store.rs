@@ -74,8 +74,8 @@ fn gone(facts: &mut Facts) {
         waiting.until = Until::Stored(match &waiting.until {
             Until::Stored(answer) => answer.clone(),
             Until::TakenBack(error) => Err(error.clone()),
-            Until::Off => Ok(Answer::Stopped { forced: true }),
-            Until::Gone | Until::OffThenGone => Ok(Answer::Deleted),
+            Until::Off(_) => Ok(Answer::Stopped { forced: true }),
+            Until::Gone | Until::OffThenGone(_) => Ok(Answer::Deleted),
             Until::Cleared { applied, .. } => Ok(Answer::Applied(*applied)),
             Until::Made
             | Until::Up
@@ -133,7 +133,7 @@ fn take_back_goal(facts: &mut Facts, why: &str) {
         Goal::Rest | Goal::Off { .. } => {}
         Goal::Gone => {
             let delete = Err(Error::failed(Operation::Delete, why));
-            facts.answer_instead(|until| matches!(until, Until::Gone | Until::OffThenGone), &delete);
+            facts.answer_instead(|until| matches!(until, Until::Gone | Until::OffThenGone(_)), &delete);
             if let Run::Making { .. } = facts.record.run.state {
                 return;
             }
@@ -142,12 +142,12 @@ fn take_back_goal(facts: &mut Facts, why: &str) {
             let before = if was_cut { Goal::Off { cause: Cause::Cut } } else { facts.stored.run.goal };
             if !before.ends_run() {
                 // Whoever has joined it waits for an end that does not come.
-                facts.answer_instead(|until| *until == Until::Off, &stop);
+                facts.answer_instead(|until| matches!(until, Until::Off(_)), &stop);
             }
             facts.set_goal(before);
         }
         Goal::Stop(_) => {
-            facts.answer_instead(|until| matches!(until, Until::Off | Until::OffThenGone), &stop);
+            facts.answer_instead(|until| matches!(until, Until::Off(_) | Until::OffThenGone(_)), &stop);
             facts.set_goal(facts.stored.run.goal);
         }
         Goal::Reboot(_) => {
