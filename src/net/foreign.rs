@@ -19,17 +19,39 @@ const NEW: u32 = 8;
 const ESTABLISHED: u32 = 2;
 pub const UDP: u8 = 17;
 pub const TCP: u8 = 6;
+pub const ICMP6: u8 = 58;
 
-/// A packet of IPv4, as far as it matters.
+/// What a packet is of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Net {
+    #[default]
+    V4,
+    V6,
+    Arp,
+}
+
+impl Net {
+    /// Tables that see it where the host itself takes, sends or routes it.
+    fn routed(self) -> &'static [Family] {
+        match self {
+            Self::V4 => &[Family::Ip, Family::Inet],
+            Self::V6 => &[Family::Ip6, Family::Inet],
+            Self::Arp => &[Family::Arp],
+        }
+    }
+}
+
+/// A packet, as far as it matters.
 #[derive(Clone, Debug, Default)]
 pub struct Packet {
+    pub net: Net,
     pub from: String,
     /// None where that is not known.
     pub to: Option<String>,
     /// A first one, or an answer.
     pub answer: bool,
     pub protocol: Option<u8>,
-    /// To the host itself, at this port.
+    /// To this port.
     pub port: Option<u16>,
 }
 
@@ -62,8 +84,17 @@ impl std::fmt::Display for Dropped {
     }
 }
 
-/// Where a packet that meets this hook is dropped for certain, if anywhere.
-pub fn dropped(tables: &[OtherTable], families: &[Family], hook: Hook, packet: &Packet) -> Option<Dropped> {
+/// Where the host's own network drops a packet that meets this hook for certain, if anywhere.
+pub fn dropped(tables: &[OtherTable], hook: Hook, packet: &Packet) -> Option<Dropped> {
+    dropped_in(tables, packet.net.routed(), hook, packet)
+}
+
+/// The same of a bridge.
+pub fn dropped_by_bridge(tables: &[OtherTable], hook: Hook, packet: &Packet) -> Option<Dropped> {
+    dropped_in(tables, &[Family::Bridge], hook, packet)
+}
+
+fn dropped_in(tables: &[OtherTable], families: &[Family], hook: Hook, packet: &Packet) -> Option<Dropped> {
     tables.iter().filter(|table| families.contains(&table.name.family)).find_map(|table| {
         table.chains.iter().find_map(|(name, chain)| {
             let base = chain.base.as_ref().filter(|base| base.hook == hook && base.kind == ChainKind::Filter)?;
@@ -176,8 +207,17 @@ impl Walk<'_> {
         match key {
             META_IIFNAME => Some(ifname(&self.packet.from).to_vec()),
             META_OIFNAME => self.packet.to.as_ref().map(|to| ifname(to).to_vec()),
-            META_NFPROTO => Some(vec![2]),
-            META_PROTOCOL => Some(vec![8, 0]),
+            META_NFPROTO => Some(vec![match (self.table.name.family, self.packet.net) {
+                (Family::Bridge, _) => 7,
+                (_, Net::V4) => 2,
+                (_, Net::V6) => 10,
+                (_, Net::Arp) => 3,
+            }]),
+            META_PROTOCOL => Some(match self.packet.net {
+                Net::V4 => vec![8, 0],
+                Net::V6 => vec![0x86, 0xdd],
+                Net::Arp => vec![8, 6],
+            }),
             META_L4PROTO => self.packet.protocol.map(|protocol| vec![protocol]),
             _ => None,
         }

@@ -25,7 +25,7 @@ const INFO: usize = 84;
 /// Before the entries.
 const HEAD: usize = 40;
 /// Numbers of hooks, and where `ipt_getinfo` has them.
-const HOOKS: [(usize, Hook); 2] = [(1, Hook::Input), (2, Hook::Forward)];
+const HOOKS: [(usize, Hook); 3] = [(0, Hook::Prerouting), (1, Hook::Input), (2, Hook::Forward)];
 const VALID_HOOKS: usize = 32;
 const FIRST_OF_HOOK: usize = 36;
 const LAST_OF_HOOK: usize = 56;

@@ -5,7 +5,7 @@
 //!  place       what is wanted, and what is known of it            host_side   what that is on the host, as a value
 //!  reconcile · ports · rules_in_force · vlans · serve      bring a switch, its ports, the rules, its DHCP to it
 //!  keeper      looks at the whole whenever the kernel tells of a change, and wakes the switches that differ
-//!  problem · foreign · way       what is in the way that is not ours
+//!  problem · foreign · in_the_way · way       what is in the way that is not ours
 //!  netlink · nft · tap · companion         the kernel, and dnsmasq beside a switch
 //!  passt · user_rules                      what carries a NIC on no switch, and what of the host that reaches
 //! ```
@@ -19,6 +19,7 @@ mod dhcp;
 mod error;
 mod foreign;
 mod host_side;
+mod in_the_way;
 mod inherited;
 mod keeper;
 mod lease_news;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use rtnetlink::packet_route::{
+    AddressFamily,
     address::AddressMessage,
     route::{RouteAttribute, RouteMessage},
 };
@@ -18,20 +19,18 @@ use tokio::{sync::Notify, time::sleep};
 
 use super::{
     Inner, adapter,
-    foreign::{self, Dropped, Packet, TCP, UDP},
+    in_the_way::{Facts, in_the_way},
     legacy,
     netlink::{Link, address_of},
-    nft::{Family, Hook, OtherTable},
+    nft::OtherTable,
     place::{Area, Place},
     reverse_path,
 };
 use crate::model::{Switch, SwitchId, SwitchKind};
 
 /// Whether the host has frames between two ports of a bridge filtered as if it routed them.
-const FILTERS_BRIDGED: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
-const ROUTED: [Family; 2] = [Family::Ip, Family::Inet];
-const DHCP: u16 = 67;
-const DNS: u16 = 53;
+const FILTERS_BRIDGED: [&str; 2] =
+    ["/proc/sys/net/bridge/bridge-nf-call-iptables", "/proc/sys/net/bridge/bridge-nf-call-ip6tables"];
 /// Changes that come together are answered by one look.
 const GATHER: Duration = Duration::from_millis(50);
 
@@ -131,13 +130,16 @@ impl Inner {
         else {
             return;
         };
-        let uplink = uplink(&routes, &links);
-        let bridged = fs::read_to_string(FILTERS_BRIDGED).is_ok_and(|on| on.trim() == "1");
+        let uplinks = [AddressFamily::Inet, AddressFamily::Inet6].map(|family| uplink(&routes, &links, family));
+        let uplink = uplinks[0].clone();
+        let bridged = FILTERS_BRIDGED.map(|file| fs::read_to_string(file).is_ok_and(|on| on.trim() == "1"));
         let taps = self.taps();
         for place in &places {
             let switch = &place.wanted().switch;
-            let problems = in_the_way(&tables, switch, uplink.as_deref(), bridged, taps.get(&switch.bridge()));
+            let tap = taps.get(&switch.bridge()).map(String::as_str);
+            let problems = in_the_way(&tables, switch, &Facts { uplinks: &uplinks, bridged, tap });
             self.tell(place, Area::Others, problems);
+            self.tell(place, Area::Uplink, uplink.as_deref().and_then(|uplink| deaf(switch, uplink)));
             self.tell(place, Area::ReversePath, reverse_path::in_the_way(switch, &routes, &links, &addresses));
         }
     }
@@ -160,126 +162,26 @@ impl Inner {
 }
 
 /// The interface of the default route.
-fn uplink(routes: &[RouteMessage], links: &[Link]) -> Option<String> {
+fn uplink(routes: &[RouteMessage], links: &[Link], family: AddressFamily) -> Option<String> {
     let metric = |attributes: &[RouteAttribute]| {
         attributes.iter().find_map(|a| if let RouteAttribute::Priority(metric) = a { Some(*metric) } else { None })
     };
-    let v4 = routes.iter().filter(|route| route.header.address_family == rtnetlink::packet_route::AddressFamily::Inet);
-    let default = v4
+    let default = routes
+        .iter()
+        .filter(|route| route.header.address_family == family)
         .filter(|route| route.header.destination_prefix_length == 0)
         .min_by_key(|route| metric(&route.attributes).unwrap_or(0))?;
     let index = default.attributes.iter().find_map(|a| if let RouteAttribute::Oif(i) = a { Some(*i) } else { None })?;
     links.iter().find(|link| link.index == index).map(|link| link.name.clone())
 }
 
-/// What of a switch others' rules drop, with what to do.
-fn in_the_way(
-    tables: &[OtherTable],
-    switch: &Switch,
-    uplink: Option<&str>,
-    bridged: bool,
-    tap: Option<&String>,
-) -> Option<String> {
-    let bridge = switch.bridge();
-    let mut problems = Vec::new();
+/// That the host does not forward what comes in by its uplink, which is a setting of that interface and not ours.
+fn deaf(switch: &Switch, uplink: &str) -> Option<String> {
     let nat = switch.subnet().is_some_and(|subnet| subnet.nat);
-    if nat {
-        let out =
-            Packet { from: bridge.clone(), to: uplink.map(str::to_owned), protocol: Some(TCP), ..Packet::default() };
-        let back = Packet {
-            from: uplink.unwrap_or_default().to_owned(),
-            to: Some(bridge.clone()),
-            answer: true,
-            protocol: Some(TCP),
-            ..Packet::default()
-        };
-        if let Some(dropped) = foreign::dropped(tables, &ROUTED, Hook::Forward, &out) {
-            let how = allow(tables, &dropped, &[Let { from: Some(&bridge), ..Let::default() }], &bridge);
-            problems.push(format!("{dropped} drops what the guests send to other networks; {how}"));
-        } else if let Some(dropped) = foreign::dropped(tables, &ROUTED, Hook::Forward, &back)
-            && uplink.is_some()
-        {
-            let answers = Let { to: Some(&bridge), answers: true, ..Let::default() };
-            let how = allow(tables, &dropped, &[answers], &bridge);
-            problems.push(format!("{dropped} drops what other networks answer to the guests; {how}"));
-        }
-    }
-    if switch.subnet().is_some() {
-        let ports: &[(u16, &str)] = if nat { &[(DHCP, "DHCP"), (DNS, "names")] } else { &[(DHCP, "DHCP")] };
-        for (port, what) in ports {
-            let packet = Packet { from: bridge.clone(), protocol: Some(UDP), port: Some(*port), ..Packet::default() };
-            if let Some(dropped) = foreign::dropped(tables, &ROUTED, Hook::Input, &packet) {
-                let requested = Let { from: Some(&bridge), port: Some(*port), ..Let::default() };
-                let how = allow(tables, &dropped, &[requested], &bridge);
-                problems.push(format!("{dropped} drops what the guests ask of the host's {what}; {how}"));
-            }
-        }
-    }
-    let between = Packet { from: bridge.clone(), to: Some(bridge.clone()), protocol: Some(TCP), ..Packet::default() };
-    if bridged && let Some(dropped) = foreign::dropped(tables, &ROUTED, Hook::Forward, &between) {
-        let within = Let { from: Some(&bridge), to: Some(&bridge), ..Let::default() };
-        let how = allow(tables, &dropped, &[within], &bridge);
-        problems.push(format!(
-            "{dropped} drops what guests of the switch send to one another, because the host has bridged frames filtered; sysctl net.bridge.bridge-nf-call-iptables=0 ends that, or {how}"
-        ));
-    }
-    if let Some(tap) = tap {
-        let frame = Packet { from: tap.clone(), to: Some(tap.clone()), protocol: Some(TCP), ..Packet::default() };
-        if let Some(dropped) = foreign::dropped(tables, &[Family::Bridge], Hook::Forward, &frame) {
-            let how = allow(tables, &dropped, &[Let { from: Some("qht*"), ..Let::default() }], &bridge);
-            problems.push(format!("{dropped} drops what guests of the switch send to one another; {how}"));
-        }
-    }
-    (!problems.is_empty()).then(|| problems.join("; "))
-}
-
-/// What a rule is to let through.
-#[derive(Default)]
-struct Let<'a> {
-    from: Option<&'a str>,
-    to: Option<&'a str>,
-    /// Of connections that the other side has begun.
-    answers: bool,
-    /// Of UDP.
-    port: Option<u16>,
-}
-
-impl Let<'_> {
-    fn nft(&self) -> String {
-        let names = [("iifname", self.from), ("oifname", self.to)];
-        let names = names.into_iter().filter_map(|(word, name)| Some(format!("{word} \"{}\" ", name?)));
-        let state = if self.answers { "ct state established,related " } else { "" };
-        let port = self.port.map(|port| format!("udp dport {port} ")).unwrap_or_default();
-        format!("{}{state}{port}accept", names.collect::<String>())
-    }
-
-    fn iptables(&self) -> String {
-        let names = [("-i", self.from), ("-o", self.to)];
-        let names = names.into_iter().filter_map(|(word, name)| Some(format!("{word} {} ", name?)));
-        let state = if self.answers { "-m conntrack --ctstate ESTABLISHED,RELATED " } else { "" };
-        let port = self.port.map(|port| format!("-p udp --dport {port} ")).unwrap_or_default();
-        format!("{}{state}{port}-j ACCEPT", names.collect::<String>())
-    }
-}
-
-/// How to let something through where it is dropped.
-fn allow(tables: &[OtherTable], dropped: &Dropped, what: &[Let], bridge: &str) -> String {
-    let Dropped { family, table, base, legacy, .. } = dropped;
-    if table == "firewalld" {
-        return format!("firewall-cmd --zone=trusted --add-interface={bridge} lets it through");
-    }
-    // What Docker leaves alone when it writes its own rules anew.
-    const USER: &str = "DOCKER-USER";
-    let here = |other: &&OtherTable| (other.name.family, &other.name.name, other.legacy) == (*family, table, *legacy);
-    let has_user = tables.iter().filter(here).any(|table| table.chains.contains_key(USER));
-    let chain = if has_user && base == "FORWARD" { USER } else { base };
-    let rule = |what: &Let| {
-        if *legacy {
-            format!("iptables-legacy -t {table} -I {chain} {}", what.iptables())
-        } else {
-            format!("nft insert rule {family} {table} {chain} {}", what.nft())
-        }
-    };
-    let rules: Vec<String> = what.iter().map(rule).collect();
-    format!("{} lets it through", rules.join(" and "))
+    let forwarding = || fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{uplink}/forwarding"));
+    (nat && forwarding().is_ok_and(|on| on.trim() == "0")).then(|| {
+        format!(
+            "the host drops what other networks answer to the guests, because net.ipv4.conf.{uplink}.forwarding is 0; sysctl net.ipv4.conf.{uplink}.forwarding=1 lets it through"
+        )
+    })
 }

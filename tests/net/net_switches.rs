@@ -153,6 +153,30 @@ async fn a_hundred_switches_at_once_are_a_hundred_bridges() {
     assert_nothing_left(&host);
 }
 
+#[tokio::test]
+async fn frames_larger_than_the_adapters_are_the_clients_mistake() {
+    let host = Host::leave();
+    let daemon = Daemon::start();
+    let peer = Peer::new();
+    peer.connect("up0", "up1");
+    let words = ["mtu", "at most 1500", "up0"];
+    let wish = json!({"name": "wan", "type": "external", "adapter": "up0", "mtu": 9000});
+    assert_told(&daemon.post("/switches", wish).await, 400, &words);
+    let theirs = json!({"name": "wan", "type": "External", "netAdapterName": "up0", "mtu": 9000});
+    assert_told(&daemon.post("/hyperv/switches", theirs).await, 400, &words);
+    assert_eq!(ours(), [] as [String; 0]);
+    let wish = json!({"name": "wan", "type": "external", "adapter": "up0"});
+    let made = daemon.post("/switches", wish).await.expect(201);
+    let path = format!("/switches/{}", id(&made));
+    assert_told(&daemon.put(&path, json!({"mtu": 9000})).await, 400, &words);
+    let shown = daemon.get(&path).await.expect(200);
+    assert_eq!((&shown["mtu"], &shown["problem"]), (&made["mtu"], &Value::Null), "it stays as it was");
+    daemon.put(&path, json!({"mtu": 1400})).await.expect(200);
+    daemon.delete(&path).await.expect(200);
+    ip("link del up0");
+    assert_nothing_left(&host);
+}
+
 /// Where an address of the host is.
 fn device_of(address: &str) -> Vec<String> {
     let all = ip_json("addr");

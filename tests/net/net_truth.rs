@@ -6,9 +6,12 @@ use crate::lab;
 use std::{fs, net::UdpSocket, os::unix::fs::DirBuilderExt, path::PathBuf, time::Duration};
 
 use crate::lab::{Lab, await_that, nic_on};
-use crate::support::netns::{Peer, ip, nft};
+use crate::support::{
+    dnsmasqs_below,
+    netns::{Peer, ip, nft},
+};
 use qherd::{
-    model::{Subnet, Subnet6, Switch, SwitchKind},
+    model::{ForwardId, Protocol, Subnet, Subnet6, Switch, SwitchForward, SwitchKind},
     net::NetError,
 };
 
@@ -142,6 +145,96 @@ async fn rules_of_others_that_drop_what_a_switch_needs_are_named_with_what_to_do
     nft("flush ruleset");
     ip("link del up0");
     lab.close(&[&early, &late]).await;
+}
+
+#[tokio::test]
+async fn an_uplink_that_forwards_nothing_is_told_and_left_as_it_is() {
+    let (lab, _peer) = network().await;
+    let lan = lab.internal("10.77.0.0/24", true).await;
+    lab.await_problem(&lan, &[]).await;
+    let forwarding = "/proc/sys/net/ipv4/conf/up0/forwarding";
+    fs::write(forwarding, "0").unwrap();
+    // Whatever others change has the host looked at.
+    nft("add table ip others");
+    lab.await_problem(&lan, &["sysctl net.ipv4.conf.up0.forwarding=1", "answer"]).await;
+    assert_eq!(fs::read_to_string(forwarding).unwrap(), "0\n");
+    fs::write(forwarding, "1").unwrap();
+    nft("delete table ip others");
+    lab.await_problem(&lan, &[]).await;
+    ip("link del up0");
+    lab.close(&[&lan]).await;
+}
+
+#[tokio::test]
+async fn a_dnsmasq_that_somebody_has_stopped_is_replaced() {
+    let (lab, _peer) = network().await;
+    let lan = lab.internal("10.77.0.0/24", true).await;
+    lab.await_problem(&lan, &[]).await;
+    let [stopped] = dnsmasqs_below(lab.dir.path())[..] else { panic!("one dnsmasq") };
+    let pid = nix::unistd::Pid::from_raw(stopped);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let replaced = || matches!(dnsmasqs_below(lab.dir.path())[..], [other] if other != stopped);
+    await_that("another takes its place", replaced).await;
+    lab.await_problem(&lan, &[]).await;
+    await_that("somebody answers for names", || UdpSocket::bind("10.77.0.1:53").is_err()).await;
+    ip("link del up0");
+    lab.close(&[&lan]).await;
+}
+
+/// One by one: a policy that drops, in each family and at each hook where it would end a switch's traffic.
+#[tokio::test]
+async fn what_drops_a_switchs_traffic_is_told_in_every_family_and_at_every_hook() {
+    let (lab, _peer) = network().await;
+    ip("-6 addr add 2001:db8::1/64 dev up0 nodad");
+    ip("-6 route add default via 2001:db8::2");
+    let mut subnet = Subnet::parse("10.77.0.0/24", true).unwrap();
+    subnet.ipv6 = Some(Subnet6::parse("fd77::/64", true).unwrap());
+    let mut lan = lab::switch(SwitchKind::Internal { subnet: Some(subnet) });
+    let nic = nic_on(&lan, Some([10, 77, 0, 2].into()));
+    lan.forwards.push(SwitchForward {
+        id: ForwardId::random(),
+        protocol: Protocol::Tcp,
+        host_address: None,
+        host_port: 8080,
+        nic: nic.id,
+        guest_port: 80,
+    });
+    lab.net.put_switch(&lan, None).await.unwrap();
+    let _guest = lab.guest(&nic).await;
+    lab.await_problem(&lan, &[]).await;
+    for (family, hook, priority, words) in [
+        ("ip", "forward", 0, &["send to other networks", "other networks answer", "port forwards"][..]),
+        ("ip6", "forward", 0, &["send to other networks by IPv6", "answer to the guests by IPv6"]),
+        ("ip", "input", 0, &["DHCP", "names"]),
+        ("ip6", "input", 0, &["IPv6: who is their router"]),
+        ("ip", "prerouting", -300, &["send to other networks", "other networks answer"]),
+        ("ip6", "prerouting", -300, &["send to other networks by IPv6", "answer to the guests by IPv6"]),
+        ("arp", "input", 0, &["ARP"]),
+        ("arp", "output", 0, &["ARP"]),
+        ("bridge", "prerouting", -200, &["one another"]),
+        ("bridge", "input", 0, &["send to the host"]),
+        ("bridge", "output", 0, &["host sends"]),
+        ("bridge", "postrouting", 0, &["receive"]),
+    ] {
+        apply(&format!(
+            "table {family} others {{\n chain c {{\n type filter hook {hook} priority {priority}; policy drop;\n }}\n}}\n"
+        ));
+        let place = format!("the policy of the chain c in the table {family} others");
+        let mut reported = lab.await_problem(&lan, &[&place]).await;
+        let mut all = reported.clone();
+        while lab.net.problem(lan.id).is_some() {
+            follow(&reported);
+            await_that("another problem, or none", || lab.net.problem(lan.id).as_ref() != Some(&reported)).await;
+            reported = lab.net.problem(lan.id).unwrap_or_default();
+            all.push_str(&reported);
+        }
+        assert!(words.iter().all(|word| all.contains(word)), "{family} {hook}: {words:?} in {all}");
+        nft(&format!("delete table {family} others"));
+        lab.await_problem(&lan, &[]).await;
+    }
+    lab.net.unplug(&nic).await.unwrap();
+    ip("link del up0");
+    lab.close(&[&lan]).await;
 }
 
 fn folder(lab: &Lab, switch: &Switch) -> PathBuf {
