@@ -43,8 +43,15 @@ pub struct BaseUser {
     pub clone: CloneMode,
 }
 
+impl Service {
+    /// The base images that VMs were cloned from, and who depends on each.
+    pub fn bases(&self) -> Vec<Base> {
+        in_use(&self.registry.views())
+    }
+}
+
 /// The record is the definitions themselves, so it cannot disagree with them.
-pub(super) fn in_use(views: &[VmView]) -> Vec<Base> {
+fn in_use(views: &[VmView]) -> Vec<Base> {
     let mut bases: BTreeMap<PathBuf, Base> = BTreeMap::new();
     for spec in views.iter().filter(|view| !view.gone).map(|view| &view.spec) {
         for disk in &spec.disks {

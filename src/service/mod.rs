@@ -182,8 +182,7 @@ impl Service {
         let keys = Keys::open(store.clone(), riders.clone()).context("cannot read the idempotency keys")?;
         let operations = operations::Operations::open(store.clone()).context("cannot read the operations")?;
         operations.conclude().await;
-        let image_store = image_store::ImageStore::new(config.layers_dir(), config.program.clone());
-        image_store.recover(&store).await?;
+        let image_store = image_store::ImageStore::open(&config, &store).await?;
         let capacity = capacity::Capacity::new(&config, &host);
         let ctx = Arc::new(Context {
             config,
@@ -356,11 +355,6 @@ impl Service {
         let view = handle.view();
         self.tell_hosts(changes::switches_of(&view));
         Ok(view)
-    }
-
-    /// The base images that VMs were cloned from, and who depends on each.
-    pub fn bases(&self) -> Vec<Base> {
-        bases::in_use(&self.registry.views())
     }
 
     /// Powers off every VM, each as gracefully as the configured time allows, and by force after that: also one whose task

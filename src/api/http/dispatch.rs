@@ -230,15 +230,10 @@ where
             return refuse(error);
         }
     };
-    let (body, upload) = match info.upload {
-        true => (Ok(Bytes::new()), Some(Upload::new(body.boxed()))),
-        false => (body.read().await, None),
-    };
-    let body = match body {
-        Ok(bytes) => Ok(bytes),
+    let (body, upload) = match Upload::or_whole(info.upload, body).await {
         // Too large is told when the handler asks; a body that never came means that there is no request.
-        Err(error @ HttpError::TooLarge { .. }) => Err(error),
-        Err(error) => return closing(refuse(error)),
+        (Err(error), _) if !matches!(error, HttpError::TooLarge { .. }) => return closing(refuse(error)),
+        taken => taken,
     };
     let too_large = body.is_err();
     let nulls = if info.method == Method::PUT { Nulls::Clear } else { Nulls::Absent };

@@ -29,9 +29,20 @@ struct Inner {
 }
 
 impl Upload {
-    pub(super) fn new(body: Body) -> Self {
+    fn new(body: Body) -> Self {
         let declared = body.declared();
         Self(Arc::new(Inner { declared, body: Some(body).into(), arrived: watch::Sender::new(false) }))
+    }
+
+    /// A body as its handler is given it: to be taken, where its route takes uploads, or else read whole.
+    pub(super) async fn or_whole<T>(takes: bool, body: Incoming<T>) -> (Result<Bytes, HttpError>, Option<Self>)
+    where
+        T: Stream<Item = Result<Bytes, ()>> + Send + Unpin + 'static,
+    {
+        match takes {
+            true => (Ok(Bytes::new()), Some(Self::new(body.boxed()))),
+            false => (body.read().await, None),
+        }
     }
 
     /// Bytes, where the client says so.

@@ -27,9 +27,10 @@ pub use spool::{SpoolError, Spooled};
 
 use super::Service;
 use crate::{
+    config::Config,
     host::{Places, STORAGE, image::Unpacker, on_storage},
     model::{BaseImage, Error, Image, ImageFormat, ImageId, ImageName, LabelFilter, LayerId, Operation, Result, VmId},
-    store::{Counted, Generation},
+    store::{Counted, Generation, Store},
     vm::{Mark, layers::LayerRecord},
 };
 
@@ -103,14 +104,20 @@ impl ImageFilter {
 pub type ImagePage = (Vec<ImageView>, Option<(u64, ImageId)>);
 
 impl ImageStore {
-    pub fn new(folder: PathBuf, program: Option<PathBuf>) -> Self {
-        Self {
+    /// Reads what is stored, and finishes what a crash has cut short, before any VM is read.
+    ///
+    /// # Errors
+    /// For the person who starts the daemon.
+    pub async fn open(config: &Config, records: &Store) -> anyhow::Result<Self> {
+        let store = Self {
             state: Arc::default(),
             turn: tokio::sync::Mutex::default(),
             imports: Places::new(IMPORTS),
-            unpacker: Unpacker(program),
-            folder,
-        }
+            unpacker: Unpacker(config.program.clone()),
+            folder: config.layers_dir(),
+        };
+        store.recover(records).await?;
+        Ok(store)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -15,7 +15,7 @@ use crate::{
 
 impl ImageStore {
     /// Before any VM is read, whose disks are found by these records.
-    pub async fn recover(&self, store: &Store) -> anyhow::Result<()> {
+    pub(super) async fn recover(&self, store: &Store) -> anyhow::Result<()> {
         let records = store.clone();
         let read = move || Ok((records.scan::<Image>(), records.scan_counted::<LayerRecord>()));
         let (images, layers) = in_time(STORAGE, read).await.context("cannot read the images")?;
