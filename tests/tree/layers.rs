@@ -137,6 +137,7 @@ const MAY_WAIT: &[&str] = &[
     "service/relocate.rs",
     "service/state_dir.rs",
     "service/state_lock.rs",
+    "service/trusted.rs",
     "store/mod.rs",
     "vm/console.rs",
     "vm/perform/files.rs",
