@@ -313,7 +313,8 @@ fn query_param(param: &super::QueryParam) -> Value {
         QueryKind::Boolean => json!({"type": "boolean"}),
         QueryKind::OneOf(values) => json!({"type": "string", "enum": values}),
     };
-    json!({"name": param.name, "in": "query", "required": false, "description": param.description, "schema": schema})
+    let (name, required, description) = (param.name, param.is_required, param.description);
+    json!({"name": name, "in": "query", "required": required, "description": description, "schema": schema})
 }
 
 fn stream_header() -> Value {

@@ -34,13 +34,10 @@ const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}[A-Za-z0-9](:[A-Za-z0-9]([A-
 const SUM: &str = "^[0-9a-fA-F]{64}$";
 
 const LIST_QUERY: &[QueryParam] =
-    &[QueryParam::form("name", NAME, "Only images of this name; of all tags where none is given."), labels::LABEL];
+    &[QueryParam::text("name", "Only images of this name; of all tags where none is given."), labels::LABEL];
 const UPLOAD_QUERY: &[QueryParam] = &[
-    QueryParam::form(
-        "name",
-        NAME,
-        "What it is to be called, such as `debian:12`; required. Without a tag it is `latest`.",
-    ),
+    QueryParam::form("name", NAME, "What it is to be called, such as `debian:12`; without a tag it is `latest`.")
+        .required(),
     QueryParam::form(
         "sha256",
         SUM,
