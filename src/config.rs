@@ -195,6 +195,18 @@ pub struct Config {
     pub program: Option<PathBuf>,
 }
 
+impl Config {
+    /// Where the data of the store's images are.
+    pub fn layers_dir(&self) -> PathBuf {
+        self.state_dir.join("layers")
+    }
+
+    /// Where base images lie: in the image directories, or in the store.
+    pub fn base_dirs(&self) -> Vec<PathBuf> {
+        self.image_dirs.iter().cloned().chain([self.layers_dir()]).collect()
+    }
+}
+
 impl Settings {
     /// Joins flags and variables with the file (`file`, or `qherd.toml` if it is there) and the defaults.
     ///

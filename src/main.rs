@@ -20,7 +20,7 @@ use qherd::{
     },
     cli::{self, Cli, Command},
     config::Settings,
-    host::memory,
+    host::{image, memory},
     service::Service,
 };
 use tracing_subscriber::EnvFilter;
@@ -35,6 +35,10 @@ fn main() -> ExitCode {
     let command = match Cli::parse_from(cli::arguments(std::env::args_os())).command {
         // They log nothing, and are to be done soon.
         Command::OfClient(command) => return command.run(),
+        Command::Unpack { compression, from, to, room } => {
+            let ended = image::unpack_here(&compression, [from, to], room);
+            return ExitCode::from(u8::try_from(ended).unwrap_or(1));
+        }
         command => command,
     };
     // Before anything is made, here or by a program that is started from here: disks, consoles and exports are for nobody
@@ -51,6 +55,8 @@ fn main() -> ExitCode {
         Command::Token(command) => command.run(),
         Command::Serve { config, settings } => start(*settings, config).map(|()| ExitCode::SUCCESS),
         Command::OfClient(command) => Ok(command.run()),
+        // Above.
+        Command::Unpack { .. } => Ok(ExitCode::FAILURE),
     };
     served.unwrap_or_else(|error| {
         eprintln!("qherd: {error:#}");

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     api::kvm::bodies::{
-        Details, DiskRow, EventBody, Listed, NetworkRow, NetworkView, OperationBody, Performance, SwitchFields,
+        Details, DiskRow, EventBody, ImageFields, Listed, NetworkRow, NetworkView, OperationBody, Performance,
+        SwitchFields,
     },
     model::IoLimits,
 };
@@ -186,6 +187,23 @@ impl Tabled for OperationBody {
             under_way.map(ToString::to_string).unwrap_or_default()
         }),
         wide("CALLER", |operation| operation.caller.clone()),
+    ];
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Tabled for ImageFields {
+    const COLUMNS: &'static [Column<Self>] = &[
+        column("NAME", |image| format!("{}:{}", image.name, image.tag)),
+        column("SIZE", |image| written(image.virtual_size)),
+        column("ON DISK", |image| written(image.size)),
+        column("VMS", |image| image.vms.len().to_string()),
+        column("MADE", |image| image.created_at.clone()),
+        column("ID", |image| image.id.clone()),
+        wide("FROM", |image| named(&image.format)),
+        wide("SHA-256", |image| image.sha256.clone()),
+        wide("FILE", |image| image.layer.file.display().to_string()),
     ];
     fn id(&self) -> &str {
         &self.id

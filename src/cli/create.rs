@@ -23,8 +23,8 @@ use crate::{
 
 #[derive(Args)]
 pub struct Create {
-    /// The image that its root disk is cloned from: a path, or a name in an image directory of the daemon
-    #[arg(long, value_name = "PATH")]
+    /// The image that its root disk is cloned from: one of `image ls`, a path, or a name in an image directory of the daemon
+    #[arg(long, value_name = "IMAGE")]
     image: String,
     /// What it is called [default: vm- and the beginning of its id]
     #[arg(long)]

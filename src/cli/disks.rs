@@ -31,8 +31,8 @@ pub enum Command {
         /// Its size
         #[arg(long, value_name = "SIZE", value_parser = sizes::gib)]
         size: i64,
-        /// The image that it is cloned from [default: it is empty]
-        #[arg(long, value_name = "PATH")]
+        /// The image that it is cloned from: one of `image ls`, or a path [default: it is empty]
+        #[arg(long, value_name = "IMAGE")]
         image: Option<String>,
         /// I/O operations per second
         #[arg(long, value_name = "N")]

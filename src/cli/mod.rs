@@ -13,6 +13,7 @@ mod disks;
 mod events;
 mod exit;
 mod host;
+mod images;
 mod import;
 mod logs;
 mod names;
@@ -67,6 +68,9 @@ pub enum Command {
     /// Check, export, import or restore the store of VM definitions
     #[command(subcommand)]
     Db(db::Command),
+    /// The process that unpacks an image
+    #[command(hide = true)]
+    Unpack { compression: String, from: i32, to: i32, room: u64 },
 }
 
 /// The commands of a client.
@@ -116,6 +120,9 @@ pub enum OfClient {
     /// Virtual switches
     #[command(subcommand)]
     Switch(switches::Command),
+    /// Images, which VMs are cloned from
+    #[command(subcommand)]
+    Image(images::Command),
     /// The work for requests whose clients did not wait
     #[command(subcommand)]
     Op(operations::Command),
@@ -172,6 +179,7 @@ impl OfClient {
             Self::Disk(command) => command.run().await,
             Self::Nic(command) => command.run().await,
             Self::Switch(command) => command.run().await,
+            Self::Image(command) => command.run().await,
             Self::Op(command) => command.run().await,
             Self::Host(host) => host.run().await,
             Self::Completion(completion) => completion.run(),

@@ -22,6 +22,20 @@ pub async fn waiting<T>(output: Output, what: &str, work: impl Future<Output = T
     counted(output, what, 1, |_| work).await
 }
 
+/// The same, with words that change meanwhile.
+pub async fn showing<T>(output: Output, what: &str, work: impl AsyncFnOnce(Saying) -> T) -> T {
+    counted(output, what, 1, |bar| work(Saying(bar))).await
+}
+
+/// What is said of something while it is waited for.
+pub struct Saying(ProgressBar);
+
+impl Saying {
+    pub fn is(&self, what: &str) {
+        self.0.set_message(crate::api::kvm::plain(what));
+    }
+}
+
 async fn counted<T, F: Future<Output = T>>(
     output: Output,
     what: &str,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -32,7 +32,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Where Debian and those that follow it keep the authorities that are trusted.
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-pub type Sender = SendRequest<Full<Bytes>>;
+/// What is sent: whole, or piece by piece.
+pub type Body = UnsyncBoxBody<Bytes, io::Error>;
+pub type Sender = SendRequest<Body>;
 
 /// Where the daemon is.
 #[derive(Clone)]

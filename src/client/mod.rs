@@ -4,6 +4,7 @@
 mod connection;
 mod console;
 mod error;
+mod upload;
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -11,14 +12,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::api::kvm::bodies::ErrorBody;
-use connection::Sender;
+use crate::api::kvm::bodies::{ErrorBody, OperationBody};
+use connection::{Body, Sender};
 
 pub use connection::Target;
 pub use console::{Console, Heard};
@@ -102,7 +104,7 @@ impl Client {
         serde_json::to_vec(body).map(Bytes::from).map_err(|error| self.garbled(&error))
     }
 
-    fn request(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Request<Full<Bytes>>, Failure> {
+    fn request(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Request<Body>, Failure> {
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, self.target.host());
         if let Some(bearer) = &self.bearer {
             request = request.header(header::AUTHORIZATION, bearer);
@@ -110,7 +112,8 @@ impl Client {
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
-        request.body(Full::new(body.unwrap_or_default())).map_err(|error| self.garbled(&error))
+        let body = Full::new(body.unwrap_or_default()).map_err(|never| match never {}).boxed_unsync();
+        request.body(body).map_err(|error| self.garbled(&error))
     }
 
     async fn exchange<T: DeserializeOwned>(
@@ -123,21 +126,44 @@ impl Client {
         // There is always one in the end, as nobody closes it.
         let _place = self.places.acquire().await;
         let request = self.request(method, path, body)?;
+        Ok(self.answered(request, time).await?.1)
+    }
+
+    /// A request whose work may take long.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn begin<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<Begun<T>, Failure> {
+        let _place = self.places.acquire().await;
+        let mut request = self.request(Method::POST, path, Some(self.written(body)?))?;
+        request.headers_mut().insert("prefer", HeaderValue::from_static("respond-async"));
+        let (status, answer) = self.answered::<Value>(request, SOON).await?;
+        let read = match status {
+            StatusCode::ACCEPTED => {
+                serde_json::from_value(answer).map(|operation| Begun::Operation(Box::new(operation)))
+            }
+            _ => serde_json::from_value(answer).map(Begun::Done),
+        };
+        read.map_err(|error| self.garbled(&error))
+    }
+
+    async fn answered<T: DeserializeOwned>(
+        &self,
+        request: Request<Body>,
+        time: Duration,
+    ) -> Result<(StatusCode, T), Failure> {
         let (sender, response) = self.send(request, time).await?;
-        if !response.status().is_success() {
+        let status = response.status();
+        if !status.is_success() {
             return Err(self.refusal(response).await);
         }
         let body = self.whole(response.into_body(), time).await?;
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
-        serde_json::from_slice(&body).map_err(|error| self.not_understood(&body, &error))
+        Ok((status, serde_json::from_slice(&body).map_err(|error| self.not_understood(&body, &error))?))
     }
 
     /// Over a connection that is kept, where one still stands.
-    async fn send(
-        &self,
-        request: Request<Full<Bytes>>,
-        time: Duration,
-    ) -> Result<(Sender, Response<Incoming>), Failure> {
+    async fn send(&self, request: Request<Body>, time: Duration) -> Result<(Sender, Response<Incoming>), Failure> {
         let unreachable = |why| Failure::Unreachable { at: self.target.name(), why };
         let mut sender = loop {
             let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -205,6 +231,12 @@ impl Client {
     fn garbled(&self, why: &dyn std::fmt::Display) -> Failure {
         Failure::Garbled { at: self.target.name(), why: why.to_string() }
     }
+}
+
+/// What came of a request that was not waited for.
+pub enum Begun<T> {
+    Done(T),
+    Operation(Box<OperationBody>),
 }
 
 /// An answer that lasts.

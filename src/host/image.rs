@@ -4,10 +4,14 @@
 #![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
 
 mod copied;
+mod digest;
 mod existing;
 mod foreign;
+mod import;
 mod qcow2;
 mod run;
+mod source;
+mod unpack;
 mod writer;
 
 use std::{
@@ -25,9 +29,13 @@ use std::{
 use serde_json::{Value, json};
 
 pub use copied::Copied;
+pub use digest::{hexadecimal, sha256};
 pub use existing::{Existing, examine_backing, examine_existing};
 pub use foreign::not_a_cd;
+pub use import::{Measured, Opened};
 pub(crate) use qcow2::fuzz as fuzz_header;
+pub use source::{Source, source};
+pub use unpack::{Unpack, Unpacker, help as unpack_here};
 pub use writer::writer;
 
 use self::run::{Run, Tool};
@@ -73,6 +81,9 @@ pub enum ImageError {
     /// Somebody writes to it.
     #[error("in use by {0}")]
     InUse(String),
+    /// What it was written to is full.
+    #[error("no space is left")]
+    Full,
     /// The host failed.
     #[error("{0}")]
     Host(String),
@@ -193,7 +204,7 @@ impl QemuImg {
                 copied.begin(length);
                 let run = self.run(COPY, largest(bytes)).reads_open(&source).writes_open(&made);
                 let run = run.heard_by(copied).args(["convert", "-p", "-O", "qcow2"]);
-                run.arg(alone(&source, base.format)).arg(as_inherited(&made)).finish().await?;
+                run.arg(alone(&source, format)).arg(as_inherited(&made)).finish().await?;
                 let run = self.run(QUICK, largest(bytes)).writes_open(&made).args(["resize", "-q", "-f", "qcow2"]);
                 run.arg(as_inherited(&made)).arg(&size).finish().await?;
             }
@@ -284,9 +295,9 @@ fn as_inherited(file: &File) -> String {
 }
 
 /// An open image that stands alone, in QEMU's words: no header leads it to a backing file.
-fn alone(file: &File, format: ImageFormat) -> String {
-    let mut image = json!({ "driver": format.driver(), "file": { "driver": "file", "filename": as_inherited(file) } });
-    if format == ImageFormat::Qcow2 {
+fn alone(file: &File, driver: &str) -> String {
+    let mut image = json!({ "driver": driver, "file": { "driver": "file", "filename": as_inherited(file) } });
+    if driver == ImageFormat::Qcow2.driver() {
         image["backing"] = Value::Null;
     }
     format!("json:{image}")

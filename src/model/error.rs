@@ -44,6 +44,17 @@ pub enum Error {
     SwitchNotFound(String),
     #[error("Invalid parameter: {param} must be one switch; {} bear the name {name:?}: {}. Name it by its id.", .ids.len(), .ids.iter().map(SwitchId::to_string).collect::<Vec<_>>().join(", "))]
     AmbiguousSwitch { param: Cow<'static, str>, name: String, ids: Vec<SwitchId> },
+    /// In the words of the client: an id or a name.
+    #[error("Image not found: {0}.")]
+    ImageNotFound(String),
+    #[error("There is an image {0} already; take another name or tag, or remove that one first.")]
+    ImageExists(String),
+    /// What hangs on an image, or is being done with it, does not allow it, in words.
+    #[error("{0}")]
+    ImageConflict(String),
+    /// What is to be written does not fit; told before anything is, where that can be known. `what` has its figure.
+    #[error("There is no room in {} for {what}: {free} bytes may be used there. Free some, and try again.", .place.display())]
+    NoRoom { what: String, free: u64, place: PathBuf },
     #[error("Port forward not found: {0}.")]
     ForwardNotFound(ForwardId),
     /// The state of the host's network or of a switch does not allow it, in words.
@@ -108,6 +119,12 @@ pub enum Operation {
     DeleteSwitch,
     #[error("connect the NIC")]
     Plug,
+    #[error("import the image")]
+    Import,
+    #[error("change the image")]
+    ChangeImage,
+    #[error("delete the image")]
+    DeleteImage,
     #[error("look at the host")]
     Host,
     #[error("read the VM's record")]

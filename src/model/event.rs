@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Labels, Status, SwitchId, VmId};
+use super::{ImageId, Labels, Status, SwitchId, VmId};
 
 /// Something that has happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,11 @@ pub enum About {
     },
     Switch {
         id: SwitchId,
+        name: String,
+    },
+    Image {
+        id: ImageId,
+        /// With its tag.
         name: String,
     },
     /// This host, and this daemon on it.
@@ -179,6 +184,7 @@ impl Event {
             (About::Host, _) | (_, What::Warnings { .. }) => "host.warnings",
             (About::Vm { .. } | About::Operation { .. }, what) => what.of_vm(),
             (About::Switch { .. }, what) => what.of_switch(),
+            (About::Image { .. }, what) => what.of_image(),
         }
     }
 
@@ -186,7 +192,7 @@ impl Event {
         match self.about {
             About::Vm { id, .. } => Some(id),
             About::Operation { vm, .. } => vm,
-            About::Switch { .. } | About::Host => None,
+            About::Switch { .. } | About::Image { .. } | About::Host => None,
         }
     }
 
@@ -194,7 +200,7 @@ impl Event {
     pub fn labels(&self) -> &[Labels] {
         match &self.about {
             About::Vm { labels, .. } | About::Operation { labels, .. } => labels,
-            About::Switch { .. } | About::Host => &[],
+            About::Switch { .. } | About::Image { .. } | About::Host => &[],
         }
     }
 }
@@ -231,6 +237,15 @@ impl What {
             _ => "switch.changed",
         }
     }
+
+    fn of_image(&self) -> &'static str {
+        match self {
+            Self::Created => "image.created",
+            Self::Deleted => "image.deleted",
+            // An image has none of the others.
+            _ => "image.changed",
+        }
+    }
 }
 
 impl OperationNews {
@@ -244,7 +259,7 @@ impl OperationNews {
 }
 
 /// Every type of event, as it is written in the API.
-pub const EVENT_TYPES: [&str; 21] = [
+pub const EVENT_TYPES: [&str; 24] = [
     "vm.created",
     "vm.changed",
     "vm.deleted",
@@ -262,6 +277,9 @@ pub const EVENT_TYPES: [&str; 21] = [
     "switch.changed",
     "switch.deleted",
     "switch.problem",
+    "image.created",
+    "image.changed",
+    "image.deleted",
     "host.warnings",
     "operation.begun",
     "operation.progress",

@@ -74,6 +74,8 @@ ids! {
     NicId;
     /// A layer of disks: a file with data, which may lie on another one.
     LayerId;
+    /// An image of the store.
+    ImageId;
     /// A virtual switch.
     SwitchId;
     /// A port of the host that leads to a guest on a switch.

@@ -15,6 +15,7 @@ mod forward;
 mod guest_cpu;
 mod hostname;
 mod id;
+mod image;
 mod image_format;
 mod labels;
 mod limits;
@@ -55,7 +56,8 @@ pub use event::{About, Asker, EVENT_TYPES, Event, Incident, OperationNews, Outco
 pub use forward::{SwitchForward, check_forward};
 pub use guest_cpu::{GuestCpu, MAX_CPU_FEATURES};
 pub use hostname::{check_domain, host_label};
-pub use id::{ForwardId, LayerId, NicId, SwitchId, VmId};
+pub use id::{ForwardId, ImageId, LayerId, NicId, SwitchId, VmId};
+pub use image::{Compression, Image, ImageName, ImageSource, SourceFormat, check_sha256};
 pub use image_format::ImageFormat;
 pub use labels::{LabelFilter, Labels, around};
 pub use limits::{IoLimits, Rate};

@@ -297,6 +297,9 @@ pub struct BaseImage {
     /// Canonical path.
     pub path: PathBuf,
     pub format: ImageFormat,
+    /// Of an image of the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<LayerId>,
 }
 
 fn whole(param: &'static str, value: i64, min: i64, max: i64, unit: &str) -> Result<u64> {

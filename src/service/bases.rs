@@ -16,11 +16,12 @@ use futures_util::{
 
 use super::{
     Service,
+    image_store::Claim,
     images::{self, ImageUse},
 };
 use crate::{
     host::image::{ImageError, Info, QemuImg},
-    model::{BaseImage, CloneMode, Error, ImageFormat, Operation, Result, VmId, VmView},
+    model::{BaseImage, CloneMode, Error, ImageFormat, LayerId, Operation, Result, VmId, VmView},
 };
 
 /// A base image in use.
@@ -28,6 +29,8 @@ use crate::{
 pub struct Base {
     pub path: PathBuf,
     pub format: ImageFormat,
+    /// Of an image of the store.
+    pub layer: Option<LayerId>,
     /// The VMs that were cloned from it.
     pub vms: Vec<BaseUser>,
 }
@@ -40,14 +43,22 @@ pub struct BaseUser {
     pub clone: CloneMode,
 }
 
+impl Service {
+    /// The base images that VMs were cloned from, and who depends on each.
+    pub fn bases(&self) -> Vec<Base> {
+        in_use(&self.registry.views())
+    }
+}
+
 /// The record is the definitions themselves, so it cannot disagree with them.
-pub(super) fn in_use(views: &[VmView]) -> Vec<Base> {
+fn in_use(views: &[VmView]) -> Vec<Base> {
     let mut bases: BTreeMap<PathBuf, Base> = BTreeMap::new();
     for spec in views.iter().filter(|view| !view.gone).map(|view| &view.spec) {
         for disk in &spec.disks {
-            let Some(BaseImage { path, format }) = &disk.base else { continue };
+            let Some(BaseImage { path, format, layer }) = &disk.base else { continue };
             let base = bases.entry(path.clone());
-            let base = base.or_insert_with(|| Base { path: path.clone(), format: *format, vms: Vec::new() });
+            let base =
+                base.or_insert_with(|| Base { path: path.clone(), format: *format, layer: *layer, vms: Vec::new() });
             base.vms.push(BaseUser { id: spec.id, name: spec.name.clone(), clone: disk.clone });
         }
     }
@@ -116,20 +127,35 @@ impl Inspector {
     }
 }
 
-/// Finds and checks the base image that a client named. Returns it with its virtual size in bytes.
+/// Finds and checks the base image that a client named: an image of the store, or a file. Returns it with its virtual size in
+/// bytes, and what keeps the former from being deleted until the clone is stored.
 ///
 /// # Errors
 /// [`Error::Invalid`] outside the image directories, or for a file that cannot be a base image;
 /// [`Error::BaseImageNotFound`], [`Error::BaseImageInUse`], [`Error::BaseImageUnchecked`]; [`Error::Failed`] when its
 /// storage does not answer.
-pub(super) async fn resolve(service: &Service, named: &Path) -> Result<(BaseImage, u64)> {
+pub(super) async fn resolve(service: &Service, named: &Path) -> Result<(BaseImage, u64, Option<Claim>)> {
+    if let Some((base, size, claim)) = service.stored_base(named).await? {
+        return Ok((base, size, Some(claim)));
+    }
     let (path, metadata) = images::locate(service, named, ImageUse::Base).await?;
     let look = service.bases.look(&service.ctx.images, &path, Fingerprint::of(&metadata));
     match tokio::time::timeout(PATIENCE, look).await {
-        Ok(Ok(info)) => Ok((BaseImage { path, format: info.format }, info.virtual_size)),
+        Ok(Ok(info)) => Ok((BaseImage { path, format: info.format, layer: None }, info.virtual_size, None)),
         Ok(Err(ImageError::Unsuitable(must))) => Err(Error::invalid(ImageUse::Base.param(), must)),
         Ok(Err(ImageError::InUse(by))) => Err(Error::BaseImageInUse { path: named.to_owned(), by }),
-        Ok(Err(ImageError::Host(why))) => Err(Error::failed(Operation::Create, why)),
+        Ok(Err(error @ (ImageError::Host(_) | ImageError::Full))) => Err(Error::failed(Operation::Create, error)),
         Err(_) => Err(Error::BaseImageUnchecked { path: named.to_owned() }),
+    }
+}
+
+/// The path of the base image that a client named, whatever is there.
+///
+/// # Errors
+/// As [`resolve`].
+pub(super) async fn path_of(service: &Service, named: &Path) -> Result<PathBuf> {
+    match service.stored_base(named).await? {
+        Some((base, ..)) => Ok(base.path),
+        None => Ok(images::locate(service, named, ImageUse::Base).await?.0),
     }
 }

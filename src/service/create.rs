@@ -11,8 +11,8 @@ use std::{
 };
 
 use super::{
-    Service, changes, disks,
-    existing::Claim,
+    Service, changes,
+    disks::{self, Claim},
     images::{self, ImageUse},
     nics,
 };
@@ -42,13 +42,19 @@ pub(super) async fn create(service: &Service, wish: CreateVm) -> Result<VmView> 
     service.check_not_made(wish.id)?;
     let (start, named) = (wish.start, wish.base_image.clone());
     // Kept until the VM is on the list, or is not.
-    let (spec, _promises) = vm::while_wanted(resolve(service, wish)).await?;
+    let (spec, _kept) = vm::while_wanted(resolve(service, wish)).await?;
     let _room = service.room_for_new(&spec, start)?;
     establish(service, Arc::new(spec), named, start).await
 }
 
+/// What others leave alone until this is dropped.
+struct Kept<'a> {
+    _promises: Vec<nics::Promises<'a>>,
+    _claims: Vec<Claim>,
+}
+
 /// Checks the wish and fills in what it leaves open. Makes nothing.
-async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, (Vec<nics::Promises<'_>>, Vec<Claim>))> {
+async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Kept<'_>)> {
     let host = &service.ctx.host;
     let id = wish.id.unwrap_or_else(VmId::random);
     let vcpus = check_vcpus(wish.vcpus)?;
@@ -158,7 +164,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, (Vec<nics
         promises.push(promise);
     }
     check_definition(&spec, None)?;
-    Ok((spec.without_spare_room(), (promises, claims)))
+    Ok((spec.without_spare_room(), Kept { _promises: promises, _claims: claims }))
 }
 
 /// There is nothing yet that could be removed to make room: it is the wish that is too large.

@@ -19,7 +19,7 @@ use super::{
     state_lock::{StateLock, Taken},
 };
 use crate::{
-    model::{Boot, Ending, Event, SwitchRecord, VmId},
+    model::{Boot, Ending, Event, Image, SwitchRecord, VmId},
     store::{self, Batch, Helper, Import, Record, RecordKind, Report, Store, StoreError, put_in_place},
     vm::{
         core::{Run, RunRecord},
@@ -33,6 +33,7 @@ const RECORD_KINDS: &[RecordKind] = &[
     RecordKind::of::<Definition>(),
     RecordKind::of::<RunRecord>(),
     RecordKind::of::<LayerRecord>(),
+    RecordKind::of::<Image>(),
     RecordKind::of::<SwitchRecord>(),
     RecordKind::of::<KeyRecord>(),
     RecordKind::of::<OperationRecord>(),

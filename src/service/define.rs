@@ -10,9 +10,9 @@ use std::{
 use tokio::time::timeout;
 
 use super::{
-    Service, disks,
-    existing::Claim,
-    images::{self, ImageUse},
+    Service, bases,
+    disks::{self, Claim},
+    images,
     nics::{self, Promises},
     paths,
     switches::Reservation,
@@ -122,7 +122,7 @@ impl Service {
         if named == base.path || spec.base_image_as_sent().is_some_and(|sent| sent == named) {
             return Ok(());
         }
-        let (file, _) = images::locate(self, named, ImageUse::Base).await?;
+        let file = bases::path_of(self, named).await?;
         if file == base.path { Ok(()) } else { Err(fixed("base_image", base.path.display().to_string())) }
     }
 }
@@ -256,8 +256,8 @@ impl Wanted<'_> {
                 (Some(named), Some(base)) => {
                     wish.clone == disk.clone
                         && (*named == base.path || {
-                            let located = images::locate(self.service, named, ImageUse::Base).await;
-                            located.map_err(|error| disks::among(index, error))?.0 == base.path
+                            let path = bases::path_of(self.service, named).await;
+                            path.map_err(|error| disks::among(index, error))? == base.path
                         })
                 }
                 (None, Some(_)) | (Some(_), None) => false,

@@ -3,7 +3,8 @@
 
 use super::{
     Service, bases,
-    existing::{self, Claim, Found},
+    existing::{self, Found},
+    image_store,
 };
 use crate::{
     model::{Change, DiskWish, Error, LayerId, NewDisk, Result, VmId, VmView, check_disk_size},
@@ -12,7 +13,15 @@ use crate::{
 
 const GIB: u64 = 1 << 30;
 
-/// Checks a wish. Makes nothing. What is there already is claimed until the disk stands in a definition.
+/// What keeps others from what a disk is to be, or to be made of, until it stands in a definition, or does not.
+pub(super) enum Claim {
+    /// Nobody else attaches it.
+    File { _claim: existing::Claim },
+    /// Nobody deletes it.
+    Image { _claim: image_store::Claim },
+}
+
+/// Checks a wish. Makes nothing.
 ///
 /// # Errors
 /// [`Error::Invalid`], [`Error::BaseImageNotFound`], [`Error::Storage`].
@@ -25,10 +34,10 @@ pub(super) async fn resolve(service: &Service, wish: DiskWish) -> Result<(NewDis
     if let Some(limits) = &wish.io_limits {
         limits.check()?;
     }
-    let base = match &wish.base_image {
-        None => None,
+    let (base, claim) = match &wish.base_image {
+        None => (None, None),
         Some(named) => {
-            let (base, virtual_size) = bases::resolve(service, named).await?;
+            let (base, virtual_size, claim) = bases::resolve(service, named).await?;
             if virtual_size > size * GIB {
                 let must = format!(
                     "be at least {} (GiB), the size of the base image ({virtual_size} bytes), not {size}",
@@ -36,11 +45,11 @@ pub(super) async fn resolve(service: &Service, wish: DiskWish) -> Result<(NewDis
                 );
                 return Err(Error::invalid("disk_size", must));
             }
-            Some(base)
+            (Some(base), claim.map(|claim| Claim::Image { _claim: claim }))
         }
     };
     let DiskWish { request, clone, io_limits, .. } = wish;
-    Ok((NewDisk { request, layer: LayerId::random(), existing: None, size, base, clone, io_limits }, None))
+    Ok((NewDisk { request, layer: LayerId::random(), existing: None, size, base, clone, io_limits }, claim))
 }
 
 /// A disk that is there already, as it is.
@@ -61,7 +70,7 @@ async fn attach(service: &Service, wish: DiskWish) -> Result<(NewDisk, Option<Cl
         Error::invalid("path", format!("have a size that a disk may have, and it has {} bytes", file.bytes))
     })?;
     let disk = NewDisk { request, layer: LayerId::random(), existing: Some(file), size, base, clone, io_limits };
-    Ok((disk, Some(claim)))
+    Ok((disk, Some(Claim::File { _claim: claim })))
 }
 
 /// The same error about the field of the `index`th further disk.

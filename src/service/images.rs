@@ -28,6 +28,8 @@ use crate::{
 pub(super) enum ImageUse {
     /// To be cloned.
     Base,
+    /// For an image of the store to be made of it.
+    Import,
     /// For the CD drive.
     Iso,
 }
@@ -36,6 +38,7 @@ impl ImageUse {
     pub fn param(self) -> &'static str {
         match self {
             Self::Base => "base_image",
+            Self::Import => "path",
             Self::Iso => "iso",
         }
     }
@@ -47,7 +50,7 @@ impl ImageUse {
     fn missing(self, named: &Path) -> Error {
         match self {
             Self::Base => Error::BaseImageNotFound { path: named.to_owned() },
-            Self::Iso => self.invalid(format!("exist; there is no {}", named.display())),
+            Self::Import | Self::Iso => self.invalid(format!("exist; there is no {}", named.display())),
         }
     }
 
@@ -62,6 +65,7 @@ impl ImageUse {
     fn operation(self, named: &Path) -> Operation {
         match self {
             Self::Base => Operation::Clone { base: named.to_owned() },
+            Self::Import => Operation::Import,
             Self::Iso => Operation::Change,
         }
     }
@@ -180,6 +184,11 @@ fn find(ctx: &Context, named: &Path, mut wanted: PathBuf, kind: ImageUse) -> Res
                     kind.invalid(format!("have a path of at most {BACKING_PATH} bytes: a clone holds no longer one"))
                 );
             }
+            if let Some(by) = writer(&path).map_err(unreadable)? {
+                return Err(Error::BaseImageInUse { path: named.to_owned(), by });
+            }
+        }
+        ImageUse::Import => {
             if let Some(by) = writer(&path).map_err(unreadable)? {
                 return Err(Error::BaseImageInUse { path: named.to_owned(), by });
             }

@@ -16,6 +16,7 @@ mod existing;
 mod exports;
 mod folders;
 mod host;
+mod image_store;
 mod images;
 mod keys;
 mod machine;
@@ -48,6 +49,7 @@ pub use bases::{Base, BaseUser};
 pub use changes::Redefine;
 pub use define::Define;
 pub use host::{HostView, PinnedVm};
+pub use image_store::{ChangeImage, ImageFilter, ImagePage, ImageView, ImportFrom, ImportImage, SpoolError};
 pub use keys::{Attempt, Claim, Digest, KeptAnswer, KeyError, Keys};
 pub use nics::{NicStatus, NicView, Nics, Removed, among as among_networks};
 pub(crate) use output::Output;
@@ -82,6 +84,7 @@ pub struct Service {
     registry: Registry,
     places: switches::Places,
     bases: bases::Inspector,
+    image_store: image_store::ImageStore,
     attaching: existing::Claims,
     guest_answers: addresses::GuestAnswers,
     making: folders::Making,
@@ -156,7 +159,7 @@ impl Service {
         let host = Host::read().context("cannot read the host's cores and memory")?;
         let (db, cache) = (config.state_dir.join("db"), config.state_dir.join("accelerator.json"));
         let program = config.program.clone();
-        let folders = image::Folders { images: config.image_dirs.clone(), storage: config.storage_dirs.clone() };
+        let folders = image::Folders { images: config.base_dirs(), storage: config.storage_dirs.clone() };
         // Each takes its time, and none needs another: VMs wait for this daemon.
         let (images, caps, store, net) = tokio::join!(
             QemuImg::find(&config.qemu_img, folders),
@@ -179,6 +182,7 @@ impl Service {
         let keys = Keys::open(store.clone(), riders.clone()).context("cannot read the idempotency keys")?;
         let operations = operations::Operations::open(store.clone()).context("cannot read the operations")?;
         operations.conclude().await;
+        let image_store = image_store::ImageStore::open(&config, &store).await?;
         let capacity = capacity::Capacity::new(&config, &host);
         let ctx = Arc::new(Context {
             config,
@@ -197,6 +201,7 @@ impl Service {
         });
         let service = Self {
             bases: bases::Inspector::default(),
+            image_store,
             attaching: existing::Claims::default(),
             guest_answers: addresses::GuestAnswers::default(),
             making: folders::Making::default(),
@@ -350,11 +355,6 @@ impl Service {
         let view = handle.view();
         self.tell_hosts(changes::switches_of(&view));
         Ok(view)
-    }
-
-    /// The base images that VMs were cloned from, and who depends on each.
-    pub fn bases(&self) -> Vec<Base> {
-        bases::in_use(&self.registry.views())
     }
 
     /// Powers off every VM, each as gracefully as the configured time allows, and by force after that: also one whose task

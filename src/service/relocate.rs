@@ -111,7 +111,7 @@ mod tests {
     };
 
     fn disk(file: &str, base: Option<&str>) -> Disk {
-        let base = base.map(|path| BaseImage { path: path.into(), format: ImageFormat::Raw });
+        let base = base.map(|path| BaseImage { path: path.into(), format: ImageFormat::Raw, layer: None });
         Disk {
             name: "root".into(),
             layer: LayerId::random(),

@@ -5,7 +5,10 @@
 use std::{future::Future, sync::Arc};
 
 use super::progress::Progress;
-use crate::model::{Asker, Conflict, Result};
+use crate::{
+    host::image::Copied,
+    model::{Asker, Conflict, Result},
+};
 
 tokio::task_local! {
     static ASKER: Asker;
@@ -42,8 +45,13 @@ pub fn begins(name: &str) {
 
 /// A part of that, as it is shown.
 pub async fn in_phase<T>(title: &'static str, work: impl Future<Output = T>) -> T {
+    copying(title, &Arc::default(), work).await
+}
+
+/// The same, of one that copies something: `copied` tells how far it has come.
+pub async fn copying<T>(title: &'static str, copied: &Arc<Copied>, work: impl Future<Output = T>) -> T {
     let Some(progress) = progress() else { return work.await };
-    progress.begin(title, None, &Arc::default());
+    progress.begin(title, None, copied);
     let done = work.await;
     progress.end(title, None);
     done

@@ -12,7 +12,7 @@ use std::{
 
 use uuid::Uuid;
 
-use crate::model::{Figures, MacAddr, NicId, Protocol, SwitchId, VmId, VmSpec, VmView};
+use crate::model::{Figures, LayerId, MacAddr, NicId, Protocol, SwitchId, VmId, VmSpec, VmView};
 
 /// Something that a VM has, by which it is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +27,8 @@ pub enum Mark {
     HostPort(Protocol, u16),
     /// A digest of a disk's file, of the image that it was cloned from, or of a folder that was made for the VM.
     Path(u64),
+    /// A disk that lies on this layer of an image.
+    Base(LayerId),
 }
 
 impl Mark {
@@ -44,8 +46,12 @@ impl Mark {
             own.into_iter().chain(nic.switch().map(Self::Switch)).chain(address).chain(forwards)
         });
         let disks = spec.disks.iter().map(|disk| Self::path(&disk.file));
+        let layers = spec.disks.iter().filter_map(|disk| Some(Self::Base(disk.backing_file()?.layer?)));
         let bases = spec.disks.iter().filter_map(|disk| Some(Self::path(&disk.base.as_ref()?.path)));
-        nics.chain(disks).chain(bases).chain(spec.named.folders.iter().map(|folder| Self::path(&folder.path)))
+        nics.chain(disks)
+            .chain(bases)
+            .chain(layers)
+            .chain(spec.named.folders.iter().map(|folder| Self::path(&folder.path)))
     }
 }
 

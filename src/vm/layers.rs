@@ -1,10 +1,11 @@
-//! `layer/<id>`: the file that a disk's data is in, what it lies on, and which VMs name it. A VM's definition names its layers,
+//! `layer/<id>`: the file that a disk's data is in, what it lies on, and which VMs or images of the store name it. A VM's definition names its layers,
 //! and so does what is known of its run; which of them a batch has to write or remove is known here. What is done with the
 //! files themselves is the plan's.
 //!
 //! A layer may have several owners, each with a task of its own. So each change of its record names the generation that it
 //! replaces, and the store refuses the batch where another owner was quicker: its task reads the record anew
-//! (docs/adr/0030).
+//! (docs/adr/0030). Layers of images are made and removed by `service::image_store`; those of disks that lie on one only
+//! name it (docs/adr/0043).
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -17,7 +18,7 @@ use serde_json::Value;
 
 use super::core::{Record, RunRecord};
 use crate::{
-    model::{BaseImage, CloneMode, Disk, DiskFile, ForeignFile, ImageFormat, LayerId, MAX_LAYER, VmId},
+    model::{BaseImage, CloneMode, Disk, DiskFile, ForeignFile, ImageFormat, ImageId, LayerId, MAX_LAYER, VmId},
     store::{self, Batch, Counted, MAX_RECORD_BYTES, Record as _, Store, StoreError},
 };
 
@@ -38,6 +39,9 @@ pub struct LayerRecord {
     foreign: Option<Foreign>,
     /// The VMs that name it.
     owners: BTreeSet<VmId>,
+    /// The images of the store that name it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    images: BTreeSet<ImageId>,
 }
 
 /// How a file was found that qherd did not make.
@@ -47,16 +51,19 @@ struct Foreign {
     bytes: u64,
 }
 
-/// What a layer lies on. Others than base images come with snapshots; a VM whose layer has one is set aside until then.
+/// What a layer lies on: a file of somebody's, or another layer, which lies on nothing itself. Longer chains come with
+/// snapshots; a VM whose layer is of one is set aside until then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Parent {
     Base(BaseImage),
+    Layer(LayerId),
 }
 
 impl store::Record for LayerRecord {
     const KIND: &'static str = "layer";
-    /// From 2 on a file may be its user's: an earlier qherd, which would erase it with its VM, does not read the record.
+    /// From 2 on a file may be its user's, or an image's: an earlier qherd, which would erase it with its VM, does not read the
+    /// record.
     const VERSION: u32 = 2;
     const COUNTED: bool = true;
 
@@ -65,8 +72,11 @@ impl store::Record for LayerRecord {
     }
 }
 
+/// Images that may have one layer: so many names for the same content.
+pub const MAX_IMAGES: usize = 64;
+
 /// Owners are few, and the paths of a layer have their bound.
-const _: () = assert!(MAX_LAYER + 64 * 39 + 1024 <= MAX_RECORD_BYTES);
+const _: () = assert!(MAX_LAYER + (64 + MAX_IMAGES) * 39 + 1024 <= MAX_RECORD_BYTES);
 
 impl LayerRecord {
     fn of(disk: &Disk, owners: BTreeSet<VmId>) -> Self {
@@ -76,24 +86,76 @@ impl LayerRecord {
             _ => (Path::new(""), &*disk.file),
         };
         let (parent, copy_of) = match disk.clone {
-            CloneMode::Linked => (disk.base.clone().map(Parent::Base), None),
+            CloneMode::Linked => (disk.base.clone().map(Parent::of), None),
             CloneMode::Full => (None, disk.base.clone()),
         };
+        let (folder, file, images) = (folder.to_owned(), file.to_owned(), BTreeSet::new());
         let foreign = disk.file.foreign().map(|file| Foreign { format: file.format, bytes: file.bytes });
-        Self { folder: folder.to_owned(), file: file.to_owned(), parent, copy_of, foreign, owners }
+        Self { folder, file, parent, copy_of, foreign, owners, images }
+    }
+
+    /// Of images: it stands alone, and is only read.
+    pub fn of_images(folder: &Path, file: &Path, images: BTreeSet<ImageId>) -> Self {
+        let (folder, file) = (folder.to_owned(), file.to_owned());
+        Self { folder, file, parent: None, copy_of: None, foreign: None, owners: BTreeSet::new(), images }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.folder.join(&self.file)
+    }
+
+    /// The VMs that name it.
+    pub fn owners(&self) -> &BTreeSet<VmId> {
+        &self.owners
+    }
+
+    /// The images that name it.
+    pub fn images(&self) -> &BTreeSet<ImageId> {
+        &self.images
+    }
+
+    /// Nobody names it: its file is half made, or about to go.
+    pub fn is_nobodys(&self) -> bool {
+        self.owners.is_empty() && self.images.is_empty()
+    }
+
+    /// The layer that it reads through to.
+    pub fn lies_on(&self) -> Option<LayerId> {
+        match &self.parent {
+            Some(Parent::Layer(id)) => Some(*id),
+            Some(Parent::Base(_)) | None => None,
+        }
     }
 
     /// Says of a disk what its own record does not.
-    fn complete(&self, disk: &mut Disk) {
-        let path = self.folder.join(&self.file);
+    fn complete(
+        &self,
+        disk: &mut Disk,
+        read: impl FnOnce(LayerId) -> Result<Option<Counted<Self>>, StoreError>,
+    ) -> Result<(), StoreError> {
+        disk.base = match &self.parent {
+            Some(Parent::Base(base)) => Some(base.clone()),
+            Some(Parent::Layer(id)) => {
+                let (parent, _) = read(*id)?.ok_or_else(|| missing(*id))?;
+                if parent.parent.is_some() {
+                    return Err(of_a_chain(*id));
+                }
+                Some(BaseImage { path: parent.path(), format: ImageFormat::Qcow2, layer: Some(*id) })
+            }
+            None => self.copy_of.clone(),
+        };
+        let path = self.path();
         disk.file = match &self.foreign {
             Some(Foreign { format, bytes }) => DiskFile::Foreign(ForeignFile { path, format: *format, bytes: *bytes }),
             None => path.into(),
         };
-        disk.base = match &self.parent {
-            Some(Parent::Base(base)) => Some(base.clone()),
-            None => self.copy_of.clone(),
-        };
+        Ok(())
+    }
+}
+
+impl Parent {
+    fn of(base: BaseImage) -> Self {
+        base.layer.map_or_else(|| Self::Base(base), Self::Layer)
     }
 }
 
@@ -116,7 +178,7 @@ impl Layers {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(place) => place.insert(Arc::new(read(disk.layer)?.ok_or_else(|| missing(disk.layer))?)),
             };
-            layer.complete(disk);
+            layer.complete(disk, &read)?;
         }
         Ok(())
     }
@@ -133,7 +195,8 @@ impl Layers {
             let before = self.0.get(id).map(|known| &**known);
             let mut owners = before.map(|(layer, _)| layer.owners.clone()).unwrap_or_default();
             owners.insert(owner);
-            let layer = LayerRecord::of(disk, owners);
+            let images = before.map(|(layer, _)| layer.images.clone()).unwrap_or_default();
+            let layer = LayerRecord { images, ..LayerRecord::of(disk, owners) };
             if before.is_none_or(|(before, _)| *before != layer) {
                 batch = after.write(batch, *id, layer)?;
             }
@@ -157,7 +220,7 @@ impl Layers {
         let given_up: Vec<_> = given_up.map(|(id, known)| (*id, (**known).clone())).collect();
         for (id, (mut layer, generation)) in given_up {
             layer.owners.remove(&owner);
-            if layer.owners.is_empty() {
+            if layer.is_nobodys() {
                 batch = batch.remove_at::<LayerRecord>(&id.to_string(), generation);
             } else {
                 batch = self.write(batch, id, layer)?;
@@ -193,7 +256,7 @@ impl Layers {
 ///
 /// # Errors
 /// As [`Store::get`].
-pub(super) fn get(store: &Store, id: LayerId) -> Result<Option<Counted<LayerRecord>>, StoreError> {
+pub(crate) fn get(store: &Store, id: LayerId) -> Result<Option<Counted<LayerRecord>>, StoreError> {
     store.get_counted(&id.to_string())
 }
 
@@ -206,6 +269,11 @@ fn named(record: &Record) -> BTreeMap<LayerId, &Disk> {
 fn known_to_run(run: &RunRecord) -> impl Iterator<Item = &Disk> {
     let in_effect = run.up().into_iter().flat_map(|up| &up.in_effect.disks);
     in_effect.chain(run.held.images.values().map(|disk| &**disk))
+}
+
+fn of_a_chain(id: LayerId) -> StoreError {
+    let record = format!("{}/{id}", LayerRecord::KIND);
+    StoreError::BadRecord { record, reason: "it lies on another one, and a disk on it".to_owned() }
 }
 
 fn missing(id: LayerId) -> StoreError {

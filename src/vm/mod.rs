@@ -50,7 +50,7 @@ use std::{
 };
 
 pub use asking::{asked_by, asker, shown_in};
-pub(crate) use asking::{begins, in_phase, while_wanted};
+pub(crate) use asking::{begins, copying, in_phase, while_wanted};
 pub use begin::{adopt, create};
 pub(crate) use census::{Census, Mark, Share};
 pub(crate) use console::{Console, Extent, Follower, Piece, Refused, Source, Typed, Writer};

@@ -7,7 +7,13 @@ use crate::support::Daemon;
 use serde_json::{Value, json};
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 52] = [
+const ROUTES: [(&str, &str, &str); 58] = [
+    ("get", "/images", "listImages"),
+    ("post", "/images", "importImage"),
+    ("post", "/images/uploads", "uploadImage"),
+    ("get", "/images/{image}", "getImage"),
+    ("put", "/images/{image}", "updateImage"),
+    ("delete", "/images/{image}", "deleteImage"),
     ("post", "/vms", "createVM"),
     ("get", "/vms", "listVMs"),
     ("get", "/vms/{id}", "getVM"),

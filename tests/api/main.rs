@@ -42,6 +42,8 @@ mod hyperv_ids;
 mod hyperv_lists;
 mod hyperv_words;
 mod idempotency;
+mod image_uploads;
+mod images;
 mod judges;
 mod judges_node;
 mod kvm_contract;

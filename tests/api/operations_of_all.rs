@@ -3,12 +3,13 @@
 
 use std::collections::BTreeSet;
 
+use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
 use crate::{
     hyperv::{self, Client, Mount},
     operations_of::begin,
-    support::{Answer, Daemon},
+    support::Daemon,
 };
 
 /// A dialect of a daemon, as a client that does not wait on the line.
@@ -20,22 +21,19 @@ struct Patient<'a> {
 }
 
 impl Patient<'_> {
-    async fn ask(
-        &mut self,
-        operation: &'static str,
-        (method, path): (&str, &str),
-        body: Value,
-    ) -> (Answer, Option<String>) {
-        self.tried.insert(operation);
+    /// It is acknowledged, and ends with this status. Returns its body.
+    async fn does(&mut self, operation: &'static str, wanted: (&str, &str), body: Value, status: u64) -> Value {
+        let (method, path) = wanted;
         let request =
             self.daemon.http().request(method.parse().unwrap(), self.daemon.at(&format!("{}{path}", self.base)));
         let request = if body.is_null() { request } else { request.json(&body) };
-        begin(self.daemon, request).await
+        self.does_by(operation, path, request, status).await
     }
 
-    /// It is acknowledged, and ends with this status. Returns its body.
-    async fn does(&mut self, operation: &'static str, wanted: (&str, &str), body: Value, status: u64) -> Value {
-        let (answer, place) = self.ask(operation, wanted, body).await;
+    /// The same, by a request that is made already.
+    async fn does_by(&mut self, operation: &'static str, path: &str, request: RequestBuilder, status: u64) -> Value {
+        self.tried.insert(operation);
+        let (answer, place) = begin(self.daemon, request).await;
         let place = place.unwrap_or_else(|| panic!("{operation} was answered on the line: {answer:?}"));
         let ended = self.daemon.get(&format!("{place}?wait=120")).await.expect(200);
         let field = |name: &str, other: &str| ended.get(name).or(ended.get(other)).cloned().unwrap_or_default();
@@ -43,8 +41,12 @@ impl Patient<'_> {
         let result = field("result", "Result");
         let found = result.get("status").or(result.get("Status"));
         assert_eq!(found, Some(&json!(status)), "{operation}: {ended:#}");
-        let about = if wanted.1.starts_with("/switches") { ("switch_id", "SwitchId") } else { ("vm_id", "VMId") };
-        assert!(field(about.0, about.1).is_string(), "{operation}: {ended:#}");
+        let about = match path.split('/').nth(1) {
+            Some("switches") => Some(("switch_id", "SwitchId")),
+            Some("images") => None,
+            _ => Some(("vm_id", "VMId")),
+        };
+        assert!(about.is_none_or(|about| field(about.0, about.1).is_string()), "{operation}: {ended:#}");
         assert!(field("name", "Name").is_string(), "{operation}: {ended:#}");
         result.get("body").or(result.get("Body")).unwrap().clone()
     }
@@ -109,9 +111,15 @@ async fn whatever_changes_something_may_be_an_operation_in_the_kvm_dialect() {
         ("stopVM", "POST", at("/stop"), json!({ "force": true }), 200),
         ("deleteVM", "DELETE", at(""), Value::Null, 200),
         ("deleteSwitch", "DELETE", at_switch, Value::Null, 200),
+        ("importImage", "POST", "/images".to_owned(), json!({ "name": "small:1", "path": "blank.raw" }), 201),
+        ("updateImage", "PUT", "/images/small:1".to_owned(), json!({ "name": "small:2" }), 200),
+        ("deleteImage", "DELETE", "/images/small:2".to_owned(), Value::Null, 200),
     ] {
         client.does(operation, (method, &path), body, status).await;
     }
+    let upload = daemon.http().post(daemon.at("/images/uploads?name=sent:1"));
+    client.does_by("uploadImage", "/images/uploads", upload.body(vec![7; 512]), 201).await;
+    daemon.delete("/images/sent:1").await.expect(200);
     client.has_tried_all().await;
     assert_eq!(daemon.leftovers(), [] as [std::path::PathBuf; 0]);
 }
@@ -178,6 +186,11 @@ async fn what_is_refused_at_once_is_refused_on_the_line_in_both_dialects() {
         ("POST", "/vms".to_owned(), json!({ "vcpus": 1, "memory": 64, "disk_size": 1, "base_image": "none" }), 404),
         ("POST", "/switches".to_owned(), again, 409),
         ("DELETE", format!("/switches/{gone}"), Value::Null, 404),
+        ("POST", "/images".to_owned(), json!({ "name": "a:b:c", "path": "blank.raw" }), 400),
+        ("POST", "/images".to_owned(), json!({ "name": "debian", "path": "none" }), 400),
+        ("POST", "/images/uploads?name=a:b:c".to_owned(), json!("whatever is sent"), 400),
+        ("PUT", "/images/none".to_owned(), json!({ "description": "x" }), 404),
+        ("DELETE", "/images/none".to_owned(), Value::Null, 404),
     ];
     let theirs = [
         ("POST", format!("/hyperv/vms/{gone}/start"), Value::Null, 404),

@@ -271,6 +271,8 @@ impl Client<'_> {
                     0 => Outcome::Unanswered,
                     200..300 => Outcome::Acknowledged,
                     409 => Outcome::Refused,
+                    // There is no such image.
+                    404 if matches!(operation, Operation::DeleteImage | Operation::CloneDisk(_)) => Outcome::Refused,
                     500 | 503 if !done.borrow().is_empty() => Outcome::Refused,
                     _ => {
                         self.complain(format!("{} {operation:?} was answered {status} {answer}", vm.name));

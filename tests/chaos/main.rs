@@ -216,6 +216,9 @@ async fn finish(mut daemon: Daemon, places: &mut [Place], tally: &mut Tally) {
     for vm in places.iter().filter_map(|place| place.vm.as_ref()) {
         daemon.delete(&format!("/vms/{}", vm.id.as_ref().unwrap())).await.expect(200);
     }
+    for image in daemon.get("/images").await.expect(200).as_array().unwrap() {
+        daemon.delete(&format!("/images/{}", image["id"].as_str().unwrap())).await.expect(200);
+    }
     assert_eq!(network::lasting_complaints(&daemon).await, [] as [&str; 0]);
     for switch in places.iter().filter_map(|place| place.switch.as_ref()) {
         daemon.delete(&format!("/switches/{}", switch.id.as_ref().unwrap())).await.expect(200);
@@ -225,7 +228,7 @@ async fn finish(mut daemon: Daemon, places: &mut [Place], tally: &mut Tally) {
     assert_eq!(daemon.leftovers(), [] as [std::path::PathBuf; 0]);
     assert!(daemon.terminate().success());
     let left = Store::open(&daemon.state().join("db")).unwrap().names().unwrap();
-    let of_vms = |name: &&String| ["vm/", "run/", "layer/"].iter().any(|kind| name.starts_with(kind));
+    let of_vms = |name: &&String| ["vm/", "run/", "layer/", "image/"].iter().any(|kind| name.starts_with(kind));
     let left: Vec<_> = left.iter().filter(of_vms).collect();
     assert!(left.is_empty(), "records without an owner: {left:?}");
     assert_eq!(network::complaints(&Wanted::default()), [] as [&str; 0]);

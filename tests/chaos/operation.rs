@@ -62,6 +62,11 @@ pub enum Operation {
     },
     Suspend,
     Resume,
+    /// Of the place's own, with the data that all have.
+    ImportImage,
+    DeleteImage,
+    /// Of a size that no other disk has, on the place's image, if there is one.
+    CloneDisk(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,7 +187,7 @@ impl Operation {
 
     /// For a VM that is there.
     pub fn pick(rng: &mut Rng) -> Self {
-        match rng.u8(0..172) {
+        match rng.u8(0..190) {
             0..25 => Self::Start,
             25..32 => Self::Stop(rng.u64(1..3)),
             32..42 => Self::ForceOff,
@@ -206,6 +211,9 @@ impl Operation {
             150..153 => Self::RemoveForward,
             153..160 => Self::Medium(medium(rng)),
             160..165 => Self::Machine(rng.bool().then(|| rng.u64(0..2))),
+            165..171 => Self::ImportImage,
+            171..177 => Self::DeleteImage,
+            177..183 => Self::CloneDisk(size(rng)),
             _ => Self::Whole {
                 vcpus: rng.u64(1..5),
                 memory: rng.u64(16..32),
@@ -329,6 +337,13 @@ impl Operation {
             Self::AddNic(nic) => (Method::POST, format!("{vm}/networks"), on_switch(nic)),
             Self::RemoveNic => (Method::DELETE, format!("{vm}/networks/{nic}"), json!({})),
             Self::Suspend => (Method::POST, format!("{vm}/suspend"), json!({})),
+            Self::ImportImage => (Method::POST, "/images".into(), json!({ "name": name, "path": "blank.raw" })),
+            Self::DeleteImage => (Method::DELETE, format!("/images/{name}"), json!({})),
+            Self::CloneDisk(size) => (
+                Method::POST,
+                format!("{vm}/disks"),
+                json!({ "disk_size": size, "base_image": format!("{name}:latest") }),
+            ),
             Self::Resume => (Method::POST, format!("{vm}/resume"), json!({})),
         }
     }
@@ -339,6 +354,7 @@ impl Operation {
             Self::Create { definition, .. } => return definition.clone(),
             Self::Start | Self::Stop(_) | Self::ForceOff | Self::Reboot(_) | Self::Delete => {}
             Self::MakeSwitch { .. } | Self::RemoveSwitch | Self::Suspend | Self::Resume => {}
+            Self::ImportImage | Self::DeleteImage => {}
             Self::ChangeSwitch(_) | Self::AddForward(_) | Self::RemoveForward => {}
             Self::Medium(iso) => now.iso = *iso,
             Self::Machine(machine) => now.machine = *machine,
@@ -356,7 +372,7 @@ impl Operation {
             Self::Memory(memory) => now.memory = *memory,
             Self::Grow(by) => now.size += by,
             Self::Limit(iops) => now.iops = *iops,
-            Self::AddDisk(size) => {
+            Self::AddDisk(size) | Self::CloneDisk(size) => {
                 now.disks.insert(*size);
             }
             Self::RemoveDisk => {
@@ -391,6 +407,9 @@ impl Operation {
             | Self::RemoveForward
             | Self::Medium(_)
             | Self::Machine(_)
+            | Self::ImportImage
+            | Self::DeleteImage
+            | Self::CloneDisk(_)
             | Self::Whole { .. } => Power::AsItWas,
         }
     }

@@ -15,9 +15,13 @@ pub fn told_as(operation: &Operation) -> Option<&'static str> {
         Operation::Delete => Some("vm.deleted"),
         Operation::MakeSwitch { .. } => Some("switch.created"),
         Operation::RemoveSwitch => Some("switch.deleted"),
-        Operation::AddDisk(_) | Operation::AddNic(_) | Operation::RemoveDisk | Operation::RemoveNic => {
-            Some("vm.changed")
-        }
+        Operation::ImportImage => Some("image.created"),
+        Operation::DeleteImage => Some("image.deleted"),
+        Operation::AddDisk(_)
+        | Operation::CloneDisk(_)
+        | Operation::AddNic(_)
+        | Operation::RemoveDisk
+        | Operation::RemoveNic => Some("vm.changed"),
         Operation::AddForward(_) | Operation::RemoveForward => Some("switch.changed"),
         // It may have been so before.
         _ => None,
@@ -30,6 +34,7 @@ pub struct Subscriber {
     /// Status by VM.
     vms: BTreeMap<String, String>,
     switches: BTreeSet<String>,
+    images: BTreeSet<String>,
     operations: aside::Reported,
     /// How often a request was told as a type.
     requests: BTreeMap<(String, String), u64>,
@@ -37,8 +42,8 @@ pub struct Subscriber {
 
 impl Default for Subscriber {
     fn default() -> Self {
-        let (vms, switches, operations, requests) = Default::default();
-        Self { after: "0".to_owned(), seen: 0, vms, switches, operations, requests }
+        let (vms, switches, images, operations, requests) = Default::default();
+        Self { after: "0".to_owned(), seen: 0, vms, switches, images, operations, requests }
     }
 }
 
@@ -86,6 +91,8 @@ impl Subscriber {
             "vm.status" => self.vms.insert(vm, text("status")).is_some_and(|before| before != text("status")),
             "switch.created" => self.switches.insert(switch),
             "switch.deleted" => self.switches.remove(&switch),
+            "image.created" => self.images.insert(text("image_id")),
+            "image.deleted" => self.images.remove(&text("image_id")),
             "host.warnings" => true,
             kind if kind.starts_with("operation.") => self.operations.take(event),
             _ if vm.is_empty() => self.switches.contains(&switch),
@@ -108,7 +115,18 @@ impl Subscriber {
             listed.as_array().unwrap().iter().map(|row| (text(row, "id"), text(row, "status"))).collect();
         let listed = daemon.get("/switches").await.expect(200);
         let switches: BTreeSet<String> = listed.as_array().unwrap().iter().map(|row| text(row, "id")).collect();
+        let listed = daemon.get("/images").await.expect(200);
+        let images: BTreeSet<String> = listed.as_array().unwrap().iter().map(|row| text(row, "id")).collect();
         let mut wrong = Vec::new();
+        if images != self.images {
+            wrong.push(format!("the images are {images:?}, and {:?} were told", self.images));
+        }
+        // One file for the data that all of them have, and nothing half made.
+        let folder = daemon.state().join("layers");
+        let files = std::fs::read_dir(folder).unwrap().flatten().filter(|entry| entry.path().is_file()).count();
+        if files != images.len().min(1) {
+            wrong.push(format!("{files} files of {} images", images.len()));
+        }
         if vms != self.vms {
             wrong.push(format!("the VMs are {vms:?}, and {:?} were told", self.vms));
         }

@@ -25,6 +25,7 @@ mod guest_daemon_restart;
 mod guest_debian;
 mod guest_disks;
 mod guest_hyperv;
+mod guest_images;
 mod guest_io_errors;
 mod guest_metrics;
 mod guest_networks;

@@ -11,11 +11,12 @@ use crate::support::guest;
 const TREE: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The pages with examples; each has its test below.
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
     "README.md",
     "docs/access.md",
     "docs/api.md",
     "docs/hyperv.md",
+    "docs/images.md",
     "docs/import.md",
     "docs/install.md",
     "docs/networks.md",
@@ -55,6 +56,11 @@ fn the_examples_of_the_api_run() {
 #[test]
 fn the_examples_of_the_hyperv_dialect_run() {
     examples_run("docs/hyperv.md");
+}
+
+#[test]
+fn the_examples_of_images_run() {
+    examples_run("docs/images.md");
 }
 
 #[test]

@@ -26,6 +26,7 @@ mod db_command;
 mod events_over_kills;
 mod exhausted_host;
 mod host_shutdown;
+mod image_crash_points;
 mod lost_by_the_host;
 mod migrations;
 mod moved_state;

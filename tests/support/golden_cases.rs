@@ -56,7 +56,11 @@ fn q35() -> VmSpec {
             file: format!("{ROOT}/images/{ID}/root.qcow2").into(),
             size: 1,
             clone: CloneMode::Linked,
-            base: Some(BaseImage { path: format!("{ROOT}/bases/base.qcow2").into(), format: ImageFormat::Qcow2 }),
+            base: Some(BaseImage {
+                path: format!("{ROOT}/bases/base.qcow2").into(),
+                format: ImageFormat::Qcow2,
+                layer: None,
+            }),
             io_limits: None,
             slot: None,
             request: None,
@@ -88,7 +92,8 @@ fn pc() -> VmSpec {
 }
 
 fn raw_base(spec: &mut VmSpec) {
-    spec.disks[0].base = Some(BaseImage { path: format!("{ROOT}/bases/base.raw").into(), format: ImageFormat::Raw });
+    spec.disks[0].base =
+        Some(BaseImage { path: format!("{ROOT}/bases/base.raw").into(), format: ImageFormat::Raw, layer: None });
 }
 
 fn further_disks(spec: &mut VmSpec) {

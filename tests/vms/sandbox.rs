@@ -17,7 +17,7 @@ use nix::libc;
 use qherd::{
     host::{
         cgroups::Group,
-        launcher::{Child, DNSMASQ, PASST, Permit, QEMU, QEMU_IMG, QEMU_PROBE, STORE_TRIAL},
+        launcher::{Child, DNSMASQ, PASST, Permit, QEMU, QEMU_IMG, QEMU_PROBE, STORE_TRIAL, UNPACK},
         sandbox::{Made, Needs, Programs, Sandbox},
     },
     model::{Layer, Uids, VmId},
@@ -93,13 +93,13 @@ fn system_calls_that_a_child_has_no_use_for_are_refused_by_the_filter() {
 #[test]
 fn every_kind_of_child_has_the_filter_and_only_dnsmasq_any_socket() {
     let attempts: Vec<String> = FILTERED.iter().chain(SOCKETS).map(|(attempt, ..)| at_me(attempt)).collect();
-    for permit in [QEMU_PROBE, QEMU_IMG, DNSMASQ, STORE_TRIAL] {
+    for permit in [QEMU_PROBE, QEMU_IMG, DNSMASQ, STORE_TRIAL, UNPACK] {
         let refused = tried(permit, &attempts, "capabilities");
         assert!(FILTERED.iter().all(|(attempt, refusal, _)| refused[&at_me(attempt)] == *refusal), "{refused:?}");
     }
     let outcome = |permit| tried(permit, &["netlink".into(), "raw".into(), "tcp-bind=127.0.0.1:0".into()], "");
     assert!(outcome(DNSMASQ).values().all(Option::is_none));
-    for permit in [QEMU_IMG, STORE_TRIAL] {
+    for permit in [QEMU_IMG, STORE_TRIAL, UNPACK] {
         assert!(outcome(permit).values().all(|outcome| *outcome == EAFNOSUPPORT));
     }
 }

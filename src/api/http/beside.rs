@@ -21,7 +21,7 @@ use uuid::Uuid;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::{
-    HttpError, Nulls, Request, Response,
+    HttpError, Nulls, Request, Response, Upload,
     route::RouteInfo,
     table::{self, OperationShape, Table},
 };
@@ -59,6 +59,8 @@ pub(super) struct Beside {
     record: OperationRecord,
     pub progress: Arc<Progress>,
     made: Made,
+    /// What its client sends still.
+    upload: Option<Upload>,
     wait: Duration,
     shape: OperationShape,
     prefix: String,
@@ -117,15 +119,15 @@ impl Beside {
             switch: subject.filter(|_| work.is_of_switch()).map(SwitchId::from),
             name: None,
             makes: None,
-            device: ["disk", "nic", "adapterId", "forward", "forwardId"].into_iter().find_map(param),
+            device: ["disk", "nic", "adapterId", "forward", "forwardId", "image"].into_iter().find_map(param),
             key,
             again,
             end: None,
         };
         let made = Made { operations: operations.clone(), operation: progress.id(), id: Arc::new(OnceLock::new()) };
         let prefix = mount.prefix.iter().flat_map(|segment| ["/", segment]).collect();
-        let (operations, role) = (operations.clone(), request.caller.role);
-        Some(Self { operations, record, progress, made, wait, shape, prefix, role })
+        let (operations, role, upload) = (operations.clone(), request.caller.role, request.upload.clone());
+        Some(Self { operations, record, progress, made, upload, wait, shape, prefix, role })
     }
 
     pub fn made(&self) -> Made {
@@ -171,6 +173,13 @@ impl Beside {
     ) {
         let caught = AssertUnwindSafe(work).catch_unwind();
         let mut work = pin!(async move { caught.await.unwrap_or_else(|panic| failed(panic_text(panic.as_ref()))) });
+        if let Some(upload) = self.upload.take() {
+            tokio::select! {
+                biased;
+                response = &mut work => return drop(reply.send(response)),
+                () = upload.arrived() => {}
+            }
+        }
         if let Some(response) = early(self.wait, self.progress.has_begun(), work.as_mut()).await {
             let _ = reply.send(response);
             return;
@@ -240,6 +249,7 @@ pub(super) fn go_on(operations: &Arc<Operations>, table: &Table) {
             query: again.query,
             headers,
             body: Ok(again.body.into()),
+            upload: None,
             nulls: Nulls::Absent,
             makes: None,
             goes_on: true,

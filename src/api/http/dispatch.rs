@@ -30,7 +30,7 @@ use super::streaming::{self, Lasting};
 use super::table::{self, Found};
 use super::waiter::Entered;
 use super::wire::Refused;
-use super::{HttpError, Load, Nulls, Request, Response, Table, query};
+use super::{HttpError, Load, Nulls, Request, Response, Table, Upload, query};
 use crate::service::access::Caller;
 use crate::service::{Keys, Remembered, asked_by, shown_in};
 
@@ -230,16 +230,15 @@ where
             return refuse(error);
         }
     };
-    let body = match body.read().await {
-        Ok(bytes) => Ok(bytes),
+    let (body, upload) = match Upload::or_whole(info.upload, body).await {
         // Too large is told when the handler asks; a body that never came means that there is no request.
-        Err(error @ HttpError::TooLarge { .. }) => Err(error),
-        Err(error) => return closing(refuse(error)),
+        (Err(error), _) if !matches!(error, HttpError::TooLarge { .. }) => return closing(refuse(error)),
+        taken => taken,
     };
     let too_large = body.is_err();
     let nulls = if info.method == Method::PUT { Nulls::Clear } else { Nulls::Absent };
     let mut request =
-        Request { params, query, headers: head.headers, body, nulls, makes: None, goes_on: false, caller };
+        Request { params, query, headers: head.headers, body, upload, nulls, makes: None, goes_on: false, caller };
     let keys = remembered.filter(|_| info.method == Method::POST).map(|remembered| (&remembered.keys, dialect));
     let keyed = match keys.map(|keys| keyed(keys, info, &head.query, &request)) {
         Some(Err(error)) => return refuse(error),

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use tokio::time::Instant;
 use warp::Buf;
@@ -13,9 +14,10 @@ use warp::http::{HeaderMap, header};
 use super::HttpError;
 use super::limits::for_bytes;
 
-/// The largest body that is read.
+/// The largest body that is read whole.
 const BODY_LIMIT: usize = 1024 * 1024;
-/// How long a body may take to arrive, and what its bytes take at the least rate.
+/// How long a body may take to arrive, and what its bytes take at the least rate; of one that is taken piece by piece, each
+/// piece.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// A body that nobody wants is still taken off the wire within these bounds. A client that writes its whole body
 /// before it looks for an answer would otherwise be cut off and see a broken pipe where it should read its 413.
@@ -68,6 +70,12 @@ impl<T: Stream<Item = Result<Bytes, ()>> + Send + Unpin + 'static> Incoming<T> {
         }
     }
 
+    /// For who takes it piece by piece.
+    pub fn boxed(self) -> Incoming<BoxStream<'static, Result<Bytes, ()>>> {
+        let Self { stream, declared, present, expects_continue } = self;
+        Incoming { stream: stream.boxed(), declared, present, expects_continue }
+    }
+
     /// Answers are not held up by this: it goes on beside them. When it gives up, the connection is closed.
     pub fn linger(self) {
         // A client that waits for `100 Continue` has sent nothing that would have to be taken off the wire.
@@ -84,6 +92,28 @@ impl<T: Stream<Item = Result<Bytes, ()>> + Send + Unpin + 'static> Incoming<T> {
                 }
             }
         }));
+    }
+}
+
+impl<T: Stream<Item = Result<Bytes, ()>> + Send + Unpin + 'static> Incoming<T> {
+    /// How long it is to be, where its client says so.
+    pub(super) fn declared(&self) -> Option<u64> {
+        if self.present { self.declared } else { Some(0) }
+    }
+
+    /// The next piece of it, of which `count` bytes have come since `begun`; none at its end.
+    pub(super) async fn next(&mut self, begun: Instant, count: usize) -> Result<Option<Bytes>, HttpError> {
+        if !self.present {
+            return Ok(None);
+        }
+        self.expects_continue = false;
+        let end = begun + BODY_TIMEOUT + for_bytes(count);
+        // A disk that was waited for is not the client's delay.
+        let end = end.max(Instant::now() + BODY_TIMEOUT / 3);
+        match tokio::time::timeout_at(end, self.stream.next()).await {
+            Ok(piece) => piece.transpose().map_err(|()| HttpError::BodyIncomplete),
+            Err(_) => Err(HttpError::BodyTimeout { seconds: end.duration_since(begun).as_secs() }),
+        }
     }
 }
 

@@ -10,7 +10,8 @@
 //!        ├─ beside                what is done for clients that do not wait on the line
 //!        ├─ table, route   which handler a path and a method mean; what OpenAPI says about it
 //!        ├─ request_id     what a request is called in its answer, in the log and in what is told of it
-//!        ├─ request        what a handler is given; query, json and decode turn it into the handler's types
+//!        ├─ request        what a handler is given; query, json and decode turn it into the handler's types, and an upload is
+//!        │                 taken piece by piece
 //!        ├─ answers        how much of answers is kept for those who do not take them
 //!        └─ response, section  what a handler gives back: a whole body, a stream (streaming), another protocol (upgrade);
 //!           error is everything the plumbing itself can object to
@@ -72,6 +73,7 @@ pub mod streaming;
 pub mod table;
 pub mod tls;
 pub mod upgrade;
+mod upload;
 mod waiter;
 pub mod websocket;
 pub(super) mod wire;
@@ -89,3 +91,4 @@ pub use section::{Problem, in_section};
 pub use server::{Report, serve};
 pub use shutdown::Shutdown;
 pub use table::Table;
+pub use upload::Upload;

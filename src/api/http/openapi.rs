@@ -151,6 +151,11 @@ impl Writer<'_> {
         if !params.is_empty() {
             operation["parameters"] = Value::Array(params);
         }
+        if route.upload {
+            let file = json!({"type": "string", "format": "binary"});
+            operation["requestBody"] =
+                json!({ "required": true, "content": content("application/octet-stream", file) });
+        }
         if let Some(input) = route.input {
             operation["requestBody"] = json!({
                 "required": input.required,
@@ -308,7 +313,8 @@ fn query_param(param: &super::QueryParam) -> Value {
         QueryKind::Boolean => json!({"type": "boolean"}),
         QueryKind::OneOf(values) => json!({"type": "string", "enum": values}),
     };
-    json!({"name": param.name, "in": "query", "required": false, "description": param.description, "schema": schema})
+    let (name, required, description) = (param.name, param.is_required, param.description);
+    json!({"name": name, "in": "query", "required": required, "description": description, "schema": schema})
 }
 
 fn stream_header() -> Value {

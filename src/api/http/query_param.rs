@@ -6,6 +6,7 @@ pub struct QueryParam {
     pub name: &'static str,
     pub description: &'static str,
     pub kind: QueryKind,
+    pub is_required: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +43,11 @@ impl QueryParam {
     pub const fn one_of(name: &'static str, values: &'static [&'static str], description: &'static str) -> Self {
         Self::new(name, description, QueryKind::OneOf(values))
     }
+    /// Refusing a request without it is the handler's task.
+    pub const fn required(self) -> Self {
+        Self { is_required: true, ..self }
+    }
     const fn new(name: &'static str, description: &'static str, kind: QueryKind) -> Self {
-        Self { name, description, kind }
+        Self { name, description, kind, is_required: false }
     }
 }

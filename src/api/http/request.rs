@@ -10,7 +10,7 @@ use serde_json::Value;
 use uuid::Uuid;
 use warp::http::{HeaderMap, header};
 
-use super::{HttpError, Nulls, decode, query};
+use super::{HttpError, Nulls, Upload, decode, query};
 use crate::service::access::Caller;
 
 #[derive(Debug, Clone)]
@@ -19,6 +19,8 @@ pub struct Request {
     pub query: Vec<(String, String)>,
     pub headers: HeaderMap,
     pub body: Result<Bytes, HttpError>,
+    /// The body, of a route that takes a file.
+    pub upload: Option<Upload>,
     /// What a null in the body says.
     pub nulls: Nulls,
     /// With an Idempotency-Key: the id that what this request makes is to have. A handler that makes something passes it
@@ -136,6 +138,7 @@ mod tests {
             query: Vec::new(),
             headers,
             body: Ok(Bytes::from_static(body.as_bytes())),
+            upload: None,
             nulls: Nulls::Absent,
             makes: None,
             goes_on: false,

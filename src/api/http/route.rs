@@ -79,6 +79,8 @@ pub struct RouteInfo {
     pub tag: &'static str,
     pub query: &'static [QueryParam],
     pub input: Option<Input>,
+    /// Its body is a file, which its handler takes piece by piece.
+    pub upload: bool,
     pub outputs: Vec<Output>,
     pub urgency: Urgency,
     /// What it has begun goes on without it: a daemon that ends does not wait for the guest to finish.
@@ -177,6 +179,7 @@ impl<S: 'static> Route<S> {
                 tag: "",
                 query: &[],
                 input: None,
+                upload: false,
                 outputs: Vec::new(),
                 urgency: Urgency::None,
                 waits_for_guest: false,
@@ -221,6 +224,12 @@ impl<S: 'static> Route<S> {
     /// A body that may be absent; the handler reads it with [`Request::json_or_default`].
     pub fn optional_input<T: JsonSchema + DeserializeOwned>(mut self) -> Self {
         self.info.input = Some(Input { schema: schema_of::<T>, decode: decode::<T>, required: false });
+        self
+    }
+
+    /// The body is a file of any length; the handler takes it from [`Request::upload`].
+    pub fn uploads(mut self) -> Self {
+        self.info.upload = true;
         self
     }
 

@@ -121,12 +121,17 @@ fn domain(error: Error, endpoint: &Endpoint, role: Role) -> (StatusCode, ErrorBo
         Error::PortTaken { .. }
         | Error::Storage(_)
         | Error::BeyondBounds(_)
+        | Error::ImageExists(_)
+        | Error::ImageConflict(_)
         | Error::BaseImageInUse { .. }
         | Error::Unstartable { .. } => (StatusCode::CONFLICT, said(message)),
+        Error::NoRoom { .. } => (StatusCode::INSUFFICIENT_STORAGE, said(message)),
         Error::MadeAndDeleted => (StatusCode::GONE, said(message)),
         Error::NicNotFound { .. } => (StatusCode::NOT_FOUND, said(endpoint.not_found)),
         Error::ForwardNotFound(_) => (StatusCode::NOT_FOUND, said("Port forward not found")),
-        Error::BaseImageNotFound { .. } | Error::DiskNotFound { .. } => (StatusCode::NOT_FOUND, said(message)),
+        Error::BaseImageNotFound { .. } | Error::DiskNotFound { .. } | Error::ImageNotFound(_) => {
+            (StatusCode::NOT_FOUND, said(message))
+        }
         Error::Conflict(conflict) => (StatusCode::CONFLICT, in_the_way(conflict, message)),
         Error::NoAgent { why } => {
             let body = said("Shutdown integration service not available or not enabled");

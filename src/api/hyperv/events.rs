@@ -35,11 +35,13 @@ pub struct EventBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     switch_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    image_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     operation_id: Option<String>,
     /// Of an operation: which request it is the work for, by its operation id in the document of its dialect.
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<String>,
-    /// Of the VM or the switch, at that time; `host` of the host.
+    /// Of the VM, the switch or the image, at that time; `host` of the host.
     name: String,
     /// Who has asked for it; empty where nobody has.
     by: Vec<AskerBody>,
@@ -137,7 +139,7 @@ pub struct EventsBody {
 impl EventBody {
     pub fn of(place: Place, entry: &Entry) -> Self {
         let event = &entry.event;
-        let Subject { vm, switch, operation, kind, name } = Subject::of(&event.about);
+        let Subject { vm, switch, image, operation, kind, name } = Subject::of(&event.about);
         let by = event.by.iter();
         Self {
             id: place.to_string(),
@@ -146,9 +148,10 @@ impl EventBody {
             r#type: event.kind(),
             vm_id: vm,
             switch_id: switch,
+            image_id: image,
             operation_id: operation,
             kind,
-            name,
+            name: name.clone(),
             by: by.map(|by| AskerBody { caller: by.caller.clone(), request_id: by.request.clone() }).collect(),
             details: Details::of(&event.what),
         }

@@ -342,6 +342,8 @@ impl Deleted {
 pub struct BaseBody {
     pub path: PathBuf,
     pub format: ImageFormat,
+    /// The names of the images of the store whose data these are; empty for another file.
+    pub images: Vec<String>,
     pub vms: Vec<BaseUserBody>,
 }
 
@@ -353,15 +355,16 @@ pub struct BaseUserBody {
     pub clone: CloneMode,
 }
 
-impl From<Base> for BaseBody {
-    fn from(base: Base) -> Self {
+impl BaseBody {
+    pub fn of(base: Base, service: &Service) -> Self {
         let user = |user: crate::service::BaseUser| BaseUserBody {
             id: user.id.to_string(),
             vm_id: user.id.to_string(),
             name: user.name,
             clone: user.clone,
         };
-        Self { path: base.path, format: base.format, vms: base.vms.into_iter().map(user).collect() }
+        let images = base.layer.map(|layer| service.images_of(layer)).unwrap_or_default();
+        Self { path: base.path, format: base.format, images, vms: base.vms.into_iter().map(user).collect() }
     }
 }
 

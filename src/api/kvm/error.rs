@@ -100,16 +100,20 @@ impl http::Problem for Problem {
                     Error::BaseImageNotFound { .. }
                     | Error::DiskNotFound { .. }
                     | Error::NicNotFound { .. }
+                    | Error::ImageNotFound(_)
                     | Error::ForwardNotFound(_)
                     | Error::SwitchNotFound(_) => (StatusCode::NOT_FOUND, message, None),
                     Error::Fixed { .. }
                     | Error::Conflict(_)
                     | Error::SwitchConflict(_)
+                    | Error::ImageExists(_)
+                    | Error::ImageConflict(_)
                     | Error::Storage(_)
                     | Error::BeyondBounds(_)
                     | Error::PortTaken { .. }
                     | Error::BaseImageInUse { .. }
                     | Error::Unstartable { .. } => (StatusCode::CONFLICT, message, None),
+                    Error::NoRoom { .. } => (StatusCode::INSUFFICIENT_STORAGE, message, None),
                     Error::MadeAndDeleted => (StatusCode::GONE, message, None),
                     Error::NoAgent { .. } => (StatusCode::UNPROCESSABLE_ENTITY, message, None),
                     Error::Unresponsive(_)

@@ -35,11 +35,13 @@ pub struct EventBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub switch_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub operation_id: Option<String>,
     /// Of an operation: which request it is the work for, by its operation id in this document.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Of the VM or the switch, at that time; `host` of the host.
+    /// Of the VM, the switch or the image, at that time; `host` of the host.
     pub name: String,
     /// Who has asked for it; empty where nobody has.
     pub by: Vec<AskerBody>,
@@ -57,7 +59,7 @@ pub struct AskerBody {
 
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Details {
-    /// `vm.changed`, `switch.changed`, `vm.in_effect`: what differs.
+    /// `vm.changed`, `switch.changed`, `image.changed`, `vm.in_effect`: what differs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fields: Option<Vec<String>>,
     /// `vm.goal`: what is wanted of the VM from now on.
@@ -164,7 +166,7 @@ pub struct EventsBody {
 impl EventBody {
     pub fn of(place: Place, entry: &Entry) -> Self {
         let event = &entry.event;
-        let Subject { vm, switch, operation, kind, name } = Subject::of(&event.about);
+        let Subject { vm, switch, image, operation, kind, name } = Subject::of(&event.about);
         Self {
             id: place.to_string(),
             seq: entry.number,
@@ -172,9 +174,10 @@ impl EventBody {
             r#type: event.kind().into(),
             vm_id: vm,
             switch_id: switch,
+            image_id: image,
             operation_id: operation,
             kind,
-            name,
+            name: name.clone(),
             by: event.by.iter().cloned().map(AskerBody::from).collect(),
             details: Details::of(&event.what),
         }

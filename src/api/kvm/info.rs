@@ -84,7 +84,8 @@ impl From<Wait> for Awaited {
 }
 
 pub async fn base_images(shared: Shared, _: Request) -> Result<Reply, Problem> {
-    let bases: Vec<dto::BaseBody> = shared.service.bases().into_iter().map(Into::into).collect();
+    let bases = shared.service.bases().into_iter();
+    let bases: Vec<_> = bases.map(|base| dto::BaseBody::of(base, &shared.service)).collect();
     Ok(Reply::json(StatusCode::OK, &bases))
 }
 

@@ -15,6 +15,7 @@ mod events;
 mod failure;
 mod forwards;
 mod host;
+mod images;
 mod info;
 mod logs;
 mod media;
@@ -51,6 +52,7 @@ pub mod bodies {
         events::{EventBody, EventsBody},
         forwards::LeaseFields,
         host::HostBody,
+        images::{ImageDone, ImageFields, ImageUpdate, ImportBody},
         media::{Iso, IsoBody},
         network_body::{NetworkBody, UserBody},
         networks::{NetworkAdded, NetworkRemoved, NetworkRow, NetworkView},

@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::{
     Shared, change, config, disk_view, disks, dto,
     error::{Endpoint, ErrorBody, NotFound, endpoint, http_error},
-    events, host, info, media, monitoring, network_body, networks, operations, policy, power, rows, switch_routes,
-    updated, whole,
+    events, host, images, info, media, monitoring, network_body, networks, operations, policy, power, rows,
+    switch_routes, updated, whole,
 };
 use crate::{
     api::{
@@ -66,6 +66,7 @@ pub fn routes() -> Vec<Route<Shared>> {
     routes.extend(monitoring::routes());
     routes.extend(switch_routes::routes());
     routes.extend(operations::routes());
+    routes.extend(images::routes());
     routes.extend(docs::routes(SERVICE));
     routes
 }
@@ -323,6 +324,11 @@ pub fn openapi() -> Value {
             PathParam { name: "nic", description: "The id of the NIC, or QEMU's name of it: net0…", format: None },
             PathParam { name: "forward", description: "The id of the port forward.", format: Some("uuid") },
             PathParam { name: "operation", description: "The id of the operation.", format: Some("uuid") },
+            PathParam {
+                name: "image",
+                description: "The id of the image, or its name with its tag: debian:12; without one it is latest.",
+                format: None,
+            },
             docs::FILE,
             PathParam { name: "disk", description: "The name of the disk: root, disk1…", format: None },
         ],

@@ -22,6 +22,11 @@ impl Copied {
         self.total.store(total, Ordering::Relaxed);
     }
 
+    /// So much of it is done.
+    pub(super) fn is_at(&self, done: u64) {
+        self.done.store(done, Ordering::Relaxed);
+    }
+
     /// What `qemu-img -p` has written since its last line began: the newest part that is whole counts.
     pub(super) fn hear(&self, line: &[u8]) {
         if let Some(hundredths) = hundredths(line) {

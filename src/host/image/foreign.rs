@@ -4,6 +4,7 @@
 use std::{fs::File, io, path::Path};
 
 use super::read_at;
+use crate::model::{Compression, SourceFormat};
 
 /// As far as any signature reaches: an ISO 9660 volume begins at 32 KiB.
 const HEAD: usize = 33 << 10;
@@ -66,11 +67,65 @@ const QCOW2: Signature = (0, super::qcow2::MAGIC, "a qcow2 image", "give it as a
 const ISO_9660: Signature =
     (0x8001, b"CD001", "an ISO image (ISO 9660)", "put it into the CD drive with iso, beside a disk to install to");
 
+const FIXED_VHD: &str = "a fixed VHD image";
+
 /// In the last sector.
 const TRAILERS: &[(&[u8], &str, &str)] = &[
-    (b"conectix", "a fixed VHD image", "convert it with qemu-img convert -f vpc -O qcow2"),
+    (b"conectix", FIXED_VHD, "convert it with qemu-img convert -f vpc -O qcow2"),
     (b"koly", "an Apple disk image (dmg)", "convert it with qemu-img convert -f dmg -O qcow2"),
 ];
+
+/// What a file is that is to be an image of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recognised {
+    Disk(SourceFormat),
+    Packed(Compression),
+    Foreign(Foreign),
+}
+
+/// Every form of a disk that qemu-img is let read, by the same signatures that keep it from being taken for a raw one.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn recognise(file: &File) -> io::Result<Recognised> {
+    let head = head(file)?;
+    if let Some(packed) = packed(&head) {
+        return Ok(Recognised::Packed(packed));
+    }
+    let disk = |signature: &[u8], at: usize| head.get(at..).is_some_and(|rest| rest.starts_with(signature));
+    let known: [(&[u8], usize, SourceFormat); 5] = [
+        (super::qcow2::MAGIC, 0, SourceFormat::Qcow2),
+        (b"KDMV", 0, SourceFormat::Vmdk),
+        (b"vhdxfile", 0, SourceFormat::Vhdx),
+        (b"conectix", 0, SourceFormat::Vhd),
+        (b"\x7f\x10\xda\xbe", 64, SourceFormat::Vdi),
+    ];
+    if let Some((.., format)) = known.into_iter().find(|(signature, at, _)| disk(signature, *at)) {
+        return Ok(Recognised::Disk(format));
+    }
+    let foreign = signed(&head, CONTAINERS.iter().chain(DISKS).chain([&ISO_9660])).or_else(|| by_words(&head));
+    let foreign = if foreign.is_some() { foreign } else { trailer(file)? };
+    Ok(match foreign {
+        Some(foreign) if foreign.what == FIXED_VHD => Recognised::Disk(SourceFormat::Vhd),
+        Some(foreign) => Recognised::Foreign(foreign),
+        None => Recognised::Disk(SourceFormat::Raw),
+    })
+}
+
+fn packed(head: &[u8]) -> Option<Compression> {
+    match head {
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Compression::Xz),
+        [0x1f, 0x8b, ..] => Some(Compression::Gzip),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Compression::Zstd),
+        _ => is_bzip2(head).then_some(Compression::Bzip2),
+    }
+}
+
+/// The magic of the first block comes after the digit.
+fn is_bzip2(head: &[u8]) -> bool {
+    let block = head.get(4..10);
+    head.starts_with(b"BZh") && block.is_some_and(|block| block == b"1AY&SY" || block == b"\x17\x72\x45\x38\x50\x90")
+}
 
 /// What the base image of a disk is instead of raw or qcow2.
 ///
@@ -109,10 +164,7 @@ fn signed<'a>(head: &[u8], signatures: impl Iterator<Item = &'a Signature>) -> O
 /// What takes more than a signature to tell.
 fn by_words(head: &[u8]) -> Option<Foreign> {
     let foreign = |what, remedy| Some(Foreign { what, remedy });
-    // The magic of the first block comes after the digit.
-    if head.starts_with(b"BZh")
-        && head.get(4..10).is_some_and(|block| block == b"1AY&SY" || block == b"\x17\x72\x45\x38\x50\x90")
-    {
+    if is_bzip2(head) {
         return foreign("a file compressed with bzip2", "unpack it first with bunzip2");
     }
     if head.get(257..262) == Some(b"ustar") {

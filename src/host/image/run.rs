@@ -143,7 +143,7 @@ fn as_path(file: &File) -> PathBuf {
 
 /// Runs it in a thread of its own: its program may lie on storage that hangs, and the kernel ends the child with the thread
 /// that started it.
-async fn apart(child: Child, copied: Arc<Copied>) -> io::Result<Output> {
+pub(super) async fn apart(child: Child, copied: Arc<Copied>) -> io::Result<Output> {
     let leash = Leash::default();
     let (held, (answer, output)) = (leash.0.clone(), oneshot::channel());
     let run = move || {

@@ -39,7 +39,7 @@ pub use apart::Apart;
 pub use cell::Cell;
 pub use layer::Layers;
 pub use limits::Limits;
-pub use permit::{DNSMASQ, Lifetime, PASST, Permit, QEMU, QEMU_IMG, QEMU_PROBE, STORE_TRIAL};
+pub use permit::{DNSMASQ, Lifetime, PASST, Permit, QEMU, QEMU_IMG, QEMU_PROBE, STORE_TRIAL, UNPACK};
 pub use root::Roots;
 pub use spawn::Spawned;
 pub use user::User;

@@ -81,6 +81,16 @@ pub const PASST: Permit = Permit {
     lifetime: Lifetime::ItsOwn,
 };
 
+/// This program itself, on a compressed image: what a hostile one makes of a decoder stays in there.
+pub const UNPACK: Permit = Permit {
+    environment: &[("RUST_BACKTRACE", "0")],
+    limits: Limits { descriptors: 64, address_space: Some(1024 * MIB), cpu_seconds: Some(2 * 3600), file_size: None },
+    capabilities: Capabilities::of(&[Capabilities::DAC_OVERRIDE]),
+    sockets: Sockets::None,
+    walls_itself_in: false,
+    lifetime: Lifetime::Ours,
+};
+
 /// This program itself, on a copy of a store: damage can make sled ask for any amount of memory.
 pub const STORE_TRIAL: Permit = Permit {
     environment: &[("RUST_BACKTRACE", "0")],

@@ -11,7 +11,7 @@ fn said(permit: Permit, script: &str, inherit: &[RawFd]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-const KINDS: [Permit; 6] = [QEMU, QEMU_PROBE, QEMU_IMG, DNSMASQ, PASST, STORE_TRIAL];
+const KINDS: [Permit; 7] = [QEMU, QEMU_PROBE, QEMU_IMG, DNSMASQ, PASST, STORE_TRIAL, UNPACK];
 
 #[test]
 fn the_environment_is_the_path_and_what_the_kind_names() {
@@ -50,7 +50,8 @@ fn limits_capabilities_and_privileges_are_what_the_kind_names() {
         let line = text.lines().find_map(|line| line.strip_prefix(name)).map(|rest| rest.trim().to_owned());
         line.unwrap_or_else(|| panic!("no {name} in {text}"))
     };
-    for (permit, kept) in [(QEMU, 0), (QEMU_PROBE, 0), (QEMU_IMG, 0x2), (DNSMASQ, 0x34c3), (STORE_TRIAL, 0x2)] {
+    let kinds = [(QEMU, 0), (QEMU_PROBE, 0), (QEMU_IMG, 0x2), (DNSMASQ, 0x34c3), (STORE_TRIAL, 0x2), (UNPACK, 0x2)];
+    for (permit, kept) in kinds {
         let text = status(permit);
         for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
             assert_eq!(u64::from_str_radix(&field(&text, set), 16), Ok(kept), "{set} {text}");

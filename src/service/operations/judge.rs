@@ -80,13 +80,16 @@ pub fn judge(operation: &OperationRecord, stored: Option<&Record>) -> Verdict {
                 (true, _) => Interrupted("The device is still there; ask again."),
             }
         }
-        // Those of switches are judged by them.
+        // Those of switches and images are judged by them.
         Work::Change
         | Work::MakeSwitch
         | Work::ChangeSwitch
         | Work::DeleteSwitch
         | Work::AddForward
-        | Work::RemoveForward => Interrupted(
+        | Work::RemoveForward
+        | Work::ImportImage
+        | Work::ChangeImage
+        | Work::DeleteImage => Interrupted(
             "What was stored of the change holds and goes on, as the VM and what is pending of it show; the same may be asked again.",
         ),
     }
@@ -119,6 +122,18 @@ pub fn judge_of_switch(operation: &OperationRecord, stored: Option<&SwitchRecord
         (_, Some(_)) => Interrupted(
             "What was stored of the change holds and goes on, as the switch shows; the same may be asked again.",
         ),
+    }
+}
+
+/// The same, of one that is about an image, which is stored or is not.
+pub fn judge_of_image(work: Work, is_stored: bool) -> Verdict {
+    use Verdict::{Done, Interrupted};
+    match (work, is_stored) {
+        (Work::ImportImage, true) | (Work::DeleteImage, false) => Done,
+        (Work::ImportImage, false) => Interrupted(NOTHING_LEFT),
+        (Work::DeleteImage, true) => Interrupted("The image is still there; ask again."),
+        (_, true) => Interrupted("Whether the change was stored the image shows; the same may be asked again."),
+        (_, false) => Interrupted("There is no such image any more."),
     }
 }
 

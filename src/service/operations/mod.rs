@@ -2,8 +2,9 @@
 //! day after its end, and ends with the answer that a client on the line would have had. The work itself is the core's, and
 //! knows nothing of this: what is begun here is a handler that runs beside its connection (docs/adr/0036).
 //!
-//! `record` is what is stored, `judge` what a restart makes of one that has no end, `list` what is read.
+//! `record` is what is stored, `found` and `judge` what a restart makes of one that has no end, `list` what is read.
 
+mod found;
 mod judge;
 mod list;
 mod record;
@@ -28,11 +29,12 @@ pub use record::{Again, End, OperationRecord, Work};
 
 use super::keys::{Digest, KeptAnswer};
 use crate::{
-    model::{Asker, Conflict, Event, Labels, OperationNews, Outcome, SwitchRecord, VmId, now_ms},
+    model::{Asker, Conflict, Event, Labels, OperationNews, Outcome, VmId, now_ms},
     store::{Batch, Store, StoreError},
-    vm::{Phase, Progress, records},
+    vm::{Phase, Progress},
 };
-use judge::{Verdict, judge, judge_of_switch};
+use found::verdict;
+use judge::Verdict;
 
 /// How long one is kept after its end.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -353,21 +355,6 @@ impl Inner {
         }
         self.by_key.retain(|_, (_, known)| known != id);
     }
-}
-
-/// What a restart finds of one, by the record of what it is about; and the labels of its VM.
-fn verdict(store: &Store, record: &OperationRecord) -> (Verdict, Labels) {
-    let unknown = Verdict::Interrupted("The record of what it is about cannot be read; the log says more.");
-    if record.work.is_of_switch() {
-        let stored = record.switch.map_or(Ok(None), |id| store.get::<SwitchRecord>(&id.to_string()));
-        return (stored.map_or(unknown, |stored| judge_of_switch(record, stored.as_ref())), Labels::new());
-    }
-    let Ok(stored) = record.vm.map_or(Ok(None), |id| records::get(store, &id.to_string())) else {
-        return (unknown, Labels::new());
-    };
-    let stored = stored.map(|stored| stored.record);
-    let labels = stored.as_ref().map(|record| record.definition.metadata.labels.clone());
-    (judge(record, stored.as_ref()), labels.unwrap_or_default())
 }
 
 /// What is stored of one that a daemon has ended over; done where nothing is said.

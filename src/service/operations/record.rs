@@ -32,10 +32,13 @@ pub enum Work {
     DeleteSwitch,
     AddForward,
     RemoveForward,
+    ImportImage,
+    ChangeImage,
+    DeleteImage,
 }
 
 impl Work {
-    /// It is about a switch, else about a VM.
+    /// It is about a switch, else about a VM or an image.
     pub fn is_of_switch(self) -> bool {
         match self {
             Self::MakeSwitch | Self::ChangeSwitch | Self::DeleteSwitch | Self::AddForward | Self::RemoveForward => true,
@@ -48,13 +51,21 @@ impl Work {
             | Self::Delete
             | Self::Add
             | Self::Remove
-            | Self::Change => false,
+            | Self::Change
+            | Self::ImportImage
+            | Self::ChangeImage
+            | Self::DeleteImage => false,
         }
+    }
+
+    /// It is about an image, and about no VM.
+    pub fn is_of_image(self) -> bool {
+        matches!(self, Self::ImportImage | Self::ChangeImage | Self::DeleteImage)
     }
 
     /// It makes something, which has an id from the beginning.
     pub fn makes(self) -> bool {
-        matches!(self, Self::Create | Self::Add | Self::MakeSwitch | Self::AddForward)
+        matches!(self, Self::Create | Self::Add | Self::MakeSwitch | Self::AddForward | Self::ImportImage)
     }
 
     /// What a VM does by itself when it has been asked: a daemon that ends leaves it to the next one.
@@ -66,7 +77,7 @@ impl Work {
     /// Why it is never cancelled.
     pub fn check_cancellable(self) -> Result<(), &'static str> {
         match self {
-            Self::Create | Self::Stop | Self::Add | Self::Remove | Self::Change => Ok(()),
+            Self::Create | Self::Stop | Self::Add | Self::Remove | Self::Change | Self::ImportImage => Ok(()),
             // While it waits for its turn.
             Self::Suspend | Self::Resume => Ok(()),
             // Until the guest is off.
@@ -76,6 +87,7 @@ impl Work {
             Self::MakeSwitch | Self::ChangeSwitch | Self::DeleteSwitch | Self::AddForward | Self::RemoveForward => {
                 Err("what is done to the host's network is done whole; ask for the opposite when it has ended")
             }
+            Self::ChangeImage | Self::DeleteImage => Err("an image is changed or deleted whole"),
         }
     }
 }
@@ -96,11 +108,11 @@ pub struct OperationRecord {
     /// The same, of one that is about a switch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switch: Option<SwitchId>,
-    /// Of the VM or the switch, when it was asked.
+    /// Of the VM, the switch or the image, when it was asked.
     pub name: Option<String>,
-    /// What it makes bears this id: a VM, the request of a disk, a NIC, a switch, a forward.
+    /// What it makes bears this id: a VM, the request of a disk, a NIC, a switch, a forward, an image.
     pub makes: Option<Uuid>,
-    /// The disk, the NIC or the forward that it is about, as the client names it.
+    /// The disk, the NIC, the forward or the image that it is about, as the client names it.
     pub device: Option<String>,
     /// The idempotency key that it came with, and what it was used for.
     pub key: Option<(Digest, Digest)>,

@@ -5,9 +5,15 @@ use std::{path::Path, sync::Arc};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::*;
+use super::{
+    judge::{judge, judge_of_switch},
+    *,
+};
 use crate::{
-    model::{ForwardId, NicId, Protocol, Switch, SwitchForward, SwitchKind, SwitchState},
+    model::{
+        ForwardId, Image, ImageId, ImageName, ImageSource, LayerId, Metadata, NicId, Protocol, SourceFormat, Switch,
+        SwitchForward, SwitchKind, SwitchRecord, SwitchState,
+    },
     vm::core::{Cause, Deadline, Ending, Goal, Guest, Record, Run, RunRecord, Up},
 };
 
@@ -264,6 +270,46 @@ fn what_a_restart_makes_of_one_about_a_switch_is_what_was_stored_of_it() {
         match judge_of_switch(&operation, stored.as_ref()) {
             Verdict::Done => assert!(is_done, "{work:?} {stored:?}"),
             Verdict::Interrupted(why) => assert!(!is_done && !why.is_empty(), "{work:?} {stored:?}"),
+            Verdict::GoesOn => panic!("nobody goes on with it"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_restart_makes_of_one_about_an_image_is_what_is_stored_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let (id, gone) = (ImageId::random(), ImageId::random());
+    let image = Image {
+        id,
+        name: ImageName::parse("debian:12").unwrap(),
+        sha256: "0".repeat(64),
+        format: SourceFormat::Raw,
+        compression: None,
+        virtual_size: 512,
+        size: 512,
+        content_sha256: "1".repeat(64),
+        layer: LayerId::random(),
+        source: ImageSource::Upload,
+        created_at: 0,
+        metadata: Metadata::default(),
+    };
+    store.commit(Batch::new().put(&id.to_string(), &image).unwrap()).await.unwrap();
+    for (work, makes, named, is_done) in [
+        (Work::ImportImage, Some(id), None, true),
+        (Work::ImportImage, Some(gone), None, false),
+        (Work::ImportImage, None, None, false),
+        (Work::ChangeImage, None, Some(id.to_string()), false),
+        (Work::DeleteImage, None, Some(id.to_string()), false),
+        (Work::DeleteImage, None, Some("debian:12".to_owned()), false),
+        (Work::DeleteImage, None, Some(gone.to_string()), true),
+        (Work::DeleteImage, None, Some("debian".to_owned()), true),
+    ] {
+        let makes = makes.map(Uuid::from);
+        let operation = OperationRecord { vm: None, makes, device: named, ..record(work) };
+        match verdict(&store, &operation).0 {
+            Verdict::Done => assert!(is_done, "{operation:?}"),
+            Verdict::Interrupted(why) => assert!(!is_done && !why.is_empty(), "{operation:?}"),
             Verdict::GoesOn => panic!("nobody goes on with it"),
         }
     }

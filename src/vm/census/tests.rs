@@ -106,6 +106,9 @@ fn bears(view: &VmView, mark: Mark) -> bool {
                 let base = disk.base.as_ref().map(|base| Mark::path(&base.path));
                 Mark::path(&disk.file) == mark || base == Some(mark)
             }),
+            Mark::Base(layer) => {
+                spec.disks.iter().any(|disk| disk.backing_file().and_then(|base| base.layer) == Some(layer))
+            }
         }
     })
 }

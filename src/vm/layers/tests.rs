@@ -15,7 +15,8 @@ use crate::{
 
 fn disk(number: u32) -> Disk {
     let name = DiskNo(number).name();
-    let base = (number == 0).then(|| BaseImage { path: "/b/debian.qcow2".into(), format: ImageFormat::Qcow2 });
+    let base =
+        (number == 0).then(|| BaseImage { path: "/b/debian.qcow2".into(), format: ImageFormat::Qcow2, layer: None });
     let file = format!("/i/{name}.qcow2").into();
     let (layer, clone) = (LayerId::random(), CloneMode::Linked);
     Disk { name, layer, file, size: 1, clone, base, io_limits: None, slot: None, request: None }
@@ -184,13 +185,13 @@ async fn a_vm_whose_layer_cannot_be_read_hides_no_other_and_says_which_it_is() {
     let (mut one, mut other) = (vm(vec![disk(0)]), vm(vec![disk(0)]));
     let layer = one.disks()[0].layer;
     let above_another = json!({
-        "folder": "/i", "file": "root.qcow2", "parent": { "layer": LayerId::random() }, "owners": [one.record.definition.id]
+        "folder": "/i", "file": "root.qcow2", "parent": { "fork": LayerId::random() }, "owners": [one.record.definition.id]
     });
     one.commit(&store).await.unwrap();
     other.commit(&store).await.unwrap();
     let names = store.names().unwrap();
     for (data, reason) in
-        [(json!("?"), "does not decode"), (above_another, "unknown variant `layer`"), (Value::Null, "not there")]
+        [(json!("?"), "does not decode"), (above_another, "unknown variant `fork`"), (Value::Null, "not there")]
     {
         damaged::<2>(&store, layer, data).await;
         let said = one.again(&store).unwrap_err().to_string();

@@ -32,7 +32,7 @@ pub(super) async fn open(hands: &Hands, file: &HostFile) -> io::Result<Opened> {
     }
     let config = &hands.ctx.config;
     let (access, folders) = match used {
-        FileUse::Log | FileUse::Medium | FileUse::Base(_) => (Access::Read, config.image_dirs.clone()),
+        FileUse::Log | FileUse::Medium | FileUse::Base(_) => (Access::Read, config.base_dirs()),
         FileUse::Disk(_) => (Access::ReadWrite, config.storage_dirs.clone()),
     };
     let opened = on_storage(&file.path, STORAGE, move || {
