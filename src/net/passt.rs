@@ -161,7 +161,8 @@ pub async fn attempt(cell: Cell) -> Result<(), String> {
 fn ask(mut passt: UnixStream, mac: MacAddr) -> io::Result<()> {
     passt.set_read_timeout(Some(TRIAL))?;
     let mac = mac.octets();
-    let mut frame = Vec::with_capacity(42);
+    let mut frame = Vec::with_capacity(4 + 42);
+    frame.extend(42_u32.to_be_bytes());
     frame.extend([0xff; 6]);
     frame.extend(mac);
     // ARP, of Ethernet and IPv4: a request.
@@ -170,7 +171,7 @@ fn ask(mut passt: UnixStream, mac: MacAddr) -> io::Result<()> {
     frame.extend(GUEST);
     frame.extend([0; 6]);
     frame.extend(ROUTER);
-    passt.write_all(&(frame.len() as u32).to_be_bytes())?;
+    // In one piece: the passt of Debian 12 forgets a length that comes alone.
     passt.write_all(&frame)?;
     let mut answer = [0; 4 + 22];
     passt.read_exact(&mut answer)?;
