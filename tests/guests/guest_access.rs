@@ -43,7 +43,9 @@ fn unable_to_rule(daemon: &Daemon) -> std::process::Command {
     command
         .args(["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"])
         .arg(whole.get_program())
-        .args(whole.get_args());
+        .args(whole.get_args())
+        // Other daemons of this host may have rules for the users that all have by default.
+        .args(["--vm-uids", "1999990000-1999990099"]);
     command
         .current_dir(whole.get_current_dir().unwrap())
         .env("QHERD_LOG", "qherd=debug")
