@@ -196,7 +196,7 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// A forward of a port that somebody has, the API for one, is none.
+/// What answers on a port of the API is taken for the API.
 #[tokio::test]
 async fn a_forward_of_the_apis_port_is_refused_whoever_carries_it() {
     for carrier in ["passt", "slirp"] {
@@ -206,7 +206,7 @@ async fn a_forward_of_the_apis_port_is_refused_whoever_carries_it() {
         let mut wish = daemon.wish();
         (wish["start"], wish["networks"]) = (json!(true), networks(port));
         let refused = daemon.post("/vms", wish.clone()).await;
-        assert!(refused.status == 409 && refused.body.to_string().contains(&port.to_string()), "{}", refused.body);
+        assert!(refused.status == 400 && refused.body.to_string().contains(&port.to_string()), "{}", refused.body);
         wish["networks"] = networks(1023);
         assert_eq!(daemon.post("/vms", wish).await.status, 400);
     }
