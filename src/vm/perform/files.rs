@@ -115,9 +115,14 @@ pub(super) async fn remove_run_files(hands: &Hands) -> Done {
 /// The file system's.
 pub(in crate::vm) fn clear(paths: &RunPaths) -> io::Result<()> {
     let known = [paths.qmp(), paths.agent(), paths.serial(), paths.pid()];
-    let left = fs::read_dir(paths.dir()).into_iter().flatten().flatten();
+    let left = match fs::read_dir(paths.dir()) {
+        Ok(left) => left.collect::<io::Result<Vec<_>>>()?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        // Such as that no descriptor is left to look by.
+        Err(error) => return Err(error),
+    };
     let carriers =
-        left.filter(|file| file.file_name().to_str().is_some_and(RunPaths::is_carrier)).map(|file| file.path());
+        left.iter().filter(|file| file.file_name().to_str().is_some_and(RunPaths::is_carrier)).map(fs::DirEntry::path);
     known.into_iter().chain(carriers).try_for_each(|file| absent(fs::remove_file(&file), &file))
 }
 
