@@ -207,6 +207,13 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Whether the API is at this TCP port: what a guest answers there is taken for it.
+    pub fn is_api_port(&self, port: u16) -> bool {
+        [Some(self.listen), self.hyperv_listen].iter().flatten().any(|address| address.port() == port)
+    }
+}
+
 impl Settings {
     /// Joins flags and variables with the file (`file`, or `qherd.toml` if it is there) and the defaults.
     ///

@@ -1,7 +1,7 @@
 //! NICs: what a client wishes for, checked and given its addresses, and what is told of those that are there.
 //! Making them is the VM's work, and what is on the host's side of them `net`'s.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{
     Service,
@@ -125,7 +125,6 @@ pub(super) fn resolve<'a>(service: &'a Service, wish: NicWish, vm: (VmId, &str))
 
 /// Forwards listen where the administrator lets them, and never on a port of the API: what answers there is taken for it.
 fn check_doors(config: &Config, forwards: &[Forward]) -> Result<()> {
-    let api: Vec<u16> = [Some(config.listen), config.hyperv_listen].iter().flatten().map(SocketAddr::port).collect();
     for (index, forward) in forwards.iter().enumerate() {
         let must = |field: &str, must: String| Err(Error::invalid(format!("user.forwards[{index}].{field}"), must));
         let allowed = |address: &Ipv4Addr| address.is_unspecified() || *address == forward.host_address;
@@ -138,7 +137,7 @@ fn check_doors(config: &Config, forwards: &[Forward]) -> Result<()> {
                 ),
             );
         }
-        if forward.protocol == Protocol::Tcp && api.contains(&forward.host_port) {
+        if forward.protocol == Protocol::Tcp && config.is_api_port(forward.host_port) {
             return must("host_port", format!("not be {}, which is a port of qherd's API", forward.host_port));
         }
     }

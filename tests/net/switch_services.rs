@@ -206,6 +206,7 @@ async fn a_port_of_the_host_leads_to_one_guest_and_goes_with_its_nic() {
         (&json!("10.77.0.2"), &json!("net0"), &Value::Null)
     );
     let listener = std::net::TcpListener::bind("192.0.2.1:8444").unwrap();
+    let api = json!(daemon.url.rsplit_once(':').unwrap().1.parse::<u16>().unwrap());
     let with = |changes: &[(&str, Value)]| {
         let mut body = body.clone();
         changes.iter().for_each(|(name, value)| body[*name] = value.clone());
@@ -222,6 +223,8 @@ async fn a_port_of_the_host_leads_to_one_guest_and_goes_with_its_nic() {
         ),
         (&lan, with(&[("host_address", json!("192.0.2.9")), ("host_port", json!(8444))]), 409, &["192.0.2.9:8444"]),
         (&lan, with(&[("host_address", json!("127.0.0.1")), ("host_port", json!(9))]), 400, &["host_address must"]),
+        // What answers there is taken for the API.
+        (&lan, with(&[("host_port", api.clone()), ("host_address", json!("192.0.2.1"))]), 400, &["qherd's API"]),
         (&lan, with(&[("host_port", json!(0))]), 400, &["host_port must be a port from 1 to 65535"]),
         (&lan, with(&[("guest_port", json!(65_536))]), 400, &["guest_port must be a port from 1 to 65535"]),
         (&lan, with(&[("vm", json!("web"))]), 400, &["vm must be the id of a VM"]),

@@ -4,7 +4,10 @@
 use std::{fs::File, io, path::Path};
 
 use super::read_at;
-use crate::model::{Compression, SourceFormat};
+use crate::{
+    host::{Access, open_within},
+    model::{Compression, SourceFormat},
+};
 
 /// As far as any signature reaches: an ISO 9660 volume begins at 32 KiB.
 const HEAD: usize = 33 << 10;
@@ -142,7 +145,7 @@ pub fn not_a_disk(file: &File) -> io::Result<Option<Foreign>> {
 /// # Errors
 /// When it cannot be read.
 pub fn not_a_cd(path: &Path) -> io::Result<Option<Foreign>> {
-    let head = head(&File::open(path)?)?;
+    let head = head(&open_within(&[], path, Access::Read)?)?;
     if signed(&head, [&ISO_9660].into_iter()).is_some() {
         return Ok(None);
     }

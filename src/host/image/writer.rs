@@ -2,7 +2,7 @@
 //! that takes no locks is not seen.
 
 use std::{
-    fs::{self, File, Metadata},
+    fs::{self, Metadata},
     io,
     os::unix::fs::MetadataExt,
     path::Path,
@@ -13,6 +13,8 @@ use nix::{
     libc,
 };
 
+use crate::host::{Access, open_within};
+
 /// QEMU holds a shared lock on this byte of every image that it may write to (block/file-posix.c: RAW_LOCK_PERM_BASE and
 /// the bit of BLK_PERM_WRITE), and finds out about others by asking for an exclusive one.
 const WRITES: i64 = 101;
@@ -22,7 +24,7 @@ const WRITES: i64 = 101;
 /// # Errors
 /// When it cannot be opened.
 pub fn writer(path: &Path) -> io::Result<Option<String>> {
-    let file = File::open(path)?;
+    let file = open_within(&[], path, Access::Read)?;
     let mut lock = libc::flock {
         l_type: libc::F_WRLCK as i16,
         l_whence: libc::SEEK_SET as i16,

@@ -101,6 +101,9 @@ impl Service {
         if switch.forwards.iter().filter(|other| other.nic == nic).count() >= OF_A_NIC {
             return Err(Error::invalid("forwards", format!("be at most {OF_A_NIC} for one NIC")));
         }
+        if forward.protocol == Protocol::Tcp && self.ctx.config.is_api_port(host_port) {
+            return Err(Error::invalid("host_port", format!("not be {host_port}, which is a port of qherd's API")));
+        }
         self.check_host_port(&forward)?;
         let _claim = self.places.claim_forward(id, &forward, &self.registry)?;
         switch.forwards.push(forward.clone());
