@@ -9,7 +9,7 @@ use super::{
     output::{Format, Output},
 };
 use crate::{
-    client::{Client, Target},
+    client::{Client, Target, TlsFiles},
     config::Settings,
 };
 
@@ -23,6 +23,12 @@ pub struct Connect {
     /// Who signs the daemon's certificate (PEM) [default: those that this host trusts]
     #[arg(long, env = "QHERD_CACERT", value_name = "FILE", hide_env_values = true)]
     cacert: Option<PathBuf>,
+    /// The certificate to show to the daemon, with its chain (PEM)
+    #[arg(long, env = "QHERD_CERT", value_name = "FILE", hide_env_values = true, requires = "key")]
+    cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, env = "QHERD_KEY", value_name = "FILE", hide_env_values = true, requires = "cert")]
+    key: Option<PathBuf>,
     /// The daemon's state directory [default: ./state]
     #[arg(long, env = "QHERD_STATE_DIR", value_name = "DIR", hide_env_values = true)]
     state_dir: Option<PathBuf>,
@@ -47,8 +53,10 @@ impl Connect {
     pub fn client(self) -> Result<Client, Fail> {
         let token = std::env::var("QHERD_TOKEN").ok().filter(|token| !token.is_empty());
         let target = match self.url.filter(|url| !url.is_empty()) {
-            Some(url) => Target::parse(&url, self.cacert.as_deref())
-                .map_err(|why| Fail::usage(format!("{url} is no address of a daemon: {why}")))?,
+            Some(url) => {
+                let files = TlsFiles { authorities: self.cacert, identity: self.cert.zip(self.key) };
+                Target::parse(&url, &files).map_err(|why| Fail::usage(format!("{url} cannot be asked: {why}")))?
+            }
             None => {
                 let socket = std::env::var_os("QHERD_SOCKET").map(PathBuf::from);
                 let settings = Settings { state_dir: self.state_dir, socket, ..Settings::default() };

@@ -29,6 +29,9 @@ pub enum Command {
         /// Only those of this name, with or without its tag
         #[arg(long)]
         name: Option<String>,
+        /// Only those with these labels: os=debian,lts
+        #[arg(long, value_name = "LABELS")]
+        label: Option<String>,
         #[command(flatten)]
         to: Connect,
     },
@@ -90,10 +93,12 @@ const ENDINGS: [&str; 13] =
 impl Command {
     pub async fn run(self) -> Result<(), Fail> {
         match self {
-            Self::Ls { name, to } => {
+            Self::Ls { name, label, to } => {
                 let output = to.output();
-                let query = name.map(|name| format!("?name={}", encoded(&name))).unwrap_or_default();
-                output.list(&to.client()?.get::<Vec<ImageFields>>(&format!("/images{query}")).await?)
+                let named = [("name", name), ("label", label)];
+                let query = named.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", encoded(&value?))));
+                let path = format!("/images?{}", query.collect::<Vec<_>>().join("&"));
+                output.list(&to.client()?.get::<Vec<ImageFields>>(&path).await?)
             }
             Self::Import(import) => import.run().await,
             Self::Show { images, to } => {

@@ -12,6 +12,7 @@ pub mod db;
 mod disks;
 mod events;
 mod exit;
+mod first_boot;
 mod host;
 mod images;
 mod import;
@@ -76,7 +77,7 @@ pub enum Command {
 /// The commands of a client.
 #[derive(Subcommand)]
 pub enum OfClient {
-    /// Make a VM by cloning an image
+    /// Make a VM by cloning an image, or of a disk that is there already
     Create(Box<create::Create>),
     /// Take a VM over from another manager
     #[command(subcommand)]
@@ -105,7 +106,7 @@ pub enum OfClient {
     Ssh(ssh::Ssh),
     /// What a guest wrote on its console, as text
     Logs(logs::Logs),
-    /// What happened to VMs and switches, or happens
+    /// What happened to VMs, switches, images and operations, or what happens
     Events(events::Events),
     /// Wait until VMs run, have an address, or the like
     Wait(wait::Wait),

@@ -10,6 +10,7 @@ use super::{
     cpu::{self, CpuFlags},
     create::path as path_of,
     exit::Fail,
+    first_boot::FirstBoot,
     names,
     progress::waiting,
     sizes::{self, Cores, Label, Number},
@@ -63,6 +64,16 @@ struct Change {
     /// The ISO image in its CD drive; none ejects it
     #[arg(long, value_name = "PATH")]
     iso: Option<String>,
+    /// The public keys of OpenSSH that the image's own user is to be logged in with, from the next start on; none for none;
+    /// repeatable
+    #[arg(long = "ssh-key", value_name = "FILE")]
+    ssh_keys: Vec<String>,
+    /// User data for cloud-init, which the guest takes at its next start; none for none
+    #[arg(long, value_name = "FILE")]
+    user_data: Option<String>,
+    /// What the guest is to call itself, from its next start on; none for its name
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
     /// Whether it starts again when it has ended
     #[arg(long, value_name = "POLICY", value_parser = one_of::<RestartPolicy>(RESTART))]
     restart_policy: Option<RestartPolicy>,
@@ -126,8 +137,10 @@ impl Change {
     async fn body(&self, client: &Client, path: &str) -> Result<WholeBody, Fail> {
         let limits = self.iops.is_some() || self.bps.is_some();
         let cpu = CpuFlags { cpu_model: self.cpu_model.clone(), cpu_features: self.cpu_features.clone() };
-        let now: Option<Config> =
-            if limits || cpu.is_given() { Some(client.get(&format!("{path}/config")).await?) } else { None };
+        let (ssh_keys, user_data, hostname) = (self.ssh_keys.clone(), self.user_data.clone(), self.hostname.clone());
+        let first_boot = FirstBoot { ssh_keys, user_data, hostname };
+        let reads = limits || cpu.is_given() || first_boot.is_given();
+        let now: Option<Config> = if reads { Some(client.get(&format!("{path}/config")).await?) } else { None };
         let io_limits = now.as_ref().filter(|_| limits).map(|now| {
             let now = now.io_limits.unwrap_or_default();
             let (iops, bps) = (self.iops.map_or(now.iops, |iops| iops.0), self.bps.map_or(now.bps, |bps| bps.0));
@@ -135,6 +148,8 @@ impl Change {
             (limits != IoLimits::default()).then_some(limits)
         });
         let cpu = now.as_ref().filter(|_| cpu.is_given()).map(|now| cpu.over(now.cpu.clone()));
+        let before = now.and_then(|now| now.cloud_init);
+        let cloud_init = if first_boot.is_given() { Some(first_boot.over(before)?) } else { None };
         let added: BTreeMap<_, _> = self.labels.iter().cloned().map(|label| (label.key, label.value)).collect();
         if added.len() < self.labels.len() {
             return Err(Fail::usage("--label names a key twice"));
@@ -150,6 +165,7 @@ impl Change {
             disk_size: self.disk,
             io_limits,
             iso: self.iso.clone().map(|iso| (iso != "none").then(|| path_of(iso, is_here))),
+            cloud_init,
             restart_policy: self.restart_policy,
             max_restarts: self.max_restarts.map(|most| most.0),
             autostart: self.autostart.map(|enabled| Some(AutostartBody { enabled, order: 0, delay: 0 })),
@@ -170,6 +186,11 @@ fn written(name: &str, value: &Value) -> String {
         Value::Number(size) if name == "memory" => sizes::written_mib(size.as_u64().unwrap_or_default()),
         Value::Number(size) if name == "disk_size" => format!("{size}G"),
         Value::String(text) => text.clone(),
+        // Not what is in it: it is long, and secret.
+        Value::Object(members) if name == "cloud_init" => {
+            let parts = members.keys().filter(|name| *name != "withheld");
+            parts.map(String::as_str).collect::<Vec<_>>().join(", ")
+        }
         Value::Object(members) => {
             members.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
         }

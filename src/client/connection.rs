@@ -23,7 +23,7 @@ use tokio_rustls::{
     TlsConnector,
     rustls::{
         ClientConfig, RootCertStore, crypto,
-        pki_types::{CertificateDer, ServerName, pem::PemObject},
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     },
 };
 
@@ -44,12 +44,21 @@ pub enum Target {
     Tls { host: String, port: u16, config: Arc<ClientConfig> },
 }
 
+/// What TLS takes, as PEM.
+#[derive(Clone, Debug, Default)]
+pub struct TlsFiles {
+    /// Who signs the daemon's certificate; without one those that this host trusts.
+    pub authorities: Option<PathBuf>,
+    /// The certificate that is shown, with its chain, and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
 impl Target {
-    /// `unix:///PATH`, `http://HOST[:PORT]` or `https://HOST[:PORT]`; of the last, who signs its certificate.
+    /// `unix:///PATH`, `http://HOST[:PORT]` or `https://HOST[:PORT]`; the files are for the last.
     ///
     /// # Errors
     /// What is wrong with it, in words.
-    pub fn parse(url: &str, authorities: Option<&Path>) -> Result<Self, String> {
+    pub fn parse(url: &str, files: &TlsFiles) -> Result<Self, String> {
         let (scheme, rest) = url.split_once("://").ok_or("it begins with http://, https:// or unix://")?;
         if scheme == "unix" {
             return Ok(Self::Unix(rest.into()));
@@ -63,7 +72,7 @@ impl Target {
         match scheme {
             "http" => Ok(Self::Tcp { host, port: authority.port_u16().unwrap_or(80) }),
             "https" => {
-                let config = tls(authorities.unwrap_or(Path::new(AUTHORITIES)))?;
+                let config = tls(files)?;
                 Ok(Self::Tls { host, port: authority.port_u16().unwrap_or(443), config })
             }
             _ => Err("it begins with http://, https:// or unix://".to_owned()),
@@ -134,7 +143,8 @@ async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> 
     Ok(sender)
 }
 
-fn tls(authorities: &Path) -> Result<Arc<ClientConfig>, String> {
+fn tls(files: &TlsFiles) -> Result<Arc<ClientConfig>, String> {
+    let authorities = files.authorities.as_deref().unwrap_or(Path::new(AUTHORITIES));
     let of_file =
         |why: &dyn std::fmt::Display| format!("cannot use the authorities in {}: {why}", authorities.display());
     let mut roots = RootCertStore::empty();
@@ -147,5 +157,14 @@ fn tls(authorities: &Path) -> Result<Arc<ClientConfig>, String> {
     }
     let config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()));
     let config = config.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
-    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    let config = config.with_root_certificates(roots);
+    let Some((cert, key)) = &files.identity else { return Ok(Arc::new(config.with_no_client_auth())) };
+    let of = |path: &Path, why: &dyn std::fmt::Display| format!("cannot use {}: {why}", path.display());
+    let chain = CertificateDer::pem_file_iter(cert).and_then(|chain| chain.collect::<Result<Vec<_>, _>>());
+    let chain = chain.map_err(|error| of(cert, &error))?;
+    if chain.is_empty() {
+        return Err(of(cert, &"there is no certificate in it"));
+    }
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| of(key, &error))?;
+    Ok(Arc::new(config.with_client_auth_cert(chain, secret).map_err(|error| of(cert, &error))?))
 }

@@ -76,6 +76,8 @@ ids! {
     LayerId;
     /// An image of the store.
     ImageId;
+    /// What a guest's cloud-init is given.
+    SeedId;
     /// A virtual switch.
     SwitchId;
     /// A port of the host that leads to a guest on a switch.

@@ -7,6 +7,7 @@ mod autostart;
 mod bases;
 mod capacity;
 mod changes;
+mod cloud_init;
 mod create;
 pub mod database;
 mod define;
@@ -86,6 +87,7 @@ pub struct Service {
     bases: bases::Inspector,
     image_store: image_store::ImageStore,
     attaching: existing::Claims,
+    underway: cloud_init::Underway,
     guest_answers: addresses::GuestAnswers,
     making: folders::Making,
     capacity: capacity::Capacity,
@@ -203,6 +205,7 @@ impl Service {
             bases: bases::Inspector::default(),
             image_store,
             attaching: existing::Claims::default(),
+            underway: cloud_init::Underway::default(),
             guest_answers: addresses::GuestAnswers::default(),
             making: folders::Making::default(),
             capacity,
@@ -373,11 +376,6 @@ impl Service {
             }
         });
         futures_util::future::join_all(stops).await;
-    }
-
-    /// How long a guest is given when a request does not say.
-    pub fn default_patience(&self) -> Duration {
-        Duration::from_secs(self.ctx.config.stop_timeout.into())
     }
 
     /// See `create`.

@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use nix::libc::{O_DIRECTORY, O_NOFOLLOW};
 
 /// What is in it is for nobody else.
-const CLOSED: [&str; 7] = ["images", "layers", "run", "db", "exports", "net", "tokens"];
+const CLOSED: [&str; 8] = ["images", "cloud-init", "layers", "run", "db", "exports", "net", "tokens"];
 /// Where whoever brings base images may be another user: it keeps the mode that it has.
 const OPEN: &str = "bases";
 /// Group and others.

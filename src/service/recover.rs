@@ -56,6 +56,7 @@ impl Service {
         if let Err(error) = autostart::mark(&self.ctx.store, &mut vms).await {
             tracing::error!(%error, "cannot store that the host has booted");
         }
+        self.sweep_seeds(&vms, &names).await;
         let mut owed = Vec::new();
         for stored in vms {
             let due = stored.record.run.upkeep.due == Some(Due::Boot);

@@ -29,6 +29,7 @@ mod bad_hyperv;
 mod bad_input;
 mod bad_updates;
 mod bounds;
+mod cloud_init;
 mod console;
 mod crowds;
 mod error_texts;

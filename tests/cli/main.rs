@@ -14,6 +14,7 @@ mod console;
 mod docs;
 mod elsewhere;
 mod ends;
+mod given;
 mod gone;
 mod herd;
 mod import;

@@ -77,6 +77,7 @@ const MAY_WAIT: &[&str] = &[
     "api/http/listen.rs",
     "api/http/tls.rs",
     "cli/db.rs",
+    "cli/first_boot.rs",
     "cli/import/mod.rs",
     "cli/token.rs",
     "client/connection.rs",
@@ -124,6 +125,7 @@ const MAY_WAIT: &[&str] = &[
     "qemu/caps.rs",
     "qmp/socket.rs",
     "service/access/tokens.rs",
+    "service/cloud_init.rs",
     "service/create.rs",
     "service/database.rs",
     "service/existing.rs",
@@ -143,6 +145,7 @@ const MAY_WAIT: &[&str] = &[
     "vm/perform/files.rs",
     "vm/perform/images.rs",
     "vm/perform/launch.rs",
+    "vm/seeds.rs",
     "vm/storage.rs",
 ];
 
