@@ -14,7 +14,7 @@ mod events;
 mod exit;
 mod host;
 mod images;
-mod import;
+pub(crate) mod import;
 mod logs;
 mod names;
 mod nics;

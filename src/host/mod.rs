@@ -10,6 +10,7 @@ pub mod image;
 mod in_time;
 pub mod inventory;
 pub mod launcher;
+mod listed;
 pub mod memory;
 pub mod mounts;
 mod open;
@@ -26,6 +27,7 @@ pub mod tasks;
 mod writes;
 
 pub use in_time::{STORAGE, in_time};
+pub use listed::{is_gone, listed};
 pub use open::{Access, open_within};
 pub use removal::remove_image;
 pub use space::free_space;

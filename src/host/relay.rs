@@ -11,6 +11,8 @@ use std::{
     time::Instant,
 };
 
+use super::listed;
+
 /// What a program's file name begins with that carries a guest's connections.
 const RELAYS: &[&str] =
     &["qemu-system", "qemu-kvm", "slirp4netns", "passt", "pasta", "libslirp", "rootlesskit", "gvproxy"];
@@ -63,11 +65,11 @@ impl Relays {
 
 fn look(programs: &[String], more: &[i32]) -> io::Result<HashSet<u64>> {
     let mut found = HashSet::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
+    for entry in listed(Path::new("/proc"))? {
         let name = entry.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         if more.contains(&pid) || is_relay(&entry.path(), programs) {
-            found.extend(sockets_of(&entry.path()));
+            found.extend(sockets_of(&entry.path())?);
         }
     }
     Ok(found)
@@ -82,12 +84,12 @@ fn is_relay(process: &Path, programs: &[String]) -> bool {
     RELAYS.iter().any(|relay| name.starts_with(relay)) || programs.iter().any(|program| program == name)
 }
 
-fn sockets_of(process: &Path) -> impl Iterator<Item = u64> {
-    let descriptors = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-    descriptors.filter_map(|descriptor| {
+fn sockets_of(process: &Path) -> io::Result<Vec<u64>> {
+    let socket = |descriptor: &fs::DirEntry| {
         let target = fs::read_link(descriptor.path()).ok()?;
         target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-    })
+    };
+    Ok(listed(&process.join("fd"))?.iter().filter_map(socket).collect())
 }
 
 #[cfg(test)]
