@@ -53,7 +53,7 @@ async fn main() {
         lines.push(command_line(vm["pid"].as_i64().unwrap()));
         if let Some(mac) = vm["mac_address"].as_str() {
             let running = passt::running(MacAddr::parse(mac).unwrap(), None);
-            passt = running.first().map(|process| command_line(process.pid().into()));
+            passt = running.unwrap().first().map(|process| command_line(process.pid().into()));
         }
         daemon.post(&path(id, "stop?force=true"), json!({})).await.expect(200);
     }
