@@ -15,7 +15,7 @@ mod exit;
 mod first_boot;
 mod host;
 mod images;
-mod import;
+pub(crate) mod import;
 mod logs;
 mod names;
 mod nics;

@@ -34,13 +34,15 @@ pub use existing::{Existing, examine_backing, examine_existing};
 pub use foreign::not_a_cd;
 pub use import::{Measured, Opened};
 pub(crate) use qcow2::fuzz as fuzz_header;
+pub use run::Keep;
+pub(crate) use source::fuzz as fuzz_file;
 pub use source::{Source, source};
 pub use unpack::{Unpack, Unpacker, help as unpack_here};
 pub use writer::writer;
 
-use self::run::{Run, Tool};
+use self::run::{IMAGES, Run, Tool};
 use super::{Access, Places, STORAGE, on_storage, open_within};
-use crate::model::{BaseImage, CloneMode, ImageFormat};
+use crate::model::{BaseImage, CloneMode, ImageFormat, MissingLayer};
 
 /// Reading a header and creating an overlay take milliseconds; a hung file server must not hold a request for ever.
 const QUICK: Duration = Duration::from_secs(60);
@@ -114,13 +116,18 @@ pub struct QemuImg {
 impl QemuImg {
     /// # Errors
     /// When the program cannot be run; the text names the package.
-    pub async fn find(program: &Path, folders: Folders) -> Result<Self, String> {
+    pub async fn find(program: &Path, folders: Folders, keep: &Keep) -> Result<Self, String> {
         let places = |count| Arc::new(Places::new(count));
-        let tool = Tool::find(program, QUICK).await.map_err(|why| {
+        let tool = Tool::find(program, IMAGES, keep, QUICK).await.map_err(|why| {
             format!("qemu-img cannot be run ({why}); install it, on Debian and Ubuntu with: apt-get install qemu-utils")
         })?;
         let (quick, checks, copies) = (places(QUICK_JOBS), places(CHECKS), places(COPIES));
         Ok(Self { tool, folders: folders.into(), quick, checks, copies })
+    }
+
+    /// Layers that it goes without here, and why.
+    pub fn missing(&self) -> Vec<MissingLayer> {
+        self.tool.missing()
     }
 
     /// Detects and checks a file that is to be a base image: raw or qcow2, standing alone, undamaged. Only one whose header
@@ -151,7 +158,7 @@ impl QemuImg {
     /// is taken as it is, as QEMU does.
     async fn check(&self, file: &File, path: &Path) -> Result<(), ImageError> {
         let _place = self.checks.take(&[path]).await.map_err(|e| ImageError::Host(e.to_string()))?;
-        let run = self.run(CHECK, 0).reads_open(file).args(["check", "-q", "-f", "qcow2"]).arg(as_inherited(file));
+        let run = self.run(CHECK, 0).reads(file).args(["check", "-q", "-f", "qcow2"]).arg(as_inherited(file));
         let output = match run.output().await {
             Some(output) => output.map_err(|error| ImageError::Host(format!("qemu-img check: {error}")))?,
             None => {
@@ -194,7 +201,7 @@ impl QemuImg {
             CloneMode::Linked => {
                 let _place = self.quick.take(&[&base.path, file]).await.map_err(|e| e.to_string())?;
                 // Unsafe is what qemu-img calls it not to open the base image: we have looked into it ourselves.
-                let run = self.run(QUICK, TABLES).writes_open(&made);
+                let run = self.run(QUICK, TABLES).writes(&made);
                 let run = run.args(["create", "-q", "-u", "-f", "qcow2", "-F", format, "-b"]);
                 run.arg(&base.path).arg(as_inherited(&made)).arg(&size).finish().await?;
             }
@@ -202,10 +209,10 @@ impl QemuImg {
                 let _place = self.copies.take(&[&base.path, file]).await.map_err(|e| e.to_string())?;
                 let (source, length) = self.open_base(base).await?;
                 copied.begin(length);
-                let run = self.run(COPY, largest(bytes)).reads_open(&source).writes_open(&made);
+                let run = self.run(COPY, largest(bytes)).reads(&source).writes(&made);
                 let run = run.heard_by(copied).args(["convert", "-p", "-O", "qcow2"]);
                 run.arg(alone(&source, format)).arg(as_inherited(&made)).finish().await?;
-                let run = self.run(QUICK, largest(bytes)).writes_open(&made).args(["resize", "-q", "-f", "qcow2"]);
+                let run = self.run(QUICK, largest(bytes)).writes(&made).args(["resize", "-q", "-f", "qcow2"]);
                 run.arg(as_inherited(&made)).arg(&size).finish().await?;
             }
         }
@@ -220,7 +227,7 @@ impl QemuImg {
     pub async fn create(&self, file: &Path, size: u64) -> Result<(), String> {
         let made = self.reserve(file).await?;
         let _place = self.quick.take(&[file]).await.map_err(|e| e.to_string())?;
-        let run = self.run(QUICK, TABLES).writes_open(&made).args(["create", "-q", "-f", "qcow2"]);
+        let run = self.run(QUICK, TABLES).writes(&made).args(["create", "-q", "-f", "qcow2"]);
         run.arg(as_inherited(&made)).arg(format!("{size}G")).finish().await?;
         sync(made, file, QUICK).await
     }
@@ -234,7 +241,7 @@ impl QemuImg {
         &self,
         mut image: Value,
         (file, format): (&Path, ImageFormat),
-        base: Option<&Path>,
+        base: Option<&BaseImage>,
         bytes: u64,
     ) -> Result<(), String> {
         let (looked, folders) = (file.to_owned(), self.folders.clone());
@@ -257,8 +264,14 @@ impl QemuImg {
             ImageFormat::Qcow2 => length.saturating_add(TABLES),
             ImageFormat::Raw => bytes.max(length),
         };
-        let run = self.run(QUICK, longest).writes_open(&opened);
-        let run = base.into_iter().fold(run, Run::reads);
+        let below = match base {
+            Some(base) => Some(self.open_base(base).await?.0),
+            None => None,
+        };
+        if let Some(below) = &below {
+            image["backing"]["file"]["filename"] = as_inherited(below).into();
+        }
+        let run = below.iter().fold(self.run(QUICK, longest).writes(&opened), Run::reads);
         run.args(["resize", "-q"]).arg(format!("json:{image}")).arg(bytes.to_string()).finish().await?;
         sync(opened, file, QUICK).await
     }
@@ -285,7 +298,7 @@ impl QemuImg {
     }
 
     fn run(&self, deadline: Duration, largest_file: u64) -> Run {
-        self.tool.run(deadline, largest_file)
+        self.tool.run(deadline, |permit| permit.for_image(largest_file, deadline.as_secs()))
     }
 }
 

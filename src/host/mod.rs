@@ -11,6 +11,7 @@ mod in_time;
 pub mod inventory;
 mod iso;
 pub mod launcher;
+mod listed;
 pub mod memory;
 pub mod mounts;
 mod open;
@@ -29,6 +30,7 @@ mod writes;
 
 pub use in_time::{STORAGE, in_time};
 pub use iso::iso;
+pub use listed::{is_gone, listed};
 pub use open::{Access, open_within};
 pub use removal::remove_image;
 pub use sealed::sealed;

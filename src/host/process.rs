@@ -16,7 +16,7 @@ use rustix::process::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::launcher::Child;
+use super::{is_gone, launcher::Child, listed};
 use crate::model::ProcessId;
 
 /// A live process, or one that has just ended.
@@ -74,9 +74,8 @@ impl Process {
         }
         // First the handle, then the checks: what was checked is what is held.
         let process = Self::open(id.clone()).ok()?;
-        (start_time(id.pid).ok()? == id.starttime
-            && command_line(id.pid).is_some_and(|c| c.iter().any(|a| a == marker)))
-        .then_some(process)
+        (start_time(id.pid).ok()? == id.starttime && command_line(id.pid).is_ok_and(|c| c.iter().any(|a| a == marker)))
+            .then_some(process)
     }
 
     fn open(id: ProcessId) -> io::Result<Self> {
@@ -184,11 +183,38 @@ impl Process {
 }
 
 /// The processes whose command line holds all these words.
-pub fn find(words: &[&str]) -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
-    let holds = |line: Vec<String>| words.iter().all(|word| line.iter().any(|found| found == word));
-    pids.filter(|&pid| command_line(pid).is_some_and(holds)).collect()
+///
+/// # Errors
+/// When they cannot be looked at, which says nothing of whether there are any.
+pub fn find(words: &[&str]) -> io::Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for pid in listed(Path::new("/proc"))?.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
+        match command_line(pid) {
+            Ok(line) if holds(&line, words) => found.push(pid),
+            Err(error) if !is_gone(&error) && error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(found)
+}
+
+/// Of these, those that [`has_open`] says have one of `files`; not those that end meanwhile, or may not be looked at.
+///
+/// # Errors
+/// When that cannot be seen otherwise.
+pub fn with_open(pids: Vec<i32>, files: &[PathBuf]) -> io::Result<Vec<Process>> {
+    let lost = |error: &io::Error| is_gone(error) || error.kind() == io::ErrorKind::PermissionDenied;
+    let mut found = Vec::new();
+    for pid in pids {
+        // First the handle, then the check: what was checked is what is held.
+        let checked = open(pid).and_then(|process| Ok(has_open(pid, files)?.then_some(process)));
+        match checked {
+            Ok(process) => found.extend(process),
+            Err(error) if lost(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 /// Whether a process has one of `files` open, whatever they are called by now. The command line names paths, and a state
@@ -216,8 +242,7 @@ pub fn has_open(pid: i32, files: &[PathBuf]) -> io::Result<bool> {
 pub fn among(pids: &[i32], words: &[&str]) -> Vec<Process> {
     // First the handle, then the check: what was checked is what is held.
     let opened = pids.iter().filter_map(|pid| open(*pid).ok());
-    let holds = |line: Vec<String>| words.iter().all(|word| line.iter().any(|found| found == word));
-    opened.filter(|process| command_line(process.pid()).is_some_and(holds)).collect()
+    opened.filter(|process| command_line(process.pid()).is_ok_and(|line| holds(&line, words))).collect()
 }
 
 /// Takes over a process by its pid alone, for one that [`find`] has just found.
@@ -234,14 +259,22 @@ pub fn user(pid: i32) -> Option<u32> {
     Some(status.ok()?.ruid)
 }
 
-fn command_line(pid: i32) -> Option<Vec<String>> {
-    let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    Some(bytes.split(|&b| b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect())
+fn command_line(pid: i32) -> io::Result<Vec<String>> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline"))?;
+    Ok(bytes.split(|&b| b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect())
+}
+
+fn holds(line: &[String], words: &[&str]) -> bool {
+    words.iter().all(|word| line.iter().any(|found| found == word))
 }
 
 fn start_time(pid: i32) -> io::Result<u64> {
-    let stat = procfs::process::Process::new(pid).and_then(|p| p.stat()).map_err(io::Error::other)?;
-    Ok(stat.starttime)
+    let stat = procfs::process::Process::new(pid).and_then(|p| p.stat());
+    stat.map(|stat| stat.starttime).map_err(|error| match error {
+        procfs::ProcError::NotFound(_) => io::Error::from_raw_os_error(nix::libc::ENOENT),
+        procfs::ProcError::Io(error, _) => error,
+        other => io::Error::other(other),
+    })
 }
 
 /// Every running VM holds six descriptors; the usual soft limit of 1,024 would end at some 170 VMs.
@@ -289,7 +322,7 @@ mod tests {
     async fn a_process_is_adopted_only_with_its_own_start_time_and_marker() {
         let process = run("/bin/sleep", &["1000"]).unwrap();
         // The command line is the program's own only after exec.
-        while command_line(process.pid()).is_none_or(|c| !c.contains(&"1000".to_owned())) {
+        while command_line(process.pid()).map_or(true, |c| !c.contains(&"1000".to_owned())) {
             tokio::task::yield_now().await;
         }
         let id = process.id().clone();

@@ -12,6 +12,7 @@ use std::{
     time::Instant,
 };
 
+use super::listed;
 use crate::model::Uids;
 
 /// What a program's file name begins with that carries a guest's connections.
@@ -69,13 +70,13 @@ impl Relays {
 
 fn look(programs: &[String], more: &[i32], apart: &Uids) -> io::Result<HashSet<u64>> {
     let mut found = HashSet::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
+    for entry in listed(Path::new("/proc"))? {
         let name = entry.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         // The owner is who a process is, or root; one that is gone has no sockets.
         let is_apart = fs::metadata(entry.path()).is_ok_and(|process| apart.contains(process.uid()));
         if !is_apart && (more.contains(&pid) || is_relay(&entry.path(), programs)) {
-            found.extend(sockets_of(&entry.path()));
+            found.extend(sockets_of(&entry.path())?);
         }
     }
     Ok(found)
@@ -90,12 +91,12 @@ fn is_relay(process: &Path, programs: &[String]) -> bool {
     RELAYS.iter().any(|relay| name.starts_with(relay)) || programs.iter().any(|program| program == name)
 }
 
-fn sockets_of(process: &Path) -> impl Iterator<Item = u64> {
-    let descriptors = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-    descriptors.filter_map(|descriptor| {
+fn sockets_of(process: &Path) -> io::Result<Vec<u64>> {
+    let socket = |descriptor: &fs::DirEntry| {
         let target = fs::read_link(descriptor.path()).ok()?;
         target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-    })
+    };
+    Ok(listed(&process.join("fd"))?.iter().filter_map(socket).collect())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -19,6 +19,7 @@ use super::{
     state_lock::{StateLock, Taken},
 };
 use crate::{
+    host::listed,
     model::{Boot, Ending, Event, Image, SwitchRecord, VmId},
     store::{self, Batch, Helper, Import, Record, RecordKind, Report, Store, StoreError, put_in_place},
     vm::{
@@ -89,7 +90,7 @@ impl Database {
                 "qherd (pid {pid}) is running on {} and has the store open. Stop it first and start it again afterwards; \
                  VMs go on running meanwhile. {}",
                 state_dir.display(),
-                match exports::newest(state_dir) {
+                match exports::newest(state_dir).ok().flatten() {
                     Some(newest) => format!("Its newest export is {}", newest.display()),
                     None => "It has not exported anything yet".to_owned(),
                 }
@@ -200,9 +201,9 @@ impl Database {
             Ok(()) => {}
         }
         let saved = self.save_copy();
-        let newest = exports::newest(&self.state_dir).map(|path| read_file(&path).map(|import| (path, import)));
-        let known =
-            |names: &[String]| vms_with_disks(&self.state_dir).iter().filter(|id| has_record(names, id)).count();
+        let newest = exports::newest(&self.state_dir)?.map(|path| read_file(&path).map(|import| (path, import)));
+        let vms = vms_with_disks(&self.state_dir)?;
+        let known = |names: &[String]| vms.iter().filter(|id| has_record(names, id)).count();
         match (saved, newest) {
             (Ok((copy, names)), newest) => {
                 let exported = newest.and_then(Result::ok);
@@ -214,7 +215,7 @@ impl Database {
                     _ => {
                         let aside = put_in_place(&copy, &db, "damaged")?;
                         let from = "the damaged store itself, without sled's snapshots".to_owned();
-                        Ok(Restored { from, records: names.len(), aside, missing: self.without_record(&names) })
+                        Ok(Restored { from, records: names.len(), aside, missing: self.without_record(&names)? })
                     }
                 }
             }
@@ -231,7 +232,7 @@ impl Database {
         let aside = self.replace(import, "damaged")?;
         let names: Vec<_> = import.names().collect();
         let from = format!("the export {}", file.display());
-        Ok(Restored { from, records: names.len(), aside, missing: self.without_record(&names) })
+        Ok(Restored { from, records: names.len(), aside, missing: self.without_record(&names)? })
     }
 
     /// A copy without snapshots, where it turns out to be sound, and the names of its records.
@@ -253,8 +254,8 @@ impl Database {
         saved.map(|names| (copy, names))
     }
 
-    fn without_record(&self, names: &[String]) -> Vec<VmId> {
-        vms_with_disks(&self.state_dir).into_iter().filter(|id| !has_record(names, id)).collect()
+    fn without_record(&self, names: &[String]) -> io::Result<Vec<VmId>> {
+        Ok(vms_with_disks(&self.state_dir)?.into_iter().filter(|id| !has_record(names, id)).collect())
     }
 }
 
@@ -284,9 +285,12 @@ fn finish_half_made(db: &Path) -> anyhow::Result<()> {
 }
 
 /// The VMs that have a folder of disks, whether they are recorded or not.
-pub(super) fn vms_with_disks(state_dir: &Path) -> BTreeSet<VmId> {
-    let folders = fs::read_dir(state_dir.join("images")).into_iter().flatten().flatten();
-    folders.filter_map(|folder| VmId::parse(folder.file_name().to_str()?)).collect()
+///
+/// # Errors
+/// When they cannot be listed.
+pub(super) fn vms_with_disks(state_dir: &Path) -> io::Result<BTreeSet<VmId>> {
+    let folders = listed(&state_dir.join("images"))?;
+    Ok(folders.iter().filter_map(|folder| VmId::parse(folder.file_name().to_str()?)).collect())
 }
 
 fn has_record(names: &[String], id: &VmId) -> bool {

@@ -160,11 +160,12 @@ impl Service {
         };
         let host = Host::read().context("cannot read the host's cores and memory")?;
         let (db, cache) = (config.state_dir.join("db"), config.state_dir.join("accelerator.json"));
-        let program = config.program.clone();
+        let (program, keep) = (config.program.clone(), sandbox::keep(&config, &history.id));
         let folders = image::Folders { images: config.base_dirs(), storage: config.storage_dirs.clone() };
         // Each takes its time, and none needs another: VMs wait for this daemon.
-        let (images, caps, store, net) = tokio::join!(
-            QemuImg::find(&config.qemu_img, folders),
+        let (images, unpacker, caps, store, net) = tokio::join!(
+            QemuImg::find(&config.qemu_img, folders, &keep),
+            image::Unpacker::find(config.program.as_deref(), &keep),
             Caps::detect(&config.qemu, wanted, &cache),
             tokio::task::spawn_blocking(move || {
                 if let Some(program) = program {
@@ -174,9 +175,8 @@ impl Service {
             }),
             Network::open(&config.state_dir),
         );
-        let images = images.map_err(anyhow::Error::msg)?;
-        let caps = caps.map_err(anyhow::Error::msg)?;
-        let sandbox = sandbox::find(&config, &caps, &history.id).await?;
+        let (images, caps) = (images.map_err(anyhow::Error::msg)?, caps.map_err(anyhow::Error::msg)?);
+        let sandbox = sandbox::find(&config, &caps, &keep.mark, &sandbox::of_tools(&images, &unpacker)).await?;
         net.users_are(&config.vm_uids);
         let user_network = user_network::choose(&config, &caps, &sandbox, &net).await?;
         let store = store??;
@@ -184,7 +184,7 @@ impl Service {
         let keys = Keys::open(store.clone(), riders.clone()).context("cannot read the idempotency keys")?;
         let operations = operations::Operations::open(store.clone()).context("cannot read the operations")?;
         operations.conclude().await;
-        let image_store = image_store::ImageStore::open(&config, &store).await?;
+        let image_store = image_store::ImageStore::open(&config, &store, unpacker).await?;
         let capacity = capacity::Capacity::new(&config, &host);
         let ctx = Arc::new(Context {
             config,

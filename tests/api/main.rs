@@ -37,6 +37,7 @@ mod event_streams;
 mod events;
 mod foreign_images;
 mod fuzz_corpus;
+mod host_paths;
 mod hyperv_contract;
 mod hyperv_folders;
 mod hyperv_ids;

@@ -1,5 +1,7 @@
 //! Switches, ports and rules on the host, in network namespaces of their own. A file is a subject.
 
+#[path = "../support/groups.rs"]
+mod groups;
 #[path = "../support/hyperv.rs"]
 mod hyperv;
 #[path = "../support/lab.rs"]

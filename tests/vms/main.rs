@@ -29,6 +29,7 @@ mod held_by_the_kernel;
 mod host;
 mod hostile_monitor;
 mod hung_storage;
+mod image_programs;
 mod killed_at_start;
 mod launch;
 mod launch_steps;

@@ -124,7 +124,7 @@ async fn a_qemu_that_takes_all_it_gets_is_stopped_and_nobody_else_is_hurt() {
     let groups = groups(&sandbox_of(&daemon, &bad).await);
     // More than its bound, and less than the host has.
     assert!(memory_bound(&groups) < 3000 << 20);
-    until("the kernel ends what takes too much", || process::find(&["eat=3000"]).is_empty()).await;
+    until("the kernel ends what takes too much", || process::find(&["eat=3000"]).unwrap().is_empty()).await;
     let worst =
         groups.iter().flat_map(|group| ["memory.max_usage_in_bytes", "memory.peak"].map(|name| group.join(name)));
     let worst = worst.filter_map(|file| std::fs::read_to_string(file).ok()).next();
@@ -133,16 +133,16 @@ async fn a_qemu_that_takes_all_it_gets_is_stopped_and_nobody_else_is_hurt() {
     }
     assert_eq!(daemon.status(&good).await, "running");
     assert_eq!(daemon.get("/health").await.expect(200)["warnings"], json!([]));
-    assert_eq!(process::find(&["sleep", "4003.27182"]).len(), 1);
+    assert_eq!(process::find(&["sleep", "4003.27182"]).unwrap().len(), 1);
     daemon.post(&format!("/vms/{bad}/stop"), json!({ "force": true })).await.expect(200);
-    until("nothing is left of it", || process::find(&["sleep", "4003.27182"]).is_empty()).await;
+    until("nothing is left of it", || process::find(&["sleep", "4003.27182"]).unwrap().is_empty()).await;
     assert_eq!(daemon.status(&good).await, "running");
 }
 
 /// The passts of a VM's NICs.
 fn passts(nic: &Value) -> Vec<i32> {
     let router = nic["mac"].as_str().unwrap().replacen("52:54:", "52:55:", 1);
-    process::find(&["--mac-addr", &router])
+    process::find(&["--mac-addr", &router]).unwrap()
 }
 
 #[tokio::test]

@@ -112,6 +112,32 @@ impl Libvirt {
     }
 }
 
+/// For the fuzz targets: whatever a domain file is, what is read has a bound, and so has what is said of it.
+pub(crate) fn fuzz(bytes: &[u8]) -> Result<(), String> {
+    let options = Options {
+        networks: vec![("default".to_owned(), "LAN".to_owned())],
+        name: None,
+        cpu: CpuFlags::default(),
+        start: false,
+    };
+    let read = || -> Result<usize, String> {
+        let text = xml::text(bytes)?;
+        let document = xml::document(&text)?;
+        let elements = document.descendants().filter(|node| node.is_element());
+        let deepest = elements.map(|node| node.ancestors().filter(|above| above.is_element()).count()).max();
+        // Whether it can be a VM here is another question.
+        match domain::read(document.root_element(), &options) {
+            Err(why) if why.len() > 4096 + 8 * bytes.len() => Err(why),
+            Ok(_) | Err(_) => Ok(deepest.unwrap_or(0)),
+        }
+    };
+    match read() {
+        Ok(deepest) if deepest > xml::DEPTH => Err(format!("elements were read that are {deepest} deep")),
+        Err(why) if why.len() > 4096 + 8 * bytes.len() => Err(format!("an objection of {} bytes", why.len())),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 /// # Errors
 /// In words.
 fn read(file: &Path, options: &Options) -> Result<Imported, String> {

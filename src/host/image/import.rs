@@ -44,7 +44,7 @@ impl QemuImg {
         if matches!(source.format, SourceFormat::Qcow2 | SourceFormat::Vmdk | SourceFormat::Vdi) {
             self.check_opened(source).await?;
         }
-        let run = self.run(CHECK, 0).reads_open(source.file);
+        let run = self.run(CHECK, 0).reads(source.file);
         let run = run.args(["measure", "--output=json", "-O", "qcow2"]).arg(source.name());
         let output = run.output().await.ok_or_else(|| late(CHECK.as_secs()))?;
         let output = output.map_err(|error| ImageError::Host(format!("qemu-img measure: {error}")))?;
@@ -57,7 +57,7 @@ impl QemuImg {
 
     /// `qemu-img check` of what is open: 2 means corrupt; 3, leaked clusters, does no harm.
     async fn check_opened(&self, source: Opened<'_>) -> Result<(), ImageError> {
-        let run = self.run(CHECK, 0).reads_open(source.file).args(["check", "-q"]).arg(source.name());
+        let run = self.run(CHECK, 0).reads(source.file).args(["check", "-q"]).arg(source.name());
         match run.output().await {
             Some(Ok(output)) if matches!(output.status.code(), Some(0 | 3)) => Ok(()),
             Some(Ok(_)) => Err(ImageError::Unsuitable("be intact, but qemu-img check finds it damaged".into())),
@@ -81,7 +81,7 @@ impl QemuImg {
     ) -> Result<u64, ImageError> {
         copied.begin(measured.required);
         let run = self.run(COPY, measured.fully_allocated.saturating_add(TABLES));
-        let run = run.reads_open(source.file).writes_open(made).heard_by(copied);
+        let run = run.reads(source.file).writes(made).heard_by(copied);
         let run = run.args(["convert", "-p", "-O", "qcow2"]).arg(source.name()).arg(as_inherited(made));
         let output = run.output().await.ok_or_else(|| late(COPY.as_secs()))?;
         let output = output.map_err(|error| ImageError::Host(format!("qemu-img convert: {error}")))?;

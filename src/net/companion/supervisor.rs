@@ -23,9 +23,10 @@ use tokio::{
     time::{Instant, interval, sleep},
 };
 
-use super::{FOREGROUND, Folders, LOG, Orders, PROGRAM, Report, end, is, marker, running, view};
+use super::{FOREGROUND, Folders, LOG, Orders, PROGRAM, Report, end, group, is, marker, running, view};
 use crate::{
     host::{
+        cgroups::Group,
         fail_point::step,
         launcher::{Child, DNSMASQ},
         process::Process,
@@ -95,7 +96,12 @@ pub async fn supervise(shared: Arc<Shared>, first: Process) {
         let born = Instant::now();
         shared.alive.store(process.is_some(), Ordering::Relaxed);
         let on_purpose = match &process {
-            Some(process) => shared.serve(process).await,
+            Some(process) => {
+                let group = group::of(&shared.folders, process);
+                let on_purpose = shared.serve(process).await;
+                group::end(group).await;
+                on_purpose
+            }
             None => false,
         };
         if born.elapsed() > LONG_LIFE {
@@ -164,7 +170,7 @@ impl Shared {
                         // It ends before its configuration changes: one that is found beside a new one works by it.
                         Change::Ends => match self.prepare() {
                             Ok(()) => {
-                                end(process).await;
+                                end(&self.folders, process).await;
                                 return true;
                             }
                             Err(error) => well = self.cannot_write(&error),
@@ -182,7 +188,7 @@ impl Shared {
                     match reading.as_ref().and_then(|reading| self.hears(reading)) {
                         Some(true) => reading = None,
                         Some(false) => {
-                            end(process).await;
+                            end(&self.folders, process).await;
                             return true;
                         }
                         None => {}
@@ -246,7 +252,7 @@ impl Shared {
         self.write()?;
         let folder = &self.folders.own;
         let log = File::options().create(true).append(true).open(folder.join(LOG))?;
-        self.claim(&log).await;
+        self.claim(&log).await?;
         // It reads them when it begins, and writes them at any time while it lives.
         if let Some(leases) = self.stale() {
             step(|| fs::write(folder.join(dhcp::LEASES), leases))?;
@@ -260,27 +266,32 @@ impl Shared {
         let folders = self.folders.clone();
         let fork = move || {
             let _forking = forking;
-            let child = child.within(view::cell(&folders));
-            step(|| Process::spawn(child))
+            let group = group::make(&folders);
+            let child = child.within(view::cell(&folders, group.as_ref())?);
+            step(|| Process::spawn(child)).inspect_err(|_| group.iter().for_each(Group::end))
         };
         spawn_blocking(fork).await.map_err(io::Error::other)?
     }
 
     /// Waits until nobody else works by this folder, and ends who does: whoever is to write the log has a lock of it from
     /// before the fork on. A daemon that was killed may have left a child that nobody knows for a dnsmasq yet.
-    async fn claim(&self, log: &File) {
+    ///
+    /// # Errors
+    /// When it cannot be seen who that is.
+    async fn claim(&self, log: &File) -> io::Result<()> {
         let until = Instant::now() + GIVEN_UP;
         // Some file systems have no locks.
         while flock(log, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
-            for other in running(&self.folders.own) {
-                end(&other).await;
+            for other in running(&self.folders.own)? {
+                end(&self.folders, &other).await;
             }
             if Instant::now() > until {
                 tracing::warn!(folder = %self.folders.own.display(), "who has the log of dnsmasq does not show; going on");
-                return;
+                return Ok(());
             }
             sleep(LOOK).await;
         }
+        Ok(())
     }
 
     pub fn is_written(&self) -> bool {

@@ -184,7 +184,7 @@ async fn spawn_now(hands: &Hands, brief: &Brief) -> Done {
     let args = CommandLine { spec: &spec, paths, fds, taps: &numbers, files: &sets, accelerator }.render();
     let program = hands.ctx.config.qemu.clone();
     let needs = Needs {
-        vm: hands.id,
+        vm: Some(hands.id),
         network: carrier == Carrier::Slirp && !users.is_empty(),
         memory: memory_bound(spec.memory, if carrier == Carrier::Passt { users.len() } else { 0 }, accelerator),
     };

@@ -15,8 +15,8 @@ use crate::{
     config::{Accel, Settings},
     host::{
         cpus::Host,
-        image::{Folders, QemuImg},
-        launcher::User,
+        image::{Folders, Keep, QemuImg},
+        launcher::{QEMU_PROBE, User},
         sandbox::{Programs, Sandbox},
     },
     model::{Conflict, CpuPinning, Disk, Ending, Error, IoLimits, LayerId, Nic, NicBackend, NicId, Upkeep, VmSpec},
@@ -52,13 +52,14 @@ impl Vm {
         std::fs::create_dir_all(config.state_dir.join("images")).unwrap();
         let cache = config.state_dir.join("accelerator.json");
         let caps = Caps::detect(&config.qemu, Some(Accelerator::Tcg), &cache).await.unwrap();
-        let programs =
-            Programs { program: &caps.program, version: &caps.version, others: &caps.may_execute, kvm: false };
+        let (program, version, others) = (&*caps.program, &*caps.version, &*caps.may_execute);
+        let programs = Programs { program, version, others, permit: QEMU_PROBE, kvm: false };
+        let keep = Keep { uids: config.vm_uids.clone(), mark: "steps".to_owned() };
         let ctx = Context {
             host: Host::read().unwrap(),
             sandbox: Sandbox::find(programs, config.vm_uids.clone(), "steps").await.into(),
+            images: QemuImg::find(&config.qemu_img, Folders::default(), &keep).await.unwrap(),
             caps,
-            images: QemuImg::find(&config.qemu_img, Folders::default()).await.unwrap(),
             store: Store::open(&config.state_dir.join("db")).unwrap(),
             riders: Arc::default(),
             census: Arc::default(),
