@@ -101,6 +101,16 @@ impl Process {
         stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
     }
 
+    /// Whether something waits in one of its UDP sockets: one that takes nothing of it is not at work.
+    pub fn has_unread(&self) -> bool {
+        let waiting = ["udp", "udp6"].into_iter().flat_map(|table| {
+            let text = fs::read_to_string(format!("/proc/{}/net/{table}", self.pid())).unwrap_or_default();
+            text.lines().filter_map(unread).collect::<Vec<_>>()
+        });
+        // Of every process in its network namespace; mostly there is none.
+        waiting.into_iter().any(|socket| self.number_of(&socket).is_ok_and(|found| found.is_some()))
+    }
+
     /// Whether a thread is one of its.
     pub fn has_thread(&self, thread: i32) -> bool {
         Path::new(&format!("/proc/{}/task/{thread}", self.pid())).exists()
@@ -180,6 +190,13 @@ impl Process {
             tracing::warn!(pid = self.id.pid, ?signal, %error, "cannot send a signal");
         }
     }
+}
+
+/// The socket that a line of /proc/net/udp tells of, as descriptors lead to it, if something waits in it.
+fn unread(line: &str) -> Option<String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (_, waits) = words.get(4)?.split_once(':')?;
+    (u64::from_str_radix(waits, 16).ok()? > 0).then(|| words.get(9).map(|inode| format!("socket:[{inode}]")))?
 }
 
 /// The processes whose command line holds all these words.
@@ -355,6 +372,17 @@ mod tests {
         process.kill();
         process.exited().await;
         assert!(has_open(process.pid(), &[copy]).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_waits_in_a_socket_of_a_process_is_seen_until_it_is_read() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let own = open(std::process::id().cast_signed()).unwrap();
+        assert!(!own.has_unread());
+        socket.send_to(b"hello", socket.local_addr().unwrap()).unwrap();
+        assert!(own.has_unread());
+        socket.recv(&mut [0; 8]).unwrap();
+        assert!(!own.has_unread());
     }
 
     #[tokio::test]

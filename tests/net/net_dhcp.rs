@@ -17,7 +17,7 @@ use crate::support::{
 use qherd::net::Network;
 
 /// The options of a DHCP answer.
-fn option(frame: &[u8], wanted: u8) -> Option<&[u8]> {
+pub fn option(frame: &[u8], wanted: u8) -> Option<&[u8]> {
     let mut rest = frame.get(14 + 20 + 8 + 240..)?;
     while let [code, length, tail @ ..] = rest {
         if *code == wanted {
@@ -28,7 +28,7 @@ fn option(frame: &[u8], wanted: u8) -> Option<&[u8]> {
     None
 }
 
-fn dhcp(mac: [u8; 6], kind: u8, options: &[u8]) -> Vec<u8> {
+pub fn dhcp(mac: [u8; 6], kind: u8, options: &[u8]) -> Vec<u8> {
     let fixed = [&[1, 1, 6, 0, 1, 2, 3, 4, 0, 0, 0x80, 0][..], &[0; 16], &mac, &[0; 10 + 192]].concat();
     let data = [&fixed[..], &[99, 130, 83, 99, 53, 1, kind], options, &[255]].concat();
     udp([0xff; 6], mac, ([0; 4], [255; 4]), (68, 67), &data)

@@ -20,7 +20,7 @@ use rustix::{
 use tokio::{
     sync::Notify,
     task::spawn_blocking,
-    time::{Instant, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
 use super::{FOREGROUND, Folders, LOG, Orders, PROGRAM, Report, end, group, is, marker, running, view};
@@ -55,6 +55,11 @@ const LONGEST_LOG: u64 = 1 << 20;
 const TIDY: Duration = Duration::from_secs(60);
 /// Whether it does anything at all is looked at so often.
 const PULSE: Duration = Duration::from_secs(1);
+/// Whether it takes what waits for it is looked at so often.
+const HEARING: Duration = Duration::from_secs(5);
+/// So many looks in a row at which something waits, and one is asked whether it does anything; twice that for one that cannot
+/// be asked. Somebody may send more than it can take.
+const DEAF: u32 = 2;
 
 /// What is known of it, and what it is to be.
 pub struct Shared {
@@ -141,6 +146,10 @@ impl Shared {
         let mut reading = Some(Reading { from: 0, until: begun + READING, signalled: false });
         let mut tidy = interval(TIDY);
         let mut pulse = interval(PULSE);
+        let mut hearing = interval(HEARING);
+        // Looks that follow one another at once say nothing.
+        hearing.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut deaf = 0;
         let mut stopped = false;
         loop {
             tokio::select! {
@@ -159,11 +168,11 @@ impl Shared {
                             Ok(()) => {
                                 self.unread.store(false, Ordering::Relaxed);
                                 // One that has not answered yet has no more time now.
-                                if !reading.as_ref().is_some_and(|reading| reading.signalled) {
-                                    let (from, until) = (self.log_length(), Instant::now() + READING);
-                                    reading = Some(Reading { from, until, signalled: true });
+                                if reading.as_ref().is_some_and(|reading| reading.signalled) {
+                                    process.hang_up();
+                                } else {
+                                    reading = Some(self.tell_to_read(process));
                                 }
-                                process.hang_up();
                             }
                             Err(error) => well = self.cannot_write(&error),
                         },
@@ -186,11 +195,8 @@ impl Shared {
                         }
                     }
                     match reading.as_ref().and_then(|reading| self.hears(reading)) {
-                        Some(true) => reading = None,
-                        Some(false) => {
-                            end(&self.folders, process).await;
-                            return true;
-                        }
+                        Some(true) => (reading, deaf) = (None, 0),
+                        Some(false) => return self.replace(process).await,
                         None => {}
                     }
                 }
@@ -204,6 +210,14 @@ impl Shared {
                     }
                     (now, _) => stopped = now,
                 },
+                _ = hearing.tick(), if well && reading.is_none() => {
+                    deaf = if process.has_unread() { deaf + 1 } else { 0 };
+                    if deaf >= DEAF && self.orders().files.words().is_some() {
+                        reading = Some(self.tell_to_read(process));
+                    } else if deaf >= 2 * DEAF {
+                        return self.replace(process).await;
+                    }
+                }
                 _ = tidy.tick(), if reading.is_none() => {
                     if self.log_length() > LONGEST_LOG {
                         let _ = File::options().write(true).open(self.folders.own.join(LOG)).and_then(|log| log.set_len(0));
@@ -211,6 +225,20 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Has it read its lists, which it says when it has.
+    fn tell_to_read(&self, process: &Process) -> Reading {
+        let (from, until) = (self.log_length(), Instant::now() + READING);
+        process.hang_up();
+        Reading { from, until, signalled: true }
+    }
+
+    /// Ends one that hangs, for another to follow at once.
+    async fn replace(&self, process: &Process) -> bool {
+        (self.report)(Some("dnsmasq hangs and answers nobody; another takes its place".into()));
+        end(&self.folders, process).await;
+        true
     }
 
     /// Whether it does what it is asked to; nothing while it may be about to.
@@ -231,13 +259,7 @@ impl Shared {
         if log.contains(&read) {
             return Some(true);
         }
-        (Instant::now() >= reading.until).then(|| {
-            if reading.signalled {
-                let folder = self.folders.own.display();
-                tracing::warn!(%folder, "dnsmasq does not read what it is told to; starting another");
-            }
-            !reading.signalled
-        })
+        (Instant::now() >= reading.until).then_some(!reading.signalled)
     }
 
     /// Is not well.
