@@ -15,6 +15,7 @@ mod disks;
 pub mod events;
 mod existing;
 mod exports;
+mod file_id;
 mod folders;
 mod host;
 mod image_store;
@@ -310,6 +311,7 @@ impl Service {
     pub async fn start(&self, id: VmId) -> Result<(VmView, Start)> {
         let handle = self.handle(id)?;
         let _room = self.room_to_start(&handle.view())?;
+        existing::are_free(&handle).await?;
         let found = handle.start().await?;
         Ok((handle.view(), found))
     }

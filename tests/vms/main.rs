@@ -8,6 +8,8 @@ mod groups;
 mod hyperv;
 #[path = "../support/intruder.rs"]
 mod intruder;
+#[path = "../support/mounts.rs"]
+mod mounts;
 #[path = "../support/mute.rs"]
 mod mutes;
 #[path = "../support/stand_in.rs"]
