@@ -68,12 +68,25 @@ impl Target {
             return Err("commands speak the other dialect; leave out /hyperv".to_owned());
         }
         let authority: http::uri::Authority = rest.parse().map_err(|_| "after :// comes a host, with its port")?;
+        if authority.as_str().contains('@') {
+            return Err("nobody is named in it; a token is given by QHERD_TOKEN, a certificate by --cert".to_owned());
+        }
         let host = authority.host().to_owned();
+        // A port that is mistyped is not the usual one: somebody else may listen there, and would be sent the token.
+        let port = |usual| match authority.as_str().strip_prefix(&host).unwrap_or_default() {
+            "" => Ok(usual),
+            rest => {
+                let text = rest.strip_prefix(':').unwrap_or(rest);
+                let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+                let port = text.parse().ok().filter(|port| digits && *port != 0);
+                port.ok_or_else(|| format!("{text:?} is no port; those are 1 to 65535"))
+            }
+        };
         match scheme {
-            "http" => Ok(Self::Tcp { host, port: authority.port_u16().unwrap_or(80) }),
+            "http" => Ok(Self::Tcp { port: port(80)?, host }),
             "https" => {
-                let config = tls(files)?;
-                Ok(Self::Tls { host, port: authority.port_u16().unwrap_or(443), config })
+                let port = port(443)?;
+                Ok(Self::Tls { host, port, config: tls(files)? })
             }
             _ => Err("it begins with http://, https:// or unix://".to_owned()),
         }
@@ -167,4 +180,38 @@ fn tls(files: &TlsFiles) -> Result<Arc<ClientConfig>, String> {
     }
     let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| of(key, &error))?;
     Ok(Arc::new(config.with_client_auth_cert(chain, secret).map_err(|error| of(cert, &error))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(url: &str) -> Result<String, String> {
+        Target::parse(url, &TlsFiles::default()).map(|target| target.name())
+    }
+
+    #[test]
+    fn a_port_is_the_one_that_is_named_or_the_usual_one_and_never_another() {
+        assert_eq!(parsed("http://127.0.0.1:8080").as_deref(), Ok("http://127.0.0.1:8080"));
+        assert_eq!(parsed("http://[::1]:8080/").as_deref(), Ok("http://[::1]:8080"));
+        assert_eq!(parsed("http://host").as_deref(), Ok("http://host:80"));
+        assert_eq!(parsed("http://[::1]").as_deref(), Ok("http://[::1]:80"));
+        for host in ["127.0.0.1", "[::1]", "host"] {
+            for port in [":99999", ":", ":-1", ":18414abc", ":0", ":+80", ":8080:", "::80"] {
+                for scheme in ["http", "https"] {
+                    let url = format!("{scheme}://{host}{port}");
+                    let why = parsed(&url).expect_err(&url);
+                    assert!(why.contains("is no port") || why.contains("comes a host"), "{url}: {why}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_is_named_in_an_address() {
+        for url in ["http://me:secret@127.0.0.1:8080", "https://me@host", "http://127.0.0.1:80@evil"] {
+            let why = parsed(url).expect_err(url);
+            assert!(why.contains("QHERD_TOKEN") && !why.contains("secret"), "{url}: {why}");
+        }
+    }
 }
