@@ -53,7 +53,7 @@ pub enum Command {
         #[command(flatten)]
         to: Connect,
     },
-    /// Give an image another name or tag
+    /// Rename an image: it is called by its new name or tag alone
     Tag {
         /// Its name or id
         image: String,
@@ -116,15 +116,26 @@ impl Command {
             Self::Rm { images, to } => {
                 let output = to.output();
                 let client = to.client()?;
-                let mut done: Vec<ImageDone> = Vec::new();
+                // All of them are there, or none goes.
+                let mut found: Vec<ImageFields> = Vec::new();
                 for image in &images {
-                    let gone: ImageDone = client.delete(&at(image), LONG).await?;
+                    let image: ImageFields = client.get(&at(image)).await?;
+                    // Named twice is meant once.
+                    if found.iter().all(|before| before.id != image.id) {
+                        found.push(image);
+                    }
+                }
+                let mut done: Vec<ImageDone> = Vec::new();
+                for image in &found {
+                    let name = format!("{}:{}", image.name, image.tag);
+                    let gone = client.delete(&at(&image.id), LONG).await;
+                    let gone: ImageDone = gone.map_err(|error| Fail::from(error).about(&name))?;
                     if !output.is_for_programs() {
-                        output.say(&format!("{}:{}: deleted", gone.name, gone.tag))?;
+                        output.say(&format!("{name}: deleted"))?;
                     }
                     done.push(gone);
                 }
-                show_values(output, images.len(), &done)
+                show_values(output, found.len(), &done)
             }
             Self::Tag { image, name, to } => {
                 let output = to.output();

@@ -206,7 +206,15 @@ impl StateDir {
     }
 }
 
+const UNWRITTEN: &str = "cannot write to standard output";
+
 /// A reader that has gone away is no panic.
 fn say(line: &str) -> anyhow::Result<()> {
-    writeln!(std::io::stdout().lock(), "{line}").context("cannot write to standard output")
+    writeln!(std::io::stdout().lock(), "{line}").context(UNWRITTEN)
+}
+
+/// Whether it is that: then nobody is told.
+pub fn is_unread(error: &anyhow::Error) -> bool {
+    let is_pipe = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
+    error.to_string() == UNWRITTEN && error.root_cause().downcast_ref().is_some_and(is_pipe)
 }

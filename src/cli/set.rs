@@ -11,9 +11,11 @@ use super::{
     create::path as path_of,
     exit::Fail,
     first_boot::FirstBoot,
-    names,
-    progress::waiting,
+    names::{self, Vm},
+    output::Output,
+    progress::{Outcome, waiting},
     sizes::{self, Cores, Label, Number},
+    vms::show_outcome,
     words::{IO_ERROR, RESTART, one_of, when},
 };
 use crate::{
@@ -109,16 +111,28 @@ impl Set {
         let output = to.output();
         let client = to.client()?;
         let vms = names::vms(&client, &vms).await?;
+        let mut outcome = Outcome { wanted: vms.len(), done: Vec::new(), failed: None };
         for vm in &vms {
-            let about = |failure| Fail::from(failure).about(&vm.name);
-            let path = format!("/vms/{}", vm.id);
-            let body = change.body(&client, &path).await?;
-            let said = format!("{}: set", vm.name);
-            let done = waiting(output, &said, client.put::<Whole>(&path, &body)).await.map_err(about)?;
-            if output.is_for_programs() {
-                output.value(&done)?;
-                continue;
+            match change.of(&client, vm, output).await {
+                Ok(done) => outcome.done.push(done),
+                // One after the other: what is wrong with it is mostly wrong with those that follow.
+                Err(fail) => {
+                    outcome.failed = Some(fail.about(&vm.name));
+                    break;
+                }
             }
+        }
+        show_outcome(output, outcome)
+    }
+}
+
+impl Change {
+    /// Changes one VM, and says so to people.
+    async fn of(&self, client: &Client, vm: &Vm, output: Output) -> Result<Whole, Fail> {
+        let path = format!("/vms/{}", vm.id);
+        let body = self.body(client, &path).await?;
+        let done = waiting(output, &format!("{}: set", vm.name), client.put::<Whole>(&path, &body)).await?;
+        if !output.is_for_programs() {
             let members = serde_json::to_value(&body).unwrap_or_default();
             let members = members.as_object().into_iter().flatten();
             let changed: Vec<String> =
@@ -127,11 +141,9 @@ impl Set {
             let later = if done.config.pending.is_empty() { "" } else { when(done.applied) };
             output.say(&format!("{}: {}{later}", vm.name, changed.join(", ")))?;
         }
-        Ok(())
+        Ok(done)
     }
-}
 
-impl Change {
     /// What is to be another. Limits are replaced whole, so those that are not named are sent as they are. Labels come and go
     /// beside those that others set.
     async fn body(&self, client: &Client, path: &str) -> Result<WholeBody, Fail> {

@@ -70,6 +70,12 @@ async fn who<'a>(client: &Client, text: &'a str) -> Result<(Option<&'a str>, Vm)
             break;
         }
         match names::vm(client, &text[at + 1..]).await {
+            Ok(vm) if at == 0 => {
+                return Err(Fail::usage(format!(
+                    "{text} names no user ahead of the @; leave out the @, or name one: root@{}",
+                    vm.name
+                )));
+            }
             Ok(vm) => return Ok((Some(&text[..at]), vm)),
             Err(fail) => unknown = fail,
         }

@@ -84,4 +84,12 @@ fn images_are_listed_by_their_labels() {
     assert_eq!(names(&[]), ["aa", "bb"]);
     assert_eq!(names(&["--label", "os=b"]), ["bb"]);
     assert_eq!(names(&["--label", "os=b", "--name", "aa"]), [] as [&str; 0]);
+
+    // All that are named are there, or none goes; and one that is named twice goes once.
+    run(&daemon, &["image", "rm", "aa", "nosuch"]).expect(3);
+    assert_eq!(names(&[]), ["aa", "bb"]);
+    assert_eq!(done(&daemon, &["image", "rm", "aa", "aa:latest", "bb"]), "aa:latest: deleted\nbb:latest: deleted\n");
+    done(&daemon, &["switch", "create", "Yard", "--type", "private"]);
+    run(&daemon, &["switch", "rm", "Yard", "nosuch"]).expect(3);
+    assert_eq!(done(&daemon, &["switch", "rm", "Yard", "Yard"]), "Yard: deleted\n");
 }

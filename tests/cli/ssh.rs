@@ -53,6 +53,8 @@ fn ssh_is_given_the_place_the_user_and_a_name_for_the_key() {
         let refused = run(&daemon, &["ssh", name]).expect(4);
         assert!(refused.err.contains(&format!("qherd nic add {name}")), "{}", refused.err);
     }
+    let nobody = run(&daemon, &["ssh", "@web"]).expect(2);
+    assert!(nobody.err.contains("names no user"), "{}", nobody.err);
     let slip = run(&daemon, &["ssh", "admin@webb"]).expect(3);
     assert!(slip.err.contains("did you mean web?"), "{}", slip.err);
 }
