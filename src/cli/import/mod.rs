@@ -91,8 +91,12 @@ impl Libvirt {
         if self.dry_run {
             return show(output, &imported);
         }
-        let client = self.to.client()?;
         let Imported { request, left } = imported;
+        if let Some(goal) = self.wait.goal() {
+            let on_switch = request.networks.iter().flatten().map(|nic| nic.switch.is_some());
+            goal.check(request.name.as_deref().unwrap_or_default(), on_switch)?;
+        }
+        let client = self.to.client()?;
         let made: Result<Created, _> = waiting(output, "creating", client.post("/vms", &request, LONG)).await;
         let created = made.map_err(|failure| {
             let fail = Fail::from(failure);
