@@ -90,61 +90,51 @@ pub(super) async fn resolve(service: &Service, wish: &ExistingDisk) -> Result<Fo
     if let Some(by) = user(service, &path) {
         return Err(taken(by));
     }
+    // Before it is judged as a file: what is wrong with one of qherd's own is not to be mended.
+    if let Some(by) = by_another_name(service, &path, Some(id)).await.map_err(failed)? {
+        return Err(taken(by));
+    }
     let (ctx, looked, format) = (service.ctx.clone(), path.clone(), wish.format);
     let looked = on_storage(&path, STORAGE, move || Ok(inspect(&ctx.config, looked, id, format))).await;
     let (file, base) = looked.map_err(failed)??;
-    let lies_on = |base: &BaseImage| taken(format!("it lies on {}, which is a disk of a VM", base.path.display()));
-    if let Some(base) = base.as_ref().filter(|base| service.ctx.census.has_disk(&base.path)) {
-        return Err(lies_on(base));
+    if let Some(base) = &base {
+        let is_disk = service.ctx.census.has_disk(&base.path)
+            || by_another_name(service, &base.path, None).await.map_err(failed)?.is_some();
+        if is_disk {
+            return Err(taken(format!("it lies on {}, which is a disk of a VM", base.path.display())));
+        }
     }
-    let lower = base.as_ref().map(|base| base.path.clone());
-    let others = by_other_names(service, path.clone(), id, lower).await.map_err(failed)?;
-    match (others, &base) {
-        (Others { file: Some(by), .. }, _) => Err(taken(by)),
-        (Others { base: true, .. }, Some(base)) => Err(lies_on(base)),
-        _ => Ok(Found { file, base, claim }),
-    }
+    Ok(Found { file, base, claim })
 }
 
-/// Who has the same files by other names.
-struct Others {
-    file: Option<String>,
-    /// What the file lies on is a disk.
-    base: bool,
-}
-
-/// Every file of every VM is looked at, and those of the store: no path says where else a file is mounted.
-async fn by_other_names(
-    service: &Service,
-    path: PathBuf,
-    id: FileId,
-    base: Option<PathBuf>,
-) -> std::io::Result<Others> {
+/// Who has a file that is to be a disk, by whatever name; for what a disk lies on, without an id, whose disk it is. Every file of every
+/// VM is looked at, and those of the store: no path says where else a file is mounted.
+async fn by_another_name(service: &Service, path: &Path, id: Option<FileId>) -> std::io::Result<Option<String>> {
     let views: Vec<VmView> = service.registry.everyone().iter().map(VmHandle::view).filter(|view| !view.gone).collect();
-    let specs = || views.iter().flat_map(|view| [Some(&view.spec), view.in_effect.as_ref()].into_iter().flatten());
+    let specs = views.iter().flat_map(|view| [Some(&view.spec), view.in_effect.as_ref()].into_iter().flatten());
     let mut disks: Vec<(PathBuf, Arc<VmSpec>)> = Vec::new();
     let mut bases: Vec<(PathBuf, Arc<VmSpec>)> = Vec::new();
-    for spec in specs() {
+    for spec in specs {
         disks.extend(spec.disks.iter().map(|disk| (disk.file.to_path_buf(), spec.clone())));
         bases.extend(spec.disks.iter().filter_map(|disk| Some((disk.base.as_ref()?.path.clone(), spec.clone()))));
     }
     // Thousands of clones have one base.
     bases.sort_by(|(one, _), (other, _)| one.cmp(other));
     bases.dedup_by(|(one, _), (other, _)| one == other);
-    let layers = service.ctx.config.layers_dir();
-    on_storage(&path, STORAGE, move || {
-        let lower = base.as_deref().and_then(FileId::at);
-        let base = lower.is_some_and(|lower| lower.found(disks.iter().cloned()).is_some());
+    let (layers, looked) = (service.ctx.config.layers_dir(), path.to_owned());
+    on_storage(path, STORAGE, move || {
         let of = |what: &str, spec: Arc<VmSpec>| {
             format!("it is {what} of the VM {} ({}) by another name", spec.name, spec.id)
         };
+        let Some(id) = id else {
+            return Ok(FileId::at(&looked).and_then(|id| id.found(disks)).map(|spec| of("a disk", spec)));
+        };
         let file = id.found(disks).map(|spec| of("a disk", spec));
         let file = file.or_else(|| id.found(bases).map(|spec| of("the base image of a disk", spec)));
-        let file = file.or_else(|| {
+        Ok(file.or_else(|| {
             let layer = id.found_in(&layers)?;
             Some(format!("it is a file of the image store, {}", layer.display()))
-        });
-        Ok(Others { file, base })
+        }))
     })
     .await
 }
