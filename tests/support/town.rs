@@ -6,7 +6,7 @@ use qherd::model::{
 };
 
 use crate::{
-    lab::{Lab, nic, nic_on, switch},
+    lab::{Lab, await_that, nic, nic_on, switch},
     support::netns::{Guest, Peer, ip},
 };
 
@@ -63,6 +63,9 @@ pub async fn town() -> Town {
     for nic in &nics {
         guests.push(lab.guest(nic).await);
     }
+    // Which the kernel gives a bridge that has a carrier.
+    let own = || ip(&format!("-6 addr show dev {}", shared.bridge())).contains("fe80::");
+    await_that("the bridge has its link-local address", own).await;
     Town { lab, peer, lan, wan, shared, nics, guests }
 }
 

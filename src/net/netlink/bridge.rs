@@ -9,7 +9,7 @@ use rtnetlink::{
     packet_route::link::{BridgePortState, BridgeStpState, InfoBridge, InfoBridgePort, LinkMessage, VlanProtocol},
 };
 
-use super::{Link, nameless};
+use super::nameless;
 
 const BRIDGE: [InfoBridge; 11] = [
     // Without anybody who asks who wants which multicast, a bridge that learns it forgets, and drops what is wanted.
@@ -69,19 +69,6 @@ pub(super) fn of_port(settings: &[InfoBridgePort], can_lead: bool) -> Vec<InfoBr
     let other =
         |wanted: &InfoBridgePort| settings.iter().any(|is| discriminant(is) == discriminant(wanted) && is != wanted);
     PORT.into_iter().chain(can_lead.then_some(LEADS)).filter(other).collect()
-}
-
-impl Link {
-    /// What it is to be told to be a port of the bridge of this index, isolated or not. One that is no port of it yet will be
-    /// as every new one is.
-    pub fn to_be_told(&self, bridge: u32, isolated: bool) -> Vec<InfoBridgePort> {
-        let is_port = self.master == Some(bridge);
-        let mut settings = if is_port { self.port.clone() } else { Vec::new() };
-        if (is_port && self.isolated) != isolated {
-            settings.push(InfoBridgePort::Isolated(isolated));
-        }
-        settings
-    }
 }
 
 /// Gives a bridge settings.

@@ -91,6 +91,17 @@ pub fn read(message: RouteNetlinkMessage) -> Option<Link> {
 }
 
 impl Link {
+    /// What it is to be told to be a port of the bridge of this index, isolated or not. One that is no port of it yet will be
+    /// as every new one is.
+    pub fn to_be_told(&self, bridge: u32, isolated: bool) -> Vec<InfoBridgePort> {
+        let is_port = self.master == Some(bridge);
+        let mut settings = if is_port { self.port.clone() } else { Vec::new() };
+        if (is_port && self.isolated) != isolated {
+            settings.push(InfoBridgePort::Isolated(isolated));
+        }
+        settings
+    }
+
     fn learn(&mut self, info: LinkInfo) {
         match info {
             LinkInfo::Kind(kind) => self.kind = Some(kind),

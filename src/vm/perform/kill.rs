@@ -35,10 +35,11 @@ async fn killed(process: &Process) -> bool {
 pub(super) async fn end_strays(hands: &Hands, brief: &Brief) -> Done {
     // One that was spawned a moment ago is known by its handle alone: until exec is over it has no command line.
     let spawned = hands.process().into_iter();
-    let strays = hands
-        .ctx
-        .strays(brief.definition())
-        .map_err(|error| Setback::Host(format!("cannot look for a QEMU of it: {error}")))?;
+    // Of this daemon's own there is the handle: whoever waits for a start that failed for want of descriptors is told so, all the same.
+    let strays = hands.ctx.strays(brief.definition()).unwrap_or_else(|error| {
+        tracing::warn!(vm = %hands.id, %error, "whether an earlier daemon has left a QEMU of it is not seen");
+        Vec::new()
+    });
     for stray in spawned.chain(strays.into_iter().map(Arc::new)) {
         tracing::info!(vm = %hands.id, pid = stray.pid(), "ending a QEMU that nobody waits for");
         let group = hands.ctx.sandbox.group_of(stray.pid());

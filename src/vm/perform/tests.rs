@@ -16,8 +16,8 @@ use crate::{
     host::{
         cpus::Host,
         image::{Folders, Keep, QemuImg},
-        launcher::{QEMU_PROBE, User},
-        sandbox::{Programs, Sandbox},
+        launcher::User,
+        sandbox::Sandbox,
     },
     model::{Conflict, CpuPinning, Disk, Ending, Error, IoLimits, LayerId, Nic, NicBackend, NicId, Upkeep, VmSpec},
     net::Network,
@@ -52,8 +52,7 @@ impl Vm {
         std::fs::create_dir_all(config.state_dir.join("images")).unwrap();
         let cache = config.state_dir.join("accelerator.json");
         let caps = Caps::detect(&config.qemu, Some(Accelerator::Tcg), &cache).await.unwrap();
-        let (program, version, others) = (&*caps.program, &*caps.version, &*caps.may_execute);
-        let programs = Programs { program, version, others, permit: QEMU_PROBE, kvm: false };
+        let programs = users::programs(&caps);
         let keep = Keep { uids: config.vm_uids.clone(), mark: "steps".to_owned() };
         let ctx = Context {
             host: Host::read().unwrap(),
