@@ -218,7 +218,7 @@ struct Confinement {
 }
 
 impl Confinement {
-    /// In the child. Each layer while the ones before still let it be put on; the filter last.
+    /// In the child. Each layer while the ones before still let it be put on; the filter last but for a limit.
     fn enter(&self, begun_in_group: bool) -> io::Result<()> {
         // A session of its own: a Ctrl-C or a hang-up at the daemon's terminal does not reach the guests.
         rustix::process::setsid()?;
@@ -262,6 +262,9 @@ impl Confinement {
                 Some(way) => way.send(self.filter.install_and_listen()?.as_fd())?,
                 None => self.filter.install()?,
             }
+        }
+        if self.layers.includes(Layer::Limits) {
+            self.limits.set_descriptors()?;
         }
         Ok(())
     }
