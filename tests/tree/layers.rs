@@ -133,6 +133,7 @@ const MAY_WAIT: &[&str] = &[
     "service/database.rs",
     "service/existing.rs",
     "service/exports.rs",
+    "service/file_id.rs",
     "service/folders.rs",
     "service/image_store/mod.rs",
     "service/images.rs",
