@@ -162,7 +162,7 @@ pub struct Follower {
     last: u64,
     /// What comes next has to be read from the store.
     behind: bool,
-    /// Of what it reads from the store, and how many of its events it has had.
+    /// Of what it reads from the store, and the place in it of what comes next.
     backlog: Option<(Arc<Piece>, usize)>,
     filter: Filter,
 }
@@ -210,14 +210,14 @@ impl Follower {
     }
 
     fn next_of_backlog(&mut self) -> Option<Arc<Entry>> {
-        let (piece, had) = self.backlog.as_mut()?;
-        let Some(entry) = piece.entries.get(*had).cloned() else {
+        let (piece, next) = self.backlog.as_mut()?;
+        let Some(entry) = piece.entries.get(*next).cloned() else {
             // The end of it may be some that cannot be read.
             self.last = self.last.max(piece.until);
             self.backlog = None;
             return None;
         };
-        *had += 1;
+        *next += 1;
         Some(entry)
     }
 
@@ -228,14 +228,14 @@ impl Follower {
             return Err(gone(kept));
         }
         let piece = self.events.pieces.after(self.last).await?;
-        let had = piece.entries.partition_point(|entry| entry.number <= self.last);
+        let next = piece.entries.partition_point(|entry| entry.number <= self.last);
         // The window may have passed it meanwhile.
         let kept = self.events.store.kept_events();
-        if piece.entries.get(had).is_none_or(|next| next.number != self.last + 1) && self.last + 1 < kept.oldest {
+        if piece.entries.get(next).is_none_or(|entry| entry.number != self.last + 1) && self.last + 1 < kept.oldest {
             return Err(gone(kept));
         }
         self.behind = piece.until < kept.newest;
-        self.backlog = Some((piece, had));
+        self.backlog = Some((piece, next));
         Ok(())
     }
 }
