@@ -335,16 +335,21 @@ async fn a_layer_that_cannot_be_put_on_is_told_and_refused_where_all_are_require
 
 #[tokio::test]
 async fn a_vm_that_no_user_is_left_for_does_not_start_and_says_so() {
-    let daemon = Daemon::start_with(&["--accel", "tcg", "--vm-uids", "1999970000-1999970000"]);
-    let mut wish = daemon.wish();
-    wish["start"] = json!(true);
-    let first = daemon.create(wish).await;
-    let second = daemon.create(daemon.wish()).await;
-    let refused = daemon.post(&format!("/vms/{second}/start"), json!({})).await;
+    let daemon = Daemon::start_with(&["--accel", "tcg", "--vm-uids", "1999970000-1999970001"]);
+    let mut ids = Vec::new();
+    // What makes their disks is a user of the range as well.
+    for _ in 0..3 {
+        ids.push(daemon.create(daemon.wish()).await);
+    }
+    let start = async |id: &str| daemon.post(&format!("/vms/{id}/start"), json!({})).await;
+    for id in &ids[..2] {
+        start(id).await.expect(200);
+    }
+    let refused = start(&ids[2]).await;
     let said = refused.body.to_string();
-    assert!(refused.status == 500 && said.contains("--vm-uids 1999970000-1999970000"), "{} {said}", refused.status);
-    daemon.post(&format!("/vms/{first}/stop"), json!({ "force": true })).await.expect(200);
-    daemon.post(&format!("/vms/{second}/start"), json!({})).await.expect(200);
+    assert!(refused.status == 500 && said.contains("--vm-uids 1999970000-1999970001"), "{} {said}", refused.status);
+    daemon.post(&format!("/vms/{}/stop", ids[0]), json!({ "force": true })).await.expect(200);
+    start(&ids[2]).await.expect(200);
 }
 
 /// A script that, as a VM's user, finds another QEMU than the daemon does: the one that was asked what it can do is wanted.

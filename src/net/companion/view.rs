@@ -29,8 +29,9 @@ pub fn cell(folders: &Folders, group: Option<&Group>) -> io::Result<Cell> {
     // It may be a script, which ends in another.
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|folder| folder.join(PROGRAM)).filter(|file| file.is_file());
-    let programs = found.filter_map(|program| installed_in(&program)).collect();
-    let shown = Shown { programs, read, own: vec![folders.own.clone()], ..Shown::default() };
+    let names: Vec<PathBuf> = found.collect();
+    let programs = names.iter().filter_map(|program| installed_in(program)).collect();
+    let shown = Shown { programs, names, read, own: vec![folders.own.clone()], ..Shown::default() };
     let view = View::of(&shown, TCP).inspect_err(|error| {
         tracing::debug!(%error, "dnsmasq is not kept from files by Landlock");
     });
