@@ -1,13 +1,9 @@
 //! Takes a request back that somebody waits for: what it has begun is undone by the plan, as far as that can be. It touches
-//! nothing that others wait for: of several who wait for a stop each takes back their own deadline, and the last one the stop;
-//! a change likewise. When something else overtakes a request is `admit`'s.
-
-use std::sync::Arc;
+//! nothing that others wait for: of several who wait for a stop each takes back their own deadline, and the last one the stop. When something else overtakes a request is `admit`'s.
 
 use super::{
     answer::{Effects, Ticket, Until},
     change::take_back,
-    difference,
     due::bring_to_rest,
     facts::{Facts, Now},
     goal::Goal,
@@ -38,10 +34,12 @@ pub fn withdraw(facts: &mut Facts, now: Now, ticket: Ticket) -> Result<Effects, 
             if has_grown(&before, &after) {
                 return Err("a disk that grows does not shrink again");
             }
-            if !hand_over(facts, ticket, &lanes, &before, &after)? {
-                lanes.iter().for_each(|lane| drop(facts.stuck.remove(lane)));
-                take_back(facts, &before, &after);
+            let mut others = facts.waiting.iter().filter(|waiting| waiting.ticket != ticket);
+            if others.any(|other| concerned(&other.until).iter().any(|lane| lanes.contains(lane))) {
+                return Err("others wait for the same");
             }
+            lanes.iter().for_each(|lane| drop(facts.stuck.remove(lane)));
+            take_back(facts, &before, &after);
             facts.answer_one_instead(ticket, cancelled());
         }
         Until::Off(_) | Until::OffThenGone(_) => {
@@ -71,27 +69,6 @@ fn wanted_by_others(facts: &Facts) -> Goal {
         Until::Off(None) => facts.goal(),
         _ => goal,
     })
-}
-
-/// Whether another one has come since who waits for the same, and takes back what both have changed when it is withdrawn as
-/// well. Those who came before wait for what they wanted.
-fn hand_over(
-    facts: &mut Facts,
-    ticket: Ticket,
-    lanes: &[Lane],
-    before: &VmSpec,
-    after: &VmSpec,
-) -> Result<bool, &'static str> {
-    let since = facts.waiting.iter_mut().skip_while(|waiting| waiting.ticket != ticket).skip(1);
-    let mut same = since.filter(|other| concerned(&other.until).iter().any(|lane| lanes.contains(lane)));
-    match same.next().map(|other| &mut other.until) {
-        None => Ok(false),
-        Some(Until::Applied { lanes: all, before: theirs, .. }) if lanes.iter().all(|lane| all.contains(lane)) => {
-            *theirs = Arc::new(difference::without(theirs, before, after));
-            Ok(true)
-        }
-        Some(_) => Err("others wait for a part of it"),
-    }
 }
 
 /// What a change is about that somebody waits for.

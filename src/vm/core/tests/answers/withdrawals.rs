@@ -73,58 +73,16 @@ fn what_was_asked_of_a_running_vm_is_taken_back_at_every_step() {
 }
 
 #[test]
-fn of_several_who_wait_for_a_change_each_takes_their_own_back() {
-    let before = up().record.definition.memory;
-    // What they want, who goes first, and what is wanted then.
-    for (wishes, first, left) in
-        [([128, 128], 3, 128), ([128, 128], 4, 128), ([128, 96], 3, 96), ([128, 96], 4, 128), ([96, 128], 4, 96)]
-    {
-        let mut facts = up();
-        for (ticket, wish) in (3..).zip(wishes) {
-            ask(&mut facts, ticket, Request::Change(Box::new(Change::Memory(wish))));
-        }
-        let mut answers = Vec::new();
-        for (ticket, memory) in [(first, left), (7 - first, before)] {
-            answers.extend(withdraw(&mut facts, NOW, ticket).unwrap().answers);
-            follow(&mut facts);
-            assert_eq!(facts.record.definition.memory, memory, "{wishes:?}, without {ticket}");
-        }
-        answers.extend(go_on(&mut facts, 100).1);
-        answers.sort_by_key(|(ticket, _)| *ticket);
-        assert_eq!(answers, [(3, cancelled()), (4, cancelled())], "{wishes:?}");
-        assert_eq!((status(&facts), facts.record == facts.stored), (Status::Running, true));
-    }
-}
-
-#[test]
-fn of_two_who_want_a_nic_out_the_last_one_keeps_it() {
-    for order in [[3, 4], [4, 3]] {
-        let mut facts = up();
-        ask(&mut facts, 1, Request::Change(Box::new(large_nic(1))));
-        go_on(&mut facts, 100);
-        facts.patient = vec![3, 4];
-        let nics = facts.record.definition.nics.clone();
-        for ticket in [3, 4] {
-            ask(&mut facts, ticket, Request::Change(Box::new(Change::RemoveNic(nics[0].id))));
-        }
-        for (ticket, kept) in order.into_iter().zip([false, true]) {
-            withdraw(&mut facts, NOW, ticket).unwrap();
-            follow(&mut facts);
-            assert_eq!(facts.record.definition.nics == nics, kept, "{order:?}, without {ticket}");
-        }
-    }
-}
-
-#[test]
-fn nothing_is_taken_back_that_others_wait_for_a_part_of() {
+fn nothing_is_taken_back_that_others_wait_for_too() {
     let now = NOW;
     let mut facts = up();
-    let both = vec![Change::Memory(128), Change::Cpu { vcpus: Some(2), pinning: None }];
-    ask(&mut facts, 3, Request::Change(Box::new(Change::Several(both))));
-    ask(&mut facts, 4, Request::Change(Box::new(Change::Memory(128))));
-    assert!(withdraw(&mut facts, now, 3).unwrap_err().contains("others"));
-    withdraw(&mut facts, now, 4).unwrap();
-    assert!(withdraw(&mut facts, now, 4).is_err(), "there is no such request any more");
+    for ticket in [3, 4] {
+        ask(&mut facts, ticket, Request::Change(Box::new(Change::Memory(128))));
+    }
+    for ticket in 3..=4 {
+        assert!(withdraw(&mut facts, now, ticket).unwrap_err().contains("others"), "{ticket}");
+    }
+    assert!(withdraw(&mut facts, now, 5).is_err(), "there is no such request");
     let mut facts = down();
     ask(&mut facts, 1, Request::Start);
     assert!(withdraw(&mut facts, now, 1).unwrap_err().contains("force"));
