@@ -100,7 +100,7 @@ pub(super) async fn prepare(hands: &Hands, brief: &Brief) -> Done {
     let spec = brief.definition();
     cpu::check(&hands.ctx, spec)?;
     for nic in &spec.nics {
-        nics::await_ports(nic.backend.forwards()).await.map_err(Setback::Reported)?;
+        nics::check_ports(nic.backend.forwards()).map_err(Setback::Reported)?;
     }
     let disks: Vec<_> = spec.disks.iter().filter(|disk| !brief.is_unmade(disk)).collect();
     for disk in &disks {

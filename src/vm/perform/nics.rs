@@ -1,8 +1,6 @@
 //! NICs that come and go while the VM runs, and the host's side of every NIC.
 
-use std::{net::SocketAddrV4, time::Duration};
-
-use tokio::time::{Instant, sleep};
+use std::net::SocketAddrV4;
 
 use super::{
     Brief, Done, Hands, carriers,
@@ -18,8 +16,6 @@ use crate::{
     vm::core::{Setback, StepReport as Report},
 };
 
-/// For what carried the run before to end.
-const LAST_RUN: Duration = Duration::from_secs(1);
 /// 7.2 outlives the unplugging of a NIC with one queue whose tap is gone; 10.0 does not, and nobody has tried those in
 /// between.
 const ABORTS_WITHOUT_TAP: u32 = 8;
@@ -151,21 +147,6 @@ pub(in crate::vm) async fn is_plugged(session: &Session, nic: &Nic) -> Result<bo
 /// What QEMU calls the descriptors of its tap.
 fn queue_names(nic: &Nic) -> Vec<String> {
     (0..nic.queues).map(|queue| format!("{}-{queue}", nic.name)).collect()
-}
-
-/// Whether the host's ports are free that lead into a guest, at once or in a moment: passt of the run before ends when its QEMU
-/// has, and the stop has been answered by then.
-///
-/// # Errors
-/// [`Error::PortTaken`].
-pub(super) async fn await_ports(forwards: &[Forward]) -> Result<(), Error> {
-    let end = Instant::now() + LAST_RUN;
-    loop {
-        match check_ports(forwards) {
-            Err(_) if Instant::now() < end => sleep(LAST_RUN / 20).await,
-            free => return free,
-        }
-    }
 }
 
 /// Whether the host's ports are free that lead into a guest: QEMU says less well why they are not.
