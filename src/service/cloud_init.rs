@@ -136,7 +136,8 @@ impl Service {
         let swept = on_storage(&self.ctx.config.state_dir, STORAGE, move || {
             for vm in seeds::vms(&ctx.config.state_dir)? {
                 let known = named.iter().find(|(id, _)| *id == vm);
-                let is_lost = known.is_none() && (recorded.contains(&vm.to_string()) || ctx.image_folder(&vm).exists());
+                let is_lost = known.is_none()
+                    && (recorded.contains(&vm.to_string()) || ctx.image_folder(&vm).try_exists().unwrap_or(true));
                 if is_lost {
                     continue;
                 }
