@@ -120,39 +120,51 @@ impl Task {
 
     /// In a box: an async function has room for its arguments twice, and there is one of each VM.
     pub async fn run(mut self: Box<Self>) {
-        let first = self.absorb(Report::Sight(Sight::Time));
-        self.follow(first);
+        self.happened(Happening::Time);
         while !self.facts.gone {
             let happening = match self.is_at_rest() {
                 // A future that waits for anything is large, and nearly all VMs are at rest.
                 false => Box::pin(self.next()).await,
                 true => self.inbox.recv().await.into(),
             };
-            let effects = match happening {
-                Happening::Message(message) => self.take(message),
-                Happening::Exited(exit) => self.exited(exit).await,
-                Happening::Event(event) => self.event(event),
-                Happening::Closed(reason) => self.closed(&reason),
-                Happening::Sight(sight) => self.absorb(Report::Sight(sight)),
-                Happening::Step(ended) => {
-                    // It may have sent them just after they were looked for.
-                    while let Some(sight) = self.hands.take_sight() {
-                        let effects = self.absorb(Report::Sight(sight));
-                        self.follow(effects);
-                    }
-                    self.ended(ended)
-                }
-                Happening::Time => self.absorb(Report::Sight(Sight::Time)),
-                Happening::Orphaned => return,
-            };
-            self.follow(effects);
+            if let Happening::Orphaned = happening {
+                return;
+            }
+            self.happened(happening);
         }
         // Those who came too late are told so.
         self.inbox.close();
         while let Some(message) = self.inbox.recv().await {
-            let effects = self.take(message);
-            self.hand_out(effects);
+            self.turn_away(message);
         }
+    }
+
+    /// Not asynchronous, nor is what it calls: what happens and what follows have their room on the stack, not in the future
+    /// of each VM.
+    fn happened(&mut self, happening: Happening) {
+        let effects = match happening {
+            Happening::Message(message) => self.take(message),
+            Happening::Exited(exit) => self.exited(exit),
+            Happening::Event(event) => self.event(event),
+            Happening::Closed(reason) => self.closed(&reason),
+            Happening::Sight(sight) => self.absorb(Report::Sight(sight)),
+            Happening::Step(ended) => {
+                // It may have sent them just after they were looked for.
+                while let Some(sight) = self.hands.take_sight() {
+                    let effects = self.absorb(Report::Sight(sight));
+                    self.follow(effects);
+                }
+                self.ended(ended)
+            }
+            Happening::Time => self.absorb(Report::Sight(Sight::Time)),
+            Happening::Orphaned => return,
+        };
+        self.follow(effects);
+    }
+
+    fn turn_away(&mut self, message: Inbox) {
+        let effects = self.take(message);
+        self.hand_out(effects);
     }
 
     /// Nothing can happen to it but that somebody asks something of it.
@@ -264,7 +276,7 @@ impl Task {
         self.absorb(Report::Sight(Sight::TapGone(nic)))
     }
 
-    async fn exited(&mut self, exit: Exit) -> Effects {
+    fn exited(&mut self, exit: Exit) -> Effects {
         let how = format!("{exit}: {}", self.hands.last_words());
         self.link = None;
         self.hands.close();
