@@ -184,7 +184,9 @@ fn user(service: &Service, file: &Path) -> Option<String> {
             Some(format!("it is {what} of the VM {} ({})", view.spec.name, view.spec.id))
         })
     };
-    service.registry.views_with(Mark::path(file)).iter().filter(|view| !view.gone).find_map(named_by)
+    let marks = [Mark::disk(file), Mark::image(file)];
+    let views = marks.into_iter().flat_map(|mark| service.registry.views_with(mark));
+    views.filter(|view| !view.gone).find_map(|view| named_by(&view))
 }
 
 /// The canonical path of what a client may name, and which file that is. Like the next, it looks at the file system, and waits for it.

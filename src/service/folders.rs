@@ -79,7 +79,7 @@ impl Made<'_> {
     fn count_on_known(&mut self, service: &Service, seen: &[MadeFolder]) -> Vec<MadeFolder> {
         let mut making = self.making.lock();
         let noted = |folder: &MadeFolder| {
-            let views = service.registry.views_with(Mark::path(&folder.path));
+            let views = service.registry.views_with(Mark::folder(&folder.path));
             views.iter().any(|view| view.spec.named.folders.contains(folder))
         };
         let known: Vec<_> = seen.iter().filter(|folder| making.contains(folder) || noted(folder)).cloned().collect();

@@ -25,17 +25,27 @@ pub enum Mark {
     Address(SwitchId, Ipv4Addr),
     /// A port of the host that leads to the VM's user-mode network.
     HostPort(Protocol, u16),
-    /// A digest of a disk's file, of the image that it was cloned from, or of a folder that was made for the VM.
-    Path(u64),
+    /// A digest of the path of a disk's file.
+    Disk(u64),
+    /// A digest of the path of an image that a disk was cloned from: thousands of VMs bear it.
+    Image(u64),
+    /// A digest of the path of a folder that was made for the VM.
+    Folder(u64),
     /// A disk that lies on this layer of an image.
     Base(LayerId),
 }
 
 impl Mark {
-    pub fn path(path: &Path) -> Self {
-        let mut hasher = DefaultHasher::new();
-        path.hash(&mut hasher);
-        Self::Path(hasher.finish())
+    pub fn disk(file: &Path) -> Self {
+        Self::Disk(digest(file))
+    }
+
+    pub fn image(file: &Path) -> Self {
+        Self::Image(digest(file))
+    }
+
+    pub fn folder(path: &Path) -> Self {
+        Self::Folder(digest(path))
     }
 
     fn all_of(spec: &VmSpec) -> impl Iterator<Item = Self> {
@@ -45,14 +55,20 @@ impl Mark {
             let own = [Self::Mac(nic.mac), Self::Nic(nic.id)];
             own.into_iter().chain(nic.switch().map(Self::Switch)).chain(address).chain(forwards)
         });
-        let disks = spec.disks.iter().map(|disk| Self::path(&disk.file));
+        let disks = spec.disks.iter().map(|disk| Self::disk(&disk.file));
         let layers = spec.disks.iter().filter_map(|disk| Some(Self::Base(disk.backing_file()?.layer?)));
-        let bases = spec.disks.iter().filter_map(|disk| Some(Self::path(&disk.base.as_ref()?.path)));
+        let bases = spec.disks.iter().filter_map(|disk| Some(Self::image(&disk.base.as_ref()?.path)));
         nics.chain(disks)
             .chain(bases)
             .chain(layers)
-            .chain(spec.named.folders.iter().map(|folder| Self::path(&folder.path)))
+            .chain(spec.named.folders.iter().map(|folder| Self::folder(&folder.path)))
     }
+}
+
+fn digest(path: &Path) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// What a VM has of the host, or all of them have.
@@ -164,7 +180,7 @@ impl Census {
     /// Whether a file is a disk of a VM, or one that its QEMU still has.
     pub fn has_disk(&self, file: &Path) -> bool {
         let inner = self.lock();
-        inner.bearing(Mark::path(file)).any(|id| inner.vms.get(&id).is_some_and(|known| known.has_disk(file)))
+        inner.bearing(Mark::disk(file)).any(|id| inner.vms.get(&id).is_some_and(|known| known.has_disk(file)))
     }
 
     /// QEMUs of VMs.

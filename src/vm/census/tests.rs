@@ -13,8 +13,8 @@ fn number(n: u8) -> Uuid {
 }
 
 fn disk(n: u8) -> Disk {
-    let disk = json!({ "name": format!("d{n}"), "layer": number(n), "file": format!("/i/{n}"), "size": n + 1, "clone": "linked", "base": null,
-                       "io_limits": null, "slot": null });
+    let disk = json!({ "name": format!("d{n}"), "layer": number(n), "file": format!("/i/{n}"), "size": n + 1, "clone": "linked",
+                       "base": { "path": format!("/b/{}", n % 2), "format": "raw" }, "io_limits": null, "slot": null });
     serde_json::from_value(disk).unwrap()
 }
 
@@ -102,10 +102,11 @@ fn bears(view: &VmView, mark: Mark) -> bool {
             Mark::HostPort(protocol, port) => {
                 nics().flat_map(|nic| nic.backend.forwards()).any(|to| (to.protocol, to.host_port) == (protocol, port))
             }
-            Mark::Path(_) => spec.disks.iter().any(|disk| {
-                let base = disk.base.as_ref().map(|base| Mark::path(&base.path));
-                Mark::path(&disk.file) == mark || base == Some(mark)
-            }),
+            Mark::Disk(_) => spec.disks.iter().any(|disk| Mark::disk(&disk.file) == mark),
+            Mark::Image(_) => {
+                spec.disks.iter().any(|disk| disk.base.as_ref().is_some_and(|base| Mark::image(&base.path) == mark))
+            }
+            Mark::Folder(_) => spec.named.folders.iter().any(|folder| Mark::folder(&folder.path) == mark),
             Mark::Base(layer) => {
                 spec.disks.iter().any(|disk| disk.backing_file().and_then(|base| base.layer) == Some(layer))
             }
@@ -126,7 +127,8 @@ fn marks() -> Vec<Mark> {
             Mark::Address(switch(0), address),
             Mark::Address(switch(1), address),
             Mark::HostPort(Protocol::Tcp, 80 + u16::from(n)),
-            Mark::path(&PathBuf::from(format!("/i/{n}"))),
+            Mark::disk(&PathBuf::from(format!("/i/{n}"))),
+            Mark::image(&PathBuf::from(format!("/b/{n}"))),
         ]
     };
     numbers.flat_map(of_number).collect()
@@ -187,4 +189,18 @@ fn a_file_is_a_disk_while_the_vm_or_its_qemu_has_it() {
     now.in_effect = None;
     census.publish(&now);
     assert_eq!((bears_disk("/i/a"), bears_disk("/i/b")), (true, false));
+}
+
+#[test]
+fn who_looks_for_a_disk_does_not_look_at_each_clone_of_an_image() {
+    let census = Census::default();
+    for _ in 0..3 {
+        let id = VmId::random();
+        let mut spec = VmSpec::clone(&spec(&mut Rng::with_seed(1), id));
+        spec.disks = vec![disk(1)];
+        census.publish(&view(Arc::new(spec)));
+    }
+    let image = Path::new("/b/1");
+    assert_eq!(census.bearing(Mark::image(image)).len(), 3);
+    assert_eq!((census.bearing(Mark::disk(image)), census.has_disk(image)), (vec![], false));
 }
