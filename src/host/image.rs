@@ -3,6 +3,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
 
+mod content;
 mod copied;
 mod digest;
 mod existing;
@@ -28,19 +29,20 @@ use std::{
 
 use serde_json::{Value, json};
 
+pub use content::{content, other_content};
 pub use copied::Copied;
-pub use digest::{hexadecimal, sha256};
+pub use digest::{hexadecimal, sha256, sum_of};
 pub use existing::{Existing, examine_backing, examine_existing};
 pub use foreign::not_a_cd;
-pub use import::{Measured, Opened};
+pub use import::{Measured, Opened, Over};
 pub(crate) use qcow2::fuzz as fuzz_header;
 pub use source::{Source, source};
 pub use unpack::{Unpack, Unpacker, help as unpack_here};
-pub use writer::writer;
+pub use writer::{who_writes, writer};
 
 use self::run::{Run, Tool};
 use super::{Access, Places, STORAGE, on_storage, open_within};
-use crate::model::{BaseImage, CloneMode, ImageFormat};
+use crate::model::{BaseContent, BaseImage, CloneMode, ImageFormat};
 
 /// Reading a header and creating an overlay take milliseconds; a hung file server must not hold a request for ever.
 const QUICK: Duration = Duration::from_secs(60);
@@ -123,19 +125,24 @@ impl QemuImg {
         Ok(Self { tool, folders: folders.into(), quick, checks, copies })
     }
 
-    /// Detects and checks a file that is to be a base image: raw or qcow2, standing alone, undamaged. Only one whose header
-    /// says so is shown to qemu-img, which would follow whatever it names.
+    /// Detects and checks a file that is to be a base image: raw or qcow2, standing alone, undamaged, and whole: nobody has it
+    /// open for writing. Only one whose header says so is shown to qemu-img, which would follow whatever it names. Returns what
+    /// is in it, too.
     ///
     /// # Errors
     /// [`ImageError::Unsuitable`] says what it must be instead.
-    pub async fn inspect(&self, path: &Path) -> Result<Info, ImageError> {
+    pub async fn inspect(&self, path: &Path) -> Result<(Info, BaseContent), ImageError> {
         let (looked, folders) = (path.to_owned(), self.folders.clone());
         let open = move || {
             let file = open_within(&folders.images, &looked, Access::Read)?;
-            Ok(examine(&file).map(|info| (file, info)))
+            if let Some(by) = who_writes(&file)? {
+                return Ok(Err(ImageError::InUse(by)));
+            }
+            let content = content(&file)?;
+            Ok(examine(&file).map(|info| (file, info, content)))
         };
         let opened = on_storage(path, STORAGE, open).await;
-        let (file, info) = opened.map_err(|e| ImageError::Host(e.to_string()))??;
+        let (file, info, content) = opened.map_err(|e| ImageError::Host(e.to_string()))??;
         match info.format {
             ImageFormat::Qcow2 => self.check(&file, path).await?,
             ImageFormat::Raw if path.extension().is_some_and(|e| e == "qcow2") => {
@@ -144,7 +151,7 @@ impl QemuImg {
             }
             ImageFormat::Raw => {}
         }
-        Ok(info)
+        Ok((info, content))
     }
 
     /// `qemu-img check`: 2 means corrupt; 3, leaked clusters, does no harm. An image that is too large to be checked in time

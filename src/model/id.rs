@@ -76,6 +76,8 @@ ids! {
     LayerId;
     /// An image of the store.
     ImageId;
+    /// A file on its way to the store.
+    UploadId;
     /// A virtual switch.
     SwitchId;
     /// A port of the host that leads to a guest on a switch.

@@ -7,6 +7,8 @@ mod hostile;
 mod screen;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/web.rs"]
+mod web;
 
 mod address;
 mod completion;
@@ -16,6 +18,7 @@ mod elsewhere;
 mod ends;
 mod gone;
 mod herd;
+mod images;
 mod import;
 mod names;
 mod operations;
