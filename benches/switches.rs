@@ -1,5 +1,5 @@
 //! What switches and ports cost, without QEMU: a port's rules, making fifty switches, plugging and unplugging a NIC beside three
-//! hundred others, and bringing all of them about on a host where nothing of it is left. CPU is that of this process, of the
+//! hundred others, what somebody takes away until it is back, and bringing all of them about on a host where nothing of it is left. CPU is that of this process, of the
 //! dnsmasqs beside it, and of what the kernel does for either.
 //!
 //! Run with `scripts/bench`, as root; it works in a network namespace of its own.
@@ -22,15 +22,19 @@ use qherd::{
     model::{Nic, Subnet, Switch, SwitchKind},
     net::{
         Host, Network, PortHealth,
-        nft::{Batch, Kernel, Ruleset, diff},
+        nft::{Batch, Family, Kernel, Ruleset, diff},
         rules::{self, OnHost},
     },
 };
-use support::netns::{ip, nft};
+use support::{
+    netns::{ip, nft},
+    network_mark,
+};
 
 const SWITCHES: u8 = 50;
 const PORTS: u16 = 300;
 const ROUNDS: u32 = 100;
+const REPAIRS: usize = 15;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
@@ -79,6 +83,8 @@ async fn main() {
     };
     println!("watching all of it: {:.1} % of a core, which is left out of what follows", idle * 100.0);
 
+    println!("what somebody takes away is right again beside {PORTS} NICs: {}", repairs(&lab, &lan, &nics[0]).await);
+
     lab.net.put_hosts(lan.id, with_one.clone());
     await_rest().await;
     let (plugged, taken) = rounds(&lab.net, &one, idle, || {}, || {}).await;
@@ -108,6 +114,50 @@ async fn main() {
         net.unplug(nic).await.unwrap();
     }
     Lab { host, dir, net }.close(&switches.iter().collect::<Vec<_>>()).await;
+}
+
+/// How long after somebody took it away each of a few things is there again, with what it takes to see that.
+async fn repairs(lab: &Lab, lan: &Switch, nic: &Nic) -> String {
+    let kernel = Kernel::open().unwrap();
+    let table = rules::tables(&network_mark(lab.dir.path())).into_iter().find(|table| table.family == Family::Bridge);
+    let table = table.unwrap();
+    let macs = async || kernel.elements(&table, "macs").await.unwrap().map_or(0, |all| all.len());
+    let all = macs().await;
+    assert!(all >= PORTS.into());
+    let (bridge, tap) = (lan.bridge(), nic.tap());
+    let gateway = lan.subnet().unwrap().gateway().to_string();
+    let mut rows = Vec::new();
+    for what in ["the elements of a set", "an address", "a NIC's place in its bridge", "a setting"] {
+        let mut times = Vec::new();
+        for _ in 0..REPAIRS {
+            let setting = format!("/proc/sys/net/ipv4/conf/{bridge}/rp_filter");
+            match what {
+                "the elements of a set" => _ = nft(&format!("flush set bridge {} macs", table.name)),
+                "an address" => _ = ip(&format!("addr flush dev {bridge}")),
+                "a setting" => fs::write(&setting, "0").unwrap(),
+                _ => _ = ip(&format!("link set {tap} nomaster")),
+            }
+            let begun = Instant::now();
+            loop {
+                let is_right = match what {
+                    "the elements of a set" => macs().await == all,
+                    "an address" => ip(&format!("addr show dev {bridge}")).contains(&gateway),
+                    "a setting" => fs::read_to_string(&setting).unwrap().trim() == "1",
+                    _ => ip(&format!("link show dev {tap}")).contains(" master "),
+                };
+                if is_right {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            times.push(begun.elapsed());
+            // Whatever followed from it is over.
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+        times.sort();
+        rows.push(format!("{what} after {} ({} at most)", ms(times[times.len() / 2]), ms(times[times.len() - 1])));
+    }
+    rows.join(", ")
 }
 
 /// What a port's rules take in and out, among those of all switches and ports, and nothing else.

@@ -17,7 +17,10 @@ use std::{
 
 use bare::{Carrier, bare_start, bare_stop, command_line, median, sandboxed_start};
 use qherd::{
-    host::sandbox::{Programs, Sandbox},
+    host::{
+        launcher::QEMU_PROBE,
+        sandbox::{Programs, Sandbox},
+    },
     model::{MacAddr, Uids},
     net::passt,
 };
@@ -50,7 +53,7 @@ async fn main() {
         lines.push(command_line(vm["pid"].as_i64().unwrap()));
         if let Some(mac) = vm["mac_address"].as_str() {
             let running = passt::running(MacAddr::parse(mac).unwrap(), None);
-            passt = running.first().map(|process| command_line(process.pid().into()));
+            passt = running.unwrap().first().map(|process| command_line(process.pid().into()));
         }
         daemon.post(&path(id, "stop?force=true"), json!({})).await.expect(200);
     }
@@ -59,7 +62,8 @@ async fn main() {
 
     let said = std::process::Command::new(&arguments[0]).arg("--version").output().unwrap().stdout;
     let version = String::from_utf8(said).unwrap().split_whitespace().nth(3).unwrap().to_owned();
-    let programs = Programs { program: Path::new(&arguments[0]), version: &version, others: &[], kvm: false };
+    let program = Path::new(&arguments[0]);
+    let programs = Programs { program, version: &version, others: &[], permit: QEMU_PROBE, kvm: false };
     let sandbox = Sandbox::find(programs, Uids::default(), &format!("bench-{}", std::process::id())).await;
     assert!(sandbox.missing().is_empty(), "{:?}", sandbox.missing());
 

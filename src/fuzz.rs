@@ -2,7 +2,7 @@
 //! them what was kept of that. Each says what it finds wrong, beside a panic: what was read is not read again as it was, a
 //! bound that does not hold.
 
-use crate::{api, config, host, net, qmp, service};
+use crate::{api, cli, config, host, net, qmp, service};
 
 /// What one finds.
 pub type Verdict = Result<(), String>;
@@ -16,6 +16,8 @@ pub const TARGETS: &[Target] = &[
     ("head", api::fuzz::head),
     ("plain", api::fuzz::plain),
     ("qcow2", host::image::fuzz_header),
+    ("images", host::image::fuzz_file),
+    ("domain", cli::import::fuzz),
     ("config", config),
     ("records", service::database::fuzz),
     ("leases", |bytes| net::fuzz_leases(&String::from_utf8_lossy(bytes))),

@@ -59,6 +59,9 @@ fn main() -> ExitCode {
         Command::Unpack { .. } => Ok(ExitCode::FAILURE),
     };
     served.unwrap_or_else(|error| {
+        if cli::is_unread(&error) {
+            return ExitCode::from(141);
+        }
         eprintln!("qherd: {error:#}");
         ExitCode::FAILURE
     })

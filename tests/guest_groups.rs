@@ -10,12 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use qherd::{
-    host::{
-        cgroups::{Cgroups, Group},
-        launcher::{Cell, Child, QEMU, Spawned},
-    },
-    model::VmId,
+use qherd::host::{
+    cgroups::{Bounds, Cgroups, Group},
+    launcher::{Cell, Child, QEMU, Spawned},
 };
 use uuid::Uuid;
 
@@ -83,7 +80,8 @@ fn all_of_it(parent: &Path) {
 }
 
 fn made(groups: &Cgroups) -> Group {
-    groups.make(VmId::from(Uuid::new_v4()), 32 * MIB).unwrap()
+    let bounds = Bounds { memory: 32 * MIB, processes: 2048 };
+    groups.make(&Uuid::new_v4().to_string(), bounds).unwrap()
 }
 
 fn within(group: &Group, program: &str, args: &[&str]) -> Spawned {

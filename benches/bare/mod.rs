@@ -70,7 +70,7 @@ pub fn bare_start(arguments: &[String], dir: &Path, carrier: Carrier) -> (Pid, D
 /// The same in all that the daemon keeps a VM in.
 pub fn sandboxed_start(arguments: &[String], dir: &Path, sandbox: &Sandbox) -> (Pid, Duration) {
     started(arguments, dir, Carrier::None, &|program, arguments, descriptors| {
-        let needs = Needs { vm: VmId::from(uuid::Uuid::new_v4()), network: false, memory: 4 << 30 };
+        let needs = Needs { vm: Some(VmId::from(uuid::Uuid::new_v4())), network: false, memory: 4 << 30 };
         let Made { cell, .. } = sandbox.cell(needs).unwrap();
         let child = launcher::Child::new(launcher::QEMU, Path::new(program)).args(arguments);
         child.inherit(descriptors.iter().copied()).within(cell).spawn().unwrap().pid()

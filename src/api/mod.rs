@@ -17,6 +17,9 @@ pub mod yaml;
 #[cfg(test)]
 #[path = "errors/tests.rs"]
 mod error_texts;
+#[cfg(test)]
+#[path = "examples/tests.rs"]
+mod examples;
 
 #[cfg(test)]
 mod tests {

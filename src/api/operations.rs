@@ -165,18 +165,34 @@ pub(super) fn answers(operation: &Operation, role: Role) -> [Option<(u16, Value)
     }
 }
 
-/// What the host says of itself is for operators.
+/// In the place of what may name a path of the host.
+const FOR_OPERATORS: &str = "Why is told to operators, as it may name paths of this host.";
+
+/// What the host says of itself is for operators, and so is an objection that may name a path: an operator has asked for this.
 fn body_for(role: Role, answer: &KeptAnswer) -> Value {
     let mut body = serde_json::from_str(&answer.body).unwrap_or(Value::Null);
-    if role < Role::Operator && answer.status >= 500 {
-        // Of both dialects.
-        for object in ["/error", ""] {
-            if let Some(Value::Object(fields)) = body.pointer_mut(object) {
+    if role >= Role::Operator || answer.status < 400 {
+        return body;
+    }
+    // Of both dialects.
+    for object in ["/error", ""] {
+        if let Some(Value::Object(fields)) = body.pointer_mut(object) {
+            if answer.status >= 500 {
                 fields.remove("detail");
             }
+            fields.values_mut().for_each(without_paths);
         }
     }
     body
+}
+
+fn without_paths(field: &mut Value) {
+    match field {
+        Value::String(text) if text.contains('/') => FOR_OPERATORS.clone_into(text),
+        Value::Array(all) => all.iter_mut().for_each(without_paths),
+        Value::Object(all) => all.values_mut().for_each(without_paths),
+        _ => {}
+    }
 }
 
 #[cfg(test)]
@@ -192,10 +208,17 @@ mod tests {
             json!({"error": "no", "detail": "/var/lib"}),
         ] {
             let answer = |status| KeptAnswer { status, content_type: None, body: body.to_string() };
+            assert_eq!(body_for(Role::Viewer, &answer(200)), body);
             assert_eq!(body_for(Role::Operator, &answer(500)), body);
-            assert_eq!(body_for(Role::Viewer, &answer(409)), body);
-            let seen = body_for(Role::Viewer, &answer(500)).to_string();
-            assert!(!seen.contains("/var/lib") && seen.contains("no"), "{seen}");
+            assert_eq!(body_for(Role::Operator, &answer(409)), body);
+            for status in [409, 500] {
+                let seen = body_for(Role::Viewer, &answer(status)).to_string();
+                assert!(!seen.contains("/var/lib") && seen.contains("no"), "{seen}");
+            }
         }
+        let named = json!({"error": {"code": 404, "message": "Base image not found: /srv/a.qcow2."}});
+        let answer = KeptAnswer { status: 404, content_type: None, body: named.to_string() };
+        let seen = body_for(Role::Viewer, &answer);
+        assert_eq!(seen, json!({"error": {"code": 404, "message": FOR_OPERATORS}}));
     }
 }

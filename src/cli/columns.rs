@@ -123,7 +123,10 @@ impl Tabled for DiskRow {
         column("NAME", |row| row.disk.name.clone()),
         column("SIZE", |row| format!("{}G", row.disk.disk_size)),
         column("LIMITS", |row| limits(row.disk.io_limits.as_ref())),
-        column("BASE", |row| row.disk.base_image.as_ref().map(|base| base.display().to_string()).unwrap_or_default()),
+        column("IMAGE", |row| match (&row.disk.base_image, row.disk.attached) {
+            (_, true) => row.disk.disk_file.display().to_string(),
+            (base, false) => base.as_ref().map(|base| base.display().to_string()).unwrap_or_default(),
+        }),
         wide("FILE", |row| row.disk.disk_file.display().to_string()),
     ];
     fn id(&self) -> &str {

@@ -1,6 +1,6 @@
 //! Where the daemon is and who asks it: the flags that every command of the client has.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::Args;
 
@@ -9,7 +9,7 @@ use super::{
     output::{Format, Output},
 };
 use crate::{
-    client::{Client, Target},
+    client::{Client, Target, TlsFiles},
     config::Settings,
 };
 
@@ -23,6 +23,12 @@ pub struct Connect {
     /// Who signs the daemon's certificate (PEM) [default: those that this host trusts]
     #[arg(long, env = "QHERD_CACERT", value_name = "FILE", hide_env_values = true)]
     cacert: Option<PathBuf>,
+    /// The certificate to show to the daemon, with its chain (PEM)
+    #[arg(long, env = "QHERD_CERT", value_name = "FILE", hide_env_values = true, requires = "key")]
+    cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, env = "QHERD_KEY", value_name = "FILE", hide_env_values = true, requires = "cert")]
+    key: Option<PathBuf>,
     /// The daemon's state directory [default: ./state]
     #[arg(long, env = "QHERD_STATE_DIR", value_name = "DIR", hide_env_values = true)]
     state_dir: Option<PathBuf>,
@@ -45,10 +51,12 @@ impl Connect {
     /// # Errors
     /// A flag or a file that is not understood.
     pub fn client(self) -> Result<Client, Fail> {
-        let token = std::env::var("QHERD_TOKEN").ok().filter(|token| !token.is_empty());
+        let token = token(std::env::var_os("QHERD_TOKEN").unwrap_or_default())?;
         let target = match self.url.filter(|url| !url.is_empty()) {
-            Some(url) => Target::parse(&url, self.cacert.as_deref())
-                .map_err(|why| Fail::usage(format!("{url} is no address of a daemon: {why}")))?,
+            Some(url) => {
+                let files = TlsFiles { authorities: self.cacert, identity: self.cert.zip(self.key) };
+                Target::parse(&url, &files).map_err(|why| Fail::usage(format!("{url} cannot be asked: {why}")))?
+            }
             None => {
                 let socket = std::env::var_os("QHERD_SOCKET").map(PathBuf::from);
                 let settings = Settings { state_dir: self.state_dir, socket, ..Settings::default() };
@@ -61,5 +69,33 @@ impl Connect {
             eprintln!("qherd: the token goes to {} in the clear; https:// keeps it from others", target.name());
         }
         Ok(Client::new(target, token.as_deref()))
+    }
+}
+
+/// None where it is empty.
+fn token(given: OsString) -> Result<Option<String>, Fail> {
+    match given.into_string() {
+        Ok(token) if token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Ok(Some(token).filter(|token| !token.is_empty()))
+        }
+        _ => Err(Fail::usage(
+            "QHERD_TOKEN is no token: it has a space, a line end or another character that none has; give what qherd token \
+             create has printed, by itself",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_token_is_said_before_anybody_is_asked() {
+        let of = |text: &str| token(text.into()).map_err(|fail| (fail.exit, fail.text.contains("QHERD_TOKEN")));
+        assert_eq!(of(""), Ok(None));
+        assert_eq!(of("qherd_Ab-9"), Ok(Some("qherd_Ab-9".to_owned())));
+        for odd in ["one\n", "one\r\nX-Role: admin", "one two", "\u{fc}ber"] {
+            assert_eq!(of(odd), Err((Exit::Usage, true)), "{odd:?}");
+        }
     }
 }

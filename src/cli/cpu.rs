@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::model::GuestCpu;
 
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct CpuFlags {
     /// The CPU model that its guest sees, such as Nehalem; none for the richest that the accelerator offers [default: none]
     #[arg(long, value_name = "MODEL")]

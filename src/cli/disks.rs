@@ -4,7 +4,7 @@ use clap::Subcommand;
 
 use super::{
     connect::Connect,
-    create::path,
+    create::{ATTACHED, Attached, attached, path},
     exit::Fail,
     names::{self, segment},
     progress::waiting,
@@ -25,12 +25,15 @@ pub enum Command {
         #[command(flatten)]
         to: Connect,
     },
-    /// Add a disk; a running VM gets it at once
+    /// Add a disk, empty, cloned, or one that is there already; a running VM gets it at once
     Add {
         vm: String,
         /// Its size
-        #[arg(long, value_name = "SIZE", value_parser = sizes::gib)]
-        size: i64,
+        #[arg(long, value_name = "SIZE", value_parser = sizes::gib, required_unless_present = "attached")]
+        size: Option<i64>,
+        /// A disk image that is there already, in a storage directory of the daemon, used as it is and never deleted
+        #[arg(long = "attach", value_name = ATTACHED, value_parser = attached, conflicts_with_all = ["size", "image"])]
+        attached: Option<Attached>,
         /// The image that it is cloned from: one of `image ls`, or a path [default: it is empty]
         #[arg(long, value_name = "IMAGE")]
         image: Option<String>,
@@ -70,16 +73,22 @@ impl Command {
                 let vm = names::vm(&client, &vm).await?;
                 output.list(&client.get::<Vec<DiskRow>>(&format!("/vms/{}/disks", vm.id)).await?)
             }
-            Self::Add { vm, size, image, iops, bps, to } => {
+            Self::Add { vm, size, attached, image, iops, bps, to } => {
                 let output = to.output();
                 let client = to.client()?;
                 let vm = names::vm(&client, &vm).await?;
                 let limits = IoLimits { iops, bps: bps.map(|bps| bps as i64), ..IoLimits::default() };
+                let is_here = client.target().is_here();
                 let body = DiskBody {
-                    disk_size: Some(size),
-                    base_image: image.map(|image| path(image, client.target().is_here()).into()),
                     io_limits: (limits != IoLimits::default()).then_some(limits),
-                    ..DiskBody::default()
+                    ..match attached {
+                        Some(attached) => attached.body(is_here),
+                        None => DiskBody {
+                            disk_size: size,
+                            base_image: image.map(|image| path(image, is_here).into()),
+                            ..DiskBody::default()
+                        },
+                    }
                 };
                 let url = format!("/vms/{}/disks", vm.id);
                 let done: DiskDone = waiting(output, "adding the disk", client.post(&url, &body, LONG)).await?;

@@ -25,19 +25,20 @@ const MOST: usize = 1000;
 
 #[derive(Args)]
 pub struct Events {
-    /// Show what comes from now on, instead of what is kept
+    /// Go on with what comes: from now on, or with --after from there on
     #[arg(short, long)]
     follow: bool,
-    /// Begin after the event with this id; 0 is the oldest that is kept
+    /// Begin after the event with this id; 0 shows all that are kept [default: all that are kept, and none with --follow]
     #[arg(long, value_name = "ID")]
     after: Option<String>,
     /// Only of this VM, by its name or id
     #[arg(long)]
     vm: Option<String>,
-    /// Only of these types, separated by commas: vm, switch, operation, vm.status…
+    /// Only of these types, separated by commas: vm, switch, image, operation, host for all of one thing, or vm.status,
+    /// image.created and the like
     #[arg(long = "type", value_name = "TYPES")]
     types: Option<String>,
-    /// Only of VMs that had these labels then: env=prod,tier
+    /// Only of what had these labels then: env=prod,tier
     #[arg(long, value_name = "LABELS")]
     label: Option<String>,
     #[command(flatten)]

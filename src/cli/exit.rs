@@ -35,7 +35,10 @@ Exit status:
   5    not for this caller
   6    there is no daemon, or it went away
   7    the time was over before it was so
-  128+ a signal ended it; ssh ends with its own";
+  128+ a signal ended it (141: who read what it wrote has gone, as head does); ssh ends with its own";
+
+/// What the API says to do of a VM that is protected.
+const BY_FIELD: &str = "; update it with protected=false first.";
 
 #[derive(Clone, Debug)]
 pub struct Fail {
@@ -52,13 +55,18 @@ impl Fail {
         Self::new(Exit::Usage, text)
     }
 
-    /// With what it concerns, where it does not say so.
+    /// With what it concerns ahead of it: whether a text says so cannot be told from it, as a name may be any word.
     #[must_use]
     pub fn about(self, what: &str) -> Self {
-        if self.text.contains(what) {
+        if self.text.starts_with(&format!("{what}: ")) {
             return self;
         }
-        Self { text: format!("{what}: {}", self.text), ..self }
+        // Where the API names a field of its own, the flag is what is looked for.
+        let text = match self.text.strip_suffix(BY_FIELD) {
+            Some(text) => format!("{text}; qherd set {what} --protected false permits it"),
+            None => self.text,
+        };
+        Self { exit: self.exit, text: format!("{what}: {text}") }
     }
 }
 
@@ -153,5 +161,22 @@ fn is_farewell(message: &str) -> bool {
 impl From<io::Error> for Fail {
     fn from(error: io::Error) -> Self {
         Self::new(Exit::Failed, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_concerned_is_named_also_where_the_text_has_its_letters() {
+        let about = |text: &str, what: &str| Fail::new(Exit::Conflict, text).about(what).to_string();
+        assert_eq!(about("VM is not running.", "run"), "run: VM is not running.");
+        assert_eq!(about("web: it is off", "web"), "web: it is off");
+        let said = about(&crate::model::Conflict::Protected.to_string(), "a");
+        assert!(
+            said.starts_with("a: VM is protected") && said.ends_with("; qherd set a --protected false permits it"),
+            "{said}"
+        );
     }
 }

@@ -30,8 +30,11 @@ pub enum Command {
         /// Only those of this name, with or without its tag
         #[arg(long)]
         name: Option<String>,
+        /// Only those with these labels: os=debian,lts
+        #[arg(long, value_name = "LABELS")]
+        label: Option<String>,
         /// Those that are well known instead, and need no more than their name to be pulled
-        #[arg(long, conflicts_with = "name")]
+        #[arg(long, conflicts_with_all = ["name", "label"])]
         known: bool,
         #[command(flatten)]
         to: Connect,
@@ -69,7 +72,7 @@ pub enum Command {
         #[command(flatten)]
         to: Connect,
     },
-    /// Give an image another name or tag
+    /// Rename an image: it is called by its new name or tag alone
     Tag {
         /// Its name or id
         image: String,
@@ -108,10 +111,12 @@ impl Command {
                 let output = to.output();
                 output.list(&to.client()?.get::<Vec<KnownImageFields>>("/known-images").await?)
             }
-            Self::Ls { name, to, .. } => {
+            Self::Ls { name, label, to, .. } => {
                 let output = to.output();
-                let query = name.map(|name| format!("?name={}", encoded(&name))).unwrap_or_default();
-                output.list(&to.client()?.get::<Vec<ImageFields>>(&format!("/images{query}")).await?)
+                let named = [("name", name), ("label", label)];
+                let query = named.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", encoded(&value?))));
+                let path = format!("/images?{}", query.collect::<Vec<_>>().join("&"));
+                output.list(&to.client()?.get::<Vec<ImageFields>>(&path).await?)
             }
             Self::Import(import) => import.run().await,
             Self::Pull(pull) => pull.run().await,
@@ -138,15 +143,26 @@ impl Command {
             Self::Rm { images, to } => {
                 let output = to.output();
                 let client = to.client()?;
-                let mut done: Vec<ImageDone> = Vec::new();
+                // All of them are there, or none goes.
+                let mut found: Vec<ImageFields> = Vec::new();
                 for image in &images {
-                    let gone: ImageDone = client.delete(&at(image), LONG).await?;
+                    let image: ImageFields = client.get(&at(image)).await?;
+                    // Named twice is meant once.
+                    if found.iter().all(|before| before.id != image.id) {
+                        found.push(image);
+                    }
+                }
+                let mut done: Vec<ImageDone> = Vec::new();
+                for image in &found {
+                    let name = format!("{}:{}", image.name, image.tag);
+                    let gone = client.delete(&at(&image.id), LONG).await;
+                    let gone: ImageDone = gone.map_err(|error| Fail::from(error).about(&name))?;
                     if !output.is_for_programs() {
-                        output.say(&format!("{}:{}: deleted", gone.name, gone.tag))?;
+                        output.say(&format!("{name}: deleted"))?;
                     }
                     done.push(gone);
                 }
-                show_values(output, images.len(), &done)
+                show_values(output, found.len(), &done)
             }
             Self::Tag { image, name, to } => {
                 let output = to.output();

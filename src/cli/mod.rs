@@ -12,9 +12,10 @@ pub mod db;
 mod disks;
 mod events;
 mod exit;
+mod first_boot;
 mod host;
 mod images;
-mod import;
+pub(crate) mod import;
 mod logs;
 mod made_images;
 mod names;
@@ -79,7 +80,7 @@ pub enum Command {
 /// The commands of a client.
 #[derive(Subcommand)]
 pub enum OfClient {
-    /// Make a VM by cloning an image
+    /// Make a VM by cloning an image, or of a disk that is there already
     Create(Box<create::Create>),
     /// Take a VM over from another manager
     #[command(subcommand)]
@@ -108,7 +109,7 @@ pub enum OfClient {
     Ssh(ssh::Ssh),
     /// What a guest wrote on its console, as text
     Logs(logs::Logs),
-    /// What happened to VMs and switches, or happens
+    /// What happened to VMs, switches, images and operations, or what happens
     Events(events::Events),
     /// Wait until VMs run, have an address, or the like
     Wait(wait::Wait),
@@ -208,7 +209,15 @@ impl StateDir {
     }
 }
 
+const UNWRITTEN: &str = "cannot write to standard output";
+
 /// A reader that has gone away is no panic.
 fn say(line: &str) -> anyhow::Result<()> {
-    writeln!(std::io::stdout().lock(), "{line}").context("cannot write to standard output")
+    writeln!(std::io::stdout().lock(), "{line}").context(UNWRITTEN)
+}
+
+/// Whether it is that: then nobody is told.
+pub fn is_unread(error: &anyhow::Error) -> bool {
+    let is_pipe = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
+    error.to_string() == UNWRITTEN && error.root_cause().downcast_ref().is_some_and(is_pipe)
 }

@@ -132,6 +132,9 @@ impl Output {
     }
 }
 
+/// By its number: what a program ends by that does not take care.
+const SIGPIPE: u8 = 13;
+
 /// # Errors
 /// Of standard output. Who has stopped reading, as `head` does, is told nothing.
 pub fn line(text: &str) -> Result<(), Fail> {
@@ -143,7 +146,7 @@ pub fn line(text: &str) -> Result<(), Fail> {
 pub fn bytes(text: &[u8]) -> Result<(), Fail> {
     let mut out = io::stdout().lock();
     out.write_all(text).and_then(|()| out.flush()).map_err(|error| match error.kind() {
-        io::ErrorKind::BrokenPipe => Fail::new(Exit::Failed, ""),
+        io::ErrorKind::BrokenPipe => Fail::new(Exit::Signal(SIGPIPE), ""),
         _ => Fail::new(Exit::Failed, format!("cannot write to standard output: {error}")),
     })
 }

@@ -10,9 +10,12 @@ use super::{
     cpu::{self, CpuFlags},
     create::path as path_of,
     exit::Fail,
-    names,
-    progress::waiting,
+    first_boot::FirstBoot,
+    names::{self, Vm},
+    output::Output,
+    progress::{Outcome, waiting},
     sizes::{self, Cores, Label, Number},
+    vms::show_outcome,
     words::{IO_ERROR, RESTART, one_of, when},
 };
 use crate::{
@@ -63,6 +66,16 @@ struct Change {
     /// The ISO image in its CD drive; none ejects it
     #[arg(long, value_name = "PATH")]
     iso: Option<String>,
+    /// The public keys of OpenSSH that the image's own user is to be logged in with, from the next start on; none for none;
+    /// repeatable
+    #[arg(long = "ssh-key", value_name = "FILE")]
+    ssh_keys: Vec<String>,
+    /// User data for cloud-init, which the guest takes at its next start; none for none
+    #[arg(long, value_name = "FILE")]
+    user_data: Option<String>,
+    /// What the guest is to call itself, from its next start on; none for its name
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
     /// Whether it starts again when it has ended
     #[arg(long, value_name = "POLICY", value_parser = one_of::<RestartPolicy>(RESTART))]
     restart_policy: Option<RestartPolicy>,
@@ -98,16 +111,28 @@ impl Set {
         let output = to.output();
         let client = to.client()?;
         let vms = names::vms(&client, &vms).await?;
+        let mut outcome = Outcome { wanted: vms.len(), done: Vec::new(), failed: None };
         for vm in &vms {
-            let about = |failure| Fail::from(failure).about(&vm.name);
-            let path = format!("/vms/{}", vm.id);
-            let body = change.body(&client, &path).await?;
-            let said = format!("{}: set", vm.name);
-            let done = waiting(output, &said, client.put::<Whole>(&path, &body)).await.map_err(about)?;
-            if output.is_for_programs() {
-                output.value(&done)?;
-                continue;
+            match change.of(&client, vm, output).await {
+                Ok(done) => outcome.done.push(done),
+                // One after the other: what is wrong with it is mostly wrong with those that follow.
+                Err(fail) => {
+                    outcome.failed = Some(fail.about(&vm.name));
+                    break;
+                }
             }
+        }
+        show_outcome(output, outcome)
+    }
+}
+
+impl Change {
+    /// Changes one VM, and says so to people.
+    async fn of(&self, client: &Client, vm: &Vm, output: Output) -> Result<Whole, Fail> {
+        let path = format!("/vms/{}", vm.id);
+        let body = self.body(client, &path).await?;
+        let done = waiting(output, &format!("{}: set", vm.name), client.put::<Whole>(&path, &body)).await?;
+        if !output.is_for_programs() {
             let members = serde_json::to_value(&body).unwrap_or_default();
             let members = members.as_object().into_iter().flatten();
             let changed: Vec<String> =
@@ -116,18 +141,18 @@ impl Set {
             let later = if done.config.pending.is_empty() { "" } else { when(done.applied) };
             output.say(&format!("{}: {}{later}", vm.name, changed.join(", ")))?;
         }
-        Ok(())
+        Ok(done)
     }
-}
 
-impl Change {
     /// What is to be another. Limits are replaced whole, so those that are not named are sent as they are. Labels come and go
     /// beside those that others set.
     async fn body(&self, client: &Client, path: &str) -> Result<WholeBody, Fail> {
         let limits = self.iops.is_some() || self.bps.is_some();
         let cpu = CpuFlags { cpu_model: self.cpu_model.clone(), cpu_features: self.cpu_features.clone() };
-        let now: Option<Config> =
-            if limits || cpu.is_given() { Some(client.get(&format!("{path}/config")).await?) } else { None };
+        let (ssh_keys, user_data, hostname) = (self.ssh_keys.clone(), self.user_data.clone(), self.hostname.clone());
+        let first_boot = FirstBoot { ssh_keys, user_data, hostname };
+        let reads = limits || cpu.is_given() || first_boot.is_given();
+        let now: Option<Config> = if reads { Some(client.get(&format!("{path}/config")).await?) } else { None };
         let io_limits = now.as_ref().filter(|_| limits).map(|now| {
             let now = now.io_limits.unwrap_or_default();
             let (iops, bps) = (self.iops.map_or(now.iops, |iops| iops.0), self.bps.map_or(now.bps, |bps| bps.0));
@@ -135,6 +160,8 @@ impl Change {
             (limits != IoLimits::default()).then_some(limits)
         });
         let cpu = now.as_ref().filter(|_| cpu.is_given()).map(|now| cpu.over(now.cpu.clone()));
+        let before = now.and_then(|now| now.cloud_init);
+        let cloud_init = if first_boot.is_given() { Some(first_boot.over(before)?) } else { None };
         let added: BTreeMap<_, _> = self.labels.iter().cloned().map(|label| (label.key, label.value)).collect();
         if added.len() < self.labels.len() {
             return Err(Fail::usage("--label names a key twice"));
@@ -150,6 +177,7 @@ impl Change {
             disk_size: self.disk,
             io_limits,
             iso: self.iso.clone().map(|iso| (iso != "none").then(|| path_of(iso, is_here))),
+            cloud_init,
             restart_policy: self.restart_policy,
             max_restarts: self.max_restarts.map(|most| most.0),
             autostart: self.autostart.map(|enabled| Some(AutostartBody { enabled, order: 0, delay: 0 })),
@@ -170,6 +198,11 @@ fn written(name: &str, value: &Value) -> String {
         Value::Number(size) if name == "memory" => sizes::written_mib(size.as_u64().unwrap_or_default()),
         Value::Number(size) if name == "disk_size" => format!("{size}G"),
         Value::String(text) => text.clone(),
+        // Not what is in it: it is long, and secret.
+        Value::Object(members) if name == "cloud_init" => {
+            let parts = members.keys().filter(|name| *name != "withheld");
+            parts.map(String::as_str).collect::<Vec<_>>().join(", ")
+        }
         Value::Object(members) => {
             members.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
         }

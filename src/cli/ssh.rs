@@ -12,7 +12,7 @@ use super::{
     wait::{WaitFor, addresses},
 };
 use crate::{
-    api::kvm::bodies::NetworkRow,
+    api::kvm::bodies::{Details, NetworkRow},
     client::Client,
     model::{Forward, Protocol},
 };
@@ -22,7 +22,7 @@ const PORT: u16 = 22;
 
 #[derive(Args)]
 pub struct Ssh {
-    /// Its name or id, with the user before it [default user: ssh's own choice]
+    /// Its name or id, with the user before it [default user: that of a well-known cloud image, where the VM has data for cloud-init, else ssh's own choice]
     #[arg(value_name = "[USER@]VM")]
     vm: String,
     /// What ssh is to be given besides: options of its own, then a command
@@ -40,10 +40,14 @@ impl Ssh {
         let client = self.to.client()?;
         let (user, vm) = who(&client, &self.vm).await?;
         self.wait.wait(&client, output, std::slice::from_ref(&vm)).await?;
+        let user = match user {
+            Some(user) => Some(user.to_owned()),
+            None => user_of(&client.get(&format!("/vms/{}", vm.id)).await?),
+        };
         let nics: Vec<NetworkRow> = client.get(&format!("/vms/{}/networks", vm.id)).await?;
         let (address, port) = place(&vm, &nics)?;
         let mut words = vec![SSH.to_owned(), "-o".to_owned(), format!("HostKeyAlias=qherd-{}", vm.id)];
-        words.extend(user.into_iter().flat_map(|user| ["-l".to_owned(), user.to_owned()]));
+        words.extend(user.into_iter().flat_map(|user| ["-l".to_owned(), user]));
         words.extend(["-p".to_owned(), port.to_string()]);
         words.push(address);
         // After the host ssh takes options too, and then a command.
@@ -66,11 +70,46 @@ async fn who<'a>(client: &Client, text: &'a str) -> Result<(Option<&'a str>, Vm)
             break;
         }
         match names::vm(client, &text[at + 1..]).await {
+            Ok(vm) if at == 0 => {
+                return Err(Fail::usage(format!(
+                    "{text} names no user ahead of the @; leave out the @, or name one: root@{}",
+                    vm.name
+                )));
+            }
             Ok(vm) => return Ok((Some(&text[..at]), vm)),
             Err(fail) => unknown = fail,
         }
     }
     Err(unknown)
+}
+
+/// Users that images of clouds have, by what the names of their files begin with; their cloud-init is what lets them in.
+const USERS: [(&str, &str); 18] = [
+    ("debian", "debian"),
+    ("ubuntu", "ubuntu"),
+    ("focal", "ubuntu"),
+    ("jammy", "ubuntu"),
+    ("noble", "ubuntu"),
+    ("resolute", "ubuntu"),
+    ("fedora", "fedora"),
+    ("almalinux", "almalinux"),
+    ("rocky", "rocky"),
+    ("centos", "cloud-user"),
+    ("rhel", "cloud-user"),
+    ("opensuse", "opensuse"),
+    ("arch", "arch"),
+    ("alpine", "alpine"),
+    ("amzn", "ec2-user"),
+    ("al2023", "ec2-user"),
+    ("freebsd", "freebsd"),
+    ("gentoo", "gentoo"),
+];
+
+/// The one that the keys of a VM are for, where its image is a known one; else ssh has its own choice.
+fn user_of(vm: &Details) -> Option<String> {
+    vm.config.cloud_init.as_ref()?;
+    let image = vm.config.base_image.as_ref()?.file_name()?.to_str()?.to_ascii_lowercase();
+    USERS.iter().find(|(begins, _)| image.starts_with(begins)).map(|(_, user)| (*user).to_owned())
 }
 
 /// On a switch, or where the host leads to it. An address that is none never comes so far.

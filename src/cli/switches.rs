@@ -149,18 +149,23 @@ impl Command {
             Self::Rm { switches, to } => {
                 let output = to.output();
                 let client = to.client()?;
-                let mut found = Vec::new();
+                let mut found: Vec<SwitchFields> = Vec::new();
                 for name in &switches {
-                    found.push(names::switch(&client, name).await?);
+                    let switch = names::switch(&client, name).await?;
+                    // Named twice is meant once.
+                    if found.iter().all(|before| before.id != switch.id) {
+                        found.push(switch);
+                    }
                 }
                 let mut done: Vec<SwitchDone> = Vec::new();
                 for switch in &found {
-                    done.push(client.delete(&format!("/switches/{}", switch.id), LONG).await?);
+                    let gone = client.delete(&format!("/switches/{}", switch.id), LONG).await;
+                    done.push(gone.map_err(|error| Fail::from(error).about(&switch.name))?);
                     if !output.is_for_programs() {
                         output.say(&format!("{}: deleted", switch.name))?;
                     }
                 }
-                show_values(output, switches.len(), &done)
+                show_values(output, found.len(), &done)
             }
         }
     }

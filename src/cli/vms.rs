@@ -25,7 +25,7 @@ pub struct Ls {
     /// Only those with this status, such as running or stopped
     #[arg(long)]
     status: Option<String>,
-    /// Only those with these labels, such as env=prod,tier; a key alone takes any value
+    /// Only those with these labels, such as env=prod,tier; a key alone takes any value, also one with a comma
     #[arg(long, value_name = "LABELS")]
     label: Option<String>,
     #[command(flatten)]
@@ -135,7 +135,8 @@ fn facts(output: Output, vm: &Whole, several: bool) -> Result<(), Fail> {
         let limits = limits(disk.disk.io_limits.as_ref());
         let base = disk.disk.base_image.as_ref().map(|base| format!(", from {}", base.display())).unwrap_or_default();
         let limits = if limits.is_empty() { limits } else { format!(", {limits}") };
-        facts.push(("Disk", format!("{}: {}G{base}{limits}", disk.disk.name, disk.disk.disk_size)));
+        let file = if disk.disk.attached { format!(", {}", disk.disk.disk_file.display()) } else { String::new() };
+        facts.push(("Disk", format!("{}: {}G{file}{base}{limits}", disk.disk.name, disk.disk.disk_size)));
     }
     for NetworkRow { network: nic, .. } in &vm.networks {
         let addresses = if nic.addresses.is_empty() { String::new() } else { format!(", {}", nic.addresses.join(" ")) };

@@ -23,7 +23,7 @@ use tokio_rustls::{
     TlsConnector,
     rustls::{
         ClientConfig, RootCertStore, crypto,
-        pki_types::{CertificateDer, ServerName, pem::PemObject},
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     },
 };
 
@@ -44,12 +44,21 @@ pub enum Target {
     Tls { host: String, port: u16, config: Arc<ClientConfig> },
 }
 
+/// What TLS takes, as PEM.
+#[derive(Clone, Debug, Default)]
+pub struct TlsFiles {
+    /// Who signs the daemon's certificate; without one those that this host trusts.
+    pub authorities: Option<PathBuf>,
+    /// The certificate that is shown, with its chain, and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
 impl Target {
-    /// `unix:///PATH`, `http://HOST[:PORT]` or `https://HOST[:PORT]`; of the last, who signs its certificate.
+    /// `unix:///PATH`, `http://HOST[:PORT]` or `https://HOST[:PORT]`; the files are for the last.
     ///
     /// # Errors
     /// What is wrong with it, in words.
-    pub fn parse(url: &str, authorities: Option<&Path>) -> Result<Self, String> {
+    pub fn parse(url: &str, files: &TlsFiles) -> Result<Self, String> {
         let (scheme, rest) = url.split_once("://").ok_or("it begins with http://, https:// or unix://")?;
         if scheme == "unix" {
             return Ok(Self::Unix(rest.into()));
@@ -59,12 +68,25 @@ impl Target {
             return Err("commands speak the other dialect; leave out /hyperv".to_owned());
         }
         let authority: http::uri::Authority = rest.parse().map_err(|_| "after :// comes a host, with its port")?;
+        if authority.as_str().contains('@') {
+            return Err("nobody is named in it; a token is given by QHERD_TOKEN, a certificate by --cert".to_owned());
+        }
         let host = authority.host().to_owned();
+        // A port that is mistyped is not the usual one: somebody else may listen there, and would be sent the token.
+        let port = |usual| match authority.as_str().strip_prefix(&host).unwrap_or_default() {
+            "" => Ok(usual),
+            rest => {
+                let text = rest.strip_prefix(':').unwrap_or(rest);
+                let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+                let port = text.parse().ok().filter(|port| digits && *port != 0);
+                port.ok_or_else(|| format!("{text:?} is no port; those are 1 to 65535"))
+            }
+        };
         match scheme {
-            "http" => Ok(Self::Tcp { host, port: authority.port_u16().unwrap_or(80) }),
+            "http" => Ok(Self::Tcp { port: port(80)?, host }),
             "https" => {
-                let config = tls(authorities.unwrap_or(Path::new(AUTHORITIES)))?;
-                Ok(Self::Tls { host, port: authority.port_u16().unwrap_or(443), config })
+                let port = port(443)?;
+                Ok(Self::Tls { host, port, config: tls(files)? })
             }
             _ => Err("it begins with http://, https:// or unix://".to_owned()),
         }
@@ -134,7 +156,8 @@ async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> 
     Ok(sender)
 }
 
-fn tls(authorities: &Path) -> Result<Arc<ClientConfig>, String> {
+fn tls(files: &TlsFiles) -> Result<Arc<ClientConfig>, String> {
+    let authorities = files.authorities.as_deref().unwrap_or(Path::new(AUTHORITIES));
     let of_file =
         |why: &dyn std::fmt::Display| format!("cannot use the authorities in {}: {why}", authorities.display());
     let mut roots = RootCertStore::empty();
@@ -147,5 +170,48 @@ fn tls(authorities: &Path) -> Result<Arc<ClientConfig>, String> {
     }
     let config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()));
     let config = config.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
-    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    let config = config.with_root_certificates(roots);
+    let Some((cert, key)) = &files.identity else { return Ok(Arc::new(config.with_no_client_auth())) };
+    let of = |path: &Path, why: &dyn std::fmt::Display| format!("cannot use {}: {why}", path.display());
+    let chain = CertificateDer::pem_file_iter(cert).and_then(|chain| chain.collect::<Result<Vec<_>, _>>());
+    let chain = chain.map_err(|error| of(cert, &error))?;
+    if chain.is_empty() {
+        return Err(of(cert, &"there is no certificate in it"));
+    }
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| of(key, &error))?;
+    Ok(Arc::new(config.with_client_auth_cert(chain, secret).map_err(|error| of(cert, &error))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(url: &str) -> Result<String, String> {
+        Target::parse(url, &TlsFiles::default()).map(|target| target.name())
+    }
+
+    #[test]
+    fn a_port_is_the_one_that_is_named_or_the_usual_one_and_never_another() {
+        assert_eq!(parsed("http://127.0.0.1:8080").as_deref(), Ok("http://127.0.0.1:8080"));
+        assert_eq!(parsed("http://[::1]:8080/").as_deref(), Ok("http://[::1]:8080"));
+        assert_eq!(parsed("http://host").as_deref(), Ok("http://host:80"));
+        assert_eq!(parsed("http://[::1]").as_deref(), Ok("http://[::1]:80"));
+        for host in ["127.0.0.1", "[::1]", "host"] {
+            for port in [":99999", ":", ":-1", ":18414abc", ":0", ":+80", ":8080:", "::80"] {
+                for scheme in ["http", "https"] {
+                    let url = format!("{scheme}://{host}{port}");
+                    let why = parsed(&url).expect_err(&url);
+                    assert!(why.contains("is no port") || why.contains("comes a host"), "{url}: {why}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_is_named_in_an_address() {
+        for url in ["http://me:secret@127.0.0.1:8080", "https://me@host", "http://127.0.0.1:80@evil"] {
+            let why = parsed(url).expect_err(url);
+            assert!(why.contains("QHERD_TOKEN") && !why.contains("secret"), "{url}: {why}");
+        }
+    }
 }

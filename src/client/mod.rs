@@ -22,7 +22,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use crate::api::kvm::bodies::{ErrorBody, OperationBody};
 use connection::{Body, Sender};
 
-pub use connection::Target;
+pub use connection::{Target, TlsFiles};
 pub use console::{Console, Heard};
 pub use error::Failure;
 

@@ -21,11 +21,20 @@ use std::{
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use uuid::Uuid;
 
-use crate::model::VmId;
+use super::listed;
 use hierarchy::{Controller, Hierarchy, Version, give, set};
 
 /// Processes and threads of one VM: vCPUs, and those that QEMU reads and writes images with.
 pub const PROCESSES: u64 = 2048;
+
+/// What the members of a group have together at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Bytes.
+    pub memory: u64,
+    /// And threads.
+    pub processes: u64,
+}
 /// Processes that SIGKILL does not end by then are the kernel's; the next daemon looks again.
 const ENDING: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(5);
@@ -78,13 +87,13 @@ impl Cgroups {
         Ok(Self { folder: format!("qherd-{mark}"), hierarchies: Hierarchy::find()? })
     }
 
-    /// Groups for a start of a VM, with `memory` bytes at most.
+    /// Groups for a start of a VM, or of another program, with these bounds.
     ///
     /// # Errors
     /// The kernel's; nothing is left then.
-    pub fn make(&self, vm: VmId, memory: u64) -> io::Result<Group> {
+    pub fn make(&self, whose: &str, bounds: Bounds) -> io::Result<Group> {
         // Each start has its own: one that is being cleared away is not entered.
-        let name = format!("{vm}.{:08x}", Uuid::new_v4().as_fields().0);
+        let name = format!("{whose}.{:08x}", Uuid::new_v4().as_fields().0);
         let first = self.hierarchies.first().and_then(|first| first.parent.strip_prefix(&first.top).ok());
         let path = Path::new("/").join(first.unwrap_or(Path::new(""))).join(&self.folder).join(&name);
         let mut group = Group { path: path.display().to_string(), parts: Vec::new() };
@@ -92,11 +101,11 @@ impl Cgroups {
             let folder = self.make_in(hierarchy, &name)?;
             group.parts.push(Part::new(hierarchy, folder.clone()));
             match hierarchy.controllers.contains(&Controller::Pids) {
-                true => set(&folder.join("pids.max"), &PROCESSES.to_string()),
+                true => set(&folder.join("pids.max"), &bounds.processes.to_string()),
                 false => Ok(()),
             }
         });
-        let made = made.and_then(|()| group.bound_memory(memory));
+        let made = made.and_then(|()| group.bound_memory(bounds.memory));
         if made.is_err() {
             group.remove();
         }
@@ -317,9 +326,14 @@ fn found(top: &Path, name: &str) -> Vec<PathBuf> {
     found
 }
 
+/// Those that cannot be listed are the next daemon's, and told.
 fn groups_in(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+    let entries = listed(folder).unwrap_or_else(|error| {
+        tracing::warn!(%error, "what VMs have left in control groups is not seen");
+        Vec::new()
+    });
+    let folders = entries.iter().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.map(fs::DirEntry::path).collect()
 }
 
 #[cfg(test)]

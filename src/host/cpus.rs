@@ -2,13 +2,15 @@
 
 #![allow(clippy::disallowed_methods, reason = "files of the kernel, which answers at once")]
 
-use std::{fs, io};
+use std::{fs, io, path::Path};
 
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
 };
 use procfs::Current;
+
+use super::listed;
 
 /// What the host has, read once at start.
 #[derive(Clone, Debug)]
@@ -63,10 +65,13 @@ pub fn pin(thread: i32, cores: &[u32]) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(thread), &set)?)
 }
 
-/// The threads of a process right now.
-pub fn threads(process: i32) -> Vec<i32> {
-    let tasks = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
-    tasks.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect()
+/// The threads of a process right now; none of one that has ended.
+///
+/// # Errors
+/// When they cannot be listed.
+pub fn threads(process: i32) -> io::Result<Vec<i32>> {
+    let tasks = listed(Path::new(&format!("/proc/{process}/task")))?;
+    Ok(tasks.iter().filter_map(|task| task.file_name().to_str()?.parse().ok()).collect())
 }
 
 /// "0-3,8" as the kernel writes it in /sys.

@@ -6,6 +6,7 @@
 mod content;
 mod copied;
 mod digest;
+mod examine;
 mod existing;
 mod foreign;
 mod import;
@@ -18,10 +19,7 @@ mod writer;
 use std::{
     fs::File,
     io,
-    os::{
-        fd::AsRawFd,
-        unix::fs::{FileExt, MetadataExt},
-    },
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -32,17 +30,23 @@ use serde_json::{Value, json};
 pub use content::{content, other_content};
 pub use copied::Copied;
 pub use digest::{hexadecimal, sha256, sum_of};
+pub use examine::{check_base, check_disk};
 pub use existing::{Existing, examine_backing, examine_existing};
 pub use foreign::not_a_cd;
 pub use import::{Measured, Opened, Over};
 pub(crate) use qcow2::fuzz as fuzz_header;
+pub use run::Keep;
+pub(crate) use source::fuzz as fuzz_file;
 pub use source::{Source, source};
 pub use unpack::{Unpack, Unpacker, help as unpack_here};
 pub use writer::{who_writes, writer};
 
-use self::run::{Run, Tool};
+use self::{
+    examine::{examine, read_at},
+    run::{IMAGES, Run, Tool},
+};
 use super::{Access, Places, STORAGE, on_storage, open_within};
-use crate::model::{BaseContent, BaseImage, CloneMode, ImageFormat};
+use crate::model::{BaseContent, BaseImage, CloneMode, ImageFormat, MissingLayer};
 
 /// Reading a header and creating an overlay take milliseconds; a hung file server must not hold a request for ever.
 const QUICK: Duration = Duration::from_secs(60);
@@ -116,13 +120,18 @@ pub struct QemuImg {
 impl QemuImg {
     /// # Errors
     /// When the program cannot be run; the text names the package.
-    pub async fn find(program: &Path, folders: Folders) -> Result<Self, String> {
+    pub async fn find(program: &Path, folders: Folders, keep: &Keep) -> Result<Self, String> {
         let places = |count| Arc::new(Places::new(count));
-        let tool = Tool::find(program, QUICK).await.map_err(|why| {
+        let tool = Tool::find(program, IMAGES, keep, QUICK).await.map_err(|why| {
             format!("qemu-img cannot be run ({why}); install it, on Debian and Ubuntu with: apt-get install qemu-utils")
         })?;
         let (quick, checks, copies) = (places(QUICK_JOBS), places(CHECKS), places(COPIES));
         Ok(Self { tool, folders: folders.into(), quick, checks, copies })
+    }
+
+    /// Layers that it goes without here, and why.
+    pub fn missing(&self) -> Vec<MissingLayer> {
+        self.tool.missing()
     }
 
     /// Detects and checks a file that is to be a base image: raw or qcow2, standing alone, undamaged, and whole: nobody has it
@@ -158,7 +167,7 @@ impl QemuImg {
     /// is taken as it is, as QEMU does.
     async fn check(&self, file: &File, path: &Path) -> Result<(), ImageError> {
         let _place = self.checks.take(&[path]).await.map_err(|e| ImageError::Host(e.to_string()))?;
-        let run = self.run(CHECK, 0).reads_open(file).args(["check", "-q", "-f", "qcow2"]).arg(as_inherited(file));
+        let run = self.run(CHECK, 0).reads(file).args(["check", "-q", "-f", "qcow2"]).arg(as_inherited(file));
         let output = match run.output().await {
             Some(output) => output.map_err(|error| ImageError::Host(format!("qemu-img check: {error}")))?,
             None => {
@@ -201,7 +210,7 @@ impl QemuImg {
             CloneMode::Linked => {
                 let _place = self.quick.take(&[&base.path, file]).await.map_err(|e| e.to_string())?;
                 // Unsafe is what qemu-img calls it not to open the base image: we have looked into it ourselves.
-                let run = self.run(QUICK, TABLES).writes_open(&made);
+                let run = self.run(QUICK, TABLES).writes(&made);
                 let run = run.args(["create", "-q", "-u", "-f", "qcow2", "-F", format, "-b"]);
                 run.arg(&base.path).arg(as_inherited(&made)).arg(&size).finish().await?;
             }
@@ -209,10 +218,10 @@ impl QemuImg {
                 let _place = self.copies.take(&[&base.path, file]).await.map_err(|e| e.to_string())?;
                 let (source, length) = self.open_base(base).await?;
                 copied.begin(length);
-                let run = self.run(COPY, largest(bytes)).reads_open(&source).writes_open(&made);
+                let run = self.run(COPY, largest(bytes)).reads(&source).writes(&made);
                 let run = run.heard_by(copied).args(["convert", "-p", "-O", "qcow2"]);
                 run.arg(alone(&source, format)).arg(as_inherited(&made)).finish().await?;
-                let run = self.run(QUICK, largest(bytes)).writes_open(&made).args(["resize", "-q", "-f", "qcow2"]);
+                let run = self.run(QUICK, largest(bytes)).writes(&made).args(["resize", "-q", "-f", "qcow2"]);
                 run.arg(as_inherited(&made)).arg(&size).finish().await?;
             }
         }
@@ -227,7 +236,7 @@ impl QemuImg {
     pub async fn create(&self, file: &Path, size: u64) -> Result<(), String> {
         let made = self.reserve(file).await?;
         let _place = self.quick.take(&[file]).await.map_err(|e| e.to_string())?;
-        let run = self.run(QUICK, TABLES).writes_open(&made).args(["create", "-q", "-f", "qcow2"]);
+        let run = self.run(QUICK, TABLES).writes(&made).args(["create", "-q", "-f", "qcow2"]);
         run.arg(as_inherited(&made)).arg(format!("{size}G")).finish().await?;
         sync(made, file, QUICK).await
     }
@@ -241,7 +250,7 @@ impl QemuImg {
         &self,
         mut image: Value,
         (file, format): (&Path, ImageFormat),
-        base: Option<&Path>,
+        base: Option<&BaseImage>,
         bytes: u64,
     ) -> Result<(), String> {
         let (looked, folders) = (file.to_owned(), self.folders.clone());
@@ -264,14 +273,23 @@ impl QemuImg {
             ImageFormat::Qcow2 => length.saturating_add(TABLES),
             ImageFormat::Raw => bytes.max(length),
         };
-        let run = self.run(QUICK, longest).writes_open(&opened);
-        let run = base.into_iter().fold(run, Run::reads);
+        let below = match base {
+            Some(base) => Some(self.open_base(base).await?.0),
+            None => None,
+        };
+        if let Some(below) = &below {
+            image["backing"]["file"]["filename"] = as_inherited(below).into();
+        }
+        let run = below.iter().fold(self.run(QUICK, longest).writes(&opened), Run::reads);
         run.args(["resize", "-q"]).arg(format!("json:{image}")).arg(bytes.to_string()).finish().await?;
         sync(opened, file, QUICK).await
     }
 
     /// The base image, open, and examined as it is now; and how many bytes it takes.
-    async fn open_base(&self, base: &BaseImage) -> Result<(File, u64), String> {
+    ///
+    /// # Errors
+    /// In words, with its path.
+    pub async fn open_base(&self, base: &BaseImage) -> Result<(File, u64), String> {
         let (path, format, folders) = (base.path.clone(), base.format, self.folders.clone());
         let open = move || {
             let file = open_within(&folders.images, &path, Access::Read)?;
@@ -292,7 +310,7 @@ impl QemuImg {
     }
 
     fn run(&self, deadline: Duration, largest_file: u64) -> Run {
-        self.tool.run(deadline, largest_file)
+        self.tool.run(deadline, |permit| permit.for_image(largest_file, deadline.as_secs()))
     }
 }
 
@@ -313,68 +331,6 @@ fn alone(file: &File, driver: &str) -> String {
 /// The longest file that a copy of a disk of so many bytes can be.
 fn largest(bytes: u64) -> u64 {
     bytes.saturating_add(bytes / 512).saturating_add(TABLES)
-}
-
-/// Bytes that a guest sees of a disk, by the header of one that has one. Blocks.
-///
-/// # Errors
-/// [`ImageError::Unsuitable`] for one that is no such disk any more.
-pub fn check_disk(file: &File, format: ImageFormat) -> Result<u64, ImageError> {
-    match format {
-        ImageFormat::Qcow2 => qcow2::disk_size(file),
-        // Its bytes are the disk's, whatever its guest has written there.
-        ImageFormat::Raw => {
-            let metadata = file.metadata().map_err(|e| ImageError::Host(e.to_string()))?;
-            Ok(metadata.len().next_multiple_of(512))
-        }
-    }
-}
-
-/// Whether an open file can still be the base image that it was taken for. Blocks.
-///
-/// # Errors
-/// [`ImageError::Unsuitable`] for one that has become something else since.
-pub fn check_base(file: &File, format: ImageFormat) -> Result<(), ImageError> {
-    match format {
-        ImageFormat::Qcow2 => {
-            let mut magic = [0; qcow2::MAGIC.len()];
-            read_at(file, &mut magic, 0).map_err(|e| ImageError::Host(e.to_string()))?;
-            if magic != qcow2::MAGIC {
-                return Err(ImageError::Unsuitable("be a qcow2 image, as it was when it was cloned".into()));
-            }
-            qcow2::virtual_size(file).map(drop)
-        }
-        // Its bytes are the disk's, whatever they are.
-        ImageFormat::Raw => Ok(()),
-    }
-}
-
-/// What the first bytes of a file, and its last sector, say that it is.
-fn examine(file: &File) -> Result<Info, ImageError> {
-    let failed = |error: io::Error| ImageError::Host(error.to_string());
-    if let Some(foreign) = foreign::not_a_disk(file).map_err(failed)? {
-        return Err(ImageError::Unsuitable(format!("be a raw or qcow2 image, not {foreign}")));
-    }
-    let mut magic = [0; qcow2::MAGIC.len()];
-    read_at(file, &mut magic, 0).map_err(failed)?;
-    if magic == qcow2::MAGIC {
-        return Ok(Info { format: ImageFormat::Qcow2, virtual_size: qcow2::virtual_size(file)? });
-    }
-    // QEMU counts in sectors.
-    let length = file.metadata().map_err(failed)?.len();
-    Ok(Info { format: ImageFormat::Raw, virtual_size: length.next_multiple_of(512) })
-}
-
-/// As much as there is.
-fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut read = 0;
-    while read < buffer.len() {
-        match file.read_at(&mut buffer[read..], at + read as u64)? {
-            0 => break,
-            more => read += more,
-        }
-    }
-    Ok(read)
 }
 
 /// The file, its folder and the folder's own entry: an acknowledged disk is there after a power cut.

@@ -7,7 +7,7 @@ use std::{fs, io, path::Path};
 
 use nix::{sched::sched_getaffinity, unistd::Pid};
 
-use super::cpus::parse_cpu_list;
+use super::{cpus::parse_cpu_list, listed};
 
 /// Cores by number, ascending; memory in MiB.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Inventory {
             isolated: fs::read_to_string(system.join("cpu/isolated"))
                 .map_or_else(|_| Vec::new(), |t| parse_cpu_list(&t)),
             usable: online.iter().copied().filter(|&core| allowed(core)).collect(),
-            nodes: nodes(&system.join("node")),
+            nodes: nodes(&system.join("node"))?,
             memory_total,
             memory_available: mebibytes(&meminfo, "MemAvailable"),
             online,
@@ -66,9 +66,9 @@ fn read(path: &Path) -> io::Result<String> {
     fs::read_to_string(path).map_err(|e| io::Error::new(e.kind(), format!("cannot read {}: {e}", path.display())))
 }
 
-fn nodes(folder: &Path) -> Vec<Node> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let node = |entry: fs::DirEntry| {
+fn nodes(folder: &Path) -> io::Result<Vec<Node>> {
+    let entries = listed(folder)?;
+    let node = |entry: &fs::DirEntry| {
         let id = entry.file_name().to_str()?.strip_prefix("node")?.parse().ok()?;
         let file = |name: &str| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
         let meminfo = file("meminfo");
@@ -79,9 +79,9 @@ fn nodes(folder: &Path) -> Vec<Node> {
             memory_free: mebibytes(&meminfo, "MemFree"),
         })
     };
-    let mut nodes: Vec<Node> = entries.filter_map(node).collect();
+    let mut nodes: Vec<Node> = entries.iter().filter_map(node).collect();
     nodes.sort_by_key(|node| node.id);
-    nodes
+    Ok(nodes)
 }
 
 /// `MemTotal:  19228876 kB`, in a node's own file behind `Node 0`.

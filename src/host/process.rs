@@ -16,7 +16,7 @@ use rustix::process::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::launcher::Child;
+use super::{is_gone, launcher::Child, listed};
 use crate::model::ProcessId;
 
 /// A live process, or one that has just ended.
@@ -74,9 +74,8 @@ impl Process {
         }
         // First the handle, then the checks: what was checked is what is held.
         let process = Self::open(id.clone()).ok()?;
-        (start_time(id.pid).ok()? == id.starttime
-            && command_line(id.pid).is_some_and(|c| c.iter().any(|a| a == marker)))
-        .then_some(process)
+        (start_time(id.pid).ok()? == id.starttime && command_line(id.pid).is_ok_and(|c| c.iter().any(|a| a == marker)))
+            .then_some(process)
     }
 
     fn open(id: ProcessId) -> io::Result<Self> {
@@ -100,6 +99,16 @@ impl Process {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
         // Behind its name, which may have anything in it.
         stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+    }
+
+    /// Whether something waits in one of its UDP sockets: one that takes nothing of it is not at work.
+    pub fn has_unread(&self) -> bool {
+        let waiting = ["udp", "udp6"].into_iter().flat_map(|table| {
+            let text = fs::read_to_string(format!("/proc/{}/net/{table}", self.pid())).unwrap_or_default();
+            text.lines().filter_map(unread).collect::<Vec<_>>()
+        });
+        // Of every process in its network namespace; mostly there is none.
+        waiting.into_iter().any(|socket| self.number_of(&socket).is_ok_and(|found| found.is_some()))
     }
 
     /// Whether a thread is one of its.
@@ -183,12 +192,46 @@ impl Process {
     }
 }
 
+/// The socket that a line of /proc/net/udp tells of, as descriptors lead to it, if something waits in it.
+fn unread(line: &str) -> Option<String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (_, waits) = words.get(4)?.split_once(':')?;
+    (u64::from_str_radix(waits, 16).ok()? > 0).then(|| words.get(9).map(|inode| format!("socket:[{inode}]")))?
+}
+
 /// The processes whose command line holds all these words.
-pub fn find(words: &[&str]) -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
-    let holds = |line: Vec<String>| words.iter().all(|word| line.iter().any(|found| found == word));
-    pids.filter(|&pid| command_line(pid).is_some_and(holds)).collect()
+///
+/// # Errors
+/// When they cannot be looked at, which says nothing of whether there are any.
+pub fn find(words: &[&str]) -> io::Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for pid in listed(Path::new("/proc"))?.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
+        match command_line(pid) {
+            Ok(line) if holds(&line, words) => found.push(pid),
+            Err(error) if !is_gone(&error) && error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(found)
+}
+
+/// Of these, those that [`has_open`] says have one of `files`; not those that end meanwhile, or may not be looked at.
+///
+/// # Errors
+/// When that cannot be seen otherwise.
+pub fn with_open(pids: Vec<i32>, files: &[PathBuf]) -> io::Result<Vec<Process>> {
+    let lost = |error: &io::Error| is_gone(error) || error.kind() == io::ErrorKind::PermissionDenied;
+    let mut found = Vec::new();
+    for pid in pids {
+        // First the handle, then the check: what was checked is what is held.
+        let checked = open(pid).and_then(|process| Ok(has_open(pid, files)?.then_some(process)));
+        match checked {
+            Ok(process) => found.extend(process),
+            Err(error) if lost(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 /// Whether a process has one of `files` open, whatever they are called by now. The command line names paths, and a state
@@ -216,8 +259,7 @@ pub fn has_open(pid: i32, files: &[PathBuf]) -> io::Result<bool> {
 pub fn among(pids: &[i32], words: &[&str]) -> Vec<Process> {
     // First the handle, then the check: what was checked is what is held.
     let opened = pids.iter().filter_map(|pid| open(*pid).ok());
-    let holds = |line: Vec<String>| words.iter().all(|word| line.iter().any(|found| found == word));
-    opened.filter(|process| command_line(process.pid()).is_some_and(holds)).collect()
+    opened.filter(|process| command_line(process.pid()).is_ok_and(|line| holds(&line, words))).collect()
 }
 
 /// Takes over a process by its pid alone, for one that [`find`] has just found.
@@ -234,14 +276,22 @@ pub fn user(pid: i32) -> Option<u32> {
     Some(status.ok()?.ruid)
 }
 
-fn command_line(pid: i32) -> Option<Vec<String>> {
-    let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    Some(bytes.split(|&b| b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect())
+fn command_line(pid: i32) -> io::Result<Vec<String>> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline"))?;
+    Ok(bytes.split(|&b| b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect())
+}
+
+fn holds(line: &[String], words: &[&str]) -> bool {
+    words.iter().all(|word| line.iter().any(|found| found == word))
 }
 
 fn start_time(pid: i32) -> io::Result<u64> {
-    let stat = procfs::process::Process::new(pid).and_then(|p| p.stat()).map_err(io::Error::other)?;
-    Ok(stat.starttime)
+    let stat = procfs::process::Process::new(pid).and_then(|p| p.stat());
+    stat.map(|stat| stat.starttime).map_err(|error| match error {
+        procfs::ProcError::NotFound(_) => io::Error::from_raw_os_error(nix::libc::ENOENT),
+        procfs::ProcError::Io(error, _) => error,
+        other => io::Error::other(other),
+    })
 }
 
 /// Every running VM holds six descriptors; the usual soft limit of 1,024 would end at some 170 VMs.
@@ -289,7 +339,7 @@ mod tests {
     async fn a_process_is_adopted_only_with_its_own_start_time_and_marker() {
         let process = run("/bin/sleep", &["1000"]).unwrap();
         // The command line is the program's own only after exec.
-        while command_line(process.pid()).is_none_or(|c| !c.contains(&"1000".to_owned())) {
+        while command_line(process.pid()).map_or(true, |c| !c.contains(&"1000".to_owned())) {
             tokio::task::yield_now().await;
         }
         let id = process.id().clone();
@@ -322,6 +372,17 @@ mod tests {
         process.kill();
         process.exited().await;
         assert!(has_open(process.pid(), &[copy]).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_waits_in_a_socket_of_a_process_is_seen_until_it_is_read() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let own = open(std::process::id().cast_signed()).unwrap();
+        assert!(!own.has_unread());
+        socket.send_to(b"hello", socket.local_addr().unwrap()).unwrap();
+        assert!(own.has_unread());
+        socket.recv(&mut [0; 8]).unwrap();
+        assert!(!own.has_unread());
     }
 
     #[tokio::test]

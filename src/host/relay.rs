@@ -6,10 +6,14 @@
 use std::{
     collections::HashSet,
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
 };
+
+use super::listed;
+use crate::model::Uids;
 
 /// What a program's file name begins with that carries a guest's connections.
 const RELAYS: &[&str] =
@@ -19,6 +23,7 @@ const RELAYS: &[&str] =
 pub struct Relays {
     /// Whose name may be another: the programs that VMs were started with.
     programs: Vec<String>,
+    apart: Uids,
     last: tokio::sync::Mutex<Option<Look>>,
 }
 
@@ -30,12 +35,14 @@ struct Look {
 }
 
 impl Relays {
-    /// `qemu` is the program that VMs are started with.
-    pub fn new(qemu: &Path) -> Self {
+    /// `qemu` is the program that VMs are started with. Processes of the users in `apart` are passed over: what they connect
+    /// bears their uid, and nobody takes that for somebody else's.
+    pub fn new(qemu: &Path, apart: Uids) -> Self {
         let file_name = |path: PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
         let programs = [Some(qemu.to_owned()), qemu.canonicalize().ok()];
         Self {
             programs: programs.into_iter().flatten().filter_map(file_name).collect(),
+            apart,
             last: tokio::sync::Mutex::new(None),
         }
     }
@@ -53,21 +60,23 @@ impl Relays {
             return Ok(Arc::clone(&look.sockets));
         }
         let begun = Instant::now();
-        let programs = self.programs.clone();
-        let looked = tokio::task::spawn_blocking(move || look(&programs, &more)).await;
+        let (programs, apart) = (self.programs.clone(), self.apart.clone());
+        let looked = tokio::task::spawn_blocking(move || look(&programs, &more, &apart)).await;
         let sockets = Arc::new(looked.map_err(io::Error::other)??);
         *last = Some(Look { begun, sockets: Arc::clone(&sockets) });
         Ok(sockets)
     }
 }
 
-fn look(programs: &[String], more: &[i32]) -> io::Result<HashSet<u64>> {
+fn look(programs: &[String], more: &[i32], apart: &Uids) -> io::Result<HashSet<u64>> {
     let mut found = HashSet::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
+    for entry in listed(Path::new("/proc"))? {
         let name = entry.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        if more.contains(&pid) || is_relay(&entry.path(), programs) {
-            found.extend(sockets_of(&entry.path()));
+        // The owner is who a process is, or root; one that is gone has no sockets.
+        let is_apart = fs::metadata(entry.path()).is_ok_and(|process| apart.contains(process.uid()));
+        if !is_apart && (more.contains(&pid) || is_relay(&entry.path(), programs)) {
+            found.extend(sockets_of(&entry.path())?);
         }
     }
     Ok(found)
@@ -82,12 +91,16 @@ fn is_relay(process: &Path, programs: &[String]) -> bool {
     RELAYS.iter().any(|relay| name.starts_with(relay)) || programs.iter().any(|program| program == name)
 }
 
-fn sockets_of(process: &Path) -> impl Iterator<Item = u64> {
-    let descriptors = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-    descriptors.filter_map(|descriptor| {
+fn sockets_of(process: &Path) -> io::Result<Vec<u64>> {
+    let socket = |descriptor: &fs::DirEntry| {
         let target = fs::read_link(descriptor.path()).ok()?;
         target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-    })
+    };
+    match listed(&process.join("fd")) {
+        // Another user's, which a daemon without root's rights does not see: it speaks as that user.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(Vec::new()),
+        descriptors => Ok(descriptors?.iter().filter_map(socket).collect()),
+    }
 }
 
 #[cfg(test)]
@@ -100,15 +113,34 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let inode = rustix::fs::fstat(listener.as_fd()).unwrap().st_ino;
         let of = async |relays: Relays, more| relays.sockets(more).await.unwrap().contains(&inode);
-        assert!(!of(Relays::new(Path::new("qemu-system-x86_64")), vec![]).await);
+        assert!(!of(Relays::new(Path::new("qemu-system-x86_64"), Uids::default()), vec![]).await);
         // By its name, and by its pid.
-        assert!(of(Relays::new(&std::env::current_exe().unwrap()), vec![]).await);
-        assert!(of(Relays::new(Path::new("x")), vec![std::process::id() as i32]).await);
+        assert!(of(Relays::new(&std::env::current_exe().unwrap(), Uids::default()), vec![]).await);
+        assert!(of(Relays::new(Path::new("x"), Uids::default()), vec![std::process::id() as i32]).await);
+    }
+
+    #[tokio::test]
+    async fn who_bears_a_uid_of_its_own_is_not_looked_at() {
+        use std::{net::TcpStream, os::unix::process::CommandExt, process::Command};
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let inode = rustix::fs::fstat(socket.as_fd()).unwrap().st_ino;
+        let mut sleeper = Command::new("sleep");
+        sleeper.arg("600").uid(Uids::default().first()).stdin(std::os::fd::OwnedFd::from(socket));
+        let mut sleeper = sleeper.spawn().unwrap();
+        let found = async |apart: Uids| {
+            let relays = Relays::new(Path::new("x"), apart);
+            relays.sockets(vec![sleeper.id() as i32]).await.unwrap().contains(&inode)
+        };
+        let (apart, looked_at) = (found(Uids::default()).await, found("5000-5001".parse().unwrap()).await);
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+        assert!(!apart && looked_at);
     }
 
     #[tokio::test]
     async fn whoever_asks_is_answered_by_a_look_that_began_later() {
-        let relays = Arc::new(Relays::new(&std::env::current_exe().unwrap()));
+        let relays = Arc::new(Relays::new(&std::env::current_exe().unwrap(), Uids::default()));
         let before = relays.sockets(vec![]).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let inode = rustix::fs::fstat(listener.as_fd()).unwrap().st_ino;

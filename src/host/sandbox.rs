@@ -1,4 +1,5 @@
-//! Which of the layers around a VM's QEMU this host has, tried out once at the daemon's start; and the cell of each VM.
+//! Which of the layers around a VM's QEMU, or another program that works on what others bring, this host has, tried out once at the
+//! daemon's start; and the cell of each.
 //! The layers themselves are in [`super::launcher`].
 
 #![allow(clippy::disallowed_methods, reason = "before the daemon serves anybody, and on threads that may wait")]
@@ -14,8 +15,8 @@ use tokio::{task::spawn_blocking, time::timeout};
 use uuid::Uuid;
 
 use super::{
-    cgroups::{Cgroups, Group},
-    launcher::{Apart, Cell, Child, Layers, QEMU_PROBE, Roots, Shown, Tcp, User, View},
+    cgroups::{Bounds, Cgroups, Group, PROCESSES},
+    launcher::{Apart, Cell, Child, Layers, Permit, Roots, Shown, Tcp, User, View},
 };
 use crate::model::{self, Layer, MissingLayer, Uids, VmId};
 
@@ -27,6 +28,8 @@ const OPTIONAL: [Layer; 7] =
     [Layer::Cgroup, Layer::Mounts, Layer::Network, Layer::Ipc, Layer::User, Layer::Landlock, Layer::Tcp];
 /// For a program that says its version, and that of a script before it, in bytes.
 const TRIAL_MEMORY: u64 = 1 << 30;
+/// Threads of a program that works on images.
+const THREADS: u64 = 256;
 
 /// What there is of the layers that not every host has.
 #[derive(Debug)]
@@ -48,13 +51,15 @@ pub struct Programs<'a> {
     pub version: &'a str,
     /// What else it may come to execute.
     pub others: &'a [PathBuf],
+    /// As what it is tried.
+    pub permit: Permit,
     pub kvm: bool,
 }
 
-/// What one VM's cell has to leave it.
+/// What one VM's cell has to leave it, or that of a program which works on images.
 #[derive(Clone, Copy, Debug)]
 pub struct Needs {
-    pub vm: VmId,
+    pub vm: Option<VmId>,
     /// The way to the host's network, for QEMU's user-mode network.
     pub network: bool,
     /// Bytes at most.
@@ -69,6 +74,23 @@ pub struct Made {
     pub shown: model::Sandbox,
     /// To be ended with the VM.
     pub group: Option<Group>,
+}
+
+impl Made {
+    /// One without anything of the host's that would have to be cleared away.
+    pub fn of(cell: Cell) -> Self {
+        Self { cell, shown: model::Sandbox::default(), group: None }
+    }
+}
+
+impl Needs {
+    fn group(self, cgroups: &Cgroups) -> io::Result<Group> {
+        let Self { vm, memory, .. } = self;
+        match vm {
+            Some(vm) => cgroups.make(&vm.to_string(), Bounds { memory, processes: PROCESSES }),
+            None => cgroups.make("image", Bounds { memory, processes: THREADS }),
+        }
+    }
 }
 
 impl Sandbox {
@@ -177,7 +199,8 @@ impl Sandbox {
 
     fn made(&self, needs: Needs, layers: Vec<Layer>) -> io::Result<Made> {
         let wanted = |layer: Layer| layers.contains(&layer);
-        let user = wanted(Layer::User).then(|| User::take(&self.uids, needs.vm.number(), &self.groups)).transpose()?;
+        let seed = needs.vm.map_or_else(|| Uuid::new_v4().as_fields().0, |vm| vm.number());
+        let user = wanted(Layer::User).then(|| User::take(&self.uids, seed, &self.groups)).transpose()?;
         let read = user.iter().map(|_| PathBuf::from("/etc")).collect();
         let shown = Shown { read, ..self.shown.clone() };
         let tcp = if wanted(Layer::Tcp) { Tcp::None } else { Tcp::Any };
@@ -187,7 +210,7 @@ impl Sandbox {
         let uid = user.as_ref().map(User::id);
         // The last that can fail: it is of the host.
         let group = match &self.cgroups {
-            Ok(cgroups) if wanted(Layer::Cgroup) => Some(cgroups.make(needs.vm, needs.memory)?),
+            Ok(cgroups) if wanted(Layer::Cgroup) => Some(needs.group(cgroups)?),
             Err(why) if wanted(Layer::Cgroup) => return Err(io::Error::other(why.clone())),
             Ok(_) | Err(_) => None,
         };
@@ -202,18 +225,18 @@ impl Sandbox {
 
     /// Whether a program can be run in a cell of these layers, or why not.
     async fn runs(&self, programs: Programs<'_>, layers: &[Layer]) -> Result<(), String> {
-        let Programs { program, version, .. } = programs;
+        let Programs { program, version, permit, .. } = programs;
         if layers.contains(&Layer::User) && !rustix::process::geteuid().is_root() {
-            return Err("the daemon is not root, so its VMs run as its own user".to_owned());
+            return Err("the daemon is not root, so what it starts runs as its own user".to_owned());
         }
         if layers.contains(&Layer::Tcp) {
             View::can_refuse_tcp().map_err(|error| error.to_string())?;
         }
-        let needs = Needs { vm: VmId::from(Uuid::new_v4()), network: false, memory: TRIAL_MEMORY };
+        let needs = Needs { vm: None, network: false, memory: TRIAL_MEMORY };
         let Made { cell, shown, group } = self.made(needs, layers.to_vec()).map_err(|error| error.to_string())?;
         let whom = shown.uid.map_or_else(String::new, |uid| format!(" as a user of its own (such as {uid})"));
         let fails = |why: String| format!("{} does not run{whom}: {why}", program.display());
-        let trial = Child::new(QEMU_PROBE, program).arg("--version").within(cell).piped().spawn();
+        let trial = Child::new(permit, program).arg("--version").within(cell).piped().spawn();
         let clear = move || {
             group.iter().for_each(Group::end);
             shown.uid.map_or(Ok(()), User::forget)

@@ -144,7 +144,8 @@ impl Spill {
 
 const SEALS: SealFlags = SealFlags::GROW.union(SealFlags::SHRINK).union(SealFlags::SEAL);
 
-fn reopen(file: impl AsFd, access: OFlags) -> io::Result<OwnedFd> {
+/// An open file of its own.
+pub(super) fn reopen(file: impl AsFd, access: OFlags) -> io::Result<OwnedFd> {
     let path = Path::new("/proc/self/fd").join(file.as_fd().as_raw_fd().to_string());
     Ok(openat(CWD, &path, access | OFlags::CLOEXEC, Mode::empty())?)
 }

@@ -5,8 +5,8 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::{
     Alias, BaseContent, Conflict, CpuPinning, Error, GuestCpu, IoLimits, MetadataWish, NewDisk, NewNic, NicId,
-    PolicyWish, PortWish, Result, SwitchId, VmSpec, check_definition, check_disk_size, check_memory, check_name,
-    check_vcpus, default_max_memory,
+    PolicyWish, PortWish, Result, Seed, SeedId, SwitchId, VmSpec, check_definition, check_disk_size, check_memory,
+    check_name, check_vcpus, default_max_memory,
 };
 
 /// One change, as a dialect hands it over: decoded, not yet checked.
@@ -43,6 +43,11 @@ pub enum Change {
     Policy(PolicyWish),
     /// The ISO image in the CD drive; `None` takes it out.
     Medium(Option<Alias>),
+    /// What its guest's cloud-init is given, from the next start on; none is made where it had another than `over` before.
+    Seed {
+        seed: Option<Seed>,
+        over: Option<SeedId>,
+    },
     AddNic(Box<NewNic>),
     RemoveNic(NicId),
     /// Of a NIC on that switch.
@@ -195,6 +200,12 @@ impl Change {
             Self::Medium(iso) => {
                 wanted.iso = iso.as_ref().map(|alias| alias.file.clone());
                 wanted.named.iso = iso;
+            }
+            Self::Seed { seed, over } => {
+                if spec.seed.as_ref().map(|seed| seed.id) != over {
+                    return Err(Conflict::Outdated.into());
+                }
+                wanted.seed = seed;
             }
             Self::Policy(wish) => wish.apply(&mut wanted.policy)?,
             Self::AddNic(nic) => wanted.add_nic(*nic, in_effect)?,

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::{
-    CloneMode, CpuPinning, Disk, ForeignFile, Forward, GuestCpu, ImageFormat, IoLimits, MacAddr, MetadataWish, Nic,
-    NicId, PolicyWish, PortWish, Sent, SwitchId, SwitchPort, SwitchRef, VmId,
+    CloneMode, CloudInit, CpuPinning, Disk, ForeignFile, Forward, GuestCpu, ImageFormat, IoLimits, MacAddr,
+    MetadataWish, Nic, NicId, PolicyWish, PortWish, Sent, SwitchId, SwitchPort, SwitchRef, VmId,
 };
 
 /// What a client asked for. Numbers are as wide as JSON's so that a negative or huge one gets a sentence, not a decode error.
@@ -32,6 +32,7 @@ pub struct CreateVm {
     pub disk_folder: Option<PathBuf>,
     /// An ISO image in its CD drive.
     pub iso: Option<PathBuf>,
+    pub cloud_init: Option<CloudInit>,
     pub clone: CloneMode,
     pub cpu_pinning: Option<CpuPinning>,
     pub cpu: Option<GuestCpu>,

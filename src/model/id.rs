@@ -78,6 +78,8 @@ ids! {
     ImageId;
     /// A file on its way to the store.
     UploadId;
+    /// What a guest's cloud-init is given.
+    SeedId;
     /// A virtual switch.
     SwitchId;
     /// A port of the host that leads to a guest on a switch.

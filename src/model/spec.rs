@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     BaseImage, Conflict, DiskFile, Error, ForeignFile, GuestCpu, IoLimits, LayerId, Metadata, Named, Nic, Policy,
-    Result, VmId,
+    Result, Seed, VmId,
 };
 
 /// vCPUs that any machine type here takes (ruling 12).
@@ -60,6 +60,9 @@ pub struct VmSpec {
     /// The ISO image in its CD drive, canonical; without one there is no drive.
     #[serde(default)]
     pub iso: Option<PathBuf>,
+    /// What its guest's cloud-init is given, which is in a file of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<Seed>,
     #[serde(default, skip_serializing_if = "Named::is_empty")]
     pub named: Named,
     #[serde(default, skip_serializing_if = "Metadata::is_empty")]

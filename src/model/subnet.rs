@@ -152,6 +152,22 @@ impl Subnet {
         Err(Error::invalid("subnet", must))
     }
 
+    /// That no resolver is the switch itself, which would ask itself.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn check_servers(&self) -> Result<()> {
+        let Dns::Servers(servers) = &self.dns else { return Ok(()) };
+        let own = |server: &&Ipv4Addr| self.contains(**server) && !self.is_for_guests(**server);
+        match servers.iter().find(own) {
+            Some(own) => Err(Error::invalid(
+                "dns",
+                format!("name servers other than the switch; {own} is in {self} and no guest's"),
+            )),
+            None => Ok(()),
+        }
+    }
+
     pub fn netmask(&self) -> Ipv4Addr {
         Ipv4Addr::from(mask(self.prefix))
     }

@@ -79,6 +79,7 @@ impl SubnetWish {
         if let Some(ipv6) = &self.ipv6 {
             subnet.ipv6 = ipv6.as_ref().map(|(text, nat)| Subnet6::parse(text, *nat)).transpose()?;
         }
+        subnet.check_servers()?;
         Ok(Some(subnet))
     }
 }
@@ -99,8 +100,8 @@ mod tests {
         };
         let made = wish.apply(None).unwrap().unwrap();
         assert_eq!((made.domain(), made.host_access, made.serves_names()), ("lab", true, true));
-        let moved = SubnetWish { subnet: Some(Some("10.78.0.0/16".into())), ..SubnetWish::default() };
-        let moved = moved.apply(Some(&made)).unwrap().unwrap();
+        let moved_to = |subnet: &str| SubnetWish { subnet: Some(Some(subnet.into())), ..SubnetWish::default() };
+        let moved = moved_to("10.78.0.0/16").apply(Some(&made)).unwrap().unwrap();
         assert_eq!(moved.to_string(), "10.78.0.0/16");
         assert_eq!(Subnet { network: made.network, prefix: made.prefix, ..moved }, made, "and nothing else");
         let plain = SubnetWish { dns: Some(None), domain: Some(None), ipv6: Some(None), ..SubnetWish::default() };
@@ -108,6 +109,14 @@ mod tests {
         assert_eq!((plain.dns, plain.domain, plain.ipv6), (Dns::Default, None, None));
         let none = SubnetWish { subnet: Some(None), ..SubnetWish::default() };
         assert_eq!(none.apply(Some(&made)), Ok(None));
+        let anew = moved_to("10.79.0.0/24").apply(None).unwrap().unwrap();
+        assert!(!anew.nat && anew.domain.is_none(), "what was taken away does not come back");
+        // A guest may be asked, the switch itself not.
+        for (server, fits) in [(9, true), (1, false), (0, false), (255, false)] {
+            let servers = vec![Ipv4Addr::new(10, 77, 0, server)];
+            let wish = SubnetWish { dns: Some(Some(servers)), ..SubnetWish::default() };
+            assert_eq!(wish.apply(Some(&made)).is_ok(), fits, "{server}");
+        }
         assert_eq!(SubnetWish::default().apply(Some(&made)), Ok(Some(made.clone())));
         let without = SubnetWish { nat: Some(true), ..SubnetWish::default() }.apply(None).unwrap_err().to_string();
         assert!(without.contains("nat must be given only for a switch with a subnet"), "{without}");

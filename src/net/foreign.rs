@@ -77,27 +77,46 @@ impl std::fmt::Display for Dropped {
             None => write!(f, "the policy of the chain {chain}")?,
         }
         if self.legacy {
-            write!(f, " in the table {table} of iptables-legacy")
+            write!(f, " in the table {table} of {}", legacy_tool(*family))
         } else {
             write!(f, " in the table {family} {table}")
         }
     }
 }
 
+/// What changes the tables of a family that nftables does not show.
+pub fn legacy_tool(family: Family) -> &'static str {
+    if family == Family::Ip6 { "ip6tables-legacy" } else { "iptables-legacy" }
+}
+
 /// Where the host's own network drops a packet that meets this hook for certain, if anywhere.
 pub fn dropped(tables: &[OtherTable], hook: Hook, packet: &Packet) -> Option<Dropped> {
-    dropped_in(tables, packet.net.routed(), hook, packet)
+    dropped_in(tables, packet.net.routed(), |chain| at(chain, hook), packet)
 }
 
 /// The same of a bridge.
 pub fn dropped_by_bridge(tables: &[OtherTable], hook: Hook, packet: &Packet) -> Option<Dropped> {
-    dropped_in(tables, &[Family::Bridge], hook, packet)
+    dropped_in(tables, &[Family::Bridge], |chain| at(chain, hook), packet)
 }
 
-fn dropped_in(tables: &[OtherTable], families: &[Family], hook: Hook, packet: &Packet) -> Option<Dropped> {
+/// The same of a single device, where it receives (`Hook::Ingress`) or sends.
+pub fn dropped_at(tables: &[OtherTable], device: &str, hook: Hook, packet: &Packet) -> Option<Dropped> {
+    dropped_in(tables, &[Family::Netdev, Family::Inet], |chain| at(chain, hook) && chain.is_of(device), packet)
+}
+
+fn at(chain: &OtherChain, hook: Hook) -> bool {
+    chain.base.as_ref().is_some_and(|base| base.hook == hook && base.kind == ChainKind::Filter)
+}
+
+fn dropped_in(
+    tables: &[OtherTable],
+    families: &[Family],
+    enters: impl Fn(&OtherChain) -> bool,
+    packet: &Packet,
+) -> Option<Dropped> {
     tables.iter().filter(|table| families.contains(&table.name.family)).find_map(|table| {
         table.chains.iter().find_map(|(name, chain)| {
-            let base = chain.base.as_ref().filter(|base| base.hook == hook && base.kind == ChainKind::Filter)?;
+            let base = chain.base.as_ref().filter(|_| enters(chain))?;
             let mut walk = Walk { table, packet, unsure: false };
             let dropped = match walk.chain(name, chain, 0) {
                 Way::Dropped(chain, rule) => Some((chain, Some(rule))),
@@ -209,6 +228,7 @@ impl Walk<'_> {
             META_OIFNAME => self.packet.to.as_ref().map(|to| ifname(to).to_vec()),
             META_NFPROTO => Some(vec![match (self.table.name.family, self.packet.net) {
                 (Family::Bridge, _) => 7,
+                (Family::Netdev, _) => 5,
                 (_, Net::V4) => 2,
                 (_, Net::V6) => 10,
                 (_, Net::Arp) => 3,

@@ -3,10 +3,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::{
-    adapter,
-    netlink::{BridgeOptions, PortOptions},
-};
+use super::adapter;
 use crate::model::{Moved, Nic, Switch, SwitchKind, SwitchPort};
 
 /// Also decides whether the host takes routes from IPv6 routers.
@@ -22,7 +19,6 @@ pub struct SwitchSide {
     pub mac: [u8; 6],
     /// Bytes that a frame may have; none for what the adapter has, or the kernel's default.
     pub mtu: Option<u32>,
-    pub options: BridgeOptions,
     pub sysctls: Vec<Sysctl>,
     /// The host's own on the bridge, with their lengths.
     pub addresses: Vec<(IpAddr, u8)>,
@@ -32,12 +28,21 @@ pub struct SwitchSide {
     pub moved: Option<Moved>,
 }
 
+impl SwitchSide {
+    /// The host's addresses in the networks of its guests, with their lengths.
+    pub fn networks(&self) -> impl Iterator<Item = (IpAddr, u8)> {
+        let of_link = |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        self.addresses.iter().copied().filter(move |(address, _)| !of_link(*address))
+    }
+}
+
 /// A port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortSide {
     pub tap: String,
     pub alias: String,
-    pub options: PortOptions,
+    /// It reaches no other isolated port.
+    pub isolated: bool,
     pub sysctls: Vec<Sysctl>,
     /// Towards the guest, in bytes per second.
     pub rate: Option<u64>,
@@ -63,14 +68,16 @@ pub fn switch(state: &str, switch: &Switch, moved: Option<&Moved>) -> SwitchSide
         SwitchKind::Private | SwitchKind::Internal { .. } => None,
     };
     let v4 = switch.subnet().map(|subnet| (subnet.gateway().into(), subnet.prefix));
-    let v6 = switch.subnet().and_then(|subnet| subnet.ipv6.as_ref()).map(|ipv6| (ipv6.gateway().into(), 64));
+    let mac = stable_mac(switch);
+    let v6 = switch.subnet().and_then(|subnet| subnet.ipv6.as_ref());
+    // The guests' IPv6 router goes by the latter. The kernel gives it to the bridge, and not a second time.
+    let v6 = v6.map(|ipv6| [ipv6.gateway(), link_local(mac)].map(|address| (address.into(), 64)));
     SwitchSide {
         alias: mark(state, &switch.id.to_string()),
-        mac: stable_mac(switch),
+        mac,
         mtu: switch.mtu,
-        options: BridgeOptions { snooping: false },
         sysctls: switch_sysctls(switch, &bridge),
-        addresses: v4.into_iter().chain(v6).collect(),
+        addresses: v4.into_iter().chain(v6.into_iter().flatten()).collect(),
         adapter,
         moved: moved.cloned(),
         bridge,
@@ -86,10 +93,10 @@ pub fn port(state: &str, nic: &Nic) -> PortSide {
         set(&format!("ipv4/conf/{tap}/arp_ignore"), "8"),
         set(&format!("ipv4/conf/{tap}/rp_filter"), "1"),
     ];
-    let options = PortOptions { isolated: nic.port().is_some_and(|port| port.isolated) };
+    let isolated = nic.port().is_some_and(|port| port.isolated);
     let rate = nic.port().and_then(|port| port.bandwidth.inbound).map(|bits| bits / 8);
     let in_vlan = nic.port().is_some_and(SwitchPort::is_in_vlan);
-    PortSide { alias: mark(state, &nic.id.to_string()), options, sysctls, rate, in_vlan, tap }
+    PortSide { alias: mark(state, &nic.id.to_string()), isolated, sysctls, rate, in_vlan, tap }
 }
 
 /// The alias of a device of ours.
@@ -111,10 +118,8 @@ pub fn closed(switch: &Switch) -> bool {
 /// move there.
 pub fn host_addresses(side: &SwitchSide, seen: Option<Vec<IpAddr>>) -> Vec<IpAddr> {
     let wanted = side.addresses.iter().map(|(address, _)| *address);
-    // The guests' IPv6 router goes by it.
-    let link_local = side.addresses.iter().any(|(address, _)| address.is_ipv6()).then(|| link_local(side.mac).into());
     let moved = || side.moved.as_ref().map(adapter::addresses).unwrap_or_default();
-    let mut all: Vec<IpAddr> = wanted.chain(link_local).chain(seen.unwrap_or_else(moved)).collect();
+    let mut all: Vec<IpAddr> = wanted.chain(seen.unwrap_or_else(moved)).collect();
     all.sort();
     all.dedup();
     all

@@ -2,12 +2,14 @@
 //! dropped is `foreign`'s knowledge.
 
 use super::{
-    foreign::{self, Dropped, ICMP6, Net, Packet, TCP, UDP},
+    foreign::{self, Dropped, ICMP6, Net, Packet, TCP, UDP, legacy_tool},
     nft::{Hook, OtherTable},
 };
 use crate::model::{Protocol, Switch, SwitchKind};
 
 const DHCP: u16 = 67;
+/// Where its clients are.
+const DHCP_CLIENT: u16 = 68;
 const DNS: u16 = 53;
 /// Of those from which guests ask: no rule that lets single services through is about it.
 const EPHEMERAL: u16 = 49152;
@@ -18,8 +20,8 @@ pub struct Facts<'a> {
     pub uplinks: &'a [Option<String>; 2],
     /// Whether it has frames between two ports of a bridge filtered as if it routed them, of IPv4 and IPv6.
     pub bridged: [bool; 2],
-    /// One of the switch.
-    pub tap: Option<&'a str>,
+    /// Those of the switch.
+    pub taps: &'a [String],
 }
 
 /// What of a switch others' rules drop, with what to do.
@@ -33,7 +35,9 @@ pub fn in_the_way(tables: &[OtherTable], switch: &Switch, facts: &Facts) -> Opti
     }
     problems.extend(look.forwarded(facts.uplinks[0].as_deref()));
     problems.extend(look.resolved());
-    problems.extend(facts.tap.into_iter().flat_map(|tap| look.bridged(tap)));
+    // What is so of one is so of all.
+    problems.extend(facts.taps.first().into_iter().flat_map(|tap| look.bridged(tap)));
+    problems.extend(look.on_devices());
     problems.dedup();
     (!problems.is_empty()).then(|| problems.join("; "))
 }
@@ -68,6 +72,11 @@ impl Look<'_> {
         foreign::dropped(self.tables, Hook::Prerouting, &Packet { to: None, ..packet.clone() })
     }
 
+    /// When its way is known, right before it leaves.
+    fn late(&self, packet: &Packet) -> Option<Dropped> {
+        foreign::dropped(self.tables, Hook::Postrouting, packet)
+    }
+
     /// To other networks and back.
     fn routed(&self, net: Net, uplink: Option<&str>) -> Option<String> {
         let (leads, by) = match net {
@@ -79,9 +88,12 @@ impl Look<'_> {
         }
         let forward = |packet: &Packet| foreign::dropped(self.tables, Hook::Forward, packet);
         let out = Packet { to: uplink.map(str::to_owned), ..self.packet(net) };
+        let what = format!("what the guests send to other networks{by}");
         if let Some(dropped) = self.early(&out).or_else(|| forward(&out)) {
-            let through = Let { from: Some(&self.bridge), ..Let::default() };
-            return Some(self.report(&dropped, &format!("what the guests send to other networks{by}"), &through));
+            return Some(self.report(&dropped, &what, &Let { from: Some(&self.bridge), ..Let::default() }));
+        }
+        if let Some(dropped) = uplink.and_then(|_| self.late(&out)) {
+            return Some(self.report(&dropped, &what, &Let { to: uplink, ..Let::default() }));
         }
         let back = Packet {
             from: uplink?.to_owned(),
@@ -95,7 +107,7 @@ impl Look<'_> {
             return Some(self.report(&dropped, &what, &Let { from: uplink, ..Let::default() }));
         }
         let through = Let { to: Some(&self.bridge), answers: true, ..Let::default() };
-        forward(&back).map(|dropped| self.report(&dropped, &what, &through))
+        forward(&back).or_else(|| self.late(&back)).map(|dropped| self.report(&dropped, &what, &through))
     }
 
     /// New connections that a port forward leads to a guest.
@@ -109,28 +121,48 @@ impl Look<'_> {
             let to = Some(self.bridge.clone());
             let port = Some(forward.guest_port);
             let packet = Packet { from: from.clone(), to, port, protocol: Some(protocol), ..Packet::default() };
-            let dropped = foreign::dropped(self.tables, Hook::Forward, &packet)?;
+            let dropped = foreign::dropped(self.tables, Hook::Forward, &packet).or_else(|| self.late(&packet))?;
             let through = Let { to: Some(&self.bridge), protocol, port, ..Let::default() };
             Some(self.report(&dropped, "what comes in by its port forwards", &through))
         })
     }
 
-    /// What guests ask of the host.
+    /// What guests ask of the host, and what it answers.
     fn requests(&self, net: Net) -> Vec<String> {
-        let requests: &[(u8, Option<u16>, &str)] = match net {
-            Net::V6 if self.six() => &[(ICMP6, None, "IPv6: who is their router, and where it is")],
-            Net::V4 if self.nat() => &[(UDP, Some(DHCP), "DHCP"), (UDP, Some(DNS), "names")],
-            Net::V4 if self.switch.subnet().is_some() => &[(UDP, Some(DHCP), "DHCP")],
+        const ROUTER: Request = Request {
+            what: "IPv6: who is their router, and where it is",
+            protocol: ICMP6,
+            port: None,
+            answered_to: None,
+        };
+        const ADDRESS: Request =
+            Request { what: "DHCP", protocol: UDP, port: Some(DHCP), answered_to: Some(DHCP_CLIENT) };
+        const NAME: Request = Request { what: "names", protocol: UDP, port: Some(DNS), answered_to: None };
+        let requests: &[Request] = match net {
+            Net::V6 if self.six() => &[ROUTER],
+            Net::V4 if self.nat() => &[ADDRESS, NAME],
+            Net::V4 if self.switch.subnet().is_some() => &[ADDRESS],
             _ => &[],
         };
-        let report = |(protocol, port, what): &(u8, Option<u16>, &str)| {
-            let packet = Packet { protocol: Some(*protocol), port: *port, ..self.packet(net) };
-            let early = self.early(&packet);
-            let dropped = early.or_else(|| foreign::dropped(self.tables, Hook::Input, &packet))?;
-            let through = Let { from: Some(&self.bridge), protocol: *protocol, port: *port, ..Let::default() };
-            Some(self.report(&dropped, &format!("what the guests ask of the host's {what}"), &through))
-        };
-        requests.iter().filter_map(report).collect()
+        requests.iter().filter_map(|request| self.request(net, request)).collect()
+    }
+
+    fn request(&self, net: Net, request: &Request) -> Option<String> {
+        let Request { what, protocol, port, answered_to } = *request;
+        let packet = Packet { protocol: Some(protocol), port, ..self.packet(net) };
+        let lost = self.early(&packet).or_else(|| foreign::dropped(self.tables, Hook::Input, &packet));
+        if let Some(dropped) = lost {
+            let through = Let { from: Some(&self.bridge), protocol, port, ..Let::default() };
+            return Some(self.report(&dropped, &format!("what the guests ask of the host's {what}"), &through));
+        }
+        // Of a question for a name the kernel knows what is its answer; of others it does not.
+        let answer = port == Some(DNS);
+        let port = if answer { Some(EPHEMERAL) } else { answered_to };
+        let to = Some(self.bridge.clone());
+        let packet = Packet { net, from: String::new(), to, answer, protocol: Some(protocol), port };
+        let dropped = foreign::dropped(self.tables, Hook::Output, &packet).or_else(|| self.late(&packet))?;
+        let through = Let { to: Some(&self.bridge), answers: answer, protocol, port: answered_to, ..Let::default() };
+        Some(self.report(&dropped, &format!("what the host answers the guests about {what}"), &through))
     }
 
     /// Without ARP nobody finds anybody.
@@ -192,6 +224,49 @@ impl Look<'_> {
         }
         reports
     }
+
+    /// On single devices, before or after anything else sees a packet.
+    fn on_devices(&self) -> Vec<String> {
+        let at = |device: &str, receives: bool, what: &str| {
+            let hook = if receives { Hook::Ingress } else { Hook::Egress };
+            [Net::V4, Net::Arp, Net::V6].into_iter().find_map(|net| {
+                let protocol = (net != Net::Arp).then_some(TCP);
+                let (from, to) = if receives { (device, None) } else { ("", Some(device.to_owned())) };
+                let packet = Packet { net, from: from.to_owned(), to, protocol, ..Packet::default() };
+                let dropped = foreign::dropped_at(self.tables, device, hook, &packet)?;
+                let (from, to) = if receives { (Some(device), None) } else { (None, Some(device)) };
+                Some(self.report(&dropped, what, &Let { from, to, ..Let::default() }))
+            })
+        };
+        let mut reports = Vec::new();
+        for tap in self.facts.taps {
+            reports.extend(at(tap, true, &format!("what the guest behind {tap} sends")));
+            reports.extend(at(tap, false, &format!("what the guest behind {tap} receives")));
+        }
+        if self.switch.subnet().is_some() {
+            reports.extend(at(&self.bridge, true, "what the guests send to the host"));
+            reports.extend(at(&self.bridge, false, "what the host sends to the guests"));
+        }
+        let (device, outside) = match &self.switch.kind {
+            SwitchKind::External { adapter, .. } => (Some(adapter.as_str()), "the network of the adapter"),
+            _ => (self.facts.uplinks[0].as_deref().filter(|_| self.nat()), "other networks"),
+        };
+        if let Some(device) = device {
+            reports.extend(at(device, true, &format!("what comes for the guests from {outside}")));
+            reports.extend(at(device, false, &format!("what the guests send to {outside}")));
+        }
+        reports
+    }
+}
+
+/// What guests ask of the host.
+#[derive(Clone, Copy)]
+struct Request {
+    what: &'static str,
+    protocol: u8,
+    port: Option<u16>,
+    /// To this port, where that is always the same.
+    answered_to: Option<u16>,
 }
 
 /// What a rule is to let through.
@@ -225,7 +300,8 @@ impl Let<'_> {
         let names = names.into_iter().filter_map(|(word, name)| Some(format!("{word} {} ", name?)));
         let state = if self.answers { "-m conntrack --ctstate ESTABLISHED,RELATED " } else { "" };
         let port = self.port.map(|port| format!("-p {} --dport {port} ", self.protocol())).unwrap_or_default();
-        format!("{}{state}{port}-j ACCEPT", names.collect::<String>())
+        let icmp = if self.protocol == ICMP6 { "-p ipv6-icmp " } else { "" };
+        format!("{}{state}{icmp}{port}-j ACCEPT", names.collect::<String>())
     }
 }
 
@@ -241,7 +317,7 @@ fn allow(tables: &[OtherTable], dropped: &Dropped, what: &Let, bridge: &str) -> 
     let has_user = tables.iter().filter(here).any(|table| table.chains.contains_key(USER));
     let chain = if has_user && base == "FORWARD" { USER } else { base };
     let rule = if *legacy {
-        format!("iptables-legacy -t {table} -I {chain} {}", what.iptables())
+        format!("{} -t {table} -I {chain} {}", legacy_tool(*family), what.iptables())
     } else {
         format!("nft insert rule {family} {table} {chain} {}", what.nft())
     };

@@ -119,6 +119,7 @@ impl Inner {
                 place.wake.notify_one();
             }
             self.look_at_leased(&place, &seen.addresses, links);
+            self.look_at_forwards(&place, &seen.addresses);
             if let SwitchKind::External { adapter, allow_management_os: true, .. } = &wanted.switch.kind
                 && let Some(link) = links.get(adapter)
                 && let Ok(carried) = adapter::Carried::read(netlink, link.index).await

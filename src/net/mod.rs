@@ -71,7 +71,6 @@ pub use error::NetError;
 pub use port::{Lease, PortEvent, PortHealth, Traffic};
 
 use crate::model::{Moved, Nic, NicId, Switch, SwitchId};
-use companion::Folders;
 use host_side::mark;
 use netlink::{Link, Netlink};
 use place::{Places, Wanted};
@@ -118,6 +117,7 @@ impl Network {
             tracing::warn!(folder = %folder.display(), %error, "cannot keep the mark of this daemon's switches");
             "unknown".into()
         });
+        companion::sweep(&runtime::folder(&state));
         let netlink = match Netlink::open() {
             // A kernel that is busy has not said no.
             Ok(netlink) if timeout(PATIENCE, netlink.may_change()).await.unwrap_or(true) => Some(netlink),
@@ -388,13 +388,5 @@ impl Inner {
 
     fn knows_all(&self) -> bool {
         self.knows_all.load(Ordering::Relaxed)
-    }
-
-    fn switch_folder(&self, switch: SwitchId) -> PathBuf {
-        self.folder.join(switch.short())
-    }
-
-    fn folders(&self, switch: SwitchId) -> Folders {
-        Folders { own: self.switch_folder(switch), public: runtime::folder(&self.state).join(switch.short()) }
     }
 }

@@ -122,11 +122,14 @@ pub fn spawn(task: &Task, qemu: UnixStream, cell: Cell) -> io::Result<(Process, 
 }
 
 /// Of processes, or of all that there are, those that carry the NIC with this address. Blocks.
-pub fn running(mac: MacAddr, among: Option<&[i32]>) -> Vec<Process> {
+///
+/// # Errors
+/// When they cannot be looked at.
+pub fn running(mac: MacAddr, among: Option<&[i32]>) -> io::Result<Vec<Process>> {
     let router = router(mac);
     let words = [FOREGROUND, "--mac-addr", &router];
-    let all = among.map_or_else(|| process::find(&words), <[i32]>::to_vec);
-    process::among(&all, &words)
+    let all = among.map_or_else(|| process::find(&words), |all| Ok(all.to_vec()))?;
+    Ok(process::among(&all, &words))
 }
 
 /// Starts one as a VM would, and asks it who the router is.

@@ -89,6 +89,8 @@ pub enum Area {
     Uplink,
     /// What the kernel takes for forged.
     ReversePath,
+    /// Addresses of the host that port forwards name.
+    Forwards,
 }
 
 /// A port of a switch, as it was plugged and as it was last seen.

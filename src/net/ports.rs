@@ -12,7 +12,7 @@ use super::{
     Inner, NetError, PortEvent, PortHealth, Result, Traffic,
     host_side::{self, PortSide},
     keeper::Look,
-    netlink::{BUCKET, Link, PortOptions},
+    netlink::{BUCKET, Link, is_queued},
     place::{Place, PlugState},
     reconcile::{is_set, put_sysctl},
     tap,
@@ -173,7 +173,7 @@ impl Inner {
             return Err(NetError::Vlans);
         }
         // A port that is to be kept apart is not up before it is.
-        let apart = side.in_vlan || side.options != PortOptions::default();
+        let apart = side.in_vlan || side.isolated;
         let change = netlink.set(tap.index, |link| {
             let link = link.alias(&side.alias).mtu(bridge.mtu).controller(bridge.index);
             if apart { link } else { link.up() }
@@ -182,12 +182,13 @@ impl Inner {
         if side.in_vlan {
             self.put_vlans(place).await?;
         }
-        if apart || tap.port != side.options {
-            netlink.set_port(tap.index, side.options).await.map_err(failed)?;
+        let settings = tap.to_be_told(bridge.index, side.isolated);
+        if apart || !settings.is_empty() {
+            netlink.set_port(tap.index, settings).await.map_err(failed)?;
         }
         let queued = match side.rate {
             Some(rate) => netlink.set_rate(tap.index, rate).await,
-            None if tap.rate.is_some() => netlink.unset_rate(tap.index).await,
+            None if is_queued(tap) => netlink.unset_rate(tap.index).await,
             None => Ok(()),
         };
         queued.map_err(|e| NetError::failed(format!("limit the rate of {}", tap.name), e))
@@ -249,8 +250,9 @@ fn is_joined(side: &PortSide, tap: &Link, bridge: &Link) -> bool {
         && tap.up
         && tap.alias.as_ref() == Some(&side.alias)
         && tap.mtu == bridge.mtu
-        && tap.port == side.options
+        && tap.to_be_told(bridge.index, side.isolated).is_empty()
         && side.rate == tap.rate
+        && side.rate.is_some() == is_queued(tap)
 }
 
 /// What the tap sends, the guest receives.

@@ -6,9 +6,11 @@
 use std::{
     fs, io,
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    path::Path,
 };
 
 use super::{host_side::state_in, netlink::Link, rules};
+use crate::host::listed;
 
 /// Whether nobody else has a port; one whose address is not there yet is nobody's.
 pub fn is_free(address: SocketAddr) -> bool {
@@ -52,13 +54,20 @@ pub fn explained(words: String, gateway: Ipv4Addr) -> String {
 fn holder(address: Ipv4Addr, port: u16) -> String {
     let sockets: Vec<String> =
         ["udp", "tcp", "udp6", "tcp6"].iter().flat_map(|table| inodes(table, address, port)).collect();
-    let links = |pid: &u32| {
-        let all = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        all.filter_map(|fd| fs::read_link(fd.path()).ok())
-            .any(|link| sockets.iter().any(|inode| link.to_str() == Some(inode)))
+    // Who it is, is for people alone: where that cannot be seen it is said so.
+    let processes = match listed(Path::new("/proc")) {
+        Ok(processes) => processes,
+        Err(error) => return format!("another program ({error})"),
     };
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let links = |pid: &u32| {
+        let all = listed(Path::new(&format!("/proc/{pid}/fd"))).unwrap_or_else(|error| {
+            tracing::debug!(%error, "whether it has a port is not seen");
+            Vec::new()
+        });
+        let mut links = all.iter().filter_map(|fd| fs::read_link(fd.path()).ok());
+        links.any(|link| sockets.iter().any(|inode| link.to_str() == Some(inode)))
+    };
+    let mut pids = processes.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let Some(pid) = pids.find(links) else { return "another program".into() };
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     format!("{} (pid {pid})", name.trim())

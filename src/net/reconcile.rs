@@ -98,7 +98,7 @@ impl Inner {
                 Some(Ok(adapter)) => &adapter.mac[..],
                 _ => &side.mac,
             };
-            match netlink.add_bridge(name, mac, side.options).await {
+            match netlink.add_bridge(name, mac).await {
                 Ok(()) => made = true,
                 // Whose it is is seen below.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -118,8 +118,8 @@ impl Inner {
                 Err(error) => return Err(error),
             }
         }
-        if there.bridge != side.options {
-            netlink.set_bridge(there.index, side.options).await.map_err(failed)?;
+        if !there.bridge.is_empty() {
+            netlink.set_bridge(there.index, &there.bridge).await.map_err(failed)?;
         }
         self.check_forwarding6(side).await?;
         // Before it is up, so that it never speaks where it is not to.
@@ -154,6 +154,10 @@ impl Inner {
             if joins || !found.up {
                 let join = netlink.set(found.index, |link| link.controller(there.index).up()).await;
                 join.map_err(|e| NetError::failed(format!("join {adapter} to the bridge {name}"), e))?;
+            }
+            let settings = found.to_be_told(there.index, false);
+            if !settings.is_empty() {
+                netlink.set_port(found.index, settings).await.map_err(failed)?;
             }
             // Once it is there, what the host has on the bridge is its administrator's to change.
             if let Some(moved) = wanted.moved()
@@ -223,7 +227,9 @@ pub fn is_in_place(side: &SwitchSide, links: &HashMap<String, Link>, addresses: 
     let joined = match adapter {
         None => true,
         Some(None) => false,
-        Some(Some(adapter)) => adapter.master == Some(bridge.index) && adapter.up,
+        Some(Some(adapter)) => {
+            adapter.master == Some(bridge.index) && adapter.up && adapter.to_be_told(bridge.index, false).is_empty()
+        }
     };
     let (mtu, short) = mtu(side, adapter.flatten());
     joined
@@ -232,7 +238,7 @@ pub fn is_in_place(side: &SwitchSide, links: &HashMap<String, Link>, addresses: 
         && bridge.up
         && !bridge.mute
         && bridge.alias.as_ref() == Some(&side.alias)
-        && bridge.bridge == side.options
+        && bridge.bridge.is_empty()
         && has_mac(bridge, side)
         && side.addresses.iter().all(|(address, _)| addresses.contains(&(bridge.index, *address)))
 }

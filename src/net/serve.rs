@@ -3,12 +3,13 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
 };
 
 use super::{
     Inner, NetError,
-    companion::{self, Companion, Orders},
+    companion::{self, Companion, Folders, Orders},
     dhcp::{self, Facts, Files},
     place::{Area, Hands, Place, Wanted},
     problem, runtime,
@@ -89,6 +90,14 @@ impl Inner {
         let files = Files::new(&wanted.switch, subnet, &hosts, &facts, reads.then_some(folders.public));
         hands.dns = dns;
         Orders { files, hosts }
+    }
+
+    pub fn switch_folder(&self, switch: SwitchId) -> PathBuf {
+        self.folder.join(switch.short())
+    }
+
+    pub fn folders(&self, switch: SwitchId) -> Folders {
+        Folders { own: self.switch_folder(switch), public: runtime::folder(&self.state).join(switch.short()) }
     }
 
     /// What dnsmasq's news go to.

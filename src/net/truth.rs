@@ -26,7 +26,7 @@ use super::{
     place::{Area, Place},
     reverse_path,
 };
-use crate::model::{Switch, SwitchId, SwitchKind};
+use crate::model::{Switch, SwitchForward, SwitchId, SwitchKind};
 
 /// Whether the host has frames between two ports of a bridge filtered as if it routed them.
 const FILTERS_BRIDGED: [&str; 2] =
@@ -98,6 +98,29 @@ impl Inner {
         self.tell(place, Area::Leased, reported);
     }
 
+    /// Tells of port forwards on an address that the host has no more.
+    pub fn look_at_forwards(&self, place: &Place, addresses: &[AddressMessage]) {
+        let wanted = place.wanted();
+        let named = |forward: &SwitchForward| forward.host_address.filter(|address| !address.is_unspecified());
+        let all: HashSet<IpAddr> = match wanted.switch.forwards.iter().any(|forward| named(forward).is_some()) {
+            true => addresses.iter().filter_map(address_of).collect(),
+            false => HashSet::new(),
+        };
+        let lost = |forward: &&SwitchForward| named(forward).is_some_and(|address| !all.contains(&IpAddr::V4(address)));
+        let lost: Vec<&SwitchForward> = wanted.switch.forwards.iter().filter(lost).collect();
+        let reported = lost.first().map(|first| {
+            let others = match lost.len() - 1 {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!(
+                "the host does not have the address of its port forward {first}{others}, so that leads nowhere; give the host the \
+                 address again, or remove the forward"
+            )
+        });
+        self.tell(place, Area::Forwards, reported);
+    }
+
     /// Looks at what others have set up, for every switch that it may be in the way of now.
     async fn look_at_others(&self) {
         let Due { tables, new } = {
@@ -136,8 +159,8 @@ impl Inner {
         let taps = self.taps();
         for place in &places {
             let switch = &place.wanted().switch;
-            let tap = taps.get(&switch.bridge()).map(String::as_str);
-            let problems = in_the_way(&tables, switch, &Facts { uplinks: &uplinks, bridged, tap });
+            let taps = taps.get(&switch.bridge()).map_or(&[][..], Vec::as_slice);
+            let problems = in_the_way(&tables, switch, &Facts { uplinks: &uplinks, bridged, taps });
             self.tell(place, Area::Others, problems);
             self.tell(place, Area::Uplink, uplink.as_deref().and_then(|uplink| deaf(switch, uplink)));
             self.tell(place, Area::ReversePath, reverse_path::in_the_way(switch, &routes, &links, &addresses));
@@ -153,11 +176,16 @@ impl Inner {
         Some(tables)
     }
 
-    /// A tap of each bridge that has one.
-    fn taps(&self) -> HashMap<String, String> {
-        let ports = self.places.ports();
-        let bridge = |id| self.places.switch(id).map(|place| place.wanted().side.bridge.clone());
-        ports.values().filter_map(|port| Some((bridge(port.nic.switch()?)?, port.nic.tap()))).collect()
+    /// The taps of each bridge, in the order of their names.
+    fn taps(&self) -> HashMap<String, Vec<String>> {
+        let mut taps: HashMap<String, Vec<String>> = HashMap::new();
+        for port in self.places.ports().values() {
+            if let Some(place) = port.nic.switch().and_then(|id| self.places.switch(id)) {
+                taps.entry(place.wanted().side.bridge.clone()).or_default().push(port.nic.tap());
+            }
+        }
+        taps.values_mut().for_each(|taps| taps.sort());
+        taps
     }
 }
 

@@ -16,8 +16,8 @@ impl Inner {
     /// # Errors
     /// [`NetError::Failed`].
     pub async fn leads_home(&self, side: &SwitchSide, bridge: u32) -> Result<bool, NetError> {
-        for (address, _) in &side.addresses {
-            if self.netlink()?.way(next(*address)).await? != Some(bridge) {
+        for (address, _) in side.networks() {
+            if self.netlink()?.way(next(address)).await? != Some(bridge) {
                 return Ok(false);
             }
         }
@@ -30,13 +30,13 @@ impl Inner {
     /// [`NetError::Failed`], also where another route or rule leads elsewhere.
     pub async fn put_ways(&self, side: &SwitchSide, bridge: u32) -> Result<(), NetError> {
         let netlink = self.netlink()?;
-        for (address, prefix) in &side.addresses {
-            let guest = next(*address);
+        for (address, prefix) in side.networks() {
+            let guest = next(address);
             if netlink.way(guest).await? == Some(bridge) {
                 continue;
             }
             let failed = |error| NetError::failed(format!("make the route to {address}/{prefix}"), error);
-            netlink.add_route(connected(*address, *prefix, bridge)).await.map_err(failed)?;
+            netlink.add_route(connected(address, prefix, bridge)).await.map_err(failed)?;
             let leads_to = netlink.way(guest).await?;
             if leads_to != Some(bridge) {
                 let by = match leads_to {

@@ -198,6 +198,10 @@ impl CommandLine<'_> {
             args.json("-blockdev", devices::first_cdrom_blockdev(iso));
             args.device(devices::cdrom());
         }
+        if let Some(seed) = &self.spec.seed {
+            args.json("-blockdev", devices::seed_blockdev(seed, self.spec));
+            args.device(devices::seed(self.spec));
+        }
         for nic in &self.spec.nics {
             let tap: Vec<String> = self.taps.get(&nic.id).into_iter().flatten().map(i32::to_string).collect();
             args.json("-netdev", devices::netdev(nic, &tap));

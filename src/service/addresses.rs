@@ -18,18 +18,32 @@ use crate::{
 
 /// How long a read waits for a guest agent; one that is there answers in milliseconds.
 const MOMENT: Duration = Duration::from_secs(1);
-/// How long the words of a guest are taken for true, also that it said nothing.
+/// How long a guest is not asked again, also where it said nothing. What it said is known for longer: until it ends.
 pub(super) const FRESH: Duration = Duration::from_secs(5);
 
 /// What the agents of the guests told last.
 #[derive(Default)]
-pub(super) struct GuestAnswers(Mutex<HashMap<VmId, Report>>);
+pub(super) struct GuestAnswers(Mutex<HashMap<VmId, Known>>);
+
+/// What is known of a guest for as long as it runs.
+struct Known {
+    /// The process that it runs in: what the guest of another told is not true any more.
+    pid: Option<i32>,
+    requested: Instant,
+    report: Report,
+}
 
 /// What a guest told last.
 #[derive(Clone)]
 struct Report {
     at: Instant,
     interfaces: Vec<GuestInterface>,
+}
+
+impl Known {
+    fn is_of(&self, view: &VmView) -> bool {
+        view.in_effect.is_some() && view.pid == self.pid
+    }
 }
 
 /// An address, by one source.
@@ -77,9 +91,9 @@ impl Service {
     pub fn known_addresses(&self, views: &[VmView]) -> Addresses {
         let mut known = self.leased(views);
         let answers = self.guest_answers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for view in views.iter().filter(|view| view.in_effect.is_some()) {
-            let fresh = answers.get(&view.spec.id).filter(|report| report.at.elapsed() < FRESH);
-            for report in fresh.iter().flat_map(|report| &report.interfaces) {
+        for view in views {
+            let last = answers.get(&view.spec.id).filter(|known| known.is_of(view));
+            for report in last.iter().flat_map(|known| &known.report.interfaces) {
                 if let Some(own) = known.by_mac.get_mut(&report.mac).filter(|own| own.is_empty()) {
                     own.clone_from(&report.addresses);
                 }
@@ -164,26 +178,33 @@ impl Service {
         false
     }
 
+    /// What a guest tells, or else told last since it was started.
     async fn ask_guest(&self, view: &VmView) -> Report {
-        let nothing = || Report { at: Instant::now(), interfaces: Vec::new() };
         let id = view.spec.id;
-        {
+        let last = {
             let mut answers = self.guest_answers.0.lock().unwrap_or_else(PoisonError::into_inner);
-            answers.retain(|_, report| report.at.elapsed() < FRESH);
-            if let Some(report) = answers.get(&id) {
-                return report.clone();
-            }
+            let known = answers.get(&id).filter(|known| known.is_of(view));
+            let nothing = || Report { at: Instant::now(), interfaces: Vec::new() };
+            let last = known.map_or_else(nothing, |known| known.report.clone());
+            let is_fresh = known.is_some_and(|known| known.requested.elapsed() < FRESH);
             // One that is paused cannot answer, and would do so to nobody when it goes on.
-            if !view.agent || view.status == Status::Paused {
-                return nothing();
+            if is_fresh || !view.agent || view.status == Status::Paused {
+                return last;
+            }
+            if !answers.contains_key(&id) {
+                answers.retain(|id, _| self.view(*id).is_ok());
             }
             // Whoever reads in the meantime does not ask as well: an agent serves one at a time.
-            answers.insert(id, nothing());
-        }
+            answers.insert(id, Known { pid: view.pid, requested: Instant::now(), report: last.clone() });
+            last
+        };
         let interfaces = vm::guest_interfaces(&self.ctx, id, MOMENT).await;
-        let mut answers = self.guest_answers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if interfaces.is_empty() {
+            return last;
+        }
         let report = Report { at: Instant::now(), interfaces };
-        answers.insert(id, report.clone());
+        let mut answers = self.guest_answers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.insert(id, Known { pid: view.pid, requested: report.at, report: report.clone() });
         report
     }
 }

@@ -40,11 +40,21 @@ pub(super) async fn create(service: &Service, wish: CreateVm) -> Result<VmView> 
         return Ok(handle.view());
     }
     service.check_not_made(wish.id)?;
-    let (start, named) = (wish.start, wish.base_image.clone());
+    let (start, named, cloud_init) = (wish.start, wish.base_image.clone(), wish.cloud_init.clone());
     // Kept until the VM is on the list, or is not.
-    let (spec, _kept) = vm::while_wanted(resolve(service, wish)).await?;
+    let (mut spec, _kept) = vm::while_wanted(resolve(service, wish)).await?;
     let _room = service.room_for_new(&spec, start)?;
-    establish(service, Arc::new(spec), named, start).await
+    let written = match cloud_init {
+        Some(data) => service.write_seed(spec.id, None, Some(data)).await?,
+        None => None,
+    };
+    let id = spec.id;
+    spec.seed = written.as_ref().and_then(|written| written.seed.clone());
+    let made = establish(service, Arc::new(spec), named, start).await;
+    if let Some(written) = written {
+        service.conclude_seed(id, written).await;
+    }
+    made
 }
 
 /// What others leave alone until this is dropped.
@@ -142,6 +152,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Kept<'_>)
         nics_added: 0,
         policy,
         iso,
+        seed: None,
         named: Named {
             iso: named_iso,
             base_image: named_base,

@@ -8,7 +8,7 @@ pub mod files;
 use std::{
     collections::BTreeSet,
     fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -22,6 +22,7 @@ use super::{
     state_lock::{StateLock, Taken},
 };
 use crate::{
+    host::listed,
     model::{Boot, Ending, Event, Image, SwitchRecord, VmId},
     store::{self, Batch, Helper, Import, Record, RecordKind, Report, Store, StoreError, put_in_place},
     vm::{
@@ -92,7 +93,7 @@ impl Database {
                 "qherd (pid {pid}) is running on {} and has the store open. Stop it first and start it again afterwards; \
                  VMs go on running meanwhile. {}",
                 state_dir.display(),
-                match exports::newest(state_dir) {
+                match exports::newest(state_dir).ok().flatten() {
                     Some(newest) => format!("Its newest export is {}", newest.display()),
                     None => "It has not exported anything yet".to_owned(),
                 }
@@ -126,7 +127,7 @@ impl Database {
                 |error: &StoreError| report.problems.iter().any(|other| other.to_string() == error.to_string());
             report.problems.extend(vm.err().filter(|error| !is_known(error)));
         }
-        let files = files::compare(&self.state_dir, &vms_with_disks(&self.state_dir), &store, sums)?;
+        let files = files::compare(&self.state_dir, &vms_with_disks(&self.state_dir)?, &store, sums)?;
         Ok((report, files))
     }
 
@@ -204,9 +205,9 @@ impl Database {
             Ok(()) => {}
         }
         let saved = self.save_copy();
-        let newest = exports::newest(&self.state_dir).map(|path| read_file(&path).map(|import| (path, import)));
-        let known =
-            |names: &[String]| vms_with_disks(&self.state_dir).iter().filter(|id| has_record(names, id)).count();
+        let newest = exports::newest(&self.state_dir)?.map(|path| read_file(&path).map(|import| (path, import)));
+        let vms = vms_with_disks(&self.state_dir)?;
+        let known = |names: &[String]| vms.iter().filter(|id| has_record(names, id)).count();
         match (saved, newest) {
             (Ok((copy, names)), newest) => {
                 let exported = newest.and_then(Result::ok);
@@ -218,7 +219,7 @@ impl Database {
                     _ => {
                         let aside = put_in_place(&copy, &db, "damaged")?;
                         let from = "the damaged store itself, without sled's snapshots".to_owned();
-                        Ok(Restored { from, records: names.len(), aside, missing: self.without_record(&names) })
+                        Ok(Restored { from, records: names.len(), aside, missing: self.without_record(&names)? })
                     }
                 }
             }
@@ -235,7 +236,7 @@ impl Database {
         let aside = self.replace(import, "damaged")?;
         let names: Vec<_> = import.names().collect();
         let from = format!("the export {}", file.display());
-        Ok(Restored { from, records: names.len(), aside, missing: self.without_record(&names) })
+        Ok(Restored { from, records: names.len(), aside, missing: self.without_record(&names)? })
     }
 
     /// A copy without snapshots, where it turns out to be sound, and the names of its records.
@@ -257,8 +258,8 @@ impl Database {
         saved.map(|names| (copy, names))
     }
 
-    fn without_record(&self, names: &[String]) -> Vec<VmId> {
-        vms_with_disks(&self.state_dir).into_iter().filter(|id| !has_record(names, id)).collect()
+    fn without_record(&self, names: &[String]) -> io::Result<Vec<VmId>> {
+        Ok(vms_with_disks(&self.state_dir)?.into_iter().filter(|id| !has_record(names, id)).collect())
     }
 }
 
@@ -288,9 +289,12 @@ fn finish_half_made(db: &Path) -> anyhow::Result<()> {
 }
 
 /// The VMs that have a folder of disks, whether they are recorded or not.
-pub(super) fn vms_with_disks(state_dir: &Path) -> BTreeSet<VmId> {
-    let folders = fs::read_dir(state_dir.join("images")).into_iter().flatten().flatten();
-    folders.filter_map(|folder| VmId::parse(folder.file_name().to_str()?)).collect()
+///
+/// # Errors
+/// When they cannot be listed.
+pub(super) fn vms_with_disks(state_dir: &Path) -> io::Result<BTreeSet<VmId>> {
+    let folders = listed(&state_dir.join("images"))?;
+    Ok(folders.iter().filter_map(|folder| VmId::parse(folder.file_name().to_str()?)).collect())
 }
 
 fn has_record(names: &[String], id: &VmId) -> bool {

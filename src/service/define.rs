@@ -19,8 +19,9 @@ use super::{
 };
 use crate::{
     model::{
-        Applied, Change, CloneMode, Conflict, CpuPinning, Disk, DiskWish, Error, GuestCpu, IoLimits, MAX_DEVICES,
-        MetadataWish, Nic, NicWish, PolicyWish, Result, VmId, VmSpec, VmView, check_length, default_max_memory,
+        Applied, Change, CloneMode, CloudInit, Conflict, CpuPinning, Disk, DiskWish, Error, GuestCpu, IoLimits,
+        MAX_DEVICES, MetadataWish, Nic, NicWish, PolicyWish, Result, VmId, VmSpec, VmView, check_length,
+        default_max_memory,
     },
     vm::VmHandle,
 };
@@ -58,6 +59,8 @@ pub struct Define {
     pub policy: PolicyWish,
     /// In the client's words; `Some(None)` takes it out.
     pub iso: Option<Option<PathBuf>>,
+    /// `Some(None)` for none.
+    pub cloud_init: Option<Option<CloudInit>>,
     pub metadata: MetadataWish,
     /// [`Change::Sent`].
     pub sent: Option<Change>,
@@ -110,7 +113,15 @@ impl Service {
             wanted.networks(networks)?;
         }
         wanted.changes.extend(wish.sent);
-        wanted.make(handle).await
+        let written = match wish.cloud_init {
+            Some(data) => self.write_seed(id, spec.seed.as_ref(), data).await?,
+            None => None,
+        };
+        let Some(written) = written else { return wanted.make(handle).await };
+        wanted.changes.push(Change::Seed { seed: written.seed.clone(), over: written.over });
+        let made = wanted.make(handle).await;
+        self.conclude_seed(id, written).await;
+        made
     }
 
     /// That the root disk was cloned from this image.

@@ -1,25 +1,24 @@
 //! Events, for those who follow: what is stored of them, and then what comes, without a gap and in the order of their numbers.
 //! One that falls behind reads from the store what it has missed, and nobody waits for it (docs/adr/0035).
 
-use std::{collections::VecDeque, fmt, str::FromStr, sync::Arc};
+mod pieces;
+
+use std::{fmt, str::FromStr, sync::Arc};
 
 use tokio::{
-    sync::{Semaphore, broadcast},
+    sync::broadcast,
     time::{Instant, timeout_at},
 };
 use uuid::Uuid;
 
+use self::pieces::{Piece, Pieces};
 use crate::{
     model::{Event, LabelFilter, VmId},
-    store::{self, Kept, Store, StoreError},
+    store::{Kept, Store, StoreError},
 };
 
 /// Events that a follower may be behind before it reads the store.
 const AHEAD: usize = 256;
-/// Read from the store at a time.
-const PIECE: usize = 256;
-/// Those who read the store at once: after a restart all who follow come back at the same time.
-const READERS: usize = 4;
 
 /// An event, and its place.
 #[derive(Clone, Debug)]
@@ -108,7 +107,7 @@ pub enum Lost {
 pub struct Events {
     store: Store,
     live: broadcast::Sender<Arc<Entry>>,
-    readers: Semaphore,
+    pieces: Pieces,
 }
 
 impl Events {
@@ -120,12 +119,13 @@ impl Events {
         tokio::spawn(async move {
             while let Some(event) = follower.recv().await {
                 // What cannot be read is passed over by who reads the store as well.
-                if let Some(entry) = read(&event) {
+                if let Some(entry) = pieces::read(&event) {
                     let _ = hand_out.send(Arc::new(entry));
                 }
             }
         });
-        Arc::new(Self { store, live, readers: Semaphore::new(READERS) })
+        let pieces = Pieces::of(store.clone());
+        Arc::new(Self { store, live, pieces })
     }
 
     /// Follows from a place on; from now on where none is given.
@@ -145,22 +145,12 @@ impl Events {
             }
         };
         let behind = last < kept.newest;
-        Ok(Follower { events: self.clone(), live, log: kept.log, last, behind, backlog: VecDeque::new(), filter })
+        Ok(Follower { events: self.clone(), live, log: kept.log, last, behind, backlog: None, filter })
     }
 }
 
 fn gone(kept: Kept) -> Lost {
     Lost::Gone { begin: Place { log: kept.log, number: kept.oldest - 1 } }
-}
-
-fn read(event: &store::Event) -> Option<Entry> {
-    match event.read() {
-        Ok(read) => Some(Entry { number: event.number, event: read }),
-        Err(error) => {
-            tracing::error!(number = event.number, %error, "an event cannot be read, and is passed over");
-            None
-        }
-    }
 }
 
 /// Somebody who follows.
@@ -172,7 +162,8 @@ pub struct Follower {
     last: u64,
     /// What comes next has to be read from the store.
     behind: bool,
-    backlog: VecDeque<Arc<Entry>>,
+    /// Of what it reads from the store, and the place in it of what comes next.
+    backlog: Option<(Arc<Piece>, usize)>,
     filter: Filter,
 }
 
@@ -194,47 +185,57 @@ impl Follower {
     /// `Gone` for one that was so slow that the window has passed it.
     pub async fn next_until(&mut self, end: Instant) -> Result<Option<Arc<Entry>>, Lost> {
         loop {
-            if let Some(entry) = self.backlog.pop_front() {
-                self.last = entry.number;
-                if self.filter.wants(&entry.event) {
-                    return Ok(Some(entry));
-                }
+            let entry = if let Some(entry) = self.next_of_backlog() {
+                entry
             } else if self.behind {
                 self.catch_up().await?;
+                continue;
             } else {
                 let Ok(next) = timeout_at(end, self.live.recv()).await else { return Ok(None) };
                 match next {
-                    Ok(entry) if entry.number <= self.last => {}
-                    Ok(entry) if entry.number == self.last + 1 => self.backlog.push_back(entry),
-                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.behind = true,
+                    Ok(entry) if entry.number <= self.last => continue,
+                    Ok(entry) if entry.number == self.last + 1 => entry,
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
+                        self.behind = true;
+                        continue;
+                    }
                     Err(broadcast::error::RecvError::Closed) => return Err(Lost::Closed),
                 }
+            };
+            self.last = entry.number;
+            if self.filter.wants(&entry.event) {
+                return Ok(Some(entry));
             }
         }
     }
 
-    /// Reads the next piece from the store.
+    fn next_of_backlog(&mut self) -> Option<Arc<Entry>> {
+        let (piece, next) = self.backlog.as_mut()?;
+        let Some(entry) = piece.entries.get(*next).cloned() else {
+            // The end of it may be some that cannot be read.
+            self.last = self.last.max(piece.until);
+            self.backlog = None;
+            return None;
+        };
+        *next += 1;
+        Some(entry)
+    }
+
+    /// Goes on with the next piece from the store.
     async fn catch_up(&mut self) -> Result<(), Lost> {
-        let _turn = self.events.readers.acquire().await.map_err(|_| Lost::Closed)?;
         let kept = self.events.store.kept_events();
         if self.last + 1 < kept.oldest {
             return Err(gone(kept));
         }
-        let (store, last) = (self.events.store.clone(), self.last);
-        let pieces = tokio::task::spawn_blocking(move || store.events_after(last, PIECE)).await;
-        let found = pieces.map_err(|_| Lost::Closed)??;
-        let wanted = kept.newest.min(last + PIECE as u64);
+        let piece = self.events.pieces.after(self.last).await?;
+        let next = piece.entries.partition_point(|entry| entry.number <= self.last);
         // The window may have passed it meanwhile.
-        if found.first().is_none_or(|first| first.number != last + 1)
-            && last + 1 < self.events.store.kept_events().oldest
-        {
-            return Err(gone(self.events.store.kept_events()));
+        let kept = self.events.store.kept_events();
+        if piece.entries.get(next).is_none_or(|entry| entry.number != self.last + 1) && self.last + 1 < kept.oldest {
+            return Err(gone(kept));
         }
-        self.backlog.extend(found.iter().filter_map(read).map(Arc::new));
-        if self.backlog.is_empty() {
-            self.last = wanted.max(last);
-        }
-        self.behind = wanted < kept.newest;
+        self.behind = piece.until < kept.newest;
+        self.backlog = Some((piece, next));
         Ok(())
     }
 }

@@ -16,6 +16,7 @@ use rustix::fs::Access;
 
 use super::{
     Service,
+    file_id::{FileId, lies_in},
     images::{host_path, listed},
     paths,
 };
@@ -26,8 +27,8 @@ use crate::{
         image::{self, Backing, ImageError, writer},
         on_storage, open_within,
     },
-    model::{BaseImage, Error, ExistingDisk, ForeignFile, ImageFormat, Operation, Result, VmView},
-    vm::Mark,
+    model::{BaseImage, Error, ExistingDisk, ForeignFile, ImageFormat, Operation, Result, Status, VmSpec, VmView},
+    vm::{Mark, VmHandle},
 };
 
 /// In the names of files that qherd keeps beside disks.
@@ -43,27 +44,27 @@ pub(super) struct Found {
     pub claim: Claim,
 }
 
-/// Files that are about to be attached.
+/// Files that are about to be attached, by whatever names.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Claims(Arc<Mutex<HashSet<PathBuf>>>);
+pub(super) struct Claims(Arc<Mutex<HashSet<FileId>>>);
 
 /// One of them, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Claim {
-    path: PathBuf,
+    file: FileId,
     claims: Claims,
 }
 
 impl Claims {
-    fn take(&self, path: &Path) -> Option<Claim> {
+    fn take(&self, file: FileId) -> Option<Claim> {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.insert(path.to_owned()).then(|| Claim { path: path.to_owned(), claims: self.clone() })
+        taken.insert(file).then(|| Claim { file, claims: self.clone() })
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.claims.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.path);
+        self.claims.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.file);
     }
 }
 
@@ -77,27 +78,94 @@ pub(super) async fn resolve(service: &Service, wish: &ExistingDisk) -> Result<Fo
     let failed = |error| Error::failed(Operation::Change, error);
     let (ctx, at) = (service.ctx.clone(), wanted.clone());
     let found = on_storage(&at, STORAGE, move || Ok(find(&ctx.config, &wanted))).await;
-    let path = found.map_err(failed)??;
+    let (path, id) = found.map_err(failed)??;
     let taken = |by: String| {
         let path = path.display();
         Error::Storage(format!("The disk {path} cannot be attached: {by}. Two VMs would write over each other."))
     };
     // Before a look at who has it: who comes after finds either the claim or the VM.
-    let Some(claim) = service.attaching.take(&path) else {
-        return Err(taken("it is being attached to another VM right now".into()));
+    let Some(claim) = service.attaching.take(id) else {
+        return Err(taken("it is being attached right now, to another VM or as another disk of this one".into()));
     };
     if let Some(by) = user(service, &path) {
         return Err(taken(by));
     }
+    // Before it is judged as a file: what is wrong with one of qherd's own is not to be mended.
+    if let Some(by) = by_another_name(service, &path, Some(id)).await.map_err(failed)? {
+        return Err(taken(by));
+    }
     let (ctx, looked, format) = (service.ctx.clone(), path.clone(), wish.format);
-    let looked = on_storage(&path, STORAGE, move || Ok(inspect(&ctx.config, looked, format))).await;
+    let looked = on_storage(&path, STORAGE, move || Ok(inspect(&ctx.config, looked, id, format))).await;
     let (file, base) = looked.map_err(failed)??;
-    if let Some(base) = &base
-        && service.ctx.census.has_disk(&base.path)
-    {
-        return Err(taken(format!("it lies on {}, which is a disk of a VM", base.path.display())));
+    if let Some(base) = &base {
+        let is_disk = service.ctx.census.has_disk(&base.path)
+            || by_another_name(service, &base.path, None).await.map_err(failed)?.is_some();
+        if is_disk {
+            return Err(taken(format!("it lies on {}, which is a disk of a VM", base.path.display())));
+        }
     }
     Ok(Found { file, base, claim })
+}
+
+/// Who has a file that is to be a disk, by whatever name; for what a disk lies on, without an id, whose disk it is. Every file of every
+/// VM is looked at, and those of the store: no path says where else a file is mounted.
+async fn by_another_name(service: &Service, path: &Path, id: Option<FileId>) -> std::io::Result<Option<String>> {
+    let views: Vec<VmView> = service.registry.everyone().iter().map(VmHandle::view).filter(|view| !view.gone).collect();
+    let specs = views.iter().flat_map(|view| [Some(&view.spec), view.in_effect.as_ref()].into_iter().flatten());
+    let mut disks: Vec<(PathBuf, Arc<VmSpec>)> = Vec::new();
+    let mut bases: Vec<(PathBuf, Arc<VmSpec>)> = Vec::new();
+    for spec in specs {
+        disks.extend(spec.disks.iter().map(|disk| (disk.file.to_path_buf(), spec.clone())));
+        bases.extend(spec.disks.iter().filter_map(|disk| Some((disk.base.as_ref()?.path.clone(), spec.clone()))));
+    }
+    // Thousands of clones have one base.
+    bases.sort_by(|(one, _), (other, _)| one.cmp(other));
+    bases.dedup_by(|(one, _), (other, _)| one == other);
+    let (layers, looked) = (service.ctx.config.layers_dir(), path.to_owned());
+    on_storage(path, STORAGE, move || {
+        let of = |what: &str, spec: Arc<VmSpec>| {
+            format!("it is {what} of the VM {} ({}) by another name", spec.name, spec.id)
+        };
+        let Some(id) = id else {
+            return Ok(FileId::at(&looked).and_then(|id| id.found(disks)).map(|spec| of("a disk", spec)));
+        };
+        let file = id.found(disks).map(|spec| of("a disk", spec));
+        let file = file.or_else(|| id.found(bases).map(|spec| of("the base image of a disk", spec)));
+        Ok(file.or_else(|| {
+            let layer = id.found_in(&layers)?;
+            Some(format!("it is a file of the image store, {}", layer.display()))
+        }))
+    })
+    .await
+}
+
+/// That nobody has begun to write to the disks of a VM that is off which are not qherd's own. What QEMU says of it is for nobody.
+///
+/// # Errors
+/// [`Error::Storage`]. Whatever else is wrong with them the start says.
+pub(super) async fn are_free(handle: &VmHandle) -> Result<()> {
+    let is_off = || {
+        let view = handle.view();
+        view.pid.is_none() && matches!(view.status, Status::Stopped | Status::Crashed)
+    };
+    if !is_off() {
+        return Ok(());
+    }
+    for file in handle.view().spec.disks.iter().filter_map(|disk| disk.file.foreign()) {
+        let looked = file.path.clone();
+        let by = on_storage(&file.path, STORAGE, move || writer(&looked));
+        // One that was started meanwhile has them itself.
+        if let Ok(Some(by)) = by.await
+            && is_off()
+        {
+            return Err(in_use(&file.path, &by));
+        }
+    }
+    Ok(())
+}
+
+fn in_use(path: &Path, by: &str) -> Error {
+    Error::Storage(format!("The disk {} is in use by {by}, which may write to it; end that first.", path.display()))
 }
 
 /// Which VM has a file, and as what.
@@ -119,8 +187,8 @@ fn user(service: &Service, file: &Path) -> Option<String> {
     service.registry.views_with(Mark::path(file)).iter().filter(|view| !view.gone).find_map(named_by)
 }
 
-/// The canonical path of what a client may name. Like the next, it looks at the file system, and waits for it.
-fn find(config: &Config, wanted: &Path) -> Result<PathBuf> {
+/// The canonical path of what a client may name, and which file that is. Like the next, it looks at the file system, and waits for it.
+fn find(config: &Config, wanted: &Path) -> Result<(PathBuf, FileId)> {
     let invalid = |must: String| Error::invalid(PATH, must);
     if wanted.is_relative() {
         return Err(invalid("be an absolute path".into()));
@@ -133,27 +201,32 @@ fn find(config: &Config, wanted: &Path) -> Result<PathBuf> {
     };
     let path = paths::canonical(wanted).filter(|path| is_allowed(config, path, &config.storage_dirs[1..]));
     let path = path.ok_or_else(outside)?;
-    check_exists(&path).map_err(invalid)?;
-    Ok(path)
+    let id = FileId::of(&check_exists(&path).map_err(invalid)?);
+    Ok((path, id))
 }
 
 /// In one of these, and not in what is qherd's own.
 fn is_allowed(config: &Config, path: &Path, dirs: &[PathBuf]) -> bool {
     let own = paths::canonical(&config.state_dir);
-    paths::is_within(path, dirs) && own.is_none_or(|own| !path.starts_with(own))
+    paths::is_within(path, dirs) && own.is_none_or(|own| !path.starts_with(&own) && !lies_in(path, &own))
 }
 
-fn inspect(config: &Config, path: PathBuf, format: ImageFormat) -> Result<(ForeignFile, Option<BaseImage>)> {
+fn inspect(
+    config: &Config,
+    path: PathBuf,
+    id: FileId,
+    format: ImageFormat,
+) -> Result<(ForeignFile, Option<BaseImage>)> {
     let invalid = |must: String| Error::invalid(PATH, must);
     check_file(&path, Access::READ_OK | Access::WRITE_OK).map_err(invalid)?;
     if let Some(by) = writer(&path).map_err(|e| invalid(format!("be readable by qherd: {e}")))? {
-        return Err(Error::Storage(format!(
-            "The disk {} is in use by {by}, which may write to it; end that first.",
-            path.display()
-        )));
+        return Err(in_use(&path, &by));
     }
     let opened = open_within(&config.storage_dirs, &path, host::Access::ReadWrite);
     let opened = opened.map_err(|e| invalid(format!("be usable by qherd: {e}")))?;
+    if opened.metadata().ok().map(|metadata| FileId::of(&metadata)) != Some(id) {
+        return Err(invalid("stay the same file while it is attached".into()));
+    }
     let image = image::examine_existing(&opened, format).map_err(unsuitable)?;
     let base = match image.backing {
         None => None,
@@ -213,6 +286,13 @@ fn check_file(path: &Path, access: Access) -> std::result::Result<(), String> {
     if metadata.nlink() > 1 && access.contains(Access::WRITE_OK) {
         let names = metadata.nlink();
         return Err(format!("have one name: it has {names} (hard links), and somebody may have it by another"));
+    }
+    // Root might: who made it so meant everybody.
+    if metadata.mode() & 0o222 == 0 && access.contains(Access::WRITE_OK) {
+        return Err(format!(
+            "be a file that may be written to, and its mode is {:04o}; chmod u+w permits it",
+            metadata.mode() & 0o7777
+        ));
     }
     rustix::fs::access(path, access).map_err(|e| format!("be usable by qherd: {}", std::io::Error::from(e)))
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "before the daemon serves anybody")]
 
 use std::{
+    io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -22,8 +23,11 @@ pub(super) fn folder(state_dir: &Path) -> PathBuf {
 }
 
 /// The newest export, if there is one.
-pub(super) fn newest(state_dir: &Path) -> Option<PathBuf> {
-    exports(&folder(state_dir)).pop().map(|(_, path)| path)
+///
+/// # Errors
+/// When they cannot be listed.
+pub(super) fn newest(state_dir: &Path) -> io::Result<Option<PathBuf>> {
+    Ok(exports(&folder(state_dir))?.pop().map(|(_, path)| path))
 }
 
 /// Writes one whenever the newest is a day old, for as long as the runtime lives.
@@ -41,7 +45,8 @@ pub(super) fn keep_daily(store: Store, state_dir: &Path) {
 
 /// A date in the future is no reason to wait for it.
 fn is_due(state_dir: &Path) -> bool {
-    let written = newest(state_dir).and_then(|path| path.metadata().ok()?.modified().ok());
+    // Where they cannot be listed, who writes one says so.
+    let written = newest(state_dir).ok().flatten().and_then(|path| path.metadata().ok()?.modified().ok());
     written.and_then(|at| SystemTime::now().duration_since(at).ok()).is_none_or(|age| age >= DAY)
 }
 

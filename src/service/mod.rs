@@ -7,6 +7,7 @@ mod autostart;
 mod bases;
 mod capacity;
 mod changes;
+mod cloud_init;
 mod create;
 pub mod database;
 mod define;
@@ -14,6 +15,7 @@ mod disks;
 pub mod events;
 mod existing;
 mod exports;
+mod file_id;
 mod folders;
 mod host;
 pub mod image_store;
@@ -86,6 +88,7 @@ pub struct Service {
     bases: bases::Inspector,
     image_store: image_store::ImageStore,
     attaching: existing::Claims,
+    underway: cloud_init::Underway,
     guest_answers: addresses::GuestAnswers,
     making: folders::Making,
     capacity: capacity::Capacity,
@@ -158,11 +161,12 @@ impl Service {
         };
         let host = Host::read().context("cannot read the host's cores and memory")?;
         let (db, cache) = (config.state_dir.join("db"), config.state_dir.join("accelerator.json"));
-        let program = config.program.clone();
+        let (program, keep) = (config.program.clone(), sandbox::keep(&config, &history.id));
         let folders = image::Folders { images: config.base_dirs(), storage: config.storage_dirs.clone() };
         // Each takes its time, and none needs another: VMs wait for this daemon.
-        let (images, caps, store, net) = tokio::join!(
-            QemuImg::find(&config.qemu_img, folders),
+        let (images, unpacker, caps, store, net) = tokio::join!(
+            QemuImg::find(&config.qemu_img, folders, &keep),
+            image::Unpacker::find(config.program.as_deref(), &keep),
             Caps::detect(&config.qemu, wanted, &cache),
             tokio::task::spawn_blocking(move || {
                 if let Some(program) = program {
@@ -172,9 +176,8 @@ impl Service {
             }),
             Network::open(&config.state_dir),
         );
-        let images = images.map_err(anyhow::Error::msg)?;
-        let caps = caps.map_err(anyhow::Error::msg)?;
-        let sandbox = sandbox::find(&config, &caps, &history.id).await?;
+        let (images, caps) = (images.map_err(anyhow::Error::msg)?, caps.map_err(anyhow::Error::msg)?);
+        let sandbox = sandbox::find(&config, &caps, &keep.mark, &sandbox::of_tools(&images, &unpacker)).await?;
         net.users_are(&config.vm_uids);
         let user_network = user_network::choose(&config, &caps, &sandbox, &net).await?;
         let store = store??;
@@ -182,7 +185,7 @@ impl Service {
         let keys = Keys::open(store.clone(), riders.clone()).context("cannot read the idempotency keys")?;
         let operations = operations::Operations::open(store.clone()).context("cannot read the operations")?;
         operations.conclude().await;
-        let image_store = image_store::ImageStore::open(&config, &store).await?;
+        let image_store = image_store::ImageStore::open(&config, &store, unpacker).await?;
         let capacity = capacity::Capacity::new(&config, &host);
         let ctx = Arc::new(Context {
             config,
@@ -203,6 +206,7 @@ impl Service {
             bases: bases::Inspector::default(),
             image_store,
             attaching: existing::Claims::default(),
+            underway: cloud_init::Underway::default(),
             guest_answers: addresses::GuestAnswers::default(),
             making: folders::Making::default(),
             capacity,
@@ -307,6 +311,7 @@ impl Service {
     pub async fn start(&self, id: VmId) -> Result<(VmView, Start)> {
         let handle = self.handle(id)?;
         let _room = self.room_to_start(&handle.view())?;
+        existing::are_free(&handle).await?;
         let found = handle.start().await?;
         Ok((handle.view(), found))
     }
@@ -373,11 +378,6 @@ impl Service {
             }
         });
         futures_util::future::join_all(stops).await;
-    }
-
-    /// How long a guest is given when a request does not say.
-    pub fn default_patience(&self) -> Duration {
-        Duration::from_secs(self.ctx.config.stop_timeout.into())
     }
 
     /// See `create`.

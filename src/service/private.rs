@@ -4,7 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "before the daemon serves anybody")]
 
 use std::{
-    fs::{self, DirBuilder, File, Permissions},
+    fs::{DirBuilder, File, Permissions},
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::Path,
@@ -13,8 +13,10 @@ use std::{
 use anyhow::Context as _;
 use nix::libc::{O_DIRECTORY, O_NOFOLLOW};
 
+use crate::host::listed;
+
 /// What is in it is for nobody else.
-const CLOSED: [&str; 7] = ["images", "layers", "run", "db", "exports", "net", "tokens"];
+const CLOSED: [&str; 8] = ["images", "cloud-init", "layers", "run", "db", "exports", "net", "tokens"];
 /// Where whoever brings base images may be another user: it keeps the mode that it has.
 const OPEN: &str = "bases";
 /// Group and others.
@@ -23,7 +25,7 @@ const NOT_OURS: u32 = 0o077;
 /// Makes the folders of a state directory, and closes them and the files beside them.
 ///
 /// # Errors
-/// A folder that cannot be made.
+/// A folder that cannot be made, or listed.
 pub(super) fn folders(state_dir: &Path) -> anyhow::Result<()> {
     for name in CLOSED.into_iter().chain([OPEN]) {
         let folder = state_dir.join(name);
@@ -33,8 +35,8 @@ pub(super) fn folders(state_dir: &Path) -> anyhow::Result<()> {
             tell(&folder, close_folder(&folder));
         }
     }
-    let files = fs::read_dir(state_dir).into_iter().flatten().flatten();
-    for file in files.filter(|file| file.file_type().is_ok_and(|kind| kind.is_file())) {
+    let files = listed(state_dir)?;
+    for file in files.iter().filter(|file| file.file_type().is_ok_and(|kind| kind.is_file())) {
         tell(&file.path(), close_file(&file.path()));
     }
     Ok(())

@@ -34,7 +34,11 @@ impl Service {
             bail!("cannot read the definitions of the VMs: {newer}");
         }
         let names: HashSet<_> = vms.iter().map(|(key, _)| key.clone()).collect();
-        let unknown = database::vms_with_disks(&self.ctx.config.state_dir).into_iter().map(|id| id.to_string());
+        let found = database::vms_with_disks(&self.ctx.config.state_dir).unwrap_or_else(|error| {
+            tracing::warn!(%error, "whether there are disks of VMs that are not recorded is not seen");
+            Default::default()
+        });
+        let unknown = found.into_iter().map(|id| id.to_string());
         let unknown: Vec<_> = unknown.filter(|id| !names.contains(id)).collect();
         if !unknown.is_empty() {
             tracing::error!(
@@ -56,6 +60,7 @@ impl Service {
         if let Err(error) = autostart::mark(&self.ctx.store, &mut vms).await {
             tracing::error!(%error, "cannot store that the host has booted");
         }
+        self.sweep_seeds(&vms, &names).await;
         let mut owed = Vec::new();
         for stored in vms {
             let due = stored.record.run.upkeep.due == Some(Due::Boot);

@@ -25,6 +25,11 @@ pub enum Awaited {
 }
 
 impl Service {
+    /// How long a guest is given when a request does not say.
+    pub fn default_patience(&self) -> Duration {
+        Duration::from_secs(self.ctx.config.stop_timeout.into())
+    }
+
     /// The VM as it is when it is so, or when the time is over; and which of both.
     ///
     /// # Errors

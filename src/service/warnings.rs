@@ -22,10 +22,7 @@ impl Service {
     pub fn warnings(&self) -> Vec<String> {
         let open = "--insecure-no-auth: whoever reaches this address may do everything, guests included";
         let open = self.is_open().then(|| open.to_owned());
-        let missing = self.sandbox().missing();
-        let missing =
-            missing.iter().map(|found| format!("VMs run without the layer {}: {}", found.layer.name(), found.why));
-        open.into_iter().chain(missing).chain(self.of_user_network()).collect()
+        open.into_iter().chain(self.missing_layers()).chain(self.of_user_network()).collect()
     }
 
     /// What its guests are not kept from, and that QEMUs have the host's network where nobody chose that.

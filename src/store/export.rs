@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use super::dump::{self, Tail};
 use super::{Store, StoreError, utc};
+use crate::host::listed;
 
 /// How an export failed.
 #[derive(Debug, thiserror::Error)]
@@ -49,12 +50,12 @@ impl Store {
     /// # Errors
     /// As [`export`](Store::export); the older ones are all there then.
     pub fn export_into(&self, folder: &Path, keep: usize) -> Result<PathBuf, ExportError> {
-        let newest = exports(folder).pop();
-        let unfinished = folder.join("unfinished");
         let io = |path: &Path| {
             let path = path.to_path_buf();
             move |source| ExportError::Io { path, source }
         };
+        let newest = exports(folder).map_err(io(folder))?.pop();
+        let unfinished = folder.join("unfinished");
         let mut new = File::options();
         new.write(true).create(true).truncate(true).mode(0o600);
         let written = new.open(&unfinished).map_err(io(&unfinished)).and_then(|file| {
@@ -76,7 +77,7 @@ impl Store {
         let number = newest.map_or(1, |(number, _)| number + 1);
         let path = folder.join(format!("{number:06}-{}.jsonl", utc(SystemTime::now()).replace(':', "-")));
         fs::rename(&unfinished, &path).and_then(|()| File::open(folder)?.sync_all()).map_err(io(&path))?;
-        let mut all = exports(folder);
+        let mut all = exports(folder).map_err(io(folder))?;
         all.truncate(all.len().saturating_sub(keep));
         for (_, old) in all {
             if let Err(error) = fs::remove_file(&old) {
@@ -88,8 +89,11 @@ impl Store {
 }
 
 /// The exports in a folder, oldest first, with their numbers.
-pub fn exports(folder: &Path) -> Vec<(u64, PathBuf)> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+///
+/// # Errors
+/// When it cannot be listed.
+pub fn exports(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let entries = listed(folder)?;
     let number = |path: &Path| -> Option<u64> {
         let (number, at) = path.file_name()?.to_str()?.strip_suffix(".jsonl")?.split_once('-')?;
         // As they are named above: what somebody has put beside them under another name is not removed with them.
@@ -98,9 +102,9 @@ pub fn exports(folder: &Path) -> Vec<(u64, PathBuf)> {
         let ours = number.len() >= 6 && form(day) == "0000-00-00" && form(time) == "00-00-00Z";
         number.parse().ok().filter(|_| ours)
     };
-    let mut found: Vec<_> = entries.filter_map(|e| Some((number(&e.path())?, e.path()))).collect();
+    let mut found: Vec<_> = entries.iter().filter_map(|e| Some((number(&e.path())?, e.path()))).collect();
     found.sort();
-    found
+    Ok(found)
 }
 
 /// The last line says whether two exports are the same.

@@ -203,7 +203,11 @@ impl Carried {
         let (mac, group, uid) = (self.nic.mac, self.group.clone(), self.run.uid);
         let found = spawn_blocking(move || {
             let is_grouped = group.is_some();
-            let mut found = passt::running(mac, group.map(|group| group.processes()).as_deref());
+            let among = group.map(|group| group.processes());
+            let mut found = passt::running(mac, among.as_deref()).unwrap_or_else(|error| {
+                tracing::warn!(%error, "whether a passt of an earlier daemon carries a NIC is not seen; starting another");
+                Vec::new()
+            });
             found.retain(|process| is_grouped || (uid.is_some() && process::user(process.pid()) == uid));
             found
         });

@@ -15,7 +15,8 @@
 //!
 //! `core` decides: values in, values out. `task` tells it what happens and has done what it plans; `perform` does that, and
 //! is all that speaks to the host. `records` is how a VM is stored, with the `layers` of its disks, `handle` how others speak to its task, `publish` what
-//! they see, `progress` how far the work for a request has come, `steps` what is made, `journal` what is logged. `heartbeat` and `sampling` work beside the task.
+//! they see, `progress` how far the work for a request has come, `steps` what is made, `journal` what is logged, `seeds` what
+//! cloud-init is given. `heartbeat` and `sampling` work beside the task.
 
 mod asking;
 mod begin;
@@ -37,6 +38,7 @@ mod publish;
 pub mod records;
 mod sampler;
 mod sampling;
+pub(crate) mod seeds;
 mod steps;
 mod storage;
 mod task;
@@ -62,6 +64,7 @@ pub use progress::{Bytes, Phase, Progress};
 pub(crate) use storage::{Original, check_mounted, is_marked, mark as mark_storage, storage_of};
 
 use carriers::Carriers;
+use seeds::Seeds;
 
 use crate::{
     config::Config,
@@ -112,6 +115,11 @@ impl Context {
     /// `<state-dir>/run/<short id>`.
     pub fn run_paths(&self, id: &VmId) -> RunPaths {
         RunPaths::new(self.config.state_dir.join("run").join(id.short()))
+    }
+
+    /// `<state-dir>/cloud-init/<vm id>`.
+    pub fn seeds(&self, id: VmId) -> Seeds {
+        Seeds::of(&self.config.state_dir, id)
     }
 
     /// `<state-dir>/images/<vm id>`: the disks that qherd made for a VM.

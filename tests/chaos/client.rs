@@ -233,7 +233,8 @@ impl Client<'_> {
         }
         let subnets = subnets(number);
         let (name, now) = (vm.name.as_str(), vm.definition());
-        let target = Target { base, name, id: &id, now, disk, nic, switch, switch_id, subnets, forward };
+        let theirs = self.daemon.dir.path().join("theirs");
+        let target = Target { base, name, id: &id, now, disk, nic, switch, switch_id, subnets, forward, theirs };
         let (method, path, body) = operation.request(&target);
         let (request_id, is_aside) = {
             let mut tally = self.tally.borrow_mut();

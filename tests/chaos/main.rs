@@ -61,6 +61,8 @@ pub struct Tally {
     nics: u64,
     forwards: u64,
     discs: u64,
+    /// Disks that were there before and were to be attached.
+    attached: u64,
     /// Of the running VMs, guests that had told of their heartbeat.
     beating: u64,
     /// Guests whose heart beat at the end.
@@ -108,6 +110,9 @@ async fn run(seed: u64, time: Duration) -> Tally {
     for number in operation::DISCS {
         std::fs::write(daemon.bases().join(operation::disc(number)), vec![0; 1 << 20]).unwrap();
     }
+    let theirs = daemon.dir.path().join("theirs");
+    std::fs::create_dir(&theirs).unwrap();
+    daemon.add_args(&["--storage-dir", theirs.to_str().unwrap()]);
     let mut places: Vec<Place> = (0..PLACES).map(|_| Place::default()).collect();
     let mut tally = Tally::default();
     let mut subscriber = Subscriber::default();
@@ -226,6 +231,9 @@ async fn finish(mut daemon: Daemon, places: &mut [Place], tally: &mut Tally) {
     daemon.assert_in_order().await;
     assert_eq!(network::lasting_complaints(&daemon).await, [] as [&str; 0]);
     assert_eq!(daemon.leftovers(), [] as [std::path::PathBuf; 0]);
+    let theirs = daemon.dir.path().join("theirs");
+    assert_eq!(operation::spoilt(&theirs), [] as [std::path::PathBuf; 0]);
+    tally.attached = std::fs::read_dir(theirs).unwrap().count() as u64;
     assert!(daemon.terminate().success());
     let left = Store::open(&daemon.state().join("db")).unwrap().names().unwrap();
     let of_vms = |name: &&String| ["vm/", "run/", "layer/", "image/"].iter().any(|kind| name.starts_with(kind));

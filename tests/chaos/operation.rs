@@ -1,7 +1,12 @@
 //! What the chaos asks of a VM: how it is chosen, what is sent, and what follows from it. A new operation is a value
 //! here, with an arm in each of the functions below it, and nothing anywhere else.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use fastrand::Rng;
 use reqwest::Method;
@@ -67,6 +72,8 @@ pub enum Operation {
     DeleteImage,
     /// Of a size that no other disk has, on the place's image, if there is one.
     CloneDisk(u64),
+    /// One that is there already, of a size that no other disk has.
+    AttachDisk(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +112,8 @@ pub struct Target<'a> {
     pub subnets: [String; 2],
     /// The forward that is to go.
     pub forward: String,
+    /// Where the disks are that are there already.
+    pub theirs: PathBuf,
 }
 
 /// What of a VM's definition is compared.
@@ -151,6 +160,29 @@ pub enum Power {
     Resumed,
 }
 
+/// What a disk that was there already begins with.
+const THEIRS: &[u8] = b"precious\n";
+
+/// The disk of this size that was there already; it is made where it is asked for first.
+fn attached(folder: &Path, size: u64) -> PathBuf {
+    let path = folder.join(format!("{size}.raw"));
+    if !path.exists() {
+        std::fs::write(&path, THEIRS).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(size << 30).unwrap();
+    }
+    path
+}
+
+/// Those that are not what they were.
+pub fn spoilt(folder: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let is_spoilt = |path: &PathBuf| {
+        let mut begins = vec![0; THEIRS.len()];
+        File::open(path).unwrap().read_exact(&mut begins).is_err() || begins != THEIRS
+    };
+    files.filter(is_spoilt).collect()
+}
+
 /// Numbers of NICs, and sizes of further disks: none is used twice.
 fn size(rng: &mut Rng) -> u64 {
     rng.u64(1..60_000)
@@ -187,7 +219,7 @@ impl Operation {
 
     /// For a VM that is there.
     pub fn pick(rng: &mut Rng) -> Self {
-        match rng.u8(0..190) {
+        match rng.u8(0..197) {
             0..25 => Self::Start,
             25..32 => Self::Stop(rng.u64(1..3)),
             32..42 => Self::ForceOff,
@@ -214,6 +246,8 @@ impl Operation {
             165..171 => Self::ImportImage,
             171..177 => Self::DeleteImage,
             177..183 => Self::CloneDisk(size(rng)),
+            // As large as a file may be on most file systems.
+            183..190 => Self::AttachDisk(rng.u64(1..4_000)),
             _ => Self::Whole {
                 vcpus: rng.u64(1..5),
                 memory: rng.u64(16..32),
@@ -344,6 +378,10 @@ impl Operation {
                 format!("{vm}/disks"),
                 json!({ "disk_size": size, "base_image": format!("{name}:latest") }),
             ),
+            Self::AttachDisk(size) => {
+                let disk = json!({ "path": attached(&target.theirs, *size), "format": "raw" });
+                (Method::POST, format!("{vm}/disks"), disk)
+            }
             Self::Resume => (Method::POST, format!("{vm}/resume"), json!({})),
         }
     }
@@ -372,7 +410,7 @@ impl Operation {
             Self::Memory(memory) => now.memory = *memory,
             Self::Grow(by) => now.size += by,
             Self::Limit(iops) => now.iops = *iops,
-            Self::AddDisk(size) | Self::CloneDisk(size) => {
+            Self::AddDisk(size) | Self::CloneDisk(size) | Self::AttachDisk(size) => {
                 now.disks.insert(*size);
             }
             Self::RemoveDisk => {
@@ -410,6 +448,7 @@ impl Operation {
             | Self::ImportImage
             | Self::DeleteImage
             | Self::CloneDisk(_)
+            | Self::AttachDisk(_)
             | Self::Whole { .. } => Power::AsItWas,
         }
     }

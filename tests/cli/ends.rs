@@ -20,6 +20,11 @@ fn without_a_daemon_it_says_how_to_start_one() {
     assert!(refused.err.contains("http://127.0.0.1:1"), "{}", refused.err);
     let wrong = ran(bare(&["ls", "--url", "127.0.0.1:8080"])).expect(2);
     assert!(wrong.err.contains("it begins with http://"), "{}", wrong.err);
+    let port = ran(bare(&["ls", "--url", "http://127.0.0.1:99999"])).expect(2);
+    assert!(port.err.contains("is no port"), "{}", port.err);
+    let mut odd = bare(&["ls", "--url", "http://127.0.0.1:1"]);
+    odd.env("QHERD_TOKEN", "a\nb");
+    assert!(ran(odd).expect(2).err.contains("QHERD_TOKEN is no token"));
     assert!(!dir.path().join("state").exists(), "a client makes nothing");
 }
 
@@ -52,6 +57,25 @@ fn every_end_has_a_status_of_its_own_and_a_next_step() {
     let mixed = run(&daemon, &["resume", "web", "off", "-o", "json"]).expect(4);
     let done_of_them: serde_json::Value = serde_json::from_str(&mixed.out).unwrap();
     assert_eq!((&done_of_them[0]["status"], done_of_them.as_array().unwrap().len()), (&"running".into(), 1));
+
+    // What several are set to is one list for programs, as far as it went.
+    let set = done(&daemon, &["set", "web", "off", "--description", "x", "-o", "json"]);
+    let set: serde_json::Value = serde_json::from_str(&set).unwrap();
+    assert_eq!(set.as_array().unwrap().iter().map(|vm| &vm["name"]).collect::<Vec<_>>(), ["web", "off"]);
+    let yaml = done(&daemon, &["set", "web", "off", "--description", "y", "-o", "yaml"]);
+    assert_eq!(yaml.matches("\ndescription: y").count() + yaml.matches("  description: y").count(), 2, "{yaml}");
+    // Which of them is protected is said, and what lifts it.
+    done(&daemon, &["set", "off", "--protected", "true", "--name", "a"]);
+    let kept = run(&daemon, &["rm", "a", "a"]).expect(4);
+    assert!(kept.err.contains("qherd: a: VM is protected"), "{}", kept.err);
+    assert!(kept.err.contains("qherd set a --protected false"), "{}", kept.err);
+    // Nobody is told what nobody reads.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut unread = qherd(&daemon, &["ls"]);
+    let unread =
+        unread.stdout(writer).stderr(std::process::Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!((unread.status.code(), unread.stderr), (Some(141), Vec::new()));
 
     // Another user of the host, whom nobody has let in.
     let mut stranger = bare(&["ls", "--url", &daemon.url]);

@@ -39,6 +39,7 @@ fn name(path: &Path) -> String {
 /// Which switches are in the place of which networks.
 fn networks(name: &str) -> &'static [&'static str] {
     match name {
+        "small-print" => &["--network", "br0=LAN"],
         "rhel6" => &["--network", "br0=LAN"],
         "cloud-image" => &["--network", "virbr1=LAN", "--network", "eth1=Out"],
         "proxmox" => &["--network", "vmbr0=LAN"],

@@ -16,6 +16,7 @@ mod console;
 mod docs;
 mod elsewhere;
 mod ends;
+mod given;
 mod gone;
 mod herd;
 mod images;

@@ -37,6 +37,14 @@ fn ssh_is_given_the_place_the_user_and_a_name_for_the_key() {
     let text = done(&daemon, &["ssh", "you@me@home", "--", "-G"]);
     says(&text, "user you");
 
+    // Where an image is known, and its cloud-init lets somebody in, that user is asked for.
+    std::fs::copy(daemon.bases().join("blank.raw"), daemon.bases().join("debian-12.raw")).unwrap();
+    let cloud = ["create", "--image", "debian-12.raw", "--memory", "64M", "--disk", "1G", "-q"];
+    let nic = ["--name", "cloud", "--nic", "user,forward=42025:22", "--hostname", "c"];
+    done(&daemon, &[&cloud[..], &nic[..]].concat());
+    says(&done(&daemon, &["ssh", "cloud", "--", "-G"]), "user debian");
+    says(&done(&daemon, &["ssh", "me@cloud", "--", "-G"]), "user me");
+
     // Its end is ssh's own: nobody listens there while the VM is off.
     let refused = run(&daemon, &["ssh", "web", "--", "-o", "BatchMode=yes", "true"]).expect(255);
     assert!(refused.err.contains("port 42022"), "{}", refused.err);
@@ -45,6 +53,8 @@ fn ssh_is_given_the_place_the_user_and_a_name_for_the_key() {
         let refused = run(&daemon, &["ssh", name]).expect(4);
         assert!(refused.err.contains(&format!("qherd nic add {name}")), "{}", refused.err);
     }
+    let nobody = run(&daemon, &["ssh", "@web"]).expect(2);
+    assert!(nobody.err.contains("names no user"), "{}", nobody.err);
     let slip = run(&daemon, &["ssh", "admin@webb"]).expect(3);
     assert!(slip.err.contains("did you mean web?"), "{}", slip.err);
 }

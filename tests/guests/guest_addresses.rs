@@ -1,5 +1,5 @@
 //! What real guests get from the DHCP and the DNS of a switch: an address that was another's a moment ago, one for each of
-//! two clones, names and their way back; and an address also where nobody can answer questions for names.
+//! two clones, names and their way back, IPv6; and an address also where nobody can answer questions for names.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,14 @@ async fn create(daemon: &Daemon, name: &str) -> String {
     let mut wish = guest::wish();
     (wish["name"], wish["networks"], wish["start"]) = (json!(name), json!([{ "switch": "LAN" }]), json!(true));
     daemon.create(wish).await
+}
+
+/// The address of fd77::/64 that a guest makes of its MAC address (RFC 4291, appendix A).
+fn of_mac(mac: &str) -> String {
+    let bytes: Vec<u16> = mac.split(':').map(|byte| u16::from_str_radix(byte, 16).unwrap()).collect();
+    let pair = |high: u16, low: u16| high << 8 | low;
+    let host = [pair(bytes[0] ^ 2, bytes[1]), pair(bytes[2], 0xff), pair(0xfe, bytes[3]), pair(bytes[4], bytes[5])];
+    std::net::Ipv6Addr::new(0xfd77, 0, 0, 0, host[0], host[1], host[2], host[3]).to_string()
 }
 
 /// Waits until the guest has taken an address, and returns it.
@@ -45,14 +53,23 @@ async fn prints(daemon: &Daemon, id: &str, command: &str, wanted: &str) {
 async fn an_address_and_a_name_go_with_their_vm_and_clones_each_have_their_own() {
     let host = Host::leave();
     let daemon = guest::daemon();
-    let body =
-        json!({ "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24", "nat": true, "dns": ["192.0.2.53"] });
+    let body = json!({
+        "name": "LAN", "type": "internal", "subnet": "10.77.0.0/24", "nat": true, "dns": ["192.0.2.53"],
+        "ipv6": { "subnet": "fd77::/64", "nat": true },
+    });
     let lan = daemon.post("/switches", body).await.expect(201)["id"].as_str().unwrap().to_owned();
     let (web, db) = (create(&daemon, "web").await, create(&daemon, "Data Base").await);
     assert_eq!((taken(&daemon, &web).await, taken(&daemon, &db).await), ("10.77.0.2".into(), "10.77.0.3".into()));
     // A name, short and long, and the way back; the other's is not this one's.
     prints(&daemon, &web, "nslookup data-base.lan 10.77.0.1", "10.77.0.3").await;
     prints(&daemon, &db, "nslookup 10.77.0.2 10.77.0.1", "web.lan").await;
+
+    // It has made itself an IPv6 address, knows its router, and is called by its name there too.
+    let own = of_mac(networks(&daemon, &db).await[0]["mac"].as_str().unwrap());
+    prints(&daemon, &db, "ip -6 addr show dev eth0", &format!("{own}/64")).await;
+    prints(&daemon, &db, "ip -6 route", "default via fe80::").await;
+    prints(&daemon, &db, "ping -6 -c 1 -W 9 fd77::1", "1 packets received").await;
+    prints(&daemon, &web, "nslookup -type=aaaa data-base.lan 10.77.0.1", &own).await;
 
     // Clones send one client id; each has the address of its own NIC, however often they ask.
     let ask = "udhcpc -f -n -q -i eth0 -x 0x3d:01636c6f6e65 -s /usr/lib/guest/dhcp 2>&1";

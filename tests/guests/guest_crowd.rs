@@ -17,11 +17,20 @@ use serde_json::json;
 const GUESTS: usize = 30;
 /// Of them, so many reach the others and not one another.
 const APART: usize = 2;
-/// Emulated, all at once, on few cores.
+/// That boot at once: a kernel whose firmware clock stands still for want of a core gives up ("IO-APIC + timer doesn't work").
+const AT_ONCE: usize = 3;
+/// Emulated, on few cores.
 const LONG: Duration = Duration::from_secs(1800);
 
 async fn address(daemon: &Daemon, id: &str) -> Option<String> {
     networks(daemon, id).await[0]["addresses"][0].as_str().map(str::to_owned)
+}
+
+async fn until_it_has_an_address(daemon: &Daemon, id: &str, begin: Instant) {
+    while address(daemon, id).await.is_none() {
+        assert!(begin.elapsed() < LONG, "{}", daemon.console(id).await);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 #[tokio::test]
@@ -35,8 +44,12 @@ async fn thirty_guests_on_one_switch_each_have_their_own_address_and_name_and_re
     let wish = json!({ "name": "Other", "type": "internal", "subnet": "10.78.0.0/24", "nat": true });
     let other = daemon.post("/switches", wish).await.expect(201)["id"].as_str().unwrap().to_owned();
     ip("addr add 192.0.2.1/32 dev lo");
-    let mut ids = Vec::new();
+    let mut ids: Vec<String> = Vec::new();
+    let begin = Instant::now();
     for number in 0..GUESTS + 1 {
+        if let Some(earlier) = number.checked_sub(AT_ONCE) {
+            until_it_has_an_address(&daemon, &ids[earlier], begin).await;
+        }
         let switch = if number < GUESTS { "LAN" } else { "Other" };
         // The last two are kept apart.
         let isolated = (GUESTS - APART..GUESTS).contains(&number);
@@ -46,14 +59,10 @@ async fn thirty_guests_on_one_switch_each_have_their_own_address_and_name_and_re
         wish["start"] = json!(true);
         ids.push(daemon.create(wish).await);
     }
-    let begin = Instant::now();
     for id in &ids {
-        while address(&daemon, id).await.is_none() {
-            assert!(begin.elapsed() < LONG, "{}", daemon.console(id).await);
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
+        until_it_has_an_address(&daemon, id, begin).await;
     }
-    eprintln!("{GUESTS} guests have their addresses {} s after the last was created", begin.elapsed().as_secs());
+    eprintln!("{GUESTS} guests have their addresses {} s after the first was created", begin.elapsed().as_secs());
     let elsewhere = ids.pop().unwrap();
     let mut addresses = Vec::new();
     for id in &ids {

@@ -147,7 +147,7 @@ async fn reaches(daemon: &Daemon, id: &str, address: &str, port: u16) -> bool {
 /// The passt processes of a VM's NICs.
 fn carriers(nics: &[Value]) -> Vec<i32> {
     let router = |nic: &Value| nic["mac"].as_str().unwrap().replacen("52:54:", "52:55:", 1);
-    nics.iter().flat_map(|nic| qherd::host::process::find(&["--mac-addr", &router(nic)])).collect()
+    nics.iter().flat_map(|nic| qherd::host::process::find(&["--mac-addr", &router(nic)]).unwrap()).collect()
 }
 
 async fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {

@@ -18,6 +18,7 @@ mod terminal;
 mod guest_access;
 mod guest_addresses;
 mod guest_changes;
+mod guest_cloud_init;
 mod guest_console;
 mod guest_crash_points;
 mod guest_crowd;

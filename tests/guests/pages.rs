@@ -11,10 +11,11 @@ use crate::support::guest;
 const TREE: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The pages with examples; each has its test below.
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "README.md",
     "docs/access.md",
     "docs/api.md",
+    "docs/cloud-init.md",
     "docs/hyperv.md",
     "docs/images.md",
     "docs/import.md",
@@ -51,6 +52,11 @@ fn the_examples_of_who_may_ask_and_what_qemu_may_run() {
 #[test]
 fn the_examples_of_the_api_run() {
     examples_run("docs/api.md");
+}
+
+#[test]
+fn the_examples_of_cloud_init_run() {
+    examples_run("docs/cloud-init.md");
 }
 
 #[test]

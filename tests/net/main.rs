@@ -1,5 +1,7 @@
 //! Switches, ports and rules on the host, in network namespaces of their own. A file is a subject.
 
+#[path = "../support/groups.rs"]
+mod groups;
 #[path = "../support/hyperv.rs"]
 mod hyperv;
 #[path = "../support/lab.rs"]
@@ -18,7 +20,9 @@ mod warden;
 
 mod broken_switches;
 mod copied_network;
+mod net_bandwidth;
 mod net_clients;
+mod net_deaf;
 mod net_dhcp;
 mod net_heals;
 mod net_heals_links;
@@ -38,6 +42,7 @@ mod nft_cost;
 mod switch_crash_points;
 mod switch_labels;
 mod switch_networks;
+mod switch_refusals;
 mod switch_services;
 mod switch_steps;
 mod switch_vlans;

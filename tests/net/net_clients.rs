@@ -14,7 +14,7 @@ use crate::support::{
     netns::{Peer, ip},
 };
 use qherd::{
-    model::{Nic, Switch},
+    model::{Dns, Nic, Subnet, Switch, SwitchKind},
     net::Host,
 };
 
@@ -29,7 +29,7 @@ impl Drop for Client {
 }
 
 /// A machine whose NIC is `eth0`, on the other end of the port.
-async fn machine(lab: &Lab, nic: &Nic) -> Peer {
+pub async fn machine(lab: &Lab, nic: &Nic) -> Peer {
     let peer = Peer::new();
     peer.connect(&nic.tap(), "eth0");
     peer.ip("link set eth0 down");
@@ -179,5 +179,48 @@ async fn dhclient_and_networkd_are_given_all_that_the_switch_has_for_them_and_fi
         lab.net.unplug(nic).await.unwrap();
     }
     assert!(!ip("link").contains("qht"));
+    lab.close(&[&lan]).await;
+}
+
+/// Answers one question for a name with an address.
+fn answer_for_names(machine: &Peer, own: &'static str, address: [u8; 4]) -> std::thread::JoinHandle<()> {
+    let (ready, bound) = std::sync::mpsc::channel();
+    let resolver = machine.within(move || {
+        let socket = UdpSocket::bind((own, 53)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        ready.send(()).unwrap();
+        let mut question = [0; 512];
+        let (_, from) = socket.recv_from(&mut question).unwrap();
+        // Behind the header the name, label by label, then its kind and class.
+        let name = question[12..].iter().position(|byte| *byte == 0).unwrap();
+        let wanted = &question[12..12 + name + 5];
+        let head = [&question[..2], &[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]].concat();
+        let record = [&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4][..], &address].concat();
+        socket.send_to(&[&head, wanted, &record].concat(), from).unwrap();
+    });
+    bound.recv().unwrap();
+    resolver
+}
+
+#[tokio::test]
+async fn a_guest_can_be_the_resolver_of_its_own_switch() {
+    let lab = Lab::new().await;
+    let mut subnet = Subnet::parse("10.77.0.0/24", true).unwrap();
+    subnet.dns = Dns::of(vec![Ipv4Addr::new(10, 77, 0, 3)]).unwrap();
+    let lan = lab.switch(SwitchKind::Internal { subnet: Some(subnet) }).await;
+    let [web, names] = [2, 3].map(|last| nic_on(&lan, Some(Ipv4Addr::new(10, 77, 0, last))));
+    lab.net.put_hosts(lan.id, vec![host(&web, "web"), host(&names, "names")]);
+    let (one, other) = (machine(&lab, &web).await, machine(&lab, &names).await);
+    one.ip("addr add 10.77.0.2/24 dev eth0");
+    other.ip("addr add 10.77.0.3/24 dev eth0");
+    let resolver = answer_for_names(&other, "10.77.0.3", [192, 0, 2, 77]);
+    await_that("the switch answers for names", || UdpSocket::bind("10.77.0.1:53").is_err()).await;
+    assert!(resolve(&one, "far.example", 1).ends_with(&[192, 0, 2, 77]));
+    resolver.join().unwrap();
+    // What is the switch's own to say it says itself.
+    await_that("it knows its names", || resolve(&one, "names.lan", 1).ends_with(&[10, 77, 0, 3])).await;
+    for nic in [&web, &names] {
+        lab.net.unplug(nic).await.unwrap();
+    }
     lab.close(&[&lan]).await;
 }

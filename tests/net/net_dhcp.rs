@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use crate::groups;
 use crate::lab::{Lab, nic_on};
 use crate::support::{
     PATIENCE, dnsmasqs_below, kill_all,
@@ -16,7 +17,7 @@ use crate::support::{
 use qherd::net::Network;
 
 /// The options of a DHCP answer.
-fn option(frame: &[u8], wanted: u8) -> Option<&[u8]> {
+pub fn option(frame: &[u8], wanted: u8) -> Option<&[u8]> {
     let mut rest = frame.get(14 + 20 + 8 + 240..)?;
     while let [code, length, tail @ ..] = rest {
         if *code == wanted {
@@ -27,7 +28,7 @@ fn option(frame: &[u8], wanted: u8) -> Option<&[u8]> {
     None
 }
 
-fn dhcp(mac: [u8; 6], kind: u8, options: &[u8]) -> Vec<u8> {
+pub fn dhcp(mac: [u8; 6], kind: u8, options: &[u8]) -> Vec<u8> {
     let fixed = [&[1, 1, 6, 0, 1, 2, 3, 4, 0, 0, 0x80, 0][..], &[0; 16], &mac, &[0; 10 + 192]].concat();
     let data = [&fixed[..], &[99, 130, 83, 99, 53, 1, kind], options, &[255]].concat();
     udp([0xff; 6], mac, ([0; 4], [255; 4]), (68, 67), &data)
@@ -94,9 +95,10 @@ async fn an_internal_switch_gives_out_reserved_addresses_and_nat_leads_outside()
     // A dnsmasq that ends is replaced; one that lives is taken over by the next daemon.
     let config =
         format!("--conf-file={}", lab.dir.path().join("net").join(switch.id.short()).join("dnsmasq.conf").display());
-    let running = || qherd::host::process::find(&["--keep-in-foreground", &config]);
+    let running = || qherd::host::process::find(&["--keep-in-foreground", &config]).unwrap();
     let first = running();
     assert_eq!(first.len(), 1);
+    let first_group = group_of(first[0]);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(first[0]), nix::sys::signal::Signal::SIGKILL).unwrap();
     let second = tokio::time::timeout(PATIENCE, async {
         loop {
@@ -107,6 +109,7 @@ async fn an_internal_switch_gives_out_reserved_addresses_and_nat_leads_outside()
         }
     });
     let second = second.await.expect("another dnsmasq");
+    let second_group = group_of(second);
     ask(dhcp(a.mac, 1, &[]), 2).await;
     let Lab { host, dir, net } = lab;
     drop(net);
@@ -121,6 +124,20 @@ async fn an_internal_switch_gives_out_reserved_addresses_and_nat_leads_outside()
     let folder = lab.dir.path().join("net").join(switch.id.short());
     lab.close(&[&switch]).await;
     assert!(running().is_empty() && !folder.exists());
+    for group in [first_group, second_group] {
+        assert!(groups::named(&group).is_empty(), "{group} is left");
+    }
+}
+
+/// The group that a dnsmasq is in, which bounds it, by its name.
+fn group_of(pid: i32) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let line = text.lines().find(|line| line.contains("-net/")).unwrap_or_else(|| panic!("no group of ours: {text}"));
+    let name = line.rsplit('/').next().unwrap().to_owned();
+    let folders = groups::named(&name);
+    assert!(groups::holds(&folders, pid), "{folders:?}");
+    assert_eq!(groups::memory_bound(&folders), 256 << 20);
+    name
 }
 
 /// What a daemon leaves that is killed between the fork of a dnsmasq and its beginning: a child that is known by nothing but the

@@ -19,13 +19,38 @@ fn value(path: &str) -> String {
 }
 
 /// Not the same at each look, or the kernel's own.
-const PASSING: [&str; 8] = ["timer", "_id", "ifindex", "designated", "port_no", "operstate", "life_time", "handle"];
+const PASSING: [&str; 12] = [
+    "timer",
+    "_id",
+    "ifindex",
+    "designated",
+    "port_no",
+    "operstate",
+    "life_time",
+    "handle",
+    "topology_change",
+    // An IPv6 address of the link is the kernel's own or ours, and the same.
+    "protocol",
+    "nodad",
+    "tentative",
+];
+
+/// Settings of a bridge that change what becomes of frames, with values that nobody of ours has.
+const BRIDGE: [(&str, &str); 8] = [
+    ("stp_state", "1"),
+    ("ageing_time", "0"),
+    ("group_fwd_mask", "8"),
+    ("group_addr", "01:80:c2:00:00:0e"),
+    ("mcast_querier", "1"),
+    ("nf_call_iptables", "1"),
+    ("nf_call_ip6tables", "1"),
+    ("nf_call_arptables", "1"),
+];
 
 fn forget(value: &mut Value) {
     match value {
         Value::Object(members) => {
-            let passing =
-                |name: &str| ["id", "no", "state"].contains(&name) || PASSING.iter().any(|part| name.contains(part));
+            let passing = |name: &str| ["id", "no"].contains(&name) || PASSING.iter().any(|part| name.contains(part));
             members.retain(|name, _| !passing(name));
             members.values_mut().for_each(forget);
         }
@@ -49,10 +74,14 @@ fn link(name: &str) -> Value {
     };
     let mut found = serde_json::json!([list("ip -j -d addr show"), list("tc -j qdisc show")]);
     forget(&mut found);
+    if let Some(addresses) = found.pointer_mut("/0/0/addr_info").and_then(Value::as_array_mut) {
+        addresses.sort_by_key(Value::to_string);
+    }
     found
 }
 
-/// What there is to be changed of a link of ours: all by which it differs from one `plain` of its kind that nobody set up.
+/// What there is to be changed of a link of ours: all by which it differs from one `plain` of its kind that nobody set up, and
+/// all that a port of a bridge can be told.
 fn changes(name: &str, plain: &str) -> Vec<String> {
     let (ours, plain) = (link(name), link(plain));
     let (ours, plain, queues) = (&ours[0][0], &plain[0][0], &ours[1]);
@@ -81,8 +110,8 @@ fn changes(name: &str, plain: &str) -> Vec<String> {
         parts.into_iter().filter(|(_, kind)| *kind != "bridge" || ours["linkinfo"]["info_kind"] == *kind)
     {
         let (own, default) = (&ours["linkinfo"][part], &plain["linkinfo"][part]);
-        for (field, value) in own.as_object().into_iter().flatten().filter(|(field, value)| default[*field] != **value)
-        {
+        let differs = |(field, value): &(&String, &Value)| default[*field] != **value && *field != "state";
+        for (field, value) in own.as_object().into_iter().flatten().filter(differs) {
             let other = match &default[field] {
                 Value::Bool(on) => if *on { "on" } else { "off" }.to_owned(),
                 other => other.to_string(),
@@ -91,10 +120,26 @@ fn changes(name: &str, plain: &str) -> Vec<String> {
             changes.push(format!("ip link set {name} type {kind} {field} {other}"));
         }
     }
+    for (field, value) in ours["linkinfo"]["info_slave_data"].as_object().into_iter().flatten() {
+        if let Some(is) = value.as_bool() {
+            changes.push(format!("ip link set {name} type bridge_slave {field} {}", if is { "off" } else { "on" }));
+        }
+    }
+    if ours["linkinfo"]["info_slave_kind"] == "bridge" {
+        changes.push(format!("ip link set {name} type bridge_slave group_fwd_mask 8"));
+        changes.push(format!("ip link set {name} type bridge_slave state 4"));
+    }
+    for (field, other) in BRIDGE.iter().filter(|(field, _)| !ours["linkinfo"]["info_data"][*field].is_null()) {
+        let word = if *field == "group_addr" { "group_address" } else { field };
+        changes.push(format!("ip link set {name} type bridge {word} {other}"));
+    }
     for queue in queues.as_array().unwrap().iter().filter(|queue| queue["kind"] == "tbf") {
         assert_eq!(queue["root"], true);
         changes.push(format!("tc qdisc del dev {name} root"));
         changes.push(format!("tc qdisc replace dev {name} root tbf rate 1mbit burst 32k latency 50ms"));
+    }
+    if name.starts_with("qht") {
+        changes.push(format!("tc qdisc replace dev {name} root htb"));
     }
     if name.starts_with("qhb") {
         changes.push(format!("ip link del {name}"));
@@ -106,7 +151,7 @@ fn changes(name: &str, plain: &str) -> Vec<String> {
 #[tokio::test]
 async fn all_that_the_kernel_has_of_a_link_is_right_again() {
     let town = town().await;
-    let bridges = [town.lan.bridge(), town.wan.bridge()];
+    let bridges = [town.lan.bridge(), town.wan.bridge(), town.shared.bridge()];
     let taps: Vec<String> = town.nics.iter().map(Nic::tap).collect();
     run(
         "ip link add plain type bridge; ip link set plain mtu 1500; ip tuntap add plaintap mode tap; ip link set plaintap master plain",
@@ -114,12 +159,39 @@ async fn all_that_the_kernel_has_of_a_link_is_right_again() {
     let all: Vec<String> = bridges
         .iter()
         .flat_map(|name| changes(name, "plain"))
+        // What the host has on a switch that it shares is its administrator's to change.
+        .filter(|change| !change.contains(&bridges[2]) || !change.contains("addr"))
         .chain(taps.iter().flat_map(|name| changes(name, "plaintap")))
+        // Every setting of a port of each sort: one that is isolated, and one that is not.
+        .filter(|change| !change.contains("bridge_slave") || taps[..2].iter().any(|tap| change.contains(tap)))
+        // An adapter is its administrator's, but for what it does as a port of the bridge.
+        .chain(changes("up0", "plaintap").into_iter().filter(|change| change.contains("bridge_slave")))
         .collect();
-    for word in ["down", "nomaster", "alias", "mcast_snooping", "isolated", "addr del", "qdisc del", "address 02"] {
+    for word in [
+        "down",
+        "nomaster",
+        "alias",
+        "mcast_snooping",
+        "isolated",
+        "addr del 10.",
+        "addr del fd77::",
+        "addr del fe80::",
+        "qdisc del",
+        "address 02",
+        "learning off",
+        "flood off",
+        "hairpin on",
+        "neigh_suppress on",
+        "slave group_fwd_mask",
+        "state 4",
+        "stp_state 1",
+        "ageing_time 0",
+    ] {
         assert!(all.iter().any(|change| change.contains(word)), "{word} is not in {all:#?}");
     }
-    let wanted: Vec<(String, Value)> = bridges.iter().chain(&taps).map(|name| (name.clone(), link(name))).collect();
+    let adapter = ["up0".to_owned()];
+    let names = bridges.iter().chain(&taps).chain(&adapter);
+    let wanted: Vec<(String, Value)> = names.map(|name| (name.clone(), link(name))).collect();
     for change in &all {
         run(change);
         let begun = Instant::now();

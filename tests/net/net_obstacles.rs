@@ -1,11 +1,12 @@
 //! What else of a host is in the way of a switch and is told as its problem, with words that help when they are followed:
-//! rules of iptables-legacy, the kernel's reverse-path filter. Rules of nftables are in `net_truth.rs`.
+//! rules of iptables-legacy and ip6tables-legacy, the kernel's reverse-path filter, an address of the host that is gone. Rules of
+//! nftables are in `net_truth.rs`.
 
 use std::fs;
 
 use crate::lab::{Lab, await_that, nic_on};
 use crate::support::netns::{Peer, ip};
-use qherd::model::{ForwardId, Protocol, Switch, SwitchForward};
+use qherd::model::{ForwardId, Protocol, Subnet, Subnet6, Switch, SwitchForward, SwitchKind};
 
 fn sh(command: &str) {
     let done = std::process::Command::new("sh").args(["-c", command]).status().unwrap();
@@ -20,9 +21,19 @@ fn network() -> Peer {
     peer
 }
 
-/// Nothing of the kernel's tells of these changes; whatever is done to a switch has a look taken.
+/// Nothing of the kernel's tells of these changes; whatever others do to nftables has a look taken.
 async fn look(lab: &Lab, switch: &Switch) {
     lab.net.put_switch(switch, None).await.unwrap();
+    sh("nft add table ip others; nft delete table ip others");
+}
+
+/// Does what a problem says that lets it through, word by word.
+fn follow(problem: &str, tool: &str) {
+    let begins = format!("{tool} -t ");
+    let commands: Vec<&str> =
+        problem.split(&begins).skip(1).map(|rest| rest.split(" -j ACCEPT").next().unwrap()).collect();
+    assert!(!commands.is_empty(), "nothing to do in {problem:?}");
+    commands.into_iter().for_each(|command| sh(&format!("{begins}{command} -j ACCEPT")));
 }
 
 #[tokio::test]
@@ -46,11 +57,7 @@ async fn rules_of_iptables_legacy_that_drop_what_a_switch_needs_are_named_with_w
         look(&lab, switch).await;
         let mut reported = lab.await_problem(switch, &words).await;
         while lab.net.problem(switch.id).is_some() {
-            let commands =
-                reported.split("iptables-legacy -t ").skip(1).map(|rest| rest.split(" -j ACCEPT").next().unwrap());
-            let commands: Vec<&str> = commands.collect();
-            assert!(!commands.is_empty(), "nothing to do in {reported:?}");
-            commands.into_iter().for_each(|command| sh(&format!("iptables-legacy -t {command} -j ACCEPT")));
+            follow(&reported, "iptables-legacy");
             look(&lab, switch).await;
             await_that("another problem, or none", || lab.net.problem(switch.id).as_ref() != Some(&reported)).await;
             reported = lab.net.problem(switch.id).unwrap_or_default();
@@ -67,8 +74,96 @@ async fn rules_of_iptables_legacy_that_drop_what_a_switch_needs_are_named_with_w
     sh("iptables-legacy -F; iptables-legacy -P FORWARD ACCEPT");
     look(&lab, &early).await;
     lab.await_problem(&early, &[]).await;
+    // Chains are called what their tools call them, and what is told helps word by word.
+    for (table, chain, what) in [
+        ("raw", "PREROUTING", "send to other networks"),
+        ("mangle", "POSTROUTING", "send to other networks"),
+        ("filter", "OUTPUT", "answers the guests about DHCP"),
+    ] {
+        sh(&format!("iptables-legacy -t {table} -A {chain} -j DROP"));
+        look(&lab, &early).await;
+        let place = format!("rule 1 of the chain {chain} in the table {table} of iptables-legacy");
+        let mut reported = lab.await_problem(&early, &[&place, what]).await;
+        while lab.net.problem(early.id).is_some() {
+            follow(&reported, "iptables-legacy");
+            look(&lab, &early).await;
+            await_that("another problem, or none", || lab.net.problem(early.id).as_ref() != Some(&reported)).await;
+            reported = lab.net.problem(early.id).unwrap_or_default();
+        }
+        sh(&format!("iptables-legacy -t {table} -F"));
+    }
     ip("link del up0");
     lab.close(&[&early, &late]).await;
+}
+
+#[tokio::test]
+async fn rules_of_ip6tables_legacy_are_read_too() {
+    let lab = Lab::new().await;
+    let _peer = network();
+    ip("-6 addr add 2001:db8::1/64 dev up0 nodad");
+    ip("-6 route add default via 2001:db8::2");
+    let mut subnet = Subnet::parse("10.77.0.0/24", true).unwrap();
+    subnet.ipv6 = Some(Subnet6::parse("fd77::/64", true).unwrap());
+    let lan = lab.switch(SwitchKind::Internal { subnet: Some(subnet) }).await;
+    lab.await_problem(&lan, &[]).await;
+    sh("ip6tables-legacy -A FORWARD -s 2001:db8:9::/48 -j DROP; ip6tables-legacy -A FORWARD -i eth+ -j DROP; \
+        ip6tables-legacy -A FORWARD -p ipv6-icmp -j DROP");
+    look(&lab, &lan).await;
+    sh("ip6tables-legacy -P FORWARD DROP; ip6tables-legacy -N guests; ip6tables-legacy -A INPUT -i lo -j ACCEPT; \
+        ip6tables-legacy -A INPUT -i qhb+ -g guests; ip6tables-legacy -A guests -p tcp -j ACCEPT; \
+        ip6tables-legacy -A guests -p ipv6-icmp -j DROP");
+    look(&lab, &lan).await;
+    let words = [
+        "the policy of the chain FORWARD in the table filter of ip6tables-legacy",
+        "send to other networks by IPv6",
+        "rule 2 of the chain guests in the table filter of ip6tables-legacy",
+        "who is their router",
+    ];
+    let mut reported = lab.await_problem(&lan, &words).await;
+    while lab.net.problem(lan.id).is_some() {
+        follow(&reported, "ip6tables-legacy");
+        look(&lab, &lan).await;
+        await_that("another problem, or none", || lab.net.problem(lan.id).as_ref() != Some(&reported)).await;
+        reported = lab.net.problem(lan.id).unwrap_or_default();
+    }
+    sh("ip6tables-legacy -F");
+    ip("link del up0");
+    lab.close(&[&lan]).await;
+}
+
+#[tokio::test]
+async fn a_port_forward_on_an_address_that_the_host_loses_is_told_until_it_is_back() {
+    let lab = Lab::new().await;
+    let _peer = network();
+    ip("addr add 192.0.2.9/24 dev up0");
+    let mut lan = lab.internal("10.77.0.0/24", true).await;
+    let nic = nic_on(&lan, Some([10, 77, 0, 2].into()));
+    let guest = lab.guest(&nic).await;
+    let forward = |host_address: Option<[u8; 4]>, host_port| SwitchForward {
+        id: ForwardId::random(),
+        protocol: Protocol::Tcp,
+        host_address: host_address.map(Into::into),
+        host_port,
+        nic: nic.id,
+        guest_port: 80,
+    };
+    lan.forwards = vec![forward(None, 8080), forward(Some([192, 0, 2, 9]), 8081), forward(Some([192, 0, 2, 9]), 8082)];
+    lab.net.put_switch(&lan, None).await.unwrap();
+    lab.await_problem(&lan, &[]).await;
+    // An event tells of it, and nothing else is done meanwhile.
+    ip("addr del 192.0.2.9/24 dev up0");
+    lab.await_problem(&lan, &["tcp 192.0.2.9:8081", "1 more", "address"]).await;
+    ip("addr add 192.0.2.9/24 dev up0");
+    lab.await_problem(&lan, &[]).await;
+    ip("addr del 192.0.2.9/24 dev up0");
+    lab.await_problem(&lan, &["192.0.2.9"]).await;
+    lan.forwards.truncate(1);
+    lab.net.put_switch(&lan, None).await.unwrap();
+    lab.await_problem(&lan, &[]).await;
+    lab.net.unplug(&nic).await.unwrap();
+    drop(guest);
+    ip("link del up0");
+    lab.close(&[&lan]).await;
 }
 
 #[tokio::test]

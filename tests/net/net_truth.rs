@@ -202,8 +202,25 @@ async fn what_drops_a_switchs_traffic_is_told_in_every_family_and_at_every_hook(
     lab.net.put_switch(&lan, None).await.unwrap();
     let _guest = lab.guest(&nic).await;
     lab.await_problem(&lan, &[]).await;
+    let (bridge, tap) = (lan.bridge(), nic.tap());
+    let on = |device: &str, hook: &str| format!("{hook} device {device}");
+    let (enters, leaves) = (on(&tap, "ingress"), on(&tap, "egress"));
+    let (requests, answers) = (on(&bridge, "ingress"), on(&bridge, "egress"));
+    let (comes, goes) = (on("up0", "ingress"), on("up0", "egress"));
     for (family, hook, priority, words) in [
         ("ip", "forward", 0, &["send to other networks", "other networks answer", "port forwards"][..]),
+        ("ip", "output", 0, &["answers the guests about DHCP", "answers the guests about names"]),
+        ("ip6", "output", 0, &["answers the guests about IPv6"]),
+        // What lets the answers about names through lets others' through, too.
+        ("ip", "postrouting", 0, &["send to other networks", "port forwards", "about DHCP", "about names"]),
+        ("ip6", "postrouting", 0, &["send to other networks by IPv6", "answer to the guests by IPv6"]),
+        ("netdev", &enters, 0, &["what the guest behind", "sends"]),
+        ("netdev", &leaves, 0, &["what the guest behind", "receives"]),
+        ("inet", &enters, 0, &["what the guest behind", "sends"]),
+        ("netdev", &requests, 0, &["send to the host"]),
+        ("netdev", &answers, 0, &["host sends to the guests"]),
+        ("netdev", &comes, 0, &["comes for the guests from other networks"]),
+        ("netdev", &goes, 0, &["guests send to other networks"]),
         ("ip6", "forward", 0, &["send to other networks by IPv6", "answer to the guests by IPv6"]),
         ("ip", "input", 0, &["DHCP", "names"]),
         ("ip6", "input", 0, &["IPv6: who is their router"]),

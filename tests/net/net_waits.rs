@@ -96,6 +96,8 @@ async fn a_dnsmasq_that_hangs_is_replaced_and_keeps_no_other_switch_waiting() {
     let lab = Lab::new().await;
     let (one, other) = (lab.internal("10.77.0.0/24", true).await, lab.internal("10.78.0.0/24", true).await);
     let nic = nic_on(&other, None);
+    // What has just been forked is not known for one yet.
+    await_that("one is there", || dnsmasq(&lab, &one).is_some()).await;
     lab.await_problem(&one, &[]).await;
     let hung = dnsmasq(&lab, &one).unwrap();
     kill(Pid::from_raw(hung), Signal::SIGSTOP).unwrap();

@@ -128,6 +128,11 @@ async fn look(
     if before.status == "running" && status == "running" && now != before.processes {
         return Err(format!("another process: {now:?}, not {:?}", before.processes));
     }
+    let named = usize::from(daemon.get(&format!("/vms/{}", vm.id)).await.expect(200)["cloud_init"].is_object());
+    let seeds = seeds(daemon, &vm.id);
+    if seeds.len() != named {
+        return Err(format!("of what cloud-init is given, {named} is named, and there is {seeds:?}"));
+    }
     let definition = definition(daemon, &vm.id).await;
     let same = before.id.is_empty() || definition == before.definition;
     if !same && !operation.changes_definition {
@@ -302,6 +307,33 @@ async fn an_exchange_of_the_cd_is_finished_or_unwound() {
     dies_at_every_commit_of(exchange(2), async |daemon| with_cd(daemon, true).await).await;
     let eject = Operation::change(Method::DELETE, "/vms/{}/iso", json!({}), 2);
     dies_at_every_commit_of(eject, async |daemon| with_cd(daemon, true).await).await;
+}
+
+/// Those of a VM, by their names.
+fn seeds(daemon: &Daemon, id: &str) -> Vec<String> {
+    let files = std::fs::read_dir(daemon.state().join("cloud-init").join(id)).into_iter().flatten();
+    files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn what_cloud_init_is_given_is_there_or_was_never_wanted() {
+    let data = |name: &str| json!({ "hostname": name, "password": "secret", "user_data": "#!/bin/sh\n" });
+    let create =
+        json!({ "vcpus": 1, "memory": 64, "disk_size": 1, "base_image": "blank.raw", "cloud_init": data("a") });
+    dies_at_every_commit_of(Operation::post("/vms", create, &["stopped", "gone"], 3), nothing).await;
+    let with_data = async |daemon: &Daemon, before: Before| {
+        let body = json!({ "cloud_init": data("a") });
+        daemon.put(&format!("/vms/{}", before.id), body).await.expect(200);
+        Before { definition: definition(daemon, &before.id).await, ..before }
+    };
+    let change = |body| Operation::change(Method::PUT, "/vms/{}", body, 1);
+    for body in [json!({ "cloud_init": data("b") }), json!({ "cloud_init": null })] {
+        dies_at_every_commit_of(change(body.clone()), async |daemon| with_data(daemon, stopped(daemon).await).await)
+            .await;
+        // It waits for the next start.
+        let change = Operation { live: false, ..change(body) };
+        dies_at_every_commit_of(change, async |daemon| with_data(daemon, running(daemon).await).await).await;
+    }
 }
 
 #[tokio::test]

@@ -60,11 +60,17 @@ pub fn end_networks_below(folder: &Path) {
 pub fn end_groups_below(folder: &Path) {
     let mut there = Vec::new();
     walk(folder, &mut there);
-    for state in there.iter().filter(|path| path.ends_with("state.json")) {
-        let state = std::fs::read(state).ok().and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
-        let Some(id) = state.as_ref().and_then(|state| state["id"].as_str()) else { continue };
+    let of_vms = there.iter().filter(|path| path.ends_with("state.json")).filter_map(|state| {
+        let state: serde_json::Value = serde_json::from_slice(&std::fs::read(state).ok()?).ok()?;
+        Some(state["id"].as_str()?.to_owned())
+    });
+    let of_switches = there.iter().filter(|path| path.ends_with("net/id")).filter_map(|mark| {
+        let text = std::fs::read_to_string(mark).ok()?;
+        Some(format!("{}-net", text.split_whitespace().next()?))
+    });
+    for mark in of_vms.chain(of_switches) {
         // Not every test is root, and the last processes may still be on their way out.
-        let Ok(groups) = qherd::host::cgroups::Cgroups::find(id) else { continue };
+        let Ok(groups) = qherd::host::cgroups::Cgroups::find(&mark) else { continue };
         let begun = std::time::Instant::now();
         while groups.sweep() > 0 && begun.elapsed() < std::time::Duration::from_secs(5) {
             std::thread::sleep(std::time::Duration::from_millis(10));

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use qherd::{
     model::{
-        BaseImage, Bus, CloneMode, Disk, Forward, GuestCpu, ImageFormat, LayerId, MacAddr, Machine, NewDisk, NewNic,
-        NicBackend, NicId, OnIoError, Policy, SwitchId, SwitchPort, VmId, VmSpec,
+        BaseImage, Bus, CloneMode, CloudPart, Disk, Forward, GuestCpu, ImageFormat, LayerId, MacAddr, Machine, NewDisk,
+        NewNic, NicBackend, NicId, OnIoError, Policy, Seed, SeedId, SwitchId, SwitchPort, VmId, VmSpec,
     },
     qemu::{
         Accelerator, RunPaths,
@@ -66,6 +66,7 @@ fn q35() -> VmSpec {
         nics_added: 0,
         policy: Policy::default(),
         iso: None,
+        seed: None,
         named: Default::default(),
         metadata: Default::default(),
     };
@@ -104,6 +105,11 @@ fn further_disks(spec: &mut VmSpec) {
 
 fn iso(spec: &mut VmSpec) {
     spec.iso = Some(format!("{ROOT}/bases/disc.iso").into());
+}
+
+fn cloud_init(spec: &mut VmSpec) {
+    let id = SeedId::parse("3b2c3d4e-5f60-4a6b-8c7d-8e9fa0b1c2d3").unwrap();
+    spec.seed = Some(Seed { id, parts: vec![CloudPart::SshKeys] });
 }
 
 fn without_hotplug(spec: &mut VmSpec) {
@@ -190,6 +196,8 @@ pub fn cases() -> Vec<Case> {
         case("q35-disks", q35, &further_disks),
         case("q35-iso", q35, &iso),
         case("pc-iso", pc, &iso),
+        case("q35-cloud-init", q35, &cloud_init),
+        case("pc-cloud-init", pc, &cloud_init),
         case("pc-disks", pc, &further_disks),
         case("q35-switches", q35, &on_switches),
         case("pc-switches", pc, &on_switches),

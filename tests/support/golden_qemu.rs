@@ -131,11 +131,16 @@ impl Qemu {
         let taps: Vec<Tap> = golden.iter().map(tap).collect();
         // Opened as the daemon does, with the access that QEMU wants.
         let open = |(file, golden): (HostFile, i32)| {
-            let path = file.path.display().to_string().replace(ROOT, &root);
+            let mut path = file.path.display().to_string().replace(ROOT, &root);
+            if let FileUse::Seed(id) = file.used {
+                // It is made for each start, and has no path.
+                path = format!("{root}/{id}");
+                std::fs::write(&path, vec![0; 64 << 10]).unwrap();
+            }
             let access = match file.used {
                 FileUse::Log => Access::Append,
                 FileUse::Disk(_) => Access::ReadWrite,
-                FileUse::Medium | FileUse::Base(_) => Access::Read,
+                FileUse::Medium | FileUse::Seed(_) | FileUse::Base(_) => Access::Read,
             };
             (format!("fd={golden},set="), open_within(&[], path.as_ref(), access).unwrap())
         };

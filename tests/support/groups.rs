@@ -7,7 +7,12 @@ use serde_json::Value;
 
 /// The folders of a VM's groups, wherever this host has them, by what its sandbox says: the first's place.
 pub fn groups(sandbox: &Value) -> Vec<PathBuf> {
-    let name = Path::new(sandbox["cgroup"].as_str().expect("a cgroup")).file_name().unwrap().to_owned();
+    let path = Path::new(sandbox["cgroup"].as_str().expect("a cgroup"));
+    named(path.file_name().unwrap().to_str().unwrap())
+}
+
+/// All groups of this name.
+pub fn named(name: &str) -> Vec<PathBuf> {
     let (mut found, mut rest) = (Vec::new(), vec![PathBuf::from("/sys/fs/cgroup")]);
     while let Some(folder) = rest.pop() {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {

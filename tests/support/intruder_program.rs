@@ -167,6 +167,10 @@ fn attempt(name: &str, value: &str) -> Result<c_long, i32> {
         "write" => open(value, 1),
         "create" => open(value, 0o101),
         "list" => open(value, 0o200_000),
+        // As the C library opens: what was lent may be had so.
+        "open-to-read" => call!(257, -100, path(value), 0, 0),
+        "open-to-write" => call!(257, -100, path(value), 2, 0),
+        "extend" => call!(77, call!(257, -100, path(value), 2, 0)?, 1u64 << 40),
         "run" => {
             std::process::Command::new(value).status().map(|_| 0).map_err(|error| error.raw_os_error().unwrap_or(0))
         }

@@ -264,7 +264,7 @@ impl Daemon {
     /// Every file and folder of the state directory but the store's and the daemon's own.
     pub fn leftovers(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        for part in ["images", "run"] {
+        for part in ["images", "run", "cloud-init"] {
             walk(&self.state().join(part), &mut found);
         }
         found

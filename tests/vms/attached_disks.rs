@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::Daemon;
+use crate::{mounts, support::Daemon};
 
 /// A daemon with a folder of somebody's disks.
 fn daemon() -> (Daemon, TempDir) {
@@ -172,6 +172,63 @@ async fn nobody_else_gets_a_disk_that_somebody_has() {
     clone["base_image"] = json!(attached);
     let refused = daemon.post("/vms", clone).await;
     assert!(refused.status == 400 && refused.message().contains("not be a disk of a VM"), "{refused:?}");
+}
+
+#[test]
+fn a_disk_is_the_same_by_whatever_name_it_is_mounted() {
+    mounts::in_private_mounts(
+        module_path!(),
+        "a_disk_is_the_same_by_whatever_name_it_is_mounted",
+        the_same_by_other_names,
+    );
+}
+
+async fn the_same_by_other_names() {
+    let theirs = tempfile::Builder::new().prefix("qherd-theirs-").tempdir().unwrap();
+    let folder = theirs.path().canonicalize().unwrap();
+    let mut daemon = Daemon::prepare(&["--accel", "tcg", "--storage-dir", folder.to_str().unwrap()]);
+    daemon.run();
+    let mounted = |from: &Path, name: &str| {
+        let at = folder.join(name);
+        if from.is_dir() {
+            fs::create_dir(&at).unwrap()
+        } else {
+            fs::write(&at, "").unwrap()
+        }
+        mounts::run("mount", &["--bind", from.to_str().unwrap(), at.to_str().unwrap()]);
+        at
+    };
+    let refused = async |path: &Path, format: &str, status: u16, words: &str| {
+        let wish = json!({ "vcpus": 1, "memory": 64, "name": "second", "disks": [attach(path, format)] });
+        let answer = daemon.post("/vms", wish).await;
+        assert!(answer.status == status && answer.message().contains(words), "{words}: {answer:?}");
+    };
+    fs::create_dir(folder.join("own")).unwrap();
+    let disk = raw(&folder.join("own"), "disk.img", 1 << 20);
+    let first =
+        daemon.create(json!({ "vcpus": 1, "memory": 64, "name": "first", "disks": [attach(&disk, "raw")] })).await;
+    let whose = format!("a disk of the VM first ({first}) by another name");
+    refused(&mounted(&folder.join("own"), "folder").join("disk.img"), "raw", 409, &whose).await;
+    refused(&mounted(&disk, "file.img"), "raw", 409, &whose).await;
+
+    // A clone lies on its base, and an image of the store is nobody's disk.
+    let clone = daemon.create(daemon.wish()).await;
+    let base = mounted(&daemon.bases(), "bases").join("blank.raw");
+    refused(&base, "raw", 409, &format!("({clone}) by another name")).await;
+    let image = json!({ "name": "stored", "path": daemon.bases().join("blank.raw") });
+    daemon.post("/images", image).await.expect(201);
+    let layers = mounted(&daemon.state().join("layers"), "layers");
+    let mut files = fs::read_dir(&layers).unwrap().map(|entry| entry.unwrap().path());
+    let layer = files.find(|path| path.extension().is_some_and(|e| e == "qcow2")).unwrap();
+    refused(&layer, "qcow2", 409, "a file of the image store").await;
+    // What else is qherd's own is not in a storage directory, whatever it is called.
+    let own = mounted(&daemon.state(), "state").join("layers").join(layer.file_name().unwrap());
+    refused(&own, "qcow2", 400, "lie in a storage directory").await;
+
+    // What lies on the disk of somebody.
+    let over = qcow2(&folder, "over.qcow2", &["-F", "raw", "-b", folder.join("file.img").to_str().unwrap()]);
+    refused(&over, "qcow2", 409, "which is a disk of a VM").await;
+    drop(daemon);
 }
 
 #[tokio::test]

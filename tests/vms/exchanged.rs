@@ -14,8 +14,8 @@ use std::{
 
 use futures_util::future::join_all;
 use qherd::{
-    host::image::{Copied, Folders, QemuImg},
-    model::{BaseImage, CloneMode, ImageFormat},
+    host::image::{Copied, Folders, Keep, QemuImg},
+    model::{BaseImage, CloneMode, ImageFormat, Uids},
 };
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -56,7 +56,8 @@ async fn images(dir: &Path) -> QemuImg {
     for folder in folders.images.iter().chain(&folders.storage) {
         fs::create_dir(folder).unwrap();
     }
-    QemuImg::find("qemu-img".as_ref(), folders).await.unwrap()
+    let keep = Keep { uids: Uids::default(), mark: format!("test-{}", std::process::id()) };
+    QemuImg::find("qemu-img".as_ref(), folders, &keep).await.unwrap()
 }
 
 #[tokio::test]

@@ -7,7 +7,10 @@ use std::{pin::pin, time::Duration};
 use crate::filesystem::Mount;
 use crate::hyperv::{Client, wish};
 use futures_util::future::join_all;
-use qherd::host::image::{Folders, QemuImg};
+use qherd::{
+    host::image::{Folders, Keep, QemuImg},
+    model::Uids,
+};
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
@@ -69,7 +72,8 @@ async fn images_that_cannot_be_made_now_keep_no_thread_of_the_others() {
     let (slow, fine) = (dir.path().join("slow"), dir.path().join("fine"));
     std::fs::create_dir(&fine).unwrap();
     let mount = Mount::ext4(&slow, &dir.path().join("disk.img"), 64);
-    let images = QemuImg::find("qemu-img".as_ref(), Folders::default()).await.unwrap();
+    let keep = Keep { uids: Uids::default(), mark: format!("test-{}", std::process::id()) };
+    let images = QemuImg::find("qemu-img".as_ref(), Folders::default(), &keep).await.unwrap();
     let frozen = mount.freeze();
     let create = |file: std::path::PathBuf| {
         let images = images.clone();

@@ -8,6 +8,8 @@ mod groups;
 mod hyperv;
 #[path = "../support/intruder.rs"]
 mod intruder;
+#[path = "../support/mounts.rs"]
+mod mounts;
 #[path = "../support/mute.rs"]
 mod mutes;
 #[path = "../support/stand_in.rs"]
@@ -30,6 +32,7 @@ mod held_by_the_kernel;
 mod host;
 mod hostile_monitor;
 mod hung_storage;
+mod image_programs;
 mod killed_at_start;
 mod launch;
 mod launch_steps;

@@ -193,11 +193,11 @@ async fn tried_in_a_cell(attempts: &[String], without: &str) -> Outcomes {
 }
 
 fn programs(program: &Path) -> Programs<'_> {
-    Programs { program, version: "", others: &[], kvm: false }
+    Programs { program, version: "", others: &[], permit: QEMU_PROBE, kvm: false }
 }
 
 fn needs(memory: u64) -> Needs {
-    Needs { vm: VmId::from(Uuid::new_v4()), network: false, memory }
+    Needs { vm: Some(VmId::from(Uuid::new_v4())), network: false, memory }
 }
 
 async fn tried_in_a_cell_of(attempts: &[String], without: &str, memory: u64) -> Outcomes {
@@ -401,7 +401,7 @@ async fn a_bound_of_memory_follows_and_ends_nobody() {
 async fn nothing_outlives_its_group() {
     let shell = Path::new("/bin/sh");
     let sandbox = Sandbox::find(programs(Path::new("/bin/sleep")), UIDS.parse().unwrap(), &mark()).await;
-    let running = |seconds: &str| qherd::host::process::find(&["sleep", seconds]).len();
+    let running = |seconds: &str| qherd::host::process::find(&["sleep", seconds]).unwrap().len();
     let leaving = |seconds: &str| {
         let Made { cell, group, .. } = sandbox.cell(needs(256 << 20)).unwrap();
         let script = format!("setsid sleep {seconds} >&- 2>&- & exit");

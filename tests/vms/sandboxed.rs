@@ -124,7 +124,7 @@ async fn a_qemu_that_takes_all_it_gets_is_stopped_and_nobody_else_is_hurt() {
     let groups = groups(&sandbox_of(&daemon, &bad).await);
     // More than its bound, and less than the host has.
     assert!(memory_bound(&groups) < 3000 << 20);
-    until("the kernel ends what takes too much", || process::find(&["eat=3000"]).is_empty()).await;
+    until("the kernel ends what takes too much", || process::find(&["eat=3000"]).unwrap().is_empty()).await;
     let worst =
         groups.iter().flat_map(|group| ["memory.max_usage_in_bytes", "memory.peak"].map(|name| group.join(name)));
     let worst = worst.filter_map(|file| std::fs::read_to_string(file).ok()).next();
@@ -133,16 +133,16 @@ async fn a_qemu_that_takes_all_it_gets_is_stopped_and_nobody_else_is_hurt() {
     }
     assert_eq!(daemon.status(&good).await, "running");
     assert_eq!(daemon.get("/health").await.expect(200)["warnings"], json!([]));
-    assert_eq!(process::find(&["sleep", "4003.27182"]).len(), 1);
+    assert_eq!(process::find(&["sleep", "4003.27182"]).unwrap().len(), 1);
     daemon.post(&format!("/vms/{bad}/stop"), json!({ "force": true })).await.expect(200);
-    until("nothing is left of it", || process::find(&["sleep", "4003.27182"]).is_empty()).await;
+    until("nothing is left of it", || process::find(&["sleep", "4003.27182"]).unwrap().is_empty()).await;
     assert_eq!(daemon.status(&good).await, "running");
 }
 
 /// The passts of a VM's NICs.
 fn passts(nic: &Value) -> Vec<i32> {
     let router = nic["mac"].as_str().unwrap().replacen("52:54:", "52:55:", 1);
-    process::find(&["--mac-addr", &router])
+    process::find(&["--mac-addr", &router]).unwrap()
 }
 
 #[tokio::test]
@@ -335,16 +335,21 @@ async fn a_layer_that_cannot_be_put_on_is_told_and_refused_where_all_are_require
 
 #[tokio::test]
 async fn a_vm_that_no_user_is_left_for_does_not_start_and_says_so() {
-    let daemon = Daemon::start_with(&["--accel", "tcg", "--vm-uids", "1999970000-1999970000"]);
-    let mut wish = daemon.wish();
-    wish["start"] = json!(true);
-    let first = daemon.create(wish).await;
-    let second = daemon.create(daemon.wish()).await;
-    let refused = daemon.post(&format!("/vms/{second}/start"), json!({})).await;
+    let daemon = Daemon::start_with(&["--accel", "tcg", "--vm-uids", "1999970000-1999970001"]);
+    let mut ids = Vec::new();
+    // What makes their disks is a user of the range as well.
+    for _ in 0..3 {
+        ids.push(daemon.create(daemon.wish()).await);
+    }
+    let start = async |id: &str| daemon.post(&format!("/vms/{id}/start"), json!({})).await;
+    for id in &ids[..2] {
+        start(id).await.expect(200);
+    }
+    let refused = start(&ids[2]).await;
     let said = refused.body.to_string();
-    assert!(refused.status == 500 && said.contains("--vm-uids 1999970000-1999970000"), "{} {said}", refused.status);
-    daemon.post(&format!("/vms/{first}/stop"), json!({ "force": true })).await.expect(200);
-    daemon.post(&format!("/vms/{second}/start"), json!({})).await.expect(200);
+    assert!(refused.status == 500 && said.contains("--vm-uids 1999970000-1999970001"), "{} {said}", refused.status);
+    daemon.post(&format!("/vms/{}/stop", ids[0]), json!({ "force": true })).await.expect(200);
+    start(&ids[2]).await.expect(200);
 }
 
 /// A script that, as a VM's user, finds another QEMU than the daemon does: the one that was asked what it can do is wanted.

@@ -50,6 +50,8 @@ pub struct Vm {
     iso_path: Option<PathBuf>,
     /// As this host calls it.
     iso_file: Option<PathBuf>,
+    /// Its guest's cloud-init is given something; the KVM dialect says what, and takes it.
+    cloud_init: bool,
     /// Of its first network adapter: "" on the user-mode network; null without an adapter.
     switch_name: Option<String>,
     labels: BTreeMap<String, String>,
@@ -90,6 +92,7 @@ impl Vm {
             disk_gb: root.map(|disk| disk.size),
             iso_path: spec.iso_as_sent().cloned(),
             iso_file: spec.iso.clone(),
+            cloud_init: spec.seed.is_some(),
             switch_name,
             labels: spec.metadata.labels.clone(),
             notes: spec.metadata.description.clone(),

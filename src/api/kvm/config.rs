@@ -15,8 +15,8 @@ use super::{
     times::time,
 };
 use crate::{
-    model::{CloneMode, GuestCpu, IoLimits, VmView},
-    service::Service,
+    model::{CloneMode, CloudInit, GuestCpu, IoLimits, Result, Role, VmView},
+    service::{Service, access::Caller},
 };
 
 /// The definition.
@@ -46,6 +46,9 @@ pub struct Config {
     pub networks: Vec<NetworkBody>,
     /// The image in its CD drive.
     pub iso: Option<PathBuf>,
+    /// What its guest's cloud-init is given. Its password is shown to nobody, and the rest in the answers of `GET` to those who may
+    /// change it: `withheld` says what there is beside that.
+    pub cloud_init: Option<CloudInit>,
     pub labels: BTreeMap<String, String>,
     pub description: Option<String>,
     pub protected: bool,
@@ -83,6 +86,7 @@ impl Config {
             disks: as_sent::disks(spec),
             networks: as_sent::networks(service, spec),
             iso: spec.iso_as_sent().cloned(),
+            cloud_init: spec.seed.as_ref().map(CloudInit::hidden),
             labels: spec.metadata.labels.clone(),
             description: spec.metadata.description.clone(),
             protected: spec.metadata.protected,
@@ -93,6 +97,14 @@ impl Config {
             policy: PolicyView::of(spec),
             created_at: time(spec.created_at),
             pending: pending(view),
+        }
+    }
+
+    /// With what may be shown to whoever asks. An answer that is kept, such as that of an update, has it without.
+    pub async fn shown_to(self, caller: &Caller, service: &Service, view: &VmView) -> Result<Self> {
+        match caller.role {
+            Role::Viewer => Ok(self),
+            Role::Operator | Role::Admin => Ok(Self { cloud_init: service.cloud_init(&view.spec).await?, ..self }),
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     model::{
-        CloneMode, CreateVm, Error, GuestCpu, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError,
+        CloneMode, CloudInit, CreateVm, Error, GuestCpu, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError,
         RestartPolicy, Sandbox, Sent, Status, VmId, VmView,
     },
     service::Service,
@@ -81,6 +81,8 @@ pub struct CreateBody {
     /// An ISO image for its CD drive, in an image directory; it boots where the disk does not.
     #[schemars(length(min = 1))]
     pub iso: Option<String>,
+    /// What its guest's cloud-init is given.
+    pub cloud_init: Option<CloudInit>,
     /// What people and programs find it by: at most 64, keys of 1 to 63 letters, digits, `._-/`, values of at most 255
     /// characters.
     #[schemars(extend("maxProperties" = MAX_LABELS))]
@@ -134,6 +136,7 @@ impl CreateBody {
             base_image: self.base_image.map(Into::into),
             disk_folder: None,
             iso: self.iso.map(Into::into),
+            cloud_init: self.cloud_init,
             clone: self.clone,
             cpu_pinning: self.cpu_pinning.map(CpuPinning::into_model).transpose()?,
             cpu: self.cpu,

@@ -32,12 +32,15 @@ pub fn ranged(name: &'static str, value: i64, max: i64) -> Result<u64, HttpError
 
 pub async fn details(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let view = shared.service.view(vm_id(&request)?)?;
-    Ok(Reply::json(StatusCode::OK, &dto::Details::of(&shared.service, &view)))
+    let details = dto::Details::of(&shared.service, &view);
+    let config = details.config.shown_to(&request.caller, &shared.service, &view).await?;
+    Ok(Reply::json(StatusCode::OK, &dto::Details { config, ..details }))
 }
 
 pub async fn config(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let view = shared.service.view(vm_id(&request)?)?;
-    Ok(Reply::json(StatusCode::OK, &Config::of(&shared.service, &view)))
+    let config = Config::of(&shared.service, &view).shown_to(&request.caller, &shared.service, &view).await?;
+    Ok(Reply::json(StatusCode::OK, &config))
 }
 
 pub async fn status(shared: Shared, request: Request) -> Result<Reply, Problem> {

@@ -18,7 +18,7 @@ use crate::{
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(example = json!({ "switch": "LAN", "address": "10.77.0.9", "name": "front" }))]
-#[schemars(example = json!({ "switch": "Out", "vlan": 10, "trunk": [20, 30], "isolated": true, "bandwidth": { "in_bits_per_second": 100_000_000 } }))]
+#[schemars(example = json!({ "switch": "Out", "vlan": 10, "trunk": [20, 30], "isolated": true, "bandwidth": { "in_bits_per_second": 100_000_000, "out_bits_per_second": null } }))]
 pub struct NetworkBody {
     /// The id or the name of a switch.
     #[serde(skip_serializing_if = "Option::is_none")]

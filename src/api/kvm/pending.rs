@@ -27,7 +27,7 @@ pub fn pending(view: &VmView) -> BTreeMap<Cow<'static, str>, Pending> {
         .collect()
 }
 
-fn settings(spec: &VmSpec) -> [(&'static str, Value); 11] {
+fn settings(spec: &VmSpec) -> [(&'static str, Value); 12] {
     [
         ("vcpus", json!(spec.vcpus)),
         ("max_vcpus", json!(spec.max_vcpus)),
@@ -38,6 +38,7 @@ fn settings(spec: &VmSpec) -> [(&'static str, Value); 11] {
         ("networks", json!(nic_settings(&spec.nics))),
         ("disk_size", json!(spec.root().map(|disk| disk.size))),
         ("iso", json!(spec.iso)),
+        ("cloud_init", json!(spec.seed.as_ref().map(|seed| seed.id))),
         ("on_io_error", json!(spec.policy.on_io_error)),
         ("io_limits", json!(spec.root().and_then(|disk| disk.io_limits))),
     ]

@@ -12,14 +12,14 @@ use crate::{
         http::{HttpError, QueryParam, Reply, Request, listing},
         labels::{self, LABEL},
     },
-    model::{Status, VmId, VmView},
+    model::{GuestCpu, Status, VmId, VmView},
     service::{Addresses, Filter},
 };
 
 const MAX_PAGE: i64 = 10_000;
 
 const TOKEN: &str = "^[0-9]{1,19}[.][0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$";
-const SOME_FIELDS: &str = "^(id|vm_id|name|status|vcpus|memory|profile|addresses|uptime|labels)(,(id|vm_id|name|status|vcpus|memory|profile|addresses|uptime|labels))*$";
+const SOME_FIELDS: &str = "^(id|vm_id|name|status|vcpus|cpu|memory|profile|addresses|uptime|labels)(,(id|vm_id|name|status|vcpus|cpu|memory|profile|addresses|uptime|labels))*$";
 
 pub const QUERY: &[QueryParam] = &[
     QueryParam::one_of(
@@ -52,6 +52,8 @@ pub struct Listed {
     pub name: String,
     pub status: Status,
     pub vcpus: u32,
+    /// The CPU that its guest sees; null for the richest that the accelerator offers.
+    pub cpu: Option<GuestCpu>,
     /// MiB.
     pub memory: u64,
     pub profile: String,
@@ -62,8 +64,8 @@ pub struct Listed {
     pub labels: BTreeMap<String, String>,
 }
 
-const FIELDS: [&str; 10] =
-    ["id", "vm_id", "name", "status", "vcpus", "memory", "profile", "addresses", "uptime", "labels"];
+const FIELDS: [&str; 11] =
+    ["id", "vm_id", "name", "status", "vcpus", "cpu", "memory", "profile", "addresses", "uptime", "labels"];
 
 /// Which fields there are is the client's to say.
 fn requires_nothing(schema: &mut Schema) {
@@ -79,6 +81,7 @@ impl Listed {
             name: spec.name.clone(),
             status: view.status,
             vcpus: spec.vcpus,
+            cpu: spec.cpu.clone(),
             memory: spec.memory,
             profile: spec.machine.profile.clone(),
             addresses: spec.nics.iter().flat_map(|nic| known.of(nic)).collect(),
@@ -109,6 +112,7 @@ impl Serialize for Line {
                 "name" => map.serialize_entry(field, &row.name)?,
                 "status" => map.serialize_entry(field, &row.status)?,
                 "vcpus" => map.serialize_entry(field, &row.vcpus)?,
+                "cpu" => map.serialize_entry(field, &row.cpu)?,
                 "memory" => map.serialize_entry(field, &row.memory)?,
                 "profile" => map.serialize_entry(field, &row.profile)?,
                 "addresses" => map.serialize_entry(field, &row.addresses)?,
@@ -246,6 +250,7 @@ mod tests {
             name: "n".into(),
             status: Status::Running,
             vcpus: 1,
+            cpu: None,
             memory: 2,
             profile: "q35".into(),
             addresses: Vec::new(),

@@ -21,8 +21,8 @@ use super::{
 use crate::{
     api::http::{Reply, Request, given},
     model::{
-        Applied, Change, CloneMode, Error, GuestCpu, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError,
-        RestartPolicy, Sent,
+        Applied, Change, CloneMode, CloudInit, Error, GuestCpu, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish,
+        OnIoError, RestartPolicy, Sent,
     },
     service::Define,
 };
@@ -91,6 +91,10 @@ pub struct WholeBody {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub iso: Option<Option<String>>,
+    /// What its guest's cloud-init is given, from its next start on; replaced whole, but for what is `withheld`; null for nothing.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<CloudInit>")]
+    pub cloud_init: Option<Option<CloudInit>>,
     /// Of the creation alone: it starts and stops nothing here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<bool>,
@@ -170,6 +174,7 @@ impl WholeBody {
             networks: self.networks.map(network_body::into_model).transpose()?,
             policy: policy.into_model(),
             iso: self.iso.map(|iso| iso.map(Into::into)),
+            cloud_init: self.cloud_init,
             metadata: MetadataWish {
                 labels: self.labels.map(Option::unwrap_or_default),
                 add_labels: self.add_labels,

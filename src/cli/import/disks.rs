@@ -25,6 +25,8 @@ pub fn read(domain: Node<'_, '_>, left: &mut List) -> Result<Drives, String> {
     let mut disks: Vec<(u32, DiskBody)> = Vec::new();
     let mut iso = None;
     let mut lost = Vec::new();
+    // Of all, also of those that are left out: those without an order keep theirs.
+    let mut first: Option<(u32, Option<String>)> = None;
     let devices = child(domain, "devices").into_iter();
     for node in devices.flat_map(|devices| all(devices, "disk")) {
         let what = called(node);
@@ -36,13 +38,30 @@ pub fn read(domain: Node<'_, '_>, left: &mut List) -> Result<Drives, String> {
                 (None, _) if source(node).is_none() => {}
                 (None, _) => left.add(what, "only a CD in a file can be in the drive"),
             },
-            "disk" | "lun" => match disk(node, &what, left)? {
-                Ok(disk) => disks.push((order(node), disk)),
-                Err(why) => {
-                    lost.push(format!("{what} ({why})"));
-                    left.add(what, why);
+            "disk" | "lun" => {
+                let order = order(node);
+                let is_first = first.as_ref().is_none_or(|(before, _)| order < *before);
+                let missing = match disk(node, &what, left)? {
+                    Ok(disk) if disks.iter().any(|(_, other)| other.path == disk.path) => {
+                        return Err(format!(
+                            "its {what} is another of its disks as well; take one of the two out of it"
+                        ));
+                    }
+                    Ok(disk) => {
+                        disks.push((order, disk));
+                        None
+                    }
+                    Err(why) => {
+                        let text = format!("{what} ({why})");
+                        lost.push(text.clone());
+                        left.add(what, why);
+                        Some(text)
+                    }
+                };
+                if is_first {
+                    first = Some((order, missing));
                 }
-            },
+            }
             _ => left.add(what, "there are disks and one CD drive"),
         }
     }
@@ -53,7 +72,12 @@ pub fn read(domain: Node<'_, '_>, left: &mut List) -> Result<Drives, String> {
              else"
         ));
     }
-    // Those without an order keep theirs.
+    if let Some((_, Some(missing))) = first {
+        return Err(format!(
+            "it boots from a disk that cannot be attached, and would boot from another: {missing}. Make it a raw or qcow2 file \
+             with qemu-img convert, or take it out of the domain"
+        ));
+    }
     disks.sort_by_key(|(order, _)| *order);
     Ok(Drives { disks: disks.into_iter().map(|(_, disk)| disk).collect(), iso })
 }
@@ -139,6 +163,15 @@ fn disk(node: Node<'_, '_>, what: &str, left: &mut List) -> Result<Result<DiskBo
         let options: Vec<String> = options.into_iter().flatten().collect();
         if !options.is_empty() {
             left.add(format!("{what}: {}", options.join(" ")), "qherd has its own way with disks");
+        }
+    }
+    for (name, why) in [
+        ("rawio", "no VM speaks to devices of the host"),
+        ("sgio", "no VM speaks to devices of the host"),
+        ("snapshot", "there are no snapshots"),
+    ] {
+        if let Some(value) = node.attribute(name) {
+            left.add(format!("{what}: {name}={value}"), why);
         }
     }
     for name in ["serial", "wwn", "geometry", "blockio", "mirror", "auth"] {

@@ -1,7 +1,7 @@
 //! A libvirt domain as a request of this API: what both have is taken over, the rest is listed. What would not boot, or would
 //! not be the same machine, is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use roxmltree::Node;
 
@@ -22,6 +22,8 @@ const DESCRIPTION: usize = 1024;
 const VALUE: usize = 255;
 /// Labels that are made of metadata.
 const LABELS: usize = 24;
+/// Of those that are not labels, so many are named.
+const NAMED: usize = 8;
 
 /// A domain, taken over.
 #[derive(Debug)]
@@ -50,11 +52,11 @@ pub fn read(root: Node<'_, '_>, options: &Options) -> Result<Imported, String> {
     let drives = disks::read(domain, &mut left)?;
     let networks = nics::read(domain, options, &mut left)?;
     let cpu = options.cpu.over(cpu::model(domain, &mut left));
-    let labels = labels(domain);
+    let labels = labels(domain, &mut left);
     others::list(domain, &mut left);
     let request = CreateBody {
         name: Some(name),
-        description: description(domain),
+        description: description(domain, &mut left),
         vcpus: size.vcpus,
         max_vcpus: size.max_vcpus,
         memory: size.memory,
@@ -151,21 +153,35 @@ fn name(domain: Node<'_, '_>, options: &Options) -> Result<String, String> {
 }
 
 /// Title and description are one here.
-fn description(domain: Node<'_, '_>) -> Option<String> {
+fn description(domain: Node<'_, '_>, left: &mut List) -> Option<String> {
     let text =
         [said(domain, "title"), said(domain, "description")].into_iter().flatten().collect::<Vec<_>>().join("\n");
     let fits = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
-    let text: String = text.chars().filter(fits).take(DESCRIPTION).collect();
+    let text: String = text.chars().filter(fits).collect();
+    let length = text.chars().count();
+    if length > DESCRIPTION {
+        left.add("description", format!("of its {length} characters the first {DESCRIPTION} are kept"));
+    }
+    let text: String = text.chars().take(DESCRIPTION).collect();
     (!text.is_empty()).then_some(text)
 }
 
 /// Where it came from, and what other programs noted of it.
-fn labels(domain: Node<'_, '_>) -> BTreeMap<String, String> {
-    let mut labels = BTreeMap::new();
+fn labels(domain: Node<'_, '_>, left: &mut List) -> BTreeMap<String, String> {
+    let mut labels: BTreeMap<String, String> = BTreeMap::new();
+    let mut lost: BTreeSet<String> = BTreeSet::new();
     let mut add = |key: String, value: &str| {
-        let value: String = value.trim().chars().filter(|c| !c.is_control()).take(VALUE).collect();
-        if labels.len() < LABELS && check_label_key(&key).is_ok() && !value.is_empty() {
-            labels.entry(key).or_insert(value);
+        let whole: String = value.trim().chars().filter(|c| !c.is_control()).collect();
+        let value: String = whole.chars().take(VALUE).collect();
+        if value.is_empty() || labels.get(&key) == Some(&whole) {
+            return;
+        }
+        let fits = labels.len() < LABELS && check_label_key(&key).is_ok() && !labels.contains_key(&key);
+        if !fits || value != whole {
+            lost.insert(key.clone());
+        }
+        if fits {
+            labels.insert(key, value);
         }
     };
     if let Some(uuid) = said(domain, "uuid") {
@@ -186,6 +202,14 @@ fn labels(domain: Node<'_, '_>) -> BTreeMap<String, String> {
         } else {
             add(program.to_owned(), words(of_program));
         }
+    }
+    if !lost.is_empty() {
+        let some: Vec<&str> = lost.iter().take(NAMED).map(String::as_str).collect();
+        let more = if lost.len() > NAMED { ", …" } else { "" };
+        left.add(
+            format!("metadata {}{more}", some.join(", ")),
+            format!("a label has one value of {VALUE} characters at most, and {LABELS} are made of metadata"),
+        );
     }
     labels
 }

@@ -91,8 +91,12 @@ impl Libvirt {
         if self.dry_run {
             return show(output, &imported);
         }
-        let client = self.to.client()?;
         let Imported { request, left } = imported;
+        if let Some(goal) = self.wait.goal() {
+            let on_switch = request.networks.iter().flatten().map(|nic| nic.switch.is_some());
+            goal.check(request.name.as_deref().unwrap_or_default(), on_switch)?;
+        }
+        let client = self.to.client()?;
         let made: Result<Created, _> = waiting(output, "creating", client.post("/vms", &request, LONG)).await;
         let created = made.map_err(|failure| {
             let fail = Fail::from(failure);
@@ -109,6 +113,32 @@ impl Libvirt {
             list(output, &left)?;
         }
         self.wait.wait(&client, output, &[Vm { name: created.name, id: created.id }]).await
+    }
+}
+
+/// For the fuzz targets: whatever a domain file is, what is read has a bound, and so has what is said of it.
+pub(crate) fn fuzz(bytes: &[u8]) -> Result<(), String> {
+    let options = Options {
+        networks: vec![("default".to_owned(), "LAN".to_owned())],
+        name: None,
+        cpu: CpuFlags::default(),
+        start: false,
+    };
+    let read = || -> Result<usize, String> {
+        let text = xml::text(bytes)?;
+        let document = xml::document(&text)?;
+        let elements = document.descendants().filter(|node| node.is_element());
+        let deepest = elements.map(|node| node.ancestors().filter(|above| above.is_element()).count()).max();
+        // Whether it can be a VM here is another question.
+        match domain::read(document.root_element(), &options) {
+            Err(why) if why.len() > 4096 + 8 * bytes.len() => Err(why),
+            Ok(_) | Err(_) => Ok(deepest.unwrap_or(0)),
+        }
+    };
+    match read() {
+        Ok(deepest) if deepest > xml::DEPTH => Err(format!("elements were read that are {deepest} deep")),
+        Err(why) if why.len() > 4096 + 8 * bytes.len() => Err(format!("an objection of {} bytes", why.len())),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

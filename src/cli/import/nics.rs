@@ -38,16 +38,8 @@ pub fn read(domain: Node<'_, '_>, options: &Options, left: &mut List) -> Result<
                 nic.switch = Some(options.networks[at].1.clone());
                 nic.queues =
                     of_child(node, "driver", "queues").and_then(|queues| queues.parse().ok()).filter(|n| *n > 1);
-                let tags: Vec<i64> = child(node, "vlan")
-                    .into_iter()
-                    .flat_map(|vlan| all(vlan, "tag"))
-                    .filter_map(|tag| tag.attribute("id")?.parse().ok())
-                    .collect();
-                match tags[..] {
-                    [tag] => nic.vlan = Some(tag),
-                    [] => {}
-                    _ => nic.trunk = Some(tags),
-                }
+                nic.isolated = is_isolated(node).then_some(true);
+                (nic.vlan, nic.trunk) = vlans(node);
             }
             None => {
                 nic.user = Some(UserBody::default());
@@ -57,6 +49,16 @@ pub fn read(domain: Node<'_, '_>, options: &Options, left: &mut List) -> Result<
                         what.clone(),
                         format!("it is on the user-mode network; --network {to}=SWITCH puts it on a switch"),
                     );
+                }
+                let queues = of_child(node, "driver", "queues").filter(|queues| *queues != "1");
+                for (there, part) in [
+                    (child(node, "vlan").is_some(), "vlan".to_owned()),
+                    (is_isolated(node), "port isolated=yes".to_owned()),
+                    (queues.is_some(), format!("driver queues={}", queues.unwrap_or_default())),
+                ] {
+                    if there {
+                        left.add(format!("{what}: {part}"), "only a NIC on a switch has that");
+                    }
                 }
             }
         }
@@ -90,4 +92,27 @@ pub fn read(domain: Node<'_, '_>, options: &Options, left: &mut List) -> Result<
         Some(at) => Err(format!("--network {}=… fits no interface of the domain", options.networks[at].0)),
         None => Ok(nics),
     }
+}
+
+/// It reaches no other such of its network.
+fn is_isolated(node: Node<'_, '_>) -> bool {
+    of_child(node, "port", "isolated") == Some("yes")
+}
+
+/// The VLAN that its guest knows nothing of, and those that it sees by their tags.
+fn vlans(node: Node<'_, '_>) -> (Option<i64>, Option<Vec<i64>>) {
+    let Some(vlan) = child(node, "vlan") else { return (None, None) };
+    let (mut own, mut seen) = (None, Vec::new());
+    for tag in all(vlan, "tag") {
+        let Some(id) = tag.attribute("id").and_then(|id| id.parse::<i64>().ok()) else { continue };
+        if tag.attribute("nativeMode") == Some("untagged") {
+            own = Some(id);
+        } else {
+            seen.push(id);
+        }
+    }
+    if own.is_none() && seen.len() == 1 && vlan.attribute("trunk") != Some("yes") {
+        return (seen.pop(), None);
+    }
+    (own, (!seen.is_empty()).then_some(seen))
 }

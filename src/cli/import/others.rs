@@ -1,11 +1,13 @@
 //! Everything else of a domain: what a VM here has anyway is passed over, and the rest is listed. What nobody here has heard
 //! of is listed too.
 
+use std::collections::BTreeSet;
+
 use roxmltree::Node;
 
 use super::{
     left::List,
-    xml::{child, children, said, words},
+    xml::{all, child, children, of_child, said, words},
 };
 
 pub fn list(domain: Node<'_, '_>, left: &mut List) {
@@ -29,9 +31,9 @@ pub fn list(domain: Node<'_, '_>, left: &mut List) {
             "clock" => clock(node, left),
             "features" => features(node, left),
             "iothreads" => left.add(format!("iothreads {}", words(node)), "qherd has its own way with disks"),
-            "memoryBacking" | "numatune" | "memtune" | "blkiotune" => {
-                left.add(name, "memory is the host's to place; bounds are in io_limits and cpu_pinning");
-            }
+            "memoryBacking" | "numatune" => left.add(name, "memory is the host's to place"),
+            "memtune" => left.add(name, "a VM has no bound of memory beside its own"),
+            "blkiotune" => left.add(name, "there are no weights; the bounds of a disk are its io_limits"),
             "launchSecurity" => left.add(name, "memory is not encrypted"),
             "commandline" => left.add("qemu:commandline", "QEMU's command line is qherd's own"),
             _ => left.add(name, "qherd does not know it"),
@@ -48,6 +50,13 @@ fn ends(node: Node<'_, '_>, left: &mut List) {
             left.add("on_poweroff restart", "a VM that powers off is off; restart_policy always starts it again")
         }
         ("on_reboot", "destroy") => left.add("on_reboot destroy", "a guest that reboots, reboots"),
+        ("seclabel", _) if node.attribute("type") != Some("dynamic") || node.attribute("relabel") == Some("no") => {
+            let kind = node.attribute("type").unwrap_or_default();
+            left.add(
+                format!("seclabel {kind}").trim_end().to_owned(),
+                "QEMU is confined in qherd's own way, without labels",
+            );
+        }
         ("genid", _) => left.add("genid", "the guest sees no generation id"),
         _ => {}
     }
@@ -60,6 +69,11 @@ fn clock(node: Node<'_, '_>, left: &mut List) {
             format!("clock offset={offset}"),
             "the clock of a VM is UTC: a Windows guest has to be told so (RealTimeIsUniversal)",
         );
+    }
+    let timers: BTreeSet<&str> = all(node, "timer").filter_map(|timer| timer.attribute("name")).collect();
+    if !timers.is_empty() {
+        let timers: Vec<&str> = timers.into_iter().collect();
+        left.add(format!("clock/timer {}", timers.join(", ")), "the timers are as QEMU has them");
     }
 }
 
@@ -84,11 +98,16 @@ fn device(node: Node<'_, '_>, left: &mut List) {
         // Looked at elsewhere.
         "disk" | "interface" => {}
         // As every VM has them.
-        "emulator" | "controller" | "memballoon" | "panic" | "rng" | "alias" => {}
+        "emulator" | "controller" | "panic" | "rng" | "alias" => {}
+        "memballoon" if kind == "none" => left.add(what, "a VM has a balloon, by which its guest tells what it uses"),
+        "memballoon" => {}
         "serial" | "console" => {
-            let number = child(node, "target").and_then(|target| target.attribute("port")).unwrap_or("0");
-            if number != "0" {
+            let number = of_child(node, "target", "port").unwrap_or("0");
+            let to = of_child(node, "target", "type").unwrap_or("serial");
+            if number != "0" || name == "console" && to != "serial" {
                 left.add(format!("{what} port={number}"), "a VM has one serial port, its console");
+            } else if name == "serial" && kind != "pty" {
+                left.add(what, "what is written there is had by qherd console and logs, and goes nowhere else");
             }
         }
         "channel" => {
@@ -98,8 +117,8 @@ fn device(node: Node<'_, '_>, left: &mut List) {
             }
         }
         // Of a screen that is not there.
-        "input" | "audio" | "hub" => {}
-        "graphics" | "video" | "sound" | "redirdev" | "smartcard" => {
+        "audio" if kind == "none" => {}
+        "input" | "audio" | "graphics" | "video" | "sound" | "redirdev" | "smartcard" => {
             left.add(what, "a VM has a serial console, and no screen");
         }
         "hostdev" => left
@@ -108,7 +127,7 @@ fn device(node: Node<'_, '_>, left: &mut List) {
         "watchdog" => left.add(what, "a VM has no watchdog"),
         "filesystem" => left.add(what, "no folder of the host is shared with a guest"),
         "memory" => left.add(what, "memory is plugged by qherd itself: max_memory"),
-        "parallel" | "shmem" | "vsock" | "iommu" | "nvram" | "crypto" | "pstore" | "lease" => {
+        "parallel" | "shmem" | "vsock" | "iommu" | "nvram" | "hub" | "crypto" | "pstore" | "lease" => {
             left.add(what, "a VM has no such device");
         }
         _ => left.add(format!("devices/{name}"), "qherd does not know it"),

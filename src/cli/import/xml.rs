@@ -9,7 +9,7 @@ const LARGEST: u64 = 4 << 20;
 /// Elements, texts and comments.
 const NODES: u32 = 100_000;
 /// Elements within each other; libvirt's have 8.
-const DEPTH: usize = 64;
+pub const DEPTH: usize = 64;
 
 /// The text of a file.
 ///
@@ -50,23 +50,45 @@ pub fn document(text: &str) -> Result<Document<'_>, String> {
     })
 }
 
-/// How deep tags are within each other, at most: an estimate that never says too little of what is well-formed.
+/// How deep tags are within each other, at most; of what is well-formed exactly.
 fn depth(text: &str) -> usize {
-    let (mut now, mut most) = (0_usize, 0);
-    for tag in text.split('<').skip(1) {
-        match tag.as_bytes().first() {
-            Some(b'/') => now = now.saturating_sub(1),
-            Some(b'!' | b'?') | None => {}
-            Some(_) => {
-                now += 1;
-                most = most.max(now);
-                if tag.split('>').next().is_some_and(|inside| inside.ends_with('/')) {
-                    now -= 1;
-                }
-            }
+    let (mut rest, mut now, mut most) = (text, 0_usize, 0);
+    while let Some(at) = rest.find('<') {
+        rest = &rest[at..];
+        // Where a tag is that means nothing.
+        let silent = [("<!--", "-->"), ("<![CDATA[", "]]>"), ("<?", "?>"), ("<!", ">")];
+        if let Some((begin, end)) = silent.into_iter().find(|(begin, _)| rest.starts_with(begin)) {
+            let Some(at) = rest[begin.len()..].find(end) else { break };
+            rest = &rest[begin.len() + at..];
+            continue;
         }
+        if rest.starts_with("</") {
+            now = now.saturating_sub(1);
+            rest = &rest[2..];
+            continue;
+        }
+        let Some(end) = end_of_tag(rest) else { break };
+        most = most.max(now + 1);
+        if !rest[..end].ends_with('/') {
+            now += 1;
+        }
+        rest = &rest[end..];
     }
     most
+}
+
+/// Where the `>` of a tag is; not one within the value of an attribute.
+fn end_of_tag(tag: &str) -> Option<usize> {
+    let mut quote = None;
+    for (at, byte) in tag.bytes().enumerate() {
+        match (quote, byte) {
+            (None, b'>') => return Some(at),
+            (None, b'"' | b'\'') => quote = Some(byte),
+            (Some(begun), _) if begun == byte => quote = None,
+            _ => {}
+        }
+    }
+    None
 }
 
 /// The first child of that name.

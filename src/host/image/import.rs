@@ -34,7 +34,7 @@ pub struct Over<'a> {
     /// QEMU's description of the disk with that.
     pub graph: &'a Value,
     /// The file that it reads through to.
-    pub base: Option<&'a Path>,
+    pub base: Option<&'a File>,
 }
 
 /// Bytes that a qcow2 image of something takes.
@@ -56,7 +56,7 @@ impl QemuImg {
         if matches!(source.format, SourceFormat::Qcow2 | SourceFormat::Vmdk | SourceFormat::Vdi) {
             self.check_opened(source).await?;
         }
-        let run = source.shown_to(self.run(CHECK, 0));
+        let run = source.lent_to(self.run(CHECK, 0));
         let run = run.args(["measure", "-U", "--output=json", "-O", "qcow2"]).arg(source.name());
         let output = run.output().await.ok_or_else(|| late(CHECK.as_secs()))?;
         let output = output.map_err(|error| ImageError::Host(format!("qemu-img measure: {error}")))?;
@@ -69,7 +69,7 @@ impl QemuImg {
 
     /// `qemu-img check` of what is open: 2 means corrupt; 3, leaked clusters, does no harm.
     async fn check_opened(&self, source: Opened<'_>) -> Result<(), ImageError> {
-        let run = source.shown_to(self.run(CHECK, 0)).args(["check", "-U", "-q"]).arg(source.name());
+        let run = source.lent_to(self.run(CHECK, 0)).args(["check", "-U", "-q"]).arg(source.name());
         match run.output().await {
             Some(Ok(output)) if matches!(output.status.code(), Some(0 | 3)) => Ok(()),
             Some(Ok(_)) => Err(ImageError::Unsuitable("be intact, but qemu-img check finds it damaged".into())),
@@ -93,7 +93,7 @@ impl QemuImg {
     ) -> Result<u64, ImageError> {
         copied.begin(measured.required);
         let run = self.run(COPY, measured.fully_allocated.saturating_add(TABLES));
-        let run = source.shown_to(run).writes_open(made).heard_by(copied);
+        let run = source.lent_to(run).writes(made).heard_by(copied);
         // Its locks would keep a VM from starting; whoever asks looks whether it has changed.
         let run = run.args(["convert", "-U", "-p", "-O", "qcow2"]).arg(source.name()).arg(as_inherited(made));
         let output = run.output().await.ok_or_else(|| late(COPY.as_secs()))?;
@@ -119,15 +119,18 @@ impl QemuImg {
 
 impl Opened<'_> {
     fn name(&self) -> String {
-        let Some(Over { graph, .. }) = self.over else { return alone(self.file, self.format.driver()) };
+        let Some(Over { graph, base }) = self.over else { return alone(self.file, self.format.driver()) };
         let mut graph = graph.clone();
         graph["file"]["filename"] = as_inherited(self.file).into();
+        if let Some(base) = base {
+            graph["backing"]["file"]["filename"] = as_inherited(base).into();
+        }
         format!("json:{graph}")
     }
 
-    fn shown_to(&self, run: Run) -> Run {
+    fn lent_to(&self, run: Run) -> Run {
         let base = self.over.and_then(|over| over.base);
-        base.into_iter().fold(run.reads_open(self.file), Run::reads)
+        base.into_iter().fold(run.reads(self.file), Run::reads)
     }
 
     /// By qemu-img's words, without the names of descriptors, which mean nothing to anybody.

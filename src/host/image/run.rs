@@ -1,5 +1,5 @@
-//! Runs of qemu-img: each bounded in time and in what it uses of the host, kept from all files but those that it is run for, and
-//! ended with the daemon.
+//! Runs of the programs that work on images, qemu-img and our own that unpacks: each bounded in time and in what it uses of the
+//! host, kept from everything but the files that it is lent, and ended with the daemon, with whatever it leaves behind.
 
 #![allow(clippy::disallowed_methods, reason = "before the daemon serves anybody")]
 
@@ -22,49 +22,120 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::oneshot;
 
 use super::Copied;
-use crate::host::{
-    STORAGE,
-    launcher::{Cell, Child, QEMU_IMG, Shown, Tcp, View},
-    on_storage,
-    sandbox::installed_in,
+use crate::{
+    host::{
+        STORAGE,
+        cgroups::Group,
+        launcher::{
+            Cell, Child, Permit, QEMU_IMG, QEMU_IMG_THAT_OPENS, Shown, Tcp, UNPACK, UNPACK_THAT_OPENS, User, View,
+        },
+        on_storage,
+        sandbox::{Made, Needs, Programs, Sandbox, installed_in},
+    },
+    model::{Layer, MissingLayer, Uids},
 };
 
-/// The program, and how it can be kept in.
+const GIB: u64 = 1 << 30;
+
+/// Whose users such programs run as, and what marks their groups: the state directory's.
+#[derive(Clone, Debug)]
+pub struct Keep {
+    pub uids: Uids,
+    pub mark: String,
+}
+
+/// What one of them may.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// Of files only what it is lent.
+    lent: Permit,
+    /// Where that cannot be.
+    opens: Permit,
+    /// Bytes, with what the kernel keeps of its files.
+    memory: u64,
+}
+
+pub(super) const IMAGES: Terms = Terms { lent: QEMU_IMG, opens: QEMU_IMG_THAT_OPENS, memory: 4 * GIB };
+pub(super) const UNPACKING: Terms = Terms { lent: UNPACK, opens: UNPACK_THAT_OPENS, memory: 2 * GIB };
+
+/// A program, and how it is kept in.
 #[derive(Clone, Debug)]
 pub(super) struct Tool {
     program: PathBuf,
-    /// What it is shown beside the files that it works with; none where it cannot be kept from others.
-    programs: Option<Vec<PathBuf>>,
+    terms: Terms,
+    kept: Kept,
+    /// Why it is kept in less than it could be.
+    why: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+enum Kept {
+    /// In all that this host has.
+    In(Arc<Sandbox>),
+    /// As the daemon's user, from all files but those of these programs and those that it works with.
+    FromFiles(Vec<PathBuf>),
+    /// As that user.
+    Free,
 }
 
 impl Tool {
+    /// Tries what this host has.
+    ///
     /// # Errors
     /// In words, when it cannot be run.
-    pub async fn find(program: &Path, deadline: Duration) -> Result<Self, String> {
+    pub async fn find(program: &Path, terms: Terms, keep: &Keep, deadline: Duration) -> Result<Self, String> {
         let own = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
             .map(|folder| folder.join(program))
             .find(|found| found.is_file());
-        let programs = own.as_deref().and_then(installed_in).into_iter().collect();
-        let kept = Self { program: program.to_owned(), programs: Some(programs) };
-        let Err(why) = kept.run(deadline, 0).arg("--version").finish().await else { return Ok(kept) };
-        let free = Self { programs: None, ..kept };
-        free.run(deadline, 0).arg("--version").finish().await?;
-        tracing::warn!(%why, "qemu-img is not kept from files by Landlock");
-        Ok(free)
+        let named = own.as_deref().unwrap_or(program);
+        let programs = Programs { program: named, version: "", others: &[], permit: terms.lent, kvm: false };
+        let sandbox = Sandbox::find(programs, keep.uids.clone(), &keep.mark).await;
+        let folders = installed_in(named).into_iter().collect();
+        let mut tool = Self { program: program.to_owned(), terms, kept: Kept::In(Arc::new(sandbox)), why: None };
+        let Err(why) = tool.works(deadline).await else { return Ok(tool) };
+        for kept in [Kept::FromFiles(folders), Kept::Free] {
+            (tool.kept, tool.why) = (kept, Some(why.clone()));
+            if tool.works(deadline).await.is_ok() {
+                tracing::warn!(program = %program.display(), %why, "it is kept in less than it could be");
+                return Ok(tool);
+            }
+        }
+        Err(why)
     }
 
-    pub fn run(&self, deadline: Duration, largest_file: u64) -> Run {
-        let child = Child::new(QEMU_IMG.for_image(largest_file, deadline.as_secs()), &self.program);
-        let shown = self.programs.clone().map(|programs| Shown { programs, ..Shown::default() });
-        Run { child, copied: None, shown, deadline }
+    async fn works(&self, deadline: Duration) -> Result<(), String> {
+        self.run(deadline, |permit| permit).arg("--version").finish().await
+    }
+
+    /// What it goes without, for people.
+    pub fn missing(&self) -> Vec<MissingLayer> {
+        match &self.kept {
+            Kept::In(sandbox) => sandbox.missing().to_vec(),
+            Kept::FromFiles(_) | Kept::Free => {
+                let why = self.why.as_deref().unwrap_or_default();
+                vec![MissingLayer {
+                    layer: Layer::User,
+                    why: format!("it opens files itself, as the daemon's user: {why}"),
+                }]
+            }
+        }
+    }
+
+    pub fn run(&self, deadline: Duration, bounded: impl FnOnce(Permit) -> Permit) -> Run {
+        let Terms { lent, opens, .. } = self.terms;
+        let permit = if matches!(self.kept, Kept::In(_)) { lent } else { opens };
+        let child = Child::new(bounded(permit), &self.program);
+        Run { child, tool: self.clone(), copied: None, shown: Shown::default(), deadline }
     }
 }
 
 /// One run.
 pub(super) struct Run {
     child: Child,
+    tool: Tool,
     copied: Option<Arc<Copied>>,
-    shown: Option<Shown>,
+    /// Where it opens files itself.
+    shown: Shown,
     deadline: Duration,
 }
 
@@ -73,31 +144,21 @@ impl Run {
         Self { child: self.child.arg(arg), ..self }
     }
 
-    /// A file that it opens to read.
-    pub fn reads(mut self, file: &Path) -> Self {
-        self.shown.iter_mut().for_each(|shown| shown.read.push(file.to_owned()));
-        self
+    /// An open file that it reads.
+    pub fn reads(mut self, file: &File) -> Self {
+        self.shown.read.push(as_path(file));
+        Self { child: self.child.lend(file), ..self }
     }
 
-    /// An open file that it reads, which the caller holds until the run has ended.
-    pub fn reads_open(self, file: &File) -> Self {
-        self.inherits(file).reads(&as_path(file))
-    }
-
-    /// The same that it also writes to.
-    pub fn writes_open(self, file: &File) -> Self {
-        let mut run = self.inherits(file);
-        run.shown.iter_mut().for_each(|shown| shown.written.push(as_path(file)));
-        run
+    /// One that it also writes to.
+    pub fn writes(mut self, file: &File) -> Self {
+        self.shown.written.push(as_path(file));
+        Self { child: self.child.lend(file), ..self }
     }
 
     /// What it says of how far it has come is for this.
     pub fn heard_by(self, copied: &Arc<Copied>) -> Self {
         Self { copied: Some(copied.clone()), ..self }
-    }
-
-    fn inherits(self, file: &File) -> Self {
-        Self { child: self.child.inherit([file.as_raw_fd()]), ..self }
     }
 
     pub fn args<S: AsRef<OsStr>>(self, args: impl IntoIterator<Item = S>) -> Self {
@@ -106,33 +167,42 @@ impl Run {
 
     /// `None` where it did not end in time. It ends with whoever waits for it, and with the daemon.
     pub async fn output(self) -> Option<io::Result<Output>> {
-        let run = async move |mut run: Self| {
-            let copied = run.copied.take().unwrap_or_default();
-            apart(run.confined().await?, copied).await
-        };
-        tokio::time::timeout(self.deadline, run(self)).await.ok()
+        let deadline = self.deadline;
+        tokio::time::timeout(deadline, self.output_at_last()).await.ok()
     }
 
-    /// It sees no files but its own: no header leads it elsewhere.
-    async fn confined(self) -> io::Result<Child> {
-        let Some(shown) = self.shown else { return Ok(self.child) };
-        let on = shown.written.first().or(shown.read.first()).cloned().unwrap_or_default();
-        let view = on_storage(&on, STORAGE, move || View::of(&shown, Tcp::None)).await?;
-        Ok(self.child.within(Cell { view: Some(view), ..Cell::default() }))
+    async fn output_at_last(self) -> io::Result<Output> {
+        let Self { child, tool, copied, shown, .. } = self;
+        let copied = copied.unwrap_or_default();
+        match tool.kept {
+            Kept::In(sandbox) => {
+                let needs = Needs { vm: None, network: false, memory: tool.terms.memory };
+                apart(child, move || sandbox.cell(needs), copied).await
+            }
+            Kept::FromFiles(programs) => {
+                let shown = Shown { programs, ..shown };
+                let on = shown.written.first().or(shown.read.first()).cloned().unwrap_or_default();
+                let view = on_storage(&on, STORAGE, move || View::of(&shown, Tcp::None)).await?;
+                apart(child, || Ok(Made::of(Cell { view: Some(view), ..Cell::default() })), copied).await
+            }
+            Kept::Free => apart(child, || Ok(Made::of(Cell::default())), copied).await,
+        }
     }
 
     /// # Errors
     /// qemu-img's own words.
     pub async fn finish(self) -> Result<(), String> {
         let deadline = self.deadline.as_secs();
-        let output = self.output().await.ok_or_else(|| format!("qemu-img did not end within {deadline} s"))?;
+        let program = self.tool.program.clone();
+        let program = program.file_name().unwrap_or_default().display();
+        let output = self.output().await.ok_or_else(|| format!("{program} did not end within {deadline} s"))?;
         let output = output.map_err(|e| e.to_string())?;
         if output.status.success() {
             return Ok(());
         }
         let words = String::from_utf8_lossy(&output.stderr);
         let words = words.trim().trim_start_matches("qemu-img: ");
-        Err(if words.is_empty() { format!("qemu-img ended with {}", output.status) } else { words.to_owned() })
+        Err(if words.is_empty() { format!("{program} ended with {}", output.status) } else { words.to_owned() })
     }
 }
 
@@ -141,20 +211,31 @@ fn as_path(file: &File) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
-/// Runs it in a thread of its own: its program may lie on storage that hangs, and the kernel ends the child with the thread
-/// that started it.
-pub(super) async fn apart(child: Child, copied: Arc<Copied>) -> io::Result<Output> {
+/// Runs it in a thread of its own, in a cell that is made there: its program may lie on storage that hangs, and the kernel ends the child
+/// with the thread that started it. That thread also clears away what was made for it, whoever waits for it or not.
+async fn apart(
+    child: Child,
+    cell: impl FnOnce() -> io::Result<Made> + Send + 'static,
+    copied: Arc<Copied>,
+) -> io::Result<Output> {
     let leash = Leash::default();
     let (held, (answer, output)) = (leash.0.clone(), oneshot::channel());
     let run = move || {
-        let ended = child.piped().spawn().and_then(|child| {
-            held.hold(child.pid())?;
-            child.output_heard(|line| copied.hear(line))
+        let ended = cell().and_then(|Made { cell, shown, group }| {
+            let ended = child.within(cell).piped().spawn().and_then(|child| {
+                held.hold(child.pid())?;
+                child.output_heard(group.as_ref(), |line| copied.hear(line))
+            });
+            group.iter().for_each(Group::end);
+            if let Some(Err(error)) = shown.uid.map(User::forget) {
+                tracing::warn!(uid = shown.uid, %error, "cannot remove the file of a user that nobody has");
+            }
+            ended
         });
         // Nobody waits for one that was given up.
         let _ = answer.send(ended);
     };
-    thread::Builder::new().name("qemu-img".to_owned()).spawn(run)?;
+    thread::Builder::new().name("image".to_owned()).spawn(run)?;
     output.await.map_err(io::Error::other)?
 }
 
@@ -201,8 +282,9 @@ mod tests {
     #[tokio::test]
     async fn a_run_that_nobody_waits_for_any_more_is_ended() {
         let (program, long) = (Path::new("/bin/sleep"), "1000.2718281828");
-        let running = || process::find(&["/bin/sleep", long]);
-        let begin = || apart(Child::new(QEMU_IMG, program).arg(long), Arc::default());
+        let running = || process::find(&["/bin/sleep", long]).unwrap();
+        let free = || Ok(Made::of(Cell::default()));
+        let begin = || apart(Child::new(QEMU_IMG, program).arg(long), free, Arc::default());
         tokio::select! {
             ended = begin() => panic!("{ended:?}"),
             () = async { while running().is_empty() { tokio::task::yield_now().await } } => {}
@@ -212,7 +294,7 @@ mod tests {
         while !running().is_empty() {
             tokio::task::yield_now().await;
         }
-        let done = apart(Child::new(QEMU_IMG, program).arg("0"), Arc::default()).await.unwrap();
+        let done = apart(Child::new(QEMU_IMG, program).arg("0"), free, Arc::default()).await.unwrap();
         assert!(done.status.success());
     }
 }

@@ -2,14 +2,14 @@
 //! this one file. qemu-img is told the form, and would itself look for what a header names elsewhere; so what names anything
 //! is refused before it sees it. Source of the layouts: QEMU's block/{vmdk,vpc,vdi}.c.
 
-use std::{fs::File, io};
+use std::{fs::File, io, os::unix::fs::FileExt};
 
 use super::{
-    ImageError,
+    ImageError, examine_existing,
     foreign::{self, Recognised},
     qcow2, read_at,
 };
-use crate::model::{Compression, SourceFormat};
+use crate::model::{Compression, ImageFormat, SourceFormat};
 
 /// What is to be done with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,9 @@ fn whole_vmdk(file: &File) -> io::Result<Checked> {
     if capacity == 0 || at == 0 || length == 0 {
         return Ok(Err(A_PART.into()));
     }
+    if at >= file.metadata()?.len() {
+        return Ok(Err("be an intact VMDK image: its descriptor lies behind its end".into()));
+    }
     let mut descriptor = vec![0; usize::try_from(length).unwrap_or(0)];
     let read = read_at(file, &mut descriptor, at)?;
     let text = String::from_utf8_lossy(&descriptor[..read]).to_ascii_lowercase();
@@ -111,14 +114,38 @@ fn whole_vdi(file: &File) -> io::Result<Checked> {
     })
 }
 
+/// For the fuzz targets: a file that somebody wants as an image, or as a disk as it is. What it is, is never the host's fault, and
+/// what is taken for a disk has a size that there can be.
+pub(crate) fn fuzz(bytes: &[u8]) -> Result<(), String> {
+    let host = |error: io::Error| error.to_string();
+    let file = File::from(
+        rustix::fs::memfd_create("qherd-fuzz", rustix::fs::MemfdFlags::CLOEXEC).map_err(|e| host(e.into()))?,
+    );
+    file.write_all_at(bytes, 0).map_err(host)?;
+    let judged = [
+        source(&file).map(drop),
+        examine_existing(&file, ImageFormat::Qcow2).map(drop),
+        examine_existing(&file, ImageFormat::Raw).map(drop),
+        super::examine(&file).map(drop),
+    ];
+    for verdict in judged {
+        match verdict {
+            Err(ImageError::Unsuitable(must)) if must.len() > 4096 + 8 * bytes.len() => {
+                return Err(format!("an objection of {} bytes", must.len()));
+            }
+            Ok(()) | Err(ImageError::Unsuitable(_)) => {}
+            Err(other) => return Err(format!("it is taken for a failure of the host: {other}")),
+        }
+    }
+    Ok(())
+}
+
 fn little(bytes: &[u8], at: usize, length: usize) -> u64 {
     bytes[at..at + length].iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt;
-
     use super::*;
 
     fn of(parts: &[(u64, &[u8])], length: u64) -> Result<Source, String> {

@@ -6,7 +6,7 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read, Write},
     os::{fd::AsRawFd, unix::fs::FileExt},
-    path::{Path, PathBuf},
+    path::Path,
     process::Output,
     sync::Arc,
 };
@@ -17,11 +17,11 @@ use ruzstd::decoding::{
     errors::{FrameDecoderError, ReadFrameHeaderError},
 };
 
-use super::{COPY, Copied, ImageError, run::apart};
-use crate::{
-    host::launcher::{Child, UNPACK},
-    model::Compression,
+use super::{
+    COPY, Copied, ImageError, Keep, QUICK,
+    run::{Tool, UNPACKING},
 };
+use crate::model::{Compression, MissingLayer};
 
 /// How the process is told what it is; behind it come the compression, the two descriptors and the bytes that it may write.
 pub const HELPER: &str = "unpack";
@@ -36,9 +36,9 @@ const FULL: i32 = 4;
 /// Of memory.
 const SIGABRT: i32 = 6;
 
-/// Starts such processes: by this program.
+/// Starts such processes, or says why it cannot.
 #[derive(Clone, Debug)]
-pub struct Unpacker(pub Option<PathBuf>);
+pub struct Unpacker(Result<Tool, String>);
 
 /// What is to be unpacked.
 pub struct Unpack<'a> {
@@ -51,20 +51,30 @@ pub struct Unpack<'a> {
 }
 
 impl Unpacker {
+    /// By this program, which may be found at another place.
+    pub async fn find(program: Option<&Path>, keep: &Keep) -> Self {
+        let program = program.unwrap_or(Path::new("/proc/self/exe"));
+        Self(Tool::find(program, UNPACKING, keep, QUICK).await)
+    }
+
+    /// Layers that they go without here, and why.
+    pub fn missing(&self) -> Vec<MissingLayer> {
+        self.0.as_ref().map_or_else(|_| Vec::new(), Tool::missing)
+    }
+
     /// Has it unpacked, and told in `copied` how far that is.
     ///
     /// # Errors
     /// [`ImageError::Unsuitable`] for what is damaged or has no end, [`ImageError::Full`].
     pub async fn unpack(&self, job: Unpack<'_>, copied: &Arc<Copied>) -> Result<(), ImageError> {
         let host = |error: io::Error| ImageError::Host(format!("cannot unpack: {error}"));
-        let program = self.0.as_deref().unwrap_or(Path::new("/proc/self/exe"));
         let length = job.from.metadata().map_err(host)?.len();
         let (from, to) = (job.from.as_raw_fd(), job.to.as_raw_fd());
         let numbers = [from.to_string(), to.to_string(), job.room.to_string()];
-        let child = Child::new(UNPACK, program).args([HELPER, job.compression.as_str()]).args(numbers);
+        let tool = self.0.as_ref().map_err(|why| host(io::Error::other(why.clone())))?;
+        let run = tool.run(COPY, |permit| permit).args([HELPER, job.compression.as_str()]).args(numbers);
         copied.begin(length);
-        let run = tokio::time::timeout(COPY, apart(child.inherit([from, to]), copied.clone()));
-        let ended = run.await.map_err(|_| {
+        let ended = run.reads(job.from).writes(job.to).heard_by(copied).output().await.ok_or_else(|| {
             let must = format!("be unpacked within {} s, and this one has no end by then", COPY.as_secs());
             ImageError::Unsuitable(must)
         })?;
@@ -94,6 +104,8 @@ pub fn help(compression: &str, [from, to]: [i32; 2], room: u64) -> i32 {
     };
     let opened = File::open(format!("/proc/self/fd/{from}"))
         .and_then(|from| Ok((from, File::options().write(true).open(format!("/proc/self/fd/{to}"))?)));
+    // It is at wherever who lent it has left it.
+    let opened = opened.map(|(from, to)| (FromStart { file: from, at: 0 }, to));
     let (from, to) = match opened {
         Ok(opened) => opened,
         Err(error) => {
@@ -106,7 +118,7 @@ pub fn help(compression: &str, [from, to]: [i32; 2], room: u64) -> i32 {
         eprintln!("{error}");
         return 1;
     }
-    let length = from.metadata().map_or(0, |found| found.len());
+    let length = from.file.metadata().map_or(0, |found| found.len());
     match unpack(compression, from, &to, room, move |at| tell(at, length)) {
         Ok(()) => 0,
         Err(Failed::Full) => FULL,
@@ -193,6 +205,20 @@ fn fill(from: &mut impl Read, piece: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(filled)
+}
+
+/// A file that is read from its beginning, wherever others of its holders are in it.
+struct FromStart {
+    file: File,
+    at: u64,
+}
+
+impl Read for FromStart {
+    fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(piece, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
 }
 
 /// Tells how much of it is read.

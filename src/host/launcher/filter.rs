@@ -7,7 +7,10 @@
 
 #![allow(unsafe_code, reason = "the system call that installs a filter")]
 
-use std::io;
+use std::{
+    io,
+    os::fd::{FromRawFd, OwnedFd, RawFd},
+};
 
 use nix::libc::{self, sock_filter, sock_fprog};
 
@@ -120,7 +123,8 @@ const fn argument(index: u32) -> u32 {
 pub struct Filter(Vec<sock_filter>);
 
 impl Filter {
-    pub fn new(sockets: Sockets, walls_itself_in: bool) -> Self {
+    /// With `asks` we are asked about what it opens.
+    pub fn new(sockets: Sockets, walls_itself_in: bool, asks: bool) -> Self {
         let mut program = Self(Vec::new());
         program.load(ARCHITECTURE);
         program.when_not(NATIVE, libc::SECCOMP_RET_KILL_PROCESS);
@@ -128,6 +132,9 @@ impl Filter {
         program.when_at_least(X32, refuse(libc::ENOSYS));
         for &call in REFUSED.iter().filter(|call| !(walls_itself_in && WALLS.contains(call))) {
             program.when(call as u32, refuse(libc::EPERM));
+        }
+        if asks {
+            program.when(libc::SYS_openat as u32, libc::SECCOMP_RET_USER_NOTIF);
         }
         // Its flags lie in memory, where a filter does not see them; libraries make do with clone where it is not there.
         program.when(libc::SYS_clone3 as u32, refuse(libc::ENOSYS));
@@ -170,13 +177,26 @@ impl Filter {
     /// # Errors
     /// Where the kernel knows no filters.
     pub fn install(&self) -> io::Result<()> {
+        self.put_on(0).map(drop)
+    }
+
+    /// The same of one that asks; returns what the questions come from.
+    ///
+    /// # Errors
+    /// Where the kernel cannot ask, also because somebody is asked about this process already.
+    pub fn install_and_listen(&self) -> io::Result<OwnedFd> {
+        let listener = self.put_on(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
+        // SAFETY: a new descriptor, and nobody else's.
+        Ok(unsafe { OwnedFd::from_raw_fd(listener) })
+    }
+
+    fn put_on(&self, flags: libc::c_ulong) -> io::Result<RawFd> {
         // No filter here has as many as 65,536 instructions.
         let program = sock_fprog { len: self.0.len() as u16, filter: self.0.as_ptr().cast_mut() };
         // SAFETY: the program lives until the call returns; the kernel copies it, and writes nothing.
-        match unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        let done =
+            unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(done as RawFd) }
     }
 
     fn load(&mut self, offset: u32) {

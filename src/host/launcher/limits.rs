@@ -21,7 +21,7 @@ impl Limits {
     /// No limits but those that everybody has.
     pub const NONE: Self = Self { descriptors: 1024, address_space: None, cpu_seconds: None, file_size: None };
 
-    /// For this process. Allocates nothing.
+    /// For this process, all but that of descriptors. Allocates nothing.
     ///
     /// # Errors
     /// None that the kernel tells of: a limit is only lowered.
@@ -29,7 +29,6 @@ impl Limits {
         let all = [
             (Resource::Core, Some(0)),
             (Resource::Memlock, Some(0)),
-            (Resource::Nofile, Some(self.descriptors)),
             (Resource::As, self.address_space),
             (Resource::Cpu, self.cpu_seconds),
             (Resource::Fsize, self.file_size),
@@ -40,6 +39,15 @@ impl Limits {
             }
         }
         Ok(())
+    }
+
+    /// Once this process opens nothing more itself: until it executes its program it has all that the daemon has open, and a
+    /// lower limit leaves no number for one more. Allocates nothing.
+    ///
+    /// # Errors
+    /// As of [`set`](Self::set).
+    pub fn set_descriptors(&self) -> io::Result<()> {
+        lower(Resource::Nofile, self.descriptors)
     }
 }
 

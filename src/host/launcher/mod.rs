@@ -12,6 +12,7 @@ mod capabilities;
 mod cell;
 mod clone;
 mod filter;
+mod handed;
 mod layer;
 mod limits;
 mod permit;
@@ -25,8 +26,9 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io,
-    os::fd::{BorrowedFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use nix::libc;
@@ -39,7 +41,10 @@ pub use apart::Apart;
 pub use cell::Cell;
 pub use layer::Layers;
 pub use limits::Limits;
-pub use permit::{DNSMASQ, Lifetime, PASST, Permit, QEMU, QEMU_IMG, QEMU_PROBE, STORE_TRIAL, UNPACK};
+pub use permit::{
+    DNSMASQ, Lifetime, PASST, Permit, QEMU, QEMU_IMG, QEMU_IMG_THAT_OPENS, QEMU_PROBE, STORE_TRIAL, UNPACK,
+    UNPACK_THAT_OPENS,
+};
 pub use root::Roots;
 pub use spawn::Spawned;
 pub use user::User;
@@ -48,6 +53,7 @@ pub use view::{Shown, Tcp, View};
 use crate::{host::cgroups::Seat, model::Layer};
 use capabilities::Capabilities;
 use filter::Filter;
+use handed::{Lent, Way};
 use spawn::{Plan, Program};
 
 /// A program that is to be started.
@@ -57,6 +63,7 @@ pub struct Child {
     program: PathBuf,
     args: Vec<OsString>,
     inherit: Vec<RawFd>,
+    lent: Vec<(RawFd, io::Result<OwnedFd>)>,
     folder: Option<PathBuf>,
     stderr: Option<File>,
     piped: bool,
@@ -66,9 +73,17 @@ pub struct Child {
 impl Child {
     /// `program` is looked for on the daemon's PATH, unless it is a path.
     pub fn new(permit: Permit, program: &Path) -> Self {
-        let (args, inherit) = (Vec::new(), Vec::new());
-        let cell = Cell::default();
-        Self { permit, program: program.to_owned(), args, inherit, folder: None, stderr: None, piped: false, cell }
+        Self {
+            permit,
+            program: program.to_owned(),
+            args: Vec::new(),
+            inherit: Vec::new(),
+            lent: Vec::new(),
+            folder: None,
+            stderr: None,
+            piped: false,
+            cell: Cell::default(),
+        }
     }
 
     #[must_use]
@@ -86,6 +101,13 @@ impl Child {
     #[must_use]
     pub fn inherit(mut self, descriptors: impl IntoIterator<Item = RawFd>) -> Self {
         self.inherit.extend(descriptors);
+        self
+    }
+
+    /// An open file that it has under the number that it has here, whatever becomes of that number until it begins.
+    #[must_use]
+    pub fn lend(mut self, file: &File) -> Self {
+        self.lent.push((file.as_raw_fd(), file.as_fd().try_clone_to_owned()));
         self
     }
 
@@ -144,13 +166,20 @@ impl Child {
             None if self.piped => pipe()?,
             None => (None, none()?),
         };
+        let lent = self.lent.into_iter().map(|(number, file)| Ok((number, file?)));
+        let lent: Lent = Arc::new(lent.collect::<io::Result<_>>()?);
+        // It is the filter that asks.
+        let asks = self.permit.opens_what_is_lent && layers.includes(Layer::Filter);
+        let way = asks.then(Way::new).transpose()?.map(Arc::new);
         let confinement = Confinement {
             layers,
             inherit: self.inherit,
+            lent: lent.clone(),
+            way: way.clone(),
             limits: self.permit.limits,
             capabilities: self.permit.capabilities,
             cell: self.cell,
-            filter: Filter::new(self.permit.sockets, self.permit.walls_itself_in),
+            filter: Filter::new(self.permit.sockets, self.permit.walls_itself_in, asks),
             ends_with: (self.permit.lifetime == Lifetime::Ours).then(rustix::process::getpid),
         };
         let plan = Plan::new(
@@ -160,7 +189,16 @@ impl Child {
             [none()?, to_stdout, to_stderr],
             confinement,
         )?;
-        Ok(Spawned { pid: plan.spawn()?, stdout, stderr })
+        let mut spawned = Spawned { pid: plan.spawn()?, stdout, stderr, questions: None };
+        match way.map(|way| way.receive(spawned.pid, lent)).transpose() {
+            Ok(questions) => spawned.questions = questions,
+            Err(error) => {
+                spawned.kill();
+                spawned.output()?;
+                return Err(error);
+            }
+        }
+        Ok(spawned)
     }
 }
 
@@ -168,6 +206,9 @@ impl Child {
 struct Confinement {
     layers: Layers,
     inherit: Vec<RawFd>,
+    lent: Lent,
+    /// Where we are asked about what it opens.
+    way: Option<Arc<Way>>,
     limits: Limits,
     capabilities: Capabilities,
     cell: Cell,
@@ -177,7 +218,7 @@ struct Confinement {
 }
 
 impl Confinement {
-    /// In the child. Each layer while the ones before still let it be put on; the filter last.
+    /// In the child. Each layer while the ones before still let it be put on; the filter last but for a limit.
     fn enter(&self, begun_in_group: bool) -> io::Result<()> {
         // A session of its own: a Ctrl-C or a hang-up at the daemon's terminal does not reach the guests.
         rustix::process::setsid()?;
@@ -217,7 +258,13 @@ impl Confinement {
             view.put_on()?;
         }
         if self.layers.includes(Layer::Filter) {
-            self.filter.install()?;
+            match &self.way {
+                Some(way) => way.send(self.filter.install_and_listen()?.as_fd())?,
+                None => self.filter.install()?,
+            }
+        }
+        if self.layers.includes(Layer::Limits) {
+            self.limits.set_descriptors()?;
         }
         Ok(())
     }
@@ -242,6 +289,12 @@ impl Confinement {
             // SAFETY: whoever starts the child holds it open until then.
             let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
             rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::empty())?;
+        }
+        for (number, file) in self.lent.iter() {
+            // SAFETY: numbers only. What has this one in the child by now is not needed in it.
+            if unsafe { libc::dup2(file.as_raw_fd(), *number) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
         }
         Ok(())
     }

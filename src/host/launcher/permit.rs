@@ -16,6 +16,8 @@ pub struct Permit {
     pub(super) sockets: Sockets,
     /// It makes namespaces and mounts of its own, to be kept in.
     pub(super) walls_itself_in: bool,
+    /// By its own rights it may open nothing of anybody's: what it is lent it opens by asking us.
+    pub(super) opens_what_is_lent: bool,
     pub(super) lifetime: Lifetime,
 }
 
@@ -35,22 +37,29 @@ pub const QEMU: Permit = Permit {
     capabilities: Capabilities::NONE,
     sockets: Sockets::OfGuests,
     walls_itself_in: false,
+    opens_what_is_lent: false,
     lifetime: Lifetime::ItsOwn,
 };
 
 /// One that is only asked what it can do.
 pub const QEMU_PROBE: Permit = Permit { lifetime: Lifetime::Ours, ..QEMU };
 
-/// Reads and writes images, which may belong to any user. What it may use of the host is [`Permit::for_image`]'s.
+/// Reads and writes images that it is lent. What it may use of the host is [`Permit::for_image`]'s.
 pub const QEMU_IMG: Permit = Permit {
     // Else each of its threads reserves address space of its own.
     environment: &[("MALLOC_ARENA_MAX", "2")],
     limits: Limits { descriptors: 256, address_space: Some(4096 * MIB), ..Limits::NONE },
-    capabilities: Capabilities::of(&[Capabilities::DAC_OVERRIDE]),
+    capabilities: Capabilities::NONE,
     sockets: Sockets::None,
     walls_itself_in: false,
+    opens_what_is_lent: true,
     lifetime: Lifetime::Ours,
 };
+
+/// The same where the kernel does not ask us (before Linux 5.14, or within a filter that asks somebody else): it opens images itself,
+/// which may belong to any user.
+pub const QEMU_IMG_THAT_OPENS: Permit =
+    Permit { capabilities: Capabilities::of(&[Capabilities::DAC_OVERRIDE]), opens_what_is_lent: false, ..QEMU_IMG };
 
 /// Configures itself as root and goes on as a user of its own, with the right to send what no address is behind yet.
 pub const DNSMASQ: Permit = Permit {
@@ -67,6 +76,7 @@ pub const DNSMASQ: Permit = Permit {
     ]),
     sockets: Sockets::Any,
     walls_itself_in: false,
+    opens_what_is_lent: false,
     lifetime: Lifetime::ItsOwn,
 };
 
@@ -78,6 +88,7 @@ pub const PASST: Permit = Permit {
     capabilities: Capabilities::NONE,
     sockets: Sockets::OfRoutes,
     walls_itself_in: true,
+    opens_what_is_lent: false,
     lifetime: Lifetime::ItsOwn,
 };
 
@@ -85,11 +96,16 @@ pub const PASST: Permit = Permit {
 pub const UNPACK: Permit = Permit {
     environment: &[("RUST_BACKTRACE", "0")],
     limits: Limits { descriptors: 64, address_space: Some(1024 * MIB), cpu_seconds: Some(2 * 3600), file_size: None },
-    capabilities: Capabilities::of(&[Capabilities::DAC_OVERRIDE]),
+    capabilities: Capabilities::NONE,
     sockets: Sockets::None,
     walls_itself_in: false,
+    opens_what_is_lent: true,
     lifetime: Lifetime::Ours,
 };
+
+/// As of [`QEMU_IMG_THAT_OPENS`].
+pub const UNPACK_THAT_OPENS: Permit =
+    Permit { capabilities: Capabilities::of(&[Capabilities::DAC_OVERRIDE]), opens_what_is_lent: false, ..UNPACK };
 
 /// This program itself, on a copy of a store: damage can make sled ask for any amount of memory.
 pub const STORE_TRIAL: Permit = Permit {
@@ -98,6 +114,7 @@ pub const STORE_TRIAL: Permit = Permit {
     capabilities: Capabilities::of(&[Capabilities::DAC_OVERRIDE]),
     sockets: Sockets::None,
     walls_itself_in: false,
+    opens_what_is_lent: false,
     lifetime: Lifetime::Ours,
 };
 

@@ -1,5 +1,5 @@
 //! A root of a child's own: the folders of programs, a few files of the system, and nothing else of the host, all for reading
-//! only. Landlock refuses what a path leads to; here there are no paths, to sockets neither, which Landlock lets everybody
+//! only but the folders that it makes files in. Landlock refuses what a path leads to; here there are no paths, to sockets neither, which Landlock lets everybody
 //! connect to.
 //!
 //! It is a mount namespace that is made once and entered by each child with one system call: to make one in each would copy
@@ -30,7 +30,7 @@ use rustix::{
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 
-use super::view::Shown;
+use super::view::{Shown, Use};
 
 /// Where a new root is put together. Nobody outside of its namespace sees anything there.
 const SITE: &str = "/run/qherd/root";
@@ -52,7 +52,15 @@ pub struct Roots {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Piece {
     Link { at: PathBuf, to: PathBuf },
-    Mount { at: PathBuf, whole: bool, device: bool, is: (u64, u64) },
+    Mount { at: PathBuf, whole: bool, kind: Kept, is: (u64, u64) },
+}
+
+/// What may be done with what is mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    Read,
+    Device,
+    Written,
 }
 
 impl Roots {
@@ -98,23 +106,28 @@ impl Root {
 /// All that there is of what is to be shown, what contains others first.
 fn pieces(shown: &Shown) -> io::Result<Vec<Piece>> {
     let (mut links, mut mounts) = (Vec::new(), Vec::new());
-    let all = shown.all().map(|(path, _)| path).chain(shown.names.iter().cloned());
-    let mut all: Vec<_> = all.map(|path| followed(&path, &mut links)).collect();
-    all.sort_by_key(|path| path.components().count());
-    for at in all {
+    let all = shown.all().map(|(path, used)| (path, used == Use::Own));
+    let all = all.chain(shown.names.iter().map(|name| (name.clone(), false)));
+    let mut all: Vec<_> = all.map(|(path, written)| (followed(&path, &mut links), written)).collect();
+    all.sort_by_key(|(path, _)| path.components().count());
+    for (at, written) in all {
         if at == Path::new("/") {
             return Err(io::Error::other("a program lies in the host's root itself; put it into a folder of its own"));
         }
         let is_seen = |piece: &Piece| matches!(piece, Piece::Mount { at: other, .. } if at.starts_with(other));
-        if mounts.iter().any(is_seen) {
+        if !written && mounts.iter().any(is_seen) {
             continue;
         }
         // What is not there is not shown.
         let Ok(found) = fs::metadata(&at) else { continue };
         // What is mounted below a folder of the system's belongs to it; below others it may be anybody's.
         let whole = ["/usr", "/etc"].iter().any(|system| at == Path::new(system));
-        let device = found.file_type().is_char_device();
-        mounts.push(Piece::Mount { at, whole, device, is: (found.dev(), found.ino()) });
+        let kind = match found.file_type().is_char_device() {
+            true => Kept::Device,
+            false if written => Kept::Written,
+            false => Kept::Read,
+        };
+        mounts.push(Piece::Mount { at, whole, kind, is: (found.dev(), found.ino()) });
     }
     let in_a_mount =
         |at: &Path| mounts.iter().any(|piece| matches!(piece, Piece::Mount { at: other, .. } if at.starts_with(other)));
@@ -188,19 +201,24 @@ fn put(piece: &Piece, source: Option<&OwnedFd>) -> io::Result<()> {
         folder.map_or(Ok(()), |folder| DirBuilder::new().recursive(true).mode(0o755).create(folder))
     };
     match (piece, source) {
-        (Piece::Mount { at, whole, device, .. }, Some(source)) => {
+        (Piece::Mount { at, whole, kind, .. }, Some(source)) => {
             let at = place(at)?;
             beside(&at)?;
             let source = format!("/proc/self/fd/{}", source.as_raw_fd());
-            if fs::metadata(&source)?.is_dir() {
-                DirBuilder::new().mode(0o755).create(&at)?;
-            } else {
+            // It may be there, within what is mounted already.
+            if !at.exists() && fs::metadata(&source)?.is_dir() {
+                DirBuilder::new().recursive(true).mode(0o755).create(&at)?;
+            } else if !at.exists() {
                 File::create(&at)?;
             }
             let bound = if *whole { mount_bind_recursive(&source, &at) } else { mount_bind(&source, &at) };
             bound?;
-            let device = if *device { MountFlags::NOEXEC } else { MountFlags::NODEV };
-            Ok(mount_remount(&at, MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | device, c"")?)
+            let may = match kind {
+                Kept::Read => MountFlags::RDONLY | MountFlags::NODEV,
+                Kept::Device => MountFlags::RDONLY | MountFlags::NOEXEC,
+                Kept::Written => MountFlags::NODEV | MountFlags::NOEXEC,
+            };
+            Ok(mount_remount(&at, MountFlags::BIND | MountFlags::NOSUID | may, c"")?)
         }
         (Piece::Link { at, to }, _) => {
             let at = place(at)?;

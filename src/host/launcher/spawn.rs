@@ -12,7 +12,7 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{ffi::OsStrExt, process::ExitStatusExt},
     },
     path::Path,
@@ -24,12 +24,17 @@ use nix::{
     libc,
     sys::signal::{SigSet, SigmaskHow},
 };
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid},
+};
 
 use super::{
     Confinement,
     clone::{clone, clone_into},
+    handed::Questions,
 };
+use crate::host::cgroups::Group;
 
 /// More than the child's few calls take, in a debug build too. Pages that are not touched cost nothing.
 const STACK: usize = 256 << 10;
@@ -72,6 +77,8 @@ pub struct Spawned {
     /// Where they were asked for.
     pub(super) stdout: Option<File>,
     pub(super) stderr: Option<File>,
+    /// About what it opens.
+    pub(super) questions: Option<Questions>,
 }
 
 impl Plan {
@@ -182,10 +189,11 @@ impl Plan {
                 return Err(io::Error::last_os_error());
             }
         }
+        self.confinement.enter(self.begun_in_group)?;
+        // Who enters another root begins at the top of it.
         if let Some(folder) = &self.folder {
             rustix::process::chdir(folder.as_c_str())?;
         }
-        self.confinement.enter(self.begun_in_group)?;
         handle_no_signals();
         // SAFETY: an empty set, which is initialised before it is used.
         unsafe {
@@ -251,16 +259,29 @@ impl Spawned {
     /// # Errors
     /// Of the kernel.
     pub fn output(self) -> io::Result<Output> {
-        self.output_heard(|_| ())
+        self.output_heard(None, |_| ())
     }
 
-    /// The same, and `hear` is told of its standard output as it comes: what of it there is since the last line began.
+    /// The same, and `hear` is told of its standard output as it comes: what of it there is since the last line began. Whatever it
+    /// leaves in its group ends with it.
     ///
     /// # Errors
     /// Of the kernel.
-    pub fn output_heard(mut self, hear: impl FnMut(&[u8])) -> io::Result<Output> {
-        let (stdout, stderr) = (self.stdout.take(), self.stderr.take());
+    pub fn output_heard(mut self, group: Option<&Group>, hear: impl FnMut(&[u8])) -> io::Result<Output> {
+        let (stdout, stderr, questions) = (self.stdout.take(), self.stderr.take(), self.questions.take());
+        let is_watched = questions.is_some() || group.is_some();
+        let child = is_watched.then(|| pidfd_open(self.pid, PidfdFlags::empty())).transpose();
+        if child.is_err() {
+            self.kill();
+        }
         let (stdout, stderr) = thread::scope(|scope| {
+            if let Ok(Some(child)) = &child {
+                scope.spawn(move || {
+                    until_it_ends(questions, child.as_fd());
+                    // Before its words end: others may hold on to where they go.
+                    group.into_iter().for_each(Group::end);
+                });
+            }
             let stderr = scope.spawn(|| said(stderr, |_| ()));
             (said(stdout, hear), stderr.join().unwrap_or_else(|_| Err(io::Error::other("a reader has panicked"))))
         });
@@ -271,8 +292,18 @@ impl Spawned {
                 Err(error) => return Err(error.into()),
             }
         };
+        child?;
         Ok(Output { status, stdout: stdout?, stderr: stderr? })
     }
+}
+
+/// Answers what it asks meanwhile.
+fn until_it_ends(questions: Option<Questions>, child: BorrowedFd) {
+    if let Some(Err(error)) = questions.map(|questions| questions.answer_all(child)) {
+        tracing::warn!(%error, "a program is not answered any more when it opens what it was handed");
+    }
+    // Where nobody asks any more it may still work.
+    while let Err(rustix::io::Errno::INTR) = poll(&mut [PollFd::new(&child, PollFlags::IN)], None) {}
 }
 
 fn said(pipe: Option<File>, mut hear: impl FnMut(&[u8])) -> io::Result<Vec<u8>> {

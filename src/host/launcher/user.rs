@@ -26,7 +26,7 @@ use rustix::{
 };
 
 use super::limits;
-use crate::model::Uids;
+use crate::{host::listed, model::Uids};
 
 /// Of the host, not of a state directory.
 const LOCKS: &str = "/run/qherd/uids";
@@ -87,8 +87,11 @@ impl User {
 
     /// Removes the files of all numbers that nobody has, of whichever daemon. Blocks.
     pub fn forget_all_unused() {
-        let files = fs::read_dir(LOCKS).into_iter().flatten().flatten();
-        for id in files.filter_map(|file| file.file_name().to_str()?.parse().ok()) {
+        let files = listed(Path::new(LOCKS)).unwrap_or_else(|error| {
+            tracing::warn!(%error, "files of users that no VM has stay");
+            Vec::new()
+        });
+        for id in files.iter().filter_map(|file| file.file_name().to_str()?.parse().ok()) {
             if let Err(error) = Self::forget(id) {
                 tracing::debug!(id, %error, "cannot remove the file of a user that no VM has");
             }

@@ -4,6 +4,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "small files of the state directory")]
 
+mod group;
 mod supervisor;
 mod view;
 
@@ -25,6 +26,7 @@ use crate::host::{
     fail_point::step,
     process::{self, Process},
 };
+pub use group::sweep;
 use supervisor::{Shared, supervise};
 
 const PROGRAM: &str = "dnsmasq";
@@ -65,7 +67,7 @@ impl Companion {
     pub async fn start(folders: Folders, orders: Orders, new: bool, report: Report) -> Result<Self, NetError> {
         let folder = folders.own.clone();
         let failed = |error: io::Error| NetError::failed(format!("start dnsmasq in {}", folder.display()), error);
-        let mut running = if folder.exists() { running(&folder) } else { Vec::new() };
+        let mut running = if folder.exists() { running(&folder).map_err(failed)? } else { Vec::new() };
         let first = if new { None } else { running.pop() };
         // One is enough.
         running.iter().for_each(Process::kill);
@@ -136,17 +138,19 @@ impl Drop for Companion {
 /// Whether a dnsmasq of an earlier daemon answers for names.
 pub fn serves_names(folder: &Path) -> bool {
     let config = fs::read_to_string(folder.join(dhcp::CONFIG)).unwrap_or_default();
-    !config.is_empty() && !config.lines().any(|line| line == "port=0") && !running(folder).is_empty()
+    !config.is_empty()
+        && !config.lines().any(|line| line == "port=0")
+        && running(folder).is_ok_and(|running| !running.is_empty())
 }
 
 /// Ends the dnsmasq of a switch, whoever started it, and removes its folders.
 pub async fn remove(folders: &Folders) -> Result<(), NetError> {
     let Folders { own, public } = folders;
-    let failed = |folder: &Path, error| NetError::failed(format!("remove {}", folder.display()), error);
+    let failed = |folder: &Path, error: io::Error| NetError::failed(format!("remove {}", folder.display()), error);
     // Looking for its process means looking at all of the host's.
     if own.exists() {
-        for process in running(own) {
-            end(&process).await;
+        for process in running(own).map_err(|error| failed(own, error))? {
+            end(folders, &process).await;
         }
     }
     // First: as long as it is there, a folder of the switch's own is.
@@ -157,12 +161,14 @@ pub async fn remove(folders: &Folders) -> Result<(), NetError> {
     }
 }
 
-async fn end(process: &Process) {
+async fn end(folders: &Folders, process: &Process) {
+    let group = group::of(folders, process);
     step(|| process.terminate());
     if timeout(GRACE, process.exited()).await.is_err() {
         process.kill();
         let _ = timeout(GRACE, process.exited()).await;
     }
+    group::end(group).await;
 }
 
 fn is(path: &Path, text: &str) -> bool {
@@ -170,12 +176,8 @@ fn is(path: &Path, text: &str) -> bool {
 }
 
 /// Those that write the log of this very folder, whatever its path was when they were started: a command line is no proof.
-fn running(folder: &Path) -> Vec<Process> {
-    let log = [folder.join(LOG)];
-    let ours = |pid: i32| process::has_open(pid, &log).unwrap_or(false);
-    let found = process::find(&[FOREGROUND]).into_iter().filter(|pid| ours(*pid));
-    // Once more with the handle: what was checked is what is held.
-    found.filter_map(|pid| process::open(pid).ok().filter(|_| ours(pid))).collect()
+fn running(folder: &Path) -> io::Result<Vec<Process>> {
+    process::with_open(process::find(&[FOREGROUND])?, &[folder.join(LOG)])
 }
 
 fn marker(folder: &Path) -> String {

@@ -20,12 +20,13 @@ use rustix::{
 use tokio::{
     sync::Notify,
     task::spawn_blocking,
-    time::{Instant, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
-use super::{FOREGROUND, Folders, LOG, Orders, PROGRAM, Report, end, is, marker, running, view};
+use super::{FOREGROUND, Folders, LOG, Orders, PROGRAM, Report, end, group, is, marker, running, view};
 use crate::{
     host::{
+        cgroups::Group,
         fail_point::step,
         launcher::{Child, DNSMASQ},
         process::Process,
@@ -54,6 +55,11 @@ const LONGEST_LOG: u64 = 1 << 20;
 const TIDY: Duration = Duration::from_secs(60);
 /// Whether it does anything at all is looked at so often.
 const PULSE: Duration = Duration::from_secs(1);
+/// Whether it takes what waits for it is looked at so often.
+const HEARING: Duration = Duration::from_secs(5);
+/// So many looks in a row at which something waits, and one is asked whether it does anything; twice that for one that cannot
+/// be asked. Somebody may send more than it can take.
+const DEAF: u32 = 2;
 
 /// What is known of it, and what it is to be.
 pub struct Shared {
@@ -95,7 +101,12 @@ pub async fn supervise(shared: Arc<Shared>, first: Process) {
         let born = Instant::now();
         shared.alive.store(process.is_some(), Ordering::Relaxed);
         let on_purpose = match &process {
-            Some(process) => shared.serve(process).await,
+            Some(process) => {
+                let group = group::of(&shared.folders, process);
+                let on_purpose = shared.serve(process).await;
+                group::end(group).await;
+                on_purpose
+            }
             None => false,
         };
         if born.elapsed() > LONG_LIFE {
@@ -135,6 +146,10 @@ impl Shared {
         let mut reading = Some(Reading { from: 0, until: begun + READING, signalled: false });
         let mut tidy = interval(TIDY);
         let mut pulse = interval(PULSE);
+        let mut hearing = interval(HEARING);
+        // Looks that follow one another at once say nothing.
+        hearing.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut deaf = 0;
         let mut stopped = false;
         loop {
             tokio::select! {
@@ -153,18 +168,18 @@ impl Shared {
                             Ok(()) => {
                                 self.unread.store(false, Ordering::Relaxed);
                                 // One that has not answered yet has no more time now.
-                                if !reading.as_ref().is_some_and(|reading| reading.signalled) {
-                                    let (from, until) = (self.log_length(), Instant::now() + READING);
-                                    reading = Some(Reading { from, until, signalled: true });
+                                if reading.as_ref().is_some_and(|reading| reading.signalled) {
+                                    process.hang_up();
+                                } else {
+                                    reading = Some(self.tell_to_read(process));
                                 }
-                                process.hang_up();
                             }
                             Err(error) => well = self.cannot_write(&error),
                         },
                         // It ends before its configuration changes: one that is found beside a new one works by it.
                         Change::Ends => match self.prepare() {
                             Ok(()) => {
-                                end(process).await;
+                                end(&self.folders, process).await;
                                 return true;
                             }
                             Err(error) => well = self.cannot_write(&error),
@@ -180,11 +195,8 @@ impl Shared {
                         }
                     }
                     match reading.as_ref().and_then(|reading| self.hears(reading)) {
-                        Some(true) => reading = None,
-                        Some(false) => {
-                            end(process).await;
-                            return true;
-                        }
+                        Some(true) => (reading, deaf) = (None, 0),
+                        Some(false) => return self.replace(process).await,
                         None => {}
                     }
                 }
@@ -198,6 +210,14 @@ impl Shared {
                     }
                     (now, _) => stopped = now,
                 },
+                _ = hearing.tick(), if well && reading.is_none() => {
+                    deaf = if process.has_unread() { deaf + 1 } else { 0 };
+                    if deaf >= DEAF && self.orders().files.words().is_some() {
+                        reading = Some(self.tell_to_read(process));
+                    } else if deaf >= 2 * DEAF {
+                        return self.replace(process).await;
+                    }
+                }
                 _ = tidy.tick(), if reading.is_none() => {
                     if self.log_length() > LONGEST_LOG {
                         let _ = File::options().write(true).open(self.folders.own.join(LOG)).and_then(|log| log.set_len(0));
@@ -205,6 +225,20 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Has it read its lists, which it says when it has.
+    fn tell_to_read(&self, process: &Process) -> Reading {
+        let (from, until) = (self.log_length(), Instant::now() + READING);
+        process.hang_up();
+        Reading { from, until, signalled: true }
+    }
+
+    /// Ends one that hangs, for another to follow at once.
+    async fn replace(&self, process: &Process) -> bool {
+        (self.report)(Some("dnsmasq hangs and answers nobody; another takes its place".into()));
+        end(&self.folders, process).await;
+        true
     }
 
     /// Whether it does what it is asked to; nothing while it may be about to.
@@ -225,13 +259,7 @@ impl Shared {
         if log.contains(&read) {
             return Some(true);
         }
-        (Instant::now() >= reading.until).then(|| {
-            if reading.signalled {
-                let folder = self.folders.own.display();
-                tracing::warn!(%folder, "dnsmasq does not read what it is told to; starting another");
-            }
-            !reading.signalled
-        })
+        (Instant::now() >= reading.until).then_some(!reading.signalled)
     }
 
     /// Is not well.
@@ -246,7 +274,7 @@ impl Shared {
         self.write()?;
         let folder = &self.folders.own;
         let log = File::options().create(true).append(true).open(folder.join(LOG))?;
-        self.claim(&log).await;
+        self.claim(&log).await?;
         // It reads them when it begins, and writes them at any time while it lives.
         if let Some(leases) = self.stale() {
             step(|| fs::write(folder.join(dhcp::LEASES), leases))?;
@@ -260,27 +288,32 @@ impl Shared {
         let folders = self.folders.clone();
         let fork = move || {
             let _forking = forking;
-            let child = child.within(view::cell(&folders));
-            step(|| Process::spawn(child))
+            let group = group::make(&folders);
+            let child = child.within(view::cell(&folders, group.as_ref())?);
+            step(|| Process::spawn(child)).inspect_err(|_| group.iter().for_each(Group::end))
         };
         spawn_blocking(fork).await.map_err(io::Error::other)?
     }
 
     /// Waits until nobody else works by this folder, and ends who does: whoever is to write the log has a lock of it from
     /// before the fork on. A daemon that was killed may have left a child that nobody knows for a dnsmasq yet.
-    async fn claim(&self, log: &File) {
+    ///
+    /// # Errors
+    /// When it cannot be seen who that is.
+    async fn claim(&self, log: &File) -> io::Result<()> {
         let until = Instant::now() + GIVEN_UP;
         // Some file systems have no locks.
         while flock(log, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
-            for other in running(&self.folders.own) {
-                end(&other).await;
+            for other in running(&self.folders.own)? {
+                end(&self.folders, &other).await;
             }
             if Instant::now() > until {
                 tracing::warn!(folder = %self.folders.own.display(), "who has the log of dnsmasq does not show; going on");
-                return;
+                return Ok(());
             }
             sleep(LOOK).await;
         }
+        Ok(())
     }
 
     pub fn is_written(&self) -> bool {

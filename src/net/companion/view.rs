@@ -1,12 +1,16 @@
-//! What dnsmasq sees of the host's files, and whom it speaks to by TCP: it answers whatever guests send it.
+//! What dnsmasq is kept in: what it sees of the host's files, whom it speaks to by TCP, its group and its own shared memory. It
+//! answers whatever guests send it.
 
 #![allow(clippy::disallowed_methods, reason = "on a thread that may wait")]
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf, sync::OnceLock, thread};
+
+use nix::sched::{CloneFlags, unshare};
 
 use super::{Folders, PROGRAM};
 use crate::host::{
-    launcher::{Cell, Shown, Tcp, View},
+    cgroups::Group,
+    launcher::{Apart, Cell, Roots, Shown, Tcp, View},
     sandbox::installed_in,
 };
 
@@ -17,17 +21,34 @@ const DNS: u16 = 53;
 const TCP: Tcp = Tcp::Ports { bind: &[0, DNS], connect: &[DNS] };
 
 /// Made for each start: what is shown may have been exchanged. Blocks.
-pub fn cell(folders: &Folders) -> Cell {
+///
+/// # Errors
+/// When the kernel has no descriptor left, or the group is gone.
+pub fn cell(folders: &Folders, group: Option<&Group>) -> io::Result<Cell> {
     let read = USERS.iter().map(PathBuf::from).chain([folders.public.clone()]).collect();
     // It may be a script, which ends in another.
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|folder| folder.join(PROGRAM)).filter(|file| file.is_file());
-    let programs = found.filter_map(|program| installed_in(&program)).collect();
-    let shown = Shown { programs, read, own: vec![folders.own.clone()], ..Shown::default() };
+    let names: Vec<PathBuf> = found.collect();
+    let programs = names.iter().filter_map(|program| installed_in(program)).collect();
+    let shown = Shown { programs, names, read, own: vec![folders.own.clone()], ..Shown::default() };
     let view = View::of(&shown, TCP).inspect_err(|error| {
         tracing::debug!(%error, "dnsmasq is not kept from files by Landlock");
     });
-    Cell { view: view.ok(), ..Cell::default() }
+    let seat = group.map(Group::seat).transpose()?;
+    // No sockets of the host by their paths, either. Its own folder is kept from being unmounted by its log already.
+    let root = Roots::new(shown).root().inspect_err(|error| {
+        tracing::debug!(%error, "dnsmasq has no root of its own");
+    });
+    let apart = Apart { ipc: has_ipc(), root: root.ok(), ..Apart::default() };
+    Ok(Cell { seat, apart, view: view.ok(), user: None })
+}
+
+/// Whether the kernel lets this daemon give a child shared memory of its own. Tried on a thread that ends with it.
+fn has_ipc() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    let tried = || thread::spawn(|| unshare(CloneFlags::CLONE_NEWIPC).is_ok()).join();
+    *HAS.get_or_init(|| tried().unwrap_or(false))
 }
 
 #[cfg(test)]
@@ -43,7 +64,8 @@ mod tests {
     fn tried(folders: &Folders, script: &str, without: &str) -> String {
         // SAFETY: of this test's process alone (nextest), before anything reads it.
         unsafe { std::env::set_var("QHERD_TEST_WITHOUT_LAYERS", without) };
-        let child = Child::new(DNSMASQ, Path::new("/bin/bash")).args(["-c", script]).within(cell(folders));
+        let child =
+            Child::new(DNSMASQ, Path::new("/bin/bash")).args(["-c", script]).within(cell(folders, None).unwrap());
         String::from_utf8(child.piped().spawn().unwrap().output().unwrap().stdout).unwrap()
     }
 
@@ -77,6 +99,9 @@ mod tests {
         let outcome =
             |without| tried(&folders, &script, without).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(outcome(""), ["yes", "yes", "yes", "no", "no", "no", "no", "no"]);
-        assert_eq!(outcome("landlock"), ["yes"; 8]);
+        // By its root alone: what is not its own is not there, or not to be written to.
+        assert_eq!(outcome("landlock"), ["yes", "yes", "yes", "no", "no", "no", "no", "yes"]);
+        assert_eq!(outcome("mounts"), ["yes", "yes", "yes", "no", "no", "no", "no", "no"]);
+        assert_eq!(outcome("landlock,mounts"), ["yes"; 8]);
     }
 }

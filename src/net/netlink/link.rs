@@ -1,18 +1,15 @@
-//! An interface as the kernel tells of it, and the options of bridges and their ports.
+//! An interface as the kernel tells of it.
 
-use rtnetlink::{
-    LinkBridge, LinkBridgePort, LinkMessageBuilder,
-    packet_route::{
-        RouteNetlinkMessage,
-        link::{
-            InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo,
-            LinkLayerType, LinkMessage, Stats64,
-        },
+use rtnetlink::packet_route::{
+    RouteNetlinkMessage,
+    link::{
+        InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo,
+        LinkLayerType, Stats64,
     },
 };
 
 use super::{
-    nameless,
+    bridge::{of_bridge, of_port},
     vlans::{Filtering, filtering},
 };
 
@@ -34,47 +31,19 @@ pub struct Link {
     pub loopback: bool,
     pub ethernet: bool,
     pub kind: Option<InfoKind>,
-    /// Of a bridge.
-    pub bridge: BridgeOptions,
+    /// What it would have to be told to be a bridge of ours.
+    pub bridge: Vec<InfoBridge>,
     /// Of a bridge, where the kernel can keep VLANs apart.
     pub filtering: Option<Filtering>,
-    /// Of a port of a bridge.
-    pub port: PortOptions,
+    /// What it would have to be told to be a port of one of ours, beside whether it is isolated.
+    pub port: Vec<InfoBridgePort>,
+    /// As a port of a bridge it reaches no other isolated one.
+    pub isolated: bool,
     /// How what it sends is queued.
     pub queue: Option<String>,
     /// In bytes per second, where its queue keeps to one and somebody asked ([`super::Netlink::rates`]).
     pub rate: Option<u64>,
     pub stats: Option<Stats64>,
-}
-
-/// What of a bridge is not as every bridge is by default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BridgeOptions {
-    /// It learns who wants which multicast; without anybody who asks, it forgets, and drops what is wanted.
-    pub snooping: bool,
-}
-
-impl BridgeOptions {
-    pub(super) fn on(self, message: LinkMessageBuilder<LinkBridge>) -> LinkMessageBuilder<LinkBridge> {
-        message.mcast_snooping(self.snooping)
-    }
-
-    pub(super) fn change(self, index: u32) -> LinkMessage {
-        nameless(self.on(LinkMessageBuilder::<LinkBridge>::new("")).index(index).build())
-    }
-}
-
-/// What of a port of a bridge is not as every port is by default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PortOptions {
-    /// It reaches no other isolated port.
-    pub isolated: bool,
-}
-
-impl PortOptions {
-    pub(super) fn change(self, index: u32) -> LinkMessage {
-        LinkBridgePort::new(index).isolated(self.isolated).up().build()
-    }
 }
 
 /// Nothing for a message that tells of no interface.
@@ -94,9 +63,10 @@ pub fn read(message: RouteNetlinkMessage) -> Option<Link> {
         loopback: header.flags.contains(LinkFlags::Loopback),
         ethernet: header.link_layer_type == LinkLayerType::Ether,
         kind: None,
-        bridge: BridgeOptions::default(),
+        bridge: Vec::new(),
         filtering: None,
-        port: PortOptions::default(),
+        port: Vec::new(),
+        isolated: false,
         queue: None,
         rate: None,
         stats: None,
@@ -121,22 +91,24 @@ pub fn read(message: RouteNetlinkMessage) -> Option<Link> {
 }
 
 impl Link {
+    /// What it is to be told to be a port of the bridge of this index, isolated or not. One that is no port of it yet will be
+    /// as every new one is.
+    pub fn to_be_told(&self, bridge: u32, isolated: bool) -> Vec<InfoBridgePort> {
+        let is_port = self.master == Some(bridge);
+        let mut settings = if is_port { self.port.clone() } else { Vec::new() };
+        if (is_port && self.isolated) != isolated {
+            settings.push(InfoBridgePort::Isolated(isolated));
+        }
+        settings
+    }
+
     fn learn(&mut self, info: LinkInfo) {
         match info {
             LinkInfo::Kind(kind) => self.kind = Some(kind),
-            LinkInfo::Data(InfoData::Bridge(options)) => {
-                for option in options {
-                    if let InfoBridge::MulticastSnooping(on) = option {
-                        self.bridge.snooping = on;
-                    }
-                }
-            }
-            LinkInfo::PortData(InfoPortData::BridgePort(options)) => {
-                for option in options {
-                    if let InfoBridgePort::Isolated(on) = option {
-                        self.port.isolated = on;
-                    }
-                }
+            LinkInfo::Data(InfoData::Bridge(settings)) => self.bridge = of_bridge(&settings),
+            LinkInfo::PortData(InfoPortData::BridgePort(settings)) => {
+                self.port = of_port(&settings, self.up && self.carrier);
+                self.isolated = settings.contains(&InfoBridgePort::Isolated(true));
             }
             _ => {}
         }

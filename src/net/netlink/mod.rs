@@ -1,6 +1,7 @@
 //! Requests to the kernel's rtnetlink: links, addresses, routes, queues. It passes on what the kernel says; what is ours,
 //! it does not know.
 
+mod bridge;
 mod events;
 mod link;
 mod queue;
@@ -11,15 +12,15 @@ use std::{io, net::IpAddr};
 
 use super::NetError;
 pub use events::{Events, News};
-pub use link::{BridgeOptions, Link, PortOptions};
-pub use queue::BUCKET;
+pub use link::Link;
+pub use queue::{BUCKET, is_queued};
 use rtnetlink::{
     LinkBridge, LinkMessageBuilder, LinkUnspec,
     packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage},
-        link::{LinkAttribute, LinkExtentMask, LinkMessage},
+        link::{InfoBridge, InfoBridgePort, LinkAttribute, LinkExtentMask, LinkMessage},
         route::{RouteAddress, RouteAttribute, RouteMessage},
     },
 };
@@ -99,19 +100,21 @@ impl Netlink {
     }
 
     /// Makes a bridge that is down.
-    pub async fn add_bridge(&self, name: &str, mac: &[u8], options: BridgeOptions) -> io::Result<()> {
-        let bridge = LinkMessageBuilder::<LinkBridge>::new(name).address(mac.to_vec());
-        let message = options.on(bridge).build();
+    pub async fn add_bridge(&self, name: &str, mac: &[u8]) -> io::Result<()> {
+        let message = LinkMessageBuilder::<LinkBridge>::new(name).address(mac.to_vec()).mcast_snooping(false).build();
         self.ask(RouteNetlinkMessage::NewLink(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).await.map(drop)
     }
 
-    pub async fn set_bridge(&self, index: u32, options: BridgeOptions) -> io::Result<()> {
-        self.ask(RouteNetlinkMessage::NewLink(options.change(index)), NLM_F_ACK).await.map(drop)
+    /// Gives a bridge settings.
+    pub async fn set_bridge(&self, index: u32, settings: &[InfoBridge]) -> io::Result<()> {
+        let change = bridge::change_bridge(index, settings);
+        self.ask(RouteNetlinkMessage::NewLink(change), NLM_F_ACK).await.map(drop)
     }
 
-    /// Sets the flags of a port of a bridge, and it up.
-    pub async fn set_port(&self, index: u32, options: PortOptions) -> io::Result<()> {
-        self.ask(RouteNetlinkMessage::NewLink(options.change(index)), NLM_F_ACK).await.map(drop)
+    /// Gives a port of a bridge settings, and sets it up.
+    pub async fn set_port(&self, index: u32, settings: Vec<InfoBridgePort>) -> io::Result<()> {
+        let change = bridge::change_port(index, settings);
+        self.ask(RouteNetlinkMessage::NewLink(change), NLM_F_ACK).await.map(drop)
     }
 
     /// Changes an interface in one request.

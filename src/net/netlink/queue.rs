@@ -10,10 +10,13 @@ use rtnetlink::{
     },
 };
 
-use super::{Netlink, gone};
+use super::{Link, Netlink, gone};
 
 /// The kind of a queue that keeps to a rate.
 pub const BUCKET: &str = "tbf";
+/// Kinds that the kernel gives an interface by itself, as net.core.default_qdisc says.
+const PLAIN: [&str; 12] =
+    ["noop", "noqueue", "mq", "pfifo_fast", "pfifo", "fq_codel", "fq", "fq_pie", "sfq", "cake", "codel", "pie"];
 /// linux/pkt_sched.h.
 const PARAMETERS: u16 = 1;
 const RATE64: u16 = 4;
@@ -27,6 +30,11 @@ const LIMIT_AT: usize = 24;
 const WAITING: u64 = 50;
 /// The largest frame, segmented by nobody yet, fits into a bucket.
 const SMALLEST_BUCKET: u64 = 128 << 10;
+
+/// Whether an interface sends through a queue of another kind, which somebody gave it.
+pub fn is_queued(link: &Link) -> bool {
+    link.queue.as_ref().is_some_and(|kind| !PLAIN.contains(&kind.as_str()))
+}
 
 impl Netlink {
     /// The rate in bytes per second of each interface that keeps to one, by its index.

@@ -30,15 +30,27 @@ pub fn base(message: &Received) -> Option<Base> {
     };
     let number = hook.u32(1)?;
     let hook_of = |number: u32| {
-        let all = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
+        let all = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting, Hook::Ingress];
         all.into_iter().find(|hook| *hook as u32 == number)
     };
     let at = match message.family()? {
         Family::Arp if number == 0 => Hook::Input,
         Family::Arp => Hook::Output,
+        Family::Netdev if number == 0 => Hook::Ingress,
+        Family::Netdev => Hook::Egress,
         _ => hook_of(number)?,
     };
     Some(Base { kind, hook: at, priority: hook.u32(2)? as i32, drop: attributes.u32(5) == Some(0) })
+}
+
+/// The devices that a base chain is of; those that begin with a text end with a star.
+pub fn devices(message: &Received) -> Vec<String> {
+    const NAME: u16 = 1;
+    let Some(hook) = message.attributes().nested(4) else { return Vec::new() };
+    // One alone is told in both ways.
+    let Some(list) = hook.nested(4) else { return hook.text(3).map(str::to_owned).into_iter().collect() };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned();
+    list.map(|(kind, name)| if kind == NAME { text(name) } else { text(name) + "*" }).collect()
 }
 
 pub fn rule(message: &Received) -> Rule {

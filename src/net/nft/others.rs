@@ -27,6 +27,8 @@ pub struct OtherTable {
 #[derive(Clone, Debug, Default)]
 pub struct OtherChain {
     pub base: Option<Base>,
+    /// Whose packets enter it, where it is one of single devices.
+    pub devices: Vec<String>,
     pub rules: Vec<Vec<Instruction>>,
 }
 
@@ -75,8 +77,18 @@ pub enum Instruction {
     MayPass,
 }
 
+impl OtherChain {
+    /// Whether what goes through a device enters it.
+    pub fn is_of(&self, device: &str) -> bool {
+        self.devices.iter().any(|name| match name.strip_suffix('*') {
+            Some(beginning) => device.starts_with(beginning),
+            None => name == device,
+        })
+    }
+}
+
 impl Kernel {
-    /// The tables of others that packets enter at `input` or `forward`; ours are called `own`.
+    /// The tables of others that packets enter by themselves; ours are called `own`.
     ///
     /// # Errors
     /// Of the kernel.
@@ -96,7 +108,8 @@ fn read(socket: &OwnedFd, name: &TableName) -> io::Result<OtherTable> {
         if let Some((table, chain)) = decode::names(&message, 3)
             && table == name.name
         {
-            found.chains.entry(chain.to_owned()).or_default().base = decode::base(&message);
+            let chain = found.chains.entry(chain.to_owned()).or_default();
+            (chain.base, chain.devices) = (decode::base(&message), decode::devices(&message));
         }
     })?;
     list(socket, msg::GET_RULE, family, &[(1, &name.name)], |message| {

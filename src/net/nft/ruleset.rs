@@ -48,7 +48,7 @@ pub enum ChainKind {
     Route,
 }
 
-/// As numbered for all families but `netdev`, whose ingress is 0, and `arp`, whose input is 0 and output 1.
+/// As numbered for all families but `netdev`, whose ingress is 0 and egress 1, and `arp`, whose input is 0 and output 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     Prerouting,
@@ -56,6 +56,10 @@ pub enum Hook {
     Forward,
     Output,
     Postrouting,
+    /// Of single devices: before anything else sees what they receive.
+    Ingress,
+    /// After everything else has seen what they are to send.
+    Egress,
 }
 
 /// A set or, with values, a map.

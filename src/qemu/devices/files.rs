@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::model::{Disk, ImageFormat, VmSpec};
+use crate::model::{Disk, ImageFormat, Seed, SeedId, VmSpec};
 
 /// What a file is to its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum FileUse {
     Medium,
     /// Read: what a disk was cloned from.
     Base(ImageFormat),
+    /// Read; made in memory of what is in the file that it is named after.
+    Seed(SeedId),
     /// Read and written.
     Disk(ImageFormat),
 }
@@ -32,12 +34,20 @@ pub struct HostFile {
 const LOG: u32 = 1;
 /// Of the drive's medium, and of the one that takes its place.
 const MEDIA: [u32; 2] = [2, 3];
+/// Of what cloud-init is given.
+const SEED: u32 = 4;
 /// Of the root disk; each disk has two, the second for its base.
 const DISKS: u32 = 10;
 
 impl HostFile {
     pub(super) fn medium(iso: &Path, place: usize) -> Self {
         Self { set: MEDIA[place % MEDIA.len()], path: iso.to_owned(), used: FileUse::Medium }
+    }
+
+    /// Below the state directory.
+    pub(super) fn seed(seed: &Seed, spec: &VmSpec) -> Self {
+        let path = Path::new("cloud-init").join(spec.id.to_string()).join(seed.id.to_string());
+        Self { set: SEED, path, used: FileUse::Seed(seed.id) }
     }
 
     pub(super) fn disk(disk: &Disk) -> Self {
@@ -77,7 +87,8 @@ pub fn disk_files(disk: &Disk) -> Vec<HostFile> {
 pub fn files(spec: &VmSpec, console_log: PathBuf) -> Vec<HostFile> {
     let disks = spec.disks.iter().flat_map(disk_files);
     let medium = spec.iso.iter().map(|iso| HostFile::medium(iso, 0));
-    [log_file(console_log)].into_iter().chain(disks).chain(medium).collect()
+    let seed = spec.seed.iter().map(|seed| HostFile::seed(seed, spec));
+    [log_file(console_log)].into_iter().chain(disks).chain(medium).chain(seed).collect()
 }
 
 /// Numbers of further disks, `disk<n>`, are given out once in the life of a VM.

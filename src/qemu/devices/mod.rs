@@ -10,6 +10,7 @@ mod memory;
 mod nic;
 mod platform;
 mod root_ports;
+mod seed;
 
 pub use cdrom::{CDROM_ID, cdrom, cdrom_blockdev, cdrom_file, cdrom_nodes, first_cdrom_blockdev};
 pub use chardev::{agent_channel, serial};
@@ -19,6 +20,7 @@ pub use memory::{VIRTIO_MEM_ID, hotplug_size, memory, memory_argument, requested
 pub use nic::{netdev, netdev_id, nic};
 pub use platform::{BALLOON_ID, objects, platform};
 pub use root_ports::root_ports;
+pub use seed::{seed, seed_blockdev};
 
 use crate::model::{Bus, VmSpec};
 
@@ -31,6 +33,7 @@ mod slot {
     pub const RNG: u8 = 0x6;
     pub const PVPANIC: u8 = 0x7;
     pub const VIRTIO_MEM: u8 = 0x8;
+    pub const SEED: u8 = 0x9;
     pub const ROOT_PORTS: u8 = 0x10;
 }
 

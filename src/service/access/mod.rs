@@ -110,10 +110,10 @@ impl Access {
         Self {
             grants: rules.grants,
             open: rules.open,
-            vm_uids: rules.vm_uids,
             vigils: Vigils::new(tokens.clone()),
             tokens,
-            relays: Relays::new(&rules.qemu),
+            relays: Relays::new(&rules.qemu, rules.vm_uids.clone()),
+            vm_uids: rules.vm_uids,
             processes,
         }
     }

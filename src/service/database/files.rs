@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    fs::{self, File},
+    fs::File,
     io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -17,10 +17,10 @@ use crate::{
     host::{
         Access,
         image::{self, check_disk, sum_of},
-        open_within,
+        listed, open_within,
     },
     model::{Image, ImageFormat, ImageId, VmId},
-    store::{Store, StoreError},
+    store::Store,
     vm::{
         layers::LayerRecord,
         records::{self, Stored},
@@ -78,13 +78,13 @@ impl Names {
 /// Compares them. `sums`: all that is in the files of images is read.
 ///
 /// # Errors
-/// The store's.
+/// The store's, and a folder's that cannot be listed.
 pub(super) fn compare(
     state_dir: &Path,
     vms_with_disks: &BTreeSet<VmId>,
     store: &Store,
     sums: bool,
-) -> Result<Vec<FileProblem>, StoreError> {
+) -> anyhow::Result<Vec<FileProblem>> {
     let vms: Vec<Stored> = records::scan(store)?.into_iter().filter_map(|(_, vm)| vm.ok()).collect();
     let names = Names {
         vms: vms.iter().map(|vm| (vm.record.definition.id, vm.record.definition.name.clone())).collect(),
@@ -110,9 +110,9 @@ pub(super) fn compare(
         }));
         known.insert(path);
     }
-    problems.extend(foreign(&state_dir.join("layers"), &known));
+    problems.extend(foreign(&state_dir.join("layers"), &known)?);
     for id in vms_with_disks {
-        problems.extend(foreign(&state_dir.join("images").join(id.to_string()), &known));
+        problems.extend(foreign(&state_dir.join("images").join(id.to_string()), &known)?);
     }
     Ok(problems)
 }
@@ -173,9 +173,8 @@ fn of_base(layer: &LayerRecord) -> Option<(Difference, PathBuf, String)> {
     Some(at((Difference::Changed, format!("it had {was} when it was cloned, and has {now}"))))
 }
 
-fn foreign(folder: &Path, known: &BTreeSet<PathBuf>) -> Vec<FileProblem> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let files = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())).map(|entry| entry.path());
+fn foreign(folder: &Path, known: &BTreeSet<PathBuf>) -> io::Result<Vec<FileProblem>> {
+    let files = listed(folder)?.into_iter().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())).map(|entry| entry.path());
     let images = files.filter(|path| path.extension().is_some_and(|ending| ending == "qcow2"));
     let unknown = images.filter(|path| !known.contains(path));
     let unknown_to_all = |path| FileProblem {
@@ -183,5 +182,5 @@ fn foreign(folder: &Path, known: &BTreeSet<PathBuf>) -> Vec<FileProblem> {
         path,
         why: "no record tells of it; it is left alone".to_owned(),
     };
-    unknown.map(unknown_to_all).collect()
+    Ok(unknown.map(unknown_to_all).collect())
 }

@@ -125,7 +125,7 @@ impl ImageStore {
     ///
     /// # Errors
     /// For the person who starts the daemon.
-    pub async fn open(config: &Config, records: &Store) -> anyhow::Result<Self> {
+    pub async fn open(config: &Config, records: &Store, unpacker: Unpacker) -> anyhow::Result<Self> {
         let store = Self {
             state: Arc::default(),
             turn: tokio::sync::Mutex::default(),
@@ -134,11 +134,16 @@ impl ImageStore {
             fetcher: Fetcher::new(config.pull_from.clone()),
             known: known::KnownImages::load(config.templates_dir.as_deref())?,
             uploads: uploads::Uploads::default(),
-            unpacker: Unpacker(config.program.clone()),
+            unpacker,
             folder: config.layers_dir(),
         };
         store.recover(records).await?;
         Ok(store)
+    }
+
+    /// What unpacks images.
+    pub(super) fn unpacker(&self) -> &Unpacker {
+        &self.unpacker
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

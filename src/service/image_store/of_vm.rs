@@ -60,7 +60,11 @@ impl Service {
         };
         // In our words, and not by its header: a guest cannot have it lie on another file.
         let graph = devices::blockdev_by_path(disk);
-        let over = Over { graph: &graph, base: disk.backing_file().map(|base| base.path.as_path()) };
+        let base = match disk.backing_file() {
+            Some(base) => Some(self.ctx.images.open_base(base).await.map_err(Error::Storage)?.0),
+            None => None,
+        };
+        let over = Over { graph: &graph, base: base.as_ref() };
         let source = Opened { file: &given.file, format, over: Some(over) };
         let measured = self.ctx.images.measure(source).await.map_err(|error| given.error(error))?;
         self.check_room(&given, measured.required).await?;

@@ -10,7 +10,7 @@ use std::{
 
 use uuid::Uuid;
 
-use crate::host::{Access, STORAGE, on_storage, open_within};
+use crate::host::{Access, STORAGE, listed, on_storage, open_within};
 
 /// Below the folder of the layers.
 const FOLDER: &str = "unfinished";
@@ -81,7 +81,7 @@ pub(super) fn sweep(layers: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    for entry in fs::read_dir(&folder)?.flatten() {
+    for entry in listed(&folder)? {
         let name = entry.file_name();
         if name.to_str().is_some_and(is_ours) && entry.file_type().is_ok_and(|kind| kind.is_file()) {
             let removed = fs::remove_file(entry.path());

@@ -59,8 +59,7 @@ pub enum Until {
     Applied {
         /// Where something is to be done.
         lanes: Vec<Lane>,
-        /// It is about the CPU, which a guest gets at its start alone.
-        cpu: bool,
+        of_start: OfStart,
         /// When a removal that the guest holds is answered as pending.
         pending_at: Option<Ms>,
         /// The definition before and after it, for taking it back.
@@ -79,6 +78,13 @@ pub enum Until {
         before: Arc<VmSpec>,
         after: Arc<VmSpec>,
     },
+}
+
+/// What a change is about that a guest gets at its start alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OfStart {
+    pub cpu: bool,
+    pub seed: bool,
 }
 
 /// A request that has no answer yet.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    answer::{Answer, Ticket, Until},
+    answer::{Answer, OfStart, Ticket, Until},
     difference,
     facts::Facts,
     goal::Goal,
@@ -76,8 +76,12 @@ pub(super) fn define(facts: &mut Facts, ticket: Ticket, change: Change) {
     adopt_policy(facts);
     // Who does not wait on the line is told when it is gone.
     let pending_at = (removes && !facts.patient.contains(&ticket)).then_some(facts.now.monotonic + PENDING);
-    let cpu = change.each().iter().any(|change| matches!(change, Change::GuestCpu(_)));
-    facts.wait(ticket, Until::Applied { lanes, cpu, pending_at, before, after: wanted });
+    let changes = |part: fn(&Change) -> bool| change.each().iter().any(part);
+    let of_start = OfStart {
+        cpu: changes(|change| matches!(change, Change::GuestCpu(_))),
+        seed: changes(|change| matches!(change, Change::Seed { .. })),
+    };
+    facts.wait(ticket, Until::Applied { lanes, of_start, pending_at, before, after: wanted });
 }
 
 /// The lanes that a change is about, whether it changes anything or not. What is added differs.
@@ -96,6 +100,7 @@ fn concerned(change: &Change) -> Vec<Lane> {
         Change::RemoveNic(nic) | Change::Port { nic, .. } => vec![Lane::Nic(*nic)],
         Change::AddDisk { .. }
         | Change::GuestCpu(_)
+        | Change::Seed { .. }
         | Change::AddNic(_)
         | Change::Policy(_)
         | Change::Name(_)

@@ -105,7 +105,7 @@ pub fn fields(before: &VmSpec, after: &VmSpec) -> Vec<String> {
     }
     differ!(
         name "name", machine "machine", vcpus "vcpus", max_vcpus "max_vcpus", memory "memory", max_memory "max_memory",
-        cpu_pinning "cpu_pinning", cpu "cpu", policy "policy", iso "iso", disks "disks", nics "networks",
+        cpu_pinning "cpu_pinning", cpu "cpu", policy "policy", iso "iso", seed "cloud_init", disks "disks", nics "networks",
         metadata.labels "labels", metadata.description "description", metadata.protected "protected"
     );
     fields
@@ -121,7 +121,7 @@ pub fn without(now: &VmSpec, before: &VmSpec, after: &VmSpec) -> VmSpec {
             }
         )*};
     }
-    take_back!(name, machine, vcpus, max_vcpus, memory, max_memory, cpu_pinning, cpu, policy, iso, named);
+    take_back!(name, machine, vcpus, max_vcpus, memory, max_memory, cpu_pinning, cpu, policy, iso, seed, named);
     take_back!(metadata.labels, metadata.description, metadata.protected);
     take_back_list(&mut spec.disks, &before.disks, &after.disks, |a, b| a.name == b.name);
     take_back_list(&mut spec.nics, &before.nics, &after.nics, |a, b| a.id == b.id);

@@ -3,7 +3,7 @@
 
 use super::{
     Ms,
-    answer::{Answer, Effects, Ticket, Until, Waiting},
+    answer::{Answer, Effects, OfStart, Ticket, Until, Waiting},
     difference::{differs, disk},
     facts::Facts,
     lane::Lane,
@@ -106,8 +106,8 @@ impl Facts {
         let is_through = self.gone || self.is_through(waiting.commit);
         match &waiting.until {
             Until::Stored(answer) => is_through.then(|| answer.clone()),
-            Until::Applied { lanes, cpu, pending_at, after, .. } => {
-                let applied = if is_through { self.applied(lanes, *cpu, *pending_at, after) } else { None };
+            Until::Applied { lanes, of_start, pending_at, after, .. } => {
+                let applied = if is_through { self.applied(lanes, *of_start, *pending_at, after) } else { None };
                 applied.map(|applied| Ok(Answer::Applied(applied)))
             }
             Until::Cleared { lanes, applied, .. } => {
@@ -143,7 +143,7 @@ impl Facts {
     }
 
     /// When a stored change takes effect, where that is known by now.
-    fn applied(&self, lanes: &[Lane], cpu: bool, pending_at: Option<Ms>, after: &VmSpec) -> Option<Applied> {
+    fn applied(&self, lanes: &[Lane], of_start: OfStart, pending_at: Option<Ms>, after: &VmSpec) -> Option<Applied> {
         let unmade = |lane: &Lane| match lane {
             Lane::Disk(no) => {
                 let unmade = |record: &Record| record.run.unmade.contains(no);
@@ -159,8 +159,9 @@ impl Facts {
         if !live || lanes.iter().any(|lane| self.stuck.contains_key(lane) || self.waits_for_start(*lane)) {
             return Some(Applied::NextStart);
         }
-        let of_start = |cpu: bool| cpu && self.up().is_some_and(|up| up.in_effect.cpu != self.record.definition.cpu);
-        if of_start(cpu) {
+        let (wanted, live) = (&self.record.definition, self.up().map(|up| &up.in_effect));
+        if live.is_some_and(|live| of_start.cpu && live.cpu != wanted.cpu || of_start.seed && live.seed != wanted.seed)
+        {
             return Some(Applied::NextStart);
         }
         if lanes.is_empty() && self.up().is_some_and(|up| up.in_effect.policy != self.record.definition.policy) {

@@ -33,11 +33,12 @@ const LOOK: Duration = Duration::from_secs(9);
 const QUICK_LOOK: Duration = Duration::from_millis(900);
 
 /// The first file that the next start would not find, in words.
-pub(super) async fn find(brief: &Brief) -> Done {
+pub(super) async fn find(hands: &Hands, brief: &Brief) -> Done {
     let spec = brief.definition();
     let disks = made(brief).map(|disk| disk.file.to_path_buf());
     let bases = spec.disks.iter().filter_map(|disk| disk.backing_file()).map(|base| base.path.clone());
-    let files: Vec<PathBuf> = disks.chain(bases).chain(spec.iso.clone()).collect();
+    let seed = spec.seed.as_ref().map(|seed| hands.ctx.seeds(spec.id).file(seed.id));
+    let files: Vec<PathBuf> = disks.chain(bases).chain(spec.iso.clone()).chain(seed).collect();
     // All in one go: after a start of the daemon every VM looks.
     let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     let looking_at = Arc::new(AtomicUsize::new(0));
@@ -70,8 +71,8 @@ async fn are_removable(hands: &Hands, brief: &Brief, patience: Duration) -> Resu
     Ok(())
 }
 
-/// Removes everything that belongs to a VM but its record: its images, the folders that were made for them, its run
-/// directory. Of one that was `half_made` what is not there is no matter.
+/// Removes everything that belongs to a VM but its record: its images, the folders that were made for them, what its
+/// cloud-init was given, its run directory. Of one that was `half_made` what is not there is no matter.
 pub(super) async fn erase(hands: &Hands, brief: &Brief, half_made: bool) -> Done {
     if !half_made {
         are_removable(hands, brief, STORAGE).await?;
@@ -85,7 +86,9 @@ pub(super) async fn erase(hands: &Hands, brief: &Brief, half_made: bool) -> Done
         removed.map_err(|e| Setback::Host(format!("cannot remove {}: {e}", file.display())))?;
     }
     let (folder, run, console) = (hands.ctx.image_folder(&hands.id), hands.paths.clone(), hands.console.clone());
+    let seeds = hands.ctx.seeds(hands.id);
     let removed = in_time(REMOVAL, move || {
+        seeds.remove_all()?;
         remove_emptied(&folder)?;
         console.forget();
         clear(&run)?;

@@ -8,6 +8,7 @@ use qapi::qmp::{query_fdsets, remove_fd};
 use super::Hands;
 use crate::{
     host::{Access, STORAGE, image, on_storage, open_within},
+    model::{Error, SeedId},
     qemu::devices::{FileUse, HostFile, set_of},
     qmp::{QmpError, Session},
     vm::core::Setback,
@@ -30,9 +31,12 @@ pub(super) async fn open(hands: &Hands, file: &HostFile) -> io::Result<Opened> {
         // Not the log itself, which a guest would fill.
         return Ok(Opened { descriptor: hands.console.descriptor()?, size: None });
     }
+    if let FileUse::Seed(_) = used {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is made for a start, and not opened"));
+    }
     let config = &hands.ctx.config;
     let (access, folders) = match used {
-        FileUse::Log | FileUse::Medium | FileUse::Base(_) => (Access::Read, config.base_dirs()),
+        FileUse::Log | FileUse::Seed(_) | FileUse::Medium | FileUse::Base(_) => (Access::Read, config.base_dirs()),
         FileUse::Disk(_) => (Access::ReadWrite, config.storage_dirs.clone()),
     };
     let opened = on_storage(&file.path, STORAGE, move || {
@@ -40,7 +44,7 @@ pub(super) async fn open(hands: &Hands, file: &HostFile) -> io::Result<Opened> {
         let checked = match used {
             FileUse::Disk(format) => image::check_disk(&file, format).map(Some),
             FileUse::Base(format) => image::check_base(&file, format).map(|()| None),
-            FileUse::Medium | FileUse::Log => Ok(None),
+            FileUse::Medium | FileUse::Seed(_) | FileUse::Log => Ok(None),
         };
         let size = checked.map_err(|error| match error {
             image::ImageError::Unsuitable(must) => io::Error::other(format!("it must {must}")),
@@ -51,8 +55,47 @@ pub(super) async fn open(hands: &Hands, file: &HostFile) -> io::Result<Opened> {
     opened.await
 }
 
+/// What cloud-init of a guest is given, as a disk, for a VM that is called so.
+///
+/// # Errors
+/// The host's, with its number; without one where the data is not there any more.
+async fn seed(hands: &Hands, id: SeedId, name: &str) -> io::Result<Opened> {
+    let (seeds, vm, name) = (hands.ctx.seeds(hands.id), hands.id, name.to_owned());
+    let descriptor = on_storage(&hands.ctx.config.state_dir, STORAGE, move || {
+        seeds.disk(id, (vm, &name)).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => io::Error::other(
+                "the data for its cloud-init is not there any more; PUT /vms/{id} gives it anew, and cloud_init null none",
+            ),
+            _ => error,
+        })
+    });
+    Ok(Opened { descriptor: descriptor.await?, size: None })
+}
+
+/// Opens one that a VM which is called so starts with.
+///
+/// # Errors
+/// `Unstartable` for what a change of the definition mends.
+pub(super) async fn open_for_start(hands: &Hands, file: &HostFile, name: &str) -> Result<Opened, Setback> {
+    let opened = match file.used {
+        FileUse::Seed(id) => seed(hands, id, name).await,
+        _ => open(hands, file).await,
+    };
+    opened.map_err(|error| {
+        let why = unusable(file, &error);
+        // Descriptors that have run out, or storage that hangs, are no matter of the definition.
+        let is_the_hosts = error.raw_os_error().is_some() || error.kind() == io::ErrorKind::TimedOut;
+        match file.used {
+            FileUse::Medium | FileUse::Seed(_) | FileUse::Base(_) if !is_the_hosts => {
+                Setback::Reported(Error::Unstartable { why })
+            }
+            _ => Setback::Host(why),
+        }
+    })
+}
+
 /// For people.
-pub(super) fn unusable(file: &HostFile, error: &io::Error) -> String {
+fn unusable(file: &HostFile, error: &io::Error) -> String {
     format!("{} cannot be used: {error}", file.path.display())
 }
 

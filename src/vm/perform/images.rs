@@ -146,9 +146,8 @@ pub(super) async fn grow(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) ->
     hands.ctx.owns(disk, brief.definition()).map_err(Setback::Reported)?;
     // In QEMU's own words, and not by its header: a base image may have moved with the state directory.
     let image = devices::blockdev_by_path(disk);
-    let base = disk.backing_file().map(|base| base.path.as_path());
     let (format, bytes) = (disk.file.format(), disk.file.bytes(size));
-    hands.ctx.images.grow(image, (&disk.file, format), base, bytes).await.map_err(Setback::Host)?;
+    hands.ctx.images.grow(image, (&disk.file, format), disk.backing_file(), bytes).await.map_err(Setback::Host)?;
     Ok(Report::Done)
 }
 

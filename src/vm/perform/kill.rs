@@ -1,6 +1,6 @@
 //! Ends processes. A process that SIGKILL does not end is the kernel's: there is nothing else to be done about it.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
@@ -35,7 +35,12 @@ async fn killed(process: &Process) -> bool {
 pub(super) async fn end_strays(hands: &Hands, brief: &Brief) -> Done {
     // One that was spawned a moment ago is known by its handle alone: until exec is over it has no command line.
     let spawned = hands.process().into_iter();
-    for stray in spawned.chain(hands.ctx.strays(brief.definition()).map(Arc::new)) {
+    // Of this daemon's own there is the handle: whoever waits for a start that failed for want of descriptors is told so, all the same.
+    let strays = hands.ctx.strays(brief.definition()).unwrap_or_else(|error| {
+        tracing::warn!(vm = %hands.id, %error, "whether an earlier daemon has left a QEMU of it is not seen");
+        Vec::new()
+    });
+    for stray in spawned.chain(strays.into_iter().map(Arc::new)) {
         tracing::info!(vm = %hands.id, pid = stray.pid(), "ending a QEMU that nobody waits for");
         let group = hands.ctx.sandbox.group_of(stray.pid());
         if !killed(&stray).await {
@@ -66,13 +71,15 @@ impl Context {
 
     /// Whether a process has files of this VM open: its logs or, where somebody has removed those, its disks.
     fn is_here(&self, pid: i32, spec: &VmSpec) -> std::io::Result<bool> {
-        let disks: Vec<_> = spec.disks.iter().map(|disk| disk.file.to_path_buf()).collect();
-        Ok(process::has_open(pid, &self.run_paths(&spec.id).logs())? || process::has_open(pid, &disks)?)
+        process::has_open(pid, &self.files_of(spec))
     }
 
-    fn strays(&self, spec: &VmSpec) -> impl Iterator<Item = Process> {
-        let here = |process: &Process| self.is_here(process.pid(), spec).unwrap_or(false);
-        let named = process::find(&["-uuid", &spec.id.to_string()]).into_iter();
-        named.filter_map(|pid| process::open(pid).ok()).filter(here)
+    fn files_of(&self, spec: &VmSpec) -> Vec<PathBuf> {
+        let logs = self.run_paths(&spec.id).logs();
+        logs.into_iter().chain(spec.disks.iter().map(|disk| disk.file.to_path_buf())).collect()
+    }
+
+    fn strays(&self, spec: &VmSpec) -> std::io::Result<Vec<Process>> {
+        process::with_open(process::find(&["-uuid", &spec.id.to_string()])?, &self.files_of(spec))
     }
 }

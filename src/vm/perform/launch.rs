@@ -185,7 +185,7 @@ async fn spawn_now(hands: &Hands, brief: &Brief) -> Done {
     let args = CommandLine { spec: &spec, paths, fds, taps: &numbers, files: &sets, accelerator }.render();
     let program = hands.ctx.config.qemu.clone();
     let needs = Needs {
-        vm: hands.id,
+        vm: Some(hands.id),
         network: carrier == Carrier::Slirp && !users.is_empty(),
         memory: memory_bound(spec.memory, if carrier == Carrier::Passt { users.len() } else { 0 }, accelerator),
     };
@@ -228,7 +228,7 @@ async fn open_files(hands: &Hands, spec: &VmSpec) -> Result<(Streams, BTreeMap<u
         let began = in_time(STORAGE, move || console.begin()).await;
         began.map_err(|e| Setback::Host(format!("cannot make logs in {}: {e}", hands.paths.dir().display())))
     };
-    let opened = try_join_all(files.iter().map(|file| open_file(hands, file)));
+    let opened = try_join_all(files.iter().map(|file| host_files::open_for_start(hands, file, &spec.name)));
     let (streams, opened) = tokio::try_join!(streams, opened)?;
     let is_short = |disk: &&Disk| {
         let of_it = |(file, opened): (&HostFile, &Opened)| {
@@ -241,21 +241,9 @@ async fn open_files(hands: &Hands, spec: &VmSpec) -> Result<(Streams, BTreeMap<u
         files.iter().zip(opened).map(|(file, opened)| (file.set, opened.descriptor)).collect();
     // There are only now any to be had.
     for log in &logs {
-        sets.insert(log.set, open_file(hands, log).await?.descriptor);
+        sets.insert(log.set, host_files::open_for_start(hands, log, &spec.name).await?.descriptor);
     }
     Ok((streams, sets))
-}
-
-async fn open_file(hands: &Hands, file: &HostFile) -> Result<Opened, Setback> {
-    host_files::open(hands, file).await.map_err(|error| {
-        let why = host_files::unusable(file, &error);
-        // Descriptors that have run out, or storage that hangs, are no matter of the definition.
-        let is_the_hosts = error.raw_os_error().is_some() || error.kind() == io::ErrorKind::TimedOut;
-        match file.used {
-            FileUse::Medium | FileUse::Base(_) if !is_the_hosts => unstartable(why),
-            _ => Setback::Host(why),
-        }
-    })
 }
 
 /// A process that ends unless somebody takes it: a spawn may come so late that its step was given up.

@@ -71,7 +71,7 @@ pub(super) async fn perform(hands: &Hands, brief: Brief, step: Step) -> Outcome 
         Step::AskGuest { mode, by_agent, agent_only } => agent::ask(hands, mode, by_agent, agent_only).await,
         Step::PressButton => agent::press_button(hands).await,
 
-        Step::FindFiles => files::find(brief).await,
+        Step::FindFiles => files::find(hands, brief).await,
         Step::CheckRemovable => files::check_removable(hands, brief).await,
         Step::Erase { half_made } => files::erase(hands, brief, half_made).await,
         Step::RemoveRunFiles => files::remove_run_files(hands).await,

@@ -51,7 +51,7 @@ pub(in crate::vm) fn bind(
         }
     };
     // A monitor may name anybody's.
-    let own = cpus::threads(process);
+    let own = cpus::threads(process).map_err(|error| format!("cannot pin QEMU's threads: {error}"))?;
     for (index, &thread) in threads.iter().enumerate().filter(|(_, thread)| own.contains(thread)) {
         bind(thread, pinning.cores_for(index, vcpus), &format_args!("vCPU {index}"))?;
     }

@@ -15,9 +15,9 @@ use crate::{
     config::{Accel, Settings},
     host::{
         cpus::Host,
-        image::{Folders, QemuImg},
+        image::{Folders, Keep, QemuImg},
         launcher::User,
-        sandbox::{Programs, Sandbox},
+        sandbox::Sandbox,
     },
     model::{Conflict, CpuPinning, Disk, Ending, Error, IoLimits, LayerId, Nic, NicBackend, NicId, Upkeep, VmSpec},
     net::Network,
@@ -52,13 +52,13 @@ impl Vm {
         std::fs::create_dir_all(config.state_dir.join("images")).unwrap();
         let cache = config.state_dir.join("accelerator.json");
         let caps = Caps::detect(&config.qemu, Some(Accelerator::Tcg), &cache).await.unwrap();
-        let programs =
-            Programs { program: &caps.program, version: &caps.version, others: &caps.may_execute, kvm: false };
+        let programs = users::programs(&caps);
+        let keep = Keep { uids: config.vm_uids.clone(), mark: "steps".to_owned() };
         let ctx = Context {
             host: Host::read().unwrap(),
             sandbox: Sandbox::find(programs, config.vm_uids.clone(), "steps").await.into(),
+            images: QemuImg::find(&config.qemu_img, Folders::default(), &keep).await.unwrap(),
             caps,
-            images: QemuImg::find(&config.qemu_img, Folders::default()).await.unwrap(),
             store: Store::open(&config.state_dir.join("db")).unwrap(),
             riders: Arc::default(),
             census: Arc::default(),
