@@ -17,6 +17,7 @@ use std::{
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::model::{Bounds, Cidr, Grant, Uids};
@@ -120,7 +121,11 @@ pub struct Settings {
     #[arg(long = "forward-address", env = "QHERD_FORWARD_ADDRESSES", value_name = "ADDRESS", value_delimiter = ',')]
     #[serde(rename = "forward-addresses")]
     pub forward_addresses: Vec<Ipv4Addr>,
-    /// Machine profiles that replace or join the built-in ones
+    /// A network of servers that images may be pulled from, beside public addresses: 10.20.0.0/16, or 127.0.0.0/8 for this
+    /// host's own; repeatable
+    #[arg(long = "pull-from", env = "QHERD_PULL_FROM", value_name = "CIDR", value_delimiter = ',')]
+    pub pull_from: Vec<IpNet>,
+    /// Machine profiles that replace or join the built-in ones, and images.toml, which does so with the well-known images
     #[arg(long, env = "QHERD_TEMPLATES_DIR", value_name = "DIR")]
     pub templates_dir: Option<PathBuf>,
     /// Accelerator [default: auto]
@@ -174,6 +179,8 @@ pub struct Config {
     pub allow_subnets: Vec<Cidr>,
     /// Addresses beside loopback ones where forwards into the user-mode network may listen; the unspecified one means all.
     pub forward_addresses: Vec<Ipv4Addr>,
+    /// Networks beside public addresses that images may be pulled from.
+    pub pull_from: Vec<IpNet>,
     pub templates_dir: Option<PathBuf>,
     pub accel: Accel,
     pub sandbox: Confine,
@@ -249,6 +256,7 @@ impl Settings {
             path_maps: if self.path_maps.is_empty() { from_file.path_maps } else { self.path_maps },
             allow_subnets: if self.allow_subnets.is_empty() { from_file.allow_subnets } else { self.allow_subnets },
             forward_addresses,
+            pull_from: if self.pull_from.is_empty() { from_file.pull_from } else { self.pull_from },
             templates_dir: self.templates_dir.or(from_file.templates_dir),
             accel: self.accel.or(from_file.accel).unwrap_or_default(),
             sandbox: self.sandbox.or(from_file.sandbox).unwrap_or_default(),

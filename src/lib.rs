@@ -11,6 +11,7 @@
 //!  vm         one task per VM: decide, launch, stop, adopt
 //!     │
 //!  qemu  qmp  net  host  store     arguments · monitor · switches · processes and images · records
+//!  fetch                           files from elsewhere
 //!     │
 //!  model      plain types without I/O
 //! ```
@@ -25,6 +26,7 @@ pub mod api;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod fetch;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod host;

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     api::kvm::bodies::{
-        Details, DiskRow, EventBody, ImageFields, Listed, NetworkRow, NetworkView, OperationBody, Performance,
-        SwitchFields,
+        Details, DiskRow, EventBody, ImageFields, KnownImageFields, Listed, NetworkRow, NetworkView, OperationBody,
+        Performance, SwitchFields,
     },
     model::IoLimits,
 };
@@ -210,6 +210,17 @@ impl Tabled for ImageFields {
     ];
     fn id(&self) -> &str {
         &self.id
+    }
+}
+
+impl Tabled for KnownImageFields {
+    const COLUMNS: &'static [Column<Self>] = &[
+        column("NAME", |image| format!("{}:{}", image.name, image.tag)),
+        column("HERE", |image| if image.here { "yes" } else { "" }.to_owned()),
+        column("URL", |image| image.url.clone()),
+    ];
+    fn id(&self) -> &str {
+        &self.name
     }
 }
 

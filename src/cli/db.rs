@@ -14,15 +14,18 @@ use anyhow::Context;
 use clap::Subcommand;
 
 use super::{StateDir, say};
-use crate::service::database::{Database, help};
+use crate::service::database::{Database, files::Difference, help};
 
 /// Also after an upgrade has put another one in its place.
 pub const THIS_PROGRAM: &str = "/proc/self/exe";
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Read every record and say what is wrong; exit status 1 if anything is
+    /// Read every record, compare them with the files of disks and images, and say what is wrong; exit status 1 if anything is
     Check {
+        /// Read all that is in the files of images, too, and compare its sums
+        #[arg(long)]
+        sums: bool,
         #[command(flatten)]
         at: StateDir,
     },
@@ -65,7 +68,7 @@ impl Command {
     /// What could not be done, in words.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Check { at } => check(&claim(at)?),
+            Self::Check { sums, at } => check(&claim(at)?, sums),
             Self::Export { file, at } => export(&claim(at)?, file.as_deref()),
             Self::Import { file, replace, at } => import(&claim(at)?, &file, replace),
             Self::Restore { from, at } => restore(&claim(at)?, from.as_deref()),
@@ -74,20 +77,30 @@ impl Command {
     }
 }
 
-fn check(database: &Database) -> anyhow::Result<ExitCode> {
-    let report = database.check()?;
+fn check(database: &Database, sums: bool) -> anyhow::Result<ExitCode> {
+    let (report, files) = database.check(sums)?;
     for problem in &report.problems {
         say(&format!("bad: {problem}"))?;
     }
+    for problem in &files {
+        say(&problem.to_string())?;
+    }
+    let wrong = files.iter().filter(|problem| problem.difference != Difference::Foreign).count();
     for (kind, count) in &report.kinds {
         let unknown = report.unknown.contains(kind);
         say(&format!("{kind}: {count}{}", if unknown { " (this qherd does not know them)" } else { "" }))?;
     }
     if report.problems.is_empty() {
         say("all records can be read")?;
+    } else {
+        say(&format!("{} cannot be used; they are left as they are", report.problems.len()))?;
+    }
+    if wrong > 0 {
+        say(&format!("{wrong} files are not as recorded; they are left as they are"))?;
+    }
+    if report.problems.is_empty() && wrong == 0 {
         return Ok(ExitCode::SUCCESS);
     }
-    say(&format!("{} cannot be used; they are left as they are", report.problems.len()))?;
     Ok(ExitCode::FAILURE)
 }
 

@@ -12,7 +12,7 @@ use super::{
     words::when,
 };
 use crate::{
-    api::kvm::bodies::{DiskBody, DiskDone, DiskRow},
+    api::kvm::bodies::{DiskBody, DiskDone, DiskRow, DiskUpdate},
     client::LONG,
     model::IoLimits,
 };
@@ -43,6 +43,14 @@ pub enum Command {
         /// Bytes per second, such as 50M
         #[arg(long, value_name = "SIZE", value_parser = sizes::bytes)]
         bps: Option<u64>,
+        #[command(flatten)]
+        to: Connect,
+    },
+    /// Go on over what the base image of a disk has in it by now, though it is not what was cloned
+    AcceptBase {
+        vm: String,
+        /// Its name: root, disk1
+        disk: String,
         #[command(flatten)]
         to: Connect,
     },
@@ -91,6 +99,18 @@ impl Command {
                     return super::output::line(&done.of.id);
                 }
                 output.say(&format!("{}: added {}{}", vm.name, done.of.id, when(done.applied)))
+            }
+            Self::AcceptBase { vm, disk, to } => {
+                let output = to.output();
+                let client = to.client()?;
+                let vm = names::vm(&client, &vm).await?;
+                let url = format!("/vms/{}/disks/{}", vm.id, segment(&disk));
+                let body = DiskUpdate { accept_base: Some(true), ..DiskUpdate::default() };
+                let done: serde_json::Value = client.put(&url, &body).await?;
+                if output.is_for_programs() {
+                    return output.value(&done);
+                }
+                output.say(&format!("{}: {disk} lies on its base image as it is now", vm.name))
             }
             Self::Rm { vm, disk, to } => {
                 let output = to.output();

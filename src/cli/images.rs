@@ -1,25 +1,26 @@
 //! `image`: those of the store.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
-use tokio::fs::File;
 
 use super::{
     connect::Connect,
     create::path,
-    exit::{Exit, Fail},
+    exit::Fail,
+    made_images::{labels, made, name_of},
     names::{encoded, segment},
     output::Output,
-    progress::{Saying, showing},
+    progress::showing,
+    pulls::{Pull, import},
+    sends::send,
     sizes::{Label, label, written},
     vms::show_values,
     words::named,
 };
 use crate::{
-    api::kvm::bodies::{ImageDone, ImageFields, ImageUpdate, ImportBody},
-    client::{Begun, Client, LONG, SOON},
+    api::kvm::bodies::{ImageDetails, ImageDone, ImageFields, ImageUpdate, ImportBody, KnownImageFields},
+    client::LONG,
 };
 
 #[derive(Subcommand)]
@@ -32,6 +33,24 @@ pub enum Command {
         /// Only those with these labels: os=debian,lts
         #[arg(long, value_name = "LABELS")]
         label: Option<String>,
+        /// Those that are well known instead, and need no more than their name to be pulled
+        #[arg(long, conflicts_with_all = ["name", "label"])]
+        known: bool,
+        #[command(flatten)]
+        to: Connect,
+    },
+    /// Make an image of a file that the daemon gets from elsewhere
+    Pull(Pull),
+    /// Make an image of a disk of a VM that is off
+    Save {
+        /// Its name or id
+        vm: String,
+        /// What it is to be called: NAME or NAME:TAG
+        #[arg(long)]
+        name: String,
+        /// Which disk [default: the root disk]
+        #[arg(long)]
+        disk: Option<String>,
         #[command(flatten)]
         to: Connect,
     },
@@ -66,7 +85,7 @@ pub enum Command {
 
 #[derive(Args)]
 pub struct Import {
-    /// The file; it is sent to the daemon
+    /// The file; it is sent to the daemon, and where that is cut short the same command goes on
     #[arg(value_name = "PATH")]
     path: PathBuf,
     /// What it is to be called: NAME or NAME:TAG [default: the name of the file, without its endings]
@@ -85,15 +104,14 @@ pub struct Import {
     to: Connect,
 }
 
-/// Between two looks at how far it is.
-const LOOK: u64 = 1;
-const ENDINGS: [&str; 13] =
-    [".xz", ".gz", ".zst", ".bz2", ".qcow2", ".img", ".raw", ".vmdk", ".vhdx", ".vhd", ".vdi", ".vpc", ".disk"];
-
 impl Command {
     pub async fn run(self) -> Result<(), Fail> {
         match self {
-            Self::Ls { name, label, to } => {
+            Self::Ls { known: true, to, .. } => {
+                let output = to.output();
+                output.list(&to.client()?.get::<Vec<KnownImageFields>>("/known-images").await?)
+            }
+            Self::Ls { name, label, to, .. } => {
                 let output = to.output();
                 let named = [("name", name), ("label", label)];
                 let query = named.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", encoded(&value?))));
@@ -101,10 +119,19 @@ impl Command {
                 output.list(&to.client()?.get::<Vec<ImageFields>>(&path).await?)
             }
             Self::Import(import) => import.run().await,
+            Self::Pull(pull) => pull.run().await,
+            Self::Save { vm, name, disk, to } => {
+                let output = to.output();
+                let client = to.client()?;
+                let from_vm = Some(super::names::vm(&client, &vm).await?.id);
+                let body = ImportBody { name, from_vm, disk, ..ImportBody::default() };
+                let saved = showing(output, "saving", async |saying| import(&client, &body, &saying).await).await?;
+                made(output, &saved, "is made")
+            }
             Self::Show { images, to } => {
                 let output = to.output();
                 let client = to.client()?;
-                let mut found: Vec<ImageFields> = Vec::new();
+                let mut found: Vec<ImageDetails> = Vec::new();
                 for image in &images {
                     found.push(client.get(&at(image)).await?);
                 }
@@ -154,105 +181,25 @@ impl Import {
         let name = self.name.clone().or_else(|| name_of(&self.path)).ok_or_else(|| {
             Fail::usage(format!("{} gives no name for the image; say it with --name", self.path.display()))
         })?;
-        let image = if self.on_host {
+        let body = ImportBody { name, sha256: self.sha256, labels: labels(&self.labels), ..ImportBody::default() };
+        let body = if self.on_host {
             let is_here = client.target().is_here();
-            let body = ImportBody {
-                name: name.clone(),
-                path: path(self.path.display().to_string(), is_here),
-                sha256: self.sha256,
-                labels: labels(&self.labels),
-                description: None,
-                protected: None,
-            };
-            showing(output, "importing", async |saying| import(&client, &body, &saying).await).await?
+            ImportBody { path: Some(path(self.path.display().to_string(), is_here)), ..body }
         } else {
-            let mut query = format!("?name={}", encoded(&name));
-            query.extend(self.sha256.iter().map(|sum| format!("&sha256={}", encoded(sum))));
-            let (file, length) = open(&self.path).await?;
-            let sent: ImageFields = showing(output, "sending", async |saying| {
-                let say = move |sent: u64| match sent == length {
-                    true => saying.is("all is sent; it is imported"),
-                    false => saying.is(&format!("sending: {} of {}", written(sent), written(length))),
-                };
-                client.upload(&format!("/images/uploads{query}"), file, length, say, LONG).await
-            })
-            .await?;
-            match labels(&self.labels) {
-                Some(labels) => {
-                    let body = ImageUpdate { labels: Some(Some(labels)), ..ImageUpdate::default() };
-                    client.put(&at(&sent.id), &body).await?
-                }
-                None => sent,
-            }
+            let sent = showing(output, "sending", async |saying| send(&client, &self.path, saying).await).await?;
+            ImportBody { upload: Some(sent), ..body }
         };
+        let image = showing(output, "importing", async |saying| import(&client, &body, &saying).await).await?;
         made(output, &image, "is imported")
     }
-}
-
-/// As an operation, whose phases are told meanwhile.
-async fn import(client: &Client, body: &ImportBody, saying: &Saying) -> Result<ImageFields, Fail> {
-    let mut operation = match client.begin("/images", body).await? {
-        Begun::Done(image) => return Ok(image),
-        Begun::Operation(operation) => *operation,
-    };
-    let unreadable =
-        |error: serde_json::Error| Fail::new(Exit::Failed, format!("the answer is not understood: {error}"));
-    while operation.ended_at.is_none() {
-        if let Some(phase) = operation.phases.iter().rfind(|phase| phase.ended_at.is_none()) {
-            saying.is(&format!("importing: {phase}"));
-        }
-        let path = format!("/operations/{}?wait={LOOK}", operation.id);
-        operation = client.get_within(&path, SOON + Duration::from_secs(LOOK)).await?;
-    }
-    if let Some(result) = operation.result {
-        return serde_json::from_value(result.body).map_err(unreadable);
-    }
-    let said = operation.error.map(|error| match &error.body["error"]["message"] {
-        Value::String(message) => message.clone(),
-        _ => error.body.to_string(),
-    });
-    let why = operation.interrupted.or(said).unwrap_or_else(|| operation.status.to_string());
-    Err(Fail::new(Exit::Failed, why))
-}
-
-async fn open(path: &std::path::Path) -> Result<(File, u64), Fail> {
-    let opened = async {
-        let file = File::open(path).await?;
-        let length = file.metadata().await?.len();
-        std::io::Result::Ok((file, length))
-    };
-    opened.await.map_err(|error| Fail::usage(format!("cannot read {}: {error}", path.display())))
 }
 
 fn at(image: &str) -> String {
     format!("/images/{}", segment(image))
 }
 
-fn labels(labels: &[Label]) -> Option<std::collections::BTreeMap<String, String>> {
-    let all = || labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect();
-    (!labels.is_empty()).then(all)
-}
-
-/// `debian-12.qcow2.xz` → `debian-12`
-fn name_of(path: &std::path::Path) -> Option<String> {
-    let mut name = path.file_name()?.to_str()?;
-    while let Some(shorter) = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending)) {
-        name = shorter;
-    }
-    (name.len() > 1).then(|| name.to_owned())
-}
-
-fn made(output: Output, image: &ImageFields, what: &str) -> Result<(), Fail> {
-    if output.is_for_programs() {
-        return output.value(image);
-    }
-    if output.is_quiet() {
-        return super::output::line(&image.id);
-    }
-    output.say(&format!("{}:{} {what} ({})", image.name, image.tag, image.id))
-}
-
-fn facts(output: Output, image: &ImageFields) -> Result<(), Fail> {
+fn facts(output: Output, details: &ImageDetails) -> Result<(), Fail> {
+    let image = &details.image;
     if output.is_quiet() {
         return super::output::line(&image.id);
     }
@@ -262,7 +209,7 @@ fn facts(output: Output, image: &ImageFields) -> Result<(), Fail> {
         ("Id", image.id.clone()),
         ("Made of", format!("{}{}", named(&image.format), compression.unwrap_or_default())),
         ("SHA-256", image.sha256.clone()),
-        ("Source", image.source.path.as_ref().map_or("an upload".to_owned(), |path| path.display().to_string())),
+        ("Source", source(image)),
         ("Size", format!("{} for a guest, {} here", written(image.virtual_size), written(image.size))),
         ("File", image.layer.file.display().to_string()),
         ("Made", image.created_at.clone()),
@@ -270,21 +217,16 @@ fn facts(output: Output, image: &ImageFields) -> Result<(), Fail> {
         ("Protected", if image.protected { "yes" } else { "" }.to_owned()),
     ];
     facts.extend(image.labels.iter().map(|(key, value)| ("Label", format!("{key}={value}"))));
-    facts.extend(image.vms.iter().map(|vm| ("VM", vm.name.clone())));
+    facts.extend(details.disks.iter().map(|disk| {
+        let own = disk.allocated.map(|own| format!(", {} of its own", written(own))).unwrap_or_default();
+        ("Disk", format!("{} of {}{own}", disk.disk, disk.vm))
+    }));
     output.facts(&facts)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_gives_its_image_a_name_without_its_endings() {
-        let of = |path: &str| name_of(std::path::Path::new(path));
-        assert_eq!(of("/a/debian-12.qcow2.xz").as_deref(), Some("debian-12"));
-        assert_eq!(of("disk.vhdx").as_deref(), Some("disk"));
-        assert_eq!(of("plain").as_deref(), Some("plain"));
-        assert_eq!(of("x.img"), None);
-        assert_eq!(of("/"), None);
-    }
+fn source(image: &ImageFields) -> String {
+    let path = image.source.path.as_ref().map(|path| path.display().to_string());
+    let vm = image.source.vm_id.as_ref().zip(image.source.disk.as_ref());
+    let vm = vm.map(|(vm, disk)| format!("the disk {disk} of the VM {vm}"));
+    path.or(image.source.url.clone()).or(vm).unwrap_or_else(|| "an upload".to_owned())
 }

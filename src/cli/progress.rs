@@ -28,6 +28,7 @@ pub async fn showing<T>(output: Output, what: &str, work: impl AsyncFnOnce(Sayin
 }
 
 /// What is said of something while it is waited for.
+#[derive(Clone)]
 pub struct Saying(ProgressBar);
 
 impl Saying {

@@ -27,6 +27,12 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// What the daemon said of an operation.
+    pub fn refused(status: u16, message: String) -> Self {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self::Refused { status, message, detail: None }
+    }
+
     /// Whether the VM, switch or the like is not there.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND)

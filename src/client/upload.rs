@@ -16,11 +16,11 @@ use super::{Client, Failure};
 const PIECE: usize = 256 << 10;
 
 impl Client {
-    /// Sends `length` bytes of a file; `hear` is called with how many have been.
+    /// Puts the next `length` bytes of a file there; `hear` is called with how many have been sent.
     ///
     /// # Errors
     /// [`Failure`].
-    pub async fn upload<T: DeserializeOwned>(
+    pub async fn put_file<T: DeserializeOwned>(
         &self,
         path: &str,
         file: File,
@@ -28,7 +28,8 @@ impl Client {
         hear: impl Fn(u64) + Send + 'static,
         time: Duration,
     ) -> Result<T, Failure> {
-        let pieces = stream::try_unfold((file, 0, hear), async |(mut file, sent, hear)| {
+        // One that has grown meanwhile is sent as long as it was said to be.
+        let pieces = stream::try_unfold((file.take(length), 0, hear), async |(mut file, sent, hear)| {
             let mut piece = vec![0; PIECE];
             let read = file.read(&mut piece).await?;
             if read == 0 {
@@ -39,7 +40,7 @@ impl Client {
             hear(sent);
             Ok(Some((Frame::data(Bytes::from(piece)), (file, sent, hear))))
         });
-        let (parts, _) = self.request(Method::POST, path, None)?.into_parts();
+        let (parts, _) = self.request(Method::PUT, path, None)?.into_parts();
         let mut request = http::Request::from_parts(parts, StreamBody::new(pieces).boxed_unsync());
         let headers = request.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));

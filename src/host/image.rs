@@ -3,8 +3,10 @@
 
 #![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
 
+mod content;
 mod copied;
 mod digest;
+mod examine;
 mod existing;
 mod foreign;
 mod import;
@@ -17,10 +19,7 @@ mod writer;
 use std::{
     fs::File,
     io,
-    os::{
-        fd::AsRawFd,
-        unix::fs::{FileExt, MetadataExt},
-    },
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -28,21 +27,26 @@ use std::{
 
 use serde_json::{Value, json};
 
+pub use content::{content, other_content};
 pub use copied::Copied;
-pub use digest::{hexadecimal, sha256};
+pub use digest::{hexadecimal, sha256, sum_of};
+pub use examine::{check_base, check_disk};
 pub use existing::{Existing, examine_backing, examine_existing};
 pub use foreign::not_a_cd;
-pub use import::{Measured, Opened};
+pub use import::{Measured, Opened, Over};
 pub(crate) use qcow2::fuzz as fuzz_header;
 pub use run::Keep;
 pub(crate) use source::fuzz as fuzz_file;
 pub use source::{Source, source};
 pub use unpack::{Unpack, Unpacker, help as unpack_here};
-pub use writer::writer;
+pub use writer::{who_writes, writer};
 
-use self::run::{IMAGES, Run, Tool};
+use self::{
+    examine::{examine, read_at},
+    run::{IMAGES, Run, Tool},
+};
 use super::{Access, Places, STORAGE, on_storage, open_within};
-use crate::model::{BaseImage, CloneMode, ImageFormat, MissingLayer};
+use crate::model::{BaseContent, BaseImage, CloneMode, ImageFormat, MissingLayer};
 
 /// Reading a header and creating an overlay take milliseconds; a hung file server must not hold a request for ever.
 const QUICK: Duration = Duration::from_secs(60);
@@ -130,19 +134,24 @@ impl QemuImg {
         self.tool.missing()
     }
 
-    /// Detects and checks a file that is to be a base image: raw or qcow2, standing alone, undamaged. Only one whose header
-    /// says so is shown to qemu-img, which would follow whatever it names.
+    /// Detects and checks a file that is to be a base image: raw or qcow2, standing alone, undamaged, and whole: nobody has it
+    /// open for writing. Only one whose header says so is shown to qemu-img, which would follow whatever it names. Returns what
+    /// is in it, too.
     ///
     /// # Errors
     /// [`ImageError::Unsuitable`] says what it must be instead.
-    pub async fn inspect(&self, path: &Path) -> Result<Info, ImageError> {
+    pub async fn inspect(&self, path: &Path) -> Result<(Info, BaseContent), ImageError> {
         let (looked, folders) = (path.to_owned(), self.folders.clone());
         let open = move || {
             let file = open_within(&folders.images, &looked, Access::Read)?;
-            Ok(examine(&file).map(|info| (file, info)))
+            if let Some(by) = who_writes(&file)? {
+                return Ok(Err(ImageError::InUse(by)));
+            }
+            let content = content(&file)?;
+            Ok(examine(&file).map(|info| (file, info, content)))
         };
         let opened = on_storage(path, STORAGE, open).await;
-        let (file, info) = opened.map_err(|e| ImageError::Host(e.to_string()))??;
+        let (file, info, content) = opened.map_err(|e| ImageError::Host(e.to_string()))??;
         match info.format {
             ImageFormat::Qcow2 => self.check(&file, path).await?,
             ImageFormat::Raw if path.extension().is_some_and(|e| e == "qcow2") => {
@@ -151,7 +160,7 @@ impl QemuImg {
             }
             ImageFormat::Raw => {}
         }
-        Ok(info)
+        Ok((info, content))
     }
 
     /// `qemu-img check`: 2 means corrupt; 3, leaked clusters, does no harm. An image that is too large to be checked in time
@@ -277,7 +286,10 @@ impl QemuImg {
     }
 
     /// The base image, open, and examined as it is now; and how many bytes it takes.
-    async fn open_base(&self, base: &BaseImage) -> Result<(File, u64), String> {
+    ///
+    /// # Errors
+    /// In words, with its path.
+    pub async fn open_base(&self, base: &BaseImage) -> Result<(File, u64), String> {
         let (path, format, folders) = (base.path.clone(), base.format, self.folders.clone());
         let open = move || {
             let file = open_within(&folders.images, &path, Access::Read)?;
@@ -319,68 +331,6 @@ fn alone(file: &File, driver: &str) -> String {
 /// The longest file that a copy of a disk of so many bytes can be.
 fn largest(bytes: u64) -> u64 {
     bytes.saturating_add(bytes / 512).saturating_add(TABLES)
-}
-
-/// Bytes that a guest sees of a disk, by the header of one that has one. Blocks.
-///
-/// # Errors
-/// [`ImageError::Unsuitable`] for one that is no such disk any more.
-pub fn check_disk(file: &File, format: ImageFormat) -> Result<u64, ImageError> {
-    match format {
-        ImageFormat::Qcow2 => qcow2::disk_size(file),
-        // Its bytes are the disk's, whatever its guest has written there.
-        ImageFormat::Raw => {
-            let metadata = file.metadata().map_err(|e| ImageError::Host(e.to_string()))?;
-            Ok(metadata.len().next_multiple_of(512))
-        }
-    }
-}
-
-/// Whether an open file can still be the base image that it was taken for. Blocks.
-///
-/// # Errors
-/// [`ImageError::Unsuitable`] for one that has become something else since.
-pub fn check_base(file: &File, format: ImageFormat) -> Result<(), ImageError> {
-    match format {
-        ImageFormat::Qcow2 => {
-            let mut magic = [0; qcow2::MAGIC.len()];
-            read_at(file, &mut magic, 0).map_err(|e| ImageError::Host(e.to_string()))?;
-            if magic != qcow2::MAGIC {
-                return Err(ImageError::Unsuitable("be a qcow2 image, as it was when it was cloned".into()));
-            }
-            qcow2::virtual_size(file).map(drop)
-        }
-        // Its bytes are the disk's, whatever they are.
-        ImageFormat::Raw => Ok(()),
-    }
-}
-
-/// What the first bytes of a file, and its last sector, say that it is.
-fn examine(file: &File) -> Result<Info, ImageError> {
-    let failed = |error: io::Error| ImageError::Host(error.to_string());
-    if let Some(foreign) = foreign::not_a_disk(file).map_err(failed)? {
-        return Err(ImageError::Unsuitable(format!("be a raw or qcow2 image, not {foreign}")));
-    }
-    let mut magic = [0; qcow2::MAGIC.len()];
-    read_at(file, &mut magic, 0).map_err(failed)?;
-    if magic == qcow2::MAGIC {
-        return Ok(Info { format: ImageFormat::Qcow2, virtual_size: qcow2::virtual_size(file)? });
-    }
-    // QEMU counts in sectors.
-    let length = file.metadata().map_err(failed)?.len();
-    Ok(Info { format: ImageFormat::Raw, virtual_size: length.next_multiple_of(512) })
-}
-
-/// As much as there is.
-fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut read = 0;
-    while read < buffer.len() {
-        match file.read_at(&mut buffer[read..], at + read as u64)? {
-            0 => break,
-            more => read += more,
-        }
-    }
-    Ok(read)
 }
 
 /// The file, its folder and the folder's own entry: an acknowledged disk is there after a power cut.

@@ -1,12 +1,12 @@
 //! Changes of a VM's definition: what a client may ask for, and the definition that follows from it. Bringing it into
 //! effect on a running VM is not done here.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use super::{
-    Alias, Conflict, CpuPinning, Error, GuestCpu, IoLimits, MetadataWish, NewDisk, NewNic, NicId, PolicyWish, PortWish,
-    Result, Seed, SeedId, SwitchId, VmSpec, check_definition, check_disk_size, check_memory, check_name, check_vcpus,
-    default_max_memory,
+    Alias, BaseContent, Conflict, CpuPinning, Error, GuestCpu, IoLimits, MetadataWish, NewDisk, NewNic, NicId,
+    PolicyWish, PortWish, Result, Seed, SeedId, SwitchId, VmSpec, check_definition, check_disk_size, check_memory,
+    check_name, check_vcpus, default_max_memory,
 };
 
 /// One change, as a dialect hands it over: decoded, not yet checked.
@@ -27,6 +27,11 @@ pub enum Change {
         size: Option<i64>,
         /// `Some(None)` removes them.
         io_limits: Option<Option<Box<IoLimits>>>,
+    },
+    /// What the base image of a disk has in it by now is what the disk lies on.
+    Base {
+        name: String,
+        content: Arc<BaseContent>,
     },
     AddDisk {
         disk: Box<NewDisk>,
@@ -175,6 +180,10 @@ impl Change {
                     }
                     disk.io_limits = limits.map(|limits| *limits);
                 }
+            }
+            Self::Base { name, content } => {
+                let base = wanted.disk_mut(&name).and_then(|disk| disk.base.as_mut());
+                base.ok_or(Error::DiskNotFound { name })?.content = Some(content);
             }
             Self::AddDisk { disk, folder } => {
                 wanted.add_disk(*disk, &folder, in_effect)?;

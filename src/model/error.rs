@@ -47,11 +47,21 @@ pub enum Error {
     /// In the words of the client: an id or a name.
     #[error("Image not found: {0}.")]
     ImageNotFound(String),
+    #[error("Upload not found: {0}. It may have been finished, or taken back; begin another one.")]
+    UploadNotFound(String),
     #[error("There is an image {0} already; take another name or tag, or remove that one first.")]
     ImageExists(String),
     /// What hangs on an image, or is being done with it, does not allow it, in words.
     #[error("{0}")]
     ImageConflict(String),
+    /// A server elsewhere, or the way to it, keeps what is to come from there.
+    #[error("The image does not come: {0}. Try again later, or give another URL.")]
+    Elsewhere(String),
+    /// In the words of the client: the name of a well-known image.
+    #[error(
+        "There is no image {0} here yet, but it is a well-known one: pull it first, with qherd image pull {0}, or POST /images {{\"name\": \"{0}\"}}."
+    )]
+    NotPulled(String),
     /// What is to be written does not fit; told before anything is, where that can be known. `what` has its figure.
     #[error("There is no room in {} for {what}: {free} bytes may be used there. Free some, and try again.", .place.display())]
     NoRoom { what: String, free: u64, place: PathBuf },
@@ -121,6 +131,8 @@ pub enum Operation {
     Plug,
     #[error("import the image")]
     Import,
+    #[error("read the image")]
+    Export,
     #[error("change the image")]
     ChangeImage,
     #[error("delete the image")]

@@ -76,6 +76,8 @@ ids! {
     LayerId;
     /// An image of the store.
     ImageId;
+    /// A file on its way to the store.
+    UploadId;
     /// What a guest's cloud-init is given.
     SeedId;
     /// A virtual switch.

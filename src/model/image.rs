@@ -6,7 +6,7 @@ use std::{fmt, path::PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Error, ImageId, LayerId, Metadata, Result};
+use super::{Error, ImageId, LayerId, Metadata, Result, VmId};
 
 /// Characters of a name, and of a tag.
 const MAX_PART: usize = 64;
@@ -122,6 +122,13 @@ pub enum ImageSource {
     /// It lies on this host.
     Path(PathBuf),
     Upload,
+    /// It was pulled from there.
+    Url(String),
+    /// It was a disk of this VM, which may be gone.
+    Vm {
+        id: VmId,
+        disk: String,
+    },
 }
 
 /// `image/<id>`: an image of the store.

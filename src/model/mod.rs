@@ -3,6 +3,7 @@
 
 mod access;
 mod address;
+mod base_image;
 mod bounds;
 mod change;
 mod clock;
@@ -46,6 +47,7 @@ mod written;
 
 pub use access::{Grant, Role, Who};
 pub use address::AddressSource;
+pub use base_image::{BaseContent, BaseImage};
 pub use bounds::{Bounds, Figures};
 pub use change::{Applied, Change, NewNics, Redefinition};
 pub use clock::{Moment, monotonic_ms, now_ms, uptime_ms, wall_at_uptime, wall_time_of};
@@ -58,7 +60,7 @@ pub use event::{About, Asker, EVENT_TYPES, Event, Incident, OperationNews, Outco
 pub use forward::{SwitchForward, check_forward};
 pub use guest_cpu::{GuestCpu, MAX_CPU_FEATURES};
 pub use hostname::{check_domain, host_label};
-pub use id::{ForwardId, ImageId, LayerId, NicId, SeedId, SwitchId, VmId};
+pub use id::{ForwardId, ImageId, LayerId, NicId, SeedId, SwitchId, UploadId, VmId};
 pub use image::{Compression, Image, ImageName, ImageSource, SourceFormat, check_sha256};
 pub use image_format::ImageFormat;
 pub use labels::{LabelFilter, Labels, around};
@@ -79,8 +81,8 @@ pub use sample::{BalloonSample, DiskSample, NetworkSample, NicSample, Sample, Vc
 pub use sandbox::{Carrier, Layer, MissingLayer, Sandbox, UserNetwork};
 pub use size::{MAX_DEFINITION, MAX_LAYER, check_definition};
 pub use spec::{
-    BaseImage, Bus, CloneMode, CpuPinning, Disk, MAX_VCPUS, Machine, NewDisk, VmSpec, check_disk_size,
-    check_max_memory, check_max_vcpus, check_memory, check_vcpus, default_max_memory,
+    Bus, CloneMode, CpuPinning, Disk, MAX_VCPUS, Machine, NewDisk, VmSpec, check_disk_size, check_max_memory,
+    check_max_vcpus, check_memory, check_vcpus, default_max_memory,
 };
 pub use status::Status;
 pub use subnet::{Cidr, Dns, Subnet, Subnet6};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    Conflict, DiskFile, Error, ForeignFile, GuestCpu, ImageFormat, IoLimits, LayerId, Metadata, Named, Nic, Policy,
+    BaseImage, Conflict, DiskFile, Error, ForeignFile, GuestCpu, IoLimits, LayerId, Metadata, Named, Nic, Policy,
     Result, Seed, VmId,
 };
 
@@ -292,17 +292,6 @@ pub enum CloneMode {
     Linked,
     /// A copy that stands alone.
     Full,
-}
-
-/// A base image with the format that was detected when it was cloned; QEMU is always told the format.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BaseImage {
-    /// Canonical path.
-    pub path: PathBuf,
-    pub format: ImageFormat,
-    /// Of an image of the store.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub layer: Option<LayerId>,
 }
 
 fn whole(param: &'static str, value: i64, min: i64, max: i64, unit: &str) -> Result<u64> {

@@ -17,8 +17,8 @@ use crate::{
 pub const DEFAULT: &str = "q35";
 const BUILT_IN: [(&str, &str); 2] =
     [("q35", include_str!("../../templates/q35.toml")), ("pc", include_str!("../../templates/pc.toml"))];
-/// In the templates folder, but no profile.
-const EXAMPLE_CONFIGURATION: &str = "qherd";
+/// In the templates folder, but no profiles: the example configuration, and the well-known images.
+const OTHERS: [&str; 2] = ["qherd", "images"];
 
 /// A profile as written.
 #[derive(Clone, Debug, Deserialize)]
@@ -57,7 +57,7 @@ impl Profiles {
         for entry in entries {
             let path = entry?.path();
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            if path.extension().is_none_or(|e| e != "toml") || name == EXAMPLE_CONFIGURATION {
+            if path.extension().is_none_or(|e| e != "toml") || OTHERS.contains(&&*name) {
                 continue;
             }
             let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;

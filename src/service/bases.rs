@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs::Metadata,
+    io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -11,7 +12,7 @@ use std::{
 
 use futures_util::{
     FutureExt,
-    future::{BoxFuture, Shared},
+    future::{BoxFuture, Shared, join_all},
 };
 
 use super::{
@@ -20,8 +21,15 @@ use super::{
     images::{self, ImageUse},
 };
 use crate::{
-    host::image::{ImageError, Info, QemuImg},
-    model::{BaseImage, CloneMode, Error, ImageFormat, LayerId, Operation, Result, VmId, VmView},
+    host::{
+        Access, STORAGE,
+        image::{self, ImageError, Info, QemuImg},
+        on_storage, open_within,
+    },
+    model::{
+        BaseContent, BaseImage, Change, CloneMode, Error, ImageFormat, LayerId, Operation, Result, VmId, VmSpec, VmView,
+    },
+    vm::while_wanted,
 };
 
 /// A base image in use.
@@ -31,8 +39,19 @@ pub struct Base {
     pub format: ImageFormat,
     /// Of an image of the store.
     pub layer: Option<LayerId>,
+    pub state: BaseState,
     /// The VMs that were cloned from it.
     pub vms: Vec<BaseUser>,
+}
+
+/// What became of a base image under the disks that lie on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BaseState {
+    AsCloned,
+    Changed,
+    Missing,
+    /// It was cloned before anybody kept what was in it, nothing lies on it, or it cannot be looked at.
+    Unknown,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,25 +63,85 @@ pub struct BaseUser {
 }
 
 impl Service {
-    /// The base images that VMs were cloned from, and who depends on each.
-    pub fn bases(&self) -> Vec<Base> {
-        in_use(&self.registry.views())
+    /// The base images that VMs were cloned from, who depends on each, and whether that has become another.
+    pub async fn bases(&self) -> Vec<Base> {
+        let (bases, known) = in_use(&self.registry.views());
+        let looks = bases.into_iter().map(|base| {
+            let contents = known.get(&base.path).cloned().unwrap_or_default();
+            async move {
+                let state = self.state_of(&base, contents).await;
+                Base { state, ..base }
+            }
+        });
+        join_all(looks).await
+    }
+
+    async fn state_of(&self, base: &Base, contents: Vec<Arc<BaseContent>>) -> BaseState {
+        let (path, folders) = (base.path.clone(), self.ctx.config.base_dirs());
+        let is_stored = base.layer.is_some();
+        let look = move || {
+            let file = match open_within(&folders, &path, Access::Read) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BaseState::Missing),
+                file => file?,
+            };
+            for was in &contents {
+                if image::other_content(&file, was)?.is_some() {
+                    return Ok(BaseState::Changed);
+                }
+            }
+            // An image of the store is never written to.
+            Ok(if contents.is_empty() && !is_stored { BaseState::Unknown } else { BaseState::AsCloned })
+        };
+        on_storage(&base.path, STORAGE, look).await.unwrap_or(BaseState::Unknown)
+    }
+
+    /// What makes the content that the base image of a disk has by now the one that the disk lies on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a disk without such a base, and for one that cannot be its base any more; as [`resolve`].
+    pub async fn accepted_base(&self, spec: &VmSpec, name: &str) -> Result<Change> {
+        let disk = spec.disk(name).ok_or_else(|| Error::DiskNotFound { name: name.to_owned() })?;
+        let base =
+            disk.backing_file().filter(|base| base.layer.is_none() && disk.file.own().is_some()).ok_or_else(|| {
+                Error::invalid(
+                    "accept_base",
+                    "be given of a disk that lies on a base image which was named by its path",
+                )
+            })?;
+        let (now, ..) = while_wanted(resolve(self, &base.path)).await?;
+        if now.format != base.format {
+            let must = format!("be given while the base image is a {} one, as it was cloned", base.format.driver());
+            return Err(Error::invalid("accept_base", must));
+        }
+        let content = now.content.ok_or_else(|| Error::invalid("accept_base", "be given of a file"))?;
+        Ok(Change::Base { name: name.to_owned(), content })
     }
 }
 
+/// What was in a base image when disks were cloned that lie on it.
+type Contents = HashMap<PathBuf, Vec<Arc<BaseContent>>>;
+
 /// The record is the definitions themselves, so it cannot disagree with them.
-fn in_use(views: &[VmView]) -> Vec<Base> {
+fn in_use(views: &[VmView]) -> (Vec<Base>, Contents) {
+    let mut known = Contents::new();
     let mut bases: BTreeMap<PathBuf, Base> = BTreeMap::new();
     for spec in views.iter().filter(|view| !view.gone).map(|view| &view.spec) {
         for disk in &spec.disks {
-            let Some(BaseImage { path, format, layer }) = &disk.base else { continue };
+            let Some(BaseImage { path, format, layer, content }) = &disk.base else { continue };
             let base = bases.entry(path.clone());
-            let base =
-                base.or_insert_with(|| Base { path: path.clone(), format: *format, layer: *layer, vms: Vec::new() });
+            let new = || Base {
+                path: path.clone(),
+                format: *format,
+                layer: *layer,
+                state: BaseState::Unknown,
+                vms: Vec::new(),
+            };
+            let base = base.or_insert_with(new);
+            known.entry(path.clone()).or_default().extend(content.clone().filter(|_| disk.clone == CloneMode::Linked));
             base.vms.push(BaseUser { id: spec.id, name: spec.name.clone(), clone: disk.clone });
         }
     }
-    bases.into_values().collect()
+    (bases.into_values().collect(), known)
 }
 
 /// How long a request waits for the look into an image; the look itself goes on.
@@ -74,7 +153,7 @@ const PATIENCE: Duration = Duration::from_secs(25);
 pub(super) struct Inspector(Arc<Mutex<HashMap<PathBuf, (Fingerprint, Look)>>>);
 
 /// A look that is under way or done. It is a task of its own: nobody who hangs up ends it for the others.
-type Look = Shared<BoxFuture<'static, std::result::Result<Info, ImageError>>>;
+type Look = Shared<BoxFuture<'static, std::result::Result<(Info, Arc<BaseContent>), ImageError>>>;
 
 /// Changes with every write to a file.
 #[derive(Clone, PartialEq, Eq)]
@@ -110,7 +189,7 @@ impl Inspector {
         let (images, looked, all) = (images.clone(), path.to_owned(), self.0.clone());
         let same = fingerprint.clone();
         let task = tokio::spawn(async move {
-            let outcome = images.inspect(&looked).await;
+            let outcome = images.inspect(&looked).await.map(|(info, content)| (info, Arc::new(content)));
             if outcome.is_err() {
                 // It may be another the next time, or nobody's fault.
                 let mut looks = all.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,10 +217,17 @@ pub(super) async fn resolve(service: &Service, named: &Path) -> Result<(BaseImag
     if let Some((base, size, claim)) = service.stored_base(named).await? {
         return Ok((base, size, Some(claim)));
     }
-    let (path, metadata) = images::locate(service, named, ImageUse::Base).await?;
+    let located = images::locate(service, named, ImageUse::Base).await;
+    let (path, metadata) = located.map_err(|error| match service.is_only_known(named) {
+        true => Error::NotPulled(named.display().to_string()),
+        false => error,
+    })?;
     let look = service.bases.look(&service.ctx.images, &path, Fingerprint::of(&metadata));
     match tokio::time::timeout(PATIENCE, look).await {
-        Ok(Ok(info)) => Ok((BaseImage { path, format: info.format, layer: None }, info.virtual_size, None)),
+        Ok(Ok((info, content))) => {
+            let base = BaseImage { content: Some(content), ..BaseImage::at(path, info.format) };
+            Ok((base, info.virtual_size, None))
+        }
         Ok(Err(ImageError::Unsuitable(must))) => Err(Error::invalid(ImageUse::Base.param(), must)),
         Ok(Err(ImageError::InUse(by))) => Err(Error::BaseImageInUse { path: named.to_owned(), by }),
         Ok(Err(error @ (ImageError::Host(_) | ImageError::Full))) => Err(Error::failed(Operation::Create, error)),

@@ -14,7 +14,7 @@ use super::{
     Service, changes,
     disks::{self, Claim},
     images::{self, ImageUse},
-    nics,
+    nics, room,
 };
 use crate::{
     host::{STORAGE, in_time},
@@ -175,6 +175,9 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Kept<'_>)
         promises.push(promise);
     }
     check_definition(&spec, None)?;
+    let copies =
+        spec.disks.iter().filter_map(|disk| disks::full_clone(&disk.base, disk.clone, disk.file.to_path_buf()));
+    room::check(copies.collect()).await?;
     Ok((spec.without_spare_room(), Kept { _promises: promises, _claims: claims }))
 }
 

@@ -3,6 +3,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "before the daemon serves anybody")]
 
+pub mod files;
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -12,6 +14,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 
+use self::files::FileProblem;
 use super::{
     exports,
     keys::KeyRecord,
@@ -111,11 +114,11 @@ impl Database {
         Ok(Store::open(&db)?)
     }
 
-    /// Reads every record, and every VM of several.
+    /// Reads every record, and every VM of several; and compares them with the files. `sums`: also by all that is in images.
     ///
     /// # Errors
     /// A store that does not open.
-    pub fn check(&self) -> anyhow::Result<Report> {
+    pub fn check(&self, sums: bool) -> anyhow::Result<(Report, Vec<FileProblem>)> {
         let store = self.open()?;
         let mut report = store.check(RECORD_KINDS)?;
         for (_, vm) in records::scan(&store)? {
@@ -124,7 +127,8 @@ impl Database {
                 |error: &StoreError| report.problems.iter().any(|other| other.to_string() == error.to_string());
             report.problems.extend(vm.err().filter(|error| !is_known(error)));
         }
-        Ok(report)
+        let files = files::compare(&self.state_dir, &vms_with_disks(&self.state_dir)?, &store, sums)?;
+        Ok((report, files))
     }
 
     /// Writes everything to `out`, which messages call `path`; returns how many records there are.

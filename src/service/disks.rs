@@ -1,13 +1,16 @@
 //! Disks that a client wishes for: checked against the host and the base image. Making them is the VM's or `create`'s
 //! work.
 
+use std::path::PathBuf;
+
 use super::{
     Service, bases,
     existing::{self, Found},
     image_store,
+    room::{self, FullClone},
 };
 use crate::{
-    model::{Change, DiskWish, Error, LayerId, NewDisk, Result, VmId, VmView, check_disk_size},
+    model::{BaseImage, Change, CloneMode, DiskWish, Error, LayerId, NewDisk, Result, VmId, VmView, check_disk_size},
     vm::while_wanted,
 };
 
@@ -73,6 +76,12 @@ async fn attach(service: &Service, wish: DiskWish) -> Result<(NewDisk, Option<Cl
     Ok((disk, Some(Claim::File { _claim: claim })))
 }
 
+/// What is copied for a disk, where something is.
+pub(super) fn full_clone(base: &Option<BaseImage>, clone: CloneMode, file: PathBuf) -> Option<FullClone> {
+    let base = base.as_ref().filter(|_| clone == CloneMode::Full)?;
+    Some(FullClone { base: base.path.clone(), file })
+}
+
 /// The same error about the field of the `index`th further disk.
 pub(super) fn among(index: usize, error: Error) -> Error {
     error.within(&format!("disks[{index}]"))
@@ -92,7 +101,9 @@ impl Service {
         }
         // Kept until it stands in the definition, or does not.
         let (disk, _claim) = while_wanted(resolve(self, wish)).await?;
+        let folder = self.ctx.image_folder(&id);
+        room::check(full_clone(&disk.base, disk.clone, folder.join("disk")).into_iter().collect()).await?;
         let disk = Box::new(disk);
-        self.change_by(&handle, Change::AddDisk { disk, folder: self.ctx.image_folder(&id) }).await
+        self.change_by(&handle, Change::AddDisk { disk, folder }).await
     }
 }

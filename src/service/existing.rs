@@ -266,7 +266,7 @@ fn base(config: &Config, path: &Path, Backing { file, format }: Backing) -> Resu
         ImageError::Unsuitable(must) => backing(must),
         other => unsuitable(other),
     })?;
-    Ok(BaseImage { path: found, format, layer: None })
+    Ok(BaseImage::at(found, format))
 }
 
 /// Completes "must …".

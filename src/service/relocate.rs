@@ -111,7 +111,7 @@ mod tests {
     };
 
     fn disk(file: &str, base: Option<&str>) -> Disk {
-        let base = base.map(|path| BaseImage { path: path.into(), format: ImageFormat::Raw, layer: None });
+        let base = base.map(|path| BaseImage::at(path, ImageFormat::Raw));
         Disk {
             name: "root".into(),
             layer: LayerId::random(),

@@ -114,6 +114,19 @@ impl LayerRecord {
         &self.images
     }
 
+    /// The file that it lies on, of somebody's.
+    pub fn base(&self) -> Option<&BaseImage> {
+        match &self.parent {
+            Some(Parent::Base(base)) => Some(base),
+            Some(Parent::Layer(_)) | None => None,
+        }
+    }
+
+    /// Of a file that qherd did not make, which form it has.
+    pub fn foreign_format(&self) -> Option<ImageFormat> {
+        self.foreign.as_ref().map(|foreign| foreign.format)
+    }
+
     /// Nobody names it: its file is half made, or about to go.
     pub fn is_nobodys(&self) -> bool {
         self.owners.is_empty() && self.images.is_empty()
@@ -140,7 +153,7 @@ impl LayerRecord {
                 if parent.parent.is_some() {
                     return Err(of_a_chain(*id));
                 }
-                Some(BaseImage { path: parent.path(), format: ImageFormat::Qcow2, layer: Some(*id) })
+                Some(BaseImage { layer: Some(*id), ..BaseImage::at(parent.path(), ImageFormat::Qcow2) })
             }
             None => self.copy_of.clone(),
         };
@@ -262,8 +275,12 @@ pub(crate) fn get(store: &Store, id: LayerId) -> Result<Option<Counted<LayerReco
 
 /// Every layer that a VM has or may have, with a disk that says what it is.
 fn named(record: &Record) -> BTreeMap<LayerId, &Disk> {
-    let disks = record.definition.disks.iter().chain(known_to_run(&record.run));
-    disks.map(|disk| (disk.layer, disk)).collect()
+    let mut named = BTreeMap::new();
+    for disk in record.definition.disks.iter().chain(known_to_run(&record.run)) {
+        // What is wanted of one goes before what QEMU knows of it.
+        named.entry(disk.layer).or_insert(disk);
+    }
+    named
 }
 
 fn known_to_run(run: &RunRecord) -> impl Iterator<Item = &Disk> {

@@ -9,7 +9,7 @@ use std::{
         fs::{FileExt, OpenOptionsExt, PermissionsExt, symlink},
         process::CommandExt,
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -50,7 +50,7 @@ fn qemu_img(folder: &Path, args: &str) -> i32 {
 }
 
 /// A qcow2 of 64 MiB that holds 4 MiB of data, with its first 8 KiB for finding the tables.
-fn filled_qcow2(folder: &Path, name: &str) -> (File, Vec<u8>) {
+fn filled_qcow2(folder: &Path, name: &str) -> (Damaged, Vec<u8>) {
     let data: Vec<u8> = (0..4_u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let raw = File::create(folder.join("filled.tmp")).unwrap();
     raw.write_all_at(&data, 0).unwrap();
@@ -60,7 +60,24 @@ fn filled_qcow2(folder: &Path, name: &str) -> (File, Vec<u8>) {
     let file = File::options().read(true).write(true).open(folder.join(name)).unwrap();
     let mut head = vec![0; 8192];
     file.read_exact_at(&mut head, 0).unwrap();
-    (file, head)
+    (Damaged(folder.join(name)), head)
+}
+
+/// An image that is open only while something is done to it: one that somebody has open for writing is refused as that.
+struct Damaged(PathBuf);
+
+impl Damaged {
+    fn open(&self) -> File {
+        File::options().write(true).open(&self.0).unwrap()
+    }
+
+    fn write_all_at(&self, bytes: &[u8], at: u64) -> std::io::Result<()> {
+        self.open().write_all_at(bytes, at)
+    }
+
+    fn set_len(&self, length: u64) -> std::io::Result<()> {
+        self.open().set_len(length)
+    }
 }
 
 /// A big-endian number of the qcow2 header (docs/interop/qcow2.txt in QEMU).
@@ -330,6 +347,7 @@ async fn what_is_absurd_in_size_is_refused_in_bounded_time_and_memory() {
     // As large as the file system lets it be, without a byte in it.
     let sizes = [i64::MAX as u64, 15 << 40, 1 << 40];
     assert!(sizes.iter().any(|size| giant.set_len(*size).is_ok()));
+    drop(giant);
     symlink("nowhere.raw", bases.join("dangling.raw")).unwrap();
     let intact = "must be an intact qcow2 image";
     let mut cases = vec![("giant.raw", "disk_size must be at least")];

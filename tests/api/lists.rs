@@ -7,11 +7,18 @@ use crate::support::Daemon;
 use serde_json::{Value, json};
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 58] = [
+const ROUTES: [(&str, &str, &str); 65] = [
     ("get", "/images", "listImages"),
     ("post", "/images", "importImage"),
     ("post", "/images/uploads", "uploadImage"),
+    ("get", "/known-images", "listKnownImages"),
+    ("get", "/uploads", "listUploads"),
+    ("post", "/uploads", "beginUpload"),
+    ("get", "/uploads/{upload}", "getUpload"),
+    ("put", "/uploads/{upload}", "continueUpload"),
+    ("delete", "/uploads/{upload}", "deleteUpload"),
     ("get", "/images/{image}", "getImage"),
+    ("get", "/images/{image}/content", "getImageContent"),
     ("put", "/images/{image}", "updateImage"),
     ("delete", "/images/{image}", "deleteImage"),
     ("post", "/vms", "createVM"),

@@ -4,6 +4,8 @@
 mod callers;
 #[path = "../support/contract.rs"]
 mod contract;
+#[path = "../support/filesystem.rs"]
+mod filesystem;
 #[allow(dead_code)]
 #[path = "../support/golden.rs"]
 mod golden;
@@ -21,6 +23,8 @@ mod support;
 mod terminal;
 #[path = "../support/updates.rs"]
 mod updates;
+#[path = "../support/web.rs"]
+mod web;
 
 mod access;
 mod access_elsewhere;
@@ -44,6 +48,8 @@ mod hyperv_ids;
 mod hyperv_lists;
 mod hyperv_words;
 mod idempotency;
+mod image_of_vm;
+mod image_pulls;
 mod image_uploads;
 mod images;
 mod judges;

@@ -7,6 +7,8 @@ mod hostile;
 mod screen;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/web.rs"]
+mod web;
 
 mod address;
 mod completion;
@@ -17,6 +19,7 @@ mod ends;
 mod given;
 mod gone;
 mod herd;
+mod images;
 mod import;
 mod names;
 mod operations;

@@ -25,6 +25,7 @@ mod damaged_store;
 mod db_command;
 mod events_over_kills;
 mod exhausted_host;
+mod files_check;
 mod host_shutdown;
 mod image_crash_points;
 mod lost_by_the_host;

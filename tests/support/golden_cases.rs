@@ -56,11 +56,7 @@ fn q35() -> VmSpec {
             file: format!("{ROOT}/images/{ID}/root.qcow2").into(),
             size: 1,
             clone: CloneMode::Linked,
-            base: Some(BaseImage {
-                path: format!("{ROOT}/bases/base.qcow2").into(),
-                format: ImageFormat::Qcow2,
-                layer: None,
-            }),
+            base: Some(BaseImage::at(format!("{ROOT}/bases/base.qcow2"), ImageFormat::Qcow2)),
             io_limits: None,
             slot: None,
             request: None,
@@ -93,8 +89,7 @@ fn pc() -> VmSpec {
 }
 
 fn raw_base(spec: &mut VmSpec) {
-    spec.disks[0].base =
-        Some(BaseImage { path: format!("{ROOT}/bases/base.raw").into(), format: ImageFormat::Raw, layer: None });
+    spec.disks[0].base = Some(BaseImage::at(format!("{ROOT}/bases/base.raw"), ImageFormat::Raw));
 }
 
 fn further_disks(spec: &mut VmSpec) {

@@ -108,7 +108,7 @@ async fn a_folder_that_is_exchanged_for_a_link_while_an_image_is_copied_leads_to
     fs::write(etc.join("shadow"), SECRET.repeat(1024)).unwrap();
     fs::write(sub.join("here/shadow"), [b'x'; 8192]).unwrap();
     symlink(&etc, sub.join("there")).unwrap();
-    let base = BaseImage { path: sub.join("here/shadow"), format: ImageFormat::Raw, layer: None };
+    let base = BaseImage::at(sub.join("here/shadow"), ImageFormat::Raw);
     let attacker = Busy::at(move || {
         std::thread::sleep(std::time::Duration::from_millis(1));
         renameat_with(CWD, sub.join("here"), CWD, sub.join("there"), RenameFlags::EXCHANGE).is_ok()

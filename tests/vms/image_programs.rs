@@ -197,7 +197,7 @@ async fn what_is_lent_is_opened_as_it_was_lent() {
     for name in ["images", "vms"] {
         fs::create_dir(dir.path().join(name)).unwrap();
     }
-    let base = BaseImage { path: dir.path().join("images/base"), format: ImageFormat::Raw, layer: None };
+    let base = BaseImage::at(dir.path().join("images/base"), ImageFormat::Raw);
     fs::write(&base.path, [b'x'; 4096]).unwrap();
     fs::set_permissions(&base.path, fs::Permissions::from_mode(0o600)).unwrap();
     let folders = Folders { images: vec![dir.path().join("images")], storage: vec![dir.path().join("vms")] };

@@ -21,6 +21,7 @@ mod support_updates;
 
 mod attached_disks;
 mod autostart;
+mod base_contents;
 mod clock_steps;
 mod cpu;
 mod delete;
@@ -39,6 +40,7 @@ mod mute;
 mod networks;
 mod overtaken;
 mod restarts;
+mod room;
 mod sandbox;
 mod sandboxed;
 mod simultaneous;

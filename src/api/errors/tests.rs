@@ -61,8 +61,11 @@ fn domain() -> Vec<Error> {
         Error::AmbiguousSwitch { .. } =>
             Error::AmbiguousSwitch { param: "switch".into(), name: "lan".to_owned(), ids: vec![switch, switch] },
         Error::ImageNotFound(_) => Error::ImageNotFound("debian:12".to_owned()),
+        Error::UploadNotFound(_) => Error::UploadNotFound(ID.to_owned()),
         Error::ImageExists(_) => Error::ImageExists("debian:12".to_owned()),
         Error::ImageConflict(_) => Error::ImageConflict("<what hangs on it>".to_owned()),
+        Error::Elsewhere(_) => Error::Elsewhere("<what its server does>".to_owned()),
+        Error::NotPulled(_) => Error::NotPulled("debian:12".to_owned()),
         Error::NoRoom { .. } => Error::NoRoom { what: "the upload, which has 2000 bytes".to_owned(), free: 1000, place: path() },
         Error::ForwardNotFound(_) => Error::ForwardNotFound(forward),
         Error::SwitchConflict(_) => Error::SwitchConflict("<what the host's network does not allow>".to_owned()),

@@ -208,6 +208,9 @@ impl Writer<'_> {
                     response["headers"] = json!({"Transfer-Encoding": stream_header()});
                     Some(content(media_type, json!({"type": "string", "examples": [example]})))
                 }
+                OutputKind::File => {
+                    Some(content("application/octet-stream", json!({"type": "string", "format": "binary"})))
+                }
                 OutputKind::Socket => {
                     response["headers"] = socket_headers();
                     None

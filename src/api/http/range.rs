@@ -12,8 +12,16 @@ use super::{HttpError, Reply};
 /// # Errors
 /// [`HttpError::RangeBeyondEnd`].
 pub fn wanted(headers: &HeaderMap, length: u64) -> Result<Option<Range<u64>>, HttpError> {
-    // What it was a part of might be another by now, and nothing here has a name that would tell.
-    if headers.contains_key(header::IF_RANGE) {
+    wanted_of(headers, length, None)
+}
+
+/// The same of what has a name that tells it from another, its entity tag.
+///
+/// # Errors
+/// [`HttpError::RangeBeyondEnd`].
+pub fn wanted_of(headers: &HeaderMap, length: u64, tag: Option<&str>) -> Result<Option<Range<u64>>, HttpError> {
+    // What it was a part of might be another by now.
+    if headers.get(header::IF_RANGE).is_some_and(|is| tag.is_none_or(|tag| is.as_bytes() != tag.as_bytes())) {
         return Ok(None);
     }
     let mut values = headers.get_all(header::RANGE).iter();
@@ -103,5 +111,7 @@ mod tests {
         headers.insert(header::RANGE, "bytes=1-2".parse().unwrap());
         headers.insert(header::IF_RANGE, "\"x\"".parse().unwrap());
         assert_eq!(wanted(&headers, 10), Ok(None));
+        assert_eq!(wanted_of(&headers, 10, Some("\"y\"")), Ok(None));
+        assert_eq!(wanted_of(&headers, 10, Some("\"x\"")), Ok(Some(1..3)));
     }
 }

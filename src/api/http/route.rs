@@ -125,6 +125,8 @@ pub enum OutputKind {
     Text(&'static str, &'static str),
     /// Piece by piece, of this media type; with an example of what comes.
     Stream(&'static str, &'static str),
+    /// Bytes.
+    File,
     /// A WebSocket.
     Socket,
     Empty,
@@ -244,6 +246,11 @@ impl<S: 'static> Route<S> {
     /// A body of this media type.
     pub fn output_as(self, media_type: &'static str, description: &'static str, example: &'static str) -> Self {
         self.outcome(200, description, OutputKind::Text(media_type, example))
+    }
+
+    /// The bytes of a file, or some of them.
+    pub fn output_file(self, status: u16, description: &'static str) -> Self {
+        self.outcome(status, description, OutputKind::File)
     }
 
     /// What could be JSON, in another notation.

@@ -126,12 +126,15 @@ fn domain(error: Error, endpoint: &Endpoint, role: Role) -> (StatusCode, ErrorBo
         | Error::BaseImageInUse { .. }
         | Error::Unstartable { .. } => (StatusCode::CONFLICT, said(message)),
         Error::NoRoom { .. } => (StatusCode::INSUFFICIENT_STORAGE, said(message)),
+        Error::Elsewhere(_) => (StatusCode::BAD_GATEWAY, said(message)),
         Error::MadeAndDeleted => (StatusCode::GONE, said(message)),
         Error::NicNotFound { .. } => (StatusCode::NOT_FOUND, said(endpoint.not_found)),
         Error::ForwardNotFound(_) => (StatusCode::NOT_FOUND, said("Port forward not found")),
-        Error::BaseImageNotFound { .. } | Error::DiskNotFound { .. } | Error::ImageNotFound(_) => {
-            (StatusCode::NOT_FOUND, said(message))
-        }
+        Error::BaseImageNotFound { .. }
+        | Error::DiskNotFound { .. }
+        | Error::ImageNotFound(_)
+        | Error::NotPulled(_)
+        | Error::UploadNotFound(_) => (StatusCode::NOT_FOUND, said(message)),
         Error::Conflict(conflict) => (StatusCode::CONFLICT, in_the_way(conflict, message)),
         Error::NoAgent { why } => {
             let body = said("Shutdown integration service not available or not enabled");

@@ -11,8 +11,8 @@ use super::{
     vm_id,
 };
 use crate::{
-    api::http::{Reply, Request, given},
-    model::{Change, IoLimits},
+    api::http::{HttpError, Reply, Request, given},
+    model::{Change, IoLimits, VmSpec},
 };
 
 /// At least one field.
@@ -51,6 +51,34 @@ pub struct DiskUpdate {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<IoLimits>")]
     pub io_limits: Option<Option<IoLimits>>,
+    /// `true`: what the base image that the disk lies on has in it by now is right, though it is not what was cloned. The VM can be started then;
+    /// what its guest sees where it has not written is the new content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("const" = true))]
+    pub accept_base: Option<bool>,
+}
+
+impl DiskUpdate {
+    /// The change of the disk with this name, and what is said of it.
+    ///
+    /// # Errors
+    /// [`HttpError`](crate::api::http::HttpError) without a field; those of the base image.
+    pub async fn change(self, shared: &Shared, spec: &VmSpec, name: &str) -> Result<Change, Problem> {
+        let accepts = match self.accept_base {
+            Some(true) => Some(shared.service.accepted_base(spec, name).await?),
+            Some(false) => return Err(HttpError::invalid("accept_base", "be true, or not be given").into()),
+            None => None,
+        };
+        if self.disk_size.is_none() && self.io_limits.is_none() {
+            return accepts.ok_or_else(|| at_least_one("disk_size, io_limits or accept_base").into());
+        }
+        let io_limits = self.io_limits.map(|limits| limits.map(Box::new));
+        let disk = Change::Disk { name: name.to_owned(), size: self.disk_size, io_limits };
+        Ok(match accepts {
+            Some(accepts) => Change::Several(vec![accepts, disk]),
+            None => disk,
+        })
+    }
 }
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -103,14 +131,10 @@ pub async fn disk(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let id = vm_id(&request)?;
     let view = shared.service.view(id)?;
     let body: DiskUpdate = request.json()?;
-    if body.disk_size.is_none() && body.io_limits.is_none() {
-        return Err(at_least_one("disk_size or io_limits").into());
-    }
     let message =
         if body.disk_size.is_some() { "Disk resized successfully." } else { "I/O limits successfully updated." };
     let name = view.spec.root().map(|disk| disk.name.clone()).unwrap_or_default();
-    let change =
-        Change::Disk { name, size: body.disk_size, io_limits: body.io_limits.map(|limits| limits.map(Box::new)) };
+    let change = body.change(&shared, &view.spec, &name).await?;
     update(&shared, id, Of::vm(id), change, message, |spec| RootDisk {
         disk_size: spec.root().map(|disk| disk.size),
         io_limits: spec.root().and_then(|disk| disk.io_limits),

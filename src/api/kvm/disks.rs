@@ -11,7 +11,7 @@ use super::{
     change::DiskUpdate,
     disk_view::DiskView,
     error::Problem,
-    updated::{Of, at_least_one, update},
+    updated::{Of, update},
     vm_id,
 };
 use crate::{
@@ -142,13 +142,10 @@ pub async fn add(shared: Shared, request: Request) -> Result<Reply, Problem> {
 
 pub async fn change(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let id = vm_id(&request)?;
-    let name = named(&shared.service.view(id)?, &request)?;
+    let view = shared.service.view(id)?;
+    let name = named(&view, &request)?;
     let body: DiskUpdate = request.json()?;
-    if body.disk_size.is_none() && body.io_limits.is_none() {
-        return Err(at_least_one("disk_size or io_limits").into());
-    }
-    let io_limits = body.io_limits.map(|limits| limits.map(Box::new));
-    let change = Change::Disk { name: name.clone(), size: body.disk_size, io_limits };
+    let change = body.change(&shared, &view.spec, &name).await?;
     let of = |spec: &VmSpec| spec.disk(&name).map(DiskView::of);
     update(&shared, id, Of::disk(id, &name), change, "Disk configuration successfully updated.", of).await
 }

@@ -16,10 +16,10 @@ use super::{
 };
 use crate::{
     model::{
-        CloneMode, CloudInit, CreateVm, Error, GuestCpu, ImageFormat, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish,
-        OnIoError, RestartPolicy, Sandbox, Sent, Status, VmId, VmView,
+        CloneMode, CloudInit, CreateVm, Error, GuestCpu, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError,
+        RestartPolicy, Sandbox, Sent, Status, VmId, VmView,
     },
-    service::{Base, Service},
+    service::Service,
 };
 
 /// A VM to be created.
@@ -337,37 +337,6 @@ impl Deleted {
             message: "VM successfully deleted.".into(),
             disk_file: view.spec.root().map(|disk| disk.file.to_path_buf()),
         }
-    }
-}
-
-/// A base image and the VMs that were cloned from it.
-#[derive(Serialize, Deserialize, JsonSchema)]
-pub struct BaseBody {
-    pub path: PathBuf,
-    pub format: ImageFormat,
-    /// The names of the images of the store whose data these are; empty for another file.
-    pub images: Vec<String>,
-    pub vms: Vec<BaseUserBody>,
-}
-
-#[derive(Serialize, Deserialize, JsonSchema)]
-pub struct BaseUserBody {
-    pub id: String,
-    pub vm_id: String,
-    pub name: String,
-    pub clone: CloneMode,
-}
-
-impl BaseBody {
-    pub fn of(base: Base, service: &Service) -> Self {
-        let user = |user: crate::service::BaseUser| BaseUserBody {
-            id: user.id.to_string(),
-            vm_id: user.id.to_string(),
-            name: user.name,
-            clone: user.clone,
-        };
-        let images = base.layer.map(|layer| service.images_of(layer)).unwrap_or_default();
-        Self { path: base.path, format: base.format, images, vms: base.vms.into_iter().map(user).collect() }
     }
 }
 

@@ -101,6 +101,8 @@ impl http::Problem for Problem {
                     | Error::DiskNotFound { .. }
                     | Error::NicNotFound { .. }
                     | Error::ImageNotFound(_)
+                    | Error::NotPulled(_)
+                    | Error::UploadNotFound(_)
                     | Error::ForwardNotFound(_)
                     | Error::SwitchNotFound(_) => (StatusCode::NOT_FOUND, message, None),
                     Error::Fixed { .. }
@@ -113,6 +115,7 @@ impl http::Problem for Problem {
                     | Error::PortTaken { .. }
                     | Error::BaseImageInUse { .. }
                     | Error::Unstartable { .. } => (StatusCode::CONFLICT, message, None),
+                    Error::Elsewhere(_) => (StatusCode::BAD_GATEWAY, message, None),
                     Error::NoRoom { .. } => (StatusCode::INSUFFICIENT_STORAGE, message, None),
                     Error::MadeAndDeleted => (StatusCode::GONE, message, None),
                     Error::NoAgent { .. } => (StatusCode::UNPROCESSABLE_ENTITY, message, None),

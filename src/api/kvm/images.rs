@@ -1,26 +1,25 @@
-//! Images of the store: bodies, handlers, and their rows of the route table.
+//! Images of the store: handlers, and their rows of the route table.
 
-use std::{collections::BTreeMap, path::PathBuf};
-
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde::Deserialize;
 use warp::http::{StatusCode, header};
 
 use super::{
-    Shared,
+    Shared, content,
     error::{Endpoint, NotFound, Problem, endpoint},
-    switches::User,
-    times::time,
+    image_bodies::{ImageDetails, ImageDone, ImageFields, ImageUpdate, ImportBody, KnownImageFields, NAME, SUM},
     updated::at_least_one,
+    uploads,
 };
 use crate::{
     api::{
-        http::{HttpError, QueryParam, Reply, Request, Route, given, in_section, listing},
+        http::{HttpError, QueryParam, Reply, Request, Route, in_section, listing},
         labels,
     },
-    model::{Compression, ImageId, ImageSource, MetadataWish, Role, SourceFormat},
-    service::{ChangeImage, ImageFilter, ImageView, ImportFrom, ImportImage, SpoolError, operations::Work},
+    model::{ImageId, MetadataWish, Role, VmId},
+    service::{
+        image_store::{ChangeImage, ImageFilter, ImportFrom, ImportImage, SpoolError},
+        operations::Work,
+    },
 };
 
 const IMAGES: Endpoint = endpoint(NotFound::Short, "Internal server error while retrieving images.");
@@ -28,10 +27,6 @@ const IMPORT: Endpoint = endpoint(NotFound::Short, "Internal error during image 
 const CHANGE: Endpoint = endpoint(NotFound::Short, "Internal error during image update.");
 const DELETE: Endpoint = endpoint(NotFound::Short, "Internal error during image deletion.");
 const TAG: &str = "Images";
-
-/// As JSON Schema has it; the model says it in words.
-const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}[A-Za-z0-9](:[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?)?$";
-const SUM: &str = "^[0-9a-fA-F]{64}$";
 
 const LIST_QUERY: &[QueryParam] =
     &[QueryParam::text("name", "Only images of this name; of all tags where none is given."), labels::LABEL];
@@ -59,12 +54,14 @@ pub fn routes() -> Vec<Route<Shared>> {
             .role(Role::Operator)
             .tag(TAG)
             .summary(
-                "Import an image from a file of the host: raw, qcow2, VMDK, VHD, VHDX or VDI, also compressed with xz, gzip, \
-                 zstd or bzip2, told by its content.",
+                "Import an image from a file of the host, a URL, an upload or a disk of a VM that is off: raw, qcow2, VMDK, VHD, VHDX or VDI, also compressed \
+                 with xz, gzip, zstd or bzip2, told by its content.",
             )
             .input::<ImportBody>()
             .output::<ImageFields>(201, "The image.")
-            .error(409, "There is an image of that name, or a program has the file open for writing.")
+            .error(404, "There is no such upload, VM or disk.")
+            .error(409, "There is an image of that name, a program has the file open for writing, or the VM is not off.")
+            .error(502, "The server of the URL broke off, and did not go on.")
             .error(507, "It does not fit; the message has the figures."),
         Route::post("/images/uploads", "uploadImage", in_section(&IMPORT, upload))
             .does(Work::ImportImage)
@@ -76,12 +73,25 @@ pub fn routes() -> Vec<Route<Shared>> {
             .output::<ImageFields>(201, "The image.")
             .error(409, "There is an image of that name.")
             .error(507, "It does not fit; the message has the figures."),
+        Route::get("/known-images", "listKnownImages", in_section(&IMAGES, known))
+            .role(Role::Viewer)
+            .tag(TAG)
+            .summary("Well-known images, by name: what a pull of them needs is their name.")
+            .output::<Vec<KnownImageFields>>(200, "The images."),
         Route::get("/images/{image}", "getImage", in_section(&IMAGES, details))
             .role(Role::Viewer)
             .tag(TAG)
-            .summary("One image, with the VMs whose disks lie on it.")
-            .output::<ImageFields>(200, "The image.")
+            .summary("One image, with the VMs whose disks lie on it, and those disks, each with what it takes by itself.")
+            .output::<ImageDetails>(200, "The image.")
             .error(404, "There is no such image."),
+        Route::get("/images/{image}/content", "getImageContent", in_section(&IMAGES, content::image))
+            .role(Role::Operator)
+            .tag(TAG)
+            .summary("The data of an image, as a qcow2 file whose SHA-256 sum is that of its layer.")
+            .output_file(200, "The file; `ETag` is its sum.")
+            .output_file(206, "The range that was asked for.")
+            .error(404, "There is no such image.")
+            .error(416, "The range begins beyond the end."),
         Route::put("/images/{image}", "updateImage", in_section(&CHANGE, update))
             .does(Work::ChangeImage)
             .role(Role::Operator)
@@ -102,142 +112,6 @@ pub fn routes() -> Vec<Route<Shared>> {
     ]
 }
 
-/// An image to be made of a file.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(example = json!({ "name": "debian:12", "path": "debian-12-genericcloud-amd64.qcow2" }))]
-pub struct ImportBody {
-    /// What it is to be called; without a tag it is `latest`.
-    #[schemars(extend("pattern" = NAME))]
-    pub name: String,
-    /// In an image directory of the host: absolute, or relative to one.
-    #[schemars(length(min = 1))]
-    pub path: String,
-    /// The SHA-256 sum of the file, which is compared.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("pattern" = SUM))]
-    pub sha256: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub labels: Option<BTreeMap<String, String>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub description: Option<String>,
-    /// It is not deleted until that is taken away.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub protected: Option<bool>,
-}
-
-/// What is to change of an image; at least one field.
-#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(example = json!({ "name": "debian:stable", "labels": { "env": "prod" } }))]
-pub struct ImageUpdate {
-    /// With its tag; without one it is `latest`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("pattern" = NAME))]
-    pub name: Option<String>,
-    /// All of them, in the place of those that there are; null for none.
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<BTreeMap<String, String>>")]
-    pub labels: Option<Option<BTreeMap<String, String>>>,
-    /// Null for none.
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub description: Option<Option<String>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub protected: Option<bool>,
-}
-
-/// An image of the store.
-#[derive(Serialize, Deserialize, JsonSchema)]
-pub struct ImageFields {
-    pub id: String,
-    /// Without its tag.
-    pub name: String,
-    pub tag: String,
-    /// The SHA-256 sum of the file that it was made of, as whoever publishes that lists it.
-    pub sha256: String,
-    /// The form of that file.
-    pub format: SourceFormat,
-    /// What that file was compressed with.
-    pub compression: Option<Compression>,
-    /// Bytes that a guest sees.
-    pub virtual_size: u64,
-    /// Bytes that its data take, which all disks that lie on it share.
-    pub size: u64,
-    /// Where its data are. Nothing ever writes there.
-    pub layer: LayerFields,
-    pub source: SourceFields,
-    pub created_at: String,
-    pub labels: BTreeMap<String, String>,
-    pub description: Option<String>,
-    pub protected: bool,
-    /// VMs with a disk that lies on it.
-    pub vms: Vec<User>,
-}
-
-#[derive(Serialize, Deserialize, JsonSchema)]
-pub struct LayerFields {
-    pub id: String,
-    pub file: PathBuf,
-    /// Of that file.
-    pub sha256: String,
-}
-
-#[derive(Serialize, Deserialize, JsonSchema)]
-pub struct SourceFields {
-    pub r#type: SourceKind,
-    /// Of a file of the host, as it was named.
-    pub path: Option<PathBuf>,
-}
-
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum SourceKind {
-    Path,
-    Upload,
-}
-
-/// An image that was deleted.
-#[derive(Serialize, Deserialize, JsonSchema)]
-pub struct ImageDone {
-    pub id: String,
-    pub name: String,
-    pub tag: String,
-    pub status: std::borrow::Cow<'static, str>,
-    pub message: std::borrow::Cow<'static, str>,
-}
-
-impl ImageFields {
-    fn of(view: &ImageView) -> Self {
-        let image = &*view.image;
-        let (kind, path) = match &image.source {
-            ImageSource::Path(path) => (SourceKind::Path, Some(path.clone())),
-            ImageSource::Upload => (SourceKind::Upload, None),
-        };
-        Self {
-            id: image.id.to_string(),
-            name: image.name.name.clone(),
-            tag: image.name.tag.clone(),
-            sha256: image.sha256.clone(),
-            format: image.format,
-            compression: image.compression,
-            virtual_size: image.virtual_size,
-            size: image.size,
-            layer: LayerFields {
-                id: image.layer.to_string(),
-                file: view.file.clone(),
-                sha256: image.content_sha256.clone(),
-            },
-            source: SourceFields { r#type: kind, path },
-            created_at: time(image.created_at),
-            labels: image.metadata.labels.clone(),
-            description: image.metadata.description.clone(),
-            protected: image.metadata.protected,
-            vms: view.vms.iter().map(|(id, name)| User { id: id.to_string(), name: name.clone() }).collect(),
-        }
-    }
-}
-
 #[derive(Deserialize)]
 struct ListQuery {
     name: Option<String>,
@@ -253,21 +127,33 @@ async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
     }))
 }
 
+async fn known(shared: Shared, _: Request) -> Result<Reply, Problem> {
+    let known = shared.service.known_images().into_iter();
+    Ok(Reply::json(StatusCode::OK, &known.map(KnownImageFields::of).collect::<Vec<_>>()))
+}
+
 async fn import(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let body: ImportBody = request.json()?;
+    if body.from_vm.is_some() && body.sha256.is_some() {
+        return Err(HttpError::invalid("sha256", "not be given with from_vm: nobody knows it before").into());
+    }
+    let from = match (body.path, body.url, body.upload, body.from_vm, body.disk) {
+        (Some(path), None, None, None, None) => ImportFrom::Path(path.into()),
+        (None, Some(url), None, None, None) => ImportFrom::Url(url),
+        (None, None, Some(upload), None, None) => ImportFrom::Kept(uploads::id(&upload)?),
+        (None, None, None, Some(vm), disk) => ImportFrom::Vm(VmId::parse(&vm).ok_or(Problem::BadId)?, disk),
+        (None, None, None, None, None) => ImportFrom::Known,
+        (_, _, _, None, Some(_)) => return Err(HttpError::invalid("disk", "only be given with from_vm").into()),
+        _ => return Err(HttpError::invalid("path, url, upload or from_vm", "be given, one of them alone").into()),
+    };
     let metadata = MetadataWish {
         labels: body.labels,
         description: body.description.map(Some),
         protected: body.protected,
         ..MetadataWish::default()
     };
-    let wish = ImportImage {
-        id: request.makes.map(ImageId::from),
-        name: body.name,
-        sha256: body.sha256,
-        metadata,
-        from: ImportFrom::Path(body.path.into()),
-    };
+    let wish =
+        ImportImage { id: request.makes.map(ImageId::from), name: body.name, sha256: body.sha256, metadata, from };
     let made = shared.service.import_image(wish).await?;
     Ok(Reply::json(StatusCode::CREATED, &ImageFields::of(&made)))
 }
@@ -309,7 +195,8 @@ async fn upload(shared: Shared, request: Request) -> Result<Reply, Problem> {
 
 async fn details(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let found = shared.service.image(request.param("image"))?;
-    Ok(Reply::json(StatusCode::OK, &ImageFields::of(&found)))
+    let tree = shared.service.tree_of_image(found).await;
+    Ok(Reply::json(StatusCode::OK, &ImageDetails::of(&tree)))
 }
 
 async fn update(shared: Shared, request: Request) -> Result<Reply, Problem> {
@@ -331,24 +218,5 @@ async fn update(shared: Shared, request: Request) -> Result<Reply, Problem> {
 
 async fn delete(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let gone = shared.service.delete_image(request.param("image")).await?;
-    let done = ImageDone {
-        id: gone.image.id.to_string(),
-        name: gone.image.name.name.clone(),
-        tag: gone.image.name.tag.clone(),
-        status: "deleted".into(),
-        message: "Image successfully deleted.".into(),
-    };
-    Ok(Reply::json(StatusCode::OK, &done))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::tests::has_examples;
-
-    #[test]
-    fn what_is_shown_as_an_example_is_taken() {
-        has_examples::<ImportBody>();
-        has_examples::<ImageUpdate>();
-    }
+    Ok(Reply::json(StatusCode::OK, &ImageDone::of(&gone)))
 }

@@ -86,12 +86,6 @@ impl From<Wait> for Awaited {
     }
 }
 
-pub async fn base_images(shared: Shared, _: Request) -> Result<Reply, Problem> {
-    let bases = shared.service.bases().into_iter();
-    let bases: Vec<_> = bases.map(|base| dto::BaseBody::of(base, &shared.service)).collect();
-    Ok(Reply::json(StatusCode::OK, &bases))
-}
-
 pub async fn health(shared: Shared, _: Request) -> Result<Reply, Problem> {
     let caps = shared.service.caps();
     let health = dto::Health {

@@ -4,9 +4,11 @@
 mod addresses;
 mod as_sent;
 mod bandwidth;
+mod bases;
 mod change;
 mod config;
 mod console;
+mod content;
 mod disk_view;
 mod disks;
 mod dto;
@@ -15,6 +17,7 @@ mod events;
 mod failure;
 mod forwards;
 mod host;
+mod image_bodies;
 mod images;
 mod info;
 mod logs;
@@ -37,6 +40,7 @@ mod switch_routes;
 mod switches;
 mod times;
 mod updated;
+mod uploads;
 mod whole;
 
 /// The bodies of requests and replies. A client in this program has the same.
@@ -52,7 +56,7 @@ pub mod bodies {
         events::{EventBody, EventsBody},
         forwards::LeaseFields,
         host::HostBody,
-        images::{ImageDone, ImageFields, ImageUpdate, ImportBody},
+        image_bodies::{ImageDetails, ImageDone, ImageFields, ImageUpdate, ImportBody, KnownImageFields},
         media::{Iso, IsoBody},
         network_body::{NetworkBody, UserBody},
         networks::{NetworkAdded, NetworkRemoved, NetworkRow, NetworkView},
@@ -63,6 +67,7 @@ pub mod bodies {
         rows::Listed,
         switches::{Ipv6Body, SwitchBody, SwitchChanged, SwitchDone, SwitchFields, SwitchKindBody, SwitchUpdate},
         updated::Updated,
+        uploads::{UploadBody, UploadFields},
         whole::{Whole, WholeBody},
     };
 }

@@ -6,10 +6,10 @@ use schemars::SchemaGenerator;
 use serde_json::Value;
 
 use super::{
-    Shared, change, config, disk_view, disks, dto,
+    Shared, bases, change, config, disk_view, disks, dto,
     error::{Endpoint, ErrorBody, NotFound, endpoint, http_error},
     events, host, images, info, media, monitoring, network_body, networks, operations, policy, power, rows,
-    switch_routes, updated, whole,
+    switch_routes, updated, uploads, whole,
 };
 use crate::{
     api::{
@@ -67,6 +67,7 @@ pub fn routes() -> Vec<Route<Shared>> {
     routes.extend(switch_routes::routes());
     routes.extend(operations::routes());
     routes.extend(images::routes());
+    routes.extend(uploads::routes());
     routes.extend(docs::routes(SERVICE));
     routes
 }
@@ -81,7 +82,8 @@ fn rows() -> Vec<Route<Shared>> {
             .input::<dto::CreateBody>()
             .output::<dto::Created>(201, "The VM, stopped (or started, with `start`).")
             .error(404, "The base image does not exist.")
-            .error(409, "The base image is open for writing elsewhere, or the storage for its disks is not mounted."),
+            .error(409, "The base image is open for writing elsewhere, or the storage for its disks is not mounted.")
+            .error(507, "Full clones do not fit where they are to be; the message has the figures."),
         Route::get("/vms", "listVMs", in_section(&LIST, rows::list))
             .role(Role::Viewer)
             .tag(INFORMATION)
@@ -192,7 +194,8 @@ fn rows() -> Vec<Route<Shared>> {
             .summary("Add a disk, empty or cloned; a running VM gets it by hot-plug.")
             .input::<disks::DiskBody>()
             .output::<disks::DiskDone>(201, "It is added.")
-            .error(409, "There is no free slot, the base image is open for writing elsewhere, or there is a file in the place of its image."),
+            .error(409, "There is no free slot, the base image is open for writing elsewhere, or there is a file in the place of its image.")
+            .error(507, "A full clone does not fit; the message has the figures."),
         Route::put("/vms/{id}/disks/{disk}", "updateVMDisk", in_section(&DISKS, disks::change))
             .does(Work::Change)
             .role(Role::Operator)
@@ -290,11 +293,11 @@ fn rows() -> Vec<Route<Shared>> {
             .optional_input::<crate::api::http::NoFields>()
             .output::<dto::Done>(200, "It runs.")
             .error(409, "It is not paused."),
-        Route::get("/base-images", "listBaseImages", in_section(&GENERAL, info::base_images))
+        Route::get("/base-images", "listBaseImages", in_section(&GENERAL, bases::list))
             .role(Role::Viewer)
             .tag(INFORMATION)
             .summary("Base images in use, and the VMs that were cloned from each.")
-            .output::<Vec<dto::BaseBody>>(200, "The images."),
+            .output::<Vec<bases::BaseBody>>(200, "The images."),
         Route::get("/host", "getHost", in_section(&HOST, host::host))
             .role(Role::Viewer)
             .tag(INFORMATION)
@@ -329,6 +332,7 @@ pub fn openapi() -> Value {
                 description: "The id of the image, or its name with its tag: debian:12; without one it is latest.",
                 format: None,
             },
+            PathParam { name: "upload", description: "The id of the upload.", format: Some("uuid") },
             docs::FILE,
             PathParam { name: "disk", description: "The name of the disk: root, disk1…", format: None },
         ],

@@ -16,14 +16,19 @@ impl Copied {
         (total > 0).then(|| (self.done.load(Ordering::Relaxed).min(total), total))
     }
 
+    /// Whatever there is in all.
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
     /// There is so much to copy.
-    pub(super) fn begin(&self, total: u64) {
+    pub fn begin(&self, total: u64) {
         self.done.store(0, Ordering::Relaxed);
         self.total.store(total, Ordering::Relaxed);
     }
 
     /// So much of it is done.
-    pub(super) fn is_at(&self, done: u64) {
+    pub fn is_at(&self, done: u64) {
         self.done.store(done, Ordering::Relaxed);
     }
 

@@ -51,6 +51,25 @@ pub async fn sha256(at: &Path, file: &File, copied: &Arc<Copied>) -> io::Result<
     .await
 }
 
+/// The same at once. Blocks for as long as it takes.
+///
+/// # Errors
+/// The file system's.
+pub fn sum_of(file: &File) -> io::Result<String> {
+    let (mut sum, mut piece, mut at) = (Sha256::new(), vec![0; PIECE], 0);
+    loop {
+        match file.read_at(&mut piece, at) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(0) => return Ok(hexadecimal(&sum.finalize())),
+            Ok(read) => {
+                sum.update(&piece[..read]);
+                at += read as u64;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 #[derive(Default)]
 struct GivenUp(Arc<AtomicBool>);
 

@@ -11,8 +11,9 @@ use std::{
 };
 
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::{CHECK, COPY, Copied, ImageError, QemuImg, TABLES, alone, as_inherited, qcow2, sync};
+use super::{CHECK, COPY, Copied, ImageError, QemuImg, TABLES, alone, as_inherited, qcow2, run::Run, sync};
 use crate::{
     host::{STORAGE, on_storage},
     model::SourceFormat,
@@ -23,6 +24,17 @@ use crate::{
 pub struct Opened<'a> {
     pub file: &'a File,
     pub format: SourceFormat,
+    /// Of one that does not stand alone.
+    pub over: Option<Over<'a>>,
+}
+
+/// What a disk lies on.
+#[derive(Clone, Copy)]
+pub struct Over<'a> {
+    /// QEMU's description of the disk with that.
+    pub graph: &'a Value,
+    /// The file that it reads through to.
+    pub base: Option<&'a File>,
 }
 
 /// Bytes that a qcow2 image of something takes.
@@ -44,8 +56,8 @@ impl QemuImg {
         if matches!(source.format, SourceFormat::Qcow2 | SourceFormat::Vmdk | SourceFormat::Vdi) {
             self.check_opened(source).await?;
         }
-        let run = self.run(CHECK, 0).reads(source.file);
-        let run = run.args(["measure", "--output=json", "-O", "qcow2"]).arg(source.name());
+        let run = source.lent_to(self.run(CHECK, 0));
+        let run = run.args(["measure", "-U", "--output=json", "-O", "qcow2"]).arg(source.name());
         let output = run.output().await.ok_or_else(|| late(CHECK.as_secs()))?;
         let output = output.map_err(|error| ImageError::Host(format!("qemu-img measure: {error}")))?;
         if !output.status.success() {
@@ -57,7 +69,7 @@ impl QemuImg {
 
     /// `qemu-img check` of what is open: 2 means corrupt; 3, leaked clusters, does no harm.
     async fn check_opened(&self, source: Opened<'_>) -> Result<(), ImageError> {
-        let run = self.run(CHECK, 0).reads(source.file).args(["check", "-q"]).arg(source.name());
+        let run = source.lent_to(self.run(CHECK, 0)).args(["check", "-U", "-q"]).arg(source.name());
         match run.output().await {
             Some(Ok(output)) if matches!(output.status.code(), Some(0 | 3)) => Ok(()),
             Some(Ok(_)) => Err(ImageError::Unsuitable("be intact, but qemu-img check finds it damaged".into())),
@@ -81,8 +93,9 @@ impl QemuImg {
     ) -> Result<u64, ImageError> {
         copied.begin(measured.required);
         let run = self.run(COPY, measured.fully_allocated.saturating_add(TABLES));
-        let run = run.reads(source.file).writes(made).heard_by(copied);
-        let run = run.args(["convert", "-p", "-O", "qcow2"]).arg(source.name()).arg(as_inherited(made));
+        let run = source.lent_to(run).writes(made).heard_by(copied);
+        // Its locks would keep a VM from starting; whoever asks looks whether it has changed.
+        let run = run.args(["convert", "-U", "-p", "-O", "qcow2"]).arg(source.name()).arg(as_inherited(made));
         let output = run.output().await.ok_or_else(|| late(COPY.as_secs()))?;
         let output = output.map_err(|error| ImageError::Host(format!("qemu-img convert: {error}")))?;
         if !output.status.success() {
@@ -106,7 +119,18 @@ impl QemuImg {
 
 impl Opened<'_> {
     fn name(&self) -> String {
-        alone(self.file, self.format.driver())
+        let Some(Over { graph, base }) = self.over else { return alone(self.file, self.format.driver()) };
+        let mut graph = graph.clone();
+        graph["file"]["filename"] = as_inherited(self.file).into();
+        if let Some(base) = base {
+            graph["backing"]["file"]["filename"] = as_inherited(base).into();
+        }
+        format!("json:{graph}")
+    }
+
+    fn lent_to(&self, run: Run) -> Run {
+        let base = self.over.and_then(|over| over.base);
+        base.into_iter().fold(run.reads(self.file), Run::reads)
     }
 
     /// By qemu-img's words, without the names of descriptors, which mean nothing to anybody.

@@ -2,7 +2,7 @@
 //! that takes no locks is not seen.
 
 use std::{
-    fs::{self, Metadata},
+    fs::{self, File, Metadata},
     io,
     os::unix::fs::MetadataExt,
     path::Path,
@@ -41,6 +41,15 @@ pub fn writer(path: &Path) -> io::Result<Option<String>> {
         // A file system without locks: QEMU cannot have any either.
         Err(_) => Ok(None),
     }
+}
+
+/// Who has an open file open for writing as well, whether with locks or without, such as a program that copies it there. Of
+/// processes that this one may not look into nothing is seen.
+///
+/// # Errors
+/// The file system's.
+pub fn who_writes(file: &File) -> io::Result<Option<String>> {
+    Ok(holder(&file.metadata()?))
 }
 
 /// The lock belongs to an open file and names no process: one that has the file open for writing is looked for.

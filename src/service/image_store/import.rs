@@ -5,16 +5,20 @@
 use std::{
     fs::File,
     io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use super::{
     ImageStore, ImageView, MOST, Spooled,
+    given::{Content, Given, fingerprint, look},
+    of_vm::OfVm,
+    pull,
+    uploads::Held,
     work::{Part, SPARE, Unfinished},
 };
 use crate::{
+    fetch::Place,
     host::{
         Access, STORAGE, free_space,
         image::{self, Copied, ImageError, Opened, Source, Unpack},
@@ -22,7 +26,7 @@ use crate::{
     },
     model::{
         Compression, Error, Image, ImageId, ImageName, ImageSource, LayerId, Metadata, MetadataWish, Operation, Result,
-        SourceFormat, check_sha256, now_ms,
+        SourceFormat, UploadId, VmId, check_sha256, now_ms,
     },
     service::{
         Service,
@@ -47,6 +51,22 @@ pub struct ImportImage {
 pub enum ImportFrom {
     Path(PathBuf),
     Upload(Spooled),
+    Url(String),
+    /// A well-known image, which its name says.
+    Known,
+    /// What came in several requests.
+    Kept(UploadId),
+    /// A disk of a VM that is off; without its name the root disk.
+    Vm(VmId, Option<String>),
+}
+
+/// Whatever the file comes from, found.
+enum Found<'a> {
+    Path(&'a Path),
+    Upload(&'a Spooled),
+    Kept(Held),
+    Place(Place),
+    Vm(OfVm),
 }
 
 /// A name that nobody else gives to an image until this is dropped.
@@ -58,44 +78,6 @@ impl Drop for Reserved<'_> {
         if names.get(&self.1) == Some(&None) {
             names.remove(&self.1);
         }
-    }
-}
-
-/// What an image is made of, and where that is.
-struct Content {
-    sha256: String,
-    format: SourceFormat,
-    compression: Option<Compression>,
-    virtual_size: u64,
-    size: u64,
-    content_sha256: String,
-    /// None where it is in the store already.
-    file: Option<Unfinished>,
-}
-
-/// An open file.
-struct Given {
-    file: File,
-    path: PathBuf,
-    /// How messages call it.
-    param: &'static str,
-    /// Bytes that may be used for it, and where.
-    free: u64,
-    folder: PathBuf,
-}
-
-impl Given {
-    fn error(&self, error: ImageError) -> Error {
-        match error {
-            ImageError::Unsuitable(must) => Error::invalid(self.param, must),
-            ImageError::InUse(by) => Error::BaseImageInUse { path: self.path.clone(), by },
-            ImageError::Full => self.no_room("what it comes to, which is more".to_owned()),
-            ImageError::Host(why) => Error::failed(Operation::Import, why),
-        }
-    }
-
-    fn no_room(&self, what: String) -> Error {
-        Error::NoRoom { what, free: self.free, place: self.folder.clone() }
     }
 }
 
@@ -115,8 +97,9 @@ impl Service {
         let mut metadata = Metadata::default();
         wish.metadata.apply(&mut metadata)?;
         let wanted = wish.sha256.as_deref().map(check_sha256).transpose()?;
+        let found = self.find_source(&name, &wish.from).await?;
         let reserved = self.reserve_name(name)?;
-        let content = vm::while_wanted(self.content_of(&reserved.1, &wish.from, wanted)).await?;
+        let content = vm::while_wanted(self.content_of(&reserved.1, &found, wanted)).await?;
         let image = Image {
             id: wish.id.unwrap_or_else(ImageId::random),
             name: reserved.1.clone(),
@@ -127,15 +110,31 @@ impl Service {
             size: content.size,
             content_sha256: content.content_sha256,
             layer: LayerId::random(),
-            source: match wish.from {
-                ImportFrom::Path(path) => ImageSource::Path(path),
-                ImportFrom::Upload(_) => ImageSource::Upload,
+            source: match &found {
+                Found::Path(path) => ImageSource::Path(path.to_path_buf()),
+                Found::Place(place) => ImageSource::Url(place.shown()),
+                Found::Upload(_) | Found::Kept(_) => ImageSource::Upload,
+                Found::Vm(of) => ImageSource::Vm { id: of.vm, disk: of.disk.name.clone() },
             },
             created_at: now_ms(),
             metadata,
         };
         let image = in_phase("store_image", self.establish_image(image, content.file)).await?;
+        if let Found::Kept(upload) = found {
+            upload.finish();
+        }
         Ok(self.view_of_image(image))
+    }
+
+    async fn find_source<'a>(&self, name: &ImageName, from: &'a ImportFrom) -> Result<Found<'a>> {
+        Ok(match from {
+            ImportFrom::Path(path) => Found::Path(path),
+            ImportFrom::Upload(spooled) => Found::Upload(spooled),
+            ImportFrom::Kept(id) => Found::Kept(self.image_store.uploads.hold(*id).await?),
+            ImportFrom::Url(text) => Found::Place(pull::place(text)?),
+            ImportFrom::Known => Found::Place(self.known_place(name)?),
+            ImportFrom::Vm(vm, disk) => Found::Vm(self.disk_of_vm(*vm, disk.as_deref())?),
+        })
     }
 
     /// Refuses what an upload would be refused for at its end, before it is sent.
@@ -167,25 +166,43 @@ impl Service {
     }
 
     /// Whatever takes its time. Nothing is left of one that is given up.
-    async fn content_of(&self, name: &ImageName, from: &ImportFrom, wanted: Option<String>) -> Result<Content> {
+    async fn content_of(&self, name: &ImageName, from: &Found<'_>, wanted: Option<String>) -> Result<Content> {
         let store = &self.image_store;
-        let given = match from {
-            ImportFrom::Path(named) => self.open_source(named).await?,
-            ImportFrom::Upload(spooled) => {
-                let file = spooled.file.try_clone().map_err(|error| Error::failed(Operation::Import, error))?;
-                self.given(file, spooled.unfinished.path().to_owned(), "image").await?
-            }
-        };
         let failed = |error: io::Error| Error::failed(Operation::Import, error);
+        let pulled = match from {
+            Found::Place(place) => {
+                // Nothing comes twice.
+                if let Some(known) = wanted.as_ref().and_then(|wanted| self.known_content(wanted)) {
+                    return Ok(known);
+                }
+                vm::begins(&name.to_string());
+                Some(self.pull(place, wanted.is_some()).await?)
+            }
+            Found::Vm(of) => return self.content_of_vm(&name.to_string(), of).await,
+            Found::Path(_) | Found::Upload(_) | Found::Kept(_) => None,
+        };
+        let (given, sum) = match (from, &pulled) {
+            (_, Some(pulled)) => self.received(pulled, pull::URL).await?,
+            (Found::Upload(sent), None) => self.received(sent, "image").await?,
+            (Found::Kept(upload), None) => {
+                let partial = upload.partial()?;
+                let (file, path) = partial.file();
+                let file = file.try_clone().map_err(failed)?;
+                (self.given(file, path.to_owned(), "upload").await?, Some(partial.sha256()))
+            }
+            (Found::Path(named), None) => (self.open_source(named).await?, None),
+            // It was pulled, or is made.
+            (Found::Place(_) | Found::Vm(_), None) => return Err(Error::invalid(pull::URL, "be given")),
+        };
         // What it plainly is not is said before it begins.
         look(&given).await.map_err(|error| given.error(error))?;
         vm::begins(&name.to_string());
         let _turn = store.imports.take(&[&store.folder]).await.map_err(failed)?;
         let before = fingerprint(&given).await?;
         let copied = Arc::<Copied>::default();
-        let sha256 = match from {
-            ImportFrom::Upload(spooled) => spooled.sha256.clone(),
-            ImportFrom::Path(_) => {
+        let sha256 = match sum {
+            Some(sum) => sum,
+            None => {
                 let sum = image::sha256(&given.path, &given.file, &copied);
                 copying("checksum", &copied, sum).await.map_err(failed)?
             }
@@ -199,7 +216,7 @@ impl Service {
         }
         let (opened, compression, format) = self.unpacked(&given).await?;
         let at = opened.as_ref().map_or(&given, |(_, unpacked)| unpacked);
-        let source = Opened { file: &at.file, format };
+        let source = Opened { file: &at.file, format, over: None };
         let measured = self.ctx.images.measure(source).await.map_err(|error| given.error(error))?;
         self.check_room(&given, measured.required).await?;
         let made = Unfinished::new(&store.folder, Part::Image);
@@ -227,7 +244,14 @@ impl Service {
         self.given(file, path, "path").await
     }
 
-    async fn given(&self, file: File, path: PathBuf, param: &'static str) -> Result<Given> {
+    /// With its sum.
+    async fn received(&self, spooled: &Spooled, param: &'static str) -> Result<(Given, Option<String>)> {
+        let file = spooled.file.try_clone().map_err(|error| Error::failed(Operation::Import, error))?;
+        let given = self.given(file, spooled.unfinished.path().to_owned(), param).await?;
+        Ok((given, Some(spooled.sha256.clone())))
+    }
+
+    pub(super) async fn given(&self, file: File, path: PathBuf, param: &'static str) -> Result<Given> {
         let (free, folder) = (self.free().await?, self.image_store.folder.clone());
         Ok(Given { file, path, param, free, folder })
     }
@@ -283,7 +307,7 @@ impl Service {
         }
     }
 
-    async fn check_room(&self, given: &Given, needed: u64) -> Result<()> {
+    pub(super) async fn check_room(&self, given: &Given, needed: u64) -> Result<()> {
         match self.free().await? {
             free if needed > free => {
                 let what = format!("the image, which takes {needed} bytes");
@@ -299,22 +323,4 @@ impl Service {
         let free = on_storage(&self.image_store.folder, STORAGE, move || free_space(&folder)).await;
         free.map(|free| free.saturating_sub(SPARE)).map_err(|error| Error::failed(Operation::Import, error))
     }
-}
-
-async fn look(given: &Given) -> std::result::Result<Source, ImageError> {
-    let host = |error: io::Error| ImageError::Host(error.to_string());
-    let file = given.file.try_clone().map_err(host)?;
-    on_storage(&given.path, STORAGE, move || Ok(image::source(&file))).await.map_err(host)?
-}
-
-/// Changes with every write to the file.
-async fn fingerprint(given: &Given) -> Result<[i64; 5]> {
-    let failed = |error: io::Error| Error::failed(Operation::Import, error);
-    let file = given.file.try_clone().map_err(failed)?;
-    let look = move || {
-        let found = file.metadata()?;
-        let size = i64::try_from(found.size()).unwrap_or(i64::MAX);
-        Ok([size, found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()])
-    };
-    on_storage(&given.path, STORAGE, look).await.map_err(failed)
 }

@@ -1,17 +1,25 @@
 //! The store of images: which there are, what they are called, and which VMs are being made of them. An image's data are in
 //! a layer whose owners are the images that name it; disks that are cloned lie on that layer (docs/adr/0043).
 //!
-//! `import` makes images, of files of this host and of what `spool` has received, and `establish` stores them; `change` renames and deletes them;
+//! `import` makes images, of files of this host and of what `spool` has received, from a client or by a `pull`, of what a VM has (`of_vm`), and `establish` stores them;
+//! `known` has the addresses of well-known ones, `uploads` what comes in several requests; `change` renames and deletes them, `export` reads them;
 //! `recover` finishes what a crash has cut short; `work` has the files that are not done yet.
 
 #![allow(clippy::disallowed_methods, reason = "called on threads that may wait, or before the daemon serves anybody")]
 
 mod change;
 mod establish;
+mod export;
+mod given;
 mod import;
+mod known;
+mod of_vm;
+mod pull;
 mod record;
 mod recover;
 mod spool;
+mod tree;
+mod uploads;
 mod work;
 
 use std::{
@@ -22,12 +30,17 @@ use std::{
 };
 
 pub use change::ChangeImage;
+pub use export::Content;
 pub use import::{ImportFrom, ImportImage};
+pub use known::KnownImage;
 pub use spool::{SpoolError, Spooled};
+pub use tree::{DiskOn, ImageTree};
+pub use uploads::UploadView;
 
 use super::Service;
 use crate::{
     config::Config,
+    fetch::Fetcher,
     host::{Places, STORAGE, image::Unpacker, on_storage},
     model::{BaseImage, Error, Image, ImageFormat, ImageId, ImageName, LabelFilter, LayerId, Operation, Result, VmId},
     store::{Counted, Generation, Store},
@@ -44,6 +57,10 @@ pub(super) struct ImageStore {
     /// Of changes of records, which come one after the other.
     turn: tokio::sync::Mutex<()>,
     imports: Places,
+    pulls: Places,
+    fetcher: Fetcher,
+    known: known::KnownImages,
+    uploads: uploads::Uploads,
     unpacker: Unpacker,
     /// Where the files of layers are.
     folder: PathBuf,
@@ -113,6 +130,10 @@ impl ImageStore {
             state: Arc::default(),
             turn: tokio::sync::Mutex::default(),
             imports: Places::new(IMPORTS),
+            pulls: Places::new(pull::PULLS),
+            fetcher: Fetcher::new(config.pull_from.clone()),
+            known: known::KnownImages::load(config.templates_dir.as_deref())?,
+            uploads: uploads::Uploads::default(),
             unpacker,
             folder: config.layers_dir(),
         };
@@ -134,7 +155,7 @@ impl ImageStore {
         let mut state = self.lock();
         let kept = state.layers.get_mut(&layer).filter(|kept| !kept.going)?;
         kept.claims += 1;
-        let base = BaseImage { path: kept.record.path(), format: ImageFormat::Qcow2, layer: Some(layer) };
+        let base = BaseImage { layer: Some(layer), ..BaseImage::at(kept.record.path(), ImageFormat::Qcow2) };
         Some((base, Claim { state: self.state.clone(), layer }))
     }
 }

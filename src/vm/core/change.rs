@@ -92,7 +92,9 @@ fn concerned(change: &Change) -> Vec<Lane> {
             [vcpus.map(|_| Lane::Vcpus), pinning.as_ref().map(|_| Lane::Pin)].into_iter().flatten().collect()
         }
         Change::Memory(_) => vec![Lane::Memory],
-        Change::Disk { name, .. } | Change::RemoveDisk(name) => disk(name).into_iter().collect(),
+        Change::Disk { name, .. } | Change::Base { name, .. } | Change::RemoveDisk(name) => {
+            disk(name).into_iter().collect()
+        }
         Change::Medium(_) => vec![Lane::Medium],
         // One that the guest has not let go of is asked for again.
         Change::RemoveNic(nic) | Change::Port { nic, .. } => vec![Lane::Nic(*nic)],

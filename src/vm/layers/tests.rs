@@ -15,8 +15,7 @@ use crate::{
 
 fn disk(number: u32) -> Disk {
     let name = DiskNo(number).name();
-    let base =
-        (number == 0).then(|| BaseImage { path: "/b/debian.qcow2".into(), format: ImageFormat::Qcow2, layer: None });
+    let base = (number == 0).then(|| BaseImage::at("/b/debian.qcow2", ImageFormat::Qcow2));
     let file = format!("/i/{name}.qcow2").into();
     let (layer, clone) = (LayerId::random(), CloneMode::Linked);
     Disk { name, layer, file, size: 1, clone, base, io_limits: None, slot: None, request: None }

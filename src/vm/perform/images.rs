@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Brief, Done, Hands, disks};
+use super::{Brief, Done, Hands, bases, disks};
 use crate::{
     host::{Access, STORAGE, image, on_storage, open_within, remove_image},
     model::{Disk, DiskFile, Error, ForeignFile, VmSpec},
@@ -42,7 +42,10 @@ pub(super) async fn check_free(hands: &Hands, brief: &Brief, no: DiskNo) -> Done
     let found = found.await;
     let file = file.display();
     match found {
-        Ok(false) => Ok(Report::Done),
+        Ok(false) => {
+            let checked = bases::check_new(hands, disk).await;
+            checked.map(|()| Report::Done).map_err(|why| Setback::Foreign(Error::Storage(why)))
+        }
         Ok(true) if no == DiskNo(0) => Err(Setback::Foreign(Error::Storage(format!(
             "There is a file {file} already, of which no record tells. It is left alone; ask under another idempotency key."
         )))),

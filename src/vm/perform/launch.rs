@@ -20,7 +20,7 @@ use qapi::qmp::qom_set;
 use tokio::task::spawn_blocking;
 
 use super::{
-    Brief, Done, Hands, Report, cpu, disks, files,
+    Brief, Done, Hands, Report, bases, cpu, disks, files,
     hands::KeptIn,
     host_files::{self, Opened},
     nics, pinning,
@@ -95,7 +95,7 @@ fn unstartable(why: String) -> Setback {
     Setback::Reported(Error::Unstartable { why })
 }
 
-/// The run directory, and a look at what QEMU would say less well, or would wait for without a word.
+/// The run directory, and a look at what QEMU would say less well, or would wait for in silence.
 pub(super) async fn prepare(hands: &Hands, brief: &Brief) -> Done {
     let spec = brief.definition();
     cpu::check(&hands.ctx, spec)?;
@@ -115,9 +115,10 @@ pub(super) async fn prepare(hands: &Hands, brief: &Brief) -> Done {
             looks.push(there(base.path.clone(), what, "put it back: the disk holds only what differs from it"));
         }
     }
-    let (cleared, looked) = tokio::join!(clear_run_directory(hands), join_all(looks));
-    cleared?;
-    looked.into_iter().collect::<Result<(), String>>().map_err(Setback::Host)?;
+    let on_bases = bases::check_all(hands, brief);
+    let (cleared, looked, on_bases) = tokio::join!(clear_run_directory(hands), join_all(looks), on_bases);
+    cleared.and(looked.into_iter().collect::<Result<(), String>>().map_err(Setback::Host))?;
+    on_bases.map_err(unstartable)?;
     if let Some(iso) = &spec.iso {
         let remedy = "put it back, or exchange or eject it (PUT /vms/{id}/iso; isoPath in the Hyper-V dialect)";
         there(iso.clone(), "the ISO image in the CD drive,".to_owned(), remedy).await.map_err(unstartable)?;

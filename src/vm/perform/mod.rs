@@ -6,6 +6,7 @@
 //! other steps of its VM what cannot be stored: the process, the session, the taps of a start ([`Hands`]).
 
 mod agent;
+mod bases;
 mod carriers;
 mod cpu;
 mod disks;
