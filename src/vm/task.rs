@@ -130,7 +130,7 @@ impl Task {
             };
             let effects = match happening {
                 Happening::Message(message) => self.take(message),
-                Happening::Exited(exit) => self.exited(exit).await,
+                Happening::Exited(exit) => Box::pin(self.exited(exit)).await,
                 Happening::Event(event) => self.event(event),
                 Happening::Closed(reason) => self.closed(&reason),
                 Happening::Sight(sight) => self.absorb(Report::Sight(sight)),
@@ -269,8 +269,8 @@ impl Task {
         self.link = None;
         self.hands.close();
         self.hands.set_process(None);
-        self.hands.end_carriers();
         self.hands.take_kept_in().clear();
+        self.hands.end_carriers().await;
         self.absorb(Report::Sight(Sight::Exited(how)))
     }
 

@@ -150,7 +150,7 @@ async fn there(path: PathBuf, what: String, remedy: &str) -> Result<(), String> 
 pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
     let spawned = spawn_now(hands, brief).await;
     if spawned.is_err() && hands.process().is_none() {
-        hands.end_carriers();
+        hands.end_carriers().await;
     }
     spawned
 }
