@@ -90,6 +90,7 @@ impl Given {
             ImageError::Unsuitable(must) => Error::invalid(self.param, must),
             ImageError::InUse(by) => Error::BaseImageInUse { path: self.path.clone(), by },
             ImageError::Full => self.no_room("what it comes to, which is more".to_owned()),
+            ImageError::NoUser(why) => Error::BeyondBounds(why),
             ImageError::Host(why) => Error::failed(Operation::Import, why),
         }
     }
@@ -180,7 +181,8 @@ impl Service {
         // What it plainly is not is said before it begins.
         look(&given).await.map_err(|error| given.error(error))?;
         vm::begins(&name.to_string());
-        let _turn = store.imports.take(&[&store.folder]).await.map_err(failed)?;
+        let client = vm::asker().map(|asker| asker.caller);
+        let _turn = store.imports.take_for(client.as_deref(), &[&store.folder]).await.map_err(failed)?;
         let before = fingerprint(&given).await?;
         let copied = Arc::<Copied>::default();
         let sha256 = match from {
