@@ -19,7 +19,7 @@ use super::{
     labels,
 };
 use crate::{
-    model::{About, EVENT_TYPES, Role, VmId},
+    model::{About, EVENT_TYPES, Event, Role, VmId},
     service::{
         Service,
         events::{After, Entry, Filter, Follower, Lost, Place},
@@ -106,7 +106,14 @@ pub(super) async fn answer<T: Serialize + 'static, B: Serialize>(
     one: fn(Place, &Entry) -> T,
     several: fn(Vec<T>, String) -> B,
 ) -> Result<Reply, HttpError> {
-    let wish = wish(service, request, vm)?;
+    let (wish, role) = (wish(service, request, vm)?, request.caller.role);
+    let one = move |place: Place, entry: &Entry| match role {
+        Role::Viewer => {
+            let Entry { number, event } = entry.clone();
+            one(place, &Entry { number, event: Event { what: event.what.told_to(role), ..event } })
+        }
+        Role::Operator | Role::Admin => one(place, entry),
+    };
     let Some(wait) = wish.wait else {
         let data = move |place: Place, entry: &Entry| serde_json::to_string(&one(place, entry));
         let stream = stream(wish, data);

@@ -165,9 +165,6 @@ pub(super) fn answers(operation: &Operation, role: Role) -> [Option<(u16, Value)
     }
 }
 
-/// In the place of what may name a path of the host.
-const FOR_OPERATORS: &str = "Why is told to operators, as it may name paths of this host.";
-
 /// What the host says of itself is for operators, and so is an objection that may name a path: an operator has asked for this.
 fn body_for(role: Role, answer: &KeptAnswer) -> Value {
     let mut body = serde_json::from_str(&answer.body).unwrap_or(Value::Null);
@@ -180,17 +177,17 @@ fn body_for(role: Role, answer: &KeptAnswer) -> Value {
             if answer.status >= 500 {
                 fields.remove("detail");
             }
-            fields.values_mut().for_each(without_paths);
+            fields.values_mut().for_each(|field| without_paths(role, field));
         }
     }
     body
 }
 
-fn without_paths(field: &mut Value) {
+fn without_paths(role: Role, field: &mut Value) {
     match field {
-        Value::String(text) if text.contains('/') => FOR_OPERATORS.clone_into(text),
-        Value::Array(all) => all.iter_mut().for_each(without_paths),
-        Value::Object(all) => all.values_mut().for_each(without_paths),
+        Value::String(text) => *text = role.told(std::mem::take(text)),
+        Value::Array(all) => all.iter_mut().for_each(|field| without_paths(role, field)),
+        Value::Object(all) => all.values_mut().for_each(|field| without_paths(role, field)),
         _ => {}
     }
 }
@@ -219,6 +216,6 @@ mod tests {
         let named = json!({"error": {"code": 404, "message": "Base image not found: /srv/a.qcow2."}});
         let answer = KeptAnswer { status: 404, content_type: None, body: named.to_string() };
         let seen = body_for(Role::Viewer, &answer);
-        assert_eq!(seen, json!({"error": {"code": 404, "message": FOR_OPERATORS}}));
+        assert_eq!(seen, json!({"error": {"code": 404, "message": Role::Viewer.told("/".to_owned())}}));
     }
 }

@@ -12,7 +12,10 @@ use super::{
     columns::{Look, Tabled},
     exit::{Exit, Fail},
 };
-use crate::api::{kvm::plain, yaml};
+use crate::api::{
+    kvm::{is_reordering, plain},
+    yaml,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -172,11 +175,6 @@ fn harmless(json: &str) -> String {
         }
     }
     text
-}
-
-/// Turns the order of what is read round.
-fn is_reordering(c: char) -> bool {
-    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Its texts without what a terminal would act on: YAML has no way to write a character by its number without quoting the whole.

@@ -6,6 +6,7 @@
 mod content;
 mod copied;
 mod digest;
+mod error;
 mod examine;
 mod existing;
 mod foreign;
@@ -30,6 +31,7 @@ use serde_json::{Value, json};
 pub use content::{content, other_content};
 pub use copied::Copied;
 pub use digest::{hexadecimal, sha256, sum_of};
+pub use error::ImageError;
 pub use examine::{check_base, check_disk};
 pub use existing::{Existing, examine_backing, examine_existing};
 pub use foreign::not_a_cd;
@@ -78,23 +80,6 @@ pub struct Backing {
     pub format: Option<ImageFormat>,
 }
 
-/// Why a file cannot be a base image, or why it could not be looked at.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum ImageError {
-    /// The file is not what it must be; completes "must …".
-    #[error("{0}")]
-    Unsuitable(String),
-    /// Somebody writes to it.
-    #[error("in use by {0}")]
-    InUse(String),
-    /// What it was written to is full.
-    #[error("no space is left")]
-    Full,
-    /// The host failed.
-    #[error("{0}")]
-    Host(String),
-}
-
 /// Where images may lie: what leads to these folders is trusted, what lies in them is not.
 #[derive(Clone, Debug, Default)]
 pub struct Folders {
@@ -136,11 +121,11 @@ impl QemuImg {
 
     /// Detects and checks a file that is to be a base image: raw or qcow2, standing alone, undamaged, and whole: nobody has it
     /// open for writing. Only one whose header says so is shown to qemu-img, which would follow whatever it names. Returns what
-    /// is in it, too.
+    /// is in it, too. What `client` names waits for nobody else's.
     ///
     /// # Errors
     /// [`ImageError::Unsuitable`] says what it must be instead.
-    pub async fn inspect(&self, path: &Path) -> Result<(Info, BaseContent), ImageError> {
+    pub async fn inspect(&self, path: &Path, client: Option<&str>) -> Result<(Info, BaseContent), ImageError> {
         let (looked, folders) = (path.to_owned(), self.folders.clone());
         let open = move || {
             let file = open_within(&folders.images, &looked, Access::Read)?;
@@ -153,7 +138,7 @@ impl QemuImg {
         let opened = on_storage(path, STORAGE, open).await;
         let (file, info, content) = opened.map_err(|e| ImageError::Host(e.to_string()))??;
         match info.format {
-            ImageFormat::Qcow2 => self.check(&file, path).await?,
+            ImageFormat::Qcow2 => self.check(&file, path, client).await?,
             ImageFormat::Raw if path.extension().is_some_and(|e| e == "qcow2") => {
                 let must = "be intact: its name says qcow2, but it has no qcow2 header";
                 return Err(ImageError::Unsuitable(must.into()));
@@ -164,12 +149,17 @@ impl QemuImg {
     }
 
     /// `qemu-img check`: 2 means corrupt; 3, leaked clusters, does no harm. An image that is too large to be checked in time
-    /// is taken as it is, as QEMU does.
-    async fn check(&self, file: &File, path: &Path) -> Result<(), ImageError> {
-        let _place = self.checks.take(&[path]).await.map_err(|e| ImageError::Host(e.to_string()))?;
-        let run = self.run(CHECK, 0).reads(file).args(["check", "-q", "-f", "qcow2"]).arg(as_inherited(file));
+    /// is taken as it is, as QEMU does; a small one whose tables take so long is made to.
+    async fn check(&self, file: &File, path: &Path, client: Option<&str>) -> Result<(), ImageError> {
+        let _place = self.checks.take_for(client, &[path]).await.map_err(|e| ImageError::Host(e.to_string()))?;
+        let patience = time_to_check(file)?;
+        let run = self.run(patience, 0).reads(file).args(["check", "-q", "-f", "qcow2"]).arg(as_inherited(file));
         let output = match run.output().await {
-            Some(output) => output.map_err(|error| ImageError::Host(format!("qemu-img check: {error}")))?,
+            Some(output) => output.map_err(|error| ImageError::of_run("qemu-img check", &error))?,
+            None if patience < CHECK => {
+                let must = format!("have tables that qemu-img can check within {} s", patience.as_secs());
+                return Err(ImageError::Unsuitable(must));
+            }
             None => {
                 tracing::warn!(image = %path.display(), "qemu-img check did not end within {} s; not checked", CHECK.as_secs());
                 return Ok(());
@@ -201,7 +191,7 @@ impl QemuImg {
         file: &Path,
         size: u64,
         copied: &Arc<Copied>,
-    ) -> Result<(), String> {
+    ) -> Result<(), ImageError> {
         let made = self.reserve(file).await?;
         let format = base.format.driver();
         let bytes = size.saturating_mul(GIB);
@@ -226,19 +216,19 @@ impl QemuImg {
             }
         }
         // Writing back a copy takes as long as making it.
-        sync(made, file, COPY).await
+        Ok(sync(made, file, COPY).await?)
     }
 
     /// Makes an empty qcow2 image of `size` GiB, on stable storage.
     ///
     /// # Errors
     /// qemu-img's own words.
-    pub async fn create(&self, file: &Path, size: u64) -> Result<(), String> {
+    pub async fn create(&self, file: &Path, size: u64) -> Result<(), ImageError> {
         let made = self.reserve(file).await?;
         let _place = self.quick.take(&[file]).await.map_err(|e| e.to_string())?;
         let run = self.run(QUICK, TABLES).writes(&made).args(["create", "-q", "-f", "qcow2"]);
         run.arg(as_inherited(&made)).arg(format!("{size}G")).finish().await?;
-        sync(made, file, QUICK).await
+        Ok(sync(made, file, QUICK).await?)
     }
 
     /// Gives an image that no QEMU has open the size of `bytes`; one that has it already stays as it is. `image` is
@@ -252,12 +242,12 @@ impl QemuImg {
         (file, format): (&Path, ImageFormat),
         base: Option<&BaseImage>,
         bytes: u64,
-    ) -> Result<(), String> {
+    ) -> Result<(), ImageError> {
         let (looked, folders) = (file.to_owned(), self.folders.clone());
         // Its header may lead to another file by now, which must not grow.
         let open = move || {
             let opened = open_within(&folders.storage, &looked, Access::ReadWrite)?;
-            let present = check_disk(&opened, format).map_err(io::Error::other)?;
+            let present = check_disk(&opened, format).map_err(|error| io::Error::other(error.in_a_sentence()))?;
             let length = opened.metadata()?.len();
             Ok((opened, present, length))
         };
@@ -282,7 +272,7 @@ impl QemuImg {
         }
         let run = below.iter().fold(self.run(QUICK, longest).writes(&opened), Run::reads);
         run.args(["resize", "-q"]).arg(format!("json:{image}")).arg(bytes.to_string()).finish().await?;
-        sync(opened, file, QUICK).await
+        Ok(sync(opened, file, QUICK).await?)
     }
 
     /// The base image, open, and examined as it is now; and how many bytes it takes.
@@ -293,7 +283,7 @@ impl QemuImg {
         let (path, format, folders) = (base.path.clone(), base.format, self.folders.clone());
         let open = move || {
             let file = open_within(&folders.images, &path, Access::Read)?;
-            check_base(&file, format).map_err(io::Error::other)?;
+            check_base(&file, format).map_err(|error| io::Error::other(error.in_a_sentence()))?;
             let metadata = file.metadata()?;
             // Holes are not copied.
             let length = metadata.len().min(metadata.blocks().saturating_mul(512));
@@ -326,6 +316,12 @@ fn alone(file: &File, driver: &str) -> String {
         image["backing"] = Value::Null;
     }
     format!("json:{image}")
+}
+
+/// How long a check may take: the tables that it reads are no more than what the file takes.
+fn time_to_check(file: &File) -> Result<Duration, ImageError> {
+    let taken = file.metadata().map_err(|e| ImageError::Host(e.to_string()))?.blocks().saturating_mul(512);
+    Ok(QUICK.saturating_add(Duration::from_secs(taken / TABLES)).min(CHECK))
 }
 
 /// The longest file that a copy of a disk of so many bytes can be.

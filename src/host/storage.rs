@@ -70,12 +70,15 @@ pub async fn on_storage_of<T: Send + 'static>(
 #[derive(Debug)]
 pub struct Places {
     each: usize,
-    by_storage: Mutex<HashMap<BTreeSet<PathBuf>, Arc<Semaphore>>>,
+    all: Mutex<HashMap<Whose, Arc<Semaphore>>>,
 }
+
+/// The storage, and the client where each has places of its own.
+type Whose = (BTreeSet<PathBuf>, Option<String>);
 
 impl Places {
     pub fn new(each: usize) -> Self {
-        Self { each, by_storage: Mutex::default() }
+        Self { each, all: Mutex::default() }
     }
 
     /// Waits for a place for something that touches these paths.
@@ -83,10 +86,23 @@ impl Places {
     /// # Errors
     /// None while the program lives.
     pub async fn take(&self, paths: &[&Path]) -> io::Result<OwnedSemaphorePermit> {
+        self.take_for(None, paths).await
+    }
+
+    /// The same, of places that this client has for itself: what it brings may take as long as it likes, and keeps no other waiting.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub async fn take_for(&self, client: Option<&str>, paths: &[&Path]) -> io::Result<OwnedSemaphorePermit> {
         let mounted = mount_points();
         let storage = paths.iter().map(|path| storage_of(path, &mounted)).collect();
-        let places =
-            lock(&self.by_storage).entry(storage).or_insert_with(|| Arc::new(Semaphore::new(self.each))).clone();
+        let places = {
+            let mut all = lock(&self.all);
+            // Clients come and go: what nobody has or waits for is not kept.
+            all.retain(|_, places| Arc::strong_count(places) > 1);
+            let whose = (storage, client.map(str::to_owned));
+            all.entry(whose).or_insert_with(|| Arc::new(Semaphore::new(self.each))).clone()
+        };
         places.acquire_owned().await.map_err(io::Error::other)
     }
 }
@@ -155,6 +171,19 @@ mod tests {
         drop(places.take(&[Path::new("/")]).await.unwrap());
         drop(held);
         drop(places.take(&[Path::new("/proc/1")]).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_client_keeps_its_own_places_and_no_other_clients() {
+        let (places, path) = (Places::new(1), &[Path::new("/")][..]);
+        let held = places.take_for(Some("uid 1"), path).await.unwrap();
+        let again = timeout(Duration::from_millis(20), places.take_for(Some("uid 1"), path)).await;
+        assert!(again.is_err(), "the same client");
+        drop(places.take_for(Some("uid 2"), path).await.unwrap());
+        drop(places.take(path).await.unwrap());
+        drop(held);
+        drop(places.take_for(Some("uid 1"), path).await.unwrap());
+        assert_eq!(lock(&places.all).len(), 1);
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ImageId, Labels, Status, SwitchId, VmId};
+use super::{ImageId, Labels, Role, Status, SwitchId, VmId};
 
 /// Something that has happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +100,19 @@ pub enum What {
     Warnings { warnings: Vec<String> },
     /// Of an operation.
     Operation(OperationNews),
+}
+
+impl What {
+    /// As this role may read it.
+    #[must_use]
+    pub fn told_to(self, role: Role) -> Self {
+        let told = |said: Option<String>| said.map(|said| role.told(said));
+        match self {
+            Self::Status { status, reason } => Self::Status { status, reason: told(reason) },
+            Self::Problem { problem } => Self::Problem { problem: told(problem) },
+            other => other,
+        }
+    }
 }
 
 /// What is told of an operation.

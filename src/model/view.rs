@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{FailedStart, Sandbox, Status, Upkeep, VmSpec, uptime_ms, wall_at_uptime, wall_time_of};
+use super::{FailedStart, Role, Sandbox, Status, Upkeep, VmSpec, uptime_ms, wall_at_uptime, wall_time_of};
 
 /// One VM as published.
 #[derive(Clone, Debug)]
@@ -38,6 +38,15 @@ pub struct VmView {
 }
 
 impl VmView {
+    /// As this role may read it: its definition names its files to all, and what failed to those who work with it.
+    #[must_use]
+    pub fn told_to(self, role: Role) -> Self {
+        let told = |said: Option<String>| said.map(|said| role.told(said));
+        let of_start =
+            |failed: Arc<FailedStart>| Arc::new(FailedStart { why: role.told(failed.why.clone()), ..*failed });
+        Self { why: told(self.why), missing: told(self.missing), failed_start: self.failed_start.map(of_start), ..self }
+    }
+
     /// For how many seconds it has been running.
     pub fn uptime(&self) -> Option<u64> {
         self.started.map(|since| uptime_ms().saturating_sub(since) / 1000)

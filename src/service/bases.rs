@@ -29,7 +29,7 @@ use crate::{
     model::{
         BaseContent, BaseImage, Change, CloneMode, Error, ImageFormat, LayerId, Operation, Result, VmId, VmSpec, VmView,
     },
-    vm::while_wanted,
+    vm::{asker, while_wanted},
 };
 
 /// A base image in use.
@@ -148,9 +148,17 @@ fn in_use(views: &[VmView]) -> (Vec<Base>, Contents) {
 const PATIENCE: Duration = Duration::from_secs(25);
 
 /// Looks into base images, and into each only once for as long as it does not change: of a thousand VMs from one
-/// image only the first pays for the look, and those that come meanwhile wait for the same one.
+/// image only the first pays for the look, and those that come meanwhile wait for the same one. But nobody waits for a look that
+/// is another client's, and so waits for what else that one has brought.
 #[derive(Default)]
-pub(super) struct Inspector(Arc<Mutex<HashMap<PathBuf, (Fingerprint, Look)>>>);
+pub(super) struct Inspector(Arc<Mutex<HashMap<PathBuf, (Fingerprint, Vec<Looking>)>>>);
+
+/// A look, and for whom it is.
+struct Looking {
+    client: Option<String>,
+    number: u64,
+    look: Look,
+}
 
 /// A look that is under way or done. It is a task of its own: nobody who hangs up ends it for the others.
 type Look = Shared<BoxFuture<'static, std::result::Result<(Info, Arc<BaseContent>), ImageError>>>;
@@ -180,28 +188,37 @@ impl Fingerprint {
 impl Inspector {
     /// The look into a file as it is now.
     fn look(&self, images: &QemuImg, path: &Path, fingerprint: Fingerprint) -> Look {
+        let client = asker().map(|asker| asker.caller);
         let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((before, look)) = looks.get(path)
-            && *before == fingerprint
-        {
-            return look.clone();
+        let (before, under_way) = looks.entry(path.to_owned()).or_insert_with(|| (fingerprint.clone(), Vec::new()));
+        if *before != fingerprint {
+            (*before, *under_way) = (fingerprint.clone(), Vec::new());
         }
-        let (images, looked, all) = (images.clone(), path.to_owned(), self.0.clone());
-        let same = fingerprint.clone();
+        let usable = |one: &&Looking| one.client == client || one.look.peek().is_some_and(Result::is_ok);
+        if let Some(one) = under_way.iter().find(usable) {
+            return one.look.clone();
+        }
+        let (images, looked, whose, all) = (images.clone(), path.to_owned(), client.clone(), self.0.clone());
+        let number = under_way.iter().map(|one| one.number + 1).max().unwrap_or_default();
         let task = tokio::spawn(async move {
-            let outcome = images.inspect(&looked).await.map(|(info, content)| (info, Arc::new(content)));
+            let outcome = images.inspect(&looked, whose.as_deref()).await.map(|(info, content)| (info, Arc::new(content)));
             if outcome.is_err() {
                 // It may be another the next time, or nobody's fault.
                 let mut looks = all.lock().unwrap_or_else(PoisonError::into_inner);
-                if looks.get(&looked).is_some_and(|(fingerprint, _)| *fingerprint == same) {
-                    looks.remove(&looked);
+                if let Some((same, under_way)) = looks.get_mut(&looked)
+                    && *same == fingerprint
+                {
+                    under_way.retain(|one| one.number != number);
+                    if under_way.is_empty() {
+                        looks.remove(&looked);
+                    }
                 }
             }
             outcome
         });
         let ended = async move { task.await.unwrap_or_else(|e| Err(ImageError::Host(e.to_string()))) };
         let look = ended.boxed().shared();
-        looks.insert(path.to_owned(), (fingerprint, look.clone()));
+        under_way.push(Looking { client, number, look: look.clone() });
         look
     }
 }
@@ -230,6 +247,7 @@ pub(super) async fn resolve(service: &Service, named: &Path) -> Result<(BaseImag
         }
         Ok(Err(ImageError::Unsuitable(must))) => Err(Error::invalid(ImageUse::Base.param(), must)),
         Ok(Err(ImageError::InUse(by))) => Err(Error::BaseImageInUse { path: named.to_owned(), by }),
+        Ok(Err(ImageError::NoUser(why))) => Err(Error::BeyondBounds(why)),
         Ok(Err(error @ (ImageError::Host(_) | ImageError::Full))) => Err(Error::failed(Operation::Create, error)),
         Err(_) => Err(Error::BaseImageUnchecked { path: named.to_owned() }),
     }

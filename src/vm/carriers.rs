@@ -14,7 +14,7 @@ use std::{
 use tokio::{
     sync::watch,
     task::spawn_blocking,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use uuid::Uuid;
@@ -34,6 +34,8 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 const LONG_LIFE: Duration = Duration::from_secs(60);
+/// SIGKILL takes some 5 ms with the namespaces that passt has made, unless it hangs in the kernel.
+const END: Duration = Duration::from_secs(1);
 /// QEMU serves one at a time, and lets go of one that has ended at once.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -75,7 +77,7 @@ impl Carriers {
         if adopt && self.all().contains_key(&key) {
             return;
         }
-        self.end(vm, carried.nic.id);
+        self.let_go(key);
         let (sender, state) = watch::channel(State::Beginning);
         let (ended, end) = watch::channel(false);
         tokio::spawn(supervise(carried, adopt, sender, end));
@@ -106,16 +108,35 @@ impl Carriers {
         }
     }
 
-    /// A NIC is carried no more.
-    pub fn end(&self, vm: VmId, nic: NicId) {
-        if let Some(carrier) = self.all().remove(&(vm, nic)) {
-            carrier.ended.send_replace(true);
+    /// A NIC is carried no more. Returns when its ports of the host are free.
+    pub async fn end(&self, vm: VmId, nic: NicId) {
+        self.end_these([(vm, nic)]).await;
+    }
+
+    /// The same of all NICs of a VM.
+    pub async fn end_all(&self, vm: VmId) {
+        self.end_these(self.of(vm)).await;
+    }
+
+    async fn end_these(&self, these: impl IntoIterator<Item = (VmId, NicId)>) {
+        let leaving: Vec<_> = these.into_iter().filter_map(|key| self.let_go(key)).collect();
+        let gone = async {
+            for mut state in leaving {
+                while state.changed().await.is_ok() {}
+            }
+        };
+        if timeout(END, gone).await.is_err() {
+            tracing::warn!(
+                "a passt that nobody needs any more does not end; its ports of the host are in use until it does"
+            );
         }
     }
 
-    /// A QEMU has ended.
-    pub fn end_all(&self, vm: VmId) {
-        self.of(vm).into_iter().for_each(|(vm, nic)| self.end(vm, nic));
+    /// The end of its states is the end of its process.
+    fn let_go(&self, key: (VmId, NicId)) -> Option<watch::Receiver<State>> {
+        let carrier = self.all().remove(&key)?;
+        carrier.ended.send_replace(true);
+        Some(carrier.state)
     }
 
     /// NICs of a VM that are carried.

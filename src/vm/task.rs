@@ -127,8 +127,11 @@ impl Task {
                 false => Box::pin(self.next()).await,
                 true => self.inbox.recv().await.into(),
             };
-            if let Happening::Orphaned = happening {
-                return;
+            match happening {
+                Happening::Orphaned => return,
+                // Whoever is told that it has stopped finds its ports of the host free.
+                Happening::Exited(_) => Box::pin(self.hands.end_carriers()).await,
+                _ => {}
             }
             self.happened(happening);
         }
@@ -281,7 +284,6 @@ impl Task {
         self.link = None;
         self.hands.close();
         self.hands.set_process(None);
-        self.hands.end_carriers();
         self.hands.take_kept_in().clear();
         self.absorb(Report::Sight(Sight::Exited(how)))
     }

@@ -13,7 +13,9 @@ use std::{
     process::Command,
 };
 
+use crate::callers::token;
 use crate::support::{Answer, Daemon};
+use qherd::host::process;
 use serde_json::json;
 
 async fn create(daemon: &Daemon, base: impl AsRef<Path>) -> Answer {
@@ -78,6 +80,13 @@ impl Damaged {
     fn set_len(&self, length: u64) -> std::io::Result<()> {
         self.open().set_len(length)
     }
+}
+
+/// The most memory that the daemon has had, in KiB.
+fn peak(daemon: &Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// A big-endian number of the qcow2 header (docs/interop/qcow2.txt in QEMU).
@@ -362,17 +371,67 @@ async fn what_is_absurd_in_size_is_refused_in_bounded_time_and_memory() {
         filled_qcow2(&bases, name).0.write_all_at(bytes, at).unwrap();
         cases.push((name, intact));
     }
-    let peak = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
-    };
-    let (before, begun) = (peak(), std::time::Instant::now());
+    let (before, begun) = (peak(&daemon), std::time::Instant::now());
     refuse(&daemon, &cases).await;
     refuse_one(&daemon, Path::new("dangling.raw"), 404, "Base image not found: dangling.raw.").await;
-    assert!(peak() < before + (64 << 10), "it took {} KiB", peak() - before);
+    assert!(peak(&daemon) < before + (64 << 10), "it took {} KiB", peak(&daemon) - before);
     assert!(begun.elapsed() < crate::support::PATIENCE);
     nothing_is_left(&daemon).await;
+}
+
+/// A qcow2 of a few hundred KiB of whose 8192 clusters for each of `tables` qemu-img complains: all tables are the same one, and so
+/// are all their clusters.
+fn complained_of(folder: &Path, name: &str, tables: u64) {
+    assert_eq!(qemu_img(folder, &format!("create -q -f qcow2 {name} {}M", 512 * tables)), 0);
+    let file = File::options().read(true).write(true).open(folder.join(name)).unwrap();
+    let mut head = vec![0; 104];
+    file.read_exact_at(&mut head, 0).unwrap();
+    let cluster = 1 << 16;
+    let (used, end) = (1_u64 << 63, file.metadata().unwrap().len().next_multiple_of(cluster));
+    for table in 0..tables {
+        file.write_all_at(&(used | end).to_be_bytes(), header(&head, L1_TABLE) + 8 * table).unwrap();
+    }
+    file.write_all_at(&(used | (end + cluster)).to_be_bytes().repeat(8192), end).unwrap();
+    file.write_all_at(&[7; 1 << 16], end + cluster).unwrap();
+}
+
+#[tokio::test]
+async fn what_qemu_img_complains_of_without_end_is_not_kept() {
+    let daemon = Daemon::start();
+    // Of 100 MiB, and some GiB until it is given up.
+    complained_of(&daemon.bases(), "some.qcow2", 64);
+    let before = peak(&daemon);
+    while create(&daemon, "some.qcow2").await.status == 503 {}
+    refuse(&daemon, &[("some.qcow2", "must be intact, but qemu-img check finds it damaged")]).await;
+    assert!(peak(&daemon) < before + (32 << 10), "it took {} KiB", peak(&daemon) - before);
+}
+
+#[tokio::test]
+async fn images_that_take_one_client_long_delay_no_other() {
+    let daemon = Daemon::start();
+    let [hostile, good] = [(); 2].map(|()| token(&daemon.state(), &["create", "--role", "operator"]));
+    let images: Vec<String> = (0..6).map(|number| format!("{number}.qcow2")).collect();
+    images.iter().for_each(|name| complained_of(&daemon.bases(), name, 4096));
+    assert_eq!(qemu_img(&daemon.bases(), "create -q -f qcow2 good.qcow2 1M"), 0);
+    let create = async |token: &str, base: &str| {
+        let wish = json!({ "vcpus": 1, "memory": 64, "disk_size": 4096, "base_image": base });
+        daemon.send(daemon.http().post(daemon.at("/vms")).bearer_auth(token).json(&wish)).await
+    };
+    // They take up all places that their client has, and then some; and it has asked for the good one as well.
+    let all = images.iter().map(String::as_str).chain(["good.qcow2"]);
+    let hang = futures_util::future::join_all(all.map(|name| create(&hostile, name)));
+    let parent = format!("PPid:\t{}\n", daemon.pid());
+    let is_ours = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| s.contains(&parent));
+    let others = async {
+        while process::find(&["check", "-q"]).unwrap().iter().filter(|pid| is_ours(pid)).count() < 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        create(&good, "good.qcow2").await.expect(201)
+    };
+    tokio::select! {
+        all = hang => panic!("{all:?}"),
+        made = others => drop(made),
+    }
 }
 
 #[tokio::test]

@@ -152,15 +152,6 @@ async fn the_largest_vm_that_is_accepted_starts_changes_reboots_and_stops() {
     daemon.run();
     daemon.await_status(&id, "running").await;
     post(&daemon, "stop", json!({ "timeout": 1 })).await;
-    // passt of that run ends a moment after the stop has been answered.
-    for forward in
-        wish["networks"].as_array().unwrap().iter().flat_map(|nic| nic["user"]["forwards"].as_array().unwrap())
-    {
-        let address = (forward["host_address"].as_str().unwrap(), forward["host_port"].as_u64().unwrap() as u16);
-        while std::net::UdpSocket::bind(address).is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    }
     // A crash is told with QEMU's words.
     post(&daemon, "start", json!({})).await;
     let pid = daemon.get(&format!("/vms/{id}")).await.expect(200)["pid"].as_i64().unwrap() as i32;

@@ -24,6 +24,17 @@ fn in_both_shapes(path: &str, status: u16, message: &str) -> Value {
 }
 
 #[tokio::test]
+async fn what_is_asked_of_a_proxy_is_refused() {
+    let server = Server::start().await;
+    for first in ["CONNECT a:80", "CONNECT a", "GET a", "OPTIONS a:80"] {
+        let host = first.split(' ').nth(1).unwrap();
+        let answer = last(&server.raw(&format!("{first} HTTP/1.1\r\nhost: {host}\r\n\r\n")).await);
+        let message = "The request is not valid HTTP: its first line names no path.";
+        assert_eq!(answer, (400, in_both_shapes("", 400, message)), "{first}");
+    }
+}
+
+#[tokio::test]
 async fn every_refusal_has_the_shape_of_its_dialect() {
     let server = Server::start().await;
     let long = "x".repeat(9000);

@@ -89,7 +89,7 @@ async fn an_image_that_is_exchanged_for_a_link_while_it_is_made_leads_to_no_othe
     // Nor does what was exchanged before that.
     for number in 0..40 {
         let file = bob.join(format!("{number}.qcow2"));
-        let why = images.create(&file, 1).await.unwrap_err();
+        let why = images.create(&file, 1).await.unwrap_err().to_string();
         assert!(why.contains("cannot make"), "{why}");
         let description = serde_json::json!({ "driver": "qcow2", "file": { "driver": "file", "filename": file } });
         assert!(images.grow(description, (&file, ImageFormat::Qcow2), None, 2 << 30).await.is_err());
@@ -116,7 +116,7 @@ async fn a_folder_that_is_exchanged_for_a_link_while_an_image_is_copied_leads_to
     let mut copied = 0;
     for number in 0..30 {
         let file = dir.path().join(format!("vms/{number}.qcow2"));
-        let looked = images.inspect(&base.path).await;
+        let looked = images.inspect(&base.path, None).await;
         let made = images.clone_base(&base, CloneMode::Full, &file, 1, &Arc::<Copied>::default()).await;
         if looked.is_ok() && made.is_ok() {
             copied += 1;

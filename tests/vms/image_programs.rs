@@ -70,7 +70,7 @@ async fn tried(attempts: &[String], without: &str) -> Outcomes {
     let images = QemuImg::find(&place.program(), Folders::default(), &keep()).await.unwrap();
     assert!(images.missing().is_empty());
     let made = tempfile::tempdir().unwrap();
-    let said = images.create(&made.path().join("image"), 1).await.unwrap_err();
+    let said = images.create(&made.path().join("image"), 1).await.unwrap_err().to_string();
     let outcomes = outcomes(&said);
     assert_eq!(outcomes.len(), attempts.len(), "without {without}: {said}");
     outcomes
@@ -203,7 +203,8 @@ async fn what_is_lent_is_opened_as_it_was_lent() {
     let folders = Folders { images: vec![dir.path().join("images")], storage: vec![dir.path().join("vms")] };
     let images = QemuImg::find(&place.program(), folders, &keep()).await.unwrap();
     let made = dir.path().join("vms/disk");
-    let said = images.clone_base(&base, CloneMode::Full, &made, 1, &Arc::<Copied>::default()).await.unwrap_err();
+    let said =
+        images.clone_base(&base, CloneMode::Full, &made, 1, &Arc::<Copied>::default()).await.unwrap_err().to_string();
     let words: Vec<(String, Option<i32>)> = outcomes(&said).into_iter().collect();
     let of = |attempt: &str, number: usize| {
         let mut all = words

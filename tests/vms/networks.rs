@@ -6,6 +6,7 @@ use crate::support;
 use std::{collections::BTreeSet, net::TcpListener};
 
 use crate::support::Daemon;
+use qherd::host::process;
 use serde_json::{Value, json};
 
 async fn networks(daemon: &Daemon, id: &str) -> Vec<Value> {
@@ -169,6 +170,41 @@ async fn a_port_of_the_host_that_is_taken_is_refused_with_nothing_left() {
         json!({ "user": { "forwards": [{ "host_address": "192.0.2.1", "host_port": 2222, "guest_port": 22 }] } });
     let foreign = daemon.post(&format!("/vms/{other}/networks"), foreign).await;
     assert!(foreign.status == 409 && foreign.message().contains("192.0.2.1:2222"), "{foreign:?}");
+}
+
+/// Whoever is told that a VM has stopped, or is gone, may have its ports: another VM, or its own next start.
+#[tokio::test]
+async fn ports_of_the_host_are_free_when_the_end_of_their_vm_is_told() {
+    let daemon = Daemon::start();
+    // An address of this test's own: nobody else has a port there.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let (address, ports) = (format!("127.77.{high}.{low}"), 20_000..20_032_u16);
+    let forward = |port: &u16| json!({ "host_address": address, "host_port": port, "guest_port": 22 });
+    let forwards: Vec<Value> = ports.clone().collect::<Vec<_>>().iter().map(forward).collect();
+    let mut wish = daemon.wish();
+    wish["networks"] = forwards.chunks(8).map(|some| json!({ "user": { "forwards": some } })).collect();
+    wish["start"] = json!(true);
+    let mut id = daemon.create(wish.clone()).await;
+    for round in 0..6 {
+        // None of them sees that its QEMU ends.
+        for nic in networks(&daemon, &id).await {
+            let router = nic["mac"].as_str().unwrap().replacen("52:54:", "52:55:", 1);
+            let [pid] = process::find(&["--mac-addr", &router]).unwrap()[..] else { panic!("{nic}") };
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGSTOP).unwrap();
+        }
+        let vm = format!("/vms/{id}");
+        match round % 2 {
+            0 => drop(daemon.post(&format!("{vm}/stop"), json!({ "force": true })).await.expect(200)),
+            _ => drop(daemon.delete(&vm).await.expect(200)),
+        }
+        let taken: Vec<u16> =
+            ports.clone().filter(|port| TcpListener::bind((address.as_str(), *port)).is_err()).collect();
+        assert_eq!(taken, [] as [u16; 0], "round {round}");
+        match round % 2 {
+            0 => drop(daemon.post(&format!("{vm}/start"), json!({})).await.expect(200)),
+            _ => id = daemon.create(wish.clone()).await,
+        }
+    }
 }
 
 #[tokio::test]

@@ -334,7 +334,7 @@ async fn a_layer_that_cannot_be_put_on_is_told_and_refused_where_all_are_require
 }
 
 #[tokio::test]
-async fn a_vm_that_no_user_is_left_for_does_not_start_and_says_so() {
+async fn what_no_user_is_left_for_is_refused_with_what_to_do() {
     let daemon = Daemon::start_with(&["--accel", "tcg", "--vm-uids", "1999970000-1999970001"]);
     let mut ids = Vec::new();
     // What makes their disks is a user of the range as well.
@@ -347,9 +347,56 @@ async fn a_vm_that_no_user_is_left_for_does_not_start_and_says_so() {
     }
     let refused = start(&ids[2]).await;
     let said = refused.body.to_string();
-    assert!(refused.status == 500 && said.contains("--vm-uids 1999970000-1999970001"), "{} {said}", refused.status);
+    assert!(refused.status == 409 && said.contains("All 2 users of --vm-uids 1999970000-1999970001"), "{refused:?}");
+    // Nor is a disk made or enlarged, or a base image looked into: what would is such a user.
+    let path = format!("/vms/{}", ids[2]);
+    let base = daemon.bases().join("base.qcow2");
+    let make = ["create", "-q", "-f", "qcow2", base.to_str().unwrap(), "1M"];
+    assert!(std::process::Command::new("qemu-img").args(make).status().unwrap().success());
+    let mut of_base = daemon.wish();
+    of_base["base_image"] = json!(base);
+    let disks = [
+        daemon.post("/vms", daemon.wish()).await,
+        daemon.post("/vms", of_base).await,
+        daemon.post(&format!("{path}/disks"), json!({ "disk_size": 1 })).await,
+        daemon.put(&format!("{path}/disks/root"), json!({ "disk_size": 9 })).await,
+    ];
+    for refused in &disks {
+        assert!(refused.status == 409 && refused.body.to_string().contains("users of --vm-uids"), "{refused:?}");
+    }
+    assert_eq!(daemon.get("/vms").await.expect(200).as_array().unwrap().len(), 3);
     daemon.post(&format!("/vms/{}/stop", ids[0]), json!({ "force": true })).await.expect(200);
     start(&ids[2]).await.expect(200);
+}
+
+/// The launcher lets `--qemu` be a script, which executes QEMU; from its first moment on QEMU's own filter, which is asked for at each
+/// start, has it execute and fork no more. Here its own migration is to do that.
+#[tokio::test]
+async fn qemu_itself_forks_and_executes_nothing_by_the_filter_that_it_is_started_with() {
+    let incoming = "exec qemu-system-x86_64 \"$@\" -incoming 'exec:exec sleep 4005.27182'";
+    let without = "n=$#; while [ $n -gt 0 ]; do a=$1; shift; n=$((n-1)); \
+                   if [ \"$a\" = -sandbox ]; then shift; n=$((n-1)); else set -- \"$@\" \"$a\"; fi; done";
+    let sleeps = || !process::find(&["sleep", "4005.27182"]).unwrap().is_empty();
+    for (deed, is_held) in [(incoming.to_owned(), true), (format!("{without}\n{incoming}"), false)] {
+        let stand_in = StandIn::new(&deed);
+        let daemon = Daemon::start_with(&["--accel", "tcg", "--qemu", &stand_in.as_arg()]);
+        let id = daemon.create(daemon.wish()).await;
+        let start = format!("/vms/{id}/start");
+        let started = daemon.post(&start, json!({}));
+        if is_held {
+            let refused = started.await;
+            let said = refused.body.to_string();
+            assert!(refused.status == 500 && said.contains("SIGSYS"), "{said}");
+            assert!(!sleeps());
+        } else {
+            tokio::select! {
+                _ = started => assert!(sleeps()),
+                () = until("it executes a program", sleeps) => {}
+            }
+        }
+        daemon.delete(&format!("/vms/{id}")).await.expect(200);
+        until("nothing is left of it", || !sleeps()).await;
+    }
 }
 
 /// A script that, as a VM's user, finds another QEMU than the daemon does: the one that was asked what it can do is wanted.

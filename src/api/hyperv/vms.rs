@@ -16,7 +16,7 @@ use crate::{
         http::{HttpError, Reply, Request, listing},
         labels,
     },
-    model::{CreateVm, Error, MetadataWish, VmId, VmView},
+    model::{CreateVm, Error, MetadataWish, Role, VmId, VmView},
     service::{Awaited, Filter, Nics, Redefine},
 };
 
@@ -30,25 +30,26 @@ fn shown(shared: &Shared, view: &VmView) -> Vm {
     Vm::of(view, sample.as_ref(), switch_name)
 }
 
-fn listed(shared: Shared, filter: Filter) -> Reply {
+fn listed(shared: Shared, role: Role, filter: Filter) -> Reply {
     listing::array(move |page| {
         let page = shared.service.list(&filter, page, Some(listing::PAGE));
-        (page.vms.iter().map(|view| shown(&shared, view)).collect(), page.next)
+        (page.vms.into_iter().map(|view| shown(&shared, &view.told_to(role))).collect(), page.next)
     })
 }
 
 pub async fn list(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let labels = labels::wanted(&request)?;
-    Ok(listed(shared, Filter { labels, ..Filter::default() }))
+    Ok(listed(shared, request.caller.role, Filter { labels, ..Filter::default() }))
 }
 
 pub async fn by_name(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let filter = Filter { name_in_any_case: Some(request.param("name").to_owned()), ..Filter::default() };
-    Ok(listed(shared, filter))
+    Ok(listed(shared, request.caller.role, filter))
 }
 
 pub async fn get(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let (id, view) = shared.vm(&request)?;
+    let (view, role) = (view.told_to(request.caller.role), request.caller.role);
     let query: WaitQuery = request.query()?;
     let Some(awaited) = query.wait else {
         return match query.timeout {
@@ -58,7 +59,7 @@ pub async fn get(shared: Shared, request: Request) -> Result<Reply, Problem> {
     };
     let time = wait_time(query.timeout)?;
     let (view, reached) = shared.service.wait_for(id, awaited.into(), time).await?;
-    Ok(Reply::json(StatusCode::OK, &shown(&shared, &view).waited(reached)))
+    Ok(Reply::json(StatusCode::OK, &shown(&shared, &view.told_to(role)).waited(reached)))
 }
 
 #[derive(Deserialize)]

@@ -72,7 +72,7 @@ pub mod bodies {
     };
 }
 
-pub use plain::plain;
+pub use plain::{is_reordering, plain};
 pub(super) use routes::routes;
 pub use routes::{openapi, table};
 pub use shown::Shown;

@@ -1,6 +1,6 @@
 //! Text of a guest's as it is harmless to show: a terminal that it is written to does with it what a sheet of paper does.
-//! Sequences that colour, move, rename or ask the terminal are left out, as is every other control but line feed and tab; what
-//! was to be read is there. Nothing can hide text: a sequence that does not end within its line is not one.
+//! Sequences that colour, move, rename or ask the terminal are left out, as is every other control but line feed and tab, and what
+//! turns the order of text round; what was to be read is there. Nothing can hide text: a sequence that does not end within its line is not one.
 
 /// Bytes that the longest sequence may have; titles and links are no longer.
 const LONGEST: usize = 4096;
@@ -48,9 +48,14 @@ fn may_begin(rest: &str) -> bool {
     introduced && rest.len() <= LONGEST + 8 && !rest.contains('\n')
 }
 
-/// Controls of C0, C1 and DEL.
+/// Controls of C0, C1 and DEL, and those that reorder.
 fn acts(c: char) -> bool {
-    c.is_control() && c != '\n' && c != '\t'
+    c.is_control() && c != '\n' && c != '\t' || is_reordering(c)
+}
+
+/// Turns the order of what is read round.
+pub fn is_reordering(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Bytes of the control sequence that a text begins with, where it is a whole one (ECMA-48).
@@ -108,6 +113,7 @@ mod tests {
             ("\u{1b}(B\u{1b}7saved\u{1b}8", "saved"),
             ("bell\u{7} back\u{8}space\u{7f} nul\0", "bell backspace nul"),
             ("tab\tümläut €\n", "tab\tümläut €\n"),
+            ("paid \u{202e}05\u{202c} \u{2066}EUR\u{2069}", "paid 05 EUR"),
             ("", ""),
         ] {
             assert_eq!(plain(text), shown, "{text:?}");

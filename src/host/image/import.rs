@@ -59,7 +59,7 @@ impl QemuImg {
         let run = source.lent_to(self.run(CHECK, 0));
         let run = run.args(["measure", "-U", "--output=json", "-O", "qcow2"]).arg(source.name());
         let output = run.output().await.ok_or_else(|| late(CHECK.as_secs()))?;
-        let output = output.map_err(|error| ImageError::Host(format!("qemu-img measure: {error}")))?;
+        let output = output.map_err(|error| ImageError::of_run("qemu-img measure", &error))?;
         if !output.status.success() {
             return Err(source.damaged(&String::from_utf8_lossy(&output.stderr)));
         }
@@ -73,7 +73,7 @@ impl QemuImg {
         match run.output().await {
             Some(Ok(output)) if matches!(output.status.code(), Some(0 | 3)) => Ok(()),
             Some(Ok(_)) => Err(ImageError::Unsuitable("be intact, but qemu-img check finds it damaged".into())),
-            Some(Err(error)) => Err(ImageError::Host(format!("qemu-img check: {error}"))),
+            Some(Err(error)) => Err(ImageError::of_run("qemu-img check", &error)),
             // As large as that it is taken as it is, as QEMU does.
             None => Ok(()),
         }
@@ -97,7 +97,7 @@ impl QemuImg {
         // Its locks would keep a VM from starting; whoever asks looks whether it has changed.
         let run = run.args(["convert", "-U", "-p", "-O", "qcow2"]).arg(source.name()).arg(as_inherited(made));
         let output = run.output().await.ok_or_else(|| late(COPY.as_secs()))?;
-        let output = output.map_err(|error| ImageError::Host(format!("qemu-img convert: {error}")))?;
+        let output = output.map_err(|error| ImageError::of_run("qemu-img convert", &error))?;
         if !output.status.success() {
             let words = String::from_utf8_lossy(&output.stderr);
             return Err(match words.contains("No space left on device") {

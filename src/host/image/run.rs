@@ -21,7 +21,7 @@ use std::{
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::oneshot;
 
-use super::Copied;
+use super::{Copied, ImageError};
 use crate::{
     host::{
         STORAGE,
@@ -36,6 +36,8 @@ use crate::{
 };
 
 const GIB: u64 = 1 << 30;
+/// Bytes of its last words that people are told.
+const TOLD: usize = 4096;
 
 /// Whose users such programs run as, and what marks their groups: the state directory's.
 #[derive(Clone, Debug)]
@@ -104,7 +106,7 @@ impl Tool {
     }
 
     async fn works(&self, deadline: Duration) -> Result<(), String> {
-        self.run(deadline, |permit| permit).arg("--version").finish().await
+        self.run(deadline, |permit| permit).arg("--version").finish().await.map_err(|error| error.to_string())
     }
 
     /// What it goes without, for people.
@@ -190,19 +192,20 @@ impl Run {
     }
 
     /// # Errors
-    /// qemu-img's own words.
-    pub async fn finish(self) -> Result<(), String> {
+    /// qemu-img's own words; [`ImageError::NoUser`].
+    pub async fn finish(self) -> Result<(), ImageError> {
         let deadline = self.deadline.as_secs();
         let program = self.tool.program.clone();
         let program = program.file_name().unwrap_or_default().display();
         let output = self.output().await.ok_or_else(|| format!("{program} did not end within {deadline} s"))?;
-        let output = output.map_err(|e| e.to_string())?;
+        let output = output.map_err(|error| ImageError::of_run(&program.to_string(), &error))?;
         if output.status.success() {
             return Ok(());
         }
-        let words = String::from_utf8_lossy(&output.stderr);
+        let words = String::from_utf8_lossy(&output.stderr[output.stderr.len().saturating_sub(TOLD)..]);
         let words = words.trim().trim_start_matches("qemu-img: ");
-        Err(if words.is_empty() { format!("{program} ended with {}", output.status) } else { words.to_owned() })
+        let words = if words.is_empty() { format!("{program} ended with {}", output.status) } else { words.to_owned() };
+        Err(ImageError::Host(words))
     }
 }
 

@@ -78,7 +78,7 @@ impl Unpacker {
             let must = format!("be unpacked within {} s, and this one has no end by then", COPY.as_secs());
             ImageError::Unsuitable(must)
         })?;
-        let Output { status, stderr, .. } = ended.map_err(host)?;
+        let Output { status, stderr, .. } = ended.map_err(|error| ImageError::of_run("cannot unpack", &error))?;
         let words = String::from_utf8_lossy(&stderr);
         let words = words.trim().lines().last().unwrap_or_default();
         let packed = job.compression.as_str();

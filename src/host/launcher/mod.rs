@@ -47,7 +47,7 @@ pub use permit::{
 };
 pub use root::Roots;
 pub use spawn::Spawned;
-pub use user::User;
+pub use user::{NoneFree, User};
 pub use view::{Shown, Tcp, View};
 
 use crate::{host::cgroups::Seat, model::Layer};

@@ -38,6 +38,8 @@ use crate::host::cgroups::Group;
 
 /// More than the child's few calls take, in a debug build too. Pages that are not touched cost nothing.
 const STACK: usize = 256 << 10;
+/// Bytes of what a child says that are kept; far more than people read.
+const MOST_SAID: usize = 64 << 10;
 /// Of the child that does not come to its program.
 const NOT_EXECUTED: c_int = 127;
 
@@ -263,7 +265,7 @@ impl Spawned {
     }
 
     /// The same, and `hear` is told of its standard output as it comes: what of it there is since the last line began. Whatever it
-    /// leaves in its group ends with it.
+    /// leaves in its group ends with it. Of what it says the end is kept: what strangers wrote may have it complain for ever.
     ///
     /// # Errors
     /// Of the kernel.
@@ -311,13 +313,21 @@ fn said(pipe: Option<File>, mut hear: impl FnMut(&[u8])) -> io::Result<Vec<u8>> 
     let Some(mut pipe) = pipe else { return Ok(words) };
     let (mut piece, mut line) = ([0; 4096], 0);
     loop {
-        match io::Read::read(&mut pipe, &mut piece) {
-            Ok(0) => return Ok(words),
-            Ok(count) => words.extend_from_slice(&piece[..count]),
+        let came = match io::Read::read(&mut pipe, &mut piece) {
+            Ok(0) => break,
+            Ok(count) => &piece[..count],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
-        }
+        };
+        words.extend_from_slice(came);
         hear(&words[line..]);
-        line = words.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        line = came.iter().rposition(|byte| *byte == b'\n').map_or(line, |at| words.len() - came.len() + at + 1);
+        if words.len() > 2 * MOST_SAID {
+            let dropped = words.len() - MOST_SAID;
+            words.drain(..dropped);
+            line = line.saturating_sub(dropped);
+        }
     }
+    words.drain(..words.len().saturating_sub(MOST_SAID));
+    Ok(words)
 }

@@ -99,3 +99,26 @@ fn the_daemon_can_still_be_looked_at_when_a_child_has_become_another_user() {
     }
     User::forget(1_999_999_970).unwrap();
 }
+
+#[test]
+fn a_child_that_says_without_end_is_heard_and_only_the_end_of_it_is_kept() {
+    // 32 MiB of short lines on both, as a crafted image has qemu-img complain of each of its clusters.
+    let script = "{ yes | head -c 33554432; echo the end; } | tee /dev/stderr";
+    let child = Child::new(QEMU_PROBE, Path::new("/bin/sh")).args(["-c", script]).piped().spawn().unwrap();
+    let (mut longest, mut last) = (0, Vec::new());
+    let output = child.output_heard(None, |line| {
+        longest = longest.max(line.len());
+        last = line.to_vec();
+    });
+    let output = output.unwrap();
+    for said in [&output.stdout, &output.stderr] {
+        assert!(said.len() <= 64 << 10 && said.ends_with(b"\nthe end\n"), "{}", said.len());
+    }
+    assert!(longest <= 128 << 10 && last.ends_with(b"the end\n"), "{longest}");
+
+    // Nor is a line that does not end.
+    let child = Child::new(QEMU_PROBE, Path::new("/bin/sh")).args(["-c", "head -c 33554432 /dev/zero"]);
+    let mut longest = 0;
+    let output = child.piped().spawn().unwrap().output_heard(None, |line| longest = longest.max(line.len())).unwrap();
+    assert!(output.stdout.len() <= 64 << 10 && longest <= 132 << 10, "{longest}");
+}

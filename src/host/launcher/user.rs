@@ -37,6 +37,20 @@ const PROCESSES: u64 = 2048;
 const TRIES: usize = 5;
 const MOMENT: Duration = Duration::from_millis(20);
 
+/// Every number is somebody's.
+#[derive(Debug, thiserror::Error)]
+#[error("All {} users of --vm-uids {uids} have a VM that runs, or work on an image; stop a VM first, or give VMs more users.", .uids.count())]
+pub struct NoneFree {
+    uids: Uids,
+}
+
+impl NoneFree {
+    /// Whether that is what the error tells of: nothing has failed, and there is something to be done about it.
+    pub fn is_in(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+    }
+}
+
 /// A number that is taken for one child.
 #[derive(Debug)]
 pub struct User {
@@ -50,7 +64,7 @@ impl User {
     /// Takes one that is free; `seed` says where the search begins. It is in these further groups as well. Blocks.
     ///
     /// # Errors
-    /// When none is free, or the folder of the locks cannot be used.
+    /// [`NoneFree`]; when the folder of the locks cannot be used.
     pub fn take(uids: &Uids, seed: u32, groups: &[u32]) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(LOCKS)?;
         let (first, all) = (uids.first(), uids.count());
@@ -65,7 +79,7 @@ impl User {
                 sleep(MOMENT);
             }
         }
-        Err(io::Error::other(format!("every user of --vm-uids {uids} has a VM that runs")))
+        Err(io::Error::other(NoneFree { uids: uids.clone() }))
     }
 
     /// The user of a child that lives, for another beside it.

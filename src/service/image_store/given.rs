@@ -41,6 +41,7 @@ impl Given {
             ImageError::Unsuitable(must) => Error::invalid(self.param, must),
             ImageError::InUse(by) => Error::BaseImageInUse { path: self.path.clone(), by },
             ImageError::Full => self.no_room("what it comes to, which is more".to_owned()),
+            ImageError::NoUser(why) => Error::BeyondBounds(why),
             ImageError::Host(why) => Error::failed(Operation::Import, why),
         }
     }

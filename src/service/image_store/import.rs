@@ -197,7 +197,8 @@ impl Service {
         // What it plainly is not is said before it begins.
         look(&given).await.map_err(|error| given.error(error))?;
         vm::begins(&name.to_string());
-        let _turn = store.imports.take(&[&store.folder]).await.map_err(failed)?;
+        let client = vm::asker().map(|asker| asker.caller);
+        let _turn = store.imports.take_for(client.as_deref(), &[&store.folder]).await.map_err(failed)?;
         let before = fingerprint(&given).await?;
         let copied = Arc::<Copied>::default();
         let sha256 = match sum {

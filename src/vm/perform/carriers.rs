@@ -66,9 +66,10 @@ impl Hands {
         }
     }
 
-    /// QEMU has ended.
-    pub(in crate::vm) fn end_carriers(&self) {
-        self.ctx.carriers.end_all(self.id);
+    /// QEMU has ended. Returns when the ports of the host that led into its guest are free: whoever hears that the VM has stopped may
+    /// use them.
+    pub(in crate::vm) async fn end_carriers(&self) {
+        self.ctx.carriers.end_all(self.id).await;
         self.ctx.net.user_leaves(self.user());
     }
 
@@ -110,7 +111,7 @@ pub(super) async fn plug(
     hands.carry(nic, run, false);
     if let Err(error) = session.execute_raw("device_add", Some(device)).await {
         // With the host's side goes the socket.
-        hands.ctx.carriers.end(hands.id, nic.id);
+        hands.ctx.carriers.end(hands.id, nic.id).await;
         if let QmpError::Refused { .. } = error {
             netdevs::take_back(session, nic, &[]).await?;
         }

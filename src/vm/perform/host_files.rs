@@ -46,10 +46,7 @@ pub(super) async fn open(hands: &Hands, file: &HostFile) -> io::Result<Opened> {
             FileUse::Base(format) => image::check_base(&file, format).map(|()| None),
             FileUse::Medium | FileUse::Seed(_) | FileUse::Log => Ok(None),
         };
-        let size = checked.map_err(|error| match error {
-            image::ImageError::Unsuitable(must) => io::Error::other(format!("it must {must}")),
-            other => io::Error::other(other),
-        })?;
+        let size = checked.map_err(|error| io::Error::other(error.in_a_sentence()))?;
         Ok(Opened { descriptor: file.into(), size })
     });
     opened.await

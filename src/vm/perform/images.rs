@@ -11,7 +11,11 @@ use std::{
 
 use super::{Brief, Done, Hands, bases, disks};
 use crate::{
-    host::{Access, STORAGE, image, on_storage, open_within, remove_image},
+    host::{
+        Access, STORAGE,
+        image::{self, ImageError},
+        on_storage, open_within, remove_image,
+    },
     model::{Disk, DiskFile, Error, ForeignFile, VmSpec},
     qemu::devices,
     vm::{
@@ -103,7 +107,7 @@ pub(super) async fn make(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) ->
         Some(base) => ctx.images.clone_base(base, disk.clone, &disk.file, size, &brief.copied).await,
         None => ctx.images.create(&disk.file, size).await,
     };
-    made.map_err(Setback::Host)?;
+    made.map_err(of_image)?;
     Ok(Report::Done)
 }
 
@@ -147,7 +151,7 @@ pub(super) async fn grow(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) ->
     // In QEMU's own words, and not by its header: a base image may have moved with the state directory.
     let image = devices::blockdev_by_path(disk);
     let (format, bytes) = (disk.file.format(), disk.file.bytes(size));
-    hands.ctx.images.grow(image, (&disk.file, format), disk.backing_file(), bytes).await.map_err(Setback::Host)?;
+    hands.ctx.images.grow(image, (&disk.file, format), disk.backing_file(), bytes).await.map_err(of_image)?;
     Ok(Report::Done)
 }
 
@@ -167,6 +171,13 @@ fn beside(brief: &Brief, disk: &Disk) -> Vec<PathBuf> {
     };
     let same = |file: &PathBuf| file.parent() == disk.file.parent() && **file != *disk.file;
     specs.flat_map(|spec| made(&spec)).filter(same).collect()
+}
+
+fn of_image(error: ImageError) -> Setback {
+    match error {
+        ImageError::NoUser(why) => Setback::Reported(Error::BeyondBounds(why)),
+        other => Setback::Host(other.to_string()),
+    }
 }
 
 pub(super) fn host(error: io::Error) -> Setback {

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     host::{
         STORAGE, fail_point, in_time,
-        launcher::{Child, QEMU},
+        launcher::{Child, NoneFree, QEMU},
         memory, on_storage,
         process::Process,
         sandbox::Needs,
@@ -151,7 +151,7 @@ async fn there(path: PathBuf, what: String, remedy: &str) -> Result<(), String> 
 pub(super) async fn spawn(hands: &Hands, brief: &Brief) -> Done {
     let spawned = spawn_now(hands, brief).await;
     if spawned.is_err() && hands.process().is_none() {
-        hands.end_carriers();
+        hands.end_carriers().await;
     }
     spawned
 }
@@ -191,7 +191,10 @@ async fn spawn_now(hands: &Hands, brief: &Brief) -> Done {
     };
     let ctx = hands.ctx.clone();
     let spawned = spawn_blocking(move || {
-        let mut made = ctx.sandbox.cell(needs).map_err(|e| format!("cannot make a sandbox for QEMU: {e}"))?;
+        let mut made = ctx.sandbox.cell(needs).map_err(|error| match NoneFree::is_in(&error) {
+            true => Setback::Reported(Error::BeyondBounds(error.to_string())),
+            false => Setback::Host(format!("cannot make a sandbox for QEMU: {error}")),
+        })?;
         made.shown.carrier = Some(carrier);
         let kept_in = KeptIn { group: made.group, uid: made.shown.uid };
         let child = Child::new(QEMU, &program).args(&args).inherit(inherited).stderr(streams.stderr).within(made.cell);
@@ -202,12 +205,12 @@ async fn spawn_now(hands: &Hands, brief: &Brief) -> Done {
             Ok(process) => Ok((Unclaimed::new(process, kept_in), made.shown)),
             Err(error) => {
                 kept_in.clear();
-                Err(format!("cannot run {}: {error}", program.display()))
+                Err(Setback::Host(format!("cannot run {}: {error}", program.display())))
             }
         }
     });
     let spawned = spawned.await.map_err(|e| Setback::Host(e.to_string()))?;
-    let (unclaimed, sandbox) = spawned.map_err(Setback::Host)?;
+    let (unclaimed, sandbox) = spawned?;
     let Some((process, kept_in)) = unclaimed.claim() else { return Err(Setback::Held) };
     hands.set_kept_in(kept_in);
     hands.set_process(Some(process.clone()));

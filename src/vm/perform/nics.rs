@@ -44,7 +44,7 @@ pub(super) async fn disconnect(hands: &Hands, nic: Nic) -> Done {
     }
     match nic.switch() {
         Some(_) => hands.ctx.net.unplug(&nic).await.map_err(|e| Setback::Host(e.to_string()))?,
-        None => hands.ctx.carriers.end(hands.id, nic.id),
+        None => hands.ctx.carriers.end(hands.id, nic.id).await,
     }
     Ok(Report::Done)
 }
@@ -118,7 +118,7 @@ pub(super) async fn close(hands: &Hands, brief: &Brief, id: NicId) -> Done {
         return Ok(Report::StillThere);
     }
     take_back(&session, nic, &[]).await?;
-    hands.ctx.carriers.end(hands.id, id);
+    hands.ctx.carriers.end(hands.id, id).await;
     if brief.definition().nic(id).is_some() {
         // One that comes back has a new tap: that the old one has gone must not be told of it. Else the rest is `disconnect`'s.
         if nic.switch().is_some() {

@@ -75,6 +75,8 @@ fn framing(request: &httparse::Request<'_, '_>) -> Result<Option<Framing>, &'sta
     let target = request.path.unwrap_or_default();
     Method::from_bytes(method.as_bytes()).map_err(|_| "the method is malformed")?;
     let target = target.parse::<Uri>().map_err(|_| "the path is malformed")?;
+    // A host and a port alone, as a proxy is asked for them.
+    target.path_and_query().ok_or("its first line names no path")?;
     let fields = |name: &'static str| {
         request.headers.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
     };
@@ -201,6 +203,8 @@ mod tests {
             ("GET / HTTP/2.0\r\nhost: a\r\n\r\n", "only HTTP/1.0 and HTTP/1.1 are spoken here"),
             ("GET /a b HTTP/1.1\r\nhost: a\r\n\r\n", "only HTTP/1.0 and HTTP/1.1 are spoken here"),
             ("GET nowhere:// HTTP/1.1\r\nhost: a\r\n\r\n", "the path is malformed"),
+            ("CONNECT a:80 HTTP/1.1\r\nhost: a:80\r\n\r\n", "its first line names no path"),
+            ("GET a HTTP/1.1\r\nhost: a\r\n\r\n", "its first line names no path"),
             ("\u{16}\u{3}\u{1}\u{2}", "its first line must be a method, a path and HTTP/1.1"),
             ("GET / HTTP/1.1\r\nho st: a\r\n\r\n", "a header is malformed"),
             ("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n", "its Content-Length is no length"),
