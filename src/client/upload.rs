@@ -28,6 +28,33 @@ impl Client {
         hear: impl Fn(u64) + Send + 'static,
         time: Duration,
     ) -> Result<T, Failure> {
+        self.send_file(Method::POST, path, file, length, hear, time).await
+    }
+
+    /// The same, in the place of what is there.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn put_file<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        file: File,
+        length: u64,
+        hear: impl Fn(u64) + Send + 'static,
+        time: Duration,
+    ) -> Result<T, Failure> {
+        self.send_file(Method::PUT, path, file, length, hear, time).await
+    }
+
+    async fn send_file<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        file: File,
+        length: u64,
+        hear: impl Fn(u64) + Send + 'static,
+        time: Duration,
+    ) -> Result<T, Failure> {
         let pieces = stream::try_unfold((file, 0, hear), async |(mut file, sent, hear)| {
             let mut piece = vec![0; PIECE];
             let read = file.read(&mut piece).await?;
@@ -39,7 +66,7 @@ impl Client {
             hear(sent);
             Ok(Some((Frame::data(Bytes::from(piece)), (file, sent, hear))))
         });
-        let (parts, _) = self.request(Method::POST, path, None)?.into_parts();
+        let (parts, _) = self.request(method, path, None)?.into_parts();
         let mut request = http::Request::from_parts(parts, StreamBody::new(pieces).boxed_unsync());
         let headers = request.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));

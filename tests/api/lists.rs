@@ -7,7 +7,7 @@ use crate::support::Daemon;
 use serde_json::{Value, json};
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 58] = [
+const ROUTES: [(&str, &str, &str); 65] = [
     ("get", "/images", "listImages"),
     ("post", "/images", "importImage"),
     ("post", "/images/uploads", "uploadImage"),
@@ -46,6 +46,13 @@ const ROUTES: [(&str, &str, &str); 58] = [
     ("get", "/vms/{id}/console", "openVMConsole"),
     ("get", "/vms/{id}/console/log", "getVMConsoleLog"),
     ("get", "/vms/{id}/logs", "getVMLogs"),
+    ("get", "/vms/{id}/agent", "getVMAgent"),
+    ("post", "/vms/{id}/exec", "execInVM"),
+    ("get", "/vms/{id}/files", "readVMFile"),
+    ("put", "/vms/{id}/files", "writeVMFile"),
+    ("post", "/vms/{id}/time", "setVMTime"),
+    ("post", "/vms/{id}/freeze", "freezeVM"),
+    ("post", "/vms/{id}/thaw", "thawVM"),
     ("get", "/switches", "listSwitches"),
     ("post", "/switches", "createSwitch"),
     ("get", "/switches/{id}", "getSwitch"),

@@ -99,11 +99,14 @@ impl http::Problem for Problem {
                     Error::VmNotFound(id) => (StatusCode::NOT_FOUND, endpoint.not_found.text(id), None),
                     Error::BaseImageNotFound { .. }
                     | Error::DiskNotFound { .. }
+                    | Error::GuestFileNotFound { .. }
                     | Error::NicNotFound { .. }
                     | Error::ImageNotFound(_)
                     | Error::ForwardNotFound(_)
                     | Error::SwitchNotFound(_) => (StatusCode::NOT_FOUND, message, None),
                     Error::Fixed { .. }
+                    | Error::GuestRefuses { .. }
+                    | Error::AnswerLost
                     | Error::Conflict(_)
                     | Error::SwitchConflict(_)
                     | Error::ImageExists(_)
@@ -115,6 +118,8 @@ impl http::Problem for Problem {
                     | Error::Unstartable { .. } => (StatusCode::CONFLICT, message, None),
                     Error::NoRoom { .. } => (StatusCode::INSUFFICIENT_STORAGE, message, None),
                     Error::MadeAndDeleted => (StatusCode::GONE, message, None),
+                    Error::AgentLacks { .. } => (StatusCode::NOT_IMPLEMENTED, message, None),
+                    Error::AgentFails { .. } => (StatusCode::BAD_GATEWAY, message, None),
                     Error::NoAgent { .. } => (StatusCode::UNPROCESSABLE_ENTITY, message, None),
                     Error::Unresponsive(_)
                     | Error::Busy(_)

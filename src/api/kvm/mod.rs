@@ -2,6 +2,7 @@
 //! translation: what a request means is decided in `service` and `vm`.
 
 mod addresses;
+mod agent;
 mod as_sent;
 mod bandwidth;
 mod change;
@@ -14,6 +15,7 @@ pub(super) mod error;
 mod events;
 mod failure;
 mod forwards;
+mod guest;
 mod host;
 mod images;
 mod info;
@@ -41,7 +43,10 @@ mod whole;
 
 /// The bodies of requests and replies. A client in this program has the same.
 pub mod bodies {
+    pub use crate::api::guest::Encoding;
+
     pub use super::{
+        agent::Agent,
         bandwidth::BandwidthBody,
         change::{Cpu, CpuBody, DiskUpdate, Memory, MemoryBody, RootDisk},
         config::Config,
@@ -51,6 +56,7 @@ pub mod bodies {
         error::ErrorBody,
         events::{EventBody, EventsBody},
         forwards::LeaseFields,
+        guest::{ExecBody, ExecDone, FileDone, FreezeBody, Frozen, Thawed, TimeBody, TimeDone},
         host::HostBody,
         images::{ImageDone, ImageFields, ImageUpdate, ImportBody},
         media::{Iso, IsoBody},
