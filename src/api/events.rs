@@ -56,7 +56,7 @@ pub(super) const AFTER: QueryParam = QueryParam::text(
 pub(super) const TYPE: QueryParam = QueryParam::text(
     "type",
     "Only events of these types, separated by commas: vm.created, vm.changed, vm.deleted, vm.goal, vm.status, vm.agent, \
-     vm.in_effect, vm.reset, vm.powered_off, vm.panicked, vm.io_error, vm.watchdog, vm.problem, switch.created, \
+     vm.in_effect, vm.reset, vm.powered_off, vm.panicked, vm.io_error, vm.watchdog, vm.guest, vm.problem, switch.created, \
      switch.changed, switch.deleted, switch.problem, image.created, image.changed, image.deleted, host.warnings, operation.begun, \
      operation.progress, operation.ended; or all of vm, of switch, of image, of host, or of operation.",
 );

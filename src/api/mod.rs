@@ -7,6 +7,7 @@ mod console;
 mod docs;
 mod events;
 pub(crate) mod fuzz;
+mod guest;
 pub mod http;
 pub mod hyperv;
 pub mod kvm;

@@ -22,6 +22,8 @@ pub enum Exit {
     Late,
     /// By its number.
     Signal(u8),
+    /// As what was run has ended.
+    Its(u8),
 }
 
 /// The table of the help and of docs/cli.md.
@@ -35,7 +37,8 @@ Exit status:
   5    not for this caller
   6    there is no daemon, or it went away
   7    the time was over before it was so
-  128+ a signal ended it (141: who read what it wrote has gone, as head does); ssh ends with its own";
+  128+ a signal ended it (141: who read what it wrote has gone, as head does); ssh and exec end with their own, exec with 124
+       where the time was over";
 
 /// What the API says to do of a VM that is protected.
 const BY_FIELD: &str = "; update it with protected=false first.";
@@ -88,6 +91,7 @@ impl From<Exit> for ExitCode {
             Exit::Unreachable => 6,
             Exit::Late => 7,
             Exit::Signal(number) => 128 + number,
+            Exit::Its(code) => code,
         })
     }
 }

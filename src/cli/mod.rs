@@ -11,7 +11,9 @@ mod create;
 pub mod db;
 mod disks;
 mod events;
+mod exec;
 mod exit;
+mod files;
 mod first_boot;
 mod host;
 mod images;
@@ -105,6 +107,12 @@ pub enum OfClient {
     Set(Box<set::Set>),
     /// The serial console of a VM, on this terminal; Ctrl-] leaves it
     Console(console::Console),
+    /// Run a command in a VM, by the agent of its guest
+    Exec(exec::Exec),
+    /// Copy a file into a VM or out of it, by the agent of its guest
+    Cp(files::Cp),
+    /// What the agent of a guest says of it
+    Agent(exec::Agent),
     /// Log in to a VM, by the program ssh
     Ssh(ssh::Ssh),
     /// What a guest wrote on its console, as text
@@ -175,6 +183,9 @@ impl OfClient {
             Self::Rm(rm) => rm.run().await,
             Self::Set(set) => set.run().await,
             Self::Console(console) => console.run().await,
+            Self::Exec(exec) => exec.run().await,
+            Self::Cp(cp) => cp.run().await,
+            Self::Agent(agent) => agent.run().await,
             Self::Ssh(ssh) => ssh.run().await,
             Self::Logs(logs) => logs.run().await,
             Self::Events(events) => events.run().await,

@@ -87,6 +87,24 @@ pub enum Error {
     /// The guest's agent was to do something, and nobody else; `why` it did not.
     #[error("The guest agent does not do it: {why}")]
     NoAgent { why: String },
+    /// What its agent does not know, or was told not to do.
+    #[error(
+        "The guest agent (version {version}) has no {command}, or it is switched off there; a newer agent, or another setting of it, has it."
+    )]
+    AgentLacks { command: String, version: String },
+    /// It does not answer, or not as an agent does; whether it has done what it was asked for is not known.
+    #[error("The guest agent does not answer as it should: {why}")]
+    AgentFails { why: String },
+    /// In the words of the guest.
+    #[error("The guest refuses {command}: {why}")]
+    GuestRefuses { command: String, why: String },
+    #[error("File not found in the guest: {path}.")]
+    GuestFileNotFound { path: String },
+    /// Asked again under its idempotency key, and it is nothing that may be done twice.
+    #[error(
+        "This request was carried out under its Idempotency-Key before, and its answer is lost or was too long to be kept; it is not          carried out again."
+    )]
+    AnswerLost,
     /// The definition names something that this host no longer has, and a change of it mends that.
     #[error("The VM cannot be started: {why}.")]
     Unstartable { why: String },
@@ -139,6 +157,8 @@ pub enum Operation {
     DeleteImage,
     #[error("look at the host")]
     Host,
+    #[error("ask the guest agent")]
+    AskGuest,
     #[error("read the VM's record")]
     ReadRecord,
 }
@@ -169,6 +189,10 @@ pub enum Conflict {
     DiskInUse,
     #[error("VM is paused, and a guest that does not run lets go of no device; resume it, or stop it first.")]
     Halted,
+    #[error("VM is paused, and its guest answers nobody; resume it first.")]
+    Suspended,
+    #[error("The guest keeps its file systems frozen, and does nothing else until they are thawed.")]
+    Frozen,
     /// A NIC on the user-mode network, for a QEMU that was started without one.
     #[error(
         "The VM was started without a NIC on QEMU's user-mode network, so its QEMU has no way to the host's network; stop the VM, \

@@ -94,6 +94,8 @@ pub enum What {
         incident: Incident,
         times: u32,
     },
+    /// Its guest was told to do something, and on what: a command, or a path.
+    Guest { request: GuestRequest, target: Option<String> },
     /// The host's side of it is not as it should be, or, without a problem, is again.
     Problem { problem: Option<String> },
     /// What somebody should see to, all of it; empty where there is nothing any more.
@@ -111,6 +113,30 @@ impl What {
             Self::Status { status, reason } => Self::Status { status, reason: told(reason) },
             Self::Problem { problem } => Self::Problem { problem: told(problem) },
             other => other,
+        }
+    }
+}
+
+/// What a guest is told to do by its agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuestRequest {
+    Exec,
+    WriteFile,
+    SetTime,
+    Freeze,
+    Thaw,
+}
+
+impl GuestRequest {
+    /// As it is written in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exec => "exec",
+            Self::WriteFile => "write_file",
+            Self::SetTime => "set_time",
+            Self::Freeze => "freeze",
+            Self::Thaw => "thaw",
         }
     }
 }
@@ -235,6 +261,7 @@ impl What {
                 Incident::IoError { .. } => "vm.io_error",
                 Incident::Watchdog { .. } => "vm.watchdog",
             },
+            Self::Guest { .. } => "vm.guest",
             Self::Problem { .. } => "vm.problem",
             Self::Warnings { .. } => "host.warnings",
             Self::Operation(news) => news.kind(),
@@ -272,7 +299,7 @@ impl OperationNews {
 }
 
 /// Every type of event, as it is written in the API.
-pub const EVENT_TYPES: [&str; 24] = [
+pub const EVENT_TYPES: [&str; 25] = [
     "vm.created",
     "vm.changed",
     "vm.deleted",
@@ -285,6 +312,7 @@ pub const EVENT_TYPES: [&str; 24] = [
     "vm.panicked",
     "vm.io_error",
     "vm.watchdog",
+    "vm.guest",
     "vm.problem",
     "switch.created",
     "switch.changed",

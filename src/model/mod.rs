@@ -56,7 +56,7 @@ pub use create::{CreateVm, DEFAULT_LABEL, DiskWish, ExistingDisk, NetworkWish, N
 pub use disk_file::{DiskFile, ForeignFile, OwnFile};
 pub use ending::{Ending, FailedStart};
 pub use error::{Conflict, Error, Operation, Result, human};
-pub use event::{About, Asker, EVENT_TYPES, Event, Incident, OperationNews, Outcome, Wanted, What};
+pub use event::{About, Asker, EVENT_TYPES, Event, GuestRequest, Incident, OperationNews, Outcome, Wanted, What};
 pub use forward::{SwitchForward, check_forward};
 pub use guest_cpu::{GuestCpu, MAX_CPU_FEATURES};
 pub use hostname::{check_domain, host_label};

@@ -1,6 +1,6 @@
-//! A short-lived client of the guest agent: connect, one command or a few, drop.
+//! A client of the guest agent: connect, one command or a few, drop.
 //!
-//! QEMU serves one client per agent socket at a time, so nobody should hold one for long. The other
+//! QEMU serves one client per agent socket at a time; who shares it among several is `vm::guest`'s matter. The other
 //! end is inside the guest and may be absent, hung, restarted in mid-reply or hostile: every call
 //! has a deadline, lines are bounded, and the first exchange skips whatever an earlier client left
 //! behind. It does not look for the agent's presence; QEMU tells that by `query-chardev` and
@@ -34,6 +34,17 @@ const DELIMITER: u8 = 0xFF;
 
 /// How long an error may take after `guest-shutdown`, which answers nothing when it succeeds.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
+
+/// Of a long answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Each string of it is cut after so many bytes.
+    pub string: usize,
+    /// Bytes that are read of it.
+    pub line: usize,
+    /// For it to come to its end once it has begun.
+    pub time: Duration,
+}
 
 /// A connection to a guest agent that has answered.
 #[derive(Debug)]
@@ -122,6 +133,32 @@ impl Agent {
         timeout(deadline, exchange).await.map_err(late)?
     }
 
+    /// As [`execute_raw`](Self::execute_raw), of a command whose answer may be longer than is held, and take long to come: it
+    /// has to begin within `deadline`, and to end within `bounds`.
+    pub async fn execute_cut(
+        &mut self,
+        name: &str,
+        arguments: Value,
+        bounds: Bounds,
+        deadline: Duration,
+    ) -> Result<Value, QgaError> {
+        let closed = |reason| QgaError::Closed { reason };
+        let beginning = async {
+            self.begin(name, Some(arguments)).await?;
+            self.lines.begun().await.map_err(closed)
+        };
+        let late = |after| move |_| QgaError::Timeout { command: name.into(), after };
+        timeout(deadline, beginning).await.map_err(late(deadline))??;
+        let rest = self.lines.next_cut(bounds.string, bounds.line);
+        let line = timeout(bounds.time, rest).await.map_err(late(bounds.time))?;
+        self.answered(name, line.and_then(|line| decode(&line)))
+    }
+
+    /// The next reply is surely that of the next command.
+    pub fn is_in_step(&self) -> bool {
+        !self.unfinished
+    }
+
     /// Asks the guest to shut down, and consumes the connection: the agent is about to go.
     ///
     /// The agent answers only if it cannot. So the command must be written within `deadline`, and
@@ -152,6 +189,10 @@ impl Agent {
 
     async fn reply(&mut self, name: &str) -> Result<Value, QgaError> {
         let message = self.lines.next().await.and_then(|line| decode(&line));
+        self.answered(name, message)
+    }
+
+    fn answered(&mut self, name: &str, message: Result<Incoming, CloseReason>) -> Result<Value, QgaError> {
         let result = match message.map_err(|reason| QgaError::Closed { reason })? {
             Incoming::Return { value, .. } => Ok(value),
             Incoming::Error { class, desc, .. } => Err(QgaError::Refused { command: name.into(), class, desc }),

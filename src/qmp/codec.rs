@@ -4,7 +4,7 @@
 //! whom it concerns, is not decided here. The guest agent speaks the same lines and replies, so
 //! `agent` uses this file too.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::io;
@@ -73,8 +73,79 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         }
     }
 
+    /// Waits until there is something of the next line.
+    pub async fn begun(&mut self) -> Result<(), CloseReason> {
+        if self.buffer.is_empty() {
+            self.buffer.reserve(READ_SIZE);
+            let read = self.stream.read_buf(&mut self.buffer).await;
+            if read.map_err(|error| CloseReason::Io(error.to_string()))? == 0 {
+                return Err(CloseReason::Eof);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next line with each of its strings cut after `most` bytes: a long one is read, up to `longest` bytes of it, and never
+    /// held. Not cancellation-safe.
+    pub async fn next_cut(&mut self, most: usize, longest: usize) -> Result<Vec<u8>, CloseReason> {
+        let (mut strings, mut kept, mut length) = (Strings::new(most), Vec::new(), 0);
+        loop {
+            let newline = self.buffer.iter().position(|&byte| byte == b'\n');
+            let piece = self.buffer.split_to(newline.unwrap_or(self.buffer.len()));
+            kept.extend(piece.iter().copied().filter(|&byte| strings.keep(byte)));
+            length += piece.len();
+            self.searched = 0;
+            if kept.len() > self.limit || length > longest {
+                return Err(CloseReason::LineTooLong { limit: longest });
+            }
+            if newline.is_some() {
+                self.buffer.advance(1);
+                return Ok(kept);
+            }
+            self.buffer = BytesMut::with_capacity(READ_SIZE);
+            match self.stream.read_buf(&mut self.buffer).await {
+                Ok(0) if length == 0 => return Err(CloseReason::Eof),
+                Ok(0) => return Err(CloseReason::HalfLine),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(CloseReason::Eof),
+                Err(error) => return Err(CloseReason::Io(error.to_string())),
+            }
+        }
+    }
+
     fn ended(&self) -> CloseReason {
         if self.buffer.is_empty() { CloseReason::Eof } else { CloseReason::HalfLine }
+    }
+}
+
+/// Where in a line of JSON its strings are, byte by byte, and what of them is kept.
+struct Strings {
+    most: usize,
+    /// In a string: how many of its bytes there were.
+    inside: Option<usize>,
+    escaped: bool,
+}
+
+impl Strings {
+    fn new(most: usize) -> Self {
+        Self { most, inside: None, escaped: false }
+    }
+
+    fn keep(&mut self, byte: u8) -> bool {
+        let Some(count) = self.inside else {
+            self.inside = (byte == b'"').then_some(0);
+            return true;
+        };
+        if self.escaped {
+            self.escaped = false;
+        } else if byte == b'"' {
+            self.inside = None;
+            return true;
+        } else {
+            self.escaped = byte == b'\\';
+        }
+        self.inside = Some(count + 1);
+        count < self.most
     }
 }
 
@@ -237,6 +308,23 @@ mod tests {
         assert_eq!(lines.next().await.unwrap(), "");
         assert_eq!(lines.next().await.unwrap(), "five!");
         assert_eq!(lines.next().await, Err(CloseReason::LineTooLong { limit: 5 }));
+    }
+
+    #[tokio::test]
+    async fn long_strings_of_a_line_are_cut_and_the_rest_of_it_is_as_it_was() {
+        let line = r#"{"return": {"a": "AAAABBBB", "n": [1, "\"}"], "b": ""}}"#;
+        let cut = r#"{"return": {"a": "AAAABB", "n": [1, "\"}"], "b": ""}}"#;
+        let text = format!("{line}\nnext\n");
+        let mut lines = Lines::new(text.as_bytes(), 100);
+        assert_eq!(String::from_utf8(lines.next_cut(6, 100).await.unwrap()).unwrap(), cut);
+        assert_eq!(lines.next().await.unwrap(), "next");
+        let mut lines = Lines::new(text.as_bytes(), 100);
+        let too_long = CloseReason::LineTooLong { limit: 20 };
+        assert_eq!(lines.next_cut(4, 20).await, Err(too_long));
+        let endless = "\"".repeat(300);
+        let held = Lines::new(endless.as_bytes(), 100).next_cut(4, 1000).await;
+        assert_eq!(held, Err(CloseReason::LineTooLong { limit: 1000 }));
+        assert_eq!(Lines::new(&b"{\"half"[..], 9).next_cut(4, 100).await, Err(CloseReason::HalfLine));
     }
 
     #[tokio::test]

@@ -51,7 +51,7 @@ pub mod socket;
 mod types;
 mod version;
 
-pub use agent::{Agent, ShutdownMode};
+pub use agent::{Agent, Bounds, ShutdownMode};
 pub use deadline::deadline;
 pub use error::{CloseReason, QgaError, QmpError};
 pub use event::{Event, TimedEvent};

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::Service;
 use crate::{
     model::{AddressSource, MacAddr, Nic, NicBackend, NicId, Result, Status, SwitchId, VmId, VmView},
-    vm::{self, GuestInterface},
+    vm::GuestInterface,
 };
 
 /// How long a read waits for a guest agent; one that is there answers in milliseconds.
@@ -198,7 +198,8 @@ impl Service {
             answers.insert(id, Known { pid: view.pid, requested: Instant::now(), report: last.clone() });
             last
         };
-        let interfaces = vm::guest_interfaces(&self.ctx, id, MOMENT).await;
+        let Ok(handle) = self.handle(id) else { return last };
+        let interfaces = handle.guest().interfaces(MOMENT).await;
         if interfaces.is_empty() {
             return last;
         }

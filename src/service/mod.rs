@@ -17,6 +17,7 @@ mod existing;
 mod exports;
 mod file_id;
 mod folders;
+pub mod guest;
 mod host;
 pub mod image_store;
 mod images;
@@ -43,7 +44,6 @@ mod warnings;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use uuid::Uuid;
 
 pub use crate::vm::{Bytes, Phase, Progress, asked_by, shown_in};
 pub use crate::{host::inventory::Node as NumaNode, qemu::Caps};
@@ -251,7 +251,7 @@ impl Service {
     ///
     /// # Errors
     /// [`Error::MadeAndDeleted`].
-    fn check_not_made(&self, id: Option<impl Into<Uuid>>) -> Result<()> {
+    fn check_not_made(&self, id: Option<impl Into<uuid::Uuid>>) -> Result<()> {
         match id.is_some_and(|id| self.ctx.riders.has_made(id.into())) {
             true => Err(Error::MadeAndDeleted),
             false => Ok(()),

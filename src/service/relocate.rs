@@ -144,6 +144,7 @@ mod tests {
             held,
             unmade: Default::default(),
             reported: Default::default(),
+            frozen: None,
             failed_start: None,
         };
         Record { definition: spec.into(), run }

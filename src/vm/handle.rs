@@ -21,6 +21,7 @@ use super::{
     Console,
     asking::{asker, progress},
     core::{Answer, Patience, Request},
+    guest::Guest,
     mailbox,
     progress::{Progress, Withdrawn},
     sampling::Latest,
@@ -131,6 +132,7 @@ pub struct VmHandle {
     view: watch::Receiver<VmView>,
     sample: Latest,
     console: Arc<Console>,
+    guest: Guest,
 }
 
 impl VmHandle {
@@ -140,9 +142,9 @@ impl VmHandle {
         inbox: mailbox::Sender<Inbox>,
         view: watch::Receiver<VmView>,
         sample: Latest,
-        console: Arc<Console>,
+        (console, guest): (Arc<Console>, Guest),
     ) -> Self {
-        Self { id, tally, came: 0, inbox, view, sample, console }
+        Self { id, tally, came: 0, inbox, view, sample, console, guest }
     }
 
     /// The handle of a request that comes now. Whatever it takes the request until it asks something of the VM, a
@@ -164,6 +166,11 @@ impl VmHandle {
     /// What it wrote on its serial console.
     pub(crate) fn console(&self) -> Arc<Console> {
         self.console.clone()
+    }
+
+    /// What there is to ask of its guest's agent.
+    pub(crate) fn guest(&self) -> Guest {
+        self.guest.clone()
     }
 
     /// Starts it, or resumes it where it is paused.
@@ -233,6 +240,22 @@ impl VmHandle {
     /// [`Error::Conflict`] when it is not suspended, [`Error::Unresponsive`].
     pub async fn resume(&self) -> Result<()> {
         self.ask(Request::Resume).await.map(drop)
+    }
+
+    /// Has its guest's file systems frozen, for `time` at most. Returns how many.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when it does not run or is frozen already; [`Error::NoAgent`], and what its agent says.
+    pub async fn freeze(&self, time: Duration) -> Result<u64> {
+        self.ask(Request::Freeze(patience_of(time, false).time)).await.map(|(answer, _)| file_systems(answer))
+    }
+
+    /// Has them thawed.
+    ///
+    /// # Errors
+    /// As [`Self::freeze`]; they thaw by themselves then.
+    pub async fn thaw(&self) -> Result<u64> {
+        self.ask(Request::Thaw).await.map(|(answer, _)| file_systems(answer))
     }
 
     /// Starts it where the boot of the host has left that to be done.
@@ -358,6 +381,10 @@ impl VmHandle {
     fn ended(&self) -> Error {
         if self.view.borrow().gone { Error::VmNotFound(self.id) } else { Error::ShuttingDown }
     }
+}
+
+fn file_systems(answer: Answer) -> u64 {
+    if let Answer::Frozen(count) | Answer::Thawed(count) = answer { count } else { 0 }
 }
 
 fn patience_of(time: Duration, agent_only: bool) -> Patience {

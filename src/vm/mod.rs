@@ -25,9 +25,9 @@ mod census;
 mod console;
 pub mod core;
 mod events;
+mod guest;
 mod handle;
 mod heartbeat;
-mod interfaces;
 mod journal;
 pub(crate) mod layers;
 mod mailbox;
@@ -56,9 +56,12 @@ pub(crate) use asking::{begins, copying, in_phase, while_wanted};
 pub use begin::{adopt, create};
 pub(crate) use census::{Census, Mark, Share};
 pub(crate) use console::{Console, Extent, Follower, Piece, Refused, Source, Typed, Writer};
+pub(crate) use guest::GuestInterface;
+pub use guest::{
+    AgentInfo, Command, Executed, FileSystem, Guest, GuestFile, GuestUser, Interface, MOST_OUTPUT, Os, Write,
+};
 pub(crate) use handle::Turn;
 pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
-pub(crate) use interfaces::{GuestInterface, ask as guest_interfaces};
 pub use perform::LaunchStep;
 pub use progress::{Bytes, Phase, Progress};
 pub(crate) use storage::{Original, check_mounted, is_marked, mark as mark_storage, storage_of};

@@ -213,6 +213,8 @@ pub(super) fn title(step: &Step) -> Option<&'static str> {
         Step::GoOn => "go_on",
         Step::AskGuest { .. } => "ask_guest",
         Step::PressButton => "press_button",
+        Step::Freeze => "freeze",
+        Step::Thaw => "thaw",
         Step::CheckRemovable => "check_removable",
         Step::Erase { .. } => "erase",
         Step::RemoveRunFiles => "remove_run_files",

@@ -205,6 +205,7 @@ fn joined(
                 held,
                 unmade: Default::default(),
                 reported: Default::default(),
+                frozen: None,
                 failed_start: None,
             }
         }

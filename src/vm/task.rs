@@ -15,6 +15,7 @@ use super::{
     SharedContext,
     core::{self, Bounds, Effects, Facts, Lane, Now, Report, Run, Sight, Step, Ticket, absorb, admit, plan, withdraw},
     events::sight,
+    guest::Guest,
     handle::{Inbox, Message, Reply, Tally, VmHandle},
     heartbeat::Heartbeat,
     journal::Journal,
@@ -99,7 +100,8 @@ impl Task {
         let hands = Arc::new(Hands::new(ctx.clone(), id, known));
         let (view, view_reader) = Public::new(&facts, ctx.census.clone());
         let sample = Latest::default();
-        let handle = VmHandle::new(id, Tally::default(), sender, view_reader, sample.clone(), hands.console.clone());
+        let shared = (hands.console.clone(), Guest::by(hands.agent.clone()));
+        let handle = VmHandle::new(id, Tally::default(), sender, view_reader, sample.clone(), shared);
         let task = Self {
             ctx,
             journal: Journal::of(&facts),
@@ -284,6 +286,7 @@ impl Task {
         self.link = None;
         self.hands.close();
         self.hands.set_process(None);
+        self.hands.agent.close();
         self.hands.take_kept_in().clear();
         self.absorb(Report::Sight(Sight::Exited(how)))
     }

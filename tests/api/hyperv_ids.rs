@@ -72,6 +72,15 @@ impl Things {
             ("startVM", Value::Null, 200),
             ("suspendVM", Value::Null, 200),
             ("resumeVM", Value::Null, 200),
+            // Nobody is there who could be asked.
+            ("getVMAgent", Value::Null, 422),
+            ("execInVM", json!({ "argv": ["true"] }), 422),
+            ("setVMTime", json!({}), 422),
+            ("freezeVM", json!({}), 422),
+            ("thawVM", json!({}), 422),
+            // Which file is not said.
+            ("readVMFile", Value::Null, 400),
+            ("writeVMFile", Value::Null, 400),
             ("restartVM", json!({ "force": true }), 200),
             // That it is a WebSocket is told of a VM that is found.
             ("openVMConsole", Value::Null, 426),

@@ -7,7 +7,7 @@ use crate::support::Daemon;
 use serde_json::{Value, json};
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 36] = [
+const ROUTES: [(&str, &str, &str); 43] = [
     ("get", "/vms", "listVMs"),
     ("post", "/vms", "createVM"),
     ("get", "/vms/{id}", "getVM"),
@@ -21,6 +21,13 @@ const ROUTES: [(&str, &str, &str); 36] = [
     ("post", "/vms/{id}/resume", "resumeVM"),
     ("get", "/vms/{id}/console", "openVMConsole"),
     ("get", "/vms/{id}/addresses", "listVMAddresses"),
+    ("get", "/vms/{id}/agent", "getVMAgent"),
+    ("post", "/vms/{id}/exec", "execInVM"),
+    ("get", "/vms/{id}/files", "readVMFile"),
+    ("put", "/vms/{id}/files", "writeVMFile"),
+    ("post", "/vms/{id}/time", "setVMTime"),
+    ("post", "/vms/{id}/freeze", "freezeVM"),
+    ("post", "/vms/{id}/thaw", "thawVM"),
     ("get", "/vms/{id}/network-adapters", "listNetworkAdapters"),
     ("post", "/vms/{id}/network-adapters", "addNetworkAdapter"),
     ("put", "/vms/{id}/network-adapters/{adapterId}", "updateNetworkAdapter"),

@@ -17,6 +17,7 @@ mod terminal;
 
 mod guest_access;
 mod guest_addresses;
+mod guest_agent;
 mod guest_changes;
 mod guest_cloud_init;
 mod guest_console;

@@ -368,6 +368,9 @@ impl Daemon<'_> {
                 if !world.lied && runs != (up.guest == Guest::Running) {
                     return Err(format!("its guest is {:?}, and is known to be {:?}", process.state, up.guest));
                 }
+                if !world.lied && runs && process.agent && process.frozen {
+                    return Err("its file systems are frozen for ever".into());
+                }
                 let live: Vec<DiskNo> = up.in_effect.disks.iter().filter_map(|disk| DiskNo::of(&disk.name)).collect();
                 let missing = live.iter().find(|no| !process.disks.contains(no));
                 if !world.lied && (missing.is_some() || live.len() != process.disks.len()) {

@@ -52,6 +52,8 @@ pub enum Ask {
     Restart,
     Suspend,
     Resume,
+    Freeze(u32),
+    Thaw,
     TurnAfterBoot,
     Vcpus(u8),
     Memory(u8),
@@ -160,7 +162,7 @@ fn event(rng: &mut Rng) -> Event {
 
 fn ask(rng: &mut Rng) -> Ask {
     let patience = 1 << rng.u32(..17);
-    match rng.u8(..41) {
+    match rng.u8(..43) {
         0..7 => Ask::Start,
         7..9 => Ask::Stop { patience, agent_only: false },
         9 => Ask::Stop { patience, agent_only: true },
@@ -186,6 +188,8 @@ fn ask(rng: &mut Rng) -> Ask {
         37 => Ask::Medium(rng.bool()),
         38 => Ask::Redefine(rng.u8(..)),
         39 => Ask::Several(rng.u8(..)),
+        40 => Ask::Freeze(patience),
+        41 => Ask::Thaw,
         _ => Ask::Delete,
     }
 }

@@ -63,7 +63,7 @@ impl World {
                 events.push(Sight::Halted);
             }
             Step::Reset => {
-                (process.state, process.agent) = (State::Running, false);
+                (process.state, process.agent, process.frozen) = (State::Running, false, false);
                 events.push(Sight::Reset);
             }
             Step::Quit => {
@@ -89,9 +89,23 @@ impl World {
                             process.state = State::Off;
                             events.push(Sight::Halted);
                         }
-                        Mode::Reboot => events.push(Sight::Reset),
+                        Mode::Reboot => {
+                            process.frozen = false;
+                            events.push(Sight::Reset);
+                        }
                     }
                 }
+            }
+            Step::Freeze => {
+                if stored.is_none_or(|record| record.run.frozen.is_none()) {
+                    return Err("file systems are frozen before it is stored that they may be".to_owned());
+                }
+                process.frozen = true;
+                report = Report::FileSystems(1);
+            }
+            Step::Thaw => {
+                report = Report::FileSystems(process.frozen.into());
+                process.frozen = false;
             }
             Step::PlugDisk(disk) => {
                 let Some(no) = DiskNo::of(&disk.name) else { return Err(format!("{} has no number", disk.name)) };
@@ -184,6 +198,8 @@ pub fn bears(step: &Step) -> bool {
         | Step::Connect
         | Step::Look { .. }
         | Step::AskGuest { .. }
+        | Step::Freeze
+        | Step::Thaw
         | Step::PressButton
         | Step::PlugDisk(_)
         | Step::ReleaseDisk(_)

@@ -36,6 +36,8 @@ impl Daemon<'_> {
             Ask::Restart => (Promise::Start, None, Request::Restart(Some(patience(1_000, false)))),
             Ask::Suspend => (Promise::Other, None, Request::Suspend),
             Ask::Resume => (Promise::Other, None, Request::Resume),
+            Ask::Freeze(time) => (Promise::Other, None, Request::Freeze(time.into())),
+            Ask::Thaw => (Promise::Other, None, Request::Thaw),
             Ask::TurnAfterBoot => (Promise::Start, None, Request::Boot),
             Ask::Vcpus(vcpus) => {
                 (Promise::Other, None, change(Change::Cpu { vcpus: Some(vcpus.into()), pinning: None }))

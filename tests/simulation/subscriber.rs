@@ -62,7 +62,7 @@ impl Subscriber {
                     *self.changes.entry(ticket).or_default() += 1;
                 }
             }
-            What::Goal { .. } | What::InEffect { .. } | What::Problem { .. } => {}
+            What::Goal { .. } | What::InEffect { .. } | What::Guest { .. } | What::Problem { .. } => {}
             What::Operation(_) | What::Warnings { .. } => return Err("the core knows of no such thing".into()),
         }
         Ok(())

@@ -31,6 +31,8 @@ pub struct Process {
     pub memory: u64,
     pub state: State,
     pub agent: bool,
+    /// Its file systems.
+    pub frozen: bool,
     /// In the kernel: neither SIGKILL nor anything else gets through.
     pub held: bool,
     /// SIGKILL was sent.
@@ -259,6 +261,7 @@ impl World {
             memory: fitted.memory,
             state: State::Halted,
             agent: false,
+            frozen: false,
             held: false,
             killed: false,
         });

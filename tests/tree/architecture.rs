@@ -97,6 +97,7 @@ fn stopped() -> Facts {
         held: Held::default(),
         unmade: [].into(),
         reported: Default::default(),
+        frozen: None,
         failed_start: None,
     };
     let record = Record { definition: Arc::new(spec), run };
@@ -257,6 +258,8 @@ fn every_step(disk: &qherd::model::Disk, nic: &qherd::model::Nic) -> Vec<Step> {
         Step::Look { devices: true },
         Step::AskGuest { mode: Mode::PowerOff, by_agent: true, agent_only: false },
         Step::PressButton,
+        Step::Freeze,
+        Step::Thaw,
         Step::FindFiles,
         Step::CheckRemovable,
         Step::Erase { half_made: false },

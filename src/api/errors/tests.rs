@@ -35,6 +35,7 @@ fn conflicts() -> Vec<Conflict> {
     each!(Conflict:
         NotRunning => NotRunning, Off => Off, AlreadySuspended => AlreadySuspended, AlreadyRunning => AlreadyRunning,
         MustBeOff(_) => MustBeOff(Status::Running), Stopping => Stopping, Rebooting => Rebooting,
+        Suspended => Suspended, Frozen => Frozen,
         NoFreeSlot => NoFreeSlot, DiskInUse => DiskInUse, Halted => Halted, NoWayOut => NoWayOut, Protected => Protected,
         Outdated => Outdated,
         Deleting => Deleting,
@@ -76,6 +77,12 @@ fn domain() -> Vec<Error> {
         Error::Busy(_) => Error::Busy(vm),
         Error::ShuttingDown => Error::ShuttingDown,
         Error::NoAgent { .. } => Error::NoAgent { why: why() },
+        Error::AgentLacks { .. } =>
+            Error::AgentLacks { command: "guest-exec".to_owned(), version: "7.2.22".to_owned() },
+        Error::AgentFails { .. } => Error::AgentFails { why: why() },
+        Error::GuestRefuses { .. } => Error::GuestRefuses { command: "guest-file-open".to_owned(), why: why() },
+        Error::GuestFileNotFound { .. } => Error::GuestFileNotFound { path: "/etc/motd".to_owned() },
+        Error::AnswerLost => Error::AnswerLost,
         Error::Unstartable { .. } => Error::Unstartable { why: why() },
         Error::Failed { .. } => Error::failed(Operation::Start, why()),
     );

@@ -123,6 +123,8 @@ fn domain(error: Error, endpoint: &Endpoint, role: Role) -> (StatusCode, ErrorBo
         | Error::BeyondBounds(_)
         | Error::ImageExists(_)
         | Error::ImageConflict(_)
+        | Error::GuestRefuses { .. }
+        | Error::AnswerLost
         | Error::BaseImageInUse { .. }
         | Error::Unstartable { .. } => (StatusCode::CONFLICT, said(message)),
         Error::NoRoom { .. } => (StatusCode::INSUFFICIENT_STORAGE, said(message)),
@@ -132,9 +134,12 @@ fn domain(error: Error, endpoint: &Endpoint, role: Role) -> (StatusCode, ErrorBo
         Error::ForwardNotFound(_) => (StatusCode::NOT_FOUND, said("Port forward not found")),
         Error::BaseImageNotFound { .. }
         | Error::DiskNotFound { .. }
+        | Error::GuestFileNotFound { .. }
         | Error::ImageNotFound(_)
         | Error::NotPulled(_)
         | Error::UploadNotFound(_) => (StatusCode::NOT_FOUND, said(message)),
+        Error::AgentLacks { .. } => (StatusCode::NOT_IMPLEMENTED, said(message)),
+        Error::AgentFails { .. } => (StatusCode::BAD_GATEWAY, said(message)),
         Error::Conflict(conflict) => (StatusCode::CONFLICT, in_the_way(conflict, message)),
         Error::NoAgent { why } => {
             let body = said("Shutdown integration service not available or not enabled");
@@ -179,9 +184,10 @@ fn in_the_way(conflict: Conflict, message: String) -> ErrorBody {
         Conflict::MustBeOff(status) => ErrorBody { state: Some(status.into()), ..body },
         Conflict::Stopping => ErrorBody { state: Some(State::Stopping), ..body },
         Conflict::Rebooting => ErrorBody { state: Some(State::Running), ..body },
-        Conflict::Halted => ErrorBody { state: Some(State::Paused), ..body },
+        Conflict::Halted | Conflict::Suspended => ErrorBody { state: Some(State::Paused), ..body },
         Conflict::NoFreeSlot
         | Conflict::DiskInUse
+        | Conflict::Frozen
         | Conflict::NoWayOut
         | Conflict::Protected
         | Conflict::Outdated

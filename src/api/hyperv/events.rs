@@ -103,6 +103,12 @@ struct Details {
     /// `vm.watchdog`: what QEMU did about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     action: Option<String>,
+    /// `vm.guest`: what the guest was told to do by its agent: `exec`, `write_file`, `set_time`, `freeze` or `thaw`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<&'static str>,
+    /// `vm.guest`: the command, without its arguments, or the path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
     /// `vm.problem`, `switch.problem`: what is not as it should be; null where it is again.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<Option<String>>,
@@ -185,6 +191,7 @@ impl Details {
                     Incident::Watchdog { action } => Self { times, action: Some(action), ..none },
                 }
             }
+            What::Guest { request, target } => Self { request: Some(request.as_str()), target, ..none },
             What::Problem { problem } => Self { problem: Some(problem), ..none },
             What::Warnings { warnings } => Self { warnings: Some(warnings), ..none },
             What::Operation(news) => match news {

@@ -8,6 +8,7 @@ mod dto;
 pub(super) mod error;
 mod events;
 mod forwards;
+mod guest;
 mod info;
 mod operations;
 mod power;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Shared, adapters, addresses, console, dto,
     error::{Endpoint, ErrorBody, SWITCH_NOT_FOUND, http_error},
-    events, forwards, info, operations, power, switches, vms,
+    events, forwards, guest, info, operations, power, switches, vms,
 };
 use crate::{
     api::{
@@ -76,6 +76,7 @@ const NO_AGENT: &str = "The guest agent is not there, or does not do it; the VM 
 pub fn routes() -> Vec<Route<Shared>> {
     let mut routes = vm_routes();
     routes.extend(network_routes());
+    routes.extend(guest::routes());
     routes.extend(operations::routes());
     routes.extend([
         events::route(),

@@ -99,6 +99,7 @@ impl http::Problem for Problem {
                     Error::VmNotFound(id) => (StatusCode::NOT_FOUND, endpoint.not_found.text(id), None),
                     Error::BaseImageNotFound { .. }
                     | Error::DiskNotFound { .. }
+                    | Error::GuestFileNotFound { .. }
                     | Error::NicNotFound { .. }
                     | Error::ImageNotFound(_)
                     | Error::NotPulled(_)
@@ -106,6 +107,8 @@ impl http::Problem for Problem {
                     | Error::ForwardNotFound(_)
                     | Error::SwitchNotFound(_) => (StatusCode::NOT_FOUND, message, None),
                     Error::Fixed { .. }
+                    | Error::GuestRefuses { .. }
+                    | Error::AnswerLost
                     | Error::Conflict(_)
                     | Error::SwitchConflict(_)
                     | Error::ImageExists(_)
@@ -118,6 +121,8 @@ impl http::Problem for Problem {
                     Error::Elsewhere(_) => (StatusCode::BAD_GATEWAY, message, None),
                     Error::NoRoom { .. } => (StatusCode::INSUFFICIENT_STORAGE, message, None),
                     Error::MadeAndDeleted => (StatusCode::GONE, message, None),
+                    Error::AgentLacks { .. } => (StatusCode::NOT_IMPLEMENTED, message, None),
+                    Error::AgentFails { .. } => (StatusCode::BAD_GATEWAY, message, None),
                     Error::NoAgent { .. } => (StatusCode::UNPROCESSABLE_ENTITY, message, None),
                     Error::Unresponsive(_)
                     | Error::Busy(_)

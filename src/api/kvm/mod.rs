@@ -2,6 +2,7 @@
 //! translation: what a request means is decided in `service` and `vm`.
 
 mod addresses;
+mod agent;
 mod as_sent;
 mod bandwidth;
 mod bases;
@@ -16,6 +17,7 @@ pub(super) mod error;
 mod events;
 mod failure;
 mod forwards;
+mod guest;
 mod host;
 mod image_bodies;
 mod images;
@@ -45,7 +47,10 @@ mod whole;
 
 /// The bodies of requests and replies. A client in this program has the same.
 pub mod bodies {
+    pub use crate::api::guest::Encoding;
+
     pub use super::{
+        agent::Agent,
         bandwidth::BandwidthBody,
         change::{Cpu, CpuBody, DiskUpdate, Memory, MemoryBody, RootDisk},
         config::Config,
@@ -55,6 +60,7 @@ pub mod bodies {
         error::ErrorBody,
         events::{EventBody, EventsBody},
         forwards::LeaseFields,
+        guest::{ExecBody, ExecDone, FileDone, FreezeBody, Frozen, Thawed, TimeBody, TimeDone},
         host::HostBody,
         image_bodies::{ImageDetails, ImageDone, ImageFields, ImageUpdate, ImportBody, KnownImageFields},
         media::{Iso, IsoBody},

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Shared, bases, change, config, disk_view, disks, dto,
     error::{Endpoint, ErrorBody, NotFound, endpoint, http_error},
-    events, host, images, info, media, monitoring, network_body, networks, operations, policy, power, rows,
+    events, guest, host, images, info, media, monitoring, network_body, networks, operations, policy, power, rows,
     switch_routes, updated, uploads, whole,
 };
 use crate::{
@@ -64,6 +64,7 @@ const DELETE_QUERY: &[QueryParam] =
 pub fn routes() -> Vec<Route<Shared>> {
     let mut routes = rows();
     routes.extend(monitoring::routes());
+    routes.extend(guest::routes());
     routes.extend(switch_routes::routes());
     routes.extend(operations::routes());
     routes.extend(images::routes());

@@ -80,6 +80,9 @@ pub fn judge(operation: &OperationRecord, stored: Option<&Record>) -> Verdict {
                 (true, _) => Interrupted("The device is still there; ask again."),
             }
         }
+        Work::AskGuest => {
+            Interrupted("Whether the guest has done it is not known; look at the guest before you ask again.")
+        }
         // Those of switches and images are judged by them.
         Work::Change
         | Work::MakeSwitch

@@ -27,6 +27,8 @@ pub enum Work {
     Remove,
     /// Something else of the definition.
     Change,
+    /// By the agent of a guest.
+    AskGuest,
     MakeSwitch,
     ChangeSwitch,
     DeleteSwitch,
@@ -52,6 +54,7 @@ impl Work {
             | Self::Add
             | Self::Remove
             | Self::Change
+            | Self::AskGuest
             | Self::ImportImage
             | Self::ChangeImage
             | Self::DeleteImage => false,
@@ -83,6 +86,7 @@ impl Work {
             // Until the guest is off.
             Self::Delete => Ok(()),
             Self::Start => Err("a start is not taken back by itself; stop the VM with force"),
+            Self::AskGuest => Err("what the guest was told to do it does"),
             Self::Reboot => Err("a guest that was asked to reboot cannot be told not to"),
             Self::MakeSwitch | Self::ChangeSwitch | Self::DeleteSwitch | Self::AddForward | Self::RemoveForward => {
                 Err("what is done to the host's network is done whole; ask for the opposite when it has ended")

@@ -61,6 +61,8 @@ fn overtake(facts: &mut Facts) {
             | Until::GoesOn
             | Until::WasReset
             | Until::Requested
+            | Until::Frozen
+            | Until::Thawed
             | Until::Turn => true,
             // Starts are taken back with what they have begun.
             Until::Up
@@ -90,6 +92,8 @@ fn answer_overtaken(facts: &mut Facts, ticket: Ticket, request: &Request) {
         | Request::Restart(_)
         | Request::Suspend
         | Request::Resume
+        | Request::Freeze(_)
+        | Request::Thaw
         | Request::Boot
         | Request::Change(_)
         | Request::Redefine(_)

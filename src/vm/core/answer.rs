@@ -31,6 +31,9 @@ pub enum Answer {
     /// Its files are not there yet.
     TooEarly,
     Deleted,
+    /// So many file systems.
+    Frozen(u64),
+    Thawed(u64),
 }
 
 /// What a request waits for.
@@ -53,6 +56,9 @@ pub enum Until {
     WasReset,
     /// The agent has been asked.
     Requested,
+    /// The guest's file systems are frozen, or are thawed.
+    Frozen,
+    Thawed,
     /// The files of its turn were looked for.
     Turn,
     /// A change is in effect, or waits.

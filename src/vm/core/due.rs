@@ -13,7 +13,7 @@ use super::{
     table::{Act, Verdict, judge},
     take::{launch, state, take},
 };
-use crate::model::{Due, Ending, Error, Nic};
+use crate::model::{Conflict, Due, Ending, Error, Nic};
 
 /// Brings the facts to rest, and says what follows at once.
 pub(super) fn bring_to_rest(facts: &mut Facts) -> Effects {
@@ -23,6 +23,7 @@ pub(super) fn bring_to_rest(facts: &mut Facts) -> Effects {
     note_ports(facts);
     note_vcpus(facts);
     pass_deadlines(facts);
+    give_up_freezing(facts);
     note_silence(facts);
     note_power_off(facts);
     restart(facts);
@@ -158,6 +159,13 @@ fn pass_deadlines(facts: &mut Facts) {
     }
 }
 
+/// What is to power off or reboot is not frozen for anybody.
+fn give_up_freezing(facts: &mut Facts) {
+    if facts.goal().ends_run() || matches!(facts.goal(), Goal::Reboot(_)) {
+        facts.answer_instead(|until| *until == Until::Frozen, &Err(Conflict::Overtaken.into()));
+    }
+}
+
 /// The guest goes on as if it had not been asked; whoever waits for its end is told why that does not come.
 pub(super) fn leave_running(facts: &mut Facts, error: &Error) {
     let concerned = |until: &Until| matches!(until, Until::Off(_) | Until::OffThenGone(_) | Until::Requested);
@@ -183,7 +191,12 @@ fn note_silence(facts: &mut Facts) {
 
 /// What is done at once, or not at all.
 pub(super) fn give_up_at_once(facts: &mut Facts, error: &Error) {
-    let concerned = |until: &Until| matches!(until, Until::Halted | Until::GoesOn | Until::WasReset | Until::Requested);
+    let concerned = |until: &Until| {
+        matches!(
+            until,
+            Until::Halted | Until::GoesOn | Until::WasReset | Until::Requested | Until::Frozen | Until::Thawed
+        )
+    };
     facts.answer_instead(concerned, &Err(error.clone()));
     if let Goal::Pause | Goal::Resume | Goal::Reset = facts.goal() {
         facts.set_goal(Goal::Rest);

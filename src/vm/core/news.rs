@@ -17,7 +17,7 @@ use super::{
     telling::{By, Tells},
     view::{reason_of, status_of},
 };
-use crate::model::{About, Asker, Event, Incident, Status, VmSpec, Wanted, What, around};
+use crate::model::{About, Asker, Event, GuestRequest, Incident, Status, VmSpec, Wanted, What, around};
 
 /// Between two batches that are made for nothing but what a guest does: one that resets itself over and over is told of as often.
 const PAUSE: u64 = 1_000;
@@ -194,6 +194,11 @@ pub fn tell(before: Option<&Record>, txn: &Txn) -> Vec<Event> {
     }
     if let Some(goal) = wanted(before, after) {
         add(What::Goal { goal }, by_power());
+    }
+    let lives_on = before.run.up().zip(after.run.up()).is_some_and(|(then, now)| then.process == now.process);
+    if lives_on && before.run.frozen.is_some() != after.run.frozen.is_some() {
+        let request = if after.run.frozen.is_some() { GuestRequest::Freeze } else { GuestRequest::Thaw };
+        add(What::Guest { request, target: None }, by_power());
     }
     let (reported, tell) = (&before.run.reported, &after.run.reported);
     let new = tell.incidents.saturating_sub(reported.incidents) as usize;

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{goal::Goal, held::Held, lane::DiskNo, reported::Reported};
+use super::{Ms, goal::Goal, held::Held, lane::DiskNo, reported::Reported};
 use crate::model::{Ending, FailedStart, ProcessId, Sandbox, Upkeep, VmSpec};
 
 /// What is stored of a VM: `vm/<id>` and `run/<id>`.
@@ -28,6 +28,9 @@ pub struct RunRecord {
     /// What is told of it, with the batch that this was stored in.
     #[serde(default)]
     pub reported: Reported,
+    /// The guest's file systems may be frozen: when they thaw, by the clock of the host's boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<Ms>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_start: Option<Arc<FailedStart>>,
 }
@@ -95,7 +98,7 @@ impl RunRecord {
     pub fn new(state: Run, goal: Goal) -> Self {
         let (upkeep, held) = (Upkeep::default(), Held::default());
         let reported = Reported::default();
-        Self { state, goal, upkeep, held, unmade: BTreeSet::new(), reported, failed_start: None }
+        Self { state, goal, upkeep, held, unmade: BTreeSet::new(), reported, frozen: None, failed_start: None }
     }
 
     pub fn up(&self) -> Option<&Up> {

@@ -97,6 +97,7 @@ pub fn unmade(definition: Arc<VmSpec>) -> Record {
         held: Held::default(),
         unmade,
         reported: Default::default(),
+        frozen: None,
         failed_start: None,
     };
     Record { definition, run }

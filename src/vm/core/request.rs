@@ -26,6 +26,9 @@ pub enum Request {
     Restart(Option<Patience>),
     Suspend,
     Resume,
+    /// The guest's file systems, for as long as this at most.
+    Freeze(Ms),
+    Thaw,
     /// Its turn after the boot of the host.
     Boot,
     Change(Box<Change>),
@@ -47,6 +50,8 @@ impl Request {
             | Self::Restart(_)
             | Self::Suspend
             | Self::Resume
+            | Self::Freeze(_)
+            | Self::Thaw
             | Self::Boot
             | Self::Change(_)
             | Self::Redefine(_) => false,
@@ -65,6 +70,8 @@ impl Request {
             Self::Restart(None) => Ask::RestartAtOnce,
             Self::Suspend => Ask::Suspend,
             Self::Resume => Ask::Resume,
+            Self::Freeze(_) => Ask::Freeze,
+            Self::Thaw => Ask::Thaw,
             Self::Boot => Ask::Boot,
             Self::Change(_) => Ask::Change,
             Self::Redefine(_) => Ask::Redefine,

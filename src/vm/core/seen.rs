@@ -35,6 +35,8 @@ pub struct Seen {
     pub memory_requested: Option<u64>,
     /// How much memory the guest has has to be looked at.
     pub look_at_memory: bool,
+    /// When its file systems are to be thawed, after that came to nothing.
+    pub thaw_next: Option<Ms>,
     /// When the guest was last asked to power off or reboot.
     pub requested: Option<Ms>,
     /// Since when QEMU is to quit.

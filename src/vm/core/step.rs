@@ -51,6 +51,9 @@ pub enum Step {
     },
     /// A guest in its firmware did not notice, and one on its way down does not mind.
     PressButton,
+    /// The guest's file systems, by its agent.
+    Freeze,
+    Thaw,
 
     /// Looks for what the next start would not find.
     FindFiles,
@@ -151,6 +154,8 @@ pub enum Report {
     /// MiB that the guest has.
     Memory(u64),
     Missing(Option<String>),
+    /// So many were frozen or thawed.
+    FileSystems(u64),
 }
 
 /// How QEMU says that the guest is.
@@ -203,7 +208,7 @@ impl Step {
             | Self::GoOn => Lane::Power,
             Self::Connect => Lane::Monitor,
             Self::Look { .. } => Lane::Look,
-            Self::AskGuest { .. } | Self::PressButton => Lane::Agent,
+            Self::AskGuest { .. } | Self::PressButton | Self::Freeze | Self::Thaw => Lane::Agent,
             Self::FindFiles | Self::CheckRemovable | Self::Erase { .. } => Lane::Files,
             Self::RemoveRunFiles => Lane::RunFiles,
             Self::CheckImage(disk)
@@ -237,12 +242,12 @@ impl Step {
             Self::Quit => 2_000,
             Self::CheckRemovable => 1_000,
             Self::PressButton | Self::Look { .. } | Self::ReadMemory => 5_000,
-            Self::AskGuest { .. } => 11_000,
+            Self::AskGuest { .. } | Self::Thaw => 11_000,
             Self::Prepare | Self::FindFiles | Self::GoOn | Self::CheckImage(_) | Self::RemoveRunFiles => 10_000,
             Self::Continue | Self::Pause | Self::Reset | Self::EndStrays => 10_000,
             Self::Commit(_) | Self::Spawn | Self::Greet | Self::Tune => 30_000,
             Self::ConnectNic(_) | Self::AdoptNic(_) | Self::DisconnectNic(_) | Self::PutPort(_) => 30_000,
-            Self::SetVcpus(_) | Self::SetMemory(_) => 30_000,
+            Self::SetVcpus(_) | Self::SetMemory(_) | Self::Freeze => 30_000,
             Self::Erase { .. } | Self::RemoveImage(_) => 60_000,
             Self::PlugDisk(_)
             | Self::ReleaseDisk(_)
@@ -266,6 +271,8 @@ impl Step {
             | Self::Greet
             | Self::Connect
             | Self::AskGuest { .. }
+            | Self::Freeze
+            | Self::Thaw
             | Self::MakeImage(..)
             | Self::SetVcpus(_)
             | Self::SetMemory(_) => true,

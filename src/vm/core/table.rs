@@ -69,6 +69,9 @@ pub enum Ask {
     RestartAtOnce,
     Suspend,
     Resume,
+    /// Freeze the guest's file systems.
+    Freeze,
+    Thaw,
     /// Its turn after a boot of the host.
     Boot,
     Change,
@@ -78,7 +81,7 @@ pub enum Ask {
 }
 
 impl Ask {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Start,
         Self::Stop,
         Self::ForceOff,
@@ -88,6 +91,8 @@ impl Ask {
         Self::RestartAtOnce,
         Self::Suspend,
         Self::Resume,
+        Self::Freeze,
+        Self::Thaw,
         Self::Boot,
         Self::Change,
         Self::Redefine,
@@ -119,6 +124,9 @@ pub enum Act {
     Reset,
     Pause,
     Resume,
+    /// The guest's file systems are frozen, for a time, or thawed.
+    Freeze,
+    Thaw,
     /// The power is cut, or a start is.
     Cut,
     /// A crash is forgotten, and so is a start that was owed.
@@ -157,6 +165,8 @@ pub fn judge(state: State, ask: Ask) -> Verdict {
             | Ask::RestartAtOnce
             | Ask::Suspend
             | Ask::Resume
+            | Ask::Freeze
+            | Ask::Thaw
             | Ask::Change
             | Ask::Redefine
             | Ask::Boot,
@@ -170,6 +180,8 @@ pub fn judge(state: State, ask: Ask) -> Verdict {
             | Ask::RestartAtOnce
             | Ask::Suspend
             | Ask::Resume
+            | Ask::Freeze
+            | Ask::Thaw
             | Ask::Change
             | Ask::Redefine
             | Ask::Boot,
@@ -185,6 +197,8 @@ pub fn judge(state: State, ask: Ask) -> Verdict {
             | Ask::RestartAtOnce
             | Ask::Suspend
             | Ask::Resume
+            | Ask::Freeze
+            | Ask::Thaw
             | Ask::Redefine,
             Ending,
         ) => Later,
@@ -221,11 +235,14 @@ pub fn judge(state: State, ask: Ask) -> Verdict {
         (Ask::Suspend, Paused) => conflict(Conflict::AlreadySuspended),
         (Ask::Resume, Paused) => Do(Act::Resume),
         (Ask::Resume, Running) => conflict(Conflict::AlreadyRunning),
-        (Ask::Suspend | Ask::Resume, Stopped | Crashed) => conflict(Conflict::Off),
-        (Ask::Suspend | Ask::Resume, Starting) => Later,
-        (Ask::Suspend | Ask::Resume, Stopping) => conflict(Conflict::Stopping),
-        (Ask::Suspend | Ask::Resume, Rebooting) => conflict(Conflict::Rebooting),
-        (Ask::Suspend | Ask::Resume, Unresponsive) => Refuse(Refusal::Unresponsive),
+        (Ask::Freeze, Running) => Do(Act::Freeze),
+        (Ask::Thaw, Running) => Do(Act::Thaw),
+        (Ask::Freeze | Ask::Thaw, Paused) => conflict(Conflict::Suspended),
+        (Ask::Suspend | Ask::Resume | Ask::Freeze | Ask::Thaw, Stopped | Crashed) => conflict(Conflict::Off),
+        (Ask::Suspend | Ask::Resume | Ask::Freeze | Ask::Thaw, Starting) => Later,
+        (Ask::Suspend | Ask::Resume | Ask::Freeze | Ask::Thaw, Stopping) => conflict(Conflict::Stopping),
+        (Ask::Suspend | Ask::Resume | Ask::Freeze | Ask::Thaw, Rebooting) => conflict(Conflict::Rebooting),
+        (Ask::Suspend | Ask::Resume | Ask::Freeze | Ask::Thaw, Unresponsive) => Refuse(Refusal::Unresponsive),
 
         (Ask::Boot, Stopped | Crashed) => Do(Act::LookForFiles),
         (Ask::Boot, Starting) => Later,

@@ -59,6 +59,8 @@ fn is_kept_from(facts: &Facts, request: &Request, verdict: Verdict) -> bool {
         | Request::Reset
         | Request::Suspend
         | Request::Resume
+        | Request::Freeze(_)
+        | Request::Thaw
         | Request::Boot
         | Request::Redefine(_) => false,
     };
@@ -138,6 +140,7 @@ fn carry_out(facts: &mut Facts, ticket: Ticket, request: Request, act: Act) {
         Act::Reset => set(facts, ticket, Goal::Reset, Until::WasReset),
         Act::Pause => set(facts, ticket, Goal::Pause, Until::Halted),
         Act::Resume => set(facts, ticket, Goal::Resume, Until::GoesOn),
+        Act::Freeze | Act::Thaw => freeze(facts, ticket, &request),
         Act::LookForFiles if facts.record.run.upkeep.due == Some(Due::Boot) && !facts.bounds.closing => {
             facts.seen.look_for_files = true;
             facts.stuck.remove(&Lane::Files);
@@ -158,6 +161,24 @@ fn carry_out(facts: &mut Facts, ticket: Ticket, request: Request, act: Act) {
             wait_for_gone(facts, ticket);
         }
     }
+}
+
+/// A guest that somebody else has frozen is thawed as well.
+fn freeze(facts: &mut Facts, ticket: Ticket, request: &Request) {
+    if let Err(why) = agent_is_there(facts) {
+        return facts.refuse(ticket, Error::NoAgent { why: why.to_owned() });
+    }
+    let now = facts.now.monotonic;
+    let (until, at) = match request {
+        Request::Freeze(_) if facts.record.run.frozen.is_some() => {
+            return facts.refuse(ticket, Conflict::Frozen.into());
+        }
+        Request::Freeze(time) => (Until::Frozen, now.saturating_add(*time)),
+        _ => (Until::Thawed, now),
+    };
+    facts.seen.thaw_next = None;
+    facts.record.run.frozen = Some(at);
+    facts.wait(ticket, until);
 }
 
 fn set(facts: &mut Facts, ticket: Ticket, goal: Goal, until: Until) {
@@ -202,6 +223,8 @@ fn patience(request: &Request) -> Option<Patience> {
         | Request::Reset
         | Request::Suspend
         | Request::Resume
+        | Request::Freeze(_)
+        | Request::Thaw
         | Request::Boot
         | Request::Change(_)
         | Request::Redefine(_)
@@ -266,12 +289,17 @@ fn wait_for_off(facts: &mut Facts, ticket: Ticket, until: Until) {
 }
 
 fn need_agent(facts: &Facts) -> Result<()> {
-    let why = match (facts.is_open(), facts.seen.agent) {
-        (true, true) => return Ok(()),
-        (true, false) => "it is not running in the guest, or the guest is still booting",
-        (false, _) => "the VM's monitor does not answer, so it cannot be asked",
-    };
-    Err(Error::NoAgent { why: format!("{why}; force=true cuts the power") })
+    agent_is_there(facts).map_err(|why| Error::NoAgent { why: format!("{why}; force=true cuts the power") })
+}
+
+/// # Errors
+/// Why not.
+fn agent_is_there(facts: &Facts) -> Result<(), &'static str> {
+    match (facts.is_open(), facts.seen.agent) {
+        (true, true) => Ok(()),
+        (true, false) => Err("it is not running in the guest, or the guest is still booting"),
+        (false, _) => Err("the VM's monitor does not answer, so it cannot be asked"),
+    }
 }
 
 fn cut(facts: &mut Facts) {

@@ -128,6 +128,8 @@ impl Facts {
             | Until::GoesOn
             | Until::WasReset
             | Until::Requested
+            | Until::Frozen
+            | Until::Thawed
             | Until::Turn => None,
         }
     }

@@ -53,7 +53,13 @@ pub fn withdraw(facts: &mut Facts, now: Now, ticket: Ticket) -> Result<Effects, 
         Until::Grown { .. } => return Err("a change of a VM that is off is done at once"),
         Until::Up => return Err("a start is not taken back by itself; stop the VM with force"),
         Until::Gone => return Err("what is deleted does not come back"),
-        Until::Halted | Until::GoesOn | Until::WasReset | Until::Requested | Until::Turn => {
+        Until::Halted
+        | Until::GoesOn
+        | Until::WasReset
+        | Until::Requested
+        | Until::Frozen
+        | Until::Thawed
+        | Until::Turn => {
             return Err("it is done at once, or not at all");
         }
         Until::Stored(_) | Until::TakenBack(_) | Until::Cleared { .. } => return Err(OVER),

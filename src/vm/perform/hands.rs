@@ -16,6 +16,7 @@ use crate::{
     vm::{
         Console, SharedContext,
         core::{Record, Setback, Sight, Up},
+        guest::Channel,
         records::Known,
     },
 };
@@ -59,6 +60,7 @@ pub(in crate::vm) struct Hands {
     pub id: VmId,
     pub paths: RunPaths,
     pub console: Arc<Console>,
+    pub agent: Arc<Channel>,
     link: Mutex<Link>,
     /// There is a sight that the task has not taken.
     seen: Notify,
@@ -122,7 +124,9 @@ impl Hands {
     pub fn new(ctx: SharedContext, id: VmId, known: Known) -> Self {
         let (paths, link) = (ctx.run_paths(&id), Link { known, ..Link::default() });
         let console = Arc::new(Console::new(paths.clone()));
-        Self { ctx, id, paths, console, link: link.into(), seen: Notify::new(), binding: tokio::sync::Mutex::default() }
+        let agent = Channel::new(paths.agent());
+        let (link, seen, binding) = (link.into(), Notify::new(), tokio::sync::Mutex::default());
+        Self { ctx, id, paths, console, agent, link, seen, binding }
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {

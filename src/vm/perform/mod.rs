@@ -70,6 +70,8 @@ pub(super) async fn perform(hands: &Hands, brief: Brief, step: Step) -> Outcome 
 
         Step::AskGuest { mode, by_agent, agent_only } => agent::ask(hands, mode, by_agent, agent_only).await,
         Step::PressButton => agent::press_button(hands).await,
+        Step::Freeze => agent::freeze(hands).await,
+        Step::Thaw => agent::thaw(hands).await,
 
         Step::FindFiles => files::find(hands, brief).await,
         Step::CheckRemovable => files::check_removable(hands, brief).await,

@@ -19,13 +19,13 @@ use crate::{
         launcher::User,
         sandbox::Sandbox,
     },
-    model::{Conflict, CpuPinning, Disk, Ending, Error, IoLimits, LayerId, Nic, NicBackend, NicId, Upkeep, VmSpec},
+    model::{Conflict, CpuPinning, Disk, Ending, Error, IoLimits, LayerId, Nic, NicBackend, NicId, VmSpec},
     net::Network,
     qemu::{Accelerator, Caps, devices},
     store::Store,
     vm::{
         Closing, Context,
-        core::{DiskNo, Goal, Guest, Held, Record, Run, RunRecord, Sight, StartedWith, Up},
+        core::{DiskNo, Goal, Guest, Record, Run, RunRecord, Sight, StartedWith, Up},
         records::Known,
     },
 };
@@ -81,15 +81,8 @@ impl Vm {
         }))
         .unwrap();
         let hands = Hands::new(Arc::new(ctx), definition.id, Known::default());
-        let run = RunRecord {
-            state: Run::Starting { process: None, new: false, last: Ending::Clean },
-            goal: Goal::Rest,
-            upkeep: Upkeep::default(),
-            held: Held::default(),
-            unmade: BTreeSet::new(),
-            reported: Default::default(),
-            failed_start: None,
-        };
+        let state = Run::Starting { process: None, new: false, last: Ending::Clean };
+        let run = RunRecord::new(state, Goal::Rest);
         Self { dir, hands, record: Record { definition: Arc::new(definition), run } }
     }
 

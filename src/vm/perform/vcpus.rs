@@ -1,14 +1,15 @@
 //! The number of a running VM's vCPUs. They are added with `device_add`, one at a time, and removed with `device_del`, or
 //! taken offline by the guest agent where QEMU would not outlive that (ruling 16, docs/adr/0018).
 
-use std::{path::Path, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use qapi::{
+    Command,
     qga::{GuestLogicalProcessor, guest_get_vcpus, guest_set_vcpus},
     qmp::{device_del, query_kvm},
 };
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
@@ -16,8 +17,11 @@ use super::{
     pinning::{self, threads},
 };
 use crate::{
-    qmp::{Agent, QgaError, QmpError, Session},
-    vm::core::{Setback, Sight, StepReport as Report},
+    qmp::{QgaError, QmpError, Session},
+    vm::{
+        core::{Setback, Sight, StepReport as Report},
+        guest::{AgentError, Channel},
+    },
 };
 
 /// The first QEMU that goes on after a `device_del` of a vCPU under TCG; those before die at the next hot-plug or reset.
@@ -193,8 +197,8 @@ impl Change<'_> {
         }
         // Its agent would find the question when it goes on, with nobody there to answer.
         self.needs_running_guest().await?;
-        let (path, deadline) = (self.hands.paths.agent(), Instant::now() + GUEST);
-        while !set_online(&path, wanted).await.map_err(|e| Setback::NotNow(e.to_string()))? {
+        let deadline = Instant::now() + GUEST;
+        while !set_online(&self.hands.agent, wanted).await.map_err(|e| Setback::NotNow(e.to_string()))? {
             if Instant::now() > deadline {
                 return Err(Setback::NotNow(format!("the guest does not use {wanted} vCPUs")));
             }
@@ -237,9 +241,14 @@ async fn slots(session: &Session) -> Result<Vec<Slot>, QmpError> {
 }
 
 /// Whether the guest uses `wanted` vCPUs now; if not, it is asked to.
-async fn set_online(path: &Path, wanted: u32) -> Result<bool, QgaError> {
-    let mut agent = Agent::connect(path, AGENT).await?;
-    let mut cpus = agent.execute(guest_get_vcpus {}, AGENT).await?;
+async fn set_online(agent: &Arc<Channel>, wanted: u32) -> Result<bool, AgentError> {
+    let mut turn = agent.turn(AGENT, AGENT).await?;
+    let odd = |error: serde_json::Error| QgaError::Decode {
+        command: guest_get_vcpus::NAME.to_owned(),
+        error: error.to_string(),
+    };
+    let cpus = turn.execute(guest_get_vcpus::NAME, None).await?;
+    let mut cpus: Vec<GuestLogicalProcessor> = serde_json::from_value(cpus).map_err(odd)?;
     cpus.sort_by_key(|cpu| cpu.logical_id);
     let online = cpus.iter().filter(|cpu| cpu.online).count();
     let wanted = wanted as usize;
@@ -256,7 +265,7 @@ async fn set_online(path: &Path, wanted: u32) -> Result<bool, QgaError> {
         spare.map(|cpu| set(cpu, false)).collect()
     };
     if !vcpus.is_empty() {
-        agent.execute(guest_set_vcpus { vcpus }, AGENT).await?;
+        turn.execute(guest_set_vcpus::NAME, Some(json!({ "vcpus": vcpus }))).await?;
     }
     Ok(online == wanted)
 }

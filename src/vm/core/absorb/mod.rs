@@ -3,6 +3,7 @@
 
 mod device;
 mod files;
+mod freeze;
 mod look;
 mod power;
 mod sight;
@@ -63,6 +64,7 @@ fn conclude(facts: &mut Facts, step: Step, outcome: Outcome) {
         Step::Continue | Step::Pause | Step::Reset | Step::Quit | Step::GoOn => power::done(facts, &step, outcome),
         Step::Connect | Step::Look { .. } => look::looked(facts, &step, outcome),
         Step::AskGuest { .. } | Step::PressButton => power::requested(facts, &step, outcome),
+        Step::Freeze | Step::Thaw => freeze::concluded(facts, &step, outcome),
         Step::FindFiles | Step::CheckRemovable | Step::Erase { .. } | Step::RemoveRunFiles => {
             files::concluded(facts, &step, outcome);
         }

@@ -303,6 +303,7 @@ pub(in crate::vm::core) fn end_run_as(facts: &mut Facts, ending: Ending) {
     guest_is_off(facts);
     let goal = facts.goal();
     facts.record.run.upkeep = owed_after(facts, &ending);
+    facts.record.run.frozen = None;
     facts.record.run.state = Run::Down { last: ending };
     if goal != Goal::Gone {
         facts.set_goal(Goal::Rest);

@@ -92,6 +92,8 @@ fn reset(facts: &mut Facts) {
     facts.seen.agent = false;
     facts.seen.requested = None;
     (facts.seen.look, facts.seen.look_at_devices, facts.seen.was_reset) = (true, true, true);
+    // What was frozen was the guest's that is gone, most likely: the one that comes is asked once.
+    facts.record.run.frozen = facts.record.run.frozen.map(|at| at.min(facts.now.monotonic));
     ask_again(facts);
     if let Goal::Reboot(_) | Goal::Reset = facts.goal() {
         facts.seen.powered_off = false;

@@ -34,6 +34,7 @@ pub(super) fn committed(facts: &mut Facts, txn: Txn, outcome: Outcome) {
         take_back_wishes(facts, &why);
     }
     take_back_goal(facts, &why);
+    take_back_freeze(facts, &why);
     for at in 0..facts.waiting.len() {
         if let Until::Stored(Ok(answer)) = facts.waiting[at].until
             && facts.waiting[at].commit <= txn.number
@@ -83,6 +84,8 @@ fn gone(facts: &mut Facts) {
             | Until::GoesOn
             | Until::WasReset
             | Until::Requested
+            | Until::Frozen
+            | Until::Thawed
             | Until::Turn
             | Until::Applied { .. }
             | Until::Grown { .. } => Err(Error::VmNotFound(id)),
@@ -120,6 +123,16 @@ fn take_back_wishes(facts: &mut Facts, why: &str) {
         let error = Error::failed(Operation::Start, why);
         facts.fail_starts(&error);
         facts.seen.launch.failed.get_or_insert(error);
+    }
+}
+
+/// What is not stored is not frozen.
+fn take_back_freeze(facts: &mut Facts, why: &str) {
+    let wanted = |until: &Until| *until == Until::Frozen;
+    let under_way = facts.in_flight.contains_key(&Lane::Agent);
+    if facts.stored.run.frozen.is_none() && !under_way && facts.waiting.iter().any(|waiting| wanted(&waiting.until)) {
+        facts.answer_instead(wanted, &Err(Error::failed(Operation::AskGuest, why)));
+        facts.record.run.frozen = None;
     }
 }
 
@@ -174,6 +187,7 @@ fn operation(answer: Answer) -> Operation {
         Answer::Stopped { .. } | Answer::WasOff { .. } => Operation::Stop,
         Answer::Applied(_) | Answer::Redefined(_) | Answer::Done => Operation::Change,
         Answer::Deleted => Operation::Delete,
+        Answer::Frozen(_) | Answer::Thawed(_) => Operation::AskGuest,
         Answer::Skipped | Answer::TooEarly => Operation::Start,
     }
 }

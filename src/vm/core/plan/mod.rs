@@ -3,6 +3,7 @@
 
 mod devices;
 mod files;
+mod freeze;
 mod power;
 mod sizes;
 

@@ -120,6 +120,7 @@ fn guest(wants: &mut Wants, up: &Up) {
     if !facts.goal_is_stored() {
         return;
     }
+    let thaws_first = super::freeze::plan(wants);
     let (off, halted) = (facts.seen.powered_off, up.guest != Guest::Running);
     match facts.goal() {
         Goal::Rest | Goal::Off { cause: Cause::Cut } | Goal::Gone => {}
@@ -131,6 +132,7 @@ fn guest(wants: &mut Wants, up: &Up) {
         Goal::Reboot(deadline) if off || deadline.at <= facts.now.monotonic => wants.step(Step::Reset),
         // A halted guest hears nothing.
         Goal::Stop(_) | Goal::Reboot(_) if halted && facts.seen.requested.is_none() => wants.step(Step::Continue),
+        Goal::Stop(_) | Goal::Reboot(_) if thaws_first => {}
         Goal::Stop(deadline) => ask(wants, Mode::PowerOff, deadline.agent_only),
         Goal::Reboot(deadline) => ask(wants, Mode::Reboot, deadline.agent_only),
     }

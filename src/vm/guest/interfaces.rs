@@ -7,11 +7,8 @@ use qapi::{
     qga::{GuestNetworkInterface, guest_network_get_interfaces},
 };
 
-use super::Context;
-use crate::{
-    model::{MacAddr, VmId},
-    qmp::Agent,
-};
+use super::Guest;
+use crate::model::MacAddr;
 
 /// One interface that has a NIC of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,22 +18,21 @@ pub struct GuestInterface {
     pub addresses: Vec<IpAddr>,
 }
 
-/// Asks the agent of a running guest, for `patience` at most; nothing where it does not answer.
-pub(crate) async fn ask(ctx: &Context, id: VmId, patience: Duration) -> Vec<GuestInterface> {
-    let path = ctx.run_paths(&id).agent();
-    let exchange = async {
-        let mut agent = Agent::connect(&path, patience).await?;
-        // Raw: of a list in which one interface is odd the others are still to be had.
-        agent.execute_raw(guest_network_get_interfaces::NAME, None, patience).await
-    };
-    let answer = tokio::time::timeout(patience, exchange).await;
-    match answer {
-        Ok(Ok(reply)) => read(reply),
-        Ok(Err(error)) => {
-            tracing::debug!(vm = %id, %error, "guest agent");
-            Vec::new()
+impl Guest {
+    /// Asks the agent of a running guest, for `patience` at most; nothing where it does not answer.
+    pub(crate) async fn interfaces(&self, patience: Duration) -> Vec<GuestInterface> {
+        let exchange = async {
+            // Raw: of a list in which one interface is odd the others are still to be had.
+            self.0.turn(patience, patience).await?.execute(guest_network_get_interfaces::NAME, None).await
+        };
+        match tokio::time::timeout(patience, exchange).await {
+            Ok(Ok(reply)) => read(reply),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "guest agent");
+                Vec::new()
+            }
+            Err(_) => Vec::new(),
         }
-        Err(_) => Vec::new(),
     }
 }
 
