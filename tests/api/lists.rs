@@ -7,7 +7,7 @@ use crate::support::Daemon;
 use serde_json::{Value, json};
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 65] = [
+const ROUTES: [(&str, &str, &str); 72] = [
     ("get", "/images", "listImages"),
     ("post", "/images", "importImage"),
     ("post", "/images/uploads", "uploadImage"),
