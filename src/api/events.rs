@@ -110,7 +110,7 @@ pub(super) async fn answer<T: Serialize + 'static, B: Serialize>(
     let one = move |place: Place, entry: &Entry| match role {
         Role::Viewer => {
             let Entry { number, event } = entry.clone();
-            one(place, &Entry { number, event: Event { what: event.what.told_to(role), ..event } })
+            one(place, &Entry { number, event: Event { what: event.what.shown_to(role), ..event } })
         }
         Role::Operator | Role::Admin => one(place, entry),
     };

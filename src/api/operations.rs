@@ -185,7 +185,7 @@ fn body_for(role: Role, answer: &KeptAnswer) -> Value {
 
 fn without_paths(role: Role, field: &mut Value) {
     match field {
-        Value::String(text) => *text = role.told(std::mem::take(text)),
+        Value::String(text) => *text = role.shown(std::mem::take(text)),
         Value::Array(all) => all.iter_mut().for_each(|field| without_paths(role, field)),
         Value::Object(all) => all.values_mut().for_each(|field| without_paths(role, field)),
         _ => {}
@@ -216,6 +216,6 @@ mod tests {
         let named = json!({"error": {"code": 404, "message": "Base image not found: /srv/a.qcow2."}});
         let answer = KeptAnswer { status: 404, content_type: None, body: named.to_string() };
         let seen = body_for(Role::Viewer, &answer);
-        assert_eq!(seen, json!({"error": {"code": 404, "message": Role::Viewer.told("/".to_owned())}}));
+        assert_eq!(seen, json!({"error": {"code": 404, "message": Role::Viewer.shown("/".to_owned())}}));
     }
 }

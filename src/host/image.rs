@@ -156,10 +156,7 @@ impl QemuImg {
         let run = self.run(patience, 0).reads(file).args(["check", "-q", "-f", "qcow2"]).arg(as_inherited(file));
         let output = match run.output().await {
             Some(output) => output.map_err(|error| ImageError::of_run("qemu-img check", &error))?,
-            None if patience < CHECK => {
-                let must = format!("have tables that qemu-img can check within {} s", patience.as_secs());
-                return Err(ImageError::Unsuitable(must));
-            }
+            None if patience < CHECK => return Err(takes_long(patience)),
             None => {
                 tracing::warn!(image = %path.display(), "qemu-img check did not end within {} s; not checked", CHECK.as_secs());
                 return Ok(());
@@ -322,6 +319,10 @@ fn alone(file: &File, driver: &str) -> String {
 fn time_to_check(file: &File) -> Result<Duration, ImageError> {
     let taken = file.metadata().map_err(|e| ImageError::Host(e.to_string()))?.blocks().saturating_mul(512);
     Ok(QUICK.saturating_add(Duration::from_secs(taken / TABLES)).min(CHECK))
+}
+
+fn takes_long(patience: Duration) -> ImageError {
+    ImageError::Unsuitable(format!("have tables that qemu-img can check within {} s", patience.as_secs()))
 }
 
 /// The longest file that a copy of a disk of so many bytes can be.

@@ -28,7 +28,7 @@ impl Role {
     }
 
     /// What the host said when something failed, as this role may read it: paths of the host are for who works with it.
-    pub fn told(self, said: String) -> String {
+    pub fn shown(self, said: String) -> String {
         match said.contains('/') && self < Self::Operator {
             true => "Why is told to operators, as it may name paths of this host.".to_owned(),
             false => said,

@@ -107,11 +107,11 @@ pub enum What {
 impl What {
     /// As this role may read it.
     #[must_use]
-    pub fn told_to(self, role: Role) -> Self {
-        let told = |said: Option<String>| said.map(|said| role.told(said));
+    pub fn shown_to(self, role: Role) -> Self {
+        let shown = |said: Option<String>| said.map(|said| role.shown(said));
         match self {
-            Self::Status { status, reason } => Self::Status { status, reason: told(reason) },
-            Self::Problem { problem } => Self::Problem { problem: told(problem) },
+            Self::Status { status, reason } => Self::Status { status, reason: shown(reason) },
+            Self::Problem { problem } => Self::Problem { problem: shown(problem) },
             other => other,
         }
     }

@@ -40,11 +40,16 @@ pub struct VmView {
 impl VmView {
     /// As this role may read it: its definition names its files to all, and what failed to those who work with it.
     #[must_use]
-    pub fn told_to(self, role: Role) -> Self {
-        let told = |said: Option<String>| said.map(|said| role.told(said));
+    pub fn shown_to(self, role: Role) -> Self {
+        let shown = |said: Option<String>| said.map(|said| role.shown(said));
         let of_start =
-            |failed: Arc<FailedStart>| Arc::new(FailedStart { why: role.told(failed.why.clone()), ..*failed });
-        Self { why: told(self.why), missing: told(self.missing), failed_start: self.failed_start.map(of_start), ..self }
+            |failed: Arc<FailedStart>| Arc::new(FailedStart { why: role.shown(failed.why.clone()), ..*failed });
+        Self {
+            why: shown(self.why),
+            missing: shown(self.missing),
+            failed_start: self.failed_start.map(of_start),
+            ..self
+        }
     }
 
     /// For how many seconds it has been running.

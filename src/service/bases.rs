@@ -151,7 +151,10 @@ const PATIENCE: Duration = Duration::from_secs(25);
 /// image only the first pays for the look, and those that come meanwhile wait for the same one. But nobody waits for a look that
 /// is another client's, and so waits for what else that one has brought.
 #[derive(Default)]
-pub(super) struct Inspector(Arc<Mutex<HashMap<PathBuf, (Fingerprint, Vec<Looking>)>>>);
+pub(super) struct Inspector(Arc<Mutex<Looks>>);
+
+/// By the file, as it is.
+type Looks = HashMap<PathBuf, (Fingerprint, Vec<Looking>)>;
 
 /// A look, and for whom it is.
 struct Looking {

@@ -33,7 +33,7 @@ fn shown(shared: &Shared, view: &VmView) -> Vm {
 fn listed(shared: Shared, role: Role, filter: Filter) -> Reply {
     listing::array(move |page| {
         let page = shared.service.list(&filter, page, Some(listing::PAGE));
-        (page.vms.into_iter().map(|view| shown(&shared, &view.told_to(role))).collect(), page.next)
+        (page.vms.into_iter().map(|view| shown(&shared, &view.shown_to(role))).collect(), page.next)
     })
 }
 
@@ -49,7 +49,7 @@ pub async fn by_name(shared: Shared, request: Request) -> Result<Reply, Problem>
 
 pub async fn get(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let (id, view) = shared.vm(&request)?;
-    let (view, role) = (view.told_to(request.caller.role), request.caller.role);
+    let (view, role) = (view.shown_to(request.caller.role), request.caller.role);
     let query: WaitQuery = request.query()?;
     let Some(awaited) = query.wait else {
         return match query.timeout {
@@ -59,7 +59,7 @@ pub async fn get(shared: Shared, request: Request) -> Result<Reply, Problem> {
     };
     let time = wait_time(query.timeout)?;
     let (view, reached) = shared.service.wait_for(id, awaited.into(), time).await?;
-    Ok(Reply::json(StatusCode::OK, &shown(&shared, &view.told_to(role)).waited(reached)))
+    Ok(Reply::json(StatusCode::OK, &shown(&shared, &view.shown_to(role)).waited(reached)))
 }
 
 #[derive(Deserialize)]

@@ -31,7 +31,7 @@ pub fn ranged(name: &'static str, value: i64, max: i64) -> Result<u64, HttpError
 }
 
 pub async fn details(shared: Shared, request: Request) -> Result<Reply, Problem> {
-    let view = shared.service.view(vm_id(&request)?)?.told_to(request.caller.role);
+    let view = shared.service.view(vm_id(&request)?)?.shown_to(request.caller.role);
     let details = dto::Details::of(&shared.service, &view);
     let config = details.config.shown_to(&request.caller, &shared.service, &view).await?;
     Ok(Reply::json(StatusCode::OK, &dto::Details { config, ..details }))
@@ -45,7 +45,7 @@ pub async fn config(shared: Shared, request: Request) -> Result<Reply, Problem> 
 
 pub async fn status(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let (id, role) = (vm_id(&request)?, request.caller.role);
-    let view = shared.service.view(id)?.told_to(role);
+    let view = shared.service.view(id)?.shown_to(role);
     let query: WaitQuery = request.query()?;
     let Some(awaited) = query.wait else {
         return match query.timeout {
@@ -55,7 +55,7 @@ pub async fn status(shared: Shared, request: Request) -> Result<Reply, Problem> 
     };
     let time = wait_time(query.timeout)?;
     let (view, reached) = shared.service.wait_for(id, awaited.into(), time).await?;
-    Ok(Reply::json(StatusCode::OK, &dto::StatusBody::waited(&view.told_to(role), reached)))
+    Ok(Reply::json(StatusCode::OK, &dto::StatusBody::waited(&view.shown_to(role), reached)))
 }
 
 #[derive(Deserialize)]

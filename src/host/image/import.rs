@@ -13,7 +13,10 @@ use std::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{CHECK, COPY, Copied, ImageError, QemuImg, TABLES, alone, as_inherited, qcow2, run::Run, sync};
+use super::{
+    CHECK, COPY, Copied, ImageError, QemuImg, TABLES, alone, as_inherited, qcow2, run::Run, sync, takes_long,
+    time_to_check,
+};
 use crate::{
     host::{STORAGE, on_storage},
     model::SourceFormat,
@@ -69,11 +72,13 @@ impl QemuImg {
 
     /// `qemu-img check` of what is open: 2 means corrupt; 3, leaked clusters, does no harm.
     async fn check_opened(&self, source: Opened<'_>) -> Result<(), ImageError> {
-        let run = source.lent_to(self.run(CHECK, 0)).args(["check", "-U", "-q"]).arg(source.name());
+        let patience = time_to_check(source.file)?;
+        let run = source.lent_to(self.run(patience, 0)).args(["check", "-U", "-q"]).arg(source.name());
         match run.output().await {
             Some(Ok(output)) if matches!(output.status.code(), Some(0 | 3)) => Ok(()),
             Some(Ok(_)) => Err(ImageError::Unsuitable("be intact, but qemu-img check finds it damaged".into())),
             Some(Err(error)) => Err(ImageError::of_run("qemu-img check", &error)),
+            None if patience < CHECK => Err(takes_long(patience)),
             // As large as that it is taken as it is, as QEMU does.
             None => Ok(()),
         }
