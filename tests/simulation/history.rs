@@ -162,7 +162,7 @@ fn event(rng: &mut Rng) -> Event {
 
 fn ask(rng: &mut Rng) -> Ask {
     let patience = 1 << rng.u32(..17);
-    match rng.u8(..43) {
+    match rng.u8(..44) {
         0..7 => Ask::Start,
         7..9 => Ask::Stop { patience, agent_only: false },
         9 => Ask::Stop { patience, agent_only: true },
@@ -190,6 +190,7 @@ fn ask(rng: &mut Rng) -> Ask {
         39 => Ask::Several(rng.u8(..)),
         40 => Ask::Freeze(patience),
         41 => Ask::Thaw,
+        42 => Ask::Start,
         _ => Ask::Delete,
     }
 }
