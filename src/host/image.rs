@@ -30,7 +30,8 @@ use serde_json::{Value, json};
 
 pub use copied::Copied;
 pub use digest::{hexadecimal, sha256};
-pub use existing::{Existing, examine_backing, examine_existing};
+use existing::Check;
+pub use existing::{Existing, check_base, check_overlay, examine_existing};
 pub use foreign::not_a_cd;
 pub use import::{Measured, Opened};
 pub(crate) use qcow2::fuzz as fuzz_header;
@@ -42,7 +43,7 @@ pub use writer::writer;
 
 use self::run::{IMAGES, Run, Tool};
 use super::{Access, Places, STORAGE, on_storage, open_within};
-use crate::model::{BaseImage, CloneMode, ImageFormat, MissingLayer};
+use crate::model::{BaseImage, Below, CloneMode, ImageFormat, MissingLayer};
 
 /// Reading a header and creating an overlay take milliseconds; a hung file server must not hold a request for ever.
 const QUICK: Duration = Duration::from_secs(60);
@@ -233,7 +234,7 @@ impl QemuImg {
     }
 
     /// Gives an image that no QEMU has open the size of `bytes`; one that has it already stays as it is. `image` is
-    /// QEMU's description of it with what it was cloned from, its `base`.
+    /// QEMU's description of it with what it `lies_on`.
     ///
     /// # Errors
     /// The file system's; that it is no disk any more; qemu-img's own words, which never shrinks.
@@ -241,7 +242,7 @@ impl QemuImg {
         &self,
         mut image: Value,
         (file, format): (&Path, ImageFormat),
-        base: Option<&BaseImage>,
+        lies_on: &[Below],
         bytes: u64,
     ) -> Result<(), String> {
         let (looked, folders) = (file.to_owned(), self.folders.clone());
@@ -264,24 +265,33 @@ impl QemuImg {
             ImageFormat::Qcow2 => length.saturating_add(TABLES),
             ImageFormat::Raw => bytes.max(length),
         };
-        let below = match base {
-            Some(base) => Some(self.open_base(base).await?.0),
-            None => None,
-        };
-        if let Some(below) = &below {
-            image["backing"]["file"]["filename"] = as_inherited(below).into();
+        let mut run = self.run(QUICK, longest).writes(&opened);
+        let mut below = Vec::new();
+        let mut node = &mut image;
+        for (index, file) in lies_on.iter().enumerate() {
+            let is_last = index + 1 == lies_on.len();
+            let (file, _) = self.open_below(file, if is_last { check_base } else { check_overlay }).await?;
+            node = &mut node["backing"];
+            node["file"]["filename"] = as_inherited(&file).into();
+            run = run.reads(&file);
+            below.push(file);
         }
-        let run = below.iter().fold(self.run(QUICK, longest).writes(&opened), Run::reads);
         run.args(["resize", "-q"]).arg(format!("json:{image}")).arg(bytes.to_string()).finish().await?;
         sync(opened, file, QUICK).await
     }
 
     /// The base image, open, and examined as it is now; and how many bytes it takes.
     async fn open_base(&self, base: &BaseImage) -> Result<(File, u64), String> {
+        let base = Below { path: base.path.clone(), format: base.format };
+        self.open_below(&base, check_base).await
+    }
+
+    /// The same of a file that an image lies on, whatever it has to be.
+    async fn open_below(&self, base: &Below, check: Check) -> Result<(File, u64), String> {
         let (path, format, folders) = (base.path.clone(), base.format, self.folders.clone());
         let open = move || {
             let file = open_within(&folders.images, &path, Access::Read)?;
-            check_base(&file, format).map_err(io::Error::other)?;
+            check(&file, format).map_err(io::Error::other)?;
             let metadata = file.metadata()?;
             // Holes are not copied.
             let length = metadata.len().min(metadata.blocks().saturating_mul(512));
@@ -333,25 +343,6 @@ pub fn check_disk(file: &File, format: ImageFormat) -> Result<u64, ImageError> {
             let metadata = file.metadata().map_err(|e| ImageError::Host(e.to_string()))?;
             Ok(metadata.len().next_multiple_of(512))
         }
-    }
-}
-
-/// Whether an open file can still be the base image that it was taken for. Blocks.
-///
-/// # Errors
-/// [`ImageError::Unsuitable`] for one that has become something else since.
-pub fn check_base(file: &File, format: ImageFormat) -> Result<(), ImageError> {
-    match format {
-        ImageFormat::Qcow2 => {
-            let mut magic = [0; qcow2::MAGIC.len()];
-            read_at(file, &mut magic, 0).map_err(|e| ImageError::Host(e.to_string()))?;
-            if magic != qcow2::MAGIC {
-                return Err(ImageError::Unsuitable("be a qcow2 image, as it was when it was cloned".into()));
-            }
-            qcow2::virtual_size(file).map(drop)
-        }
-        // Its bytes are the disk's, whatever they are.
-        ImageFormat::Raw => Ok(()),
     }
 }
 

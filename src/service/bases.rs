@@ -15,13 +15,13 @@ use futures_util::{
 };
 
 use super::{
-    Service,
+    Service, existing,
     image_store::Claim,
     images::{self, ImageUse},
 };
 use crate::{
     host::image::{ImageError, Info, QemuImg},
-    model::{BaseImage, CloneMode, Error, ImageFormat, LayerId, Operation, Result, VmId, VmView},
+    model::{BaseImage, Below, CloneMode, Error, ImageFormat, LayerId, Operation, Result, VmId, VmView},
 };
 
 /// A base image in use.
@@ -59,7 +59,14 @@ fn in_use(views: &[VmView]) -> Vec<Base> {
             let base = bases.entry(path.clone());
             let base =
                 base.or_insert_with(|| Base { path: path.clone(), format: *format, layer: *layer, vms: Vec::new() });
-            base.vms.push(BaseUser { id: spec.id, name: spec.name.clone(), clone: disk.clone });
+            let user = BaseUser { id: spec.id, name: spec.name.clone(), clone: disk.clone };
+            base.vms.push(user.clone());
+            for Below { path, format } in disk.file.below() {
+                let below = bases.entry(path.clone());
+                let below =
+                    below.or_insert_with(|| Base { path: path.clone(), format: *format, layer: None, vms: Vec::new() });
+                below.vms.push(user.clone());
+            }
         }
     }
     bases.into_values().collect()
@@ -139,6 +146,9 @@ pub(super) async fn resolve(service: &Service, named: &Path) -> Result<(BaseImag
         return Ok((base, size, Some(claim)));
     }
     let (path, metadata) = images::locate(service, named, ImageUse::Base).await?;
+    if existing::is_a_disk(service, &metadata).await {
+        return Err(Error::invalid(ImageUse::Base.param(), "not be a disk of a VM, by whatever name"));
+    }
     let look = service.bases.look(&service.ctx.images, &path, Fingerprint::of(&metadata));
     match tokio::time::timeout(PATIENCE, look).await {
         Ok(Ok(info)) => Ok((BaseImage { path, format: info.format, layer: None }, info.virtual_size, None)),

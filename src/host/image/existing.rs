@@ -1,4 +1,4 @@
-//! Files that are to be disks as they are, and what those lie on.
+//! Files that are to be disks as they are, and those that they lie on.
 
 use std::{fs::File, io};
 
@@ -40,15 +40,35 @@ pub fn examine_existing(file: &File, format: ImageFormat) -> Result<Existing, Im
     }
 }
 
-/// What a file is that another image lies on: it has to stand alone. Blocks.
+/// Whether an open file can still be the base image that it was taken for. Blocks.
 ///
 /// # Errors
-/// As [`examine_existing`].
-pub fn examine_backing(file: &File, format: ImageFormat) -> Result<(), ImageError> {
-    match examine_existing(file, format)?.backing {
-        None => Ok(()),
-        Some(Backing { file, .. }) => Err(ImageError::Unsuitable(format!(
-            "stand alone, but it has the backing file {file}; flatten it with qemu-img convert"
-        ))),
+/// [`ImageError::Unsuitable`] for one that has become something else since.
+pub fn check_base(file: &File, format: ImageFormat) -> Result<(), ImageError> {
+    match format {
+        ImageFormat::Qcow2 => {
+            let mut magic = [0; qcow2::MAGIC.len()];
+            read_at(file, &mut magic, 0).map_err(|e| ImageError::Host(e.to_string()))?;
+            if magic != qcow2::MAGIC {
+                return Err(ImageError::Unsuitable("be a qcow2 image, as it was when it was cloned".into()));
+            }
+            qcow2::virtual_size(file).map(drop)
+        }
+        // Its bytes are the disk's, whatever they are.
+        ImageFormat::Raw => Ok(()),
     }
 }
+
+/// The same of one that lies on another itself. Which one that is, QEMU is told: its header may say anything by now.
+///
+/// # Errors
+/// As [`check_base`].
+pub fn check_overlay(file: &File, format: ImageFormat) -> Result<(), ImageError> {
+    match format {
+        ImageFormat::Qcow2 => examine_existing(file, format).map(drop),
+        ImageFormat::Raw => check_base(file, format),
+    }
+}
+
+/// Whether a file can still be what it was taken for.
+pub(super) type Check = fn(&File, ImageFormat) -> Result<(), ImageError>;

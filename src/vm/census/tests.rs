@@ -106,6 +106,7 @@ fn bears(view: &VmView, mark: Mark) -> bool {
                 let base = disk.base.as_ref().map(|base| Mark::path(&base.path));
                 Mark::path(&disk.file) == mark || base == Some(mark)
             }),
+            Mark::Attached => spec.disks.iter().any(|disk| disk.file.foreign().is_some()),
             Mark::Base(layer) => {
                 spec.disks.iter().any(|disk| disk.backing_file().and_then(|base| base.layer) == Some(layer))
             }
