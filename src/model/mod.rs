@@ -67,7 +67,7 @@ pub use lists::{MAX_DEVICES, MAX_FORWARDS, MAX_PINNED, check_length};
 pub use mac::MacAddr;
 pub use metadata::{MAX_LABELS, MAX_METADATA, Metadata, MetadataWish, check_label_key};
 pub use name::{check_name, same_name};
-pub use named::{Alias, MAX_ALL_SENT, MadeFolder, Named, Sent};
+pub use named::{Alias, MAX_ALL_SENT, MadeFolder, Named, Sent, Words};
 pub use nearest::nearest;
 pub use network::{
     Forward, NewNic, Nic, NicBackend, Protocol, TAP_PREFIX, check_carried, check_forwards, check_queues,

@@ -38,6 +38,7 @@ mod switches;
 mod times;
 mod updated;
 mod whole;
+mod words;
 
 /// The bodies of requests and replies. A client in this program has the same.
 pub mod bodies {
