@@ -58,12 +58,13 @@ pub(crate) use census::{Census, Mark, Share};
 pub(crate) use console::{Console, Extent, Follower, Piece, Refused, Source, Typed, Writer};
 pub(crate) use handle::Turn;
 pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
-pub(crate) use interfaces::{GuestInterface, ask as guest_interfaces};
+pub(crate) use interfaces::{FRESH, GuestInterface, told as guest_told};
 pub use perform::LaunchStep;
 pub use progress::{Bytes, Phase, Progress};
 pub(crate) use storage::{Original, check_mounted, is_marked, mark as mark_storage, storage_of};
 
 use carriers::Carriers;
+use interfaces::Told;
 use seeds::Seeds;
 
 use crate::{
@@ -86,6 +87,8 @@ pub struct Context {
     pub riders: Arc<Riders>,
     /// What all VMs have together.
     pub(crate) census: Arc<Census>,
+    /// What their guests told of themselves.
+    pub told: Told,
     pub net: Network,
     /// What VMs are kept in.
     pub sandbox: Arc<Sandbox>,
