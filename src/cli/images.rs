@@ -1,5 +1,7 @@
 //! `image`: those of the store.
 
+mod set;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
@@ -12,15 +14,18 @@ use super::{
     exit::{Exit, Fail},
     names::{encoded, segment},
     output::Output,
-    progress::{Saying, showing},
+    progress::{Outcome, Saying, showing},
     sizes::{Label, label, written},
-    vms::show_values,
+    vms::{show_outcome, show_values},
     words::named,
 };
 use crate::{
     api::kvm::bodies::{ImageDone, ImageFields, ImageUpdate, ImportBody},
     client::{Begun, Client, LONG, SOON},
 };
+
+/// The command that changes one.
+const SET: &str = "image set";
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -53,6 +58,8 @@ pub enum Command {
         #[command(flatten)]
         to: Connect,
     },
+    /// Change what is noted of an image
+    Set(set::Set),
     /// Rename an image: it is called by its new name or tag alone
     Tag {
         /// Its name or id
@@ -125,18 +132,23 @@ impl Command {
                         found.push(image);
                     }
                 }
-                let mut done: Vec<ImageDone> = Vec::new();
+                let mut outcome = Outcome { wanted: found.len(), done: Vec::<ImageDone>::new(), failed: None };
                 for image in &found {
                     let name = format!("{}:{}", image.name, image.tag);
-                    let gone = client.delete(&at(&image.id), LONG).await;
-                    let gone: ImageDone = gone.map_err(|error| Fail::from(error).about(&name))?;
+                    match client.delete(&at(&image.id), LONG).await {
+                        Ok(gone) => outcome.done.push(gone),
+                        Err(failure) => {
+                            outcome.failed = Some(Fail::from(failure).about_what(&name, SET));
+                            break;
+                        }
+                    }
                     if !output.is_for_programs() {
                         output.say(&format!("{name}: deleted"))?;
                     }
-                    done.push(gone);
                 }
-                show_values(output, found.len(), &done)
+                show_outcome(output, outcome)
             }
+            Self::Set(set) => set.run().await,
             Self::Tag { image, name, to } => {
                 let output = to.output();
                 let body = ImageUpdate { name: Some(name), ..ImageUpdate::default() };
@@ -224,6 +236,7 @@ async fn open(path: &std::path::Path) -> Result<(File, u64), Fail> {
     opened.await.map_err(|error| Fail::usage(format!("cannot read {}: {error}", path.display())))
 }
 
+/// Its path in the API.
 fn at(image: &str) -> String {
     format!("/images/{}", segment(image))
 }
@@ -242,6 +255,7 @@ fn name_of(path: &std::path::Path) -> Option<String> {
     (name.len() > 1).then(|| name.to_owned())
 }
 
+/// Says what became of one.
 fn made(output: Output, image: &ImageFields, what: &str) -> Result<(), Fail> {
     if output.is_for_programs() {
         return output.value(image);
