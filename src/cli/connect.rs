@@ -1,6 +1,10 @@
 //! Where the daemon is and who asks it: the flags that every command of the client has.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use clap::Args;
 
@@ -55,7 +59,8 @@ impl Connect {
         let target = match self.url.filter(|url| !url.is_empty()) {
             Some(url) => {
                 let files = TlsFiles { authorities: self.cacert, identity: self.cert.zip(self.key) };
-                Target::parse(&url, &files).map_err(|why| Fail::usage(format!("{url} cannot be asked: {why}")))?
+                Target::parse(&url, &files)
+                    .map_err(|why| Fail::usage(format!("{} cannot be asked: {why}", harmless(&url))))?
             }
             None => {
                 let socket = std::env::var_os("QHERD_SOCKET").map(PathBuf::from);
@@ -66,10 +71,20 @@ impl Connect {
             }
         };
         if token.is_some() && target.is_open() {
-            eprintln!("qherd: the token goes to {} in the clear; https:// keeps it from others", target.name());
+            let at = target.name();
+            // Where nobody hears it, it is no reason not to go on.
+            let _ = writeln!(io::stderr(), "qherd: the token goes to {at} in the clear; https:// keeps it from others");
         }
         Ok(Client::new(target, token.as_deref()))
     }
+}
+
+/// An address as it may be shown: what stands before an @ or behind a ? may be a secret.
+fn harmless(url: &str) -> String {
+    let url = url.split('?').next().unwrap_or_default();
+    let Some((before, host)) = url.rsplit_once('@') else { return url.to_owned() };
+    let scheme = before.split_once("://").map(|(scheme, _)| format!("{scheme}://")).unwrap_or_default();
+    format!("{scheme}…@{host}")
 }
 
 /// None where it is empty.
@@ -88,6 +103,19 @@ fn token(given: OsString) -> Result<Option<String>, Fail> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_in_an_address_is_not_shown() {
+        for (url, shown) in [
+            ("http://host:x", "http://host:x"),
+            ("http://me:secret@host:80", "http://…@host:80"),
+            ("http://me:sec/r@et@host/x", "http://…@host/x"),
+            ("me:secret@host", "…@host"),
+            ("http://host/?token=secret", "http://host/"),
+        ] {
+            assert_eq!(harmless(url), shown);
+        }
+    }
 
     #[test]
     fn what_is_no_token_is_said_before_anybody_is_asked() {

@@ -8,7 +8,7 @@ use super::{
     connect::Connect,
     exit::Fail,
     names::{self, encoded},
-    output::{Output, line},
+    output::{Output, line, unread},
 };
 use crate::{
     api::kvm::{
@@ -47,6 +47,16 @@ pub struct Events {
 
 impl Events {
     pub async fn run(self) -> Result<(), Fail> {
+        if !self.follow {
+            return self.show().await;
+        }
+        tokio::select! {
+            done = self.show() => done,
+            fail = unread() => Err(fail),
+        }
+    }
+
+    async fn show(self) -> Result<(), Fail> {
         let output = self.to.output();
         let client = self.to.client()?;
         let mut query = format!("wait={}&limit={MOST}", if self.follow { WAIT } else { 0 });

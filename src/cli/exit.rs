@@ -58,19 +58,30 @@ impl Fail {
         Self::new(Exit::Usage, text)
     }
 
-    /// With what it concerns ahead of it: whether a text says so cannot be told from it, as a name may be any word.
+    /// With the VM that it concerns ahead of it: whether a text says so cannot be told from it, as a name may be any word.
     #[must_use]
     pub fn about(self, what: &str) -> Self {
+        self.about_what(what, "set")
+    }
+
+    /// The same of anything else, which is changed by the command `set`.
+    #[must_use]
+    pub fn about_what(self, what: &str, set: &str) -> Self {
         if self.text.starts_with(&format!("{what}: ")) {
             return self;
         }
         // Where the API names a field of its own, the flag is what is looked for.
         let text = match self.text.strip_suffix(BY_FIELD) {
-            Some(text) => format!("{text}; qherd set {what} --protected false permits it"),
+            Some(text) => format!("{text}; qherd {set} {} --protected false permits it", word(what)),
             None => self.text,
         };
         Self { exit: self.exit, text: format!("{what}: {text}") }
     }
+}
+
+/// A name as a shell takes it for one word. Of what a shell acts on, names have spaces and parentheses alone.
+fn word(name: &str) -> String {
+    if name.contains([' ', '(', ')']) { format!("'{name}'") } else { name.to_owned() }
 }
 
 /// Whatever it says of a guest or a daemon, a terminal takes it for text.
@@ -182,5 +193,8 @@ mod tests {
             said.starts_with("a: VM is protected") && said.ends_with("; qherd set a --protected false permits it"),
             "{said}"
         );
+        let of = |text: &str| Fail::new(Exit::Conflict, text).about_what("my LAN (2)", "switch set").to_string();
+        let said = of("The switch my LAN (2) is protected against deletion; update it with protected=false first.");
+        assert!(said.ends_with("; qherd switch set 'my LAN (2)' --protected false permits it"), "{said}");
     }
 }

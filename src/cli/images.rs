@@ -1,5 +1,7 @@
 //! `image`: those of the store.
 
+mod set;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -11,17 +13,20 @@ use super::{
     made_images::{labels, made, name_of},
     names::{encoded, segment},
     output::Output,
-    progress::showing,
+    progress::{Outcome, showing},
     pulls::{Pull, import},
     sends::send,
     sizes::{Label, label, written},
-    vms::show_values,
+    vms::{show_outcome, show_values},
     words::named,
 };
 use crate::{
     api::kvm::bodies::{ImageDetails, ImageDone, ImageFields, ImageUpdate, ImportBody, KnownImageFields},
     client::LONG,
 };
+
+/// The command that changes one.
+const SET: &str = "image set";
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -72,6 +77,8 @@ pub enum Command {
         #[command(flatten)]
         to: Connect,
     },
+    /// Change what is noted of an image
+    Set(set::Set),
     /// Rename an image: it is called by its new name or tag alone
     Tag {
         /// Its name or id
@@ -152,18 +159,23 @@ impl Command {
                         found.push(image);
                     }
                 }
-                let mut done: Vec<ImageDone> = Vec::new();
+                let mut outcome = Outcome { wanted: found.len(), done: Vec::<ImageDone>::new(), failed: None };
                 for image in &found {
                     let name = format!("{}:{}", image.name, image.tag);
-                    let gone = client.delete(&at(&image.id), LONG).await;
-                    let gone: ImageDone = gone.map_err(|error| Fail::from(error).about(&name))?;
+                    match client.delete(&at(&image.id), LONG).await {
+                        Ok(gone) => outcome.done.push(gone),
+                        Err(failure) => {
+                            outcome.failed = Some(Fail::from(failure).about_what(&name, SET));
+                            break;
+                        }
+                    }
                     if !output.is_for_programs() {
                         output.say(&format!("{name}: deleted"))?;
                     }
-                    done.push(gone);
                 }
-                show_values(output, found.len(), &done)
+                show_outcome(output, outcome)
             }
+            Self::Set(set) => set.run().await,
             Self::Tag { image, name, to } => {
                 let output = to.output();
                 let body = ImageUpdate { name: Some(name), ..ImageUpdate::default() };
@@ -194,6 +206,7 @@ impl Import {
     }
 }
 
+/// Its path in the API.
 fn at(image: &str) -> String {
     format!("/images/{}", segment(image))
 }

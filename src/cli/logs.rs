@@ -6,7 +6,7 @@ use super::{
     connect::Connect,
     exit::{Exit, Fail},
     names::{self, encoded},
-    output::bytes,
+    output::{bytes, unread},
 };
 use crate::{
     api::kvm::{Shown, bodies::StatusBody},
@@ -38,6 +38,16 @@ pub struct Logs {
 
 impl Logs {
     pub async fn run(self) -> Result<(), Fail> {
+        if !self.follow {
+            return self.show().await;
+        }
+        tokio::select! {
+            done = self.show() => done,
+            fail = unread() => Err(fail),
+        }
+    }
+
+    async fn show(self) -> Result<(), Fail> {
         let client = self.to.client()?;
         let vm = names::vm(&client, &self.vm).await?;
         let mut query = vec![format!("source={}", if self.qemu { "qemu" } else { "console" })];

@@ -1,12 +1,17 @@
 //! Where everything that is shown goes through: tables and facts for people, JSON and YAML for programs. Whatever a guest or a
 //! daemon has put into it, a terminal takes it for text. What the columns of which thing are is in `columns`.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    future::pending,
+    io::{self, IsTerminal, Write},
+};
 
 use clap::ValueEnum;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 use super::{
     columns::{Look, Tabled},
@@ -138,8 +143,32 @@ impl Output {
 /// By its number: what a program ends by that does not take care.
 const SIGPIPE: u8 = 13;
 
+/// Who has stopped reading, as `head` does, is told nothing.
+fn nobody_reads() -> Fail {
+    Fail::new(Exit::Signal(SIGPIPE), "")
+}
+
+/// Returns when nobody reads standard output any more. What is written next would tell it too, and may never come. Of a file, whose
+/// readers nobody sees, it never returns.
+pub async fn unread() -> Fail {
+    let (tell, told) = oneshot::channel();
+    // It ends with the process.
+    std::thread::spawn(move || {
+        let out = io::stdout();
+        // What has gone wrong is told whatever is asked for.
+        let mut watched = [PollFd::new(&out, PollFlags::empty())];
+        if poll(&mut watched, None).is_ok() && watched[0].revents().contains(PollFlags::ERR) {
+            let _ = tell.send(());
+        }
+    });
+    match told.await {
+        Ok(()) => nobody_reads(),
+        Err(_) => pending().await,
+    }
+}
+
 /// # Errors
-/// Of standard output. Who has stopped reading, as `head` does, is told nothing.
+/// Of standard output.
 pub fn line(text: &str) -> Result<(), Fail> {
     bytes(format!("{text}\n").as_bytes())
 }
@@ -149,7 +178,7 @@ pub fn line(text: &str) -> Result<(), Fail> {
 pub fn bytes(text: &[u8]) -> Result<(), Fail> {
     let mut out = io::stdout().lock();
     out.write_all(text).and_then(|()| out.flush()).map_err(|error| match error.kind() {
-        io::ErrorKind::BrokenPipe => Fail::new(Exit::Signal(SIGPIPE), ""),
+        io::ErrorKind::BrokenPipe => nobody_reads(),
         _ => Fail::new(Exit::Failed, format!("cannot write to standard output: {error}")),
     })
 }

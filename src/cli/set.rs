@@ -135,11 +135,11 @@ impl Change {
         if !output.is_for_programs() {
             let members = serde_json::to_value(&body).unwrap_or_default();
             let members = members.as_object().into_iter().flatten();
+            // What is off has nothing that differs, and of several only some may have to wait.
+            let later = |name: &str| if done.config.pending.contains_key(name) { when(done.applied) } else { "" };
             let changed: Vec<String> =
-                members.map(|(name, value)| format!("{name} {}", written(name, value))).collect();
-            // What is off has nothing that differs.
-            let later = if done.config.pending.is_empty() { "" } else { when(done.applied) };
-            output.say(&format!("{}: {}{later}", vm.name, changed.join(", ")))?;
+                members.map(|(name, value)| format!("{name} {}{}", written(name, value), later(name))).collect();
+            output.say(&format!("{}: {}", vm.name, changed.join(", ")))?;
         }
         Ok(done)
     }
@@ -154,12 +154,12 @@ impl Change {
         let reads = limits || cpu.is_given() || first_boot.is_given();
         let now: Option<Config> = if reads { Some(client.get(&format!("{path}/config")).await?) } else { None };
         let io_limits = now.as_ref().filter(|_| limits).map(|now| {
-            let now = now.io_limits.unwrap_or_default();
+            let now = (*now.io_limits).unwrap_or_default();
             let (iops, bps) = (self.iops.map_or(now.iops, |iops| iops.0), self.bps.map_or(now.bps, |bps| bps.0));
             let limits = IoLimits { iops, bps, ..now };
             (limits != IoLimits::default()).then_some(limits)
         });
-        let cpu = now.as_ref().filter(|_| cpu.is_given()).map(|now| cpu.over(now.cpu.clone()));
+        let cpu = now.as_ref().filter(|_| cpu.is_given()).map(|now| cpu.over((*now.cpu).clone()));
         let before = now.and_then(|now| now.cloud_init);
         let cloud_init = if first_boot.is_given() { Some(first_boot.over(before)?) } else { None };
         let added: BTreeMap<_, _> = self.labels.iter().cloned().map(|label| (label.key, label.value)).collect();

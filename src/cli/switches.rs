@@ -10,15 +10,18 @@ use super::{
     exit::Fail,
     names::{self, encoded},
     output::Output,
-    progress::waiting,
+    progress::{Outcome, waiting},
     sizes::{self, Label},
-    vms::show_values,
+    vms::{show_outcome, show_values},
     words::{SWITCH, named, one_of},
 };
 use crate::{
     api::kvm::bodies::{Ipv6Body, SwitchBody, SwitchChanged, SwitchDone, SwitchFields, SwitchKindBody, SwitchUpdate},
     client::LONG,
 };
+
+/// The command that changes one.
+const SET: &str = "switch set";
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -157,15 +160,20 @@ impl Command {
                         found.push(switch);
                     }
                 }
-                let mut done: Vec<SwitchDone> = Vec::new();
+                let mut outcome = Outcome { wanted: found.len(), done: Vec::<SwitchDone>::new(), failed: None };
                 for switch in &found {
-                    let gone = client.delete(&format!("/switches/{}", switch.id), LONG).await;
-                    done.push(gone.map_err(|error| Fail::from(error).about(&switch.name))?);
+                    match client.delete(&format!("/switches/{}", switch.id), LONG).await {
+                        Ok(gone) => outcome.done.push(gone),
+                        Err(failure) => {
+                            outcome.failed = Some(Fail::from(failure).about_what(&switch.name, SET));
+                            break;
+                        }
+                    }
                     if !output.is_for_programs() {
                         output.say(&format!("{}: deleted", switch.name))?;
                     }
                 }
-                show_values(output, found.len(), &done)
+                show_outcome(output, outcome)
             }
         }
     }
@@ -211,8 +219,10 @@ impl Set {
         let found = names::switch(&client, &switch).await?;
         let body = change.body(found.labels);
         let path = format!("/switches/{}", found.id);
-        let done =
-            client.put::<SwitchChanged>(&path, &body).await.map_err(|error| Fail::from(error).about(&found.name))?;
+        let done = client
+            .put::<SwitchChanged>(&path, &body)
+            .await
+            .map_err(|error| Fail::from(error).about_what(&found.name, SET))?;
         if output.is_for_programs() {
             return output.value(&done);
         }

@@ -33,7 +33,8 @@ pub use copied::Copied;
 pub use digest::{hexadecimal, sha256, sum_of};
 pub use error::ImageError;
 pub use examine::{check_base, check_disk};
-pub use existing::{Existing, examine_backing, examine_existing};
+use existing::Check;
+pub use existing::{Existing, check_overlay, examine_existing};
 pub use foreign::not_a_cd;
 pub use import::{Measured, Opened, Over};
 pub(crate) use qcow2::fuzz as fuzz_header;
@@ -48,7 +49,7 @@ use self::{
     run::{IMAGES, Run, Tool},
 };
 use super::{Access, Places, STORAGE, on_storage, open_within};
-use crate::model::{BaseContent, BaseImage, CloneMode, ImageFormat, MissingLayer};
+use crate::model::{BaseContent, BaseImage, Below, CloneMode, ImageFormat, MissingLayer};
 
 /// Reading a header and creating an overlay take milliseconds; a hung file server must not hold a request for ever.
 const QUICK: Duration = Duration::from_secs(60);
@@ -229,7 +230,7 @@ impl QemuImg {
     }
 
     /// Gives an image that no QEMU has open the size of `bytes`; one that has it already stays as it is. `image` is
-    /// QEMU's description of it with what it was cloned from, its `base`.
+    /// QEMU's description of it with what it `lies_on`.
     ///
     /// # Errors
     /// The file system's; that it is no disk any more; qemu-img's own words, which never shrinks.
@@ -237,7 +238,7 @@ impl QemuImg {
         &self,
         mut image: Value,
         (file, format): (&Path, ImageFormat),
-        base: Option<&BaseImage>,
+        lies_on: &[Below],
         bytes: u64,
     ) -> Result<(), ImageError> {
         let (looked, folders) = (file.to_owned(), self.folders.clone());
@@ -260,14 +261,17 @@ impl QemuImg {
             ImageFormat::Qcow2 => length.saturating_add(TABLES),
             ImageFormat::Raw => bytes.max(length),
         };
-        let below = match base {
-            Some(base) => Some(self.open_base(base).await?.0),
-            None => None,
-        };
-        if let Some(below) = &below {
-            image["backing"]["file"]["filename"] = as_inherited(below).into();
+        let mut run = self.run(QUICK, longest).writes(&opened);
+        let mut below = Vec::new();
+        let mut node = &mut image;
+        for (index, file) in lies_on.iter().enumerate() {
+            let is_last = index + 1 == lies_on.len();
+            let (file, _) = self.open_below(file, if is_last { check_base } else { check_overlay }).await?;
+            node = &mut node["backing"];
+            node["file"]["filename"] = as_inherited(&file).into();
+            run = run.reads(&file);
+            below.push(file);
         }
-        let run = below.iter().fold(self.run(QUICK, longest).writes(&opened), Run::reads);
         run.args(["resize", "-q"]).arg(format!("json:{image}")).arg(bytes.to_string()).finish().await?;
         Ok(sync(opened, file, QUICK).await?)
     }
@@ -277,10 +281,16 @@ impl QemuImg {
     /// # Errors
     /// In words, with its path.
     pub async fn open_base(&self, base: &BaseImage) -> Result<(File, u64), String> {
+        let base = Below { path: base.path.clone(), format: base.format };
+        self.open_below(&base, check_base).await
+    }
+
+    /// The same of a file that an image lies on, whatever it has to be.
+    async fn open_below(&self, base: &Below, check: Check) -> Result<(File, u64), String> {
         let (path, format, folders) = (base.path.clone(), base.format, self.folders.clone());
         let open = move || {
             let file = open_within(&folders.images, &path, Access::Read)?;
-            check_base(&file, format).map_err(|error| io::Error::other(error.in_a_sentence()))?;
+            check(&file, format).map_err(|error| io::Error::other(error.in_a_sentence()))?;
             let metadata = file.metadata()?;
             // Holes are not copied.
             let length = metadata.len().min(metadata.blocks().saturating_mul(512));

@@ -5,8 +5,8 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::{
     Alias, BaseContent, Conflict, CpuPinning, Error, GuestCpu, IoLimits, MetadataWish, NewDisk, NewNic, NicId,
-    PolicyWish, PortWish, Result, Seed, SeedId, SwitchId, VmSpec, check_definition, check_disk_size, check_memory,
-    check_name, check_vcpus, default_max_memory,
+    PolicyWish, PortWish, Result, Seed, SeedId, SwitchId, VmSpec, Words, check_definition, check_disk_size,
+    check_memory, check_name, check_vcpus, default_max_memory,
 };
 
 /// One change, as a dialect hands it over: decoded, not yet checked.
@@ -59,12 +59,8 @@ pub enum Change {
     /// What the VM is called. QEMU keeps the name that it was started with until the next start.
     Name(String),
     Metadata(Box<MetadataWish>),
-    /// The words that its disks and NICs were asked for in; what is not given stays.
-    Sent {
-        disks: Option<Box<str>>,
-        networks: Option<Box<str>>,
-        start: Option<bool>,
-    },
+    /// The words that it is asked for in.
+    Sent(Box<Words>),
     /// The disks and NICs that a list of changes was worked out from: where it has others, none is made.
     Over {
         disks: Vec<String>,
@@ -224,11 +220,12 @@ impl Change {
             }
             Self::Name(name) => wanted.name = check_name(&name)?,
             Self::Metadata(wish) => wish.apply(&mut wanted.metadata)?,
-            Self::Sent { disks, networks, start } => {
-                let sent = &mut wanted.named.sent;
-                sent.disks = disks.or(sent.disks.take());
-                sent.networks = networks.or(sent.networks.take());
-                sent.start = start.unwrap_or(sent.start);
+            Self::Sent(mut words) => {
+                if let Some(sent) = words.base_image.take() {
+                    let base = wanted.root().and_then(|root| root.base.as_ref());
+                    wanted.named.base_image = base.and_then(|base| Alias::new(base.path.clone(), sent));
+                }
+                wanted.named.sent.say(*words);
             }
             Self::Over { disks, nics } => {
                 let same = spec.disks.iter().map(|disk| &disk.name).eq(&disks)

@@ -1,11 +1,11 @@
 //! The wish for a new VM, as a dialect hands it over: decoded, not yet checked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
 use super::{
-    CloneMode, CloudInit, CpuPinning, Disk, ForeignFile, Forward, GuestCpu, ImageFormat, IoLimits, MacAddr,
+    Alias, CloneMode, CloudInit, CpuPinning, Disk, ForeignFile, Forward, GuestCpu, ImageFormat, IoLimits, MacAddr,
     MetadataWish, Nic, NicId, PolicyWish, PortWish, Sent, SwitchId, SwitchPort, SwitchRef, VmId,
 };
 
@@ -92,17 +92,27 @@ pub struct NicWish {
 }
 
 impl DiskWish {
-    /// Whether a disk is as is wished here, as far as can be told without a look at the base image: its path may have been
-    /// given in other words.
-    pub fn is(&self, disk: &Disk) -> bool {
+    /// The file that is named: the disk itself, or what it is to be cloned from.
+    pub fn names(&self) -> Option<&Path> {
+        self.existing.as_ref().map(|existing| &*existing.path).or(self.base_image.as_deref())
+    }
+
+    /// Whether a disk is as is wished here, as far as can be told without a look at its files, which may be `called` in other
+    /// words.
+    pub fn is(&self, disk: &Disk, called: &[Alias]) -> bool {
         if let Some(existing) = &self.existing {
-            let same = |there: &ForeignFile| there.path == existing.path && there.format == existing.format;
+            let same = |there: &ForeignFile| {
+                Alias::means(called, &existing.path, &there.path) && there.format == existing.format
+            };
             let size = self.size.is_none_or(|size| u64::try_from(size) == Ok(disk.size));
             return disk.file.foreign().is_some_and(same) && size && self.io_limits == disk.io_limits;
         }
         let from = match (&self.base_image, &disk.base) {
             (None, None) => true,
-            (Some(named), Some(base)) => base.path.ends_with(named) && self.clone == disk.clone,
+            // What an earlier qherd has stored has no names beside it.
+            (Some(named), Some(base)) => {
+                (base.path.ends_with(named) || Alias::means(called, named, &base.path)) && self.clone == disk.clone
+            }
             (None, Some(_)) | (Some(_), None) => false,
         };
         let size = self.size.and_then(|size| u64::try_from(size).ok());

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::ImageFormat;
 
@@ -33,6 +33,16 @@ pub struct ForeignFile {
     pub format: ImageFormat,
     /// Bytes that a guest saw of it when it was attached.
     pub bytes: u64,
+    /// What the image that it lies on lies on itself, from above.
+    pub below: Vec<Below>,
+}
+
+/// A file of a chain of images, each of which lies on the next one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Below {
+    /// Canonical.
+    pub path: PathBuf,
+    pub format: ImageFormat,
 }
 
 impl OwnFile {
@@ -69,6 +79,11 @@ impl DiskFile {
             Self::Own(_) => None,
             Self::Foreign(file) => Some(file),
         }
+    }
+
+    /// [`ForeignFile::below`].
+    pub fn below(&self) -> &[Below] {
+        self.foreign().map_or(&[], |file| &file.below)
     }
 
     pub fn format(&self) -> ImageFormat {
@@ -143,7 +158,8 @@ mod tests {
 
     #[test]
     fn an_attached_disk_keeps_its_bytes_until_it_is_to_have_more() {
-        let file = ForeignFile { path: "/srv/a".into(), format: ImageFormat::Raw, bytes: 5 * GIB / 2 };
+        let file =
+            ForeignFile { path: "/srv/a".into(), format: ImageFormat::Raw, bytes: 5 * GIB / 2, below: Vec::new() };
         assert_eq!(file.size(), 3);
         let file = DiskFile::Foreign(file);
         assert_eq!([0, 3, 4].map(|size| file.bytes(size)), [5 * GIB / 2, 5 * GIB / 2, 4 * GIB]);

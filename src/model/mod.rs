@@ -53,7 +53,7 @@ pub use change::{Applied, Change, NewNics, Redefinition};
 pub use clock::{Moment, monotonic_ms, now_ms, uptime_ms, wall_at_uptime, wall_time_of};
 pub use cloud_init::{CloudInit, CloudPart, SEED_LABEL, Seed, SeedFile, hashed, seed_files};
 pub use create::{CreateVm, DEFAULT_LABEL, DiskWish, ExistingDisk, NetworkWish, NicWish};
-pub use disk_file::{DiskFile, ForeignFile, OwnFile};
+pub use disk_file::{Below, DiskFile, ForeignFile, OwnFile};
 pub use ending::{Ending, FailedStart};
 pub use error::{Conflict, Error, Operation, Result, human};
 pub use event::{About, Asker, EVENT_TYPES, Event, GuestRequest, Incident, OperationNews, Outcome, Wanted, What};
@@ -69,7 +69,7 @@ pub use lists::{MAX_DEVICES, MAX_FORWARDS, MAX_PINNED, check_length};
 pub use mac::MacAddr;
 pub use metadata::{MAX_LABELS, MAX_METADATA, Metadata, MetadataWish, check_label_key};
 pub use name::{check_name, same_name};
-pub use named::{Alias, MAX_ALL_SENT, MadeFolder, Named, Sent};
+pub use named::{Alias, MAX_ALL_SENT, MadeFolder, Named, Sent, Words};
 pub use nearest::nearest;
 pub use network::{
     Forward, NewNic, Nic, NicBackend, Protocol, TAP_PREFIX, check_carried, check_forwards, check_queues,

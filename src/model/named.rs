@@ -1,7 +1,10 @@
 //! What a client called the files of its VM, and in which words it asked for the rest; and which folders came into being for
 //! them. None of it is hardware: two definitions that differ in this alone are the same one.
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,8 +28,8 @@ pub struct Named {
     pub sent: Sent,
 }
 
-/// Lists as they were sent, as JSON in the KVM dialect. They are told as long as the VM is so: a client that compares what it reads with what it sent
-/// finds no difference then.
+/// What was sent, as JSON in the KVM dialect, where it would be told in other words. It is told as long as the VM is so: a client that
+/// compares what it reads with what it sent finds no difference then.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Sent {
@@ -34,21 +37,67 @@ pub struct Sent {
     pub disks: Option<Box<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub networks: Option<Box<str>>,
+    /// The files that `disks` names in words of the client's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<Alias>,
+    /// Of fields that are no lists, by their names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub plain: BTreeMap<String, Box<str>>,
     /// Of its creation.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub start: bool,
 }
 
-/// Bytes, as JSON in JSON, of a list that is kept as it was sent; a longer one is told as it is.
+/// In what words an update asks. What is not given stays; what is given and not kept is told as it is.
+#[derive(Clone, Debug, Default)]
+pub struct Words {
+    pub disks: Option<Option<Box<str>>>,
+    pub networks: Option<Option<Box<str>>>,
+    pub files: Vec<Alias>,
+    pub plain: BTreeMap<&'static str, Option<Box<str>>>,
+    pub start: Option<bool>,
+    /// The image that its root disk was cloned from.
+    pub base_image: Option<PathBuf>,
+}
+
+/// Bytes, as JSON in JSON, of a list that is kept as it was sent, with what its files are called; a longer one is told as it is.
 const MAX_SENT: usize = 2 * 1024;
+/// Of all fields that are no lists.
+const MAX_PLAIN: usize = 512;
 /// The same of all of it.
-pub const MAX_ALL_SENT: usize = 2 * MAX_SENT + 64;
+pub const MAX_ALL_SENT: usize = 2 * MAX_SENT + MAX_PLAIN + 128;
 
 impl Sent {
     /// A list, where it is short enough to be kept.
     pub fn kept(list: &impl Serialize) -> Option<Box<str>> {
         let text = serde_json::to_string(list).ok()?;
         (written(&text) <= MAX_SENT).then(|| text.into())
+    }
+
+    /// With these words in the place of those before.
+    pub fn say(&mut self, words: Words) {
+        if let Some(disks) = words.disks {
+            (self.disks, self.files) = (disks, words.files);
+        }
+        self.networks = words.networks.unwrap_or(self.networks.take());
+        for (name, text) in words.plain {
+            match text {
+                Some(text) => self.plain.insert(name.to_owned(), text),
+                None => self.plain.remove(name),
+            };
+        }
+        self.start = words.start.unwrap_or(self.start);
+        self.cut();
+    }
+
+    /// Leaves out what is too long to be kept.
+    pub fn cut(&mut self) {
+        if written(&self.disks) + written(&self.files) > MAX_SENT {
+            (self.disks, self.files) = (None, Vec::new());
+        }
+        if written(&self.plain) > MAX_PLAIN {
+            self.plain.clear();
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -78,6 +127,11 @@ impl Alias {
     /// `None` where the client's words say it as it is.
     pub fn new(file: PathBuf, sent: PathBuf) -> Option<Self> {
         (file != sent).then_some(Self { file, sent })
+    }
+
+    /// Whether a client means a file by a name.
+    pub fn means(all: &[Self], sent: &Path, file: &Path) -> bool {
+        sent == file || all.iter().any(|alias| alias.sent == sent && alias.file == file)
     }
 }
 

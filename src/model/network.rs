@@ -117,6 +117,8 @@ impl NicBackend {
 /// A port of the host that leads into a guest on the user-mode network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
+// Shown as it was sent, too.
+#[schemars(extend("required" = ["host_port", "guest_port"]))]
 pub struct Forward {
     /// `tcp` (default) or `udp`.
     #[serde(default)]

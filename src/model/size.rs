@@ -14,8 +14,9 @@ pub const MAX_LAYER: usize = 16 * 1024;
 /// # Errors
 /// [`Error::Invalid`] that names the part which takes most of it.
 pub fn check_definition(spec: &VmSpec, before: Option<&VmSpec>) -> Result<()> {
-    if spec.disks.iter().any(|disk| written(&(&*disk.file, &disk.base)) > MAX_LAYER) {
-        let must = format!("have shorter paths: the image of a disk and its base may take {MAX_LAYER} bytes together");
+    if spec.disks.iter().any(|disk| written(&(&*disk.file, &disk.base, disk.file.below())) > MAX_LAYER) {
+        let must =
+            format!("have shorter paths: the image of a disk and what it lies on may take {MAX_LAYER} bytes together");
         return Err(Error::invalid("disks", must));
     }
     // What QEMU knows nothing of has bounds of its own.

@@ -1,8 +1,11 @@
-//! What a definition says of its NICs and of the names that its client gave.
+//! What a definition says of its NICs, of what its disks lie on, and of the names that its client gave.
 
-use std::{borrow::Cow, path::PathBuf};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
 
-use super::{Metadata, Named, NewNic, Nic, NicId, Result, Sent, VmSpec};
+use super::{BaseImage, Below, Disk, ForeignFile, Metadata, Named, NewDisk, NewNic, Nic, NicId, Result, Sent, VmSpec};
 
 /// The NICs of a VM.
 impl VmSpec {
@@ -52,6 +55,32 @@ impl VmSpec {
         let mut kept = kept.into_iter();
         self.nics.retain(|_| kept.next() == Some(true));
         fresh.into_iter().try_for_each(|nic| self.add_nic(nic, None))
+    }
+}
+
+/// The file that a client names for a disk: the disk itself, or what it was cloned from.
+fn named<'a>(foreign: Option<&'a ForeignFile>, base: Option<&'a BaseImage>) -> Option<&'a Path> {
+    foreign.map(|file| &*file.path).or(base.map(|base| &*base.path))
+}
+
+impl Disk {
+    /// Every file that it lies on, from above: what must be there for it to work.
+    pub fn lies_on(&self) -> Vec<Below> {
+        let Some(base) = self.backing_file() else { return Vec::new() };
+        let first = Below { path: base.path.clone(), format: base.format };
+        [first].into_iter().chain(self.file.below().iter().cloned()).collect()
+    }
+
+    /// What a client named for it.
+    pub fn named(&self) -> Option<&Path> {
+        named(self.file.foreign(), self.base.as_ref())
+    }
+}
+
+impl NewDisk {
+    /// As [`Disk::named`].
+    pub fn named(&self) -> Option<&Path> {
+        named(self.existing.as_ref(), self.base.as_ref())
     }
 }
 

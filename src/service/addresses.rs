@@ -1,50 +1,15 @@
 //! The addresses of NICs: what the DHCP of their switch has given them, else what the guest agent tells.
-//! A guest is asked in passing: a read waits for it only a moment, and what it told is kept for a while.
 
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr},
-    sync::{Mutex, PoisonError},
-    time::Duration,
 };
-
-use tokio::time::Instant;
 
 use super::Service;
 use crate::{
-    model::{AddressSource, MacAddr, Nic, NicBackend, NicId, Result, Status, SwitchId, VmId, VmView},
-    vm::GuestInterface,
+    model::{AddressSource, MacAddr, Nic, NicBackend, NicId, Result, SwitchId, VmId, VmView},
+    vm::{GuestInterface, guest_told},
 };
-
-/// How long a read waits for a guest agent; one that is there answers in milliseconds.
-const MOMENT: Duration = Duration::from_secs(1);
-/// How long a guest is not asked again, also where it said nothing. What it said is known for longer: until it ends.
-pub(super) const FRESH: Duration = Duration::from_secs(5);
-
-/// What the agents of the guests told last.
-#[derive(Default)]
-pub(super) struct GuestAnswers(Mutex<HashMap<VmId, Known>>);
-
-/// What is known of a guest for as long as it runs.
-struct Known {
-    /// The process that it runs in: what the guest of another told is not true any more.
-    pid: Option<i32>,
-    requested: Instant,
-    report: Report,
-}
-
-/// What a guest told last.
-#[derive(Clone)]
-struct Report {
-    at: Instant,
-    interfaces: Vec<GuestInterface>,
-}
-
-impl Known {
-    fn is_of(&self, view: &VmView) -> bool {
-        view.in_effect.is_some() && view.pid == self.pid
-    }
-}
 
 /// An address, by one source.
 #[derive(Clone, Debug)]
@@ -76,7 +41,8 @@ impl Service {
     pub(super) async fn addresses(&self, view: &VmView) -> Addresses {
         let mut known = self.leased(std::slice::from_ref(view));
         if known.by_mac.values().any(Vec::is_empty) {
-            for GuestInterface { mac, addresses } in self.ask_guest(view).await.interfaces {
+            let Ok(handle) = self.handle(view.spec.id) else { return known };
+            for GuestInterface { mac, addresses } in guest_told(&self.ctx, &handle.guest(), view).await.interfaces {
                 if let Some(own) = known.by_mac.get_mut(&mac)
                     && own.is_empty()
                 {
@@ -90,12 +56,10 @@ impl Service {
     /// The same of several VMs, without asking a guest.
     pub fn known_addresses(&self, views: &[VmView]) -> Addresses {
         let mut known = self.leased(views);
-        let answers = self.guest_answers.0.lock().unwrap_or_else(PoisonError::into_inner);
         for view in views {
-            let last = answers.get(&view.spec.id).filter(|known| known.is_of(view));
-            for report in last.iter().flat_map(|known| &known.report.interfaces) {
-                if let Some(own) = known.by_mac.get_mut(&report.mac).filter(|own| own.is_empty()) {
-                    own.clone_from(&report.addresses);
+            for GuestInterface { mac, addresses } in self.ctx.told.last(view) {
+                if let Some(own) = known.by_mac.get_mut(&mac).filter(|own| own.is_empty()) {
+                    *own = addresses;
                 }
             }
         }
@@ -134,9 +98,10 @@ impl Service {
     /// # Errors
     /// [`crate::model::Error::VmNotFound`].
     pub async fn address_views(&self, id: VmId) -> Result<Vec<AddressView>> {
-        let view = self.view(id)?;
+        let handle = self.handle(id)?;
+        let view = handle.view();
         let Some(now) = &view.in_effect else { return Ok(Vec::new()) };
-        let report = self.ask_guest(&view).await;
+        let report = guest_told(&self.ctx, &handle.guest(), &view).await;
         let mut all = Vec::new();
         for nic in &now.nics {
             let mut add = |address, source, age: Option<u64>, expires| {
@@ -176,36 +141,5 @@ impl Service {
             }
         }
         false
-    }
-
-    /// What a guest tells, or else told last since it was started.
-    async fn ask_guest(&self, view: &VmView) -> Report {
-        let id = view.spec.id;
-        let last = {
-            let mut answers = self.guest_answers.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = answers.get(&id).filter(|known| known.is_of(view));
-            let nothing = || Report { at: Instant::now(), interfaces: Vec::new() };
-            let last = known.map_or_else(nothing, |known| known.report.clone());
-            let is_fresh = known.is_some_and(|known| known.requested.elapsed() < FRESH);
-            // One that is paused cannot answer, and would do so to nobody when it goes on.
-            if is_fresh || !view.agent || view.status == Status::Paused {
-                return last;
-            }
-            if !answers.contains_key(&id) {
-                answers.retain(|id, _| self.view(*id).is_ok());
-            }
-            // Whoever reads in the meantime does not ask as well: an agent serves one at a time.
-            answers.insert(id, Known { pid: view.pid, requested: Instant::now(), report: last.clone() });
-            last
-        };
-        let Ok(handle) = self.handle(id) else { return last };
-        let interfaces = handle.guest().interfaces(MOMENT).await;
-        if interfaces.is_empty() {
-            return last;
-        }
-        let report = Report { at: Instant::now(), interfaces };
-        let mut answers = self.guest_answers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.insert(id, Known { pid: view.pid, requested: report.at, report: report.clone() });
-        report
     }
 }

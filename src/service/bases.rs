@@ -16,7 +16,7 @@ use futures_util::{
 };
 
 use super::{
-    Service,
+    Service, existing,
     image_store::Claim,
     images::{self, ImageUse},
 };
@@ -27,7 +27,8 @@ use crate::{
         on_storage, open_within,
     },
     model::{
-        BaseContent, BaseImage, Change, CloneMode, Error, ImageFormat, LayerId, Operation, Result, VmId, VmSpec, VmView,
+        BaseContent, BaseImage, Below, Change, CloneMode, Error, ImageFormat, LayerId, Operation, Result, VmId, VmSpec,
+        VmView,
     },
     vm::{asker, while_wanted},
 };
@@ -129,16 +130,21 @@ fn in_use(views: &[VmView]) -> (Vec<Base>, Contents) {
         for disk in &spec.disks {
             let Some(BaseImage { path, format, layer, content }) = &disk.base else { continue };
             let base = bases.entry(path.clone());
-            let new = || Base {
+            let new = |path: &PathBuf, format, layer| Base {
                 path: path.clone(),
-                format: *format,
-                layer: *layer,
+                format,
+                layer,
                 state: BaseState::Unknown,
                 vms: Vec::new(),
             };
-            let base = base.or_insert_with(new);
+            let base = base.or_insert_with(|| new(path, *format, *layer));
             known.entry(path.clone()).or_default().extend(content.clone().filter(|_| disk.clone == CloneMode::Linked));
-            base.vms.push(BaseUser { id: spec.id, name: spec.name.clone(), clone: disk.clone });
+            let user = BaseUser { id: spec.id, name: spec.name.clone(), clone: disk.clone };
+            base.vms.push(user.clone());
+            for Below { path, format } in disk.file.below() {
+                let below = bases.entry(path.clone()).or_insert_with(|| new(path, *format, None));
+                below.vms.push(user.clone());
+            }
         }
     }
     (bases.into_values().collect(), known)
@@ -204,7 +210,8 @@ impl Inspector {
         let (images, looked, whose, all) = (images.clone(), path.to_owned(), client.clone(), self.0.clone());
         let number = under_way.iter().map(|one| one.number + 1).max().unwrap_or_default();
         let task = tokio::spawn(async move {
-            let outcome = images.inspect(&looked, whose.as_deref()).await.map(|(info, content)| (info, Arc::new(content)));
+            let outcome =
+                images.inspect(&looked, whose.as_deref()).await.map(|(info, content)| (info, Arc::new(content)));
             if outcome.is_err() {
                 // It may be another the next time, or nobody's fault.
                 let mut looks = all.lock().unwrap_or_else(PoisonError::into_inner);
@@ -242,6 +249,9 @@ pub(super) async fn resolve(service: &Service, named: &Path) -> Result<(BaseImag
         true => Error::NotPulled(named.display().to_string()),
         false => error,
     })?;
+    if existing::is_a_disk(service, &metadata).await {
+        return Err(Error::invalid(ImageUse::Base.param(), "not be a disk of a VM, by whatever name"));
+    }
     let look = service.bases.look(&service.ctx.images, &path, Fingerprint::of(&metadata));
     match tokio::time::timeout(PATIENCE, look).await {
         Ok(Ok((info, content))) => {

@@ -99,6 +99,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Kept<'_>)
     let machine = service.profiles.resolve(profile, &service.ctx.caps)?;
     let sent_base = wish.base_image.clone();
     let mut claims = Vec::new();
+    let mut sent = wish.sent;
     let attached = wish.root.is_some();
     let root = wish.root.unwrap_or(DiskWish {
         request: None,
@@ -108,8 +109,10 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Kept<'_>)
         clone: wish.clone,
         io_limits: wish.io_limits,
     });
+    let named = root.names().filter(|_| attached).map(Path::to_owned);
     let root = disks::resolve(service, root).await;
     let (root, claim) = root.map_err(|error| if attached { disks::among(0, error) } else { error })?;
+    sent.files.extend(named.and_then(|named| Alias::new(root.named()?.to_owned(), named)));
     let NewDisk { layer, existing, size, base, clone, io_limits, .. } = root;
     claims.extend(claim);
     let named_base = base.as_ref().zip(sent_base).and_then(|(base, sent)| Alias::new(base.path.clone(), sent));
@@ -128,11 +131,14 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Kept<'_>)
     check_length("disks", &wish.disks, MAX_DEVICES)?;
     let mut further = Vec::new();
     for (index, wish) in wish.disks.into_iter().enumerate() {
+        let named = wish.names().map(Path::to_owned);
         let disk = disks::resolve(service, wish).await;
         let (disk, claim) = disk.map_err(|error| disks::among(index + usize::from(attached), error))?;
+        sent.files.extend(named.and_then(|named| Alias::new(disk.named()?.to_owned(), named)));
         further.push(disk);
         claims.extend(claim);
     }
+    sent.cut();
     let mut spec = VmSpec {
         id,
         name,
@@ -158,7 +164,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Kept<'_>)
             base_image: named_base,
             disk_folder: wish.disk_folder,
             folders: Vec::new(),
-            sent: wish.sent,
+            sent,
         },
         metadata,
     };

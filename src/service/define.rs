@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     model::{
-        Applied, Change, CloneMode, CloudInit, Conflict, CpuPinning, Disk, DiskWish, Error, GuestCpu, IoLimits,
-        MAX_DEVICES, MetadataWish, Nic, NicWish, PolicyWish, Result, VmId, VmSpec, VmView, check_length,
+        Alias, Applied, Change, CloneMode, CloudInit, Conflict, CpuPinning, Disk, DiskWish, Error, GuestCpu, IoLimits,
+        MAX_DEVICES, MetadataWish, Nic, NicWish, PolicyWish, Result, VmId, VmSpec, VmView, Words, check_length,
         default_max_memory,
     },
     vm::VmHandle,
@@ -62,8 +62,8 @@ pub struct Define {
     /// `Some(None)` for none.
     pub cloud_init: Option<Option<CloudInit>>,
     pub metadata: MetadataWish,
-    /// [`Change::Sent`].
-    pub sent: Option<Change>,
+    /// What it is asked for in, where its dialect tells them.
+    pub words: Option<Words>,
 }
 
 impl Service {
@@ -96,7 +96,8 @@ impl Service {
         if let Some(named) = &wish.base_image {
             self.check_base(&spec, named).await?;
         }
-        let mut wanted = Wanted { service: self, spec: &spec, changes: Vec::new(), kept: Vec::new() };
+        let mut wanted =
+            Wanted { service: self, spec: &spec, changes: Vec::new(), kept: Vec::new(), files: Vec::new() };
         if wish.disks.is_some() || wish.networks.is_some() {
             let disks = spec.disks.iter().map(|disk| disk.name.clone()).collect();
             wanted.changes.push(Change::Over { disks, nics: spec.nics.iter().map(|nic| nic.id).collect() });
@@ -112,7 +113,10 @@ impl Service {
         if let Some(networks) = wish.networks {
             wanted.networks(networks)?;
         }
-        wanted.changes.extend(wish.sent);
+        if let Some(words) = wish.words {
+            let words = Words { files: std::mem::take(&mut wanted.files), base_image: wish.base_image, ..words };
+            wanted.changes.push(Change::Sent(Box::new(words)));
+        }
         let written = match wish.cloud_init {
             Some(data) => self.write_seed(id, spec.seed.as_ref(), data).await?,
             None => None,
@@ -203,6 +207,8 @@ struct Wanted<'a> {
     changes: Vec<Change>,
     /// Addresses, until they stand in the definition or do not.
     kept: Vec<Kept<'a>>,
+    /// What files of disks are called.
+    files: Vec<Alias>,
 }
 
 /// Held for what its drop gives back.
@@ -246,9 +252,11 @@ impl Wanted<'_> {
             ));
         }
         for (index, wish) in wishes.into_iter().enumerate() {
+            let named = wish.names().map(Path::to_owned);
             let Some(disk) = there.get(index) else {
                 let resolved = disks::resolve(self.service, wish).await;
                 let (disk, claim) = resolved.map_err(|error| disks::among(index, error))?;
+                self.files.extend(named.and_then(|named| Alias::new(disk.named()?.to_owned(), named)));
                 self.kept.push(Kept { _file: claim, ..Kept::default() });
                 let folder = self.service.ctx.image_folder(&self.spec.id);
                 self.changes.push(Change::AddDisk { disk: Box::new(disk), folder });
@@ -276,6 +284,7 @@ impl Wanted<'_> {
             if !same {
                 return Err(fixed(place("base_image"), is()));
             }
+            self.files.extend(named.and_then(|named| Alias::new(disk.named()?.to_owned(), named)));
             let io_limits = Some(wish.io_limits.map(Box::new));
             self.changes.push(Change::Disk { name: disk.name.clone(), size: wish.size, io_limits });
         }

@@ -10,9 +10,12 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
+use futures_util::{StreamExt, stream};
 use rustix::fs::Access;
+use tokio::time::timeout;
 
 use super::{
     Service,
@@ -27,13 +30,19 @@ use crate::{
         image::{self, Backing, ImageError, writer},
         on_storage, open_within,
     },
-    model::{BaseImage, Error, ExistingDisk, ForeignFile, ImageFormat, Operation, Result, Status, VmSpec, VmView},
+    model::{
+        BaseImage, Below, Error, ExistingDisk, ForeignFile, ImageFormat, Operation, Result, Status, VmSpec, VmView,
+    },
     vm::{Mark, VmHandle},
 };
 
 /// In the names of files that qherd keeps beside disks.
 const OURS: &str = ".qherd-";
 const PATH: &str = "path";
+/// Files that a disk lies on, one on another.
+const MOST_BELOW: usize = 16;
+/// Files that are looked at side by side.
+const AT_A_TIME: usize = 8;
 
 /// A file that may be attached, until it stands in the definition of a VM or does not.
 #[derive(Debug)]
@@ -97,11 +106,13 @@ pub(super) async fn resolve(service: &Service, wish: &ExistingDisk) -> Result<Fo
     let (ctx, looked, format) = (service.ctx.clone(), path.clone(), wish.format);
     let looked = on_storage(&path, STORAGE, move || Ok(inspect(&ctx.config, looked, id, format))).await;
     let (file, base) = looked.map_err(failed)??;
-    if let Some(base) = &base {
-        let is_disk = service.ctx.census.has_disk(&base.path)
-            || by_another_name(service, &base.path, None).await.map_err(failed)?.is_some();
+    let all = base.iter().map(|base| &base.path).chain(file.below.iter().map(|below| &below.path));
+    let all: Vec<PathBuf> = all.cloned().collect();
+    for below in all {
+        let is_disk = service.ctx.census.has_disk(&below)
+            || by_another_name(service, &below, None).await.map_err(failed)?.is_some();
         if is_disk {
-            return Err(taken(format!("it lies on {}, which is a disk of a VM", base.path.display())));
+            return Err(taken(format!("it lies on {}, which is a disk of a VM", below.display())));
         }
     }
     Ok(Found { file, base, claim })
@@ -117,6 +128,8 @@ async fn by_another_name(service: &Service, path: &Path, id: Option<FileId>) -> 
     for spec in specs {
         disks.extend(spec.disks.iter().map(|disk| (disk.file.to_path_buf(), spec.clone())));
         bases.extend(spec.disks.iter().filter_map(|disk| Some((disk.base.as_ref()?.path.clone(), spec.clone()))));
+        let below = spec.disks.iter().flat_map(|disk| disk.file.below());
+        bases.extend(below.map(|below| (below.path.clone(), spec.clone())));
     }
     // Thousands of clones have one base.
     bases.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -137,6 +150,36 @@ async fn by_another_name(service: &Service, path: &Path, id: Option<FileId>) -> 
         }))
     })
     .await
+}
+
+/// How long a file that somebody has is looked at before it is passed over: storage that hangs is in nobody else's way.
+const GLANCE: Duration = Duration::from_secs(1);
+
+/// Whether a file that is to be read alone is a disk of a VM by another name. qherd's own are found by those that it has in the same
+/// file system.
+pub(super) async fn is_a_disk(service: &Service, file: &Metadata) -> bool {
+    let id = FileId::of(file);
+    let looks = with_other_names(service, file).into_iter().map(|path| async move {
+        let looked = path.clone();
+        let found = on_storage(&path, STORAGE, move || Ok(FileId::at(&looked)));
+        timeout(GLANCE, found).await.is_ok_and(|found| found.is_ok_and(|found| found == Some(id)))
+    });
+    let mut looks = stream::iter(looks).buffer_unordered(AT_A_TIME);
+    while let Some(is_it) = looks.next().await {
+        if is_it {
+            return true;
+        }
+    }
+    false
+}
+
+/// Disks of VMs that may have this file by another name.
+fn with_other_names(service: &Service, file: &Metadata) -> Vec<PathBuf> {
+    let any = file.nlink() > 1;
+    let views = if any { service.registry.views() } else { service.registry.views_with(Mark::Attached) };
+    let specs = views.iter().filter(|view| !view.gone).flat_map(|view| [Some(&view.spec), view.in_effect.as_ref()]);
+    let disks = specs.flatten().flat_map(|spec| spec.disks.iter());
+    disks.filter(|disk| any || disk.file.foreign().is_some()).map(|disk| disk.file.to_path_buf()).collect()
 }
 
 /// That nobody has begun to write to the disks of a VM that is off which are not qherd's own. What QEMU says of it is for nobody.
@@ -176,7 +219,9 @@ fn user(service: &Service, file: &Path) -> Option<String> {
         disks.find_map(|disk| {
             let what = if *disk.file == *file {
                 "a disk"
-            } else if disk.base.as_ref().is_some_and(|base| base.path == file) {
+            } else if disk.base.as_ref().is_some_and(|base| base.path == file)
+                || disk.file.below().iter().any(|below| below.path == file)
+            {
                 "the base image of a disk"
             } else {
                 return None;
@@ -230,19 +275,46 @@ fn inspect(
         return Err(invalid("stay the same file while it is attached".into()));
     }
     let image = image::examine_existing(&opened, format).map_err(unsuitable)?;
-    let base = match image.backing {
-        None => None,
-        Some(backing) => Some(base(config, &path, backing)?),
+    let mut chain = match image.backing {
+        None => Vec::new(),
+        Some(backing) => chain(config, &path, backing)?,
     };
-    Ok((ForeignFile { path, format, bytes: image.bytes }, base))
+    let base = (!chain.is_empty()).then(|| chain.remove(0));
+    let base = base.map(|Below { path, format }| BaseImage::at(path, format));
+    Ok((ForeignFile { path, format, bytes: image.bytes, below: chain }, base))
 }
 
-/// What the image at `path` lies on: a file that clients may name as well, and that lies on nothing itself.
-fn base(config: &Config, path: &Path, Backing { file, format }: Backing) -> Result<BaseImage> {
+/// What the image at `path` lies on, file by file, down to the one that stands alone.
+fn chain(config: &Config, path: &Path, backing: Backing) -> Result<Vec<Below>> {
+    let mut files: Vec<Below> = Vec::new();
+    let mut next = Some(backing);
+    while let Some(backing) = next {
+        let above = files.last().map_or(path, |file| &file.path);
+        let (file, lies_on) = below(config, above, backing)?;
+        if file.path == path || files.iter().any(|known| known.path == file.path) {
+            let name = file.path.display();
+            return Err(Error::invalid(
+                PATH,
+                format!("lie on a file that stands alone in the end: {name} lies on itself"),
+            ));
+        }
+        files.push(file);
+        if files.len() > MOST_BELOW {
+            let must = format!("lie on at most {MOST_BELOW} files, one on another; qemu-img convert makes one of them");
+            return Err(Error::invalid(PATH, must));
+        }
+        next = lies_on;
+    }
+    Ok(files)
+}
+
+/// What the image at `path` lies on: a file that clients may name as well; and what that lies on itself.
+fn below(config: &Config, path: &Path, Backing { file, format }: Backing) -> Result<(Below, Option<Backing>)> {
     let invalid = |must: String| Error::invalid(PATH, must);
     let Some(format) = format else {
         return Err(invalid(format!(
-            "say which format its backing file {file} has, raw or qcow2; qemu-img rebase -u -F FORMAT -b FILE makes it say so"
+            "say which format its backing file {file} has, raw or qcow2; qemu-img rebase -u -F FORMAT -b {file} {} makes it say so",
+            path.display()
         )));
     };
     let folder = path.parent().unwrap_or(path);
@@ -262,11 +334,11 @@ fn base(config: &Config, path: &Path, Backing { file, format }: Backing) -> Resu
     check_file(&found, Access::READ_OK).map_err(backing)?;
     let opened = open_within(&dirs, &found, host::Access::Read);
     let opened = opened.map_err(|e| backing(format!("be readable by qherd: {e}")))?;
-    image::examine_backing(&opened, format).map_err(|error| match error {
+    let examined = image::examine_existing(&opened, format).map_err(|error| match error {
         ImageError::Unsuitable(must) => backing(must),
         other => unsuitable(other),
     })?;
-    Ok(BaseImage::at(found, format))
+    Ok((Below { path: found, format }, examined.backing))
 }
 
 /// Completes "must …".

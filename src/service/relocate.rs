@@ -64,11 +64,15 @@ impl Names {
 
     fn disk(&self, disk: &Disk, spec: &VmSpec) -> Disk {
         let mut disk = disk.clone();
-        if let DiskFile::Own(file) = &disk.file {
-            disk.file = match own(file, spec) {
-                Some((_, name)) => self.today.join("images").join(spec.id.to_string()).join(name).into(),
-                None => self.of_today(file).into(),
-            };
+        match &mut disk.file {
+            DiskFile::Own(file) => {
+                disk.file = match own(file, spec) {
+                    Some((_, name)) => self.today.join("images").join(spec.id.to_string()).join(name).into(),
+                    None => self.of_today(file).into(),
+                };
+            }
+            // As its base, and unlike itself, they may lie in an image directory below the state directory.
+            DiskFile::Foreign(file) => file.below.iter_mut().for_each(|below| below.path = self.of_today(&below.path)),
         }
         if let Some(base) = &mut disk.base {
             base.path = self.of_today(&base.path);

@@ -6,10 +6,10 @@ use std::{future::pending, time::Duration};
 use futures_util::future::select_all;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Service, addresses::FRESH};
+use super::Service;
 use crate::{
     model::{Error, Result, Status, VmId, VmView},
-    vm::VmHandle,
+    vm::{FRESH, VmHandle},
 };
 
 /// What somebody waits for.

@@ -33,6 +33,8 @@ pub enum Mark {
     Folder(u64),
     /// A disk that lies on this layer of an image.
     Base(LayerId),
+    /// A disk that was there before it, and may have other names.
+    Attached,
 }
 
 impl Mark {
@@ -58,8 +60,11 @@ impl Mark {
         let disks = spec.disks.iter().map(|disk| Self::disk(&disk.file));
         let layers = spec.disks.iter().filter_map(|disk| Some(Self::Base(disk.backing_file()?.layer?)));
         let bases = spec.disks.iter().filter_map(|disk| Some(Self::image(&disk.base.as_ref()?.path)));
+        let below = spec.disks.iter().flat_map(|disk| disk.file.below()).map(|below| Self::image(&below.path));
         nics.chain(disks)
             .chain(bases)
+            .chain(below)
+            .chain(spec.disks.iter().any(|disk| disk.file.foreign().is_some()).then_some(Self::Attached))
             .chain(layers)
             .chain(spec.named.folders.iter().map(|folder| Self::folder(&folder.path)))
     }
@@ -170,6 +175,11 @@ impl Census {
         let inner = self.lock();
         let each = some.map(|id| (id, inner.vms.get(&id).map_or_else(Share::default, Known::share)));
         (inner.sum, each.collect())
+    }
+
+    /// Whether there is such a VM.
+    pub fn knows(&self, id: VmId) -> bool {
+        self.lock().vms.contains_key(&id)
     }
 
     /// The VMs that bear a mark.

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::core::{Record, RunRecord};
 use crate::{
-    model::{BaseImage, CloneMode, Disk, DiskFile, ForeignFile, ImageFormat, ImageId, LayerId, MAX_LAYER, VmId},
+    model::{BaseImage, Below, CloneMode, Disk, DiskFile, ForeignFile, ImageFormat, ImageId, LayerId, MAX_LAYER, VmId},
     store::{self, Batch, Counted, MAX_RECORD_BYTES, Record as _, Store, StoreError},
 };
 
@@ -51,12 +51,15 @@ struct Foreign {
     bytes: u64,
 }
 
-/// What a layer lies on: a file of somebody's, or another layer, which lies on nothing itself. Longer chains come with
+/// What a layer lies on: a file of somebody's, or another layer, which lies on nothing itself. Longer chains of layers come with
 /// snapshots; a VM whose layer is of one is set aside until then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Parent {
     Base(BaseImage),
+    /// Such a file, and what it lies on itself. An earlier qherd does not know it, and sets the VM aside: it would leave out what
+    /// is below.
+    Chain(BaseImage, Vec<Below>),
     Layer(LayerId),
 }
 
@@ -86,7 +89,7 @@ impl LayerRecord {
             _ => (Path::new(""), &*disk.file),
         };
         let (parent, copy_of) = match disk.clone {
-            CloneMode::Linked => (disk.base.clone().map(Parent::of), None),
+            CloneMode::Linked => (disk.base.clone().map(|base| Parent::of(base, disk.file.below())), None),
             CloneMode::Full => (None, disk.base.clone()),
         };
         let (folder, file, images) = (folder.to_owned(), file.to_owned(), BTreeSet::new());
@@ -117,7 +120,7 @@ impl LayerRecord {
     /// The file that it lies on, of somebody's.
     pub fn base(&self) -> Option<&BaseImage> {
         match &self.parent {
-            Some(Parent::Base(base)) => Some(base),
+            Some(Parent::Base(base) | Parent::Chain(base, _)) => Some(base),
             Some(Parent::Layer(_)) | None => None,
         }
     }
@@ -136,7 +139,7 @@ impl LayerRecord {
     pub fn lies_on(&self) -> Option<LayerId> {
         match &self.parent {
             Some(Parent::Layer(id)) => Some(*id),
-            Some(Parent::Base(_)) | None => None,
+            Some(Parent::Base(_) | Parent::Chain(..)) | None => None,
         }
     }
 
@@ -147,7 +150,7 @@ impl LayerRecord {
         read: impl FnOnce(LayerId) -> Result<Option<Counted<Self>>, StoreError>,
     ) -> Result<(), StoreError> {
         disk.base = match &self.parent {
-            Some(Parent::Base(base)) => Some(base.clone()),
+            Some(Parent::Base(base) | Parent::Chain(base, _)) => Some(base.clone()),
             Some(Parent::Layer(id)) => {
                 let (parent, _) = read(*id)?.ok_or_else(|| missing(*id))?;
                 if parent.parent.is_some() {
@@ -157,9 +160,14 @@ impl LayerRecord {
             }
             None => self.copy_of.clone(),
         };
-        let path = self.path();
+        let (path, below) = match &self.parent {
+            Some(Parent::Chain(_, below)) => (self.path(), below.clone()),
+            Some(Parent::Base(_) | Parent::Layer(_)) | None => (self.path(), Vec::new()),
+        };
         disk.file = match &self.foreign {
-            Some(Foreign { format, bytes }) => DiskFile::Foreign(ForeignFile { path, format: *format, bytes: *bytes }),
+            Some(Foreign { format, bytes }) => {
+                DiskFile::Foreign(ForeignFile { path, format: *format, bytes: *bytes, below })
+            }
             None => path.into(),
         };
         Ok(())
@@ -167,8 +175,12 @@ impl LayerRecord {
 }
 
 impl Parent {
-    fn of(base: BaseImage) -> Self {
-        base.layer.map_or_else(|| Self::Base(base), Self::Layer)
+    fn of(base: BaseImage, below: &[Below]) -> Self {
+        match base.layer {
+            Some(layer) => Self::Layer(layer),
+            None if below.is_empty() => Self::Base(base),
+            None => Self::Chain(base, below.to_vec()),
+        }
     }
 }
 

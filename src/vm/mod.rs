@@ -56,10 +56,10 @@ pub(crate) use asking::{begins, copying, in_phase, while_wanted};
 pub use begin::{adopt, create};
 pub(crate) use census::{Census, Mark, Share};
 pub(crate) use console::{Console, Extent, Follower, Piece, Refused, Source, Typed, Writer};
-pub(crate) use guest::GuestInterface;
 pub use guest::{
     AgentInfo, Command, Executed, FileSystem, Guest, GuestFile, GuestUser, Interface, MOST_OUTPUT, Os, Write,
 };
+pub(crate) use guest::{FRESH, GuestInterface, told as guest_told};
 pub(crate) use handle::Turn;
 pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
 pub use perform::LaunchStep;
@@ -67,6 +67,7 @@ pub use progress::{Bytes, Phase, Progress};
 pub(crate) use storage::{Original, check_mounted, is_marked, mark as mark_storage, storage_of};
 
 use carriers::Carriers;
+use guest::Told;
 use seeds::Seeds;
 
 use crate::{
@@ -89,6 +90,8 @@ pub struct Context {
     pub riders: Arc<Riders>,
     /// What all VMs have together.
     pub(crate) census: Arc<Census>,
+    /// What their guests told of themselves.
+    pub told: Told,
     pub net: Network,
     /// What VMs are kept in.
     pub sandbox: Arc<Sandbox>,

@@ -1,5 +1,5 @@
-//! Measures a running VM beside its task, and takes what its console holds to the log. Nothing waits for it: a monitor that is mute
-//! delays no request.
+//! Measures a running VM beside its task, takes what its console holds to the log, and asks its guest once for its addresses. Nothing
+//! waits for it: a monitor that is mute delays no request.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,6 +9,8 @@ use tokio::{
 };
 
 use super::{
+    guest::{Asking, Guest},
+    guest_told,
     perform::Hands,
     sampler::{Circumstances, Sampler},
 };
@@ -56,6 +58,7 @@ async fn measure(hands: Arc<Hands>, session: Session, view: watch::Receiver<VmVi
     let mut sampler = Sampler::new(process.pid(), hands.threads());
     // The last time that its output was moved to the logs.
     let mut keeping: Option<JoinHandle<()>> = None;
+    let mut asking = Asking::default();
     loop {
         sampler.due().await;
         // Storage that hangs holds one thread of the daemon for this VM, not one more at every sampling.
@@ -71,6 +74,11 @@ async fn measure(hands: Arc<Hands>, session: Session, view: watch::Receiver<VmVi
         // A monitor that does not answer closes, which is seen elsewhere.
         let Ok(readings) = Sampler::ask(&session, sampler.questions(balloon)).await else { return };
         let seen = view.borrow().clone();
+        if asking.is_due(&hands.ctx, &seen) {
+            let (hands, seen) = (hands.clone(), seen.clone());
+            // Beside it, and at an end by itself: a guest that says nothing holds up no figures.
+            tokio::spawn(async move { guest_told(&hands.ctx, &Guest::by(hands.agent.clone()), &seen).await });
+        }
         let (Some(in_effect), Some(started)) = (seen.in_effect, seen.started) else { continue };
         let traffic = |nic: &Nic| (nic.clone(), hands.ctx.net.traffic(nic.id));
         let nics = in_effect.nics.iter().map(traffic).collect();

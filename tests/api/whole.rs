@@ -78,6 +78,61 @@ async fn what_is_read_is_what_was_sent_and_sending_it_again_changes_nothing() {
 }
 
 #[tokio::test]
+async fn each_part_is_told_in_the_form_in_which_it_was_sent_last() {
+    let theirs = tempfile::Builder::new().prefix("qherd-theirs-").tempdir().unwrap();
+    let mut daemon = Daemon::start_with(&["--accel", "tcg", "--storage-dir", theirs.path().to_str().unwrap()]);
+    std::os::unix::fs::symlink(daemon.bases().join("blank.raw"), daemon.bases().join("newest.raw")).unwrap();
+    let disk = theirs.path().join("disk.raw");
+    std::fs::copy(daemon.bases().join("blank.raw"), &disk).unwrap();
+    std::os::unix::fs::symlink(&disk, theirs.path().join("link.raw")).unwrap();
+    let attached = |name: &str| json!({ "format": "raw", "path": theirs.path().join(name) });
+    // Nothing that has a default says it, and files have names of the client's.
+    let brief = json!({
+        "vcpus": 1, "memory": 64, "disk_size": 1, "base_image": "newest.raw", "autostart": { "enabled": true },
+        "io_limits": { "iops": 500, "bps": null }, "cpu_pinning": { "cores": [0], "emulator": null },
+        "disks": [{ "disk_size": 1, "base_image": "newest.raw", "io_limits": null }, attached("link.raw")],
+        "networks": [{ "user": { "forwards": [{ "host_port": 24001, "guest_port": 22 }] } }, { "user": {}, "mac": "52:54:00:AA:BB:0C" }],
+    });
+    let id = daemon.create(brief.clone()).await;
+    is_as_sent(&daemon, &id, &brief).await;
+    // The same, with all of it.
+    let blank = daemon.bases().join("blank.raw");
+    let forward = json!({ "protocol": "tcp", "host_address": "127.0.0.1", "host_port": 24001, "guest_port": 22 });
+    let long = json!({
+        "base_image": blank, "autostart": { "enabled": true, "order": 0, "delay": 0 }, "io_limits": { "iops": 500 },
+        "cpu_pinning": { "cores": [0] },
+        "disks": [{ "disk_size": 1, "base_image": blank, "clone": "linked" }, attached("disk.raw")],
+        "networks": [{ "user": { "forwards": [forward] }, "name": "Network Adapter" }, { "user": { "forwards": null }, "mac": "52:54:00:aa:bb:0c" }],
+    });
+    let path = format!("/vms/{id}");
+    for sent in [&long, &brief, &long, &brief] {
+        let answer = daemon.put(&path, sent.clone()).await.expect(200);
+        for (field, value) in sent.as_object().unwrap() {
+            assert_eq!(&answer[field], value, "{field} in the answer");
+        }
+        assert_eq!(answer["pending"], json!({}));
+        is_as_sent(&daemon, &id, sent).await;
+    }
+    daemon.kill();
+    daemon.run();
+    let read = is_as_sent(&daemon, &id, &brief).await;
+    // What was changed since is told as it is, and what was read can be sent.
+    daemon.put(&format!("{path}/policy"), json!({ "autostart": { "enabled": true, "order": 7 } })).await.expect(200);
+    daemon.put(&format!("{path}/disk"), json!({ "io_limits": { "iops": 900 } })).await.expect(200);
+    let changed = daemon.get(&path).await.expect(200);
+    assert_eq!(changed["autostart"], json!({ "enabled": true, "order": 7, "delay": 0 }));
+    assert_eq!((&changed["io_limits"], &changed["disks"]), (&json!({ "iops": 900 }), &read["disks"]));
+    daemon.put(&path, read).await.expect(200);
+    is_as_sent(&daemon, &id, &brief).await;
+    // Too long to be kept: it is told as it is.
+    let folder = format!("./{}", "./".repeat(1200));
+    let far =
+        json!({ "disks": [{ "disk_size": 1, "base_image": format!("{folder}blank.raw") }, attached("disk.raw")] });
+    let answer = daemon.put(&path, far).await.expect(200);
+    assert_eq!(answer["disks"][0]["base_image"], json!(blank.canonicalize().unwrap()));
+}
+
+#[tokio::test]
 async fn what_cannot_be_changed_is_refused_by_its_name_with_nothing_changed() {
     let daemon = Daemon::start();
     image(&daemon, "other.raw");

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::screen::{bare, ran};
+use crate::screen::{Screen, bare, ran};
 
 fn script(shell: &str) -> tempfile::NamedTempFile {
     let script = ran(bare(&["completion", shell])).expect(0).out;
@@ -38,6 +38,25 @@ fn zsh_completes() {
                    _describe() { print -l -- ${(P)4} } && _arguments() { print -l -- $@ } && _qherd_commands && _qherd__subcmd__create_commands 2>/dev/null; true";
     let text = said("zsh", &["-f"], program);
     assert!(text.contains("start:Start VMs"), "{text}");
+}
+
+/// At its prompt, on a terminal.
+#[test]
+fn zsh_completes_what_is_typed() {
+    let file = script("zsh");
+    let mut command = Command::new("zsh");
+    command.args(["-f", "-i"]).env("TERM", "xterm-256color").env("HOME", "/nonexistent");
+    let mut shell = Screen::open(command, 24, 200);
+    // What is echoed of the line is not what it says.
+    let load = format!("autoload -Uz compinit && compinit -D -u && source {} && echo rea''dy\n", file.path().display());
+    shell.type_text(&load);
+    shell.see("ready\n");
+    shell.type_text("qherd create --wait-f\t");
+    shell.see("qherd create --wait-for");
+    shell.type_text("\x15qherd susp\t");
+    shell.see("qherd suspend");
+    shell.type_text("\x15exit\n");
+    shell.end();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use nix::sys::signal::{Signal, kill};
 
 use crate::{
-    screen::{Screen, bare, done, qherd, ran, run},
+    screen::{Screen, await_one_more, bare, connections, done, qherd, ran, run},
     support::Daemon,
 };
 
@@ -64,7 +64,14 @@ fn every_end_has_a_status_of_its_own_and_a_next_step() {
     assert_eq!(set.as_array().unwrap().iter().map(|vm| &vm["name"]).collect::<Vec<_>>(), ["web", "off"]);
     let yaml = done(&daemon, &["set", "web", "off", "--description", "y", "-o", "yaml"]);
     assert_eq!(yaml.matches("\ndescription: y").count() + yaml.matches("  description: y").count(), 2, "{yaml}");
-    // Which of them is protected is said, and what lifts it.
+    // Which of them is protected is said, and what lifts it; and what is gone by then.
+    done(&daemon, &["switch", "create", "Yard", "--type", "private"]);
+    done(&daemon, &["switch", "create", "Kept", "--type", "private", "--protected"]);
+    let partly = run(&daemon, &["switch", "rm", "Yard", "Kept", "-o", "json"]).expect(4);
+    let gone: serde_json::Value = serde_json::from_str(&partly.out).unwrap();
+    assert_eq!((&gone[0]["status"], gone.as_array().unwrap().len()), (&"deleted".into(), 1));
+    done(&daemon, &["switch", "set", "Kept", "--protected", "false"]);
+    done(&daemon, &["switch", "rm", "Kept"]);
     done(&daemon, &["set", "off", "--protected", "true", "--name", "a"]);
     let kept = run(&daemon, &["rm", "a", "a"]).expect(4);
     assert!(kept.err.contains("qherd: a: VM is protected"), "{}", kept.err);
@@ -96,9 +103,10 @@ fn every_end_has_a_status_of_its_own_and_a_next_step() {
 fn a_daemon_that_says_nothing_is_told_from_one_that_is_not_there() {
     let mut daemon = Daemon::start();
     daemon.signal(Signal::SIGSTOP);
-    let child = qherd(&daemon, &["ls"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let before = connections(&daemon);
+    let child = qherd(&daemon, &["ls", "--url", &daemon.url]).stderr(std::process::Stdio::piped()).spawn().unwrap();
     // It is being asked, and goes.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    await_one_more(&daemon, before);
     daemon.kill();
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
@@ -112,15 +120,36 @@ async fn a_daemon_that_ends_in_order_is_one_that_goes_away() {
     done(&daemon, &["create", "--image", "blank.raw", "--name", "web", "--memory", "64M", "--disk", "1G"]);
     let wait: &[&str] = &["wait", "web", "--for", "running"];
     for args in [&["events", "-f"][..], wait, &["logs", "-f", "web"]] {
-        let child = qherd(&daemon, args).stderr(std::process::Stdio::piped()).spawn().unwrap();
-        // It is being answered.
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        let before = connections(&daemon);
+        let url = daemon.url.clone();
+        let args = [args, &["--url", &url]].concat();
+        let child = qherd(&daemon, &args).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        await_one_more(&daemon, before);
         daemon.terminate();
         let output = child.wait_with_output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(6), "{args:?}: {text}");
         assert!(text.contains("go on") || text.contains("goes on"), "{args:?}: {text}");
         daemon.run();
+    }
+}
+
+/// Also where nothing more comes, so that nothing more is written.
+#[test]
+fn who_follows_ends_with_its_reader() {
+    let daemon = Daemon::start();
+    done(&daemon, &["create", "--image", "blank.raw", "--name", "web", "--memory", "64M", "--disk", "1G"]);
+    for args in [&["events", "-f", "--after", "0", "--vm", "web"][..], &["logs", "-f", "web"]] {
+        let mut command = qherd(&daemon, args);
+        let mut child =
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(
+            (output.status.code(), String::from_utf8(output.stderr).unwrap()),
+            (Some(141), String::new()),
+            "{args:?}"
+        );
     }
 }
 

@@ -93,3 +93,27 @@ fn images_are_listed_by_their_labels() {
     run(&daemon, &["switch", "rm", "Yard", "nosuch"]).expect(3);
     assert_eq!(done(&daemon, &["switch", "rm", "Yard", "Yard"]), "Yard: deleted\n");
 }
+
+#[test]
+fn what_is_noted_of_an_image_is_changed_and_who_is_refused_is_told_how() {
+    let daemon = Daemon::start();
+    let blank = daemon.bases().join("blank.raw").display().to_string();
+    done(&daemon, &["image", "import", &blank, "--name", "aa", "--label", "os=a"]);
+    let image = || -> Value { serde_json::from_str(&done(&daemon, &["image", "show", "aa", "-o", "json"])).unwrap() };
+    let set =
+        done(&daemon, &["image", "set", "aa", "--label", "tier=x", "--protected", "true", "--description", "mine"]);
+    assert!(set.starts_with("aa:latest is set ("), "{set}");
+    let shown = image();
+    assert_eq!(shown["labels"], serde_json::json!({ "os": "a", "tier": "x" }));
+    assert_eq!((&shown["description"], &shown["protected"]), (&"mine".into(), &true.into()));
+    let kept = run(&daemon, &["image", "rm", "aa"]).expect(4);
+    assert!(kept.err.ends_with("; qherd image set aa:latest --protected false permits it\n"), "{}", kept.err);
+    done(&daemon, &["image", "set", "aa:latest", "--protected", "false", "--unlabel", "tier", "--description", ""]);
+    let shown = image();
+    assert_eq!(
+        (&shown["labels"], &shown["description"]),
+        (&serde_json::json!({ "os": "a" }), &serde_json::Value::Null)
+    );
+    run(&daemon, &["image", "set", "aa"]).expect(2);
+    done(&daemon, &["image", "rm", "aa"]);
+}

@@ -76,6 +76,7 @@ const TRIED: &[(&str, &[&str])] = &[
     ("image import", &["/etc/passwd", "--name", "odd"]),
     ("image show", &["odd"]),
     ("image rm", &["odd"]),
+    ("image set", &["odd", "--label", "os=odd"]),
     ("image tag", &["odd", "even"]),
     ("op ls", &["--vm", "web"]),
     ("op show", &["8b2c3d4e-5f60-4b7c-9d8e-9fa0b1c2d3e4"]),

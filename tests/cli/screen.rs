@@ -68,6 +68,25 @@ pub fn done(daemon: &Daemon, args: &[&str]) -> String {
     run(daemon, args).expect(0).out
 }
 
+/// Connections to the daemon's port, also those that it has not accepted yet.
+pub fn connections(daemon: &Daemon) -> usize {
+    let port: u16 = daemon.url.rsplit(':').next().unwrap().parse().unwrap();
+    let (to, established) = (format!(":{port:04X}"), "01");
+    let all = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let lines = all.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    lines.filter(|words| words[2].ends_with(&to) && words[3] == established).count()
+}
+
+/// Waits until there is another one than there were.
+#[track_caller]
+pub fn await_one_more(daemon: &Daemon, before: usize) {
+    let end = Instant::now() + PATIENCE;
+    while connections(daemon) <= before {
+        assert!(Instant::now() < end, "nobody came");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// Nobody else writes this.
 const MARK: &[u8] = b"\0the end\0";
 

@@ -33,7 +33,7 @@ const LIFE: &[&str] = &[
     "set front --name web --protected false",
     "disk add web --size 1G --iops 100",
     "disk ls web",
-    "nic add web user,forward=42222:22",
+    "nic add web user,forward=24222:22",
     "nic ls web",
     "show web",
     "nic rm web net1",

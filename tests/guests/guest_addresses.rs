@@ -112,6 +112,29 @@ async fn an_address_and_a_name_go_with_their_vm_and_clones_each_have_their_own()
 }
 
 #[tokio::test]
+async fn a_list_tells_the_address_of_a_guest_that_nobody_has_asked() {
+    let mut daemon = guest::daemon();
+    let mut wish = guest::wish();
+    (wish["networks"], wish["start"]) = (json!([{ "user": {} }]), json!(true));
+    let id = daemon.create(wish).await;
+    for _ in 0..2 {
+        let begin = Instant::now();
+        loop {
+            let listed = daemon.get("/vms").await.expect(200);
+            if listed[0]["addresses"].as_array().unwrap().iter().any(|address| address.as_str().unwrap().contains('.'))
+            {
+                break;
+            }
+            assert!(begin.elapsed() < PATIENCE, "{listed}\n{}", daemon.console(&id).await);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        // A next daemon has asked nobody yet.
+        daemon.kill();
+        daemon.run();
+    }
+}
+
+#[tokio::test]
 async fn an_address_is_waited_for_until_the_dhcp_has_given_it() {
     let host = Host::leave();
     let daemon = guest::daemon();

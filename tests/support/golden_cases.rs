@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use qherd::{
     model::{
-        BaseImage, Bus, CloneMode, CloudPart, Disk, Forward, GuestCpu, ImageFormat, LayerId, MacAddr, Machine, NewDisk,
-        NewNic, NicBackend, NicId, OnIoError, Policy, Seed, SeedId, SwitchId, SwitchPort, VmId, VmSpec,
+        BaseImage, Below, Bus, CloneMode, CloudPart, Disk, DiskFile, ForeignFile, Forward, GuestCpu, ImageFormat,
+        LayerId, MacAddr, Machine, NewDisk, NewNic, NicBackend, NicId, OnIoError, Policy, Seed, SeedId, SwitchId,
+        SwitchPort, VmId, VmSpec,
     },
     qemu::{
         Accelerator, RunPaths,
@@ -103,6 +104,18 @@ fn further_disks(spec: &mut VmSpec) {
     }
 }
 
+/// Attached as it was found: an overlay on an overlay on a raw image.
+fn chain(spec: &mut VmSpec) {
+    let below = vec![Below { path: format!("{ROOT}/bases/base.raw").into(), format: ImageFormat::Raw }];
+    let disk = &mut spec.disks[0];
+    disk.file = DiskFile::Foreign(ForeignFile {
+        path: disk.file.to_path_buf(),
+        format: ImageFormat::Qcow2,
+        bytes: 1 << 30,
+        below,
+    });
+}
+
 fn iso(spec: &mut VmSpec) {
     spec.iso = Some(format!("{ROOT}/bases/disc.iso").into());
 }
@@ -194,6 +207,7 @@ pub fn cases() -> Vec<Case> {
         case("q35-hotplug-17", q35, &|spec| spec.machine.bus = Bus::Pcie { hotplug_ports: 17 }),
         case("q35-odd-name", q35, &|spec| spec.name = "größe 1,debug-threads=off,,\"x\" %s $HOME".into()),
         case("q35-disks", q35, &further_disks),
+        case("q35-chain", q35, &chain),
         case("q35-iso", q35, &iso),
         case("pc-iso", pc, &iso),
         case("q35-cloud-init", q35, &cloud_init),

@@ -140,7 +140,7 @@ impl Qemu {
             let access = match file.used {
                 FileUse::Log => Access::Append,
                 FileUse::Disk(_) => Access::ReadWrite,
-                FileUse::Medium | FileUse::Seed(_) | FileUse::Base(_) => Access::Read,
+                FileUse::Medium | FileUse::Seed(_) | FileUse::Base(_) | FileUse::Overlay(_) => Access::Read,
             };
             (format!("fd={golden},set="), open_within(&[], path.as_ref(), access).unwrap())
         };
@@ -258,7 +258,7 @@ impl Qemu {
             (&json!("root-node"), &json!("qcow2")),
             "{name}"
         );
-        let depth = u8::from(disk.clone == CloneMode::Linked);
+        let depth = disk.lies_on().len();
         assert_eq!(block["inserted"]["backing_file_depth"], depth, "{name}");
         let nodes = self.ask("query-named-block-nodes").await;
         let base = nodes.as_array().unwrap().iter().find(|node| node["node-name"] == "root-base");

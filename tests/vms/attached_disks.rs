@@ -211,6 +211,14 @@ async fn the_same_by_other_names() {
     refused(&mounted(&folder.join("own"), "folder").join("disk.img"), "raw", 409, &whose).await;
     refused(&mounted(&disk, "file.img"), "raw", 409, &whose).await;
 
+    // Nor is it anybody's base.
+    let base = daemon.bases().join("mounted.raw");
+    fs::write(&base, "").unwrap();
+    mounts::run("mount", &["--bind", disk.to_str().unwrap(), base.to_str().unwrap()]);
+    let answer = daemon.post("/vms", json!({ "vcpus": 1, "memory": 64, "disk_size": 1, "base_image": base })).await;
+    assert!(answer.status == 400 && answer.message().contains("not be a disk of a VM"), "{answer:?}");
+    mounts::run("umount", &[base.to_str().unwrap()]);
+
     // A clone lies on its base, and an image of the store is nobody's disk.
     let clone = daemon.create(daemon.wish()).await;
     let base = mounted(&daemon.bases(), "bases").join("blank.raw");
@@ -244,7 +252,19 @@ async fn what_may_not_be_a_disk_is_refused_and_nothing_is_left() {
     nix::unistd::mkfifo(&folder.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let image = qcow2(&folder, "image.qcow2", &[]);
     let secret = qcow2(&folder, "secret.qcow2", &["-u", "-b", outside.to_str().unwrap(), "-F", "raw"]);
-    let nameless = qcow2(&folder, "deep.qcow2", &["-u", "-b", secret.to_str().unwrap(), "-F", "qcow2"]);
+    let over = |name: &str, below: &str| qcow2(&folder, name, &["-u", "-b", below, "-F", "qcow2"]);
+    let deep = over("deep.qcow2", secret.to_str().unwrap());
+    over("round1.qcow2", "round2.qcow2");
+    let round = over("round2.qcow2", "round1.qcow2");
+    qcow2(&folder, "level0.qcow2", &[]);
+    let levels = (1..18).map(|level| over(&format!("level{level}.qcow2"), &format!("level{}.qcow2", level - 1)));
+    let tall = levels.last().unwrap();
+    // As old programs wrote it: the format of what is below is nowhere.
+    let nameless = folder.join("nameless.qcow2");
+    let mut header = fs::read(over("named.qcow2", "good.img")).unwrap();
+    let word = header.windows(4).position(|four| four == 0xe279_2aca_u32.to_be_bytes()).unwrap();
+    header[word..word + 4].copy_from_slice(&0x1234_5678_u32.to_be_bytes());
+    fs::write(&nameless, header).unwrap();
     let data = folder.join("data.raw");
     let option = format!("data_file={},data_file_raw=on", data.display());
     let split = qcow2(&folder, "split.qcow2", &["-o", &option]);
@@ -267,7 +287,10 @@ async fn what_may_not_be_a_disk_is_refused_and_nothing_is_left() {
         (image.clone(), "raw", "has the header of a qcow2 one"),
         (good.clone(), "qcow2", "be a qcow2 image"),
         (secret, "qcow2", "lie on nothing outside of the image and storage directories"),
-        (nameless, "qcow2", "stand alone"),
+        (deep, "qcow2", "lie on nothing outside of the image and storage directories"),
+        (round, "qcow2", "lies on itself"),
+        (tall, "qcow2", "lie on at most 16 files"),
+        (nameless, "qcow2", "say which format its backing file good.img has"),
         (split, "qcow2", "keeps its data in"),
         (named("packed.img"), "raw", "compressed with gzip"),
         (data, "raw", "exist"),
@@ -334,4 +357,75 @@ async fn an_overlay_is_attached_with_what_it_lies_on() {
     assert!(answer.status == 409 && answer.message().contains(&id), "{answer:?}");
     daemon.delete(&format!("/vms/{id}")).await.expect(200);
     assert!(overlay.exists() && folder.join("box.img").exists());
+}
+
+#[tokio::test]
+async fn a_chain_of_overlays_is_attached_whole_and_grows_at_its_top() {
+    let (daemon, theirs) = daemon();
+    let folder = theirs.path().canonicalize().unwrap();
+    // As snapshots of other managers leave them.
+    raw(&folder, "box.img", 1 << 20);
+    qcow2(&folder, "one.qcow2", &["-u", "-b", "box.img", "-F", "raw"]);
+    qcow2(&folder, "two.qcow2", &["-u", "-b", "one.qcow2", "-F", "qcow2"]);
+    let top = qcow2(&folder, "top.qcow2", &["-u", "-b", "two.qcow2", "-F", "qcow2"]);
+    let below = ["two.qcow2", "one.qcow2", "box.img"].map(|name| folder.join(name));
+    let before = below.each_ref().map(|path| state(path));
+    let wish = json!({ "vcpus": 1, "memory": 64, "name": "old", "disks": [attach(&top, "qcow2")] });
+    let id = daemon.create(wish.clone()).await;
+    let path = format!("/vms/{id}");
+    daemon.put(&path, wish).await.expect(200);
+    daemon.put(&format!("{path}/disk"), json!({ "disk_size": 2 })).await.expect(200);
+    daemon.post(&format!("{path}/start"), json!({})).await.expect(200);
+    let pid = daemon.get(&path).await.expect(200)["pid"].to_string();
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let open: Vec<PathBuf> = open.filter_map(|file| fs::read_link(file.unwrap().path()).ok()).collect();
+    assert!(below.iter().chain([&top]).all(|path| open.contains(path)), "{open:?}");
+    daemon.put(&format!("{path}/disk"), json!({ "disk_size": 3 })).await.expect(200);
+    // One more with a chain, to a VM that runs.
+    qcow2(&folder, "data1.qcow2", &["-u", "-b", "one.qcow2", "-F", "qcow2"]);
+    let data = qcow2(&folder, "data2.qcow2", &["-u", "-b", "data1.qcow2", "-F", "qcow2"]);
+    let added = daemon.post(&format!("{path}/disks"), attach(&data, "qcow2")).await.expect(201);
+    assert_eq!(added["applied"], "live", "{added}");
+    // Each file is somebody's, and none is anybody's to write to.
+    let bases = daemon.get("/base-images").await.expect(200);
+    let bases: Vec<&str> = bases.as_array().unwrap().iter().map(|base| base["path"].as_str().unwrap()).collect();
+    assert!(below.iter().all(|path| bases.contains(&path.to_str().unwrap())), "{bases:?}");
+    for (file, format) in below.iter().zip(["qcow2", "qcow2", "raw"]) {
+        let wish = json!({ "vcpus": 1, "memory": 64, "disks": [attach(file, format)] });
+        let answer = daemon.post("/vms", wish).await;
+        assert!(answer.status == 409 && answer.message().contains(&id), "{answer:?}");
+    }
+    let info = Command::new("qemu-img").args(["info", "-U", "--output=json"]).arg(&top).output().unwrap();
+    let info: Value = serde_json::from_slice(&info.stdout).unwrap();
+    assert_eq!((&info["virtual-size"], &info["backing-filename"]), (&json!(3_u64 << 30), &json!("two.qcow2")));
+
+    daemon.post(&format!("{path}/stop"), json!({ "force": true })).await.expect(200);
+    fs::rename(&below[2], folder.join("away.img")).unwrap();
+    let lost = daemon.post(&format!("{path}/start"), json!({})).await;
+    assert!(lost.status >= 400 && lost.body.to_string().contains("box.img"), "{lost:?}");
+    fs::rename(folder.join("away.img"), &below[2]).unwrap();
+    daemon.post(&format!("{path}/start"), json!({})).await.expect(200);
+    daemon.delete(&path).await.expect(200);
+    assert!(below.each_ref().map(|path| state(path)) == before && top.exists() && data.exists());
+}
+
+#[tokio::test]
+async fn a_disk_of_a_vm_is_nobodys_base_by_another_name_either() {
+    let (daemon, theirs) = daemon();
+    let disk = raw(theirs.path(), "disk.img", 1 << 20);
+    daemon.create(json!({ "vcpus": 1, "memory": 64, "disks": [attach(&disk, "raw")] })).await;
+    let own = daemon.create(daemon.wish()).await;
+    let own = daemon.state().join("images").join(own).join("root.qcow2");
+    for (file, name) in [(&disk, "theirs.raw"), (&own, "own.qcow2")] {
+        fs::hard_link(file, daemon.bases().join(name)).unwrap();
+        let mut clone = daemon.wish();
+        clone["base_image"] = json!(name);
+        let refused = daemon.post("/vms", clone).await;
+        assert!(refused.status == 400 && refused.message().contains("not be a disk of a VM"), "{refused:?}");
+    }
+    // A file with two names that is nobody's disk is as good as any.
+    fs::hard_link(daemon.bases().join("blank.raw"), daemon.bases().join("twin.raw")).unwrap();
+    let mut clone = daemon.wish();
+    clone["base_image"] = json!("twin.raw");
+    daemon.create(clone).await;
 }

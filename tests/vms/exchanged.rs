@@ -92,7 +92,7 @@ async fn an_image_that_is_exchanged_for_a_link_while_it_is_made_leads_to_no_othe
         let why = images.create(&file, 1).await.unwrap_err().to_string();
         assert!(why.contains("cannot make"), "{why}");
         let description = serde_json::json!({ "driver": "qcow2", "file": { "driver": "file", "filename": file } });
-        assert!(images.grow(description, (&file, ImageFormat::Qcow2), None, 2 << 30).await.is_err());
+        assert!(images.grow(description, (&file, ImageFormat::Qcow2), &[], 2 << 30).await.is_err());
     }
     assert_eq!(fs::read(&victim).unwrap(), SECRET);
 }

@@ -8,6 +8,8 @@ use crate::model::Bandwidth;
 /// How much a NIC carries, in bits per second, 64,000 to 1,000,000,000,000; null for as much as there is.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+// Shown as it was sent, too.
+#[schemars(extend("required" = []))]
 pub struct BandwidthBody {
     /// Towards the guest.
     #[schemars(range(min = 64_000_u64, max = 1_000_000_000_000_u64))]

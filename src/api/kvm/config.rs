@@ -13,6 +13,7 @@ use super::{
     pinning::CpuPinning,
     policy::PolicyView,
     times::time,
+    words::AsSent,
 };
 use crate::{
     model::{CloneMode, CloudInit, GuestCpu, IoLimits, Result, Role, VmView},
@@ -33,17 +34,22 @@ pub struct Config {
     pub max_memory: u64,
     /// GiB.
     pub disk_size: Option<u64>,
-    pub cpu_pinning: Option<CpuPinning>,
+    #[schemars(with = "Option<CpuPinning>")]
+    pub cpu_pinning: AsSent<Option<CpuPinning>>,
     /// Null for the richest that the accelerator offers.
-    pub cpu: Option<GuestCpu>,
-    pub io_limits: Option<IoLimits>,
+    #[schemars(with = "Option<GuestCpu>")]
+    pub cpu: AsSent<Option<GuestCpu>>,
+    #[schemars(with = "Option<IoLimits>")]
+    pub io_limits: AsSent<Option<IoLimits>>,
     pub disk_file: Option<PathBuf>,
     pub base_image: Option<PathBuf>,
     pub clone: Option<CloneMode>,
     /// All disks beside a root disk that was made, as they were sent if they are so still.
-    pub disks: Vec<DiskBody>,
+    #[schemars(with = "Vec<DiskBody>")]
+    pub disks: AsSent<Vec<DiskBody>>,
     /// All NICs, likewise; `GET /vms/{id}/networks` has all about them.
-    pub networks: Vec<NetworkBody>,
+    #[schemars(with = "Vec<NetworkBody>")]
+    pub networks: AsSent<Vec<NetworkBody>>,
     /// The image in its CD drive.
     pub iso: Option<PathBuf>,
     /// What its guest's cloud-init is given. Its password is shown to nobody, and the rest in the answers of `GET` to those who may
@@ -77,9 +83,9 @@ impl Config {
             memory: spec.memory,
             max_memory: spec.max_memory,
             disk_size: root.map(|disk| disk.size),
-            cpu_pinning: spec.cpu_pinning.as_ref().map(CpuPinning::of),
-            cpu: spec.cpu.clone(),
-            io_limits: root.and_then(|disk| disk.io_limits),
+            cpu_pinning: as_sent::cpu_pinning(spec),
+            cpu: as_sent::cpu(spec),
+            io_limits: as_sent::io_limits(spec),
             disk_file: root.map(|disk| disk.file.to_path_buf()),
             base_image: spec.base_image_as_sent().cloned(),
             clone: root.filter(|disk| disk.base.is_some()).map(|disk| disk.clone),

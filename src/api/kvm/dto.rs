@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    as_sent::Written,
     config::Config,
     disks::DiskBody,
     failure::FailedStart,
@@ -17,7 +18,7 @@ use super::{
 use crate::{
     model::{
         CloneMode, CloudInit, CreateVm, Error, GuestCpu, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError,
-        RestartPolicy, Sandbox, Sent, Status, VmId, VmView,
+        RestartPolicy, Sandbox, Status, VmId, VmView,
     },
     service::Service,
 };
@@ -95,12 +96,9 @@ pub struct CreateBody {
 }
 
 impl CreateBody {
-    pub fn into_model(self) -> Result<CreateVm, Error> {
-        let sent = Sent {
-            disks: Some(&self.disks).filter(|disks| !disks.is_empty()).and_then(Sent::kept),
-            networks: self.networks.as_ref().and_then(Sent::kept),
-            start: self.start,
-        };
+    /// `written` is the same as its client wrote it.
+    pub fn into_model(self, written: &Written) -> Result<CreateVm, Error> {
+        let sent = written.sent(self.start);
         let mut disks = DiskBody::all_into_model(self.disks)?;
         let attached = self.base_image.is_none() && disks.first().is_some_and(|disk| disk.existing.is_some());
         let root = attached.then(|| disks.remove(0));

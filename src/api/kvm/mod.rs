@@ -44,6 +44,7 @@ mod times;
 mod updated;
 mod uploads;
 mod whole;
+mod words;
 
 /// The bodies of requests and replies. A client in this program has the same.
 pub mod bodies {

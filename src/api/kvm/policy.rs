@@ -8,11 +8,15 @@ use super::{
     error::Problem,
     updated::{Of, at_least_one, update},
     vm_id,
+    words::{AsSent, plain},
 };
 use crate::{
     api::http::{Reply, Request, given},
-    model::{AutostartWish, Change, OnIoError, PolicyWish, RestartPolicy, VmSpec},
+    model::{Autostart, AutostartWish, Change, OnIoError, PolicyWish, RestartPolicy, VmSpec},
 };
+
+/// As the field is called.
+pub const AUTOSTART: &str = "autostart";
 
 /// At least one field.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -40,6 +44,8 @@ pub struct PolicyBody {
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+// Shown as it was sent, too.
+#[schemars(extend("required" = ["enabled"]))]
 pub struct AutostartBody {
     pub enabled: bool,
     /// Lower ones start first, 0 to 65,535; default 0.
@@ -88,11 +94,12 @@ pub fn wish(
 pub struct PolicyView {
     pub restart_policy: RestartPolicy,
     pub max_restarts: Option<u32>,
-    pub autostart: AutostartView,
+    #[schemars(with = "AutostartBody")]
+    pub autostart: AsSent<AutostartView>,
     pub on_io_error: OnIoError,
 }
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AutostartView {
     pub enabled: bool,
     pub order: u32,
@@ -100,14 +107,32 @@ pub struct AutostartView {
     pub delay: u32,
 }
 
+impl AutostartView {
+    fn of(spec: &VmSpec) -> Self {
+        let Autostart { enabled, order, delay, .. } = spec.policy.autostart;
+        Self { enabled, order, delay }
+    }
+
+    /// Whether it is as is wished.
+    fn is(&self, wish: &AutostartBody) -> bool {
+        let AutostartBody { enabled, order, delay } = *wish;
+        (enabled, order, delay) == (self.enabled, self.order.into(), self.delay.into())
+    }
+}
+
+fn autostart(spec: &VmSpec) -> AsSent<AutostartView> {
+    let is = AutostartView::of(spec);
+    let written = plain(spec, AUTOSTART, |body: &AutostartBody| is.is(body));
+    AsSent::new(is, written)
+}
+
 impl PolicyView {
     pub fn of(spec: &VmSpec) -> Self {
         let policy = &spec.policy;
-        let autostart = policy.autostart;
         Self {
             restart_policy: policy.restart,
             max_restarts: policy.max_restarts,
-            autostart: AutostartView { enabled: autostart.enabled, order: autostart.order, delay: autostart.delay },
+            autostart: autostart(spec),
             on_io_error: policy.on_io_error,
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use warp::http::StatusCode;
 
-use super::{Shared, dto, error::Problem, vm_id};
+use super::{Shared, as_sent::Written, dto, error::Problem, vm_id};
 use crate::{
     api::http::{HttpError, NoFields, Reply, Request, agreed},
     model::{CreateVm, Status, VmId},
@@ -17,7 +17,7 @@ const MAX_TIMEOUT: i64 = 86_400;
 
 pub async fn create(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let body: dto::CreateBody = request.json()?;
-    let wish = CreateVm { id: request.makes.map(VmId::from), ..body.into_model()? };
+    let wish = CreateVm { id: request.makes.map(VmId::from), ..body.into_model(&Written::of(&request))? };
     let view = shared.service.create(wish).await?;
     Ok(Reply::json(StatusCode::CREATED, &dto::Created::of(&view)))
 }

@@ -9,6 +9,7 @@ use warp::http::StatusCode;
 
 use super::{
     Shared,
+    as_sent::Written,
     config::Config,
     disks::DiskBody,
     dto::Details,
@@ -21,8 +22,8 @@ use super::{
 use crate::{
     api::http::{Reply, Request, given},
     model::{
-        Applied, Change, CloneMode, CloudInit, Error, GuestCpu, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish,
-        OnIoError, RestartPolicy, Sent,
+        Applied, CloneMode, CloudInit, Error, GuestCpu, IoLimits, MAX_DEVICES, MAX_LABELS, MetadataWish, OnIoError,
+        RestartPolicy,
     },
     service::Define,
 };
@@ -145,12 +146,9 @@ pub struct Whole {
 }
 
 impl WholeBody {
-    fn into_model(self) -> Result<Define, Error> {
-        let sent = Change::Sent {
-            disks: self.disks.as_ref().and_then(Sent::kept),
-            networks: self.networks.as_ref().and_then(Sent::kept),
-            start: self.start,
-        };
+    /// `written` is the same as its client wrote it.
+    fn into_model(self, written: &Written) -> Result<Define, Error> {
+        let words = written.words(self.start);
         let policy = PolicyBody {
             restart_policy: self.restart_policy,
             max_restarts: self.max_restarts,
@@ -182,7 +180,7 @@ impl WholeBody {
                 description: self.description,
                 protected: self.protected,
             },
-            sent: Some(sent),
+            words: Some(words),
         })
     }
 }
@@ -192,7 +190,7 @@ pub async fn update(shared: Shared, request: Request) -> Result<Reply, Problem> 
     shared.service.view(id)?;
     let (body, read): (WholeBody, _) = request.json_beside(read_only::FIELDS)?;
     read_only::check(&Details::of(&shared.service, &shared.service.view(id)?), read)?;
-    let (view, applied) = shared.service.define(id, body.into_model()?).await?;
+    let (view, applied) = shared.service.define(id, body.into_model(&Written::of(&request))?).await?;
     let config = Config::of(&shared.service, &view);
     let whole = Whole { config, status: "updated".into(), message: "VM successfully updated.".into(), applied };
     Ok(Reply::json(StatusCode::OK, &whole))

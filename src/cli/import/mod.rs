@@ -100,7 +100,10 @@ impl Libvirt {
         let made: Result<Created, _> = waiting(output, "creating", client.post("/vms", &request, LONG)).await;
         let created = made.map_err(|failure| {
             let fail = Fail::from(failure);
-            let text = format!("{}\n{shown} was not taken over; --dry-run shows what was asked for", fail.text);
+            // In the words of the API; here they are flags.
+            let cpu =
+                if fail.text.contains("cpu.") { ", --cpu-model and --cpu-feature NAME=off change its CPU" } else { "" };
+            let text = format!("{}\n{shown} was not taken over; --dry-run shows what was asked for{cpu}", fail.text);
             Fail { text, ..fail }
         })?;
         if output.is_for_programs() {

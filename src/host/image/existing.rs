@@ -1,8 +1,8 @@
-//! Files that are to be disks as they are, and what those lie on.
+//! Files that are to be disks as they are, and those that they lie on.
 
 use std::{fs::File, io};
 
-use super::{Backing, ImageError, check_disk, foreign, qcow2, read_at};
+use super::{Backing, ImageError, check_base, check_disk, foreign, qcow2, read_at};
 use crate::model::ImageFormat;
 
 /// What a disk image that somebody else made is.
@@ -40,15 +40,17 @@ pub fn examine_existing(file: &File, format: ImageFormat) -> Result<Existing, Im
     }
 }
 
-/// What a file is that another image lies on: it has to stand alone. Blocks.
+/// The same as [`check_base`] of one that lies on another itself. Which one that is, QEMU is told: its header may say anything by
+/// now.
 ///
 /// # Errors
-/// As [`examine_existing`].
-pub fn examine_backing(file: &File, format: ImageFormat) -> Result<(), ImageError> {
-    match examine_existing(file, format)?.backing {
-        None => Ok(()),
-        Some(Backing { file, .. }) => Err(ImageError::Unsuitable(format!(
-            "stand alone, but it has the backing file {file}; flatten it with qemu-img convert"
-        ))),
+/// As [`check_base`].
+pub fn check_overlay(file: &File, format: ImageFormat) -> Result<(), ImageError> {
+    match format {
+        ImageFormat::Qcow2 => examine_existing(file, format).map(drop),
+        ImageFormat::Raw => check_base(file, format),
     }
 }
+
+/// Whether a file can still be what it was taken for.
+pub(super) type Check = fn(&File, ImageFormat) -> Result<(), ImageError>;

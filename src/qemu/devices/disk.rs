@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{HostFile, address, hotplug_slot, root_bus, slot};
+use super::{FileUse, HostFile, address, hotplug_slot, root_bus, slot};
 use crate::model::{Disk, ImageFormat, IoLimits, OnIoError, VmSpec};
 
 /// Name of the top block node, the one that is resized and measured.
@@ -33,20 +33,20 @@ pub fn blockdev_by_path(disk: &Disk) -> Value {
 
 fn graph(disk: &Disk, name: impl Fn(&HostFile) -> Value) -> Value {
     let file = |file: &HostFile| json!({ "driver": "file", "filename": name(file) });
-    let backing = match disk.backing_file().zip(HostFile::base(disk)) {
-        Some((base, of_base)) => {
-            let mut node = json!({
-                "driver": base.format.driver(), "node-name": format!("{}-base", disk.name),
-                "read-only": true, "file": file(&of_base),
-            });
-            // It stood alone when it was cloned; one that was exchanged since must not bring in another file.
-            if base.format == ImageFormat::Qcow2 {
-                node["backing"] = Value::Null;
-            }
-            node
+    // From below. The last one stood alone when it was cloned; one that was exchanged since must not bring in another file.
+    let mut backing = Value::Null;
+    for (depth, below) in HostFile::below(disk).iter().enumerate().rev() {
+        let (FileUse::Base(format) | FileUse::Overlay(format)) = below.used else { continue };
+        let level = if depth == 0 { String::new() } else { format!("-{depth}") };
+        let mut node = json!({
+            "driver": format.driver(), "node-name": format!("{}-base{level}", disk.name),
+            "read-only": true, "file": file(below),
+        });
+        if format == ImageFormat::Qcow2 {
+            node["backing"] = backing;
         }
-        None => Value::Null,
-    };
+        backing = node;
+    }
     let format = disk.file.format();
     let mut node = json!({
         "driver": format.driver(), "node-name": node_name(disk), "discard": "unmap",
@@ -126,7 +126,7 @@ mod tests {
         let disk = |format| Disk {
             name: "root".into(),
             layer: LayerId::random(),
-            file: DiskFile::Foreign(ForeignFile { path: "/f".into(), format, bytes: 1 }),
+            file: DiskFile::Foreign(ForeignFile { path: "/f".into(), format, bytes: 1, below: Vec::new() }),
             size: 1,
             clone: CloneMode::Linked,
             base: None,

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::model::{Disk, ImageFormat, Seed, SeedId, VmSpec};
+use crate::model::{Below, Disk, ImageFormat, Seed, SeedId, VmSpec};
 
 /// What a file is to its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum FileUse {
     Medium,
     /// Read: what a disk was cloned from.
     Base(ImageFormat),
+    /// The same, of one that lies on another itself.
+    Overlay(ImageFormat),
     /// Read; made in memory of what is in the file that it is named after.
     Seed(SeedId),
     /// Read and written.
@@ -38,6 +40,9 @@ const MEDIA: [u32; 2] = [2, 3];
 const SEED: u32 = 4;
 /// Of the root disk; each disk has two, the second for its base.
 const DISKS: u32 = 10;
+/// Of what bases lie on themselves; each disk has so many.
+const CHAINS: u32 = 1_000_000;
+const LEVELS: u32 = 32;
 
 impl HostFile {
     pub(super) fn medium(iso: &Path, place: usize) -> Self {
@@ -54,9 +59,15 @@ impl HostFile {
         Self { set: disk_set(disk), path: disk.file.to_path_buf(), used: FileUse::Disk(disk.file.format()) }
     }
 
-    pub(super) fn base(disk: &Disk) -> Option<Self> {
-        let base = disk.backing_file()?;
-        Some(Self { set: disk_set(disk) + 1, path: base.path.clone(), used: FileUse::Base(base.format) })
+    /// What a disk lies on, from above.
+    pub(super) fn below(disk: &Disk) -> Vec<Self> {
+        let files = disk.lies_on();
+        let last = files.len().saturating_sub(1);
+        let file = |(depth, Below { path, format }): (usize, Below)| {
+            let used = if depth == last { FileUse::Base(format) } else { FileUse::Overlay(format) };
+            Self { set: below_set(disk, depth), path, used }
+        };
+        files.into_iter().enumerate().map(file).collect()
     }
 
     /// What QEMU calls it.
@@ -78,9 +89,9 @@ pub fn log_file(path: PathBuf) -> HostFile {
     HostFile { set: LOG, path, used: FileUse::Log }
 }
 
-/// A disk's image, and what that was cloned from.
+/// A disk's image, and what that lies on.
 pub fn disk_files(disk: &Disk) -> Vec<HostFile> {
-    [HostFile::disk(disk)].into_iter().chain(HostFile::base(disk)).collect()
+    [HostFile::disk(disk)].into_iter().chain(HostFile::below(disk)).collect()
 }
 
 /// Every file that a VM starts with.
@@ -95,4 +106,12 @@ pub fn files(spec: &VmSpec, console_log: PathBuf) -> Vec<HostFile> {
 fn disk_set(disk: &Disk) -> u32 {
     let number: u32 = disk.name.strip_prefix("disk").and_then(|number| number.parse().ok()).unwrap_or(0);
     DISKS + 2 * number
+}
+
+fn below_set(disk: &Disk, depth: usize) -> u32 {
+    let base = disk_set(disk) + 1;
+    match u32::try_from(depth) {
+        Ok(depth @ 1..) => CHAINS + LEVELS * ((base - DISKS) / 2) + depth,
+        Ok(0) | Err(_) => base,
+    }
 }

@@ -174,7 +174,10 @@ fn of_base(layer: &LayerRecord) -> Option<(Difference, PathBuf, String)> {
 }
 
 fn foreign(folder: &Path, known: &BTreeSet<PathBuf>) -> io::Result<Vec<FileProblem>> {
-    let files = listed(folder)?.into_iter().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())).map(|entry| entry.path());
+    let files = listed(folder)?
+        .into_iter()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
+        .map(|entry| entry.path());
     let images = files.filter(|path| path.extension().is_some_and(|ending| ending == "qcow2"));
     let unknown = images.filter(|path| !known.contains(path));
     let unknown_to_all = |path| FileProblem {

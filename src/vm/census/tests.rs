@@ -107,6 +107,7 @@ fn bears(view: &VmView, mark: Mark) -> bool {
                 spec.disks.iter().any(|disk| disk.base.as_ref().is_some_and(|base| Mark::image(&base.path) == mark))
             }
             Mark::Folder(_) => spec.named.folders.iter().any(|folder| Mark::folder(&folder.path) == mark),
+            Mark::Attached => spec.disks.iter().any(|disk| disk.file.foreign().is_some()),
             Mark::Base(layer) => {
                 spec.disks.iter().any(|disk| disk.backing_file().and_then(|base| base.layer) == Some(layer))
             }

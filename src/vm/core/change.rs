@@ -106,7 +106,7 @@ fn concerned(change: &Change) -> Vec<Lane> {
         | Change::Name(_)
         | Change::Metadata(_)
         | Change::Over { .. }
-        | Change::Sent { .. } => Vec::new(),
+        | Change::Sent(_) => Vec::new(),
         // Each by itself.
         Change::Several(_) => Vec::new(),
     }

@@ -8,6 +8,7 @@ mod exec;
 mod files;
 mod info;
 mod interfaces;
+mod told;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,6 +20,8 @@ pub use exec::{Command, Executed, MOST_OUTPUT};
 pub use files::{GuestFile, Write};
 pub use info::{AgentInfo, FileSystem, GuestUser, Interface, Os};
 pub(crate) use interfaces::GuestInterface;
+pub(in crate::vm) use told::{Asking, Told};
+pub(crate) use told::{FRESH, told};
 
 use crate::{
     model::{Error, Result},

@@ -165,7 +165,7 @@ async fn damaged<const V: u32>(store: &Store, layer: LayerId, data: Value) {
 #[tokio::test]
 async fn a_layer_says_whose_its_file_is_and_of_old_ones_each_is_qherds_own() {
     let (_dir, store) = open();
-    let file = ForeignFile { path: "/srv/a.img".into(), format: ImageFormat::Raw, bytes: 512 };
+    let file = ForeignFile { path: "/srv/a.img".into(), format: ImageFormat::Raw, bytes: 512, below: Vec::new() };
     let attached = Disk { file: DiskFile::Foreign(file.clone()), ..disk(1) };
     let (mut one, mut old) = (vm(vec![disk(0), attached]), vm(vec![disk(0)]));
     one.commit(&store).await.unwrap();
@@ -176,6 +176,22 @@ async fn a_layer_says_whose_its_file_is_and_of_old_ones_each_is_qherds_own() {
     assert_eq!(text.get("foreign"), None);
     damaged::<1>(&store, layer, text).await;
     assert!(old.again(&store).unwrap().definition.disks[0].file.own().is_some());
+}
+
+#[tokio::test]
+async fn a_chain_that_a_disk_lies_on_is_kept_whole_and_as_one_that_an_earlier_qherd_does_not_read() {
+    let (_dir, store) = open();
+    let below = |name: &str, format| Below { path: format!("/srv/{name}").into(), format };
+    let below = vec![below("one.qcow2", ImageFormat::Qcow2), below("box.img", ImageFormat::Raw)];
+    let file = ForeignFile { path: "/srv/a.qcow2".into(), format: ImageFormat::Qcow2, bytes: 512, below };
+    let base = Some(BaseImage { path: "/srv/two.qcow2".into(), format: ImageFormat::Qcow2, layer: None });
+    let chained = Disk { file: DiskFile::Foreign(file), base, clone: CloneMode::Linked, ..disk(0) };
+    let mut one = vm(vec![chained.clone()]);
+    one.commit(&store).await.unwrap();
+    assert_eq!(one.again(&store).unwrap().definition.disks, [chained]);
+    let record = serde_json::to_value(get(&store, one.disks()[0].layer).unwrap().unwrap().0).unwrap();
+    let parent = record["parent"].as_object().unwrap();
+    assert_eq!(parent.keys().collect::<Vec<_>>(), ["chain"]);
 }
 
 #[tokio::test]

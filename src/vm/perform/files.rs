@@ -36,7 +36,7 @@ const QUICK_LOOK: Duration = Duration::from_millis(900);
 pub(super) async fn find(hands: &Hands, brief: &Brief) -> Done {
     let spec = brief.definition();
     let disks = made(brief).map(|disk| disk.file.to_path_buf());
-    let bases = spec.disks.iter().filter_map(|disk| disk.backing_file()).map(|base| base.path.clone());
+    let bases = spec.disks.iter().flat_map(|disk| disk.lies_on()).map(|below| below.path);
     let seed = spec.seed.as_ref().map(|seed| hands.ctx.seeds(spec.id).file(seed.id));
     let files: Vec<PathBuf> = disks.chain(bases).chain(spec.iso.clone()).chain(seed).collect();
     // All in one go: after a start of the daemon every VM looks.

@@ -36,7 +36,9 @@ pub(super) async fn open(hands: &Hands, file: &HostFile) -> io::Result<Opened> {
     }
     let config = &hands.ctx.config;
     let (access, folders) = match used {
-        FileUse::Log | FileUse::Seed(_) | FileUse::Medium | FileUse::Base(_) => (Access::Read, config.base_dirs()),
+        FileUse::Log | FileUse::Seed(_) | FileUse::Medium | FileUse::Base(_) | FileUse::Overlay(_) => {
+            (Access::Read, config.base_dirs())
+        }
         FileUse::Disk(_) => (Access::ReadWrite, config.storage_dirs.clone()),
     };
     let opened = on_storage(&file.path, STORAGE, move || {
@@ -44,6 +46,7 @@ pub(super) async fn open(hands: &Hands, file: &HostFile) -> io::Result<Opened> {
         let checked = match used {
             FileUse::Disk(format) => image::check_disk(&file, format).map(Some),
             FileUse::Base(format) => image::check_base(&file, format).map(|()| None),
+            FileUse::Overlay(format) => image::check_overlay(&file, format).map(|()| None),
             FileUse::Medium | FileUse::Seed(_) | FileUse::Log => Ok(None),
         };
         let size = checked.map_err(|error| io::Error::other(error.in_a_sentence()))?;
@@ -83,7 +86,7 @@ pub(super) async fn open_for_start(hands: &Hands, file: &HostFile, name: &str) -
         // Descriptors that have run out, or storage that hangs, are no matter of the definition.
         let is_the_hosts = error.raw_os_error().is_some() || error.kind() == io::ErrorKind::TimedOut;
         match file.used {
-            FileUse::Medium | FileUse::Seed(_) | FileUse::Base(_) if !is_the_hosts => {
+            FileUse::Medium | FileUse::Seed(_) | FileUse::Base(_) | FileUse::Overlay(_) if !is_the_hosts => {
                 Setback::Reported(Error::Unstartable { why })
             }
             _ => Setback::Host(why),

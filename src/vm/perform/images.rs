@@ -151,7 +151,7 @@ pub(super) async fn grow(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) ->
     // In QEMU's own words, and not by its header: a base image may have moved with the state directory.
     let image = devices::blockdev_by_path(disk);
     let (format, bytes) = (disk.file.format(), disk.file.bytes(size));
-    hands.ctx.images.grow(image, (&disk.file, format), disk.backing_file(), bytes).await.map_err(of_image)?;
+    hands.ctx.images.grow(image, (&disk.file, format), &disk.lies_on(), bytes).await.map_err(of_image)?;
     Ok(Report::Done)
 }
 

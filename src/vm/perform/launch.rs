@@ -110,9 +110,9 @@ pub(super) async fn prepare(hands: &Hands, brief: &Brief) -> Done {
     let mut looks: Vec<_> = Vec::new();
     for disk in disks {
         looks.push(there(disk.file.to_path_buf(), "the disk".to_owned(), "put it back"));
-        if let Some(base) = disk.backing_file() {
+        for below in disk.lies_on() {
             let what = format!("the base image that the disk {} was cloned from,", disk.name);
-            looks.push(there(base.path.clone(), what, "put it back: the disk holds only what differs from it"));
+            looks.push(there(below.path, what, "put it back: the disk holds only what differs from it"));
         }
     }
     let on_bases = bases::check_all(hands, brief);

@@ -55,6 +55,7 @@ impl Vm {
         let programs = users::programs(&caps);
         let keep = Keep { uids: config.vm_uids.clone(), mark: "steps".to_owned() };
         let ctx = Context {
+            told: Default::default(),
             host: Host::read().unwrap(),
             sandbox: Sandbox::find(programs, config.vm_uids.clone(), "steps").await.into(),
             images: QemuImg::find(&config.qemu_img, Folders::default(), &keep).await.unwrap(),
@@ -74,8 +75,7 @@ impl Vm {
             "machine": {
                 "profile": "q35", "machine_type": ctx.caps.versioned_machine("q35").unwrap(),
                 "bus": { "kind": "pcie", "hotplug_ports": 4 }, "rng": true, "balloon": true, "pvpanic": true,
-                "virtio_mem": true
-            },
+                "virtio_mem": true },
             "vcpus": 1, "max_vcpus": 4, "max_vcpus_given": true, "memory": 64, "max_memory": 128, "max_memory_given": true,
             "cpu_pinning": null, "disks": [], "disks_added": 0, "nics": [], "nics_added": 0
         }))
