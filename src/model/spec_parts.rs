@@ -1,8 +1,8 @@
-//! What a definition says of its NICs and of the names that its client gave.
+//! What a definition says of its NICs and of the names that its client gave, and how a disk comes out of it.
 
-use std::{borrow::Cow, path::PathBuf};
+use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
-use super::{Metadata, Named, NewNic, Nic, NicId, Result, Sent, VmSpec};
+use super::{DiskFile, Error, Metadata, Named, NewNic, Nic, NicId, Result, Sent, VmSpec, Volume, VolumeFile};
 
 /// The NICs of a VM.
 impl VmSpec {
@@ -52,6 +52,37 @@ impl VmSpec {
         let mut kept = kept.into_iter();
         self.nics.retain(|_| kept.next() == Some(true));
         fresh.into_iter().try_for_each(|nic| self.add_nic(nic, None))
+    }
+}
+
+/// Disks that go.
+impl VmSpec {
+    /// # Errors
+    /// [`Error::Invalid`] for the root disk, [`Error::DiskNotFound`].
+    pub fn check_comes_out(&self, name: &str) -> Result<()> {
+        if self.root().is_some_and(|root| root.name == name) {
+            return Err(Error::invalid("disk", "not be the root disk: it goes with the VM"));
+        }
+        self.disk(name).map(drop).ok_or_else(|| Error::DiskNotFound { name: name.to_owned() })
+    }
+
+    /// Makes a volume of a disk that was made for the VM; one that is in a volume stays what it is.
+    ///
+    /// # Errors
+    /// As [`Self::check_comes_out`]; [`Error::Invalid`] for a disk that is its user's.
+    pub fn keep_disk(&mut self, name: String, volume: Arc<Volume>) -> Result<()> {
+        self.check_comes_out(&name)?;
+        let disk = self.disk_mut(&name).ok_or(Error::DiskNotFound { name })?;
+        match &disk.file {
+            DiskFile::Own(file) => disk.file = DiskFile::Volume(VolumeFile { path: file.to_path_buf(), volume }),
+            DiskFile::Volume(_) => {}
+            DiskFile::Foreign(_) => {
+                let must =
+                    "only be given of a disk that qherd made: the file of this one is its user's, and stays anyhow";
+                return Err(Error::invalid("keep", must));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -64,11 +64,15 @@ impl Names {
 
     fn disk(&self, disk: &Disk, spec: &VmSpec) -> Disk {
         let mut disk = disk.clone();
-        if let DiskFile::Own(file) = &disk.file {
-            disk.file = match own(file, spec) {
-                Some((_, name)) => self.today.join("images").join(spec.id.to_string()).join(name).into(),
-                None => self.of_today(file).into(),
-            };
+        match &mut disk.file {
+            DiskFile::Own(file) => {
+                disk.file = match own(file, spec) {
+                    Some((_, name)) => self.today.join("images").join(spec.id.to_string()).join(name).into(),
+                    None => self.of_today(file).into(),
+                };
+            }
+            DiskFile::Volume(file) => file.path = self.of_today(&file.path),
+            DiskFile::Foreign(_) => {}
         }
         if let Some(base) = &mut disk.base {
             base.path = self.of_today(&base.path);
@@ -76,7 +80,7 @@ impl Names {
         disk
     }
 
-    fn of_today(&self, path: &Path) -> PathBuf {
+    pub fn of_today(&self, path: &Path) -> PathBuf {
         if path.starts_with(&self.today) {
             return path.to_owned();
         }

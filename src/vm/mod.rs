@@ -61,7 +61,9 @@ pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
 pub(crate) use interfaces::{GuestInterface, ask as guest_interfaces};
 pub use perform::LaunchStep;
 pub use progress::{Bytes, Phase, Progress};
-pub(crate) use storage::{Original, check_mounted, is_marked, mark as mark_storage, storage_of};
+pub(crate) use storage::{
+    Original, check as check_removable, check_mounted, is_marked, mark as mark_storage, storage_of,
+};
 
 use carriers::Carriers;
 use seeds::Seeds;

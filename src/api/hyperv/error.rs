@@ -123,6 +123,7 @@ fn domain(error: Error, endpoint: &Endpoint, role: Role) -> (StatusCode, ErrorBo
         | Error::BeyondBounds(_)
         | Error::ImageExists(_)
         | Error::ImageConflict(_)
+        | Error::VolumeConflict(_)
         | Error::BaseImageInUse { .. }
         | Error::Unstartable { .. } => (StatusCode::CONFLICT, said(message)),
         Error::NoRoom { .. } => (StatusCode::INSUFFICIENT_STORAGE, said(message)),
@@ -134,7 +135,8 @@ fn domain(error: Error, endpoint: &Endpoint, role: Role) -> (StatusCode, ErrorBo
         | Error::DiskNotFound { .. }
         | Error::ImageNotFound(_)
         | Error::NotPulled(_)
-        | Error::UploadNotFound(_) => (StatusCode::NOT_FOUND, said(message)),
+        | Error::UploadNotFound(_)
+        | Error::VolumeNotFound(_) => (StatusCode::NOT_FOUND, said(message)),
         Error::Conflict(conflict) => (StatusCode::CONFLICT, in_the_way(conflict, message)),
         Error::NoAgent { why } => {
             let body = said("Shutdown integration service not available or not enabled");

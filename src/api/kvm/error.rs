@@ -103,6 +103,7 @@ impl http::Problem for Problem {
                     | Error::ImageNotFound(_)
                     | Error::NotPulled(_)
                     | Error::UploadNotFound(_)
+                    | Error::VolumeNotFound(_)
                     | Error::ForwardNotFound(_)
                     | Error::SwitchNotFound(_) => (StatusCode::NOT_FOUND, message, None),
                     Error::Fixed { .. }
@@ -110,6 +111,7 @@ impl http::Problem for Problem {
                     | Error::SwitchConflict(_)
                     | Error::ImageExists(_)
                     | Error::ImageConflict(_)
+                    | Error::VolumeConflict(_)
                     | Error::Storage(_)
                     | Error::BeyondBounds(_)
                     | Error::PortTaken { .. }

@@ -41,6 +41,7 @@ mod switches;
 mod times;
 mod updated;
 mod uploads;
+mod volumes;
 mod whole;
 
 /// The bodies of requests and replies. A client in this program has the same.
@@ -68,6 +69,7 @@ pub mod bodies {
         switches::{Ipv6Body, SwitchBody, SwitchChanged, SwitchDone, SwitchFields, SwitchKindBody, SwitchUpdate},
         updated::Updated,
         uploads::{UploadBody, UploadFields},
+        volumes::{VolumeBody, VolumeDone, VolumeFields},
         whole::{Whole, WholeBody},
     };
 }
