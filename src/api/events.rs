@@ -42,7 +42,7 @@ const ENDS: &str = ": qherd ends; come back\n\n";
 const DISMISSED: &str = ": the token was revoked or has expired\n\n";
 const EVENT_STREAM: &str = "text/event-stream";
 /// What types begin with.
-const ABOUT: [&str; 5] = ["vm", "switch", "image", "host", "operation"];
+const ABOUT: [&str; 6] = ["vm", "switch", "image", "volume", "host", "operation"];
 const DEFAULT_LIMIT: i64 = 100;
 const MOST: i64 = 1_000;
 /// What EventSource sends when it connects again.
@@ -57,8 +57,9 @@ pub(super) const TYPE: QueryParam = QueryParam::text(
     "type",
     "Only events of these types, separated by commas: vm.created, vm.changed, vm.deleted, vm.goal, vm.status, vm.agent, \
      vm.in_effect, vm.reset, vm.powered_off, vm.panicked, vm.io_error, vm.watchdog, vm.guest, vm.problem, switch.created, \
-     switch.changed, switch.deleted, switch.problem, image.created, image.changed, image.deleted, host.warnings, operation.begun, \
-     operation.progress, operation.ended; or all of vm, of switch, of image, of host, or of operation.",
+     switch.changed, switch.deleted, switch.problem, image.created, image.changed, image.deleted, volume.created, volume.deleted, \
+     host.warnings, operation.begun, operation.progress, operation.ended; or all of vm, of switch, of image, of volume, of host, or \
+     of operation.",
 );
 pub(super) const LABEL: QueryParam = QueryParam::form(
     "label",
@@ -83,7 +84,7 @@ pub(super) fn route<S: 'static, B: JsonSchema>(
     query: &'static [QueryParam],
     example: &'static str,
 ) -> Route<S> {
-    let happens = "What happens to VMs, switches, images and the host, as it happens and since: who asked for what, and what became of it.";
+    let happens = "What happens to VMs, switches, images, volumes and the host, as it happens and since: who asked for what, and what became of it.";
     draft
         .role(Role::Viewer)
         .tag(tag)
@@ -130,6 +131,7 @@ pub(super) struct Subject {
     pub vm: Option<String>,
     pub switch: Option<String>,
     pub image: Option<String>,
+    pub volume: Option<String>,
     pub operation: Option<String>,
     /// Of an operation.
     pub kind: Option<String>,
@@ -143,11 +145,13 @@ impl Subject {
             About::Vm { id, name, .. } => Self { vm: Some(id.to_string()), name, ..none },
             About::Switch { id, name } => Self { switch: Some(id.to_string()), name, ..none },
             About::Image { id, name } => Self { image: Some(id.to_string()), name, ..none },
+            About::Volume { id, name } => Self { volume: Some(id.to_string()), name, ..none },
             About::Host => Self { name: "host".to_owned(), ..none },
             About::Operation { id, kind, vm, switch, name, .. } => Self {
                 vm: vm.map(|vm| vm.to_string()),
                 switch: switch.map(|switch| switch.to_string()),
                 image: None,
+                volume: None,
                 operation: Some(id.to_string()),
                 kind: Some(kind),
                 name,

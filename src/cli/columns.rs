@@ -12,7 +12,7 @@ use super::{
 use crate::{
     api::kvm::bodies::{
         Details, DiskRow, EventBody, ImageFields, KnownImageFields, Listed, NetworkRow, NetworkView, OperationBody,
-        Performance, SwitchFields,
+        Performance, SwitchFields, VolumeFields,
     },
     model::IoLimits,
 };
@@ -221,6 +221,25 @@ impl Tabled for KnownImageFields {
     ];
     fn id(&self) -> &str {
         &self.name
+    }
+}
+
+impl Tabled for VolumeFields {
+    const COLUMNS: &'static [Column<Self>] = &[
+        column("NAME", |volume| volume.name.clone()),
+        column("SIZE", |volume| format!("{}G", volume.disk_size)),
+        column("ON DISK", |volume| volume.allocated.map(written).unwrap_or_default()),
+        column("VM", |volume| {
+            let of = volume.attached.as_ref();
+            of.map(|of| of.name.clone().unwrap_or_else(|| of.vm_id.clone())).unwrap_or_default()
+        }),
+        column("DISK", |volume| volume.attached.as_ref().and_then(|of| of.disk.clone()).unwrap_or_default()),
+        column("MADE", |volume| volume.created_at.clone()),
+        column("ID", |volume| volume.id.clone()),
+        wide("FILE", |volume| volume.disk_file.display().to_string()),
+    ];
+    fn id(&self) -> &str {
+        &self.id
     }
 }
 

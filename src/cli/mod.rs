@@ -27,6 +27,7 @@ mod output;
 mod power;
 mod progress;
 mod pulls;
+mod saves;
 mod sends;
 mod set;
 mod sizes;
@@ -36,6 +37,7 @@ mod terminal;
 pub mod token;
 mod top;
 mod vms;
+mod volumes;
 mod wait;
 mod words;
 
@@ -135,6 +137,9 @@ pub enum OfClient {
     /// Images, which VMs are cloned from
     #[command(subcommand)]
     Image(images::Command),
+    /// Volumes, disks that stay when their VM goes
+    #[command(subcommand)]
+    Volume(volumes::Command),
     /// The work for requests whose clients did not wait
     #[command(subcommand)]
     Op(operations::Command),
@@ -195,6 +200,7 @@ impl OfClient {
             Self::Nic(command) => command.run().await,
             Self::Switch(command) => command.run().await,
             Self::Image(command) => command.run().await,
+            Self::Volume(command) => command.run().await,
             Self::Op(command) => command.run().await,
             Self::Host(host) => host.run().await,
             Self::Completion(completion) => completion.run(),

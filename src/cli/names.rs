@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::exit::{Exit, Fail};
 use crate::{
-    api::kvm::bodies::{Listed, SwitchFields},
+    api::kvm::bodies::{Listed, SwitchFields, VolumeFields},
     client::Client,
     model::nearest,
 };
@@ -85,6 +85,21 @@ pub async fn switch(client: &Client, name: &str) -> Result<SwitchFields, Fail> {
             let same = all.iter().filter(|switch| switch.name == name);
             Err(ambiguous("switches", name, same.map(|switch| switch.id.as_str())))
         }
+    }
+}
+
+/// # Errors
+/// As [`vms`].
+pub async fn volume(client: &Client, name: &str) -> Result<VolumeFields, Fail> {
+    if is_id(name) {
+        return Ok(client.get(&format!("/volumes/{}", segment(name))).await?);
+    }
+    let all: Vec<VolumeFields> = client.get("/volumes").await?;
+    let found: Vec<&VolumeFields> = all.iter().filter(|volume| volume.name == name).collect();
+    match found.as_slice() {
+        [volume] => Ok(client.get(&format!("/volumes/{}", segment(&volume.id))).await?),
+        [] => Err(unknown("volume", name, all.iter().map(|volume| volume.name.as_str()), "qherd volume ls lists them")),
+        several => Err(ambiguous("volumes", name, several.iter().map(|volume| volume.id.as_str()))),
     }
 }
 

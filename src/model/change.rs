@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::{
     Alias, BaseContent, Conflict, CpuPinning, Error, GuestCpu, IoLimits, MetadataWish, NewDisk, NewNic, NicId,
-    PolicyWish, PortWish, Result, Seed, SeedId, SwitchId, VmSpec, Words, check_definition, check_disk_size,
+    PolicyWish, PortWish, Result, Seed, SeedId, SwitchId, VmSpec, Volume, Words, check_definition, check_disk_size,
     check_memory, check_name, check_vcpus, default_max_memory,
 };
 
@@ -32,6 +32,11 @@ pub enum Change {
     Base {
         name: String,
         content: Arc<BaseContent>,
+    },
+    /// The file of a disk is a volume from now on, and stays when the disk goes.
+    Keep {
+        name: String,
+        volume: Arc<Volume>,
     },
     AddDisk {
         disk: Box<NewDisk>,
@@ -181,16 +186,12 @@ impl Change {
                 let base = wanted.disk_mut(&name).and_then(|disk| disk.base.as_mut());
                 base.ok_or(Error::DiskNotFound { name })?.content = Some(content);
             }
+            Self::Keep { name, volume } => wanted.keep_disk(name, volume)?,
             Self::AddDisk { disk, folder } => {
                 wanted.add_disk(*disk, &folder, in_effect)?;
             }
             Self::RemoveDisk(name) => {
-                if wanted.root().is_some_and(|root| root.name == name) {
-                    return Err(Error::invalid("disk", "not be the root disk: it goes with the VM"));
-                }
-                if wanted.disk(&name).is_none() {
-                    return Err(Error::DiskNotFound { name });
-                }
+                wanted.check_comes_out(&name)?;
                 wanted.disks.retain(|disk| disk.name != name);
             }
             Self::Medium(iso) => {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::{
-    Alias, CloneMode, CloudInit, CpuPinning, Disk, ForeignFile, Forward, GuestCpu, ImageFormat, IoLimits, MacAddr,
-    MetadataWish, Nic, NicId, PolicyWish, PortWish, Sent, SwitchId, SwitchPort, SwitchRef, VmId,
+    Alias, CloneMode, CloudInit, CpuPinning, Disk, ForeignFile, Forward, GuestCpu, ImageFormat, IoLimits, LayerId,
+    MacAddr, MetadataWish, Nic, NicId, PolicyWish, PortWish, Sent, SwitchId, SwitchPort, SwitchRef, VmId,
 };
 
 /// What a client asked for. Numbers are as wide as JSON's so that a negative or huge one gets a sentence, not a decode error.
@@ -56,6 +56,8 @@ pub struct DiskWish {
     pub request: Option<Uuid>,
     /// One that is there already; nothing is made then.
     pub existing: Option<ExistingDisk>,
+    /// The volume that it is to be in; nothing is made then either.
+    pub volume: Option<LayerId>,
     /// GiB. One that is there already has its size.
     pub size: Option<i64>,
     /// Empty without one.
@@ -97,6 +99,11 @@ impl DiskWish {
         self.existing.as_ref().map(|existing| &*existing.path).or(self.base_image.as_deref())
     }
 
+    /// Nothing is made for it.
+    pub fn is_there(&self) -> bool {
+        self.existing.is_some() || self.volume.is_some()
+    }
+
     /// Whether a disk is as is wished here, as far as can be told without a look at its files, which may be `called` in other
     /// words.
     pub fn is(&self, disk: &Disk, called: &[Alias]) -> bool {
@@ -106,6 +113,10 @@ impl DiskWish {
             };
             let size = self.size.is_none_or(|size| u64::try_from(size) == Ok(disk.size));
             return disk.file.foreign().is_some_and(same) && size && self.io_limits == disk.io_limits;
+        }
+        if let Some(volume) = self.volume {
+            let size = self.size.is_none_or(|size| u64::try_from(size) == Ok(disk.size));
+            return disk.file.volume().is_some() && disk.layer == volume && size && self.io_limits == disk.io_limits;
         }
         let from = match (&self.base_image, &disk.base) {
             (None, None) => true,

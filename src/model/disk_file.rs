@@ -4,11 +4,12 @@
 use std::{
     ops::Deref,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::ImageFormat;
+use super::{ImageFormat, Volume};
 
 const GIB: u64 = 1 << 30;
 
@@ -19,6 +20,8 @@ pub enum DiskFile {
     Own(OwnFile),
     /// Attached as it was found, and left when the disk goes.
     Foreign(ForeignFile),
+    /// Made by qherd, and left when the disk goes.
+    Volume(VolumeFile),
 }
 
 /// A file that qherd made.
@@ -43,6 +46,13 @@ pub struct Below {
     /// Canonical.
     pub path: PathBuf,
     pub format: ImageFormat,
+}
+
+/// A file that qherd made, and that stays when its disk or its VM goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeFile {
+    pub path: PathBuf,
+    pub volume: Arc<Volume>,
 }
 
 impl OwnFile {
@@ -70,14 +80,21 @@ impl DiskFile {
     pub fn own(&self) -> Option<&OwnFile> {
         match self {
             Self::Own(file) => Some(file),
-            Self::Foreign(_) => None,
+            Self::Foreign(_) | Self::Volume(_) => None,
         }
     }
 
     pub fn foreign(&self) -> Option<&ForeignFile> {
         match self {
-            Self::Own(_) => None,
             Self::Foreign(file) => Some(file),
+            Self::Own(_) | Self::Volume(_) => None,
+        }
+    }
+
+    pub fn volume(&self) -> Option<&Volume> {
+        match self {
+            Self::Volume(file) => Some(&file.volume),
+            Self::Own(_) | Self::Foreign(_) => None,
         }
     }
 
@@ -88,7 +105,7 @@ impl DiskFile {
 
     pub fn format(&self) -> ImageFormat {
         match self {
-            Self::Own(_) => ImageFormat::Qcow2,
+            Self::Own(_) | Self::Volume(_) => ImageFormat::Qcow2,
             Self::Foreign(file) => file.format,
         }
     }
@@ -98,7 +115,7 @@ impl DiskFile {
     pub fn bytes(&self, size: u64) -> u64 {
         match self {
             Self::Foreign(file) if size <= file.size() => file.bytes,
-            Self::Own(_) | Self::Foreign(_) => size.saturating_mul(GIB),
+            Self::Own(_) | Self::Foreign(_) | Self::Volume(_) => size.saturating_mul(GIB),
         }
     }
 }
@@ -110,6 +127,7 @@ impl Deref for DiskFile {
         match self {
             Self::Own(file) => file,
             Self::Foreign(file) => &file.path,
+            Self::Volume(file) => &file.path,
         }
     }
 }
@@ -163,7 +181,7 @@ mod tests {
         assert_eq!(file.size(), 3);
         let file = DiskFile::Foreign(file);
         assert_eq!([0, 3, 4].map(|size| file.bytes(size)), [5 * GIB / 2, 5 * GIB / 2, 4 * GIB]);
-        assert!(file.own().is_none());
+        assert!(file.own().is_none() && file.volume().is_none());
         assert_eq!(DiskFile::from("/own").bytes(3), 3 * GIB);
     }
 }

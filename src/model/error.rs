@@ -49,6 +49,12 @@ pub enum Error {
     ImageNotFound(String),
     #[error("Upload not found: {0}. It may have been finished, or taken back; begin another one.")]
     UploadNotFound(String),
+    /// In the words of the client.
+    #[error("Volume not found: {0}.")]
+    VolumeNotFound(String),
+    /// Who has a volume, or what is being done with it, does not allow it, in words.
+    #[error("{0}")]
+    VolumeConflict(String),
     #[error("There is an image {0} already; take another name or tag, or remove that one first.")]
     ImageExists(String),
     /// What hangs on an image, or is being done with it, does not allow it, in words.
@@ -151,6 +157,12 @@ pub enum Operation {
     Import,
     #[error("read the image")]
     Export,
+    #[error("make the volume")]
+    MakeVolume,
+    #[error("delete the volume")]
+    DeleteVolume,
+    #[error("look at the volumes")]
+    Volumes,
     #[error("change the image")]
     ChangeImage,
     #[error("delete the image")]

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ImageId, Labels, Role, Status, SwitchId, VmId};
+use super::{ImageId, Labels, LayerId, Role, Status, SwitchId, VmId};
 
 /// Something that has happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,10 @@ pub enum About {
     Image {
         id: ImageId,
         /// With its tag.
+        name: String,
+    },
+    Volume {
+        id: LayerId,
         name: String,
     },
     /// This host, and this daemon on it.
@@ -224,6 +228,9 @@ impl Event {
             (About::Vm { .. } | About::Operation { .. }, what) => what.of_vm(),
             (About::Switch { .. }, what) => what.of_switch(),
             (About::Image { .. }, what) => what.of_image(),
+            (About::Volume { .. }, What::Deleted) => "volume.deleted",
+            // A volume has none of the others.
+            (About::Volume { .. }, _) => "volume.created",
         }
     }
 
@@ -231,7 +238,7 @@ impl Event {
         match self.about {
             About::Vm { id, .. } => Some(id),
             About::Operation { vm, .. } => vm,
-            About::Switch { .. } | About::Image { .. } | About::Host => None,
+            About::Switch { .. } | About::Image { .. } | About::Volume { .. } | About::Host => None,
         }
     }
 
@@ -239,7 +246,7 @@ impl Event {
     pub fn labels(&self) -> &[Labels] {
         match &self.about {
             About::Vm { labels, .. } | About::Operation { labels, .. } => labels,
-            About::Switch { .. } | About::Image { .. } | About::Host => &[],
+            About::Switch { .. } | About::Image { .. } | About::Volume { .. } | About::Host => &[],
         }
     }
 }
@@ -299,7 +306,7 @@ impl OperationNews {
 }
 
 /// Every type of event, as it is written in the API.
-pub const EVENT_TYPES: [&str; 25] = [
+pub const EVENT_TYPES: [&str; 27] = [
     "vm.created",
     "vm.changed",
     "vm.deleted",
@@ -321,6 +328,8 @@ pub const EVENT_TYPES: [&str; 25] = [
     "image.created",
     "image.changed",
     "image.deleted",
+    "volume.created",
+    "volume.deleted",
     "host.warnings",
     "operation.begun",
     "operation.progress",

@@ -43,6 +43,7 @@ mod switch;
 mod switch_form;
 mod uids;
 mod view;
+mod volume;
 mod written;
 
 pub use access::{Grant, Role, Who};
@@ -53,7 +54,7 @@ pub use change::{Applied, Change, NewNics, Redefinition};
 pub use clock::{Moment, monotonic_ms, now_ms, uptime_ms, wall_at_uptime, wall_time_of};
 pub use cloud_init::{CloudInit, CloudPart, SEED_LABEL, Seed, SeedFile, hashed, seed_files};
 pub use create::{CreateVm, DEFAULT_LABEL, DiskWish, ExistingDisk, NetworkWish, NicWish};
-pub use disk_file::{Below, DiskFile, ForeignFile, OwnFile};
+pub use disk_file::{Below, DiskFile, ForeignFile, OwnFile, VolumeFile};
 pub use ending::{Ending, FailedStart};
 pub use error::{Conflict, Error, Operation, Result, human};
 pub use event::{About, Asker, EVENT_TYPES, Event, GuestRequest, Incident, OperationNews, Outcome, Wanted, What};
@@ -94,4 +95,5 @@ pub use switch::{
 pub use switch_form::{SwitchForm, SwitchShape, SwitchType};
 pub use uids::Uids;
 pub use view::VmView;
+pub use volume::Volume;
 pub use written::written;

@@ -86,7 +86,7 @@ mod tests {
         let disk = NewDisk {
             request: None,
             layer,
-            existing: None,
+            file: None,
             size: 1,
             base: None,
             clone: Default::default(),

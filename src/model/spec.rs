@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    BaseImage, Conflict, DiskFile, Error, ForeignFile, GuestCpu, IoLimits, LayerId, Metadata, Named, Nic, Policy,
-    Result, Seed, VmId,
+    BaseImage, Conflict, DiskFile, Error, GuestCpu, IoLimits, LayerId, Metadata, Named, Nic, Policy, Result, Seed, VmId,
 };
 
 /// vCPUs that any machine type here takes (ruling 12).
@@ -79,7 +78,7 @@ pub struct NewDisk {
     pub request: Option<Uuid>,
     pub layer: LayerId,
     /// One that is there already, in the place of one that is made.
-    pub existing: Option<ForeignFile>,
+    pub file: Option<DiskFile>,
     /// GiB.
     pub size: u64,
     pub base: Option<BaseImage>,
@@ -111,9 +110,7 @@ impl VmSpec {
         let name = format!("disk{}", self.disks_added);
         self.disks.push(Disk {
             layer: disk.layer,
-            file: disk
-                .existing
-                .map_or_else(|| folder.join(Self::image_name(self.disks_added)).into(), DiskFile::Foreign),
+            file: disk.file.unwrap_or_else(|| folder.join(Self::image_name(self.disks_added)).into()),
             name,
             size: disk.size,
             clone: disk.clone,

@@ -1,11 +1,16 @@
-//! What a definition says of its NICs, of what its disks lie on, and of the names that its client gave.
+//! What a definition says of its NICs, of what its disks lie on, and of the names that its client gave, and how a disk comes out
+//! of it.
 
 use std::{
     borrow::Cow,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use super::{BaseImage, Below, Disk, ForeignFile, Metadata, Named, NewDisk, NewNic, Nic, NicId, Result, Sent, VmSpec};
+use super::{
+    BaseImage, Below, Disk, DiskFile, Error, ForeignFile, Metadata, Named, NewDisk, NewNic, Nic, NicId, Result, Sent,
+    VmSpec, Volume, VolumeFile,
+};
 
 /// The NICs of a VM.
 impl VmSpec {
@@ -80,7 +85,38 @@ impl Disk {
 impl NewDisk {
     /// As [`Disk::named`].
     pub fn named(&self) -> Option<&Path> {
-        named(self.existing.as_ref(), self.base.as_ref())
+        named(self.file.as_ref().and_then(DiskFile::foreign), self.base.as_ref())
+    }
+}
+
+/// Disks that go.
+impl VmSpec {
+    /// # Errors
+    /// [`Error::Invalid`] for the root disk, [`Error::DiskNotFound`].
+    pub fn check_comes_out(&self, name: &str) -> Result<()> {
+        if self.root().is_some_and(|root| root.name == name) {
+            return Err(Error::invalid("disk", "not be the root disk: it goes with the VM"));
+        }
+        self.disk(name).map(drop).ok_or_else(|| Error::DiskNotFound { name: name.to_owned() })
+    }
+
+    /// Makes a volume of a disk that was made for the VM; one that is in a volume stays what it is.
+    ///
+    /// # Errors
+    /// As [`Self::check_comes_out`]; [`Error::Invalid`] for a disk that is its user's.
+    pub fn keep_disk(&mut self, name: String, volume: Arc<Volume>) -> Result<()> {
+        self.check_comes_out(&name)?;
+        let disk = self.disk_mut(&name).ok_or(Error::DiskNotFound { name })?;
+        match &disk.file {
+            DiskFile::Own(file) => disk.file = DiskFile::Volume(VolumeFile { path: file.to_path_buf(), volume }),
+            DiskFile::Volume(_) => {}
+            DiskFile::Foreign(_) => {
+                let must =
+                    "only be given of a disk that qherd made: the file of this one is its user's, and stays anyhow";
+                return Err(Error::invalid("keep", must));
+            }
+        }
+        Ok(())
     }
 }
 

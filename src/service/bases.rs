@@ -102,8 +102,10 @@ impl Service {
     /// [`Error::Invalid`] for a disk without such a base, and for one that cannot be its base any more; as [`resolve`].
     pub async fn accepted_base(&self, spec: &VmSpec, name: &str) -> Result<Change> {
         let disk = spec.disk(name).ok_or_else(|| Error::DiskNotFound { name: name.to_owned() })?;
-        let base =
-            disk.backing_file().filter(|base| base.layer.is_none() && disk.file.own().is_some()).ok_or_else(|| {
+        let base = disk
+            .backing_file()
+            .filter(|base| base.layer.is_none() && disk.file.foreign().is_none())
+            .ok_or_else(|| {
                 Error::invalid(
                     "accept_base",
                     "be given of a disk that lies on a base image which was named by its path",

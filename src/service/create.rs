@@ -19,9 +19,9 @@ use super::{
 use crate::{
     host::{STORAGE, in_time},
     model::{
-        Alias, Conflict, CreateVm, Disk, DiskFile, DiskWish, Error, MAX_DEVICES, Metadata, Named, NewDisk, Operation,
-        Policy, Result, Status, VmId, VmSpec, VmView, check_definition, check_disk_size, check_length,
-        check_max_memory, check_max_vcpus, check_memory, check_name, check_vcpus, default_max_memory, now_ms,
+        Alias, Conflict, CreateVm, Disk, DiskWish, Error, MAX_DEVICES, Metadata, Named, NewDisk, Operation, Policy,
+        Result, Status, VmId, VmSpec, VmView, check_definition, check_disk_size, check_length, check_max_memory,
+        check_max_vcpus, check_memory, check_name, check_vcpus, default_max_memory, now_ms,
     },
     profile,
     vm::{self, VmHandle, records},
@@ -104,6 +104,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Kept<'_>)
     let root = wish.root.unwrap_or(DiskWish {
         request: None,
         existing: None,
+        volume: None,
         size: Some(wish.disk_size),
         base_image: wish.base_image,
         clone: wish.clone,
@@ -113,7 +114,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Kept<'_>)
     let root = disks::resolve(service, root).await;
     let (root, claim) = root.map_err(|error| if attached { disks::among(0, error) } else { error })?;
     sent.files.extend(named.and_then(|named| Alias::new(root.named()?.to_owned(), named)));
-    let NewDisk { layer, existing, size, base, clone, io_limits, .. } = root;
+    let NewDisk { layer, file: there, size, base, clone, io_limits, .. } = root;
     claims.extend(claim);
     let named_base = base.as_ref().zip(sent_base).and_then(|(base, sent)| Alias::new(base.path.clone(), sent));
     let folder = service.ctx.image_folder(&id);
@@ -121,7 +122,7 @@ async fn resolve(service: &Service, wish: CreateVm) -> Result<(VmSpec, Kept<'_>)
         Some(named) => images::folder(service, named).await?.join(format!("{id}.qcow2")),
         None => folder.join("root.qcow2"),
     };
-    let file = existing.map_or_else(|| file.into(), DiskFile::Foreign);
+    let file = there.unwrap_or_else(|| file.into());
     let iso = match &wish.iso {
         Some(named) => Some(images::locate(service, named, ImageUse::Iso).await?.0),
         None => None,

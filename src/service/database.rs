@@ -259,7 +259,9 @@ impl Database {
     }
 
     fn without_record(&self, names: &[String]) -> io::Result<Vec<VmId>> {
-        Ok(vms_with_disks(&self.state_dir)?.into_iter().filter(|id| !has_record(names, id)).collect())
+        let volumes = self.open().ok().and_then(|store| folders_of_volumes(&store).ok()).unwrap_or_default();
+        let is_missing = |id: &VmId| !has_record(names, id) && !volumes.contains(&id.to_string());
+        Ok(vms_with_disks(&self.state_dir)?.into_iter().filter(is_missing).collect())
     }
 }
 
@@ -295,6 +297,16 @@ fn finish_half_made(db: &Path) -> anyhow::Result<()> {
 pub(super) fn vms_with_disks(state_dir: &Path) -> io::Result<BTreeSet<VmId>> {
     let folders = listed(&state_dir.join("images"))?;
     Ok(folders.iter().filter_map(|folder| VmId::parse(folder.file_name().to_str()?)).collect())
+}
+
+/// The folders of VMs in which volumes are, which may be all that is in them.
+///
+/// # Errors
+/// The store's.
+pub(super) fn folders_of_volumes(store: &Store) -> Result<BTreeSet<String>, StoreError> {
+    let layers = store.scan_counted::<LayerRecord>()?.into_iter().filter_map(|(_, layer)| Some(layer.ok()?.0));
+    let paths = layers.filter(|layer| layer.volume().is_some()).map(|layer| layer.path());
+    Ok(paths.filter_map(|path| Some(path.parent()?.file_name()?.to_str()?.to_owned())).collect())
 }
 
 fn has_record(names: &[String], id: &VmId) -> bool {

@@ -189,6 +189,9 @@ fn check_grows(param: impl Into<std::borrow::Cow<'static, str>>, wish: Option<i6
 
 /// Whether a disk is in the file that a client means: the one that it named, or one that was made for it.
 fn same_file(service: &Service, wish: &DiskWish, disk: &Disk) -> Result<bool> {
+    if let Some(volume) = wish.volume {
+        return Ok(disk.file.volume().is_some() && disk.layer == volume);
+    }
     match (&wish.existing, disk.file.foreign()) {
         (None, None) => Ok(true),
         (Some(wish), Some(file)) => {
@@ -270,7 +273,7 @@ impl Wanted<'_> {
             let is = || disk.base.as_ref().map_or_else(|| "none".to_owned(), |base| base.path.display().to_string());
             let same = match (&wish.base_image, &disk.base) {
                 // What it was found to lie on.
-                (None, _) if wish.existing.is_some() => true,
+                (None, _) if wish.existing.is_some() || wish.volume.is_some() => true,
                 (None, None) => true,
                 (Some(named), Some(base)) => {
                     wish.clone == disk.clone

@@ -8,9 +8,13 @@ use super::{
     existing::{self, Found},
     image_store,
     room::{self, FullClone},
+    volume_claims,
 };
 use crate::{
-    model::{BaseImage, Change, CloneMode, DiskWish, Error, LayerId, NewDisk, Result, VmId, VmView, check_disk_size},
+    model::{
+        BaseImage, Change, CloneMode, Disk, DiskFile, DiskWish, Error, LayerId, NewDisk, Result, VmId, VmView,
+        check_disk_size,
+    },
     vm::while_wanted,
 };
 
@@ -22,6 +26,8 @@ pub(super) enum Claim {
     File { _claim: existing::Claim },
     /// Nobody deletes it.
     Image { _claim: image_store::Claim },
+    /// Nobody else has it.
+    Volume { _claim: volume_claims::Claim },
 }
 
 /// Checks a wish. Makes nothing.
@@ -29,6 +35,10 @@ pub(super) enum Claim {
 /// # Errors
 /// [`Error::Invalid`], [`Error::BaseImageNotFound`], [`Error::Storage`].
 pub(super) async fn resolve(service: &Service, wish: DiskWish) -> Result<(NewDisk, Option<Claim>)> {
+    if wish.volume.is_some() {
+        let (disk, claim) = service.disk_in_volume(wish).await?;
+        return Ok((disk, Some(claim)));
+    }
     if wish.existing.is_some() {
         return attach(service, wish).await;
     }
@@ -52,12 +62,12 @@ pub(super) async fn resolve(service: &Service, wish: DiskWish) -> Result<(NewDis
         }
     };
     let DiskWish { request, clone, io_limits, .. } = wish;
-    Ok((NewDisk { request, layer: LayerId::random(), existing: None, size, base, clone, io_limits }, claim))
+    Ok((NewDisk { request, layer: LayerId::random(), file: None, size, base, clone, io_limits }, claim))
 }
 
 /// A disk that is there already, as it is.
 async fn attach(service: &Service, wish: DiskWish) -> Result<(NewDisk, Option<Claim>)> {
-    let DiskWish { request, existing, size, base_image, clone, io_limits } = wish;
+    let DiskWish { request, existing, size, base_image, clone, io_limits, .. } = wish;
     if base_image.is_some() {
         return Err(Error::invalid("base_image", "not be given beside path: the disk is there already"));
     }
@@ -72,7 +82,8 @@ async fn attach(service: &Service, wish: DiskWish) -> Result<(NewDisk, Option<Cl
     let size = check_disk_size(i64::try_from(file.size()).unwrap_or(i64::MAX)).map_err(|_| {
         Error::invalid("path", format!("have a size that a disk may have, and it has {} bytes", file.bytes))
     })?;
-    let disk = NewDisk { request, layer: LayerId::random(), existing: Some(file), size, base, clone, io_limits };
+    let file = Some(DiskFile::Foreign(file));
+    let disk = NewDisk { request, layer: LayerId::random(), file, size, base, clone, io_limits };
     Ok((disk, Some(Claim::File { _claim: claim })))
 }
 
@@ -96,12 +107,18 @@ impl Service {
     /// [`Error::Conflict`] without a free slot; [`Error::Failed`] with nothing changed.
     pub async fn add_disk(&self, id: VmId, wish: DiskWish) -> Result<(VmView, crate::model::Applied)> {
         let handle = self.handle(id)?;
+        let folder = self.ctx.image_folder(&id);
+        let made = handle.view().spec.disk_of(wish.request).filter(|disk| disk.file.volume().is_some()).cloned();
+        // The same request has attached it already, and its answer was lost.
+        if let Some(Disk { layer, file, size, base, clone, io_limits, request, .. }) = made {
+            let disk = NewDisk { request, layer, file: Some(file), size, base, clone, io_limits };
+            return self.change_by(&handle, Change::AddDisk { disk: disk.into(), folder }).await;
+        }
         if handle.view().spec.disk_of(wish.request).is_none() {
             self.check_not_made(wish.request)?;
         }
         // Kept until it stands in the definition, or does not.
         let (disk, _claim) = while_wanted(resolve(self, wish)).await?;
-        let folder = self.ctx.image_folder(&id);
         room::check(full_clone(&disk.base, disk.clone, folder.join("disk")).into_iter().collect()).await?;
         let disk = Box::new(disk);
         self.change_by(&handle, Change::AddDisk { disk, folder }).await

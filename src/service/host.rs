@@ -38,6 +38,11 @@ impl PinnedVm {
 }
 
 impl Service {
+    /// QEMUs of VMs.
+    pub fn processes(&self) -> Vec<i32> {
+        self.ctx.census.processes()
+    }
+
     /// What there is to run VMs on.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ mod bases;
 mod capacity;
 mod changes;
 mod cloud_init;
+pub(crate) mod content;
 mod create;
 pub mod database;
 mod define;
@@ -38,6 +39,8 @@ mod state_lock;
 mod switches;
 mod trusted;
 mod user_network;
+mod volume_claims;
+pub mod volumes;
 mod waiting;
 mod warnings;
 
@@ -88,6 +91,7 @@ pub struct Service {
     bases: bases::Inspector,
     image_store: image_store::ImageStore,
     attaching: existing::Claims,
+    volumes: volume_claims::Volumes,
     underway: cloud_init::Underway,
     making: folders::Making,
     capacity: capacity::Capacity,
@@ -206,6 +210,7 @@ impl Service {
             bases: bases::Inspector::default(),
             image_store,
             attaching: existing::Claims::default(),
+            volumes: volume_claims::Volumes::default(),
             underway: cloud_init::Underway::default(),
             making: folders::Making::default(),
             capacity,
@@ -270,11 +275,6 @@ impl Service {
     /// What happens, for those who follow.
     pub fn events(&self) -> Arc<events::Events> {
         self.events.clone()
-    }
-
-    /// QEMUs of VMs.
-    pub fn processes(&self) -> Vec<i32> {
-        self.ctx.census.processes()
     }
 
     /// Whoever reaches the API may do everything.

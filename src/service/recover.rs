@@ -39,7 +39,8 @@ impl Service {
             Default::default()
         });
         let unknown = found.into_iter().map(|id| id.to_string());
-        let unknown: Vec<_> = unknown.filter(|id| !names.contains(id)).collect();
+        let volumes = database::folders_of_volumes(&self.ctx.store).unwrap_or_default();
+        let unknown: Vec<_> = unknown.filter(|id| !names.contains(id) && !volumes.contains(id)).collect();
         if !unknown.is_empty() {
             tracing::error!(
                 ?unknown,
@@ -82,6 +83,9 @@ impl Service {
         let names = relocate::Names::new(&self.ctx.config.state_dir, older, vms.iter().map(|vm| &vm.record));
         let mut moved: Vec<&mut Stored> =
             vms.iter_mut().filter_map(|vm| names.bring_up_to_date(&mut vm.record).then_some(vm)).collect();
+        if let Err(error) = self.recover_volumes(&names).await {
+            tracing::error!(%error, "cannot see to the volumes; the next start tries again");
+        }
         if moved.is_empty() {
             return;
         }

@@ -71,6 +71,7 @@ impl Names {
                     None => self.of_today(file).into(),
                 };
             }
+            DiskFile::Volume(file) => file.path = self.of_today(&file.path),
             // As its base, and unlike itself, they may lie in an image directory below the state directory.
             DiskFile::Foreign(file) => file.below.iter_mut().for_each(|below| below.path = self.of_today(&below.path)),
         }
@@ -80,7 +81,7 @@ impl Names {
         disk
     }
 
-    fn of_today(&self, path: &Path) -> PathBuf {
+    pub fn of_today(&self, path: &Path) -> PathBuf {
         if path.starts_with(&self.today) {
             return path.to_owned();
         }

@@ -18,7 +18,10 @@ use serde_json::Value;
 
 use super::core::{Record, RunRecord};
 use crate::{
-    model::{BaseImage, Below, CloneMode, Disk, DiskFile, ForeignFile, ImageFormat, ImageId, LayerId, MAX_LAYER, VmId},
+    model::{
+        BaseImage, Below, CloneMode, Disk, DiskFile, ForeignFile, ImageFormat, ImageId, LayerId, MAX_LAYER, VmId,
+        Volume, VolumeFile,
+    },
     store::{self, Batch, Counted, MAX_RECORD_BYTES, Record as _, Store, StoreError},
 };
 
@@ -42,6 +45,21 @@ pub struct LayerRecord {
     /// The images of the store that name it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     images: BTreeSet<ImageId>,
+    /// It is a volume, and nobody's disk has to name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    volume: Option<Kept>,
+}
+
+/// A layer of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Kept {
+    #[serde(flatten)]
+    volume: Arc<Volume>,
+    /// GiB, as its VM had it last.
+    size: u64,
+    /// Its file is half made, or about to go.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unfinished: bool,
 }
 
 /// How a file was found that qherd did not make.
@@ -65,13 +83,13 @@ enum Parent {
 
 impl store::Record for LayerRecord {
     const KIND: &'static str = "layer";
-    /// From 2 on a file may be its user's, or an image's: an earlier qherd, which would erase it with its VM, does not read the
-    /// record.
-    const VERSION: u32 = 2;
+    /// From 2 on a file may be its user's, or an image's, and from 3 on a volume's: an earlier qherd, which would erase it with its
+    /// VM, does not read the record.
+    const VERSION: u32 = 3;
     const COUNTED: bool = true;
 
     fn migrate(_: &str, from: u32, data: Value) -> Result<Value, String> {
-        if from == 1 { Ok(data) } else { Err(format!("nothing here knows version {from}")) }
+        if from == 1 || from == 2 { Ok(data) } else { Err(format!("nothing here knows version {from}")) }
     }
 }
 
@@ -79,7 +97,7 @@ impl store::Record for LayerRecord {
 pub const MAX_IMAGES: usize = 64;
 
 /// Owners are few, and the paths of a layer have their bound.
-const _: () = assert!(MAX_LAYER + (64 + MAX_IMAGES) * 39 + 1024 <= MAX_RECORD_BYTES);
+const _: () = assert!(MAX_LAYER + (64 + MAX_IMAGES) * 39 + 2048 <= MAX_RECORD_BYTES);
 
 impl LayerRecord {
     fn of(disk: &Disk, owners: BTreeSet<VmId>) -> Self {
@@ -94,13 +112,43 @@ impl LayerRecord {
         };
         let (folder, file, images) = (folder.to_owned(), file.to_owned(), BTreeSet::new());
         let foreign = disk.file.foreign().map(|file| Foreign { format: file.format, bytes: file.bytes });
-        Self { folder, file, parent, copy_of, foreign, owners, images }
+        let kept = |volume: &Arc<Volume>| Kept { volume: volume.clone(), size: disk.size, unfinished: false };
+        let volume = match &disk.file {
+            DiskFile::Volume(VolumeFile { volume, .. }) => Some(kept(volume)),
+            DiskFile::Own(_) | DiskFile::Foreign(_) => None,
+        };
+        Self { folder, file, parent, copy_of, foreign, owners, images, volume }
+    }
+
+    /// Of a volume whose file is to be made.
+    pub fn of_volume(disk: &Disk) -> Self {
+        Self::of(disk, BTreeSet::new()).unfinished(true)
+    }
+
+    /// Of a volume, whether its file is half made or about to go.
+    #[must_use]
+    pub fn unfinished(mut self, unfinished: bool) -> Self {
+        self.volume.iter_mut().for_each(|kept| kept.unfinished = unfinished);
+        self
+    }
+
+    /// What stays as it is when a VM stores its disk anew: others' names, and that it is a volume. One that does not define the disk any
+    /// more does not say either how large it is.
+    fn over(mut self, before: Option<&Self>, is_defined: bool) -> Self {
+        let Some(before) = before else { return self };
+        self.images.clone_from(&before.images);
+        if let Some(kept) = &before.volume {
+            let size = self.volume.as_ref().filter(|_| is_defined).map_or(kept.size, |now| now.size);
+            self.volume = Some(Kept { size, ..kept.clone() });
+        }
+        self
     }
 
     /// Of images: it stands alone, and is only read.
     pub fn of_images(folder: &Path, file: &Path, images: BTreeSet<ImageId>) -> Self {
         let (folder, file) = (folder.to_owned(), file.to_owned());
-        Self { folder, file, parent: None, copy_of: None, foreign: None, owners: BTreeSet::new(), images }
+        let owners = BTreeSet::new();
+        Self { folder, file, parent: None, copy_of: None, foreign: None, owners, images, volume: None }
     }
 
     pub fn path(&self) -> PathBuf {
@@ -132,7 +180,38 @@ impl LayerRecord {
 
     /// Nobody names it: its file is half made, or about to go.
     pub fn is_nobodys(&self) -> bool {
-        self.owners.is_empty() && self.images.is_empty()
+        self.owners.is_empty() && self.images.is_empty() && self.volume.is_none()
+    }
+
+    /// What it is as a volume, and whether its file is half made or about to go.
+    pub fn volume(&self) -> Option<(&Volume, bool)> {
+        self.volume.as_ref().map(|kept| (&*kept.volume, kept.unfinished))
+    }
+
+    /// GiB, of a volume.
+    pub fn volume_size(&self) -> u64 {
+        self.volume.as_ref().map_or(0, |kept| kept.size)
+    }
+
+    /// The same, with what lies elsewhere by now.
+    #[must_use]
+    pub fn moved(mut self, today: impl Fn(&Path) -> PathBuf) -> Self {
+        let path = today(&self.path());
+        if let (Some(folder), Some(file)) = (path.parent(), path.file_name()) {
+            (self.folder, self.file) = (folder.to_owned(), file.into());
+        }
+        let base = match &mut self.parent {
+            Some(Parent::Base(base)) => Some(base),
+            Some(Parent::Chain(base, below)) => {
+                below.iter_mut().for_each(|below| below.path = today(&below.path));
+                Some(base)
+            }
+            Some(Parent::Layer(_)) | None => self.copy_of.as_mut(),
+        };
+        if let Some(base) = base {
+            base.path = today(&base.path);
+        }
+        self
     }
 
     /// The layer that it reads through to.
@@ -143,13 +222,15 @@ impl LayerRecord {
         }
     }
 
-    /// Says of a disk what its own record does not.
-    fn complete(
+    /// What it was cloned from, and how.
+    ///
+    /// # Errors
+    /// Those of `read`; `BadRecord` for a chain, and where the layer is missing that it lies on.
+    pub fn origin(
         &self,
-        disk: &mut Disk,
         read: impl FnOnce(LayerId) -> Result<Option<Counted<Self>>, StoreError>,
-    ) -> Result<(), StoreError> {
-        disk.base = match &self.parent {
+    ) -> Result<(Option<BaseImage>, CloneMode), StoreError> {
+        let base = match &self.parent {
             Some(Parent::Base(base) | Parent::Chain(base, _)) => Some(base.clone()),
             Some(Parent::Layer(id)) => {
                 let (parent, _) = read(*id)?.ok_or_else(|| missing(*id))?;
@@ -160,16 +241,34 @@ impl LayerRecord {
             }
             None => self.copy_of.clone(),
         };
-        let (path, below) = match &self.parent {
-            Some(Parent::Chain(_, below)) => (self.path(), below.clone()),
-            Some(Parent::Base(_) | Parent::Layer(_)) | None => (self.path(), Vec::new()),
-        };
-        disk.file = match &self.foreign {
-            Some(Foreign { format, bytes }) => {
+        let is_copied = self.parent.is_none() && self.copy_of.is_some();
+        Ok((base, if is_copied { CloneMode::Full } else { CloneMode::Linked }))
+    }
+
+    /// Its file, as that of a disk.
+    pub fn disk_file(&self) -> DiskFile {
+        let path = self.path();
+        match (&self.foreign, &self.volume) {
+            (Some(Foreign { format, bytes }), _) => {
+                let below = match &self.parent {
+                    Some(Parent::Chain(_, below)) => below.clone(),
+                    Some(Parent::Base(_) | Parent::Layer(_)) | None => Vec::new(),
+                };
                 DiskFile::Foreign(ForeignFile { path, format: *format, bytes: *bytes, below })
             }
-            None => path.into(),
-        };
+            (None, Some(kept)) => DiskFile::Volume(VolumeFile { path, volume: kept.volume.clone() }),
+            (None, None) => path.into(),
+        }
+    }
+
+    /// Says of a disk what its own record does not.
+    fn complete(
+        &self,
+        disk: &mut Disk,
+        read: impl FnOnce(LayerId) -> Result<Option<Counted<Self>>, StoreError>,
+    ) -> Result<(), StoreError> {
+        (disk.base, _) = self.origin(read)?;
+        disk.file = self.disk_file();
         Ok(())
     }
 }
@@ -216,13 +315,12 @@ impl Layers {
         let owner = record.definition.id;
         let mut after = self.clone();
         let named = named(record);
-        for (id, disk) in &named {
-            let before = self.0.get(id).map(|known| &**known);
-            let mut owners = before.map(|(layer, _)| layer.owners.clone()).unwrap_or_default();
+        for (id, (disk, is_defined)) in &named {
+            let before = self.0.get(id).map(|known| &known.0);
+            let mut owners = before.map(|layer| layer.owners.clone()).unwrap_or_default();
             owners.insert(owner);
-            let images = before.map(|(layer, _)| layer.images.clone()).unwrap_or_default();
-            let layer = LayerRecord { images, ..LayerRecord::of(disk, owners) };
-            if before.is_none_or(|(before, _)| *before != layer) {
+            let layer = LayerRecord::of(disk, owners).over(before, *is_defined);
+            if before.is_none_or(|before| *before != layer) {
                 batch = after.write(batch, *id, layer)?;
             }
         }
@@ -285,12 +383,13 @@ pub(crate) fn get(store: &Store, id: LayerId) -> Result<Option<Counted<LayerReco
     store.get_counted(&id.to_string())
 }
 
-/// Every layer that a VM has or may have, with a disk that says what it is.
-fn named(record: &Record) -> BTreeMap<LayerId, &Disk> {
+/// Every layer that a VM has or may have, with a disk that says what it is, and whether that is defined.
+fn named(record: &Record) -> BTreeMap<LayerId, (&Disk, bool)> {
+    let defined = record.definition.disks.iter().map(|disk| (disk, true));
     let mut named = BTreeMap::new();
-    for disk in record.definition.disks.iter().chain(known_to_run(&record.run)) {
+    for (disk, is_defined) in defined.chain(known_to_run(&record.run).map(|disk| (disk, false))) {
         // What is wanted of one goes before what QEMU knows of it.
-        named.entry(disk.layer).or_insert(disk);
+        named.entry(disk.layer).or_insert((disk, is_defined));
     }
     named
 }

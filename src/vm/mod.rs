@@ -64,7 +64,9 @@ pub(crate) use handle::Turn;
 pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
 pub use perform::LaunchStep;
 pub use progress::{Bytes, Phase, Progress};
-pub(crate) use storage::{Original, check_mounted, is_marked, mark as mark_storage, storage_of};
+pub(crate) use storage::{
+    Original, check as check_removable, check_mounted, is_marked, mark as mark_storage, storage_of,
+};
 
 use carriers::Carriers;
 use guest::Told;

@@ -66,7 +66,10 @@ pub(crate) fn storage_of<'a>(file: &Path, folders: &'a [PathBuf]) -> Option<&'a 
 }
 
 /// Whether a disk can be removed, or is known to be gone.
-pub(super) fn check(file: &Path, folders: &[PathBuf]) -> std::result::Result<(), String> {
+///
+/// # Errors
+/// In words.
+pub(crate) fn check(file: &Path, folders: &[PathBuf]) -> std::result::Result<(), String> {
     let Some(folder) = storage_of(file, folders) else {
         return Err(format!(
             "The disk {} lies outside of the storage directories and is not removed; allow its folder with --storage-dir.",

@@ -28,7 +28,7 @@ fn operations() -> Vec<Operation> {
         Create => Create, Clone { .. } => Clone { base: "/images/debian.qcow2".into() }, Start => Start, Stop => Stop, Reboot => Reboot,
         Suspend => Suspend, Resume => Resume, Delete => Delete, Change => Change, ConsoleLog => ConsoleLog,
         CreateSwitch => CreateSwitch, ChangeSwitch => ChangeSwitch, DeleteSwitch => DeleteSwitch, Plug => Plug,
-        Host => Host, AskGuest => AskGuest, ReadRecord => ReadRecord, Export => Export, Import => Import, ChangeImage => ChangeImage, DeleteImage => DeleteImage,
+        Host => Host, AskGuest => AskGuest, ReadRecord => ReadRecord, Export => Export, Import => Import, MakeVolume => MakeVolume, DeleteVolume => DeleteVolume, Volumes => Volumes, ChangeImage => ChangeImage, DeleteImage => DeleteImage,
     )
 }
 

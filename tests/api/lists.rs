@@ -7,7 +7,7 @@ use crate::support::Daemon;
 use serde_json::{Value, json};
 
 /// Method, path and operation id of every route.
-const ROUTES: [(&str, &str, &str); 72] = [
+const ROUTES: [(&str, &str, &str); 77] = [
     ("get", "/images", "listImages"),
     ("post", "/images", "importImage"),
     ("post", "/images/uploads", "uploadImage"),
@@ -21,6 +21,11 @@ const ROUTES: [(&str, &str, &str); 72] = [
     ("get", "/images/{image}/content", "getImageContent"),
     ("put", "/images/{image}", "updateImage"),
     ("delete", "/images/{image}", "deleteImage"),
+    ("get", "/volumes", "listVolumes"),
+    ("post", "/volumes", "createVolume"),
+    ("get", "/volumes/{volume}", "getVolume"),
+    ("get", "/volumes/{volume}/content", "getVolumeContent"),
+    ("delete", "/volumes/{volume}", "deleteVolume"),
     ("post", "/vms", "createVM"),
     ("get", "/vms", "listVMs"),
     ("get", "/vms/{id}", "getVM"),

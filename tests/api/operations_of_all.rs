@@ -43,7 +43,7 @@ impl Patient<'_> {
         assert_eq!(found, Some(&json!(status)), "{operation}: {ended:#}");
         let about = match path.split('/').nth(1) {
             Some("switches") => Some(("switch_id", "SwitchId")),
-            Some("images") => None,
+            Some("images" | "volumes") => None,
             _ => Some(("vm_id", "VMId")),
         };
         assert!(about.is_none_or(|about| field(about.0, about.1).is_string()), "{operation}: {ended:#}");
@@ -126,6 +126,9 @@ async fn whatever_changes_something_may_be_an_operation_in_the_kvm_dialect() {
     ] {
         client.does(operation, (method, &path), body, status).await;
     }
+    let volume = json!({ "name": "data", "disk_size": 1 });
+    let volume = id_of(&client.does("createVolume", ("POST", "/volumes"), volume, 201).await);
+    client.does("deleteVolume", ("DELETE", &format!("/volumes/{volume}")), Value::Null, 200).await;
     let upload = daemon.http().post(daemon.at("/images/uploads?name=sent:1"));
     client.does_by("uploadImage", "/images/uploads", upload.body(vec![7; 512]), 201).await;
     daemon.delete("/images/sent:1").await.expect(200);

@@ -163,7 +163,12 @@ impl Client<'_> {
             let Some(vm) = &mut place.vm else { return };
             let (lowest, defined) =
                 (vm.definition().nics.first().copied(), place.switch.as_ref().map(Switch::definition));
+            let volume = match operation {
+                Operation::AttachVolume(_) => self.lonely(|_| true).await.map(|(_, size)| size),
+                _ => None,
+            };
             let operation = &operation.meeting(Around {
+                volume,
                 switch: place.switch.is_some(),
                 private: defined.as_ref().is_some_and(|switch| switch.subnet.is_none()),
                 nic: lowest.is_some(),
@@ -215,7 +220,7 @@ impl Client<'_> {
         let base = if number < BARE { json!("blank.raw") } else { json!(guest::image()) };
         let id = vm.id.clone().unwrap_or_default();
         let mut disk = String::new();
-        if *operation == Operation::RemoveDisk {
+        if matches!(operation, Operation::RemoveDisk | Operation::KeepDisk) {
             let disks = self.daemon.try_get(&format!("/vms/{id}/disks")).await?;
             let further = disks.as_array()?.iter().skip(1);
             disk = further.min_by_key(|disk| disk["disk_size"].as_u64())?["name"].as_str()?.to_owned();
@@ -231,10 +236,15 @@ impl Client<'_> {
             let lowest = forwards.as_array()?.iter().min_by_key(|forward| forward["host_port"].as_u64())?;
             forward = lowest["id"].as_str()?.to_owned();
         }
+        let mut volume = String::new();
+        if let Operation::AttachVolume(wanted) = operation {
+            volume = self.lonely(|size| size == *wanted).await?.0;
+        }
         let subnets = subnets(number);
         let (name, now) = (vm.name.as_str(), vm.definition());
         let theirs = self.daemon.dir.path().join("theirs");
-        let target = Target { base, name, id: &id, now, disk, nic, switch, switch_id, subnets, forward, theirs };
+        let target =
+            Target { base, name, id: &id, now, disk, nic, switch, switch_id, subnets, forward, theirs, volume };
         let (method, path, body) = operation.request(&target);
         let (request_id, is_aside) = {
             let mut tally = self.tally.borrow_mut();
@@ -272,6 +282,8 @@ impl Client<'_> {
                     0 => Outcome::Unanswered,
                     200..300 => Outcome::Acknowledged,
                     409 => Outcome::Refused,
+                    // A disk that was there already stays anyhow.
+                    400 if *operation == Operation::KeepDisk => Outcome::Refused,
                     // There is no such image.
                     404 if matches!(operation, Operation::DeleteImage | Operation::CloneDisk(_)) => Outcome::Refused,
                     500 | 503 if !done.borrow().is_empty() => Outcome::Refused,
@@ -298,6 +310,16 @@ impl Client<'_> {
             Outcome::Unanswered => &mut tally.unanswered,
         } += 1;
         Some((outcome, answer))
+    }
+
+    /// The id and the size of a volume that nobody has.
+    async fn lonely(&self, wanted: impl Fn(u64) -> bool) -> Option<(String, u64)> {
+        let volumes = self.daemon.try_get("/volumes").await?;
+        let mut lonely = volumes.as_array()?.iter().filter(|volume| volume["attached"].is_null());
+        lonely.find_map(|volume| {
+            let size = volume["disk_size"].as_u64().filter(|size| wanted(*size))?;
+            Some((volume["id"].as_str()?.to_owned(), size))
+        })
     }
 
     /// Reads all there is to read, until the daemon is gone.

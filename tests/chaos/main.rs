@@ -61,6 +61,8 @@ pub struct Tally {
     nics: u64,
     forwards: u64,
     discs: u64,
+    /// Volumes that were left.
+    kept: u64,
     /// Disks that were there before and were to be attached.
     attached: u64,
     /// Of the running VMs, guests that had told of their heartbeat.
@@ -223,6 +225,11 @@ async fn finish(mut daemon: Daemon, places: &mut [Place], tally: &mut Tally) {
     }
     for image in daemon.get("/images").await.expect(200).as_array().unwrap() {
         daemon.delete(&format!("/images/{}", image["id"].as_str().unwrap())).await.expect(200);
+    }
+    for volume in daemon.get("/volumes").await.expect(200).as_array().unwrap() {
+        assert!(std::path::Path::new(volume["disk_file"].as_str().unwrap()).exists(), "{volume}");
+        daemon.delete(&format!("/volumes/{}", volume["id"].as_str().unwrap())).await.expect(200);
+        tally.kept += 1;
     }
     assert_eq!(network::lasting_complaints(&daemon).await, [] as [&str; 0]);
     for switch in places.iter().filter_map(|place| place.switch.as_ref()) {

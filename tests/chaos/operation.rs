@@ -74,6 +74,10 @@ pub enum Operation {
     CloneDisk(u64),
     /// One that is there already, of a size that no other disk has.
     AttachDisk(u64),
+    /// The smallest one, which becomes a volume.
+    KeepDisk,
+    /// Of this size, that nobody has.
+    AttachVolume(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +97,8 @@ pub struct Around {
     /// Of the VM, on the switch.
     pub nic: bool,
     pub forward: bool,
+    /// The size of a volume that nobody has.
+    pub volume: Option<u64>,
 }
 
 /// What a request is about.
@@ -114,6 +120,8 @@ pub struct Target<'a> {
     pub forward: String,
     /// Where the disks are that are there already.
     pub theirs: PathBuf,
+    /// The id of the volume that is wanted.
+    pub volume: String,
 }
 
 /// What of a VM's definition is compared.
@@ -219,7 +227,7 @@ impl Operation {
 
     /// For a VM that is there.
     pub fn pick(rng: &mut Rng) -> Self {
-        match rng.u8(0..197) {
+        match rng.u8(0..207) {
             0..25 => Self::Start,
             25..32 => Self::Stop(rng.u64(1..3)),
             32..42 => Self::ForceOff,
@@ -248,6 +256,8 @@ impl Operation {
             177..183 => Self::CloneDisk(size(rng)),
             // As large as a file may be on most file systems.
             183..190 => Self::AttachDisk(rng.u64(1..4_000)),
+            190..195 => Self::KeepDisk,
+            195..200 => Self::AttachVolume(0),
             _ => Self::Whole {
                 vcpus: rng.u64(1..5),
                 memory: rng.u64(16..32),
@@ -281,7 +291,7 @@ impl Operation {
 
     /// What it comes to where it is asked for.
     pub fn meeting(&self, around: Around) -> Self {
-        let Around { switch, private, nic, forward } = around;
+        let Around { switch, private, nic, forward, volume } = around;
         match self.clone() {
             Self::MakeSwitch { .. } if switch => Self::RemoveSwitch,
             Self::RemoveSwitch if !switch => Self::MakeSwitch { private: true, nat: false },
@@ -291,6 +301,7 @@ impl Operation {
             Self::ChangeSwitch(SwitchChange::Subnet(_) | SwitchChange::Nat(_)) if private => {
                 Self::ChangeSwitch(SwitchChange::Mtu(None))
             }
+            Self::AttachVolume(_) => volume.map_or(Self::KeepDisk, Self::AttachVolume),
             Self::AddForward(number) if !nic => Self::AddNic(number),
             Self::RemoveForward if !forward => Self::ChangeSwitch(SwitchChange::Mtu(Some(1400))),
             Self::Create { start, mut definition } if !switch => {
@@ -338,6 +349,8 @@ impl Operation {
             Self::Limit(iops) => (Method::PUT, format!("{vm}/disk"), json!({ "io_limits": limits(iops) })),
             Self::AddDisk(size) => (Method::POST, format!("{vm}/disks"), json!({ "disk_size": size })),
             Self::RemoveDisk => (Method::DELETE, format!("{vm}/disks/{disk}"), json!({})),
+            Self::KeepDisk => (Method::DELETE, format!("{vm}/disks/{disk}?keep=true"), json!({})),
+            Self::AttachVolume(_) => (Method::POST, format!("{vm}/disks"), json!({ "volume": target.volume })),
             Self::MakeSwitch { private: true, .. } => {
                 (Method::POST, "/switches".into(), json!({ "name": switch, "type": "private" }))
             }
@@ -410,10 +423,10 @@ impl Operation {
             Self::Memory(memory) => now.memory = *memory,
             Self::Grow(by) => now.size += by,
             Self::Limit(iops) => now.iops = *iops,
-            Self::AddDisk(size) | Self::CloneDisk(size) | Self::AttachDisk(size) => {
+            Self::AddDisk(size) | Self::CloneDisk(size) | Self::AttachDisk(size) | Self::AttachVolume(size) => {
                 now.disks.insert(*size);
             }
-            Self::RemoveDisk => {
+            Self::RemoveDisk | Self::KeepDisk => {
                 now.disks.pop_first();
             }
         }
@@ -449,6 +462,8 @@ impl Operation {
             | Self::DeleteImage
             | Self::CloneDisk(_)
             | Self::AttachDisk(_)
+            | Self::KeepDisk
+            | Self::AttachVolume(_)
             | Self::Whole { .. } => Power::AsItWas,
         }
     }

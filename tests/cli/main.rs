@@ -25,4 +25,5 @@ mod names;
 mod operations;
 mod sequence;
 mod ssh;
+mod volumes;
 mod waits;

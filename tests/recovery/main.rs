@@ -42,3 +42,4 @@ mod settings;
 mod shutdown;
 mod unmounted_storage;
 mod unreadable_vm;
+mod volume_crash_points;

@@ -60,7 +60,7 @@ pub fn request(number: u64) -> Uuid {
 
 pub fn new_disk(number: u64) -> NewDisk {
     let (request, layer) = (Some(request(number)), request(number).into());
-    NewDisk { request, layer, existing: None, size: 1, base: None, clone: Default::default(), io_limits: None }
+    NewDisk { request, layer, file: None, size: 1, base: None, clone: Default::default(), io_limits: None }
 }
 
 pub fn nic(number: u64, on_switch: bool) -> NewNic {

@@ -99,7 +99,7 @@ fn further_disks(spec: &mut VmSpec) {
     for base in [None, clone] {
         let layer = LayerId::random();
         let disk =
-            NewDisk { request: None, layer, existing: None, size: 2, base, clone: CloneMode::Linked, io_limits: None };
+            NewDisk { request: None, layer, file: None, size: 2, base, clone: CloneMode::Linked, io_limits: None };
         spec.add_disk(disk, folder.as_ref(), None).unwrap();
     }
 }

@@ -150,6 +150,7 @@ const MAY_WAIT: &[&str] = &[
     "service/state_dir.rs",
     "service/state_lock.rs",
     "service/trusted.rs",
+    "service/volumes/mod.rs",
     "store/mod.rs",
     "vm/console.rs",
     "vm/perform/files.rs",

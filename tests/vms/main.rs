@@ -46,3 +46,4 @@ mod sandboxed;
 mod simultaneous;
 mod updates;
 mod updates_model;
+mod volumes;

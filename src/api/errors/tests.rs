@@ -64,6 +64,8 @@ fn domain() -> Vec<Error> {
         Error::ImageNotFound(_) => Error::ImageNotFound("debian:12".to_owned()),
         Error::UploadNotFound(_) => Error::UploadNotFound(ID.to_owned()),
         Error::ImageExists(_) => Error::ImageExists("debian:12".to_owned()),
+        Error::VolumeNotFound(_) => Error::VolumeNotFound(ID.to_owned()),
+        Error::VolumeConflict(_) => Error::VolumeConflict("<who has it>".to_owned()),
         Error::ImageConflict(_) => Error::ImageConflict("<what hangs on it>".to_owned()),
         Error::Elsewhere(_) => Error::Elsewhere("<what its server does>".to_owned()),
         Error::NotPulled(_) => Error::NotPulled("debian:12".to_owned()),

@@ -119,7 +119,7 @@ impl Beside {
             switch: subject.filter(|_| work.is_of_switch()).map(SwitchId::from),
             name: None,
             makes: None,
-            device: ["disk", "nic", "adapterId", "forward", "forwardId", "image"].into_iter().find_map(param),
+            device: ["disk", "nic", "adapterId", "forward", "forwardId", "image", "volume"].into_iter().find_map(param),
             key,
             again,
             end: None,

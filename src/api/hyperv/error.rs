@@ -125,6 +125,7 @@ fn domain(error: Error, endpoint: &Endpoint, role: Role) -> (StatusCode, ErrorBo
         | Error::ImageConflict(_)
         | Error::GuestRefuses { .. }
         | Error::AnswerLost
+        | Error::VolumeConflict(_)
         | Error::BaseImageInUse { .. }
         | Error::Unstartable { .. } => (StatusCode::CONFLICT, said(message)),
         Error::NoRoom { .. } => (StatusCode::INSUFFICIENT_STORAGE, said(message)),
@@ -137,7 +138,8 @@ fn domain(error: Error, endpoint: &Endpoint, role: Role) -> (StatusCode, ErrorBo
         | Error::GuestFileNotFound { .. }
         | Error::ImageNotFound(_)
         | Error::NotPulled(_)
-        | Error::UploadNotFound(_) => (StatusCode::NOT_FOUND, said(message)),
+        | Error::UploadNotFound(_)
+        | Error::VolumeNotFound(_) => (StatusCode::NOT_FOUND, said(message)),
         Error::AgentLacks { .. } => (StatusCode::NOT_IMPLEMENTED, said(message)),
         Error::AgentFails { .. } => (StatusCode::BAD_GATEWAY, said(message)),
         Error::Conflict(conflict) => (StatusCode::CONFLICT, in_the_way(conflict, message)),

@@ -1,4 +1,4 @@
-//! The data of an image, as a file: streamed, with ranges, so that a client goes on where it broke off.
+//! The data of an image or a volume, as a file: streamed, with ranges, so that a client goes on where it broke off.
 
 use std::io;
 
@@ -6,21 +6,21 @@ use bytes::Bytes;
 use futures_util::stream;
 use warp::http::header;
 
-use super::{Shared, error::Problem};
+use super::error::Problem;
 use crate::{
     api::http::{PIECE, Reply, Request, range},
-    service::image_store::Content,
+    service::content::Content,
 };
 
 const TYPE: &str = "application/octet-stream";
 /// Bytes that are read at a time, of which pieces are made.
 const READ: usize = 64 * PIECE;
 
-pub async fn image(shared: Shared, request: Request) -> Result<Reply, Problem> {
-    let content = shared.service.image_content(request.param("image")).await?;
-    let (length, tag) = (content.image.size, format!("\"{}\"", content.image.content_sha256));
-    let name = &content.image.name;
-    let shown = format!("attachment; filename=\"{}-{}.qcow2\"", name.name, name.tag);
+/// # Errors
+/// 416 for a range that begins beyond the end.
+pub fn send(content: Content, request: &Request) -> Result<Reply, Problem> {
+    let (length, tag) = (content.length, format!("\"{}\"", content.tag));
+    let shown = format!("attachment; filename=\"{}\"", content.name);
     let part = range::wanted_of(&request.headers, length, Some(&tag))?;
     let reading = Reading {
         at: part.as_ref().map_or(0, |part| part.start),

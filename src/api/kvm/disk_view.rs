@@ -18,6 +18,8 @@ pub struct DiskView {
     pub format: ImageFormat,
     /// It was there before, was attached as it was, and stays when the disk is removed.
     pub attached: bool,
+    /// The id of the volume that it is in, which stays when the disk is removed.
+    pub volume: Option<String>,
     pub base_image: Option<PathBuf>,
     pub clone: Option<CloneMode>,
     pub io_limits: Option<IoLimits>,
@@ -31,6 +33,7 @@ impl DiskView {
             disk_file: disk.file.to_path_buf(),
             format: disk.file.format(),
             attached: disk.file.foreign().is_some(),
+            volume: disk.file.volume().map(|_| disk.layer.to_string()),
             base_image: disk.base.as_ref().map(|base| base.path.clone()),
             clone: disk.base.as_ref().map(|_| disk.clone),
             io_limits: disk.io_limits,

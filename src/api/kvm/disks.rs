@@ -12,17 +12,22 @@ use super::{
     disk_view::DiskView,
     error::Problem,
     updated::{Of, update},
-    vm_id,
+    vm_id, volumes,
 };
 use crate::{
-    api::http::{Reply, Request},
-    model::{Applied, Change, CloneMode, Disk, DiskWish, Error, ExistingDisk, ImageFormat, IoLimits, VmSpec, VmView},
+    api::http::{HttpError, QueryParam, Reply, Request},
+    model::{Applied, CloneMode, Disk, DiskWish, Error, ExistingDisk, ImageFormat, IoLimits, VmSpec, VmView},
 };
+
+pub(super) const REMOVE_QUERY: &[QueryParam] = &[
+    QueryParam::boolean("keep", "What is in it stays, as a volume that other VMs can be given; default false."),
+    QueryParam::text("name", "What the volume is to be called, with `keep`; default after the VM and the disk."),
+];
 
 /// A disk beside the root disk.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(example = serde_json::json!({ "disk_size": 20 }), example = serde_json::json!({ "path": "/srv/vms/data.qcow2", "format": "qcow2" }))]
+#[schemars(example = serde_json::json!({ "disk_size": 20 }), example = serde_json::json!({ "path": "/srv/vms/data.qcow2", "format": "qcow2" }), example = serde_json::json!({ "volume": "123e4567-e89b-42d3-a456-426614174000" }))]
 pub struct DiskBody {
     /// GiB. Of a disk that is attached as it is, it is what it has, and may be left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,6 +41,10 @@ pub struct DiskBody {
     /// Of the image at `path`, which does not say it reliably itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<ImageFormat>,
+    /// The id of a volume that no VM has, which the disk is to be in: it has its size, and stays when the disk or the VM is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "uuid"))]
+    pub volume: Option<String>,
     /// Cloned; without one the disk is empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
@@ -50,10 +59,12 @@ pub struct DiskBody {
 impl DiskBody {
     pub fn of(disk: &Disk) -> Self {
         let (foreign, base) = (disk.file.foreign(), disk.base.as_ref().filter(|_| disk.file.own().is_some()));
+        let volume = disk.file.volume().map(|_| disk.layer.to_string());
         Self {
             disk_size: Some(disk.size.try_into().unwrap_or(i64::MAX)),
             path: foreign.map(|file| file.path.clone()),
             format: foreign.map(|file| file.format),
+            volume,
             base_image: base.map(|base| base.path.clone()),
             clone: base.map(|_| disk.clone),
             io_limits: disk.io_limits,
@@ -77,6 +88,7 @@ impl DiskBody {
         Ok(DiskWish {
             request: None,
             existing,
+            volume: self.volume.as_deref().map(volumes::id).transpose()?,
             size: self.disk_size,
             base_image: self.base_image,
             clone: self.clone.unwrap_or_default(),
@@ -154,14 +166,30 @@ pub async fn remove(shared: Shared, request: Request) -> Result<Reply, Problem> 
     let id = vm_id(&request)?;
     let view = shared.service.view(id)?;
     let name = named(&view, &request)?;
-    let foreign = view.spec.disk(&name).is_some_and(|disk| disk.file.foreign().is_some());
-    let disk = view.spec.disk(&name).map(DiskView::of);
+    let RemoveQuery { keep, name: called } = request.query()?;
+    if called.is_some() && !keep {
+        return Err(HttpError::invalid("name", "only be given with keep=true: it is that of the volume").into());
+    }
+    let before = view.spec.disk(&name);
+    let foreign = before.is_some_and(|disk| disk.file.foreign().is_some());
+    let volume = before.filter(|disk| keep || disk.file.volume().is_some()).map(|disk| disk.layer.to_string());
+    let disk = before.map(|disk| DiskView { volume: volume.clone(), ..DiskView::of(disk) });
     let of = Of::disk(id, &name);
-    let (_, applied) = shared.service.change(id, Change::RemoveDisk(name)).await?;
-    let message =
-        if foreign { "Disk successfully detached; its file stays as it is." } else { "Disk successfully removed." };
+    let (_, applied) = shared.service.remove_disk(id, name, keep, called).await?;
+    let message = match volume {
+        Some(_) => "Disk successfully detached; its data stay in the volume.",
+        None if foreign => "Disk successfully detached; its file stays as it is.",
+        None => "Disk successfully removed.",
+    };
     let done = DiskDone { of, disk, status: "deleted".into(), message: message.into(), applied };
     Ok(Reply::json(StatusCode::OK, &done))
+}
+
+#[derive(Deserialize)]
+struct RemoveQuery {
+    #[serde(default)]
+    keep: bool,
+    name: Option<String>,
 }
 
 /// The disk that the path names.

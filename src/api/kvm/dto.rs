@@ -100,11 +100,14 @@ impl CreateBody {
     pub fn into_model(self, written: &Written) -> Result<CreateVm, Error> {
         let sent = written.sent(self.start);
         let mut disks = DiskBody::all_into_model(self.disks)?;
-        let attached = self.base_image.is_none() && disks.first().is_some_and(|disk| disk.existing.is_some());
+        let attached = self.base_image.is_none() && disks.first().is_some_and(|disk| disk.is_there());
         let root = attached.then(|| disks.remove(0));
         if root.is_none() && self.base_image.is_none() {
-            let instead =
-                if disks.is_empty() { "" } else { ", or path in the first of disks, which is the root disk then" };
+            let instead = if disks.is_empty() {
+                ""
+            } else {
+                ", or path or volume in the first of disks, which is the root disk then"
+            };
             return Err(Error::invalid("base_image", format!("be given{instead}")));
         }
         let disk_size = match (self.disk_size, &root) {

@@ -104,6 +104,7 @@ impl http::Problem for Problem {
                     | Error::ImageNotFound(_)
                     | Error::NotPulled(_)
                     | Error::UploadNotFound(_)
+                    | Error::VolumeNotFound(_)
                     | Error::ForwardNotFound(_)
                     | Error::SwitchNotFound(_) => (StatusCode::NOT_FOUND, message, None),
                     Error::Fixed { .. }
@@ -113,6 +114,7 @@ impl http::Problem for Problem {
                     | Error::SwitchConflict(_)
                     | Error::ImageExists(_)
                     | Error::ImageConflict(_)
+                    | Error::VolumeConflict(_)
                     | Error::Storage(_)
                     | Error::BeyondBounds(_)
                     | Error::PortTaken { .. }

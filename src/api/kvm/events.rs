@@ -37,11 +37,13 @@ pub struct EventBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub operation_id: Option<String>,
     /// Of an operation: which request it is the work for, by its operation id in this document.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Of the VM, the switch or the image, at that time; `host` of the host.
+    /// Of the VM, the switch, the image or the volume, at that time; `host` of the host.
     pub name: String,
     /// Who has asked for it; empty where nobody has.
     pub by: Vec<AskerBody>,
@@ -172,7 +174,7 @@ pub struct EventsBody {
 impl EventBody {
     pub fn of(place: Place, entry: &Entry) -> Self {
         let event = &entry.event;
-        let Subject { vm, switch, image, operation, kind, name } = Subject::of(&event.about);
+        let Subject { vm, switch, image, volume, operation, kind, name } = Subject::of(&event.about);
         Self {
             id: place.to_string(),
             seq: entry.number,
@@ -181,6 +183,7 @@ impl EventBody {
             vm_id: vm,
             switch_id: switch,
             image_id: image,
+            volume_id: volume,
             operation_id: operation,
             kind,
             name: name.clone(),

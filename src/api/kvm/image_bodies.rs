@@ -160,6 +160,8 @@ pub struct ImageDetails {
     pub allocated: Option<u64>,
     /// The disks that lie on it, each a layer of its own.
     pub disks: Vec<DiskOnFields>,
+    /// The volumes that lie on it and that no VM has.
+    pub volumes: Vec<User>,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -185,7 +187,8 @@ impl ImageDetails {
             allocated: on.allocated,
         };
         let disks = tree.disks.iter().map(disk).collect();
-        Self { image: ImageFields::of(&tree.view), allocated: tree.allocated, disks }
+        let volumes = tree.volumes.iter().map(|(id, name)| User { id: id.to_string(), name: name.clone() }).collect();
+        Self { image: ImageFields::of(&tree.view), allocated: tree.allocated, disks, volumes }
     }
 }
 

@@ -84,7 +84,7 @@ pub fn routes() -> Vec<Route<Shared>> {
             .summary("One image, with the VMs whose disks lie on it, and those disks, each with what it takes by itself.")
             .output::<ImageDetails>(200, "The image.")
             .error(404, "There is no such image."),
-        Route::get("/images/{image}/content", "getImageContent", in_section(&IMAGES, content::image))
+        Route::get("/images/{image}/content", "getImageContent", in_section(&IMAGES, read))
             .role(Role::Operator)
             .tag(TAG)
             .summary("The data of an image, as a qcow2 file whose SHA-256 sum is that of its layer.")
@@ -197,6 +197,11 @@ async fn details(shared: Shared, request: Request) -> Result<Reply, Problem> {
     let found = shared.service.image(request.param("image"))?;
     let tree = shared.service.tree_of_image(found).await;
     Ok(Reply::json(StatusCode::OK, &ImageDetails::of(&tree)))
+}
+
+async fn read(shared: Shared, request: Request) -> Result<Reply, Problem> {
+    let found = shared.service.image_content(request.param("image")).await?;
+    content::send(found, &request)
 }
 
 async fn update(shared: Shared, request: Request) -> Result<Reply, Problem> {

@@ -43,6 +43,7 @@ mod switches;
 mod times;
 mod updated;
 mod uploads;
+mod volumes;
 mod whole;
 mod words;
 
@@ -75,6 +76,7 @@ pub mod bodies {
         switches::{Ipv6Body, SwitchBody, SwitchChanged, SwitchDone, SwitchFields, SwitchKindBody, SwitchUpdate},
         updated::Updated,
         uploads::{UploadBody, UploadFields},
+        volumes::{VolumeBody, VolumeDone, VolumeFields},
         whole::{Whole, WholeBody},
     };
 }

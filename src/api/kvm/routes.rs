@@ -9,7 +9,7 @@ use super::{
     Shared, bases, change, config, disk_view, disks, dto,
     error::{Endpoint, ErrorBody, NotFound, endpoint, http_error},
     events, guest, host, images, info, media, monitoring, network_body, networks, operations, policy, power, rows,
-    switch_routes, updated, uploads, whole,
+    switch_routes, updated, uploads, volumes, whole,
 };
 use crate::{
     api::{
@@ -68,6 +68,7 @@ pub fn routes() -> Vec<Route<Shared>> {
     routes.extend(switch_routes::routes());
     routes.extend(operations::routes());
     routes.extend(images::routes());
+    routes.extend(volumes::routes());
     routes.extend(uploads::routes());
     routes.extend(docs::routes(SERVICE));
     routes
@@ -192,10 +193,11 @@ fn rows() -> Vec<Route<Shared>> {
             .does(Work::Add)
             .role(Role::Operator)
             .tag(UPDATE)
-            .summary("Add a disk, empty or cloned; a running VM gets it by hot-plug.")
+            .summary("Add a disk, empty, cloned, or in a volume or a file that is there; a running VM gets it by hot-plug.")
             .input::<disks::DiskBody>()
             .output::<disks::DiskDone>(201, "It is added.")
-            .error(409, "There is no free slot, the base image is open for writing elsewhere, or there is a file in the place of its image.")
+            .error(404, "There is no such VM, base image or volume.")
+            .error(409, "There is no free slot, the base image is open for writing elsewhere, another VM has the volume, or there is a file in the place of its image.")
             .error(507, "A full clone does not fit; the message has the figures."),
         Route::put("/vms/{id}/disks/{disk}", "updateVMDisk", in_section(&DISKS, disks::change))
             .does(Work::Change)
@@ -212,7 +214,8 @@ fn rows() -> Vec<Route<Shared>> {
             .does(Work::Remove)
             .role(Role::Operator)
             .tag(UPDATE)
-            .summary("Remove a disk with its image; a running guest has to let go of it.")
+            .summary("Remove a disk with its image, or keep that as a volume; a running guest has to let go of it.")
+            .query(disks::REMOVE_QUERY)
             .output::<disks::DiskDone>(200, "It is gone.")
             .error(409, "The guest does not let go of it, or is paused; the VM is protected; or the request was overtaken."),
         Route::get("/vms/{id}/networks", "listVMNetworks", in_section(&NICS, networks::list))
@@ -333,6 +336,7 @@ pub fn openapi() -> Value {
                 description: "The id of the image, or its name with its tag: debian:12; without one it is latest.",
                 format: None,
             },
+            PathParam { name: "volume", description: "The id of the volume.", format: Some("uuid") },
             PathParam { name: "upload", description: "The id of the upload.", format: Some("uuid") },
             docs::FILE,
             PathParam { name: "disk", description: "The name of the disk: root, disk1…", format: None },

@@ -71,7 +71,8 @@ impl Names {
             Some(image) => format!("the image {}", image.name),
             None => format!("the image {id}, whose record cannot be read"),
         });
-        vms.chain(images).collect::<Vec<_>>().join(", ")
+        let volume = layer.volume().map(|(volume, _)| format!("the volume {}", volume.name));
+        vms.chain(images).chain(volume).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -92,7 +93,9 @@ pub(super) fn compare(
     };
     let layers = store.scan_counted::<LayerRecord>()?.into_iter().filter_map(|(_, layer)| Some(layer.ok()?.0));
     // Of one that nobody names the next start takes care.
-    let layers: Vec<LayerRecord> = layers.filter(|layer| !layer.is_nobodys()).collect();
+    let layers: Vec<LayerRecord> = layers
+        .filter(|layer| !layer.is_nobodys() && !layer.volume().is_some_and(|(_, unfinished)| unfinished))
+        .collect();
     let (mut problems, mut known) = (Vec::new(), BTreeSet::new());
     for layer in &layers {
         let path = today(state_dir, &layer.path());

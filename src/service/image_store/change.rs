@@ -166,19 +166,26 @@ impl Service {
                 image.name
             ))
         })?;
-        if users.is_empty() {
+        let Users { vms: users, volumes } = users;
+        if users.is_empty() && volumes.is_empty() {
             return Ok(());
         }
         let named = |id: &VmId| match self.view(*id) {
             Ok(view) => format!("{} ({id})", view.spec.name),
             Err(_) => id.to_string(),
         };
-        let vms: Vec<String> = users.iter().map(named).collect();
+        let count = |one: &str, several: &str, count: usize| match count {
+            0 => None,
+            1 => Some(one.to_owned()),
+            count => Some(format!("{count} {several}")),
+        };
+        let counts = [count("a VM", "VMs", users.len()), count("a volume", "volumes", volumes.len())];
+        let all: Vec<String> = users.iter().map(named).chain(volumes).collect();
         Err(Error::ImageConflict(format!(
             "The image {} is in use by {}: {}. Delete them first, or give them full clones.",
             image.name,
-            if vms.len() == 1 { "a VM".to_owned() } else { format!("{} VMs", vms.len()) },
-            vms.join(", ")
+            counts.into_iter().flatten().collect::<Vec<_>>().join(" and "),
+            all.join(", ")
         )))
     }
 
@@ -217,16 +224,26 @@ fn differences(before: &Image, after: &Image) -> Vec<String> {
     fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field.to_owned()).collect()
 }
 
-/// The VMs whose disks lie on a layer; or, as an error, the record that cannot be read. Blocks.
+/// What lies on a layer.
+#[derive(Default)]
+struct Users {
+    vms: BTreeSet<VmId>,
+    /// Those that no VM has, by name and id.
+    volumes: Vec<String>,
+}
+
+/// The VMs whose disks lie on a layer, and the volumes; or, as an error, the record that cannot be read. Blocks.
 ///
 /// # Errors
 /// As the store's.
-fn on(store: &Store, layer: LayerId) -> std::result::Result<std::result::Result<BTreeSet<VmId>, String>, StoreError> {
-    let mut users = BTreeSet::new();
+fn on(store: &Store, layer: LayerId) -> std::result::Result<std::result::Result<Users, String>, StoreError> {
+    let mut users = Users::default();
     for (key, record) in store.scan_counted::<LayerRecord>()? {
         let Ok((record, _)) = record else { return Ok(Err(format!("layer/{key}"))) };
         if record.lies_on() == Some(layer) {
-            users.extend(record.owners());
+            users.vms.extend(record.owners());
+            let lonely = record.volume().filter(|_| record.owners().is_empty());
+            users.volumes.extend(lonely.map(|(volume, _)| format!("the volume {} ({key})", volume.name)));
         }
     }
     Ok(Ok(users))

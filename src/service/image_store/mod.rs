@@ -30,7 +30,6 @@ use std::{
 };
 
 pub use change::ChangeImage;
-pub use export::Content;
 pub use import::{ImportFrom, ImportImage};
 pub use known::KnownImage;
 pub use spool::{SpoolError, Spooled};

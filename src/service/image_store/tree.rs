@@ -23,6 +23,8 @@ pub struct ImageTree {
     /// Bytes that its data take on the host's storage, where that tells.
     pub allocated: Option<u64>,
     pub disks: Vec<DiskOn>,
+    /// Volumes that no VM has.
+    pub volumes: Vec<(LayerId, String)>,
 }
 
 /// A disk that lies on an image.
@@ -57,7 +59,11 @@ impl Service {
         let sizes = join_all(disks.iter().map(|disk| allocated(&disk.file))).await;
         disks.iter_mut().zip(sizes).for_each(|(disk, size)| disk.allocated = size);
         let allocated = allocated(&view.file).await;
-        ImageTree { view, allocated, disks }
+        let volumes = self.volumes().await.unwrap_or_default().into_iter();
+        let lonely = volumes.filter(|volume| volume.user.is_none());
+        let on = lonely.filter(|volume| volume.base.as_ref().is_some_and(|base| base.layer == Some(layer)));
+        let volumes = on.map(|volume| (volume.id, volume.name)).collect();
+        ImageTree { view, allocated, disks, volumes }
     }
 }
 

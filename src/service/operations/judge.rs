@@ -83,7 +83,7 @@ pub fn judge(operation: &OperationRecord, stored: Option<&Record>) -> Verdict {
         Work::AskGuest => {
             Interrupted("Whether the guest has done it is not known; look at the guest before you ask again.")
         }
-        // Those of switches and images are judged by them.
+        // Those of switches, images and volumes are judged by them.
         Work::Change
         | Work::MakeSwitch
         | Work::ChangeSwitch
@@ -92,7 +92,9 @@ pub fn judge(operation: &OperationRecord, stored: Option<&Record>) -> Verdict {
         | Work::RemoveForward
         | Work::ImportImage
         | Work::ChangeImage
-        | Work::DeleteImage => Interrupted(
+        | Work::DeleteImage
+        | Work::MakeVolume
+        | Work::DeleteVolume => Interrupted(
             "What was stored of the change holds and goes on, as the VM and what is pending of it show; the same may be asked again.",
         ),
     }
@@ -137,6 +139,16 @@ pub fn judge_of_image(work: Work, is_stored: bool) -> Verdict {
         (Work::DeleteImage, true) => Interrupted("The image is still there; ask again."),
         (_, true) => Interrupted("Whether the change was stored the image shows; the same may be asked again."),
         (_, false) => Interrupted("There is no such image any more."),
+    }
+}
+
+/// The same, of one that is about a volume, which is stored or is not.
+pub fn judge_of_volume(work: Work, is_stored: bool) -> Verdict {
+    use Verdict::{Done, Interrupted};
+    match (work == Work::MakeVolume, is_stored) {
+        (true, true) | (false, false) => Done,
+        (true, false) => Interrupted(NOTHING_LEFT),
+        (false, true) => Interrupted("The volume is still there; ask again."),
     }
 }
 

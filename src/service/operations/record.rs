@@ -37,6 +37,8 @@ pub enum Work {
     ImportImage,
     ChangeImage,
     DeleteImage,
+    MakeVolume,
+    DeleteVolume,
 }
 
 impl Work {
@@ -57,7 +59,9 @@ impl Work {
             | Self::AskGuest
             | Self::ImportImage
             | Self::ChangeImage
-            | Self::DeleteImage => false,
+            | Self::DeleteImage
+            | Self::MakeVolume
+            | Self::DeleteVolume => false,
         }
     }
 
@@ -66,9 +70,33 @@ impl Work {
         matches!(self, Self::ImportImage | Self::ChangeImage | Self::DeleteImage)
     }
 
+    /// It is about a volume, and about no VM.
+    pub fn is_of_volume(self) -> bool {
+        matches!(self, Self::MakeVolume | Self::DeleteVolume)
+    }
+
     /// It makes something, which has an id from the beginning.
     pub fn makes(self) -> bool {
-        matches!(self, Self::Create | Self::Add | Self::MakeSwitch | Self::AddForward | Self::ImportImage)
+        match self {
+            Self::Create | Self::Add | Self::MakeSwitch | Self::AddForward | Self::ImportImage | Self::MakeVolume => {
+                true
+            }
+            Self::Start
+            | Self::Stop
+            | Self::Suspend
+            | Self::Resume
+            | Self::Reboot
+            | Self::Delete
+            | Self::Remove
+            | Self::Change
+            | Self::AskGuest
+            | Self::ChangeSwitch
+            | Self::DeleteSwitch
+            | Self::RemoveForward
+            | Self::ChangeImage
+            | Self::DeleteImage
+            | Self::DeleteVolume => false,
+        }
     }
 
     /// What a VM does by itself when it has been asked: a daemon that ends leaves it to the next one.
@@ -80,7 +108,13 @@ impl Work {
     /// Why it is never cancelled.
     pub fn check_cancellable(self) -> Result<(), &'static str> {
         match self {
-            Self::Create | Self::Stop | Self::Add | Self::Remove | Self::Change | Self::ImportImage => Ok(()),
+            Self::Create
+            | Self::Stop
+            | Self::Add
+            | Self::Remove
+            | Self::Change
+            | Self::ImportImage
+            | Self::MakeVolume => Ok(()),
             // While it waits for its turn.
             Self::Suspend | Self::Resume => Ok(()),
             // Until the guest is off.
@@ -92,6 +126,7 @@ impl Work {
                 Err("what is done to the host's network is done whole; ask for the opposite when it has ended")
             }
             Self::ChangeImage | Self::DeleteImage => Err("an image is changed or deleted whole"),
+            Self::DeleteVolume => Err("a volume is deleted whole"),
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{
     request::Request,
     seen::Device,
 };
-use crate::model::{Applied, Change, OnIoError, Policy, Redefinition, Result, VmSpec};
+use crate::model::{Applied, Change, Error, OnIoError, Policy, Redefinition, Result, VmSpec};
 
 /// A removal that the guest has not released by then is answered as pending (ruling 34).
 const PENDING: u64 = 1_000;
@@ -55,6 +55,12 @@ pub(super) fn unchanged(facts: &Facts, request: &Request) -> Option<Result<Answe
 pub(super) fn define(facts: &mut Facts, ticket: Ticket, change: Change) {
     let before = facts.record.definition.clone();
     let in_effect = facts.up().map(|up| up.in_effect.clone());
+    if let Change::Keep { name, .. } = &change
+        && before.disk(name).is_some_and(|disk| facts.is_unmade(disk))
+    {
+        let why = format!("The disk {name} is being made at this moment; ask again when it is there.");
+        return facts.refuse(ticket, Error::Storage(why));
+    }
     let wanted = match change.clone().apply(&before, in_effect.as_deref(), facts.bounds.memory) {
         Ok(wanted) => Arc::new(wanted),
         Err(error) => return facts.refuse(ticket, error),
@@ -92,9 +98,10 @@ fn concerned(change: &Change) -> Vec<Lane> {
             [vcpus.map(|_| Lane::Vcpus), pinning.as_ref().map(|_| Lane::Pin)].into_iter().flatten().collect()
         }
         Change::Memory(_) => vec![Lane::Memory],
-        Change::Disk { name, .. } | Change::Base { name, .. } | Change::RemoveDisk(name) => {
-            disk(name).into_iter().collect()
-        }
+        Change::Disk { name, .. }
+        | Change::Base { name, .. }
+        | Change::Keep { name, .. }
+        | Change::RemoveDisk(name) => disk(name).into_iter().collect(),
         Change::Medium(_) => vec![Lane::Medium],
         // One that the guest has not let go of is asked for again.
         Change::RemoveNic(nic) | Change::Port { nic, .. } => vec![Lane::Nic(*nic)],

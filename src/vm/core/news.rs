@@ -17,7 +17,7 @@ use super::{
     telling::{By, Tells},
     view::{reason_of, status_of},
 };
-use crate::model::{About, Asker, Event, GuestRequest, Incident, Status, VmSpec, Wanted, What, around};
+use crate::model::{About, Asker, Disk, Event, GuestRequest, Incident, Status, VmSpec, Wanted, What, around};
 
 /// Between two batches that are made for nothing but what a guest does: one that resets itself over and over is told of as often.
 const PAUSE: u64 = 1_000;
@@ -186,6 +186,7 @@ pub fn tell(before: Option<&Record>, txn: &Txn) -> Vec<Event> {
         return events;
     };
     let fields = difference::fields(&before.definition, &after.definition);
+    let kept = kept(&before.definition, &after.definition, tells.at, &by(|by| by.changes));
     if !fields.is_empty() {
         // The batch of which nobody knew what became of it has told of these.
         let has_landed = tells.known.as_ref() != Some(&before.definition);
@@ -222,7 +223,19 @@ pub fn tell(before: Option<&Record>, txn: &Txn) -> Vec<Event> {
     if reported.missing != tell.missing {
         add(What::Problem { problem: tells.missing.clone().filter(|_| tell.missing) }, Vec::new());
     }
+    events.extend(kept);
     events
+}
+
+/// The disks that have become volumes.
+fn kept(before: &VmSpec, after: &VmSpec, at: Ms, by: &[Asker]) -> Vec<Event> {
+    let became = |disk: &Disk| {
+        let volume = disk.file.volume()?;
+        before.disk(&disk.name).filter(|then| then.layer == disk.layer && then.file.volume().is_none())?;
+        let about = About::Volume { id: disk.layer, name: volume.name.clone() };
+        Some(Event { at, about, what: What::Created, by: by.to_vec() })
+    };
+    after.disks.iter().filter_map(became).collect()
 }
 
 fn wanted(before: &Record, after: &Record) -> Option<Wanted> {

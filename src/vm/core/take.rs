@@ -51,7 +51,9 @@ fn is_kept_from(facts: &Facts, request: &Request, verdict: Verdict) -> bool {
         Request::Delete | Request::StopAndDelete(_) => !matches!(verdict, Verdict::Refuse(_)),
         Request::ForceOff => verdict == Verdict::Do(Act::Cut),
         // Its data goes with it.
-        Request::Change(change) => change.each().iter().any(|change| matches!(change, Change::RemoveDisk(_))),
+        Request::Change(change) => {
+            change.each().iter().any(|change| matches!(change, Change::RemoveDisk(_) | Change::Keep { .. }))
+        }
         Request::Start
         | Request::Stop(_)
         | Request::Reboot(_)

@@ -38,15 +38,8 @@ fn spec() -> Arc<VmSpec> {
 
 fn add_disk() -> Request {
     let layer = LayerId::random();
-    let disk = NewDisk {
-        request: None,
-        layer,
-        existing: None,
-        size: 2,
-        base: None,
-        clone: Default::default(),
-        io_limits: None,
-    };
+    let disk =
+        NewDisk { request: None, layer, file: None, size: 2, base: None, clone: Default::default(), io_limits: None };
     Request::Change(Box::new(Change::AddDisk { disk: Box::new(disk), folder: "/i".into() }))
 }
 

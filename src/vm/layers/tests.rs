@@ -174,7 +174,9 @@ async fn a_layer_says_whose_its_file_is_and_of_old_ones_each_is_qherds_own() {
     let layer = old.disks()[0].layer;
     let text = serde_json::to_value(get(&store, layer).unwrap().unwrap().0).unwrap();
     assert_eq!(text.get("foreign"), None);
-    damaged::<1>(&store, layer, text).await;
+    damaged::<1>(&store, layer, text.clone()).await;
+    assert!(old.again(&store).unwrap().definition.disks[0].file.own().is_some());
+    damaged::<2>(&store, layer, text).await;
     assert!(old.again(&store).unwrap().definition.disks[0].file.own().is_some());
 }
 
@@ -208,10 +210,38 @@ async fn a_vm_whose_layer_cannot_be_read_hides_no_other_and_says_which_it_is() {
     for (data, reason) in
         [(json!("?"), "does not decode"), (above_another, "unknown variant `fork`"), (Value::Null, "not there")]
     {
-        damaged::<2>(&store, layer, data).await;
+        damaged::<3>(&store, layer, data).await;
         let said = one.again(&store).unwrap_err().to_string();
         assert!(said.starts_with(&format!("record layer/{layer} cannot be read: ")) && said.contains(reason), "{said}");
         assert_eq!(other.again(&store).unwrap(), other.record);
     }
     assert_eq!(store.names().unwrap().len(), names.len() - 1, "nothing else has gone");
+}
+
+#[tokio::test]
+async fn a_volume_stays_when_its_last_vm_lets_go_of_it_and_knows_its_size() {
+    let (_dir, store) = open();
+    let volume = Arc::new(Volume { name: "data".to_owned(), created_at: 7 });
+    let file = |disk: &Disk| VolumeFile { path: disk.file.to_path_buf(), volume: volume.clone() };
+    let mut one = vm(vec![disk(0), disk(1)]);
+    one.commit(&store).await.unwrap();
+    let layer = one.disks()[1].layer;
+    let spec = Arc::make_mut(&mut one.record.definition);
+    spec.disks[1].file = DiskFile::Volume(file(&spec.disks[1]));
+    spec.disks[1].size = 3;
+    one.commit(&store).await.unwrap();
+    assert_eq!(one.again(&store).unwrap().definition.disks[1].file.volume(), Some(&*volume));
+    // What a VM remembers of a disk that it defines no more makes it no smaller, and no disk of its own.
+    let mut held = disk(1);
+    held.layer = layer;
+    let no = DiskNo::of(&held.name).unwrap();
+    one.record.run.held.images.insert(no, held.into());
+    Arc::make_mut(&mut one.record.definition).disks.truncate(1);
+    one.commit(&store).await.unwrap();
+    let stored = || get(&store, layer).unwrap().unwrap().0;
+    assert_eq!((stored().volume(), stored().volume_size()), (Some((&*volume, false)), 3));
+    one.record.run.held.images.clear();
+    one.commit(&store).await.unwrap();
+    let left = stored();
+    assert!(left.owners().is_empty() && left.volume().is_some() && !left.is_nobodys());
 }

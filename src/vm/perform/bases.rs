@@ -37,7 +37,9 @@ pub(super) async fn check_all(hands: &Hands, brief: &Brief) -> Result<(), String
     join_all(on_bases.map(|disk| check(hands, disk))).await.into_iter().collect()
 }
 
-async fn check(hands: &Hands, disk: &Disk) -> Result<(), String> {
+/// # Errors
+/// As [`check_all`].
+pub(super) async fn check(hands: &Hands, disk: &Disk) -> Result<(), String> {
     let Ok(Some((was, now))) = other_content(hands, disk).await else { return Ok(()) };
     let base = disk.base.as_ref().map(|base| base.path.display().to_string()).unwrap_or_default();
     Err(format!(

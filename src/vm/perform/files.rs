@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::{
@@ -15,11 +15,11 @@ use std::{
 
 use super::{
     Brief, Done, Hands,
-    images::{REMOVAL, absent, host},
+    images::{REMOVAL, absent, host, kept},
 };
 use crate::{
     host::{STORAGE, folder, in_time, on_storage, on_storage_of, remove_image},
-    model::{Disk, Error, MadeFolder, OwnFile},
+    model::{Disk, Error, LayerId, MadeFolder, OwnFile},
     qemu::RunPaths,
     vm::{
         core::{DiskNo, Setback, StepReport as Report},
@@ -63,7 +63,7 @@ pub(super) async fn check_removable(hands: &Hands, brief: &Brief) -> Done {
 }
 
 async fn are_removable(hands: &Hands, brief: &Brief, patience: Duration) -> Result<(), Setback> {
-    for file in own_images(hands, brief, made(brief)) {
+    for file in own_images(hands, brief, made(brief)).into_values() {
         let (looked, folders) = (file.clone(), hands.ctx.config.storage_dirs.clone());
         let checked = on_storage(&file, patience, move || Ok(check(&looked, &folders))).await;
         checked.map_err(host)?.map_err(|why| Setback::Reported(Error::Storage(why)))?;
@@ -79,8 +79,10 @@ pub(super) async fn erase(hands: &Hands, brief: &Brief, half_made: bool) -> Done
     }
     let spec = brief.definition();
     let held = brief.record.run.held.images.values().map(|disk| &**disk);
-    let images = own_images(hands, brief, made(brief).chain(held));
-    for file in images {
+    let mut images = own_images(hands, brief, made(brief).chain(held));
+    let stay = kept(hands, images.keys().copied().collect()).await?;
+    images.retain(|layer, _| !stay.contains(layer));
+    for file in images.into_values() {
         let (image, folders) = (file.clone(), hands.ctx.config.storage_dirs.clone());
         let removed = on_storage(&file, REMOVAL, move || remove_image(&image, &folders)).await;
         removed.map_err(|e| Setback::Host(format!("cannot remove {}: {e}", file.display())))?;
@@ -137,9 +139,9 @@ fn made(brief: &Brief) -> impl Iterator<Item = &Disk> {
 }
 
 /// Those that qherd made, and not for another state directory.
-fn own_images<'a>(hands: &Hands, brief: &Brief, disks: impl Iterator<Item = &'a Disk>) -> BTreeSet<OwnFile> {
+fn own_images<'a>(hands: &Hands, brief: &Brief, disks: impl Iterator<Item = &'a Disk>) -> BTreeMap<LayerId, OwnFile> {
     let owned = disks.filter(|disk| hands.ctx.owns(disk, brief.definition()).is_ok());
-    owned.filter_map(|disk| disk.file.own().cloned()).collect()
+    owned.filter_map(|disk| Some((disk.layer, disk.file.own()?.clone()))).collect()
 }
 
 /// Folders that were made for its disk, where no other VM's is in them. One that is not the one that was made stays, and
@@ -155,11 +157,11 @@ async fn remove_folders(place: PathBuf, owner: String, folders: Vec<MadeFolder>)
     }
 }
 
-/// A folder of ours, in which somebody may have put something of theirs.
+/// A folder of ours, in which a volume may be, or somebody may have put something of theirs.
 fn remove_emptied(folder: &Path) -> io::Result<()> {
     match fs::remove_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
-            tracing::warn!(folder = %folder.display(), "there is something in the folder of a deleted VM that is not qherd's; it stays");
+            tracing::info!(folder = %folder.display(), "there is something in the folder of a deleted VM that was not its own, such as a volume; it stays");
             Ok(())
         }
         removed => absent(removed, folder),

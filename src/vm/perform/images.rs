@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "called on threads that may wait")]
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     time::Duration,
@@ -16,11 +17,12 @@ use crate::{
         image::{self, ImageError},
         on_storage, open_within, remove_image,
     },
-    model::{Disk, DiskFile, Error, ForeignFile, VmSpec},
+    model::{Disk, DiskFile, Error, ImageFormat, LayerId, VmSpec},
     qemu::devices,
+    store::StoreError,
     vm::{
         core::{DiskNo, Setback, StepReport as Report},
-        mark_storage,
+        layers, mark_storage,
         storage::check,
         storage_of,
     },
@@ -36,7 +38,20 @@ pub(super) async fn check_free(hands: &Hands, brief: &Brief, no: DiskNo) -> Done
     let disk = defined(brief, no)?;
     let file = match &disk.file {
         DiskFile::Own(file) => file.to_path_buf(),
-        DiskFile::Foreign(file) => return check_there(hands, file).await,
+        DiskFile::Foreign(file) => return check_there(hands, &file.path, file.format).await,
+        DiskFile::Volume(file) => {
+            // Of one that is off its next start says it, and what can be done then.
+            if brief.record.run.up().is_some() {
+                let checked = bases::check(hands, disk).await;
+                checked.map_err(|why| {
+                    let then = "Attach the volume while the VM is off, where that can be said of its disk.";
+                    Setback::Foreign(Error::Storage(format!(
+                        "The volume cannot be attached to a VM that runs: {why}. {then}"
+                    )))
+                })?;
+            }
+            return check_there(hands, &file.path, disk.file.format()).await;
+        }
     };
     let looked = file.clone();
     let found = on_storage(&file, LOOK, move || match fs::symlink_metadata(looked) {
@@ -62,9 +77,9 @@ pub(super) async fn check_free(hands: &Hands, brief: &Brief, no: DiskNo) -> Done
 }
 
 /// Whether a file that is to be attached is still what it was found to be.
-async fn check_there(hands: &Hands, file: &ForeignFile) -> Done {
-    let (path, format, folders) = (file.path.clone(), file.format, hands.ctx.config.storage_dirs.clone());
-    let looked = on_storage(&file.path, STORAGE, move || {
+async fn check_there(hands: &Hands, file: &Path, format: ImageFormat) -> Done {
+    let (path, folders) = (file.to_owned(), hands.ctx.config.storage_dirs.clone());
+    let looked = on_storage(file, STORAGE, move || {
         let file = open_within(&folders, &path, Access::ReadWrite)?;
         image::check_disk(&file, format).map_err(io::Error::other)
     });
@@ -72,7 +87,7 @@ async fn check_there(hands: &Hands, file: &ForeignFile) -> Done {
         Ok(_) => Ok(Report::Done),
         Err(error) => Err(Setback::Foreign(Error::Storage(format!(
             "The disk {} cannot be attached any more ({error}).",
-            file.path.display()
+            file.display()
         )))),
     }
 }
@@ -86,7 +101,7 @@ pub(super) async fn make(hands: &Hands, brief: &Brief, no: DiskNo, size: u64) ->
     }
     let (ctx, file) = match &disk.file {
         DiskFile::Own(file) => (&hands.ctx, file.clone()),
-        DiskFile::Foreign(_) => return Ok(Report::Done),
+        DiskFile::Foreign(_) | DiskFile::Volume(_) => return Ok(Report::Done),
     };
     let (folder, folders) = (ctx.image_folder(&hands.id), ctx.config.storage_dirs.clone());
     let prepared = on_storage(&disk.file, STORAGE, move || {
@@ -123,7 +138,8 @@ pub(super) async fn remove(hands: &Hands, brief: &Brief, no: DiskNo) -> Done {
         // A node without its device, of a plugging that was cut short.
         disks::close_node(&session, disk).await?;
     }
-    let DiskFile::Own(file) = &disk.file else {
+    let stays = kept(hands, vec![disk.layer]).await?.contains(&disk.layer);
+    let Some(file) = disk.file.own().filter(|_| !stays) else {
         tracing::info!(vm = %hands.id, file = %disk.file.display(), "detached a disk; its file stays as it is");
         return Ok(Report::Done);
     };
@@ -142,6 +158,22 @@ pub(super) async fn remove(hands: &Hands, brief: &Brief, no: DiskNo) -> Done {
         tracing::info!(vm = %hands.id, file = %disk.file.display(), "removed the image of a disk that was taken out");
     }
     Ok(Report::Done)
+}
+
+/// Which of these layers are volumes by now. What is stored counts, and not what this VM remembers of a disk that it had: it may have
+/// been told that something could not be stored which was.
+pub(super) async fn kept(hands: &Hands, layers: Vec<LayerId>) -> Result<BTreeSet<LayerId>, Setback> {
+    let store = hands.ctx.store.clone();
+    let look = move || {
+        let mut kept = BTreeSet::new();
+        for id in layers {
+            let layer = layers::get(&store, id)?;
+            kept.extend(layer.filter(|(layer, _)| layer.volume().is_some()).map(|_| id));
+        }
+        Ok::<_, StoreError>(kept)
+    };
+    let looked = tokio::task::spawn_blocking(look).await.map_err(|ended| ended.to_string());
+    looked.and_then(|kept| kept.map_err(|error| error.to_string())).map_err(Setback::Host)
 }
 
 /// Gives an image that no QEMU has open its size; it never shrinks, and one that is large enough stays as it is.
