@@ -41,7 +41,7 @@ impl Service {
     pub(super) async fn addresses(&self, view: &VmView) -> Addresses {
         let mut known = self.leased(std::slice::from_ref(view));
         if known.by_mac.values().any(Vec::is_empty) {
-            for GuestInterface { mac, addresses } in vm::guest_told(&self.ctx, view).await.interfaces {
+            for GuestInterface { mac, addresses } in vm::guest_report(&self.ctx, view).await.interfaces {
                 if let Some(own) = known.by_mac.get_mut(&mac)
                     && own.is_empty()
                 {
@@ -56,7 +56,7 @@ impl Service {
     pub fn known_addresses(&self, views: &[VmView]) -> Addresses {
         let mut known = self.leased(views);
         for view in views {
-            for GuestInterface { mac, addresses } in self.ctx.told.last(view) {
+            for GuestInterface { mac, addresses } in self.ctx.reports.last(view) {
                 if let Some(own) = known.by_mac.get_mut(&mac).filter(|own| own.is_empty()) {
                     *own = addresses;
                 }
@@ -99,7 +99,7 @@ impl Service {
     pub async fn address_views(&self, id: VmId) -> Result<Vec<AddressView>> {
         let view = self.view(id)?;
         let Some(now) = &view.in_effect else { return Ok(Vec::new()) };
-        let report = vm::guest_told(&self.ctx, &view).await;
+        let report = vm::guest_report(&self.ctx, &view).await;
         let mut all = Vec::new();
         for nic in &now.nics {
             let mut add = |address, source, age: Option<u64>, expires| {
