@@ -151,7 +151,7 @@ fn nobody_reads() -> Fail {
 /// Returns when nobody reads standard output any more. What is written next would tell it too, and may never come. Of a file, whose
 /// readers nobody sees, it never returns.
 pub async fn unread() -> Fail {
-    let (tell, told) = oneshot::channel();
+    let (tell, news) = oneshot::channel();
     // It ends with the process.
     std::thread::spawn(move || {
         let out = io::stdout();
@@ -161,7 +161,7 @@ pub async fn unread() -> Fail {
             let _ = tell.send(());
         }
     });
-    match told.await {
+    match news.await {
         Ok(()) => nobody_reads(),
         Err(_) => pending().await,
     }

@@ -8,7 +8,7 @@ use std::{
 use super::Service;
 use crate::{
     model::{AddressSource, MacAddr, Nic, NicBackend, NicId, Result, SwitchId, VmId, VmView},
-    vm::{GuestInterface, guest_told},
+    vm::{GuestInterface, guest_report},
 };
 
 /// An address, by one source.
@@ -42,7 +42,7 @@ impl Service {
         let mut known = self.leased(std::slice::from_ref(view));
         if known.by_mac.values().any(Vec::is_empty) {
             let Ok(handle) = self.handle(view.spec.id) else { return known };
-            for GuestInterface { mac, addresses } in guest_told(&self.ctx, &handle.guest(), view).await.interfaces {
+            for GuestInterface { mac, addresses } in guest_report(&self.ctx, &handle.guest(), view).await.interfaces {
                 if let Some(own) = known.by_mac.get_mut(&mac)
                     && own.is_empty()
                 {
@@ -57,7 +57,7 @@ impl Service {
     pub fn known_addresses(&self, views: &[VmView]) -> Addresses {
         let mut known = self.leased(views);
         for view in views {
-            for GuestInterface { mac, addresses } in self.ctx.told.last(view) {
+            for GuestInterface { mac, addresses } in self.ctx.reports.last(view) {
                 if let Some(own) = known.by_mac.get_mut(&mac).filter(|own| own.is_empty()) {
                     *own = addresses;
                 }
@@ -101,7 +101,7 @@ impl Service {
         let handle = self.handle(id)?;
         let view = handle.view();
         let Some(now) = &view.in_effect else { return Ok(Vec::new()) };
-        let report = guest_told(&self.ctx, &handle.guest(), &view).await;
+        let report = guest_report(&self.ctx, &handle.guest(), &view).await;
         let mut all = Vec::new();
         for nic in &now.nics {
             let mut add = |address, source, age: Option<u64>, expires| {

@@ -198,7 +198,7 @@ impl Service {
             store,
             riders,
             census: Arc::default(),
-            told: Default::default(),
+            reports: Default::default(),
             net,
             sandbox,
             user_network,

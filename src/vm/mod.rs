@@ -59,7 +59,7 @@ pub(crate) use console::{Console, Extent, Follower, Piece, Refused, Source, Type
 pub use guest::{
     AgentInfo, Command, Executed, FileSystem, Guest, GuestFile, GuestUser, Interface, MOST_OUTPUT, Os, Write,
 };
-pub(crate) use guest::{FRESH, GuestInterface, told as guest_told};
+pub(crate) use guest::{FRESH, GuestInterface, report as guest_report};
 pub(crate) use handle::Turn;
 pub use handle::{RebootMode, Start, StopMode, Stopped, VmHandle};
 pub use perform::LaunchStep;
@@ -69,7 +69,7 @@ pub(crate) use storage::{
 };
 
 use carriers::Carriers;
-use guest::Told;
+use guest::Reports;
 use seeds::Seeds;
 
 use crate::{
@@ -93,7 +93,7 @@ pub struct Context {
     /// What all VMs have together.
     pub(crate) census: Arc<Census>,
     /// What their guests told of themselves.
-    pub told: Told,
+    pub reports: Reports,
     pub net: Network,
     /// What VMs are kept in.
     pub sandbox: Arc<Sandbox>,

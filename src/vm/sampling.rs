@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     guest::{Asking, Guest},
-    guest_told,
+    guest_report,
     perform::Hands,
     sampler::{Circumstances, Sampler},
 };
@@ -77,7 +77,7 @@ async fn measure(hands: Arc<Hands>, session: Session, view: watch::Receiver<VmVi
         if asking.is_due(&hands.ctx, &seen) {
             let (hands, seen) = (hands.clone(), seen.clone());
             // Beside it, and at an end by itself: a guest that says nothing holds up no figures.
-            tokio::spawn(async move { guest_told(&hands.ctx, &Guest::by(hands.agent.clone()), &seen).await });
+            tokio::spawn(async move { guest_report(&hands.ctx, &Guest::by(hands.agent.clone()), &seen).await });
         }
         let (Some(in_effect), Some(started)) = (seen.in_effect, seen.started) else { continue };
         let traffic = |nic: &Nic| (nic.clone(), hands.ctx.net.traffic(nic.id));

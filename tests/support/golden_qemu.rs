@@ -17,7 +17,7 @@ use qherd::{
         open_within,
         process::Process,
     },
-    model::{CloneMode, Disk},
+    model::Disk,
     qemu::{
         Accelerator,
         devices::{FileUse, HostFile},

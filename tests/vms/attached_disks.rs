@@ -257,8 +257,9 @@ async fn what_may_not_be_a_disk_is_refused_and_nothing_is_left() {
     over("round1.qcow2", "round2.qcow2");
     let round = over("round2.qcow2", "round1.qcow2");
     qcow2(&folder, "level0.qcow2", &[]);
-    let levels = (1..18).map(|level| over(&format!("level{level}.qcow2"), &format!("level{}.qcow2", level - 1)));
-    let tall = levels.last().unwrap();
+    let levels: Vec<PathBuf> =
+        (1..18).map(|level| over(&format!("level{level}.qcow2"), &format!("level{}.qcow2", level - 1))).collect();
+    let tall = levels[16].clone();
     // As old programs wrote it: the format of what is below is nowhere.
     let nameless = folder.join("nameless.qcow2");
     let mut header = fs::read(over("named.qcow2", "good.img")).unwrap();

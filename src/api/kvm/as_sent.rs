@@ -55,18 +55,20 @@ impl Written {
     }
 
     fn plain(&self) -> BTreeMap<&'static str, Option<Box<str>>> {
-        let parts: [(&'static str, fn(&Value) -> bool); 4] = [
-            (AUTOSTART, is_usual::<AutostartBody>),
-            (CPU, is_usual::<GuestCpu>),
-            (CPU_PINNING, is_usual::<CpuPinning>),
-            (IO_LIMITS, is_usual::<IoLimits>),
+        let parts = [
+            self.part::<AutostartBody>(AUTOSTART),
+            self.part::<GuestCpu>(CPU),
+            self.part::<CpuPinning>(CPU_PINNING),
+            self.part::<IoLimits>(IO_LIMITS),
         ];
-        let part = |(name, is_usual): (&'static str, fn(&Value) -> bool)| {
-            let value = self.0.get(name)?;
-            let other = (!value.is_null() && !is_usual(value)).then(|| Sent::kept(value)).flatten();
-            Some((name, other))
-        };
-        parts.into_iter().filter_map(part).collect()
+        parts.into_iter().flatten().collect()
+    }
+
+    /// What is to be kept of one that is there.
+    fn part<T: DeserializeOwned + Serialize>(&self, name: &'static str) -> Option<(&'static str, Option<Box<str>>)> {
+        let value = self.0.get(name)?;
+        let is_other = !value.is_null() && !is_usual::<T>(value);
+        Some((name, is_other.then(|| Sent::kept(value)).flatten()))
     }
 }
 

@@ -8,7 +8,7 @@ mod exec;
 mod files;
 mod info;
 mod interfaces;
-mod told;
+mod reports;
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,8 +20,8 @@ pub use exec::{Command, Executed, MOST_OUTPUT};
 pub use files::{GuestFile, Write};
 pub use info::{AgentInfo, FileSystem, GuestUser, Interface, Os};
 pub(crate) use interfaces::GuestInterface;
-pub(in crate::vm) use told::{Asking, Told};
-pub(crate) use told::{FRESH, told};
+pub(in crate::vm) use reports::{Asking, Reports};
+pub(crate) use reports::{FRESH, report};
 
 use crate::{
     model::{Error, Result},

@@ -55,7 +55,7 @@ impl Vm {
         let programs = users::programs(&caps);
         let keep = Keep { uids: config.vm_uids.clone(), mark: "steps".to_owned() };
         let ctx = Context {
-            told: Default::default(),
+            reports: Default::default(),
             host: Host::read().unwrap(),
             sandbox: Sandbox::find(programs, config.vm_uids.clone(), "steps").await.into(),
             images: QemuImg::find(&config.qemu_img, Folders::default(), &keep).await.unwrap(),

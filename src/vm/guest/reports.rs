@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the agents of the guests told last.
 #[derive(Default)]
-pub struct Told(Mutex<HashMap<VmId, Known>>);
+pub struct Reports(Mutex<HashMap<VmId, Known>>);
 
 /// What is known of a guest for as long as it runs.
 struct Known {
@@ -47,7 +47,7 @@ impl Known {
     }
 }
 
-impl Told {
+impl Reports {
     fn lock(&self) -> MutexGuard<'_, HashMap<VmId, Known>> {
         // Every change under the lock is one insertion, or whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -62,10 +62,10 @@ impl Told {
 }
 
 /// What a guest tells, or else told last since it was started.
-pub(crate) async fn told(ctx: &Context, guest: &Guest, view: &VmView) -> Report {
+pub(crate) async fn report(ctx: &Context, guest: &Guest, view: &VmView) -> Report {
     let id = view.spec.id;
     let last = {
-        let mut all = ctx.told.lock();
+        let mut all = ctx.reports.lock();
         let known = all.get(&id).filter(|known| known.is_of(view));
         let nothing = || Report { at: Instant::now(), interfaces: Vec::new() };
         let last = known.map_or_else(nothing, |known| known.report.clone());
@@ -86,7 +86,7 @@ pub(crate) async fn told(ctx: &Context, guest: &Guest, view: &VmView) -> Report 
         return last;
     }
     let report = Report { at: Instant::now(), interfaces };
-    ctx.told.lock().insert(id, Known { pid: view.pid, requested: report.at, report: report.clone() });
+    ctx.reports.lock().insert(id, Known { pid: view.pid, requested: report.at, report: report.clone() });
     report
 }
 
@@ -112,7 +112,7 @@ impl Asking {
         let has_come = self.next.is_none();
         self.next = Some((now + wait, PATIENCE.min(2 * wait)));
         // Somebody else may have asked it meanwhile.
-        let has_told = || ctx.told.last(view).iter().any(|interface| !interface.addresses.is_empty());
+        let has_told = || ctx.reports.last(view).iter().any(|interface| !interface.addresses.is_empty());
         has_come || !has_told()
     }
 }
