@@ -55,7 +55,7 @@ async fn a_guest_does_by_its_agent_what_it_is_asked_over_rest() {
     runs_what_bears_one_key_once(&mut daemon, &id).await;
     freezes_and_thaws(&mut daemon, &id).await;
 
-    let events = daemon.get(&format!("/events?wait=0&type=vm.guest&vm={id}")).await.expect(200);
+    let events = daemon.get(&format!("/events?after=0&wait=0&type=vm.guest&vm={id}")).await.expect(200);
     for request in ["exec", "write_file", "set_time", "freeze", "thaw"] {
         let of = |event: &&Value| event["request"] == request;
         let event =
