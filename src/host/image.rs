@@ -261,26 +261,28 @@ impl QemuImg {
             ImageFormat::Qcow2 => length.saturating_add(TABLES),
             ImageFormat::Raw => bytes.max(length),
         };
-        let mut run = self.run(QUICK, longest).writes(&opened);
-        let mut below = Vec::new();
-        let mut node = &mut image;
-        for (index, file) in lies_on.iter().enumerate() {
-            let is_last = index + 1 == lies_on.len();
-            let (file, _) = self.open_below(file, if is_last { check_base } else { check_overlay }).await?;
-            node = &mut node["backing"];
-            node["file"]["filename"] = as_inherited(&file).into();
-            run = run.reads(&file);
-            below.push(file);
-        }
+        let below = self.open_chain(lies_on).await?;
+        name_below(&mut image, &below);
+        let run = below.iter().fold(self.run(QUICK, longest).writes(&opened), Run::reads);
         run.args(["resize", "-q"]).arg(format!("json:{image}")).arg(bytes.to_string()).finish().await?;
         Ok(sync(opened, file, QUICK).await?)
     }
 
-    /// The base image, open, and examined as it is now; and how many bytes it takes.
+    /// The files that a disk lies on, open, and examined as they are now.
     ///
     /// # Errors
-    /// In words, with its path.
-    pub async fn open_base(&self, base: &BaseImage) -> Result<(File, u64), String> {
+    /// In words, with the path.
+    pub async fn open_chain(&self, lies_on: &[Below]) -> Result<Vec<File>, String> {
+        let mut opened = Vec::new();
+        for (index, file) in lies_on.iter().enumerate() {
+            let is_last = index + 1 == lies_on.len();
+            opened.push(self.open_below(file, if is_last { check_base } else { check_overlay }).await?.0);
+        }
+        Ok(opened)
+    }
+
+    /// The base image, open, and examined as it is now; and how many bytes it takes.
+    async fn open_base(&self, base: &BaseImage) -> Result<(File, u64), String> {
         let base = Below { path: base.path.clone(), format: base.format };
         self.open_below(&base, check_base).await
     }
@@ -338,6 +340,15 @@ fn takes_long(patience: Duration) -> ImageError {
 /// The longest file that a copy of a disk of so many bytes can be.
 fn largest(bytes: u64) -> u64 {
     bytes.saturating_add(bytes / 512).saturating_add(TABLES)
+}
+
+/// Has QEMU's description of a disk name the open files that it lies on.
+fn name_below(graph: &mut Value, below: &[File]) {
+    let mut node = graph;
+    for file in below {
+        node = &mut node["backing"];
+        node["file"]["filename"] = as_inherited(file).into();
+    }
 }
 
 /// The file, its folder and the folder's own entry: an acknowledged disk is there after a power cut.

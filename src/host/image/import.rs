@@ -14,8 +14,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    CHECK, COPY, Copied, ImageError, QemuImg, TABLES, alone, as_inherited, qcow2, run::Run, sync, takes_long,
-    time_to_check,
+    CHECK, COPY, Copied, ImageError, QemuImg, TABLES, alone, as_inherited, name_below, qcow2, run::Run, sync,
+    takes_long, time_to_check,
 };
 use crate::{
     host::{STORAGE, on_storage},
@@ -36,8 +36,8 @@ pub struct Opened<'a> {
 pub struct Over<'a> {
     /// QEMU's description of the disk with that.
     pub graph: &'a Value,
-    /// The file that it reads through to.
-    pub base: Option<&'a File>,
+    /// The files that it reads through to, from above.
+    pub below: &'a [File],
 }
 
 /// Bytes that a qcow2 image of something takes.
@@ -124,18 +124,16 @@ impl QemuImg {
 
 impl Opened<'_> {
     fn name(&self) -> String {
-        let Some(Over { graph, base }) = self.over else { return alone(self.file, self.format.driver()) };
+        let Some(Over { graph, below }) = self.over else { return alone(self.file, self.format.driver()) };
         let mut graph = graph.clone();
         graph["file"]["filename"] = as_inherited(self.file).into();
-        if let Some(base) = base {
-            graph["backing"]["file"]["filename"] = as_inherited(base).into();
-        }
+        name_below(&mut graph, below);
         format!("json:{graph}")
     }
 
     fn lent_to(&self, run: Run) -> Run {
-        let base = self.over.and_then(|over| over.base);
-        base.into_iter().fold(run.reads(self.file), Run::reads)
+        let below = self.over.map(|over| over.below).unwrap_or_default();
+        below.iter().fold(run.reads(self.file), Run::reads)
     }
 
     /// By qemu-img's words, without the names of descriptors, which mean nothing to anybody.

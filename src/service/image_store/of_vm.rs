@@ -60,11 +60,8 @@ impl Service {
         };
         // In our words, and not by its header: a guest cannot have it lie on another file.
         let graph = devices::blockdev_by_path(disk);
-        let base = match disk.backing_file() {
-            Some(base) => Some(self.ctx.images.open_base(base).await.map_err(Error::Storage)?.0),
-            None => None,
-        };
-        let over = Over { graph: &graph, base: base.as_ref() };
+        let below = self.ctx.images.open_chain(&disk.lies_on()).await.map_err(Error::Storage)?;
+        let over = Over { graph: &graph, below: &below };
         let source = Opened { file: &given.file, format, over: Some(over) };
         let measured = self.ctx.images.measure(source).await.map_err(|error| given.error(error))?;
         self.check_room(&given, measured.required).await?;

@@ -186,7 +186,7 @@ async fn a_chain_that_a_disk_lies_on_is_kept_whole_and_as_one_that_an_earlier_qh
     let below = |name: &str, format| Below { path: format!("/srv/{name}").into(), format };
     let below = vec![below("one.qcow2", ImageFormat::Qcow2), below("box.img", ImageFormat::Raw)];
     let file = ForeignFile { path: "/srv/a.qcow2".into(), format: ImageFormat::Qcow2, bytes: 512, below };
-    let base = Some(BaseImage { path: "/srv/two.qcow2".into(), format: ImageFormat::Qcow2, layer: None });
+    let base = Some(BaseImage::at("/srv/two.qcow2", ImageFormat::Qcow2));
     let chained = Disk { file: DiskFile::Foreign(file), base, clone: CloneMode::Linked, ..disk(0) };
     let mut one = vm(vec![chained.clone()]);
     one.commit(&store).await.unwrap();
