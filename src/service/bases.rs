@@ -99,7 +99,7 @@ impl Service {
     /// What makes the content that the base image of a disk has by now the one that the disk lies on.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a disk without such a base, and for one that cannot be its base any more; as [`resolve`].
+    /// [`Error::Invalid`] for a disk without such a base, and for one that cannot be its base any more.
     pub async fn accepted_base(&self, spec: &VmSpec, name: &str) -> Result<Change> {
         let disk = spec.disk(name).ok_or_else(|| Error::DiskNotFound { name: name.to_owned() })?;
         let base = disk

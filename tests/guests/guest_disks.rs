@@ -153,3 +153,48 @@ async fn a_disk_that_the_guest_lets_go_of_while_no_daemon_listens_comes_back() {
     assert_eq!(names(&daemon, &id).await, ["root", "disk1"]);
     assert_eq!(daemon.get(&format!("/vms/{id}/config")).await.expect(200)["pending"], json!({}));
 }
+
+#[tokio::test]
+async fn a_guest_gives_space_back_and_what_it_keeps_another_guest_finds() {
+    let daemon = guest::daemon();
+    let mut wish = guest::wish();
+    wish["disks"] = json!([{ "disk_size": 1 }]);
+    wish["start"] = json!(true);
+    let id = daemon.create(wish).await;
+    let disks = format!("/vms/{id}/disks");
+    daemon.await_boot(&id, None).await;
+    await_disks(&daemon, &id, "vdb:1024.").await;
+    let file = daemon.get(&disks).await.expect(200)[1]["disk_file"].as_str().unwrap().to_owned();
+    let takes = || std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(&file).unwrap()) * 512;
+    let write = "dd if=/dev/urandom of=/dev/vdb bs=1M count=16 conv=fsync && echo is-''written";
+    daemon.type_line(&id, write, "is-written").await;
+    let before = takes();
+    assert!(before >= 16 << 20, "{before}");
+    // All but the first MiB of it.
+    let discard = "blkdiscard -o 1048576 -l 15728640 /dev/vdb && sync && echo is-''discarded";
+    daemon.type_line(&id, discard, "is-discarded").await;
+    assert!(takes() <= before - (14 << 20), "{} of {before}", takes());
+
+    let sum = "dd if=/dev/vdb bs=1M count=1 2>/dev/null | md5sum | sed 's/ .*//; s/^/sum''-/'";
+    let line = daemon.type_line(&id, sum, "sum-").await;
+    let written = line.split("sum-").nth(1).unwrap().trim().to_owned();
+    assert_eq!(written.len(), 32, "{line}");
+    let kept = daemon.delete(&format!("{disks}/disk1?keep=true&name=data")).await.expect(200);
+    assert_eq!(kept["applied"], "live", "{kept}");
+    await_disks(&daemon, &id, ".").await;
+    daemon.delete(&format!("/vms/{id}")).await.expect(200);
+
+    let mut wish = guest::wish();
+    wish["start"] = json!(true);
+    let other = daemon.create(wish).await;
+    daemon.await_boot(&other, None).await;
+    let attached = daemon.post(&format!("/vms/{other}/disks"), json!({ "volume": kept["volume"] })).await.expect(201);
+    assert_eq!((&attached["applied"], &attached["disk_file"]), (&json!("live"), &json!(file)), "{attached}");
+    await_disks(&daemon, &other, "vdb:1024.").await;
+    let line = daemon.type_line(&other, sum, "sum-").await;
+    assert_eq!(line.split("sum-").nth(1).unwrap().trim(), written, "what the first guest wrote");
+    // A daemon that comes anew knows whose it is.
+    daemon.delete(&format!("/vms/{other}")).await.expect(200);
+    daemon.delete(&format!("/volumes/{}", kept["volume"].as_str().unwrap())).await.expect(200);
+    assert_eq!(daemon.leftovers(), [] as [std::path::PathBuf; 0]);
+}

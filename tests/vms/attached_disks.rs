@@ -401,6 +401,11 @@ async fn a_chain_of_overlays_is_attached_whole_and_grows_at_its_top() {
     assert_eq!((&info["virtual-size"], &info["backing-filename"]), (&json!(3_u64 << 30), &json!("two.qcow2")));
 
     daemon.post(&format!("{path}/stop"), json!({ "force": true })).await.expect(200);
+    // An image of it holds all of the chain.
+    let image = daemon.post("/images", json!({ "name": "whole", "from_vm": id })).await.expect(201);
+    let made = image["layer"]["file"].as_str().unwrap();
+    let compared = Command::new("qemu-img").args(["compare", "-U"]).arg(&top).arg(made).output().unwrap();
+    assert!(compared.status.success(), "{compared:?}");
     fs::rename(&below[2], folder.join("away.img")).unwrap();
     let lost = daemon.post(&format!("{path}/start"), json!({})).await;
     assert!(lost.status >= 400 && lost.body.to_string().contains("box.img"), "{lost:?}");

@@ -62,7 +62,7 @@ impl DiskUpdate {
     /// The change of the disk with this name, and what is said of it.
     ///
     /// # Errors
-    /// [`HttpError`](crate::api::http::HttpError) without a field; those of the base image.
+    /// [`HttpError`] without a field; those of the base image.
     pub async fn change(self, shared: &Shared, spec: &VmSpec, name: &str) -> Result<Change, Problem> {
         let accepts = match self.accept_base {
             Some(true) => Some(shared.service.accepted_base(spec, name).await?),

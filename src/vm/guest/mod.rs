@@ -47,7 +47,7 @@ impl Guest {
     /// One command, and its answer.
     ///
     /// # Errors
-    /// As [`refused`].
+    /// As [`Self::set_time`].
     async fn ask<T: DeserializeOwned>(&self, command: &str, arguments: Value, time: Duration) -> Result<T> {
         let mut turn = self.turn(time).await?;
         command_in(&mut turn, command, arguments).await
@@ -60,7 +60,7 @@ impl Guest {
     /// Sets the clock of the guest; `time` is nanoseconds since 1970.
     ///
     /// # Errors
-    /// As [`refused`].
+    /// Those of an agent: [`Error::AgentLacks`], [`Error::AgentFails`], [`Error::GuestRefuses`].
     pub async fn set_time(&self, time: i64) -> Result<()> {
         // It has a program of the guest write the hardware's clock too.
         self.ask::<Value>("guest-set-time", json!({ "time": time }), 3 * SOON).await.map(drop)
