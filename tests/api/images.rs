@@ -228,8 +228,8 @@ async fn names_sums_and_bodies_that_cannot_be_are_refused_by_their_field() {
     for named in [id.as_str(), "disk", "disk:latest"] {
         let mut found = daemon.get(&format!("/images/{named}")).await.expect(200);
         // Beside what lies on it.
-        let more = ["disks", "allocated"].map(|field| found.as_object_mut().unwrap().remove(field));
-        assert_eq!((found, &more[0]), (image.clone(), &Some(json!([]))), "{named}");
+        let more = ["disks", "volumes", "allocated"].map(|field| found.as_object_mut().unwrap().remove(field));
+        assert_eq!((found, &more[0], &more[1]), (image.clone(), &Some(json!([])), &Some(json!([]))), "{named}");
     }
     let answer = import(&daemon, "disk:latest", "disk.raw").await;
     assert!(answer.status == 409 && answer.message().contains("an image disk:latest already"), "{answer:?}");

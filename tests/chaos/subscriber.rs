@@ -35,6 +35,7 @@ pub struct Subscriber {
     vms: BTreeMap<String, String>,
     switches: BTreeSet<String>,
     images: BTreeSet<String>,
+    volumes: BTreeSet<String>,
     operations: aside::Reported,
     /// How often a request was told as a type.
     requests: BTreeMap<(String, String), u64>,
@@ -42,8 +43,9 @@ pub struct Subscriber {
 
 impl Default for Subscriber {
     fn default() -> Self {
-        let (vms, switches, images, operations, requests) = Default::default();
-        Self { after: "0".to_owned(), seen: 0, vms, switches, images, operations, requests }
+        let (vms, switches, images, volumes) = Default::default();
+        let (operations, requests) = Default::default();
+        Self { after: "0".to_owned(), seen: 0, vms, switches, images, volumes, operations, requests }
     }
 }
 
@@ -71,11 +73,12 @@ impl Subscriber {
                 wrong.push(format!("the acknowledged request {request} was told {times} times as {kind}"));
             }
         }
-        // A switch that changes gives each NIC on it another address, which is told of each.
-        let of_a_switch =
-            |request: &String| self.requests.contains_key(&(request.clone(), "switch.changed".to_owned()));
+        let was = |request: &String, kind: &str| self.requests.contains_key(&(request.clone(), kind.to_owned()));
+        // A switch that changes gives each NIC on it another address, which is told of each; a disk that is kept is a volume first,
+        // and then goes.
+        let changes_often = |request: &String| was(request, "switch.changed") || was(request, "volume.created");
         let twice = self.requests.iter().filter(|((request, kind), times)| {
-            **times > 1 && kind.ends_with(".changed") && (kind != "vm.changed" || !of_a_switch(request))
+            **times > 1 && kind.ends_with(".changed") && (kind != "vm.changed" || !changes_often(request))
         });
         wrong.extend(twice.map(|((request, kind), times)| format!("{request} was told {times} times as {kind}")));
         wrong.extend(self.differences(daemon).await);
@@ -98,6 +101,8 @@ impl Subscriber {
             "switch.deleted" => self.switches.remove(&switch),
             "image.created" => self.images.insert(text("image_id")),
             "image.deleted" => self.images.remove(&text("image_id")),
+            "volume.created" => self.volumes.insert(text("volume_id")),
+            "volume.deleted" => self.volumes.remove(&text("volume_id")),
             "host.warnings" => true,
             kind if kind.starts_with("operation.") => self.operations.take(event),
             _ if vm.is_empty() => self.switches.contains(&switch),
@@ -122,7 +127,12 @@ impl Subscriber {
         let switches: BTreeSet<String> = listed.as_array().unwrap().iter().map(|row| text(row, "id")).collect();
         let listed = daemon.get("/images").await.expect(200);
         let images: BTreeSet<String> = listed.as_array().unwrap().iter().map(|row| text(row, "id")).collect();
+        let listed = daemon.get("/volumes").await.expect(200);
+        let volumes: BTreeSet<String> = listed.as_array().unwrap().iter().map(|row| text(row, "id")).collect();
         let mut wrong = Vec::new();
+        if volumes != self.volumes {
+            wrong.push(format!("the volumes are {volumes:?}, and {:?} were told", self.volumes));
+        }
         if images != self.images {
             wrong.push(format!("the images are {images:?}, and {:?} were told", self.images));
         }

@@ -80,7 +80,7 @@ async fn a_vm_that_only_seems_to_run_is_found() {
     kill(Pid::from_raw(daemon.qemus()[0]), Signal::SIGKILL).unwrap();
     daemon.await_status(&id, "crashed").await;
     // As it was told before.
-    let wrong = daemon.complaints_about(&known).join("\n");
+    let wrong = daemon.complaints_about(&known, &Default::default()).join("\n");
     assert!(wrong.contains("is running and has the processes []") && wrong.contains("lacks"), "{wrong}");
     daemon.assert_in_order().await;
 }

@@ -60,9 +60,15 @@ impl Daemon {
         known
     }
 
+    /// Files of volumes.
+    async fn volumes(&self) -> BTreeSet<PathBuf> {
+        let volumes = self.get("/volumes").await.expect(200);
+        volumes.as_array().unwrap().iter().map(|volume| volume["disk_file"].as_str().unwrap().into()).collect()
+    }
+
     /// What is wrong on this host, as far as this daemon's VMs go; empty when all is well. Nothing may be under way.
     pub async fn complaints(&self) -> Vec<String> {
-        let mut wrong = self.complaints_about(&self.known().await);
+        let mut wrong = self.complaints_about(&self.known().await, &self.volumes().await);
         wrong.extend(dnsmasqs(&self.state(), self.get("/switches").await.expect(200).as_array().unwrap()));
         wrong
     }
@@ -79,11 +85,11 @@ impl Daemon {
         self.complaints().await
     }
 
-    /// As `complaints`, if the VMs are these.
-    pub fn complaints_about(&self, known: &[Known]) -> Vec<String> {
+    /// As `complaints`, if the VMs and the files of volumes are these.
+    pub fn complaints_about(&self, known: &[Known], volumes: &BTreeSet<PathBuf>) -> Vec<String> {
         let mut wrong = processes(&self.state(), self.pid(), known);
         wrong.extend(born_in(self.dir.path(), self.pid(), &qemus(&self.state())));
-        wrong.extend(images(&self.state().join("images"), known));
+        wrong.extend(images(&self.state().join("images"), known, volumes));
         wrong.extend(runs(&self.state().join("run"), known, self));
         wrong
     }
@@ -175,12 +181,14 @@ fn born_in(folder: &Path, daemon: i32, qemus: &[Qemu]) -> Vec<String> {
     reported.collect()
 }
 
-fn images(folder: &Path, known: &[Known]) -> Vec<String> {
+fn images(folder: &Path, known: &[Known], volumes: &BTreeSet<PathBuf>) -> Vec<String> {
     let mut wrong = Vec::new();
     let there: BTreeSet<PathBuf> = names(folder).iter().flat_map(|vm| files(&folder.join(vm))).collect();
-    let empty = names(folder).into_iter().filter(|vm| known.iter().all(|known| known.id != *vm));
+    // A volume stays where the VM was that it was made for.
+    let is_of_a_volume = |name: &String| volumes.iter().any(|file| file.starts_with(folder.join(name)));
+    let empty = names(folder).into_iter().filter(|vm| known.iter().all(|known| known.id != *vm) && !is_of_a_volume(vm));
     wrong.extend(empty.map(|vm| format!("an image folder of a VM that does not exist: {vm}")));
-    let needed: BTreeSet<PathBuf> = known.iter().flat_map(|vm| vm.disks.clone()).collect();
+    let needed: BTreeSet<PathBuf> = known.iter().flat_map(|vm| vm.disks.clone()).chain(volumes.clone()).collect();
     let held: BTreeSet<PathBuf> = known.iter().flat_map(|vm| vm.held.clone()).collect();
     // An attached disk lies elsewhere, among files that are nobody's business.
     let missing = needed.difference(&there).filter(|file| file.starts_with(folder) || !file.exists());

@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{
+    FutureExt,
+    future::{Either, ready},
+};
 use http_body_util::BodyExt;
 use tokio::{
     sync::oneshot,
@@ -163,6 +166,12 @@ impl Beside {
         reply.header(header::LOCATION, place).header(APPLIED, RESPOND_ASYNC).build()
     }
 
+    /// What has begun and come to something is an operation, however soon it was done.
+    fn is_operation(&self, response: &Response) -> bool {
+        let has_begun = || self.progress.has_begun().now_or_never().is_some();
+        self.wait.is_zero() && response.status().is_success() && has_begun()
+    }
+
     /// Does the work to its end. `reply` has what its client is answered: the operation, once it is stored, or what `work`
     /// comes to before that. One that cannot be stored is waited for as ever.
     pub async fn run(
@@ -180,10 +189,11 @@ impl Beside {
                 () = upload.arrived() => {}
             }
         }
-        if let Some(response) = early(self.wait, self.progress.has_begun(), work.as_mut()).await {
-            let _ = reply.send(response);
-            return;
-        }
+        let work = match early(self.wait, self.progress.has_begun(), work.as_mut()).await {
+            None => Either::Right(work),
+            Some(response) if self.is_operation(&response) => Either::Left(ready(response)),
+            Some(response) => return drop(reply.send(response)),
+        };
         if let Some(id) = self.made.id.get() {
             self.record.makes(*id);
         }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    model::{Ending, ImageFormat, VmSpec},
+    model::{BaseImage, Below, CloneMode, DiskFile, Ending, ForeignFile, ImageFormat, VmSpec, Volume, VolumeFile},
     vm::{
         core::{DiskNo, Run, unmade},
         records::{self, Stored},
