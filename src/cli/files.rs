@@ -3,10 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use tokio::{
-    fs::{self, File},
-    io::AsyncWriteExt,
-};
+use tokio::fs::{self, File};
 
 use super::{
     connect::Connect,
@@ -14,6 +11,7 @@ use super::{
     names::{self, encoded},
     output::Output,
     progress::showing,
+    saves::save,
     sizes::written,
 };
 use crate::{
@@ -78,24 +76,17 @@ async fn out(client: &Client, output: Output, vm: &str, path: &str, to: &Path) -
     let to = if is_folder { to.join(name) } else { to.to_owned() };
     let failed = |error| Fail::new(Exit::Failed, format!("{}: {error}", to.display()));
     let part = PathBuf::from(format!("{}.{}.part", to.display(), std::process::id()));
-    let mut stream = client.stream(&format!("/vms/{}/files?path={}", vm.id, encoded(path))).await?;
-    let copied = showing(output, "copying", async |saying| {
-        let mut file = File::create_new(&part).await.map_err(failed)?;
-        let mut length = 0;
-        while let Some(piece) = stream.next().await? {
-            file.write_all(&piece).await.map_err(failed)?;
-            length += piece.len() as u64;
-            saying.is(&format!("copying: {}", written(length)));
+    let from = format!("/vms/{}/files?path={}", vm.id, encoded(path));
+    showing(output, "copying", async |saying| {
+        save(client, &from, &part, &saying).await?;
+        if let Err(error) = fs::rename(&part, &to).await {
+            // It was made here.
+            let _ = fs::remove_file(&part).await;
+            return Err(failed(error));
         }
-        file.flush().await.map_err(failed)?;
-        fs::rename(&part, &to).await.map_err(failed)
+        Ok(())
     })
-    .await;
-    if copied.is_err() {
-        // Where it was not even made there is none.
-        let _ = fs::remove_file(&part).await;
-    }
-    copied
+    .await
 }
 
 #[cfg(test)]

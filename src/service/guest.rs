@@ -190,12 +190,13 @@ impl Service {
     /// # Errors
     /// Why it is not set.
     pub async fn set_guest_time(&self, id: VmId, time: Option<u64>) -> Result<u64> {
-        let (view, guest) = self.asked_guest(id)?;
-        vm::begins(&view.spec.name);
-        self.tell_of(&view, GuestRequest::SetTime, None, None).await?;
+        self.view(id)?;
         let time = time.unwrap_or_else(now_ms);
         let nanoseconds = i64::try_from(time).ok().and_then(|time| time.checked_mul(1_000_000));
         let nanoseconds = nanoseconds.ok_or_else(|| Error::invalid("time", "be before the year 2262"))?;
+        let (view, guest) = self.asked_guest(id)?;
+        vm::begins(&view.spec.name);
+        self.tell_of(&view, GuestRequest::SetTime, None, None).await?;
         guest.set_time(nanoseconds).await?;
         Ok(time)
     }

@@ -174,11 +174,12 @@ impl Service {
         let (path, folders) = (layer.path(), self.ctx.config.storage_dirs.clone());
         let file = OwnFile::new(path.clone());
         let of_vm = path.parent().and_then(|folder| VmId::parse(folder.file_name()?.to_str()?));
-        let is_needed = of_vm.is_some_and(|vm| self.view(vm).is_ok() || self.registry.unreadable(vm).is_some());
+        // Its own, or that of a VM that is gone. A folder of any other name is a client's.
+        let is_nobodys = of_vm.is_some_and(|vm| self.view(vm).is_err() && self.registry.unreadable(vm).is_none());
         let remove = move || {
             remove_image(&file, &folders)?;
-            // Its own, or that of a VM that is gone; it stays where anything else is in it.
-            let _ = file.parent().filter(|_| !is_needed).map(fs::remove_dir);
+            // It stays where anything else is in it.
+            let _ = file.parent().filter(|_| is_nobodys).map(fs::remove_dir);
             io::Result::Ok(())
         };
         let removed = match on_storage(&path, STORAGE, remove).await {
