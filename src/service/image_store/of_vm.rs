@@ -52,7 +52,8 @@ impl Service {
             .map_err(|error| Error::Storage(format!("The disk {} cannot be read ({error}).", disk.file.display())))?;
         let given = self.given(file, disk.file.to_path_buf(), "from_vm").await?;
         vm::begins(name);
-        let _turn = store.imports.take(&[&store.folder]).await.map_err(failed)?;
+        let client = vm::asker().map(|asker| asker.caller);
+        let _turn = store.imports.take_for(client.as_deref(), &[&store.folder]).await.map_err(failed)?;
         let before = fingerprint(&given).await?;
         let format = match disk.file.format() {
             ImageFormat::Raw => SourceFormat::Raw,

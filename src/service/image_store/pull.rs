@@ -11,10 +11,10 @@ use crate::{
     host::image::Copied,
     model::{Error, ImageName, Operation, Result},
     service::Service,
-    vm::copying,
+    vm::{asker, copying},
 };
 
-/// Pulls at a time; others wait for their turn.
+/// Pulls of a client at a time; its others wait for their turn.
 pub(super) const PULLS: usize = 4;
 /// However steadily it comes.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -44,7 +44,8 @@ impl Service {
     /// [`Error::Invalid`], [`Error::Elsewhere`], [`Error::NoRoom`], [`Error::Failed`].
     pub(super) async fn pull(&self, place: &Place, is_checked: bool) -> Result<Spooled> {
         let store = &self.image_store;
-        let turn = store.pulls.take(&[&store.folder]).await;
+        let client = asker().map(|asker| asker.caller);
+        let turn = store.pulls.take_for(client.as_deref(), &[&store.folder]).await;
         let _turn = turn.map_err(|error| Error::failed(Operation::Import, error))?;
         let copied = Arc::default();
         let received = timeout(LONGEST, self.receive(place, is_checked, &copied));
